@@ -1,0 +1,20 @@
+"""Key patterns and rules: the language in which people say which tensors they mean. Pure: opens nothing."""
+
+from .hints import deeper_note, nearest, unmatched
+from .matcher import KeyMatcher
+from .pattern import Captures, KeyPattern
+from .rules import Renaming, Rule, parse_rule, rename, rules_from_lines
+
+__all__ = [
+    "Captures",
+    "KeyMatcher",
+    "KeyPattern",
+    "Renaming",
+    "Rule",
+    "deeper_note",
+    "nearest",
+    "parse_rule",
+    "rename",
+    "rules_from_lines",
+    "unmatched",
+]

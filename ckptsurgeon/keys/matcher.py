@@ -1,0 +1,82 @@
+"""Many patterns against many keys at once.
+
+Patterns walk a key segment by segment. Which patterns are how far along is one state, and where a state goes on
+a given segment is worked out once and remembered: a deterministic automaton, built as keys need it. Its
+alphabet is the distinct segments of the keys, of which even a very large checkpoint has few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from .pattern import KeyPattern
+from .segment import DOUBLE
+
+__all__ = ["KeyMatcher"]
+
+
+@dataclass(slots=True)
+class _State:
+    """Some patterns are done (``matched``), others stand before their segment ``at``."""
+
+    matched: frozenset[int]
+    waiting: frozenset[tuple[int, int]]
+    after: dict[str, _State] = field(default_factory=dict)
+
+
+class KeyMatcher:
+    """Decides for each key which of the patterns match it."""
+
+    def __init__(self, patterns: Sequence[KeyPattern]) -> None:
+        self.patterns = tuple(patterns)
+        self._dotted = [i for i, p in enumerate(self.patterns) if p.segments and not p.repeats_a_name]
+        self._single = [i for i, p in enumerate(self.patterns) if not p.segments or p.repeats_a_name]
+        self._states: dict[tuple[frozenset[int], frozenset[tuple[int, int]]], _State] = {}
+        self._start = self._state(set(), {(i, 0) for i in self._dotted})
+
+    def match(self, key: str) -> frozenset[int]:
+        """Return the indices of the patterns that match ``key`` or a module it lies in."""
+        state = self._start
+        for segment in key.split("."):
+            state = state.after.get(segment) or self._step(state, segment)
+        if not self._single:
+            return state.matched
+        return state.matched.union(i for i in self._single if self.patterns[i].matches(key))
+
+    def hits(self, keys: Iterable[str]) -> list[list[str]]:
+        """Return for each pattern the keys it matches, in their order."""
+        found: list[list[str]] = [[] for _ in self.patterns]
+        for key in keys:
+            for index in self.match(key):
+                found[index].append(key)
+        return found
+
+    def _step(self, state: _State, segment: str) -> _State:
+        waiting: set[tuple[int, int]] = set()
+        for index, at in state.waiting:
+            wanted = self.patterns[index].segments[at]
+            if wanted is DOUBLE:
+                waiting.add((index, at))
+            elif wanted.matches(segment):
+                waiting.add((index, at + 1))
+        following = self._state(set(state.matched), waiting)
+        state.after[segment] = following
+        return following
+
+    def _state(self, matched: set[int], waiting: set[tuple[int, int]]) -> _State:
+        """Return the one state for these positions, closed over a ``**`` that stands for nothing."""
+        closed: set[tuple[int, int]] = set()
+        for index, at in waiting:
+            segments = self.patterns[index].segments
+            closed.add((index, at))
+            while at < len(segments) and segments[at] is DOUBLE:
+                at += 1
+                closed.add((index, at))
+            if at == len(segments):
+                matched.add(index)
+        left = frozenset((i, at) for i, at in closed if i not in matched)
+        known = (frozenset(matched), left)
+        if known not in self._states:
+            self._states[known] = _State(*known)
+        return self._states[known]

@@ -1,0 +1,129 @@
+"""Key patterns: what a single key must look like to match, and what is caught in it.
+
+    pattern  = "re:" regex | segment { "." segment }
+    segment  = "**" | { literal | "*" | "?" | "[" class "]" | "{" list, range or name "}" }
+
+A pattern names a module as well as a key: ``decoder`` matches ``decoder.weight``, never ``decoder2.weight``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ..errors import PatternError
+from .parse import parse_segments
+from .segment import DOUBLE, Segment
+
+__all__ = ["Captures", "KeyPattern"]
+
+
+@dataclass(frozen=True)
+class Captures:
+    """What a pattern caught in one key.
+
+    ``ordered`` holds all captures as they stand, ``stars`` and ``doubles`` those of one kind, ``named`` the
+    ``{n}`` (or named groups). ``rest`` is what follows the module that the pattern named, with its dot.
+    """
+
+    ordered: tuple[str, ...] = ()
+    stars: tuple[str, ...] = ()
+    doubles: tuple[str, ...] = ()
+    named: dict[str, str] = field(default_factory=dict)
+    rest: str = ""
+
+
+class KeyPattern:
+    """A parsed key pattern; raises PatternError when the text is not one."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.expression: re.Pattern[str] | None = None
+        self.segments: tuple[Segment, ...] = ()
+        if text.startswith("re:"):
+            self.expression = _compiled(text)
+        elif text:
+            self.segments = parse_segments(text)
+        else:
+            raise PatternError("a pattern is empty.", hint="Name a key or a module, or ** for every key.")
+
+    def __repr__(self) -> str:
+        return f"KeyPattern({self.text!r})"
+
+    @property
+    def is_anchored(self) -> bool:
+        """Whether the pattern can only match from the start of a key."""
+        return bool(self.segments) and self.segments[0] is not DOUBLE
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The captures in the order they stand: ``star``, ``double``, or the name of a number (once)."""
+        if self.expression is not None:
+            names = {index: name for name, index in self.expression.groupindex.items()}
+            return tuple(names.get(i, "star") for i in range(1, self.expression.groups + 1))
+        found: list[str] = []
+        for segment in self.segments:
+            if segment is DOUBLE:
+                found.append("double")
+            for token in segment.tokens:
+                if token.kind == "star" or (token.kind == "number" and token.name not in found):
+                    found.append(token.name or "star")
+        return tuple(found)
+
+    @property
+    def repeats_a_name(self) -> bool:
+        """Whether one ``{n}`` stands twice, so that segments cannot be judged one by one."""
+        names = [token.name for segment in self.segments for token in segment.tokens if token.name]
+        return len(names) > len(set(names))
+
+    def matches(self, key: str) -> bool:
+        """Whether ``key`` matches, or lies in a module that does."""
+        return self.captures(key) is not None
+
+    def captures(self, key: str) -> Captures | None:
+        """Return what the pattern catches in ``key``; None when it does not match.
+
+        The longest part of the key that matches counts. Within it an earlier wildcard takes as little as it
+        can. A regular expression has to match the key to its end.
+        """
+        if self.expression is not None:
+            found = self.expression.fullmatch(key)
+            return self._caught(found, "") if found else None
+        dotted, end = "." + key, len(key) + 1
+        while end > 0:
+            found = self._dotted.fullmatch(dotted, 0, end)
+            if found is not None:
+                return self._caught(found, dotted[end:])
+            end = dotted.rfind(".", 0, end)
+        return None
+
+    @cached_property
+    def _dotted(self) -> re.Pattern[str]:
+        """The pattern over ``"." + key``: every segment brings its own dot, so ``**`` may stand for none."""
+        seen: set[str] = set()
+        parts = []
+        for segment in self.segments:
+            inside = "".join(token.regex(seen) for token in segment.tokens)
+            parts.append(r"((?:\.[^.]*)*?)" if segment is DOUBLE else rf"\.{inside}")
+        return re.compile("".join(parts), re.DOTALL)
+
+    def _caught(self, found: re.Match[str], rest: str) -> Captures:
+        pairs = [
+            (kind, (text or "").removeprefix(".") if kind == "double" else text or "")
+            for kind, text in zip(self.kinds, found.groups(), strict=True)
+        ]
+        return Captures(
+            ordered=tuple(text for _, text in pairs),
+            stars=tuple(text for kind, text in pairs if kind == "star"),
+            doubles=tuple(text for kind, text in pairs if kind == "double"),
+            named={kind: text for kind, text in pairs if kind not in ("star", "double")},
+            rest=rest,
+        )
+
+
+def _compiled(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text.removeprefix("re:"))
+    except re.error as error:
+        raise PatternError(f"{text} is not a regular expression: {error}.") from error

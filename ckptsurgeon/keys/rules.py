@@ -1,0 +1,131 @@
+"""Rules that rename: ``pattern=target``.
+
+    rule     = pattern "=" target     split at the last "=" outside braces; either side may be empty
+    target   = text with the captures in order as "*" and "**", numbered "{1}", or computed "{n}", "{n+12}"
+
+``encoder=model.encoder`` moves a module, ``module=`` strips a prefix, ``=model`` adds one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..errors import PatternError
+from ..text import count, escape
+from .matcher import KeyMatcher
+from .pattern import Captures, KeyPattern
+from .target import Target
+
+__all__ = ["Renaming", "Rule", "parse_rule", "rename", "rules_from_lines"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule: the keys it is for, and what they are called then. ``pattern`` None adds a prefix to all."""
+
+    text: str
+    pattern: KeyPattern | None
+    target: Target
+
+    def apply(self, key: str) -> str | None:
+        """Return the new name of ``key``; None when the rule is not for it.
+
+        Raises PatternError when nothing is left of the key or a number falls below zero.
+        """
+        caught = Captures(rest=f".{key}") if self.pattern is None else self.pattern.captures(key)
+        if caught is None:
+            return None
+        try:
+            head = self.target.render(caught)
+        except ValueError as error:
+            raise PatternError(f"rule {self.text!r} on {escape(key)}: {error}.") from error
+        name = head + caught.rest if head else caught.rest.removeprefix(".")
+        if not name:
+            raise PatternError(
+                f"rule {self.text!r} leaves nothing of {escape(key)}.",
+                hint="Strip only what something follows.",
+            )
+        return name
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """Where every key went, and which rule sent it there (None: kept its name)."""
+
+    names: dict[str, str]
+    by: dict[str, int | None]
+    used: tuple[int, ...]
+
+    def collisions(self) -> dict[str, list[str]]:
+        """Return the names on which several keys land, with those keys."""
+        landed: dict[str, list[str]] = {}
+        for key, name in self.names.items():
+            landed.setdefault(name, []).append(key)
+        return {name: keys for name, keys in landed.items() if len(keys) > 1}
+
+
+def parse_rule(text: str) -> Rule:
+    """Return the rule that ``text`` spells.
+
+    Raises PatternError when it has no "=", a side is malformed, or the target uses what is not caught.
+    """
+    at = _last_equals(text)
+    if at < 0:
+        raise PatternError(f"rule {text!r} has no '='.", hint="Write FROM=TO, as in encoder=model.encoder.")
+    left, right = text[:at], text[at + 1 :]
+    if not left and not right:
+        raise PatternError("rule '=' says nothing.", hint="Write FROM=TO, as in encoder=model.encoder.")
+    pattern = KeyPattern(left) if left else None
+    return Rule(text, pattern, Target(right, pattern, rule=text))
+
+
+def _last_equals(text: str) -> int:
+    depth, found, at = 0, -1, 0
+    while at < len(text):
+        char = text[at]
+        if char == "\\":
+            at += 1
+        elif char == "{":
+            depth += 1
+        elif char == "}":
+            depth = max(0, depth - 1)
+        elif char == "=" and depth == 0:
+            found = at
+        at += 1
+    return found
+
+
+def rules_from_lines(lines: Iterable[str]) -> list[str]:
+    """Return the rules of a map file: one a line, blank lines and ``#`` comments left out."""
+    stripped = (line.strip() for line in lines)
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
+    """Rename every key by the first rule that matches it; no rule sees what another made.
+
+    A rule that matches keys, all of them taken by earlier rules, is a PatternError. Rules that match nothing
+    are not in ``used``: the caller, who knows every source, judges them.
+    """
+    matcher = KeyMatcher([rule.pattern for rule in rules if rule.pattern is not None])
+    dotted = [i for i, rule in enumerate(rules) if rule.pattern is not None]
+    always = [i for i, rule in enumerate(rules) if rule.pattern is None]
+    names: dict[str, str] = {}
+    by: dict[str, int | None] = {}
+    seen: dict[int, int] = dict.fromkeys(range(len(rules)), 0)
+    won: set[int] = set()
+    for key in keys:
+        matching = sorted([dotted[i] for i in matcher.match(key)] + always)
+        for index in matching:
+            seen[index] += 1
+        by[key] = matching[0] if matching else None
+        won.update(matching[:1])
+        names[key] = (rules[matching[0]].apply(key) or key) if matching else key
+    for index, rule in enumerate(rules):
+        if seen[index] and index not in won:
+            raise PatternError(
+                f"rule {rule.text!r} never applies: earlier rules take all of its {count(seen[index], 'key')}.",
+                hint="Put it first, or remove it.",
+            )
+    return Renaming(names, by, tuple(sorted(won)))
