@@ -1,0 +1,32 @@
+"""Formats on disk, one file each: how to know one, read its header, lay one out for writing."""
+
+from ._header import FileHeader, Format, Header, Layout, OutTensor, Writer
+from ._numpy import Array
+from ._open import RECIPE_FILE, read_header, writers
+from ._seal import UNSEALED, seal, seal_of
+from ._sharded_writer import folder_digest, index_text, shard_names, split_shards
+from ._values import Group, Name, Opaque, Unhashable
+
+__all__ = [
+    "RECIPE_FILE",
+    "UNSEALED",
+    "Array",
+    "FileHeader",
+    "Format",
+    "Group",
+    "Header",
+    "Layout",
+    "Name",
+    "Opaque",
+    "OutTensor",
+    "Unhashable",
+    "Writer",
+    "folder_digest",
+    "index_text",
+    "read_header",
+    "seal",
+    "seal_of",
+    "shard_names",
+    "split_shards",
+    "writers",
+]

@@ -1,0 +1,104 @@
+"""What reading a header gives, whatever the format, and what a format must offer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..sources import File, Source
+
+__all__ = ["FileHeader", "Format", "Header", "Layout", "OutTensor", "Writer"]
+
+
+@dataclass(frozen=True)
+class FileHeader:
+    """One file of a checkpoint: what tells it from another without reading it whole.
+
+    ``name`` is relative to the checkpoint (empty when it is the checkpoint); ``size`` in bytes.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class Header:
+    """The contents of a checkpoint as far as its headers tell.
+
+    ``tree`` nests mappings and lists down to TensorInfo, plain values, names and opaque objects.
+    ``handles`` gives for each ``Storage.file`` the open file. ``recipe`` is the text of the recipe that
+    ckptsurgeon left in it; ``frame()`` is the digest that it seals, taken anew from the bytes.
+    """
+
+    format: str
+    tree: Any
+    files: tuple[FileHeader, ...]
+    handles: Mapping[str, File]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    recipe: str | None = None
+    notes: tuple[str, ...] = ()
+    frame: Callable[[], str] = str
+
+
+class Format(Protocol):
+    """A format on disk. One module of this folder each, as ``FORMAT``."""
+
+    name: str
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """Whether ``source``, which begins with ``head``, is of this format. By content, never by name."""
+        ...
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Read the header; ``name`` is what its storages call the file they lie in.
+
+        Raises FormatError or UnsafeError where the file breaks a rule.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class OutTensor:
+    """A tensor to write: ``alias_of`` names an earlier one that it shares its values with."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    alias_of: str = ""
+
+
+class Layout(Protocol):
+    """Where everything goes in one file, before a byte is written.
+
+    ``slots`` maps a key to (offset, nbytes); ``size`` is the whole file's.
+    """
+
+    size: int
+    slots: Mapping[str, tuple[int, int]]
+
+    def frame(self, checksums: Mapping[str, int], recipe: str) -> list[tuple[int, bytes]]:
+        """Return every byte that is not a tensor's, as (offset, bytes) in order.
+
+        ``recipe`` must be as long as the one that the layout was made for.
+        """
+        ...
+
+
+class Writer(Protocol):
+    """A format that can be written. Found on a Format as ``writer``.
+
+    ``name`` is what ``--to`` calls it, ``shard_suffix`` how its files end in a folder.
+    """
+
+    name: str
+    shard_suffix: str
+    suffixes: tuple[str, ...]
+    dtypes: frozenset[str]
+
+    def layout(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str) -> Layout:
+        """Lay a file out; ``recipe`` is the text to embed, empty for none."""
+        ...

@@ -1,0 +1,126 @@
+"""Finds the format of a file or folder by its content and reads its header."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import cast
+
+from ..errors import FormatError
+from ..registry import discover
+from ..sources import File, Folder, Source
+from ..text import escape, listing
+from ._header import Format, Header, Writer
+
+__all__ = ["RECIPE_FILE", "read_header", "writers"]
+
+RECIPE_FILE = "ckptsurgeon.json"
+"""Where the recipe of a folder of ours lies."""
+
+_HEAD = 64
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+_PREFERRED = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors")
+
+
+def _formats() -> list[Format]:
+    return cast("list[Format]", list(discover("ckptsurgeon.formats", "FORMAT").values()))
+
+
+def writers() -> dict[str, Writer]:
+    """Return what can write, by the name that ``--to`` gives it."""
+    found = {fmt.name: getattr(fmt, "writer", None) for fmt in _formats()}
+    return {w.name: w for w in found.values() if w is not None}
+
+
+def read_header(source: Source, name: str = "") -> Header:
+    """Read the header of a checkpoint; ``name`` is what its storages call their file.
+
+    Raises FormatError when it is no checkpoint, or a broken one.
+    """
+    if isinstance(source, File):
+        if source.size == 0:
+            raise FormatError(f"{escape(source.uri)} is empty.", rule="empty")
+        head = source.read(0, min(_HEAD, source.size))
+        for fmt in _formats():
+            if fmt.sniff(source, head):
+                with _no_collection():
+                    return fmt.read(source, name)
+        raise FormatError(f"{escape(source.uri)} is not a checkpoint{_looks_like(head)}.", rule="unknown format")
+    return _read_folder(source)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause the cyclic garbage collector: a header makes a million objects, none of them garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _looks_like(head: bytes) -> str:
+    kinds = {
+        b"\x89HDF": "HDF5",
+        b"GGUF": "GGUF",
+        b"\x93NUMPY": "a numpy array",
+        b"version https://git-lfs": "a Git LFS pointer: fetch the file itself",
+        b"<!DOCTYPE": "a web page",
+        b"<html": "a web page",
+        b"\x1f\x8b": "gzip: unpack it first",
+        b"BZh": "bzip2: unpack it first",
+    }
+    for magic, kind in kinds.items():
+        if head.startswith(magic):
+            return f" (it looks like {kind})"
+    if head[:1] == b"\x80" or head[-1:] == b".":
+        return " (it looks like a pickle that torch did not write)"
+    return ""
+
+
+def _read_folder(folder: Folder) -> Header:
+    """Read the one checkpoint of a folder: its index, or its only file, or the one of a well-known name."""
+    names = folder.names()
+    name, notes = _choose(folder, names)
+    header = read_header(folder.file(name), name)
+    if RECIPE_FILE in names:
+        file = folder.file(RECIPE_FILE)
+        text = file.read(0, file.size).decode("utf-8", "replace")
+        header = replace(header, recipe=text)
+    return replace(header, notes=(*notes, *header.notes))
+
+
+def _choose(folder: Folder, names: Sequence[str]) -> tuple[str, list[str]]:
+    indexes = [name for name in names if name.endswith(".index.json")]
+    singles = [name for name in names if name.endswith(_SUFFIXES) and not _SHARD.search(name)]
+    for index in indexes:
+        rival = index.removesuffix(".index.json")
+        if rival in singles:
+            raise FormatError(
+                f"{escape(folder.uri)} has both {escape(rival)} and {escape(index)}; one of them is stale.",
+                hint="Name the one you mean.",
+                rule="stale index",
+            )
+    candidates = [*indexes, *singles]
+    if not candidates:
+        shards = [name for name in names if _SHARD.search(name)]
+        why = f"{len(shards)} shards and no index" if shards else "no checkpoint in it"
+        raise FormatError(f"{escape(folder.uri)} has {why}.", rule="no checkpoint")
+    if len(candidates) == 1:
+        return candidates[0], []
+    stems = [n for n in _PREFERRED for n in (f"{n}.index.json", n)]
+    for name in stems:
+        if name in candidates:
+            others = [other for other in candidates if other != name]
+            return name, [f"read {name}; also in the folder: {listing(others)}"]
+    raise FormatError(
+        f"{escape(folder.uri)} holds several checkpoints: {listing(candidates)}.",
+        hint="Name the one you mean.",
+        rule="several checkpoints",
+    )

@@ -1,0 +1,93 @@
+"""Writes the pickle of a plain state dict as ``torch.save`` would, protocol 2, every tensor contiguous."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+
+from ..tensors import DTYPES, contiguous_stride
+from ._header import OutTensor
+from ._torch import STORAGE_DTYPES
+
+__all__ = ["state_dict_pickle"]
+
+_STORAGE_OF = {dtype: name for name, dtype in STORAGE_DTYPES.items() if name != "UntypedStorage"}
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.out = bytearray(b"\x80\x02")
+        self._memo: dict[bytes, int] = {}
+
+    def text(self, value: str) -> None:
+        raw = value.encode("utf-8", "surrogatepass")
+        self.out += b"X" + struct.pack("<I", len(raw)) + raw
+
+    def shared(self, code: bytes) -> None:
+        """Emit ``code`` the first time, afterwards fetch what it made from the memo."""
+        index = self._memo.get(code)
+        if index is not None:
+            self.out += b"j" + struct.pack("<I", index) if index > 255 else b"h" + bytes([index])
+            return
+        index = self._memo[code] = len(self._memo)
+        self.out += code + (b"r" + struct.pack("<I", index) if index > 255 else b"q" + bytes([index]))
+
+    def name(self, module: str, name: str) -> None:
+        self.shared(f"c{module}\n{name}\n".encode())
+
+    def word(self, value: str) -> None:
+        raw = value.encode()
+        self.shared(b"X" + struct.pack("<I", len(raw)) + raw)
+
+    def integer(self, value: int) -> None:
+        if 0 <= value < 256:
+            self.out += b"K" + bytes([value])
+        elif 0 <= value < 65536:
+            self.out += b"M" + struct.pack("<H", value)
+        elif -(2**31) <= value < 2**31:
+            self.out += b"J" + struct.pack("<i", value)
+        else:
+            raw = value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
+            self.out += b"\x8a" + bytes([len(raw)]) + raw
+
+    def integers(self, values: Sequence[int]) -> None:
+        if not values:
+            self.out += b")"
+            return
+        self.out += b"(" if len(values) > 3 else b""
+        for value in values:
+            self.integer(value)
+        self.out += b"t" if len(values) > 3 else bytes([0x84 + len(values)])
+
+    def tensor(self, tensor: OutTensor, record: str) -> None:
+        storage = _STORAGE_OF.get(tensor.dtype)
+        items = 1
+        for size in tensor.shape:
+            items *= size
+        self.name("torch._utils", "_rebuild_tensor_v2" if storage else "_rebuild_tensor_v3")
+        self.out += b"(("
+        self.word("storage")
+        self.name("torch" if storage else "torch.storage", storage or "UntypedStorage")
+        self.text(record)
+        self.word("cpu")
+        self.integer(items if storage else items * DTYPES[tensor.dtype].bits // 8)
+        self.out += b"tQK\x00"
+        self.integers(tensor.shape)
+        self.integers(contiguous_stride(tensor.shape))
+        self.out += b"\x89"
+        self.name("collections", "OrderedDict")
+        self.out += b")R"
+        if not storage:
+            self.name("torch", tensor.dtype)
+        self.out += b"tR"
+
+
+def state_dict_pickle(tensors: Sequence[OutTensor], records: Mapping[str, str]) -> bytes:
+    """Return the pickle of ``{key: tensor}``; ``records`` names the storage record of each key."""
+    writer = _Writer()
+    writer.out += b"}("
+    for tensor in tensors:
+        writer.text(tensor.key)
+        writer.tensor(tensor, records[tensor.key])
+    writer.out += b"u."
+    return bytes(writer.out)

@@ -1,0 +1,55 @@
+"""How a checkpoint is spread over several files, and what binds them together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from ._header import OutTensor
+
+__all__ = ["folder_digest", "index_text", "shard_names", "split_shards"]
+
+_STEMS = {".safetensors": "model", ".bin": "pytorch_model"}
+
+
+def split_shards(tensors: Sequence[OutTensor], limit: int) -> list[list[OutTensor]]:
+    """Fill shards of at most ``limit`` bytes in order; a larger tensor gets one of its own.
+
+    A tensor and its aliases always lie in one shard.
+    """
+    shards: list[list[OutTensor]] = [[]]
+    shard_of: dict[str, list[OutTensor]] = {}
+    filled = 0
+    for tensor in tensors:
+        if tensor.alias_of:
+            shard_of[tensor.alias_of].append(tensor)
+            continue
+        if filled and filled + tensor.nbytes > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        shard_of[tensor.key] = shards[-1]
+        filled += tensor.nbytes
+    return shards
+
+
+def shard_names(number: int, suffix: str) -> list[str]:
+    """Return the names transformers looks for: one file has none of the numbers."""
+    stem = _STEMS[suffix]
+    if number == 1:
+        return [f"{stem}{suffix}"]
+    return [f"{stem}-{i:05d}-of-{number:05d}{suffix}" for i in range(1, number + 1)]
+
+
+def index_text(shards: Mapping[str, Sequence[OutTensor]]) -> str:
+    """Return the index of some shards."""
+    total = sum(t.nbytes for tensors in shards.values() for t in tensors)
+    weight_map = {t.key: name for name, tensors in shards.items() for t in tensors}
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2, sort_keys=True) + "\n"
+
+
+def folder_digest(digests: Mapping[str, str]) -> str:
+    """Return one digest for the files of a checkpoint, from the digest of each."""
+    lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,0 +1,88 @@
+"""What a pickle becomes when nothing in it is imported: plain data, tensors' headers, and inert stand-ins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ._limits import DICT_KEY_INT
+
+__all__ = ["Group", "Name", "Opaque", "Unhashable", "safe_key", "set_items"]
+
+
+class Name:
+    """A name that a file mentions, such as ``argparse.Namespace``. Only ever shown.
+
+    ``ours`` is the function of ours that stands in for it, where there is one.
+    """
+
+    __slots__ = ("module", "name", "ours")
+
+    def __init__(self, module: str, name: str, ours: Callable[..., object] | None = None) -> None:
+        self.module = module
+        self.name = name
+        self.ours = ours
+
+    def __repr__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+class Opaque:
+    """What calling ``name`` would have made. It was not called.
+
+    ``state`` is the plain data that the object would have been given; ``args`` what it would have been called with.
+    """
+
+    __slots__ = ("args", "items", "name", "state")
+
+    def __init__(self, name: object, args: object = ()) -> None:
+        self.name = name
+        self.args = args
+        self.state: Any = None
+        self.items: list[Any] = []
+
+    def __repr__(self) -> str:
+        return str(self.name)
+
+    def keep(self, items: list[Any]) -> None:
+        """Keep what would have been appended to the object, or set on it as keys and values in turn."""
+        self.items.extend(items)
+
+    def attributes(self) -> Mapping[object, object]:
+        """Return the attributes that the object would have had, as far as the file spells them."""
+        state = self.state
+        if isinstance(state, tuple) and len(state) == 2:
+            state = state[1] if not isinstance(state[0], dict) else state[0]
+        return state if isinstance(state, dict) else {}
+
+
+class Group(list[Any]):
+    """The members of a set, unhashed and in file order."""
+
+
+class Unhashable:
+    """Stands in for a mapping key whose hash a file could make expensive; compared by identity."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"<{type(self.value).__name__} key>"
+
+
+def safe_key(key: Any) -> Any:
+    """Return ``key`` if it hashes cheaply whatever its value, else a stand-in."""
+    kind = type(key)
+    if kind is str or kind is bytes or kind is bool or kind is float or key is None:
+        return key
+    if kind is int and -DICT_KEY_INT < key < DICT_KEY_INT:
+        return key
+    return Unhashable(key)
+
+
+def set_items(target: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
+    """Put pairs into a mapping under safe keys."""
+    for key, value in pairs:
+        target[key if type(key) is str else safe_key(key)] = value

@@ -1,0 +1,166 @@
+"""safetensors, https://huggingface.co/docs/safetensors: an 8-byte length, a JSON header, the tensors.
+
+At least as strict as the reference implementation (safetensors/src/tensor.rs), whose named errors are the rules
+here, and stricter in one thing: a key that stands twice is an error, where the reference takes the last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+from ..errors import FormatError
+from ..sources import File, Source
+from ..tensors import DTYPES, Storage, TensorInfo
+from ..text import escape
+from . import _limits as limits
+from ._header import FileHeader, Header
+from ._safetensors_writer import CODES, RECIPE_KEY, SafetensorsWriter
+from ._seal import UNSEALED, digest_outside, seal_of
+
+__all__ = ["FORMAT"]
+
+_FIELDS = {"dtype", "shape", "data_offsets"}
+
+
+class _Safetensors:
+    name = "safetensors"
+    writer = SafetensorsWriter()
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """A plausible length followed by the brace of a JSON object."""
+        if not isinstance(source, File) or len(head) < 9:
+            return False
+        length = int.from_bytes(head[:8], "little")
+        return head[8:9] == b"{" and length <= max(source.size, limits.JSON_HEADER_BYTES)
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Read and check the header; raises FormatError with the name of the violated rule."""
+        assert isinstance(source, File)
+        raw = _raw_header(source)
+        entries = _parse(source, raw)
+        metadata = _metadata(source, entries.pop("__metadata__", None))
+        recipe = metadata.pop(RECIPE_KEY, None)
+        start = 8 + len(raw)
+        tensors = {key: _tensor(source, key, entry, start, name) for key, entry in entries.items()}
+        _check_cover(source, tensors, start)
+        digest = hashlib.sha256(len(raw).to_bytes(8, "little") + raw).hexdigest()
+        return Header(
+            format=self.name,
+            tree=tensors,
+            files=(FileHeader(name, source.size, digest, source.mtime_ns),),
+            handles={name: source},
+            metadata=metadata,
+            recipe=recipe,
+            frame=lambda: _frame(source, start, raw, recipe or ""),
+        )
+
+
+def _fail(file: File, rule: str, why: str) -> FormatError:
+    return FormatError(f"{escape(file.uri)} is no sound safetensors file: {why}.", rule=rule)
+
+
+def _raw_header(file: File) -> bytes:
+    if file.size < 8:
+        raise _fail(file, "HeaderTooSmall", f"it has {file.size} bytes")
+    length = int.from_bytes(file.read(0, 8), "little")
+    if length > limits.JSON_HEADER_BYTES:
+        raise _fail(file, "HeaderTooLarge", f"its header claims {length} bytes")
+    if length > file.size - 8:
+        raise _fail(file, "InvalidHeaderLength", f"its header claims {length} of {file.size} bytes; it is cut short")
+    return file.read(8, length)
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        double = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {escape(double)} stands twice")
+    return found
+
+
+def _parse(file: File, raw: bytes) -> dict[str, Any]:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _fail(file, "InvalidHeader", "its header is no UTF-8") from None
+    try:
+        entries = json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise _fail(file, "InvalidHeaderDeserialization", "its header is nested too deeply") from None
+    except ValueError as error:
+        raise _fail(file, "InvalidHeaderDeserialization", f"its header is no JSON: {error}") from None
+    if not text.startswith("{") or not isinstance(entries, dict):
+        raise _fail(file, "InvalidHeaderStart", "its header is no object")
+    return entries
+
+
+def _metadata(file: File, metadata: Any) -> dict[str, str]:
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _fail(file, "InvalidHeaderDeserialization", "its metadata is not a map of text to text")
+    return metadata
+
+
+def _tensor(file: File, key: str, entry: Any, start: int, within: str) -> TensorInfo:
+    """Return the header of one tensor; its offsets must fit its dtype and shape to the byte."""
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
+        raise _fail(file, "InvalidHeaderDeserialization", f"{escape(key)} does not have the fields of a tensor")
+    name = CODES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    if name is None:
+        raise _fail(file, "InvalidDtype", f"{escape(key)} is of unknown type {entry['dtype']!r:.40}")
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
+        raise _fail(file, "InvalidShape", f"{escape(key)} has a shape or offsets that are no sizes")
+    begin, end = offsets
+    elements = prod(shape)
+    bits = elements * (4 if entry["dtype"] == "F4" else DTYPES[name].bits)
+    if elements > limits.ELEMENTS or bits > 8 * limits.ELEMENTS:
+        raise _fail(file, "ValidationOverflow", f"{escape(key)} of shape {shape} has too many elements")
+    if bits % 8:
+        raise _fail(file, "MisalignedSlice", f"{escape(key)} does not end on a byte")
+    if begin > end or end - begin != bits // 8:
+        raise _fail(file, "TensorInvalidInfo", f"{escape(key)} needs {bits // 8} bytes and is given {end - begin}")
+    if start + end > file.size:
+        raise _fail(file, "InvalidOffset", f"{escape(key)} ends beyond the file; it is cut short")
+    if entry["dtype"] == "F4":
+        if not shape or shape[-1] % 2:
+            raise _fail(file, "MisalignedSlice", f"{escape(key)} has half a byte at the end of a row")
+        shape = [*shape[:-1], shape[-1] // 2]
+    return TensorInfo(name, tuple(shape), Storage(within, start + begin, end - begin, name=key))
+
+
+def _sizes(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) <= limits.DIMENSIONS
+        and all(type(value) is int and 0 <= value <= limits.ELEMENTS for value in values)
+    )
+
+
+def _check_cover(file: File, tensors: Mapping[str, TensorInfo], start: int) -> None:
+    """The tensors must cover the file: no byte twice, none left over."""
+    at = start
+    places = [(t.storage.offset, t.storage.nbytes, key) for key, t in tensors.items() if t.storage]
+    for offset, nbytes, key in sorted(places):
+        if offset != at:
+            why = "overlaps another tensor" if offset < at else "leaves a hole in front of it"
+            raise _fail(file, "InvalidOffset", f"{escape(key)} {why}")
+        at += nbytes
+    if at != file.size:
+        raise _fail(file, "MetadataIncompleteBuffer", f"its tensors end at byte {at} of {file.size}")
+
+
+def _frame(file: File, start: int, raw: bytes, recipe: str) -> str:
+    sealed = seal_of(recipe).encode()
+    at = raw.find(sealed) if sealed else -1
+    patches = [(8 + at, UNSEALED.encode())] if at >= 0 else []
+    return digest_outside(file, [(start, file.size)], patches)
+
+
+FORMAT = _Safetensors()

@@ -1,0 +1,158 @@
+"""torch checkpoints from before 1.6: pickles one after another, then the bytes of each storage.
+
+Magic number, protocol version, system information, the object, the list of storage keys; then for each key an
+int64 number of elements and the data. Written after ``_legacy_save`` in ``torch/serialization.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from ..errors import FormatError, UnsafeError
+from ..sources import File, Source
+from ..tensors import DTYPES, Storage
+from ..text import escape
+from . import _limits as limits
+from ._header import FileHeader, Header
+from ._pickle import Machine
+from ._torch import STORAGE_DTYPES, TypedStorage, rebuilders
+from ._values import Name
+
+__all__ = ["FORMAT"]
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+_MAGIC_BYTES = MAGIC.to_bytes(10, "little")
+_FIRST_READ = 1 << 20
+
+
+class _TorchLegacy:
+    name = "torch legacy"
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """A pickle whose first value is torch's magic number."""
+        return isinstance(source, File) and _MAGIC_BYTES in head[:32]
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Read the pickles and find the storages behind them; raises FormatError where they disagree."""
+        assert isinstance(source, File)
+        pickles = _Pickles(source)
+        magic, protocol, system = (pickles.plain() for _ in range(3))
+        if magic != MAGIC or protocol != PROTOCOL:
+            raise FormatError(f"{escape(source.uri)} is of an unknown torch protocol.", rule="legacy protocol")
+        big = isinstance(system, dict) and system.get("little_endian") is False
+        object_at = pickles.position
+        declared: dict[str, tuple[str, int]] = {}
+        pickles.run(lambda pid: _declare(declared, pid), rebuild=False)
+        keys = pickles.plain()
+        storages = _locate(source, name, declared, keys=keys, at=pickles.position, big=big)
+        head = pickles.data[: pickles.position]
+        pickles.position = object_at
+        tree = pickles.run(lambda pid: _resolve(storages, pid), rebuild=True)
+        digest = hashlib.sha256(head).hexdigest()
+        return Header(self.name, tree, (FileHeader(name, source.size, digest, source.mtime_ns),), {name: source})
+
+
+class _Pickles:
+    """The pickles at the head of a file, read as far as they turn out to reach."""
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self.position = 0
+        self.data = file.read(0, min(_FIRST_READ, file.size))
+
+    def plain(self) -> Any:
+        """Return the next pickle, which holds no tensor."""
+        return self.run(_no_storage, rebuild=False)
+
+    def run(self, persistent: Any, *, rebuild: bool) -> Any:
+        """Run the next pickle; where it ends beyond what was read, read four times as much and run again."""
+        while True:
+            table = rebuilders() if rebuild else {}
+            machine = Machine(self.data, rebuild=table, persistent=persistent, start=self.position)
+            try:
+                value = machine.run()
+            except UnsafeError:
+                raise
+            except FormatError:
+                size = min(4 * len(self.data), self.file.size, limits.PICKLE_BYTES)
+                if size <= len(self.data):
+                    raise
+                self.data = self.file.read(0, size)
+            else:
+                self.position = machine.position
+                return value
+
+
+def _no_storage(pid: Any) -> object:
+    raise FormatError("a pickle refers to a storage where none can be.", rule="legacy")
+
+
+def _fields(pid: Any) -> tuple[str, str, int, Any]:
+    """Return (dtype, key, elements, view) of a persistent id."""
+    if type(pid) is tuple and len(pid) in (5, 6) and pid[0] == "storage":
+        _, kind, key, _, numel = pid[:5]
+        dtype = STORAGE_DTYPES.get(kind.name) if type(kind) is Name else None
+        if dtype is not None and type(key) is str and type(numel) is int and 0 <= numel <= limits.ELEMENTS:
+            return dtype, key, numel, pid[5] if len(pid) == 6 else None
+    raise FormatError("the pickle refers to something unknown.", rule="persistent id")
+
+
+def _declare(declared: dict[str, tuple[str, int]], pid: Any) -> object:
+    if type(pid) is tuple and pid[:1] == ("module",):
+        return pid[1] if len(pid) > 1 else None
+    dtype, key, numel, _ = _fields(pid)
+    if declared.setdefault(key, (dtype, numel)) != (dtype, numel):
+        raise FormatError(f"storage {escape(key)} is declared in two ways.", rule="legacy")
+    return None
+
+
+def _locate(
+    file: File, within: str, declared: dict[str, tuple[str, int]], *, keys: Any, at: int, big: bool
+) -> dict[str, Storage]:
+    """Walk the storages behind the pickles; each begins with its number of elements."""
+    if not isinstance(keys, list) or len(set(map(str, keys))) != len(keys):
+        raise FormatError(f"{escape(file.uri)} does not list its storages.", rule="legacy")
+    storages: dict[str, Storage] = {}
+    for key in keys:
+        if type(key) is not str or key not in declared:
+            raise FormatError(f"{escape(file.uri)} lists a storage that nothing uses.", rule="legacy")
+        dtype, numel = declared[key]
+        nbytes = numel * DTYPES[dtype].bits // 8
+        if at + 8 + nbytes > file.size:
+            raise FormatError(f"{escape(file.uri)} is cut short in storage {escape(key)}.", rule="legacy")
+        count = int.from_bytes(file.read(at, 8), "little", signed=True)
+        if count != numel:
+            raise FormatError(
+                f"{escape(file.uri)}: storage {escape(key)} has {count} elements where {numel} are declared.",
+                rule="storage size",
+            )
+        storages[key] = Storage(within, at + 8, nbytes, None, key, big)
+        at += 8 + nbytes
+    missing = sorted(declared.keys() - storages.keys())
+    if missing:
+        raise FormatError(f"{escape(file.uri)} lacks storage {escape(missing[0])}.", rule="legacy")
+    if at != file.size:
+        raise FormatError(f"{escape(file.uri)} has {file.size - at} bytes behind its last storage.", rule="legacy")
+    return storages
+
+
+def _resolve(storages: dict[str, Storage], pid: Any) -> object:
+    """Return the storage of a persistent id, or the part of it that a view (key, offset, size) names."""
+    if type(pid) is tuple and pid[:1] == ("module",):
+        return pid[1] if len(pid) > 1 else None
+    dtype, key, _, view = _fields(pid)
+    storage = storages[key]
+    if view is None:
+        return TypedStorage(storage, dtype)
+    if type(view) is not tuple or len(view) != 3 or not all(type(n) is int and n >= 0 for n in view[1:]):
+        raise FormatError("the pickle has a malformed view of a storage.", rule="legacy view")
+    itemsize = DTYPES[dtype].bits // 8
+    begin, size = view[1] * itemsize, view[2] * itemsize
+    if begin + size > storage.nbytes:
+        raise FormatError("the pickle has a view beyond its storage.", rule="legacy view")
+    return TypedStorage(storage, dtype, begin)
+
+
+FORMAT = _TorchLegacy()

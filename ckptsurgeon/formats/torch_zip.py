@@ -1,0 +1,139 @@
+"""torch's zip checkpoints: ``.pth``, ``.pt``, ``.bin``, ``.ckpt`` as ``torch.save`` has written them since 1.6.
+
+``<root>/data.pkl`` pickles the object, ``<root>/data/<key>`` holds each storage, ``<root>/byteorder`` the byte order.
+Written after ``torch/serialization.py`` and ``caffe2/serialize/inline_container.cc``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from typing import Any
+
+from ..errors import FormatError, UnsafeError
+from ..sources import File, Source
+from ..tensors import DTYPES, Storage
+from ..text import escape
+from . import _pickle
+from ._header import FileHeader, Header
+from ._seal import UNSEALED, digest_outside, seal_of
+from ._torch import STORAGE_DTYPES, TypedStorage, rebuilders
+from ._values import Name
+from ._zip import Archive, read_archive
+from ._zip_writer import ZIP_RECORD, ZipWriter
+
+__all__ = ["FORMAT"]
+
+
+class _TorchZip:
+    name = "torch zip"
+    writer = ZipWriter()
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """A zip archive; what is in it is looked at when it is read."""
+        return isinstance(source, File) and head[:4] in (b"PK\3\4", b"PK\5\6")
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Read the directory and ``data.pkl``; raises FormatError where they contradict each other."""
+        assert isinstance(source, File)
+        archive = read_archive(source)
+        root = _root(source, archive)
+        pickle = archive.read(f"{root}data.pkl")
+        storages = _Storages(name, archive, root)
+        tree = _pickle.load(pickle, rebuild=rebuilders(), persistent=storages.resolve)
+        digest = hashlib.sha256(archive.directory + pickle).hexdigest()
+        recipe = archive.read(ZIP_RECORD).decode("utf-8", "replace") if ZIP_RECORD in archive.entries else None
+        return Header(
+            format=self.name,
+            tree=tree,
+            files=(FileHeader(name, source.size, digest, source.mtime_ns),),
+            handles={name: source},
+            recipe=recipe,
+            frame=lambda: _frame(archive, root, recipe or ""),
+        )
+
+
+def _root(file: File, archive: Archive) -> str:
+    """Return the folder that holds ``data.pkl``, with its slash."""
+    roots = [name.removesuffix("data.pkl") for name in archive.entries if name.split("/")[-1] == "data.pkl"]
+    roots = [root for root in roots if root.count("/") <= 1]
+    if not roots:
+        raise FormatError(
+            f"{escape(file.uri)} is a zip archive without a data.pkl, not a torch checkpoint.", rule="no data.pkl"
+        )
+    if len(roots) > 1:
+        raise UnsafeError(f"{escape(file.uri)} has data.pkl in several folders.", rule="several roots")
+    root = roots[0]
+    if f"{root}constants.pkl" in archive.entries:
+        raise FormatError(
+            f"{escape(file.uri)} is a TorchScript archive, which this version does not read.",
+            hint="Save its state_dict() with torch.save.",
+            rule="torchscript",
+        )
+    return root
+
+
+class _Storages:
+    """Turns persistent ids into storages; each record of the archive becomes one."""
+
+    def __init__(self, within: str, archive: Archive, root: str) -> None:
+        self._within = within
+        self._file = archive.file
+        self._archive = archive
+        self._root = root
+        self._made: dict[str, Storage] = {}
+        order = f"{root}byteorder"
+        self._big = order in archive.entries and archive.read(order).strip() == b"big"
+
+    def resolve(self, pid: Any) -> object:
+        """Return the storage that ``('storage', type, key, location, numel)`` names."""
+        if type(pid) is not tuple or len(pid) < 5 or pid[0] != "storage":
+            raise FormatError(f"the pickle refers to something unknown: {pid!r:.80}.", rule="persistent id")
+        _, kind, key, _, numel = pid[:5]
+        dtype = STORAGE_DTYPES.get(kind.name) if type(kind) is Name else None
+        if dtype is None or type(key) is not str or type(numel) is not int or numel < 0:
+            raise FormatError(f"the pickle refers to an unknown storage: {pid!r:.80}.", rule="persistent id")
+        storage = self._made.get(key)
+        if storage is None:
+            storage = self._made[key] = self._open(key)
+        if numel * DTYPES[dtype].bits // 8 != storage.nbytes:
+            raise FormatError(
+                f"{escape(self._file.uri)}: record {escape(storage.name)} has {storage.nbytes} bytes, "
+                f"its storage says {numel * DTYPES[dtype].bits // 8}.",
+                rule="storage size",
+            )
+        return TypedStorage(storage, dtype)
+
+    def _open(self, key: str) -> Storage:
+        name = f"{self._root}data/{key}"
+        entry = self._archive.entries.get(name)
+        if entry is None:
+            raise FormatError(f"{escape(self._file.uri)} lacks the record {escape(name)}.", rule="missing record")
+        if entry.method:
+            raise FormatError(
+                f"{escape(self._file.uri)}: record {escape(name)} is compressed.",
+                hint="Tensors are only read where they lie as they are; load and save the file with torch.",
+                rule="compressed record",
+            )
+        return Storage(self._within, entry.data, entry.size, entry.crc32 or None, name, self._big)
+
+
+def _frame(archive: Archive, root: str, recipe: str) -> str:
+    """Return the digest of everything that is not a storage, as it was before the recipe was sealed."""
+    payload = sorted(
+        (e.data, e.data + e.stored) for e in archive.entries.values() if e.name.startswith(f"{root}data/")
+    )
+    sealed, patches = seal_of(recipe), []
+    if sealed:
+        entry = archive.entries[ZIP_RECORD]
+        plain = recipe.replace(sealed, UNSEALED, 1).encode()
+        crc = zlib.crc32(plain).to_bytes(4, "little")
+        patches = [
+            (entry.header + 14, crc),
+            (entry.data, plain),
+            (archive.directory_offset + entry.listed + 16, crc),
+        ]
+    return digest_outside(archive.file, payload, patches)
+
+
+FORMAT = _TorchZip()

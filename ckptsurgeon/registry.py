@@ -1,0 +1,42 @@
+"""Finds what a folder offers: every module in it that names one thing, under that thing's name.
+
+A newcomer adds a format, a source or a destination configuration by adding one file; nothing else lists it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from functools import lru_cache
+from types import ModuleType
+
+__all__ = ["discover", "module_names", "modules"]
+
+
+@lru_cache(maxsize=None)
+def module_names(package: str) -> tuple[str, ...]:
+    """Return the names of a package's public modules, sorted, without importing them."""
+    found = importlib.import_module(package)
+    return tuple(
+        sorted(m.name for m in pkgutil.iter_modules(found.__path__) if not m.name.startswith("_"))
+    )
+
+
+def modules(package: str) -> Iterator[ModuleType]:
+    """Yield a package's public modules, imported, in the order of their names."""
+    for name in module_names(package):
+        yield importlib.import_module(f"{package}.{name}")
+
+
+@lru_cache(maxsize=None)
+def discover(package: str, attribute: str) -> dict[str, object]:
+    """Return what each public module of ``package`` calls ``attribute``, by module name.
+
+    Modules without the attribute are helpers and are left out.
+    """
+    return {
+        module.__name__.rpartition(".")[2]: getattr(module, attribute)
+        for module in modules(package)
+        if hasattr(module, attribute)
+    }

@@ -1,0 +1,7 @@
+"""Where bytes come from: a URI becomes a file or a folder that can be read in ranges."""
+
+from .base import File, Folder, Source
+from .spec import SourceSpec, parse_spec
+from .uri import open_source
+
+__all__ = ["File", "Folder", "Source", "SourceSpec", "open_source", "parse_spec"]

@@ -1,0 +1,59 @@
+"""The contract of a source: what every place that holds bytes must offer."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+__all__ = ["File", "Folder", "Source"]
+
+
+@runtime_checkable
+class File(Protocol):
+    """A file of known size, read in ranges. Reading never moves a position, so threads may share it.
+
+    ``uri`` is what the user wrote, ``name`` its last part. ``mtime_ns`` is None where there is none to tell.
+    """
+
+    uri: str
+    name: str
+    size: int
+    mtime_ns: int | None
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError when the file ends before."""
+        ...
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill ``view`` from ``offset``; raises SourceError when the file ends before."""
+        ...
+
+    def fileno(self) -> int | None:
+        """Return a descriptor the kernel can copy from, None when there is none."""
+        ...
+
+    def folder(self) -> Folder:
+        """Return the folder the file lies in."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file; further reads fail."""
+        ...
+
+
+@runtime_checkable
+class Folder(Protocol):
+    """A folder of files."""
+
+    uri: str
+    name: str
+
+    def names(self) -> list[str]:
+        """Return the names of the files in it, sorted."""
+        ...
+
+    def file(self, name: str) -> File:
+        """Open one file of the folder by its plain relative name."""
+        ...
+
+
+Source = File | Folder

@@ -1,0 +1,45 @@
+"""Opens a URI with the source that knows its scheme. A source is one file in this folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Protocol, cast
+
+from ..errors import ConfigError
+from ..registry import discover
+from ..text import escape
+from .base import Source
+
+__all__ = ["open_source", "scheme_of"]
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+
+
+class _Opener(Protocol):
+    schemes: tuple[str, ...]
+
+    def open(self, uri: str) -> Source: ...
+
+
+def scheme_of(uri: str) -> str:
+    """Return the scheme of a URI, empty for a path."""
+    found = _SCHEME.match(uri)
+    return found.group(1).lower() if found else ""
+
+
+def open_source(uri: str | os.PathLike[str]) -> Source:
+    """Open a path or URI for reading.
+
+    Raises SourceError when it is missing or no regular file, ConfigError when nothing reads its scheme.
+    """
+    text = os.fspath(uri)
+    scheme = scheme_of(text)
+    openers = cast("list[_Opener]", list(discover("ckptsurgeon.sources", "SOURCE").values()))
+    for opener in openers:
+        if scheme in opener.schemes:
+            return opener.open(text)
+    raise ConfigError(
+        f"{escape(text)}: this version does not read {scheme}:// addresses.",
+        hint="Download the file and name its path.",
+    )

@@ -1,0 +1,222 @@
+"""What a tensor is before anyone reads its bytes: dtype, shape, where it lies; and what a destination wants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from .errors import ConfigError
+
+__all__ = [
+    "DTYPES",
+    "DType",
+    "Initial",
+    "Storage",
+    "TargetSpec",
+    "TensorInfo",
+    "alias_groups",
+    "contiguous_stride",
+    "dtype_named",
+    "reach",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class DType:
+    """An element type, spelled as torch spells it.
+
+    ``bits`` is the size of one element; ``values`` how many numbers it packs (2 for ``float4_e2m1fn_x2``).
+    """
+
+    name: str
+    bits: int
+    kind: str
+    values: int = 1
+
+    @property
+    def is_floating(self) -> bool:
+        """Whether elements of this type are trained: real or complex floating point."""
+        return self.kind in ("float", "complex")
+
+
+def _table() -> dict[str, DType]:
+    rows = {
+        "float": {
+            "float64": 64, "float32": 32, "float16": 16, "bfloat16": 16,
+            "float8_e4m3fn": 8, "float8_e5m2": 8, "float8_e4m3fnuz": 8, "float8_e5m2fnuz": 8,
+            "float8_e8m0fnu": 8, "float6_e2m3fn": 6, "float6_e3m2fn": 6,
+        },
+        "int": {"int64": 64, "int32": 32, "int16": 16, "int8": 8},
+        "uint": {"uint64": 64, "uint32": 32, "uint16": 16, "uint8": 8},
+        "bool": {"bool": 8},
+        "complex": {"complex128": 128, "complex64": 64, "complex32": 32},
+        "quantized": {"quint8": 8, "qint8": 8, "qint32": 32, "quint4x2": 8, "quint2x4": 8},
+        "bits": {"bits1x8": 8, "bits2x4": 8, "bits4x2": 8, "bits8": 8, "bits16": 16},
+    }  # fmt: skip
+    table = {name: DType(name, bits, kind) for kind, names in rows.items() for name, bits in names.items()}
+    table["float4_e2m1fn_x2"] = DType("float4_e2m1fn_x2", 8, "float", values=2)
+    return table
+
+
+DTYPES: Mapping[str, DType] = _table()
+
+_SHORT = {
+    "double": "float64", "float": "float32", "half": "float16", "long": "int64", "int": "int32", "short": "int16",
+    "f64": "float64", "f32": "float32", "f16": "float16", "fp64": "float64", "fp32": "float32",
+    "fp16": "float16", "bf16": "bfloat16", "fp8": "float8_e4m3fn", "e4m3": "float8_e4m3fn", "e5m2": "float8_e5m2",
+    "i64": "int64", "i32": "int32", "i16": "int16", "i8": "int8", "u8": "uint8",
+}  # fmt: skip
+
+
+def dtype_named(text: str) -> str:
+    """Return torch's name for a dtype as people write it: ``bf16``, ``torch.float16``, ``half``.
+
+    Raises ConfigError for a name nobody knows.
+    """
+    name = text.strip().removeprefix("torch.").lower()
+    name = _SHORT.get(name, name)
+    if name not in DTYPES:
+        raise ConfigError(
+            f"there is no dtype {text!r}.", hint="Use one of float32, float16, bfloat16, float64, …"
+        )
+    return name
+
+
+@dataclass(slots=True, eq=False)  # not frozen: files hold a hundred thousand, and that would double the cost
+class Storage:
+    """A run of bytes in one file that tensors view; identity, not content, makes two storages the same.
+
+    ``offset`` and ``nbytes`` are bytes; ``crc32`` is the checksum that the container recorded, if it did.
+    """
+
+    file: str
+    offset: int
+    nbytes: int
+    crc32: int | None = None
+    name: str = ""
+    big_endian: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor as its file's header describes it; no byte of its values has been read.
+
+    ``offset`` is in bytes from the start of ``storage``; ``stride`` is in elements, None when contiguous.
+    ``opaque`` says why the values are not plain bytes (sparse, quantised, meta), and is empty when they are.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    storage: Storage | None = None
+    offset: int = 0
+    stride: tuple[int, ...] | None = None
+    conj: bool = False
+    neg: bool = False
+    opaque: str = ""
+    parts: tuple[object, ...] = field(default=(), repr=False)
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values, contiguous."""
+        return (self.numel * DTYPES[self.dtype].bits + 7) // 8
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers: elements of floating types, packed ones counted singly; 0 for the others."""
+        dtype = DTYPES[self.dtype]
+        return self.numel * dtype.values if dtype.is_floating else 0
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element (for the 6-bit floats: 1, they are only ever moved whole)."""
+        return max(1, DTYPES[self.dtype].bits // 8)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the contiguous values lie in the file as they are."""
+        return (
+            not self.opaque
+            and self.stride is None
+            and not (self.conj or self.neg)
+            and self.storage is not None
+            and not (self.storage.big_endian and self.itemsize > 1)
+        )
+
+    @property
+    def place(self) -> Hashable:
+        """What two keys share when they are aliases of one tensor; None when nothing is stored."""
+        if self.storage is None:
+            return None
+        return (id(self.storage), self.offset, self.shape, self.stride, self.dtype)
+
+
+def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides, in elements, of a row-major tensor of ``shape``."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def reach(shape: Sequence[int], stride: Sequence[int]) -> int:
+    """Return how many elements from its first one a strided tensor reaches (0 when it is empty)."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+
+
+def alias_groups(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """Map every key that shares its very bytes with an earlier key to that first key."""
+    first: dict[Hashable, str] = {}
+    aliases: dict[str, str] = {}
+    for key, info in tensors.items():
+        place = info.place
+        if place is None or info.numel == 0:
+            continue
+        owner = first.setdefault(place, key)
+        if owner != key:
+            aliases[key] = owner
+    return aliases
+
+
+Buffer: TypeAlias = memoryview
+Initial: TypeAlias = Callable[[Iterable[str], int], Iterator[tuple[str, Buffer]]]
+"""``initial(keys, seed)`` yields each key with its drawn values: contiguous, little-endian bytes."""
+
+
+def _nothing_to_draw(keys: Iterable[str], seed: int) -> Iterator[tuple[str, Buffer]]:
+    for key in keys:
+        raise ConfigError(f"the destination does not say how {key} is initialised.")
+    return iter(())
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """A destination: every tensor it wants, in state-dict order, and how it draws those nobody gives it.
+
+    ``ties`` maps a key to the first key of the same tensor. ``layers`` are module prefixes in the model's own
+    order, output layer last. ``vocabulary`` maps a key to the axis its vocabulary runs along. ``keeps`` is set
+    when the destination is a checkpoint whose own values stay where no source gives one.
+    ``config``, ``files``: the configuration and what it reads, as paths. ``ran`` names what code was run.
+    """
+
+    kind: str
+    name: str
+    tensors: Mapping[str, TensorInfo]
+    initial: Initial = _nothing_to_draw
+    ties: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
+    vocabulary: Mapping[str, int] = field(default_factory=dict)
+    keeps: str = ""
+    config: str = ""
+    files: tuple[str, ...] = ()
+    ran: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
