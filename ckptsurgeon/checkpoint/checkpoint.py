@@ -1,0 +1,161 @@
+"""``open_checkpoint`` and the mapping it returns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ..errors import FormatError
+from ..formats import FileHeader, Header, read_header
+from ..sources import File, open_source
+from ..tensors import TensorInfo, alias_groups
+from ..text import count, escape, listing
+from .extras import Extra, describe, extras_of
+from .roots import Root, find_root
+from .wrappers import Unwrapping, unwrap, unwrap_as
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Checkpoint", "open_checkpoint"]
+
+
+class Checkpoint(Mapping[str, TensorInfo]):
+    """A state dict as its file's header describes it: key → TensorInfo. Reads no tensor until asked.
+
+    ``path`` is what the user wrote; ``root`` where the state dict hangs; ``passed`` the other state dicts;
+    ``stripped`` the wrappers taken off the keys; ``extras`` what else is in the file; ``recipe`` the text that
+    ckptsurgeon left in it, if it made it.
+    """
+
+    def __init__(self, path: str, header: Header, root: Root, passed: Sequence[Root]) -> None:
+        self.path = path
+        self.header = header
+        self.root = root.path
+        self.passed = tuple(other.path for other in passed)
+        self._tensors = {
+            key: info
+            for key, info in root.entries.items()
+            if isinstance(key, str) and isinstance(info, TensorInfo)
+        }
+        self._entries = root.entries
+        self._view = Unwrapping({key: key for key in self._tensors})
+
+    def __getitem__(self, key: str) -> TensorInfo:
+        return self._tensors[self._view.stored[key]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._view.stored)
+
+    def __len__(self) -> int:
+        return len(self._view.stored)
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.path} {self.format}, {count(len(self), 'tensor')}>"
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def format(self) -> str:
+        """The name of the format on disk."""
+        return self.header.format
+
+    @property
+    def files(self) -> tuple[FileHeader, ...]:
+        """Every file that was read, with its size and the SHA-256 of its header."""
+        return self.header.files
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The free text that the format carries (safetensors' ``__metadata__``)."""
+        return self.header.metadata
+
+    @property
+    def recipe(self) -> str | None:
+        """The text of the recipe in it, None when ckptsurgeon did not make it."""
+        return self.header.recipe
+
+    @property
+    def stripped(self) -> tuple[str, ...]:
+        """The wrappers taken off the keys, outermost first."""
+        return self._view.stripped
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided on the way that a user may want to know."""
+        if not self.passed:
+            return self.header.notes
+        where = f"root {self.root}" if self.root else "the top level"
+        others = [path or "the top level" for path in self.passed]
+        return (*self.header.notes, f"took {where}; also there: {listing(others)} (choose with --root)")
+
+    @cached_property
+    def extras(self) -> tuple[Extra, ...]:
+        """What else is in the file: epochs, optimizers, arguments; opaque where its class is not known."""
+        aside = (describe(key, self._tensors[key]) for key in self._view.aside)
+        return (*extras_of(self.header.tree, self.root, self._entries), *aside)
+
+    @cached_property
+    def ties(self) -> Mapping[str, str]:
+        """Every key that shares its bytes with an earlier key, and that key."""
+        return alias_groups(self)
+
+    def file(self, info: TensorInfo) -> File:
+        """Return the open file in which a tensor lies; raises FormatError when nothing of it is stored."""
+        if info.storage is None:
+            raise FormatError(f"a tensor of {escape(self.path)} has no values: {info.opaque}.", rule="opaque")
+        return self.header.handles[info.storage.file]
+
+    def open_files(self) -> Mapping[str, File]:
+        """Return every open file by its name within the checkpoint."""
+        return self.header.handles
+
+    def tensor(self, key: str) -> torch.Tensor:
+        """Return the tensor that ``torch.load`` would give; reads its bytes, and imports torch.
+
+        Raises KeyError, or FormatError when the values cannot be had or fail their checksum.
+        """
+        from .materialise import materialise
+
+        return materialise(self, key, self[key])
+
+    def unwrapped(self, *, destination: Collection[str] = (), stripped: Sequence[str] | None = None) -> Checkpoint:
+        """Return the same checkpoint with the wrappers off its keys.
+
+        Wrappers that the keys of ``destination`` have too stay. ``stripped`` repeats what was done before.
+        """
+        other = object.__new__(Checkpoint)
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("extras", "ties")})
+        other._view = unwrap(self._tensors, destination) if stripped is None else unwrap_as(self._tensors, stripped)
+        return other
+
+    def stored_key(self, key: str) -> str:
+        """Return the key as it stands in the file."""
+        return self._view.stored[key]
+
+    def close(self) -> None:
+        """Close the files; headers stay, values can no longer be read."""
+        for file in self.header.handles.values():
+            file.close()
+
+
+def open_checkpoint(path: str | os.PathLike[str], root: str | None = None, *, unwrap: bool = True) -> Checkpoint:
+    """Open a checkpoint by its header: any format, nothing imported or run, no tensor read.
+
+    ``root`` is the dotted path of the state dict inside the file, found when not given. With ``unwrap`` the keys
+    are shown as ``inspect`` shows them, wrappers such as ``module.`` off.
+
+    Raises SourceError when the file is missing, FormatError or UnsafeError when it is no sound checkpoint,
+    ConfigError when it holds several state dicts and none is obvious.
+    """
+    uri = os.fspath(path)
+    header = read_header(open_source(uri))
+    found, passed = find_root(header.tree, root, uri)
+    checkpoint = Checkpoint(uri, header, found, passed)
+    return checkpoint.unwrapped() if unwrap else checkpoint

@@ -1,0 +1,128 @@
+"""Turns a header and bytes into the tensor that ``torch.load`` would have returned."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import FormatError
+from ..formats import Array
+from ..tensors import TensorInfo, reach
+from ..text import escape
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
+
+__all__ = ["materialise"]
+
+
+def materialise(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Tensor:
+    """Read one tensor; raises FormatError when its values cannot be had or fail their checksum."""
+    rebuild = _OPAQUE.get(info.opaque)
+    if rebuild is not None:
+        return rebuild(checkpoint, info)
+    if info.opaque or not hasattr(torch, info.dtype):
+        why = info.opaque or f"torch has no dtype {info.dtype}"
+        raise FormatError(f"{escape(key)} of {escape(checkpoint.path)} cannot be read: {why}.", rule="opaque")
+    tensor = _strided(checkpoint, info, _dtype(info))
+    if info.conj:
+        tensor = tensor.conj()
+    return torch._neg_view(tensor) if info.neg else tensor
+
+
+def _dtype(info: TensorInfo) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, info.dtype)
+    return dtype
+
+
+def _strided(checkpoint: Checkpoint, info: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
+    """Return the tensor with its own strides over a copy of the bytes it reaches."""
+    if info.numel == 0:
+        return torch.empty(info.shape, dtype=dtype)
+    data = _bytes(checkpoint, info)
+    flat = torch.frombuffer(data, dtype=torch.uint8)
+    if info.storage is not None and info.storage.big_endian and info.itemsize > 1:
+        item = info.itemsize // 2 if info.dtype.startswith("complex") else info.itemsize
+        flat = flat.view(-1, item).flip(1).reshape(-1)
+    flat = flat.view(dtype)
+    return flat.view(info.shape) if info.stride is None else flat.as_strided(info.shape, info.stride)
+
+
+def _bytes(checkpoint: Checkpoint, info: TensorInfo) -> bytearray:
+    """Read what a tensor reaches of its storage; the checksum is checked when that is all of it."""
+    file, storage = checkpoint.file(info), info.storage
+    assert storage is not None
+    length = reach(info.shape, info.stride) * info.itemsize if info.stride else info.nbytes
+    data = bytearray(length)
+    file.readinto(storage.offset + info.offset, memoryview(data))
+    if storage.crc32 and length == storage.nbytes and zlib.crc32(data) != storage.crc32:
+        raise FormatError(
+            f"{escape(checkpoint.path)}: {escape(storage.name)} does not have the checksum it should.", rule="crc"
+        )
+    return data
+
+
+def _quantised(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
+    params = info.parts[0] if info.parts else ()
+    raw = _strided(checkpoint, info, {"qint32": torch.int32, "qint8": torch.int8}.get(info.dtype, torch.uint8))
+    scheme = str(params[0]) if isinstance(params, tuple) and params else ""
+    if scheme == "torch.per_tensor_affine" and len(params) == 3:  # type: ignore[arg-type]
+        made = torch._empty_affine_quantized(
+            info.shape, scale=float(params[1]), zero_point=int(params[2]), dtype=_dtype(info)  # type: ignore[index]
+        )
+    elif scheme.startswith("torch.per_channel_affine") and len(params) == 4:  # type: ignore[arg-type]
+        scales, zeros = (_part(checkpoint, part) for part in params[1:3])  # type: ignore[index]
+        made = torch._empty_per_channel_affine_quantized(
+            info.shape, scales=scales, zero_points=zeros, axis=int(params[3]), dtype=_dtype(info)  # type: ignore[index]
+        )
+    else:
+        raise FormatError(f"a tensor is quantised by an unknown scheme {scheme!r:.60}.", rule="quantiser")
+    made.set_(raw.untyped_storage(), 0, info.shape, raw.stride())
+    return made
+
+
+def _part(checkpoint: Checkpoint, part: Any) -> torch.Tensor:
+    if isinstance(part, TensorInfo):
+        return materialise(checkpoint, "a part", part)
+    raise FormatError("a tensor lacks a part it is made of.", rule="opaque")
+
+
+def _sparse(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
+    layout, data = info.parts
+    assert isinstance(data, tuple)
+    if str(layout).endswith("coo"):
+        indices, values = _part(checkpoint, data[0]), _part(checkpoint, data[1])
+        coalesced = data[3] if len(data) > 3 and isinstance(data[3], bool) else None
+        return torch.sparse_coo_tensor(indices, values, info.shape, check_invariants=True, is_coalesced=coalesced)
+    compressed, plain, values = (_part(checkpoint, part) for part in data[:3])
+    return torch.sparse_compressed_tensor(
+        compressed, plain, values, info.shape, layout=getattr(torch, str(layout).rpartition(".")[2]), check_invariants=True
+    )
+
+
+def _array(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
+    array = info.parts[0]
+    if not isinstance(array, Array) or not array.dtype:
+        raise FormatError("a tensor is made of an array of objects.", rule="numpy")
+    order = array.shape[::-1] if array.fortran else array.shape
+    flat = torch.frombuffer(bytearray(array.data), dtype=torch.uint8)
+    dtype: torch.dtype = getattr(torch, array.dtype)
+    if array.big_endian:
+        flat = flat.view(-1, dtype.itemsize).flip(1).reshape(-1)
+    tensor = flat.view(dtype).view(order)
+    return (tensor.permute(*reversed(range(len(order)))) if array.fortran else tensor).to(_dtype(info))
+
+
+def _meta(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
+    return torch.empty(info.shape, dtype=_dtype(info), device="meta")
+
+
+_OPAQUE: dict[str, Callable[[Checkpoint, TensorInfo], torch.Tensor]] = {
+    "quantised": _quantised,
+    "sparse": _sparse,
+    "an array inside the pickle": _array,
+    "meta: saved without values": _meta,
+}
