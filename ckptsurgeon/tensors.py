@@ -189,7 +189,7 @@ def alias_groups(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
 
 Buffer: TypeAlias = memoryview
 Initial: TypeAlias = Callable[[Iterable[str], int], Iterator[tuple[str, Buffer]]]
-"""``initial(keys, seed)`` yields each key with its drawn values: contiguous, little-endian bytes."""
+"""``initial(keys, seed)`` yields each key with its drawn values: contiguous, little-endian bytes, the caller's own."""
 
 
 def _nothing_to_draw(keys: Iterable[str], seed: int) -> Iterator[tuple[str, Buffer]]:
@@ -204,7 +204,8 @@ class TargetSpec:
 
     ``ties`` maps a key to the first key of the same tensor. ``layers`` are module prefixes in the model's own
     order, output layer last. ``vocabulary`` maps a key to the axis its vocabulary runs along. ``keeps`` is set
-    when the destination is a checkpoint whose own values stay where no source gives one.
+    to the path of a checkpoint (and ``keeps_root`` to the root in it) when the destination is one, whose own
+    values stay where no source gives one. ``undrawable`` are the keys that say nothing of their initial values.
     ``config``, ``files``: the configuration and what it reads, as paths. ``ran`` names what code was run.
     """
 
@@ -216,6 +217,8 @@ class TargetSpec:
     layers: tuple[str, ...] = ()
     vocabulary: Mapping[str, int] = field(default_factory=dict)
     keeps: str = ""
+    keeps_root: str = ""
+    undrawable: frozenset[str] = frozenset()
     config: str = ""
     files: tuple[str, ...] = ()
     ran: tuple[str, ...] = ()

@@ -65,11 +65,11 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
-def listing(items: Sequence[str], limit: int = LISTED) -> str:
-    """Return the first ``limit`` items, escaped, and how many more there are."""
+def listing(items: Sequence[str], limit: int = LISTED, *, where: str = " (--json lists all)") -> str:
+    """Return the first ``limit`` items, escaped, how many more there are, and where those are listed."""
     shown = ", ".join(escape(item) for item in items[:limit])
     more = len(items) - limit
-    return f"{shown}, and {more} more (--json lists all)" if more > 0 else shown
+    return f"{shown}, and {more} more{where}" if more > 0 else shown
 
 
 def shape_text(shape: Sequence[int]) -> str:

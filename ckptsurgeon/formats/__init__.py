@@ -2,9 +2,9 @@
 
 from ._header import FileHeader, Format, Header, Layout, OutTensor, Writer
 from ._numpy import Array
-from ._open import RECIPE_FILE, read_header, writers
+from ._open import read_header, writers
 from ._seal import UNSEALED, seal, seal_of
-from ._sharded_writer import folder_digest, index_text, shard_names, split_shards
+from ._sharded_writer import RECIPE_FILE, folder_digest, index_text, shard_names, split_shards
 from ._values import Group, Name, Opaque, Unhashable
 
 __all__ = [

@@ -14,11 +14,9 @@ from ..registry import discover
 from ..sources import File, Folder, Source
 from ..text import escape, listing
 from ._header import Format, Header, Writer
+from ._sharded_writer import folder_frame, folder_recipe
 
-__all__ = ["RECIPE_FILE", "read_header", "writers"]
-
-RECIPE_FILE = "ckptsurgeon.json"
-"""Where the recipe of a folder of ours lies."""
+__all__ = ["read_header", "writers"]
 
 _HEAD = 64
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
@@ -89,11 +87,12 @@ def _read_folder(folder: Folder) -> Header:
     names = folder.names()
     name, notes = _choose(folder, names)
     header = read_header(folder.file(name), name)
-    if RECIPE_FILE in names:
-        file = folder.file(RECIPE_FILE)
-        text = file.read(0, file.size).decode("utf-8", "replace")
-        header = replace(header, recipe=text)
-    return replace(header, notes=(*notes, *header.notes))
+    header = replace(header, notes=(*notes, *header.notes))
+    recipe = folder_recipe(folder) if header.recipe is None else None
+    if recipe is None:
+        return header
+    inner = header.frame
+    return replace(header, recipe=recipe, frame=lambda: folder_frame(folder, {name: inner()}))
 
 
 def _choose(folder: Folder, names: Sequence[str]) -> tuple[str, list[str]]:

@@ -6,9 +6,23 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
+from ..sources import Folder
 from ._header import OutTensor
+from ._limits import INDEX_BYTES
+from ._seal import UNSEALED, seal_of
 
-__all__ = ["folder_digest", "index_text", "shard_names", "split_shards"]
+__all__ = [
+    "RECIPE_FILE",
+    "folder_digest",
+    "folder_frame",
+    "folder_recipe",
+    "index_text",
+    "shard_names",
+    "split_shards",
+]
+
+RECIPE_FILE = "ckptsurgeon.json"
+"""Where the recipe of a folder of ours lies."""
 
 _STEMS = {".safetensors": "model", ".bin": "pytorch_model"}
 
@@ -47,6 +61,22 @@ def index_text(shards: Mapping[str, Sequence[OutTensor]]) -> str:
     total = sum(t.nbytes for tensors in shards.values() for t in tensors)
     weight_map = {t.key: name for name, tensors in shards.items() for t in tensors}
     return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2, sort_keys=True) + "\n"
+
+
+def folder_frame(folder: Folder, digests: Mapping[str, str]) -> str:
+    """Return the digest over all files of a folder's checkpoint, as it was before its recipe was sealed."""
+    file = folder.file(RECIPE_FILE)
+    recipe = file.read(0, file.size).decode("utf-8", "replace")
+    plain = recipe.replace(seal_of(recipe) or UNSEALED, UNSEALED, 1)
+    return folder_digest({**digests, RECIPE_FILE: hashlib.sha256(plain.encode()).hexdigest()})
+
+
+def folder_recipe(folder: Folder) -> str | None:
+    """Return the text of the recipe that lies in a folder, None when there is none."""
+    if RECIPE_FILE not in folder.names():
+        return None
+    file = folder.file(RECIPE_FILE)
+    return file.read(0, min(file.size, INDEX_BYTES)).decode("utf-8", "replace")
 
 
 def folder_digest(digests: Mapping[str, str]) -> str:

@@ -17,9 +17,8 @@ from ..tensors import TensorInfo
 from ..text import escape, listing
 from . import _limits as limits
 from ._header import FileHeader, Header
-from ._open import RECIPE_FILE, read_header
-from ._seal import UNSEALED, seal_of
-from ._sharded_writer import folder_digest
+from ._open import read_header
+from ._sharded_writer import folder_frame, folder_recipe
 
 __all__ = ["FORMAT"]
 
@@ -56,6 +55,7 @@ class _Sharded:
             files=tuple(files),
             handles=handles,
             metadata=metadata,
+            recipe=folder_recipe(folder),
             frame=lambda: _frame(folder, {source.name: hashlib.sha256(raw).hexdigest()}, shards),
         )
 
@@ -109,13 +109,7 @@ def _check_keys(index: File, shard: str, weight_map: Mapping[str, str], tree: Ma
 
 
 def _frame(folder: Folder, digests: dict[str, str], shards: Mapping[str, Header]) -> str:
-    """Return the digest over all files of the checkpoint, as it was before its recipe was sealed."""
-    digests = {**digests, **{name: header.frame() for name, header in shards.items()}}
-    file = folder.file(RECIPE_FILE)
-    recipe = file.read(0, file.size).decode("utf-8", "replace")
-    plain = recipe.replace(seal_of(recipe) or UNSEALED, UNSEALED, 1)
-    digests[RECIPE_FILE] = hashlib.sha256(plain.encode()).hexdigest()
-    return folder_digest(digests)
+    return folder_frame(folder, {**digests, **{name: header.frame() for name, header in shards.items()}})
 
 
 FORMAT = _Sharded()

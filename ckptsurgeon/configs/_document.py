@@ -1,0 +1,96 @@
+"""A destination configuration as a document: read, checked for fields nobody knows, its paths resolved."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ConfigError
+from ..text import escape
+from ._yaml import read_yaml
+
+__all__ = ["Document", "check_fields", "read_document"]
+
+MAX_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Document:
+    """A configuration file: what stands in it and where it lies.
+
+    ``read`` gathers the files that it names and that were read.
+    """
+
+    path: str
+    content: Mapping[str, Any]
+    model: Mapping[str, Any]
+    read: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return os.path.basename(self.path)
+
+    def resolve(self, path: str) -> str:
+        """Return a path of the configuration, which is relative to it."""
+        return os.path.normpath(os.path.join(os.path.dirname(self.path), path))
+
+    def fail(self, why: str, hint: str = "") -> ConfigError:
+        """Return the error that this configuration is wrong."""
+        return ConfigError(f"{escape(self.name)}: {why}", hint=hint)
+
+    def text_file(self, path: Any, what: str) -> str:
+        """Return the text of a file that the configuration names; raises ConfigError."""
+        if not isinstance(path, str):
+            raise self.fail(f"{what} is {path!r:.60}, not a file name.")
+        full = self.resolve(path)
+        try:
+            with open(full, encoding="utf-8", newline="") as file:
+                text = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+            raise self.fail(f"{what} {escape(full)} cannot be read: {why}.") from error
+        self.read.append(full)
+        return text
+
+
+def read_document(path: str) -> Document:
+    """Read a configuration; raises ConfigError where it is missing, malformed or says nothing of a model."""
+    try:
+        if os.path.getsize(path) > MAX_BYTES:
+            raise ConfigError(f"{escape(path)} is too large for a configuration.")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{escape(path)} is not a configuration: it is no UTF-8.") from None
+    except OSError as error:
+        raise ConfigError(f"the destination {escape(path)} cannot be read: {error.strerror}.") from error
+    content = _json(text, path) if path.endswith(".json") else read_yaml(text, os.path.basename(path))
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict):
+        raise ConfigError(
+            f"{escape(path)} says nothing of a model.",
+            hint="It needs a section 'model:' with _target_, name, tensors or like; ckpt init writes one.",
+        )
+    return Document(path, content, model)
+
+
+def _json(text: str, path: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{escape(path)} is no JSON: {escape(str(error))}.") from None
+
+
+def check_fields(document: Document, where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ConfigError for a field nobody knows, naming the nearest that is known."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}."
+            raise document.fail(f"{where} has no field {name!r:.60}.", hint)

@@ -1,0 +1,66 @@
+"""Finds the kind of a destination and loads it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol, cast
+
+from ..errors import ConfigError
+from ..registry import discover
+from ..tensors import TargetSpec
+from ..text import escape
+from ._document import Document, read_document
+from .checkpoint import checkpoint_target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["load_target", "module_destination"]
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class _Kind(Protocol):
+    """One kind of destination configuration: one file of this folder, as ``CONFIG``.
+
+    ``field`` is the entry of the model section that marks it.
+    """
+
+    field: str
+
+    def load(self, document: Document) -> TargetSpec: ...
+
+
+def load_target(path: str | os.PathLike[str]) -> TargetSpec:
+    """Return the destination that a configuration or checkpoint describes: keys, shapes, dtypes, ties, initial values.
+
+    A configuration that names code (``_target_``) imports and runs it, and says so in ``ran``. Raises ConfigError
+    where the configuration is wrong or a package it needs is missing, and what ``open_checkpoint`` raises for a
+    checkpoint.
+    """
+    text = os.fspath(path)
+    if not text.endswith(_SUFFIXES) or text.endswith(".index.json") or os.path.isdir(text):
+        return checkpoint_target(text)
+    document = read_document(text)
+    kinds = cast("dict[str, _Kind]", discover("ckptsurgeon.configs", "CONFIG"))
+    by_field = {kind.field: kind for kind in kinds.values()}
+    marks = [name for name in by_field if name in document.model]
+    if len(marks) != 1:
+        having = f"both {' and '.join(marks)}" if marks else "none of them"
+        raise document.fail(
+            f"the model section has {having}.", f"Say the model by one of {', '.join(sorted(by_field))}."
+        )
+    return by_field[marks[0]].load(document)
+
+
+def module_destination(model: nn.Module) -> TargetSpec:
+    """Return a live module as a destination; what no source gives it keeps."""
+    from torch import Tensor
+
+    from ._module import live_target
+
+    state = model.state_dict(keep_vars=True)
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ConfigError(f"{escape(type(model).__name__)} has no tensors.")
+    return live_target(type(model).__name__, tensors)

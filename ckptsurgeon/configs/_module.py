@@ -1,0 +1,237 @@
+"""A destination made from an ``nn.Module``: recorded without storage, drawn tensor by tensor."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..tensors import DTYPES, TargetSpec, TensorInfo
+from ..text import count, escape, human_bytes, listing
+from ._record import Node, Recording, Ref, Unrecordable, recording
+from ._replay import Streams, behind, evaluate, one_thread, replay
+
+__all__ = ["live_target", "module_target"]
+
+Build = Callable[[], nn.Module]
+
+
+@dataclass
+class _Built:
+    """A construction: each key's tensor, as a view of the recording or as a real one."""
+
+    tensors: dict[str, Tensor]
+    skipped: tuple[str, ...] = ()
+    record: Recording | None = None
+    refs: dict[str, Ref] = field(default_factory=dict)
+    nodes: dict[str, list[Node]] = field(default_factory=dict)
+    streams: Streams = field(default_factory=dict)
+    seed: int = 0
+    uses_python_random: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class _ModuleSource:
+    """Draws the initial values of a module that ``build`` constructs."""
+
+    def __init__(self, build: Build) -> None:
+        self._build = build
+        self.built = self._construct(0)
+
+    def _construct(self, seed: int) -> _Built:
+        try:
+            return _record(self._build, seed)
+        except (ConfigError, TypeError, ImportError, SyntaxError):
+            raise
+        except Exception as error:  # whatever the constructor trips over without storage, it gets for real
+            return _construct_for_real(self._build, seed, error)
+
+    def initial(self, keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:
+        """Yield each key with its initial values as contiguous bytes, one at a time."""
+        if seed != self.built.seed and (self.built.uses_python_random or self.built.record is None):
+            self.built = self._construct(seed)
+        built = self.built
+        for key in keys:
+            with one_thread():
+                if built.record is not None and key in built.refs:
+                    tensor = replay(
+                        built.record, built.nodes[key], built.refs[key], seed=seed, streams=built.streams
+                    )
+                else:
+                    tensor = built.tensors[key].detach().clone()  # the caller may write into what it gets
+                data = memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+            yield key, data
+            del tensor, data
+
+
+def module_target(build: Build, *, kind: str, name: str, **fields: Any) -> TargetSpec:
+    """Return the destination that ``build()`` describes.
+
+    Raises ConfigError where it cannot be built or its shapes are not known without data.
+    """
+    try:
+        source = _ModuleSource(build)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{escape(name)} cannot be built: {type(error).__name__}: {escape(str(error))}"
+        ) from error
+    built = source.built
+    notes = (*fields.pop("notes", ()), *built.notes, *_copies(built), *_unset(built))
+    if built.skipped:
+        notes = (*notes, f"not tensors, left out: {listing(built.skipped, where='')}")
+    return TargetSpec(
+        kind=kind,
+        name=name,
+        tensors={key: _info(key, tensor) for key, tensor in built.tensors.items()},
+        ties=_ties(built.tensors),
+        initial=source.initial,
+        notes=notes,
+        **fields,
+    )
+
+
+def live_target(name: str, tensors: dict[str, Tensor]) -> TargetSpec:
+    """Return a live module's tensors as a destination that keeps what no source gives."""
+
+    def current(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:
+        for key in keys:
+            values = tensors[key].detach().to("cpu", copy=True)
+            yield key, memoryview(values.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+    return TargetSpec(
+        kind="module",
+        name=name,
+        tensors={key: _info(key, tensor) for key, tensor in tensors.items()},
+        initial=current,
+        ties=_ties(tensors),
+        keeps=name,
+    )
+
+
+def _info(key: str, tensor: Tensor) -> TensorInfo:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in DTYPES or tensor.layout is not torch.strided:
+        raise ConfigError(f"{escape(key)} is a {tensor.layout} tensor of {dtype}, which cannot be a destination.")
+    return TensorInfo(dtype, tuple(tensor.shape))
+
+
+def _ties(tensors: dict[str, Tensor]) -> dict[str, str]:
+    first: dict[Any, str] = {}
+    ties: dict[str, str] = {}
+    for key, tensor in tensors.items():
+        place = (
+            tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+        )  # fmt: skip
+        if tensor.numel() and first.setdefault(place, key) != key:
+            ties[key] = first[place]
+    return ties
+
+
+def _state_dict(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"it made a {type(module).__name__}, not an nn.Module.")
+    entries = module.state_dict(keep_vars=True)
+    lazy = [key for key, value in entries.items() if nn.parameter.is_lazy(value)]
+    if lazy:
+        raise ConfigError(
+            f"the shapes of {listing(lazy)} are only known after a forward pass.",
+            hint="Give lazy modules their input sizes.",
+        )
+    tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
+    return tensors, tuple(key for key in entries if key not in tensors)
+
+
+@contextlib.contextmanager
+def _python_random(seed: int) -> Iterator[list[bool]]:
+    """Seed the generators of Python and numpy, tell whether they were used, leave them as they were."""
+    python, array = random.getstate(), numpy.random.get_state()
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    mine = random.getstate(), numpy.random.get_state()
+    used: list[bool] = []
+    try:
+        yield used
+    finally:
+        theirs = numpy.random.get_state()
+        used.append(random.getstate() != mine[0] or theirs[2] != mine[1][2] or (theirs[1] != mine[1][1]).any())
+        random.setstate(python)
+        numpy.random.set_state(array)
+
+
+def _record(build: Build, seed: int) -> _Built:
+    """Construct without storage."""
+    with _python_random(seed) as used, one_thread(), torch.enable_grad(), recording(evaluate) as record:
+        module = build()
+        tensors, skipped = _state_dict(module)
+    refs = {key: record.ref(tensor) for key, tensor in tensors.items() if tensor.is_meta or record.knows(tensor)}
+    nodes = {key: behind(record, [ref.storage]) for key, ref in refs.items()}
+    return _Built(
+        tensors, skipped, record, refs, nodes, _streams(nodes), seed=seed, uses_python_random=used[0]
+    )
+
+
+def _streams(nodes: dict[str, list[Node]]) -> Streams:
+    """Name every random node by the first key it reaches and its place there."""
+    streams: dict[int, tuple[str, int]] = {}
+    places: dict[str, int] = {}
+    for key, behind_key in nodes.items():
+        for node in behind_key:
+            if node.random and node.index not in streams:
+                streams[node.index] = (key, places.get(key, 0))
+                places[key] = places.get(key, 0) + 1
+    return streams
+
+
+def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
+    """Construct with storage, and say so and what it cost."""
+    began = time.perf_counter()
+    with _python_random(seed) as used, one_thread(), torch.enable_grad():
+        torch.manual_seed(seed)
+        tensors, skipped = _state_dict(build())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    reason = str(why) if isinstance(why, Unrecordable) else f"fails without storage: {type(why).__name__}: {why}"
+    note = (
+        f"built for real in {time.perf_counter() - began:.1f} s ({human_bytes(size)} of tensors, "
+        f"process peak {human_bytes(peak)}): its constructor {escape(reason, 160)}"
+    )
+    return _Built(tensors, skipped, seed=seed, uses_python_random=used[0], notes=(note,))
+
+
+def _copies(built: _Built) -> Iterator[str]:
+    """Say which tensors start as copies of others, because the model makes its layers from one template."""
+    tied = _ties(built.tensors)
+    first: dict[int, str] = {}
+    copies: list[str] = []
+    for key, nodes in built.nodes.items():
+        drawn = [node.index for node in nodes if node.random]
+        owners = {first.setdefault(index, key) for index in drawn}
+        if drawn and key not in owners and key not in tied and _same_leaf(key, owners):
+            copies.append(key)
+    if copies:
+        starts = "starts as a copy" if len(copies) == 1 else "start as copies"
+        yield f"{count(len(copies), 'tensor')} {starts}, made from one template: {listing(copies, 3, where='')}"
+
+
+def _same_leaf(key: str, owners: set[str]) -> bool:
+    leaf = key.rpartition(".")[2]
+    return all(owner.rpartition(".")[2] == leaf for owner in owners)
+
+
+def _unset(built: _Built) -> Iterator[str]:
+    """Say which tensors the constructor allocates and never sets."""
+    unset = [key for key in built.refs if not built.nodes[key] and built.tensors[key].numel()]
+    if unset:
+        starts = "starts as zeros" if len(unset) == 1 else "start as zeros"
+        yield f"{count(len(unset), 'tensor')} never set by the constructor {starts}: {listing(unset, where='')}"

@@ -1,0 +1,61 @@
+"""Destinations that come with ckptsurgeon: ``model: {name: hybrid_asr, …}``.
+
+The trainer's models register themselves by being files of its folder; each says which fields it takes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ..registry import discover, module_names
+from ..tensors import TargetSpec
+from ._document import Document, check_fields
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["CONFIG"]
+
+MODELS = "ckptsurgeon.trainer.models"
+
+
+class _Model(Protocol):
+    """A bundled model: the fields of its configuration with their defaults, and how it is built from them.
+
+    Fields of ``files`` name text files, and are given to ``build`` as their text.
+    """
+
+    fields: dict[str, Any]
+    files: tuple[str, ...]
+
+    def build(self, fields: dict[str, Any]) -> nn.Module: ...
+
+
+class _Bundled:
+    field = "name"
+
+    def load(self, document: Document) -> TargetSpec:
+        """Build the named model without storage; raises ConfigError for a name or field that is not known."""
+        name = document.model["name"]
+        known = module_names(MODELS)
+        if name not in known:
+            raise document.fail(f"there is no bundled model {name!r:.60}.", f"There are {', '.join(known)}.")
+        from ._module import module_target
+
+        model = cast("_Model", discover(MODELS, "MODEL")[name])
+        given = {key: value for key, value in document.model.items() if key != "name"}
+        check_fields(document, f"model {name}", given, model.fields)
+        fields = {**model.fields, **given}
+        for file in model.files:
+            if fields[file] is not None:
+                fields[file] = document.text_file(fields[file], file)
+        return module_target(
+            lambda: model.build(fields),
+            kind="bundled",
+            name=document.name,
+            config=document.path,
+            files=tuple(document.read),
+        )
+
+
+CONFIG = _Bundled()

@@ -1,0 +1,59 @@
+"""Computes the tensors that are not copied as they are, block by block, as the plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..errors import PlanError
+from ..ops import Array, blocks, box_shape, cast, interpolate, interpolation_box, overlap_shape, raw_dtype
+from ..plan import Step
+from ..sources import File
+from ..tensors import TensorInfo
+from ..text import escape
+from .reading import read_part
+
+__all__ = ["Computed", "cast_for", "computed_blocks", "overlay"]
+
+BLOCK_BYTES = 4 << 20
+"""Bytes of an output block; what it is read from may be a few times as much."""
+
+Computed = tuple[int, Array, int]
+"""Offset in the tensor (bytes), the values as ``raw_dtype`` of the step's dtype, finite values that became infinite."""
+
+
+def computed_blocks(step: Step, info: TensorInfo, file: File) -> Iterator[Computed]:
+    """Yield the blocks of a tensor that comes from its source alone, in order."""
+    wanted = raw_dtype(step.dtype)
+    shape = step.shape if step.op != "copy" else info.shape  # (1,) and () have the same bytes
+    offset = 0
+    for box in blocks(shape, max(1, BLOCK_BYTES // max(wanted.itemsize, info.itemsize))):
+        if step.op == "interpolate":
+            part = interpolation_box(box, info.shape, step.shape)
+            floats = interpolate(read_part(file, info, part), part, box, info.shape, step.shape, info.dtype)
+            values, lost = cast_for(step, floats, "float64" if info.dtype == "float64" else "float32")
+        else:
+            values, lost = cast_for(step, read_part(file, info, box), info.dtype)
+        values = np.ascontiguousarray(values)
+        yield offset, values, lost
+        offset += values.nbytes
+
+
+def overlay(step: Step, info: TensorInfo, file: File, initial: Array) -> int:
+    """Put the part of a source that fits over a tensor's initial values; returns values that became infinite."""
+    shared = overlap_shape(info.shape, step.shape)
+    lost = 0
+    for box in blocks(shared, max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))):
+        values, more = cast_for(step, read_part(file, info, box), info.dtype)
+        initial[tuple(slice(*ends) for ends in box)] = values.reshape(box_shape(box))
+        lost += more
+    return lost
+
+
+def cast_for(step: Step, values: Array, dtype: str) -> tuple[Array, int]:
+    """Return values in a step's dtype, and how many became infinite; raises PlanError naming the source's key."""
+    try:
+        return cast(values, dtype, step.dtype)
+    except PlanError as error:
+        raise PlanError(f"{escape(step.source_key)}: {error.message}", hint=error.hint) from error

@@ -1,0 +1,140 @@
+"""Lays an output out: one file or a folder of shards, in which format, each tensor in its slot."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import prod
+
+from ..errors import ConfigError, OutputError
+from ..formats import RECIPE_FILE, Layout, OutTensor, Writer, index_text, shard_names, split_shards, writers
+from ..plan import Plan, Step
+from ..tensors import DTYPES
+from ..text import escape
+
+__all__ = ["OutputOptions", "OutputShape", "Part", "existing_checkpoint", "lay_out", "parse_size"]
+
+DEFAULT_SHARD = "5GB"
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where and how to write: ``to`` names a format, ``max_shard_size`` is as in ``5GB`` and makes a folder."""
+
+    path: str
+    to: str = ""
+    max_shard_size: str = ""
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of an output: its name in the folder ('' for a single file), its layout and its tensors."""
+
+    name: str
+    layout: Layout
+    tensors: Sequence[OutTensor]
+
+
+@dataclass(frozen=True)
+class OutputShape:
+    """A whole output before a byte is written; ``index`` is the text of a folder's index, if it has one."""
+
+    parts: tuple[Part, ...]
+    folder: bool
+    index: tuple[str, str] = ("", "")
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(part.layout.size for part in self.parts)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of ``5GB``, ``200 MB``, ``1GiB``; raises ConfigError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    size = int(float(found[1]) * _UNITS[found[2].upper()]) if found and found[2].upper() in _UNITS else 0
+    if size <= 0:
+        raise ConfigError(f"--max-shard-size {text} is no size.", hint="Write 5GB or 200MB.")
+    return size
+
+
+def is_folder(options: OutputOptions) -> bool:
+    """Whether an output is a folder: it is one, ends in a slash, has no suffix, or shards are asked for."""
+    path = options.path
+    if os.path.isdir(path) or path.endswith("/") or options.max_shard_size:
+        return True
+    return not os.path.splitext(path)[1] and not os.path.exists(path)
+
+
+def _writer(options: OutputOptions) -> Writer:
+    known = writers()
+    if options.to:
+        if options.to not in known:
+            raise ConfigError(f"--to {options.to} is unknown.", hint=f"Use one of {', '.join(known)}.")
+        return known[options.to]
+    if is_folder(options):
+        return known["safetensors"]
+    suffix = os.path.splitext(options.path)[1].lower()
+    for writer in known.values():
+        if suffix in writer.suffixes:
+            return writer
+    suffixes = [s for writer in known.values() for s in writer.suffixes]
+    raise ConfigError(
+        f"the suffix of {escape(options.path)} names no format.", hint=f"Use {', '.join(suffixes)}, or --to."
+    )
+
+
+def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
+    made = []
+    for step in steps:
+        if step.dtype not in writer.dtypes:
+            others = [w.name for w in writers().values() if step.dtype in w.dtypes]
+            hint = f"Use --to {others[0]}." if others else f"Exclude {escape(step.key)}."
+            raise OutputError(f"{writer.name} has no dtype {step.dtype}, which {escape(step.key)} is.", hint=hint)
+        nbytes = (prod(step.shape) * DTYPES[step.dtype].bits + 7) // 8
+        made.append(OutTensor(step.key, step.dtype, step.shape, nbytes, step.tied_to))
+    return made
+
+
+def lay_out(plan: Plan, options: OutputOptions, recipe: str) -> OutputShape:
+    """Lay out the output of a plan.
+
+    Raises ConfigError for a format or size that is unknown, OutputError for a dtype the format lacks.
+    """
+    writer = _writer(options)
+    tensors = _out_tensors(plan.steps, writer)
+    metadata: Mapping[str, str] = {"format": "pt", **plan.metadata}
+    if not is_folder(options):
+        return OutputShape((Part("", writer.layout(tensors, metadata, recipe), tensors),), folder=False)
+    shards = split_shards(tensors, parse_size(options.max_shard_size or DEFAULT_SHARD))
+    names = shard_names(len(shards), writer.shard_suffix)
+    parts = tuple(
+        Part(name, writer.layout(shard, metadata, ""), shard) for name, shard in zip(names, shards, strict=True)
+    )
+    if len(parts) == 1:
+        return OutputShape(parts, folder=True)
+    stem = shard_names(1, writer.shard_suffix)[0]
+    return OutputShape(parts, folder=True, index=(f"{stem}.index.json", index_text(dict(zip(names, shards, strict=True)))))
+
+
+def existing_checkpoint(path: str, suffix: str) -> list[str]:
+    """Return the files of the checkpoint of one family (by suffix) that a folder holds, and its recipe."""
+    if not os.path.isdir(path):
+        return []
+    single = shard_names(1, suffix)[0]
+    index = f"{single}.index.json"
+    names = {single, index, RECIPE_FILE}
+    with suppress(OSError, ValueError, AttributeError, TypeError):
+        with open(os.path.join(path, index), encoding="utf-8") as file:
+            listed = json.load(file)["weight_map"].values()
+        names |= {name for name in listed if isinstance(name, str) and os.path.basename(name) == name}
+    pattern = re.compile(re.escape(single.removesuffix(suffix)) + r"-\d{5}-of-\d{5}" + re.escape(suffix))
+    present = set(os.listdir(path))
+    return sorted(name for name in present if name in names or pattern.fullmatch(name))

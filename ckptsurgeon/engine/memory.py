@@ -1,0 +1,68 @@
+"""Carries a plan out into the tensors of a live module: all of them, or none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..checkpoint import Checkpoint
+from ..errors import PlanError
+from ..ops import raw_dtype
+from ..plan import Plan, Step
+from ..text import escape
+from .apply import Inputs, check_sources, check_step
+from .compute import computed_blocks, overlay
+from .transfer import bad_checksum, check_range
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["load_tensors"]
+
+
+def load_tensors(plan: Plan, inputs: Inputs, tensors: dict[str, torch.Tensor]) -> int:
+    """Put what a plan brings into ``tensors``; returns the bytes read.
+
+    Everything is read and checked first, so that a fault leaves every tensor, flag and tie as it was.
+    """
+    import torch
+
+    check_sources(plan, inputs.sources)
+    staged: dict[str, torch.Tensor] = {}
+    nbytes = 0
+    for step in plan.steps:
+        check_step(step)
+        if step.tied_to or step.op in ("init", "keep") or step.source is None:
+            continue
+        source = inputs.sources[step.source]
+        staged[step.key] = _read(step, source, inputs)
+        nbytes += source[step.source_key].nbytes
+    with torch.no_grad():
+        for key, values in staged.items():
+            tensors[key].copy_(values)
+    return nbytes
+
+
+def _read(step: Step, source: Checkpoint, inputs: Inputs) -> torch.Tensor:
+    """Return the values that a step brings, on the CPU."""
+    import numpy as np
+    import torch
+
+    info = source[step.source_key]
+    if info.dtype != step.source_dtype or info.shape != step.source_shape or info.storage is None:
+        raise PlanError(f"{escape(source.path)} no longer has {escape(step.source_key)} as it was planned.")
+    file, storage = source.file(info), info.storage
+    if storage.crc32 is not None and check_range(file, storage.offset, storage.nbytes) != storage.crc32:
+        raise bad_checksum(file, storage.name)
+    values = np.empty(step.shape, raw_dtype(step.dtype))
+    if step.draws:
+        assert inputs.target is not None
+        for _, data in inputs.target.initial([step.key], 0):
+            values[...] = np.frombuffer(data, values.dtype).reshape(step.shape)
+        overlay(step, info, file, values)
+    else:
+        flat = values.reshape(-1)
+        for offset, block, _ in computed_blocks(step, info, file):
+            begin = offset // values.itemsize
+            flat[begin : begin + block.size] = block.reshape(-1)
+    dtype: torch.dtype = getattr(torch, step.dtype)
+    return torch.from_numpy(values.reshape(-1).view("u1")).view(dtype).view(step.shape)

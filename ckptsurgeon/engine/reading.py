@@ -1,0 +1,67 @@
+"""Reads parts of a tensor from its file, whatever its strides and byte order, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..ops import Array, Box, box_shape, raw_dtype
+from ..sources import File
+from ..tensors import DTYPES, TensorInfo, contiguous_stride, reach
+
+__all__ = ["read_part"]
+
+SPARSE = 4
+"""A part is read in one go when what lies between its elements is at most this many times its size …"""
+SMALL = 1 << 20
+"""… or when all of it is at most this many bytes."""
+
+
+def read_part(file: File, info: TensorInfo, part: Box) -> Array:
+    """Return a part of a tensor as an array of ``raw_dtype``, contiguous, little-endian, bits resolved."""
+    dtype = raw_dtype(info.dtype)
+    stride = info.stride or contiguous_stride(info.shape)
+    shape = box_shape(part)
+    assert info.storage is not None
+    start = info.storage.offset + info.offset
+    start += sum(begin * step for (begin, _), step in zip(part, stride, strict=True)) * dtype.itemsize
+    array = _gather(file, start, shape, stride, dtype)
+    return _resolved(array, info)
+
+
+def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int], dtype: np.dtype) -> Array:  # type: ignore[type-arg]
+    """Read a strided region: in one go where it is dense, else piece by piece along its widest stride."""
+    span, needed = reach(shape, stride) * dtype.itemsize, math.prod(shape) * dtype.itemsize
+    if span <= max(SMALL, SPARSE * needed) or max(shape, default=1) == 1:
+        if span == 0:
+            return np.empty(shape, dtype)
+        data = np.frombuffer(bytearray(file.read(start, span)), dtype)
+        steps = [step * dtype.itemsize for step in stride]
+        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(data, shape, steps))
+    axis = max((i for i, size in enumerate(shape) if size > 1), key=lambda i: stride[i])
+    inner = [1 if i == axis else size for i, size in enumerate(shape)]
+    out = np.empty(shape, dtype)
+    for i in range(shape[axis]):
+        where = tuple(slice(i, i + 1) if d == axis else slice(None) for d in range(len(shape)))
+        out[where] = _gather(file, start + i * stride[axis] * dtype.itemsize, inner, stride, dtype)
+    return out
+
+
+def _resolved(array: Array, info: TensorInfo) -> Array:
+    """Swap bytes and apply the conjugate and negative bits that torch saves beside the values."""
+    if info.storage is not None and info.storage.big_endian and info.itemsize > 1:
+        array = _swapped(array, info)
+    if info.conj:
+        array = np.conj(array)
+    if info.neg:
+        array = np.negative(array)
+    return array
+
+
+def _swapped(array: Array, info: TensorInfo) -> Array:
+    if DTYPES[info.dtype].kind != "complex":
+        return array.byteswap()
+    half = array.view(f"<u{info.itemsize // 2}").byteswap()
+    return half.view(array.dtype).reshape(array.shape)

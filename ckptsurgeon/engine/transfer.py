@@ -1,0 +1,252 @@
+"""Moves unchanged bytes from file to file and takes their checksums on the way.
+
+The kernel copies (``copy_file_range``, which shares blocks where a file system can) and the checksum is read from
+the page cache right after; where the kernel cannot copy between two files, the bytes pass through here once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from isal import isal_zlib
+
+from ..errors import FormatError
+from ..sources import File
+from ..text import escape
+from .output import StagedFile, explained
+
+__all__ = ["Copy", "Piece", "Progress", "check_range", "combine", "crc32", "run_copies"]
+
+CHUNK = 8 << 20
+"""Bytes of one task: enough to keep a disk busy, little enough for two threads to share a tensor."""
+BLOCK = 1 << 20
+"""Bytes held at once: about what a core's cache holds."""
+THREADS = 2
+
+_NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF, errno.ETXTBSY}
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes just done, from any thread."""
+
+crc32 = isal_zlib.crc32
+
+
+def combine(parts: Sequence[tuple[int, int]]) -> int:
+    """Return the CRC-32 of a whole from the (CRC-32, length) of its parts in order."""
+    total = 0
+    for crc, length in parts:
+        total = isal_zlib.crc32_combine(total, crc, length)
+    return total
+
+
+@dataclass(slots=True)
+class Piece:
+    """A tensor's bytes within a copy; ``expected`` is the checksum its source recorded, if any."""
+
+    name: str
+    nbytes: int
+    expected: int | None = None
+    parts: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def checksum(self) -> int:
+        """Return the CRC-32 of the bytes that were copied."""
+        return combine([(crc, length) for _, crc, length in sorted(self.parts)])
+
+
+@dataclass(slots=True)
+class Copy:
+    """A run of bytes that lie one after the other in the source and in the output."""
+
+    source: File
+    source_offset: int
+    output: StagedFile
+    output_offset: int
+    pieces: list[Piece]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the run."""
+        return sum(piece.nbytes for piece in self.pieces)
+
+    def follows(self, other: Copy) -> bool:
+        """Whether this run begins where ``other`` ends, on both sides."""
+        size = other.nbytes
+        return (
+            self.source is other.source
+            and self.output is other.output
+            and self.source_offset == other.source_offset + size
+            and self.output_offset == other.output_offset + size
+        )
+
+
+def joined(copies: Iterable[Copy]) -> list[Copy]:
+    """Join runs that follow each other."""
+    made: list[Copy] = []
+    for copy in sorted(copies, key=lambda c: (id(c.output), c.output_offset)):
+        if made and copy.follows(made[-1]):
+            made[-1].pieces.extend(copy.pieces)
+        else:
+            made.append(copy)
+    return made
+
+
+@dataclass(slots=True)
+class _Task:
+    """Part of a run: from ``begin``, with the pieces that lie in it as (piece, offset in the piece, bytes)."""
+
+    copy: Copy
+    begin: int
+    slices: list[tuple[Piece, int, int]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(length for _, _, length in self.slices)
+
+
+def _tasks(copies: Sequence[Copy]) -> Iterator[_Task]:
+    """Cut runs into tasks of about ``CHUNK`` bytes."""
+    for copy in copies:
+        begin, slices, size = 0, list[tuple[Piece, int, int]](), 0
+        for piece in copy.pieces:
+            done = 0
+            while done < piece.nbytes or (piece.nbytes == 0 and not piece.parts and done == 0):
+                length = min(piece.nbytes - done, CHUNK - size)
+                slices.append((piece, done, length))
+                done, size = done + length, size + length
+                if size >= CHUNK:
+                    yield _Task(copy, begin, slices)
+                    begin, slices, size = begin + size, [], 0
+                if piece.nbytes == 0:
+                    break
+        if slices:
+            yield _Task(copy, begin, slices)
+
+
+class _Worker:
+    """Carries out tasks; knows for each pair of files whether the kernel copies between them."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._local = threading.local()
+        self._refused: set[tuple[int, int]] = set()
+        self.stopped = False
+
+    def run(self, task: _Task) -> None:
+        if self.stopped:
+            return
+        copy = task.copy
+        if not self._in_kernel(task):
+            self._by_hand(task)
+            return
+        offset = copy.source_offset + task.begin
+        for piece, begin, length in task.slices:
+            piece.parts.append((begin, self._checksum(copy.source, offset, length), length))
+            offset += length
+        self._progress(task.nbytes)
+
+    def _in_kernel(self, task: _Task) -> bool:
+        """Copy within the kernel; False where it cannot, with nothing lost."""
+        copy, size = task.copy, task.nbytes
+        source = copy.source.fileno()
+        if source is None or (source, copy.output.fd) in self._refused or not hasattr(os, "copy_file_range"):
+            return False
+        done = 0
+        while done < size:
+            try:
+                moved = os.copy_file_range(
+                    source, copy.output.fd, size - done,
+                    copy.source_offset + task.begin + done, copy.output_offset + task.begin + done,
+                )  # fmt: skip
+            except OSError as error:
+                if error.errno not in _NO_KERNEL_COPY:
+                    raise explained(copy.output.shown, error) from error
+                moved = 0
+            if moved == 0:  # refused, or the file shrank: reading says which
+                self._refused.add((source, copy.output.fd))
+                return False
+            done += moved
+        return True
+
+    def _by_hand(self, task: _Task) -> None:
+        copy, at = task.copy, task.begin
+        for piece, begin, length in task.slices:
+            crc, done = 0, 0
+            while done < length:
+                view = self._view(min(BLOCK, length - done))
+                copy.source.readinto(copy.source_offset + at, view)
+                crc = crc32(view, crc)
+                copy.output.write(copy.output_offset + at, view)
+                done, at = done + len(view), at + len(view)
+            piece.parts.append((begin, crc, length))
+            self._progress(length)
+
+    def _checksum(self, file: File, offset: int, length: int) -> int:
+        crc, done = 0, 0
+        while done < length:
+            view = self._view(min(BLOCK, length - done))
+            file.readinto(offset + done, view)
+            crc, done = crc32(view, crc), done + len(view)
+        return crc
+
+    def _view(self, size: int) -> memoryview:
+        buffer = getattr(self._local, "buffer", None)
+        if buffer is None:
+            buffer = self._local.buffer = memoryview(bytearray(BLOCK))
+        view: memoryview = buffer[:size]
+        return view
+
+
+def run_copies(copies: Iterable[Copy], progress: Progress) -> int:
+    """Carry out copies with their checksums; returns the bytes copied.
+
+    Raises FormatError when a piece does not have the checksum that its source recorded, SourceError and
+    OutputError when a file cannot be read or written.
+    """
+    runs = joined(copies)
+    worker = _Worker(progress)
+    tasks = list(_tasks(runs))
+    if len(tasks) < THREADS:
+        for task in tasks:
+            worker.run(task)
+    else:
+        _in_threads(worker, tasks)
+    for run in runs:
+        for piece in run.pieces:
+            if piece.expected is not None and piece.checksum() != piece.expected:
+                raise bad_checksum(run.source, piece.name)
+    return sum(run.nbytes for run in runs)
+
+
+def _in_threads(worker: _Worker, tasks: Sequence[_Task]) -> None:
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="copy") as pool:
+        futures = [pool.submit(worker.run, task) for task in tasks]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            for future in futures:
+                if future.done():
+                    future.result()
+        except BaseException:
+            worker.stopped = True
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def bad_checksum(file: File, name: str) -> FormatError:
+    """Return the error for bytes that are not what their container says."""
+    return FormatError(f"{escape(file.uri)}: {escape(name)} does not have the checksum it should.", rule="crc")
+
+
+def check_range(file: File, offset: int, nbytes: int) -> int:
+    """Return the CRC-32 of a range of a file, read block by block."""
+    buffer = memoryview(bytearray(min(BLOCK, nbytes)))
+    crc, done = 0, 0
+    while done < nbytes:
+        view = buffer[: min(BLOCK, nbytes - done)]
+        file.readinto(offset + done, view)
+        crc, done = crc32(view, crc), done + len(view)
+    return crc

@@ -1,0 +1,97 @@
+"""What ``inspect`` finds: every tensor of a checkpoint and what lies beside them, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .checkpoint import Checkpoint, Extra
+from .keys import KeyMatcher, KeyPattern, unmatched
+from .tensors import TensorInfo
+
+__all__ = ["Inspection", "inspection_of"]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A checkpoint as its headers describe it. ``nbytes_files`` is the size of its files in bytes."""
+
+    path: str
+    format: str
+    root: str
+    passed: tuple[str, ...]
+    stripped: tuple[str, ...]
+    tensors: Mapping[str, TensorInfo]
+    ties: Mapping[str, str]
+    extras: tuple[Extra, ...]
+    metadata: Mapping[str, str]
+    notes: tuple[str, ...]
+    nbytes_files: int
+    made_by_us: bool
+
+    @property
+    def parameters(self) -> int:
+        """Elements of distinct floating tensors, tied ones once."""
+        return sum(info.parameters for key, info in self.tensors.items() if key not in self.ties)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of distinct tensors, tied ones once."""
+        return sum(info.nbytes for key, info in self.tensors.items() if key not in self.ties)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the inspection as plain data."""
+        return {
+            "kind": "ckpt.inspect",
+            "version": 1,
+            "path": self.path,
+            "format": self.format,
+            "root": self.root,
+            "stripped": list(self.stripped),
+            "tensors": [
+                {
+                    "key": key,
+                    "dtype": info.dtype,
+                    "shape": list(info.shape),
+                    "nbytes": info.nbytes,
+                    "file": info.storage.file if info.storage is not None else "",
+                    "tied_to": self.ties.get(key),
+                    "opaque": info.opaque or None,
+                }
+                for key, info in self.tensors.items()
+            ],
+            "extras": [{"key": extra.key, "type": extra.type, "value": extra.value} for extra in self.extras],
+            "totals": {"tensors": len(self.tensors), "parameters": self.parameters, "nbytes": self.nbytes},
+            "other_roots": list(self.passed),
+            "metadata": dict(self.metadata),
+            "notes": list(self.notes),
+        }
+
+
+def inspection_of(checkpoint: Checkpoint, include: Iterable[str] = ()) -> Inspection:
+    """Describe an open checkpoint; raises PatternError for a pattern that matches none of its keys."""
+    keys = list(checkpoint)
+    patterns = [KeyPattern(text) for text in ([include] if isinstance(include, str) else include)]
+    if patterns:
+        hits = KeyMatcher(patterns).hits(keys)
+        for pattern, hit in zip(patterns, hits, strict=True):
+            if not hit:
+                raise unmatched(f"--include {pattern.text}", pattern, keys, "source")
+        wanted = {key for hit in hits for key in hit}
+        keys = [key for key in keys if key in wanted]
+    tensors = {key: checkpoint[key] for key in keys}
+    return Inspection(
+        path=checkpoint.path,
+        format=checkpoint.format,
+        root=checkpoint.root,
+        passed=checkpoint.passed,
+        stripped=checkpoint.stripped,
+        tensors=tensors,
+        ties={key: owner for key, owner in checkpoint.ties.items() if key in tensors},
+        extras=checkpoint.extras,
+        metadata=checkpoint.metadata,
+        notes=checkpoint.notes,
+        nbytes_files=sum(file.size for file in checkpoint.files),
+        made_by_us=checkpoint.recipe is not None,
+    )

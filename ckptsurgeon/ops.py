@@ -1,0 +1,196 @@
+"""What happens to the values of one tensor, block by block: boxes, casts, interpolation. numpy, no files.
+
+Types that numpy lacks are held as integers of their size: a bfloat16 array is one of uint16.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import PlanError
+from .tensors import DTYPES
+
+__all__ = ["Array", "Box", "blocks", "box_shape", "cast", "interpolate", "interpolation_box", "overlap_shape", "raw_dtype"]
+
+Array: TypeAlias = npt.NDArray[Any]
+Box: TypeAlias = tuple[tuple[int, int], ...]
+"""A part of a tensor: (begin, end) along each dimension."""
+
+_NATIVE = {
+    "float64": "<f8", "float32": "<f4", "float16": "<f2", "int64": "<i8", "int32": "<i4", "int16": "<i2",
+    "int8": "i1", "uint64": "<u8", "uint32": "<u4", "uint16": "<u2", "uint8": "u1", "bool": "u1",
+    "complex128": "<c16", "complex64": "<c8",
+}  # fmt: skip
+
+
+def raw_dtype(dtype: str) -> np.dtype[Any]:
+    """Return the numpy type in which values of a dtype are held: itself, or an unsigned integer of its size."""
+    return np.dtype(_NATIVE.get(dtype) or f"<u{max(1, DTYPES[dtype].bits // 8)}")
+
+
+def box_shape(box: Box) -> tuple[int, ...]:
+    """Return the shape of a part."""
+    return tuple(end - begin for begin, end in box)
+
+
+def overlap_shape(source: Sequence[int], destination: Sequence[int]) -> tuple[int, ...]:
+    """Return the leading part that two shapes share."""
+    return tuple(min(s, d) for s, d in zip(source, destination, strict=True))
+
+
+def blocks(shape: Sequence[int], limit: int) -> Iterator[Box]:
+    """Cut a tensor into parts of at most ``limit`` elements that lie one after the other in memory.
+
+    A part is single indices along the first dimensions, a range along one, and all of the others.
+    """
+    if 0 in shape:
+        return
+    cut = 0
+    while cut < len(shape) and math.prod(shape[cut + 1 :]) > limit:
+        cut += 1
+    if cut == len(shape):
+        cut = max(0, len(shape) - 1)
+    tail = tuple((0, size) for size in shape[cut + 1 :])
+    rows = max(1, limit // max(1, math.prod(shape[cut + 1 :])))
+    for index in np.ndindex(*shape[:cut]):
+        head = tuple((i, i + 1) for i in index)
+        if cut >= len(shape):
+            yield head
+            continue
+        for begin in range(0, shape[cut], rows):
+            yield (*head, (begin, min(begin + rows, shape[cut])), *tail)
+
+
+def cast(array: Array, source: str, destination: str) -> tuple[Array, int]:
+    """Return values cast as torch casts them, and how many finite ones became infinite.
+
+    Both arrays are held as ``raw_dtype`` says. Narrowing goes through float32, as torch's does. Raises PlanError
+    when an integer does not fit.
+    """
+    if source == destination:
+        return array, 0
+    with np.errstate(all="ignore"):
+        if "float8" in source or "float8" in destination:
+            return _cast_with_torch(array, source, destination)
+        plain = _widened(array, source)
+        if DTYPES[destination].kind in ("int", "uint"):
+            return _to_integer(plain, destination), 0
+        made = _narrowed(plain, destination)
+        narrower = DTYPES[source].kind == "float" and DTYPES[destination].bits < DTYPES[source].bits
+        lost = _new_infinities(plain, made, destination) if narrower or source == "float16" else 0
+    return made, lost
+
+
+def _widened(array: Array, dtype: str) -> Array:
+    """Return the values in a type that numpy computes with."""
+    if dtype == "bfloat16":
+        return (array.astype("<u4") << 16).view("<f4")
+    if dtype == "bool":
+        return array != 0
+    if dtype == "complex32":
+        pairs = array.view("<f2").astype("<f4")
+        return pairs.view("<c8").reshape(array.shape)
+    return array
+
+
+def _narrowed(plain: Array, dtype: str) -> Array:
+    """Return values in the raw form of a floating or complex type."""
+    if dtype == "bfloat16":
+        return _to_bfloat16(plain.astype("<f4"))
+    if dtype == "float16":
+        return plain.astype("<f4").astype("<f2")
+    if dtype == "complex32":
+        pairs = np.ascontiguousarray(plain.astype("<c8")).view("<f4").astype("<f2")
+        return pairs.view("<u4").reshape(plain.shape)
+    if dtype == "bool":
+        return plain.astype("u1")
+    return plain.astype(raw_dtype(dtype))
+
+
+def _to_bfloat16(values: Array) -> Array:
+    """Round float32 to the nearest bfloat16, ties to even; every NaN becomes the quiet one torch makes."""
+    bits = np.ascontiguousarray(values).view("<u4")
+    rounded = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype("<u2")
+    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded).reshape(values.shape)
+
+
+def _to_integer(plain: Array, dtype: str) -> Array:
+    wanted = raw_dtype(dtype)
+    if plain.size and plain.dtype != bool:
+        low, high = int(plain.min()), int(plain.max())
+        limits = np.iinfo(wanted)
+        if low < limits.min or high > limits.max:
+            value = low if low < limits.min else high
+            raise PlanError(f"the value {value} does not fit {dtype}.", hint="Use --dtype keep.")
+    return plain.astype(wanted)
+
+
+def _new_infinities(plain: Array, made: Array, dtype: str) -> int:
+    after = _widened(made, dtype)
+    return int(np.count_nonzero(np.isinf(after) & np.isfinite(plain)))
+
+
+def _cast_with_torch(array: Array, source: str, destination: str) -> tuple[Array, int]:
+    """Cast to or from an 8-bit float, whose rounding numpy does not know."""
+    import torch
+
+    def dtype(name: str) -> torch.dtype:
+        found: torch.dtype = getattr(torch, name)
+        return found
+
+    flat = torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view("u1")).view(dtype(source))
+    made = flat.to(dtype(destination))
+    lost = 0
+    if DTYPES[destination].kind == "float":
+        lost = int((torch.isfinite(flat.to(torch.float32)) & ~torch.isfinite(made.to(torch.float32))).sum())
+    return made.view(torch.uint8).numpy().view(raw_dtype(destination)).reshape(array.shape), lost
+
+
+def _source_positions(begin: int, end: int, source: int, destination: int) -> Array:
+    """Return where in the source the output positions lie (``align_corners=False``), as float32."""
+    scale = np.float32(source / destination)
+    return np.maximum((np.arange(begin, end, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5), 0)
+
+
+def interpolation_box(box: Box, source: Sequence[int], destination: Sequence[int]) -> Box:
+    """Return the part of the source that a part of the interpolated tensor is made from."""
+    ranges = []
+    for (begin, end), have, want in zip(box, source, destination, strict=True):
+        if have == want:
+            ranges.append((begin, end))
+            continue
+        positions = _source_positions(begin, end, have, want)
+        low, high = int(positions[0]), int(positions[-1])
+        ranges.append((min(low, have - 1), min(high + 2, have)))
+    return tuple(ranges)
+
+
+def interpolate(
+    array: Array, part: Box, box: Box, source: Sequence[int], destination: Sequence[int], dtype: str
+) -> Array:
+    """Return ``box`` of the linear (bilinear) interpolation of a tensor, from its ``part``, as floats.
+
+    Computed in float32, and in float64 for float64 values, as ``torch.nn.functional.interpolate`` does with
+    ``align_corners=False``: the last dimension first.
+    """
+    values = _widened(array, dtype)
+    values = values.astype("<f8" if dtype == "float64" else "<f4")
+    for axis in reversed(range(len(source))):
+        have, want = source[axis], destination[axis]
+        if have == want:
+            continue
+        positions = _source_positions(*box[axis], have, want)
+        low = np.minimum(positions.astype(np.int64), have - 1)
+        high = np.minimum(low + 1, have - 1)
+        shape = [1] * values.ndim
+        shape[axis] = -1
+        weight = (positions - low.astype(np.float32)).astype(values.dtype).reshape(shape)
+        first = np.take(values, low - part[axis][0], axis=axis)
+        second = np.take(values, high - part[axis][0], axis=axis)
+        values = first * (1 - weight) + second * weight
+    return values

@@ -1,0 +1,17 @@
+"""Plans: for every destination tensor where its values come from, made from headers alone, reviewable as JSON."""
+
+from .plan import CLASSES, Equal, FilePrint, Plan, PlanSource, PlanTarget, Step
+from .receipt import Failure, Receipt, Verification
+
+__all__ = [
+    "CLASSES",
+    "Equal",
+    "Failure",
+    "FilePrint",
+    "Plan",
+    "PlanSource",
+    "PlanTarget",
+    "Receipt",
+    "Step",
+    "Verification",
+]

@@ -1,0 +1,151 @@
+"""Plans as JSON, versioned: fields are added, never renamed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import ConfigError
+from .plan import Equal, FilePrint, Plan, PlanSource, PlanTarget, Step
+
+__all__ = ["plan_from_json", "plan_to_json"]
+
+OPS = ("copy", "slice", "pad", "overlap", "interpolate", "init", "keep")
+VERSION = 1
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """Return a plan as plain data."""
+    names = [source.name for source in plan.sources]
+    return {
+        "kind": "ckpt.plan",
+        "version": VERSION,
+        "verb": plan.verb,
+        "seed": plan.seed,
+        "arguments": dict(plan.arguments),
+        "sources": [_source_json(source) for source in plan.sources],
+        "target": {
+            "kind": plan.target.kind,
+            "name": plan.target.name,
+            "config": plan.target.config,
+            "files": [_print_json(file) for file in plan.target.files],
+        },
+        "steps": [_step_json(step, names) for step in plan.steps],
+        "unexpected": [{"source": names[i], "key": key} for i, key in plan.unexpected],
+        "excluded": plan.excluded,
+        "equal": [{"source": names[e.source], "first": e.first, "second": e.second} for e in plan.equal],
+        "counts": plan.counts,
+        "metadata": dict(plan.metadata),
+        "notes": list(plan.notes),
+    }
+
+
+def _step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
+    origin = None
+    if step.source is not None:
+        origin = {
+            "source": names[step.source],
+            "key": step.source_key,
+            "dtype": step.source_dtype,
+            "shape": list(step.source_shape),
+        }
+    return {
+        "key": step.key,
+        "op": step.op,
+        "class": step.kind,
+        "from": origin,
+        "rule": step.rule or None,
+        "policy": step.policy or None,
+        "reason": step.reason or None,
+        "dtype": step.dtype,
+        "shape": list(step.shape),
+        "tied_to": step.tied_to or None,
+    }
+
+
+def plan_from_json(data: Any) -> Plan:
+    """Return the plan that plain data spells; raises ConfigError where it is none."""
+    if not isinstance(data, dict) or data.get("kind") != "ckpt.plan":
+        raise ConfigError("this is not a plan.", hint="Make one with ckpt transplant … -n --json.")
+    if data.get("version") != VERSION:
+        raise ConfigError(f"the plan is of version {data.get('version')!r}; this program reads {VERSION}.")
+    try:
+        return _read_plan(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"the plan is malformed: {type(error).__name__} {error}.") from error
+
+
+def _source_json(source: PlanSource) -> dict[str, Any]:
+    return {
+        "name": source.name,
+        "role": source.role,
+        "path": source.path,
+        "root": source.root,
+        "stripped": list(source.stripped),
+        "files": [_print_json(file) for file in source.files],
+    }
+
+
+def _print_json(file: FilePrint) -> dict[str, Any]:
+    return {"name": file.name, "size": file.size, "sha256": file.sha256, "mtime_ns": file.mtime_ns}
+
+
+def _read_plan(data: Mapping[str, Any]) -> Plan:
+    sources = tuple(
+        PlanSource(
+            _text(s["name"]), _text(s["path"]), _text(s["root"]), tuple(map(_text, s["stripped"])),
+            _read_prints(s["files"]), _text(s["role"]),
+        )
+        for s in data["sources"]
+    )  # fmt: skip
+    index = {source.name: i for i, source in enumerate(sources)}
+    target = data["target"]
+    return Plan(
+        verb=_text(data["verb"]),
+        sources=sources,
+        target=PlanTarget(
+            _text(target["kind"]), _text(target["name"]), _text(target["config"]), _read_prints(target["files"])
+        ),
+        steps=tuple(_read_step(step, index) for step in data["steps"]),
+        unexpected=tuple((index[row["source"]], _text(row["key"])) for row in data["unexpected"]),
+        excluded=int(data["excluded"]),
+        equal=tuple(
+            Equal(index[e["source"]], _text(e["first"]), _text(e["second"])) for e in data["equal"]
+        ),
+        seed=int(data["seed"]),
+        arguments=dict(data["arguments"]),
+        metadata={_text(k): _text(v) for k, v in data["metadata"].items()},
+        notes=tuple(map(_text, data["notes"])),
+    )
+
+
+def _read_prints(rows: Sequence[Mapping[str, Any]]) -> tuple[FilePrint, ...]:
+    return tuple(
+        FilePrint(_text(r["name"]), int(r["size"]), _text(r["sha256"]), r["mtime_ns"]) for r in rows
+    )
+
+
+def _read_step(row: Mapping[str, Any], index: Mapping[str, int]) -> Step:
+    if row["op"] not in OPS:
+        raise ValueError(f"unknown op {row['op']!r}")
+    origin = row["from"] or {}
+    return Step(
+        key=_text(row["key"]),
+        op=row["op"],
+        dtype=_text(row["dtype"]),
+        shape=tuple(map(int, row["shape"])),
+        source=index[origin["source"]] if origin else None,
+        source_key=_text(origin["key"]) if origin else "",
+        source_dtype=_text(origin["dtype"]) if origin else "",
+        source_shape=tuple(map(int, origin["shape"])) if origin else (),
+        rule=row["rule"] or "",
+        policy=row["policy"] or "",
+        reason=row["reason"] or "",
+        tied_to=row["tied_to"] or "",
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.60} is no text")
+    return value

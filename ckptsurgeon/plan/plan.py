@@ -1,0 +1,155 @@
+"""A plan: for every destination tensor, where its values come from and by which rule. JSON in and out.
+
+A plan is made from headers alone, can be reviewed and kept, and is carried out only if its inputs are still what
+they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..text import count
+
+__all__ = ["CLASSES", "Equal", "FilePrint", "Plan", "PlanSource", "PlanTarget", "Step"]
+
+CLASSES = ("copied", "cast", "reshaped", "resized", "mapped", "merged", "initialised", "kept")
+"""What can become of a destination tensor; each is in exactly one class."""
+
+
+@dataclass(frozen=True)
+class FilePrint:
+    """A fingerprint: size in bytes, SHA-256 of the header, and for local files the mtime in nanoseconds."""
+
+    name: str
+    size: int
+    sha256: str
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class PlanSource:
+    """An input: what it is called in messages, its path, where its state dict hangs, its fingerprint.
+
+    ``role`` is "source", or "destination" for a checkpoint whose own values are kept.
+    """
+
+    name: str
+    path: str
+    root: str
+    stripped: tuple[str, ...]
+    files: tuple[FilePrint, ...]
+    role: str = "source"
+
+
+@dataclass(frozen=True)
+class PlanTarget:
+    """The destination: its kind, its configuration, and the files that this reads."""
+
+    kind: str
+    name: str
+    config: str
+    files: tuple[FilePrint, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What becomes of one destination tensor.
+
+    ``dtype`` and ``shape`` are the destination's; ``source_dtype`` and ``source_shape`` what the source has.
+    ``rule`` is the option that decided, as the user wrote it; ``reason`` says why a tensor is initialised:
+    missing, excluded, reinit or mismatch. ``tied_to`` names the first key of the same tensor.
+    """
+
+    key: str
+    op: str
+    dtype: str
+    shape: tuple[int, ...]
+    source: int | None = None
+    source_key: str = ""
+    source_dtype: str = ""
+    source_shape: tuple[int, ...] = ()
+    rule: str = ""
+    policy: str = ""
+    reason: str = ""
+    tied_to: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The class of the tensor."""
+        if self.op in ("init", "keep"):
+            return {"init": "initialised", "keep": "kept"}[self.op]
+        if self.op != "copy":
+            return "resized"
+        if self.source_shape != self.shape:
+            return "reshaped"
+        return "copied" if self.source_dtype == self.dtype else "cast"
+
+    @property
+    def draws(self) -> bool:
+        """Whether the destination's own initial values are needed."""
+        return self.op in ("init", "pad", "overlap")
+
+
+@dataclass(frozen=True)
+class Equal:
+    """Two keys of one source that must hold the same values, since the destination ties them."""
+
+    source: int
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will happen, before it does.
+
+    ``inputs`` holds the files open for whoever applies the plan at once; it is no part of its JSON.
+    """
+
+    verb: str
+    sources: tuple[PlanSource, ...]
+    target: PlanTarget
+    steps: tuple[Step, ...]
+    unexpected: tuple[tuple[int, str], ...] = ()
+    excluded: int = 0
+    equal: tuple[Equal, ...] = ()
+    seed: int = 0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    inputs: object = field(default=None, repr=False, compare=False)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many destination tensors are in each class; the numbers sum to ``len(steps)``."""
+        found = Counter(step.kind for step in self.steps)
+        return {kind: found[kind] for kind in CLASSES if found[kind]}
+
+    def summary(self) -> str:
+        """Return one line: ``150 copied, 62 initialised of 212 tensors; 2 source keys not used``."""
+        classes = ", ".join(f"{number} {kind}" for kind, number in self.counts.items())
+        unused = f"; {count(len(self.unexpected), 'source key')} not used" if self.unexpected else ""
+        return f"{classes} of {count(len(self.steps), 'tensor')}{unused}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain data, keys in a fixed order."""
+        from .codec import plan_to_json
+
+        return plan_to_json(self)
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the plan's JSON."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @staticmethod
+    def from_json(data: Any) -> Plan:
+        """Return the plan that plain data spells; raises ConfigError where it is none."""
+        from .codec import plan_from_json
+
+        return plan_from_json(data)

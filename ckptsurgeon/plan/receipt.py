@@ -1,0 +1,92 @@
+"""What came of a plan, and what a second look at the output found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Failure", "Receipt", "Verification"]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was written. Sizes in bytes, ``elapsed_s`` in seconds."""
+
+    output: str
+    counts: Mapping[str, int]
+    unexpected: tuple[str, ...]
+    nbytes_read: int
+    nbytes_written: int
+    elapsed_s: float
+    plan_sha256: str
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the receipt as plain data."""
+        return {
+            "kind": "ckpt.receipt",
+            "version": 1,
+            "output": self.output,
+            "counts": dict(self.counts),
+            "unexpected": list(self.unexpected),
+            "nbytes_read": self.nbytes_read,
+            "nbytes_written": self.nbytes_written,
+            "elapsed_s": round(self.elapsed_s, 3),
+            "plan_sha256": self.plan_sha256,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something in an output that is not as it should be; ``key`` is empty when it is the file itself."""
+
+    key: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a verification found.
+
+    ``compared`` tensors equal their sources bit for bit, ``drawn`` ones match the checksum that was recorded when
+    they were drawn. ``not_compared`` maps what could not be held against anything to the reason. ``nan`` and
+    ``inf`` count elements over all floating tensors.
+    """
+
+    output: str
+    checked: int
+    compared: int
+    drawn: int
+    failed: tuple[Failure, ...] = ()
+    not_compared: Mapping[str, str] | None = None
+    nan: int = 0
+    inf: int = 0
+    nbytes: int = 0
+    elapsed_s: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failed
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verification as plain data."""
+        return {
+            "kind": "ckpt.verify",
+            "version": 1,
+            "output": self.output,
+            "ok": self.ok,
+            "checked": self.checked,
+            "compared": self.compared,
+            "drawn": self.drawn,
+            "failed": [{"key": failure.key, "why": failure.why} for failure in self.failed],
+            "not_compared": [
+                {"key": key, "why": why} for key, why in (self.not_compared or {}).items()
+            ],
+            "nan": self.nan,
+            "inf": self.inf,
+            "nbytes": self.nbytes,
+            "elapsed_s": round(self.elapsed_s, 3),
+        }

@@ -1,0 +1,223 @@
+"""Decides for each destination tensor what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from ..errors import FormatError, PlanError
+from ..keys import KeyMatcher
+from ..plan import Equal, Step
+from ..policies import cast_fault, fitting_policies, is_reshape, shape_op
+from ..tensors import DTYPES, TargetSpec, TensorInfo
+from ..text import count, escape, listing, shape_text
+from .options import Options
+from .select import Origin, Selection
+
+__all__ = ["Decisions", "decide"]
+
+
+@dataclass
+class Decisions:
+    """The steps in state-dict order, and what apply has to check before it writes."""
+
+    steps: list[Step] = field(default_factory=list)
+    equal: list[Equal] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _Faults:
+    """Everything that is wrong, gathered so that it can be said at once."""
+
+    mismatches: list[tuple[Step, Origin]] = field(default_factory=list)
+    casts: list[str] = field(default_factory=list)
+    undrawable: list[str] = field(default_factory=list)
+
+
+class _Decider:
+    def __init__(self, target: TargetSpec, selection: Selection, options: Options, names: Sequence[str]) -> None:
+        self.target = target
+        self.selection = selection
+        self.options = options
+        self.names = names
+        self.faults = _Faults()
+        self.keeper = len(names) if target.keeps else None
+        self.aliases: dict[str, list[str]] = {}
+        for alias, owner in target.ties.items():
+            self.aliases.setdefault(owner, []).append(alias)
+        self._reinit = KeyMatcher([flag.pattern for flag in options.reinit])
+        self._scoped = KeyMatcher([flag.pattern for flag, _ in options.mismatch.scoped])
+
+    def step(self, key: str, origin: Origin | None) -> Step:
+        """Return what becomes of one tensor, by the first of: reinit, shape, mismatch policy, missing."""
+        info = self.target.tensors[key]
+        hits = self._reinit.match(key)
+        if hits:
+            return self._initial(key, info, reason="reinit", rule=str(self.options.reinit[min(hits)]))
+        if origin is None:
+            return self._absent(key, info)
+        if origin.info.opaque:
+            raise FormatError(
+                f"{escape(origin.key)} of {escape(self.names[origin.source])} cannot be copied: {origin.info.opaque}.",
+                hint=f"Use --exclude {escape(origin.key)}.",
+                rule="opaque",
+            )
+        step = Step(
+            key=key, op="copy", dtype=self._dtype(info, origin.info), shape=info.shape, source=origin.source,
+            source_key=origin.key, source_dtype=origin.info.dtype, source_shape=origin.info.shape, rule=origin.rule,
+        )  # fmt: skip
+        if origin.info.shape != info.shape and not is_reshape(origin.info.shape, info.shape):
+            step = self._resized(step, origin)
+        if step.op != "init":
+            fault = cast_fault(step.source_dtype, step.dtype)
+            if fault:
+                self.faults.casts.append(
+                    f"{key} is {step.source_dtype} in {self.names[origin.source]}, {step.dtype} in the destination: {fault}"
+                )
+        return step
+
+    def _absent(self, key: str, info: TensorInfo) -> Step:
+        why = self.selection.excluded.get(key)
+        if why is None:
+            excluded = (self.selection.excluded.get(alias) for alias in self.aliases.get(key, ()))
+            why = next((reason for reason in excluded if reason is not None), None)
+        return self._initial(key, info, reason="missing" if why is None else "excluded", rule=why or "")
+
+    def _initial(self, key: str, info: TensorInfo, *, reason: str, rule: str, policy: str = "") -> Step:
+        dtype = self._dtype(info, None)
+        if self.keeper is None and key in self.target.undrawable:
+            self.faults.undrawable.append(key)
+        if self.keeper is None:
+            return Step(key, "init", dtype, info.shape, rule=rule, policy=policy, reason=reason)
+        return Step(
+            key, "keep", info.dtype, info.shape, self.keeper, key, info.dtype, info.shape,
+            rule=rule, policy=policy, reason=reason,
+        )  # fmt: skip
+
+    def _resized(self, step: Step, origin: Origin) -> Step:
+        policy, rule = self.options.mismatch.everywhere, "--on-mismatch " + self.options.mismatch.everywhere
+        hits = self._scoped.match(step.key)
+        if hits:
+            flag, policy = self.options.mismatch.scoped[max(hits)]
+            rule = f"{flag}={policy}"
+        op = shape_op(policy, step.source_shape, step.shape, step.source_dtype)
+        if op is None:
+            self.faults.mismatches.append((step, origin))
+            return step
+        if op == "init":
+            info = self.target.tensors[step.key]
+            return self._initial(step.key, info, reason="mismatch", rule=rule, policy=policy)
+        return replace(step, op=op, policy=policy, rule=" ".join(filter(None, (step.rule, rule))))
+
+    def _dtype(self, wanted: TensorInfo, have: TensorInfo | None) -> str:
+        choice = self.options.dtype
+        if choice == "keep":
+            return have.dtype if have is not None else wanted.dtype
+        return choice if choice and DTYPES[wanted.dtype].kind == "float" else wanted.dtype
+
+    def raise_faults(self) -> None:
+        """Raise what was gathered: mismatches with the option that would settle each, what cannot be drawn or cast."""
+        if self.faults.mismatches:
+            raise _mismatch_error(self.faults.mismatches, self.names, self.target.name)
+        if self.faults.undrawable:
+            raise PlanError(
+                f"no source gives {listing(self.faults.undrawable)}, and {escape(self.target.name)} does not say "
+                "how to initialise them.",
+                hint="Give each an init.",
+                details=self.faults.undrawable,
+            )
+        if self.faults.casts:
+            first = self.faults.casts[0]
+            more = len(self.faults.casts) - 1
+            raise PlanError(
+                f"dtype mismatch: {escape(first, 600)}{f' (and {more} more)' if more else ''}.",
+                hint="Exclude it, or use --dtype keep.",
+                details=self.faults.casts,
+            )
+
+
+def decide(
+    target: TargetSpec, selection: Selection, options: Options, names: Sequence[str]
+) -> Decisions:
+    """Decide every destination tensor; ``names`` are the sources' in messages.
+
+    Raises PlanError for mismatches no policy settles and for casts that would lose what they hold, FormatError
+    where a tensor is asked for whose values are not plain bytes.
+    """
+    decider = _Decider(target, selection, options, names)
+    decisions = Decisions()
+    owned: dict[str, Step] = {}
+    for key in target.tensors:
+        owner = target.ties.get(key)
+        if owner is not None:
+            decisions.steps.append(replace(owned[owner], key=key, tied_to=owner))
+            continue
+        origin = _origin([key, *decider.aliases.get(key, ())], selection, decisions, names)
+        owned[key] = decider.step(key, origin)
+        decisions.steps.append(owned[key])
+    decider.raise_faults()
+    return decisions
+
+
+def _origin(
+    group: Sequence[str], selection: Selection, decisions: Decisions, names: Sequence[str]
+) -> Origin | None:
+    """Return the origin of a tensor that has one or more names: the last source that has any of them."""
+    found = [origin for name in group for origin in selection.origins.get(name, ())]
+    decisions.used.update(name for name in group if name in selection.origins)
+    if not found:
+        return None
+    last = max(origin.source for origin in found)
+    same = [origin for origin in found if origin.source == last]
+    for other in same[1:]:
+        _check_equal(same[0], other, decisions, names)
+    return same[0]
+
+
+def _check_equal(first: Origin, other: Origin, decisions: Decisions, names: Sequence[str]) -> None:
+    """Two sources for one tensor: the same bytes are fine, known different ones are not, else apply looks."""
+    a, b = first.info, other.info
+    if a.place is not None and a.place == b.place:
+        return
+    whole = all(i.is_plain and i.storage is not None and i.nbytes == i.storage.nbytes for i in (a, b))
+    known = whole and a.storage and b.storage and a.storage.crc32 and b.storage.crc32
+    if a.shape != b.shape or a.dtype != b.dtype or (known and a.storage.crc32 != b.storage.crc32):  # type: ignore[union-attr]
+        raise PlanError(
+            f"{escape(first.key)} and {escape(other.key)} of {escape(names[first.source])} differ, "
+            "but the destination ties them.",
+            hint="Exclude the one that should not count.",
+        )
+    decisions.equal.append(Equal(first.source, first.key, other.key))
+
+
+def _mismatch_error(
+    faults: Sequence[tuple[Step, Origin]], names: Sequence[str], target: str
+) -> PlanError:
+    details = []
+    for step, origin in faults:
+        fits = fitting_policies(step.source_shape, step.shape, step.source_dtype)
+        details.append(
+            f"{step.key} is {shape_text(step.source_shape)} in {names[origin.source]}, "
+            f"{shape_text(step.shape)} in {target}: --on-mismatch {step.key}={'|'.join(fits)}"
+        )
+    first, origin = faults[0]
+    shapes = (
+        f"{escape(first.key)} is {shape_text(first.source_shape)} in {escape(names[origin.source])}, "
+        f"{shape_text(first.shape)} in {escape(target)}"
+    )
+    others = listing([step.key for step, _ in faults[1:]], limit=4)
+    also = f"; {count(len(faults) - 1, 'other')} too: {others}" if others else ""
+    fits = [p for p in fitting_policies(first.source_shape, first.shape, first.source_dtype) if p != "init"]
+    module, source_module = _module(first.key), _module(origin.key)
+    hint = f"Use --on-mismatch {escape(module)}=init"
+    hint += f" (or {', '.join(fits)})" if fits else ""
+    if {_module(step.key) for step, _ in faults} == {module}:
+        hint += f", or --exclude {escape(source_module)}."
+    else:
+        hint += f" for one, --ignore-mismatch for all, or --exclude {escape(source_module)}."
+    return PlanError(f"shape mismatch: {shapes}{also}.", hint=hint, details=details)
+
+
+def _module(key: str) -> str:
+    return key.rpartition(".")[0] or key

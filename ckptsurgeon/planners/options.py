@@ -1,0 +1,111 @@
+"""What a transplant was asked to do, parsed and checked before anything is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import ConfigError, PatternError
+from ..keys import KeyPattern, Rule, parse_rule
+from ..policies import MISMATCH_POLICIES
+from ..tensors import dtype_named
+
+__all__ = ["Flag", "MismatchPolicies", "Options", "parse_mismatch"]
+
+MISSING_POLICIES = ("init", "error")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A pattern and the option it came with, for messages: ``--exclude decoder``."""
+
+    option: str
+    pattern: KeyPattern
+
+    def __str__(self) -> str:
+        return f"{self.option} {self.pattern.text}"
+
+
+@dataclass(frozen=True)
+class MismatchPolicies:
+    """The policy for shapes that differ: one for all, and scoped ones of which the last match wins."""
+
+    everywhere: str = "error"
+    scoped: tuple[tuple[Flag, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """The rules of a transplant. Raises PatternError or ConfigError for what cannot be understood."""
+
+    include: tuple[Flag, ...] = ()
+    exclude: tuple[Flag, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    mismatch: MismatchPolicies = MismatchPolicies()
+    reinit: tuple[Flag, ...] = ()
+    require: tuple[Flag, ...] = ()
+    on_missing: str = "init"
+    strict: bool = False
+    dtype: str = ""
+
+    @staticmethod
+    def of(
+        *,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        rules: Iterable[str] = (),
+        on_mismatch: str | Mapping[str, str] | Sequence[str] = (),
+        reinit: Iterable[str] = (),
+        require: Iterable[str] = (),
+        on_missing: str = "init",
+        strict: bool = False,
+        dtype: str | None = None,
+    ) -> Options:
+        """Parse options as people write them."""
+        if on_missing not in MISSING_POLICIES:
+            raise ConfigError(f"--on-missing {on_missing} is unknown.", hint="Use init or error.")
+        return Options(
+            include=_flags("--include", include),
+            exclude=_flags("--exclude", exclude),
+            rules=tuple(parse_rule(rule) for rule in _texts(rules)),
+            mismatch=parse_mismatch(on_mismatch),
+            reinit=_flags("--reinit", reinit),
+            require=_flags("--require", require),
+            on_missing=on_missing,
+            strict=strict,
+            dtype=dtype_named(dtype) if dtype and dtype != "keep" else dtype or "",
+        )
+
+
+def _texts(values: Iterable[str]) -> list[str]:
+    return [values] if isinstance(values, str) else list(values)
+
+
+def _flags(option: str, patterns: Iterable[str]) -> tuple[Flag, ...]:
+    found = []
+    for text in _texts(patterns):
+        if not text:
+            raise PatternError(f"{option} is empty.", hint="Name a key, a module or a pattern.")
+        found.append(Flag(option, KeyPattern(text)))
+    return tuple(found)
+
+
+def parse_mismatch(policies: str | Mapping[str, str] | Sequence[str]) -> MismatchPolicies:
+    """Return the mismatch policies: ``init`` for all, ``ctc.**=init`` or ``{"ctc.**": "init"}`` for some."""
+    if isinstance(policies, Mapping):
+        texts = [f"{pattern}={policy}" if pattern else policy for pattern, policy in policies.items()]
+    else:
+        texts = _texts(policies)
+    everywhere, scoped = "error", []
+    for text in texts:
+        pattern, equals, policy = text.rpartition("=")
+        if policy not in MISMATCH_POLICIES:
+            raise ConfigError(
+                f"--on-mismatch {text}: there is no policy {policy!r}.",
+                hint=f"Use one of {', '.join(MISMATCH_POLICIES)}.",
+            )
+        if not equals:
+            everywhere = policy
+        else:
+            scoped.append((_flags("--on-mismatch", [pattern])[0], policy))
+    return MismatchPolicies(everywhere, tuple(scoped))

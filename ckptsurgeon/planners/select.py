@@ -1,0 +1,190 @@
+"""From the keys of the sources to the names they would have in the destination."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import PatternError, PlanError
+from ..keys import KeyMatcher, KeyPattern, Rule, deeper_note, rename, unmatched
+from ..plan import PlanSource
+from ..tensors import TensorInfo
+from ..text import count, escape, listing
+from .options import Flag, Options
+
+__all__ = ["Origin", "Selection", "SourceView", "select"]
+
+
+@dataclass(frozen=True)
+class SourceView:
+    """A source as the planner sees it: its headers, and the prefixes that a spec asked for."""
+
+    source: PlanSource
+    tensors: Mapping[str, TensorInfo]
+    src: str = ""
+    dst: str = ""
+    prefixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a tensor would come from, and the rule that brings it there."""
+
+    source: int
+    key: str
+    info: TensorInfo
+    rule: str = ""
+
+
+@dataclass
+class Selection:
+    """What was selected, by destination name; later sources over earlier ones.
+
+    ``excluded`` maps the name an excluded key would have had to the option that excluded it.
+    """
+
+    origins: dict[str, list[Origin]] = field(default_factory=dict)
+    excluded: dict[str, str] = field(default_factory=dict)
+    excluded_keys: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def select(views: Sequence[SourceView], options: Options) -> Selection:
+    """Select and rename the keys of every source.
+
+    Raises PatternError for a pattern, prefix or rule that nothing matches or that is shadowed, PlanError when
+    two keys of one source land on one name.
+    """
+    selection = Selection()
+    keys = [key for view in views for key in view.tensors]
+    for flag in (*options.include, *options.exclude):
+        _check_flag(flag, keys, selection)
+    for rule in options.rules:
+        _check_rule(rule, views, keys, selection)
+    for index, view in enumerate(views):
+        _select_one(index, view, options, selection)
+    return selection
+
+
+def _check_flag(flag: Flag, keys: Sequence[str], selection: Selection) -> None:
+    hits = len(KeyMatcher([flag.pattern]).hits(keys)[0])
+    if not hits:
+        raise unmatched(str(flag), flag.pattern, keys, "source")
+    note = deeper_note(str(flag), flag.pattern, hits, keys)
+    if note:
+        selection.notes.append(note)
+
+
+def _check_rule(rule: Rule, views: Sequence[SourceView], keys: Sequence[str], selection: Selection) -> None:
+    if rule.pattern is None or KeyMatcher([rule.pattern]).hits(keys)[0]:
+        return
+    for view in views:
+        heads = [part for part in view.source.stripped if "*" not in part]
+        for end in range(len(heads), 0, -1):
+            head = ".".join(heads[:end])
+            if any(rule.apply(f"{head}.{key}") == key for key in list(view.tensors)[:1]):
+                selection.notes.append(f"--map {rule.text} repeats what is stripped by itself")
+                return
+    raise unmatched(f"--map {rule.text}", rule.pattern, keys, "source")
+
+
+def _select_one(index: int, view: SourceView, options: Options, selection: Selection) -> None:
+    dropped = _dropped(view, options, selection)
+    chosen = [key for key in view.tensors if key not in dropped and _under(key, view.src)]
+    renaming = rename(chosen, options.rules)
+    names = {
+        key: name if renaming.by[key] is not None else _moved(key, view) for key, name in renaming.names.items()
+    }
+    landed: dict[str, str] = {}
+    for key, name in names.items():
+        other = landed.setdefault(name, key)
+        if other != key:
+            raise PlanError(
+                f"{escape(other)} and {escape(key)} of {escape(view.source.name)} both become {escape(name)}.",
+                hint="Exclude one of them, or map them to different keys.",
+            )
+        by = renaming.by[key]
+        rule = f"--map {options.rules[by].text}" if by is not None else ""
+        selection.origins.setdefault(name, []).append(Origin(index, key, view.tensors[key], rule))
+    for key, why in dropped.items():
+        selection.excluded_keys += 1
+        selection.excluded.setdefault(_name_of(key, view, options.rules), why)
+
+
+def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[str, str]:
+    """Return the keys that are left out, each with the option that left it out."""
+    excludes = KeyMatcher([flag.pattern for flag in options.exclude])
+    includes = KeyMatcher([flag.pattern for flag in options.include])
+    dropped: dict[str, str] = {}
+    for key in view.tensors:
+        hits = excludes.match(key)
+        if hits:
+            dropped[key] = str(options.exclude[min(hits)])
+        elif options.include and not includes.match(key):
+            dropped[key] = "not in --include"
+    for prefix in view.prefixes:
+        dropped.update(_by_prefix(view, prefix, selection))
+    if view.src and not any(_under(key, view.src) for key in view.tensors):
+        pattern = KeyPattern(view.src)
+        raise unmatched(f"src_key {view.src}", pattern, list(view.tensors), "source")
+    return dropped
+
+
+def _by_prefix(view: SourceView, prefix: str, selection: Selection) -> dict[str, str]:
+    """Return the keys that an exclude of ESPnet's form takes: plain text from the start, no dot needed."""
+    hit = [key for key in view.tensors if key.startswith(prefix)]
+    if not hit:
+        raise _unmatched_prefix(prefix, list(view.tensors))
+    beyond = [key for key in hit if not _under(key, prefix)]
+    if beyond:
+        modules = list(dict.fromkeys(_module_at(key, prefix) for key in beyond))
+        selection.notes.append(
+            f"the exclude {prefix} of {view.source.name} takes {listing(modules)} too, by prefix; "
+            f"--exclude {prefix} is the exact form"
+        )
+    return dict.fromkeys(hit, f"exclude {prefix} of {view.source.name}")
+
+
+def _unmatched_prefix(prefix: str, keys: Sequence[str]) -> PatternError:
+    deeper = list(dict.fromkeys(_module_at(key, prefix, inside=True) for key in keys if f".{prefix}" in key))
+    if deeper:
+        return PatternError(
+            f"exclude {prefix} matches none of the {count(len(keys), 'source key')}.",
+            hint=f"Did you mean {' or '.join(map(escape, deeper[:3]))}?",
+        )
+    return unmatched(f"exclude {prefix}", KeyPattern(_quoted(prefix)), keys, "source")
+
+
+def _quoted(text: str) -> str:
+    return "".join(f"\\{char}" if char in "\\*?[]{}" else char for char in text.strip(".")) or "\\*"
+
+
+def _module_at(key: str, prefix: str, *, inside: bool = False) -> str:
+    """Return the module or key that ends with the segment in which ``prefix`` ends."""
+    start = key.find(f".{prefix}") + 1 if inside else 0
+    end = key.find(".", start + len(prefix))
+    return key if end < 0 else key[:end]
+
+
+def _under(key: str, module: str) -> bool:
+    return not module or key == module or key.startswith(f"{module}.")
+
+
+def _moved(key: str, view: SourceView) -> str:
+    """Return the name that a spec's src_key and dst_key give a key."""
+    if not (view.src or view.dst) or not _under(key, view.src):
+        return key
+    rest = key[len(view.src) :].lstrip(".") if view.src else key
+    return f"{view.dst}.{rest}".strip(".") if view.dst else rest or key
+
+
+def _name_of(key: str, view: SourceView, rules: Sequence[Rule]) -> str:
+    """Return the name an excluded key would have had; where its rule cannot be applied, its own."""
+    for rule in rules:
+        try:
+            name = rule.apply(key)
+        except PatternError:
+            return key
+        if name is not None:
+            return name
+    return _moved(key, view)

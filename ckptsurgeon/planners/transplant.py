@@ -1,0 +1,91 @@
+"""The transplant planner: sources, a destination and rules become a plan. Pure, from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..plan import Plan, PlanSource, PlanTarget, Step
+from ..tensors import DTYPES, TargetSpec
+from ..text import count, human_bytes, listing
+from .gates import check_destination_patterns, check_gates, check_prefixes
+from .match import decide
+from .options import Options
+from .select import Origin, Selection, SourceView, select
+
+__all__ = ["plan_transplant"]
+
+DOUBLING = 1.9
+"""Casts that grow the copied bytes at least this much are said."""
+
+
+def plan_transplant(
+    views: Sequence[SourceView],
+    target: TargetSpec,
+    options: Options,
+    *,
+    planned: PlanTarget,
+    keeper: PlanSource | None = None,
+    seed: int = 0,
+    arguments: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Plan a transplant of ``views``, in order, later over earlier, into ``target``.
+
+    ``keeper`` is the destination's own checkpoint, when it keeps what no source gives. Raises PatternError for
+    patterns that match nothing, PlanError for what is impossible, FormatError for values that cannot be copied.
+    """
+    check_destination_patterns(target, options)
+    check_prefixes(views, target)
+    selection = select(views, options)
+    names = [view.source.name for view in views]
+    decisions = decide(target, selection, options, names)
+    unexpected = _unexpected(selection, decisions.used)
+    check_gates(decisions.steps, unexpected, selection, options, target)
+    sources = tuple(view.source for view in views)
+    return Plan(
+        verb="transplant",
+        sources=(*sources, keeper) if keeper is not None else sources,
+        target=planned,
+        steps=tuple(decisions.steps),
+        unexpected=tuple((origin.source, origin.key) for origin in unexpected),
+        excluded=selection.excluded_keys,
+        equal=tuple(decisions.equal),
+        seed=seed,
+        arguments=arguments or {},
+        metadata=metadata or {},
+        notes=(*notes, *selection.notes, *_overrides(selection, decisions.used), *_growth(decisions.steps)),
+    )
+
+
+def _unexpected(selection: Selection, used: set[str]) -> list[Origin]:
+    """Return what was selected and has no place in the destination."""
+    return [origin for name, origins in selection.origins.items() if name not in used for origin in origins]
+
+
+def _overrides(selection: Selection, used: set[str]) -> list[str]:
+    twice = [name for name in selection.origins if name in used and len(selection.origins[name]) > 1]
+    if not twice:
+        return []
+    return [f"{count(len(twice), 'tensor')} in several sources come from the last of them: {listing(twice)}"]
+
+
+def _growth(steps: Sequence[Step]) -> list[str]:
+    """Say when casting makes the copied part of the output about twice as large."""
+    before = after = 0
+    kinds: set[str] = set()
+    for step in steps:
+        if step.kind == "cast":
+            elements = 1
+            for size in step.shape:
+                elements *= size
+            before += elements * DTYPES[step.source_dtype].bits // 8
+            after += elements * DTYPES[step.dtype].bits // 8
+            kinds.add(f"{step.source_dtype} to {step.dtype}")
+    if not before or after < DOUBLING * before:
+        return []
+    casts = ", ".join(sorted(kinds))
+    return [
+        f"casting {casts} makes {human_bytes(before)} of tensors {human_bytes(after)}; --dtype keep leaves them as they are"
+    ]

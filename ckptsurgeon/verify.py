@@ -1,0 +1,258 @@
+"""Rereads an output and holds it against its recipe, its plan and its sources, bit for bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .checkpoint import Checkpoint
+from .engine import cast_for, check_range, computed_blocks, crc32, read_part
+from .errors import CheckpointError, FormatError
+from .ops import Array, blocks, overlap_shape, raw_dtype
+from .plan import Failure, Plan, Step, Verification
+from .recipe import Made, Recipe
+from .sources import File
+from .tensors import DTYPES, TensorInfo, contiguous_stride
+from .text import escape, shape_text
+
+__all__ = ["Expected", "expected_of_plan", "expected_of_recipe", "verify_output"]
+
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an output should be: each tensor's making, the sources by index, and the seal if there is one."""
+
+    tensors: Mapping[str, Made]
+    sources: Mapping[int, Checkpoint]
+    absent: Mapping[int, str]
+    seal: str = ""
+    has_checksums: bool = True
+    steps: Mapping[str, Step] | None = None
+
+
+def expected_of_recipe(recipe: Recipe, sources: Mapping[int, Checkpoint], absent: Mapping[int, str]) -> Expected:
+    """Return what a recipe says its output is."""
+    return Expected(recipe.tensors, sources, absent, recipe.seal)
+
+
+def expected_of_plan(plan: Plan, sources: Mapping[int, Checkpoint], absent: Mapping[int, str]) -> Expected:
+    """Return what a plan says its output should be; there are no checksums in a plan."""
+    made = {
+        step.key: Made(step.op, step.kind, step.source, step.source_key, step.policy, step.tied_to)
+        for step in plan.steps
+    }
+    steps = {step.key: step for step in plan.steps}
+    return Expected(made, sources, absent, has_checksums=False, steps=steps)
+
+
+@dataclass
+class _Check:
+    output: Checkpoint
+    expected: Expected
+    progress: Callable[[int, int], None]
+    total: int
+    done: int = 0
+    failed: list[Failure] = field(default_factory=list)
+    not_compared: dict[str, str] = field(default_factory=dict)
+    compared: int = 0
+    drawn: int = 0
+    nan: int = 0
+    inf: int = 0
+
+    def fail(self, key: str, why: str) -> None:
+        self.failed.append(Failure(key, why))
+
+    def advance(self, nbytes: int) -> None:
+        self.done += nbytes
+        self.progress(self.done, self.total)
+
+
+def verify_output(
+    output: Checkpoint, expected: Expected, progress: Callable[[int, int], None] | None = None
+) -> Verification:
+    """Check every byte of an output: the seal, every checksum, every copied and computed tensor, every tie.
+
+    Tensors whose source is gone are NOT COMPARED beyond their checksum; drawn ones are never drawn again.
+    """
+    began = time.perf_counter()
+    total = 2 * sum(info.nbytes for info in output.values())
+    check = _Check(output, expected, progress or (lambda done, total: None), total)
+    if expected.seal and output.header.frame() != expected.seal:
+        check.fail("", "the header or metadata is not as it was written")
+    _check_keys(check)
+    keys = [key for key in expected.tensors if key in output]
+    for key in keys:
+        try:
+            _check_values(check, key)
+        except CheckpointError as error:
+            check.fail(key, str(error))
+    _check_ties(check)
+    return Verification(
+        output=output.path,
+        checked=len(keys),
+        compared=check.compared,
+        drawn=check.drawn,
+        failed=tuple(check.failed),
+        not_compared=check.not_compared,
+        nan=check.nan,
+        inf=check.inf,
+        nbytes=sum(info.nbytes for info in output.values()),
+        elapsed_s=time.perf_counter() - began,
+    )
+
+
+def _check_keys(check: _Check) -> None:
+    for key in check.expected.tensors:
+        if key not in check.output:
+            check.fail(key, "is not in the output")
+    for key in check.output:
+        if key not in check.expected.tensors:
+            check.fail(key, "is in the output and in nothing that made it")
+    for key, step in (check.expected.steps or {}).items():
+        info = check.output.get(key)
+        if info is not None and (info.dtype, info.shape) != (step.dtype, step.shape):
+            check.fail(
+                key,
+                f"is {info.dtype} {shape_text(info.shape)}, planned as {step.dtype} {shape_text(step.shape)}",
+            )
+
+
+def _check_values(check: _Check, key: str) -> None:
+    """Hold one tensor against its checksum, then against what it was made from."""
+    info, made = check.output[key], check.expected.tensors[key]
+    if info.opaque or info.storage is None:
+        raise FormatError(f"its values cannot be read: {info.opaque}.")
+    file = check.output.file(info)
+    crc = _read_through(check, file, info)
+    if check.expected.has_checksums and crc != made.crc32:
+        check.fail(key, f"has CRC-32 {crc:08x} where {made.crc32:08x} was recorded")
+        return
+    if info.storage.crc32 is not None and info.nbytes == info.storage.nbytes and crc != info.storage.crc32:
+        check.fail(key, "does not have the checksum of its record")
+        return
+    _compare(check, key, info, made)
+    check.advance(info.nbytes)
+
+
+def _read_through(check: _Check, file: File, info: TensorInfo) -> int:
+    """Return the CRC-32 of a tensor's bytes, counting NaN and Inf on the way."""
+    assert info.storage is not None
+    offset = info.storage.offset + info.offset
+    floating = DTYPES[info.dtype].kind in ("float", "complex")
+    if not floating:
+        check.advance(info.nbytes)
+        return check_range(file, offset, info.nbytes)
+    crc, done = 0, 0
+    while done < info.nbytes:
+        data = file.read(offset + done, min(BLOCK, info.nbytes - done))
+        crc, done = crc32(data, crc), done + len(data)
+        nan, inf = _count_special(np.frombuffer(data, raw_dtype(info.dtype)), info.dtype)
+        check.nan, check.inf = check.nan + nan, check.inf + inf
+        check.advance(len(data))
+    return crc
+
+
+_EXPONENTS = {"bfloat16": (0x7FFF, 0x7F80), "float16": (0x7FFF, 0x7C00), "float8_e5m2": (0x7F, 0x7C)}
+
+
+def _count_special(values: Array, dtype: str) -> tuple[int, int]:
+    """Return how many values are NaN and how many infinite, from their bits where numpy lacks the type."""
+    if dtype in _EXPONENTS:
+        mask, infinity = _EXPONENTS[dtype]
+        bits = values.view(f"<u{values.itemsize}") & mask
+        return int(np.count_nonzero(bits > infinity)), int(np.count_nonzero(bits == infinity))
+    if values.dtype.kind in "fc":
+        finite = np.isfinite(values)
+        if finite.all():
+            return 0, 0
+        nan = int(np.count_nonzero(np.isnan(values)))
+        return nan, int(values.size - np.count_nonzero(finite)) - nan
+    if dtype == "float8_e4m3fn":
+        return int(np.count_nonzero((values & 0x7F) == 0x7F)), 0
+    return 0, 0
+
+
+def _compare(check: _Check, key: str, info: TensorInfo, made: Made) -> None:
+    if made.source is None:
+        check.drawn += 1
+        return
+    source = check.expected.sources.get(made.source)
+    if source is None:
+        check.not_compared[key] = check.expected.absent.get(made.source, "its source is gone")
+        return
+    origin = source.get(made.source_key)
+    if origin is None:
+        check.fail(key, f"came from {escape(made.source_key)}, which {escape(source.path)} does not have")
+        return
+    step = Step(key, made.op, info.dtype, info.shape, made.source, made.source_key, origin.dtype, origin.shape)
+    where = _first_difference(check, step, info, source, origin)
+    if where is not None:
+        check.fail(key, f"differs from {escape(made.source_key)} of {escape(source.path)} at byte {where}")
+    check.compared += where is None
+
+
+def _first_difference(
+    check: _Check, step: Step, info: TensorInfo, source: Checkpoint, origin: TensorInfo
+) -> int | None:
+    """Return the first byte at which a tensor is not what its source makes of it, None when there is none."""
+    file, theirs = check.output.file(info), source.file(origin)
+    if step.op in ("copy", "keep") and info.dtype == origin.dtype and origin.is_plain:
+        return _first_different_byte(file, info, theirs, origin)
+    if step.op in ("pad", "overlap"):
+        return _overlay_difference(step, file, info, theirs, origin)
+    assert info.storage is not None
+    for offset, values, _ in computed_blocks(step, origin, theirs):
+        raw = memoryview(values.reshape(-1).view("u1"))
+        here = file.read(info.storage.offset + info.offset + offset, len(raw))
+        if raw != here:
+            return offset + _mismatch(raw, here)
+    return None
+
+
+def _first_different_byte(file: File, info: TensorInfo, theirs: File, origin: TensorInfo) -> int | None:
+    assert info.storage is not None
+    assert origin.storage is not None
+    here, there = info.storage.offset + info.offset, origin.storage.offset + origin.offset
+    if info.nbytes != origin.nbytes:
+        return min(info.nbytes, origin.nbytes)
+    for done in range(0, info.nbytes, BLOCK):
+        size = min(BLOCK, info.nbytes - done)
+        a, b = file.read(here + done, size), theirs.read(there + done, size)
+        if a != b:
+            return done + _mismatch(a, b)
+    return None
+
+
+def _mismatch(a: Any, b: Any) -> int:
+    first, second = np.frombuffer(a, "u1"), np.frombuffer(b, "u1")
+    return int(np.argmax(first != second))
+
+
+def _overlay_difference(step: Step, file: File, info: TensorInfo, theirs: File, origin: TensorInfo) -> int | None:
+    """Compare the leading part that a source was laid over; the rest was drawn."""
+    stride = contiguous_stride(info.shape)
+    for box in blocks(overlap_shape(origin.shape, info.shape), BLOCK // info.itemsize):
+        here = read_part(file, info, box)
+        there, _ = cast_for(step, read_part(theirs, origin, box), origin.dtype)
+        if not np.array_equal(here.view("u1"), there.view("u1")):
+            return sum(begin * step for (begin, _), step in zip(box, stride, strict=True)) * info.itemsize
+    return None
+
+
+def _check_ties(check: _Check) -> None:
+    """Tied keys must hold the same bytes."""
+    for key, made in check.expected.tensors.items():
+        if not made.tied_to or key not in check.output or made.tied_to not in check.output:
+            continue
+        info, owner = check.output[key], check.output[made.tied_to]
+        if info.place == owner.place:
+            continue
+        where = _first_different_byte(check.output.file(info), info, check.output.file(owner), owner)
+        if where is not None:
+            check.fail(key, f"is tied to {escape(made.tied_to)} and differs from it at byte {where}")
