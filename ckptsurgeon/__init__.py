@@ -1,3 +1,90 @@
-"""ckptsurgeon: put the weights of one network into another, and know exactly what happened."""
+"""ckptsurgeon: put the weights of one network into another, and know exactly what happened.
+
+    import ckptsurgeon as cs
+
+    plan = cs.transplant("src.pth", "dst.yaml", exclude=["decoder"])
+    cs.apply(plan, "init.safetensors")
+
+Importing it loads neither torch nor numpy; names are looked up in ``ckptsurgeon.api`` when they are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .api import (
+        Checkpoint,
+        Inspection,
+        Plan,
+        Receipt,
+        Rule,
+        Step,
+        TargetSpec,
+        TensorInfo,
+        Verification,
+        apply,
+        init_config,
+        inspect,
+        load_into,
+        load_target,
+        open_checkpoint,
+        transplant,
+        verify,
+    )
+    from .errors import (
+        CheckpointError,
+        ConfigError,
+        FormatError,
+        OutputError,
+        PatternError,
+        PlanError,
+        SourceError,
+        UnsafeError,
+        VerifyError,
+    )
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "ConfigError",
+    "FormatError",
+    "Inspection",
+    "OutputError",
+    "PatternError",
+    "Plan",
+    "PlanError",
+    "Receipt",
+    "Rule",
+    "SourceError",
+    "Step",
+    "TargetSpec",
+    "TensorInfo",
+    "UnsafeError",
+    "Verification",
+    "VerifyError",
+    "apply",
+    "init_config",
+    "inspect",
+    "load_into",
+    "load_target",
+    "open_checkpoint",
+    "transplant",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'ckptsurgeon' has no attribute {name!r}")
+    from . import api, errors
+
+    found = getattr(errors, name, None) or getattr(api, name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,16 +6,17 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import __version__
 from .checkpoint import Checkpoint, open_checkpoint
-from .configs import load_target, module_destination
+from .configs import declare, dump_yaml, load_target, module_destination
 from .errors import CheckpointError, ConfigError, FormatError, PlanError, SourceError
 from .inspection import Inspection, inspection_of
-from .keys import Rule
-from .plan import FilePrint, Plan, PlanSource, PlanTarget, Receipt, Step, Verification
+from .keys import Rule, rules_from_lines
+from .plan import Failure, FilePrint, Plan, PlanSource, PlanTarget, Receipt, Step, Verification
 from .planners import Options, SourceView, plan_transplant
 from .sources import SourceSpec, parse_spec
 from .tensors import TargetSpec, TensorInfo
@@ -51,14 +52,16 @@ Progress: TypeAlias = Callable[[int, int], None]
 Patterns: TypeAlias = Iterable[str]
 
 
-def inspect(path: Path, *, root: str | None = None, include: Patterns = ()) -> Inspection:
+def inspect(
+    path: Path, *, root: str | None = None, include: Patterns = (), stats: bool = False
+) -> Inspection:
     """Describe a checkpoint from its headers: every tensor, what it shares, what else is in the file.
 
-    ``include`` limits the description to keys that match. Raises what ``open_checkpoint`` raises, and PatternError
+    ``include`` limits the description to keys that match; ``stats`` reads their values too. Raises what ``open_checkpoint`` raises, and PatternError
     for a pattern that matches nothing.
     """
     with open_checkpoint(path, root) as checkpoint:
-        return inspection_of(checkpoint, include)
+        return inspection_of(checkpoint, include, stats=stats)
 
 
 def transplant(
@@ -68,6 +71,7 @@ def transplant(
     include: Patterns = (),
     exclude: Patterns = (),
     map: Patterns = (),
+    map_file: Path | None = None,
     on_mismatch: str | Mapping[str, str] | Sequence[str] = (),
     on_missing: str = "init",
     reinit: Patterns = (),
@@ -80,11 +84,12 @@ def transplant(
     """Plan the transplant of one or more sources, later over earlier, into a destination; reads headers only.
 
     ``source`` may be in ESPnet's form ``file:src_key:dst_key:exclude_keys``. ``destination`` is a configuration or
-    a checkpoint. ``map`` holds rules FROM=TO; ``on_mismatch`` one policy for all (init, slice, pad, overlap,
+    a checkpoint. ``map`` holds rules FROM=TO, ``map_file`` names a file of more; ``on_mismatch`` one policy for all (init, slice, pad, overlap,
     interpolate) or a map from pattern to policy; ``dtype`` is "keep" or the dtype of all floating tensors.
 
     Raises PatternError, ConfigError, SourceError, FormatError, or PlanError where the plan is impossible.
     """
+    map = [*([map] if isinstance(map, str) else map), *_rules_of(map_file)]
     target = load_target(destination)
     options = Options.of(
         include=include, exclude=exclude, rules=map, on_mismatch=on_mismatch, reinit=reinit,
@@ -177,42 +182,40 @@ def verify(
     """Check an output against its recipe (and ``plan``): checksums, then every copied and computed tensor bit for bit.
 
     ``sources`` gives new places to sources by name. Tensors whose source is gone are NOT COMPARED, and said to be.
-    Raises ConfigError when there is neither recipe nor plan, FormatError when the output is no sound checkpoint.
+    An output so damaged that it cannot be opened is a failed verification. Raises SourceError when it is missing,
+    ConfigError when there is neither recipe nor plan.
     """
     from .recipe import parse_recipe
     from .verify import expected_of_plan, expected_of_recipe, verify_output
 
-    with open_checkpoint(output, ".", unwrap=False) as checkpoint:
-        opened: list[Checkpoint] = []
+    planned = _read_plan(plan) if plan is not None and not isinstance(plan, Plan) else plan
+    with ExitStack() as stack:
         try:
-            if plan is not None:
-                plan = plan if isinstance(plan, Plan) else _read_plan(plan)
-                found, absent = _find_sources(plan.sources, "", sources or {}, opened)
-                expected = expected_of_plan(plan, found, absent)
-            elif checkpoint.recipe is None:
-                raise ConfigError(
-                    f"{escape(os.fspath(output))} carries no recipe: ckptsurgeon did not write it.",
-                    hint="Hold it against a plan with --plan.",
-                )
-            else:
-                recipe = parse_recipe(checkpoint.recipe)
-                folder = os.path.dirname(os.path.abspath(os.fspath(output).rstrip("/")))
-                found, absent = _find_sources(recipe.sources, folder, sources or {}, opened)
-                expected = expected_of_recipe(recipe, found, absent)
-            return verify_output(checkpoint, expected, progress)
-        finally:
-            for source in opened:
-                source.close()
+            checkpoint = stack.enter_context(open_checkpoint(output, unwrap=False))
+        except FormatError as error:  # so badly damaged that it cannot be opened
+            return Verification(os.fspath(output), 0, 0, 0, failed=(Failure("", str(error)),))
+        folder = os.path.dirname(os.path.abspath(os.fspath(output).rstrip("/")))
+        if checkpoint.recipe is not None:
+            recipe = parse_recipe(checkpoint.recipe)
+            found, absent = _find_sources(recipe.sources, folder, sources or {}, stack)
+            expected = expected_of_recipe(recipe, found, absent)
+        elif planned is not None:
+            found, absent = _find_sources(planned.sources, "", sources or {}, stack)
+            expected = expected_of_plan(planned, found, absent)
+        else:
+            raise ConfigError(
+                f"{escape(os.fspath(output))} carries no recipe: ckptsurgeon did not write it.",
+                hint="Hold it against a plan with --plan.",
+            )
+        return verify_output(checkpoint, expected, plan=planned, progress=progress)
 
 
-def init_config(path: Path, *, root: str | None = None) -> str:
-    """Return a destination configuration, as YAML, that declares the tensors of a checkpoint.
+def init_config(path: Path, *, root: str | None = None, output: Path | None = None, force: bool = False) -> str:
+    """Return a destination configuration, as YAML, that declares the tensors of a checkpoint; write it to ``output``.
 
     Headers tell shapes and dtypes but not how a model initialises, so each tensor gets the initialiser that its
-    name and shape suggest, to be reviewed.
+    name and shape suggest, to be reviewed. Raises OutputError where the output exists, without ``force``.
     """
-    from .configs import declare, dump_yaml
-
     with open_checkpoint(path, root) as checkpoint:
         opaque = [key for key, info in checkpoint.items() if info.opaque]
         if opaque:
@@ -221,7 +224,26 @@ def init_config(path: Path, *, root: str | None = None) -> str:
                 details=opaque,
                 rule="opaque",
             )
-        return dump_yaml({"model": declare(checkpoint, checkpoint.ties)})
+        text = dump_yaml({"model": declare(checkpoint, checkpoint.ties)})
+        if output is not None:
+            from .engine import write_text
+
+            write_text(os.fspath(output), text, inputs=checkpoint.open_files().values(), force=force)
+    return text
+
+
+def _rules_of(map_file: Path | None) -> list[str]:
+    if map_file is None:
+        return []
+    try:
+        with open(map_file, encoding="utf-8") as file:
+            rules = rules_from_lines(file)
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise ConfigError(f"--map-file {escape(os.fspath(map_file))} cannot be read: {why}.") from error
+    if not rules:
+        raise ConfigError(f"--map-file {escape(os.fspath(map_file))} holds no rule.")
+    return rules
 
 
 def _many(source: Path | Sequence[Path]) -> list[Path]:
@@ -423,7 +445,7 @@ def _close(inputs: Inputs) -> None:
 
 
 def _find_sources(
-    sources: Sequence[PlanSource], folder: str, moved: Mapping[str, Path], opened: list[Checkpoint]
+    sources: Sequence[PlanSource], folder: str, moved: Mapping[str, Path], stack: ExitStack
 ) -> tuple[dict[int, Checkpoint], dict[int, str]]:
     """Open the sources that can be found and are the same; for the others, say why not."""
     names = {source.name for source in sources}
@@ -437,8 +459,7 @@ def _find_sources(
     for index, source in enumerate(sources):
         path = os.fspath(moved[source.name]) if source.name in moved else os.path.join(folder, source.path)
         try:
-            checkpoint = _reopen(replace(source, path=path))
-            opened.append(checkpoint)
+            checkpoint = stack.enter_context(_reopen(replace(source, path=path)))
             _check_prints(replace(source, path=path), checkpoint)
         except SourceError:
             if source.name in moved:

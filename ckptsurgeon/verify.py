@@ -32,13 +32,13 @@ class Expected:
     sources: Mapping[int, Checkpoint]
     absent: Mapping[int, str]
     seal: str = ""
+    seed: int | None = None
     has_checksums: bool = True
-    steps: Mapping[str, Step] | None = None
 
 
 def expected_of_recipe(recipe: Recipe, sources: Mapping[int, Checkpoint], absent: Mapping[int, str]) -> Expected:
     """Return what a recipe says its output is."""
-    return Expected(recipe.tensors, sources, absent, recipe.seal)
+    return Expected(recipe.tensors, sources, absent, seal=recipe.seal, seed=recipe.seed)
 
 
 def expected_of_plan(plan: Plan, sources: Mapping[int, Checkpoint], absent: Mapping[int, str]) -> Expected:
@@ -47,8 +47,7 @@ def expected_of_plan(plan: Plan, sources: Mapping[int, Checkpoint], absent: Mapp
         step.key: Made(step.op, step.kind, step.source, step.source_key, step.policy, step.tied_to)
         for step in plan.steps
     }
-    steps = {step.key: step for step in plan.steps}
-    return Expected(made, sources, absent, has_checksums=False, steps=steps)
+    return Expected(made, sources, absent, has_checksums=False)
 
 
 @dataclass
@@ -74,11 +73,15 @@ class _Check:
 
 
 def verify_output(
-    output: Checkpoint, expected: Expected, progress: Callable[[int, int], None] | None = None
+    output: Checkpoint,
+    expected: Expected,
+    *,
+    plan: Plan | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
     """Check every byte of an output: the seal, every checksum, every copied and computed tensor, every tie.
 
-    Tensors whose source is gone are NOT COMPARED beyond their checksum; drawn ones are never drawn again.
+    With a ``plan``, what the output says of itself must also be what was planned. Tensors whose source is gone are NOT COMPARED beyond their checksum; drawn ones are never drawn again.
     """
     began = time.perf_counter()
     total = 2 * sum(info.nbytes for info in output.values())
@@ -86,6 +89,8 @@ def verify_output(
     if expected.seal and output.header.frame() != expected.seal:
         check.fail("", "the header or metadata is not as it was written")
     _check_keys(check)
+    if plan is not None:
+        _check_plan(check, plan)
     keys = [key for key in expected.tensors if key in output]
     for key in keys:
         try:
@@ -114,13 +119,25 @@ def _check_keys(check: _Check) -> None:
     for key in check.output:
         if key not in check.expected.tensors:
             check.fail(key, "is in the output and in nothing that made it")
-    for key, step in (check.expected.steps or {}).items():
-        info = check.output.get(key)
+
+
+def _check_plan(check: _Check, plan: Plan) -> None:
+    """Hold the output's dtypes, shapes and origins against a plan."""
+    if check.expected.seed not in (None, plan.seed):
+        check.fail("", f"was drawn with seed {check.expected.seed}, planned with {plan.seed}")
+    planned = {step.key: step for step in plan.steps}
+    for key in check.expected.tensors.keys() - planned.keys():
+        check.fail(key, "is not in the plan")
+    for key, step in planned.items():
+        info, made = check.output.get(key), check.expected.tensors.get(key)
         if info is not None and (info.dtype, info.shape) != (step.dtype, step.shape):
             check.fail(
-                key,
-                f"is {info.dtype} {shape_text(info.shape)}, planned as {step.dtype} {shape_text(step.shape)}",
+                key, f"is {info.dtype} {shape_text(info.shape)}, planned as {step.dtype} {shape_text(step.shape)}"
             )
+        if made is None:
+            check.fail(key, "is planned and was not made")
+        elif (made.op, made.source, made.source_key) != (step.op, step.source, step.source_key):
+            check.fail(key, f"was made by {made.op} from {made.source_key or 'nothing'}, planned otherwise")
 
 
 def _check_values(check: _Check, key: str) -> None:

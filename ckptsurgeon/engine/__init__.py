@@ -4,6 +4,7 @@ from .apply import Inputs, Progress, carry_out, check_sources
 from .compute import cast_for, computed_blocks, overlay
 from .layout import OutputOptions, is_folder, lay_out
 from .memory import load_tensors
+from .output import write_text
 from .reading import read_part
 from .transfer import check_range, crc32
 
@@ -22,4 +23,5 @@ __all__ = [
     "load_tensors",
     "overlay",
     "read_part",
+    "write_text",
 ]

@@ -23,7 +23,7 @@ from ..tensors import Storage, TargetSpec, TensorInfo
 from ..text import count, escape, listing
 from .compute import computed_blocks, overlay
 from .layout import OutputOptions, OutputShape, existing_checkpoint, lay_out
-from .output import StagedFile, StagedFolder, check_output, staged_file, staged_folder
+from .output import StagedFile, StagedFolder, check_output, identities, staged_file, staged_folder
 from .transfer import Copy, Piece, bad_checksum, check_range, combine, crc32, run_copies
 
 __all__ = ["Inputs", "Progress", "carry_out", "check_sources", "check_step"]
@@ -182,14 +182,10 @@ def _staged(
 
 def _identities(inputs: Inputs, plan: Plan) -> Iterator[tuple[int, int]]:
     for source in inputs.sources:
-        for file in source.open_files().values():
-            fd = file.fileno()
-            if fd is not None:
-                found = os.fstat(fd)
-                yield found.st_dev, found.st_ino
-    for print_ in plan.target.files:
-        if os.path.exists(print_.name):
-            found = os.stat(print_.name)
+        yield from identities(source.open_files().values())
+    for file in plan.target.files:
+        if os.path.exists(file.name):
+            found = os.stat(file.name)
             yield found.st_dev, found.st_ino
 
 

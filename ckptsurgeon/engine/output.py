@@ -18,9 +18,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from ..errors import OutputError
+from ..sources import File
 from ..text import escape, human_bytes
 
-__all__ = ["StagedFile", "StagedFolder", "check_output", "explained", "staged_file", "staged_folder"]
+__all__ = ["StagedFile", "StagedFolder", "check_output", "explained", "identities", "staged_file", "staged_folder", "write_text"]
 
 _MARK = ".ckpt-tmp"
 _RENAME_EXCHANGE = 2
@@ -213,6 +214,23 @@ def staged_file(path: str, size: int, *, force: bool) -> Iterator[StagedFile]:
             raise
     finally:
         staged.close()
+
+
+def write_text(path: str, text: str, *, inputs: Iterable[File], force: bool) -> None:
+    """Write a small text file by the same rules; raises OutputError."""
+    data = text.encode("utf-8", "surrogatepass")
+    check_output(path, identities(inputs), force=force, folder=False)
+    with staged_file(path, len(data), force=force) as staged:
+        staged.write(0, data)
+
+
+def identities(files: Iterable[File]) -> Iterator[tuple[int, int]]:
+    """Yield the (device, inode) of open files."""
+    for file in files:
+        fd = file.fileno()
+        if fd is not None:
+            found = os.fstat(fd)
+            yield found.st_dev, found.st_ino
 
 
 def _place(temp: str, path: str, *, force: bool) -> None:

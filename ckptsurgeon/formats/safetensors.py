@@ -43,7 +43,7 @@ class _Safetensors:
         raw = _raw_header(source)
         entries = _parse(source, raw)
         metadata = _metadata(source, entries.pop("__metadata__", None))
-        recipe = metadata.pop(RECIPE_KEY, None)
+        recipe = _take_recipe(metadata)
         start = 8 + len(raw)
         tensors = {key: _tensor(source, key, entry, start, name) for key, entry in entries.items()}
         _check_cover(source, tensors, start)
@@ -105,6 +105,14 @@ def _metadata(file: File, metadata: Any) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _fail(file, "InvalidHeaderDeserialization", "its metadata is not a map of text to text")
     return metadata
+
+
+def _take_recipe(metadata: dict[str, str]) -> str | None:
+    """Take the recipe out of the metadata, even when the name of its entry is damaged."""
+    for key, value in metadata.items():
+        if key == RECIPE_KEY or value.startswith('{"kind":"ckpt.recipe"'):
+            return metadata.pop(key)
+    return None
 
 
 def _tensor(file: File, key: str, entry: Any, start: int, within: str) -> TensorInfo:

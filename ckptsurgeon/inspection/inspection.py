@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
-from .checkpoint import Checkpoint, Extra
-from .keys import KeyMatcher, KeyPattern, unmatched
-from .tensors import TensorInfo
+from ..checkpoint import Checkpoint, Extra
+from ..keys import KeyMatcher, KeyPattern, unmatched
+from ..tensors import TensorInfo
+
+if TYPE_CHECKING:
+    from .stats import Stats
 
 __all__ = ["Inspection", "inspection_of"]
 
@@ -29,6 +32,7 @@ class Inspection:
     notes: tuple[str, ...]
     nbytes_files: int
     made_by_us: bool
+    stats: Mapping[str, Stats | None] | None = None
 
     @property
     def parameters(self) -> int:
@@ -58,6 +62,7 @@ class Inspection:
                     "file": info.storage.file if info.storage is not None else "",
                     "tied_to": self.ties.get(key),
                     "opaque": info.opaque or None,
+                    **self._stats_json(key),
                 }
                 for key, info in self.tensors.items()
             ],
@@ -69,8 +74,18 @@ class Inspection:
         }
 
 
-def inspection_of(checkpoint: Checkpoint, include: Iterable[str] = ()) -> Inspection:
-    """Describe an open checkpoint; raises PatternError for a pattern that matches none of its keys."""
+    def _stats_json(self, key: str) -> dict[str, Any]:
+        if self.stats is None:
+            return {}
+        stats = self.stats[key]
+        return {"stats": asdict(stats) if stats is not None else None}
+
+
+def inspection_of(checkpoint: Checkpoint, include: Iterable[str] = (), *, stats: bool = False) -> Inspection:
+    """Describe an open checkpoint; with ``stats`` read every value of the tensors described.
+
+    Raises PatternError for a pattern that matches none of its keys.
+    """
     keys = list(checkpoint)
     patterns = [KeyPattern(text) for text in ([include] if isinstance(include, str) else include)]
     if patterns:
@@ -94,4 +109,11 @@ def inspection_of(checkpoint: Checkpoint, include: Iterable[str] = ()) -> Inspec
         notes=checkpoint.notes,
         nbytes_files=sum(file.size for file in checkpoint.files),
         made_by_us=checkpoint.recipe is not None,
+        stats=_stats(checkpoint, tensors) if stats else None,
     )
+
+
+def _stats(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> dict[str, Stats | None]:
+    from .stats import stats_of
+
+    return {key: stats_of(checkpoint, info) for key, info in tensors.items()}

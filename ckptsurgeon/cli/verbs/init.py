@@ -1,0 +1,44 @@
+"""``ckpt init``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from ..options import Force, Json, Quiet, Root, Verbose
+from ..sink import Sink
+
+NAME = "init"
+HELP = """Write a destination configuration from a checkpoint.
+
+It declares every tensor with its shape, its dtype and an initialiser guessed from its name and shape, to be reviewed
+and edited: change a shape, remove a module, then transplant into it.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt init best.pth -o dst.yaml
+  ckpt init best.pth --root model_ema > dst.yaml
+"""
+
+
+def run(
+    source: Annotated[str, typer.Argument(metavar="CKPT", help="The checkpoint to start from.")],
+    output: Annotated[Optional[str], typer.Option("-o", "--output", metavar="FILE", help="Where to write; else stdout.")] = None,
+    root: Root = None,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a destination configuration."""
+    from ... import api
+
+    sink = Sink(json, quiet, verbose)
+    text = api.init_config(source, root=root, output=output, force=force)
+    if sink.answer({"kind": "ckpt.init", "version": 1, "output": output, "config": text if output is None else None}):
+        return
+    if output is None:
+        sink.line(text.rstrip("\n"))
+        return
+    sink.show(f"  wrote {output}\n  next: review the initialisers, then ckpt transplant SRC {output}")

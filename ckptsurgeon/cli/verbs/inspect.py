@@ -1,0 +1,64 @@
+"""``ckpt inspect``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from ..options import Json, Quiet, Root, Verbose
+from ..sink import Sink
+
+NAME = "inspect"
+HELP = """Show what is in a checkpoint.
+
+Reads headers only, runs nothing and needs no torch. Layers that repeat are shown once: layers.{0..11} x 12 stands for
+twelve of the same make. Wrappers such as module. are stripped from keys, and said to be.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt inspect runs/en/best.pth
+  ckpt inspect model.safetensors --include 'encoder.layers.0' --stats
+"""
+
+
+def run(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint: a file, a folder or an index.")],
+    include: Annotated[
+        Optional[list[str]], typer.Option("--include", metavar="GLOB", help="Only keys that match; repeatable.")
+    ] = None,
+    depth: Annotated[Optional[int], typer.Option("--depth", min=1, metavar="N", help="Levels of modules to show.")] = None,
+    sort: Annotated[str, typer.Option("--sort", metavar="size|key", help="Largest first, or as in the file.")] = "key",
+    keys: Annotated[bool, typer.Option("--keys", help="Print every key, one a line, and nothing else.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Read the values too: mean, deviation, extremes, NaN.")] = False,
+    root: Root = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show what is in a checkpoint."""
+    from ... import api
+    from ...errors import ConfigError
+
+    if sort not in ("size", "key"):
+        raise ConfigError(f"--sort {sort} is unknown.", hint="Use size or key.")
+    sink = Sink(json, quiet, verbose)
+    found = api.inspect(source, root=root, include=include or (), stats=stats)
+    if sink.answer(found):
+        return
+    if keys:
+        for key in found.tensors:
+            sink.line(_one_line(key))
+        return
+    from ...render.inspect import inspection_view, stats_view
+
+    sink.show(inspection_view(found, depth=32 if verbose else depth, by_size=sort == "size"))
+    if stats:
+        sink.show("", stats_view(found))
+    sink.notes([note for note in found.notes if not note.startswith("took ")])
+
+
+def _one_line(key: str) -> str:
+    from ...text import escape
+
+    return escape(key, limit=1 << 20)

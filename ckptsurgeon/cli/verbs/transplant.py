@@ -1,0 +1,122 @@
+"""``ckpt transplant``."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from ..options import Force, Json, MaxShard, Quiet, Root, To, Verbose
+from ..sink import Sink
+
+if TYPE_CHECKING:
+    from ...plan import Plan
+
+NAME = "transplant"
+HELP = """Put weights into another configuration, and write a checkpoint that is ready to train.
+
+Every tensor of the destination is accounted for: copied, cast, reshaped ((1,) and 0-d), resized (a mismatch policy),
+initialised by the destination's own initialiser, or kept (when the destination is a checkpoint). DST is a YAML
+configuration or a checkpoint. Patterns name modules and keys: decoder covers decoder.out.weight, never decoder2.
+--include, --exclude and --map speak of the source's keys, the others of the destination's.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt transplant src.pth dst.yaml --exclude decoder
+  ckpt transplant --source en.pth --source lm.pth:decoder:decoder dst.yaml --on-mismatch 'ctc.**=init' -n
+"""
+
+
+def run(
+    paths: Annotated[list[str], typer.Argument(metavar="[SRC] DST", help="The source, unless --source names them, and the destination.")],
+    source: Annotated[
+        Optional[list[str]],
+        typer.Option("--source", metavar="SRC", help="A source, as FILE or FILE:SRC_KEY:DST_KEY:EXCLUDE_KEYS; repeatable, later over earlier."),
+    ] = None,
+    include: Annotated[Optional[list[str]], typer.Option("--include", metavar="GLOB", help="Take only these source keys; repeatable.")] = None,
+    exclude: Annotated[Optional[list[str]], typer.Option("--exclude", metavar="GLOB", help="Leave these source keys out; repeatable, wins over --include.")] = None,
+    map: Annotated[Optional[list[str]], typer.Option("--map", metavar="FROM=TO", help="Rename source keys; repeatable, the first rule that matches wins.")] = None,
+    map_file: Annotated[Optional[str], typer.Option("--map-file", metavar="FILE", help="Rules, one a line.")] = None,
+    on_mismatch: Annotated[
+        Optional[list[str]],
+        typer.Option("--on-mismatch", metavar="[GLOB=]POLICY", help="Where shapes differ: error, init, slice, pad, overlap or interpolate; repeatable."),
+    ] = None,
+    ignore_mismatch: Annotated[bool, typer.Option("--ignore-mismatch", help="Short for --on-mismatch init.")] = False,
+    on_missing: Annotated[str, typer.Option("--on-missing", metavar="init|error", help="What no source gives is initialised, or an error.")] = "init",
+    reinit: Annotated[Optional[list[str]], typer.Option("--reinit", metavar="GLOB", help="Initialise these whatever the source has; repeatable.")] = None,
+    require: Annotated[Optional[list[str]], typer.Option("--require", metavar="GLOB", help="Fail unless all of these come from a source; repeatable.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Missing and unused keys are errors.")] = False,
+    dtype: Annotated[Optional[str], typer.Option("--dtype", metavar="keep|DTYPE", help="Keep the source's dtypes, or cast all floats to one, as in bf16.")] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of what is initialised.")] = 0,
+    root: Root = None,
+    output: Annotated[Optional[str], typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to write; else DST.init.safetensors beside DST.")] = None,
+    to: To = None,
+    max_shard_size: MaxShard = None,
+    force: Force = False,
+    dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="Show the plan and write nothing; with --json, print it for ckpt apply.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Plan a transplant and carry it out."""
+    from ... import api
+
+    sink = Sink(json, quiet, verbose)
+    sources, destination = _split(paths, source or [])
+    policies = [*(["init"] if ignore_mismatch else []), *(on_mismatch or [])]
+    plan = api.transplant(
+        sources, destination, include=include or (), exclude=exclude or (), map=map or (), map_file=map_file,
+        on_mismatch=policies, on_missing=on_missing, reinit=reinit or (), require=require or (),
+        strict=strict, dtype=dtype, seed=seed, root=root,
+    )  # fmt: skip
+    if dry_run:
+        sink.answer(plan) or _show(sink, plan)
+        return
+    target = output or _default_output(destination)
+    with sink.progress("writing") as progress:
+        receipt = api.apply(plan, target, to=to, max_shard_size=max_shard_size, force=force, progress=progress)
+    if sink.answer(receipt):
+        return
+    from ...render.plan import receipt_view
+
+    _show(sink, plan)
+    sink.show(receipt_view(receipt, next_steps=[f"ckpt verify {_quoted(target)}"]))
+
+
+def _split(paths: list[str], sources: list[str]) -> tuple[list[str], str]:
+    from ...errors import ConfigError
+
+    if len(paths) != (1 if sources else 2):
+        raise ConfigError(
+            "it takes a source and a destination." if not sources else "with --source it takes the destination alone.",
+            hint="Write ckpt transplant SRC DST, or ckpt transplant --source A --source B DST.",
+        )
+    return (sources, paths[0]) if sources else (paths[:1], paths[1])
+
+
+def _default_output(destination: str) -> str:
+    from ...errors import ConfigError
+
+    if "://" in destination:
+        raise ConfigError("a remote destination does not say where to write.", hint="Name the output with -o.")
+    return f"{os.path.splitext(destination.rstrip('/'))[0]}.init.safetensors"
+
+
+def _show(sink: Sink, plan: Plan) -> None:
+    from ...render.plan import plan_lines, plan_view
+
+    if sink.quiet:
+        return
+    sink.notes(plan.notes)
+    if sink.verbose:
+        sink.show(plan_lines(plan), "")
+    sink.show(plan_view(plan))
+
+
+def _quoted(path: str) -> str:
+    import shlex
+
+    from ...text import escape
+
+    return shlex.quote(escape(path))

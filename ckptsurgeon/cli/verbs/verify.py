@@ -1,0 +1,59 @@
+"""``ckpt verify``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from ..options import Json, Quiet, Verbose
+from ..sink import Sink
+
+NAME = "verify"
+HELP = """Check an output against the recipe it carries.
+
+First every checksum, then every copied and computed tensor against its source, bit for bit. Tensors that were drawn
+are held against the checksum of the day they were drawn. PASS and FAIL are what was found; NOT COMPARED means that a
+source is gone or has changed, so that only checksums hold. Exit status 1 when anything fails.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt verify ru.init.safetensors
+  ckpt verify ru.init.safetensors --source best.pth=/archive/en/best.pth
+"""
+
+
+def run(
+    output: Annotated[str, typer.Argument(metavar="OUT", help="What ckpt wrote.")],
+    plan: Annotated[Optional[str], typer.Option("--plan", metavar="PLAN.json", help="Hold the output against this plan too.")] = None,
+    source: Annotated[
+        Optional[list[str]], typer.Option("--source", metavar="NAME=PATH", help="Where a source is now; repeatable.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Check an output."""
+    from ... import api
+
+    sink = Sink(json, quiet, verbose)
+    with sink.progress("checking") as progress:
+        found = api.verify(output, plan=plan, sources=_moved(source or []), progress=progress)
+    if not sink.answer(found):
+        from ...render.plan import verification_view
+
+        sink.show(verification_view(found))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+def _moved(pairs: list[str]) -> dict[str, str]:
+    from ...errors import ConfigError
+
+    moved = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not (equals and name and path):
+            raise ConfigError(f"--source {pair} is not NAME=PATH.", hint="The names are those of the recipe.")
+        moved[name] = path
+    return moved

@@ -1,0 +1,1 @@
+"""Results for people: rich renderables, aligned and quiet. Reads results, decides nothing."""

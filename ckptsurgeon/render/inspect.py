@@ -1,0 +1,225 @@
+"""An inspection as a person wants to see it: the answer first, nothing to scroll for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from ..inspection import Inspection
+from ..text import count, escape, human_bytes, human_count, shape_text
+from .tree import Branch, build_tree, sorted_naturally
+
+__all__ = ["inspection_view", "stats_view"]
+
+ROWS = 36
+"""Rows the tree may have before deeper levels are left folded."""
+SHOWN_EXTRAS = 8
+SHOWN_TIES = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the tree: a module or a tensor, the shapes behind its name, its dtypes, how often it occurs."""
+
+    level: int
+    branch: Branch
+    shapes: list[str]
+    dtypes: str
+    times: int
+
+
+def inspection_view(inspection: Inspection, *, depth: int | None = None, by_size: bool = False) -> RenderableType:
+    """Return the whole page: what the file is, its tree, ties, totals."""
+    tree = build_tree(_ordered(inspection), inspection.ties, by_size=by_size)
+    rows, folded = _fitting(tree, depth)
+    parts: list[RenderableType] = [_headline(inspection), *_remarks(inspection), Text("")]
+    parts += [_Tree(rows), *_ties(inspection), _totals(inspection, folded)]
+    return Group(*parts)
+
+
+def _ordered(inspection: Inspection) -> dict:  # type: ignore[type-arg]
+    """Return the tensors in the order of the file; safetensors sorts by size and name, so there naturally."""
+    tensors = inspection.tensors
+    if "safetensors" in inspection.format:
+        return {key: tensors[key] for key in sorted_naturally(tensors)}
+    return dict(tensors)
+
+
+def _headline(inspection: Inspection) -> Text:
+    line = Text(escape(inspection.path), style="bold", overflow="fold")
+    line.append(f"  {inspection.format}  {human_bytes(inspection.nbytes_files)}", style="default not bold")
+    if inspection.root:
+        line.append(f"  root {escape(inspection.root)}", style="default not bold")
+    return line
+
+
+def _remarks(inspection: Inspection) -> Iterator[Text]:
+    extras = [_extra_text(extra.key, extra.type, extra.value) for extra in inspection.extras]
+    if extras:
+        more = f", and {len(extras) - SHOWN_EXTRAS} more" if len(extras) > SHOWN_EXTRAS else ""
+        yield Text(f"also here  {', '.join(extras[:SHOWN_EXTRAS])}{more}", style="dim")
+    if inspection.passed:
+        others = ", ".join(escape(path or ".") for path in inspection.passed)
+        yield Text(f"other state dicts  {others}  (choose with --root)", style="dim")
+    if inspection.stripped:
+        yield Text(f"stripped  {', '.join(inspection.stripped)}  from every key", style="dim")
+    if inspection.metadata:
+        pairs = ", ".join(f"{escape(key)} = {escape(value, 60)}" for key, value in inspection.metadata.items())
+        yield Text(f"metadata  {pairs}", style="dim")
+    if inspection.made_by_us:
+        yield Text("made by  ckptsurgeon; ckpt verify checks it", style="dim")
+
+
+def _extra_text(key: str, kind: str, value: object) -> str:
+    name = escape(key, 60)
+    if value is not None and not isinstance(value, (list, dict)):
+        return f"{name} = {escape(str(value), 40)}"
+    return f"{name} ({escape(kind, 60)})"
+
+
+def _fitting(tree: Branch, depth: int | None) -> tuple[list[Row], int]:
+    """Return the rows down to ``depth``, or down to where they still fit, and how many modules stay folded."""
+    if depth is not None:
+        return list(_rows(tree, 0, depth)), _folded(tree, depth)
+    chosen = 1
+    for level in range(2, 32):
+        if len(list(_rows(tree, 0, level))) > ROWS:
+            break
+        chosen = level
+        if not _folded(tree, level):
+            break
+    return list(_rows(tree, 0, chosen)), _folded(tree, chosen)
+
+
+def _folded(node: Branch, depth: int) -> int:
+    """Count the modules at the last level shown whose contents are not."""
+    modules = [child for child in node.children.values() if child.info is None]
+    if depth == 1:
+        return sum(not child.is_leaf_module for child in modules)
+    return sum(_folded(child, depth - 1) for child in modules if not child.is_leaf_module)
+
+
+def _rows(
+    node: Branch, level: int, depth: int, *, shown: frozenset[str] = frozenset(), times: int = 1
+) -> Iterator[Row]:
+    """Yield the rows under a module that stands for ``times`` of its make; the numbers are those of all together.
+
+    A dtype is said where it differs from the module's own.
+    """
+    for child in node.children.values():
+        dtypes = " ".join(sorted(child.dtypes)) if child.dtypes != shown else ""
+        small = child.is_leaf_module and len(child.children) <= 3
+        leaves = [child] if child.info is not None else list(child.children.values()) if small else []
+        yield Row(level, child, [_leaf(leaf, named=small) for leaf in leaves], dtypes, times)
+        if not leaves and depth > 1:
+            yield from _rows(child, level + 1, depth - 1, shown=child.dtypes, times=times * child.times)
+
+
+def _leaf(leaf: Branch, *, named: bool) -> str:
+    """Return a tensor's shape, behind its name where it stands in its module's row."""
+    assert leaf.info is not None
+    words = [escape(leaf.name)] if named else []
+    words += [shape_text(leaf.info.shape), *([f"[{leaf.info.opaque}]"] if leaf.info.opaque else [])]
+    return " ".join(words)
+
+
+class _Tree:
+    """Rows with their numbers aligned at the right, whatever the width; long rows go on below, indented."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        numbers = [_numbers(row) for row in self._rows]
+        widths = [max((len(pair[i]) for pair in numbers), default=0) for i in (0, 1)]
+        dtypes = max((len(row.dtypes) for row in self._rows), default=0)
+        room = max(24, options.max_width - sum(widths) - 4 - (dtypes + 2 if dtypes else 0))
+        longest = max((_length(row) for row in self._rows), default=0)
+        room = min(room, longest)
+        for row, (parameters, nbytes) in zip(self._rows, numbers, strict=True):
+            first, *more = _wrapped(row, room)
+            first.pad_right(room - first.cell_len)
+            first.append(f"  {parameters:>{widths[0]}}")
+            first.append(f"  {nbytes:>{widths[1]}}", style="dim")
+            if row.dtypes:
+                first.append(f"  {row.dtypes}", style="dim")
+            yield first
+            yield from more
+
+
+def _numbers(row: Row) -> tuple[str, str]:
+    branch = row.branch
+    if branch.info is not None and branch.info.numel and not branch.nbytes:
+        return "tied", ""
+    parameters = branch.parameters * row.times
+    return human_count(parameters) if parameters else "-", human_bytes(branch.nbytes * row.times)
+
+
+def _words(row: Row) -> list[Text]:
+    name = Text(escape(row.branch.name), style="bold" if row.level == 0 else "")
+    words = [name]
+    if row.branch.times > 1:
+        words.append(Text(f"x {row.branch.times}", style="green"))
+    return [*words, *(Text(shape, style="cyan") for shape in row.shapes)]
+
+
+def _length(row: Row) -> int:
+    return 2 * (row.level + 1) + sum(word.cell_len + 2 for word in _words(row)) - 2
+
+
+def _wrapped(row: Row, room: int) -> list[Text]:
+    """Return a row's words in lines of at most ``room`` cells."""
+    indent = 2 * (row.level + 1)
+    lines = [Text(" " * indent)]
+    for word in _words(row):
+        gap = 2 if lines[-1].cell_len > indent else 0
+        if lines[-1].cell_len + gap + word.cell_len > room and lines[-1].cell_len > indent:
+            indent, gap = min(2 * (row.level + 1) + 4, room // 2), 0
+            lines.append(Text(" " * indent))
+        lines[-1].append(" " * gap)
+        while lines[-1].cell_len + word.cell_len > room and word.cell_len > 1:
+            head, word = word.divide([max(1, room - lines[-1].cell_len)])
+            lines[-1].append_text(head)
+            lines.append(Text(" " * indent))
+        lines[-1].append_text(word)
+    return lines
+
+
+def _ties(inspection: Inspection) -> Iterator[Text]:
+    ties = list(inspection.ties.items())
+    for key, owner in ties[:SHOWN_TIES]:
+        yield Text(f"  tied  {escape(key)} = {escape(owner)}", style="dim")
+    if len(ties) > SHOWN_TIES:
+        yield Text(f"  tied  and {len(ties) - SHOWN_TIES} more", style="dim")
+
+
+def _totals(inspection: Inspection, folded: int) -> Text:
+    parts = [
+        count(len(inspection.tensors), "tensor"),
+        f"{human_count(inspection.parameters)} parameters",
+        human_bytes(inspection.nbytes),
+    ]
+    line = Text(f"  {'  '.join(parts)}", style="bold")
+    if folded:
+        line.append("  (--depth shows more, --keys lists all)", style="dim not bold")
+    return line
+
+
+def stats_view(inspection: Inspection) -> Table:
+    """Return one line of statistics for each tensor."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for title in ("key", "mean", "std", "min", "max", "zeros", "nan", "inf"):
+        table.add_column(title, justify="left" if title == "key" else "right", overflow="fold", no_wrap=title != "key")
+    table.add_row(*(Text(title, style="dim") for title in ("", "mean", "std", "min", "max", "zeros", "nan", "inf")))
+    for key, stats in (inspection.stats or {}).items():
+        if stats is None:
+            table.add_row(Text(escape(key)), *(Text("-", style="dim") for _ in range(7)))
+            continue
+        numbers = [f"{value:.4g}" if value is not None else "-" for value in (stats.mean, stats.std, stats.min, stats.max)]
+        counts = [Text(str(n), style="red" if n and i else "") for i, n in enumerate((stats.zeros, stats.nan, stats.inf))]
+        table.add_row(Text(escape(key)), *map(Text, numbers), *counts)
+    return table

@@ -1,0 +1,236 @@
+"""A plan, a receipt or a verification as a person wants to see it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..plan import CLASSES, Plan, Receipt, Step, Verification
+from ..text import count, escape, human_bytes, human_count, listing, shape_text
+
+__all__ = ["counts_line", "plan_lines", "plan_view", "receipt_view", "verification_view"]
+
+BAR = 12
+MAX_BRANCHES = 16
+UNLOADED = ("initialised", "kept")
+
+
+@dataclass
+class _Branch:
+    """The steps of one module."""
+
+    name: str
+    classes: Counter[str] = field(default_factory=Counter)
+    elements: int = 0
+    loaded: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, step: Step) -> None:
+        self.classes[step.kind] += 1
+        if step.tied_to:
+            return
+        elements = prod(step.shape)
+        self.elements += elements
+        self.loaded += elements * _share(step)
+        reason = _reason(step)
+        if reason:
+            self.reasons[reason] += 1
+
+
+def _share(step: Step) -> float:
+    """Return which part of a tensor's values come from a source."""
+    if step.kind in UNLOADED:
+        return 0.0
+    if step.op in ("pad", "overlap") and prod(step.shape):
+        return prod(min(a, b) for a, b in zip(step.source_shape, step.shape, strict=True)) / prod(step.shape)
+    return 1.0
+
+
+def _reason(step: Step) -> str:
+    if step.reason == "excluded":
+        return f"excluded by {step.rule}" if step.rule.startswith("--") else step.rule
+    if step.reason == "missing":
+        return "in no source"
+    if step.reason:
+        return step.rule
+    if step.policy:
+        return f"{step.policy} {shape_text(step.source_shape)} to {shape_text(step.shape)}"
+    if step.kind == "cast":
+        return f"{step.source_dtype} to {step.dtype}"
+    return ""
+
+
+def _branches(steps: Sequence[Step]) -> list[_Branch]:
+    """Group steps by the first segments that tell modules apart."""
+    level = 1
+    while True:
+        names = {_prefix(step.key, level) for step in steps}
+        if len(names) > 1 or all(step.key.count(".") < level for step in steps):
+            break
+        level += 1
+    found: dict[str, _Branch] = {}
+    for step in steps:
+        name = _prefix(step.key, level)
+        found.setdefault(name, _Branch(name)).add(step)
+    branches = list(found.values())
+    if len(branches) <= MAX_BRANCHES:
+        return branches
+    kept, rest = branches[: MAX_BRANCHES - 1], branches[MAX_BRANCHES - 1 :]
+    other = _Branch(f"and {len(rest)} more")
+    for branch in rest:
+        other.classes += branch.classes
+        other.elements += branch.elements
+        other.loaded += branch.loaded
+        other.reasons += branch.reasons
+    return [*kept, other]
+
+
+def _prefix(key: str, level: int) -> str:
+    return ".".join(key.split(".")[:level])
+
+
+def plan_view(plan: Plan) -> RenderableType:
+    """Return a table of what becomes of each module, and what was not used."""
+    present = [kind for kind in CLASSES if plan.counts.get(kind)]
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(overflow="fold", min_width=8)
+    for _ in present:
+        table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold", style="dim")
+    table.add_row("", *(Text(kind, style="dim") for kind in present), Text("from the source", style="dim"), "", "")
+    branches = _branches(plan.steps)
+    for branch in branches:
+        table.add_row(*_branch_row(branch, present))
+    table.add_row(*_total_row(branches, present))
+    return Group(table, *_below(plan))
+
+
+def _branch_row(branch: _Branch, present: Sequence[str]) -> list[RenderableType]:
+    share = branch.loaded / branch.elements if branch.elements else None
+    cells: list[RenderableType] = [Text(f"  {escape(branch.name)}")]
+    cells += [Text(str(branch.classes[kind]) if branch.classes[kind] else "-") for kind in present]
+    cells += [_bar(share), Text("-" if share is None else _percent(share)), Text(_reasons(branch))]
+    return cells
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent; never 100 or 0 for what is only nearly all or nothing."""
+    rounded = round(100 * share)
+    if rounded == 100 and share < 1:
+        return ">99 %"
+    return "<1 %" if rounded == 0 and share > 0 else f"{rounded} %"
+
+
+def _reasons(branch: _Branch) -> str:
+    common = [escape(reason, 80) for reason, _ in branch.reasons.most_common(2)]
+    more = len(branch.reasons) - len(common)
+    return "; ".join(common) + (f"; and {more} more" if more > 0 else "")
+
+
+def _bar(share: float | None) -> Text:
+    filled = 0 if share is None else min(BAR, max(round(share * BAR), 1 if share else 0))
+    bar = Text("#" * filled, style="green")
+    bar.append("." * (BAR - filled), style="dim")
+    return bar
+
+
+def _total_row(branches: Sequence[_Branch], present: Sequence[str]) -> list[RenderableType]:
+    total = sum((branch.classes for branch in branches), Counter[str]())
+    elements = sum(branch.elements for branch in branches)
+    share = sum(branch.loaded for branch in branches) / elements if elements else 0.0
+    cells: list[RenderableType] = [Text("  total", style="bold")]
+    cells += [Text(str(total[kind]), style="bold") for kind in present]
+    cells += [_bar(share), Text(_percent(share)), Text(f"of {human_count(elements)} values")]
+    return cells
+
+
+def _below(plan: Plan) -> Iterator[Text]:
+    if plan.unexpected:
+        keys = [key for _, key in plan.unexpected]
+        yield Text(f"  not used  {listing(keys)}", style="yellow")
+
+
+def plan_lines(plan: Plan) -> Table:
+    """Return one line for each destination tensor: its class, its origin, the rule."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(4):
+        table.add_column(overflow="fold")
+    for step in plan.steps:
+        origin = ""
+        if step.source is not None and step.op != "keep":
+            origin = f"{plan.sources[step.source].name}: {step.source_key}"
+        rule = "  ".join(filter(None, (_reason(step), step.rule if not step.reason else "")))
+        table.add_row(*(Text(escape(cell)) for cell in (f"  {step.key}", step.kind, origin, rule)))
+    return table
+
+
+def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = ()) -> RenderableType:
+    """Return what was written and the next command."""
+    rate = f"  {human_bytes(int(receipt.nbytes_written / receipt.elapsed_s))}/s" if receipt.elapsed_s > 1 else ""
+    line = Text("  wrote ", style="default")
+    line.append(escape(receipt.output), style="bold")
+    line.append(f"  {human_bytes(receipt.nbytes_written)}  {receipt.elapsed_s:.1f} s{rate}")
+    lines = [line, *(Text(f"  note  {note}", style="yellow") for note in receipt.notes)]
+    if next_steps:
+        lines.append(Text(f"  next: {', '.join(next_steps)}", style="dim"))
+    return Group(*lines)
+
+
+def counts_line(receipt: Receipt) -> Text:
+    """Return the classes of a receipt in one line."""
+    classes = ", ".join(f"{number} {kind}" for kind, number in receipt.counts.items())
+    return Text(f"  {classes}")
+
+
+def verification_view(found: Verification) -> RenderableType:
+    """Return what was checked, and everything that failed."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
+    whole = [failure for failure in found.failed if not failure.key]
+    by_key = [failure for failure in found.failed if failure.key]
+    if found.checked or not whole:
+        table.add_row(_mark(not whole), "header, metadata, recipe", "as they were written" if not whole else "")
+        table.add_row(_mark(not by_key), "tensors", _tensor_text(found, len({f.key for f in by_key})))
+    for failure in found.failed[:20]:
+        table.add_row(_mark(False), Text(escape(failure.key or found.output)), Text(escape(failure.why, 600)))
+    if len(found.failed) > 20:
+        table.add_row("", f"and {len(found.failed) - 20} more", "--json lists all")
+    for why, keys in _grouped(found.not_compared or {}):
+        table.add_row(Text("  NOT COMPARED", style="yellow"), count(len(keys), "tensor"), Text(f"{escape(why)}; checksums hold"))
+    values = [f"{number} {name}" for number, name in ((found.nan, "NaN"), (found.inf, "Inf")) if number]
+    verdict = Text("  verified " if found.ok else "  FAILED ", style="green" if found.ok else "bold red")
+    verdict.append(escape(found.output), style="bold default")
+    special = f"  values: {', '.join(values) if values else 'no NaN, no Inf'}" if found.checked else ""
+    verdict.append(f"  {human_bytes(found.nbytes)}  {found.elapsed_s:.1f} s{special}", style="default not bold")
+    return Group(table, verdict)
+
+
+def _mark(good: bool) -> Text:
+    return Text("  PASS", style="green") if good else Text("  FAIL", style="bold red")
+
+
+def _tensor_text(found: Verification, failed: int) -> str:
+    good = found.checked - failed
+    parts = [f"{good} of {found.checked} sound"]
+    if found.compared:
+        parts.append(f"{found.compared} equal to their source bit for bit")
+    if found.drawn:
+        parts.append(f"{found.drawn} drawn, held against their checksum")
+    return "; ".join(parts)
+
+
+def _grouped(not_compared: dict[str, str] | object) -> Iterator[tuple[str, list[str]]]:
+    groups: dict[str, list[str]] = {}
+    for key, why in dict(not_compared).items():  # type: ignore[call-overload]
+        groups.setdefault(why, []).append(key)
+    yield from groups.items()

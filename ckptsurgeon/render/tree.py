@@ -1,0 +1,147 @@
+"""The modules of a state dict as a tree in which what repeats is shown once: ``layers.{0..11}``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ..tensors import TensorInfo
+from ..text import natural_key
+
+__all__ = ["Branch", "build_tree", "numbers_text"]
+
+Signature = int
+
+
+@dataclass
+class Branch:
+    """A module or a tensor; ``times`` is how many equal ones it stands for, and its numbers are theirs together.
+
+    What lies under it is shown once, with the numbers of one.
+    """
+
+    name: str
+    info: TensorInfo | None = None
+    children: dict[str, Branch] = field(default_factory=dict)
+    times: int = 1
+    parameters: int = 0
+    nbytes: int = 0
+    dtypes: frozenset[str] = frozenset()
+    first_key: str = ""
+
+    @property
+    def is_leaf_module(self) -> bool:
+        """Whether it holds tensors only."""
+        return bool(self.children) and all(child.info is not None for child in self.children.values())
+
+
+def build_tree(tensors: Mapping[str, TensorInfo], tied: Iterable[str] = (), *, by_size: bool = False) -> Branch:
+    """Return the collapsed tree of a state dict; tied keys count no parameters of their own.
+
+    Siblings of the same make are joined: numbered ones as ranges, named ones as lists. Chains of one child become
+    one name. Order is the mapping's, or by bytes.
+    """
+    root = Branch("")
+    aliases = set(tied)
+    for key, info in tensors.items():
+        _insert(root, key, info, counted=key not in aliases)
+    _Collapser(by_size).collapse(root)
+    return root
+
+
+def _insert(root: Branch, key: str, info: TensorInfo, *, counted: bool) -> None:
+    parameters, nbytes = (info.parameters, info.nbytes) if counted else (0, 0)
+    node = root
+    *modules, leaf = key.split(".")
+    for name in modules:
+        node.parameters, node.nbytes = node.parameters + parameters, node.nbytes + nbytes
+        child = node.children.get(name)
+        if child is None:
+            child = node.children[name] = Branch(name, first_key=key)
+        node = child
+    node.parameters, node.nbytes = node.parameters + parameters, node.nbytes + nbytes
+    # A key may be a module's name too ("a" beside "a.b"): the tensor then hangs under it, without a name of its own.
+    name = leaf
+    while name in node.children:
+        name += " "
+    node.children[name] = Branch(leaf, info, {}, 1, parameters, nbytes, frozenset({info.dtype}), key)
+
+
+class _Collapser:
+    def __init__(self, by_size: bool) -> None:
+        self._by_size = by_size
+        self._signatures: dict[object, Signature] = {}
+
+    def collapse(self, node: Branch) -> Signature:
+        """Collapse everything under ``node`` and return what makes it equal to others."""
+        if node.info is not None:
+            return self._signature((node.info.dtype, node.info.shape, node.info.opaque))
+        makes = {name: self.collapse(child) for name, child in node.children.items()}
+        shape = self._signature(tuple((node.children[name].name, make) for name, make in makes.items()))
+        groups: dict[object, list[Branch]] = {}
+        for name, child in node.children.items():
+            numbered = child.name.isascii() and child.name.isdigit()
+            kind = "number" if numbered else "tensor" if child.info is not None else "module"
+            groups.setdefault((kind, makes[name]), []).append(child)
+        joined = [_join(group) for group in groups.values()]
+        if self._by_size:
+            joined.sort(key=lambda branch: -branch.nbytes)
+        node.children = {branch.name: branch for branch in map(_chained, joined)}
+        node.dtypes = frozenset().union(*(child.dtypes for child in node.children.values()))
+        return shape
+
+    def _signature(self, make: object) -> Signature:
+        return self._signatures.setdefault(make, len(self._signatures))
+
+
+def _join(group: list[Branch]) -> Branch:
+    """Return one branch for siblings of the same make."""
+    first = group[0]
+    if len(group) == 1:
+        return first
+    names = [branch.name for branch in group]
+    numbered = all(name.isascii() and name.isdigit() for name in names)
+    text = f"{{{numbers_text(map(int, names))}}}" if numbered else f"{{{','.join(names)}}}"
+    return Branch(
+        name=text,
+        info=first.info,
+        children=first.children,
+        times=len(group),
+        parameters=sum(branch.parameters for branch in group),
+        nbytes=sum(branch.nbytes for branch in group),
+        dtypes=first.dtypes,
+        first_key=first.first_key,
+    )
+
+
+def _chained(branch: Branch) -> Branch:
+    """Return a module with a single entry as that entry, under both names."""
+    while len(branch.children) == 1 and branch.info is None:
+        (child,) = branch.children.values()
+        branch = Branch(
+            f"{branch.name}.{child.name}", child.info, child.children, branch.times * child.times,
+            branch.parameters, branch.nbytes, child.dtypes, branch.first_key,
+        )  # fmt: skip
+    return branch
+
+
+def numbers_text(numbers: Iterable[int]) -> str:
+    """Return numbers as ranges: ``0..5,7``."""
+    return ",".join(_runs(sorted(numbers)))
+
+
+def _runs(numbers: list[int]) -> Iterator[str]:
+    begin = 0
+    for i in range(1, len(numbers) + 1):
+        if i == len(numbers) or numbers[i] != numbers[i - 1] + 1:
+            first, last = numbers[begin], numbers[i - 1]
+            if last - first >= 2:
+                yield f"{first}..{last}"
+            else:
+                yield from (str(n) for n in range(first, last + 1))
+            begin = i
+
+
+def sorted_naturally(keys: Iterable[str]) -> list[str]:
+    """Return keys with ``layers.2`` before ``layers.10``."""
+    return sorted(keys, key=natural_key)
