@@ -52,13 +52,11 @@ Progress: TypeAlias = Callable[[int, int], None]
 Patterns: TypeAlias = Iterable[str]
 
 
-def inspect(
-    path: Path, *, root: str | None = None, include: Patterns = (), stats: bool = False
-) -> Inspection:
+def inspect(path: Path, *, root: str | None = None, include: Patterns = (), stats: bool = False) -> Inspection:
     """Describe a checkpoint from its headers: every tensor, what it shares, what else is in the file.
 
-    ``include`` limits the description to keys that match; ``stats`` reads their values too. Raises what ``open_checkpoint`` raises, and PatternError
-    for a pattern that matches nothing.
+    ``include`` limits the description to keys that match; ``stats`` reads their values too. Raises what
+    ``open_checkpoint`` raises, and PatternError for a pattern that matches nothing.
     """
     with open_checkpoint(path, root) as checkpoint:
         return inspection_of(checkpoint, include, stats=stats)
@@ -84,8 +82,9 @@ def transplant(
     """Plan the transplant of one or more sources, later over earlier, into a destination; reads headers only.
 
     ``source`` may be in ESPnet's form ``file:src_key:dst_key:exclude_keys``. ``destination`` is a configuration or
-    a checkpoint. ``map`` holds rules FROM=TO, ``map_file`` names a file of more; ``on_mismatch`` one policy for all (init, slice, pad, overlap,
-    interpolate) or a map from pattern to policy; ``dtype`` is "keep" or the dtype of all floating tensors.
+    a checkpoint. ``map`` holds rules FROM=TO, ``map_file`` names a file of more; ``on_mismatch`` is one policy for
+    all (init, slice, pad, overlap, interpolate) or a map from pattern to policy; ``dtype`` is "keep" or the dtype of
+    all floating tensors.
 
     Raises PatternError, ConfigError, SourceError, FormatError, or PlanError where the plan is impossible.
     """
@@ -186,7 +185,7 @@ def verify(
     ConfigError when there is neither recipe nor plan.
     """
     from .recipe import parse_recipe
-    from .verify import expected_of_plan, expected_of_recipe, verify_output
+    from .verification import expected_of_plan, expected_of_recipe, verify_output
 
     planned = _read_plan(plan) if plan is not None and not isinstance(plan, Plan) else plan
     with ExitStack() as stack:
@@ -452,7 +451,8 @@ def _find_sources(
     for name in moved:
         if name not in names:
             raise ConfigError(
-                f"--source {escape(name)}: the output has no such source.", hint=f"It has {', '.join(sorted(names))}."
+                f"--source {escape(name)}: the output has no such source.",
+                hint=f"It has {', '.join(sorted(names))}.",
             )
     found: dict[int, Checkpoint] = {}
     absent: dict[int, str] = {}

@@ -38,9 +38,7 @@ class CheckpointError(Exception):
 
     exit_code = 1
 
-    def __init__(
-        self, message: str, *, hint: str = "", details: Sequence[str] = (), rule: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, hint: str = "", details: Sequence[str] = (), rule: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -15,7 +15,17 @@ import numpy.typing as npt
 from .errors import PlanError
 from .tensors import DTYPES
 
-__all__ = ["Array", "Box", "blocks", "box_shape", "cast", "interpolate", "interpolation_box", "overlap_shape", "raw_dtype"]
+__all__ = [
+    "Array",
+    "Box",
+    "blocks",
+    "box_shape",
+    "cast",
+    "interpolate",
+    "interpolation_box",
+    "overlap_shape",
+    "raw_dtype",
+]
 
 Array: TypeAlias = npt.NDArray[Any]
 Box: TypeAlias = tuple[tuple[int, int], ...]
@@ -89,12 +99,14 @@ def cast(array: Array, source: str, destination: str) -> tuple[Array, int]:
 def _widened(array: Array, dtype: str) -> Array:
     """Return the values in a type that numpy computes with."""
     if dtype == "bfloat16":
-        return (array.astype("<u4") << 16).view("<f4")
+        wide: Array = (array.astype("<u4") << 16).view("<f4")
+        return wide
     if dtype == "bool":
-        return array != 0
+        truth: Array = array != 0
+        return truth
     if dtype == "complex32":
         pairs = array.view("<f2").astype("<f4")
-        return pairs.view("<c8").reshape(array.shape)
+        array = pairs.view("<c8").reshape(array.shape)
     return array
 
 
@@ -116,7 +128,8 @@ def _to_bfloat16(values: Array) -> Array:
     """Round float32 to the nearest bfloat16, ties to even; every NaN becomes the quiet one torch makes."""
     bits = np.ascontiguousarray(values).view("<u4")
     rounded = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype("<u2")
-    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded).reshape(values.shape)
+    made: Array = np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
+    return made.reshape(values.shape)
 
 
 def _to_integer(plain: Array, dtype: str) -> Array:
@@ -154,7 +167,9 @@ def _cast_with_torch(array: Array, source: str, destination: str) -> tuple[Array
 def _source_positions(begin: int, end: int, source: int, destination: int) -> Array:
     """Return where in the source the output positions lie (``align_corners=False``), as float32."""
     scale = np.float32(source / destination)
-    return np.maximum((np.arange(begin, end, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5), 0)
+    centres = (np.arange(begin, end, dtype=np.float32) + np.float32(0.5)) * scale
+    positions: Array = np.maximum(centres - np.float32(0.5), 0)
+    return positions
 
 
 def interpolation_box(box: Box, source: Sequence[int], destination: Sequence[int]) -> Box:

@@ -8,19 +8,17 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 
 __all__ = ["discover", "module_names", "modules"]
 
 
-@lru_cache(maxsize=None)
+@cache
 def module_names(package: str) -> tuple[str, ...]:
     """Return the names of a package's public modules, sorted, without importing them."""
     found = importlib.import_module(package)
-    return tuple(
-        sorted(m.name for m in pkgutil.iter_modules(found.__path__) if not m.name.startswith("_"))
-    )
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(found.__path__) if not m.name.startswith("_")))
 
 
 def modules(package: str) -> Iterator[ModuleType]:
@@ -29,7 +27,7 @@ def modules(package: str) -> Iterator[ModuleType]:
         yield importlib.import_module(f"{package}.{name}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def discover(package: str, attribute: str) -> dict[str, object]:
     """Return what each public module of ``package`` calls ``attribute``, by module name.
 

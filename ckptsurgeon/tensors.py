@@ -78,9 +78,7 @@ def dtype_named(text: str) -> str:
     name = text.strip().removeprefix("torch.").lower()
     name = _SHORT.get(name, name)
     if name not in DTYPES:
-        raise ConfigError(
-            f"there is no dtype {text!r}.", hint="Use one of float32, float16, bfloat16, float64, …"
-        )
+        raise ConfigError(f"there is no dtype {text!r}.", hint="Use one of float32, float16, bfloat16, float64, …")
     return name
 
 

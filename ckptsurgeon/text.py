@@ -16,7 +16,7 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def escape(name: str, limit: int = 300) -> str:
-    """Return ``name`` safe for a terminal: control, format and bidirectional characters as ``\\x``, ``\\u`` escapes.
+    """Return ``name`` safe for a terminal: control, format and bidirectional characters are written as escapes.
 
     Names longer than ``limit`` characters are cut in the middle.
     """
@@ -36,9 +36,7 @@ def _visible(char: str) -> str:
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Return a sort key that puts ``layers.2`` before ``layers.10``."""
     parts = _DIGITS.split(name)
-    return [
-        (0, int(part), part) if i % 2 and len(part) < 20 else (1, 0, part) for i, part in enumerate(parts)
-    ]
+    return [(0, int(part), part) if i % 2 and len(part) < 20 else (1, 0, part) for i, part in enumerate(parts)]
 
 
 def human_bytes(nbytes: int) -> str:

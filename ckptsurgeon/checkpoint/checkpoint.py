@@ -36,9 +36,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         self.root = root.path
         self.passed = tuple(other.path for other in passed)
         self._tensors = {
-            key: info
-            for key, info in root.entries.items()
-            if isinstance(key, str) and isinstance(info, TensorInfo)
+            key: info for key, info in root.entries.items() if isinstance(key, str) and isinstance(info, TensorInfo)
         }
         self._entries = root.entries
         self._view = Unwrapping({key: key for key in self._tensors})

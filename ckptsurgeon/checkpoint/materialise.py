@@ -60,23 +60,31 @@ def _bytes(checkpoint: Checkpoint, info: TensorInfo) -> bytearray:
     file.readinto(storage.offset + info.offset, memoryview(data))
     if storage.crc32 and length == storage.nbytes and zlib.crc32(data) != storage.crc32:
         raise FormatError(
-            f"{escape(checkpoint.path)}: {escape(storage.name)} does not have the checksum it should.", rule="crc"
+            f"{escape(checkpoint.path)}: {escape(storage.name)} does not have the checksum it should.",
+            rule="crc",
         )
     return data
 
 
 def _quantised(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
-    params = info.parts[0] if info.parts else ()
+    params: Any = info.parts[0] if info.parts else ()
     raw = _strided(checkpoint, info, {"qint32": torch.int32, "qint8": torch.int8}.get(info.dtype, torch.uint8))
     scheme = str(params[0]) if isinstance(params, tuple) and params else ""
-    if scheme == "torch.per_tensor_affine" and len(params) == 3:  # type: ignore[arg-type]
+    if scheme == "torch.per_tensor_affine" and len(params) == 3:
         made = torch._empty_affine_quantized(
-            info.shape, scale=float(params[1]), zero_point=int(params[2]), dtype=_dtype(info)  # type: ignore[index]
+            info.shape,
+            scale=float(params[1]),
+            zero_point=int(params[2]),
+            dtype=_dtype(info),
         )
-    elif scheme.startswith("torch.per_channel_affine") and len(params) == 4:  # type: ignore[arg-type]
-        scales, zeros = (_part(checkpoint, part) for part in params[1:3])  # type: ignore[index]
+    elif scheme.startswith("torch.per_channel_affine") and len(params) == 4:
+        scales, zeros = (_part(checkpoint, part) for part in params[1:3])
         made = torch._empty_per_channel_affine_quantized(
-            info.shape, scales=scales, zero_points=zeros, axis=int(params[3]), dtype=_dtype(info)  # type: ignore[index]
+            info.shape,
+            scales=scales,
+            zero_points=zeros,
+            axis=int(params[3]),
+            dtype=_dtype(info),
         )
     else:
         raise FormatError(f"a tensor is quantised by an unknown scheme {scheme!r:.60}.", rule="quantiser")
@@ -99,7 +107,12 @@ def _sparse(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
         return torch.sparse_coo_tensor(indices, values, info.shape, check_invariants=True, is_coalesced=coalesced)
     compressed, plain, values = (_part(checkpoint, part) for part in data[:3])
     return torch.sparse_compressed_tensor(
-        compressed, plain, values, info.shape, layout=getattr(torch, str(layout).rpartition(".")[2]), check_invariants=True
+        compressed,
+        plain,
+        values,
+        info.shape,
+        layout=getattr(torch, str(layout).rpartition(".")[2]),
+        check_invariants=True,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -12,14 +12,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors are JSON 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
 Root = Annotated[
-    Optional[str],
+    str | None,
     typer.Option(metavar="PATH", help="Where in the file the state dict hangs, as in model_ema; . is the top level."),
 ]
 Output = Annotated[str, typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to write.")]
-To = Annotated[
-    Optional[str], typer.Option("--to", metavar="FORMAT", help="safetensors or pth; else the suffix decides.")
-]
+To = Annotated[str | None, typer.Option("--to", metavar="FORMAT", help="safetensors or pth; else the suffix decides.")]
 MaxShard = Annotated[
-    Optional[str], typer.Option("--max-shard-size", metavar="SIZE", help="Write a folder of shards of this size, as in 5GB.")
+    str | None,
+    typer.Option("--max-shard-size", metavar="SIZE", help="Write a folder of shards of this size, as in 5GB."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists. An input is never replaced.")]

@@ -26,7 +26,9 @@ AFTER_S = 1.0
 class Jsonable(Protocol):
     """A result of the API."""
 
-    def to_json(self) -> dict[str, Any]: ...
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain data."""
+        ...
 
 
 def _console(stream: Any) -> Console:
@@ -105,7 +107,14 @@ class _Bar:
         self._progress.update(self._task, completed=done)
 
     def _start(self, total: int) -> None:
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
 
         self._progress = Progress(
             TextColumn("  {task.description}"), BarColumn(20), DownloadColumn(), TransferSpeedColumn(),

@@ -26,7 +26,13 @@ aten = torch.ops.aten
 CPU = torch.device("cpu")
 META = torch.device("meta")
 
-_ALLOCATES = {"aten::empty", "aten::empty_like", "aten::new_empty", "aten::empty_strided", "aten::new_empty_strided"}
+_ALLOCATES = {
+    "aten::empty",
+    "aten::empty_like",
+    "aten::new_empty",
+    "aten::empty_strided",
+    "aten::new_empty_strided",
+}
 _REBINDS = {"aten::set_", "aten::resize_", "aten::detach_", "aten::requires_grad_"}
 _OVERWRITES = {
     "aten::normal_", "aten::uniform_", "aten::zero_", "aten::fill_", "aten::copy_", "aten::random_", "aten::bernoulli_",
@@ -102,7 +108,7 @@ class Recording:
         if number is None:
             number = self.numbers[storage._cdata] = len(self.storages)
             self.storages.append(storage)  # kept, so that its address is never used again
-        return Ref(number, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        return Ref(number, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
     def adopt(self, tensor: Tensor) -> Ref:
         """Take a real tensor into the recording, with a twin without bytes for working out shapes."""
@@ -117,7 +123,7 @@ class Recording:
         """Return a meta tensor that is the same view of the same recorded storage."""
         ref = self.ref(tensor)
         ghost = torch.empty(0, dtype=ref.dtype, device=META)
-        return ghost.set_(self.twins[ref.storage], ref.offset, ref.size, ref.stride)  # type: ignore[arg-type]
+        return ghost.set_(self.twins[ref.storage], ref.offset, ref.size, ref.stride)
 
     def knows(self, tensor: Tensor) -> bool:
         """Whether the storage of a tensor has been seen."""
@@ -131,7 +137,7 @@ class Recording:
             self.writers.setdefault(storage, []).append(node)
 
 
-class _Dispatch(TorchDispatchMode):
+class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation below autograd, runs it on the meta device and records it."""
 
     @classmethod
@@ -140,7 +146,7 @@ class _Dispatch(TorchDispatchMode):
         return False
 
     def __init__(self, record: Recording, evaluate: Callable[[Recording, Ref], Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.record = record
         self.evaluate = evaluate
 
@@ -205,7 +211,10 @@ class _Dispatch(TorchDispatchMode):
         ghosts, ghostly = self._ghosts((args, kwargs))
         original = func
         if func in _BY_SIZE:
-            func, ghosts = aten.empty.memory_format, ((args[0],), {"dtype": kwargs.get("dtype"), "device": META})
+            func, ghosts = (
+                aten.empty.memory_format,
+                ((args[0],), {"dtype": kwargs.get("dtype"), "device": META}),
+            )
         try:
             out = func(*ghosts[0], **ghosts[1])
         except (NotImplementedError, RuntimeError) as error:
@@ -213,9 +222,7 @@ class _Dispatch(TorchDispatchMode):
                 raise Unrecordable(f"runs {func}, which needs values: {error}") from error
             return self._evaluated(func, args, kwargs)
         known = {id(ghost): originals[original] for original, ghost in ghostly.items()}
-        made = tuple(
-            None if id(t) in known or self.record.knows(t) else self.record.ref(t) for t in _tensors(out)
-        )
+        made = tuple(None if id(t) in known or self.record.knows(t) else self.record.ref(t) for t in _tensors(out))
         if name not in _ALLOCATES and name not in _REBINDS and (written or any(made)):
             self._add(original, *recorded, name=name, written=targets, outputs=made)
         return pytree.tree_map_only(Tensor, lambda t: known.get(id(t), t), out)
@@ -237,7 +244,14 @@ class _Dispatch(TorchDispatchMode):
         return pytree.tree_map_only(Tensor, ghost, tree), ghostly
 
     def _add(
-        self, func: Any, args: Any, kwargs: Any, *, name: str, written: list[Ref], outputs: tuple[Ref | None, ...] = ()
+        self,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        *,
+        name: str,
+        written: list[Ref],
+        outputs: tuple[Ref | None, ...] = (),
     ) -> None:
         random = torch.Tag.nondeterministic_seeded in func.tags
         operands = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Ref)]
@@ -297,7 +311,7 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _elements(func: Any, args: Any) -> int:
+def _elements(func: Any, args: Any) -> Any:
     """Return about how many elements a factory makes: the product of its sizes, or its largest number."""
     name = func._schema.name
     numbers = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, (int, float))]
@@ -332,12 +346,12 @@ def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
 _LOOKS = {
     torch.Tensor.is_meta.__get__: False,  # type: ignore[attr-defined]
     torch.Tensor.is_cpu.__get__: True,  # type: ignore[attr-defined]
-    torch.Tensor.device.__get__: CPU,  # type: ignore[attr-defined]
+    torch.Tensor.device.__get__: CPU,
 }
 """What a ghost answers when asked where it is. Otherwise constructors would skip their work on meta tensors."""
 
 _SHOWS = {torch.Tensor.tolist, torch.Tensor.__repr__, torch.Tensor.__format__}
-_ARRAYS = {torch.Tensor.numpy, torch.Tensor.__array__}
+_ARRAYS: set[Any] = {torch.Tensor.numpy, torch.Tensor.__array__}
 
 
 class _Disguise(TorchFunctionMode):
@@ -409,13 +423,19 @@ def _whole_draws(dispatch: _Dispatch) -> Iterator[None]:
         reads = frozenset() if whole else frozenset({ref.storage})
         dispatch.record.add(
             Node(
-                len(dispatch.record.nodes), original, (ref, *args), kwargs, reads, frozenset({ref.storage}),
-                random=True, overwrites=whole,
-            )  # fmt: skip
+                len(dispatch.record.nodes),
+                original,
+                (ref, *args),
+                kwargs,
+                reads,
+                frozenset({ref.storage}),
+                random=True,
+                overwrites=whole,
+            )
         )
         return tensor
 
-    init._no_grad_trunc_normal_ = recorded  # type: ignore[assignment]
+    init._no_grad_trunc_normal_ = recorded
     try:
         yield
     finally:

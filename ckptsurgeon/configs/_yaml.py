@@ -27,13 +27,9 @@ def _mapping(loader: Any, node: Any) -> dict[Any, Any]:
         try:
             double = key in made
         except TypeError:
-            raise yaml.constructor.ConstructorError(
-                None, None, "a key is not plain", key_node.start_mark
-            ) from None
+            raise yaml.constructor.ConstructorError(None, None, "a key is not plain", key_node.start_mark) from None
         if double:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{key!r} stands twice", key_node.start_mark
-            )
+            raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
         made[key] = loader.construct_object(value_node, deep=True)
     return made
 
@@ -48,7 +44,7 @@ _Loader.add_implicit_resolver(
 def read_yaml(text: str, name: str) -> Any:
     """Return the document; raises ConfigError with the place where it is malformed."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader with stricter mappings
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""

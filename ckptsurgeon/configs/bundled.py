@@ -5,7 +5,7 @@ The trainer's models register themselves by being files of its folder; each says
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from ..registry import discover, module_names
 from ..tensors import TargetSpec
@@ -25,7 +25,7 @@ class _Model(Protocol):
     Fields of ``files`` name text files, and are given to ``build`` as their text.
     """
 
-    fields: dict[str, Any]
+    fields: ClassVar[dict[str, Any]]
     files: tuple[str, ...]
 
     def build(self, fields: dict[str, Any]) -> nn.Module: ...

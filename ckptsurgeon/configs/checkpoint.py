@@ -19,9 +19,7 @@ def checkpoint_target(path: str, root: str | None = None) -> TargetSpec:
     with open_checkpoint(path, root, unwrap=False) as checkpoint:
         for key, info in checkpoint.items():
             if info.opaque:
-                raise FormatError(
-                    f"{escape(key)} of {escape(path)} cannot be kept: {info.opaque}.", rule="opaque"
-                )
+                raise FormatError(f"{escape(key)} of {escape(path)} cannot be kept: {info.opaque}.", rule="opaque")
         return TargetSpec(
             kind="checkpoint",
             name=checkpoint.files[0].name or path,

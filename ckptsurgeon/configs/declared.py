@@ -88,9 +88,7 @@ def _init(document: Document, key: str, info: TensorInfo, spec: Any) -> _Init:
         spec = {"constant": {"val": spec}}
     name, arguments = next(iter(spec.items())) if isinstance(spec, dict) and len(spec) == 1 else (spec, {})
     if not isinstance(name, str) or name not in _ARGUMENTS:
-        raise document.fail(
-            f"{escape(key)} has no initialiser {spec!r:.60}.", f"There are {', '.join(_ARGUMENTS)}."
-        )
+        raise document.fail(f"{escape(key)} has no initialiser {spec!r:.60}.", f"There are {', '.join(_ARGUMENTS)}.")
     arguments = arguments or {}
     if not isinstance(arguments, dict):
         raise document.fail(f"the arguments of {name} of {escape(key)} are not a map.")
@@ -140,7 +138,7 @@ def _draw(
             torch.default_generator.manual_seed(derived_seed(seed, key, 0))
             tensor = torch.empty(info.shape, dtype=getattr(torch, info.dtype))
             _fill(tensor, init)
-            data = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            data = tensor.reshape(-1).view(torch.uint8).numpy().data
         del tensor
         yield key, data
 
@@ -168,8 +166,7 @@ def declare(tensors: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> dict[
     weights, scales and variances get ones; the rest zeros.
     """
     rows = {
-        key: Row(shape=list(info.shape), dtype=info.dtype, init=_suggested(key, info))
-        for key, info in tensors.items()
+        key: Row(shape=list(info.shape), dtype=info.dtype, init=_suggested(key, info)) for key, info in tensors.items()
     }
     groups: dict[str, list[str]] = {}
     for alias, owner in ties.items():

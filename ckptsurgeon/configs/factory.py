@@ -91,8 +91,9 @@ def _locate(document: Document, target: Any, ran: list[str]) -> Any:
 
 
 def _file_of(module: Any) -> str:
-    path = getattr(module, "__file__", None)
-    return os.path.relpath(path) if path and not os.path.relpath(path).startswith("..") else module.__name__
+    path = os.path.relpath(str(getattr(module, "__file__", None) or ".."))
+    installed = path.startswith("..") or "site-packages" in path
+    return str(module.__name__) if installed else path
 
 
 def _failed(document: Document, target: str, error: BaseException) -> ConfigError:

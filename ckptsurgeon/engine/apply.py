@@ -80,7 +80,7 @@ class _Run:
     def write(self, key: str, at: int, values: Array) -> int:
         """Write values into a slot at a byte offset; returns their CRC-32."""
         file, offset, _ = self.slots[key]
-        raw = memoryview(np.ascontiguousarray(values).reshape(-1).view("u1"))
+        raw = np.ascontiguousarray(values).reshape(-1).view("u1").data
         crc = 0
         for begin in range(0, len(raw), WRITE):
             view = raw[begin : begin + WRITE]
@@ -174,7 +174,8 @@ def _staged(
     present = existing_checkpoint(path, suffix)
     if present and not options.force:
         raise OutputError(
-            f"{escape(options.path)} holds a checkpoint: {listing(present)}.", hint="Use --force to replace it."
+            f"{escape(options.path)} holds a checkpoint: {listing(present)}.",
+            hint="Use --force to replace it.",
         )
     with staged_folder(path, shape.size, stale=present) as folder:
         yield {part.name: folder.file(part.name, part.layout.size) for part in shape.parts}, folder
@@ -321,5 +322,3 @@ def _digest(frame: Sequence[tuple[int, bytes]]) -> str:
     for _, data in frame:
         digest.update(data)
     return digest.hexdigest()
-
-

@@ -121,7 +121,9 @@ def lay_out(plan: Plan, options: OutputOptions, recipe: str) -> OutputShape:
     if len(parts) == 1:
         return OutputShape(parts, folder=True)
     stem = shard_names(1, writer.shard_suffix)[0]
-    return OutputShape(parts, folder=True, index=(f"{stem}.index.json", index_text(dict(zip(names, shards, strict=True)))))
+    return OutputShape(
+        parts, folder=True, index=(f"{stem}.index.json", index_text(dict(zip(names, shards, strict=True))))
+    )
 
 
 def existing_checkpoint(path: str, suffix: str) -> list[str]:

@@ -21,7 +21,16 @@ from ..errors import OutputError
 from ..sources import File
 from ..text import escape, human_bytes
 
-__all__ = ["StagedFile", "StagedFolder", "check_output", "explained", "identities", "staged_file", "staged_folder", "write_text"]
+__all__ = [
+    "StagedFile",
+    "StagedFolder",
+    "check_output",
+    "explained",
+    "identities",
+    "staged_file",
+    "staged_folder",
+    "write_text",
+]
 
 _MARK = ".ckpt-tmp"
 _RENAME_EXCHANGE = 2

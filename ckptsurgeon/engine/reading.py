@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def read_part(file: File, info: TensorInfo, part: Box) -> Array:
     return _resolved(array, info)
 
 
-def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int], dtype: np.dtype) -> Array:  # type: ignore[type-arg]
+def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int], dtype: Any) -> Array:
     """Read a strided region: in one go where it is dense, else piece by piece along its widest stride."""
     span, needed = reach(shape, stride) * dtype.itemsize, math.prod(shape) * dtype.itemsize
     if span <= max(SMALL, SPARSE * needed) or max(shape, default=1) == 1:

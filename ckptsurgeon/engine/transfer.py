@@ -28,7 +28,15 @@ BLOCK = 1 << 20
 """Bytes held at once: about what a core's cache holds."""
 THREADS = 2
 
-_NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF, errno.ETXTBSY}
+_NO_KERNEL_COPY = {
+    errno.EXDEV,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+    errno.EPERM,
+    errno.EBADF,
+    errno.ETXTBSY,
+}
 
 Progress = Callable[[int], None]
 """Called with the number of bytes just done, from any thread."""

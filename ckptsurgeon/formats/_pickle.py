@@ -30,9 +30,7 @@ _UINT8 = struct.Struct("<Q")
 class Machine:
     """Runs one pickle. ``position`` is where it stopped, so that several may follow each other."""
 
-    def __init__(
-        self, data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], start: int = 0
-    ) -> None:
+    def __init__(self, data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], start: int = 0) -> None:
         if len(data) > limits.PICKLE_BYTES:
             raise UnsafeError(f"a pickle of {len(data)} bytes is over the limit.", rule="pickle size")
         self.data = data

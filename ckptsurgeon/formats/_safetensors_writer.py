@@ -27,6 +27,7 @@ CODES = {
 _NAMES = {name: code for code, name in CODES.items()}
 _RANK = {name: rank for rank, name in enumerate(CODES.values())}
 
+
 class _Layout:
     """The header's length is known before its checksums are: they have as many digits as zeros have."""
 
@@ -59,7 +60,9 @@ class _Layout:
         try:
             raw = text.encode()
         except UnicodeEncodeError:
-            raise OutputError("a key holds half a character, which safetensors cannot name.", hint="Use --to pth.") from None
+            raise OutputError(
+                "a key holds half a character, which safetensors cannot name.", hint="Use --to pth."
+            ) from None
         raw += b" " * (-len(raw) % 8)
         return struct.pack("<Q", len(raw)) + raw
 
@@ -79,5 +82,3 @@ class SafetensorsWriter:
     def layout(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str) -> _Layout:
         """Lay a file out: larger dtypes first, then by key, without a hole."""
         return _Layout(tensors, metadata, recipe)
-
-

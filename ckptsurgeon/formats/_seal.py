@@ -30,9 +30,7 @@ def seal(recipe: str, digest: str) -> str:
     return _SEAL.sub(lambda found: found.group(0).replace(UNSEALED, digest), recipe, count=1)
 
 
-def digest_outside(
-    file: File, payload: Iterable[tuple[int, int]], patches: Sequence[tuple[int, bytes]] = ()
-) -> str:
+def digest_outside(file: File, payload: Iterable[tuple[int, int]], patches: Sequence[tuple[int, bytes]] = ()) -> str:
     """Return the SHA-256 of a file's bytes outside ``payload`` (ascending (begin, end)), patches applied.
 
     A patch is (offset, bytes) and stands for what the file had there before it was sealed.

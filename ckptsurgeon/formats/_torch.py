@@ -109,7 +109,9 @@ class _Tensors:
 
 def _check_numbers(values: Any, what: str) -> None:
     if type(values) is not tuple or len(values) > limits.DIMENSIONS:
-        raise FormatError(f"a tensor's {what} is no tuple of at most {limits.DIMENSIONS} numbers.", rule=f"tensor {what}")
+        raise FormatError(
+            f"a tensor's {what} is no tuple of at most {limits.DIMENSIONS} numbers.", rule=f"tensor {what}"
+        )
     for value in values:
         if type(value) is not int or not 0 <= value <= limits.ELEMENTS:
             raise FormatError(f"a tensor's {what} holds what is no size.", rule=f"tensor {what}")
@@ -251,5 +253,7 @@ def _plain() -> dict[tuple[str, str], Callable[..., object]]:
         table[builtins, "complex"] = lambda *args: (
             complex(*args) if all(type(a) in (int, float) for a in args[:2]) else Opaque("complex", args)
         )
-        table[builtins, "bytearray"] = lambda *args: args[0] if args and isinstance(args[0], bytes) else b""
+        table[builtins, "bytes"] = table[builtins, "bytearray"] = lambda *args: (
+            args[0] if args and isinstance(args[0], bytes) else b""
+        )
     return table

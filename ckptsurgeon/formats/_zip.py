@@ -219,7 +219,7 @@ def _located(file: File, listed: list[Listed], directory: int) -> dict[str, Entr
         if previous is not None:
             _check_descriptor(file, previous, head[: header - end])
             head = head[header - end :]
-        if _as_torch_writes(head, raw_name) and not method and stored == size:
+        if _as_torch_writes(head, raw_name) and flags & _DESCRIPTOR and not method and stored == size:
             data = header + len(head) + int.from_bytes(head[28:30], "little")
         else:
             data = header + _check_local(file, row, head)
@@ -266,6 +266,8 @@ def _check_local(file: File, row: Listed, raw: bytes) -> int:
     magic, _, local_flags, local_method, _, _, local_crc, local_stored, local_size, n, extra = _LOCAL.unpack_from(raw)
     if magic != b"PK\3\4" or raw[_LOCAL.size :] != name.encode() or n != len(raw) - _LOCAL.size:
         raise UnsafeError(f"{_at(file, name)} has another name where it lies.", rule="zip local header")
+    if (flags ^ local_flags) & _DESCRIPTOR:
+        raise UnsafeError(f"{_at(file, name)} has other flags where it lies.", rule="zip local header")
     if (flags | local_flags) & _ENCRYPTED:
         raise FormatError(f"{_at(file, name)} is encrypted.", rule="zip encryption")
     if method not in (_STORED, _DEFLATED) or local_method != method or (method == _STORED and stored != size):
@@ -278,7 +280,7 @@ def _check_local(file: File, row: Listed, raw: bytes) -> int:
         raise UnsafeError(
             f"{_at(file, name)} has other sizes or another checksum where it lies.", rule="zip local header"
         )
-    return _LOCAL.size + n + int(extra)
+    return int(_LOCAL.size + n + extra)
 
 
 def _check_descriptor(file: File, row: Listed, gap: bytes) -> None:

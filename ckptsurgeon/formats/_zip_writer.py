@@ -99,9 +99,7 @@ class _ZipLayout:
             "byteorder": b"little",
         }
         self._records = [_Record((ROOT + n).encode(), len(c), c) for n, c in fixed.items()]
-        self._records += [
-            _Record(f"{ROOT}data/{number[t.key]}".encode(), t.nbytes, None, key=t.key) for t in owners
-        ]
+        self._records += [_Record(f"{ROOT}data/{number[t.key]}".encode(), t.nbytes, None, key=t.key) for t in owners]
         self._records.append(_Record(f"{ROOT}version".encode(), 2, b"3\n"))
         if recipe:
             raw = recipe.encode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
@@ -77,8 +78,7 @@ def _raw_header(file: File) -> bytes:
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        double = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        double = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"key {escape(double)} stands twice")
     return found
 
@@ -117,7 +117,7 @@ def _take_recipe(metadata: dict[str, str]) -> str | None:
 
 def _tensor(file: File, key: str, entry: Any, start: int, within: str) -> TensorInfo:
     """Return the header of one tensor; its offsets must fit its dtype and shape to the byte."""
-    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
+    if not isinstance(entry, dict) or not entry.keys() >= _FIELDS:
         raise _fail(file, "InvalidHeaderDeserialization", f"{escape(key)} does not have the fields of a tensor")
     name = CODES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if name is None:

@@ -59,7 +59,8 @@ def _root(file: File, archive: Archive) -> str:
     roots = [root for root in roots if root.count("/") <= 1]
     if not roots:
         raise FormatError(
-            f"{escape(file.uri)} is a zip archive without a data.pkl, not a torch checkpoint.", rule="no data.pkl"
+            f"{escape(file.uri)} is a zip archive without a data.pkl, not a torch checkpoint.",
+            rule="no data.pkl",
         )
     if len(roots) > 1:
         raise UnsafeError(f"{escape(file.uri)} has data.pkl in several folders.", rule="several roots")
@@ -120,9 +121,7 @@ class _Storages:
 
 def _frame(archive: Archive, root: str, recipe: str) -> str:
     """Return the digest of everything that is not a storage, as it was before the recipe was sealed."""
-    payload = sorted(
-        (e.data, e.data + e.stored) for e in archive.entries.values() if e.name.startswith(f"{root}data/")
-    )
+    payload = sorted((e.data, e.data + e.stored) for e in archive.entries.values() if e.name.startswith(f"{root}data/"))
     sealed, patches = seal_of(recipe), []
     if sealed:
         entry = archive.entries[ZIP_RECORD]

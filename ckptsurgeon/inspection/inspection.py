@@ -73,7 +73,6 @@ class Inspection:
             "notes": list(self.notes),
         }
 
-
     def _stats_json(self, key: str) -> dict[str, Any]:
         if self.stats is None:
             return {}

@@ -30,9 +30,7 @@ def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -
     if pattern.is_anchored:
         deeper = _deeper(pattern, keys)
         if deeper:
-            return PatternError(
-                head, hint=f"Did you mean **.{pattern.text}? It matches {count(deeper, 'key')}."
-            )
+            return PatternError(head, hint=f"Did you mean **.{pattern.text}? It matches {count(deeper, 'key')}.")
     near = nearest(pattern.text, keys)
     if not near:
         return PatternError(head, hint=f"The {whose} keys begin with {_beginnings(keys)}." if keys else "")

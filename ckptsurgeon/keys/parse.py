@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from math import prod
 
 from ..errors import PatternError
@@ -64,7 +65,7 @@ def _segment(text: str, part: str) -> Segment:
     if not part:
         raise _fail(text, "it has an empty segment", "Write no dot at the ends and no two in a row.")
     tokens = tuple(_tokens(text, part))
-    if any(a.kind == b.kind == "star" for a, b in zip(tokens, tokens[1:], strict=False)):
+    if any(a.kind == b.kind == "star" for a, b in pairwise(tokens)):
         raise _fail(text, '"**" must be a whole segment', "Use * inside a segment.")
     if prod(len(token.words) or 1 for token in tokens) > MAX_ALTERNATIVES:
         raise _fail(text, f"{part} stands for more than {MAX_ALTERNATIVES} names", "Use {n} for any number.")

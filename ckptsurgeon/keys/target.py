@@ -22,7 +22,9 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
 MAX_DIGITS = 18
 """Longest number a rule may compute with: a layer, not an attack."""
 
-_PIECE = re.compile(r"\\(?P<literal>.)|\{(?P<brace>[^{}]*)\}|(?P<stars>\*+)|(?P<text>[^\\{}*]+)|(?P<stray>.)", re.DOTALL)
+_PIECE = re.compile(
+    r"\\(?P<literal>.)|\{(?P<brace>[^{}]*)\}|(?P<stars>\*+)|(?P<text>[^\\{}*]+)|(?P<stray>.)", re.DOTALL
+)
 
 Part = str | Callable[[Captures], str]
 

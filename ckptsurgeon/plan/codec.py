@@ -104,14 +104,15 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
         verb=_text(data["verb"]),
         sources=sources,
         target=PlanTarget(
-            _text(target["kind"]), _text(target["name"]), _text(target["config"]), _read_prints(target["files"])
+            _text(target["kind"]),
+            _text(target["name"]),
+            _text(target["config"]),
+            _read_prints(target["files"]),
         ),
         steps=tuple(_read_step(step, index) for step in data["steps"]),
         unexpected=tuple((index[row["source"]], _text(row["key"])) for row in data["unexpected"]),
         excluded=int(data["excluded"]),
-        equal=tuple(
-            Equal(index[e["source"]], _text(e["first"]), _text(e["second"])) for e in data["equal"]
-        ),
+        equal=tuple(Equal(index[e["source"]], _text(e["first"]), _text(e["second"])) for e in data["equal"]),
         seed=int(data["seed"]),
         arguments=dict(data["arguments"]),
         metadata={_text(k): _text(v) for k, v in data["metadata"].items()},
@@ -120,9 +121,7 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
 
 
 def _read_prints(rows: Sequence[Mapping[str, Any]]) -> tuple[FilePrint, ...]:
-    return tuple(
-        FilePrint(_text(r["name"]), int(r["size"]), _text(r["sha256"]), r["mtime_ns"]) for r in rows
-    )
+    return tuple(FilePrint(_text(r["name"]), int(r["size"]), _text(r["sha256"]), r["mtime_ns"]) for r in rows)
 
 
 def _read_step(row: Mapping[str, Any], index: Mapping[str, int]) -> Step:

@@ -82,9 +82,7 @@ class Verification:
             "compared": self.compared,
             "drawn": self.drawn,
             "failed": [{"key": failure.key, "why": failure.why} for failure in self.failed],
-            "not_compared": [
-                {"key": key, "why": why} for key, why in (self.not_compared or {}).items()
-            ],
+            "not_compared": [{"key": key, "why": why} for key, why in (self.not_compared or {}).items()],
             "nan": self.nan,
             "inf": self.inf,
             "nbytes": self.nbytes,

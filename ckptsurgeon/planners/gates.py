@@ -41,7 +41,11 @@ def check_prefixes(views: Sequence[SourceView], target: TargetSpec) -> None:
 
 
 def check_gates(
-    steps: Sequence[Step], unexpected: Sequence[Origin], selection: Selection, options: Options, target: TargetSpec
+    steps: Sequence[Step],
+    unexpected: Sequence[Origin],
+    selection: Selection,
+    options: Options,
+    target: TargetSpec,
 ) -> None:
     """Raise PlanError when a gate is shut."""
     loaded = [step for step in steps if step.kind not in UNLOADED]

@@ -72,9 +72,8 @@ class _Decider:
         if step.op != "init":
             fault = cast_fault(step.source_dtype, step.dtype)
             if fault:
-                self.faults.casts.append(
-                    f"{key} is {step.source_dtype} in {self.names[origin.source]}, {step.dtype} in the destination: {fault}"
-                )
+                where = f"{step.source_dtype} in {self.names[origin.source]}, {step.dtype} in the destination"
+                self.faults.casts.append(f"{key} is {where}: {fault}")
         return step
 
     def _absent(self, key: str, info: TensorInfo) -> Step:
@@ -137,9 +136,7 @@ class _Decider:
             )
 
 
-def decide(
-    target: TargetSpec, selection: Selection, options: Options, names: Sequence[str]
-) -> Decisions:
+def decide(target: TargetSpec, selection: Selection, options: Options, names: Sequence[str]) -> Decisions:
     """Decide every destination tensor; ``names`` are the sources' in messages.
 
     Raises PlanError for mismatches no policy settles and for casts that would lose what they hold, FormatError
@@ -160,9 +157,7 @@ def decide(
     return decisions
 
 
-def _origin(
-    group: Sequence[str], selection: Selection, decisions: Decisions, names: Sequence[str]
-) -> Origin | None:
+def _origin(group: Sequence[str], selection: Selection, decisions: Decisions, names: Sequence[str]) -> Origin | None:
     """Return the origin of a tensor that has one or more names: the last source that has any of them."""
     found = [origin for name in group for origin in selection.origins.get(name, ())]
     decisions.used.update(name for name in group if name in selection.origins)
@@ -180,9 +175,8 @@ def _check_equal(first: Origin, other: Origin, decisions: Decisions, names: Sequ
     a, b = first.info, other.info
     if a.place is not None and a.place == b.place:
         return
-    whole = all(i.is_plain and i.storage is not None and i.nbytes == i.storage.nbytes for i in (a, b))
-    known = whole and a.storage and b.storage and a.storage.crc32 and b.storage.crc32
-    if a.shape != b.shape or a.dtype != b.dtype or (known and a.storage.crc32 != b.storage.crc32):  # type: ignore[union-attr]
+    known = [_checksum(info) for info in (a, b)]
+    if a.shape != b.shape or a.dtype != b.dtype or (None not in known and known[0] != known[1]):
         raise PlanError(
             f"{escape(first.key)} and {escape(other.key)} of {escape(names[first.source])} differ, "
             "but the destination ties them.",
@@ -191,9 +185,13 @@ def _check_equal(first: Origin, other: Origin, decisions: Decisions, names: Sequ
     decisions.equal.append(Equal(first.source, first.key, other.key))
 
 
-def _mismatch_error(
-    faults: Sequence[tuple[Step, Origin]], names: Sequence[str], target: str
-) -> PlanError:
+def _checksum(info: TensorInfo) -> int | None:
+    """Return the CRC-32 that the container recorded for a tensor, if it did for just its bytes."""
+    whole = info.is_plain and info.storage is not None and info.nbytes == info.storage.nbytes
+    return info.storage.crc32 if whole and info.storage is not None else None
+
+
+def _mismatch_error(faults: Sequence[tuple[Step, Origin]], names: Sequence[str], target: str) -> PlanError:
     details = []
     for step, origin in faults:
         fits = fitting_policies(step.source_shape, step.shape, step.source_dtype)

@@ -92,9 +92,7 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
     dropped = _dropped(view, options, selection)
     chosen = [key for key in view.tensors if key not in dropped and _under(key, view.src)]
     renaming = rename(chosen, options.rules)
-    names = {
-        key: name if renaming.by[key] is not None else _moved(key, view) for key, name in renaming.names.items()
-    }
+    names = {key: name if renaming.by[key] is not None else _moved(key, view) for key, name in renaming.names.items()}
     landed: dict[str, str] = {}
     for key, name in names.items():
         other = landed.setdefault(name, key)

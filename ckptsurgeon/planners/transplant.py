@@ -86,6 +86,5 @@ def _growth(steps: Sequence[Step]) -> list[str]:
     if not before or after < DOUBLING * before:
         return []
     casts = ", ".join(sorted(kinds))
-    return [
-        f"casting {casts} makes {human_bytes(before)} of tensors {human_bytes(after)}; --dtype keep leaves them as they are"
-    ]
+    growth = f"makes {human_bytes(before)} of tensors {human_bytes(after)}"
+    return [f"casting {casts} {growth}; --dtype keep leaves them as they are"]

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..inspection import Inspection
+from ..tensors import TensorInfo
 from ..text import count, escape, human_bytes, human_count, shape_text
 from .tree import Branch, build_tree, sorted_naturally
 
@@ -41,7 +42,7 @@ def inspection_view(inspection: Inspection, *, depth: int | None = None, by_size
     return Group(*parts)
 
 
-def _ordered(inspection: Inspection) -> dict:  # type: ignore[type-arg]
+def _ordered(inspection: Inspection) -> dict[str, TensorInfo]:
     """Return the tensors in the order of the file; safetensors sorts by size and name, so there naturally."""
     tensors = inspection.tensors
     if "safetensors" in inspection.format:
@@ -219,7 +220,11 @@ def stats_view(inspection: Inspection) -> Table:
         if stats is None:
             table.add_row(Text(escape(key)), *(Text("-", style="dim") for _ in range(7)))
             continue
-        numbers = [f"{value:.4g}" if value is not None else "-" for value in (stats.mean, stats.std, stats.min, stats.max)]
-        counts = [Text(str(n), style="red" if n and i else "") for i, n in enumerate((stats.zeros, stats.nan, stats.inf))]
+        numbers = [
+            f"{value:.4g}" if value is not None else "-" for value in (stats.mean, stats.std, stats.min, stats.max)
+        ]
+        counts = [
+            Text(str(n), style="red" if n and i else "") for i, n in enumerate((stats.zeros, stats.nan, stats.inf))
+        ]
         table.add_row(Text(escape(key)), *map(Text, numbers), *counts)
     return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -47,8 +47,10 @@ def _share(step: Step) -> float:
     """Return which part of a tensor's values come from a source."""
     if step.kind in UNLOADED:
         return 0.0
-    if step.op in ("pad", "overlap") and prod(step.shape):
-        return prod(min(a, b) for a, b in zip(step.source_shape, step.shape, strict=True)) / prod(step.shape)
+    elements: int = prod(step.shape)
+    if step.op in ("pad", "overlap") and elements:
+        shared: int = prod(min(pair) for pair in zip(step.source_shape, step.shape, strict=True))
+        return shared / elements
     return 1.0
 
 
@@ -206,7 +208,11 @@ def verification_view(found: Verification) -> RenderableType:
     if len(found.failed) > 20:
         table.add_row("", f"and {len(found.failed) - 20} more", "--json lists all")
     for why, keys in _grouped(found.not_compared or {}):
-        table.add_row(Text("  NOT COMPARED", style="yellow"), count(len(keys), "tensor"), Text(f"{escape(why)}; checksums hold"))
+        table.add_row(
+            Text("  NOT COMPARED", style="yellow"),
+            count(len(keys), "tensor"),
+            Text(f"{escape(why)}; checksums hold"),
+        )
     values = [f"{number} {name}" for number, name in ((found.nan, "NaN"), (found.inf, "Inf")) if number]
     verdict = Text("  verified " if found.ok else "  FAILED ", style="green" if found.ok else "bold red")
     verdict.append(escape(found.output), style="bold default")
@@ -229,8 +235,8 @@ def _tensor_text(found: Verification, failed: int) -> str:
     return "; ".join(parts)
 
 
-def _grouped(not_compared: dict[str, str] | object) -> Iterator[tuple[str, list[str]]]:
+def _grouped(not_compared: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
     groups: dict[str, list[str]] = {}
-    for key, why in dict(not_compared).items():  # type: ignore[call-overload]
+    for key, why in not_compared.items():
         groups.setdefault(why, []).append(key)
     yield from groups.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -24,7 +24,9 @@ Examples:
 
 def run(
     source: Annotated[str, typer.Argument(metavar="CKPT", help="The checkpoint to start from.")],
-    output: Annotated[Optional[str], typer.Option("-o", "--output", metavar="FILE", help="Where to write; else stdout.")] = None,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write; else stdout.")
+    ] = None,
     root: Root = None,
     force: Force = False,
     json: Json = False,

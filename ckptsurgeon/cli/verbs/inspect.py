@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -25,12 +25,15 @@ Examples:
 def run(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint: a file, a folder or an index.")],
     include: Annotated[
-        Optional[list[str]], typer.Option("--include", metavar="GLOB", help="Only keys that match; repeatable.")
+        list[str] | None,
+        typer.Option("--include", metavar="GLOB", help="Only keys that match; repeatable."),
     ] = None,
-    depth: Annotated[Optional[int], typer.Option("--depth", min=1, metavar="N", help="Levels of modules to show.")] = None,
+    depth: Annotated[int | None, typer.Option("--depth", min=1, metavar="N", help="Levels of modules to show.")] = None,
     sort: Annotated[str, typer.Option("--sort", metavar="size|key", help="Largest first, or as in the file.")] = "key",
     keys: Annotated[bool, typer.Option("--keys", help="Print every key, one a line, and nothing else.")] = False,
-    stats: Annotated[bool, typer.Option("--stats", help="Read the values too: mean, deviation, extremes, NaN.")] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Read the values too: mean, deviation, extremes, NaN.")
+    ] = False,
     root: Root = None,
     json: Json = False,
     quiet: Quiet = False,

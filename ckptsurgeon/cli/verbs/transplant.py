@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,32 +29,80 @@ Examples:
 
 
 def run(
-    paths: Annotated[list[str], typer.Argument(metavar="[SRC] DST", help="The source, unless --source names them, and the destination.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="[SRC] DST", help="The source, unless --source names them, and the destination."),
+    ],
     source: Annotated[
-        Optional[list[str]],
-        typer.Option("--source", metavar="SRC", help="A source, as FILE or FILE:SRC_KEY:DST_KEY:EXCLUDE_KEYS; repeatable, later over earlier."),
+        list[str] | None,
+        typer.Option(
+            "--source",
+            metavar="SRC",
+            help="A source, as FILE or FILE:SRC_KEY:DST_KEY:EXCLUDE_KEYS; repeatable, later over earlier.",
+        ),
     ] = None,
-    include: Annotated[Optional[list[str]], typer.Option("--include", metavar="GLOB", help="Take only these source keys; repeatable.")] = None,
-    exclude: Annotated[Optional[list[str]], typer.Option("--exclude", metavar="GLOB", help="Leave these source keys out; repeatable, wins over --include.")] = None,
-    map: Annotated[Optional[list[str]], typer.Option("--map", metavar="FROM=TO", help="Rename source keys; repeatable, the first rule that matches wins.")] = None,
-    map_file: Annotated[Optional[str], typer.Option("--map-file", metavar="FILE", help="Rules, one a line.")] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", metavar="GLOB", help="Take only these source keys; repeatable."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="GLOB", help="Leave these source keys out; repeatable, wins over --include."),
+    ] = None,
+    map: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="FROM=TO",
+            help="Rename source keys; repeatable, the first rule that matches wins.",
+        ),
+    ] = None,
+    map_file: Annotated[str | None, typer.Option("--map-file", metavar="FILE", help="Rules, one a line.")] = None,
     on_mismatch: Annotated[
-        Optional[list[str]],
-        typer.Option("--on-mismatch", metavar="[GLOB=]POLICY", help="Where shapes differ: error, init, slice, pad, overlap or interpolate; repeatable."),
+        list[str] | None,
+        typer.Option(
+            "--on-mismatch",
+            metavar="[GLOB=]POLICY",
+            help="Where shapes differ: error, init, slice, pad, overlap or interpolate; repeatable.",
+        ),
     ] = None,
     ignore_mismatch: Annotated[bool, typer.Option("--ignore-mismatch", help="Short for --on-mismatch init.")] = False,
-    on_missing: Annotated[str, typer.Option("--on-missing", metavar="init|error", help="What no source gives is initialised, or an error.")] = "init",
-    reinit: Annotated[Optional[list[str]], typer.Option("--reinit", metavar="GLOB", help="Initialise these whatever the source has; repeatable.")] = None,
-    require: Annotated[Optional[list[str]], typer.Option("--require", metavar="GLOB", help="Fail unless all of these come from a source; repeatable.")] = None,
+    on_missing: Annotated[
+        str,
+        typer.Option("--on-missing", metavar="init|error", help="What no source gives is initialised, or an error."),
+    ] = "init",
+    reinit: Annotated[
+        list[str] | None,
+        typer.Option("--reinit", metavar="GLOB", help="Initialise these whatever the source has; repeatable."),
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option("--require", metavar="GLOB", help="Fail unless all of these come from a source; repeatable."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Missing and unused keys are errors.")] = False,
-    dtype: Annotated[Optional[str], typer.Option("--dtype", metavar="keep|DTYPE", help="Keep the source's dtypes, or cast all floats to one, as in bf16.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            metavar="keep|DTYPE",
+            help="Keep the source's dtypes, or cast all floats to one, as in bf16.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of what is initialised.")] = 0,
     root: Root = None,
-    output: Annotated[Optional[str], typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to write; else DST.init.safetensors beside DST.")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE|DIR", help="Where to write; else DST.init.safetensors beside DST."
+        ),
+    ] = None,
     to: To = None,
     max_shard_size: MaxShard = None,
     force: Force = False,
-    dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="Show the plan and write nothing; with --json, print it for ckpt apply.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("-n", "--dry-run", help="Show the plan and write nothing; with --json, print it for ckpt apply."),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -71,7 +119,8 @@ def run(
         strict=strict, dtype=dtype, seed=seed, root=root,
     )  # fmt: skip
     if dry_run:
-        sink.answer(plan) or _show(sink, plan)
+        if not sink.answer(plan):
+            _show(sink, plan)
         return
     target = output or _default_output(destination)
     with sink.progress("writing") as progress:

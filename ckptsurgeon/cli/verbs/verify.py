@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -25,9 +25,13 @@ Examples:
 
 def run(
     output: Annotated[str, typer.Argument(metavar="OUT", help="What ckpt wrote.")],
-    plan: Annotated[Optional[str], typer.Option("--plan", metavar="PLAN.json", help="Hold the output against this plan too.")] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option("--plan", metavar="PLAN.json", help="Hold the output against this plan too."),
+    ] = None,
     source: Annotated[
-        Optional[list[str]], typer.Option("--source", metavar="NAME=PATH", help="Where a source is now; repeatable.")
+        list[str] | None,
+        typer.Option("--source", metavar="NAME=PATH", help="Where a source is now; repeatable."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

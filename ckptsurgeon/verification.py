@@ -81,7 +81,8 @@ def verify_output(
 ) -> Verification:
     """Check every byte of an output: the seal, every checksum, every copied and computed tensor, every tie.
 
-    With a ``plan``, what the output says of itself must also be what was planned. Tensors whose source is gone are NOT COMPARED beyond their checksum; drawn ones are never drawn again.
+    With a ``plan``, what the output says of itself must also be what was planned. Tensors whose source is gone are
+    NOT COMPARED beyond their checksum; drawn ones are never drawn again.
     """
     began = time.perf_counter()
     total = 2 * sum(info.nbytes for info in output.values())
@@ -132,7 +133,8 @@ def _check_plan(check: _Check, plan: Plan) -> None:
         info, made = check.output.get(key), check.expected.tensors.get(key)
         if info is not None and (info.dtype, info.shape) != (step.dtype, step.shape):
             check.fail(
-                key, f"is {info.dtype} {shape_text(info.shape)}, planned as {step.dtype} {shape_text(step.shape)}"
+                key,
+                f"is {info.dtype} {shape_text(info.shape)}, planned as {step.dtype} {shape_text(step.shape)}",
             )
         if made is None:
             check.fail(key, "is planned and was not made")
@@ -225,7 +227,7 @@ def _first_difference(
         return _overlay_difference(step, file, info, theirs, origin)
     assert info.storage is not None
     for offset, values, _ in computed_blocks(step, origin, theirs):
-        raw = memoryview(values.reshape(-1).view("u1"))
+        raw = values.reshape(-1).view("u1").data
         here = file.read(info.storage.offset + info.offset + offset, len(raw))
         if raw != here:
             return offset + _mismatch(raw, here)

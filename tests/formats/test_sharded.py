@@ -1,0 +1,130 @@
+"""Shards, their index, and folders that hold a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.formats import OutTensor, split_shards
+
+
+def index(name: str, weight_map: dict[str, str]) -> None:
+    Path(name).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+
+
+def shards(folder: str = "m") -> dict[str, str]:
+    os.makedirs(folder, exist_ok=True)
+    save_file({"a": torch.ones(2), "b": torch.zeros(2)}, f"{folder}/model-00001-of-00002.safetensors", {"who": "me"})
+    save_file({"c": torch.full((3,), 2.0)}, f"{folder}/model-00002-of-00002.safetensors")
+    weight_map = {
+        "c": "model-00002-of-00002.safetensors",
+        "a": "model-00001-of-00002.safetensors",
+        "b": "model-00001-of-00002.safetensors",
+    }
+    index(f"{folder}/model.safetensors.index.json", weight_map)
+    return weight_map
+
+
+def test_a_folder_and_its_index_are_the_same_checkpoint() -> None:
+    shards()
+    for path in ("m", "m/", "m/model.safetensors.index.json"):
+        found = cs.open_checkpoint(path)
+        assert list(found) == ["c", "a", "b"]
+        assert found.format == "sharded safetensors"
+        assert found.tensor("c").tolist() == [2.0, 2.0, 2.0]
+        assert found["a"].storage is not None
+        assert found["a"].storage.file == "model-00001-of-00002.safetensors"
+        assert found.metadata["who"] == "me"
+        assert len(found.files) == 3
+
+
+def test_shards_that_torch_wrote() -> None:
+    os.mkdir("m")
+    torch.save({"a": torch.ones(2)}, "m/pytorch_model-00001-of-00002.bin")
+    torch.save({"b": torch.zeros(2)}, "m/pytorch_model-00002-of-00002.bin")
+    weight_map = {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}
+    index("m/pytorch_model.bin.index.json", weight_map)
+    assert cs.open_checkpoint("m").tensor("a").tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda m: os.remove("m/model-00002-of-00002.safetensors"), "00002-of-00002.safetensors, which does not exist"),
+        (lambda m: index("m/model.safetensors.index.json", {**m, "d": m["a"]}), "lacks d"),
+        (lambda m: index("m/model.safetensors.index.json", {k: v for k, v in m.items() if k != "b"}), "has besides b"),
+        (lambda m: index("m/model.safetensors.index.json", {**m, "a": "../evil.safetensors"}), "outside itself"),
+        (lambda m: index("m/model.safetensors.index.json", {**m, "a": "/etc/passwd"}), "outside itself"),
+        (lambda m: index("m/model.safetensors.index.json", {**m, "a": 3}), "names no file"),
+        (lambda m: index("m/model.safetensors.index.json", {**m, "a": "model.safetensors.index.json"}), "no shard"),
+        (lambda m: Path("m/model.safetensors.index.json").write_text("{"), "no JSON"),
+        (lambda m: Path("m/model.safetensors.index.json").write_text('{"a": 1}'), "no weight_map"),
+        (lambda m: Path("m/model.safetensors.index.json").write_text('{"a":' + "[" * 100_000), "no JSON"),
+        (lambda m: save_file({"a": torch.ones(1)}, "m/model.safetensors"), "both model.safetensors and"),
+    ],
+)  # fmt: skip
+def test_an_index_that_lies_is_refused(change: object, why: str) -> None:
+    change(shards())  # type: ignore[operator]
+    with pytest.raises(cs.FormatError, match=why):
+        cs.open_checkpoint("m")
+
+
+def test_a_folder_with_one_file_is_that_file() -> None:
+    os.mkdir("m")
+    save_file({"a": torch.ones(2)}, "m/anything.safetensors")
+    Path("m/config.json").write_text("{}")
+    assert list(cs.open_checkpoint("m")) == ["a"]
+
+
+def test_the_well_known_name_is_taken_and_the_others_are_said() -> None:
+    os.mkdir("m")
+    save_file({"a": torch.ones(2)}, "m/model.safetensors")
+    torch.save({"b": torch.ones(2)}, "m/pytorch_model.bin")
+    found = cs.open_checkpoint("m")
+    assert list(found) == ["a"]
+    assert any("pytorch_model.bin" in note for note in found.notes)
+
+
+def test_a_folder_of_several_checkpoints_asks_which() -> None:
+    os.mkdir("m")
+    torch.save({"b": torch.ones(2)}, "m/1epoch.pth")
+    torch.save({"b": torch.ones(2)}, "m/2epoch.pth")
+    with pytest.raises(cs.FormatError, match="several checkpoints: 1epoch.pth, 2epoch.pth"):
+        cs.open_checkpoint("m")
+
+
+def test_a_folder_without_any_says_so() -> None:
+    os.mkdir("m")
+    with pytest.raises(cs.FormatError, match="no checkpoint in it"):
+        cs.open_checkpoint("m")
+    save_file({"a": torch.ones(2)}, "m/model-00001-of-00002.safetensors")
+    with pytest.raises(cs.FormatError, match="1 shards and no index|1 shard"):
+        cs.open_checkpoint("m")
+
+
+def test_links_as_the_hub_s_cache_makes_them_are_followed() -> None:
+    os.makedirs("blobs")
+    os.makedirs("snapshots/x")
+    save_file({"a": torch.ones(2)}, "blobs/abc")
+    os.symlink("../../blobs/abc", "snapshots/x/model.safetensors")
+    assert list(cs.open_checkpoint("snapshots/x")) == ["a"]
+
+
+def tensor(key: str, nbytes: int, alias_of: str = "") -> OutTensor:
+    return OutTensor(key, "uint8", (nbytes,), nbytes, alias_of)
+
+
+def test_shards_fill_in_order_and_keep_aliases_together() -> None:
+    made = split_shards([tensor("a", 60), tensor("b", 60), tensor("c", 30), tensor("a2", 60, "a")], 100)
+    assert [[t.key for t in shard] for shard in made] == [["a", "a2"], ["b", "c"]]
+
+
+def test_a_tensor_larger_than_a_shard_gets_one_of_its_own() -> None:
+    made = split_shards([tensor("a", 10), tensor("b", 500), tensor("c", 10)], 100)
+    assert [[t.key for t in shard] for shard in made] == [["a"], ["b"], ["c"]]

@@ -1,0 +1,106 @@
+"""Rules that rename, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckptsurgeon.errors import PatternError
+from ckptsurgeon.keys import parse_rule, rename, rules_from_lines
+
+
+@pytest.mark.parametrize(
+    ("rule", "key", "expected"),
+    [
+        ("encoder=model.encoder", "encoder.a.b", "model.encoder.a.b"),
+        ("encoder=model.encoder", "encoder2.a", None),
+        ("module=", "module.a.b", "a.b"),
+        ("=model", "a.b", "model.a.b"),
+        ("model.*.attn.**=encoder.*.self_attn.**", "model.3.attn.q.weight", "encoder.3.self_attn.q.weight"),
+        ("a.**.b=x.**.y", "a.b", "x.y"),
+        ("a.**.b=x.**.y", "a.q.r.b.c", "x.q.r.y.c"),
+        ("a.*.*=b.{2}.{1}", "a.x.y", "b.y.x"),
+        ("l.{n}=l.{n+12}", "l.3.w", "l.15.w"),
+        ("l.{n}=l.{2*n}", "l.3.w", "l.6.w"),
+        ("l.{n}=l.{n//2}.{n%2}", "l.5.w", "l.2.1.w"),
+        ("h{n}=layers.{n}", "h7.w", "layers.7.w"),
+        (r"re:(\w+)\.gamma=*.weight", "norm.gamma", "norm.weight"),
+        (r"re:l(?P<n>\d+)\.(.*)=layers.{n}.{2}", "l4.w", "layers.4.w"),
+        (r"re:l(?P<n>\d+)\.(.*)=layers.{n+1}.{2}", "l4.w", "layers.5.w"),
+        ("a=b=c", "a=b", "c"),
+        (r"a\*b=c", "a*b.w", "c.w"),
+    ],
+)
+def test_what_a_rule_makes_of_a_key(rule: str, key: str, expected: str | None) -> None:
+    assert parse_rule(rule).apply(key) == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "why"),
+    [
+        ("encoder", "no '='"),
+        ("=", "says nothing"),
+        ("a=b.**", "more '\\*\\*' than the pattern catches"),
+        ("a.*=b.*.*", "more '\\*' than the pattern catches"),
+        ("a.*={2}", "not among the 1 captures"),
+        ("l.{n}=l.{m}", "does not bind"),
+        ("l.{n}=l.{n**9}", "not arithmetic"),
+        ("l.{n}=l.{n.__class__}", "not arithmetic"),
+        ("l.{n}=l.{__import__('os')}", "not arithmetic|does not bind"),
+        ("l.{n}=l.{n+}", "not arithmetic"),
+        ("a=b..c", "empty segment"),
+        ("a=b?", "no meaning"),
+        ("a=***", "stands for no capture"),
+    ],
+)
+def test_what_is_no_rule_says_why(rule: str, why: str) -> None:
+    with pytest.raises(PatternError, match=why):
+        parse_rule(rule)
+
+
+@pytest.mark.parametrize(
+    ("rule", "key", "why"),
+    [
+        ("l.{n}=l.{n-12}", "l.3.w", "below zero"),
+        ("l.{n}=l.{10//n}", "l.0.w", "division by zero"),
+        ("module=", "module", "leaves nothing"),
+        (r"re:(?P<n>\w+)={n+1}", "abc", "not a number"),
+    ],
+)
+def test_what_cannot_be_applied_says_why(rule: str, key: str, why: str) -> None:
+    with pytest.raises(PatternError, match=why):
+        parse_rule(rule).apply(key)
+
+
+def test_the_first_rule_wins_and_none_sees_another_s_result() -> None:
+    rules = [parse_rule("a.x=b"), parse_rule("a=c"), parse_rule("b=d")]
+    done = rename(["a.x.w", "a.y.w", "b.w"], rules)
+    assert done.names == {"a.x.w": "b.w", "a.y.w": "c.y.w", "b.w": "d.w"}
+    assert done.used == (0, 1, 2)
+
+
+def test_a_shadowed_rule_is_an_error() -> None:
+    with pytest.raises(PatternError, match="never applies"):
+        rename(["a.w"], [parse_rule("a=b"), parse_rule("a.w=c")])
+
+
+def test_a_map_file_has_a_rule_a_line_and_comments() -> None:
+    assert rules_from_lines(["# names", "", "a=b", "  c=d  "]) == ["a=b", "c=d"]
+
+
+names = st.lists(st.sampled_from(["a", "b", "layers", "0", "12", "weight"]), min_size=1, max_size=5).map(".".join)
+
+
+@given(names)
+def test_moving_a_module_and_back_is_the_identity(key: str) -> None:
+    moved = parse_rule("=new.place").apply(key)
+    assert moved is not None
+    assert parse_rule("new.place=").apply(moved) == key
+
+
+@given(st.integers(0, 10**9), st.integers(0, 1000))
+def test_adding_and_taking_away_is_the_identity(number: int, offset: int) -> None:
+    there = parse_rule(f"l.{{n}}=l.{{n+{offset}}}").apply(f"l.{number}.w")
+    assert there is not None
+    assert parse_rule(f"l.{{n}}=l.{{n-{offset}}}").apply(there) == f"l.{number}.w"

@@ -1,0 +1,77 @@
+"""The façade: sorted, complete, documented, and light to import."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import ckptsurgeon as cs
+
+
+def test_all_is_sorted_and_complete() -> None:
+    assert list(cs.__all__) == sorted(cs.__all__)
+    for name in cs.__all__:
+        assert getattr(cs, name) is not None
+    assert set(cs.__all__) <= set(dir(cs))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = cs.nothing
+
+
+def test_every_public_thing_is_documented() -> None:
+    for name in cs.__all__:
+        thing = getattr(cs, name)
+        assert inspect.getdoc(thing), name
+        if inspect.isfunction(thing):
+            assert "Any" not in str(inspect.signature(thing)), name
+
+
+def test_every_error_has_its_exit_code_drawn() -> None:
+    from ckptsurgeon import errors
+
+    for name in errors.__all__:
+        kind = getattr(errors, name)
+        line = next(line for line in (errors.__doc__ or "").splitlines() if name in line)
+        assert line.split()[-1].isdigit() is False or str(kind.exit_code) in line
+        assert issubclass(kind, cs.CheckpointError)
+        assert f" {kind.exit_code} " in line + " ", line
+
+
+def loaded_after(code: str, *names: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(*(n for n in {names!r} if n in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_importing_loads_neither_torch_nor_numpy() -> None:
+    assert not loaded_after("import ckptsurgeon", "torch", "numpy", "rich", "typer", "huggingface_hub", "yaml")
+
+
+def test_opening_and_planning_between_checkpoints_loads_no_torch(minilm: object) -> None:
+    code = f"""
+import ckptsurgeon as cs
+path = {str(minilm)!r} + "/model.safetensors"
+cs.inspect(path)
+plan = cs.transplant(path, path, exclude=["pooler"])
+cs.apply(plan, "out.safetensors")
+assert cs.verify("out.safetensors").ok
+"""
+    assert not loaded_after(code, "torch", "huggingface_hub")
+
+
+def test_inspect_as_a_command_loads_no_torch(minilm: object) -> None:
+    code = f"from ckptsurgeon.cli import main\nassert main(['inspect', {str(minilm)!r}]) == 0"
+    assert not loaded_after(code, "torch", "numpy", "huggingface_hub")
+
+
+def test_no_room_has_the_name_of_a_public_verb() -> None:
+    """Importing a submodule sets its name on the package, and would hide the verb."""
+    from pathlib import Path
+
+    rooms = {path.name.removesuffix(".py") for path in Path(cs.__file__).parent.iterdir()}
+    assert not rooms & set(cs.__all__)

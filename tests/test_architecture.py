@@ -1,0 +1,127 @@
+"""The rooms of the house and the doors between them: any import that is not drawn here fails."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import ckptsurgeon
+
+ROOT = Path(ckptsurgeon.__file__).parent
+
+OPEN_TO_ALL = {"errors", "tensors", "text"}
+
+# room: the rooms it may import. A room is a file or a folder of the package.
+DOORS: dict[str, set[str]] = {
+    "__init__": {"api", "trainer"},
+    "__main__": {"cli"},
+    "errors": set(),
+    "text": set(),
+    "tensors": set(),
+    "registry": set(),
+    "keys": set(),
+    "sources": {"registry"},
+    "formats": {"registry", "sources"},
+    "checkpoint": {"sources", "formats"},
+    "configs": {"registry", "checkpoint"},
+    "policies": set(),
+    "ops": set(),
+    "merges": {"registry"},
+    "plan": set(),
+    "planners": {"plan", "keys", "policies", "merges"},
+    "recipe": {"plan", "formats"},
+    "engine": {"plan", "ops", "merges", "formats", "checkpoint", "recipe", "sources"},
+    "inspection": {"checkpoint", "keys", "engine", "ops"},
+    "verification": {"plan", "checkpoint", "engine", "recipe", "ops", "sources"},
+    "api": {
+        "__init__", "checkpoint", "configs", "engine", "formats", "inspection", "keys", "plan", "planners", "recipe",
+        "sources", "verification",
+    },
+    "render": {"plan", "inspection"},
+    "cli": {"__init__", "api", "trainer", "render", "plan", "registry"},
+    "trainer": {"api", "configs"},
+}  # fmt: skip
+
+
+def modules() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms that a module imports, at its top or inside a function."""
+    package = ("ckptsurgeon", *path.relative_to(ROOT).with_suffix("").parts)
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[tuple[str, ...]] = []
+        if isinstance(node, ast.Import):
+            names = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            head = package[: len(package) - node.level] if node.level else ()
+            if path.name == "__init__.py" and node.level:
+                head = package[:-1][: len(package) - node.level]
+            base = (*head, *(node.module or "").split(".")) if node.module else head
+            names = [base if len(base) > 1 else (*base, alias.name) for alias in node.names]
+        for name in names:
+            if name[0] == "ckptsurgeon":
+                room = name[1] if len(name) > 1 else "__init__"
+                found.add(room if (ROOT / room).exists() or (ROOT / f"{room}.py").exists() else "__init__")
+    return found
+
+
+def test_every_room_is_drawn() -> None:
+    assert {room_of(path) for path in modules()} <= DOORS.keys()
+
+
+def test_no_module_goes_through_a_door_that_is_not_drawn() -> None:
+    wrong = []
+    for path in modules():
+        room = room_of(path)
+        for other in imports(path) - OPEN_TO_ALL - {room}:
+            if other not in DOORS[room]:
+                wrong.append(f"{path.relative_to(ROOT)} ({room}) imports {other}")
+    assert not wrong
+
+
+def test_the_doors_form_no_circle() -> None:
+    done: set[str] = set()
+
+    def visit(room: str, above: tuple[str, ...]) -> None:
+        assert room not in above, f"a circle: {' -> '.join((*above, room))}"
+        if room not in done:
+            for other in DOORS[room] - {"__init__"}:
+                visit(other, (*above, room))
+            done.add(room)
+
+    for room in DOORS:
+        visit(room, ())
+
+
+def test_only_keys_uses_fnmatch2() -> None:
+    users = [path for path in modules() if "fnmatch2" in path.read_text().replace("``fnmatch2", "")]
+    assert {room_of(path) for path in users} == {"keys"}
+
+
+def test_pure_rooms_open_no_file_and_log_nothing() -> None:
+    for path in modules():
+        if room_of(path) in ("keys", "policies", "planners", "ops", "plan"):
+            tree = ast.parse(path.read_text())
+            called = {
+                node.func.id
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            }
+            assert not called & {"open", "print"}, path
+            assert "logging" not in path.read_text(), path
+
+
+def test_the_library_never_prints() -> None:
+    for path in modules():
+        if room_of(path) != "cli":
+            for node in ast.walk(ast.parse(path.read_text())):
+                is_print = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+                assert not is_print, path
