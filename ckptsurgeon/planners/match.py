@@ -52,7 +52,7 @@ class _Decider:
     def step(self, key: str, origin: Origin | None) -> Step:
         """Return what becomes of one tensor, by the first of: reinit, shape, mismatch policy, missing."""
         info = self.target.tensors[key]
-        hits = self._reinit.match(key)
+        hits = self._hits(self._reinit, key)
         if hits:
             return self._initial(key, info, reason="reinit", rule=str(self.options.reinit[min(hits)]))
         if origin is None:
@@ -76,6 +76,10 @@ class _Decider:
                 self.faults.casts.append(f"{key} is {where}: {fault}")
         return step
 
+    def _hits(self, matcher: KeyMatcher, key: str) -> frozenset[int]:
+        """Return the patterns that match a tensor by any of its names."""
+        return matcher.match(key).union(*(matcher.match(alias) for alias in self.aliases.get(key, ())))
+
     def _absent(self, key: str, info: TensorInfo) -> Step:
         why = self.selection.excluded.get(key)
         if why is None:
@@ -96,7 +100,7 @@ class _Decider:
 
     def _resized(self, step: Step, origin: Origin) -> Step:
         policy, rule = self.options.mismatch.everywhere, "--on-mismatch " + self.options.mismatch.everywhere
-        hits = self._scoped.match(step.key)
+        hits = self._hits(self._scoped, step.key)
         if hits:
             flag, policy = self.options.mismatch.scoped[max(hits)]
             rule = f"{flag}={policy}"

@@ -1,0 +1,190 @@
+"""Destination configurations: what is read, and what is refused with a word on where and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+
+
+def config(text: str, name: str = "dst.yaml") -> cs.TargetSpec:
+    Path(name).write_text(text)
+    return cs.load_target(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "says nothing of a model"),
+        ("a: 1", "says nothing of a model"),
+        ("model: 3", "says nothing of a model"),
+        ("model: {}", "none of them"),
+        ("model: {name: hybrid_asr, like: x.pth}", "both"),
+        ("model: {tensors: {a: {shape: [1]}}\nmodel: 1", "line"),
+        ("model: {name: a}\nmodel: {name: b}", "'model' stands twice"),
+        ("model: [", "line"),
+        ("model: {nmae: x}", "none of them"),
+        ("model: {name: hybrid_ars}", "no bundled model 'hybrid_ars'.*hybrid_asr"),
+        ("model: {name: hybrid_asr}", "needs tokens"),
+        ("model: {name: hybrid_asr, tokens: missing.txt}", "missing.txt cannot be read"),
+        ("model: {name: hybrid_asr, d_modle: 3}", "no field 'd_modle'. Did you mean d_model"),
+        ("model: {tensors: []}", "not a map"),
+        ("model: {tensors: {a: {dtype: float32}}}", "has no shape"),
+        ("model: {tensors: {a: {shape: 3}}}", "not a list of sizes"),
+        ("model: {tensors: {a: {shape: [-1]}}}", "not a list of sizes"),
+        ("model: {tensors: {a: {shape: [true]}}}", "not a list of sizes"),
+        ("model: {tensors: {a: {shape: [1], dtpye: x}}}", "Did you mean dtype"),
+        ("model: {tensors: {a: {shape: [1], dtype: float31}}}", "no dtype 'float31'"),
+        ("model: {tensors: {a: {shape: [1], init: magic}}}", "no initialiser 'magic'"),
+        ("model: {tensors: {a: {shape: [1], init: xavier_uniform}}}", "which has 1 dimensions"),
+        ("model: {tensors: {a: {shape: [1], init: {normal: {sdt: 1}}}}}", "Did you mean std"),
+        ("model: {tensors: {a: {shape: [1], init: constant}}}", "needs val"),
+        ("model: {tensors: {a: {shape: [1], dtype: int64, init: normal}}}", "which is int64"),
+        ("model: {tensors: {a: {shape: [1]}}, tied: [[a]]}", "two or more"),
+        ("model: {tensors: {a: {shape: [1]}, b: {shape: [2]}}, tied: [[a, b]]}", "differs from it"),
+        ("model: {_target_: nothing}", "package.module.Class"),
+        ("model: {_target_: no_such_package.Class}", "no module no_such_package"),
+        ("model: {_target_: torch.nn.Linearr}", "has no Linearr"),
+        ("model: {_target_: torch.nn.Linear}", "cannot be built.*missing"),
+        ("model: {_target_: torch.nn.Linear, in_features: 2, out_features: 3, bais: false}", "unexpected keyword"),
+        ("model: {_target_: builtins.dict}", "not an nn.Module"),
+        ("model: {_target_: torch.nn.LazyLinear, out_features: 3}", "after a forward pass"),
+        ("model: {_target_: torch.nn.Linear, in_features: '${x}', out_features: 3}", "interpolation"),
+        ("model: {like: missing.pth}", "does not exist"),
+        ("model: {like: 3}", "not a file name"),
+    ],
+)
+def test_a_wrong_configuration_says_where_and_why(text: str, why: str) -> None:
+    with pytest.raises(cs.CheckpointError, match=f"(?s){why}") as caught:
+        config(text)
+    assert caught.value.exit_code in (2, 3)
+    if "does not exist" not in why:
+        assert isinstance(caught.value, cs.ConfigError)
+
+
+def test_a_missing_configuration_says_so() -> None:
+    with pytest.raises(cs.ConfigError, match="nothing.yaml cannot be read"):
+        cs.load_target("nothing.yaml")
+
+
+def test_numbers_without_a_dot_are_numbers() -> None:
+    spec = config("model: {_target_: torch.nn.LayerNorm, normalized_shape: 4, eps: 1e-3}")
+    assert list(spec.tensors) == ["weight", "bias"]
+
+
+def test_json_configurations_are_read_too() -> None:
+    assert list(config('{"model": {"tensors": {"a": {"shape": [2]}}}}', "dst.json").tensors) == ["a"]
+
+
+def test_other_sections_are_left_to_others() -> None:
+    assert config("model: {tensors: {a: {shape: [2]}}}\ntrain: {lr: 1e-3}").tensors
+
+
+def test_code_is_found_beside_the_configuration_and_said() -> None:
+    Path("sub").mkdir()
+    Path("sub/my_net.py").write_text("from torch import nn\nprint('hello')\nNet = lambda n: nn.Linear(n, n)\n")
+    spec = config("model: {_target_: my_net.Net, n: 3}", "sub/dst.yaml")
+    assert spec.ran == ("my_net.Net from sub/my_net.py",)
+    assert spec.tensors["weight"].shape == (3, 3)
+
+
+def test_what_code_prints_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("loud_net.py").write_text(
+        "from torch import nn\nprint('at import')\n\ndef net():\n    print('at build')\n    return nn.Linear(1, 1)\n"
+    )
+    config("model: {_target_: loud_net.net}")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "at import" in captured.err
+    assert "at build" in captured.err
+
+
+def test_an_import_that_fails_names_the_package() -> None:
+    Path("needy_net.py").write_text("import a_package_nobody_has\n")
+    with pytest.raises(cs.ConfigError, match="needs the package a_package_nobody_has"):
+        config("model: {_target_: needy_net.Net}")
+    Path("broken_net.py").write_text("1/0\n")
+    with pytest.raises(cs.ConfigError, match="ZeroDivisionError"):
+        config("model: {_target_: broken_net.Net}")
+
+
+def test_nested_targets_are_built_innermost_first() -> None:
+    spec = config("""
+model:
+  _target_: torch.nn.Sequential
+  _args_:
+    - {_target_: torch.nn.Linear, in_features: 3, out_features: 4}
+    - {_target_: torch.nn.LayerNorm, normalized_shape: 4}
+""")
+    assert list(spec.tensors) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+
+
+def test_like_takes_the_keys_and_keeps_the_values() -> None:
+    torch.save({"model": {"module.a": torch.ones(2), "module.b": torch.zeros(3)}, "epoch": 1}, "like.pth")
+    spec = config("model: {like: like.pth}")
+    assert list(spec.tensors) == ["module.a", "module.b"]
+    assert (spec.keeps, spec.keeps_root) == ("like.pth", "model")
+
+
+def test_a_checkpoint_is_a_destination_itself() -> None:
+    save_file({"a": torch.ones(2)}, "dst.safetensors")
+    assert cs.load_target("dst.safetensors").keeps == "dst.safetensors"
+
+
+def test_a_declared_model_draws_what_it_says() -> None:
+    spec = config("""
+model:
+  tensors:
+    a: {shape: [400, 300], init: {normal: {std: 0.02}}}
+    b: {shape: [400, 300], dtype: bf16, init: {uniform: {a: -1, b: 1}}}
+    c: {shape: [3], init: 7}
+    d: {shape: [1, 4], dtype: int64, init: arange}
+    e: {shape: [2, 2], init: eye}
+    f: {shape: [2], init: ones}
+    g: {shape: [0, 2], init: kaiming_uniform}
+    h: {shape: [2]}
+    i: {shape: [400, 300], init: {normal: {std: 0.02}}}
+  tied: [[i, a]]
+""")
+    assert spec.ties == {"i": "a"}
+    assert spec.undrawable == {"h"}
+    drawn = {}
+    for key, data in spec.initial(["f", "a", "b", "c", "d", "e", "g"], 3):
+        drawn[key] = (
+            torch.frombuffer(bytearray(data), dtype=getattr(torch, spec.tensors[key].dtype)) if len(data) else None
+        )
+    a, b = drawn["a"], drawn["b"]
+    assert a is not None
+    assert b is not None
+    assert abs(a.std().item() - 0.02) < 0.001
+    assert b.float().abs().max() <= 1
+    assert drawn["c"].tolist() == [7, 7, 7]  # type: ignore[union-attr]
+    assert drawn["d"].tolist() == [0, 1, 2, 3]  # type: ignore[union-attr]
+    assert drawn["e"].tolist() == [1, 0, 0, 1]  # type: ignore[union-attr]
+    (again,) = [bytes(data) for _, data in spec.initial(["a"], 3)]
+    assert again == bytes(a.numpy())
+    (other,) = [bytes(data) for _, data in spec.initial(["a"], 4)]
+    assert other != again
+    with pytest.raises(cs.ConfigError, match="does not say how h"):
+        list(spec.initial(["h"], 0))
+
+
+def test_init_writes_what_load_target_reads() -> None:
+    tied = torch.randn(5, 4)
+    torch.save({"model": {"module.emb.weight": tied, "module.out.weight": tied, "module.norm.weight": torch.ones(4),
+                          "module.n": torch.tensor(3), "module.h": torch.ones(2).half()}}, "x.pth")  # fmt: skip
+    text = cs.init_config("x.pth", output="dst.yaml")
+    assert Path("dst.yaml").read_text() == text
+    spec, source = cs.load_target("dst.yaml"), cs.open_checkpoint("x.pth")
+    assert {k: (i.dtype, i.shape) for k, i in spec.tensors.items()} == {
+        k: (i.dtype, i.shape) for k, i in source.items()
+    }
+    assert spec.ties == {"out.weight": "emb.weight"}
+    assert not spec.undrawable
+    with pytest.raises(cs.OutputError, match="exists"):
+        cs.init_config("x.pth", output="dst.yaml")
+    assert len(list(spec.initial([k for k in spec.tensors if k not in spec.ties], 0))) == 4
