@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from . import __version__
 from .checkpoint import Checkpoint, open_checkpoint
 from .configs import declare, dump_yaml, load_target, module_destination
-from .errors import CheckpointError, ConfigError, FormatError, PlanError, SourceError
+from .errors import CheckpointError, ConfigError, FormatError, PlanError, SourceError, VerifyError
 from .inspection import Inspection, inspection_of
 from .keys import Rule, rules_from_lines
 from .plan import Failure, FilePrint, Plan, PlanSource, PlanTarget, Receipt, Step, Verification
@@ -195,7 +195,10 @@ def verify(
             return Verification(os.fspath(output), 0, 0, 0, failed=(Failure("", str(error)),))
         folder = os.path.dirname(os.path.abspath(os.fspath(output).rstrip("/")))
         if checkpoint.recipe is not None:
-            recipe = parse_recipe(checkpoint.recipe)
+            try:
+                recipe = parse_recipe(checkpoint.recipe)
+            except VerifyError as error:
+                return Verification(os.fspath(output), 0, 0, 0, failed=(Failure("", str(error)),))
             found, absent = _find_sources(recipe.sources, folder, sources or {}, stack)
             expected = expected_of_recipe(recipe, found, absent)
         elif planned is not None:

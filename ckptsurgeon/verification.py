@@ -108,7 +108,7 @@ def verify_output(
         not_compared=check.not_compared,
         nan=check.nan,
         inf=check.inf,
-        nbytes=sum(info.nbytes for info in output.values()),
+        nbytes=sum(file.size for file in output.files),
         elapsed_s=time.perf_counter() - began,
     )
 

@@ -82,8 +82,10 @@ def _terminate(*_: object) -> None:
 def _run(args: list[str], as_json: bool) -> int:
     debug = os.environ.get("CKPT_DEBUG") == "1"
     try:
-        code = _app()(_verb_first(args), standalone_mode=False)
+        code = _app()(_verb_first(args), prog_name="ckpt", standalone_mode=False)
         sys.stdout.flush()
+        if code == 130:  # the parser turns an interrupt into this
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except _Terminated:
         return _failed(CheckpointError("terminated; nothing was left half done."), as_json, 143)

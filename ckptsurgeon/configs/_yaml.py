@@ -68,6 +68,6 @@ _Dumper.add_representer(
 
 
 def dump_yaml(document: Any) -> str:
-    """Return a document as YAML, keys in their order, each Row on one line."""
-    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
+    """Return a document as YAML, keys in their order, each Row on one line, in ASCII whatever the names."""
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=False, width=10_000)
     return text

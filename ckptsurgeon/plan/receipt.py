@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import VerifyError
+from ..text import escape, listing
+
 __all__ = ["Failure", "Receipt", "Verification"]
 
 
@@ -70,6 +73,12 @@ class Verification:
     def ok(self) -> bool:
         """Whether nothing failed."""
         return not self.failed
+
+    def raise_if_failed(self) -> None:
+        """Raise VerifyError where anything failed."""
+        if self.failed:
+            details = [f"{failure.key or self.output}: {failure.why}" for failure in self.failed]
+            raise VerifyError(f"{escape(self.output)} is not what it should be: {listing(details)}.", details=details)
 
     def to_json(self) -> dict[str, Any]:
         """Return the verification as plain data."""

@@ -12,6 +12,7 @@ from rich.text import Text
 from ..inspection import Inspection
 from ..tensors import TensorInfo
 from ..text import count, escape, human_bytes, human_count, shape_text
+from .columns import hanging
 from .tree import Branch, build_tree, sorted_naturally
 
 __all__ = ["inspection_view", "stats_view"]
@@ -182,11 +183,9 @@ def _wrapped(row: Row, room: int) -> list[Text]:
             indent, gap = min(2 * (row.level + 1) + 4, room // 2), 0
             lines.append(Text(" " * indent))
         lines[-1].append(" " * gap)
-        while lines[-1].cell_len + word.cell_len > room and word.cell_len > 1:
-            head, word = word.divide([max(1, room - lines[-1].cell_len)])
-            lines[-1].append_text(head)
-            lines.append(Text(" " * indent))
-        lines[-1].append_text(word)
+        first, *more = hanging(word, room, first=indent, rest=indent + 2)
+        lines[-1].append_text(first[indent:])
+        lines.extend(more)
     return lines
 
 

@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from math import prod
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from ..plan import CLASSES, Plan, Receipt, Step, Verification
 from ..text import count, escape, human_bytes, human_count, listing, shape_text
+from .columns import Columns
 
 __all__ = ["counts_line", "plan_lines", "plan_view", "receipt_view", "verification_view"]
 
 BAR = 12
 MAX_BRANCHES = 16
+SHOWN_FAILURES = 20
 UNLOADED = ("initialised", "kept")
 
 
@@ -100,27 +101,22 @@ def _prefix(key: str, level: int) -> str:
 def plan_view(plan: Plan) -> RenderableType:
     """Return a table of what becomes of each module, and what was not used."""
     present = [kind for kind in CLASSES if plan.counts.get(kind)]
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(overflow="fold", min_width=8)
-    for _ in present:
-        table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(overflow="fold", style="dim")
-    table.add_row("", *(Text(kind, style="dim") for kind in present), Text("from the source", style="dim"), "", "")
     branches = _branches(plan.steps)
-    for branch in branches:
-        table.add_row(*_branch_row(branch, present))
-    table.add_row(*_total_row(branches, present))
-    return Group(table, *_below(plan))
+    rows: list[list[str | Text]] = [["", *(Text(kind, "dim") for kind in present), Text("from the source", "dim")]]
+    rows += [_branch_row(branch, present) for branch in branches]
+    rows.append(_total_row(branches, present))
+    parts: list[RenderableType] = [Columns(rows, right=range(1, len(present) + 1))]
+    if plan.unexpected:
+        unused = Text("not used  ", "yellow")
+        unused.append(listing([key for _, key in plan.unexpected]), "default")
+        parts.append(Columns([[unused]]))
+    return Group(*parts)
 
 
-def _branch_row(branch: _Branch, present: Sequence[str]) -> list[RenderableType]:
+def _branch_row(branch: _Branch, present: Sequence[str]) -> list[str | Text]:
     share = branch.loaded / branch.elements if branch.elements else None
-    cells: list[RenderableType] = [Text(f"  {escape(branch.name)}")]
-    cells += [Text(str(branch.classes[kind]) if branch.classes[kind] else "-") for kind in present]
-    cells += [_bar(share), Text("-" if share is None else _percent(share)), Text(_reasons(branch))]
-    return cells
+    counts = [str(branch.classes[kind]) if branch.classes[kind] else "-" for kind in present]
+    return [escape(branch.name), *counts, _bar(share, _reasons(branch))]
 
 
 def _percent(share: float) -> str:
@@ -137,41 +133,40 @@ def _reasons(branch: _Branch) -> str:
     return "; ".join(common) + (f"; and {more} more" if more > 0 else "")
 
 
-def _bar(share: float | None) -> Text:
-    filled = 0 if share is None else min(BAR, max(round(share * BAR), 1 if share else 0))
-    bar = Text("#" * filled, style="green")
-    bar.append("." * (BAR - filled), style="dim")
+def _bar(share: float | None, remark: str) -> Text:
+    """Return how much comes from the source, as a bar and in percent, and why not all of it."""
+    if share is None:
+        return Text(remark, "dim")
+    filled = min(BAR, max(round(share * BAR), 1 if share else 0))
+    bar = Text("#" * filled, "green")
+    bar.append("." * (BAR - filled), "dim")
+    bar.append(f" {_percent(share):>5}")
+    if remark:
+        bar.append(f"  {remark}", "dim")
     return bar
 
 
-def _total_row(branches: Sequence[_Branch], present: Sequence[str]) -> list[RenderableType]:
+def _total_row(branches: Sequence[_Branch], present: Sequence[str]) -> list[str | Text]:
     total = sum((branch.classes for branch in branches), Counter[str]())
     elements = sum(branch.elements for branch in branches)
     share = sum(branch.loaded for branch in branches) / elements if elements else 0.0
-    cells: list[RenderableType] = [Text("  total", style="bold")]
-    cells += [Text(str(total[kind]), style="bold") for kind in present]
-    cells += [_bar(share), Text(_percent(share)), Text(f"of {human_count(elements)} values")]
-    return cells
+    counts = [Text(str(total[kind]), "bold") for kind in present]
+    return [Text("total", "bold"), *counts, _bar(share, f"of {human_count(elements)} values")]
 
 
-def _below(plan: Plan) -> Iterator[Text]:
-    if plan.unexpected:
-        keys = [key for _, key in plan.unexpected]
-        yield Text(f"  not used  {listing(keys)}", style="yellow")
-
-
-def plan_lines(plan: Plan) -> Table:
-    """Return one line for each destination tensor: its class, its origin, the rule."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(4):
-        table.add_column(overflow="fold")
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """Yield one line for each destination tensor: its class, its origin, the rule."""
+    rows = []
     for step in plan.steps:
-        origin = ""
+        origin = "-"
         if step.source is not None and step.op != "keep":
             origin = f"{plan.sources[step.source].name}: {step.source_key}"
         rule = "  ".join(filter(None, (_reason(step), step.rule if not step.reason else "")))
-        table.add_row(*(Text(escape(cell)) for cell in (f"  {step.key}", step.kind, origin, rule)))
-    return table
+        rows.append([escape(cell, 2000) for cell in (step.key, step.kind, origin, rule)])
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    for *cells, rule in rows:
+        aligned = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        yield f"  {aligned}  {rule}".rstrip()
 
 
 def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = ()) -> RenderableType:
@@ -194,45 +189,34 @@ def counts_line(receipt: Receipt) -> Text:
 
 def verification_view(found: Verification) -> RenderableType:
     """Return what was checked, and everything that failed."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold")
     whole = [failure for failure in found.failed if not failure.key]
-    by_key = [failure for failure in found.failed if failure.key]
-    if found.checked or not whole:
-        table.add_row(_mark(not whole), "header, metadata, recipe", "as they were written" if not whole else "")
-        table.add_row(_mark(not by_key), "tensors", _tensor_text(found, len({f.key for f in by_key})))
-    for failure in found.failed[:20]:
-        table.add_row(_mark(False), Text(escape(failure.key or found.output)), Text(escape(failure.why, 600)))
-    if len(found.failed) > 20:
-        table.add_row("", f"and {len(found.failed) - 20} more", "--json lists all")
+    failed = {failure.key for failure in found.failed if failure.key}
+    rows: list[list[str | Text]] = []
+    if found.checked:
+        rows.append([_mark(not whole), "header, metadata and recipe", "as they were written" if not whole else ""])
+        sound = found.checked - len(failed)
+        rows.append([_mark(not failed), "tensors sound", f"{sound} of {found.checked}"])
+        if found.compared:
+            rows.append(["", "equal to their source", f"{found.compared}, bit for bit"])
+        if found.drawn:
+            rows.append(["", "drawn", f"{found.drawn}, held against the checksum recorded then"])
+    for failure in found.failed[:SHOWN_FAILURES]:
+        rows.append([_mark(False), escape(failure.key or found.output), escape(failure.why, 600)])
+    if len(found.failed) > SHOWN_FAILURES:
+        rows.append(["", f"and {len(found.failed) - SHOWN_FAILURES} more", "--json lists all"])
     for why, keys in _grouped(found.not_compared or {}):
-        table.add_row(
-            Text("  NOT COMPARED", style="yellow"),
-            count(len(keys), "tensor"),
-            Text(f"{escape(why)}; checksums hold"),
-        )
-    values = [f"{number} {name}" for number, name in ((found.nan, "NaN"), (found.inf, "Inf")) if number]
-    verdict = Text("  verified " if found.ok else "  FAILED ", style="green" if found.ok else "bold red")
-    verdict.append(escape(found.output), style="bold default")
-    special = f"  values: {', '.join(values) if values else 'no NaN, no Inf'}" if found.checked else ""
-    verdict.append(f"  {human_bytes(found.nbytes)}  {found.elapsed_s:.1f} s{special}", style="default not bold")
-    return Group(table, verdict)
+        rows.append([Text("NOT COMPARED", "yellow"), count(len(keys), "tensor"), f"{escape(why)}; checksums hold"])
+    verdict = Text("  verified " if found.ok else "  FAILED ", "green" if found.ok else "bold red")
+    verdict.append(escape(found.output), "bold default")
+    if found.checked:
+        values = [f"{number} {name}" for number, name in ((found.nan, "NaN"), (found.inf, "Inf")) if number]
+        special = ", ".join(values) if values else "no NaN, no Inf"
+        verdict.append(f"  {human_bytes(found.nbytes)}  {found.elapsed_s:.1f} s  values: {special}", "default not bold")
+    return Group(Columns(rows), verdict)
 
 
 def _mark(good: bool) -> Text:
-    return Text("  PASS", style="green") if good else Text("  FAIL", style="bold red")
-
-
-def _tensor_text(found: Verification, failed: int) -> str:
-    good = found.checked - failed
-    parts = [f"{good} of {found.checked} sound"]
-    if found.compared:
-        parts.append(f"{found.compared} equal to their source bit for bit")
-    if found.drawn:
-        parts.append(f"{found.drawn} drawn, held against their checksum")
-    return "; ".join(parts)
+    return Text("PASS", "green") if good else Text("FAIL", "bold red")
 
 
 def _grouped(not_compared: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:

@@ -10,6 +10,9 @@ from ..text import natural_key
 
 __all__ = ["Branch", "build_tree", "numbers_text"]
 
+LISTED = 6
+"""Names of equal siblings that are spelled out."""
+
 Signature = int
 
 
@@ -101,7 +104,7 @@ def _join(group: list[Branch]) -> Branch:
         return first
     names = [branch.name for branch in group]
     numbered = all(name.isascii() and name.isdigit() for name in names)
-    text = f"{{{numbers_text(map(int, names))}}}" if numbered else f"{{{','.join(names)}}}"
+    text = f"{{{numbers_text(map(int, names)) if numbered else _list_text(names)}}}"
     return Branch(
         name=text,
         info=first.info,
@@ -112,6 +115,12 @@ def _join(group: list[Branch]) -> Branch:
         dtypes=first.dtypes,
         first_key=first.first_key,
     )
+
+
+def _list_text(names: list[str]) -> str:
+    if len(names) <= LISTED:
+        return ",".join(names)
+    return f"{','.join(names[: LISTED - 1])},… {len(names) - LISTED + 1} more"
 
 
 def _chained(branch: Branch) -> Branch:

@@ -123,11 +123,11 @@ def test_a_module_that_was_pickled_whole_is_read_without_its_class(legacy: bool)
     ],
 )
 def test_wrappers_are_stripped_to_a_fixed_point(keys: list[str], shown: list[str], stripped: tuple[str, ...]) -> None:
-    found = opened({key: T for key in keys})
+    found = opened(dict.fromkeys(keys, T))
     assert list(found) == shown
     assert found.stripped == stripped
     assert [found.stored_key(key) for key in found] == keys
-    torch.save({key: T for key in keys}, "x.pth")
+    torch.save(dict.fromkeys(keys, T), "x.pth")
     assert list(cs.open_checkpoint("x.pth", unwrap=False)) == keys
 
 

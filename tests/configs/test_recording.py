@@ -231,12 +231,12 @@ def test_a_tensor_is_the_same_whatever_else_is_drawn_and_in_whatever_order(name:
 def test_the_world_s_random_state_and_threads_are_left_as_they_were() -> None:
     torch.manual_seed(1)
     random.seed(1)
-    np.random.seed(1)  # noqa: NPY002 - it is the global state that is looked at
+    np.random.seed(1)
     threads = torch.get_num_threads()
-    before = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())  # noqa: NPY002
+    before = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())
     drawn(target(Everything))
     drawn(target(AsksForADraw))
-    after = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())  # noqa: NPY002
+    after = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
     assert torch.get_num_threads() == threads
@@ -261,7 +261,7 @@ class AsksForADraw(nn.Module):
 class UsesNumpy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.w = nn.Parameter(torch.from_numpy(np.random.randn(30)).float())  # noqa: NPY002
+        self.w = nn.Parameter(torch.from_numpy(np.random.randn(30)).float())
 
 
 def test_a_constructor_that_needs_drawn_values_is_built_for_real_and_says_so() -> None:

@@ -159,7 +159,9 @@ def _show(sink: Sink, plan: Plan) -> None:
         return
     sink.notes(plan.notes)
     if sink.verbose:
-        sink.show(plan_lines(plan), "")
+        for line in plan_lines(plan):
+            sink.line(line)
+        sink.line("")
     sink.show(plan_view(plan))
 
 

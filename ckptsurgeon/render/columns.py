@@ -1,0 +1,71 @@
+"""Aligned columns without trailing blanks; what is too long for the last one goes on below it, indented."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+__all__ = ["Columns", "hanging"]
+
+GAP = 2
+NARROWEST = 28
+"""The last column goes on lines of its own when less than this is left for it."""
+
+
+class Columns:
+    """Rows of cells. ``right`` names the columns that are set flush right; the last is wrapped."""
+
+    def __init__(self, rows: Iterable[Sequence[str | Text]], *, right: Iterable[int] = (), indent: int = 2) -> None:
+        self._rows = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+        self._right = set(right)
+        self._indent = indent
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not self._rows:
+            return
+        number = max(map(len, self._rows))
+        fixed = [max((row[i].cell_len for row in self._rows if i < len(row)), default=0) for i in range(number - 1)]
+        start = self._indent + sum(width + GAP for width in fixed)
+        below = options.max_width - start < NARROWEST
+        for row in self._rows:
+            line = Text(" " * self._indent)
+            for i, width in enumerate(fixed):
+                line.append_text(_set(row[i] if i < len(row) else Text(), width, right=i in self._right))
+                line.append(" " * GAP)
+            last = row[number - 1] if len(row) == number else Text()
+            if below and last.cell_len > max(1, options.max_width - start):
+                line.rstrip()
+                yield line
+                yield from hanging(last, options.max_width, first=self._indent + 4, rest=self._indent + 4)
+                continue
+            first, *more = hanging(last, options.max_width, first=start, rest=start)
+            line.append_text(first[start:])
+            line.rstrip()
+            yield line
+            yield from more
+
+
+def _set(cell: Text, width: int, *, right: bool) -> Text:
+    blanks = Text(" " * (width - cell.cell_len))
+    return blanks + cell if right else cell + blanks
+
+
+def hanging(text: Text, width: int, *, first: int, rest: int) -> list[Text]:
+    """Return ``text`` in lines of at most ``width`` cells, broken at blanks, indented by ``first`` and ``rest``."""
+    lines = [Text(" " * first)]
+    empty = True
+    for word in text.split(" "):
+        room = max(8, width - (rest if len(lines) > 1 else first))
+        while word.cell_len > room:
+            head, word = word.divide([room])
+            lines = [*lines, Text(" " * rest)] if not empty else lines
+            lines[-1].append_text(head)
+            empty = False
+        if not empty and lines[-1].cell_len + 1 + word.cell_len > width:
+            lines.append(Text(" " * rest))
+            empty = True
+        lines[-1].append_text(word if empty else Text(" ") + word)
+        empty = False
+    return lines

@@ -1,0 +1,387 @@
+"""The command line: what a person sees, what a program reads, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+
+VERBS = ("inspect", "transplant", "apply", "verify", "init")
+
+Run = Callable[..., Any]
+Golden = Callable[[str, str], None]
+
+
+@pytest.fixture(autouse=True)
+def _width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("CKPT_DEBUG", raising=False)
+
+
+# What a person sees.
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_inspect_is_a_pleasure_to_read(
+    files: object, ckpt: Run, golden: Golden, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    done = ckpt("inspect", "best.pth")
+    assert (done.code, done.err) == (0, "")
+    assert max(map(len, done.out.splitlines())) <= columns
+    assert not any(line != line.rstrip() for line in done.out.splitlines())
+    golden(f"inspect-{columns}.txt", done.out)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_transplant_says_what_became_of_everything(
+    files: object, ckpt: Run, golden: Golden, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    done = ckpt("transplant", "best.pth", "ru.yaml", "--exclude", "decoder", "--on-mismatch", "ctc=pad")
+    assert done.code == 0
+    assert max(map(len, done.out.splitlines())) <= columns
+    golden(f"transplant-{columns}.txt", done.out)
+    golden(f"transplant-notes-{columns}.txt", done.err)
+    assert Path("ru.init.safetensors").exists()
+    done = ckpt("verify", "ru.init.safetensors")
+    golden(f"verify-{columns}.txt", done.out)
+
+
+def test_every_tensor_is_listed_when_asked(files: object, ckpt: Run) -> None:
+    done = ckpt("transplant", "best.pth", "ru.yaml", "--exclude", "decoder", "--ignore-mismatch", "-n", "-v")
+    assert done.code == 0
+    for key in cs.load_target("ru.yaml").tensors:
+        assert f"  {key} " in done.out
+    assert not Path("ru.init.safetensors").exists()
+
+
+def test_a_failed_verification_names_what_failed(files: object, ckpt: Run, golden: Golden) -> None:
+    ckpt("transplant", "best.pth", "ru.yaml", "--exclude", "decoder", "--ignore-mismatch")
+    info = cs.open_checkpoint("ru.init.safetensors")["encoder.layers.2.linear1.weight"]
+    data = bytearray(Path("ru.init.safetensors").read_bytes())
+    assert info.storage is not None
+    data[info.storage.offset] ^= 1
+    Path("ru.init.safetensors").write_bytes(bytes(data))
+    done = ckpt("verify", "ru.init.safetensors")
+    assert done.code == 1
+    assert "FAIL" in done.out
+    assert "encoder.layers.2.linear1.weight" in done.out
+
+
+def test_a_moved_source_is_not_compared(files: object, ckpt: Run, golden: Golden) -> None:
+    ckpt("transplant", "best.pth", "ru.yaml", "--exclude", "decoder", "--ignore-mismatch")
+    os.rename("best.pth", "old.pth")
+    done = ckpt("verify", "ru.init.safetensors")
+    assert done.code == 0
+    assert "NOT COMPARED" in done.out
+    assert "best.pth is not at best.pth" in done.out
+    assert "NOT COMPARED" not in ckpt("verify", "ru.init.safetensors", "--source", "best.pth=old.pth").out
+
+
+def test_keys_one_a_line(files: object, ckpt: Run) -> None:
+    done = ckpt("inspect", "best.pth", "--keys")
+    assert done.out.splitlines() == list(cs.open_checkpoint("best.pth"))
+
+
+def test_depth_sort_include_and_stats(files: object, ckpt: Run) -> None:
+    shallow = ckpt("inspect", "best.pth", "--depth", "1").out
+    assert "layers" not in shallow
+    assert "--depth shows more" in shallow
+    by_size = [
+        line.split()[0]
+        for line in ckpt("inspect", "best.pth", "--depth", "1", "--sort", "size").out.splitlines()
+        if line.startswith("  ")
+    ]
+    assert by_size[0] == "encoder"
+    done = ckpt("inspect", "best.pth", "--include", "ctc", "--stats")
+    assert "ctc.weight" in done.out
+    assert "std" in done.out
+    weight = cs.open_checkpoint("best.pth").tensor("ctc.weight")
+    assert f"{weight.mean().item():.4g}" in done.out
+
+
+def test_stats_are_those_of_torch(files: object) -> None:
+    values = torch.randn(1000, 300) * 3 + 5
+    values[0, :3] = torch.tensor([float("nan"), float("inf"), 0.0])
+    save_file(
+        {
+            "a": values,
+            "b": values.bfloat16(),
+            "n": torch.arange(7),
+            "e": torch.empty(0),
+            "t": torch.tensor([True, False]),
+        },
+        "s.safetensors",
+    )
+    found = cs.inspect("s.safetensors", stats=True).stats
+    assert found is not None
+    finite = values[torch.isfinite(values)].double()
+    a = found["a"]
+    assert a is not None
+    assert a.mean == pytest.approx(finite.mean().item(), rel=1e-12)
+    assert a.std == pytest.approx(finite.std(correction=0).item(), rel=1e-12)
+    assert (a.min, a.max) == (finite.min().item(), finite.max().item())
+    assert (a.zeros, a.nan, a.inf) == (1, 1, 1)
+    assert found["n"] is not None
+    assert found["n"].mean == 3
+    assert found["e"] is not None
+    assert found["e"].mean is None
+    assert found["t"] is not None
+    assert found["t"].mean == 0.5
+
+
+def test_init_prints_or_writes(files: object, ckpt: Run) -> None:
+    printed = ckpt("init", "best.pth").out
+    done = ckpt("init", "best.pth", "-o", "new.yaml")
+    assert Path("new.yaml").read_text() == printed
+    assert "next:" in done.out
+    assert ckpt("transplant", "best.pth", "new.yaml").code == 0
+    assert ckpt("init", "best.pth", "-o", "new.yaml").code == 5
+
+
+def test_an_output_can_be_a_source_again(files: object, ckpt: Run) -> None:
+    ckpt("transplant", "best.pth", "ru.yaml", "--ignore-mismatch", "-o", "a.pth")
+    assert ckpt("transplant", "a.pth", "ru.yaml", "-o", "b.safetensors").code == 0
+    assert all(torch.equal(v, torch.load("a.pth", weights_only=True)[k]) for k, v in load_file("b.safetensors").items())
+
+
+# What a program reads.
+
+
+def test_inspect_as_json(files: object, ckpt: Run) -> None:
+    data = json.loads(ckpt("inspect", "best.pth", "--json").out)
+    assert list(data)[:5] == ["kind", "version", "path", "format", "root"]
+    assert (data["kind"], data["version"], data["root"], data["stripped"]) == ("ckpt.inspect", 1, "model", ["module"])
+    first = data["tensors"][0]
+    assert first == {
+        "key": "encoder.embed.0.weight", "dtype": "float32", "shape": [16, 1, 3, 3], "nbytes": 576, "file": "", "tied_to": None,
+        "opaque": None,
+    }  # fmt: skip
+    tied = {row["key"]: row["tied_to"] for row in data["tensors"] if row["tied_to"]}
+    assert tied == {"decoder.out.weight": "decoder.embed.weight"}
+    assert {"key": "epoch", "type": "int", "value": 41} in data["extras"]
+    net = training_parameters(files)
+    assert data["totals"]["parameters"] == net
+
+
+def training_parameters(net: Any) -> int:
+    buffers = sum(b.numel() for b in net.buffers() if b.is_floating_point())
+    return sum(p.numel() for p in net.parameters()) + buffers
+
+
+def test_a_dry_run_as_json_is_the_plan(files: object, ckpt: Run) -> None:
+    done = ckpt("transplant", "best.pth", "ru.yaml", "--exclude", "decoder", "--ignore-mismatch", "-n", "--json")
+    assert done.err == ""
+    Path("plan.json").write_text(done.out)
+    assert json.loads(done.out)["kind"] == "ckpt.plan"
+    receipt = json.loads(ckpt("apply", "plan.json", "-o", "long.safetensors", "--json").out)
+    ckpt("transplant", "best.pth", "ru.yaml", "--exclude", "decoder", "--ignore-mismatch", "-o", "short.safetensors")
+    assert Path("long.safetensors").read_bytes() == Path("short.safetensors").read_bytes()
+    assert receipt["counts"] == json.loads(done.out)["counts"]
+    assert set(receipt) >= {
+        "output",
+        "counts",
+        "unexpected",
+        "nbytes_read",
+        "nbytes_written",
+        "elapsed_s",
+        "plan_sha256",
+    }
+    assert json.loads(ckpt("verify", "long.safetensors", "--plan", "plan.json", "--json").out)["failed"] == []
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_global_options_stand_before_or_behind_the_verb(files: object, ckpt: Run, place: str) -> None:
+    args = ("--json", "inspect", "best.pth") if place == "before" else ("inspect", "best.pth", "--json")
+    assert json.loads(ckpt(*args).out)["kind"] == "ckpt.inspect"
+
+
+def test_errors_under_json_are_json_on_stderr(files: object, ckpt: Run) -> None:
+    done = ckpt("transplant", "best.pth", "ru.yaml", "--json")
+    assert (done.code, done.out) == (4, "")
+    error = json.loads(done.err)
+    assert (error["kind"], error["error"], error["exit_code"]) == ("ckpt.error", "PlanError", 4)
+    assert len(error["details"]) == 3  # ctc twice, and the tied tensor once
+    assert json.loads(ckpt("inspect", "--json", "--nonsense").err)["exit_code"] == 2
+
+
+def test_quiet_says_nothing(files: object, ckpt: Run) -> None:
+    done = ckpt("transplant", "best.pth", "ru.yaml", "--ignore-mismatch", "-q")
+    assert (done.code, done.out, done.err) == (0, "", "")
+
+
+# How it ends.
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (("inspect",), 2, "SRC"),
+        (("inspect", "best.pth", "--nonsense"), 2, "No such option"),
+        (("nonsense",), 2, "No such command"),
+        (("inspect", "best.pth", "--depth", "x"), 2, "--depth"),
+        (("inspect", "best.pth", "--sort", "x"), 2, "--sort x is unknown"),
+        (("inspect", "nothing.pth"), 3, "nothing.pth does not exist"),
+        (("inspect", "ru.yaml"), 3, "not a checkpoint"),
+        (("inspect", "best.pth", "--root", "zzz"), 2, "--root zzz holds no tensors"),
+        (("inspect", "best.pth", "--include", "zzz"), 2, "--include zzz matches none"),
+        (("transplant", "best.pth"), 2, "a source and a destination"),
+        (("transplant", "a", "b", "c"), 2, "a source and a destination"),
+        (("transplant", "--source", "best.pth", "x", "ru.yaml"), 2, "the destination alone"),
+        (("transplant", "best.pth", "ru.yaml"), 4, "shape mismatch"),
+        (("transplant", "best.pth", "ru.yaml", "--exclude", "decodr"), 2, "Did you mean decoder (2 keys)?"),
+        (("transplant", "best.pth", "missing.yaml"), 2, "missing.yaml cannot be read"),
+        (("transplant", "best.pth", "missing.pth"), 3, "missing.pth does not exist"),
+        (("transplant", "nothing.pth", "ru.yaml"), 3, "nothing.pth does not exist"),
+        (("transplant", "best.pth", "ru.yaml", "--map-file", "nothing"), 2, "--map-file nothing cannot be read"),
+        (("transplant", "best.pth", "ru.yaml", "--ignore-mismatch", "-o", "best.pth", "--force"), 5, "is an input"),
+        (("apply", "nothing.json", "-o", "x.pth"), 3, "nothing.json cannot be read"),
+        (("apply", "ru.yaml", "-o", "x.pth"), 2, "is no JSON"),
+        (("apply", "plan.json"), 2, "--output"),
+        (("verify", "best.pth"), 2, "carries no recipe"),
+        (("verify", "nothing"), 3, "does not exist"),
+        (("verify", "best.pth", "--source", "x"), 2, "is not NAME=PATH"),
+        (("init", "nothing.pth"), 3, "does not exist"),
+    ],
+)
+def test_what_goes_wrong_says_so_and_ends_as_documented(
+    files: object, ckpt: Run, args: tuple[str, ...], code: int, says: str
+) -> None:
+    before = sorted(os.listdir())
+    done = ckpt(*args)
+    assert done.code == code, done
+    assert done.out == ""
+    assert done.err.startswith("error: ")
+    assert says in done.err
+    assert "Traceback" not in done.err
+    assert sorted(os.listdir()) == before
+
+
+def test_a_bug_is_no_traceback_unless_asked_for(files: object, ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon import api
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("oops")
+
+    monkeypatch.setattr(api, "inspect", broken)
+    done = ckpt("inspect", "best.pth")
+    assert done.code == 70
+    assert "this is a bug: RuntimeError: oops" in done.err
+    monkeypatch.setenv("CKPT_DEBUG", "1")
+    with pytest.raises(RuntimeError, match="oops"):
+        ckpt("inspect", "best.pth")
+
+
+def test_too_little_memory_is_said(files: object, ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon import api
+
+    def broken(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(api, "inspect", broken)
+    done = ckpt("inspect", "best.pth")
+    assert (done.code, "not enough memory" in done.err) == (3, True)
+
+
+def test_a_closed_pipe_is_no_error(files: object) -> None:
+    command = f"{sys.executable} -m ckptsurgeon inspect best.pth --keys | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout == "encoder.embed.0.weight\n"
+
+
+def test_version_and_help(ckpt: Run) -> None:
+    assert ckpt("--version").out == f"ckpt {cs.__version__}\n"
+    done = ckpt("-h")
+    assert done.code == 0
+    assert all(verb in done.out for verb in VERBS)
+    assert "Exit status: 0 done; 1 the answer is no" in " ".join(done.out.split())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_two_examples(ckpt: Run, verb: str) -> None:
+    for flag in ("-h", "--help"):
+        done = ckpt(verb, flag)
+        assert done.code == 0
+        examples = done.out.partition("Examples:")[2]
+        assert examples.count(f"ckpt {verb} ") >= 1
+        assert examples.count("  ckpt ") >= 2
+        assert "--json" in done.out
+        assert max(map(len, done.out.splitlines())) <= 110
+
+
+def test_every_verb_is_a_function_of_the_same_meaning() -> None:
+    twins = {"init": "init_config"}
+    for verb in VERBS:
+        assert callable(getattr(cs, twins.get(verb, verb)))
+
+
+# Terminals.
+
+
+def on_a_terminal(*args: str, **environment: str) -> str:
+    """Run a command with a terminal as stdout and stderr."""
+    parent, child = pty.openpty()
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", **environment}
+    process = subprocess.Popen([sys.executable, "-m", "ckptsurgeon", *args], stdout=child, stderr=child, env=env)
+    os.close(child)
+    out = b""
+    while True:
+        try:
+            data = os.read(parent, 65536)
+        except OSError:
+            break
+        if not data:
+            break
+        out += data
+    process.wait(timeout=60)
+    os.close(parent)
+    return out.decode()
+
+
+def test_colour_is_for_terminals_and_no_color_is_heeded(files: object, ckpt: Run) -> None:
+    assert "\x1b[" not in ckpt("inspect", "best.pth").out
+    assert "\x1b[" in on_a_terminal("inspect", "best.pth")
+    plain = on_a_terminal("inspect", "best.pth", NO_COLOR="1")
+    assert "\x1b[3" not in plain
+
+
+HOSTILE = [
+    "\x1b[31mred",
+    "\x1b]0;title\x07",
+    "‮reversed",
+    "a\nb",
+    "[bold]markup[/bold]",
+    "\x00zero",
+    "x" * 5000,
+    "\u2028line",
+    "a\rb",
+]
+
+
+def test_hostile_names_reach_no_terminal(ckpt: Run) -> None:
+    torch.save({**{name: torch.ones(1) for name in HOSTILE}, "extra \x1b[2J": 3, "e": "\x1b[2J"}, "evil.pth")
+    outputs = [ckpt("inspect", "evil.pth"), ckpt("inspect", "evil.pth", "--keys"), ckpt("init", "evil.pth")]
+    outputs += [
+        ckpt("transplant", "evil.pth", "evil.pth", "-o", "o.pth", "-v"),
+        ckpt("inspect", "evil.pth", "--include", "zzz"),
+    ]
+    outputs += [ckpt("transplant", "evil.pth", "evil.pth", "-n", "--exclude", "\x1b[31mred")]
+    for done in outputs:
+        for bad in ("\x1b[31m", "\x1b[2J", "\x07", "‮", "\x00", "\u2028"):
+            assert bad not in done.out + done.err, done
+    assert "[bold]markup[/bold]" in outputs[1].out
+    assert len(ckpt("inspect", "evil.pth", "--keys").out.splitlines()) == len(HOSTILE)
+    assert {row["key"] for row in json.loads(ckpt("inspect", "evil.pth", "--json").out)["tensors"]} == set(HOSTILE)

@@ -1,0 +1,429 @@
+"""An output is there whole or not at all, and what stood there before survives."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+from ckptsurgeon.engine import output as staging
+
+from ..planners.test_transplant import declare
+
+A = torch.arange(1000.0)
+
+
+@pytest.fixture(autouse=True)
+def inputs() -> None:
+    torch.save({"a": A, "b": A.half()}, "src.pth")
+    declare("dst.yaml", {"a": (1000,), "b": (1000,), "c": (10,)})
+
+
+def write(output: str = "out.safetensors", **options: Any) -> cs.Receipt:
+    return cs.apply(cs.transplant("src.pth", "dst.yaml"), output, **options)
+
+
+def names(folder: str = ".") -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+INPUTS = ["dst.yaml", "src.pth"]
+
+
+def test_an_output_that_exists_needs_force() -> None:
+    Path("out.safetensors").write_text("old")
+    with pytest.raises(cs.OutputError, match="out.safetensors exists. Use --force") as caught:
+        write()
+    assert caught.value.exit_code == 5
+    assert Path("out.safetensors").read_text() == "old"
+    write(force=True)
+    assert cs.verify("out.safetensors").ok
+    assert names() == [*INPUTS[:1], "out.safetensors", *INPUTS[1:]]
+
+
+@pytest.mark.parametrize("how", ["same", "hard link", "symbolic link", "another spelling", "the configuration"])
+def test_an_input_is_never_written_even_with_force(how: str) -> None:
+    output = {"same": "src.pth", "another spelling": "./sub/../src.pth", "the configuration": "dst.yaml"}.get(
+        how, "other.pth"
+    )
+    if how == "hard link":
+        os.link("src.pth", "other.pth")
+    if how == "symbolic link":
+        os.symlink("src.pth", "other.pth")
+    os.mkdir("sub")
+    before = Path("src.pth").read_bytes(), Path("dst.yaml").read_bytes()
+    with pytest.raises(cs.OutputError, match="is an input"):
+        write(output, force=True, to="pth")
+    assert (Path("src.pth").read_bytes(), Path("dst.yaml").read_bytes()) == before
+
+
+def test_a_destination_checkpoint_is_an_input_too() -> None:
+    torch.save({"a": A, "k": A}, "dst.pth")
+    with pytest.raises(cs.OutputError, match="is an input"):
+        cs.apply(cs.transplant("src.pth", "dst.pth"), "dst.pth", force=True)
+
+
+def test_a_folder_that_holds_a_source_is_never_replaced() -> None:
+    os.mkdir("m")
+    os.rename("src.pth", "m/src.safetensors")
+    plan = cs.transplant("m/src.safetensors", "dst.yaml")
+    with pytest.raises(cs.OutputError, match="is an input"):
+        cs.apply(plan, "m", force=True)
+
+
+def test_a_link_is_replaced_and_never_written_through() -> None:
+    os.makedirs("blobs")
+    Path("blobs/abc").write_text("precious")
+    os.symlink("blobs/abc", "out.safetensors")
+    write(force=True)
+    assert Path("blobs/abc").read_text() == "precious"
+    assert not Path("out.safetensors").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        ("no/such/folder/out.pth", "folder .*no/such/folder does not exist"),
+        ("src.pth/out.pth", "does not exist"),
+        ("/dev/full", "no regular file"),
+        ("sub.pth", "is a folder|exists"),
+    ],
+)
+def test_a_place_that_cannot_be_written_says_why(output: str, why: str) -> None:
+    if output == "sub.pth":
+        os.mkfifo("sub.pth")
+        why = "no regular file"
+    with pytest.raises(cs.OutputError, match=why):
+        write(output, force=True, to="pth")
+    assert set(names()) == {*INPUTS, *(["sub.pth"] if output == "sub.pth" else [])}
+
+
+def test_permissions_follow_the_umask() -> None:
+    old = os.umask(0o027)
+    try:
+        write()
+        write("folder")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(os.stat("out.safetensors").st_mode) == 0o640
+    assert stat.S_IMODE(os.stat("folder").st_mode) == 0o750
+    assert stat.S_IMODE(os.stat("folder/model.safetensors").st_mode) == 0o640
+
+
+# Calls that fail.
+
+FAILING = {
+    "pwrite": ("pwrite", errno.ENOSPC, "no space left"),
+    "a disk that breaks": ("pwrite", errno.EIO, "reports an error"),
+    "fsync": ("fsync", errno.EIO, "reports an error"),
+    "link": ("link", errno.EACCES, "permission denied"),
+    "a quota": ("pwrite", errno.EDQUOT, "quota"),
+    "open": ("open", errno.EROFS, "read-only"),
+}
+
+
+@pytest.mark.parametrize("output", ["out.safetensors", "folder"])
+@pytest.mark.parametrize("name", FAILING)
+def test_a_call_that_fails_leaves_everything_as_it_was(name: str, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    function, code, why = FAILING[name]
+    if (function, output) == ("link", "folder"):
+        function = "rename"
+    plan = cs.transplant("src.pth", "dst.yaml")
+    real = getattr(os, function)
+
+    def broken(*args: Any, **options: Any) -> Any:
+        temporary = any(".ckpt-tmp" in str(arg) for arg in args) or function in ("pwrite", "fsync")
+        if temporary and not (function == "open" and not args[1] & os.O_CREAT):
+            raise OSError(code, os.strerror(code))
+        return real(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, broken)
+        with pytest.raises(cs.OutputError, match=f"cannot write .*{why}"):
+            cs.apply(plan, output)
+    assert names() == INPUTS
+
+
+def test_an_fsync_that_a_file_system_lacks_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(fd: int) -> None:
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr(os, "fsync", lacks)
+    write()
+    assert Path("out.safetensors").exists()
+
+
+def test_a_file_system_without_links_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", lacks)
+    write()
+    assert cs.verify("out.safetensors").ok
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_where_the_kernel_cannot_copy_the_bytes_pass_through(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(*_: Any) -> int:
+        raise OSError(code, os.strerror(code))
+
+    write("kernel.safetensors")
+    monkeypatch.setattr(os, "copy_file_range", lacks)
+    write("hand.safetensors")
+    assert Path("kernel.safetensors").read_bytes() == Path("hand.safetensors").read_bytes()
+
+
+def test_a_kernel_copy_that_stops_half_way_is_finished_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def short(source: int, target: int, count: int, at: int, to: int) -> int:
+        calls.append(count)
+        if len(calls) % 2 == 0:
+            return 0
+        data = os.pread(source, min(count, 700), at)
+        return os.pwrite(target, data, to)
+
+    monkeypatch.setattr(os, "copy_file_range", short)
+    write()
+    assert cs.verify("out.safetensors").ok
+    assert calls
+
+
+def test_a_source_that_shrinks_while_it_is_read_is_an_error() -> None:
+    plan = cs.transplant("src.pth", "dst.yaml")
+    os.truncate("src.pth", 2000)
+    with pytest.raises(cs.CheckpointError) as caught:
+        cs.apply(plan, "out.safetensors")
+    assert caught.value.exit_code in (3, 4)
+    assert names() == INPUTS
+
+
+def test_a_full_disk_is_told_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.statvfs
+
+    def small(path: Any) -> Any:
+        found = real(path)
+        return os.statvfs_result((found.f_bsize, 1, found.f_blocks, 3, 3, *tuple(found)[5:10]))
+
+    monkeypatch.setattr(os, "statvfs", small)
+    with pytest.raises(cs.OutputError, match=r"it needs [\d.]+ kB and 3 B are free"):
+        write()
+    assert names() == INPUTS
+
+
+# What a killed run leaves.
+
+
+def test_leftovers_nobody_holds_are_removed_and_held_ones_stay() -> None:
+    Path(".out.safetensors.0123abcd.ckpt-tmp").write_text("dead")
+    Path(".other.safetensors.0123abcd.ckpt-tmp").write_text("someone else's")
+    os.mkdir(".folder.0123abcd.ckpt-tmp")
+    Path(".folder.0123abcd.ckpt-tmp/x").write_text("dead")
+    with open(".out.safetensors.4567abcd.ckpt-tmp", "w") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        write()
+        write("folder")
+        assert names() == [
+            ".other.safetensors.0123abcd.ckpt-tmp", ".out.safetensors.4567abcd.ckpt-tmp", "dst.yaml", "folder",
+            "out.safetensors", "src.pth",
+        ]  # fmt: skip
+
+
+SLOW = """
+import sys, time, os
+import ckptsurgeon as cs
+from ckptsurgeon.engine import output
+real = output.StagedFile.write
+def slow(self, offset, data):
+    real(self, offset, data)
+    print("writing", flush=True)
+    time.sleep({pause})
+output.StagedFile.write = slow
+from ckptsurgeon.cli import main
+sys.exit(main(["transplant", "src.pth", "dst.yaml", "-o", {output!r}, *{more!r}]))
+"""
+
+
+def started(output: str, *more: str, pause: float = 30) -> subprocess.Popen[str]:
+    code = SLOW.format(pause=pause, output=output, more=list(more))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    return process
+
+
+@pytest.mark.parametrize("output", ["out.safetensors", "folder"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_cleans_up_and_says_so(output: str, number: signal.Signals, code: int) -> None:
+    process = started(output)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "nothing was left half done" in said
+    assert "Traceback" not in said
+    assert names() == INPUTS
+
+
+@pytest.mark.parametrize("output", ["out.safetensors", "folder"])
+def test_a_killed_run_leaves_one_temp_that_the_next_removes(output: str) -> None:
+    write(output)
+    before = cs.open_checkpoint(output).recipe
+    process = started(output, "--force")
+    process.kill()
+    process.wait()
+    process.communicate()
+    left = [name for name in names() if name.endswith(".ckpt-tmp")]
+    assert len(left) == 1
+    assert cs.open_checkpoint(output).recipe == before
+    assert cs.verify(output).ok
+    write(output, force=True)
+    assert not [name for name in names() if name.endswith(".ckpt-tmp")]
+
+
+def test_killed_at_any_moment_there_is_the_old_or_the_new_whole() -> None:
+    write()
+    code = "from ckptsurgeon.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    generator = random.Random(0)
+    for turn in range(8):
+        command = [
+            sys.executable,
+            "-c",
+            code,
+            "transplant",
+            "src.pth",
+            "dst.yaml",
+            "-o",
+            "out.safetensors",
+            "--force",
+            "--seed",
+            str(turn),
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(generator.uniform(0.05, 0.5))
+        process.kill()
+        process.wait()
+        assert cs.verify("out.safetensors").ok
+    write(force=True)
+    assert names() == ["dst.yaml", "out.safetensors", "src.pth"]
+
+
+def test_a_file_size_limit_is_an_error_and_leaves_nothing() -> None:
+    code = (
+        "import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        "from ckptsurgeon.cli import main\nsys.exit(main(['transplant', 'src.pth', 'dst.yaml']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 5
+    assert "larger than is allowed" in done.stderr
+    assert names() == INPUTS
+
+
+def test_two_writers_of_one_output_leave_one_whole_result() -> None:
+    code = "from ckptsurgeon.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    for force in ([], ["--force"]):
+        command = [sys.executable, "-c", code, "transplant", "src.pth", "dst.yaml", "-o", "out.safetensors", *force]
+        both = [
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)
+        ]
+        ends = [(p.communicate(timeout=60)[1], p.returncode) for p in both]
+        codes = sorted(code for _, code in ends)
+        assert codes == ([0, 5] if not force else [0, 0]), ends
+        assert cs.verify("out.safetensors").ok
+        assert names() == ["dst.yaml", "out.safetensors", "src.pth"]
+
+
+# Folders.
+
+
+def shard_names(folder: str = "m") -> list[str]:
+    return [name for name in names(folder) if name.endswith((".safetensors", ".json", ".bin"))]
+
+
+def test_a_rewrite_with_other_shards_leaves_nothing_stale_and_nothing_foreign_goes() -> None:
+    os.mkdir("m")
+    Path("m/tokenizer.json").write_text("{}")
+    os.mkdir("m/sub")
+    Path("m/sub/note.txt").write_text("mine")
+    inode = os.stat("m/tokenizer.json").st_ino
+    write("m", max_shard_size="4500B")
+    assert shard_names() == [
+        "ckptsurgeon.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json", "tokenizer.json",
+    ]  # fmt: skip
+    with pytest.raises(cs.OutputError, match="m holds a checkpoint"):
+        write("m")
+    write("m", force=True)
+    assert shard_names() == ["ckptsurgeon.json", "model.safetensors", "tokenizer.json"]
+    write("m", max_shard_size="4500B", force=True)
+    assert "model.safetensors" not in shard_names()
+    assert Path("m/sub/note.txt").read_text() == "mine"
+    assert os.stat("m/tokenizer.json").st_ino == inode
+    assert cs.verify("m").ok
+    index = json.loads(Path("m/model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 4000 + 4000 + 40
+
+
+def test_what_only_an_old_index_listed_goes() -> None:
+    write("m", max_shard_size="4500B")
+    os.rename("m/model-00001-of-00002.safetensors", "m/odd-name.safetensors")
+    text = Path("m/model.safetensors.index.json").read_text().replace("model-00001-of-00002", "odd-name")
+    Path("m/model.safetensors.index.json").write_text(text)
+    write("m", force=True)
+    assert shard_names() == ["ckptsurgeon.json", "model.safetensors"]
+
+
+def test_a_link_to_a_folder_stays_a_link() -> None:
+    os.mkdir("real")
+    os.symlink("real", "m")
+    write("m")
+    assert os.path.islink("m")
+    assert cs.verify("real").ok
+
+
+def test_where_folders_cannot_be_swapped_the_old_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("m")
+    before = shard_names()
+
+    def cannot(temp: str, path: str) -> None:
+        raise cs.OutputError("cannot replace the folder in one step here.")
+
+    monkeypatch.setattr(staging, "_exchange", cannot)
+    with pytest.raises(cs.OutputError, match="in one step"):
+        write("m", force=True, max_shard_size="4500B")
+    assert shard_names() == before
+    assert cs.verify("m").ok
+    assert names() == ["dst.yaml", "m", "src.pth"]
+
+
+def test_a_file_where_a_folder_should_be_and_the_other_way_round() -> None:
+    Path("file.safetensors").write_text("x")
+    with pytest.raises(cs.OutputError, match="is a file"):
+        write("file.safetensors", force=True, max_shard_size="1GB")
+    os.mkdir("folder.safetensors")
+    write("folder.safetensors")
+    assert shard_names("folder.safetensors") == ["ckptsurgeon.json", "model.safetensors"]
+
+
+def test_small_texts_are_written_by_the_same_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "pwrite", broken)
+    with pytest.raises(cs.OutputError, match="no space left"):
+        cs.init_config("src.pth", output="new.yaml")
+    assert names() == INPUTS
+    with pytest.raises(cs.OutputError, match="is an input"):
+        cs.init_config("src.pth", output="src.pth", force=True)

@@ -1,0 +1,138 @@
+"""Loading into a live module: by the same rules, all of it or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import ckptsurgeon as cs
+
+
+class Net(nn.Module):
+    def __init__(self, vocab: int = 5) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocab, 4)
+        self.encoder = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.out = nn.Linear(4, vocab, bias=False)
+        self.out.weight = self.embed.weight
+        self.encoder.bias.requires_grad_(False)
+
+
+def state(net: nn.Module) -> dict[str, Any]:
+    return {key: (value.clone(), value.requires_grad) for key, value in net.state_dict(keep_vars=True).items()}
+
+
+def unchanged(net: nn.Module, before: dict[str, Any]) -> bool:
+    after = state(net)
+    same = all(torch.equal(after[k][0], v) and after[k][1] == flag for k, (v, flag) in before.items())
+    return same and net.out.weight is net.embed.weight  # type: ignore[union-attr]
+
+
+def source(**change: Any) -> Net:
+    torch.manual_seed(1)
+    net = Net(**change)
+    net.norm.num_batches_tracked += 3
+    torch.save({"model": {f"module.{k}": v for k, v in net.state_dict().items()}, "epoch": 1}, "src.pth")
+    return net
+
+
+def test_a_module_is_loaded_and_the_plan_tells() -> None:
+    theirs, ours = source(), Net()
+    plan = cs.load_into(ours, "src.pth")
+    assert plan.counts == {"copied": 9}
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
+    assert ours.out.weight is ours.embed.weight
+    assert not ours.encoder.bias.requires_grad
+    assert ours.encoder.weight.requires_grad
+
+
+def test_what_no_source_gives_keeps_its_values() -> None:
+    theirs, ours = source(), Net()
+    before = ours.encoder.weight.clone()
+    plan = cs.load_into(ours, "src.pth", exclude=["encoder"])
+    assert plan.counts == {"copied": 7, "kept": 2}
+    assert torch.equal(ours.encoder.weight, before)
+    assert torch.equal(ours.norm.running_mean, theirs.norm.running_mean)  # type: ignore[arg-type]
+
+
+def test_a_mismatch_changes_nothing() -> None:
+    source(vocab=7)
+    ours = Net()
+    before = state(ours)
+    with pytest.raises(cs.PlanError, match="shape mismatch"):
+        cs.load_into(ours, "src.pth")
+    assert unchanged(ours, before)
+
+
+@pytest.mark.parametrize("fault", ["checksum", "cut short", "ties differ"])
+def test_a_fault_half_way_changes_nothing(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, ours = source(), Net()
+    before = state(ours)
+    if fault == "ties differ":
+        save_file({k: v.clone() + (k == "out.weight") for k, v in theirs.state_dict().items()}, "src.pth")
+    elif fault == "checksum":
+        data = bytearray(Path("src.pth").read_bytes())
+        data[data.rindex(theirs.norm.running_var.numpy().tobytes())] ^= 1  # type: ignore[union-attr,operator]
+        Path("src.pth").write_bytes(bytes(data))
+    else:
+        from ckptsurgeon.engine import memory
+
+        real = memory._read
+        calls: list[int] = []
+
+        def fails(*args: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 4:
+                raise cs.SourceError("the file ended")
+            return real(*args)
+
+        monkeypatch.setattr(memory, "_read", fails)
+    with pytest.raises(cs.CheckpointError):
+        cs.load_into(ours, "src.pth")
+    assert unchanged(ours, before)
+
+
+def test_policies_and_casts_are_those_of_a_transplant() -> None:
+    theirs = source(vocab=7)
+    ours = Net().half()
+    plan = cs.load_into(ours, "src.pth", on_mismatch="slice")
+    assert plan.counts == {"copied": 1, "cast": 6, "resized": 2}
+    assert torch.equal(ours.embed.weight, theirs.embed.weight[:5].half())
+    bigger = Net(vocab=9)
+    before = bigger.embed.weight.detach().clone()
+    cs.load_into(bigger, "src.pth", on_mismatch="pad")
+    assert torch.equal(bigger.embed.weight[:7], theirs.embed.weight)
+    assert torch.equal(bigger.embed.weight[7:], before[7:])
+
+
+def test_rules_gates_and_several_sources() -> None:
+    theirs = source()
+    save_file({"enc.weight": torch.ones(4, 4)}, "enc.safetensors")
+    ours = Net()
+    plan = cs.load_into(ours, ["src.pth", "enc.safetensors"], map=["enc=encoder"])
+    assert torch.equal(ours.encoder.weight, torch.ones(4, 4))
+    assert torch.equal(ours.encoder.bias, theirs.encoder.bias)
+    assert len(plan.sources) == 3
+    with pytest.raises(cs.PlanError, match="--require encoder"):
+        cs.load_into(ours, "src.pth", exclude=["encoder"], require=["encoder"])
+    with pytest.raises(cs.PlanError, match="--strict"):
+        cs.load_into(ours, "enc.safetensors", map=["enc=encoder"], strict=True)
+
+
+def test_a_plan_for_a_live_module_cannot_be_written() -> None:
+    source()
+    plan = cs.load_into(Net(), "src.pth")
+    with pytest.raises(cs.PlanError, match="live module"):
+        cs.apply(plan, "out.safetensors")
+
+
+def test_a_module_without_tensors_is_usage() -> None:
+    source()
+    with pytest.raises(cs.ConfigError, match="has no tensors"):
+        cs.load_into(nn.ReLU(), "src.pth")

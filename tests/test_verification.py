@@ -1,0 +1,243 @@
+"""Verify: a flipped bit anywhere is found and named; gone sources are said; values are held against their origin."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+
+from .planners.test_transplant import declare
+
+
+@pytest.fixture(autouse=True)
+def inputs() -> None:
+    torch.manual_seed(0)
+    torch.save(
+        {
+            "copy": torch.randn(40),
+            "cast": torch.randn(30),
+            "cut": torch.randn(9, 4),
+            "grow": torch.randn(3, 4),
+            "stretch": torch.randn(6, 2),
+            "one": torch.ones(1),
+        },
+        "src.pth",
+    )
+    shapes = {
+        "copy": (40,), "cast": ("float16", (30,)), "cut": (5, 3), "grow": (5, 4), "stretch": (9, 2), "one": (),
+        "new": (8, 8), "embed": (4, 4), "out": (4, 4),
+    }  # fmt: skip
+    declare("dst.yaml", shapes, "  tied: [[embed, out]]\n")
+    Path("dst.yaml").write_text(Path("dst.yaml").read_text().replace("init: zeros", "init: {uniform: {a: -1, b: 1}}"))
+
+
+POLICIES = {"cut": "slice", "grow": "pad", "stretch": "interpolate"}
+OUTPUTS = {
+    "safetensors": ("out.safetensors", {}),
+    "pth": ("out.pth", {}),
+    "folder": ("folder", {}),
+    "shards": ("shards", {"max_shard_size": "300B"}),
+    "shards of pth": ("shards_pth", {"max_shard_size": "300B", "to": "pth"}),
+}
+
+
+def plan() -> cs.Plan:
+    return cs.transplant("src.pth", "dst.yaml", on_mismatch=POLICIES)
+
+
+def made(name: str) -> str:
+    output, options = OUTPUTS[name]
+    cs.apply(plan(), output, **options)  # type: ignore[arg-type]
+    return output
+
+
+def files_of(output: str) -> list[Path]:
+    return [Path(output)] if os.path.isfile(output) else sorted(Path(output).iterdir())
+
+
+def flipped(path: Path, position: int, bit: int = 0) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1 << bit
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_what_was_written_is_sound(name: str) -> None:
+    found = cs.verify(made(name))
+    assert found.ok
+    assert (found.checked, found.compared, found.drawn) == (9, 6, 3)
+    assert not found.not_compared
+    assert (found.nan, found.inf) == (0, 0)
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_flipped_bit_anywhere_is_found(name: str) -> None:
+    """Every byte of every file, one bit each: nothing an output is made of goes unseen."""
+    output = made(name)
+    generator = random.Random(0)
+    for path in files_of(output):
+        whole = path.read_bytes()
+        positions = range(len(whole)) if len(whole) < 4000 else sorted(generator.sample(range(len(whole)), 1500))
+        for position in positions:
+            flipped(path, position, generator.randrange(8))
+            found = cs.verify(output)
+            assert not found.ok, (path, position, whole[max(0, position - 20) : position + 20])
+            assert all(failure.why for failure in found.failed)
+            path.write_bytes(whole)
+    assert cs.verify(output).ok
+
+
+@pytest.mark.parametrize("key", ["copy", "cast", "cut", "grow", "stretch", "new", "embed"])
+def test_the_tensor_with_the_flipped_bit_is_named(key: str) -> None:
+    output = made("safetensors")
+    info = cs.open_checkpoint(output)[key]
+    assert info.storage is not None
+    flipped(Path(output), info.storage.offset + 5)
+    found = cs.verify(output)
+    assert key in {failure.key for failure in found.failed}
+    assert "CRC-32" in next(f.why for f in found.failed if f.key == key)
+    with pytest.raises(cs.VerifyError, match=f"{key}: has CRC-32"):
+        found.raise_if_failed()
+
+
+def reseal(output: str, key: str, values: torch.Tensor) -> None:
+    """Change a tensor and every checksum that would tell: only the sources can."""
+    import struct
+    import zlib
+
+    from ckptsurgeon.formats._seal import UNSEALED, seal
+
+    data = bytearray(Path(output).read_bytes())
+    info = cs.open_checkpoint(output)[key]
+    assert info.storage is not None
+    raw = values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    assert len(raw) == info.nbytes
+    data[info.storage.offset : info.storage.offset + info.nbytes] = raw
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    recipe = json.loads(header["__metadata__"]["ckptsurgeon"])
+    recipe["tensors"][key]["crc32"] = f"{zlib.crc32(raw):08x}"
+    recipe["seal"] = UNSEALED
+    text = json.dumps(recipe, separators=(",", ":"))
+    header["__metadata__"]["ckptsurgeon"] = text
+    blank = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    import hashlib
+
+    digest = hashlib.sha256(bytes(data[:8]) + blank.ljust(length)).hexdigest()
+    header["__metadata__"]["ckptsurgeon"] = seal(text, digest)
+    data[8 : 8 + length] = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+    Path(output).write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("key", ["copy", "cast", "cut", "grow", "stretch"])
+def test_values_that_differ_from_their_source_are_found_though_every_checksum_holds(key: str) -> None:
+    output = made("safetensors")
+    values = cs.open_checkpoint(output).tensor(key)
+    first = values.reshape(-1)
+    first[2] = first[2] + 1
+    reseal(output, key, first.reshape(values.shape))
+    found = cs.verify(output)
+    assert [failure.key for failure in found.failed] == [key]
+    assert f"differs from {key} of" in found.failed[0].why
+    os.rename("src.pth", "gone.pth")
+    assert cs.verify(output).ok  # checksums hold, and nothing is left to compare with
+
+
+def test_tied_tensors_that_differ_are_found() -> None:
+    output = made("safetensors")
+    values = cs.open_checkpoint(output).tensor("out")
+    reseal(output, "out", values + 1)
+    assert [(f.key, "tied to embed" in f.why) for f in cs.verify(output).failed] == [("out", True)]
+
+
+def test_sources_that_moved_can_be_named_and_gone_ones_are_said() -> None:
+    output = made("safetensors")
+    os.makedirs("archive")
+    shutil.move("src.pth", "archive/old.pth")
+    gone = cs.verify(output)
+    assert gone.ok
+    assert len(gone.not_compared or {}) == 6
+    assert set((gone.not_compared or {}).values()) == {"src.pth is not at src.pth"}
+    found = cs.verify(output, sources={"src.pth": "archive/old.pth"})
+    assert found.ok
+    assert found.compared == 6
+    with pytest.raises(cs.ConfigError, match=r"--source other: the output has no such source. It has src.pth"):
+        cs.verify(output, sources={"other": "archive/old.pth"})
+    with pytest.raises(cs.SourceError):
+        cs.verify(output, sources={"src.pth": "nothing.pth"})
+
+
+def test_a_source_that_is_another_file_now_is_not_compared() -> None:
+    output = made("safetensors")
+    torch.save({"copy": torch.zeros(3)}, "src.pth")
+    found = cs.verify(output)
+    assert found.ok
+    assert len(found.not_compared or {}) == 6
+    assert "another file now" in next(iter((found.not_compared or {}).values()))
+
+
+def test_an_output_may_move_with_its_sources() -> None:
+    os.makedirs("runs/a")
+    os.makedirs("out")
+    shutil.move("src.pth", "runs/a/src.pth")
+    cs.apply(cs.transplant("runs/a/src.pth", "dst.yaml", on_mismatch=POLICIES), "out/o.safetensors")
+    os.makedirs("elsewhere")
+    for name in ("runs", "out"):
+        shutil.move(name, f"elsewhere/{name}")
+    assert cs.verify("elsewhere/out/o.safetensors").compared == 6
+
+
+def test_an_output_is_held_against_its_plan() -> None:
+    output = made("safetensors")
+    assert cs.verify(output, plan=plan()).ok
+    Path("plan.json").write_text(json.dumps(plan().to_json()))
+    assert cs.verify(output, plan="plan.json").ok
+    other = cs.transplant("src.pth", "dst.yaml", on_mismatch=POLICIES, exclude=["copy"])
+    assert [f.key for f in cs.verify(output, plan=other).failed] == ["copy"]
+    seeded = cs.transplant("src.pth", "dst.yaml", on_mismatch=POLICIES, seed=3)
+    assert "seed" in cs.verify(output, plan=seeded).failed[0].why
+
+
+def test_a_file_without_a_recipe_can_be_held_against_a_plan() -> None:
+    output = made("safetensors")
+    found = cs.open_checkpoint(output)
+    save_file({key: found.tensor(key).clone() for key in found}, "plain.safetensors")
+    with pytest.raises(cs.ConfigError, match="carries no recipe") as caught:
+        cs.verify("plain.safetensors")
+    assert caught.value.exit_code == 2
+    assert cs.verify("plain.safetensors", plan=plan()).ok
+    changed = {key: found.tensor(key).clone() for key in found}
+    changed["copy"][3] += 1
+    save_file({k: v for k, v in changed.items() if k != "new"}, "plain.safetensors")
+    failed = {failure.key for failure in cs.verify("plain.safetensors", plan=plan()).failed}
+    assert failed == {"copy", "new"}
+
+
+def test_nan_and_inf_are_counted() -> None:
+    values = torch.tensor([1.0, float("nan"), float("inf"), -float("inf")])
+    save_file(
+        {"a": values, "b": values.bfloat16(), "c": values.half(), "d": values.to(torch.float8_e5m2)}, "nan.safetensors"
+    )
+    cs.apply(cs.transplant("nan.safetensors", "nan.safetensors"), "o.safetensors")
+    found = cs.verify("o.safetensors")
+    assert (found.nan, found.inf) == (4, 8)
+
+
+def test_the_output_must_be_there() -> None:
+    with pytest.raises(cs.SourceError, match="does not exist"):
+        cs.verify("nothing.safetensors")
+
+
+def test_a_verification_as_json() -> None:
+    data: dict[str, Any] = cs.verify(made("safetensors")).to_json()
+    assert data["kind"] == "ckpt.verify"
+    assert (data["checked"], data["failed"], data["not_compared"], data["ok"]) == (9, [], [], True)
