@@ -10,7 +10,9 @@ Importing it loads neither torch nor numpy; names are looked up in ``ckptsurgeon
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -75,15 +77,9 @@ __all__ = [
     "verify",
 ]
 
+_ERRORS = tuple(name for name in __all__ if name.endswith("Error"))
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'ckptsurgeon' has no attribute {name!r}")
-    from . import api, errors
-
-    found = getattr(errors, name, None) or getattr(api, name)
-    globals()[name] = found
-    return found
+__getattr__ = lazy_names(__name__, {".errors": _ERRORS, ".api": tuple(name for name in __all__ if name not in _ERRORS)})
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ import ckptsurgeon
 
 ROOT = Path(ckptsurgeon.__file__).parent
 
-OPEN_TO_ALL = {"errors", "tensors", "text"}
+OPEN_TO_ALL = {"errors", "tensors", "text", "lazy"}
 
 # room: the rooms it may import. A room is a file or a folder of the package.
 DOORS: dict[str, set[str]] = {
@@ -17,6 +17,7 @@ DOORS: dict[str, set[str]] = {
     "__main__": {"cli"},
     "errors": set(),
     "text": set(),
+    "lazy": set(),
     "tensors": set(),
     "registry": set(),
     "keys": set(),

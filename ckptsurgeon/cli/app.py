@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -68,11 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ckpt`` and return its exit code; never a traceback, unless CKPT_DEBUG=1 asks for it."""
     args = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in args
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    previous, thresholds = signal.signal(signal.SIGTERM, _terminate), gc.get_threshold()
+    gc.set_threshold(200_000, 50, 50)  # a command makes many small objects that live until it ends
     try:
         return _run(args, as_json)
     finally:
         signal.signal(signal.SIGTERM, previous)
+        gc.set_threshold(*thresholds)
 
 
 def _terminate(*_: object) -> None:

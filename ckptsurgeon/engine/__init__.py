@@ -1,12 +1,23 @@
-"""Carries plans out: streams from file to file, computes what must be, and puts the output in place atomically."""
+"""Carries plans out: streams from file to file, computes what must be, and puts the output in place atomically.
 
-from .apply import Inputs, Progress, carry_out, check_sources
-from .compute import cast_for, computed_blocks, overlay
-from .layout import OutputOptions, is_folder, lay_out
-from .memory import load_tensors
-from .output import write_text
-from .reading import read_part
-from .transfer import check_range, crc32
+Names are imported when they are used: copying needs no numpy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .apply import carry_out
+    from .compute import cast_for, computed_blocks
+    from .layout import OutputOptions
+    from .memory import load_tensors
+    from .reading import read_part
+    from .run import Inputs, Progress
+    from .staging import write_text
+    from .transfer import check_range, crc32
 
 __all__ = [
     "Inputs",
@@ -15,13 +26,23 @@ __all__ = [
     "carry_out",
     "cast_for",
     "check_range",
-    "check_sources",
     "computed_blocks",
     "crc32",
-    "is_folder",
-    "lay_out",
     "load_tensors",
-    "overlay",
     "read_part",
     "write_text",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        ".apply": ("carry_out",),
+        ".compute": ("cast_for", "computed_blocks"),
+        ".layout": ("OutputOptions",),
+        ".memory": ("load_tensors",),
+        ".reading": ("read_part",),
+        ".run": ("Inputs", "Progress"),
+        ".staging": ("write_text",),
+        ".transfer": ("check_range", "crc32"),
+    },
+)

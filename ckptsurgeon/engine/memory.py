@@ -9,8 +9,9 @@ from ..errors import PlanError
 from ..ops import raw_dtype
 from ..plan import Plan, Step
 from ..text import escape
-from .apply import Inputs, check_sources, check_step
 from .compute import computed_blocks, overlay
+from .compute_steps import check_equal
+from .run import Inputs, check_step
 from .transfer import bad_checksum, check_range
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def load_tensors(plan: Plan, inputs: Inputs, tensors: dict[str, torch.Tensor]) -
     """
     import torch
 
-    check_sources(plan, inputs.sources)
+    check_equal(plan, inputs.sources)
     staged: dict[str, torch.Tensor] = {}
     nbytes = 0
     for step in plan.steps:

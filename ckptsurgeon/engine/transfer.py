@@ -18,7 +18,8 @@ from isal import isal_zlib
 from ..errors import FormatError
 from ..sources import File
 from ..text import escape
-from .output import StagedFile, explained
+from .places import explained
+from .staging import StagedFile
 
 __all__ = ["Copy", "Piece", "Progress", "check_range", "combine", "crc32", "run_copies"]
 

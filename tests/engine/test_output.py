@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import output as staging
+from ckptsurgeon.engine import folders
 
 from ..planners.test_transplant import declare
 
@@ -245,13 +245,13 @@ def test_leftovers_nobody_holds_are_removed_and_held_ones_stay() -> None:
 SLOW = """
 import sys, time, os
 import ckptsurgeon as cs
-from ckptsurgeon.engine import output
-real = output.StagedFile.write
+from ckptsurgeon.engine import staging
+real = staging.StagedFile.write
 def slow(self, offset, data):
     real(self, offset, data)
     print("writing", flush=True)
     time.sleep({pause})
-output.StagedFile.write = slow
+staging.StagedFile.write = slow
 from ckptsurgeon.cli import main
 sys.exit(main(["transplant", "src.pth", "dst.yaml", "-o", {output!r}, *{more!r}]))
 """
@@ -400,7 +400,7 @@ def test_where_folders_cannot_be_swapped_the_old_one_stays(monkeypatch: pytest.M
     def cannot(temp: str, path: str) -> None:
         raise cs.OutputError("cannot replace the folder in one step here.")
 
-    monkeypatch.setattr(staging, "_exchange", cannot)
+    monkeypatch.setattr(folders, "_exchange", cannot)
     with pytest.raises(cs.OutputError, match="in one step"):
         write("m", force=True, max_shard_size="4500B")
     assert shard_names() == before

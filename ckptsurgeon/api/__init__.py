@@ -1,0 +1,60 @@
+"""The public verbs and types. Each verb opens what it needs, calls the rooms in order and returns plain results.
+
+Names are imported when they are used: looking at a header needs none of what writing does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_names
+
+if TYPE_CHECKING:
+    from ..checkpoint import Checkpoint, open_checkpoint
+    from ..configs import load_target
+    from ..inspection import Inspection
+    from ..keys import Rule
+    from ..plan import Plan, Receipt, Step, Verification
+    from ..tensors import TargetSpec, TensorInfo
+    from .applying import apply
+    from .live import load_into
+    from .looking import init_config, inspect
+    from .planning import transplant
+    from .verifying import verify
+
+__all__ = [
+    "Checkpoint",
+    "Inspection",
+    "Plan",
+    "Receipt",
+    "Rule",
+    "Step",
+    "TargetSpec",
+    "TensorInfo",
+    "Verification",
+    "apply",
+    "init_config",
+    "inspect",
+    "load_into",
+    "load_target",
+    "open_checkpoint",
+    "transplant",
+    "verify",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "..checkpoint": ("Checkpoint", "open_checkpoint"),
+        "..configs": ("load_target",),
+        "..inspection": ("Inspection",),
+        "..keys": ("Rule",),
+        "..plan": ("Plan", "Receipt", "Step", "Verification"),
+        "..tensors": ("TargetSpec", "TensorInfo"),
+        ".applying": ("apply",),
+        ".live": ("load_into",),
+        ".looking": ("init_config", "inspect"),
+        ".planning": ("transplant",),
+        ".verifying": ("verify",),
+    },
+)

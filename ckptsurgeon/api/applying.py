@@ -1,0 +1,43 @@
+"""``apply``: a plan becomes an output."""
+
+from __future__ import annotations
+
+import os
+
+from .. import __version__
+from ..plan import Plan, Receipt
+from .inputs import close_inputs, inputs_of, read_plan
+from .types import Path, Progress
+
+__all__ = ["apply"]
+
+
+def apply(
+    plan: Plan | Path,
+    output: Path,
+    *,
+    to: str | None = None,
+    max_shard_size: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Receipt:
+    """Carry a plan (or the file of one) out: write ``output`` whole, or leave everything as it was.
+
+    The format follows the suffix, or ``to`` ("safetensors", "pth"); a folder, or ``max_shard_size`` as in "5GB",
+    gives shards with an index. ``progress`` is called with (bytes done, bytes in all).
+
+    Raises PlanError where an input changed since the plan, OutputError where the output exists (without
+    ``force``), is an input or cannot be written, FormatError where an input fails its checksum.
+    """
+    from ..engine import OutputOptions, carry_out
+    from ..recipe import make_recipe
+
+    if not isinstance(plan, Plan):
+        plan = read_plan(plan)
+    inputs = inputs_of(plan)
+    try:
+        options = OutputOptions(os.fspath(output), to or "", max_shard_size or "", force)
+        recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
+        return carry_out(plan, inputs, options, recipe, progress)
+    finally:
+        close_inputs(inputs)

@@ -1,0 +1,20 @@
+"""Types that several verbs take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+__all__ = ["Mismatch", "Path", "Patterns", "Progress", "Sources"]
+
+Path: TypeAlias = str | os.PathLike[str]
+Sources: TypeAlias = Path | Sequence[Path]
+"""One source or several, each a path, a URI, or a spec in ESPnet's form."""
+
+Patterns: TypeAlias = Iterable[str]
+Mismatch: TypeAlias = str | Mapping[str, str] | Sequence[str]
+"""One policy for all, a map from pattern to policy, or texts as the command line takes them."""
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all), from any thread."""

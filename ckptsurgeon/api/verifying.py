@@ -1,0 +1,57 @@
+"""``verify``: an output is held against what made it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from ..checkpoint import open_checkpoint
+from ..errors import ConfigError, FormatError, VerifyError
+from ..plan import Failure, Plan, Verification
+from ..text import escape
+from .inputs import find_sources, read_plan
+from .types import Path, Progress
+
+__all__ = ["verify"]
+
+
+def verify(
+    output: Path,
+    *,
+    plan: Plan | Path | None = None,
+    sources: Mapping[str, Path] | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Check an output against its recipe (and ``plan``): checksums, then every copied and computed tensor bit for bit.
+
+    ``sources`` gives new places to sources by name. Tensors whose source is gone are NOT COMPARED, and said to be.
+    An output so damaged that it cannot be opened is a failed verification. Raises SourceError when it is missing,
+    ConfigError when there is neither recipe nor plan.
+    """
+    from ..recipe import parse_recipe
+    from ..verification import expected_of_plan, expected_of_recipe, verify_output
+
+    planned = read_plan(plan) if plan is not None and not isinstance(plan, Plan) else plan
+    with ExitStack() as stack:
+        try:
+            checkpoint = stack.enter_context(open_checkpoint(output, unwrap=False))
+        except FormatError as error:  # so badly damaged that it cannot be opened
+            return Verification(os.fspath(output), 0, 0, 0, failed=(Failure("", str(error)),))
+        folder = os.path.dirname(os.path.abspath(os.fspath(output).rstrip("/")))
+        if checkpoint.recipe is not None:
+            try:
+                recipe = parse_recipe(checkpoint.recipe)
+            except VerifyError as error:
+                return Verification(os.fspath(output), 0, 0, 0, failed=(Failure("", str(error)),))
+            found, absent = find_sources(recipe.sources, folder, sources or {}, stack)
+            expected = expected_of_recipe(recipe, found, absent)
+        elif planned is not None:
+            found, absent = find_sources(planned.sources, "", sources or {}, stack)
+            expected = expected_of_plan(planned, found, absent)
+        else:
+            raise ConfigError(
+                f"{escape(os.fspath(output))} carries no recipe: ckptsurgeon did not write it.",
+                hint="Hold it against a plan with --plan.",
+            )
+        return verify_output(checkpoint, expected, plan=planned, progress=progress)

@@ -1,0 +1,92 @@
+"""The tensors that are cast, resized, gathered from strides or drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..checkpoint import Checkpoint
+from ..errors import PlanError
+from ..ops import Array, cast, raw_dtype
+from ..plan import Plan, Step
+from ..text import escape
+from .compute import computed_blocks, overlay
+from .run import Run, has_slot, is_copy
+from .transfer import combine
+
+__all__ = ["check_equal", "compute_steps", "draw_steps"]
+
+
+def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
+    """Raise PlanError where two keys that the destination ties hold different values."""
+    for pair in plan.equal:
+        source = sources[pair.source]
+        step = Step(pair.first, "copy", source[pair.first].dtype, source[pair.first].shape)
+        first = computed_blocks(step, source[pair.first], source.file(source[pair.first]))
+        second = computed_blocks(step, source[pair.second], source.file(source[pair.second]))
+        for (_, a, _), (_, b, _) in zip(first, second, strict=True):
+            if not np.array_equal(a.view("u1"), b.view("u1")):
+                raise PlanError(
+                    f"{escape(pair.first)} and {escape(pair.second)} of {escape(source.path)} differ, "
+                    "but the destination ties them.",
+                    hint="Exclude the one that should not count.",
+                )
+
+
+def compute_steps(run: Run) -> None:
+    """Write every tensor that is cast, sliced, interpolated or gathered from strides."""
+    for step in run.plan.steps:
+        if step.source is None or step.draws or not has_slot(run, step):
+            continue
+        info = run.info(step)
+        if is_copy(step, info):
+            continue
+        file = run.inputs.sources[step.source].file(info)
+        parts = []
+        for offset, values, lost in computed_blocks(step, info, file):
+            parts.append((run.write(step.key, offset, _raw(values)), values.nbytes))
+            run.advance(values.nbytes)
+            if lost:
+                run.overflowed[step.key] = run.overflowed.get(step.key, 0) + lost
+        run.nbytes_read += info.nbytes
+        run.checksums[step.key] = combine(parts)
+
+
+def draw_steps(run: Run) -> None:
+    """Write every tensor that starts from the destination's own initial values, one at a time."""
+    steps = {step.key: step for step in run.plan.steps if step.draws and not step.tied_to}
+    aliases: dict[str, list[Step]] = {}
+    for step in run.plan.steps:
+        if step.draws and step.tied_to and has_slot(run, step):
+            aliases.setdefault(step.tied_to, []).append(step)
+    target = run.inputs.target
+    if not steps:
+        return
+    assert target is not None
+    for key, data in target.initial(list(steps), run.plan.seed):
+        step = steps[key]
+        values = _drawn(run, step, target.tensors[key].dtype, data)
+        for each in (step, *aliases.get(key, ())):
+            run.checksums[each.key] = run.write(each.key, 0, _raw(values))
+            run.advance(values.nbytes)
+        del values, data
+
+
+def _drawn(run: Run, step: Step, dtype: str, data: memoryview) -> Array:
+    """Return a tensor's initial values in the step's dtype, the source's part laid over them."""
+    drawn = np.frombuffer(data, raw_dtype(dtype)).reshape(step.shape)
+    values, lost = cast(drawn, dtype, step.dtype)
+    if step.op != "init":
+        info = run.info(step)
+        assert step.source is not None
+        values = np.ascontiguousarray(values)
+        lost += overlay(step, info, run.inputs.sources[step.source].file(info), values)
+        run.nbytes_read += info.nbytes
+    if lost:
+        run.overflowed[step.key] = lost
+    return values
+
+
+def _raw(values: Array) -> memoryview:
+    return np.ascontiguousarray(values).reshape(-1).view("u1").data

@@ -1,0 +1,48 @@
+"""The tensors whose bytes stay as they are, and the checksums of all that is read."""
+
+from __future__ import annotations
+
+from ..checkpoint import Checkpoint
+from ..tensors import Storage, TensorInfo
+from .run import Run, has_slot, is_copy
+from .transfer import Copy, Piece, bad_checksum, check_range, run_copies
+
+__all__ = ["check_storages", "copy_steps"]
+
+
+def copy_steps(run: Run) -> None:
+    """Copy every tensor whose bytes stay as they are."""
+    copies, pieces = [], {}
+    for step in run.plan.steps:
+        if step.source is None or not has_slot(run, step):
+            continue
+        info = run.info(step)
+        if not is_copy(step, info):
+            continue
+        source = run.inputs.sources[step.source]
+        file, offset, nbytes = run.slots[step.key]
+        assert info.storage is not None
+        whole = info.nbytes == info.storage.nbytes
+        piece = Piece(info.storage.name, nbytes, info.storage.crc32 if whole else None)
+        pieces[step.key] = piece
+        copies.append(Copy(source.file(info), info.storage.offset + info.offset, file, offset, [piece]))
+    run.nbytes_read += run_copies(copies, run.advance)
+    run.checksums.update({key: piece.checksum() for key, piece in pieces.items()})
+
+
+def check_storages(run: Run) -> None:
+    """Check the records of which only a part is used, or which are computed with."""
+    wanted: dict[int, tuple[Checkpoint, TensorInfo, Storage]] = {}
+    for step in run.plan.steps:
+        if step.source is None:
+            continue
+        info = run.info(step)
+        storage = info.storage
+        if storage is None or storage.crc32 is None:
+            continue
+        if not (is_copy(step, info) and info.nbytes == storage.nbytes):
+            wanted[id(storage)] = (run.inputs.sources[step.source], info, storage)
+    for source, info, storage in wanted.values():
+        file = source.file(info)
+        if check_range(file, storage.offset, storage.nbytes) != storage.crc32:
+            raise bad_checksum(file, storage.name)

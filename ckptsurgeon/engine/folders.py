@@ -1,0 +1,130 @@
+"""Folders that are there whole or not at all: written beside, and swapped in one step."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from ..errors import OutputError
+from ..text import escape
+from .places import check_space, explained
+from .staging import StagedFile
+from .temp import remove_leftovers, sync_folder, temp_name
+
+__all__ = ["StagedFolder", "staged_folder"]
+
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+
+class StagedFolder:
+    """A temp folder, and the files being written in it."""
+
+    def __init__(self, path: str, shown: str) -> None:
+        self.path = path
+        self.shown = shown
+        self._open: list[tuple[StagedFile, int]] = []
+
+    def file(self, name: str, size: int) -> StagedFile:
+        """Create a file of a known size."""
+        staged = StagedFile(os.path.join(self.path, name), os.path.join(self.shown, name))
+        try:
+            staged.open(0o666)
+        except OSError as error:
+            raise explained(staged.shown, error) from error
+        self._open.append((staged, size))
+        return staged
+
+    def text(self, name: str, content: str) -> None:
+        """Write a small file."""
+        data = content.encode("utf-8", "surrogatepass")
+        self.file(name, len(data)).write(0, data)
+
+    def flush(self) -> None:
+        """Wait until everything is on disk."""
+        for staged, size in self._open:
+            staged.flush(size)
+        self.close()
+        sync_folder(self.path)
+
+    def close(self) -> None:
+        """Close all files."""
+        for staged, _ in self._open:
+            staged.close()
+
+
+@contextmanager
+def staged_folder(path: str, size: int, *, stale: Iterable[str] = ()) -> Iterator[StagedFolder]:
+    """Give a temp folder to write; when the block ends well it takes the place of ``path`` in one step.
+
+    What else is in ``path`` stays, but for the files named ``stale``. Raises OutputError.
+    """
+    remove_leftovers(path)
+    check_space(os.path.dirname(os.path.abspath(path)), size, path)
+    staged = StagedFolder(temp_name(path), path)
+    try:
+        os.mkdir(staged.path, 0o777)
+        lock = os.open(staged.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise explained(path, error) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield staged
+        staged.flush()
+        _place_folder(staged.path, path, set(stale))
+    except OSError as error:
+        raise explained(path, error) from error
+    finally:
+        staged.close()
+        shutil.rmtree(staged.path, ignore_errors=True)
+        os.close(lock)
+
+
+def _place_folder(temp: str, path: str, stale: set[str]) -> None:
+    """Rename a folder into place; one that is there is swapped for it, with its other files linked over first."""
+    parent = os.path.dirname(os.path.abspath(path))
+    try:
+        os.rename(temp, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _keep_others(path, temp, stale)
+        sync_folder(temp)
+        _exchange(temp, path)
+    sync_folder(parent)
+
+
+def _keep_others(old: str, new: str, stale: set[str]) -> None:
+    """Hard-link into ``new`` what ``old`` holds besides its checkpoint."""
+    for entry in os.scandir(old):
+        target = os.path.join(new, entry.name)
+        if entry.name in stale or os.path.lexists(target):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.copytree(entry.path, target, symlinks=True, copy_function=_link)
+        else:
+            _link(entry.path, target)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _exchange(temp: str, path: str) -> None:
+    """Swap two folders in one step (renameat2(2), Linux 3.15)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    swap = getattr(libc, "renameat2", None)
+    if swap is None or swap(_AT_FDCWD, os.fsencode(temp), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+        raise OutputError(
+            f"cannot replace the folder {escape(path)} in one step here ({os.strerror(code)}).",
+            hint="Write to a new folder.",
+        )

@@ -1,0 +1,107 @@
+"""One run of a plan: its inputs, the slots it fills, the checksums of what it has filled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from ..checkpoint import Checkpoint
+from ..errors import PlanError
+from ..plan import Plan, Step
+from ..tensors import TargetSpec, TensorInfo
+from ..text import escape
+from .layout import OutputShape
+from .staging import StagedFile
+from .transfer import crc32
+
+__all__ = ["Inputs", "Progress", "Run", "check_step", "has_slot", "is_copy"]
+
+WRITE = 1 << 20
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a plan is carried out on: its sources, open and in its order, and its destination."""
+
+    sources: Sequence[Checkpoint]
+    target: TargetSpec | None
+
+
+@dataclass
+class Run:
+    """The state of one run: the slots to fill, the checksums of what is filled, what to say at the end."""
+
+    plan: Plan
+    inputs: Inputs
+    shape: OutputShape
+    files: Mapping[str, StagedFile]
+    progress: Progress
+    checksums: dict[str, int] = field(default_factory=dict)
+    overflowed: dict[str, int] = field(default_factory=dict)
+    nbytes_read: int = 0
+    _done: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.slots: dict[str, tuple[StagedFile, int, int]] = {}
+        for part in self.shape.parts:
+            for key, (offset, nbytes) in part.layout.slots.items():
+                self.slots[key] = (self.files[part.name], offset, nbytes)
+
+    def advance(self, nbytes: int) -> None:
+        """Tell the progress of ``nbytes`` more; from any thread."""
+        with self._lock:
+            self._done += nbytes
+            self.progress(self._done, self.shape.size)
+
+    def info(self, step: Step) -> TensorInfo:
+        """Return the source's header of a step, which must be what the plan was made from."""
+        assert step.source is not None
+        source = self.inputs.sources[step.source]
+        info = source.get(step.source_key)
+        if info is None or info.dtype != step.source_dtype or info.shape != step.source_shape or info.opaque:
+            raise PlanError(f"{escape(source.path)} no longer has {escape(step.source_key)} as it was planned.")
+        return info
+
+    def write(self, key: str, at: int, raw: memoryview) -> int:
+        """Write bytes into a slot at a byte offset; returns their CRC-32."""
+        file, offset, _ = self.slots[key]
+        crc = 0
+        for begin in range(0, len(raw), WRITE):
+            view = raw[begin : begin + WRITE]
+            crc = crc32(view, crc)
+            file.write(offset + at + begin, view)
+        return crc
+
+
+def check_step(step: Step) -> None:
+    """A plan may have been written by hand: its operations must fit its shapes."""
+    have, want = step.source_shape, step.shape
+    if step.op == "init":
+        return
+    pairs = list(zip(have, want, strict=False))
+    fits = {
+        "copy": prod(have) == prod(want) and (have == want or prod(want) == 1),
+        "keep": have == want and step.source_dtype == step.dtype,
+        "slice": len(have) == len(want) and all(h >= w for h, w in pairs),
+        "pad": len(have) == len(want) and all(h <= w for h, w in pairs),
+        "overlap": len(have) == len(want),
+        "interpolate": len(have) == len(want) and 0 not in have and 0 not in want,
+    }
+    if step.source is None or not fits[step.op]:
+        raise PlanError(f"the plan cannot be: {escape(step.key)} by {step.op} from {have} to {want}.")
+
+
+def is_copy(step: Step, info: TensorInfo) -> bool:
+    """Whether the output's bytes lie in the source as they are."""
+    return step.op in ("copy", "keep") and step.dtype == info.dtype and info.is_plain
+
+
+def has_slot(run: Run, step: Step) -> bool:
+    """Whether a step has a slot of its own; in a zip an alias shares its owner's."""
+    return not step.tied_to or run.slots[step.key] != run.slots[step.tied_to]

@@ -1,0 +1,64 @@
+"""Names of temp files, flushing them to disk, and removing what killed runs left behind."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+from contextlib import suppress
+
+__all__ = ["remove_leftovers", "sync", "sync_folder", "temp_name"]
+
+MARK = ".ckpt-tmp"
+
+
+def temp_name(path: str) -> str:
+    """Return a new hidden name beside ``path`` that tells which output it is for."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(folder, f"{_stem(name)}{secrets.token_hex(4)}{MARK}")
+
+
+def _stem(name: str) -> str:
+    short = name if len(name.encode()) < 200 else hashlib.sha256(name.encode()).hexdigest()
+    return f".{short}."
+
+
+def remove_leftovers(path: str) -> None:
+    """Remove what killed runs left for this output: temp files and folders that nobody holds locked."""
+    folder, name = os.path.split(os.path.abspath(path))
+    stem = _stem(name)
+    with suppress(OSError):
+        for entry in sorted(os.listdir(folder)):
+            if entry.startswith(stem) and MARK in entry:
+                _remove_if_unlocked(os.path.join(folder, entry))
+
+
+def _remove_if_unlocked(path: str) -> None:
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+        finally:
+            os.close(fd)
+
+
+def sync(fd: int) -> None:
+    """Wait until a file is on disk; file systems that cannot say are believed."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.EINVAL):
+            raise
+
+
+def sync_folder(path: str) -> None:
+    """Wait until a folder's entries are on disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,197 @@
+"""``make bench``: the numbers that are promised, measured side by side in one run.
+
+    python -m tests.bench [--dir FOLDER] [--rounds 5] [--quick]
+
+Needs about 25 GB of disk for a while (2 GB with --quick, whose figures are not those that are promised).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from .files import make_many, make_model
+from .harness import Measured, Row, python, rounds, run
+
+MB = 1024
+IN_PROCESS = """
+import sys, time
+{setup}
+times = []
+for _ in range(6):
+    t = time.perf_counter()
+    {body}
+    times.append(time.perf_counter() - t)
+print(sorted(times[1:])[2], file=sys.stderr)
+"""
+
+
+def ckpt(*args: str) -> list[str]:
+    return [sys.executable, "-m", "ckptsurgeon", *args]
+
+
+def start_up(folder: str, number: int) -> Iterator[Row]:
+    """Starting costs less than importing torch."""
+    seen = rounds(
+        {
+            "torch": python("import torch"),
+            "inspect": ckpt("inspect", "big.pth"),
+            "help": ckpt("--help"),
+        },
+        folder,
+        number=number,
+    )
+    torch = seen["torch"]
+    for name, what in (
+        ("inspect", "ckpt inspect of a 2 GB .pth / import torch"),
+        ("help", "ckpt --help / import torch"),
+    ):
+        yield Row(what, seen[name].time / torch.time, 0.25, seen=f"{seen[name].time:.2f} s / {torch.time:.2f} s")
+
+
+def in_process(setup: str, body: str, folder: str) -> float:
+    """Median seconds of a statement in a warm process."""
+    done = subprocess.run(
+        python(IN_PROCESS.format(setup=setup, body=body)), cwd=folder, capture_output=True, text=True, check=True
+    )
+    return float(done.stderr.strip().splitlines()[-1])
+
+
+def header(folder: str) -> Iterator[Row]:
+    """Reading a header of many tensors."""
+    ours = in_process("import ckptsurgeon as cs; cs.open_checkpoint", "cs.open_checkpoint('many.pth').close()", folder)
+    theirs = in_process("import torch", "torch.load('many.pth', mmap=True, weights_only=True)", folder)
+    yield Row(
+        "header of 92,000 tensors / torch.load(mmap=True)", ours / theirs, 0.25, seen=f"{ours:.2f} s / {theirs:.2f} s"
+    )
+
+
+def loop(load: str) -> list[str]:
+    """What people do by hand."""
+    return python(
+        f"import torch, os\nd = torch.load('big.pth', {load})\n"
+        "d = {k: v for k, v in d.items() if not k.startswith('decoder')}\n"
+        "torch.save(d, 'out.pth')\nos.sync()"
+    )
+
+
+def copying(folder: str, number: int) -> Iterator[Row]:
+    """Writing runs at the speed of the disk."""
+
+    def clean() -> None:
+        for name in ("out.pth", "out.safetensors"):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(folder, name))
+        os.sync()
+
+    def transplant(source: str, config: str = "big.yaml") -> list[str]:
+        return ckpt("transplant", source, config, "--exclude", "decoder", "-o", "out.safetensors")
+
+    seen = rounds(
+        {
+            "cp": ["sh", "-c", "cp big.pth out.pth && sync out.pth"],
+            "pth": transplant("big.pth"),
+            "safetensors": transplant("big.safetensors"),
+            "draw": transplant("big.pth", "big.draw.yaml"),
+            "loop": loop("weights_only=True"),
+            "mmap": loop("weights_only=True, mmap=True"),
+            "torch": python("import torch"),
+            "pass": python("pass"),
+        },
+        folder,
+        before=clean,
+        number=number,
+    )
+    clean()
+    yield from _ratios(seen)
+
+
+def _ratios(seen: dict[str, Measured]) -> Iterator[Row]:
+    for name in ("pth", "safetensors"):
+        ours = seen[name]
+        for other, bound, what in (
+            ("cp", 1.3, "cp and sync"),
+            ("loop", 0.4, "torch.load, filter, torch.save, sync"),
+            ("mmap", 0.6, "the same with mmap=True"),
+        ):
+            theirs = seen[other]
+            seconds = f"{ours.time:.2f} s / {theirs.time:.2f} s"
+            yield Row(f"transplant 2 GB .{name} / {what}", ours.time / theirs.time, bound, seen=seconds)
+        peak = (ours.peak - seen["pass"].peak) / MB
+        yield Row(f"peak memory, 2 GB .{name}, over python -c pass", peak, 64, unit="MB")
+    draw, torch = seen["draw"], seen["torch"]
+    more = (draw.time - torch.time) / seen["cp"].time
+    yield Row(
+        "transplant that draws 8.4 MB, less import torch / cp and sync", more, 1.3,
+        seen=f"{draw.time:.2f} s - {torch.time:.2f} s / {seen['cp'].time:.2f} s",
+    )  # fmt: skip
+    yield Row(
+        "peak memory where torch draws 8.4 MB, over import torch", (draw.peak - torch.peak) / MB, 8.4 + 64, unit="MB"
+    )
+
+
+def sizes(folder: str, names: list[str]) -> Iterator[Row]:
+    """Memory does not grow with the model."""
+    base = run(python("pass"), folder)[1]
+    for name in names:
+        command = ckpt(
+            "transplant", f"{name}.pth", f"{name}.yaml", "--exclude", "decoder", "-o", "out.safetensors", "--force"
+        )
+        peak = (run(command, folder)[1] - base) / MB
+        size = os.path.getsize(os.path.join(folder, f"{name}.pth")) / 1e9
+        yield Row(f"peak memory, {size:.1f} GB .pth, over python -c pass", peak, 64, unit="MB")
+
+
+def show(row: Row) -> None:
+    mark = "held" if row.held else "MISSED"
+    print(f"| {row.what} | {row.value:.2f} {row.unit} | {row.bound:g} {row.unit} | {mark} | {row.seen} |", flush=True)
+
+
+def machine() -> str:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown")
+    return f"{os.cpu_count()} cores ({model}), Python {platform.python_version()}, commit {commit or 'unknown'}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", default=None, help="where to make the files; else a new folder here")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="small files, one round: to see that it runs")
+    options = parser.parse_args()
+    number = 1 if options.quick else options.rounds
+    folder = tempfile.mkdtemp(prefix="bench-", dir=options.dir or os.getcwd())
+    missed = 0
+    try:
+        print(machine())
+        print("\n| what | seen | may be | | medians |\n|---|---|---|---|---|", flush=True)
+        make_model(folder, "big", 200_000_000 if options.quick else 2_000_000_000)
+        for rows in (start_up(folder, number), copying(folder, number)):
+            for row in rows:
+                show(row)
+                missed += not row.held
+        make_many(folder)
+        make_model(folder, "small", 200_000_000)
+        names = ["small", "big"]
+        if not options.quick:
+            make_model(folder, "huge", 8_000_000_000)
+            names.append("huge")
+        for rows in (header(folder), sizes(folder, names)):
+            for row in rows:
+                show(row)
+                missed += not row.held
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(f"\n{missed} missed" if missed else "\nall held")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Measures commands side by side: in turn, several rounds, medians and ratios. Never imports torch itself.
+
+A process's time is its wall time from start to end; its memory the maximum resident set the kernel saw, over that of
+``python -c pass`` where so said. What is measured against what runs in the same round, so that a machine that slows
+down slows both.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["Measured", "Row", "python", "rounds", "run"]
+
+ROUNDS = 5
+
+
+@dataclass
+class Measured:
+    """What was seen of one command: seconds and peak kilobytes, one of each a round."""
+
+    seconds: list[float] = field(default_factory=list)
+    peak_kb: list[int] = field(default_factory=list)
+
+    @property
+    def time(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def peak(self) -> float:
+        return statistics.median(self.peak_kb)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a ratio or a size, and what it may be."""
+
+    what: str
+    value: float
+    bound: float
+    unit: str = "x"
+    seen: str = ""
+
+    @property
+    def held(self) -> bool:
+        return self.value <= self.bound
+
+
+def python(code: str) -> list[str]:
+    """The command that runs some Python."""
+    return [sys.executable, "-c", code]
+
+
+def run(command: Sequence[str], folder: str) -> tuple[float, int]:
+    """Run a command in a folder; returns (seconds, peak kilobytes). Fails when it does."""
+    began = time.perf_counter()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.chdir(folder)
+            quiet = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(quiet, 1)
+            os.execvp(command[0], list(command))
+        finally:
+            os._exit(127)
+    _, status, usage = os.wait4(pid, 0)
+    took = time.perf_counter() - began
+    if status:
+        raise SystemExit(f"failed ({status}): {' '.join(command)[:300]}")
+    return took, usage.ru_maxrss
+
+
+def rounds(
+    commands: Mapping[str, Sequence[str]],
+    folder: str,
+    *,
+    before: Callable[[], None] = lambda: None,
+    number: int = ROUNDS,
+) -> dict[str, Measured]:
+    """Run every command once a round, in turn; ``before`` runs, unmeasured, before each. The first round is a warm-up."""
+    seen = {name: Measured() for name in commands}
+    for turn in range(number + 1):
+        for name, command in commands.items():
+            before()
+            seconds, peak = run(command, folder)
+            if turn:
+                seen[name].seconds.append(seconds)
+                seen[name].peak_kb.append(peak)
+    return seen
