@@ -69,10 +69,15 @@ def _container(key: str, value: Any) -> Extra:
     kind = {Group: "set"}.get(type(value), type(value).__name__)
     tensors = _tensors_in(value)
     holding = f", {count(tensors, 'tensor')} in it" if tensors else ""
-    plain = isinstance(value, (list, tuple)) and len(value) <= MAX_ITEMS
-    items = [describe("", item) for item in value] if plain else []
-    small = plain and all(item.value is not None for item in items)
-    return Extra(key, f"{kind} of {len(value)}{holding}", [item.value for item in items] if small else None)
+    small = isinstance(value, (list, tuple)) and len(value) <= MAX_ITEMS and all(map(_is_scalar, value))
+    return Extra(key, f"{kind} of {len(value)}{holding}", list(value) if small else None)
+
+
+def _is_scalar(value: Any) -> bool:
+    """Whether a value can be shown inside a list: never a container, whose nesting has no end."""
+    if isinstance(value, (bool, int)):
+        return _fits(value)
+    return (isinstance(value, float) and math.isfinite(value)) or (isinstance(value, str) and len(value) <= MAX_TEXT)
 
 
 def _tensors_in(value: Any) -> int:

@@ -19,6 +19,7 @@ NAMED_ROOTS = ("state_dict", "model_state_dict", "model", "module", "net")
 
 MAX_NODES = 4_000_000
 MAX_DEPTH = 64
+MAX_MODULES = 200_000
 """How many containers, and how deep, are searched: files may nest and share without end."""
 
 
@@ -131,7 +132,7 @@ def _children(node: Any) -> Iterator[tuple[str, Any]]:
 def _state_dict(node: Any) -> Mapping[Any, Any]:
     """Return the entries of a mapping, or the state dict of a module that was pickled whole."""
     if _is_module(node):
-        return dict(_module_tensors(node, "", 0))
+        return dict(_module_tensors(node))
     return node if isinstance(node, dict) else {}
 
 
@@ -139,22 +140,25 @@ def _is_module(node: Any) -> bool:
     return isinstance(node, Opaque) and {"_parameters", "_buffers", "_modules"} <= node.attributes().keys()
 
 
-def _module_tensors(module: Opaque, prefix: str, depth: int) -> Iterator[tuple[str, TensorInfo]]:
-    """Yield what ``state_dict()`` of a pickled ``nn.Module`` would hold, without its class."""
-    if depth > MAX_DEPTH:
-        raise UnsafeError("a pickled module nests too deeply.", rule="tree depth")
-    attributes = module.attributes()
-    skipped = attributes.get("_non_persistent_buffers_set")
-    hidden = {name for name in skipped if isinstance(name, str)} if isinstance(skipped, Group) else set()
-    for kind in ("_parameters", "_buffers"):
-        entries = attributes.get(kind)
-        for name, value in entries.items() if isinstance(entries, dict) else ():
-            if isinstance(value, TensorInfo) and not (kind == "_buffers" and name in hidden):
-                yield f"{prefix}{name}", value
-    modules = attributes.get("_modules")
-    for name, child in modules.items() if isinstance(modules, dict) else ():
-        if _is_module(child):
-            yield from _module_tensors(child, f"{prefix}{name}.", depth + 1)
+def _module_tensors(root: Opaque) -> Iterator[tuple[str, TensorInfo]]:
+    """Yield what ``state_dict()`` of a pickled ``nn.Module`` would hold, without its class, in its order."""
+    waiting, visits = [("", root)], 0
+    while waiting:
+        prefix, module = waiting.pop()
+        visits += 1
+        if visits > MAX_MODULES or prefix.count(".") > MAX_DEPTH:
+            raise UnsafeError("a pickled module nests too deeply or shares too much.", rule="module tree")
+        attributes = module.attributes()
+        skipped = attributes.get("_non_persistent_buffers_set")
+        hidden = {name for name in skipped if isinstance(name, str)} if isinstance(skipped, Group) else set()
+        for kind in ("_parameters", "_buffers"):
+            entries = attributes.get(kind)
+            for name, value in entries.items() if isinstance(entries, dict) else ():
+                if isinstance(value, TensorInfo) and not (kind == "_buffers" and name in hidden):
+                    yield f"{prefix}{name}", value
+        children = attributes.get("_modules")
+        named = children.items() if isinstance(children, dict) else ()
+        waiting += [(f"{prefix}{name}.", child) for name, child in reversed(named) if _is_module(child)]
 
 
 def _contents(tree: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -12,14 +11,12 @@ from contextlib import contextmanager
 
 from ..errors import OutputError
 from ..text import escape
+from .libc import exchange
 from .places import check_space, explained
 from .staging import StagedFile
 from .temp import remove_leftovers, sync_folder, temp_name
 
 __all__ = ["StagedFolder", "staged_folder"]
-
-_RENAME_EXCHANGE = 2
-_AT_FDCWD = -100
 
 
 class StagedFolder:
@@ -38,6 +35,7 @@ class StagedFolder:
         except OSError as error:
             raise explained(staged.shown, error) from error
         self._open.append((staged, size))
+        staged.reserve(size)
         return staged
 
     def text(self, name: str, content: str) -> None:
@@ -119,12 +117,11 @@ def _link(source: str, target: str) -> None:
 
 
 def _exchange(temp: str, path: str) -> None:
-    """Swap two folders in one step (renameat2(2), Linux 3.15)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    swap = getattr(libc, "renameat2", None)
-    if swap is None or swap(_AT_FDCWD, os.fsencode(temp), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE):
-        code = ctypes.get_errno()
+    """Swap two folders in one step."""
+    try:
+        exchange(temp, path)
+    except OSError as error:
         raise OutputError(
-            f"cannot replace the folder {escape(path)} in one step here ({os.strerror(code)}).",
+            f"cannot replace the folder {escape(path)} in one step here ({error.strerror}).",
             hint="Write to a new folder.",
-        )
+        ) from error

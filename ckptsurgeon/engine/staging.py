@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from ..errors import OutputError
 from ..sources import File
 from ..text import escape
+from .libc import reserve
 from .places import check_output, check_space, explained, identities
 from .temp import remove_leftovers, sync, sync_folder, temp_name
 
@@ -42,6 +43,13 @@ class StagedFile:
             if os.fstat(self.fd).st_nlink:
                 return
             os.close(self.fd)
+
+    def reserve(self, size: int) -> None:
+        """Reserve the space of the whole file; raises OutputError where there is not enough."""
+        try:
+            reserve(self.fd, size)
+        except OSError as error:
+            raise explained(self.shown, error) from error
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of ``data`` at ``offset``; raises OutputError."""
@@ -85,6 +93,7 @@ def staged_file(path: str, size: int, *, force: bool) -> Iterator[StagedFile]:
         except OSError as error:
             raise explained(path, error) from error
         try:
+            staged.reserve(size)
             yield staged
             staged.flush(size)
             try:

@@ -18,6 +18,7 @@ from isal import isal_zlib
 from ..errors import FormatError
 from ..sources import File
 from ..text import escape
+from .libc import start_writing
 from .places import explained
 from .staging import StagedFile
 
@@ -156,6 +157,7 @@ class _Worker:
         for piece, begin, length in task.slices:
             piece.parts.append((begin, self._checksum(copy.source, offset, length), length))
             offset += length
+        start_writing(copy.output.fd, copy.output_offset + task.begin, task.nbytes)
         self._progress(task.nbytes)
 
     def _in_kernel(self, task: _Task) -> bool:
@@ -192,6 +194,7 @@ class _Worker:
                 copy.output.write(copy.output_offset + at, view)
                 done, at = done + len(view), at + len(view)
             piece.parts.append((begin, crc, length))
+            start_writing(copy.output.fd, copy.output_offset + at - length, length)
             self._progress(length)
 
     def _checksum(self, file: File, offset: int, length: int) -> int:

@@ -67,7 +67,8 @@ class Machine:
     def _loop(self) -> Any:
         """Interpret opcodes; those of which a state dict is made come first, the rest are in the table."""
         data, memo, position = self.data, self.memo, self.position
-        stack, persistent = self.stack, self._persistent
+        stack, marks, persistent = self.stack, self.marks, self._persistent
+        deepest = limits.PICKLE_DEPTH
         unpack4, unpack2 = _UINT4.unpack_from, _UINT2.unpack_from
         try:
             for _ in range(limits.PICKLE_OPS):
@@ -83,13 +84,13 @@ class Machine:
                     stack.append(data[position])
                     position += 1
                 elif op == 0x28:  # MARK
-                    if len(self.marks) >= limits.PICKLE_DEPTH:
+                    if len(marks) >= deepest:
                         raise UnsafeError("the pickle is nested too deeply.", rule="pickle depth")
-                    self.marks.append(stack)
-                    self.stack = stack = []
+                    marks.append(stack)
+                    stack = []
                 elif op == 0x74:  # TUPLE
                     items = tuple(stack)
-                    self.stack = stack = self.marks.pop()
+                    stack = marks.pop()
                     stack.append(items)
                 elif op == 0x58:  # BINUNICODE
                     length = unpack4(data, position)[0]
@@ -126,11 +127,11 @@ class Machine:
                     stack.append(memo[unpack4(data, position)[0]])
                     position += 4
                 elif op == 0x2E:  # STOP
-                    if self.marks:
+                    if marks:
                         raise self._broken("stops inside a mark")
                     return stack.pop()
                 else:
-                    self.position = position
+                    self.position, self.stack = position, stack
                     _TABLE[op](self)
                     position, stack = self.position, self.stack
         except LookupError as error:

@@ -16,7 +16,7 @@ from ..errors import FormatError, UnsafeError
 from ..tensors import DTYPES, Storage, TensorInfo, contiguous_stride, reach
 from . import _limits as limits
 from ._numpy import NUMPY, Array
-from ._values import Group, Name, Opaque, set_items
+from ._values import Group, Name, Opaque, brief, set_items
 
 __all__ = ["STORAGE_DTYPES", "TypedStorage", "rebuilders"]
 
@@ -30,12 +30,14 @@ STORAGE_DTYPES: Mapping[str, str] = {
 }  # fmt: skip
 """Names in ``torch`` (and ``torch.cuda``) by which a pickle says of what type a storage is."""
 
+_SIZES = {name: dtype.bits // 8 for name, dtype in DTYPES.items()}
 _DTYPE_NAMES = {
     "half": "float16", "float": "float32", "double": "float64", "long": "int64", "int": "int32",
     "short": "int16", "cfloat": "complex64", "cdouble": "complex128", "chalf": "complex32",
 }  # fmt: skip
 
 
+MOST = limits.ELEMENTS
 REMEMBERED_FORMS = 4096
 """A file cannot make the memory of (size, stride) pairs slower than this many of them."""
 
@@ -65,12 +67,12 @@ class _Tensors:
     ) -> TensorInfo:
         """Return the header of a strided tensor; ``offset`` and ``stride`` in elements."""
         if type(ref) is not TypedStorage:
-            return _unknown(f"over {ref!r:.80}", dtype, size)
+            return _unknown(f"over {brief(ref)}", dtype, size)
         dtype = dtype or ref.dtype
         extent, contiguous = self._form(size, stride)
-        storage, itemsize = ref.storage, DTYPES[dtype].bits // 8
+        storage, itemsize = ref.storage, _SIZES[dtype]
         if type(offset) is not int or offset < 0:
-            raise FormatError(f"a tensor starts at {offset!r:.80} of {_named(storage)}.", rule="tensor offset")
+            raise FormatError(f"a tensor starts at {brief(offset)} of {_named(storage)}.", rule="tensor offset")
         begin = ref.start + offset * itemsize
         if extent and begin + extent * itemsize > storage.nbytes:
             raise FormatError(
@@ -113,7 +115,7 @@ def _check_numbers(values: Any, what: str) -> None:
             f"a tensor's {what} is no tuple of at most {limits.DIMENSIONS} numbers.", rule=f"tensor {what}"
         )
     for value in values:
-        if type(value) is not int or not 0 <= value <= limits.ELEMENTS:
+        if type(value) is not int or value < 0 or value > MOST:
             raise FormatError(f"a tensor's {what} holds what is no size.", rule=f"tensor {what}")
 
 
@@ -123,7 +125,7 @@ def _named(storage: Storage) -> str:
 
 def _flagged(info: TensorInfo, flags: Any) -> TensorInfo:
     if not isinstance(flags, dict):
-        raise FormatError(f"a tensor's metadata is {flags!r:.80}.", rule="tensor metadata")
+        raise FormatError(f"a tensor's metadata is {brief(flags)}.", rule="tensor metadata")
     return replace(info, conj=flags.get("conj") is True, neg=flags.get("neg") is True)
 
 
@@ -137,7 +139,7 @@ def _dtype(name: Any) -> str:
     """Return the dtype that a name such as ``torch.float8_e4m3fn`` stands for."""
     text = _DTYPE_NAMES.get(getattr(name, "name", ""), getattr(name, "name", ""))
     if getattr(name, "module", "") != "torch" or text not in DTYPES:
-        raise FormatError(f"a tensor is of unknown type {name!r:.80}.", rule="tensor dtype")
+        raise FormatError(f"a tensor is of unknown type {brief(name)}.", rule="tensor dtype")
     return text
 
 
@@ -178,7 +180,7 @@ def rebuilders() -> dict[tuple[str, str], Callable[..., object]]:
                 "meta: saved without values", _dtype(dtype), size
             ),
             ("torch._utils", "_rebuild_wrapper_subclass"): lambda kind, dtype, size, *_: _unknown(
-                f"of class {kind!r}", _dtype(dtype), size
+                f"of class {brief(kind)}", _dtype(dtype), size
             ),
             ("torch._utils", "_rebuild_nested_tensor"): lambda data, *_: TensorInfo(
                 getattr(data, "dtype", "float32"), (), opaque="nested"

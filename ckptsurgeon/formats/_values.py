@@ -7,7 +7,7 @@ from typing import Any
 
 from ._limits import DICT_KEY_INT
 
-__all__ = ["Group", "Name", "Opaque", "Unhashable", "safe_key", "set_items"]
+__all__ = ["Group", "Name", "Opaque", "Unhashable", "brief", "safe_key", "set_items"]
 
 
 class Name:
@@ -42,7 +42,7 @@ class Opaque:
         self.items: list[Any] = []
 
     def __repr__(self) -> str:
-        return str(self.name)
+        return brief(self.name)
 
     def keep(self, items: list[Any]) -> None:
         """Keep what would have been appended to the object, or set on it as keys and values in turn."""
@@ -58,6 +58,17 @@ class Opaque:
 
 class Group(list[Any]):
     """The members of a set, unhashed and in file order."""
+
+
+def brief(value: object) -> str:
+    """Return a few words for a value of a file. Never its ``repr``, which nesting can make endless."""
+    if isinstance(value, (Name, Opaque)):
+        return repr(value)
+    if isinstance(value, str):
+        return f"{value[:60]!r}"
+    if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and -(2**70) < value < 2**70):
+        return repr(value)
+    return f"a {type(value).__name__}"
 
 
 class Unhashable:

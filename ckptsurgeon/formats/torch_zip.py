@@ -18,7 +18,7 @@ from . import _pickle
 from ._header import FileHeader, Header
 from ._seal import UNSEALED, digest_outside, seal_of
 from ._torch import STORAGE_DTYPES, TypedStorage, rebuilders
-from ._values import Name
+from ._values import Name, brief
 from ._zip import Archive, read_archive
 from ._zip_writer import ZIP_RECORD, ZipWriter
 
@@ -83,27 +83,34 @@ class _Storages:
         self._archive = archive
         self._root = root
         self._made: dict[str, Storage] = {}
+        self._kinds: dict[Name, tuple[str, int]] = {}
         order = f"{root}byteorder"
         self._big = order in archive.entries and archive.read(order).strip() == b"big"
 
     def resolve(self, pid: Any) -> object:
         """Return the storage that ``('storage', type, key, location, numel)`` names."""
-        if type(pid) is not tuple or len(pid) < 5 or pid[0] != "storage":
-            raise FormatError(f"the pickle refers to something unknown: {pid!r:.80}.", rule="persistent id")
-        _, kind, key, _, numel = pid[:5]
-        dtype = STORAGE_DTYPES.get(kind.name) if type(kind) is Name else None
-        if dtype is None or type(key) is not str or type(numel) is not int or numel < 0:
-            raise FormatError(f"the pickle refers to an unknown storage: {pid!r:.80}.", rule="persistent id")
+        if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
+            raise FormatError(f"the pickle refers to something unknown: {brief(pid)}.", rule="persistent id")
+        _, kind, key, _, numel = pid
+        dtype, size = self._kinds.get(kind) or self._kind(kind) if type(kind) is Name else ("", 0)
+        if not dtype or type(key) is not str or type(numel) is not int or numel < 0:
+            raise FormatError(f"the pickle refers to an unknown storage of {brief(kind)}.", rule="persistent id")
         storage = self._made.get(key)
         if storage is None:
             storage = self._made[key] = self._open(key)
-        if numel * DTYPES[dtype].bits // 8 != storage.nbytes:
+        if numel * size != storage.nbytes:
             raise FormatError(
                 f"{escape(self._file.uri)}: record {escape(storage.name)} has {storage.nbytes} bytes, "
-                f"its storage says {numel * DTYPES[dtype].bits // 8}.",
+                f"its storage says {numel * size}.",
                 rule="storage size",
             )
         return TypedStorage(storage, dtype)
+
+    def _kind(self, name: Name) -> tuple[str, int]:
+        """Return the dtype and bytes an element of a storage class; remembered by the name, of which there is one."""
+        dtype = STORAGE_DTYPES.get(name.name, "")
+        self._kinds[name] = (dtype, DTYPES[dtype].bits // 8 if dtype else 0)
+        return self._kinds[name]
 
     def _open(self, key: str) -> Storage:
         name = f"{self._root}data/{key}"
