@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from .. import __version__
 from ..plan import Plan, Receipt
@@ -32,12 +33,14 @@ def apply(
     from ..engine import OutputOptions, carry_out
     from ..recipe import make_recipe
 
-    if not isinstance(plan, Plan):
-        plan = read_plan(plan)
+    from_file = not isinstance(plan, Plan)
+    plan = plan if isinstance(plan, Plan) else read_plan(plan)
     inputs = inputs_of(plan)
     try:
         options = OutputOptions(os.fspath(output), to or "", max_shard_size or "", force)
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
-        return carry_out(plan, inputs, options, recipe, progress)
+        receipt = carry_out(plan, inputs, options, recipe, progress)
     finally:
         close_inputs(inputs)
+    ran = inputs.target.ran if from_file and inputs.target is not None else ()
+    return replace(receipt, notes=(*(f"ran {code}" for code in ran), *receipt.notes))

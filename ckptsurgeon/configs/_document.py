@@ -72,11 +72,25 @@ def read_document(path: str) -> Document:
     content = _json(text, path) if path.endswith(".json") else read_yaml(text, os.path.basename(path))
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict):
+        _refuse_toolkits(path, content)
         raise ConfigError(
             f"{escape(path)} says nothing of a model.",
             hint="It needs a section 'model:' with _target_, name, tensors or like; ckpt init writes one.",
         )
     return Document(path, content, model)
+
+
+_TOOLKITS = {"transformers": {"model_type", "architectures"}, "ESPnet": {"token_list", "encoder_conf", "encoder"}}
+
+
+def _refuse_toolkits(path: str, content: Any) -> None:
+    """Name the toolkit whose configuration this is, when it is one that is not read yet."""
+    for toolkit, marks in _TOOLKITS.items():
+        if isinstance(content, dict) and len(marks & content.keys()) >= min(2, len(marks)):
+            raise ConfigError(
+                f"{escape(path)} is a configuration of {toolkit}, which this version does not build.",
+                hint="Write 'model: {_target_: …}' with a function that builds it, or transplant into a checkpoint.",
+            )
 
 
 def _json(text: str, path: str) -> Any:

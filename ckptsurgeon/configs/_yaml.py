@@ -49,6 +49,8 @@ def read_yaml(text: str, name: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         why = getattr(error, "problem", None) or str(error)
+        if "tag '!" in str(why):
+            why = f"{why} (a SpeechBrain hyperparams.yaml? this version does not build those)"
         raise ConfigError(f"{escape(name)}{where}: {escape(str(why))}.") from None
     except (RecursionError, ValueError) as error:
         raise ConfigError(f"{escape(name)} cannot be read as YAML: {escape(str(error))}.") from None

@@ -28,6 +28,10 @@ CHUNK = 8 << 20
 """Bytes of one task: enough to keep a disk busy, little enough for two threads to share a tensor."""
 BLOCK = 1 << 20
 """Bytes held at once: about what a core's cache holds."""
+SMALL = 256 << 10
+"""Below this many bytes the kernel is not asked to copy: reading and writing are as quick."""
+BATCH = 256
+"""Small tasks that a thread takes at once."""
 THREADS = 2
 
 _NO_KERNEL_COPY = {
@@ -146,11 +150,15 @@ class _Worker:
         self._refused: set[tuple[int, int]] = set()
         self.stopped = False
 
+    def run_all(self, tasks: Iterable[_Task]) -> None:
+        for task in tasks:
+            if self.stopped:
+                return
+            self.run(task)
+
     def run(self, task: _Task) -> None:
-        if self.stopped:
-            return
         copy = task.copy
-        if not self._in_kernel(task):
+        if task.nbytes < SMALL or not self._in_kernel(task):
             self._by_hand(task)
             return
         offset = copy.source_offset + task.begin
@@ -194,7 +202,8 @@ class _Worker:
                 copy.output.write(copy.output_offset + at, view)
                 done, at = done + len(view), at + len(view)
             piece.parts.append((begin, crc, length))
-            start_writing(copy.output.fd, copy.output_offset + at - length, length)
+            if length >= SMALL:
+                start_writing(copy.output.fd, copy.output_offset + at - length, length)
             self._progress(length)
 
     def _checksum(self, file: File, offset: int, length: int) -> int:
@@ -222,11 +231,12 @@ def run_copies(copies: Iterable[Copy], progress: Progress) -> int:
     runs = joined(copies)
     worker = _Worker(progress)
     tasks = list(_tasks(runs))
-    if len(tasks) < THREADS:
-        for task in tasks:
-            worker.run(task)
+    batches = list(_batches(tasks))
+    if len(batches) < THREADS:
+        for batch in batches:
+            worker.run_all(batch)
     else:
-        _in_threads(worker, tasks)
+        _in_threads(worker, batches)
     for run in runs:
         for piece in run.pieces:
             if piece.expected is not None and piece.checksum() != piece.expected:
@@ -234,9 +244,23 @@ def run_copies(copies: Iterable[Copy], progress: Progress) -> int:
     return sum(run.nbytes for run in runs)
 
 
-def _in_threads(worker: _Worker, tasks: Sequence[_Task]) -> None:
+def _batches(tasks: Iterable[_Task]) -> Iterator[list[_Task]]:
+    """Gather small tasks, of which a model may have a hundred thousand."""
+    batch: list[_Task] = []
+    size = 0
+    for task in tasks:
+        batch.append(task)
+        size += task.nbytes
+        if size >= CHUNK // 2 or len(batch) >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _in_threads(worker: _Worker, batches: Sequence[list[_Task]]) -> None:
     with ThreadPoolExecutor(THREADS, thread_name_prefix="copy") as pool:
-        futures = [pool.submit(worker.run, task) for task in tasks]
+        futures = [pool.submit(worker.run_all, batch) for batch in batches]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
             for future in futures:

@@ -18,7 +18,7 @@ from ._sharded_writer import folder_frame, folder_recipe
 
 __all__ = ["read_header", "writers"]
 
-_HEAD = 64
+_HEAD = 512
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 _PREFERRED = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors")
@@ -77,6 +77,8 @@ def _looks_like(head: bytes) -> str:
     for magic, kind in kinds.items():
         if head.startswith(magic):
             return f" (it looks like {kind})"
+    if head[257:262] == b"ustar":
+        return " (it looks like a tar archive, as torch wrote before 0.1.10: load and save it with torch)"
     if head[:1] == b"\x80" or head[-1:] == b".":
         return " (it looks like a pickle that torch did not write)"
     return ""

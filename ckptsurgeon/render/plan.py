@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -13,6 +13,7 @@ from rich.text import Text
 from ..plan import CLASSES, Plan, Receipt, Step, Verification
 from ..text import count, escape, human_bytes, human_count, listing, shape_text
 from .columns import Columns
+from .tree import numbers_text
 
 __all__ = ["counts_line", "plan_lines", "plan_view", "receipt_view", "verification_view"]
 
@@ -42,6 +43,13 @@ class _Branch:
         reason = _reason(step)
         if reason:
             self.reasons[reason] += 1
+
+    def join(self, other: _Branch) -> None:
+        """Count another module's steps here."""
+        self.classes += other.classes
+        self.elements += other.elements
+        self.loaded += other.loaded
+        self.reasons += other.reasons
 
 
 def _share(step: Step) -> float:
@@ -77,21 +85,41 @@ def _branches(steps: Sequence[Step]) -> list[_Branch]:
         if len(names) > 1 or all(step.key.count(".") < level for step in steps):
             break
         level += 1
-    found: dict[str, _Branch] = {}
-    for step in steps:
-        name = _prefix(step.key, level)
-        found.setdefault(name, _Branch(name)).add(step)
+    found = _grouped_by(steps, lambda key: _prefix(key, level))
+    if len(found) > MAX_BRANCHES:
+        found = _numbered(found)
     branches = list(found.values())
     if len(branches) <= MAX_BRANCHES:
         return branches
     kept, rest = branches[: MAX_BRANCHES - 1], branches[MAX_BRANCHES - 1 :]
     other = _Branch(f"and {len(rest)} more")
     for branch in rest:
-        other.classes += branch.classes
-        other.elements += branch.elements
-        other.loaded += branch.loaded
-        other.reasons += branch.reasons
+        other.join(branch)
     return [*kept, other]
+
+
+def _grouped_by(steps: Sequence[Step], name_of: Callable[[str], str]) -> dict[str, _Branch]:
+    found: dict[str, _Branch] = {}
+    for step in steps:
+        name = name_of(step.key)
+        found.setdefault(name, _Branch(name)).add(step)
+    return found
+
+
+def _numbered(branches: Mapping[str, _Branch]) -> dict[str, _Branch]:
+    """Join branches whose last segment is a number: ``layers.{0..2299}``."""
+    joined: dict[str, _Branch] = {}
+    numbers: dict[str, list[int]] = {}
+    for name, branch in branches.items():
+        head, _, last = name.rpartition(".")
+        numbered = last.isascii() and last.isdigit()
+        group = joined.setdefault(f"{head}." if numbered else name, _Branch(name))
+        group.join(branch)
+        if numbered:
+            numbers.setdefault(f"{head}.", []).append(int(last))
+    for head, found in numbers.items():
+        joined[head].name = f"{head}{{{numbers_text(found)}}}"
+    return joined
 
 
 def _prefix(key: str, level: int) -> str:

@@ -188,3 +188,16 @@ def test_init_writes_what_load_target_reads() -> None:
     with pytest.raises(cs.OutputError, match="exists"):
         cs.init_config("x.pth", output="dst.yaml")
     assert len(list(spec.initial([k for k in spec.tensors if k not in spec.ties], 0))) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "toolkit"),
+    [
+        ("config.json", '{"model_type": "bert", "architectures": ["BertModel"]}', "transformers"),
+        ("config.yaml", "token_list: [a]\nencoder: conformer\nencoder_conf: {}", "ESPnet"),
+        ("hyperparams.yaml", "model: !new:torch.nn.Linear\n  in_features: 2", "SpeechBrain"),
+    ],
+)
+def test_a_toolkit_s_own_configuration_is_named(name: str, text: str, toolkit: str) -> None:
+    with pytest.raises(cs.ConfigError, match=toolkit):
+        config(text, name)

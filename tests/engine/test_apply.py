@@ -378,3 +378,13 @@ def test_memory_does_not_grow_with_the_model() -> None:
         os.remove("out.safetensors")
     assert peaks[1] < peaks[0] + 30  # 240 MB of tensors
     assert peaks[1] < 110
+
+
+def test_applying_a_plan_says_what_code_it_ran() -> None:
+    Path("plan_net.py").write_text("from torch import nn\n\ndef net():\n    return nn.Linear(2, 2)\n")
+    Path("dst.yaml").write_text("model: {_target_: plan_net.net}")
+    torch.save({"weight": torch.ones(2, 2)}, "src.pth")
+    plan = cs.transplant("src.pth", "dst.yaml")
+    assert "ran plan_net.net from plan_net.py" in plan.notes
+    Path("plan.json").write_text(json.dumps(plan.to_json()))
+    assert cs.apply("plan.json", "out.safetensors").notes == ("ran plan_net.net from plan_net.py",)

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import folders
+from ckptsurgeon.engine import folders, transfer
 
 from ..planners.test_transplant import declare
 
@@ -175,17 +175,29 @@ def test_a_file_system_without_links_is_no_fault(monkeypatch: pytest.MonkeyPatch
     assert cs.verify("out.safetensors").ok
 
 
+@pytest.fixture
+def kernel_copies_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask the kernel for the smallest tensors too."""
+    monkeypatch.setattr(transfer, "SMALL", 0)
+
+
+@pytest.mark.usefixtures("kernel_copies_all")
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
 def test_where_the_kernel_cannot_copy_the_bytes_pass_through(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
     def lacks(*_: Any) -> int:
+        calls.append(1)
         raise OSError(code, os.strerror(code))
 
     write("kernel.safetensors")
     monkeypatch.setattr(os, "copy_file_range", lacks)
     write("hand.safetensors")
     assert Path("kernel.safetensors").read_bytes() == Path("hand.safetensors").read_bytes()
+    assert len(calls) == 1  # asked once, never again
 
 
+@pytest.mark.usefixtures("kernel_copies_all")
 def test_a_kernel_copy_that_stops_half_way_is_finished_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
