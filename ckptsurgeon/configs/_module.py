@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..tensors import DTYPES, TargetSpec, TensorInfo
 from ..text import count, escape, human_bytes, listing
-from ._record import Node, Recording, Ref, Unrecordable, recording
-from ._replay import Streams, behind, evaluate, one_thread, replay
+from ._recording.graph import Node, Recording, Ref, Unrecordable
+from ._recording.record import recording
+from ._recording.replay import Streams, behind, evaluate, replay
+from ._seeding import one_thread, python_random
 
 __all__ = ["live_target", "module_target"]
 
@@ -36,7 +35,7 @@ class _Built:
     nodes: dict[str, list[Node]] = field(default_factory=dict)
     streams: Streams = field(default_factory=dict)
     seed: int = 0
-    uses_python_random: bool = False
+    usespython_random: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -57,7 +56,7 @@ class _ModuleSource:
 
     def initial(self, keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:
         """Yield each key with its initial values as contiguous bytes, one at a time."""
-        if seed != self.built.seed and (self.built.uses_python_random or self.built.record is None):
+        if seed != self.built.seed and (self.built.usespython_random or self.built.record is None):
             self.built = self._construct(seed)
         built = self.built
         for key in keys:
@@ -148,30 +147,14 @@ def _state_dict(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     return tensors, tuple(key for key in entries if key not in tensors)
 
 
-@contextlib.contextmanager
-def _python_random(seed: int) -> Iterator[list[bool]]:
-    """Seed the generators of Python and numpy, tell whether they were used, leave them as they were."""
-    python, array = random.getstate(), numpy.random.get_state()
-    random.seed(seed)
-    numpy.random.seed(seed % 2**32)
-    mine = random.getstate(), repr(numpy.random.get_state())
-    used: list[bool] = []
-    try:
-        yield used
-    finally:
-        used.append(random.getstate() != mine[0] or repr(numpy.random.get_state()) != mine[1])
-        random.setstate(python)
-        numpy.random.set_state(array)
-
-
 def _record(build: Build, seed: int) -> _Built:
     """Construct without storage."""
-    with _python_random(seed) as used, one_thread(), torch.enable_grad(), recording(evaluate) as record:
+    with python_random(seed) as used, one_thread(), torch.enable_grad(), recording(evaluate) as record:
         module = build()
         tensors, skipped = _state_dict(module)
     refs = {key: record.ref(tensor) for key, tensor in tensors.items() if tensor.is_meta or record.knows(tensor)}
     nodes = {key: behind(record, [ref.storage]) for key, ref in refs.items()}
-    return _Built(tensors, skipped, record, refs, nodes, _streams(nodes), seed=seed, uses_python_random=used[0])
+    return _Built(tensors, skipped, record, refs, nodes, _streams(nodes), seed=seed, usespython_random=used[0])
 
 
 def _streams(nodes: dict[str, list[Node]]) -> Streams:
@@ -189,7 +172,7 @@ def _streams(nodes: dict[str, list[Node]]) -> Streams:
 def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
     """Construct with storage, and say so and what it cost."""
     began = time.perf_counter()
-    with _python_random(seed) as used, one_thread(), torch.enable_grad():
+    with python_random(seed) as used, one_thread(), torch.enable_grad():
         torch.manual_seed(seed)
         tensors, skipped = _state_dict(build())
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -199,7 +182,7 @@ def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
         f"built for real in {time.perf_counter() - began:.1f} s ({human_bytes(size)} of tensors, "
         f"process peak {human_bytes(peak)}): its constructor {escape(reason, 160)}"
     )
-    return _Built(tensors, skipped, seed=seed, uses_python_random=used[0], notes=(note,))
+    return _Built(tensors, skipped, seed=seed, usespython_random=used[0], notes=(note,))
 
 
 def _copies(built: _Built) -> Iterator[str]:

@@ -128,7 +128,7 @@ def _draw(
 ) -> Iterator[tuple[str, memoryview]]:
     import torch
 
-    from ._replay import derived_seed, one_thread
+    from ._seeding import derived_seed, one_thread
 
     for key in keys:
         if key not in inits:

@@ -7,9 +7,7 @@ whatever order.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,31 +15,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ._record import Node, Recording, Ref, Unrecordable, aten
+from .._seeding import derived_seed
+from .graph import Node, Recording, Ref, Unrecordable
+from .operations import aten
 
-__all__ = ["Streams", "behind", "derived_seed", "deterministic", "evaluate", "one_thread", "replay"]
+__all__ = ["Streams", "behind", "evaluate", "replay"]
 
 Streams = Mapping[int, tuple[str, int]]
 """For the index of each random node: the first key it reaches, and its place among that key's random nodes."""
-
-
-def derived_seed(seed: int, key: str, place: int) -> int:
-    """Return the seed of one random operation, from the SHA-256 of what names it."""
-    digest = hashlib.sha256(f"{seed}\0{key}\0{place}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Draw with one thread, and leave the thread count and the random state as they were."""
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    torch.set_num_threads(1)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.set_rng_state(state)
-        torch.set_num_threads(threads)
 
 
 def behind(record: Recording, storages: Iterable[int], before: int | None = None) -> list[Node]:

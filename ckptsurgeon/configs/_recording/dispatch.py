@@ -1,0 +1,189 @@
+"""Sees every operation of a construction below autograd, runs it without values and writes it down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .graph import META, Node, Recording, Ref, Unrecordable, covers
+from .operations import (
+    ALLOCATES,
+    BY_SIZE,
+    OVERWRITES,
+    REBINDS,
+    SMALL,
+    aten,
+    changed_by,
+    constant_size,
+    draws,
+    makes,
+    tensors_in,
+)
+
+__all__ = ["CPU", "Dispatch"]
+
+CPU = torch.device("cpu")
+
+MAX_CONSTANT = 1 << 24
+"""Elements of a real tensor that are kept when it is drawn into; a larger one is only ever fresh memory."""
+
+
+MAX_REAL = 1 << 20
+"""Elements up to which a constant is made for real."""
+
+
+class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operation below autograd, runs it on the meta device and records it."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Say no, or torch imports its compiler (a second and 100 MB) to keep it out of here."""
+        return False
+
+    def __init__(self, record: Recording, evaluate: Callable[[Recording, Ref], Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.record = record
+        self.evaluate = evaluate
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunction():  # the disguise is for the constructor, not for us
+            return self._run(func, args, dict(kwargs or {}))
+
+    def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        tensors = tensors_in((args, kwargs))
+        name = func._schema.name
+        if name == "aten::_local_scalar_dense" and self.is_ghost(tensors[0]):
+            return self.value(tensors[0]).item()
+        written = changed_by(func, args, kwargs)
+        if self._stays_real(func, args, tensors, written):
+            if kwargs.get("device") is not None:
+                kwargs["device"] = CPU
+            return func(*args, **kwargs)
+        for tensor in written:
+            if not self.is_ghost(tensor):
+                self._adopt(tensor)
+        if makes(func):
+            kwargs["device"] = META
+            kwargs.pop("pin_memory", None)
+        kwargs.pop("generator", None)
+        return self._ghost(func, args, kwargs, written)
+
+    def is_ghost(self, tensor: Tensor) -> bool:
+        """Whether the values of a tensor are in the recording, not in the tensor."""
+        return tensor.is_meta or self.record.knows(tensor)
+
+    def _stays_real(self, func: Any, args: Any, tensors: list[Tensor], written: list[Tensor]) -> bool:
+        """Whether an operation concerns small constants only: real tensors, no draw, nothing set as a whole."""
+        if any(self.is_ghost(tensor) for tensor in tensors) or draws(func):
+            return False
+        name = func._schema.name
+        if not tensors:
+            return name in SMALL and constant_size(func, args) <= MAX_REAL
+        if written and name in OVERWRITES:
+            return False
+        return not makes(func) or name in ("aten::_to_copy", "aten::lift_fresh")
+
+    def _adopt(self, tensor: Tensor) -> None:
+        """Go on in the recording with a tensor that was made for real (``torch.Tensor(3, 4)`` always is)."""
+        if tensor.layout is not torch.strided:
+            raise Unrecordable(f"draws into a {tensor.layout} tensor")
+        values = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+        ref = self.record.adopt(tensor)
+        if tensor.numel() <= MAX_CONSTANT:
+            whole = Ref(ref.storage, 0, tuple(values.shape), (1,), torch.uint8)
+            self._add(aten.copy_.default, (whole, values.clone()), {}, name="aten::copy_", written=[whole])
+
+    def _ghost(self, func: Any, args: Any, kwargs: Any, written: list[Tensor]) -> Any:
+        """Run an operation without values, and write it down if it makes or changes some."""
+        settled = {k: CPU if isinstance(v, torch.device) else v for k, v in kwargs.items()}
+        recorded = pytree.tree_map_only(Tensor, self._operand, (args, settled))
+        name = func._schema.name
+        targets = [self.record.ref(tensor) for tensor in written]
+        if name.endswith("_") and len(tensors_in((args, kwargs))) == len(written) == 1 and name not in REBINDS:
+            self._add(func, *recorded, name=name, written=targets)  # in place: no shape to work out
+            return written[0]
+        originals = {id(tensor): tensor for tensor in tensors_in((args, kwargs))}
+        ghosts, ghostly = self._ghosts((args, kwargs))
+        original = func
+        if func in BY_SIZE:
+            func, ghosts = (
+                aten.empty.memory_format,
+                ((args[0],), {"dtype": kwargs.get("dtype"), "device": META}),
+            )
+        try:
+            out = func(*ghosts[0], **ghosts[1])
+        except (NotImplementedError, RuntimeError) as error:
+            if written:
+                raise Unrecordable(f"runs {func}, which needs values: {error}") from error
+            return self._evaluated(func, args, kwargs)
+        known = {id(ghost): originals[original] for original, ghost in ghostly.items()}
+        made = tuple(None if id(t) in known or self.record.knows(t) else self.record.ref(t) for t in tensors_in(out))
+        if name not in ALLOCATES and name not in REBINDS and (written or any(made)):
+            self._add(original, *recorded, name=name, written=targets, outputs=made)
+        return pytree.tree_map_only(Tensor, lambda t: known.get(id(t), t), out)
+
+    def _ghosts(self, tree: Any) -> tuple[Any, dict[int, Tensor]]:
+        """Return arguments with every tensor on the meta device, and which tensor became which."""
+        ghostly: dict[int, Tensor] = {}
+
+        def ghost(tensor: Tensor) -> Tensor:
+            if id(tensor) not in ghostly:
+                if tensor.is_meta:
+                    ghostly[id(tensor)] = tensor
+                elif self.record.knows(tensor):
+                    ghostly[id(tensor)] = self.record.twin(tensor)
+                else:
+                    ghostly[id(tensor)] = tensor.to(META)
+            return ghostly[id(tensor)]
+
+        return pytree.tree_map_only(Tensor, ghost, tree), ghostly
+
+    def _add(
+        self,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        *,
+        name: str,
+        written: list[Ref],
+        outputs: tuple[Ref | None, ...] = (),
+    ) -> None:
+        random = draws(func)
+        operands = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Ref)]
+        reads = frozenset(ref.storage for ref in operands)
+        whole = len(written) == 1 and name in OVERWRITES and covers(written[0], self.record)
+        whole = whole and sum(ref.storage == written[0].storage for ref in operands) == 1
+        if whole:
+            reads -= {written[0].storage}
+        writes = frozenset(ref.storage for ref in written)
+        self.record.add(
+            Node(len(self.record.nodes), func, args, kwargs, reads, writes, outputs, random, overwrites=whole)
+        )
+
+    def _operand(self, tensor: Tensor) -> Ref | Tensor:
+        """Return what stands for an operand: a view of the recording, or a copy of a constant."""
+        return self.record.ref(tensor) if self.is_ghost(tensor) else tensor.detach().clone()
+
+    def value(self, tensor: Tensor) -> Tensor:
+        """Return the values of a ghost; raises Unrecordable where they are random."""
+        return self.evaluate(self.record, self.record.ref(tensor))
+
+    def _evaluated(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operation whose result depends on values (``nonzero``) on the values themselves."""
+
+        def real(tensor: Tensor) -> Tensor:
+            return self.value(tensor) if self.is_ghost(tensor) else tensor
+
+        if kwargs.get("device") is not None:
+            kwargs["device"] = CPU
+        return func(*pytree.tree_map_only(Tensor, real, args), **pytree.tree_map_only(Tensor, real, kwargs))
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """Return the leaves of nested arguments; a Ref is one leaf, although it is a tuple."""
+    return pytree.tree_leaves(tree, is_leaf=lambda node: isinstance(node, Ref))

@@ -1,0 +1,121 @@
+"""Watches a module being constructed without storage, and writes down what its constructor does to tensors.
+
+Every tensor lives on the meta device and claims to be on the CPU. Each operation that makes or changes values
+becomes a node; ``replay`` later runs just those nodes that lead to the tensors somebody wants. Where a constructor
+asks for a value (``linspace(…).tolist()`` for drop-path rates), the nodes behind it are run at once. What cannot be
+followed raises Unrecordable, and the module is built for real instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
+
+from .dispatch import CPU, Dispatch
+from .graph import Node, Recording, Ref, covers
+
+__all__ = ["recording"]
+
+_LOOKS = {
+    torch.Tensor.is_meta.__get__: False,  # type: ignore[attr-defined]
+    torch.Tensor.is_cpu.__get__: True,  # type: ignore[attr-defined]
+    torch.Tensor.device.__get__: CPU,
+}
+"""What a ghost answers when asked where it is. Otherwise constructors would skip their work on meta tensors."""
+
+_SHOWS = {torch.Tensor.tolist, torch.Tensor.__repr__, torch.Tensor.__format__}
+_ARRAYS: set[Any] = {torch.Tensor.numpy, torch.Tensor.__array__}
+
+
+class _Disguise(TorchFunctionMode):
+    """Makes ghosts look like CPU tensors and hands out their values where Python asks for them."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        super().__init__()
+        self._dispatch = dispatch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _LOOKS:
+            return _LOOKS[func]
+        if func is torch.Tensor.__deepcopy__:
+            return self._copy(*args)
+        if (func in _SHOWS or func in _ARRAYS) and self._dispatch.is_ghost(args[0]):
+            return self._shown(func, *args, **kwargs)
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if kwargs.get("device") is not None:
+            kwargs["device"] = CPU
+        if func is torch.Tensor.to:
+            args = tuple(CPU if _is_device(arg) else arg for arg in args)
+        return func(*args, **kwargs)
+
+    def _copy(self, tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+        if id(tensor) not in memo:
+            memo[id(tensor)] = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+        copied: Tensor = memo[id(tensor)]
+        return copied
+
+    def _shown(self, func: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
+            value = func(self._dispatch.value(tensor), *args, **kwargs)
+        if func in _ARRAYS:
+            value.flags.writeable = False  # what is written there would not be recorded
+        return value
+
+
+def _is_device(arg: Any) -> bool:
+    if isinstance(arg, torch.device):
+        return True
+    return isinstance(arg, str) and arg.partition(":")[0] in ("cuda", "cpu", "mps", "xpu", "meta")
+
+
+@contextmanager
+def recording(evaluate: Callable[[Recording, Ref], Tensor]) -> Iterator[Recording]:
+    """Record what happens to tensors inside the block; ``evaluate`` gives the value of one where it is asked for."""
+    record = Recording()
+    dispatch = Dispatch(record, evaluate)
+    with _whole_draws(dispatch), _Disguise(dispatch), dispatch:
+        yield record
+
+
+@contextmanager
+def _whole_draws(dispatch: Dispatch) -> Iterator[None]:
+    """Record a truncated normal as one operation: its rejection loop asks for values it has just drawn."""
+    init = torch.nn.init
+    original = getattr(init, "_no_grad_trunc_normal_", None)
+    if original is None:
+        yield
+        return
+
+    def recorded(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        kwargs.pop("generator", None)
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
+            ref = dispatch.record.ref(tensor) if dispatch.is_ghost(tensor) else dispatch.record.adopt(tensor)
+        whole = covers(ref, dispatch.record)
+        reads = frozenset() if whole else frozenset({ref.storage})
+        dispatch.record.add(
+            Node(
+                len(dispatch.record.nodes),
+                original,
+                (ref, *args),
+                kwargs,
+                reads,
+                frozenset({ref.storage}),
+                random=True,
+                overwrites=whole,
+            )
+        )
+        return tensor
+
+    init._no_grad_trunc_normal_ = recorded
+    try:
+        yield
+    finally:
+        init._no_grad_trunc_normal_ = original

@@ -1,0 +1,48 @@
+"""Random state that is ours for a while: set before each draw, and given back as it was."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy
+import torch
+
+__all__ = ["derived_seed", "one_thread", "python_random"]
+
+
+def derived_seed(seed: int, key: str, place: int) -> int:
+    """Return the seed of one random operation, from the SHA-256 of what names it."""
+    digest = hashlib.sha256(f"{seed}\0{key}\0{place}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Draw with one thread, and leave the thread count and the random state as they were."""
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_rng_state(state)
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def python_random(seed: int) -> Iterator[list[bool]]:
+    """Seed the generators of Python and numpy, tell whether they were used, leave them as they were."""
+    python, array = random.getstate(), numpy.random.get_state()
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    mine = random.getstate(), repr(numpy.random.get_state())
+    used: list[bool] = []
+    try:
+        yield used
+    finally:
+        used.append(random.getstate() != mine[0] or repr(numpy.random.get_state()) != mine[1])
+        random.setstate(python)
+        numpy.random.set_state(array)
