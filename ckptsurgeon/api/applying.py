@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from .. import __version__
 from ..plan import Plan, Receipt
+from ..version import __version__
 from .inputs import close_inputs, inputs_of, read_plan
 from .types import Path, Progress
 

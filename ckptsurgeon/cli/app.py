@@ -11,9 +11,9 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from .. import __version__
 from ..errors import CheckpointError, ConfigError, SourceError
 from ..registry import modules
+from ..version import __version__
 from .command import Verb
 from .sink import error_json, error_text
 

@@ -1,0 +1,125 @@
+"""The documentation, held against the program: what the README and docs/ say is so."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import ckptsurgeon as cs
+from ckptsurgeon.keys import KeyPattern
+from ckptsurgeon.policies import MISMATCH_POLICIES
+from ckptsurgeon.registry import module_names
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+Run = Callable[..., Any]
+
+
+def table(text: str, heading: str) -> list[list[str]]:
+    """The rows of the first table under a line that begins with ``heading``."""
+    after = text[text.index(heading) :]
+    rows = re.search(r"(?:^\|.*\n)+", after, re.M)
+    assert rows, heading
+    cells = [re.split(r"(?<!\\)\|", line.strip("|")) for line in rows[0].splitlines()[2:]]
+    return [[cell.strip() for cell in row] for row in cells]
+
+
+def quoted(cell: str) -> list[str]:
+    return [text.replace("\\|", "|") for text in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    commands = [line.split()[:2] for line in README.splitlines() if line.startswith("    make")]
+    assert commands[:2] == [["make", "demo"], ["make", "test"]]
+    assert README.index("make demo") < 200
+
+
+def test_the_table_of_commands_has_every_verb() -> None:
+    named = [quoted(row[0])[0].split()[1] for row in table(README, "## The commands")]
+    assert sorted(named) == sorted(module_names("ckptsurgeon.cli.verbs"))
+
+
+def test_the_table_of_exit_codes_has_every_error() -> None:
+    codes = {code for row in table(README, "| exit |") for code in re.findall(r"\d+", row[0])}
+    errors = [getattr(cs, name) for name in cs.__all__ if name.endswith("Error")]
+    assert codes == {str(error.exit_code) for error in errors} | {"0", "70", "130", "143"}
+
+
+def test_the_output_that_the_readme_shows_is_what_is_printed() -> None:
+    shown = re.search(r"^    \$ ckpt transplant.*?next: ckpt verify[^\n]*\n", README, re.M | re.S)
+    golden = (ROOT / "tests/cli/golden/transplant-120.txt").read_text()
+    assert shown
+    assert [line.strip() for line in shown[0].splitlines()[1:]] == [line.strip() for line in golden.splitlines()]
+
+
+def test_links_and_paths_lead_somewhere() -> None:
+    for page in PAGES:
+        text = page.read_text()
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (page.parent / link).exists(), (page.name, link)
+        for path in re.findall(r"`((?:tests|ckptsurgeon|fixtures)/[\w./]+)`", text):
+            assert (ROOT / path).exists(), (page.name, path)
+
+
+def test_the_python_of_the_readme_runs() -> None:
+    torch.manual_seed(0)
+    net = nn.ModuleDict({"encoder": nn.Linear(4, 4), "decoder": nn.Linear(4, 4), "ctc": nn.Linear(4, 5)})
+    torch.save(net.state_dict(), "model.pth")
+    torch.save(net.state_dict(), "src.pth")
+    cs.init_config("model.pth", output="dst.yaml")
+    code = re.search(r"```python\n(.*?)```", README, re.S)
+    assert code
+    Path("readme.py").write_text(code[1])
+    seen = runpy.run_path("readme.py", init_globals={"model": net})
+    assert seen["receipt"].counts == {"copied": 4, "initialised": 2}
+    assert seen["report"].counts == {"copied": 4, "kept": 2}
+
+
+def test_the_destinations_of_the_readme_are_understood() -> None:
+    code = re.search(r"```yaml\n(.*?)```", README, re.S)
+    assert code
+    Path("my_package.py").write_text(
+        "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self, vocab): super().__init__(2, vocab)\n"
+    )
+    Path("tokens.txt").write_text("a\nb\n")
+    torch.save({"w": torch.ones(2)}, "other.pth")
+    kinds = []
+    for line in code[1].splitlines():
+        document = yaml.safe_load(line.removeprefix("# "))
+        Path("dst.yaml").write_text(yaml.safe_dump(document))
+        kinds.append(cs.load_target("dst.yaml").kind)
+    assert kinds == ["factory", "bundled", "tensors", "checkpoint"]
+
+
+@pytest.mark.parametrize("row", table((ROOT / "docs/patterns.md").read_text(), "| pattern |"), ids=lambda row: row[0])
+def test_the_table_of_patterns_is_so(row: list[str]) -> None:
+    patterns = quoted(row[0])
+    for key in quoted(row[2]):
+        assert not any(KeyPattern(pattern).matches(key) for pattern in patterns), key
+    for key in quoted(row[1]):
+        if key not in ("n",):
+            assert any(KeyPattern(pattern).matches(key) for pattern in patterns), key
+
+
+def test_every_policy_is_explained() -> None:
+    named = [quoted(row[0])[0] for row in table((ROOT / "docs/transplant.md").read_text(), "## Mismatch policies")]
+    assert sorted([*named, "error"]) == sorted(MISMATCH_POLICIES)
+
+
+def test_every_option_of_transplant_is_documented(ckpt: Run) -> None:
+    pages = "".join(page.read_text() for page in PAGES)
+    shown = ckpt("transplant", "-h").out
+    short = {long for _, long in re.findall(r"(-\w)\b,? +(--[a-z-]+)", shown)}
+    assert {"--output", "--dry-run", "--quiet", "--verbose", "--help"} == short
+    missing = [option for option in re.findall(r"--[a-z][a-z-]+", shown) if option not in pages]
+    assert set(missing) <= short
