@@ -136,3 +136,9 @@ def test_a_module_without_tensors_is_usage() -> None:
     source()
     with pytest.raises(cs.ConfigError, match="has no tensors"):
         cs.load_into(nn.ReLU(), "src.pth")
+
+
+def test_values_that_become_infinite_are_said() -> None:
+    save_file({"weight": torch.tensor([[1e6, 2.0]]), "bias": torch.tensor([1.0])}, "wide.safetensors")
+    plan = cs.load_into(nn.Linear(2, 1).half(), "wide.safetensors")
+    assert "1 value of weight became infinite when cast" in plan.notes

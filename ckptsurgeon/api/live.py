@@ -49,7 +49,7 @@ def load_into(
     inputs = inputs_of(plan)
     try:
         tensors = {k: v for k, v in model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
-        load_tensors(plan, inputs, tensors)
+        lost = load_tensors(plan, inputs, tensors)
     finally:
         close_inputs(inputs)
-    return replace(plan, inputs=None)
+    return replace(plan, inputs=None, notes=(*plan.notes, *lost))

@@ -21,6 +21,11 @@ __all__ = ["materialise"]
 
 def materialise(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Tensor:
     """Read one tensor; raises FormatError when its values cannot be had or fail their checksum."""
+    with torch.device("cpu"):  # whatever the caller's default is
+        return _materialised(checkpoint, key, info)
+
+
+def _materialised(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Tensor:
     rebuild = _OPAQUE.get(info.opaque)
     if rebuild is not None:
         return rebuild(checkpoint, info)

@@ -17,7 +17,7 @@ from ..text import count, escape, human_bytes, listing
 from ._recording.graph import Node, Recording, Ref, Unrecordable
 from ._recording.record import recording
 from ._recording.replay import Streams, behind, evaluate, replay
-from ._seeding import one_thread, python_random
+from ._seeding import drawing, python_random
 
 __all__ = ["live_target", "module_target"]
 
@@ -35,7 +35,7 @@ class _Built:
     nodes: dict[str, list[Node]] = field(default_factory=dict)
     streams: Streams = field(default_factory=dict)
     seed: int = 0
-    usespython_random: bool = False
+    uses_python_random: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -56,11 +56,11 @@ class _ModuleSource:
 
     def initial(self, keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:
         """Yield each key with its initial values as contiguous bytes, one at a time."""
-        if seed != self.built.seed and (self.built.usespython_random or self.built.record is None):
+        if seed != self.built.seed and (self.built.uses_python_random or self.built.record is None):
             self.built = self._construct(seed)
         built = self.built
         for key in keys:
-            with one_thread():
+            with drawing():
                 if built.record is not None and key in built.refs:
                     tensor = replay(built.record, built.nodes[key], built.refs[key], seed=seed, streams=built.streams)
                 else:
@@ -149,12 +149,12 @@ def _state_dict(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
 def _record(build: Build, seed: int) -> _Built:
     """Construct without storage."""
-    with python_random(seed) as used, one_thread(), torch.enable_grad(), recording(evaluate) as record:
+    with python_random(seed) as used, drawing(), torch.enable_grad(), recording(evaluate) as record:
         module = build()
         tensors, skipped = _state_dict(module)
     refs = {key: record.ref(tensor) for key, tensor in tensors.items() if tensor.is_meta or record.knows(tensor)}
     nodes = {key: behind(record, [ref.storage]) for key, ref in refs.items()}
-    return _Built(tensors, skipped, record, refs, nodes, _streams(nodes), seed=seed, usespython_random=used[0])
+    return _Built(tensors, skipped, record, refs, nodes, _streams(nodes), seed=seed, uses_python_random=used[0])
 
 
 def _streams(nodes: dict[str, list[Node]]) -> Streams:
@@ -172,8 +172,8 @@ def _streams(nodes: dict[str, list[Node]]) -> Streams:
 def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
     """Construct with storage, and say so and what it cost."""
     began = time.perf_counter()
-    with python_random(seed) as used, one_thread(), torch.enable_grad():
-        torch.manual_seed(seed)
+    with python_random(seed) as used, drawing(), torch.enable_grad():
+        torch.default_generator.manual_seed(seed)
         tensors, skipped = _state_dict(build())
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -182,7 +182,7 @@ def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
         f"built for real in {time.perf_counter() - began:.1f} s ({human_bytes(size)} of tensors, "
         f"process peak {human_bytes(peak)}): its constructor {escape(reason, 160)}"
     )
-    return _Built(tensors, skipped, seed=seed, usespython_random=used[0], notes=(note,))
+    return _Built(tensors, skipped, seed=seed, uses_python_random=used[0], notes=(note,))
 
 
 def _copies(built: _Built) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Random state that is ours for a while: set before each draw, and given back as it was."""
+"""Torch's and Python's state that is ours for a while: set before each draw, and given back as it was."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy
 import torch
 
-__all__ = ["derived_seed", "one_thread", "python_random"]
+__all__ = ["derived_seed", "drawing", "python_random"]
 
 
 def derived_seed(seed: int, key: str, place: int) -> int:
@@ -20,12 +20,12 @@ def derived_seed(seed: int, key: str, place: int) -> int:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Draw with one thread, and leave the thread count and the random state as they were."""
+def drawing() -> Iterator[None]:
+    """Draw on the CPU with one thread, whatever the caller's defaults; leave them and the random state as they were."""
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(1)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.device("cpu"):
             yield
     finally:
         torch.set_rng_state(state)

@@ -128,13 +128,13 @@ def _draw(
 ) -> Iterator[tuple[str, memoryview]]:
     import torch
 
-    from ._seeding import derived_seed, one_thread
+    from ._seeding import derived_seed, drawing
 
     for key in keys:
         if key not in inits:
             raise ConfigError(f"the destination does not say how {escape(key)} is initialised.")
         info, init = tensors[key], inits[key]
-        with one_thread():
+        with drawing():
             torch.default_generator.manual_seed(derived_seed(seed, key, 0))
             tensor = torch.empty(info.shape, dtype=getattr(torch, info.dtype))
             _fill(tensor, init)

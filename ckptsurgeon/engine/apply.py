@@ -12,12 +12,12 @@ from ..errors import OutputError
 from ..formats import RECIPE_FILE, folder_digest, seal
 from ..plan import Plan, Receipt
 from ..recipe import Recipe, recipe_text
-from ..text import count, escape, listing
+from ..text import escape, listing
 from .copy_steps import check_storages, copy_steps
 from .folders import StagedFolder, staged_folder
 from .layout import OutputOptions, OutputShape, existing_checkpoint, lay_out
 from .places import check_output, identities
-from .run import Inputs, Progress, Run, check_step, is_copy
+from .run import Inputs, Progress, Run, check_step, is_copy, overflow_notes
 from .staging import StagedFile, staged_file
 
 __all__ = ["carry_out"]
@@ -42,9 +42,6 @@ def carry_out(
         copy_steps(run)
         _compute_others(run)
         _finish(run, recipe, folder)
-    notes = tuple(
-        f"{count(number, 'value')} of {escape(key)} became infinite when cast" for key, number in run.overflowed.items()
-    )
     return Receipt(
         output=options.path,
         counts=plan.counts,
@@ -53,7 +50,7 @@ def carry_out(
         nbytes_written=shape.size,
         elapsed_s=time.perf_counter() - began,
         plan_sha256=plan.sha256(),
-        notes=notes,
+        notes=overflow_notes(run.overflowed),
     )
 
 

@@ -11,7 +11,7 @@ from ..plan import Plan, Step
 from ..text import escape
 from .compute import computed_blocks, overlay
 from .compute_steps import check_equal
-from .run import Inputs, check_step
+from .run import Inputs, check_step, overflow_notes
 from .transfer import bad_checksum, check_range
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["load_tensors"]
 
 
-def load_tensors(plan: Plan, inputs: Inputs, tensors: dict[str, torch.Tensor]) -> int:
-    """Put what a plan brings into ``tensors``; returns the bytes read.
+def load_tensors(plan: Plan, inputs: Inputs, tensors: dict[str, torch.Tensor]) -> tuple[str, ...]:
+    """Put what a plan brings into ``tensors``; returns what is to be said of it.
 
     Everything is read and checked first, so that a fault leaves every tensor, flag and tie as it was.
     """
@@ -29,22 +29,23 @@ def load_tensors(plan: Plan, inputs: Inputs, tensors: dict[str, torch.Tensor]) -
 
     check_equal(plan, inputs.sources)
     staged: dict[str, torch.Tensor] = {}
-    nbytes = 0
+    overflowed: dict[str, int] = {}
     for step in plan.steps:
         check_step(step)
         if step.tied_to or step.op in ("init", "keep") or step.source is None:
             continue
         source = inputs.sources[step.source]
-        staged[step.key] = _read(step, source, inputs)
-        nbytes += source[step.source_key].nbytes
+        staged[step.key], lost = _read(step, source, inputs)
+        if lost:
+            overflowed[step.key] = lost
     with torch.no_grad():
         for key, values in staged.items():
             tensors[key].copy_(values)
-    return nbytes
+    return overflow_notes(overflowed)
 
 
-def _read(step: Step, source: Checkpoint, inputs: Inputs) -> torch.Tensor:
-    """Return the values that a step brings, on the CPU."""
+def _read(step: Step, source: Checkpoint, inputs: Inputs) -> tuple[torch.Tensor, int]:
+    """Return the values that a step brings, on the CPU, and how many became infinite."""
     import numpy as np
     import torch
 
@@ -59,11 +60,12 @@ def _read(step: Step, source: Checkpoint, inputs: Inputs) -> torch.Tensor:
         assert inputs.target is not None
         for _, data in inputs.target.initial([step.key], 0):
             values[...] = np.frombuffer(data, values.dtype).reshape(step.shape)
-        overlay(step, info, file, values)
+        lost = overlay(step, info, file, values)
     else:
-        flat = values.reshape(-1)
-        for offset, block, _ in computed_blocks(step, info, file):
+        flat, lost = values.reshape(-1), 0
+        for offset, block, more in computed_blocks(step, info, file):
             begin = offset // values.itemsize
             flat[begin : begin + block.size] = block.reshape(-1)
+            lost += more
     dtype: torch.dtype = getattr(torch, step.dtype)
-    return torch.from_numpy(values.reshape(-1).view("u1")).view(dtype).view(step.shape)
+    return torch.from_numpy(values.reshape(-1).view("u1")).view(dtype).view(step.shape), lost

@@ -11,12 +11,12 @@ from ..checkpoint import Checkpoint
 from ..errors import PlanError
 from ..plan import Plan, Step
 from ..tensors import TargetSpec, TensorInfo
-from ..text import escape
+from ..text import count, escape
 from .layout import OutputShape
 from .staging import StagedFile
 from .transfer import crc32
 
-__all__ = ["Inputs", "Progress", "Run", "check_step", "has_slot", "is_copy"]
+__all__ = ["Inputs", "Progress", "Run", "check_step", "has_slot", "is_copy", "overflow_notes"]
 
 WRITE = 1 << 20
 
@@ -105,3 +105,10 @@ def is_copy(step: Step, info: TensorInfo) -> bool:
 def has_slot(run: Run, step: Step) -> bool:
     """Whether a step has a slot of its own; in a zip an alias shares its owner's."""
     return not step.tied_to or run.slots[step.key] != run.slots[step.tied_to]
+
+
+def overflow_notes(overflowed: Mapping[str, int]) -> tuple[str, ...]:
+    """Say how many finite values of each tensor became infinite when they were cast."""
+    return tuple(
+        f"{count(number, 'value')} of {escape(key)} became infinite when cast" for key, number in overflowed.items()
+    )
