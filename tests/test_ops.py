@@ -125,3 +125,15 @@ def test_interpolation_is_torch_s(source: tuple[int, ...], destination: tuple[in
         values = x.numpy()[tuple(slice(*ends) for ends in part)]
         ours[tuple(slice(*ends) for ends in box)] = interpolate(values, part, box, source, destination, "float32")
     assert np.abs(ours - theirs.numpy()).max() < 5e-6
+
+
+@pytest.mark.parametrize(("dtype", "within"), [("float32", 5e-7), ("float64", 1e-12)])
+def test_long_axes_are_interpolated_exactly(dtype: str, within: float) -> None:
+    """Positions in float32, as torch has them, put the weights of the 500th row off by 1e-4."""
+    torch.manual_seed(0)
+    x = torch.randn(513, dtype=torch.float64).to(getattr(torch, dtype))
+    exact = torch.nn.functional.interpolate(x.double()[None, None], size=1000, mode="linear", align_corners=False)
+    box = ((0, 1000),)
+    part = interpolation_box(box, (513,), (1000,))
+    ours = interpolate(x.numpy()[slice(*part[0])], part, box, (513,), (1000,), dtype)
+    assert np.abs(ours - exact[0, 0].numpy()).max() < within
