@@ -109,12 +109,14 @@ def test_an_integer_that_does_not_fit_is_refused() -> None:
     ],
 )
 @pytest.mark.parametrize("limit", [1, 13, 10_000])
-def test_interpolation_is_torch_s(source: tuple[int, ...], destination: tuple[int, ...], limit: int) -> None:
+def test_interpolation_is_torch_s_of_exact_positions(
+    source: tuple[int, ...], destination: tuple[int, ...], limit: int
+) -> None:
     torch.manual_seed(0)
     x = torch.randn(source)
     axes = [i for i in range(len(source)) if source[i] != destination[i]]
     order = [i for i in range(len(source)) if i not in axes] + axes
-    flat = x.permute(order).reshape(1, -1, *(source[i] for i in axes))
+    flat = x.double().permute(order).reshape(1, -1, *(source[i] for i in axes))
     mode = "linear" if len(axes) == 1 else "bilinear"
     sizes = [destination[i] for i in axes]
     theirs = torch.nn.functional.interpolate(flat, size=sizes, mode=mode, align_corners=False)

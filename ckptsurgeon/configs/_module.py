@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ..tensors import DTYPES, TargetSpec, TensorInfo
 from ..text import count, escape, human_bytes, listing
 from ._recording.graph import Node, Recording, Ref, Unrecordable
 from ._recording.record import recording
+from ._recording.release import release
 from ._recording.replay import Streams, behind, evaluate, replay
 from ._seeding import drawing, python_random
 
@@ -26,10 +28,12 @@ Build = Callable[[], nn.Module]
 
 @dataclass
 class _Built:
-    """A construction: each key's tensor, as a view of the recording or as a real one."""
+    """A construction: what each key's tensor is, and its place in the recording or its real values."""
 
-    tensors: dict[str, Tensor]
+    infos: dict[str, TensorInfo]
+    ties: dict[str, str]
     skipped: tuple[str, ...] = ()
+    real: dict[str, Tensor] = field(default_factory=dict)
     record: Recording | None = None
     refs: dict[str, Ref] = field(default_factory=dict)
     nodes: dict[str, list[Node]] = field(default_factory=dict)
@@ -64,7 +68,7 @@ class _ModuleSource:
                 if built.record is not None and key in built.refs:
                     tensor = replay(built.record, built.nodes[key], built.refs[key], seed=seed, streams=built.streams)
                 else:
-                    tensor = built.tensors[key].detach().clone()  # the caller may write into what it gets
+                    tensor = built.real[key].detach().clone()  # the caller may write into what it gets
                 data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
             yield key, data
             del tensor, data
@@ -88,8 +92,8 @@ def module_target(build: Build, *, kind: str, name: str, **fields: Any) -> Targe
     return TargetSpec(
         kind=kind,
         name=name,
-        tensors={key: _info(key, tensor) for key, tensor in built.tensors.items()},
-        ties=_ties(built.tensors),
+        tensors=built.infos,
+        ties=built.ties,
         initial=source.initial,
         notes=notes,
         **fields,
@@ -107,7 +111,7 @@ def live_target(name: str, tensors: dict[str, Tensor]) -> TargetSpec:
     return TargetSpec(
         kind="module",
         name=name,
-        tensors={key: _info(key, tensor) for key, tensor in tensors.items()},
+        tensors=_infos(tensors),
         initial=current,
         ties=_ties(tensors),
         keeps=name,
@@ -149,12 +153,25 @@ def _state_dict(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
 def _record(build: Build, seed: int) -> _Built:
     """Construct without storage."""
-    with python_random(seed) as used, drawing(), torch.enable_grad(), recording(evaluate) as record:
-        module = build()
-        tensors, skipped = _state_dict(module)
-    refs = {key: record.ref(tensor) for key, tensor in tensors.items() if tensor.is_meta or record.knows(tensor)}
-    nodes = {key: behind(record, [ref.storage]) for key, ref in refs.items()}
-    return _Built(tensors, skipped, record, refs, nodes, _streams(nodes), seed=seed, uses_python_random=used[0])
+    with python_random(seed) as used, drawing(), torch.enable_grad():
+        with recording(evaluate) as record:
+            module = build()
+            tensors, skipped = _state_dict(module)
+        if any(tensor.is_meta and not record.knows(tensor) for tensor in tensors.values()):
+            raise Unrecordable("keeps a tensor without values that was made elsewhere")
+        refs = {key: record.ref(tensor) for key, tensor in tensors.items() if tensor.is_meta or record.knows(tensor)}
+        built = _Built(_infos(tensors), _ties(tensors), skipped, record=record, refs=refs, seed=seed)
+        built.real = {key: tensor for key, tensor in tensors.items() if key not in refs}
+        del module, tensors
+        release(record, seed)
+    built.nodes = {key: behind(record, [ref.storage]) for key, ref in refs.items()}
+    built.streams = _streams(built.nodes)
+    built.uses_python_random = used[0]
+    return built
+
+
+def _infos(tensors: dict[str, Tensor]) -> dict[str, TensorInfo]:
+    return {key: _info(key, tensor) for key, tensor in tensors.items()}
 
 
 def _streams(nodes: dict[str, list[Node]]) -> Streams:
@@ -175,6 +192,9 @@ def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
     with python_random(seed) as used, drawing(), torch.enable_grad():
         torch.default_generator.manual_seed(seed)
         tensors, skipped = _state_dict(build())
+    cached = [key for key, tensor in tensors.items() if tensor.is_meta]
+    if cached:
+        raise ConfigError(f"{listing(cached)} of it has no values: it is kept between constructions, or made on meta.")
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     reason = str(why) if isinstance(why, Unrecordable) else f"fails without storage: {type(why).__name__}: {why}"
@@ -182,32 +202,35 @@ def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
         f"built for real in {time.perf_counter() - began:.1f} s ({human_bytes(size)} of tensors, "
         f"process peak {human_bytes(peak)}): its constructor {escape(reason, 160)}"
     )
-    return _Built(tensors, skipped, seed=seed, uses_python_random=used[0], notes=(note,))
+    return _Built(
+        _infos(tensors), _ties(tensors), skipped, tensors, seed=seed, uses_python_random=used[0], notes=(note,)
+    )
 
 
 def _copies(built: _Built) -> Iterator[str]:
     """Say which tensors start as copies of others, because the model makes its layers from one template."""
-    tied = _ties(built.tensors)
     first: dict[int, str] = {}
     copies: list[str] = []
     for key, nodes in built.nodes.items():
         drawn = [node.index for node in nodes if node.random]
         owners = {first.setdefault(index, key) for index in drawn}
-        if drawn and key not in owners and key not in tied and _same_leaf(key, owners):
+        if drawn and key not in owners and key not in built.ties and all(map(partial(_copied, built, key), owners)):
             copies.append(key)
     if copies:
         starts = "starts as a copy" if len(copies) == 1 else "start as copies"
         yield f"{count(len(copies), 'tensor')} {starts}, made from one template: {listing(copies, 3, where='')}"
 
 
-def _same_leaf(key: str, owners: set[str]) -> bool:
-    leaf = key.rpartition(".")[2]
-    return all(owner.rpartition(".")[2] == leaf for owner in owners)
+def _copied(built: _Built, key: str, owner: str) -> bool:
+    """Whether all that a tensor has beyond another of the same name in its layer is being copied."""
+    made = {node.index for node in built.nodes[owner]}
+    same_leaf = key.rpartition(".")[2] == owner.rpartition(".")[2]
+    return same_leaf and all(node.index in made or node.copies for node in built.nodes[key])
 
 
 def _unset(built: _Built) -> Iterator[str]:
     """Say which tensors the constructor allocates and never sets."""
-    unset = [key for key in built.refs if not built.nodes[key] and built.tensors[key].numel()]
+    unset = [key for key in built.refs if not built.nodes[key] and built.infos[key].numel]
     if unset:
         starts = "starts as zeros" if len(unset) == 1 else "start as zeros"
         yield f"{count(len(unset), 'tensor')} never set by the constructor {starts}: {listing(unset, where='')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .graph import META, Node, Recording, Ref, Unrecordable, covers
+from .graph import META, Node, Recording, Ref, covers
 from .operations import (
     ALLOCATES,
     BY_SIZE,
+    COPIES,
     OVERWRITES,
     REBINDS,
     SMALL,
@@ -30,9 +32,7 @@ __all__ = ["CPU", "Dispatch"]
 CPU = torch.device("cpu")
 
 MAX_CONSTANT = 1 << 24
-"""Elements of a real tensor that are kept when it is drawn into; a larger one is only ever fresh memory."""
-
-
+"""Elements of a real tensor that are kept when it is changed; a larger one must be overwritten whole."""
 MAX_REAL = 1 << 20
 """Elements up to which a constant is made for real."""
 
@@ -49,6 +49,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.record = record
         self.evaluate = evaluate
+        self.shown: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunction():  # the disguise is for the constructor, not for us
@@ -57,6 +58,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         tensors = tensors_in((args, kwargs))
         name = func._schema.name
+        self._check_origin(name, args, tensors)
         if name == "aten::_local_scalar_dense" and self.is_ghost(tensors[0]):
             return self.value(tensors[0]).item()
         written = changed_by(func, args, kwargs)
@@ -66,11 +68,12 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         for tensor in written:
             if not self.is_ghost(tensor):
-                self._adopt(tensor)
+                self._adopt(tensor, overwritten=name in OVERWRITES)
         if makes(func):
             kwargs["device"] = META
             kwargs.pop("pin_memory", None)
-        kwargs.pop("generator", None)
+        if kwargs.get("generator") is not None:
+            kwargs["generator"] = None  # seeded as all the others are
         return self._ghost(func, args, kwargs, written)
 
     def is_ghost(self, tensor: Tensor) -> bool:
@@ -88,15 +91,32 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return False
         return not makes(func) or name in ("aten::_to_copy", "aten::lift_fresh")
 
-    def _adopt(self, tensor: Tensor) -> None:
+    def _check_origin(self, name: str, args: Any, tensors: list[Tensor]) -> None:
+        """Refuse what was made where the recording did not look: by another one, by a cache, by a file's reader."""
+        if any(tensor.is_meta and not self._is_own(tensor) for tensor in tensors):
+            raise self.record.lost("uses a tensor without values that was made elsewhere")
+        if name == "aten::set_" and any(
+            isinstance(arg, torch.UntypedStorage) and arg._cdata not in self.record.numbers for arg in args
+        ):
+            raise self.record.lost("reads tensors from a file")
+
+    def _is_own(self, tensor: Tensor) -> bool:
+        return tensor.layout is not torch.strided or self.record.knows(tensor)
+
+    def _adopt(self, tensor: Tensor, *, overwritten: bool) -> None:
         """Go on in the recording with a tensor that was made for real (``torch.Tensor(3, 4)`` always is)."""
         if tensor.layout is not torch.strided:
-            raise Unrecordable(f"draws into a {tensor.layout} tensor")
-        values = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+            raise self.record.lost(f"changes a {tensor.layout} tensor")
+        storage = tensor.untyped_storage()
+        if not storage.resizable() or storage._cdata in self.shown:
+            raise self.record.lost("changes a tensor that shares its memory with an array")
         ref = self.record.adopt(tensor)
         if tensor.numel() <= MAX_CONSTANT:
+            values = torch.empty(0, dtype=torch.uint8).set_(storage)
             whole = Ref(ref.storage, 0, tuple(values.shape), (1,), torch.uint8)
             self._add(aten.copy_.default, (whole, values.clone()), {}, name="aten::copy_", written=[whole])
+        elif not (overwritten and covers(ref, self.record)):
+            raise self.record.lost("changes part of a large tensor that was made for real")
 
     def _ghost(self, func: Any, args: Any, kwargs: Any, written: list[Tensor]) -> Any:
         """Run an operation without values, and write it down if it makes or changes some."""
@@ -119,10 +139,11 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             out = func(*ghosts[0], **ghosts[1])
         except (NotImplementedError, RuntimeError) as error:
             if written:
-                raise Unrecordable(f"runs {func}, which needs values: {error}") from error
+                raise self.record.lost(f"runs {func}, which needs values: {error}") from error
             return self._evaluated(func, args, kwargs)
         known = {id(ghost): originals[original] for original, ghost in ghostly.items()}
         made = tuple(None if id(t) in known or self.record.knows(t) else self.record.ref(t) for t in tensors_in(out))
+        self.record.ghosts += [weakref.ref(t) for t in tensors_in(out) if id(t) not in known]
         if name not in ALLOCATES and name not in REBINDS and (written or any(made)):
             self._add(original, *recorded, name=name, written=targets, outputs=made)
         return pytree.tree_map_only(Tensor, lambda t: known.get(id(t), t), out)
@@ -162,7 +183,18 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             reads -= {written[0].storage}
         writes = frozenset(ref.storage for ref in written)
         self.record.add(
-            Node(len(self.record.nodes), func, args, kwargs, reads, writes, outputs, random, overwrites=whole)
+            Node(
+                len(self.record.nodes),
+                func,
+                args,
+                kwargs,
+                reads,
+                writes,
+                outputs,
+                random=random,
+                overwrites=whole,
+                copies=name in COPIES,
+            )  # fmt: skip
         )
 
     def _operand(self, tensor: Tensor) -> Ref | Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -32,7 +33,8 @@ class Ref(NamedTuple):
 class Node:
     """One operation: what it is called with (tensors as Ref), what it reads, changes and makes.
 
-    ``overwrites`` is set where nothing of the destination's old values survives. ``outputs`` holds a Ref for each
+    ``overwrites`` is set where nothing of the destination's old values survives, ``copies`` where values stay as
+    they are. ``outputs`` holds a Ref for each
     tensor it returns over a storage that it made.
     """
 
@@ -45,6 +47,7 @@ class Node:
     outputs: tuple[Ref | None, ...] = ()
     random: bool = False
     overwrites: bool = False
+    copies: bool = False
 
 
 @dataclass
@@ -56,11 +59,18 @@ class Recording:
     storages: list[torch.UntypedStorage] = field(default_factory=list)
     numbers: dict[int, int] = field(default_factory=dict)
     twins: dict[int, torch.UntypedStorage] = field(default_factory=dict)
+    ghosts: list[weakref.ref[Tensor]] = field(default_factory=list)
+    failure: str = ""
+
+    def lost(self, why: str) -> Unrecordable:
+        """Return what to raise where the recording cannot follow; it counts even if the constructor catches it."""
+        self.failure = self.failure or why
+        return Unrecordable(why)
 
     def ref(self, tensor: Tensor) -> Ref:
         """Return the view that a recorded tensor is."""
         if tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
-            raise Unrecordable(f"makes a {tensor.layout} tensor")
+            raise self.lost(f"makes a {tensor.layout} tensor")
         storage = tensor.untyped_storage()
         number = self.numbers.get(storage._cdata)
         if number is None:

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 __all__ = [
     "ALLOCATES",
     "BY_SIZE",
+    "COPIES",
     "OVERWRITES",
     "REBINDS",
     "SMALL",
@@ -32,6 +33,8 @@ ALLOCATES = {
     "aten::empty_strided",
     "aten::new_empty_strided",
 }
+COPIES = {"aten::clone", "aten::copy_", "aten::detach", "aten::alias"}
+"""Operations that leave values as they are."""
 REBINDS = {"aten::set_", "aten::resize_", "aten::detach_", "aten::requires_grad_"}
 OVERWRITES = {
     "aten::normal_", "aten::uniform_", "aten::zero_", "aten::fill_", "aten::copy_", "aten::random_", "aten::bernoulli_",
@@ -43,7 +46,7 @@ SMALL = {
     "aten::scalar_tensor", "aten::tril_indices", "aten::triu_indices", "aten::hann_window", "aten::hamming_window",
 }  # fmt: skip
 """Operations that make constants; small ones are made for real, so that constructors can look at them."""
-BY_SIZE = {aten.rand.default, aten.randn.default}
+BY_SIZE = {aten.rand.default, aten.randn.default, aten.rand.generator, aten.randn.generator}
 """Draws whose result has the size of their first argument; torch's own shape rule for them imports sympy."""
 
 
@@ -86,4 +89,11 @@ def changed_by(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[position] if position < len(args) else kwargs.get(argument.name)
             found += tensors_in(value)
-    return found
+    return found or _changed_unsaid(func, args)
+
+
+def _changed_unsaid(func: Any, args: Any) -> list[Tensor]:
+    """Return the running statistics that a batch norm in training changes, of which its schema says nothing."""
+    if func is not aten.native_batch_norm.default or not args[5]:
+        return []
+    return tensors_in(args[3:5])

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .dispatch import CPU, Dispatch
-from .graph import Node, Recording, Ref, covers
+from .graph import Node, Recording, Ref, Unrecordable, covers
 
 __all__ = ["recording"]
 
@@ -31,6 +32,14 @@ _LOOKS = {
 
 _SHOWS = {torch.Tensor.tolist, torch.Tensor.__repr__, torch.Tensor.__format__}
 _ARRAYS: set[Any] = {torch.Tensor.numpy, torch.Tensor.__array__}
+_INDEXED: set[Any] = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
+_BYTES: set[Any] = {
+    torch.Tensor.data_ptr,
+    torch.Tensor.storage,
+    torch.Tensor.untyped_storage,
+    torch.Tensor.__reduce_ex__,
+}
+"""What a ghost cannot give: the memory that its values lie in."""
 
 
 class _Disguise(TorchFunctionMode):
@@ -46,14 +55,23 @@ class _Disguise(TorchFunctionMode):
             return _LOOKS[func]
         if func is torch.Tensor.__deepcopy__:
             return self._copy(*args)
-        if (func in _SHOWS or func in _ARRAYS) and self._dispatch.is_ghost(args[0]):
+        if (func in _SHOWS or func in _ARRAYS or func in _BYTES) and isinstance(args[0], Tensor):
             return self._shown(func, *args, **kwargs)
+        if func in _INDEXED:
+            args = (args[0], _index(args[1]), *args[2:])
+        if func is torch.Tensor.new_tensor:
+            return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs, "device": CPU})
+        if func is torch.Tensor.new and not all(isinstance(arg, int) for arg in args[1:]):
+            return torch.tensor(*args[1:], dtype=args[0].dtype, device=CPU)
         if func is torch.Tensor.cuda:
             return args[0]
         if kwargs.get("device") is not None:
             kwargs["device"] = CPU
         if func is torch.Tensor.to:
             args = tuple(CPU if _is_device(arg) else arg for arg in args)
+        if kwargs.get("out") is not None:  # the caller's default device must not be added to it
+            with torch._C.DisableTorchFunction():
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _copy(self, tensor: Tensor, memo: dict[int, Any]) -> Tensor:
@@ -63,11 +81,28 @@ class _Disguise(TorchFunctionMode):
         return copied
 
     def _shown(self, func: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Give the values of a ghost to Python; what could change them unseen ends the recording."""
         with _disable_current_modes(), torch._C.DisableTorchFunction():
+            if not self._dispatch.is_ghost(tensor):
+                if func in _ARRAYS:
+                    self._dispatch.shown.add(tensor.untyped_storage()._cdata)
+                return func(tensor, *args, **kwargs)
+            if func in _BYTES:
+                raise self._dispatch.record.lost("asks for the memory of a tensor")
             value = func(self._dispatch.value(tensor), *args, **kwargs)
         if func in _ARRAYS:
             value.flags.writeable = False  # what is written there would not be recorded
         return value
+
+
+def _index(index: Any) -> Any:
+    """Return an index with its lists as tensors: torch makes them where the tensor says it is, out of our sight."""
+    if isinstance(index, tuple):
+        return tuple(_index(part) for part in index)
+    if not isinstance(index, (list, numpy.ndarray)):
+        return index
+    positions = torch.as_tensor(index)
+    return positions.nonzero(as_tuple=True)[0] if positions.dtype == torch.bool and positions.ndim == 1 else positions
 
 
 def _is_device(arg: Any) -> bool:
@@ -78,11 +113,16 @@ def _is_device(arg: Any) -> bool:
 
 @contextmanager
 def recording(evaluate: Callable[[Recording, Ref], Tensor]) -> Iterator[Recording]:
-    """Record what happens to tensors inside the block; ``evaluate`` gives the value of one where it is asked for."""
+    """Record what happens to tensors inside the block; ``evaluate`` gives the value of one where it is asked for.
+
+    Raises Unrecordable at the end where it could not follow, whatever the constructor made of it.
+    """
     record = Recording()
     dispatch = Dispatch(record, evaluate)
     with _whole_draws(dispatch), _Disguise(dispatch), dispatch:
         yield record
+    if record.failure:
+        raise Unrecordable(record.failure)
 
 
 @contextmanager

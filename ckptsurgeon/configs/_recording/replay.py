@@ -7,6 +7,7 @@ whatever order.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,17 +32,15 @@ def behind(record: Recording, storages: Iterable[int], before: int | None = None
     A node that overwrites a storage whole hides all that was written to it before.
     """
     found: dict[int, Node] = {}
-    end = len(record.nodes) if before is None else before
-    waiting = [(storage, end) for storage in storages]
-    seen: dict[int, int] = {}
+    waiting = [(storage, len(record.nodes) if before is None else before) for storage in storages]
+    walked: set[tuple[int, int]] = set()
     while waiting:
         storage, end = waiting.pop()
-        if seen.get(storage, -1) >= end:
-            continue
-        seen[storage] = end
-        for node in reversed(record.writers.get(storage, ())):
-            if node.index >= end:
-                continue
+        writers = record.writers.get(storage, [])
+        for node in reversed(writers[: bisect_left(writers, end, key=lambda node: node.index)]):
+            if (storage, node.index) in walked:  # and so is everything before it, as far as it counts
+                break
+            walked.add((storage, node.index))
             if node.index not in found:
                 found[node.index] = node
                 waiting.extend((other, node.index) for other in node.reads)
@@ -59,7 +58,7 @@ def evaluate(record: Recording, ref: Ref) -> Tensor:
     """Return the value of a tensor in the middle of a construction; raises Unrecordable where it is random."""
     nodes = behind(record, [ref.storage])
     if not deterministic(nodes):
-        raise Unrecordable("asks for the value of a tensor that was just drawn")
+        raise record.lost("asks for the value of a tensor that was just drawn")
     with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
         return replay(record, nodes, ref, seed=0, streams={})
 
