@@ -32,7 +32,7 @@ DOORS: dict[str, set[str]] = {
     "plan": set(),
     "planners": {"plan", "keys", "policies", "merges"},
     "recipe": {"plan", "formats"},
-    "engine": {"plan", "ops", "merges", "formats", "checkpoint", "recipe", "sources"},
+    "engine": {"plan", "ops", "policies", "merges", "formats", "checkpoint", "recipe", "sources"},
     "inspection": {"checkpoint", "keys", "engine", "ops"},
     "verification": {"plan", "checkpoint", "engine", "recipe", "ops", "sources"},
     "api": {

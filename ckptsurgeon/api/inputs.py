@@ -93,7 +93,7 @@ def inputs_of(plan: Plan) -> Inputs:
     from ..engine import Inputs
 
     if isinstance(plan.inputs, OpenInputs) and all(_is_open(source) for source in plan.inputs.sources):
-        return Inputs(plan.inputs.sources, plan.inputs.target)
+        return Inputs(plan.inputs.sources, plan.inputs.target, _keeper(plan, plan.inputs.sources))
     if any(source.role == "destination" and not source.path for source in plan.sources):
         raise PlanError("the plan is for a live module and cannot be written.", hint="Use load_into.")
     opened: list[Checkpoint] = []
@@ -105,13 +105,20 @@ def inputs_of(plan: Plan) -> Inputs:
             now = _file_print(file.name)
             if (now.size, now.sha256) != (file.size, file.sha256):
                 raise PlanError(f"{escape(file.name)} has changed since the plan.", hint="Plan again.")
-        target = load_target(plan.target.config) if any(step.draws for step in plan.steps) else None
+        keeper = _keeper(plan, opened)
+        draws = keeper is None and any(step.draws for step in plan.steps)
+        target = load_target(plan.target.config) if draws else None
         _check_target(plan, target)
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()
         raise
-    return Inputs(tuple(opened), target)
+    return Inputs(tuple(opened), target, keeper)
+
+
+def _keeper(plan: Plan, opened: Sequence[Checkpoint]) -> Checkpoint | None:
+    """Return the checkpoint whose own values the destination keeps."""
+    return next((opened[i] for i, s in enumerate(plan.sources) if s.role == "destination" and i < len(opened)), None)
 
 
 def close_inputs(inputs: Inputs) -> None:

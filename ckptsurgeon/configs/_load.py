@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Protocol, cast
 
-from ..errors import ConfigError
 from ..registry import discover
 from ..tensors import TargetSpec
-from ..text import escape
 from ._document import Document, read_document
 from .checkpoint import checkpoint_target
 
@@ -54,13 +52,10 @@ def load_target(path: str | os.PathLike[str]) -> TargetSpec:
 
 
 def module_destination(model: nn.Module) -> TargetSpec:
-    """Return a live module as a destination; what no source gives it keeps."""
-    from torch import Tensor
+    """Return a live module as a destination; what no source gives it keeps.
 
-    from ._module import live_target
+    Raises ConfigError where it is no module, or one whose tensors cannot be written in place.
+    """
+    from ._live import live_target
 
-    state = model.state_dict(keep_vars=True)
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise ConfigError(f"{escape(type(model).__name__)} has no tensors.")
-    return live_target(type(model).__name__, tensors)
+    return live_target(model)

@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..tensors import DTYPES, TargetSpec, TensorInfo
+from ..tensors import TargetSpec, TensorInfo
 from ..text import count, escape, human_bytes, listing
 from ._recording.graph import Node, Recording, Ref, Unrecordable
 from ._recording.record import recording
 from ._recording.release import release
 from ._recording.replay import Streams, behind, evaluate, replay
 from ._seeding import drawing, python_random
+from ._state import infos_of, state_of, ties_of
 
-__all__ = ["live_target", "module_target"]
+__all__ = ["module_target"]
 
 Build = Callable[[], nn.Module]
 
@@ -100,67 +101,16 @@ def module_target(build: Build, *, kind: str, name: str, **fields: Any) -> Targe
     )
 
 
-def live_target(name: str, tensors: dict[str, Tensor]) -> TargetSpec:
-    """Return a live module's tensors as a destination that keeps what no source gives."""
-
-    def current(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:
-        for key in keys:
-            values = tensors[key].detach().to("cpu", copy=True)
-            yield key, values.contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-    return TargetSpec(
-        kind="module",
-        name=name,
-        tensors=_infos(tensors),
-        initial=current,
-        ties=_ties(tensors),
-        keeps=name,
-    )
-
-
-def _info(key: str, tensor: Tensor) -> TensorInfo:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    if dtype not in DTYPES or tensor.layout is not torch.strided:
-        raise ConfigError(f"{escape(key)} is a {tensor.layout} tensor of {dtype}, which cannot be a destination.")
-    return TensorInfo(dtype, tuple(tensor.shape))
-
-
-def _ties(tensors: dict[str, Tensor]) -> dict[str, str]:
-    first: dict[Any, str] = {}
-    ties: dict[str, str] = {}
-    for key, tensor in tensors.items():
-        place = (
-            tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
-        )  # fmt: skip
-        if tensor.numel() and first.setdefault(place, key) != key:
-            ties[key] = first[place]
-    return ties
-
-
-def _state_dict(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    if not isinstance(module, nn.Module):
-        raise ConfigError(f"it made a {type(module).__name__}, not an nn.Module.")
-    entries = module.state_dict(keep_vars=True)
-    lazy = [key for key, value in entries.items() if nn.parameter.is_lazy(value)]
-    if lazy:
-        raise ConfigError(
-            f"the shapes of {listing(lazy)} are only known after a forward pass.",
-            hint="Give lazy modules their input sizes.",
-        )
-    tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
-    return tensors, tuple(key for key in entries if key not in tensors)
-
-
 def _record(build: Build, seed: int) -> _Built:
     """Construct without storage."""
     with python_random(seed) as used, drawing(), torch.enable_grad():
         with recording(evaluate) as record:
             module = build()
-            tensors, skipped = _state_dict(module)
+            tensors, skipped = state_of(module)
         if any(tensor.is_meta and not record.knows(tensor) for tensor in tensors.values()):
             raise Unrecordable("keeps a tensor without values that was made elsewhere")
         refs = {key: record.ref(tensor) for key, tensor in tensors.items() if tensor.is_meta or record.knows(tensor)}
-        built = _Built(_infos(tensors), _ties(tensors), skipped, record=record, refs=refs, seed=seed)
+        built = _Built(infos_of(tensors), ties_of(tensors), skipped, record=record, refs=refs, seed=seed)
         built.real = {key: tensor for key, tensor in tensors.items() if key not in refs}
         del module, tensors
         release(record, seed)
@@ -168,10 +118,6 @@ def _record(build: Build, seed: int) -> _Built:
     built.streams = _streams(built.nodes)
     built.uses_python_random = used[0]
     return built
-
-
-def _infos(tensors: dict[str, Tensor]) -> dict[str, TensorInfo]:
-    return {key: _info(key, tensor) for key, tensor in tensors.items()}
 
 
 def _streams(nodes: dict[str, list[Node]]) -> Streams:
@@ -191,7 +137,7 @@ def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
     began = time.perf_counter()
     with python_random(seed) as used, drawing(), torch.enable_grad():
         torch.default_generator.manual_seed(seed)
-        tensors, skipped = _state_dict(build())
+        tensors, skipped = state_of(build())
     cached = [key for key, tensor in tensors.items() if tensor.is_meta]
     if cached:
         raise ConfigError(f"{listing(cached)} of it has no values: it is kept between constructions, or made on meta.")
@@ -203,7 +149,7 @@ def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
         f"process peak {human_bytes(peak)}): its constructor {escape(reason, 160)}"
     )
     return _Built(
-        _infos(tensors), _ties(tensors), skipped, tensors, seed=seed, uses_python_random=used[0], notes=(note,)
+        infos_of(tensors), ties_of(tensors), skipped, tensors, seed=seed, uses_python_random=used[0], notes=(note,)
     )
 
 

@@ -11,13 +11,13 @@ from ..lazy import lazy_names
 
 if TYPE_CHECKING:
     from .apply import carry_out
-    from .compute import cast_for, computed_blocks
+    from .compute import cast_for, computed_blocks, overlay, whole
     from .layout import OutputOptions
     from .memory import load_tensors
     from .reading import read_part
     from .run import Inputs, Progress
     from .staging import write_text
-    from .transfer import check_range, crc32
+    from .transfer import check_range, check_storage, crc32
 
 __all__ = [
     "Inputs",
@@ -26,10 +26,13 @@ __all__ = [
     "carry_out",
     "cast_for",
     "check_range",
+    "check_storage",
     "computed_blocks",
     "crc32",
     "load_tensors",
+    "overlay",
     "read_part",
+    "whole",
     "write_text",
 ]
 
@@ -37,12 +40,12 @@ __getattr__ = lazy_names(
     __name__,
     {
         ".apply": ("carry_out",),
-        ".compute": ("cast_for", "computed_blocks"),
+        ".compute": ("cast_for", "computed_blocks", "overlay", "whole"),
         ".layout": ("OutputOptions",),
         ".memory": ("load_tensors",),
         ".reading": ("read_part",),
         ".run": ("Inputs", "Progress"),
         ".staging": ("write_text",),
-        ".transfer": ("check_range", "crc32"),
+        ".transfer": ("check_range", "check_storage", "crc32"),
     },
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..checkpoint import Checkpoint
 from ..errors import PlanError
 from ..ops import Array, blocks, box_shape, cast, interpolate, interpolation_box, overlap_shape, raw_dtype
 from ..plan import Step
@@ -13,8 +14,9 @@ from ..sources import File
 from ..tensors import TensorInfo
 from ..text import escape
 from .reading import read_part
+from .transfer import check_storage
 
-__all__ = ["Computed", "cast_for", "computed_blocks", "overlay"]
+__all__ = ["Computed", "cast_for", "computed_blocks", "overlay", "whole"]
 
 BLOCK_BYTES = 4 << 20
 """Bytes of an output block; what it is read from may be a few times as much."""
@@ -38,6 +40,15 @@ def computed_blocks(step: Step, info: TensorInfo, file: File) -> Iterator[Comput
         values = np.ascontiguousarray(values)
         yield offset, values, lost
         offset += values.nbytes
+
+
+def whole(checkpoint: Checkpoint, key: str) -> Array:
+    """Return all of a tensor, its checksum checked."""
+    info = checkpoint[key]
+    assert info.storage is not None
+    file = checkpoint.file(info)
+    check_storage(file, info.storage)
+    return read_part(file, info, tuple((0, size) for size in info.shape))
 
 
 def overlay(step: Step, info: TensorInfo, file: File, initial: Array) -> int:

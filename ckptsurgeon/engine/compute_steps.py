@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from ..errors import PlanError
 from ..ops import Array, cast, raw_dtype
 from ..plan import Plan, Step
 from ..text import escape
-from .compute import computed_blocks, overlay
+from .compute import computed_blocks, overlay, whole
 from .run import Run, has_slot, is_copy
 from .transfer import combine
 
@@ -60,17 +60,25 @@ def draw_steps(run: Run) -> None:
     for step in run.plan.steps:
         if step.draws and step.tied_to and has_slot(run, step):
             aliases.setdefault(step.tied_to, []).append(step)
-    target = run.inputs.target
-    if not steps:
-        return
-    assert target is not None
-    for key, data in target.initial(list(steps), run.plan.seed):
+    for key, dtype, data in _initial_values(run, list(steps)):
         step = steps[key]
-        values = _drawn(run, step, target.tensors[key].dtype, data)
+        values = _drawn(run, step, dtype, data)
         for each in (step, *aliases.get(key, ())):
             run.checksums[each.key] = run.write(each.key, 0, _raw(values))
             run.advance(values.nbytes)
         del values, data
+
+
+def _initial_values(run: Run, keys: Sequence[str]) -> Iterator[tuple[str, str, memoryview]]:
+    """Yield each key with the dtype and bytes that the destination itself gives it: drawn, or its own values."""
+    target, keeper = run.inputs.target, run.inputs.keeper
+    if keeper is not None:
+        for key in keys:
+            yield key, keeper[key].dtype, _raw(whole(keeper, key))
+    elif keys:
+        assert target is not None
+        for key, data in target.initial(keys, run.plan.seed):
+            yield key, target.tensors[key].dtype, data
 
 
 def _drawn(run: Run, step: Step, dtype: str, data: memoryview) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..checkpoint import Checkpoint
 from ..tensors import Storage, TensorInfo
 from .run import Run, has_slot, is_copy
-from .transfer import Copy, Piece, bad_checksum, check_range, run_copies
+from .transfer import Copy, Piece, check_storage, run_copies
 
 __all__ = ["check_storages", "copy_steps"]
 
@@ -43,6 +43,4 @@ def check_storages(run: Run) -> None:
         if not (is_copy(step, info) and info.nbytes == storage.nbytes):
             wanted[id(storage)] = (run.inputs.sources[step.source], info, storage)
     for source, info, storage in wanted.values():
-        file = source.file(info)
-        if check_range(file, storage.offset, storage.nbytes) != storage.crc32:
-            raise bad_checksum(file, storage.name)
+        check_storage(source.file(info), storage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..checkpoint import Checkpoint
@@ -12,7 +13,7 @@ from ..text import escape
 from .compute import computed_blocks, overlay
 from .compute_steps import check_equal
 from .run import Inputs, check_step, overflow_notes
-from .transfer import bad_checksum, check_range
+from .transfer import check_storage
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +26,6 @@ def load_tensors(plan: Plan, inputs: Inputs, tensors: dict[str, torch.Tensor]) -
 
     Everything is read and checked first, so that a fault leaves every tensor, flag and tie as it was.
     """
-    import torch
-
     check_equal(plan, inputs.sources)
     staged: dict[str, torch.Tensor] = {}
     overflowed: dict[str, int] = {}
@@ -38,10 +37,31 @@ def load_tensors(plan: Plan, inputs: Inputs, tensors: dict[str, torch.Tensor]) -
         staged[step.key], lost = _read(step, source, inputs)
         if lost:
             overflowed[step.key] = lost
-    with torch.no_grad():
-        for key, values in staged.items():
-            tensors[key].copy_(values)
+    _put(staged, tensors)
     return overflow_notes(overflowed)
+
+
+def _put(staged: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
+    """Put values into tensors, and back what was there where one of them cannot be written."""
+    previous: dict[str, torch.Tensor] = {}
+    try:
+        for key in list(staged):
+            previous[key] = tensors[key].detach().to("cpu", copy=True)
+            _set(tensors[key], staged.pop(key))
+    except BaseException as error:
+        for key, values in previous.items():
+            with suppress(RuntimeError):
+                _set(tensors[key], values)
+        if isinstance(error, RuntimeError):
+            raise PlanError(f"a tensor of the module cannot be written: {escape(str(error))}.") from error
+        raise
+
+
+def _set(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    import torch
+
+    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+        tensor.copy_(values)
 
 
 def _read(step: Step, source: Checkpoint, inputs: Inputs) -> tuple[torch.Tensor, int]:
@@ -53,8 +73,7 @@ def _read(step: Step, source: Checkpoint, inputs: Inputs) -> tuple[torch.Tensor,
     if info.dtype != step.source_dtype or info.shape != step.source_shape or info.storage is None:
         raise PlanError(f"{escape(source.path)} no longer has {escape(step.source_key)} as it was planned.")
     file, storage = source.file(info), info.storage
-    if storage.crc32 is not None and check_range(file, storage.offset, storage.nbytes) != storage.crc32:
-        raise bad_checksum(file, storage.name)
+    check_storage(file, storage)
     values = np.empty(step.shape, raw_dtype(step.dtype))
     if step.draws:
         assert inputs.target is not None

@@ -10,6 +10,7 @@ from math import prod
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
 from ..plan import Plan, Step
+from ..policies import cast_fault
 from ..tensors import TargetSpec, TensorInfo
 from ..text import count, escape
 from .layout import OutputShape
@@ -30,6 +31,8 @@ class Inputs:
 
     sources: Sequence[Checkpoint]
     target: TargetSpec | None
+    keeper: Checkpoint | None = None
+    """The destination, where it is a checkpoint whose own values stay."""
 
 
 @dataclass
@@ -87,7 +90,7 @@ def check_step(step: Step) -> None:
     pairs = list(zip(have, want, strict=False))
     fits = {
         "copy": prod(have) == prod(want) and (have == want or prod(want) == 1),
-        "keep": have == want and step.source_dtype == step.dtype,
+        "keep": have == want,
         "slice": len(have) == len(want) and all(h >= w for h, w in pairs),
         "pad": len(have) == len(want) and all(h <= w for h, w in pairs),
         "overlap": len(have) == len(want),
@@ -95,6 +98,9 @@ def check_step(step: Step) -> None:
     }
     if step.source is None or not fits[step.op]:
         raise PlanError(f"the plan cannot be: {escape(step.key)} by {step.op} from {have} to {want}.")
+    fault = cast_fault(step.source_dtype, step.dtype)
+    if fault:
+        raise PlanError(f"{escape(step.key)} cannot go from {step.source_dtype} to {step.dtype}: {fault}.")
 
 
 def is_copy(step: Step, info: TensorInfo) -> bool:

@@ -17,12 +17,13 @@ from isal import isal_zlib
 
 from ..errors import FormatError
 from ..sources import File
+from ..tensors import Storage
 from ..text import escape
 from .libc import start_writing
 from .places import explained
 from .staging import StagedFile
 
-__all__ = ["Copy", "Piece", "Progress", "check_range", "combine", "crc32", "run_copies"]
+__all__ = ["Copy", "Piece", "Progress", "check_range", "check_storage", "combine", "crc32", "run_copies"]
 
 CHUNK = 8 << 20
 """Bytes of one task: enough to keep a disk busy, little enough for two threads to share a tensor."""
@@ -270,6 +271,12 @@ def _in_threads(worker: _Worker, batches: Sequence[list[_Task]]) -> None:
             worker.stopped = True
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def check_storage(file: File, storage: Storage) -> None:
+    """Raise FormatError where the bytes of a record are not those of the checksum it was stored with, if it was."""
+    if storage.crc32 is not None and check_range(file, storage.offset, storage.nbytes) != storage.crc32:
+        raise bad_checksum(file, storage.name)
 
 
 def bad_checksum(file: File, name: str) -> FormatError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..checkpoint import Checkpoint
-from ..engine import read_part
+from ..engine import check_storage, read_part
 from ..ops import Array, blocks, cast
 from ..tensors import DTYPES, TensorInfo
 
@@ -34,12 +34,14 @@ class Stats:
 def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
     """Read a tensor through and return its statistics; None for complex, packed and opaque ones.
 
-    Raises SourceError when the file cannot be read.
+    Raises SourceError when the file cannot be read, FormatError where it fails its checksum.
     """
     dtype = DTYPES[info.dtype]
     if info.opaque or dtype.kind not in ("float", "int", "uint", "bool") or dtype.bits % 8 or dtype.values > 1:
         return None
     file = checkpoint.file(info)
+    if info.storage is not None:
+        check_storage(file, info.storage)
     number, mean, squares = 0, 0.0, 0.0
     low, high, zeros, nan, inf = math.inf, -math.inf, 0, 0, 0
     for box in blocks(info.shape, BLOCK):

@@ -94,7 +94,7 @@ class _Decider:
         if self.keeper is None:
             return Step(key, "init", dtype, info.shape, rule=rule, policy=policy, reason=reason)
         return Step(
-            key, "keep", info.dtype, info.shape, self.keeper, key, info.dtype, info.shape,
+            key, "keep", dtype, info.shape, self.keeper, key, info.dtype, info.shape,
             rule=rule, policy=policy, reason=reason,
         )  # fmt: skip
 
@@ -111,6 +111,8 @@ class _Decider:
         if op == "init":
             info = self.target.tensors[step.key]
             return self._initial(step.key, info, reason="mismatch", rule=rule, policy=policy)
+        if op in ("pad", "overlap") and self.keeper is None and step.key in self.target.undrawable:
+            self.faults.undrawable.append(step.key)
         return replace(step, op=op, policy=policy, rule=" ".join(filter(None, (step.rule, rule))))
 
     def _dtype(self, wanted: TensorInfo, have: TensorInfo | None) -> str:
@@ -125,8 +127,8 @@ class _Decider:
             raise _mismatch_error(self.faults.mismatches, self.names, self.target.name)
         if self.faults.undrawable:
             raise PlanError(
-                f"no source gives {listing(self.faults.undrawable)}, and {escape(self.target.name)} does not say "
-                "how to initialise them.",
+                f"no source gives all of {listing(self.faults.undrawable)}, and {escape(self.target.name)} does not "
+                "say how to initialise the rest.",
                 hint="Give each an init.",
                 details=self.faults.undrawable,
             )

@@ -265,7 +265,7 @@ def test_a_destination_that_does_not_say_how_to_initialise_is_an_error_before_an
     save("src.pth", {"a": (2,)})
     with open("dst.yaml", "w") as file:
         file.write("model: {tensors: {a: {shape: [2]}, b: {shape: [2]}}}")
-    with pytest.raises(cs.PlanError, match="no source gives b, and dst.yaml does not say how"):
+    with pytest.raises(cs.PlanError, match="no source gives all of b, and dst.yaml does not say how"):
         cs.transplant("src.pth", "dst.yaml")
 
 

@@ -194,7 +194,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 random=random,
                 overwrites=whole,
                 copies=name in COPIES,
-            )  # fmt: skip
+            )
         )
 
     def _operand(self, tensor: Tensor) -> Ref | Tensor:

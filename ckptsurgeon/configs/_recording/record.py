@@ -60,9 +60,9 @@ class _Disguise(TorchFunctionMode):
         if func in _INDEXED:
             args = (args[0], _index(args[1]), *args[2:])
         if func is torch.Tensor.new_tensor:
-            return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs, "device": CPU})
+            return torch.tensor(args[1], **{"dtype": args[0].dtype, **kwargs, "device": CPU})
         if func is torch.Tensor.new and not all(isinstance(arg, int) for arg in args[1:]):
-            return torch.tensor(*args[1:], dtype=args[0].dtype, device=CPU)
+            return torch.tensor(args[1], dtype=args[0].dtype, device=CPU)
         if func is torch.Tensor.cuda:
             return args[0]
         if kwargs.get("device") is not None:

@@ -42,6 +42,6 @@ def _fill(record: Recording, tensor: Tensor, seed: int) -> None:
     streams = {node.index: ("", node.index) for node in nodes if node.random}
     values = replay(record, nodes, ref, seed=seed, streams=streams).requires_grad_(tensor.requires_grad)
     try:
-        torch.utils.swap_tensors(tensor, values)
+        torch.utils.swap_tensors(tensor, values)  # type: ignore[no-untyped-call]
     except RuntimeError as error:  # something in torch itself still refers to it
         logger.warning("a tensor that the constructor keeps elsewhere stays without values: %s", error)
