@@ -21,6 +21,7 @@ __all__ = [
     "blocks",
     "box_shape",
     "cast",
+    "count_special",
     "interpolate",
     "interpolation_box",
     "overlap_shape",
@@ -91,9 +92,15 @@ def cast(array: Array, source: str, destination: str) -> tuple[Array, int]:
         if DTYPES[destination].kind in ("int", "uint"):
             return _to_integer(plain, destination), 0
         made = _narrowed(plain, destination)
-        narrower = DTYPES[source].kind == "float" and DTYPES[destination].bits < DTYPES[source].bits
-        lost = _new_infinities(plain, made, destination) if narrower or source == "float16" else 0
+        lost = 0 if _reach(destination) > _reach(source) else _new_infinities(plain, made, destination)
     return made, lost
+
+
+def _reach(dtype: str) -> int:
+    """Return the power of two that the largest finite values of a type lie just below."""
+    dtype = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}.get(dtype, dtype)
+    exponents = {"float64": 1024, "float32": 128, "bfloat16": 128, "float16": 16, "bool": 1}
+    return exponents.get(dtype) or DTYPES[dtype].bits
 
 
 def _widened(array: Array, dtype: str) -> Array:
@@ -162,6 +169,34 @@ def _cast_with_torch(array: Array, source: str, destination: str) -> tuple[Array
     if DTYPES[destination].kind == "float":
         lost = int((torch.isfinite(flat.to(torch.float32)) & ~torch.isfinite(made.to(torch.float32))).sum())
     return made.view(torch.uint8).numpy().view(raw_dtype(destination)).reshape(array.shape), lost
+
+
+_EXPONENTS = {"bfloat16": (0x7FFF, 0x7F80), "float16": (0x7FFF, 0x7C00), "float8_e5m2": (0x7F, 0x7C)}
+"""The bits of exponent and fraction, and what they are in an infinity; above are the NaN."""
+_NAN_ONLY = {
+    "float8_e4m3fn": (0x7F, 0x7F),
+    "float8_e4m3fnuz": (0xFF, 0x80),
+    "float8_e5m2fnuz": (0xFF, 0x80),
+    "float8_e8m0fnu": (0xFF, 0xFF),
+}
+"""The 8-bit floats without infinities: the bits to look at, and what they are in a NaN."""
+
+
+def count_special(values: Array, dtype: str) -> tuple[int, int]:
+    """Return how many values, held as ``raw_dtype`` says, are NaN and how many infinite."""
+    if dtype == "complex32":
+        values = values.view("<f2").astype("<f4").view("<c8")
+    if dtype in _EXPONENTS:
+        mask, infinity = _EXPONENTS[dtype]
+        bits = values.view(f"<u{values.itemsize}") & mask
+        return int(np.count_nonzero(bits > infinity)), int(np.count_nonzero(bits == infinity))
+    if dtype in _NAN_ONLY:
+        mask, nan_bits = _NAN_ONLY[dtype]
+        return int(np.count_nonzero((values & mask) == nan_bits)), 0
+    if values.dtype.kind not in "fc" or np.isfinite(values).all():
+        return 0, 0
+    nan = int(np.count_nonzero(np.isnan(values)))
+    return nan, int(np.count_nonzero(~np.isfinite(values))) - nan
 
 
 def _source_positions(begin: int, end: int, source: int, destination: int) -> Array:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from .checkpoint import Checkpoint
-from .engine import cast_for, check_range, computed_blocks, crc32, overlay, read_part, whole
+from .engine import cast_for, check_step, computed_blocks, crc32, overlay, read_part, whole
 from .errors import CheckpointError, FormatError
-from .ops import Array, blocks, cast, overlap_shape, raw_dtype
+from .ops import blocks, cast, count_special, overlap_shape, raw_dtype
 from .plan import Failure, Plan, PlanSource, Step, Verification
 from .recipe import Made, Recipe
 from .sources import File
@@ -158,7 +158,8 @@ def _check_values(check: _Check, key: str) -> None:
     if check.expected.has_checksums and crc != made.crc32:
         check.fail(key, f"has CRC-32 {crc:08x} where {made.crc32:08x} was recorded")
         return
-    if info.storage.crc32 is not None and info.nbytes == info.storage.nbytes and crc != info.storage.crc32:
+    whole_record = info.is_plain and info.nbytes == info.storage.nbytes
+    if info.storage.crc32 is not None and whole_record and crc != info.storage.crc32:
         check.fail(key, "does not have the checksum of its record")
         return
     _compare(check, key, info, made)
@@ -167,40 +168,26 @@ def _check_values(check: _Check, key: str) -> None:
 
 def _read_through(check: _Check, file: File, info: TensorInfo) -> int:
     """Return the CRC-32 of a tensor's bytes, counting NaN and Inf on the way."""
-    assert info.storage is not None
-    offset = info.storage.offset + info.offset
-    floating = DTYPES[info.dtype].kind in ("float", "complex")
-    if not floating:
-        check.advance(info.nbytes)
-        return check_range(file, offset, info.nbytes)
-    crc, done = 0, 0
-    while done < info.nbytes:
-        data = file.read(offset + done, min(BLOCK, info.nbytes - done))
-        crc, done = crc32(data, crc), done + len(data)
-        nan, inf = _count_special(np.frombuffer(data, raw_dtype(info.dtype)), info.dtype)
-        check.nan, check.inf = check.nan + nan, check.inf + inf
+    read, floating = _reader(file, info), DTYPES[info.dtype].kind in ("float", "complex")
+    crc = 0
+    for done in range(0, info.nbytes, BLOCK):
+        data = read(done, min(BLOCK, info.nbytes - done))
+        crc = crc32(data, crc)
+        if floating:
+            nan, inf = count_special(np.frombuffer(data, raw_dtype(info.dtype)), info.dtype)
+            check.nan, check.inf = check.nan + nan, check.inf + inf
         check.advance(len(data))
     return crc
 
 
-_EXPONENTS = {"bfloat16": (0x7FFF, 0x7F80), "float16": (0x7FFF, 0x7C00), "float8_e5m2": (0x7F, 0x7C)}
-
-
-def _count_special(values: Array, dtype: str) -> tuple[int, int]:
-    """Return how many values are NaN and how many infinite, from their bits where numpy lacks the type."""
-    if dtype in _EXPONENTS:
-        mask, infinity = _EXPONENTS[dtype]
-        bits = values.view(f"<u{values.itemsize}") & mask
-        return int(np.count_nonzero(bits > infinity)), int(np.count_nonzero(bits == infinity))
-    if values.dtype.kind in "fc":
-        finite = np.isfinite(values)
-        if finite.all():
-            return 0, 0
-        nan = int(np.count_nonzero(np.isnan(values)))
-        return nan, int(values.size - np.count_nonzero(finite)) - nan
-    if dtype == "float8_e4m3fn":
-        return int(np.count_nonzero((values & 0x7F) == 0x7F)), 0
-    return 0, 0
+def _reader(file: File, info: TensorInfo) -> Callable[[int, int], bytes]:
+    """Return what reads (offset, size) of a tensor's values as if they were contiguous."""
+    assert info.storage is not None
+    if info.is_plain:
+        begin = info.storage.offset + info.offset
+        return lambda offset, size: file.read(begin + offset, size)
+    data = read_part(file, info, tuple((0, size) for size in info.shape)).tobytes()
+    return lambda offset, size: data[offset : offset + size]
 
 
 def _compare(check: _Check, key: str, info: TensorInfo, made: Made) -> None:
@@ -220,6 +207,7 @@ def _compare(check: _Check, key: str, info: TensorInfo, made: Made) -> None:
         check.not_compared[key] = check.expected.absent.get(keeper, "the destination is gone")
         return
     step = Step(key, made.op, info.dtype, info.shape, made.source, made.source_key, origin.dtype, origin.shape)
+    check_step(step)
     where = _first_difference(check, step, info, source, origin)
     if where is not None:
         check.fail(key, f"differs from {escape(made.source_key)} of {escape(source.path)} at byte {where}")
@@ -233,28 +221,26 @@ def _first_difference(
     file, theirs = check.output.file(info), source.file(origin)
     if step.op in ("copy", "keep") and info.dtype == origin.dtype and origin.is_plain:
         return _first_different_byte(file, info, theirs, origin)
+    read = _reader(file, info)
     if step.op in ("pad", "overlap"):
         if check.expected.keeper is not None:
             return _overlaid_difference(check, step, info, origin)
         return _overlay_difference(step, file, info, theirs, origin)
-    assert info.storage is not None
     for offset, values, _ in computed_blocks(step, origin, theirs):
         raw = values.reshape(-1).view("u1").data
-        here = file.read(info.storage.offset + info.offset + offset, len(raw))
+        here = read(offset, len(raw))
         if raw != here:
             return offset + _mismatch(raw, here)
     return None
 
 
 def _first_different_byte(file: File, info: TensorInfo, theirs: File, origin: TensorInfo) -> int | None:
-    assert info.storage is not None
-    assert origin.storage is not None
-    here, there = info.storage.offset + info.offset, origin.storage.offset + origin.offset
     if info.nbytes != origin.nbytes:
         return min(info.nbytes, origin.nbytes)
+    here, there = _reader(file, info), _reader(theirs, origin)
     for done in range(0, info.nbytes, BLOCK):
         size = min(BLOCK, info.nbytes - done)
-        a, b = file.read(here + done, size), theirs.read(there + done, size)
+        a, b = here(done, size), there(done, size)
         if a != b:
             return done + _mismatch(a, b)
     return None

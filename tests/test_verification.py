@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
@@ -241,3 +241,70 @@ def test_a_verification_as_json() -> None:
     data: dict[str, Any] = cs.verify(made("safetensors")).to_json()
     assert data["kind"] == "ckpt.verify"
     assert (data["checked"], data["failed"], data["not_compared"], data["ok"]) == (9, [], [], True)
+
+
+def test_a_difference_far_into_a_tensor_is_found() -> None:
+    """Tensors are compared a mebibyte at a time."""
+    torch.save({"w": torch.zeros(700_000)}, "long.pth")
+    Path("long.yaml").write_text("model: {tensors: {w: {shape: [700000]}}}")
+    plan = cs.transplant("long.pth", "long.yaml")
+    cs.apply(plan, "long.safetensors")
+    other = load_file("long.safetensors")["w"]
+    other[-1] = 1
+    save_file({"w": other}, "long2.safetensors")
+    found = cs.verify("long2.safetensors", plan=plan)
+    assert [failure.why for failure in found.failed] == ["differs from w of long.pth at byte 2799998"]
+
+
+@pytest.mark.parametrize("layout", ["transposed", "as it is"])
+def test_strides_of_an_output_count(layout: str) -> None:
+    source = torch.arange(12.0).view(3, 4)
+    torch.save({"w": source}, "s.pth")
+    Path("s.yaml").write_text("model: {tensors: {w: {shape: [3, 4]}}}")
+    plan = cs.transplant("s.pth", "s.yaml")
+    strided = source.t().contiguous().t()  # the same values, laid out by columns
+    wrong = source.reshape(4, 3).t()  # the same bytes, other values
+    torch.save({"w": wrong if layout == "transposed" else strided}, "o.pth")
+    assert cs.verify("o.pth", plan=plan).ok == (layout == "as it is")
+
+
+def test_a_recipe_that_was_changed_into_nonsense_is_a_failure() -> None:
+    output = made("pth")
+    for old, new in ((b'"op":"slice"', b'"op":"slicf"'), (b'"from":[0],"policy":"pad"', b'"from":[9],"policy":"pad"')):
+        data = Path(output).read_bytes()
+        assert old in data
+        Path(output).write_bytes(data.replace(old, new))
+        found = cs.verify(output)
+        assert not found.ok
+        Path(output).write_bytes(data)
+
+
+def test_keys_that_were_not_planned_are_found() -> None:
+    torch.save({"w": torch.ones(2)}, "s.pth")
+    Path("s.yaml").write_text("model: {tensors: {w: {shape: [2]}, x: {shape: [1], init: ones}}}")
+    cs.apply(cs.transplant("s.pth", "s.yaml"), "o.safetensors")
+    Path("less.yaml").write_text("model: {tensors: {w: {shape: [2]}}}")
+    found = cs.verify("o.safetensors", plan=cs.transplant("s.pth", "less.yaml"))
+    assert ("x", "is not in the plan") in [(failure.key, failure.why) for failure in found.failed]
+
+
+@pytest.mark.parametrize("policy", ["pad", "overlap"])
+def test_what_lies_over_a_checkpoint_is_compared_whole(policy: str) -> None:
+    torch.manual_seed(1)
+    small, big = torch.randn(3, 2), torch.randn(5, 4, dtype=torch.float64)
+    torch.save({"a": small}, "small.pth")
+    torch.save({"a": big, "b": torch.ones(2)}, "big.pth")
+    plan = cs.transplant("small.pth", "big.pth", on_mismatch=policy)
+    cs.apply(plan, "o.safetensors")
+    wanted = big.clone()
+    wanted[:3, :2] = small
+    assert torch.equal(load_file("o.safetensors")["a"], wanted)
+    assert cs.verify("o.safetensors").compared == 2
+    Path("plan.json").write_text(json.dumps(plan.to_json()))
+    cs.apply("plan.json", "p.safetensors")
+    assert Path("p.safetensors").read_bytes() == Path("o.safetensors").read_bytes()
+    wanted[4, 3] += 1
+    save_file({"a": wanted, "b": torch.ones(2)}, "q.safetensors")
+    assert [failure.key for failure in cs.verify("q.safetensors", plan=plan).failed] == ["a"]
+    os.remove("big.pth")
+    assert set(cs.verify("o.safetensors").not_compared or ()) == {"a", "b"}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..plan import Plan, Receipt
 from ..version import __version__
-from .inputs import close_inputs, inputs_of, read_plan
+from .inputs import OpenInputs, close_inputs, inputs_of, read_plan
 from .types import Path, Progress
 
 __all__ = ["apply"]
@@ -34,10 +34,12 @@ def apply(
     from ..recipe import make_recipe
 
     from_file = not isinstance(plan, Plan)
+    others: tuple[str, ...] = () if isinstance(plan, Plan) else (os.fspath(plan),)
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
+    others += plan.inputs.others if isinstance(plan.inputs, OpenInputs) else ()
     inputs = inputs_of(plan)
     try:
-        options = OutputOptions(os.fspath(output), to or "", max_shard_size or "", force)
+        options = OutputOptions(os.fspath(output), to or "", max_shard_size or "", force, others)
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
         receipt = carry_out(plan, inputs, options, recipe, progress)
     finally:

@@ -34,21 +34,26 @@ __all__ = [
 
 @dataclass(frozen=True)
 class OpenInputs:
-    """The files a plan was made from, still open."""
+    """The files a plan was made from, still open; ``others`` are read already, and must not be written."""
 
     sources: tuple[Checkpoint, ...]
     target: TargetSpec
+    others: tuple[str, ...] = ()
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
-    """Return what messages call each path: its last part, all of it where that is not enough."""
+    """Return what messages and recipes call each path: its last part, with as many before it as tell it apart.
+
+    Never an absolute path: the same inputs give the same recipe wherever they lie.
+    """
     names: list[str] = []
     for path in paths:
-        short = os.path.basename(os.path.normpath(path)) if "://" not in path else path
-        name = short if short not in names else path
+        parts = os.path.normpath(path).strip(os.sep).split(os.sep) if "://" not in path else [path]
+        tails = ["/".join(parts[-size:]) for size in range(1, min(len(parts), 3) + 1)]
+        name = next((tail for tail in tails if tail not in names), "")
         number = 2
-        while name in names:
-            name, number = f"{path} ({number})", number + 1
+        while not name or name in names:
+            name, number = f"{tails[0]} ({number})", number + 1
         names.append(name)
     return names
 

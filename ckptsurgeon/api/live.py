@@ -9,8 +9,8 @@ from ..configs import module_destination
 from ..plan import Plan
 from ..planners import Options
 from .inputs import close_inputs, inputs_of
-from .planning import plan_into, specs_of
-from .types import Mismatch, Patterns, Sources
+from .planning import plan_into, rules_as_text, specs_of
+from .types import Mismatch, Patterns, Rules, Sources
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +24,7 @@ def load_into(
     *,
     include: Patterns = (),
     exclude: Patterns = (),
-    map: Patterns = (),
+    map: Rules = (),
     on_mismatch: Mismatch = (),
     on_missing: str = "init",
     require: Patterns = (),
@@ -42,7 +42,7 @@ def load_into(
 
     target = module_destination(model)
     options = Options.of(
-        include=include, exclude=exclude, rules=map, on_mismatch=on_mismatch, require=require,
+        include=include, exclude=exclude, rules=rules_as_text(map), on_mismatch=on_mismatch, require=require,
         on_missing=on_missing, strict=strict,
     )  # fmt: skip
     plan = plan_into(specs_of(source), target, options, seed=0, arguments={}, root=root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 from ..checkpoint import open_checkpoint
@@ -24,7 +25,9 @@ def inspect(path: Path, *, root: str | None = None, include: Patterns = (), stat
 
 
 def init_config(path: Path, *, root: str | None = None, output: Path | None = None, force: bool = False) -> str:
-    """Return a destination configuration, as YAML, that declares the tensors of a checkpoint; write it to ``output``.
+    """Return a destination configuration that declares the tensors of a checkpoint, and write it to ``output``.
+
+    It is YAML, or JSON where ``output`` ends in ``.json``.
 
     Headers tell shapes and dtypes but not how a model initialises, so each tensor gets the initialiser that its
     name and shape suggest, to be reviewed. Raises OutputError where the output exists, without ``force``.
@@ -39,7 +42,9 @@ def init_config(path: Path, *, root: str | None = None, output: Path | None = No
                 details=opaque,
                 rule="opaque",
             )
-        text = dump_yaml({"model": declare(checkpoint, checkpoint.ties)})
+        document = {"model": declare(checkpoint, checkpoint.ties)}
+        as_json = output is not None and os.fspath(output).lower().endswith(".json")
+        text = json.dumps(document, indent=2) + "\n" if as_json else dump_yaml(document)
         if output is not None:
             from ..engine import write_text
 

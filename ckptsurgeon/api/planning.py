@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..configs import load_target
@@ -17,9 +17,12 @@ from ..sources import SourceSpec, parse_spec
 from ..tensors import TargetSpec
 from ..text import escape
 from .inputs import OpenInputs, names_of, plan_source, target_files
-from .types import Mismatch, Path, Patterns, Sources
+from .types import Mismatch, Path, Patterns, Rules, Sources
 
-__all__ = ["plan_into", "specs_of", "transplant"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["plan_into", "rules_as_text", "specs_of", "transplant"]
 
 
 def transplant(
@@ -28,27 +31,30 @@ def transplant(
     *,
     include: Patterns = (),
     exclude: Patterns = (),
-    map: Patterns = (),
+    map: Rules = (),
     map_file: Path | None = None,
     on_mismatch: Mismatch = (),
     on_missing: str = "init",
     reinit: Patterns = (),
     require: Patterns = (),
     strict: bool = False,
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     seed: int = 0,
     root: str | None = None,
 ) -> Plan:
     """Plan the transplant of one or more sources, later over earlier, into a destination; reads headers only.
 
     ``source`` may be in ESPnet's form ``file:src_key:dst_key:exclude_keys``. ``destination`` is a configuration or
-    a checkpoint. ``map`` holds rules FROM=TO, ``map_file`` names a file of more; ``on_mismatch`` is one policy for
-    all (init, slice, pad, overlap, interpolate) or a map from pattern to policy; ``dtype`` is "keep" or the dtype of
-    all floating tensors.
+    a checkpoint. ``map`` holds rules FROM=TO or maps one to the other, ``map_file`` names a file of more;
+    ``on_mismatch`` is one policy for all (init, slice, pad, overlap, interpolate) or a map from pattern to policy;
+    ``dtype`` is "keep" or the dtype of all floating tensors.
 
     Raises PatternError, ConfigError, SourceError, FormatError, or PlanError where the plan is impossible.
     """
-    map = [*([map] if isinstance(map, str) else map), *_rules_of(map_file)]
+    map = [*rules_as_text(map), *_rules_of(map_file)]
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ConfigError(f"--seed {seed!r:.40} is no seed.", hint="Use a whole number from 0 to 2^63 - 1.")
+    dtype = str(dtype) if dtype is not None else None
     target = load_target(destination)
     options = Options.of(
         include=include, exclude=exclude, rules=map, on_mismatch=on_mismatch, reinit=reinit,
@@ -58,7 +64,15 @@ def transplant(
         include=include, exclude=exclude, map=map, on_mismatch=on_mismatch, on_missing=on_missing,
         reinit=reinit, require=require, strict=strict, dtype=dtype, root=root,
     )  # fmt: skip
-    return plan_into(specs_of(source), target, options, seed=seed, arguments=arguments, root=root)
+    others = (os.fspath(map_file),) if map_file is not None else ()
+    return plan_into(specs_of(source), target, options, seed=seed, arguments=arguments, root=root, others=others)
+
+
+def rules_as_text(rules: Rules) -> list[str]:
+    """Return rules given as one text, several, or a map from pattern to target."""
+    if isinstance(rules, Mapping):
+        return [f"{pattern}={target}" for pattern, target in rules.items()]
+    return [rules] if isinstance(rules, str) else list(rules or ())
 
 
 def plan_into(
@@ -69,6 +83,7 @@ def plan_into(
     seed: int,
     arguments: Mapping[str, Any],
     root: str | None,
+    others: tuple[str, ...] = (),
 ) -> Plan:
     """Open the sources, plan, and leave them open for whoever applies the plan."""
     checkpoints: list[Checkpoint] = []
@@ -94,7 +109,7 @@ def plan_into(
             planned=PlanTarget(target.kind, target.name, target.config, target_files(target)),
             keeper=keeper,
             seed=seed,
-            arguments=arguments,
+            arguments={**arguments, **_specs_said(specs)},
             metadata=_metadata(checkpoints[: len(specs)]),
             notes=[*_notes(specs, checkpoints), *(f"ran {code}" for code in target.ran), *target.notes],
         )
@@ -102,7 +117,15 @@ def plan_into(
         for checkpoint in checkpoints:
             checkpoint.close()
         raise
-    return replace(plan, inputs=OpenInputs(tuple(checkpoints), target))
+    return replace(plan, inputs=OpenInputs(tuple(checkpoints), target, others))
+
+
+def _specs_said(specs: Sequence[SourceSpec]) -> dict[str, Any]:
+    """Return what specs in ESPnet's form ask for beside their files, in the order of the sources."""
+    if not any(spec.src or spec.dst or spec.exclude for spec in specs):
+        return {}
+    rows = [{"src_key": spec.src, "dst_key": spec.dst, "exclude_keys": list(spec.exclude)} for spec in specs]
+    return {"specs": rows}
 
 
 def _notes(specs: Sequence[SourceSpec], checkpoints: Sequence[Checkpoint]) -> list[str]:

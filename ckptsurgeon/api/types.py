@@ -6,14 +6,19 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-__all__ = ["Mismatch", "Path", "Patterns", "Progress", "Sources"]
+__all__ = ["Mismatch", "Path", "Patterns", "Progress", "Rules", "Sources"]
 
 Path: TypeAlias = str | os.PathLike[str]
 Sources: TypeAlias = Path | Sequence[Path]
 """One source or several, each a path, a URI, or a spec in ESPnet's form."""
 
-Patterns: TypeAlias = Iterable[str]
-Mismatch: TypeAlias = str | Mapping[str, str] | Sequence[str]
+Patterns: TypeAlias = Iterable[str] | None
+"""One pattern as a text, or several."""
+
+Rules: TypeAlias = Iterable[str] | Mapping[str, str] | None
+"""Rules FROM=TO, or a map from one to the other."""
+
+Mismatch: TypeAlias = str | Mapping[str, str] | Sequence[str] | None
 """One policy for all, a map from pattern to policy, or texts as the command line takes them."""
 
 Progress: TypeAlias = Callable[[int, int], None]

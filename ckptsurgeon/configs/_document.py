@@ -69,7 +69,7 @@ def read_document(path: str) -> Document:
         raise ConfigError(f"{escape(path)} is not a configuration: it is no UTF-8.") from None
     except OSError as error:
         raise ConfigError(f"the destination {escape(path)} cannot be read: {error.strerror}.") from error
-    content = _json(text, path) if path.endswith(".json") else read_yaml(text, os.path.basename(path))
+    content = _json(text, path) if path.lower().endswith(".json") else read_yaml(text, os.path.basename(path))
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict):
         _refuse_toolkits(path, content)

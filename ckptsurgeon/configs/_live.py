@@ -23,7 +23,7 @@ def live_target(model: nn.Module) -> TargetSpec:
     tensors, _ = state_of(model)
     name = type(model).__name__
     if not tensors:
-        raise ConfigError(f"{escape(name)} has no tensors.")
+        raise ConfigError(f"{escape(name)} has no tensors.", hint="There is nothing to load into.")
     infos = infos_of(tensors)
     _check_writable(model, tensors)
 

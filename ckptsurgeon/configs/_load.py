@@ -37,7 +37,8 @@ def load_target(path: str | os.PathLike[str]) -> TargetSpec:
     checkpoint.
     """
     text = os.fspath(path)
-    if not text.endswith(_SUFFIXES) or text.endswith(".index.json") or os.path.isdir(text):
+    low = text.lower()
+    if not low.endswith(_SUFFIXES) or low.endswith(".index.json") or os.path.isdir(text):
         return checkpoint_target(text)
     document = read_document(text)
     kinds = cast("dict[str, _Kind]", discover("ckptsurgeon.configs", "CONFIG"))

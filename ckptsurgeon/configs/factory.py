@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,40 +32,55 @@ class _Factory:
         """Import what is named, build it without storage, and return what its state dict holds."""
         from ._module import module_target
 
-        ran: list[str] = []
+        found: list[_Located] = []
         with _user_code(document):
-            _resolve_all(document, document.model, ran)  # imports happen before tensors are watched
+            _resolve_all(document, document.model, found)  # imports happen before tensors are watched
 
         def build() -> Any:
             with _user_code(document):
-                return _instantiate(document, document.model, [])
+                return _instantiate(document, document.model)
 
         return module_target(
             build,
             kind="factory",
             name=document.name,
             config=document.path,
-            ran=tuple(dict.fromkeys(ran)),
+            files=tuple(dict.fromkeys(one.file for one in found if one.file)),
+            ran=tuple(dict.fromkeys(f"{one.target} from {one.file or one.module}" for one in found)),
         )
+
+
+@dataclass(frozen=True)
+class _Located:
+    """What a ``_target_`` names, its module, and the module's file where that is the user's own."""
+
+    target: str
+    value: Any
+    module: str
+    file: str
 
 
 @contextmanager
 def _user_code(document: Document) -> Iterator[None]:
     """Let modules be found in the working directory and the configuration's folder, for this time only.
 
-    What the code prints goes to stderr: stdout is for answers.
+    What the code prints goes to stderr: stdout is for answers. It may neither end the program nor leave it in
+    another folder.
     """
-    before = list(sys.path)
+    before, here = list(sys.path), os.getcwd()
     folder = os.path.dirname(os.path.abspath(document.path))
-    sys.path[:0] = list(dict.fromkeys([os.getcwd(), folder]))
+    sys.path[:0] = list(dict.fromkeys([here, folder]))
     try:
         with redirect_stdout(sys.stderr):
             yield
+    except SystemExit as error:
+        raise document.fail(f"its code ended the program: sys.exit({error.code!r:.40}).") from error
     finally:
         sys.path[:] = before
+        os.chdir(here)
 
 
-def _locate(document: Document, target: Any, ran: list[str]) -> Any:
+def _locate(document: Document, target: Any) -> _Located:
     """Import the longest beginning of a dotted name that is a module, and take the rest as attributes."""
     if not isinstance(target, str) or "." not in target:
         raise document.fail(f"_target_ is {target!r:.80}; it must be package.module.Class.")
@@ -78,22 +95,28 @@ def _locate(document: Document, target: Any, ran: list[str]) -> Any:
             raise _failed(document, target, error) from error
         except Exception as error:
             raise _failed(document, target, error) from error
-        ran.append(f"{target} from {_file_of(found)}")
+        module = found
         for attribute in parts[end:]:
             if not hasattr(found, attribute):
                 raise document.fail(f"{escape(name)} has no {escape('.'.join(parts[end:]))}.")
             found = getattr(found, attribute)
-        return found
+        return _Located(target, found, module.__name__, _own_file(module))
     raise document.fail(
         f"{escape(target)} cannot be imported: there is no module {escape(parts[0])}.",
         "Install it, or run where it can be imported from.",
     )
 
 
-def _file_of(module: Any) -> str:
-    path = os.path.relpath(str(getattr(module, "__file__", None) or ".."))
-    installed = path.startswith("..") or "site-packages" in path
-    return str(module.__name__) if installed else path
+def _own_file(module: Any) -> str:
+    """Return the file of a module, '' where it is installed or part of Python."""
+    path = getattr(module, "__file__", None)
+    if not path:
+        return ""
+    installed = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    if any(os.path.realpath(path).startswith(f"{folder}{os.sep}") for folder in installed):
+        return ""
+    near = os.path.relpath(path)
+    return str(path) if near.startswith("..") else near
 
 
 def _failed(document: Document, target: str, error: BaseException) -> ConfigError:
@@ -102,35 +125,33 @@ def _failed(document: Document, target: str, error: BaseException) -> ConfigErro
     return document.fail(f"importing {escape(target)} failed: {type(error).__name__}: {escape(str(error))}")
 
 
-def _resolve_all(document: Document, node: Any, ran: list[str]) -> None:
+def _resolve_all(document: Document, node: Any, found: list[_Located]) -> None:
     """Import everything a nest of configurations names, and reject what only OmegaConf could read."""
     if isinstance(node, str) and "${" in node:
         raise document.fail(f"{node!r:.80} is an interpolation, which is not resolved here.", "Write the value.")
     if isinstance(node, Mapping):
         if "_target_" in node:
-            _locate(document, node["_target_"], ran)
+            found.append(_locate(document, node["_target_"]))
         for value in node.values():
-            _resolve_all(document, value, ran)
+            _resolve_all(document, value, found)
     elif isinstance(node, list):
         for value in node:
-            _resolve_all(document, value, ran)
+            _resolve_all(document, value, found)
 
 
-def _instantiate(document: Document, node: Any, ran: list[str]) -> Any:
+def _instantiate(document: Document, node: Any) -> Any:
     """Build what a nest of configurations describes, innermost first."""
     if isinstance(node, list):
-        return [_instantiate(document, value, ran) for value in node]
+        return [_instantiate(document, value) for value in node]
     if not isinstance(node, Mapping):
         return node
     if "_target_" not in node:
-        return {key: _instantiate(document, value, ran) for key, value in node.items()}
-    call = _locate(document, node["_target_"], ran)
+        return {key: _instantiate(document, value) for key, value in node.items()}
+    call = _locate(document, node["_target_"]).value
     deep = node.get("_recursive_", True)
-    args = [_instantiate(document, value, ran) if deep else value for value in node.get("_args_", [])]
+    args = [_instantiate(document, value) if deep else value for value in node.get("_args_", [])]
     kwargs = {
-        str(key): _instantiate(document, value, ran) if deep else value
-        for key, value in node.items()
-        if key not in _OWN
+        str(key): _instantiate(document, value) if deep else value for key, value in node.items() if key not in _OWN
     }
     if node.get("_partial_"):
         return partial(call, *args, **kwargs)

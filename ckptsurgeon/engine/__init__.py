@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from .layout import OutputOptions
     from .memory import load_tensors
     from .reading import read_part
-    from .run import Inputs, Progress
+    from .run import Inputs, Progress, check_step
     from .staging import write_text
-    from .transfer import check_range, check_storage, crc32
+    from .transfer import check_storage, crc32
 
 __all__ = [
     "Inputs",
@@ -25,7 +25,7 @@ __all__ = [
     "Progress",
     "carry_out",
     "cast_for",
-    "check_range",
+    "check_step",
     "check_storage",
     "computed_blocks",
     "crc32",
@@ -44,8 +44,8 @@ __getattr__ = lazy_names(
         ".layout": ("OutputOptions",),
         ".memory": ("load_tensors",),
         ".reading": ("read_part",),
-        ".run": ("Inputs", "Progress"),
+        ".run": ("Inputs", "Progress", "check_step"),
         ".staging": ("write_text",),
-        ".transfer": ("check_range", "check_storage", "crc32"),
+        ".transfer": ("check_storage", "crc32"),
     },
 )

@@ -17,7 +17,7 @@ from .copy_steps import check_storages, copy_steps
 from .folders import StagedFolder, staged_folder
 from .layout import OutputOptions, OutputShape, existing_checkpoint, lay_out
 from .places import check_output, identities
-from .run import Inputs, Progress, Run, check_step, is_copy, overflow_notes
+from .run import Inputs, Progress, Run, check_step, check_unchanged, is_copy, overflow_notes
 from .staging import StagedFile, staged_file
 
 __all__ = ["carry_out"]
@@ -35,12 +35,14 @@ def carry_out(
     for step in plan.steps:
         check_step(step)
     shape = lay_out(plan, options, recipe_text(recipe))
+    check_unchanged(inputs)
     with _staged(shape, inputs, plan, options) as (files, folder):
         run = Run(plan, inputs, shape, files, progress or (lambda done, total: None))
         _check_equal(run)
         check_storages(run)
         copy_steps(run)
         _compute_others(run)
+        check_unchanged(inputs)
         _finish(run, recipe, folder)
     return Receipt(
         output=options.path,
@@ -76,14 +78,13 @@ def _staged(
 ) -> Iterator[tuple[Mapping[str, StagedFile], StagedFolder | None]]:
     """Give the temp files of an output by their names."""
     path = os.path.realpath(options.path) if shape.folder else options.path
-    taken = set(_identities(inputs, plan))
+    taken = set(_identities(inputs, plan, options))
     check_output(path, taken, force=options.force, folder=shape.folder)
     if not shape.folder:
         with staged_file(path, shape.size, force=options.force) as file:
             yield {"": file}, None
         return
-    suffix = os.path.splitext(shape.parts[0].name)[1]
-    present = existing_checkpoint(path, suffix)
+    present = existing_checkpoint(path)
     if present and not options.force:
         raise OutputError(
             f"{escape(options.path)} holds a checkpoint: {listing(present)}.",
@@ -93,12 +94,12 @@ def _staged(
         yield {part.name: folder.file(part.name, part.layout.size) for part in shape.parts}, folder
 
 
-def _identities(inputs: Inputs, plan: Plan) -> Iterator[tuple[int, int]]:
+def _identities(inputs: Inputs, plan: Plan, options: OutputOptions) -> Iterator[tuple[int, int]]:
     for source in inputs.sources:
         yield from identities(source.open_files().values())
-    for file in plan.target.files:
-        if os.path.exists(file.name):
-            found = os.stat(file.name)
+    for path in (*(file.name for file in plan.target.files), *options.inputs):
+        if os.path.exists(path):
+            found = os.stat(path)
             yield found.st_dev, found.st_ino
 
 

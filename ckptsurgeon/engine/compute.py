@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from .transfer import check_storage
 __all__ = ["Computed", "cast_for", "computed_blocks", "overlay", "whole"]
 
 BLOCK_BYTES = 4 << 20
-"""Bytes of an output block; what it is read from may be a few times as much."""
+"""About the bytes of an output block, or of what it is read from if that is more."""
 
 Computed = tuple[int, Array, int]
 """Offset in the tensor (bytes), the values as ``raw_dtype`` of the step's dtype, finite values that became infinite."""
@@ -30,7 +31,7 @@ def computed_blocks(step: Step, info: TensorInfo, file: File) -> Iterator[Comput
     wanted = raw_dtype(step.dtype)
     shape = step.shape if step.op != "copy" else info.shape  # (1,) and () have the same bytes
     offset = 0
-    for box in blocks(shape, max(1, BLOCK_BYTES // max(wanted.itemsize, info.itemsize))):
+    for box in blocks(shape, _limit(step, info, wanted.itemsize)):
         if step.op == "interpolate":
             part = interpolation_box(box, info.shape, step.shape)
             floats = interpolate(read_part(file, info, part), part, box, info.shape, step.shape, info.dtype)
@@ -40,6 +41,14 @@ def computed_blocks(step: Step, info: TensorInfo, file: File) -> Iterator[Comput
         values = np.ascontiguousarray(values)
         yield offset, values, lost
         offset += values.nbytes
+
+
+def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
+    """Return the elements of a block, so that neither it nor what it is made from is much over ``BLOCK_BYTES``."""
+    limit = BLOCK_BYTES // max(itemsize, info.itemsize)
+    if step.op == "interpolate":
+        limit = limit * prod(step.shape) // max(prod(step.shape), info.numel)
+    return max(1, limit)
 
 
 def whole(checkpoint: Checkpoint, key: str) -> Array:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -64,14 +65,12 @@ def staged_folder(path: str, size: int, *, stale: Iterable[str] = ()) -> Iterato
     """
     remove_leftovers(path)
     check_space(os.path.dirname(os.path.abspath(path)), size, path)
-    staged = StagedFolder(temp_name(path), path)
     try:
-        os.mkdir(staged.path, 0o777)
-        lock = os.open(staged.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        temp, lock = _locked_folder(path)
     except OSError as error:
         raise explained(path, error) from error
+    staged = StagedFolder(temp, path)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield staged
         staged.flush()
         _place_folder(staged.path, path, set(stale))
@@ -83,6 +82,23 @@ def staged_folder(path: str, size: int, *, stale: Iterable[str] = ()) -> Iterato
         os.close(lock)
 
 
+def _locked_folder(path: str) -> tuple[str, int]:
+    """Make a temp folder and lock it; again where another run takes it for a left-over before it is locked."""
+    while True:
+        temp = temp_name(path)
+        os.mkdir(temp, 0o777)
+        lock = -1
+        try:
+            lock = os.open(temp, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock).st_nlink:
+                return temp, lock
+        except (FileNotFoundError, BlockingIOError):
+            pass
+        if lock >= 0:
+            os.close(lock)
+
+
 def _place_folder(temp: str, path: str, stale: set[str]) -> None:
     """Rename a folder into place; one that is there is swapped for it, with its other files linked over first."""
     parent = os.path.dirname(os.path.abspath(path))
@@ -92,6 +108,7 @@ def _place_folder(temp: str, path: str, stale: set[str]) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         _keep_others(path, temp, stale)
+        os.chmod(temp, stat.S_IMODE(os.stat(path).st_mode))
         sync_folder(temp)
         _exchange(temp, path)
     sync_folder(parent)

@@ -25,12 +25,16 @@ _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Where and how to write: ``to`` names a format, ``max_shard_size`` is as in ``5GB`` and makes a folder."""
+    """Where and how to write: ``to`` names a format, ``max_shard_size`` is as in ``5GB`` and makes a folder.
+
+    ``inputs`` are further files that were read and must not be written: the plan, a file of rules.
+    """
 
     path: str
     to: str = ""
     max_shard_size: str = ""
     force: bool = False
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,17 +130,25 @@ def lay_out(plan: Plan, options: OutputOptions, recipe: str) -> OutputShape:
     )
 
 
-def existing_checkpoint(path: str, suffix: str) -> list[str]:
-    """Return the files of the checkpoint of one family (by suffix) that a folder holds, and its recipe."""
+def existing_checkpoint(path: str) -> list[str]:
+    """Return the files of the checkpoints that a folder holds, in whatever format, and its recipe."""
     if not os.path.isdir(path):
         return []
+    present = set(os.listdir(path))
+    found = present & {RECIPE_FILE}
+    for writer in writers().values():
+        found |= _of_family(path, present, writer.shard_suffix)
+    return sorted(found)
+
+
+def _of_family(path: str, present: set[str], suffix: str) -> set[str]:
+    """Return the files of a checkpoint whose files end in ``suffix``, as we name them and as its index does."""
     single = shard_names(1, suffix)[0]
     index = f"{single}.index.json"
-    names = {single, index, RECIPE_FILE}
-    with suppress(OSError, ValueError, AttributeError, TypeError):
+    names = {single, index}
+    with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
         with open(os.path.join(path, index), encoding="utf-8") as file:
             listed = json.load(file)["weight_map"].values()
         names |= {name for name in listed if isinstance(name, str) and os.path.basename(name) == name}
     pattern = re.compile(re.escape(single.removesuffix(suffix)) + r"-\d{5}-of-\d{5}" + re.escape(suffix))
-    present = set(os.listdir(path))
-    return sorted(name for name in present if name in names or pattern.fullmatch(name))
+    return {name for name in present if name in names or pattern.fullmatch(name)}

@@ -9,10 +9,11 @@ from ..checkpoint import Checkpoint
 from ..errors import PlanError
 from ..ops import raw_dtype
 from ..plan import Plan, Step
+from ..tensors import TensorInfo
 from ..text import escape
 from .compute import computed_blocks, overlay
 from .compute_steps import check_equal
-from .run import Inputs, check_step, overflow_notes
+from .run import Inputs, check_step, check_unchanged, overflow_notes
 from .transfer import check_storage
 
 if TYPE_CHECKING:
@@ -29,16 +30,26 @@ def load_tensors(plan: Plan, inputs: Inputs, tensors: dict[str, torch.Tensor]) -
     check_equal(plan, inputs.sources)
     staged: dict[str, torch.Tensor] = {}
     overflowed: dict[str, int] = {}
+    checked: set[int] = set()
     for step in plan.steps:
         check_step(step)
         if step.tied_to or step.op in ("init", "keep") or step.source is None:
             continue
         source = inputs.sources[step.source]
+        _check_once(source, source.get(step.source_key), checked)
         staged[step.key], lost = _read(step, source, inputs)
         if lost:
             overflowed[step.key] = lost
+    check_unchanged(inputs)
     _put(staged, tensors)
     return overflow_notes(overflowed)
+
+
+def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) -> None:
+    """Check the record that a tensor lies in, which many may share, if it was not checked before."""
+    if info is not None and info.storage is not None and id(info.storage) not in checked:
+        checked.add(id(info.storage))
+        check_storage(source.file(info), info.storage)
 
 
 def _put(staged: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
@@ -72,8 +83,7 @@ def _read(step: Step, source: Checkpoint, inputs: Inputs) -> tuple[torch.Tensor,
     info = source[step.source_key]
     if info.dtype != step.source_dtype or info.shape != step.source_shape or info.storage is None:
         raise PlanError(f"{escape(source.path)} no longer has {escape(step.source_key)} as it was planned.")
-    file, storage = source.file(info), info.storage
-    check_storage(file, storage)
+    file = source.file(info)
     values = np.empty(step.shape, raw_dtype(step.dtype))
     if step.draws:
         assert inputs.target is not None

@@ -55,10 +55,21 @@ def _resolved(array: Array, info: TensorInfo) -> Array:
     if info.storage is not None and info.storage.big_endian and info.itemsize > 1:
         array = _swapped(array, info)
     if info.conj:
-        array = np.conj(array)
+        array = array ^ np.uint32(0x8000_0000) if info.dtype == "complex32" else np.conj(array)
     if info.neg:
-        array = np.negative(array)
+        array = _negated(array, info.dtype)
     return array
+
+
+def _negated(array: Array, dtype: str) -> Array:
+    """Negate values, by their sign bits where numpy lacks the type; 8-bit floats may have neither -0 nor -NaN."""
+    if dtype == "complex32":
+        return array ^ np.uint32(0x8000_8000)
+    if dtype == "bfloat16":
+        return array ^ np.uint16(0x8000)
+    if dtype.startswith("float8"):
+        return np.where(array & 0x7F == 0, array, array ^ np.uint8(0x80))
+    return np.negative(array)
 
 
 def _swapped(array: Array, info: TensorInfo) -> Array:

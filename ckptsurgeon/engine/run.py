@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from .layout import OutputShape
 from .staging import StagedFile
 from .transfer import crc32
 
-__all__ = ["Inputs", "Progress", "Run", "check_step", "has_slot", "is_copy", "overflow_notes"]
+__all__ = ["Inputs", "Progress", "Run", "check_step", "check_unchanged", "has_slot", "is_copy", "overflow_notes"]
 
 WRITE = 1 << 20
 
@@ -82,6 +83,20 @@ class Run:
         return crc
 
 
+def check_unchanged(inputs: Inputs) -> None:
+    """Raise PlanError where a source was written to since its header was read."""
+    for source in inputs.sources:
+        handles = source.open_files()
+        for header in source.files:
+            fd = handles[header.name].fileno() if header.name in handles else None
+            if fd is None or header.mtime_ns is None:
+                continue
+            now = os.fstat(fd)
+            if (now.st_size, now.st_mtime_ns) != (header.size, header.mtime_ns):
+                name = os.path.join(source.path, header.name) if header.name else source.path
+                raise PlanError(f"{escape(name)} has changed since the plan.", hint="Plan again.")
+
+
 def check_step(step: Step) -> None:
     """A plan may have been written by hand: its operations must fit its shapes."""
     have, want = step.source_shape, step.shape
@@ -96,7 +111,7 @@ def check_step(step: Step) -> None:
         "overlap": len(have) == len(want),
         "interpolate": len(have) == len(want) and 0 not in have and 0 not in want,
     }
-    if step.source is None or not fits[step.op]:
+    if step.source is None or not fits.get(step.op, False):
         raise PlanError(f"the plan cannot be: {escape(step.key)} by {step.op} from {have} to {want}.")
     fault = cast_fault(step.source_dtype, step.dtype)
     if fault:

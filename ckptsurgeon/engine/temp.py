@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from contextlib import suppress
@@ -29,10 +30,10 @@ def _stem(name: str) -> str:
 def remove_leftovers(path: str) -> None:
     """Remove what killed runs left for this output: temp files and folders that nobody holds locked."""
     folder, name = os.path.split(os.path.abspath(path))
-    stem = _stem(name)
+    ours = re.compile(re.escape(_stem(name)) + r"[0-9a-f]{8}" + re.escape(MARK) + r"x*")
     with suppress(OSError):
         for entry in sorted(os.listdir(folder)):
-            if entry.startswith(stem) and MARK in entry:
+            if ours.fullmatch(entry):
                 _remove_if_unlocked(os.path.join(folder, entry))
 
 

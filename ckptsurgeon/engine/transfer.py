@@ -23,7 +23,7 @@ from .libc import start_writing
 from .places import explained
 from .staging import StagedFile
 
-__all__ = ["Copy", "Piece", "Progress", "check_range", "check_storage", "combine", "crc32", "run_copies"]
+__all__ = ["Advance", "Copy", "Piece", "check_range", "check_storage", "combine", "crc32", "run_copies"]
 
 CHUNK = 8 << 20
 """Bytes of one task: enough to keep a disk busy, little enough for two threads to share a tensor."""
@@ -43,9 +43,11 @@ _NO_KERNEL_COPY = {
     errno.EPERM,
     errno.EBADF,
     errno.ETXTBSY,
+    errno.EIO,
 }
+"""Where the kernel will not copy, or cannot say which of the two files failed: by hand, one knows."""
 
-Progress = Callable[[int], None]
+Advance = Callable[[int], None]
 """Called with the number of bytes just done, from any thread."""
 
 crc32 = isal_zlib.crc32
@@ -145,8 +147,8 @@ def _tasks(copies: Sequence[Copy]) -> Iterator[_Task]:
 class _Worker:
     """Carries out tasks; knows for each pair of files whether the kernel copies between them."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
         self._local = threading.local()
         self._refused: set[tuple[int, int]] = set()
         self.stopped = False
@@ -167,7 +169,7 @@ class _Worker:
             piece.parts.append((begin, self._checksum(copy.source, offset, length), length))
             offset += length
         start_writing(copy.output.fd, copy.output_offset + task.begin, task.nbytes)
-        self._progress(task.nbytes)
+        self._advance(task.nbytes)
 
     def _in_kernel(self, task: _Task) -> bool:
         """Copy within the kernel; False where it cannot, with nothing lost."""
@@ -205,7 +207,7 @@ class _Worker:
             piece.parts.append((begin, crc, length))
             if length >= SMALL:
                 start_writing(copy.output.fd, copy.output_offset + at - length, length)
-            self._progress(length)
+            self._advance(length)
 
     def _checksum(self, file: File, offset: int, length: int) -> int:
         crc, done = 0, 0
@@ -223,14 +225,14 @@ class _Worker:
         return view
 
 
-def run_copies(copies: Iterable[Copy], progress: Progress) -> int:
+def run_copies(copies: Iterable[Copy], advance: Advance) -> int:
     """Carry out copies with their checksums; returns the bytes copied.
 
     Raises FormatError when a piece does not have the checksum that its source recorded, SourceError and
     OutputError when a file cannot be read or written.
     """
     runs = joined(copies)
-    worker = _Worker(progress)
+    worker = _Worker(advance)
     tasks = list(_tasks(runs))
     batches = list(_batches(tasks))
     if len(batches) < THREADS:

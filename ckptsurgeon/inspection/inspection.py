@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Checkpoint, Extra
 from ..keys import KeyMatcher, KeyPattern, unmatched
-from ..tensors import TensorInfo
+from ..tensors import TensorInfo, alias_groups
 
 if TYPE_CHECKING:
     from .stats import Stats
@@ -80,13 +80,13 @@ class Inspection:
         return {"stats": asdict(stats) if stats is not None else None}
 
 
-def inspection_of(checkpoint: Checkpoint, include: Iterable[str] = (), *, stats: bool = False) -> Inspection:
+def inspection_of(checkpoint: Checkpoint, include: Iterable[str] | None = (), *, stats: bool = False) -> Inspection:
     """Describe an open checkpoint; with ``stats`` read every value of the tensors described.
 
     Raises PatternError for a pattern that matches none of its keys.
     """
     keys = list(checkpoint)
-    patterns = [KeyPattern(text) for text in ([include] if isinstance(include, str) else include)]
+    patterns = [KeyPattern(text) for text in ([include] if isinstance(include, str) else include or ())]
     if patterns:
         hits = KeyMatcher(patterns).hits(keys)
         for pattern, hit in zip(patterns, hits, strict=True):
@@ -102,7 +102,7 @@ def inspection_of(checkpoint: Checkpoint, include: Iterable[str] = (), *, stats:
         passed=checkpoint.passed,
         stripped=checkpoint.stripped,
         tensors=tensors,
-        ties={key: owner for key, owner in checkpoint.ties.items() if key in tensors},
+        ties=alias_groups(tensors),
         extras=checkpoint.extras,
         metadata=checkpoint.metadata,
         notes=checkpoint.notes,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError
+from .check import check_plan
 from .plan import Equal, FilePrint, Plan, PlanSource, PlanTarget, Step
 
 __all__ = ["plan_from_json", "plan_to_json"]
@@ -70,9 +71,11 @@ def plan_from_json(data: Any) -> Plan:
     if data.get("version") != VERSION:
         raise ConfigError(f"the plan is of version {data.get('version')!r}; this program reads {VERSION}.")
     try:
-        return _read_plan(data)
+        plan = _read_plan(data)
+        check_plan(plan, data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"the plan is malformed: {type(error).__name__} {error}.") from error
+    return plan
 
 
 def _source_json(source: PlanSource) -> dict[str, Any]:

@@ -77,26 +77,49 @@ def _check_required(steps: Sequence[Step], options: Options) -> None:
         if hits and step.kind in UNLOADED:
             flag = options.require[min(hits)]
             unmet = [s.key for s in steps if s.kind in UNLOADED and min(hits) in matcher.match(s.key)]
+            come = "comes" if len(unmet) == 1 else "come"
             raise PlanError(
-                f"{flag} is not met: {count(len(unmet), 'tensor')} of it come from no source: {listing(unmet)}.",
-                hint=f"The first is {step.kind} because it is {step.reason}.",
+                f"{flag} is not met: {count(len(unmet), 'tensor')} of it {come} from no source: {listing(unmet)}.",
+                hint=_REMEDIES.get(step.reason, "").format(key=escape(step.key), rule=escape(step.rule)),
                 details=unmet,
             )
+
+
+_REMEDIES = {
+    "missing": "No source has {key} under that name; --map renames what has.",
+    "excluded": "{key} is left out ({rule}).",
+    "reinit": "{key} is initialised by {rule}.",
+    "mismatch": "{key} is initialised by {rule}, since its shape differs.",
+}
+"""What to do about a tensor that comes from no source, by the reason why."""
 
 
 def _nothing_loaded(steps: Sequence[Step], unexpected: Sequence[Origin], target: TargetSpec) -> PlanError:
     """Return the error for a transplant that would load nothing, with the rule that would mend the names."""
     wanted = set(target.tensors)
     names = [origin.key for origin in unexpected]
-    hint = ""
-    fix = _renaming_that_helps(names, wanted)
+    hint = _what_took_all(steps)
+    fix = _renaming_that_helps(names, wanted) if not hint else None
     if fix:
         hint = f"{fix[0]} would match {fix[1]} of {len(wanted)} tensors."
-    elif names:
-        ours = ", ".join(f"{escape(name)} ({number})" for name, number in _heads(names))
-        theirs = ", ".join(f"{escape(name)} ({number})" for name, number in _heads(list(wanted)))
-        hint = f"The source has {ours}; the destination has {theirs}. Rename with --map."
+    elif names and not hint:
+        hint = f"The source has {_said(names)}; the destination has {_said(list(wanted))}. Rename with --map."
     return PlanError(f"nothing would be loaded: all {len(steps)} tensors stay as the destination has them.", hint=hint)
+
+
+def _what_took_all(steps: Sequence[Step]) -> str:
+    """Say which option took every tensor, if it was options: excludes, includes, --reinit, a mismatch policy."""
+    took = Counter(step.rule for step in steps if step.reason != "missing" and step.rule)
+    if not took:
+        return ""
+    rules = ", ".join(f"{escape(rule)} ({number})" for rule, number in took.most_common(3))
+    return f"They are left by {rules}."
+
+
+def _said(keys: Sequence[str]) -> str:
+    heads = _heads(keys, limit=5)
+    more = ", …" if len(heads) == 5 else ""
+    return ", ".join(f"{escape(name)} ({number})" for name, number in heads[:4]) + more
 
 
 def _renaming_that_helps(names: Sequence[str], wanted: set[str]) -> tuple[str, int] | None:

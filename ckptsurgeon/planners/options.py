@@ -51,12 +51,12 @@ class Options:
     @staticmethod
     def of(
         *,
-        include: Iterable[str] = (),
-        exclude: Iterable[str] = (),
-        rules: Iterable[str] = (),
-        on_mismatch: str | Mapping[str, str] | Sequence[str] = (),
-        reinit: Iterable[str] = (),
-        require: Iterable[str] = (),
+        include: Iterable[str] | None = (),
+        exclude: Iterable[str] | None = (),
+        rules: Iterable[str] | None = (),
+        on_mismatch: str | Mapping[str, str] | Sequence[str] | None = (),
+        reinit: Iterable[str] | None = (),
+        require: Iterable[str] | None = (),
         on_missing: str = "init",
         strict: bool = False,
         dtype: str | None = None,
@@ -77,26 +77,34 @@ class Options:
         )
 
 
-def _texts(values: Iterable[str]) -> list[str]:
-    return [values] if isinstance(values, str) else list(values)
+def _texts(values: Iterable[str] | None, option: str = "rules") -> list[str]:
+    """Return one text or several as a list; raises ConfigError where they are none."""
+    try:
+        found = [values] if isinstance(values, str) else list(values or ())
+    except TypeError:
+        found = [values]  # type: ignore[list-item]
+    for value in found:
+        if not isinstance(value, str):
+            raise ConfigError(f"{option} takes texts, not {value!r:.60}.")
+    return found
 
 
-def _flags(option: str, patterns: Iterable[str]) -> tuple[Flag, ...]:
+def _flags(option: str, patterns: Iterable[str] | None) -> tuple[Flag, ...]:
     found = []
-    for text in _texts(patterns):
+    for text in _texts(patterns, option):
         if not text:
             raise PatternError(f"{option} is empty.", hint="Name a key, a module or a pattern.")
         found.append(Flag(option, KeyPattern(text)))
     return tuple(found)
 
 
-def parse_mismatch(policies: str | Mapping[str, str] | Sequence[str]) -> MismatchPolicies:
+def parse_mismatch(policies: str | Mapping[str, str] | Sequence[str] | None) -> MismatchPolicies:
     """Return the mismatch policies: ``init`` for all, ``ctc.**=init`` or ``{"ctc.**": "init"}`` for some."""
     if isinstance(policies, Mapping):
         texts = [f"{pattern}={policy}" if pattern else policy for pattern, policy in policies.items()]
     else:
-        texts = _texts(policies)
-    everywhere, scoped = "error", []
+        texts = _texts(policies, "--on-mismatch")
+    everywhere, scoped = "", []
     for text in texts:
         pattern, equals, policy = text.rpartition("=")
         if policy not in MISMATCH_POLICIES:
@@ -105,7 +113,12 @@ def parse_mismatch(policies: str | Mapping[str, str] | Sequence[str]) -> Mismatc
                 hint=f"Use one of {', '.join(MISMATCH_POLICIES)}.",
             )
         if not equals:
+            if everywhere not in ("", policy):
+                raise ConfigError(
+                    f"--on-mismatch {everywhere} and --on-mismatch {policy} contradict each other.",
+                    hint="Keep one, or scope one of them: --on-mismatch GLOB=POLICY.",
+                )
             everywhere = policy
         else:
             scoped.append((_flags("--on-mismatch", [pattern])[0], policy))
-    return MismatchPolicies(everywhere, tuple(scoped))
+    return MismatchPolicies(everywhere or "error", tuple(scoped))

@@ -102,7 +102,7 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
                 hint="Exclude one of them, or map them to different keys.",
             )
         by = renaming.by[key]
-        rule = f"--map {options.rules[by].text}" if by is not None else ""
+        rule = f"--map {options.rules[by].text}" if by is not None else _spec_rule(view, key, name)
         selection.origins.setdefault(name, []).append(Origin(index, key, view.tensors[key], rule))
     for key, why in dropped.items():
         selection.excluded_keys += 1
@@ -120,10 +120,12 @@ def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[s
             dropped[key] = str(options.exclude[min(hits)])
         elif options.include and not includes.match(key):
             dropped[key] = "not in --include"
+        elif not _under(key, view.src):
+            dropped[key] = f"not under src_key {view.src}"
     for prefix in view.prefixes:
         dropped.update(_by_prefix(view, prefix, selection))
     if view.src and not any(_under(key, view.src) for key in view.tensors):
-        pattern = KeyPattern(view.src)
+        pattern = KeyPattern(_quoted(view.src))
         raise unmatched(f"src_key {view.src}", pattern, list(view.tensors), "source")
     return dropped
 
@@ -133,12 +135,14 @@ def _by_prefix(view: SourceView, prefix: str, selection: Selection) -> dict[str,
     hit = [key for key in view.tensors if key.startswith(prefix)]
     if not hit:
         raise _unmatched_prefix(prefix, list(view.tensors))
-    beyond = [key for key in hit if not _under(key, prefix)]
+    module = prefix.rstrip(".")
+    beyond = [key for key in hit if not _under(key, module)]
     if beyond:
-        modules = list(dict.fromkeys(_module_at(key, prefix) for key in beyond))
+        others = list(dict.fromkeys(_module_at(key, prefix) for key in beyond))
+        also, exact = (" too", f"--exclude {module}") if len(beyond) < len(hit) else ("", f"--exclude {others[0]}")
         selection.notes.append(
-            f"the exclude {prefix} of {view.source.name} takes {listing(modules)} too, by prefix; "
-            f"--exclude {prefix} is the exact form"
+            f"the exclude {prefix} of {view.source.name} takes {listing(others)}{also}, by prefix; "
+            f"{exact} is the exact form"
         )
     return dict.fromkeys(hit, f"exclude {prefix} of {view.source.name}")
 
@@ -162,6 +166,11 @@ def _module_at(key: str, prefix: str, *, inside: bool = False) -> str:
     start = key.find(f".{prefix}") + 1 if inside else 0
     end = key.find(".", start + len(prefix))
     return key if end < 0 else key[:end]
+
+
+def _spec_rule(view: SourceView, key: str, name: str) -> str:
+    """Return the part of a spec that renamed a key, as it was written."""
+    return f"{view.source.name}:{view.src}:{view.dst}" if name != key else ""
 
 
 def _under(key: str, module: str) -> bool:

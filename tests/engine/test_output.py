@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import folders, transfer
+from ckptsurgeon.engine import folders, staging, transfer
 
 from ..planners.test_transplant import declare
 
@@ -439,3 +440,130 @@ def test_small_texts_are_written_by_the_same_rules(monkeypatch: pytest.MonkeyPat
     assert names() == INPUTS
     with pytest.raises(cs.OutputError, match="is an input"):
         cs.init_config("src.pth", output="src.pth", force=True)
+
+
+# What else was read, what else is there.
+
+
+def test_a_plan_a_map_file_and_the_model_s_code_are_inputs_too() -> None:
+    Path("ours.py").write_text("from torch import nn\n\n\nclass Net(nn.Linear):\n    pass\n")
+    Path("code.yaml").write_text("model: {_target_: ours.Net, in_features: 2, out_features: 3}")
+    torch.save({"weight": torch.ones(3, 2), "b": torch.ones(3)}, "lin.pth")
+    Path("rules.map").write_text("b=bias\n")
+    plan = cs.transplant("lin.pth", "code.yaml", map_file="rules.map")
+    Path("plan.json").write_text(json.dumps(plan.to_json()))
+    for made, output in ((plan, "rules.map"), (plan, "ours.py"), ("plan.json", "plan.json"), ("plan.json", "ours.py")):
+        before = Path(output).read_bytes()
+        with pytest.raises(cs.OutputError, match="is an input"):
+            cs.apply(made, output, to="pth", force=True)  # type: ignore[arg-type]
+        assert Path(output).read_bytes() == before
+    cs.apply(plan, "out.safetensors")
+
+
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": "500B"}], ids=["single", "shards"])
+def test_a_folder_never_holds_an_old_checkpoint_of_another_format(options: dict[str, str]) -> None:
+    write("m", **options)
+    torch.save({"a": A * 100, "b": A.half()}, "src.pth")
+    with pytest.raises(cs.OutputError, match="m holds a checkpoint"):
+        write("m", to="pth", **options)
+    write("m", to="pth", force=True, **options)
+    assert not [name for name in names("m") if name.endswith(("safetensors", "safetensors.index.json"))]
+    with cs.open_checkpoint("m") as found:
+        assert torch.equal(found.tensor("a"), A * 100)
+    assert cs.verify("m").ok
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"weight_map": 3}', '{"weight_map": {"a": 3}}', "{"])
+def test_an_index_of_whatever_kind_is_replaced(text: str) -> None:
+    os.mkdir("m")
+    Path("m/model.safetensors.index.json").write_text(text)
+    write("m", force=True)
+    assert names("m") == ["ckptsurgeon.json", "model.safetensors"]
+
+
+def test_what_only_looks_like_a_leftover_stays() -> None:
+    Path(".out.safetensors.notes.ckpt-tmp.txt").write_text("mine")
+    os.mkdir(".out.safetensors.keep.ckpt-tmp-archive")
+    write()
+    assert Path(".out.safetensors.notes.ckpt-tmp.txt").exists()
+    assert Path(".out.safetensors.keep.ckpt-tmp-archive").is_dir()
+
+
+def test_a_name_as_long_as_a_name_may_be_is_written() -> None:
+    name = "n" * 240 + ".safetensors"
+    write(name)
+    assert cs.verify(name).ok
+    assert names() == ["dst.yaml", name, "src.pth"]
+
+
+def test_a_folder_keeps_its_mode() -> None:
+    write("m")
+    os.chmod("m", 0o700)
+    write("m", force=True)
+    assert os.stat("m").st_mode & 0o777 == 0o700
+
+
+def test_a_temp_folder_that_another_run_removes_at_once_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, removed = os.mkdir, list[str]()
+
+    def mkdir(path: str, *args: int) -> None:
+        real(path, *args)
+        if not removed:
+            removed.append(path)
+            os.rmdir(path)
+
+    monkeypatch.setattr(folders.os, "mkdir", mkdir)
+    write("m")
+    assert removed
+    assert cs.verify("m").ok
+
+
+def test_a_file_that_ends_up_shorter_than_it_should_is_not_put_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = staging.StagedFile.flush
+
+    def flush(self: staging.StagedFile, size: int) -> None:
+        os.ftruncate(self.fd, size - 1)
+        real(self, size)
+
+    monkeypatch.setattr(staging.StagedFile, "flush", flush)
+    with pytest.raises(cs.OutputError, match="bytes where"):
+        write()
+    assert names() == INPUTS
+
+
+def test_a_source_written_to_since_the_plan_is_refused() -> None:
+    save_file({"a": A, "b": A.half()}, "s.safetensors")
+    plan = cs.transplant("s.safetensors", "dst.yaml")
+    save_file({"a": A + 1, "b": A.half()}, "t.safetensors")
+    with open("s.safetensors", "r+b") as file:
+        file.write(Path("t.safetensors").read_bytes())
+    os.utime("s.safetensors", ns=(5, 5))
+    with pytest.raises(cs.PlanError, match="s.safetensors has changed since the plan") as caught:
+        cs.apply(plan, "out.safetensors")
+    assert caught.value.exit_code == 4
+    assert "out.safetensors" not in names()
+
+
+def test_a_source_written_to_while_it_is_copied_is_refused() -> None:
+    plan = cs.transplant("src.pth", "dst.yaml")
+    with pytest.raises(cs.PlanError, match="has changed since the plan"):
+        cs.apply(plan, "out.safetensors", progress=lambda done, total: os.utime("src.pth", ns=(5, 5)))
+    assert names() == INPUTS
+
+
+def test_two_sources_whose_bytes_meet_in_the_output_are_kept_apart() -> None:
+    torch.save({"a": A}, "one.pth")
+    torch.save({"b": A + 5}, "two.pth")
+    declare("two.yaml", {"a": (1000,), "b": (1000,)})
+    cs.apply(cs.transplant(["one.pth", "two.pth"], "two.yaml"), "out.safetensors")
+    found = load_file("out.safetensors")
+    assert torch.equal(found["a"], A)
+    assert torch.equal(found["b"], A + 5)
+
+
+def test_a_tensor_copied_by_two_threads_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "CHUNK", 512)
+    monkeypatch.setattr(transfer, "BATCH", 2)
+    write()
+    assert torch.equal(load_file("out.safetensors")["a"], A)
+    assert cs.verify("out.safetensors").ok

@@ -6,6 +6,7 @@ nothing without a word, or dies half way, ours is a result or an error that says
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def files() -> nn.Module:
 
 
 def loaded(spec: str, destination: str = "dst.yaml", **options: Any) -> int:
-    """How many tensors come from the source, through the command's own option; the values are checked too."""
+    """How many tensors come from the source; what is written is verified."""
     plan = cs.transplant([spec], destination, **options)
     cs.apply(plan, "out.safetensors", force=True)
     assert cs.verify("out.safetensors").ok
@@ -60,36 +61,35 @@ def said(spec: str) -> str:
     return "\n".join(cs.transplant([spec], "dst.yaml").notes)
 
 
-@pytest.mark.parametrize(
-    ("spec", "number"),
-    [
-        ("file.pth", 12),  # 12 | 12
-        ("file.pth:", 12),  # 12 | 12
-        ("file.pth::", 12),  # 12 | 12
-        ("file.pth:::", 12),  # 0, silent
-        ("file.pth:decoder:decoder:", 3),  # 0, silent
-        ("file.pth:::decoder,", 9),  # 0, silent
-        ("file.pth:decoder:decoder", 3),  # 3 | 3
-        ("file.pth:decoder:decoder:decoder.embed", 2),  # 2
-        ("file.pth:::decoder", 9),  # 9
-        ("file.pth:::encoder", 8),  # 8: encoder2 goes too
-        ("file.pth:::decoder,bn", 4),  # 4
-        ("file.pth:::decoder, bn", 4),  # 9: the blank is kept, so bn stays
-        ("file.pth:encoder:encoder", 2),  # RuntimeError | 2
-        ("file.pth:encoder.:encoder", 2),  # RuntimeError or 0, silent
-        ("file.pth:encoder2:encoder", 2),  # 2
-    ],
-)
+ROWS = [
+    ("file.pth", 12),  # 12 | 12
+    ("file.pth:", 12),  # 12 | 12
+    ("file.pth::", 12),  # 12 | 12
+    ("file.pth:::", 12),  # 0, silent
+    ("file.pth:decoder:decoder:", 3),  # 0, silent
+    ("file.pth:::decoder,", 9),  # 0, silent
+    ("file.pth:decoder:decoder", 3),  # 3 | 3
+    ("file.pth:decoder:decoder:decoder.embed", 2),  # 2
+    ("file.pth:::decoder", 9),  # 9
+    ("file.pth:::encoder", 8),  # 8: encoder2 goes too
+    ("file.pth:::decoder,bn", 4),  # 4
+    ("file.pth:::decoder, bn", 4),  # 9: the blank is kept, so bn stays
+    ("file.pth:encoder:encoder", 2),  # RuntimeError | 2
+    ("file.pth:encoder.:encoder", 2),  # RuntimeError or 0, silent
+    ("file.pth:encoder2:encoder", 2),  # 2
+]
+
+
+@pytest.mark.parametrize(("spec", "number"), ROWS)
 def test_a_spec_loads_this_many(spec: str, number: int) -> None:
     assert loaded(spec) == number
 
 
-def test_the_same_through_the_command_line(ckpt: Any) -> None:
-    done = ckpt("transplant", "--source", "file.pth:::decoder", "dst.yaml", "-n", "--json")
+@pytest.mark.parametrize(("spec", "number"), ROWS)
+def test_the_same_through_the_command_line(spec: str, number: int, ckpt: Any) -> None:
+    done = ckpt("transplant", "--source", spec, "dst.yaml", "-n", "--json")
     assert done.code == 0
-    import json
-
-    assert json.loads(done.out)["counts"] == {"copied": 9, "initialised": 3}
+    assert json.loads(done.out)["counts"] == {"copied": number} | ({"initialised": 12 - number} if number < 12 else {})
 
 
 @pytest.mark.parametrize(
@@ -220,3 +220,35 @@ def test_a_path_that_exists_wins_over_a_reading_of_its_colons(files: nn.Module) 
 def test_a_missing_file_is_named_without_its_fields() -> None:
     with pytest.raises(cs.SourceError, match=r"nothing.pth does not exist"):
         loaded("nothing.pth:decoder:decoder")
+
+
+def test_a_spec_is_recorded_and_named_as_the_rule() -> None:
+    made = cs.transplant("file.pth:decoder:decoder:decoder.embed", "dst.yaml")
+    assert made.arguments["specs"] == [{"src_key": "decoder", "dst_key": "decoder", "exclude_keys": ["decoder.embed"]}]
+    moved = cs.transplant("file.pth:encoder2:encoder", "dst.yaml")
+    rules = {step.key: step.rule for step in moved.steps}
+    assert rules["encoder.weight"] == "file.pth:encoder2:encoder"
+    assert rules["bn.weight"] == "not under src_key encoder2"
+
+
+@pytest.mark.parametrize(
+    ("spec", "note"),
+    [
+        ("file.pth:::bn.", ""),
+        ("file.pth:::enc", "takes encoder, encoder2, by prefix; --exclude encoder is the exact form"),
+    ],
+)
+def test_the_exact_form_is_one_that_works(spec: str, note: str) -> None:
+    found = [line for line in said(spec).splitlines() if "exact form" in line]
+    assert (note in found[0]) if note else not found
+
+
+def test_a_source_key_is_no_pattern() -> None:
+    with pytest.raises(cs.PatternError, match=r"src_key dec\* matches none") as caught:
+        cs.transplant("file.pth:dec*:decoder", "dst.yaml")
+    assert "**" not in caught.value.hint
+
+
+def test_what_a_source_key_leaves_is_not_missing() -> None:
+    made = cs.transplant("file.pth:decoder:decoder", "dst.yaml", strict=True)
+    assert made.counts == {"copied": 3, "initialised": 9}

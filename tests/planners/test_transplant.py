@@ -247,7 +247,8 @@ def test_reinit_wins_over_the_source() -> None:
 def test_require_fails_unless_everything_under_it_is_loaded() -> None:
     plan(MODEL, MODEL, require=["encoder"])
     with pytest.raises(
-        cs.PlanError, match=r"--require encoder is not met: 1 tensor of it come from no source: encoder.b"
+        cs.PlanError,
+        match=r"--require encoder is not met: 1 tensor of it comes from no source: encoder.b. encoder.b is left out",
     ):
         plan(MODEL, MODEL, require=["encoder"], exclude=["encoder.b"])
 
@@ -414,3 +415,115 @@ def test_what_is_no_plan_is_usage(change: Any, why: str) -> None:
     data = plan(MODEL, MODEL).to_json()
     with pytest.raises(cs.ConfigError, match=why):
         cs.Plan.from_json(change(data))
+
+
+# What contradicts itself, and what is said of it.
+
+
+def test_two_policies_for_everything_contradict_each_other() -> None:
+    with pytest.raises(cs.ConfigError, match="--on-mismatch init and --on-mismatch pad contradict"):
+        plan(MODEL, MODEL, on_mismatch=["init", "pad"])
+    assert plan(MODEL, MODEL, on_mismatch=["init", "init", "decoder=pad"]).counts == {"copied": 5}
+
+
+def test_options_take_texts() -> None:
+    with pytest.raises(cs.ConfigError, match="--exclude takes texts, not 5"):
+        plan(MODEL, MODEL, exclude=5)
+    with pytest.raises(cs.ConfigError, match="--include takes texts"):
+        plan(MODEL, MODEL, include=[3])
+    none = plan(MODEL, MODEL, exclude=None, include=None, on_mismatch=None, map=None)
+    assert none.counts == {"copied": 5}
+    assert plan(MODEL, MODEL, dtype=torch.bfloat16).counts == {"cast": 5}
+    assert plan({"enc.w": (4, 4)}, MODEL, map={"enc": "encoder"}).counts["copied"] == 1
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, "x", None, 1.5])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(cs.ConfigError, match="is no seed"):
+        plan(MODEL, MODEL, seed=seed)
+
+
+def test_a_padded_tensor_that_cannot_be_drawn_is_an_error_before_anything_is_written() -> None:
+    save("src.pth", {"a": (2,)})
+    with open("dst.yaml", "w") as file:
+        file.write("model: {tensors: {a: {shape: [3]}}}")
+    for policy in ("pad", "overlap"):
+        with pytest.raises(cs.PlanError, match="no source gives all of a"):
+            cs.transplant("src.pth", "dst.yaml", on_mismatch=policy)
+
+
+def test_dtype_is_for_real_floats_those_that_are_kept_too() -> None:
+    torch.save({"a": torch.ones(2)}, "src.pth")
+    torch.save({"a": torch.ones(2), "b": torch.ones(2), "n": torch.ones(2, dtype=torch.int64)}, "dst.pth")
+    made = cs.transplant("src.pth", "dst.pth", dtype="bf16")
+    assert {step.key: step.dtype for step in made.steps} == {"a": "bfloat16", "b": "bfloat16", "n": "int64"}
+    cs.apply(made, "out.safetensors")
+    assert cs.verify("out.safetensors").compared == 3
+    torch.save({"c": torch.ones(2, dtype=torch.complex64)}, "c.pth")
+    assert cs.transplant("c.pth", "c.pth", dtype="bf16").steps[0].dtype == "complex64"
+
+
+def test_the_first_option_that_excludes_is_named() -> None:
+    made = plan(MODEL, MODEL, exclude=["decoder.out.b", "decoder"])
+    assert {step.key: step.rule for step in made.steps}["decoder.out.b"] == "--exclude decoder.out.b"
+
+
+def test_an_excluded_alias_explains_its_tie() -> None:
+    made = plan(
+        {"x": (2,), "y": (3,)}, {"a": (2,), "b": (2,), "y": (3,)}, "  tied: [[a, b]]", map=["x=b"], exclude=["x"]
+    )
+    assert [(step.reason, step.rule) for step in made.steps[:1]] == [("excluded", "--exclude x")]
+
+
+def test_aliases_of_different_shapes_are_an_error() -> None:
+    with pytest.raises(cs.PlanError, match="a and b of src.pth differ"):
+        plan({"a": (2,), "b": (3,)}, {"a": (2,), "b": (2,)}, "  tied: [[a, b]]")
+
+
+def test_casting_to_half_the_size_is_no_growth() -> None:
+    assert not any("casting" in note for note in plan({"a": (1000,)}, {"a": ("float16", (1000,))}).notes)
+    assert any("casting" in note for note in plan({"a": ("float16", (1000,))}, {"a": (1000,)}).notes)
+
+
+def test_the_last_source_s_metadata_wins() -> None:
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(1)}, "one.safetensors", metadata={"who": "one", "only": "1"})
+    save_file({"b": torch.ones(1)}, "two.safetensors", metadata={"who": "two"})
+    declare("dst.yaml", {"a": (1,), "b": (1,)})
+    made = cs.transplant(["one.safetensors", "two.safetensors"], "dst.yaml")
+    assert dict(made.metadata) == {"who": "two", "only": "1"}
+
+
+def test_sources_of_one_name_are_told_apart_without_absolute_paths(tmp_path: Any) -> None:
+    for folder in ("p", "q"):
+        (tmp_path / folder).mkdir()
+        torch.save({"a": torch.ones(1)}, tmp_path / folder / "x.pth")
+    declare("dst.yaml", {"a": (1,)})
+    made = cs.transplant([str(tmp_path / "p/x.pth"), str(tmp_path / "q/x.pth"), str(tmp_path / "q/x.pth")], "dst.yaml")
+    assert [source.name for source in made.sources][:2] == ["x.pth", "q/x.pth"]
+    assert not any(source.name.startswith("/") for source in made.sources)
+    assert len({source.name for source in made.sources}) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"exclude": ["**"]}, r"left by --exclude \*\* \(5\)"),
+        ({"reinit": ["**"]}, r"left by --reinit \*\* \(5\)"),
+        ({"include": ["decoder"], "exclude": ["decoder"]}, r"left by not in --include \(3\), --exclude decoder \(2\)"),
+    ],
+)
+def test_options_that_leave_everything_are_named(options: dict[str, Any], hint: str) -> None:
+    with pytest.raises(cs.PlanError, match=hint):
+        plan(MODEL, MODEL, **options)
+
+
+def test_what_is_required_and_not_loaded_says_why() -> None:
+    with pytest.raises(cs.PlanError, match="No source has new under that name; --map"):
+        plan(MODEL, {**MODEL, "new": (2,)}, require=["new"])
+    with pytest.raises(cs.PlanError, match="decoder.out.w is initialised by --reinit decoder"):
+        plan(MODEL, MODEL, require=["decoder"], reinit=["decoder"])
+    with pytest.raises(cs.PlanError) as caught:
+        plan(MODEL, {**MODEL, "new": (2,), "other": (1,)}, require=["encoder", "new"])
+    assert caught.value.details == ("new",)

@@ -1,0 +1,50 @@
+"""A plan read from a file must agree with itself: it may have been edited, and is about to be carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import ConfigError
+from ..tensors import DTYPES
+from ..text import escape
+from .plan import Plan, Step
+
+__all__ = ["check_plan"]
+
+
+def check_plan(plan: Plan, data: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a plan contradicts itself, or the JSON that it was read from says otherwise."""
+    if not plan.steps:
+        raise _fault("it has no steps")
+    _check_steps(plan.steps)
+    for source in plan.sources:
+        if source.path and not source.files:
+            raise _fault(f"it has no fingerprint of {escape(source.name)}")
+    if dict(data["counts"]) != plan.counts:
+        raise _fault(f"its counts are {data['counts']}, its steps make {plan.counts}")
+    for row, step in zip(data["steps"], plan.steps, strict=True):
+        if row["class"] != step.kind:
+            raise _fault(f"{escape(step.key)} is said to be {row['class']!r:.40}, and would be {step.kind}")
+
+
+def _check_steps(steps: Sequence[Step]) -> None:
+    seen: dict[str, Step] = {}
+    for step in steps:
+        if step.key in seen:
+            raise _fault(f"{escape(step.key)} stands in it twice")
+        for dtype in (step.dtype, step.source_dtype or step.dtype):
+            if dtype not in DTYPES:
+                raise _fault(f"{escape(step.key)} has an unknown dtype {dtype!r:.40}")
+        if step.tied_to:
+            _check_tie(step, seen.get(step.tied_to))
+        seen[step.key] = step
+
+
+def _check_tie(step: Step, owner: Step | None) -> None:
+    if owner is None or owner.tied_to or (owner.dtype, owner.shape) != (step.dtype, step.shape):
+        raise _fault(f"{escape(step.key)} is tied to {escape(step.tied_to)}, which is no earlier tensor like it")
+
+
+def _fault(why: str) -> ConfigError:
+    return ConfigError(f"the plan is malformed: {why}.", hint="Plan again; rules belong in options, not into the plan.")
