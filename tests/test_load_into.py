@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.engine import memory
 
 
 class Net(nn.Module):
@@ -142,3 +143,63 @@ def test_values_that_become_infinite_are_said() -> None:
     save_file({"weight": torch.tensor([[1e6, 2.0]]), "bias": torch.tensor([1.0])}, "wide.safetensors")
     plan = cs.load_into(nn.Linear(2, 1).half(), "wide.safetensors")
     assert "1 value of weight became infinite when cast" in plan.notes
+
+
+def test_what_cannot_be_written_in_place_is_refused_before_anything_is() -> None:
+    save_file({"weight": torch.ones(3, 2), "bias": torch.ones(3)}, "lin.safetensors")
+
+    class Copies(nn.Linear):
+        def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+            destination[f"{prefix}weight"] = self.weight.detach().clone()
+
+    expanded = nn.Linear(2, 3)
+    expanded.weight = nn.Parameter(torch.zeros(1, 2).expand(3, 2))
+    for model, why in (
+        (nn.Linear(2, 3, device="meta"), "has no storage"),
+        (expanded, "elements of weight share memory"),
+        (Copies(2, 3), "gives copies of weight"),
+        (nn.LazyLinear(3), "only known after a forward pass"),
+        ({}, "it is a dict, not an nn.Module"),
+        (nn.Linear, "not an nn.Module"),
+        (nn.ReLU(), "has no tensors"),
+    ):
+        with pytest.raises(cs.ConfigError, match=why):
+            cs.load_into(model, "lin.safetensors")  # type: ignore[arg-type]
+    assert expanded.bias.sum() != 3
+
+
+def test_a_write_that_fails_half_way_puts_everything_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    source()
+    ours = Net()
+    before, real, written = state(ours), memory._set, list[int]()
+
+    def failing(tensor: torch.Tensor, values: torch.Tensor) -> None:
+        written.append(1)
+        real(tensor, values)
+        if len(written) == 3:
+            raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(memory, "_set", failing)
+    with pytest.raises(cs.PlanError, match="cannot be written: the device is gone"):
+        cs.load_into(ours, "src.pth")
+    assert len(written) == 6
+    assert unchanged(ours, before)
+
+
+def test_tensors_made_in_inference_mode_are_loaded() -> None:
+    save_file({"weight": torch.ones(3, 2), "bias": torch.ones(3)}, "lin.safetensors")
+    with torch.inference_mode():
+        model = nn.Linear(2, 3)
+    cs.load_into(model, "lin.safetensors")
+    assert model.weight.sum() == 6
+
+
+def test_a_record_that_many_tensors_share_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = torch.arange(60.0)
+    torch.save({f"w{i}": flat[i * 10 : i * 10 + 10] for i in range(6)}, "views.pth")
+    checked = list[int]()
+    monkeypatch.setattr(memory, "check_storage", lambda file, storage: checked.append(storage.nbytes))
+    model = nn.ParameterDict({f"w{i}": torch.zeros(10) for i in range(6)})
+    cs.load_into(model, "views.pth")
+    assert checked == [240]
+    assert torch.equal(model["w3"], flat[30:40])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptsurgeon.errors import PlanError
-from ckptsurgeon.ops import blocks, box_shape, cast, interpolate, interpolation_box, raw_dtype
+from ckptsurgeon.ops import blocks, box_shape, cast, count_special, interpolate, interpolation_box, raw_dtype
 from ckptsurgeon.policies import cast_fault
 
 shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
@@ -139,3 +139,61 @@ def test_long_axes_are_interpolated_exactly(dtype: str, within: float) -> None:
     part = interpolation_box(box, (513,), (1000,))
     ours = interpolate(x.numpy()[slice(*part[0])], part, box, (513,), (1000,), dtype)
     assert np.abs(ours - exact[0, 0].numpy()).max() < within
+
+
+@pytest.mark.parametrize(
+    ("values", "source", "destination", "lost"),
+    [
+        ([100000, 1], torch.int64, torch.float16, 1),
+        ([65535, 1], torch.uint16, torch.float16, 1),
+        ([1e300, 1.0], torch.float64, torch.float32, 1),
+        ([1e300 + 0j, 1.0], torch.complex128, torch.complex64, 1),
+        ([1e5, 1.0], torch.bfloat16, torch.float16, 1),
+        ([60000.0, 1.0], torch.float16, torch.bfloat16, 0),
+        ([3.4e38, 1.0], torch.float32, torch.bfloat16, 1),
+        ([127, 1], torch.int8, torch.float16, 0),
+        ([float("inf"), 1.0], torch.float32, torch.float16, 0),
+        ([62000.0, 1.0], torch.float16, torch.float8_e5m2, 1),
+    ],
+)
+def test_new_infinities_are_counted(values: list[Any], source: Any, destination: Any, lost: int) -> None:
+    tensor = torch.tensor(values, dtype=source)
+    names = [str(dtype).removeprefix("torch.") for dtype in (source, destination)]
+    made, number = cast(as_raw(tensor), names[0], names[1])
+    assert number == lost
+    assert made.tobytes() == as_raw(tensor.to(destination)).tobytes()
+
+
+def as_raw(tensor: torch.Tensor) -> Any:
+    name = str(tensor.dtype).removeprefix("torch.")
+    return tensor.reshape(-1).view(torch.uint8).numpy().view(raw_dtype(name)).reshape(tensor.shape)
+
+
+def test_double_to_half_is_rounded_as_torch_rounds_it() -> None:
+    values = torch.tensor([1.0 + 2**-11 + 2**-30, 2049.0000001], dtype=torch.float64)
+    assert cast(values.numpy(), "float64", "float16")[0].tobytes() == values.half().numpy().tobytes()
+
+
+SPECIAL = {
+    torch.float64: (2, 1), torch.float32: (2, 1), torch.float16: (2, 1), torch.bfloat16: (2, 1), torch.complex64: (2, 1),
+    torch.complex32: (2, 1), torch.float8_e5m2: (2, 1), torch.float8_e4m3fn: (2, 0), torch.float8_e4m3fnuz: (2, 0),
+    torch.float8_e5m2fnuz: (2, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", SPECIAL, ids=str)
+def test_nan_and_inf_are_counted_in_every_type(dtype: Any) -> None:
+    nan, inf = SPECIAL[dtype]
+    values = [1.0, float("nan"), -2.0, float("nan"), *([float("inf")] if inf else []), 0.0]
+    tensor = torch.tensor(values).to(dtype)
+    assert count_special(as_raw(tensor), str(dtype).removeprefix("torch.")) == (nan, inf)
+
+
+def test_integers_hold_nothing_special() -> None:
+    assert count_special(np.array([1, 2], "<i8"), "int64") == (0, 0)
+    assert count_special(np.array([0xFF, 1], "u1"), "float8_e8m0fnu") == (1, 0)
+
+
+def test_an_interpolation_reads_only_what_it_needs() -> None:
+    assert interpolation_box(((0, 1),), (100,), (10,)) == ((4, 6),)
+    assert interpolation_box(((3, 4), (0, 5)), (10, 5), (20, 5)) == ((1, 3), (0, 5))

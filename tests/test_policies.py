@@ -28,6 +28,7 @@ def test_the_policies_that_fit(source: tuple[int, ...], destination: tuple[int, 
 
 def test_integers_are_not_interpolated_and_packed_values_not_cut() -> None:
     assert "interpolate" not in fitting_policies((4,), (5,), "int64")
+    assert "interpolate" not in fitting_policies((4,), (5,), "complex64")
     assert fitting_policies((4,), (5,), "float4_e2m1fn_x2") == ["init"]
 
 
@@ -59,3 +60,9 @@ def test_casts_that_would_lose_what_a_value_is_are_refused(source: str, destinat
     fault = cast_fault(source, destination)
     assert refused in fault
     assert bool(fault) == bool(refused)
+
+
+def test_a_number_is_no_truth_value_of_whatever_sign() -> None:
+    assert cast_fault("uint8", "bool")
+    assert cast_fault("int8", "bool")
+    assert not cast_fault("bool", "uint8")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
@@ -201,3 +206,157 @@ def test_init_writes_what_load_target_reads() -> None:
 def test_a_toolkit_s_own_configuration_is_named(name: str, text: str, toolkit: str) -> None:
     with pytest.raises(cs.ConfigError, match=toolkit):
         config(text, name)
+
+
+# What user code may not do.
+
+
+@pytest.mark.parametrize("text", ["import sys\nsys.exit(0)\n", "def Net():\n    raise SystemExit(7)\n"])
+def test_code_cannot_end_the_program(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ending_net", raising=False)
+    Path("ending_net.py").write_text(text)
+    with pytest.raises(cs.ConfigError, match="its code ended the program: sys.exit"):
+        config("model: {_target_: ending_net.Net}")
+
+
+def test_code_leaves_the_folder_and_the_path_as_they_were() -> None:
+    Path("moving_net.py").write_text(
+        "import os\nfrom torch import nn\n\ndef net():\n    os.chdir('/')\n    return nn.Linear(1, 1)\n"
+    )
+    before = os.getcwd(), list(sys.path)
+    config("model: {_target_: moving_net.net}")
+    assert (os.getcwd(), sys.path) == before
+
+
+def test_the_file_of_the_class_is_read_too() -> None:
+    Path("own_net.py").write_text("from torch import nn\n\ndef net():\n    return nn.Linear(1, 1)\n")
+    assert config("model: {_target_: own_net.net}").files == ("own_net.py",)
+    assert config("model: {_target_: torch.nn.Linear, in_features: 1, out_features: 1}").files == ()
+
+
+def test_partial_and_not_recursive_are_hydra_s() -> None:
+    Path("hydra_net.py").write_text(
+        "from torch import nn\n\ndef net(norm, layer):\n"
+        "    assert isinstance(layer, dict) == (not callable(norm)), (norm, layer)\n"
+        "    return nn.Sequential(norm(3)) if callable(norm) else nn.Linear(layer['size'], 1)\n"
+    )
+    spec = config("""
+model:
+  _target_: hydra_net.net
+  norm: {_target_: torch.nn.LayerNorm, _partial_: true}
+  layer: {_target_: torch.nn.Identity}
+""")
+    assert spec.tensors["0.weight"].shape == (3,)
+    spec = config("""
+model: {_target_: hydra_net.net, _recursive_: false, norm: {_target_: torch.nn.LayerNorm}, layer: {size: 5}}
+""")
+    assert spec.tensors["weight"].shape == (1, 5)
+
+
+# What a declaration may say.
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("shape: [2], init: {uniform: {a: 3, b: 1}}", "range goes from 3 to 1"),
+        ("shape: [2], init: {normal: {std: big}}", "std is 'big', not a number"),
+        ("shape: [2], init: {normal: {std: -1}}", "std is -1, below zero"),
+        ("shape: [2, 2], init: {sparse: {sparsity: 2}}", "not between 0 and 1"),
+        ("shape: [2, 2], init: {kaiming_uniform: {mode: fan_up}}", "mode is 'fan_up', not one of fan_in"),
+        ("shape: [3, 2, 2], init: {dirac: {groups: 2}}", "does not divide 3"),
+        ("shape: [2], dtype: int64, init: 2.5", "2.5 is no int64"),
+        ("shape: [2], dtype: int8, init: 300", "300 is no int8"),
+        ("shape: [2], dtype: uint8, init: -1", "-1 is no uint8"),
+        ("shape: [2], dtype: bool, init: 2", "2 is no bool"),
+        ("shape: [300], dtype: int8, init: arange", "int8 does not go up to 299"),
+        ("shape: [2], dtype: float4_e2m1fn_x2, init: ones", "only start as zeros"),
+    ],
+)
+def test_an_initialiser_that_cannot_be_is_refused_at_once(row: str, why: str) -> None:
+    with pytest.raises(cs.ConfigError, match=why):
+        config(f"model: {{tensors: {{a: {{{row}}}}}}}")
+
+
+@pytest.mark.parametrize(
+    ("row", "values"),
+    [
+        ("shape: [3], dtype: int8, init: 127", [127] * 3),
+        ("shape: [128], dtype: int8, init: arange", list(range(128))),
+        ("shape: [2], dtype: bool, init: 1", [True] * 2),
+        ("shape: [2], dtype: uint16, init: 65535", [65535] * 2),
+        ("shape: [2], dtype: float8_e4m3fn, init: ones", [1.0] * 2),
+        ("shape: [2], dtype: complex64, init: 2", [2 + 0j] * 2),
+    ],
+)
+def test_constants_of_every_type_are_what_they_say(row: str, values: list[Any]) -> None:
+    spec = config(f"model: {{tensors: {{a: {{{row}}}}}}}")
+    ((_, data),) = spec.initial(["a"], 0)
+    dtype = getattr(torch, spec.tensors["a"].dtype)
+    made = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(dtype)
+    assert made.to(torch.complex64 if dtype.is_complex else torch.float64).tolist() == values
+
+
+def test_ties_agree_on_their_initialiser() -> None:
+    tensors = "a: {shape: [2], init: ones}, b: {shape: [2], init: zeros}, c: {shape: [2]}"
+    with pytest.raises(cs.ConfigError, match="b is tied to a and is initialised otherwise"):
+        config(f"model: {{tensors: {{{tensors}}}, tied: [[a, b]]}}")
+    spec = config(f"model: {{tensors: {{{tensors}}}, tied: [[b, c]]}}")
+    assert not spec.undrawable
+
+
+def test_a_key_that_is_a_number_must_be_quoted() -> None:
+    with pytest.raises(cs.ConfigError, match='the tensor key 1 is no text. Write it in quotes: "1"'):
+        config("model: {tensors: {1: {shape: [2]}}}")
+
+
+def test_equal_declared_tensors_start_different() -> None:
+    spec = config("model: {tensors: {a: {shape: [4], init: normal}, b: {shape: [4], init: normal}}}")
+    (_, a), (_, b) = spec.initial(["a", "b"], 0)
+    assert bytes(a) != bytes(b)
+
+
+def test_configurations_are_known_by_their_suffix_of_whatever_case() -> None:
+    assert list(config("model: {tensors: {a: {shape: [2]}}}", "DST.YAML").tensors) == ["a"]
+    assert list(config('{"model": {"tensors": {"a": {"shape": [2]}}}}', "DST.JSON").tensors) == ["a"]
+
+
+def test_a_checkpoint_with_values_that_are_not_plain_is_no_destination() -> None:
+    torch.save({"a": torch.ones(2).to_sparse()}, "sparse.pth")
+    with pytest.raises(cs.FormatError, match="a of sparse.pth cannot be kept"):
+        cs.load_target("sparse.pth")
+
+
+def test_a_module_with_a_sparse_buffer_is_no_destination() -> None:
+    Path("sparse_net.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.register_buffer('s', torch.eye(3).to_sparse())\n"
+    )
+    with pytest.raises(cs.ConfigError, match="s is a torch.sparse_coo tensor"):
+        config("model: {_target_: sparse_net.Net}")
+
+
+# What ckpt init writes.
+
+
+def test_init_suggests_by_name_and_shape_and_can_be_carried_out(tmp_path: Path) -> None:
+    tensors = {
+        "w": torch.ones(3, 2), "norm.weight": torch.ones(3), "norm.bias": torch.ones(3), "bn.running_var": torch.ones(3),
+        "position_ids": torch.arange(4)[None], "steps": torch.tensor(5), "v_g": torch.ones(2),
+        "w8": torch.ones(4, 4).to(torch.float8_e4m3fn), "z": torch.ones(2, 2, dtype=torch.complex64),
+    }  # fmt: skip
+    torch.save(tensors, "src.pth")
+    for name in ("made.yaml", "made.json"):
+        cs.init_config("src.pth", output=name)
+        text = Path(name).read_text()
+        rows = (json.loads(text) if name.endswith("json") else yaml.safe_load(text))["model"]["tensors"]
+        slope = {"kaiming_uniform": {"a": 2.23607}}
+        assert {key: row["init"] for key, row in rows.items()} == {
+            "w": slope, "norm.weight": "ones", "norm.bias": "zeros", "bn.running_var": "ones", "position_ids": "arange",
+            "steps": "zeros", "v_g": "ones", "w8": slope, "z": "zeros",
+        }  # fmt: skip
+        cs.apply(cs.transplant("src.pth", name, exclude=["w", "w8", "position_ids"]), "out.pth", force=True)
+        assert cs.verify("out.pth").ok
+    assert text.count("\n") > 5
+    lines = Path("made.yaml").read_text().splitlines()
+    assert len([line for line in lines if line.startswith("    ") and "shape" in line]) == len(tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.engine import compute
 
 from ..formats.torch_files import bytes_of, saved, variety
 from ..planners.test_transplant import declare
@@ -388,3 +390,49 @@ def test_applying_a_plan_says_what_code_it_ran() -> None:
     assert "ran plan_net.net from plan_net.py" in plan.notes
     Path("plan.json").write_text(json.dumps(plan.to_json()))
     assert cs.apply("plan.json", "out.safetensors").notes == ("ran plan_net.net from plan_net.py",)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.complex32], ids=str)
+def test_conjugate_and_negative_views_of_types_numpy_lacks(dtype: torch.dtype) -> None:
+    values = torch.tensor([1.0, -2.0, 0.0, 0.5]) * (1 + 1j if dtype.is_complex else 1)
+    tensor = values.to(dtype)
+    views = {"neg": torch._neg_view(tensor), "plain": tensor}
+    if dtype.is_complex:
+        views["conj"] = tensor.conj()
+    torch.save(views, "src.pth")
+    wide = torch.complex64 if dtype.is_complex else torch.float32
+    for output in ("out.pth",):
+        found = transplanted("src.pth", "src.pth", output)
+        assert torch.equal(found["neg"].to(wide), -values)
+        assert torch.equal(found["plain"].to(wide), values)
+        if dtype.is_complex:
+            assert torch.equal(found["conj"].to(wide), values.conj())
+
+
+def test_interpolating_down_reads_little_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, real = list[int](), compute.read_part
+
+    def counted(file: Any, info: Any, box: Any) -> Any:
+        part = real(file, info, box)
+        read.append(part.nbytes)
+        return part
+
+    monkeypatch.setattr(compute, "read_part", counted)
+    torch.save({"a": torch.randn(3_000_000)}, "src.pth")
+    declare("dst.yaml", {"a": (10,)})
+    transplanted("src.pth", "dst.yaml", on_mismatch="interpolate")
+    assert max(read) <= compute.BLOCK_BYTES
+
+
+def test_a_read_error_inside_the_kernel_s_copy_is_the_source_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"a": torch.randn(200_000)}, "src.pth")
+
+    def failing(*_: Any) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "copy_file_range", failing)
+    cs.apply(cs.transplant("src.pth", "src.pth"), "by_hand.pth")
+    monkeypatch.setattr(os, "preadv", failing)
+    with pytest.raises(cs.SourceError, match="src.pth"):
+        cs.apply(cs.transplant("src.pth", "src.pth"), "out.pth")
+    assert not Path("out.pth").exists()
