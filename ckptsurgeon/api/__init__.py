@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..plan import Plan, Receipt, Step, Verification
     from ..tensors import TargetSpec, TensorInfo
     from .applying import apply
+    from .editing import convert, filter, rename
     from .live import load_into
     from .looking import init_config, inspect
     from .planning import transplant
@@ -33,11 +34,14 @@ __all__ = [
     "TensorInfo",
     "Verification",
     "apply",
+    "convert",
+    "filter",
     "init_config",
     "inspect",
     "load_into",
     "load_target",
     "open_checkpoint",
+    "rename",
     "transplant",
     "verify",
 ]
@@ -52,6 +56,7 @@ __getattr__ = lazy_names(
         "..plan": ("Plan", "Receipt", "Step", "Verification"),
         "..tensors": ("TargetSpec", "TensorInfo"),
         ".applying": ("apply",),
+        ".editing": ("convert", "filter", "rename"),
         ".live": ("load_into",),
         ".looking": ("init_config", "inspect"),
         ".planning": ("transplant",),

@@ -37,7 +37,7 @@ class OpenInputs:
     """The files a plan was made from, still open; ``others`` are read already, and must not be written."""
 
     sources: tuple[Checkpoint, ...]
-    target: TargetSpec
+    target: TargetSpec | None
     others: tuple[str, ...] = ()
 
 

@@ -22,7 +22,7 @@ from .types import Mismatch, Path, Patterns, Rules, Sources
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["plan_into", "rules_as_text", "specs_of", "transplant"]
+__all__ = ["arguments_said", "plan_into", "rules_as_text", "rules_of", "specs_of", "transplant"]
 
 
 def transplant(
@@ -51,7 +51,7 @@ def transplant(
 
     Raises PatternError, ConfigError, SourceError, FormatError, or PlanError where the plan is impossible.
     """
-    map = [*rules_as_text(map), *_rules_of(map_file)]
+    map = [*rules_as_text(map), *rules_of(map_file)]
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ConfigError(f"--seed {seed!r:.40} is no seed.", hint="Use a whole number from 0 to 2^63 - 1.")
     dtype = str(dtype) if dtype is not None else None
@@ -60,7 +60,7 @@ def transplant(
         include=include, exclude=exclude, rules=map, on_mismatch=on_mismatch, reinit=reinit,
         require=require, on_missing=on_missing, strict=strict, dtype=dtype,
     )  # fmt: skip
-    arguments = _arguments(
+    arguments = arguments_said(
         include=include, exclude=exclude, map=map, on_mismatch=on_mismatch, on_missing=on_missing,
         reinit=reinit, require=require, strict=strict, dtype=dtype, root=root,
     )  # fmt: skip
@@ -145,7 +145,7 @@ def _metadata(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
     return merged
 
 
-def _arguments(**given: Any) -> dict[str, Any]:
+def arguments_said(**given: Any) -> dict[str, Any]:
     """Return the options that differ from their defaults, as plain data for the recipe."""
     defaults = {"on_missing": "init", "strict": False}
     kept: dict[str, Any] = {}
@@ -161,7 +161,8 @@ def _arguments(**given: Any) -> dict[str, Any]:
     return kept
 
 
-def _rules_of(map_file: Path | None) -> list[str]:
+def rules_of(map_file: Path | None) -> list[str]:
+    """Return the rules of a file, one a line; raises ConfigError where it cannot be read or holds none."""
     if map_file is None:
         return []
     try:

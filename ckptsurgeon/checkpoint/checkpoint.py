@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
 from ..formats import FileHeader, Header, read_header
 from ..sources import File, open_source
 from ..tensors import TensorInfo, alias_groups
 from ..text import count, escape, listing
-from .extras import Extra, describe, extras_of
+from .carry import why_not_plain
+from .extras import Extra, describe, entries_beside
 from .roots import Root, find_root
 from .wrappers import Unwrapping, unwrap, unwrap_as
 
@@ -97,7 +98,18 @@ class Checkpoint(Mapping[str, TensorInfo]):
     def extras(self) -> tuple[Extra, ...]:
         """What else is in the file: epochs, optimizers, arguments; opaque where its class is not known."""
         aside = (describe(key, self._tensors[key]) for key in self._view.aside)
-        return (*extras_of(self.header.tree, self.root, self._entries), *aside)
+        return (*(describe(name, value) for name, value in self._beside()), *aside)
+
+    def entry(self, name: str) -> Any:
+        """Return an entry beside the tensors by the name that ``extras`` gives it; raises KeyError."""
+        return dict(self._beside())[name]
+
+    def plain_extras(self) -> dict[str, str]:
+        """Return the entries beside the tensors, each with why it cannot be carried, '' where it can."""
+        return {name: why_not_plain(value) for name, value in self._beside()}
+
+    def _beside(self) -> Iterator[tuple[str, Any]]:
+        return entries_beside(self.header.tree, self.root, self._entries)
 
     @cached_property
     def ties(self) -> Mapping[str, str]:

@@ -11,7 +11,7 @@ from ..formats import Array, Group, Name, Opaque
 from ..tensors import TensorInfo
 from ..text import count, shape_text
 
-__all__ = ["Extra", "describe", "extras_of"]
+__all__ = ["Extra", "describe", "entries_beside"]
 
 MAX_TEXT = 200
 MAX_ITEMS = 8
@@ -29,17 +29,17 @@ class Extra:
     value: Plain = None
 
 
-def extras_of(tree: Any, root: str, entries: Mapping[Any, Any]) -> Iterator[Extra]:
-    """Yield the entries beside the root and those among its tensors."""
+def entries_beside(tree: Any, root: str, entries: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the entries beside the root and those among its tensors, each with its name."""
     if isinstance(tree, dict) and entries is not tree:
         head = root.partition(".")[0]
         for key, value in tree.items():
             if not (root and (str(key) == head or str(key) == root)):
-                yield describe(str(key), value)
+                yield str(key), value
     prefix = f"{root}." if root else ""
     for key, value in entries.items():
         if not (isinstance(value, TensorInfo) and isinstance(key, str)):
-            yield describe(f"{prefix}{key}", value)
+            yield f"{prefix}{key}", value
 
 
 def describe(key: str, value: Any) -> Extra:

@@ -7,9 +7,10 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from ..errors import OutputError
-from ..formats import RECIPE_FILE, folder_digest, seal
+from ..errors import OutputError, PlanError
+from ..formats import RECIPE_FILE, Beside, folder_digest, seal
 from ..plan import Plan, Receipt
 from ..recipe import Recipe, recipe_text
 from ..text import escape, listing
@@ -34,7 +35,7 @@ def carry_out(
     began = time.perf_counter()
     for step in plan.steps:
         check_step(step)
-    shape = lay_out(plan, options, recipe_text(recipe))
+    shape = lay_out(plan, options, recipe_text(recipe), _beside(plan, inputs))
     check_unchanged(inputs)
     with _staged(shape, inputs, plan, options) as (files, folder):
         run = Run(plan, inputs, shape, files, progress or (lambda done, total: None))
@@ -54,6 +55,22 @@ def carry_out(
         plan_sha256=plan.sha256(),
         notes=overflow_notes(run.overflowed),
     )
+
+
+def _beside(plan: Plan, inputs: Inputs) -> Beside | None:
+    """Return what a plan carries along beside the tensors; raises PlanError where the source has it no more."""
+    root = plan.carried.root
+    if not (root or plan.carried.entries):
+        return None
+    inside: dict[str, Any] = {}
+    outside: dict[str, Any] = {}
+    source, prefix = inputs.sources[0], f"{root}." if root else ""
+    for name in plan.carried.entries:
+        if source.plain_extras().get(name) != "":
+            raise PlanError(f"{escape(source.path)} has no plain entry {escape(name)} to carry.", hint="Plan again.")
+        within = name.startswith(prefix)
+        (inside if within else outside)[name.removeprefix(prefix) if within else name] = source.entry(name)
+    return Beside(root, inside, outside)
 
 
 def _check_equal(run: Run) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..errors import ConfigError, OutputError
-from ..formats import RECIPE_FILE, Layout, OutTensor, Writer, index_text, shard_names, split_shards, writers
+from ..formats import RECIPE_FILE, Beside, Layout, OutTensor, Writer, index_text, shard_names, split_shards, writers
 from ..plan import Plan, Step
 from ..tensors import DTYPES
 from ..text import escape
@@ -107,16 +107,20 @@ def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
     return made
 
 
-def lay_out(plan: Plan, options: OutputOptions, recipe: str) -> OutputShape:
-    """Lay out the output of a plan.
+def lay_out(plan: Plan, options: OutputOptions, recipe: str, beside: Beside | None = None) -> OutputShape:
+    """Lay out the output of a plan; ``beside`` is what goes into it beside the tensors.
 
-    Raises ConfigError for a format or size that is unknown, OutputError for a dtype the format lacks.
+    Raises ConfigError for a format or size that is unknown, or a format that has no place for ``beside``;
+    OutputError for a dtype the format lacks.
     """
     writer = _writer(options)
+    if beside is not None and (is_folder(options) or not writer.carries):
+        where = "a folder" if is_folder(options) else writer.name
+        raise ConfigError(f"{where} has no place for entries that are no tensors.", hint="Write one .pth file.")
     tensors = _out_tensors(plan.steps, writer)
     metadata: Mapping[str, str] = {"format": "pt", **plan.metadata}
     if not is_folder(options):
-        return OutputShape((Part("", writer.layout(tensors, metadata, recipe), tensors),), folder=False)
+        return OutputShape((Part("", writer.layout(tensors, metadata, recipe, beside), tensors),), folder=False)
     shards = split_shards(tensors, parse_size(options.max_shard_size or DEFAULT_SHARD))
     names = shard_names(len(shards), writer.shard_suffix)
     parts = tuple(

@@ -1,6 +1,6 @@
 """Formats on disk, one file each: how to know one, read its header, lay one out for writing."""
 
-from ._header import FileHeader, Format, Header, Layout, OutTensor, Writer
+from ._header import Beside, FileHeader, Format, Header, Layout, OutTensor, Writer
 from ._numpy import Array
 from ._open import read_header, writers
 from ._seal import UNSEALED, seal, seal_of
@@ -11,6 +11,7 @@ __all__ = [
     "RECIPE_FILE",
     "UNSEALED",
     "Array",
+    "Beside",
     "FileHeader",
     "Format",
     "Group",

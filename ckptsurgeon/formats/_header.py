@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ..sources import File, Source
 
-__all__ = ["FileHeader", "Format", "Header", "Layout", "OutTensor", "Writer"]
+__all__ = ["Beside", "FileHeader", "Format", "Header", "Layout", "OutTensor", "Writer"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,19 @@ class OutTensor:
     alias_of: str = ""
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a file holds beside its tensors, as plain data.
+
+    The state dict hangs at the dotted path ``root``; ``inside`` are entries among its tensors, ``outside`` those
+    at the top level.
+    """
+
+    root: str = ""
+    inside: Mapping[str, Any] = field(default_factory=dict)
+    outside: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Layout(Protocol):
     """Where everything goes in one file, before a byte is written.
 
@@ -98,7 +111,10 @@ class Writer(Protocol):
     shard_suffix: str
     suffixes: tuple[str, ...]
     dtypes: frozenset[str]
+    carries: bool
 
-    def layout(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str) -> Layout:
-        """Lay a file out; ``recipe`` is the text to embed, empty for none."""
+    def layout(
+        self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str, beside: Beside | None = None
+    ) -> Layout:
+        """Lay a file out; ``recipe`` is the text to embed, empty for none; ``beside`` only where it ``carries``."""
         ...

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..tensors import DTYPES, contiguous_stride
-from ._header import OutTensor
+from ._header import Beside, OutTensor
 from ._torch import STORAGE_DTYPES
 
 __all__ = ["state_dict_pickle"]
@@ -81,13 +82,47 @@ class _Writer:
             self.name("torch", tensor.dtype)
         self.out += b"tR"
 
+    def plain(self, value: Any) -> None:
+        """Emit plain data: None, numbers, text, lists, tuples, dicts."""
+        if value is None or isinstance(value, bool):
+            self.out += {None: b"N", True: b"\x88", False: b"\x89"}[value]
+        elif isinstance(value, int):
+            self.integer(value)
+        elif isinstance(value, float):
+            self.out += b"G" + struct.pack(">d", value)
+        elif isinstance(value, str):
+            self.text(value)
+        elif isinstance(value, dict):
+            self.out += b"}("
+            for key, entry in value.items():
+                self.plain(key)
+                self.plain(entry)
+            self.out += b"u"
+        else:
+            self.out += b"](" if isinstance(value, list) else b"("
+            for entry in value:
+                self.plain(entry)
+            self.out += b"e" if isinstance(value, list) else b"t"
 
-def state_dict_pickle(tensors: Sequence[OutTensor], records: Mapping[str, str]) -> bytes:
-    """Return the pickle of ``{key: tensor}``; ``records`` names the storage record of each key."""
+
+def state_dict_pickle(tensors: Sequence[OutTensor], records: Mapping[str, str], beside: Beside) -> bytes:
+    """Return the pickle of ``{key: tensor}`` and what lies beside it.
+
+    ``records`` names the storage record of each key.
+    """
     writer = _Writer()
+    path = beside.root.split(".") if beside.root else []
+    for name in path:
+        writer.out += b"}("
+        writer.text(name)
     writer.out += b"}("
     for tensor in tensors:
         writer.text(tensor.key)
         writer.tensor(tensor, records[tensor.key])
-    writer.out += b"u."
+    for entries in (beside.inside, *({} for _ in path[1:]), *([beside.outside] if path else [])):
+        for name, value in entries.items():
+            writer.text(name)
+            writer.plain(value)
+        writer.out += b"u"
+    writer.out += b"."
     return bytes(writer.out)

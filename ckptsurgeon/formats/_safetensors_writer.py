@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import OutputError
-from ._header import OutTensor
+from ._header import Beside, OutTensor
 
 __all__ = ["CODES", "RECIPE_KEY", "SafetensorsWriter"]
 
@@ -78,7 +78,10 @@ class SafetensorsWriter:
     shard_suffix = ".safetensors"
     suffixes = (".safetensors",)
     dtypes = frozenset(_NAMES)
+    carries = False
 
-    def layout(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str) -> _Layout:
+    def layout(
+        self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str, beside: Beside | None = None
+    ) -> _Layout:
         """Lay a file out: larger dtypes first, then by key, without a hole."""
         return _Layout(tensors, metadata, recipe)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..tensors import DTYPES
-from ._header import OutTensor
+from ._header import Beside, OutTensor
 from ._pickle_writer import state_dict_pickle
 
 __all__ = ["ZIP_RECORD", "ZipWriter"]
@@ -88,12 +88,12 @@ def _end(number: int, size: int, offset: int) -> bytes:
 
 
 class _ZipLayout:
-    def __init__(self, tensors: Sequence[OutTensor], recipe: str) -> None:
+    def __init__(self, tensors: Sequence[OutTensor], recipe: str, beside: Beside) -> None:
         owners = [t for t in tensors if not t.alias_of]
         number = {tensor.key: str(i) for i, tensor in enumerate(owners)}
         names = {t.key: number[t.alias_of or t.key] for t in tensors}
         fixed = {
-            "data.pkl": state_dict_pickle(tensors, names),
+            "data.pkl": state_dict_pickle(tensors, names, beside),
             ".format_version": b"1",
             ".storage_alignment": b"64",
             "byteorder": b"little",
@@ -139,8 +139,11 @@ class ZipWriter:
     name = "pth"
     shard_suffix = ".bin"
     suffixes = (".pth", ".pt", ".bin", ".ckpt")
+    carries = True
     dtypes = frozenset(d.name for d in DTYPES.values() if d.kind not in ("quantized", "bits") and d.bits != 6)
 
-    def layout(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str) -> _ZipLayout:
+    def layout(
+        self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str, beside: Beside | None = None
+    ) -> _ZipLayout:
         """Lay a file out; a zip has no place for metadata but the recipe."""
-        return _ZipLayout(tensors, recipe)
+        return _ZipLayout(tensors, recipe, beside or Beside())

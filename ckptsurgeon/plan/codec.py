@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .check import check_plan
-from .plan import Equal, FilePrint, Plan, PlanSource, PlanTarget, Step
+from .plan import Carried, Equal, FilePrint, Plan, PlanSource, PlanTarget, Step
 
 __all__ = ["plan_from_json", "plan_to_json"]
 
@@ -35,6 +35,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "unexpected": [{"source": names[i], "key": key} for i, key in plan.unexpected],
         "excluded": plan.excluded,
         "equal": [{"source": names[e.source], "first": e.first, "second": e.second} for e in plan.equal],
+        "carried": {"root": plan.carried.root, "entries": list(plan.carried.entries)},
         "counts": plan.counts,
         "metadata": dict(plan.metadata),
         "notes": list(plan.notes),
@@ -116,11 +117,16 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
         unexpected=tuple((index[row["source"]], _text(row["key"])) for row in data["unexpected"]),
         excluded=int(data["excluded"]),
         equal=tuple(Equal(index[e["source"]], _text(e["first"]), _text(e["second"])) for e in data["equal"]),
+        carried=_read_carried(data.get("carried") or {}),
         seed=int(data["seed"]),
         arguments=dict(data["arguments"]),
         metadata={_text(k): _text(v) for k, v in data["metadata"].items()},
         notes=tuple(map(_text, data["notes"])),
     )
+
+
+def _read_carried(row: Mapping[str, Any]) -> Carried:
+    return Carried(_text(row.get("root", "")), tuple(map(_text, row.get("entries", ()))))
 
 
 def _read_prints(rows: Sequence[Mapping[str, Any]]) -> tuple[FilePrint, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..text import count
 
-__all__ = ["CLASSES", "Equal", "FilePrint", "Plan", "PlanSource", "PlanTarget", "Step"]
+__all__ = ["CLASSES", "Carried", "Equal", "FilePrint", "Plan", "PlanSource", "PlanTarget", "Step"]
 
 CLASSES = ("copied", "cast", "reshaped", "resized", "mapped", "merged", "initialised", "kept")
 """What can become of a destination tensor; each is in exactly one class."""
@@ -105,6 +105,17 @@ class Equal:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """What of the first source goes into the output beside the tensors.
+
+    ``root`` is the dotted path at which the state dict hangs there, ``entries`` the names of the other entries.
+    """
+
+    root: str = ""
+    entries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that will happen, before it does.
 
@@ -118,6 +129,7 @@ class Plan:
     unexpected: tuple[tuple[int, str], ...] = ()
     excluded: int = 0
     equal: tuple[Equal, ...] = ()
+    carried: Carried = Carried()
     seed: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,133 @@
+"""``rename``, ``filter`` and ``convert``: one checkpoint becomes another, planned from its headers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoint import Checkpoint, open_checkpoint
+from ..errors import ConfigError
+from ..plan import Carried, Plan
+from ..planners import Options, SourceView, plan_edit
+from ..text import escape, listing
+from .inputs import OpenInputs, names_of, plan_source
+from .planning import arguments_said, rules_as_text, rules_of
+from .types import Path, Patterns, Rules
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["convert", "filter", "rename"]
+
+
+def rename(
+    source: Path,
+    *,
+    map: Rules = (),
+    map_file: Path | None = None,
+    unwrap: bool = False,
+    keep_extras: bool = False,
+    root: str | None = None,
+) -> Plan:
+    """Plan a checkpoint whose keys are renamed by rules FROM=TO, the first that matches a key; the rest stay.
+
+    Keys are those that stand in the file, wrappers and all, unless ``unwrap``. ``keep_extras`` carries entries that
+    are no tensors, where they are plain data. Raises PatternError for a rule that matches nothing, PlanError where
+    two keys land on one, and what ``open_checkpoint`` raises.
+    """
+    rules = [*rules_as_text(map), *rules_of(map_file)]
+    if not rules and not unwrap:
+        raise ConfigError("there is no rule to rename by.", hint="Use --map FROM=TO, --map-file or --unwrap.")
+    arguments = arguments_said(map=rules, unwrap=unwrap, keep_extras=keep_extras, root=root)
+    others = [os.fspath(map_file)] if map_file is not None else []
+    return _edit("rename", source, Options.of(rules=rules), arguments, unwrap, keep_extras, root, others=others)
+
+
+def filter(
+    source: Path,
+    *,
+    include: Patterns = (),
+    exclude: Patterns = (),
+    unwrap: bool = False,
+    keep_extras: bool = False,
+    root: str | None = None,
+) -> Plan:
+    """Plan a checkpoint of some of a checkpoint's tensors; of what is beside its state dict, nothing is taken.
+
+    ``root`` chooses the state dict (``model_ema``), ``keep_extras`` carries the other entries where they are plain
+    data. Raises PatternError for a pattern that matches nothing, PlanError where nothing is left, and what
+    ``open_checkpoint`` raises.
+    """
+    options = Options.of(include=include, exclude=exclude)
+    arguments = arguments_said(include=include, exclude=exclude, unwrap=unwrap, keep_extras=keep_extras, root=root)
+    return _edit("filter", source, options, arguments, unwrap, keep_extras, root)
+
+
+def convert(
+    source: Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+    unwrap: bool = False,
+    keep_extras: bool = False,
+    root: str | None = None,
+) -> Plan:
+    """Plan the same checkpoint in another format, sharding or ``dtype`` (of all real floating tensors).
+
+    The format is that of the output it is applied to. ``metadata`` sets entries of the free text that safetensors
+    carries; an empty value removes one. Raises PlanError for a cast that would lose what it holds, and what
+    ``open_checkpoint`` raises.
+    """
+    wanted = str(dtype) if dtype is not None else None
+    arguments = arguments_said(dtype=wanted, metadata=metadata or {}, unwrap=unwrap, keep_extras=keep_extras, root=root)
+    options = Options.of(dtype=wanted)
+    return _edit("convert", source, options, arguments, unwrap, keep_extras, root, metadata=metadata or {})
+
+
+def _edit(
+    verb: str,
+    source: Path,
+    options: Options,
+    arguments: Mapping[str, Any],
+    unwrap: bool,
+    keep_extras: bool,
+    root: str | None,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    others: Sequence[str] = (),
+) -> Plan:
+    """Open the source, plan, and leave it open for whoever applies the plan."""
+    checkpoint = open_checkpoint(source, root, unwrap=unwrap)
+    try:
+        carried, notes = _carried(checkpoint, keep_extras)
+        plan = plan_edit(
+            verb,
+            SourceView(plan_source(names_of([checkpoint.path])[0], checkpoint), checkpoint),
+            options,
+            carried=carried,
+            arguments=arguments,
+            metadata={k: v for k, v in {**checkpoint.metadata, **(metadata or {})}.items() if v},
+            notes=[*checkpoint.notes, *notes],
+        )
+    except BaseException:
+        checkpoint.close()
+        raise
+    return replace(plan, inputs=OpenInputs((checkpoint,), None, tuple(others)))
+
+
+def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[Carried, list[str]]:
+    """Return what is carried along, and what is said of the rest."""
+    extras = checkpoint.plain_extras()
+    if not extras:
+        return Carried(), []
+    if not keep:
+        return Carried(), [f"left out: {listing(list(extras))}"]
+    entries = tuple(name for name, why in extras.items() if not why)
+    rest = _reasons((name, why) for name, why in extras.items() if why)
+    return Carried(checkpoint.root, entries), [f"not carried: {rest}"] if rest else []
+
+
+def _reasons(rest: Iterable[tuple[str, str]]) -> str:
+    return "; ".join(f"{escape(name)} ({escape(why)})" for name, why in rest)

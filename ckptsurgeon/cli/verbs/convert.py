@@ -1,0 +1,68 @@
+"""``ckpt convert``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..edit import DryRun, KeepExtras, OutputUnlessDry, Unwrap, carry_out
+from ..options import Force, Json, MaxShard, Quiet, Root, To, Verbose
+from ..sink import Sink
+
+NAME = "convert"
+HELP = """Write a checkpoint in another format, sharding or dtype.
+
+The format is that of the output: .safetensors, .pth, or a folder of shards. --dtype casts all real floats and leaves
+integers; values that become infinite are counted. Metadata is carried; --set-metadata sets or removes entries.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt convert pytorch_model.bin -o model.safetensors
+  ckpt convert model.safetensors --dtype bf16 --max-shard-size 2GB -o shards/
+"""
+
+
+def run(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint.")],
+    output: OutputUnlessDry = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", metavar="DTYPE", help="Cast all real floats, as in bf16.")
+    ] = None,
+    set_metadata: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set-metadata", metavar="KEY=VALUE", help="Set an entry; an empty value removes it; repeatable."
+        ),
+    ] = None,
+    root: Root = None,
+    unwrap: Unwrap = False,
+    keep_extras: KeepExtras = False,
+    to: To = None,
+    max_shard_size: MaxShard = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Convert a checkpoint."""
+    from ... import api
+
+    plan = api.convert(
+        source, dtype=dtype, metadata=_pairs(set_metadata or []), unwrap=unwrap, keep_extras=keep_extras, root=root
+    )
+    sink = Sink(json, quiet, verbose)
+    carry_out(plan, sink, output=output, to=to, max_shard_size=max_shard_size, force=force, dry_run=dry_run)
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    from ...errors import ConfigError
+
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"--set-metadata {text} is not KEY=VALUE.")
+        found[key] = value
+    return found

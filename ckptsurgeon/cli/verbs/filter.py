@@ -1,0 +1,52 @@
+"""``ckpt filter``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..edit import DryRun, KeepExtras, OutputUnlessDry, Unwrap, carry_out
+from ..options import Force, Json, MaxShard, Quiet, Root, To, Verbose
+from ..sink import Sink
+
+NAME = "filter"
+HELP = """Keep some of a checkpoint's tensors.
+
+What is beside the state dict (optimizer, schedulers, epoch) is left out, and said; --root chooses another state dict,
+such as the EMA. Keys are those that stand in the file, wrappers and all, unless --unwrap.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt filter training.ckpt -o weights.safetensors
+  ckpt filter training.ckpt --root model_ema --exclude decoder --keep-extras -o encoder.pth
+"""
+
+
+def run(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint.")],
+    include: Annotated[
+        list[str] | None, typer.Option("--include", metavar="GLOB", help="Take only these keys; repeatable.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="GLOB", help="Leave these keys out; repeatable, wins over --include."),
+    ] = None,
+    output: OutputUnlessDry = None,
+    root: Root = None,
+    unwrap: Unwrap = False,
+    keep_extras: KeepExtras = False,
+    to: To = None,
+    max_shard_size: MaxShard = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Keep some tensors."""
+    from ... import api
+
+    plan = api.filter(source, include=include, exclude=exclude, unwrap=unwrap, keep_extras=keep_extras, root=root)
+    sink = Sink(json, quiet, verbose)
+    carry_out(plan, sink, output=output, to=to, max_shard_size=max_shard_size, force=force, dry_run=dry_run)

@@ -1,0 +1,50 @@
+"""``ckpt rename``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..edit import DryRun, KeepExtras, OutputUnlessDry, Unwrap, carry_out
+from ..options import Force, Json, MaxShard, Quiet, Root, To, Verbose
+from ..sink import Sink
+
+NAME = "rename"
+HELP = """Rename the keys of a checkpoint.
+
+The first rule that matches a key renames it; keys that no rule matches keep their names. Rules see the keys as they
+stand in the file, wrappers and all, unless --unwrap. Two keys on one name, and a rule that matches nothing, are errors.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt rename wrapped.pth --map module= -o plain.safetensors
+  ckpt rename bert.pth --map 'encoder.layer.{n}.**=layers.{n}.**' --map-file names.map -o renamed.pth
+"""
+
+
+def run(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint.")],
+    map: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="FROM=TO", help="A rule; repeatable, the first that matches wins."),
+    ] = None,
+    map_file: Annotated[str | None, typer.Option("--map-file", metavar="FILE", help="Rules, one a line.")] = None,
+    output: OutputUnlessDry = None,
+    root: Root = None,
+    unwrap: Unwrap = False,
+    keep_extras: KeepExtras = False,
+    to: To = None,
+    max_shard_size: MaxShard = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Rename keys."""
+    from ... import api
+
+    plan = api.rename(source, map=map, map_file=map_file, unwrap=unwrap, keep_extras=keep_extras, root=root)
+    sink = Sink(json, quiet, verbose)
+    carry_out(plan, sink, output=output, to=to, max_shard_size=max_shard_size, force=force, dry_run=dry_run)

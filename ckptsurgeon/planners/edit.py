@@ -1,0 +1,87 @@
+"""The edit planner: one checkpoint's tensors, some of them, under other names or in another dtype. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import FormatError, PlanError
+from ..plan import Carried, Plan, PlanTarget, Step
+from ..policies import cast_fault
+from ..tensors import DTYPES, TensorInfo, alias_groups
+from ..text import count, escape, listing
+from .options import Options
+from .select import Origin, SourceView, select
+
+__all__ = ["plan_edit"]
+
+
+def plan_edit(
+    verb: str,
+    view: SourceView,
+    options: Options,
+    *,
+    carried: Carried | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Plan an output that holds the tensors of ``view`` that the options select, in their order.
+
+    Raises PatternError for patterns and rules that match nothing, PlanError where two keys land on one name, nothing
+    is left or a cast would lose what it holds, FormatError where a tensor is not plain values.
+    """
+    selection = select([view], options)
+    chosen = {name: origins[0] for name, origins in selection.origins.items()}
+    if not chosen:
+        raise PlanError(
+            f"nothing is left of {escape(view.source.name)}: all {count(len(view.tensors), 'tensor')} are excluded.",
+            hint="Give up an --exclude, or widen --include.",
+        )
+    _check_plain(chosen.values(), view)
+    ties = alias_groups({name: origin.info for name, origin in chosen.items()})
+    steps = tuple(_step(name, origin, options, ties.get(name, "")) for name, origin in chosen.items())
+    _check_casts(steps)
+    return Plan(
+        verb=verb,
+        sources=(view.source,),
+        target=PlanTarget("edit", view.source.name, ""),
+        steps=steps,
+        excluded=selection.excluded_keys,
+        carried=carried or Carried(),
+        arguments=arguments or {},
+        metadata=metadata or {},
+        notes=(*notes, *selection.notes),
+    )
+
+
+def _step(name: str, origin: Origin, options: Options, tied_to: str) -> Step:
+    info = origin.info
+    return Step(
+        name, "copy", _dtype(info, options.dtype), info.shape, 0, origin.key, info.dtype, info.shape,
+        rule=origin.rule, tied_to=tied_to,
+    )  # fmt: skip
+
+
+def _dtype(info: TensorInfo, wanted: str) -> str:
+    """Return the dtype of an output; only real floating tensors follow a wish."""
+    follows = wanted not in ("", "keep") and DTYPES[info.dtype].kind == "float"
+    return wanted if follows else info.dtype
+
+
+def _check_plain(chosen: Any, view: SourceView) -> None:
+    opaque = [origin for origin in chosen if origin.info.opaque]
+    if opaque:
+        first = opaque[0]
+        raise FormatError(
+            f"{escape(first.key)} of {escape(view.source.name)} cannot be copied: {first.info.opaque}.",
+            hint=f"Use --exclude {escape(first.key)}.",
+            details=[f"{origin.key}: {origin.info.opaque}" for origin in opaque],
+            rule="opaque",
+        )
+
+
+def _check_casts(steps: Sequence[Step]) -> None:
+    faults = [f"{s.key} is {s.source_dtype}: {why}" for s in steps if (why := cast_fault(s.source_dtype, s.dtype))]
+    if faults:
+        raise PlanError(f"--dtype does not fit: {listing(faults)}.", details=faults)

@@ -1,0 +1,228 @@
+"""Rename, filter and convert: the right tensors under the right names, and what lies beside them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import ckptsurgeon as cs
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 7, bias=False))
+    made[2].weight = made[0].weight
+    return made
+
+
+@pytest.fixture(autouse=True)
+def state() -> dict[str, torch.Tensor]:
+    net = model()
+    found = {f"module.{key}": value for key, value in net.state_dict().items()}
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.tensor([1])).sum().backward()
+    optimizer.step()
+    torch.save(
+        {
+            "epoch": 3,
+            "model": found,
+            "model_ema": {key: value + 1 for key, value in found.items()},
+            "optimizer": optimizer.state_dict(),
+            "args": argparse.Namespace(lr=1),
+            "history": [1, 2.5, -(2**40), {"best": (1, None, True), 4: ""}, []],
+        },
+        "training.pth",
+    )
+    return found
+
+
+def read(path: str) -> dict[str, torch.Tensor]:
+    assert cs.verify(path).ok
+    return load_file(path) if path.endswith(".safetensors") else torch.load(path, weights_only=True)
+
+
+def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_keys_are_renamed_and_the_rest_stay(state: dict[str, torch.Tensor]) -> None:
+    cs.apply(cs.rename("training.pth", map=["module.0=embed", "module.{n}=layers.{n-1}"]), "out.safetensors")
+    assert same(
+        read("out.safetensors"),
+        {
+            "embed.weight": state["module.0.weight"], "layers.0.weight": state["module.1.weight"],
+            "layers.0.bias": state["module.1.bias"], "layers.1.weight": state["module.2.weight"],
+        },
+    )  # fmt: skip
+    cs.apply(cs.rename("training.pth", map={"module.1": "middle"}), "some.safetensors")
+    assert "module.0.weight" in read("some.safetensors")
+
+
+def test_wrappers_stay_unless_they_are_to_go(state: dict[str, torch.Tensor]) -> None:
+    assert [step.key for step in cs.filter("training.pth").steps] == list(state)
+    assert [step.key for step in cs.filter("training.pth", unwrap=True).steps] == list(model().state_dict())
+    assert [step.key for step in cs.rename("training.pth", unwrap=True).steps] == list(model().state_dict())
+
+
+def test_a_state_dict_is_chosen_and_thinned(state: dict[str, torch.Tensor]) -> None:
+    plan = cs.filter("training.pth", root="model_ema", exclude=["**.bias", "module.2"])
+    cs.apply(plan, "out.safetensors")
+    kept = ["module.0.weight", "module.1.weight"]
+    assert same(read("out.safetensors"), {key: state[key] + 1 for key in kept})
+    assert plan.excluded == 2
+    assert any("left out: epoch, model, optimizer, args, history" in note for note in plan.notes)
+
+
+def test_ties_survive_whichever_name_is_left() -> None:
+    cs.apply(cs.filter("training.pth"), "out.pth")
+    with cs.open_checkpoint("out.pth", unwrap=False) as found:
+        assert found.ties == {"module.2.weight": "module.0.weight"}
+    plan = cs.filter("training.pth", exclude=["module.0"])
+    assert {step.key: step.tied_to for step in plan.steps}["module.2.weight"] == ""
+    cs.apply(plan, "rest.safetensors")
+    assert len(read("rest.safetensors")) == 3
+
+
+def test_plain_entries_are_carried_and_others_named() -> None:
+    plan = cs.filter("training.pth", exclude=["module.2"], keep_extras=True)
+    assert plan.carried.entries == ("epoch", "history")
+    (note,) = [note for note in plan.notes if note.startswith("not carried")]
+    assert "model_ema (it holds tensors)" in note
+    assert "optimizer (it holds tensors)" in note
+    assert "args (it holds a argparse.Namespace)" in note
+    cs.apply(plan, "out.pth")
+    found: Any = read("out.pth")
+    assert list(found) == ["model", "epoch", "history"]
+    assert found["epoch"] == 3
+    assert found["history"] == [1, 2.5, -(2**40), {"best": (1, None, True), 4: ""}, []]
+    assert list(found["model"]) == ["module.0.weight", "module.1.weight", "module.1.bias"]
+    again = cs.Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    cs.apply(again, "again.pth")
+    assert Path("again.pth").read_bytes() == Path("out.pth").read_bytes()
+    assert cs.inspect("out.pth").root == "model"
+
+
+def test_entries_among_the_tensors_stay_among_them() -> None:
+    torch.save({"w": torch.ones(2), "epoch": 4, "deep": {"a": [None]}}, "flat.pth")
+    cs.apply(cs.rename("flat.pth", map=["w=v"], keep_extras=True), "out.pth")
+    found: Any = read("out.pth")
+    assert found["epoch"] == 4
+    assert found["deep"] == {"a": [None]}
+    assert list(found) == ["v", "epoch", "deep"]
+
+
+@pytest.mark.parametrize("output", ["out.safetensors", "folder"])
+def test_what_has_no_place_for_entries_says_so(output: str) -> None:
+    with pytest.raises(cs.ConfigError, match="has no place for entries that are no tensors"):
+        cs.apply(cs.filter("training.pth", keep_extras=True), output)
+    assert not Path(output).exists()
+
+
+def test_nothing_left_and_nothing_matched_are_errors() -> None:
+    with pytest.raises(cs.PlanError, match="nothing is left of training.pth") as caught:
+        cs.filter("training.pth", exclude=["**"])
+    assert caught.value.exit_code == 4
+    with pytest.raises(cs.PatternError, match="--exclude decoder matches none"):
+        cs.filter("training.pth", exclude=["decoder"])
+    with pytest.raises(cs.PatternError, match="--map nothing=x matches none"):
+        cs.rename("training.pth", map=["nothing=x"])
+    with pytest.raises(cs.ConfigError, match="no rule to rename by"):
+        cs.rename("training.pth")
+    with pytest.raises(cs.PlanError, match=r"both become x.weight"):
+        cs.rename("training.pth", map=["module.*=x"])
+
+
+def test_values_that_are_not_plain_are_refused_with_all_their_names() -> None:
+    torch.save({"a": torch.ones(2).to_sparse(), "b": torch.ones(1), "c": torch.ones(2).to_sparse()}, "odd.pth")
+    with pytest.raises(cs.FormatError, match="a of odd.pth cannot be copied.*--exclude a") as caught:
+        cs.filter("odd.pth")
+    assert len(caught.value.details) == 2
+    assert len(cs.filter("odd.pth", exclude=["a", "c"]).steps) == 1
+
+
+def test_floats_are_cast_and_integers_left() -> None:
+    torch.save(
+        {"f": torch.tensor([1.5, 1e30]), "i": torch.ones(2, dtype=torch.int64), "c": torch.ones(1) + 1j}, "s.pth"
+    )
+    plan = cs.convert("s.pth", dtype=torch.float16)
+    assert [step.dtype for step in plan.steps] == ["float16", "int64", "complex64"]
+    receipt = cs.apply(plan, "out.pth")
+    assert any("1 value of f became infinite" in note for note in receipt.notes)
+    assert receipt.counts == {"copied": 2, "cast": 1}
+
+
+def test_metadata_is_carried_set_and_removed() -> None:
+    save_file({"a": torch.ones(1)}, "in.safetensors", metadata={"format": "pt", "who": "me", "old": "x"})
+    cs.apply(cs.convert("in.safetensors", metadata={"old": "", "new": "y"}), "out.safetensors")
+    with safe_open("out.safetensors", "pt") as file:
+        metadata = {key: value for key, value in file.metadata().items() if "ckpt" not in key}
+    assert metadata == {"format": "pt", "who": "me", "new": "y"}
+
+
+def test_a_conversion_to_shards_and_back_is_the_same() -> None:
+    cs.apply(cs.convert("training.pth"), "whole.safetensors")
+    cs.apply(cs.convert("whole.safetensors"), "shards", max_shard_size="100B")
+    cs.apply(cs.convert("shards"), "p.pth")
+    cs.apply(cs.convert("p.pth"), "shards_pth", to="pth", max_shard_size="100B")
+    cs.apply(cs.convert("shards_pth"), "back.safetensors")
+    assert same(read("back.safetensors"), read("whole.safetensors"))
+
+
+name = st.text("abcdef", min_size=1, max_size=3)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(st.lists(name, min_size=1, max_size=3).map(".".join), min_size=1, max_size=6), name)
+def test_a_prefix_put_on_and_taken_off_is_the_identity(keys: set[str], prefix: str) -> None:
+    tensors = {key: torch.full((2,), float(i)) for i, key in enumerate(sorted(keys))}
+    save_file(tensors, "in.safetensors")
+    cs.apply(cs.rename("in.safetensors", map=[f"=new.{prefix}"]), "on.safetensors", force=True)
+    cs.apply(cs.rename("on.safetensors", map=[f"new.{prefix}="]), "off.safetensors", force=True)
+    assert same(load_file("off.safetensors"), tensors)
+
+
+def test_a_list_of_layers_renumbered_and_back_is_the_identity() -> None:
+    tensors = {f"layers.{i}.{kind}": torch.randn(2) for i in range(12) for kind in ("w", "b")}
+    save_file(tensors, "in.safetensors")
+    cs.apply(cs.rename("in.safetensors", map=["layers.{n}=blocks.{n+12}"]), "up.safetensors")
+    cs.apply(cs.rename("up.safetensors", map=["blocks.{n}=layers.{n-12}"]), "down.safetensors")
+    assert same(load_file("down.safetensors"), tensors)
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (["filter", "training.pth"], "does not say where to write"),
+        (["convert", "training.pth", "--set-metadata", "x", "-o", "o.pth"], "is not KEY=VALUE"),
+        (["convert", "training.pth", "--dtype", "float31", "-o", "o.pth"], "no dtype 'float31'"),
+        (["convert", "training.pth", "-o", "training.pth", "--force"], "is an input"),
+    ],
+)
+def test_wrong_usage_is_said(command: list[str], why: str, ckpt: Any) -> None:
+    done = ckpt(*command)
+    assert done.code in (2, 5)
+    assert why in done.err
+
+
+@pytest.mark.parametrize("verb", [["rename", "--map", "module="], ["filter"], ["convert", "--dtype", "bf16"]])
+def test_the_command_the_plan_and_the_api_give_the_same_bytes(verb: list[str], ckpt: Any) -> None:
+    name, *options = verb
+    assert ckpt(name, "training.pth", *options, "-o", "a.safetensors").code == 0
+    Path("plan.json").write_text(ckpt(name, "training.pth", *options, "-n", "--json").out)
+    assert ckpt("apply", "plan.json", "-o", "b.safetensors").code == 0
+    made = {"rename": lambda: cs.rename("training.pth", map="module="), "filter": lambda: cs.filter("training.pth")}
+    cs.apply(made.get(name, lambda: cs.convert("training.pth", dtype="bf16"))(), "c.safetensors")
+    a, b, c = (Path(f"{name}.safetensors").read_bytes() for name in "abc")
+    assert a == b == c
+    shown = json.loads(ckpt(name, "training.pth", *options, "-o", "d.pth", "--json").out)
+    assert shown["kind"] == "ckpt.receipt"
