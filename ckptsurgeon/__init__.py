@@ -18,6 +18,7 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from .api import (
         Checkpoint,
+        Difference,
         Inspection,
         Plan,
         Receipt,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         Verification,
         apply,
         convert,
+        diff,
         filter,
         init_config,
         inspect,
@@ -54,6 +56,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "ConfigError",
+    "Difference",
     "FormatError",
     "Inspection",
     "OutputError",
@@ -71,6 +74,7 @@ __all__ = [
     "VerifyError",
     "apply",
     "convert",
+    "diff",
     "filter",
     "init_config",
     "inspect",

@@ -33,13 +33,14 @@ DOORS: dict[str, set[str]] = {
     "planners": {"plan", "keys", "policies", "merges"},
     "recipe": {"plan", "formats"},
     "engine": {"plan", "ops", "policies", "merges", "formats", "checkpoint", "recipe", "sources"},
+    "comparison": {"checkpoint", "keys", "engine", "ops", "sources"},
     "inspection": {"checkpoint", "keys", "engine", "ops"},
     "verification": {"plan", "checkpoint", "engine", "recipe", "ops", "sources"},
     "api": {
-        "checkpoint", "configs", "engine", "formats", "inspection", "keys", "plan", "planners", "recipe",
+        "checkpoint", "comparison", "configs", "engine", "formats", "inspection", "keys", "plan", "planners", "recipe",
         "sources", "verification",
     },
-    "render": {"plan", "inspection"},
+    "render": {"plan", "inspection", "comparison"},
     "cli": {"__init__", "api", "trainer", "render", "plan", "registry"},
     "trainer": {"api", "configs"},
 }  # fmt: skip

@@ -11,12 +11,14 @@ from ..lazy import lazy_names
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint, open_checkpoint
+    from ..comparison import Difference
     from ..configs import load_target
     from ..inspection import Inspection
     from ..keys import Rule
     from ..plan import Plan, Receipt, Step, Verification
     from ..tensors import TargetSpec, TensorInfo
     from .applying import apply
+    from .comparing import diff
     from .editing import convert, filter, rename
     from .live import load_into
     from .looking import init_config, inspect
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint",
+    "Difference",
     "Inspection",
     "Plan",
     "Receipt",
@@ -35,6 +38,7 @@ __all__ = [
     "Verification",
     "apply",
     "convert",
+    "diff",
     "filter",
     "init_config",
     "inspect",
@@ -50,12 +54,14 @@ __getattr__ = lazy_names(
     __name__,
     {
         "..checkpoint": ("Checkpoint", "open_checkpoint"),
+        "..comparison": ("Difference",),
         "..configs": ("load_target",),
         "..inspection": ("Inspection",),
         "..keys": ("Rule",),
         "..plan": ("Plan", "Receipt", "Step", "Verification"),
         "..tensors": ("TargetSpec", "TensorInfo"),
         ".applying": ("apply",),
+        ".comparing": ("diff",),
         ".editing": ("convert", "filter", "rename"),
         ".live": ("load_into",),
         ".looking": ("init_config", "inspect"),

@@ -1,6 +1,7 @@
 """Key patterns and rules: the language in which people say which tensors they mean. Pure: opens nothing."""
 
 from .hints import deeper_note, nearest, unmatched
+from .induce import rules_for
 from .matcher import KeyMatcher
 from .pattern import Captures, KeyPattern
 from .rules import Renaming, Rule, parse_rule, rename, rules_from_lines
@@ -15,6 +16,7 @@ __all__ = [
     "nearest",
     "parse_rule",
     "rename",
+    "rules_for",
     "rules_from_lines",
     "unmatched",
 ]

@@ -1,0 +1,56 @@
+"""``ckpt diff``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..options import Json, Quiet, Root, Verbose
+from ..sink import Sink
+
+NAME = "diff"
+HELP = """Compare two checkpoints, tensor by tensor.
+
+Formats, shards, dtypes and wrappers such as module. do not matter, only keys, shapes, dtypes and, with --values,
+values: max abs, the L2 norm of the difference over that of A, and the cosine between the two. --renames finds tensors
+that moved by their content, and prints the --map rules that bring A's names to B's. Exit status 1 when they differ.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt diff before.pth after.safetensors
+  ckpt diff old.bin new.safetensors --values --rtol 1e-5 --renames
+"""
+
+
+def run(
+    first: Annotated[str, typer.Argument(metavar="A", help="A checkpoint.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    values: Annotated[bool, typer.Option("--values", help="Compare the values too.")] = False,
+    rtol: Annotated[
+        float, typer.Option("--rtol", metavar="X", help="Values this close to B's, relatively, are equal.")
+    ] = 0.0,
+    atol: Annotated[float, typer.Option("--atol", metavar="X", help="Values this close are equal.")] = 0.0,
+    renames: Annotated[
+        bool, typer.Option("--renames", help="Find tensors under other names by their content.")
+    ] = False,
+    root: Root = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare two checkpoints."""
+    from ... import api
+
+    sink = Sink(json, quiet, verbose)
+    with sink.progress("comparing") as progress:
+        found = api.diff(
+            first, second, values=values, rtol=rtol, atol=atol, renames=renames, root=root, progress=progress
+        )
+    if not sink.answer(found):
+        from ...render.diff import difference_view
+
+        sink.show(difference_view(found, every=verbose))
+        sink.notes(found.notes)
+    if found.differs:
+        raise typer.Exit(1)

@@ -1,0 +1,140 @@
+"""What differs between two checkpoints, tensor by tensor, whatever their formats, shards and wrappers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoint import Checkpoint
+from ..tensors import TensorInfo
+from ..text import natural_key
+
+if TYPE_CHECKING:
+    from .values import Numbers
+
+__all__ = ["Difference", "Pair", "Tolerance", "compare"]
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Two values are equal when they differ by at most ``absolute + relative * |second|``, as in numpy's isclose."""
+
+    relative: float = 0.0
+    absolute: float = 0.0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A tensor that both have, with what is different; ``numbers`` is set where its values were compared and differ."""
+
+    key: str
+    first: TensorInfo
+    second: TensorInfo
+    numbers: Numbers | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two checkpoints held against each other.
+
+    ``added`` are only in the second, ``removed`` only in the first. ``reshaped``, ``retyped``, ``changed`` and
+    ``close`` (equal within the tolerance) are in both. ``identical`` counts the tensors that are the same: byte for
+    byte where ``values`` is set, in dtype and shape where it is not. ``renamed`` maps keys of the first to keys of
+    the second that hold the same bytes, and ``rules`` are the ``--map`` rules that rename them.
+    """
+
+    first: str
+    second: str
+    values: bool
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    reshaped: tuple[Pair, ...] = ()
+    retyped: tuple[Pair, ...] = ()
+    changed: tuple[Pair, ...] = ()
+    close: tuple[Pair, ...] = ()
+    identical: int = 0
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    rules: tuple[str, ...] = ()
+    not_compared: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def differs(self) -> bool:
+        """Whether the two are anything but the same."""
+        return bool(self.added or self.removed or self.reshaped or self.retyped or self.changed or self.renamed)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the difference as plain data."""
+        return {
+            "kind": "ckpt.diff",
+            "version": 1,
+            "first": self.first,
+            "second": self.second,
+            "differs": self.differs,
+            "values": self.values,
+            "added": list(self.added),
+            "removed": list(self.removed),
+            "reshaped": [
+                {"key": p.key, "from": list(p.first.shape), "to": list(p.second.shape)} for p in self.reshaped
+            ],
+            "retyped": [
+                {"key": p.key, "from": p.first.dtype, "to": p.second.dtype, **_numbers(p)} for p in self.retyped
+            ],
+            "changed": [{"key": p.key, **_numbers(p)} for p in self.changed],
+            "close": [{"key": p.key, **_numbers(p)} for p in self.close],
+            "renamed": [{"from": old, "to": new} for old, new in self.renamed.items()],
+            "rules": list(self.rules),
+            "identical": self.identical,
+            "not_compared": [{"key": key, "why": why} for key, why in self.not_compared.items()],
+            "notes": list(self.notes),
+        }
+
+
+def _numbers(pair: Pair) -> dict[str, Any]:
+    return asdict(pair.numbers) if pair.numbers is not None else {}
+
+
+def compare(
+    first: Checkpoint,
+    second: Checkpoint,
+    *,
+    values: bool = False,
+    tolerance: Tolerance | None = None,
+    renames: bool = False,
+    progress: Progress | None = None,
+) -> Difference:
+    """Compare two open checkpoints.
+
+    With ``values`` (or ``renames``) every byte is read; else headers only. Raises SourceError where a file cannot be
+    read, FormatError where a record fails its checksum.
+    """
+    common = [key for key in first if key in second]
+    removed, added = _only(first, second), _only(second, first)
+    reshaped = tuple(Pair(k, first[k], second[k]) for k in common if first[k].shape != second[k].shape)
+    same_shape = [key for key in common if first[key].shape == second[key].shape]
+    retyped = tuple(Pair(k, first[k], second[k]) for k in same_shape if first[k].dtype != second[k].dtype)
+    found = Difference(
+        first.path, second.path, values, tuple(added), tuple(removed), reshaped, retyped,
+        identical=len(same_shape) - len(retyped), notes=(*_stripped(first), *_stripped(second)),
+    )  # fmt: skip
+    if values:
+        from .values import with_values
+
+        found = with_values(found, first, second, same_shape, tolerance or Tolerance(), progress)
+    if renames and added and removed:
+        from .renames import with_renames
+
+        found = with_renames(found, first, second)
+    return found
+
+
+def _only(these: Checkpoint, others: Checkpoint) -> Sequence[str]:
+    return sorted((key for key in these if key not in others), key=natural_key)
+
+
+def _stripped(checkpoint: Checkpoint) -> tuple[str, ...]:
+    stripped = [f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}"]
+    return (*checkpoint.notes, *(stripped if checkpoint.stripped else []))

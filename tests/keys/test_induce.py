@@ -1,0 +1,46 @@
+"""Rules found from pairs of names: they rename every key as wanted, and are few."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ckptsurgeon.keys import parse_rule, rename, rules_for
+
+part = st.sampled_from(["a", "b", "w", "0", "1", "2", "11", "x{y}", "s*r", "e=q"])
+key = st.lists(part, min_size=1, max_size=4).map(".".join)
+
+
+def applied(names: dict[str, str]) -> dict[str, str]:
+    return rename(list(names), [parse_rule(text) for text in rules_for(names)]).names
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(key, key, max_size=8))
+def test_the_rules_rename_every_key_as_wanted(names: dict[str, str]) -> None:
+    assert applied(names) == names
+
+
+def test_a_moved_module_is_one_rule() -> None:
+    names = {f"module.{i}.w": f"{i}.w" for i in range(9)}
+    assert rules_for(names) == ["module="]
+    names = {f"encoder.{i}.w": f"model.encoder.{i}.w" for i in range(9)} | {"head.w": "head.w"}
+    assert rules_for(names) == ["encoder=model.encoder"]
+
+
+def test_layers_are_one_rule_whatever_else_has_numbers() -> None:
+    names = {f"layers.{i}.linear{j}.w": f"blocks.{i}.ff.{j}.w" for i in range(12) for j in (1, 2)}
+    assert rules_for(names) == ["layers.{n}.linear1=blocks.{n}.ff.1", "layers.{n}.linear2=blocks.{n}.ff.2"]
+    names = {f"a.{i}.b.{j}.w": f"c.{i}.d.{j}.w" for i in range(3) for j in range(4)}
+    assert rules_for(names) == ["a.{n}.b=c.{n}.d"]
+
+
+def test_shifted_layers_are_one_rule() -> None:
+    names = {f"up.{i}.w": f"all.{i + 6}.w" for i in range(6)} | {f"down.{i}.w": f"all.{i}.w" for i in range(6)}
+    assert sorted(rules_for(names)) == ["down=all", "up.{n}=all.{n+6}"]
+
+
+def test_keys_that_stay_are_left_alone() -> None:
+    assert rules_for({"a.w": "a.w", "b.w": "b.w"}) == []
+    names = {"enc.a": "enc.a", "enc.b": "enc.c"}
+    assert rules_for(names) == ["enc.b=enc.c"]

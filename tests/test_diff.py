@@ -1,0 +1,220 @@
+"""Diff: what differs is found and measured, whatever the formats; what moved is found by its content."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.comparison import values
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return {
+        **{f"layers.{i}.{name}": torch.randn(4, 3) for i in range(3) for name in ("attn.w", "ff.w")},
+        "embed": torch.randn(5, 4), "steps": torch.tensor(7), "norm": torch.ones(4), "bias": torch.zeros(4),
+    }  # fmt: skip
+
+
+def test_the_same_tensors_are_the_same_whatever_the_file(state: dict[str, torch.Tensor]) -> None:
+    torch.save({"model": {f"module.{k}": v for k, v in state.items()}, "epoch": 1}, "a.pth")
+    torch.save({k: v.t().contiguous().t() if v.ndim == 2 else v for k, v in state.items()}, "strided.pth")
+    torch.save(state, "old.pth", _use_new_zipfile_serialization=False)
+    save_file(state, "b.safetensors")
+    cs.apply(cs.convert("b.safetensors"), "shards", max_shard_size="100B")
+    for other in ("b.safetensors", "strided.pth", "old.pth", "shards", "a.pth"):
+        found = cs.diff("a.pth", other, values=True)
+        assert not found.differs, other
+        assert found.identical == len(state)
+
+
+def test_every_kind_of_difference_is_told(state: dict[str, torch.Tensor]) -> None:
+    save_file(state, "a.safetensors")
+    other = {key: value.clone() for key, value in state.items()}
+    other["embed"][2, 1] += 0.5
+    other["norm"] = other["norm"].half()
+    other["bias"] = torch.zeros(6)
+    other["steps"] += 1
+    del other["layers.0.ff.w"]
+    other["layers.9.ff.w"], other["layers.10.ff.w"] = torch.ones(1), torch.ones(1)
+    save_file(other, "b.safetensors")
+    found = cs.diff("a.safetensors", "b.safetensors", values=True)
+    assert found.differs
+    assert found.removed == ("layers.0.ff.w",)
+    assert found.added == ("layers.9.ff.w", "layers.10.ff.w")
+    assert [pair.key for pair in found.reshaped] == ["bias"]
+    assert [(pair.key, pair.numbers and pair.numbers.differing) for pair in found.retyped] == [("norm", 0)]
+    numbers = {pair.key: pair.numbers for pair in found.changed}
+    assert set(numbers) == {"embed", "steps"}
+    a, b = state["embed"].double().flatten(), other["embed"].double().flatten()
+    one = numbers["embed"]
+    assert one is not None
+    assert one.differing == 1
+    assert one.max_abs == pytest.approx((a - b).abs().max().item())
+    assert one.relative == pytest.approx(((a - b).norm() / a.norm()).item())
+    assert one.cosine == pytest.approx(torch.nn.functional.cosine_similarity(a, b, dim=0).item())
+    assert found.identical == 5
+    headers = cs.diff("a.safetensors", "b.safetensors")
+    assert not headers.changed
+    assert headers.identical == 7
+
+
+@pytest.mark.parametrize(
+    ("rtol", "atol", "close"), [(0, 0.02, True), (0.02, 0, True), (0, 0.001, False), (0, 0, False)]
+)
+def test_a_tolerance_is_numpy_s(rtol: float, atol: float, close: bool) -> None:
+    save_file({"w": torch.tensor([1.0, 2.0, float("nan")])}, "a.safetensors")
+    save_file({"w": torch.tensor([1.01, 2.0, float("nan")])}, "b.safetensors")
+    found = cs.diff("a.safetensors", "b.safetensors", values=True, rtol=rtol, atol=atol)
+    assert found.differs != close
+    assert len(found.close) == close
+
+
+def test_nan_counts_where_only_one_has_it() -> None:
+    save_file({"w": torch.tensor([1.0, float("nan"), float("nan"), float("inf")])}, "a.safetensors")
+    save_file({"w": torch.tensor([1.0, float("nan"), 3.0, 5.0])}, "b.safetensors")
+    (pair,) = cs.diff("a.safetensors", "b.safetensors", values=True).changed
+    assert pair.numbers is not None
+    assert (pair.numbers.nan, pair.numbers.differing, pair.numbers.max_abs) == (1, 2, 0.0)
+    assert pair.numbers.cosine == pytest.approx(1.0)
+
+
+def test_a_zero_of_another_sign_is_not_the_same_bytes_and_not_another_value() -> None:
+    save_file({"w": torch.tensor([0.0])}, "a.safetensors")
+    save_file({"w": torch.tensor([-0.0])}, "b.safetensors")
+    found = cs.diff("a.safetensors", "b.safetensors", values=True)
+    assert (found.differs, found.identical) == (False, 1)
+
+
+def test_long_tensors_are_compared_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "CHUNK", 1000)
+    monkeypatch.setattr(values, "BLOCK", 300)
+    tensors = {f"t{i}": torch.randn(400 + i) for i in range(7)}
+    save_file(tensors, "a.safetensors")
+    tensors["t3"][-1] += 1
+    tensors["t5"][0] += 1
+    save_file(tensors, "b.safetensors")
+    found = cs.diff("a.safetensors", "b.safetensors", values=True)
+    assert [pair.key for pair in found.changed] == ["t3", "t5"]
+
+
+def test_the_same_bytes_of_one_file_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"w": torch.randn(9)}, "a.safetensors")
+    os.link("a.safetensors", "b.safetensors")
+    monkeypatch.setattr(values, "_equal", lambda *_: pytest.fail("it was read"))
+    assert cs.diff("a.safetensors", "b.safetensors", values=True).identical == 1
+
+
+def test_what_cannot_be_read_is_said() -> None:
+    torch.save({"s": torch.eye(3).to_sparse(), "w": torch.ones(1)}, "a.pth")
+    found = cs.diff("a.pth", "a.pth", values=True)
+    assert list(found.not_compared) == ["s"]
+    assert found.identical == 1
+
+
+def test_complex_and_eight_bit_values_are_measured() -> None:
+    first = {"c": torch.tensor([1 + 1j, 2 - 1j]), "f": torch.tensor([1.0, 2.0]).to(torch.float8_e4m3fn)}
+    torch.save(first, "a.pth")
+    torch.save({"c": torch.tensor([1 + 1j, 2 + 0j]), "f": torch.tensor([1.0, 4.0]).to(torch.float8_e4m3fn)}, "b.pth")
+    found = {pair.key: pair.numbers for pair in cs.diff("a.pth", "b.pth", values=True).changed}
+    assert {key: numbers and numbers.max_abs for key, numbers in found.items()} == {"c": 1.0, "f": 2.0}
+
+
+# What only moved.
+
+
+def test_the_rules_of_renames_make_the_difference_empty(state: dict[str, torch.Tensor]) -> None:
+    save_file(state, "a.safetensors")
+    moved = {
+        key.replace("layers.", "blocks.").replace("ff", "mlp").replace("embed", "tok"): v for key, v in state.items()
+    }
+    moved["more"] = torch.ones(3)
+    save_file(moved, "b.safetensors")
+    found = cs.diff("a.safetensors", "b.safetensors", renames=True)
+    assert len(found.renamed) == 7
+    assert found.added == ("more",)
+    assert not found.removed
+    assert sorted(found.rules) == ["embed=tok", "layers.{n}.attn=blocks.{n}.attn", "layers.{n}.ff=blocks.{n}.mlp"]
+    cs.apply(cs.rename("a.safetensors", map=found.rules), "c.safetensors")
+    again = cs.diff("c.safetensors", "b.safetensors", values=True)
+    assert not again.removed
+    assert not again.changed
+    assert again.added == ("more",)
+
+
+def test_tensors_of_the_same_content_go_with_the_nearest_name() -> None:
+    zeros = {f"enc.{i}.{name}": torch.zeros(3) for i in range(3) for name in ("b1", "b2")}
+    save_file(zeros, "a.safetensors")
+    save_file({key.replace("enc", "net"): value for key, value in zeros.items()}, "b.safetensors")
+    found = cs.diff("a.safetensors", "b.safetensors", renames=True)
+    assert found.rules == ("enc=net",)
+
+
+def test_other_content_is_no_rename() -> None:
+    save_file({"a": torch.zeros(3), "x": torch.ones(2)}, "a.safetensors")
+    save_file({"b": torch.ones(3), "y": torch.ones(2, dtype=torch.float16)}, "b.safetensors")
+    found = cs.diff("a.safetensors", "b.safetensors", renames=True)
+    assert not found.renamed
+    assert found.differs
+
+
+# The command.
+
+
+def test_the_command_says_it_by_its_exit_code(state: dict[str, torch.Tensor], ckpt: Any) -> None:
+    save_file(state, "a.safetensors")
+    torch.save({f"module.{k}": v for k, v in state.items()}, "same.pth")
+    assert ckpt("diff", "a.safetensors", "same.pth", "--values").code == 0
+    state["norm"] += 1e-3
+    save_file(state, "b.safetensors")
+    done = ckpt("diff", "a.safetensors", "b.safetensors", "--values")
+    assert done.code == 1
+    assert "norm" in done.out
+    assert ckpt("diff", "a.safetensors", "b.safetensors", "--values", "--rtol", "1e-2").code == 0
+    done = ckpt("diff", "a.safetensors", "b.safetensors", "--values", "--json")
+    data = json.loads(done.out)
+    assert done.code == 1
+    assert [row["key"] for row in data["changed"]] == ["norm"]
+    assert math.isclose(data["changed"][0]["max_abs"], 1e-3, rel_tol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "why"),
+    [
+        (["a.safetensors", "nothing.pth"], 3, "nothing.pth does not exist"),
+        (["a.safetensors", "a.safetensors", "--rtol", "1"], 2, "need --values"),
+        (["a.safetensors", "a.safetensors", "--values", "--atol", "-1"], 2, "is no tolerance"),
+    ],
+)
+def test_wrong_usage_is_said(arguments: list[str], code: int, why: str, ckpt: Any) -> None:
+    save_file({"a": torch.ones(1)}, "a.safetensors")
+    done = ckpt("diff", *arguments)
+    assert (done.code, why in done.err) == (code, True)
+
+
+def test_layers_of_which_the_same_is_said_are_one_line(ckpt: Any) -> None:
+    save_file({f"l.{i}.w": torch.zeros(2) for i in range(12)} | {"x": torch.zeros(1)}, "a.safetensors")
+    save_file({f"m.{i}.w": torch.zeros(2) for i in range(12)} | {"x": torch.zeros(1)}, "b.safetensors")
+    out = ckpt("diff", "a.safetensors", "b.safetensors").out
+    assert "l.{0..11}.w" in out
+    assert len(out.splitlines()) == 3
+    assert "l.{0..11}.w  m.{0..11}.w" in ckpt("diff", "a.safetensors", "b.safetensors", "--renames").out
+
+
+def test_headers_of_many_tensors_are_compared_quickly() -> None:
+    """No time is asserted; the bench has the figure. Nothing here may be quadratic."""
+    many = {f"layers.{i}.{j}.w": torch.zeros(1) for i in range(100) for j in range(30)}
+    save_file(many, "a.safetensors")
+    save_file({key.replace("layers", "blocks"): value for key, value in many.items()}, "b.safetensors")
+    found = cs.diff("a.safetensors", "b.safetensors")
+    assert len(found.added) == len(found.removed) == 3000
+    Path("a.safetensors").unlink()
