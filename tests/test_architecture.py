@@ -34,13 +34,14 @@ DOORS: dict[str, set[str]] = {
     "recipe": {"plan", "formats"},
     "engine": {"plan", "ops", "policies", "merges", "formats", "checkpoint", "recipe", "sources"},
     "comparison": {"checkpoint", "keys", "engine", "ops", "sources"},
+    "matching": {"keys"},
     "inspection": {"checkpoint", "keys", "engine", "ops"},
     "verification": {"plan", "checkpoint", "engine", "recipe", "ops", "sources"},
     "api": {
-        "checkpoint", "comparison", "configs", "engine", "formats", "inspection", "keys", "plan", "planners", "recipe",
+        "checkpoint", "comparison", "configs", "matching", "engine", "formats", "inspection", "keys", "plan", "planners", "recipe",
         "sources", "verification",
     },
-    "render": {"plan", "inspection", "comparison"},
+    "render": {"plan", "inspection", "comparison", "matching"},
     "cli": {"__init__", "api", "trainer", "render", "plan", "registry"},
     "trainer": {"api", "configs"},
 }  # fmt: skip

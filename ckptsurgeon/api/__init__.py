@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..configs import load_target
     from ..inspection import Inspection
     from ..keys import Rule
+    from ..matching import Proposal
     from ..plan import Plan, Receipt, Step, Verification
     from ..tensors import TargetSpec, TensorInfo
     from .applying import apply
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .editing import convert, filter, rename
     from .live import load_into
     from .looking import init_config, inspect
+    from .matching import match
     from .planning import transplant
     from .verifying import verify
 
@@ -30,6 +32,7 @@ __all__ = [
     "Difference",
     "Inspection",
     "Plan",
+    "Proposal",
     "Receipt",
     "Rule",
     "Step",
@@ -44,6 +47,7 @@ __all__ = [
     "inspect",
     "load_into",
     "load_target",
+    "match",
     "open_checkpoint",
     "rename",
     "transplant",
@@ -58,6 +62,7 @@ __getattr__ = lazy_names(
         "..configs": ("load_target",),
         "..inspection": ("Inspection",),
         "..keys": ("Rule",),
+        "..matching": ("Proposal",),
         "..plan": ("Plan", "Receipt", "Step", "Verification"),
         "..tensors": ("TargetSpec", "TensorInfo"),
         ".applying": ("apply",),
@@ -65,6 +70,7 @@ __getattr__ = lazy_names(
         ".editing": ("convert", "filter", "rename"),
         ".live": ("load_into",),
         ".looking": ("init_config", "inspect"),
+        ".matching": ("match",),
         ".planning": ("transplant",),
         ".verifying": ("verify",),
     },

@@ -1,0 +1,36 @@
+"""``match``: which tensors of a source are which of a destination, proposed from headers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from ..checkpoint import open_checkpoint
+from ..configs import load_target
+from ..matching import Proposal, propose
+from ..text import count
+from .types import Path
+
+__all__ = ["match"]
+
+
+def match(source: Path, destination: Path, *, root: str | None = None) -> Proposal:
+    """Propose the ``--map`` rules that bring a source's names to a destination's, from names, shapes and order.
+
+    Proposes only: nothing is renamed, and between equals nothing is chosen. ``destination`` is a configuration or a
+    checkpoint. Raises what ``open_checkpoint`` and ``load_target`` raise.
+    """
+    target = load_target(destination)
+    with open_checkpoint(source, root, unwrap=False) as raw:
+        checkpoint = raw.unwrapped(destination=list(target.tensors))
+        found = propose(os.fspath(source), checkpoint, os.fspath(destination), target.tensors)
+        notes = [*checkpoint.notes, *target.notes]
+        if checkpoint.stripped:
+            notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
+        by_order = [one for one in found.matches if one.why == "order"]
+        if by_order and "safetensors" in checkpoint.format:
+            notes.append(
+                f"{count(len(by_order), 'match', 'matches')} by order alone: safetensors files are sorted by name, "
+                "so look at them twice"
+            )
+    return replace(found, notes=tuple(notes))

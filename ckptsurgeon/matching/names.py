@@ -1,0 +1,79 @@
+"""How near two module paths are: by their words, those of the field's libraries for one thing taken as one."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from math import log
+
+__all__ = ["Likeness", "words_of"]
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_SAME = {
+    "q": "query k:key v:value",
+    "attn": "attention att attns mha",
+    "norm": "layernorm ln rmsnorm groupnorm batchnorm norms",
+    "embed": "embedding embeddings emb embd embeds",
+    "token": "word tok words tokens vocab wte",
+    "position": "pos positional positions wpe",
+    "segment": "type seg",
+    "ff": "ffn mlp feedforward forward",
+    "head": "classifier heads",
+    "output": "out",
+    "encoder": "enc",
+    "decoder": "dec",
+    "project": "proj projection projector",
+    "layer": "layers block blocks h",
+    "linear": "dense fc lin",
+    "mask": "masked",
+    "codevectors": "vars codebook",
+    "first": "intermediate up",
+}
+_CANONICAL = {other.partition(":")[2] or other: other.partition(":")[0] if ":" in other else name
+              for name, others in _SAME.items() for other in others.split()}  # fmt: skip
+_COMPOUND = {
+    "fc1": "linear first", "fc2": "linear second", "linear1": "linear first", "linear2": "linear second",
+    "w1": "linear first", "w2": "linear second", "norm1": "norm first", "norm2": "norm second",
+    "ln1": "norm first", "ln2": "norm second", "lm_head": "head",
+}  # fmt: skip
+
+
+@lru_cache(maxsize=65536)
+def words_of(path: str) -> tuple[str, ...]:
+    """Return the words of a path, each in its common form: ``encoder.layer.#.attention.self.query``."""
+    words: list[str] = []
+    for segment in path.split("."):
+        text = _COMPOUND.get(segment, segment)
+        for word in _WORD.findall(text.replace("_", " ")):
+            low = word.lower()
+            words.append(_CANONICAL.get(low, low))
+    return tuple(words)
+
+
+class Likeness:
+    """Compares paths of two state dicts; words that stand in few paths count more (inverse frequency)."""
+
+    def __init__(self, first: Sequence[str], second: Sequence[str]) -> None:
+        self._weights = self._counted([*first, *second])
+        self._known: dict[tuple[str, str], float] = {}
+
+    @staticmethod
+    def _counted(paths: Iterable[str]) -> dict[str, float]:
+        paths = list(paths)
+        seen = Counter(word for path in paths for word in set(words_of(path)))
+        return {word: 0.1 + log(1 + len(paths) / number) for word, number in seen.items()}
+
+    def __call__(self, first: str, second: str) -> float:
+        """Return 0 for paths without a common word, 1 for paths of the same words."""
+        found = self._known.get((first, second))
+        if found is None:
+            found = self._known[first, second] = self._measured(first, second)
+        return found
+
+    def _measured(self, first: str, second: str) -> float:
+        a, b = Counter(words_of(first)), Counter(words_of(second))
+        shared = sum(self._weights[word] * number for word, number in (a & b).items())
+        whole = sum(self._weights[word] * number for word, number in (a | b).items())
+        return shared / whole if whole else 1.0
