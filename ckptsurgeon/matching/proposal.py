@@ -30,7 +30,7 @@ class Proposal:
 
     ``names`` maps source keys to destination keys and ``rules`` are the ``--map`` rules that do so. ``ambiguous``
     maps a module of the destination to the modules of the source that it could be, between which nothing decides.
-    ``unmatched`` are source keys that nothing fits, ``missing`` destination keys that nothing fits.
+    ``unmatched`` are source keys that nothing fits, ``missing`` destination keys that nothing fits; ``undecided`` counts those of ambiguous modules.
     """
 
     first: str
@@ -41,6 +41,7 @@ class Proposal:
     ambiguous: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unmatched: Mapping[str, TensorInfo] = field(default_factory=dict)
     missing: Mapping[str, TensorInfo] = field(default_factory=dict)
+    undecided: int = 0
     notes: tuple[str, ...] = ()
 
     @property

@@ -175,6 +175,7 @@ def propose(
         ambiguous,
         {key: info for key, info in source.items() if key not in names},
         {key: info for key, info in destination.items() if key not in taken and key not in open_keys},
+        len(open_keys),
     )
 
 

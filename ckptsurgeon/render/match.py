@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 
 from rich.console import Group, RenderableType
@@ -20,24 +21,35 @@ SHOWN = 12
 
 
 def proposal_view(found: Proposal, *, every: bool = False) -> RenderableType:
-    """Return the matches with what speaks for each, the rules, and what is left open."""
+    """Return the rules, what is left open, and how much was matched by what; with ``every``, each match."""
     limit = 1 << 30 if every else SHOWN
     parts: list[RenderableType] = []
-    rows = [[escape(m.first), escape(m.second), str(m.tensors), m.why] for m in found.matches if m.first != m.second]
-    if rows:
-        parts.append(Columns([["source", "destination", "", "by"], *rows], right=[2]))
-    same = sum(m.tensors for m in found.matches if m.first == m.second)
-    if same:
-        parts.append(Text(f"  {count(same, 'tensor')} under the same name"))
+    if every:
+        for m in found.matches:
+            parts += [_line(f"  {m.why:9}  {m.tensors:3}  {escape(m.first)}"), _line(f"{'':18}{escape(m.second)}")]
     if found.rules:
-        parts += [Text("  rules"), *(Text(f"    --map {shlex.quote(rule)}") for rule in found.rules)]
+        parts += [Text("  rules"), *(_line(f"    --map {shlex.quote(rule)}") for rule in found.rules)]
     for module, options in list(found.ambiguous.items())[:limit]:
         could = ", ".join(map(escape, options))
         parts.append(Columns([[Text("ambiguous", style="yellow"), escape(module), f"could be {could}"]]))
     parts += _left("missing", "red", found.missing, limit)
     parts += _left("not used", "", found.unmatched, limit)
-    wanted = len(found.names) + len(found.missing)
-    return Group(*parts, Text(f"  {len(found.names)} of {count(wanted, 'destination tensor')} matched"))
+    return Group(*parts, _summary(found))
+
+
+def _line(text: str) -> Text:
+    """Return a line that is never broken: it is to be copied."""
+    return Text(text, no_wrap=True, overflow="ignore")
+
+
+def _summary(found: Proposal) -> Text:
+    ways = Counter({why: 0 for why in ("same name", "name", "shape", "order")})
+    for match in found.matches:
+        ways[match.why] += match.tensors
+    said = ", ".join(f"{number} by {why}" for why, number in ways.items() if number)
+    wanted = len(found.names) + len(found.missing) + found.undecided
+    how = f": {said}" if said else ""
+    return Text(f"  {len(found.names)} of {count(wanted, 'destination tensor')} matched{how}")
 
 
 def _left(name: str, style: str, tensors: Mapping[str, TensorInfo], limit: int) -> list[RenderableType]:
@@ -45,9 +57,9 @@ def _left(name: str, style: str, tensors: Mapping[str, TensorInfo], limit: int) 
     rows = list(_paths(build_tree(tensors), ""))
     shown: list[list[str | Text]] = []
     for i, (path, said) in enumerate(rows[:limit]):
-        shown.append([Text(name if i == 0 else "", style=style), escape(path), said])
+        shown.append([Text(name if i == 0 else "", style=style), said, escape(path)])
     if len(rows) > limit:
-        shown.append([Text(""), f"and {len(rows) - limit} more (-v or --json lists all)", ""])
+        shown.append([Text(""), "", f"and {len(rows) - limit} more (-v or --json lists all)"])
     return [Columns(shown)] if shown else []
 
 
