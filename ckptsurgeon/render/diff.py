@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
@@ -43,17 +42,7 @@ def difference_view(found: Difference, *, every: bool = False) -> RenderableType
     ]
     shown = [line for name, style, rows in kinds if rows for line in _shown(name, style, rows, limit)]
     parts: list[RenderableType] = [Columns(shown)] if shown else []
-    if found.rules:
-        parts += [
-            Text("  rules that rename A to B"),
-            *(_line(f"    --map {shlex.quote(rule)}") for rule in found.rules),
-        ]
     return Group(*parts, _summary(found))
-
-
-def _line(text: str) -> Text:
-    """Return a line that is never broken: it is to be copied."""
-    return Text(text, no_wrap=True, overflow="ignore")
 
 
 def _rows(pairs: Sequence[Pair], say: Callable[[Pair], str]) -> list[tuple[str, str]]:

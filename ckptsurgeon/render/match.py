@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -15,20 +15,18 @@ from ..text import count, escape, shape_text
 from .columns import Columns
 from .tree import build_tree
 
-__all__ = ["proposal_view"]
+__all__ = ["proposal_view", "rule_lines"]
 
 SHOWN = 12
 
 
 def proposal_view(found: Proposal, *, every: bool = False) -> RenderableType:
-    """Return the rules, what is left open, and how much was matched by what; with ``every``, each match."""
+    """Return what is left open, and how much was matched by what; with ``every``, each match."""
     limit = 1 << 30 if every else SHOWN
     parts: list[RenderableType] = []
     if every:
-        for m in found.matches:
-            parts += [_line(f"  {m.why:9}  {m.tensors:3}  {escape(m.first)}"), _line(f"{'':18}{escape(m.second)}")]
-    if found.rules:
-        parts += [Text("  rules"), *(_line(f"    --map {shlex.quote(rule)}") for rule in found.rules)]
+        rows = [[m.why, str(m.tensors), f"{escape(m.first)} to {escape(m.second)}"] for m in found.matches]
+        parts.append(Columns(rows, right=[1]))
     for module, options in list(found.ambiguous.items())[:limit]:
         could = ", ".join(map(escape, options))
         parts.append(Columns([[Text("ambiguous", style="yellow"), escape(module), f"could be {could}"]]))
@@ -37,19 +35,22 @@ def proposal_view(found: Proposal, *, every: bool = False) -> RenderableType:
     return Group(*parts, _summary(found))
 
 
-def _line(text: str) -> Text:
-    """Return a line that is never broken: it is to be copied."""
-    return Text(text, no_wrap=True, overflow="ignore")
-
-
 def _summary(found: Proposal) -> Text:
-    ways = Counter({why: 0 for why in ("same name", "name", "shape", "order")})
+    ways = Counter(dict.fromkeys(("same name", "name", "shape", "order"), 0))
     for match in found.matches:
         ways[match.why] += match.tensors
     said = ", ".join(f"{number} by {why}" for why, number in ways.items() if number)
     wanted = len(found.names) + len(found.missing) + found.undecided
     how = f": {said}" if said else ""
     return Text(f"  {len(found.names)} of {count(wanted, 'destination tensor')} matched{how}")
+
+
+def rule_lines(rules: Sequence[str]) -> Iterator[str]:
+    """Yield rules as options to be copied, never broken."""
+    if rules:
+        yield "  rules"
+    for rule in rules:
+        yield f"    --map {shlex.quote(rule)}"
 
 
 def _left(name: str, style: str, tensors: Mapping[str, TensorInfo], limit: int) -> list[RenderableType]:

@@ -49,8 +49,11 @@ def run(
         )
     if not sink.answer(found):
         from ...render.diff import difference_view
+        from ...render.match import rule_lines
 
         sink.show(difference_view(found, every=verbose))
+        for line in rule_lines(found.rules) if not quiet else ():
+            sink.line(line)
         sink.notes(found.notes)
     if found.differs:
         raise typer.Exit(1)

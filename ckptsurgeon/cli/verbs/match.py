@@ -44,7 +44,9 @@ def run(
         for rule in found.rules:
             sink.line(rule)
         return
-    from ...render.match import proposal_view
+    from ...render.match import proposal_view, rule_lines
 
+    for line in rule_lines(found.rules):
+        sink.line(line)
     sink.show(proposal_view(found, every=verbose))
     sink.notes(found.notes)
