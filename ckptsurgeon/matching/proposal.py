@@ -30,8 +30,8 @@ class Proposal:
 
     ``names`` maps source keys to destination keys and ``rules`` are the ``--map`` rules that do so. ``ambiguous``
     maps a module of the destination to the modules of the source that it could be, between which nothing decides.
-    ``unmatched`` are source keys that nothing fits, ``missing`` destination keys that nothing fits, and ``undecided`` is the number of destination keys in
-    ambiguous modules.
+    ``unmatched`` are source keys that nothing fits, ``missing`` destination keys that nothing fits, and
+    ``undecided`` is the number of destination keys in ambiguous modules.
     """
 
     first: str
