@@ -6,10 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
+from ..errors import UnsafeError
 from ..sources import Folder
+from ..text import escape
 from ._header import OutTensor
-from ._limits import INDEX_BYTES
 from ._seal import UNSEALED, seal_of
+from .limits import RECIPE_BYTES
 
 __all__ = [
     "RECIPE_FILE",
@@ -65,8 +67,7 @@ def index_text(shards: Mapping[str, Sequence[OutTensor]]) -> str:
 
 def folder_frame(folder: Folder, digests: Mapping[str, str]) -> str:
     """Return the digest over all files of a folder's checkpoint, as it was before its recipe was sealed."""
-    file = folder.file(RECIPE_FILE)
-    recipe = file.read(0, file.size).decode("utf-8", "replace")
+    recipe = _recipe(folder)
     plain = recipe.replace(seal_of(recipe) or UNSEALED, UNSEALED, 1)
     return folder_digest({**digests, RECIPE_FILE: hashlib.sha256(plain.encode()).hexdigest()})
 
@@ -75,8 +76,14 @@ def folder_recipe(folder: Folder) -> str | None:
     """Return the text of the recipe that lies in a folder, None when there is none."""
     if RECIPE_FILE not in folder.names():
         return None
+    return _recipe(folder)
+
+
+def _recipe(folder: Folder) -> str:
     file = folder.file(RECIPE_FILE)
-    return file.read(0, min(file.size, INDEX_BYTES)).decode("utf-8", "replace")
+    if file.size > RECIPE_BYTES:
+        raise UnsafeError(f"{escape(file.uri)} is too large for a recipe.", rule="recipe size")
+    return file.read(0, file.size).decode("utf-8", "replace")
 
 
 def folder_digest(digests: Mapping[str, str]) -> str:
