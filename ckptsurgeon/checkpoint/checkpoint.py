@@ -89,11 +89,18 @@ class Checkpoint(Mapping[str, TensorInfo]):
     @property
     def notes(self) -> tuple[str, ...]:
         """What was decided on the way that a user may want to know."""
+        notes = [*self.header.notes]
+        lacking = self._view.lacking
+        if lacking:
+            notes.append(
+                f"the keys of the destination begin with {lacking}., those of {escape(self.path)} do not: "
+                f"--map ={lacking} puts it there"
+            )
         if not self.passed:
-            return self.header.notes
+            return tuple(notes)
         where = f"root {self.root}" if self.root else "the top level"
         others = [path or "the top level" for path in self.passed]
-        return (*self.header.notes, f"took {where}; also there: {listing(others)} (choose with --root)")
+        return (*notes, f"took {where}; also there: {listing(others)} (choose with --root)")
 
     @cached_property
     def extras(self) -> tuple[Extra, ...]:
