@@ -108,12 +108,14 @@ class Layout(Protocol):
 class Writer(Protocol):
     """A format that can be written. Found on a Format as ``writer``.
 
-    ``name`` is what ``--to`` calls it, ``shard_suffix`` how its files end in a folder.
+    ``name`` is what ``--to`` calls it, ``shard_suffix`` how its files end in a folder; ``shares`` is set where
+    tied tensors are written once.
     """
 
     name: str
     shard_suffix: str
     suffixes: tuple[str, ...]
+    shares: bool
     dtypes: frozenset[str]
 
     def layout(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str) -> Layout:

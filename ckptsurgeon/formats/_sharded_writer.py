@@ -29,24 +29,25 @@ RECIPE_FILE = "ckptsurgeon.json"
 _STEMS = {".safetensors": "model", ".bin": "pytorch_model"}
 
 
-def split_shards(tensors: Sequence[OutTensor], limit: int) -> list[list[OutTensor]]:
-    """Fill shards of at most ``limit`` bytes in order; a larger tensor gets one of its own.
+def split_shards(tensors: Sequence[OutTensor], limit: int, *, shares: bool = False) -> list[list[OutTensor]]:
+    """Fill shards of at most ``limit`` bytes in order; what is larger gets one of its own.
 
-    A tensor and its aliases always lie in one shard.
+    A tensor and its aliases always lie in one shard. With ``shares`` the aliases take no bytes of their own.
     """
-    shards: list[list[OutTensor]] = [[]]
-    shard_of: dict[str, list[OutTensor]] = {}
-    filled = 0
+    sizes: dict[str, int] = {}
     for tensor in tensors:
-        if tensor.alias_of:
-            shard_of[tensor.alias_of].append(tensor)
-            continue
-        if filled and filled + tensor.nbytes > limit:
+        owner = tensor.alias_of or tensor.key
+        sizes[owner] = sizes.get(owner, 0) + (0 if shares and tensor.alias_of else tensor.nbytes)
+    shards: list[list[OutTensor]] = [[]]
+    number, filled = {}, 0
+    for owner, size in sizes.items():
+        if filled and filled + size > limit:
             shards.append([])
             filled = 0
-        shards[-1].append(tensor)
-        shard_of[tensor.key] = shards[-1]
-        filled += tensor.nbytes
+        number[owner] = len(shards) - 1
+        filled += size
+    for tensor in tensors:
+        shards[number[tensor.alias_of or tensor.key]].append(tensor)
     return shards
 
 
