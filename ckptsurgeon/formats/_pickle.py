@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, MutableSequence
 from typing import Any
 
 from ..errors import CheckpointError, FormatError, UnsafeError
-from . import _limits as limits
+from . import limits
 from ._values import Group, Name, Opaque, safe_key, set_items
 
 __all__ = ["Machine", "Rebuild", "load"]
@@ -38,6 +38,7 @@ class Machine:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        self.text = self.calls = 0
         self._names: dict[tuple[str, str], Name] = {}
         self._rebuild = rebuild
         self._persistent = persistent
@@ -60,6 +61,8 @@ class Machine:
             raise self._broken(f"uses memo entry {error} that it never made") from None
         except (ValueError, TypeError, AttributeError, UnicodeError, OverflowError) as error:
             raise self._broken(f"is malformed: {error}") from None
+        except (RecursionError, MemoryError) as error:
+            raise UnsafeError(f"the pickle ends in a {type(error).__name__}.", rule="pickle resources") from None
 
     def _broken(self, why: str) -> FormatError:
         return FormatError(f"the pickle {why} (near byte {self.position}).", rule="pickle")
@@ -68,7 +71,7 @@ class Machine:
         """Interpret opcodes; those of which a state dict is made come first, the rest are in the table."""
         data, memo, position = self.data, self.memo, self.position
         stack, marks, persistent = self.stack, self.marks, self._persistent
-        deepest = limits.PICKLE_DEPTH
+        deepest, most_text, most_calls = limits.PICKLE_DEPTH, limits.PICKLE_TEXT, limits.PICKLE_CALLS
         unpack4, unpack2 = _UINT4.unpack_from, _UINT2.unpack_from
         try:
             for _ in range(limits.PICKLE_OPS):
@@ -98,11 +101,17 @@ class Machine:
                     text = data[position - length : position]
                     if len(text) != length:
                         raise IndexError
+                    self.text += length
+                    if self.text > most_text:
+                        raise self._too_much_text()
                     stack.append(text.decode("utf-8", "surrogatepass"))
                 elif op == 0x52:  # REDUCE
                     args = stack.pop()
                     function = stack[-1]
                     if type(function) is Name and function.ours is not None and type(args) is tuple:
+                        self.calls += 1
+                        if self.calls > most_calls:
+                            raise self._too_many_calls()
                         stack[-1] = function.ours(*args)
                     else:
                         stack[-1] = Opaque(function, args)
@@ -147,8 +156,16 @@ class Machine:
     def _name(self, module: str, name: str) -> None:
         known = (module, name)
         if known not in self._names:
+            if len(self._names) >= limits.PICKLE_NAMES:
+                raise UnsafeError(f"the pickle holds over {limits.PICKLE_NAMES} names.", rule="pickle names")
             self._names[known] = Name(module, name, self._rebuild.get(known))
         self.stack.append(self._names[known])
+
+    def _too_much_text(self) -> UnsafeError:
+        return UnsafeError(f"the pickle holds over {limits.PICKLE_TEXT} bytes of text.", rule="pickle text")
+
+    def _too_many_calls(self) -> UnsafeError:
+        return UnsafeError(f"the pickle rebuilds over {limits.PICKLE_CALLS} values.", rule="pickle calls")
 
     # Reading arguments.
 
@@ -171,6 +188,19 @@ class Machine:
         line = self.data[self.position : end]
         self.position = end + 1
         return line
+
+    def _text(self, raw: bytes, encoding: str = "utf-8", errors: str = "surrogatepass") -> str:
+        self.text += len(raw)
+        if self.text > limits.PICKLE_TEXT:
+            raise self._too_much_text()
+        return raw.decode(encoding, errors)
+
+    def _old_text(self, raw: bytes) -> str:
+        """Decode a Python 2 string: UTF-8 as torch.load does, Latin-1 where it is not."""
+        try:
+            return self._text(raw, errors="strict")
+        except UnicodeDecodeError:
+            return raw.decode("latin-1")
 
     def _pop_mark(self) -> list[Any]:
         items = self.stack
@@ -228,7 +258,10 @@ class Machine:
         self.stack.append(self._integer(self._bytes(length)))
 
     def op_float(self) -> None:
-        self.stack.append(float(self._line()))
+        line = self._line()
+        if len(line) > limits.NUMBER_BYTES:
+            raise UnsafeError(f"the pickle holds a number of {len(line)} bytes.", rule="number size")
+        self.stack.append(float(line))
 
     def op_binfloat(self) -> None:
         self.stack.append(self._number(_DOUBLE))
@@ -243,16 +276,16 @@ class Machine:
         line = self._line().strip()
         if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"":
             raise self._broken("has a string without quotes")
-        self.stack.append(_text(codecs.escape_decode(line[1:-1])[0]))
+        self.stack.append(self._old_text(codecs.escape_decode(line[1:-1])[0]))
 
     def op_binstring(self) -> None:
         length = self._number(_INT4)
         if length < 0:
             raise self._broken("has a string of negative length")
-        self.stack.append(_text(self._bytes(length)))
+        self.stack.append(self._old_text(self._bytes(length)))
 
     def op_short_binstring(self) -> None:
-        self.stack.append(_text(self._bytes(self._bytes(1)[0])))
+        self.stack.append(self._old_text(self._bytes(self._bytes(1)[0])))
 
     def op_binbytes(self) -> None:
         self.stack.append(self._bytes(self._number(_UINT4)))
@@ -264,13 +297,13 @@ class Machine:
         self.stack.append(self._bytes(self._number(_UINT8)))
 
     def op_unicode(self) -> None:
-        self.stack.append(self._line().decode("raw-unicode-escape"))
+        self.stack.append(self._text(self._line(), "raw-unicode-escape", "strict"))
 
     def op_short_binunicode(self) -> None:
-        self.stack.append(self._bytes(self._bytes(1)[0]).decode("utf-8", "surrogatepass"))
+        self.stack.append(self._text(self._bytes(self._bytes(1)[0])))
 
     def op_binunicode8(self) -> None:
-        self.stack.append(self._bytes(self._number(_UINT8)).decode("utf-8", "surrogatepass"))
+        self.stack.append(self._text(self._bytes(self._number(_UINT8))))
 
     def op_empty_list(self) -> None:
         self.stack.append([])
@@ -349,8 +382,7 @@ class Machine:
         self.memo[len(self.memo)] = self.stack[-1]
 
     def op_global(self) -> None:
-        module, name = self._line().decode(), self._line().decode()
-        self._name(module, name)
+        self._name(self._text(self._line()), self._text(self._line()))
 
     def op_stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
@@ -368,7 +400,7 @@ class Machine:
         self._name("copyreg.extension", str(self._number(_INT4)))
 
     def op_inst(self) -> None:
-        module, name = self._line().decode(), self._line().decode()
+        module, name = self._text(self._line()), self._text(self._line())
         args = tuple(self._pop_mark())
         self._name(module, name)
         self.stack[-1] = Opaque(self.stack[-1], args)
@@ -380,6 +412,9 @@ class Machine:
     def op_newobj(self) -> None:
         args, made = self.stack.pop(), self.stack[-1]
         ours = made.ours if type(made) is Name and type(args) is tuple else None
+        self.calls += 1
+        if self.calls > limits.PICKLE_CALLS:
+            raise self._too_many_calls()
         self.stack[-1] = ours(*args) if ours else Opaque(made, args)
 
     def op_newobj_ex(self) -> None:
@@ -393,7 +428,7 @@ class Machine:
         if isinstance(target, Opaque):
             target.state = state
         elif hasattr(target, "build"):
-            self.stack[-1] = target.build(state)
+            target.build(state)
 
     def op_persid(self) -> None:
         self.stack.append(self._persistent(self._line().decode("ascii")))
@@ -407,14 +442,6 @@ class Machine:
 
 class _UnknownOpcodeError(LookupError):
     pass
-
-
-def _text(raw: bytes) -> str:
-    """Decode a Python 2 string: UTF-8 as torch.load does, Latin-1 where it is not."""
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
 
 
 def _table() -> list[Callable[[Machine], None]]:

@@ -139,6 +139,7 @@ class ZipWriter:
     name = "pth"
     shard_suffix = ".bin"
     suffixes = (".pth", ".pt", ".bin", ".ckpt")
+    shares = True
     dtypes = frozenset(d.name for d in DTYPES.values() if d.kind not in ("quantized", "bits") and d.bits != 6)
 
     def layout(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str) -> _ZipLayout:

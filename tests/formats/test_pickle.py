@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptsurgeon.errors import FormatError, UnsafeError
-from ckptsurgeon.formats import Group, Name, Opaque, _limits
+from ckptsurgeon.formats import Group, Name, Opaque, limits
 from ckptsurgeon.formats._pickle import load
-from ckptsurgeon.formats._torch import rebuilders
+from ckptsurgeon.formats._rebuild import rebuilders
 
 
 def read(data: bytes) -> Any:
@@ -162,13 +162,13 @@ def test_integers_that_collide_are_set_aside() -> None:
 
 
 def test_too_many_instructions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_limits, "PICKLE_OPS", 1000)
+    monkeypatch.setattr(limits, "PICKLE_OPS", 1000)
     with pytest.raises(UnsafeError, match="instructions"):
         read(b"N0" * 600 + b"N.")
 
 
 def test_a_pickle_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_limits, "PICKLE_BYTES", 100)
+    monkeypatch.setattr(limits, "PICKLE_BYTES", 100)
     with pytest.raises(UnsafeError, match="over the limit"):
         read(b"N" * 101)
 

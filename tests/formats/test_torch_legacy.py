@@ -21,7 +21,7 @@ def legacy(value: Any, **options: Any) -> bytes:
     return saved(value, _use_new_zipfile_serialization=False, **options)
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
 def test_every_variety_is_the_very_tensor_that_torch_loads(protocol: int) -> None:
     write("x.pt", legacy(legacy_variety(), pickle_protocol=protocol))
     theirs, ours = torch.load("x.pt", weights_only=False), cs.open_checkpoint("x.pt")
@@ -29,6 +29,14 @@ def test_every_variety_is_the_very_tensor_that_torch_loads(protocol: int) -> Non
     assert list(ours) == list(theirs)
     for key, tensor in theirs.items():
         assert same(ours.tensor(key), tensor), key
+
+
+def test_protocol_0_says_that_torch_cannot_read_it_either() -> None:
+    write("x.pt", legacy({"a": torch.ones(2)}, pickle_protocol=0))
+    with pytest.raises(Exception):  # noqa: B017  # torch asserts that the persistent id is a tuple
+        torch.load("x.pt", weights_only=False)
+    with pytest.raises(cs.FormatError, match=r"^x\.pt: the pickle refers to something unknown"):
+        cs.open_checkpoint("x.pt")
 
 
 def test_a_training_checkpoint_is_opened_at_its_model() -> None:
