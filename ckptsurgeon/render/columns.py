@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
@@ -53,13 +54,16 @@ def _set(cell: Text, width: int, *, right: bool) -> Text:
 
 
 def hanging(text: Text, width: int, *, first: int, rest: int) -> list[Text]:
-    """Return ``text`` in lines of at most ``width`` cells, broken at blanks, indented by ``first`` and ``rest``."""
+    """Return ``text`` in lines of at most ``width`` cells, indented by ``first`` and ``rest``.
+
+    They are broken at blanks; a word that is too long for a line, behind a comma, else behind a dot, else anywhere.
+    """
     lines = [Text(" " * first)]
     empty = True
     for word in text.split(" "):
         room = max(8, width - (rest if len(lines) > 1 else first))
         while word.cell_len > room:
-            head, word = word.divide([room])
+            head, word = word.divide([_break(word.plain, room)])
             lines = [*lines, Text(" " * rest)] if not empty else lines
             lines[-1].append_text(head)
             empty = False
@@ -69,3 +73,14 @@ def hanging(text: Text, width: int, *, first: int, rest: int) -> list[Text]:
         lines[-1].append_text(word if empty else Text(" ") + word)
         empty = False
     return lines
+
+
+def _break(word: str, room: int) -> int:
+    """Return how many characters of a word that is too long go on a line of ``room`` cells."""
+    while cell_len(word[:room]) > room:  # wide characters take two cells
+        room -= 1
+    for separators in (",", "./", "_-"):
+        at = max(word.rfind(separator, room // 3, room) for separator in separators)
+        if at >= 0:
+            return at + 1
+    return max(1, room)
