@@ -111,12 +111,13 @@ def _numbered(branches: Mapping[str, _Branch]) -> dict[str, _Branch]:
     joined: dict[str, _Branch] = {}
     numbers: dict[str, list[int]] = {}
     for name, branch in branches.items():
-        head, _, last = name.rpartition(".")
+        last = name.rpartition(".")[2]
         numbered = last.isascii() and last.isdigit()
-        group = joined.setdefault(f"{head}." if numbered else name, _Branch(name))
-        group.join(branch)
+        head = name.removesuffix(last) if numbered else name
+        # a head ends in a dot or is empty, so that it is no other branch's name
+        joined.setdefault(head, _Branch(name)).join(branch)
         if numbered:
-            numbers.setdefault(f"{head}.", []).append(int(last))
+            numbers.setdefault(head, []).append(int(last))
     for head, found in numbers.items():
         joined[head].name = f"{head}{{{numbers_text(found)}}}"
     return joined
