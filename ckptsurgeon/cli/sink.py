@@ -61,7 +61,7 @@ def print_to(stream: Any, *views: Any, wrapped: bool = True) -> None:
     text = io.StringIO()
     console = _console(stream, text)
     for view in views:
-        console.print(view, soft_wrap=not wrapped)
+        console.print(view, soft_wrap=not wrapped, crop=False)  # what must not be broken may be wider
     stream.write(text.getvalue())
     stream.flush()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -56,11 +56,12 @@ def _set(cell: Text, width: int, *, right: bool) -> Text:
 def hanging(text: Text, width: int, *, first: int, rest: int) -> list[Text]:
     """Return ``text`` in lines of at most ``width`` cells, indented by ``first`` and ``rest``.
 
-    They are broken at blanks; a word that is too long for a line, behind a comma, else behind a dot, else anywhere.
+    They are broken at blanks outside brackets; a word that is too long for a line, behind a comma, else behind a
+    dot, else anywhere.
     """
     lines = [Text(" " * first)]
     empty = True
-    for word in text.split(" "):
+    for word in _words(text, max(8, width - rest)):
         room = max(8, width - (rest if len(lines) > 1 else first))
         while word.cell_len > room:
             head, word = word.divide([_break(word.plain, room)])
@@ -72,15 +73,31 @@ def hanging(text: Text, width: int, *, first: int, rest: int) -> list[Text]:
             empty = True
         lines[-1].append_text(word if empty else Text(" ") + word)
         empty = False
+    for line in lines[:-1]:
+        line.rstrip()
     return lines
+
+
+def _words(text: Text, room: int) -> Iterator[Text]:
+    """Yield the words of a text; what stands in brackets, as a shape, is one of them if it fits on a line."""
+    held: list[Text] = []
+    for word in text.split(" "):
+        held.append(word)
+        joined = Text(" ").join(held)
+        if joined.plain.count("(") > joined.plain.count(")") and joined.cell_len < room:
+            continue
+        yield from [joined] if joined.cell_len <= room else held
+        held = []
+    yield from held
 
 
 def _break(word: str, room: int) -> int:
     """Return how many characters of a word that is too long go on a line of ``room`` cells."""
-    while cell_len(word[:room]) > room:  # wide characters take two cells
-        room -= 1
+    end = room
+    while cell_len(word[:end]) > room:  # wide characters take two cells
+        end -= 1
     for separators in (",", "./", "_-"):
-        at = max(word.rfind(separator, room // 3, room) for separator in separators)
+        at = max(word.rfind(separator, end // 3, end) for separator in separators)
         if at >= 0:
             return at + 1
-    return max(1, room)
+    return max(1, end)

@@ -19,11 +19,10 @@ RATE_BYTES, RATE_S = 10_000_000, 1.0
 
 def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = ()) -> RenderableType:
     """Return what was written and the next command."""
-    line = Text("  wrote ", style="default")
-    line.append(escape(receipt.output), style="bold")
-    line.append(f"  {human_bytes(receipt.nbytes_written)}  {receipt.elapsed_s:.1f} s{_rate(receipt)}")
+    line = Text(escape(receipt.output), style="bold")
+    line.append(f"  {human_bytes(receipt.nbytes_written)}  {receipt.elapsed_s:.1f} s{_rate(receipt)}", "not bold")
     notes = [Hanging(Text("  note  ", "yellow"), escape(note, 1000)) for note in receipt.notes]
-    return Group(line, *notes, *next_view(next_steps))
+    return Group(Hanging(Text("  wrote "), line), *notes, *next_view(next_steps))
 
 
 def _rate(receipt: Receipt) -> str:

@@ -10,6 +10,7 @@ from rich.text import Text
 from ..plan import Verification
 from ..text import count, escape, human_bytes, listing
 from .columns import Columns
+from .notes import Hanging
 
 __all__ = ["verification_view"]
 
@@ -44,6 +45,8 @@ def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
     if found.drawn:
         how = "not compared: a plan has no checksums" if without_recipe else "held against the checksum recorded then"
         yield ["", "drawn", f"{found.drawn}, {how}"]
+    special = [f"{number} {name}" for number, name in ((found.nan, "NaN"), (found.inf, "Inf")) if number]
+    yield ["", "NaN and Inf", Text(", ".join(special), "yellow") if special else "none"]
 
 
 def _failures(found: Verification) -> Iterator[Row]:
@@ -75,17 +78,15 @@ def _not_compared(found: Verification, without_recipe: bool) -> Iterator[Row]:
         groups[why] = groups.get(why, 0) + 1
     for why, number in groups.items():
         reason = escape(why).rstrip(".") + ("" if without_recipe else "; checksums hold")
-        yield [Text("NOT COMPARED", "yellow"), count(number, "tensor"), reason]
+        yield ["", Text("NOT COMPARED", "yellow"), f"{count(number, 'tensor')}: {reason}"]
 
 
-def _verdict(found: Verification) -> Text:
-    verdict = Text("  verified " if found.ok else "  FAILED ", "green" if found.ok else "bold red")
-    verdict.append(escape(found.output), "bold default")
+def _verdict(found: Verification) -> RenderableType:
+    label = Text("  verified ", "green") if found.ok else Text("  FAILED ", "bold red")
+    text = Text(escape(found.output), "bold")
     if found.checked:
-        values = [f"{number} {name}" for number, name in ((found.nan, "NaN"), (found.inf, "Inf")) if number]
-        special = ", ".join(values) if values else "no NaN, no Inf"
-        verdict.append(f"  {human_bytes(found.nbytes)}  {found.elapsed_s:.1f} s  values: {special}", "default not bold")
-    return verdict
+        text.append(f"  {human_bytes(found.nbytes)}  {found.elapsed_s:.1f} s", "default not bold")
+    return Hanging(label, text)
 
 
 def _mark(good: bool) -> Text:

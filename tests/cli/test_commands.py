@@ -52,6 +52,7 @@ def test_transplant_says_what_became_of_everything(
     done = ckpt("transplant", "best.pth", "ru.yaml", "--exclude", "decoder", "--on-mismatch", "ctc=pad")
     assert done.code == 0
     assert max(map(len, done.out.splitlines())) <= columns
+    assert not any(line != line.rstrip() for line in done.out.splitlines())
     golden(f"transplant-{columns}.txt", done.out)
     golden(f"transplant-notes-{columns}.txt", done.err)
     assert Path("ru.init.safetensors").exists()
@@ -160,6 +161,16 @@ def test_a_width_that_makes_no_sense_hides_nothing(
     assert len(lines) >= 18
     assert max(map(len, lines)) <= 100
     assert any("out_proj" in line and "1.1 k" in line for line in lines)
+
+
+def test_what_is_copied_from_the_screen_is_whole_however_long(files: object, ckpt: Run) -> None:
+    long = "/".join(["folder" * 5] * 4)
+    os.makedirs(long)
+    done = ckpt("transplant", "best.pth", "ru.yaml", "--ignore-mismatch", "-o", f"{long}/out.pth")
+    assert done.out.endswith(f"  next: ckpt verify {long}/out.pth\n")
+    torch.save({"k" * 200: torch.ones(2)}, "long.pth")
+    for flag in ("-v", "--stats", "--keys"):
+        assert "k" * 200 in ckpt("inspect", "long.pth", flag).out
 
 
 def test_progress_is_for_work_that_takes_longer(files: object, ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
