@@ -27,25 +27,41 @@ class Columns:
         if not self._rows:
             return
         number = max(map(len, self._rows))
-        fixed = [max((row[i].cell_len for row in self._rows if i < len(row)), default=0) for i in range(number - 1)]
-        start = self._indent + sum(width + GAP for width in fixed)
-        below = options.max_width - start < NARROWEST
+        widths = [self._width(i, options.max_width // 2) for i in range(number - 1)]
         for row in self._rows:
-            line = Text(" " * self._indent)
-            for i, width in enumerate(fixed):
-                line.append_text(_set(row[i] if i < len(row) else Text(), width, right=i in self._right))
-                line.append(" " * GAP)
-            last = row[number - 1] if len(row) == number else Text()
-            if below and last.cell_len > max(1, options.max_width - start):
-                line.rstrip()
-                yield line
-                yield from hanging(last, options.max_width, first=self._indent + 4, rest=self._indent + 4)
-                continue
-            first, *more = hanging(last, options.max_width, first=start, rest=start)
-            line.append_text(first[start:])
+            yield from self._row(row, widths, options.max_width)
+
+    def _width(self, column: int, most: int) -> int:
+        """Return the width of a column, not counting cells that are too long for one."""
+        cells = [row[column].cell_len for row in self._rows if column < len(row)]
+        return max((width for width in cells if width <= most), default=0)
+
+    def _row(self, row: Sequence[Text], widths: Sequence[int], room: int) -> Iterator[Text]:
+        line = Text(" " * self._indent)
+        for i, width in enumerate(widths):
+            cell = row[i] if i < len(row) else Text()
+            if cell.cell_len > width:  # on lines of its own, and the row goes on below
+                start = line.cell_len
+                first, *more = hanging(cell, room, first=start, rest=start)
+                line.append_text(first[start:])
+                yield from (line, *more)
+                line, cell = Text(" " * start), Text()
+            line.append_text(_set(cell, width, right=i in self._right))
+            line.append(" " * GAP)
+        last = row[len(widths)] if len(row) > len(widths) else Text()
+        yield from self._with_last(line, last, room)
+
+    def _with_last(self, line: Text, last: Text, room: int) -> Iterator[Text]:
+        start = line.cell_len
+        if room - start < NARROWEST and last.cell_len > max(1, room - start):
             line.rstrip()
             yield line
-            yield from more
+            yield from hanging(last, room, first=self._indent + 4, rest=self._indent + 4)
+            return
+        first, *more = hanging(last, room, first=start, rest=start)
+        line.append_text(first[start:])
+        line.rstrip()
+        yield from (line, *more)
 
 
 def _set(cell: Text, width: int, *, right: bool) -> Text:

@@ -25,8 +25,8 @@ def verification_view(found: Verification, *, without_recipe: bool = False, full
     ``without_recipe``: the output says nothing of its making, so that only a plan could be held against it.
     """
     failures = _all_failures(found) if full else _failures(found)
-    rows = [*_found(found, without_recipe), *failures, *_not_compared(found, without_recipe)]
-    return Group(Columns(rows), _verdict(found))
+    summary = [*_found(found, without_recipe), *_not_compared(found, without_recipe)]
+    return Group(Columns(summary), Columns(failures), _verdict(found))
 
 
 def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:

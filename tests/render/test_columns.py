@@ -61,9 +61,20 @@ def test_columns_are_aligned_and_the_last_goes_on_below() -> None:
 
 
 def test_a_last_column_with_no_room_goes_below_its_row() -> None:
-    rows = [["a" * 30, "words that need more than there is"], ["b", "few"]]
+    rows = [["a" * 22, "words that need more than there is"], ["b", "few"]]
     assert printed(Columns(rows), 50) == [
-        "  " + "a" * 30,
+        "  " + "a" * 22,
         "      words that need more than there is",
-        f"  b{' ' * 31}few",
+        f"  b{' ' * 23}few",
+    ]
+
+
+def test_a_cell_that_is_too_long_for_a_column_does_not_widen_it() -> None:
+    rows = [["a" * 70, "1", "all"], ["b", "22", "some"]]
+    assert printed(Columns(rows, right=[1]), 50) == ["  " + "a" * 48, "  " + "a" * 22, "      1  all", "  b  22  some"]
+    rows = [["FAIL", "k.weight", "differs"], ["FAIL", "key." * 10 + "weight", "has another checksum"]]
+    assert printed(Columns(rows), 60) == [
+        "  FAIL  k.weight  differs",
+        "  FAIL  key.key.key.key.key.key.key.key.key.key.weight",
+        "                  has another checksum",
     ]

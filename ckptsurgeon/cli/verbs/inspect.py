@@ -17,8 +17,8 @@ NAME = "inspect"
 HELP = """Show what is in a checkpoint.
 
 Reads headers only, runs nothing and needs no torch. Layers that repeat are shown once: layers.{0..11} x 12 stands for
-twelve of the same make. Wrappers such as module. are stripped from keys, and said to be. -v leaves nothing folded or
-cut: every level, all other entries, all metadata, every tie, each file, how the state dict was found.
+twelve of the same make. Wrappers such as module. are stripped from keys, and said to be. -v gives every tensor a line
+of its own in place of the tree, with its shard and what it is tied to, and cuts nothing else short.
 """
 EXAMPLES = """\b
 Examples:
