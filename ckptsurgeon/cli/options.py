@@ -9,8 +9,10 @@ import typer
 __all__ = ["Force", "Json", "MaxShard", "Output", "Quiet", "Root", "To", "Verbose"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors are JSON on stderr.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
+Quiet = Annotated[
+    bool, typer.Option("-q", "--quiet", help="No tables and no notes: only errors, and data that was asked for.")
+]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more: every tensor, every failure.")]
 Root = Annotated[
     str | None,
     typer.Option(metavar="PATH", help="Where in the file the state dict hangs, as in model_ema; . is the top level."),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..checks import check_writing, default_output, mismatch_policies, quoted
 from ..options import Force, Json, MaxShard, Quiet, Root, To, Verbose
 from ..sink import Sink
 
@@ -92,9 +92,7 @@ def run(
     root: Root = None,
     output: Annotated[
         str | None,
-        typer.Option(
-            "-o", "--output", metavar="FILE|DIR", help="Where to write; else DST.init.safetensors beside DST."
-        ),
+        typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to write; else DST.init.SUFFIX beside DST."),
     ] = None,
     to: To = None,
     max_shard_size: MaxShard = None,
@@ -112,7 +110,9 @@ def run(
 
     sink = Sink(json, quiet, verbose)
     sources, destination = _split(paths, source or [])
-    policies = [*(["init"] if ignore_mismatch else []), *(on_mismatch or [])]
+    policies = mismatch_policies(on_mismatch or [], ignore=ignore_mismatch)
+    target = output or default_output(destination, to, max_shard_size)
+    check_writing(target, to, max_shard_size)
     plan = api.transplant(
         sources, destination, include=include or (), exclude=exclude or (), map=map or (), map_file=map_file,
         on_mismatch=policies, on_missing=on_missing, reinit=reinit or (), require=require or (),
@@ -122,15 +122,14 @@ def run(
         if not sink.answer(plan):
             _show(sink, plan)
         return
-    target = output or _default_output(destination)
-    with sink.progress("writing") as progress:
+    with sink.working("writing", target) as progress:
         receipt = api.apply(plan, target, to=to, max_shard_size=max_shard_size, force=force, progress=progress)
     if sink.answer(receipt):
         return
-    from ...render.plan import receipt_view
+    from ...render.receipt import receipt_view
 
     _show(sink, plan)
-    sink.show(receipt_view(receipt, next_steps=[f"ckpt verify {_quoted(target)}"]))
+    sink.show(receipt_view(receipt, next_steps=[f"ckpt verify {quoted(target)}"]))
 
 
 def _split(paths: list[str], sources: list[str]) -> tuple[list[str], str]:
@@ -144,14 +143,6 @@ def _split(paths: list[str], sources: list[str]) -> tuple[list[str], str]:
     return (sources, paths[0]) if sources else (paths[:1], paths[1])
 
 
-def _default_output(destination: str) -> str:
-    from ...errors import ConfigError
-
-    if "://" in destination:
-        raise ConfigError("a remote destination does not say where to write.", hint="Name the output with -o.")
-    return f"{os.path.splitext(destination.rstrip('/'))[0]}.init.safetensors"
-
-
 def _show(sink: Sink, plan: Plan) -> None:
     from ...render.plan import plan_lines, plan_view
 
@@ -159,15 +150,5 @@ def _show(sink: Sink, plan: Plan) -> None:
         return
     sink.notes(plan.notes)
     if sink.verbose:
-        for line in plan_lines(plan):
-            sink.line(line)
-        sink.line("")
+        sink.lines([*plan_lines(plan), ""])
     sink.show(plan_view(plan))
-
-
-def _quoted(path: str) -> str:
-    import shlex
-
-    from ...text import escape
-
-    return shlex.quote(escape(path))
