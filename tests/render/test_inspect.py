@@ -33,7 +33,7 @@ def odd() -> cs.Inspection:
 def test_rows_without_statistics_say_why() -> None:
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in printed(stats_view(odd()))[1:]}
     assert lines["c"] == "complex64: complex values have no order"
-    assert lines["s"] == "sparse"
+    assert lines["s"] == "it is sparse"
     assert lines["f"] == "2 1 1 3 0 0 0"
     assert lines["n"] == "1 0 1 1 0 1 1"
 
