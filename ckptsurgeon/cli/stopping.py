@@ -37,6 +37,7 @@ class _State:
     since = 0.0
     output = ""
     before: Identity = None
+    hasty = False
 
 
 @contextmanager
@@ -81,6 +82,7 @@ def _stop(number: int, _: object) -> None:
         raise Stopped
     if _State.unwinds and time.monotonic() - _State.since < IMPATIENT_S:
         return
+    _State.hasty = _State.unwinds
     code, line = stop_of()
     say(line)
     os._exit(code)
@@ -105,15 +107,20 @@ def stop_of(number: int = 0) -> tuple[int, str]:
     number = number or _State.number
     if not number:
         return 0, ""
-    placed = output_in_place()
-    left = f"{placed} was already in place" if placed else "nothing was left half done"
-    code, message = 128 + number, f"{WORDS[number]}; {left}."
+    code, message = 128 + number, f"{WORDS[number]}; {_left()}."
     if not _State.as_json:
         return code, f"error: {message}"
     # By hand: what writes JSON may be the very thing whose import was interrupted.
     quoted = message.replace("\\", "\\\\").replace('"', '\\"')
     head = '{"kind": "ckpt.error", "version": 1, "error": "CheckpointError", "exit_code": '
     return code, f'{head}{code}, "message": "{quoted}", "hint": "", "rule": null, "details": []}}'
+
+
+def _left() -> str:
+    placed = output_in_place()
+    if placed:
+        return f"{placed} was already in place"
+    return "a temp file may be left, which the next run removes" if _State.hasty else "nothing was left half done"
 
 
 def output_in_place() -> str:

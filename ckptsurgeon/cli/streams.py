@@ -71,7 +71,10 @@ class _Stream:
         return text if utf or text.isascii() else text.replace("…", "...")
 
     def _failed(self, error: OSError) -> int:
-        """Let what is still buffered go nowhere; the interpreter would try again at its end."""
+        """Let what is still buffered go nowhere, since the interpreter tries to write it once more at its end.
+
+        https://docs.python.org/3/library/signal.html#note-on-sigpipe
+        """
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

@@ -95,7 +95,7 @@ def _said(inspection: Inspection, shown: int, *, full: bool) -> Iterator[tuple[s
         limit = ALL if full else 60
         yield "metadata", ", ".join(f"{escape(k)} = {escape(v, limit)}" for k, v in inspection.metadata.items())
     if inspection.made_by_us:
-        yield "recipe", "in the file; ckpt verify holds it against it"
+        yield "recipe", "carried along; ckpt verify checks the file against it"
 
 
 def _extra_text(key: str, kind: str, value: object, *, full: bool) -> str:

@@ -99,6 +99,25 @@ def test_a_signal_that_becomes_another_error_is_still_a_signal(files: object) ->
     assert (done.returncode, left()) == (130, [])
 
 
+SWALLOWED = "\n    try:\n        stop()\n        time.sleep(0.05)\n    except BaseException:\n        pass"
+
+
+def test_a_signal_that_something_swallows_for_good_is_still_told(files: object) -> None:
+    once = "\n    staging.StagedFile.write = real"
+    done = program(WRITING.format(do=once + SWALLOWED), *TRANSPLANT)
+    assert done.stderr == "error: interrupted; out.safetensors was already in place.\n"
+    assert (done.returncode, left()) == (130, ["out.safetensors"])
+
+
+def test_whoever_insists_gets_out_at_once_and_is_told_what_stays(files: object) -> None:
+    setup = "from ckptsurgeon.cli import stopping\nstopping.IMPATIENT_S = 0\n"
+    done = program(setup + WRITING.format(do=SWALLOWED + "\n    stop(); time.sleep(30)"), *TRANSPLANT)
+    assert done.stderr == "error: interrupted; a temp file may be left, which the next run removes.\n"
+    assert done.returncode == 130
+    assert shell(f"ckpt {' '.join(TRANSPLANT)}").returncode == 0
+    assert left() == ["out.safetensors"]
+
+
 def test_an_impatient_second_signal_does_not_disturb_the_cleaning_up(files: object) -> None:
     setup = WRITING.format(do="stop(); time.sleep(30)") + "unlink = os.unlink\n"
     setup += "def twice(path):\n    stop()\n    unlink(path)\nos.unlink = twice\n"
@@ -137,6 +156,12 @@ def test_handlers_are_as_before_when_it_was_called_as_a_function(files: object) 
 # Streams.
 
 
+@pytest.fixture(params=["buffered", "unbuffered"])
+def _buffering(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that is buffered fails when it is flushed, at the end of the interpreter if need be."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1" if request.param == "unbuffered" else "")
+
+
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a shell command in which ``ckpt`` is ours; its exit code is the first command's."""
     ckpt = f'ckpt() {{ {sys.executable} -m ckptsurgeon "$@"; }}; {command}\nexit ${{PIPESTATUS[0]}}'
@@ -144,6 +169,7 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", ckpt], capture_output=True, text=True, timeout=60, env=env)
 
 
+@pytest.mark.usefixtures("_buffering")
 @pytest.mark.parametrize("rest", ["inspect best.pth", "-h", "inspect best.pth --json", " ".join(TRANSPLANT)])
 def test_a_closed_stdout_is_no_fault(files: object, rest: str) -> None:
     done = shell(f"ckpt {rest} >&-")
@@ -156,12 +182,14 @@ def test_a_closed_stdout_never_lends_its_number_to_an_output(files: object) -> N
     assert shell("ckpt verify out.safetensors").returncode == 0
 
 
+@pytest.mark.usefixtures("_buffering")
 @pytest.mark.parametrize("to", ["&-", "/dev/full"])
 @pytest.mark.parametrize(("rest", "code"), [("inspect nothing", 3), ("inspect best.pth", 0), ("nonsense", 2)])
 def test_a_broken_stderr_keeps_the_exit_code(files: object, to: str, rest: str, code: int) -> None:
     assert shell(f"ckpt {rest} 2>{to}").returncode == code
 
 
+@pytest.mark.usefixtures("_buffering")
 @pytest.mark.parametrize(
     "rest", ["inspect best.pth", "inspect best.pth --keys", "init best.pth", "-h", "inspect -h", "--version", "inspect best.pth --json"]
 )  # fmt: skip
@@ -172,6 +200,7 @@ def test_a_full_stdout_is_an_output_that_cannot_be_written(files: object, rest: 
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.usefixtures("_buffering")
 def test_a_full_stdout_does_not_hide_that_the_output_was_written(files: object) -> None:
     done = shell(f"ckpt {' '.join(TRANSPLANT)} >/dev/full")
     assert done.returncode == 5
@@ -179,6 +208,7 @@ def test_a_full_stdout_does_not_hide_that_the_output_was_written(files: object) 
     assert left() == ["out.safetensors"]
 
 
+@pytest.mark.usefixtures("_buffering")
 @pytest.mark.parametrize("rest", ["inspect best.pth", "inspect best.pth --keys", "-h", "--version"])
 def test_a_closed_pipe_is_quiet_and_141(files: object, rest: str) -> None:
     done = shell(f"( sleep 0.02; ckpt {rest} ) | true")
