@@ -170,7 +170,8 @@ def parse_recipe(text: str) -> Recipe:
             seal=str(data["seal"]),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise VerifyError(f"the recipe is damaged: {type(error).__name__} {error}.") from error
+        why = f"{type(error).__name__} {error}"
+        raise VerifyError(f"its recipe is damaged, or is none of ckptsurgeon's ({why}).") from error
 
 
 def _read_source(row: Mapping[str, Any]) -> PlanSource:

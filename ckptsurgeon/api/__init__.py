@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..keys import Rule
     from ..plan import Plan, Receipt, Step, Verification
     from ..tensors import TargetSpec, TensorInfo
-    from .applying import apply
+    from .applying import apply, check_output
     from .live import load_into
     from .looking import init_config, inspect
     from .planning import transplant
@@ -33,6 +33,7 @@ __all__ = [
     "TensorInfo",
     "Verification",
     "apply",
+    "check_output",
     "init_config",
     "inspect",
     "load_into",
@@ -51,7 +52,7 @@ __getattr__ = lazy_names(
         "..keys": ("Rule",),
         "..plan": ("Plan", "Receipt", "Step", "Verification"),
         "..tensors": ("TargetSpec", "TensorInfo"),
-        ".applying": ("apply",),
+        ".applying": ("apply", "check_output"),
         ".live": ("load_into",),
         ".looking": ("init_config", "inspect"),
         ".planning": ("transplant",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -12,9 +11,7 @@ from ..errors import ConfigError
 from ..registry import discover
 from ..text import escape
 
-__all__ = ["check_output", "check_writing", "default_output", "mismatch_policies", "quoted"]
-
-_SIZE = re.compile(r"\s*(?=.*[1-9])\d+(\.\d+)?\s*(([KMGT]I?)?B)?\s*", re.IGNORECASE)
+__all__ = ["check_output", "default_output", "mismatch_policies", "quoted"]
 
 
 def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
@@ -34,21 +31,6 @@ def check_output(path: str) -> None:
     """Raise ConfigError for an output that is meant to be stdout."""
     if path == "-":
         raise ConfigError("-o - names no file; nothing is written to stdout.", hint="For a file called - write ./-.")
-
-
-def check_writing(output: str, to: str | None, max_shard_size: str | None) -> None:
-    """Raise ConfigError where an output could not be written as asked; for a dry run, which writes nothing."""
-    suffixes = _suffixes()
-    check_output(output)
-    if to is not None and to not in suffixes:
-        raise ConfigError(f"--to {escape(to)} is unknown.", hint=f"Use one of {', '.join(suffixes)}.")
-    if max_shard_size is not None and not _SIZE.fullmatch(max_shard_size):
-        raise ConfigError(f"--max-shard-size {escape(max_shard_size)} is no size.", hint="Write 5GB or 200MB.")
-    suffix = os.path.splitext(output)[1].lower()
-    folder = not suffix or output.endswith("/") or max_shard_size is not None or os.path.isdir(output)
-    known = [suffix for found in suffixes.values() for suffix in found]
-    if to is None and not folder and suffix not in known:
-        raise ConfigError(f"the suffix of {escape(output)} names no format.", hint=f"Use {', '.join(known)}, or --to.")
 
 
 def _suffixes() -> Mapping[str, tuple[str, ...]]:

@@ -16,7 +16,7 @@ from ..plan import Plan, Step
 from ..tensors import DTYPES
 from ..text import escape
 
-__all__ = ["OutputOptions", "OutputShape", "Part", "existing_checkpoint", "lay_out", "parse_size"]
+__all__ = ["OutputOptions", "OutputShape", "Part", "check_options", "existing_checkpoint", "lay_out", "parse_size"]
 
 DEFAULT_SHARD = "5GB"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -105,6 +105,13 @@ def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
         nbytes = (prod(step.shape) * DTYPES[step.dtype].bits + 7) // 8
         made.append(OutTensor(step.key, step.dtype, step.shape, nbytes, step.tied_to))
     return made
+
+
+def check_options(options: OutputOptions) -> None:
+    """Raise ConfigError for a format or size that is unknown."""
+    _writer(options)
+    if options.max_shard_size:
+        parse_size(options.max_shard_size)
 
 
 def lay_out(plan: Plan, options: OutputOptions, recipe: str) -> OutputShape:

@@ -19,13 +19,10 @@ SHOWN_FAILURES = 20
 Row = list[str | Text]
 
 
-def verification_view(found: Verification, *, without_recipe: bool = False, full: bool = False) -> RenderableType:
-    """Return what was checked, what failed (with ``full`` all of it), and the verdict.
-
-    ``without_recipe``: the output says nothing of its making, so that only a plan could be held against it.
-    """
+def verification_view(found: Verification, *, full: bool = False) -> RenderableType:
+    """Return what was checked, what failed (with ``full`` all of it), and the verdict."""
     failures = _all_failures(found) if full else _failures(found)
-    summary = [*_found(found, without_recipe), *_not_compared(found, without_recipe)]
+    summary = [*_found(found, not found.recipe), *_not_compared(found, not found.recipe)]
     return Group(Columns(summary), Columns(failures), _verdict(found))
 
 

@@ -244,20 +244,17 @@ def test_the_default_output_is_named_after_its_format(
 
 
 @pytest.mark.parametrize(
-    "size", ["", "5", "5GB", "200 MB", "1.5kib", " 7 b ", "0", "0.0GB", "-1", "5G", "GB", "5 5", "5PB"]
-)
-def test_a_dry_run_refuses_the_sizes_that_writing_would(size: str) -> None:
-    from ckptsurgeon.cli.checks import check_writing
-    from ckptsurgeon.engine.layout import parse_size
-
-    def refuses(check: Callable[[], object]) -> bool:
-        try:
-            check()
-        except cs.ConfigError:
-            return True
-        return False
-
-    assert refuses(lambda: check_writing("out", None, size)) == refuses(lambda: parse_size(size))
+    "options",
+    [
+        ["--max-shard-size", "0"], ["--max-shard-size", "5 5"], ["--max-shard-size", "5PB"], ["--to", "magic"],
+        ["-o", "out.xyz"], ["--max-shard-size", ""],
+    ],
+)  # fmt: skip
+def test_a_dry_run_refuses_what_writing_would(options: list[str], files: object, ckpt: Run) -> None:
+    dry = ckpt("transplant", "best.pth", "best.pth", *options, "-n")
+    wet = ckpt("transplant", "best.pth", "best.pth", *options)
+    assert (dry.code, dry.err) == (wet.code, wet.err)
+    assert dry.code == 2
 
 
 def test_depth_sort_include_and_stats(files: object, ckpt: Run) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..checks import check_writing, default_output, mismatch_policies, quoted
+from ..checks import check_output, default_output, mismatch_policies, quoted
 from ..options import Force, Json, MaxShard, Quiet, Root, To, Verbose
 from ..sink import Sink
 
@@ -112,13 +112,15 @@ def run(
     sources, destination = _split(paths, source or [])
     policies = mismatch_policies(on_mismatch or [], ignore=ignore_mismatch)
     target = output or default_output(destination, to, max_shard_size)
-    check_writing(target, to, max_shard_size)
+    check_output(target)
+    api.check_output(target, to=to, max_shard_size=max_shard_size)
     plan = api.transplant(
         sources, destination, include=include or (), exclude=exclude or (), map=map or (), map_file=map_file,
         on_mismatch=policies, on_missing=on_missing, reinit=reinit or (), require=require or (),
         strict=strict, dtype=dtype, seed=seed, root=root,
     )  # fmt: skip
     if dry_run:
+        api.check_output(target, to=to, max_shard_size=max_shard_size, plan=plan)
         if not sink.answer(plan):
             _show(sink, plan)
         return

@@ -46,22 +46,9 @@ def run(
     if not sink.answer(found):
         from ...render.verification import verification_view
 
-        without = plan is not None and not _has_recipe(output)
-        sink.show(verification_view(found, without_recipe=without, full=verbose))
+        sink.show(verification_view(found, full=verbose))
     if not found.ok:
         raise typer.Exit(1)
-
-
-def _has_recipe(output: str) -> bool:
-    """Whether an output says itself how it was made; one that cannot be opened is left to the failures."""
-    from ... import api
-    from ...errors import CheckpointError
-
-    try:
-        with api.open_checkpoint(output, unwrap=False) as checkpoint:
-            return checkpoint.recipe is not None
-    except CheckpointError:
-        return True
 
 
 def _moved(pairs: list[str]) -> dict[str, str]:
