@@ -77,6 +77,6 @@ COUNTED = 4_000_000
 EXTRAS = 10_000
 """Entries beside the tensors that are described."""
 
-KEY_CHARACTERS = 4096
+KEY_CHARACTERS = 8192
 KEY_SEGMENTS = 256
 """How long a key may be, and how many dotted parts it may have. Real ones stay below 200 and 20."""
