@@ -51,7 +51,7 @@ class Machine(Opcodes):
         data, memo, position = self.data, self.memo, self.position
         stack, marks, persistent = self.stack, self.marks, self._persistent
         deepest, most_calls, calls = limits.PICKLE_DEPTH, limits.PICKLE_CALLS, 0
-        room = self.room
+        most_rare, rare, room = limits.PICKLE_RARE, 0, self.room
         unpack4, unpack2 = _UINT4.unpack_from, _UINT2.unpack_from
         try:
             for _ in range(limits.PICKLE_OPS):
@@ -120,6 +120,9 @@ class Machine(Opcodes):
                         raise self._broken("stops inside a mark")
                     return stack.pop()
                 else:
+                    rare += 1
+                    if rare > most_rare:
+                        break
                     self.position, self.stack, self.room = position, stack, room
                     TABLE[op](self)
                     position, stack, room = self.position, self.stack, self.room
@@ -129,7 +132,8 @@ class Machine(Opcodes):
             raise
         finally:
             self.position = position
-        raise UnsafeError(f"the pickle has over {limits.PICKLE_OPS} instructions.", rule="pickle length")
+        most = limits.PICKLE_RARE if rare > most_rare else limits.PICKLE_OPS
+        raise UnsafeError(f"the pickle has over {most} instructions.", rule="pickle length")
 
 
 def load(data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object]) -> Any:

@@ -165,6 +165,10 @@ def test_too_many_instructions_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(limits, "PICKLE_OPS", 1000)
     with pytest.raises(UnsafeError, match="instructions"):
         read(b"N0" * 600 + b"N.")
+    monkeypatch.setattr(limits, "PICKLE_RARE", 100)
+    read(b"K\x01\x85" * 300 + b"N.")
+    with pytest.raises(UnsafeError, match="over 100 instructions"):
+        read(b"N0" * 60 + b"N.")
 
 
 def test_a_pickle_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,21 @@ def test_what_the_reference_refuses_we_refuse(name: str) -> None:
         deserialize(HOSTILE[name])
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("offsets beyond the file", "a ends beyond the file; it is cut short"),
+        ("half a row", "a has half a byte at the end of a row"),
+        ("half a byte", "a does not end on a byte"),
+        ("hole", "b leaves a hole in front of it"),
+        ("half a character in a key", r"\\ud800 holds half a character"),
+    ],
+)
+def test_the_reason_is_the_rule_that_was_broken(name: str, why: str) -> None:
+    with pytest.raises(cs.FormatError, match=why):
+        read(HOSTILE[name])
+
+
 def test_the_reference_takes_the_last_of_two_equal_keys_and_we_refuse() -> None:
     assert len(deserialize(HOSTILE["duplicate key"])) == 1
 
