@@ -125,7 +125,7 @@ def recipe_text(recipe: Recipe) -> str:
         "metadata": dict(recipe.metadata or {}),
         "unexpected": [[source, key] for source, key in recipe.unexpected],
         "tensors": {key: _made_json(key, made) for key, made in recipe.tensors.items()},
-        "seal": recipe.seal,
+        "seal": recipe.seal,  # the last entry: formats/_seal.py finds it at the end of the text
     }
     return json.dumps(data, separators=(",", ":"), ensure_ascii=True)
 

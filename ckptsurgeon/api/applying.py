@@ -55,7 +55,7 @@ def apply(
 def check_output(
     output: Path, *, to: str | None = None, max_shard_size: str | None = None, plan: Plan | None = None
 ) -> None:
-    """Raise what ``apply`` would raise for the format and size of an output, and the dtypes of a plan; write nothing."""
+    """Raise what ``apply`` would raise for an output's format and size, and for the dtypes of a plan."""
     from ..engine import check_options, lay_out
 
     options = _options(output, to, max_shard_size)

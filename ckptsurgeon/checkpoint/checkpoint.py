@@ -156,11 +156,16 @@ def _check_keys(path: str, keys: Collection[str]) -> None:
     """Refuse keys in a number or of a length that no model has: what shows or compares keys may rely on it."""
     if len(keys) > limits.TENSORS:
         raise UnsafeError(f"{escape(path)} has {len(keys)} tensors; at most {limits.TENSORS} are read.", rule="tensors")
+    segments = 0
     for key in keys:
-        if len(key) > limits.KEY_CHARACTERS or key.count(".") >= limits.KEY_SEGMENTS:
+        dots = key.count(".")
+        segments += dots + 1
+        if segments > limits.SEGMENTS:
+            raise UnsafeError(f"{escape(path)} has keys of over {limits.SEGMENTS} segments in all.", rule="segments")
+        if len(key) > limits.KEY_CHARACTERS or dots >= limits.KEY_SEGMENTS:
             raise FormatError(
                 f"{escape(path)} has a key of {count(len(key), 'character')} and "
-                f"{count(key.count('.') + 1, 'segment')}, {escape(key, 40)}; at most {limits.KEY_CHARACTERS} "
+                f"{count(dots + 1, 'segment')}, {escape(key, 40)}; at most {limits.KEY_CHARACTERS} "
                 f"and {limits.KEY_SEGMENTS} are read.",
                 rule="key length",
             )

@@ -124,7 +124,7 @@ def lay_out(plan: Plan, options: OutputOptions, recipe: str) -> OutputShape:
     metadata: Mapping[str, str] = {"format": "pt", **plan.metadata}
     if not is_folder(options):
         return OutputShape((Part("", writer.layout(tensors, metadata, recipe), tensors),), folder=False)
-    shards = split_shards(tensors, parse_size(options.max_shard_size or DEFAULT_SHARD))
+    shards = split_shards(tensors, parse_size(options.max_shard_size or DEFAULT_SHARD), shares=writer.shares)
     names = shard_names(len(shards), writer.shard_suffix)
     parts = tuple(
         Part(name, writer.layout(shard, metadata, ""), shard) for name, shard in zip(names, shards, strict=True)

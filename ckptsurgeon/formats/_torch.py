@@ -96,8 +96,7 @@ class Tensors:
         """Return how far a (size, stride) reaches, in elements, and whether it is contiguous."""
         check_sizes(size, "size")  # before they are hashed: a nested tuple's hash can take forever
         check_sizes(stride, "stride")
-        usual = 0 not in size and max((*size, *stride), default=0) < REMEMBERED_SIZE
-        known = self._forms.get((size, stride)) if usual else None
+        known = self._forms.get((size, stride))
         if known is not None:
             return known
         if len(size) != len(stride):
@@ -106,6 +105,7 @@ class Tensors:
         plain = contiguous_stride(size)
         same = 0 in size or all(a == b or n == 1 for a, b, n in zip(stride, plain, size, strict=True))
         form = (reach(size, plain if same else stride), same)
+        usual = 0 not in size and max((*size, *stride), default=0) < REMEMBERED_SIZE
         if usual and len(self._forms) < REMEMBERED_FORMS:
             self._forms[size, stride] = form
         return form

@@ -6,6 +6,9 @@ PICKLE_BYTES = 512 << 20
 PICKLE_OPS = 16_000_000
 """About 40 a tensor. Bounds time (seconds) and memory (the costliest opcode makes some 100 bytes)."""
 
+PICKLE_RARE = 8_000_000
+"""Instructions among them that are rare in a state dict, some fifteen a tensor, and take three times as long."""
+
 PICKLE_CALLS = 1_000_000
 """Calls of functions of ours, for one pickle. A tensor takes two or three, each as long as ten instructions."""
 
@@ -77,6 +80,9 @@ COUNTED = 4_000_000
 EXTRAS = 10_000
 """Entries beside the tensors that are described."""
 
-KEY_CHARACTERS = 4096
+KEY_CHARACTERS = 8192
 KEY_SEGMENTS = 256
 """How long a key may be, and how many dotted parts it may have. Real ones stay below 200 and 20."""
+
+SEGMENTS = 1_500_000
+"""Dotted parts of all keys together: ten for each key of the largest models. Each may become a line of a tree."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..tensors import TensorInfo
-from ..text import natural_key
+from ..text import natural_key, shape_text
 
 __all__ = ["Branch", "build_tree", "numbers_text"]
 
@@ -85,7 +85,8 @@ class _Collapser:
     def collapse(self, node: Branch) -> Signature:
         """Collapse everything under ``node`` and return what makes it equal to others."""
         if node.info is not None:
-            return self._signature((node.info.dtype, node.info.shape, node.info.opaque))
+            # shapes as text: a file can make the hashes of numbers collide
+            return self._signature((node.info.dtype, shape_text(node.info.shape), node.info.opaque))
         makes = {name: self.collapse(child) for name, child in node.children.items()}
         shape = self._signature(tuple((node.children[name].name, make) for name, make in makes.items()))
         groups: dict[object, list[Branch]] = {}

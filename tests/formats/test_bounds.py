@@ -181,6 +181,9 @@ LARGE = {
     "an index of lists": lambda: b'{"weight_map":{"a":[' + b"[]," * 33_000_000 + b"[]]}}",
     "rebuilding that is rebuilt": lambda: zipped(model_with(named("torch._tensor", "_rebuild_from_type_v2") + b"q\x000" + b"h\x00(h\x00N(" * 3000 + b"h\x00NNNttNt" + b"t" * 0 + b"R")),
     "a nested tensor of an array": lambda: zipped(model_with(called(named("torch._utils", "_rebuild_nested_tensor"), called(named("numpy._core.multiarray", "_reconstruct"))))),
+    "sixteen million short texts": lambda: zipped(b"](" + (b"\x8c\x04" + "\N{PILE OF POO}".encode()) * 15_900_000 + b"e."),
+    "eight million keys": lambda: zipped(b"}(" + b"".join(b"J" + struct.pack("<i", i + 1000) + b"N" for i in range(7_900_000)) + b"u."),
+    "keys of three million segments": lambda: header(b"{" + b",".join(entry_of(f"{i}" + ".a" * 255) for i in range(12_000)) + b"}"),
     "a key of three thousand segments": lambda: safetensors_of(".".join("a" * 3000)),
     "a key of a million characters": lambda: safetensors_of("a" * 1_000_000),
     "sizes that collide": lambda: zipped(STORED + b"q\x000" + colliding(b"K\x01K\x01K\x01\x87", 4000, strides=False), **SIX_FLOATS),
@@ -189,8 +192,12 @@ LARGE = {
 """Files that take a while to make, or are large."""
 
 
+def entry_of(key: str) -> bytes:
+    return b'"%b":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % key.encode()
+
+
 def safetensors_of(key: str) -> bytes:
-    return header(b'{"%b":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' % key.encode())
+    return header(b"{" + entry_of(key) + b"}")
 
 
 def many_records(number: int) -> bytes:

@@ -165,6 +165,10 @@ def test_too_many_instructions_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(limits, "PICKLE_OPS", 1000)
     with pytest.raises(UnsafeError, match="instructions"):
         read(b"N0" * 600 + b"N.")
+    monkeypatch.setattr(limits, "PICKLE_RARE", 100)
+    read(b"K\x01\x85" * 300 + b"N.")
+    with pytest.raises(UnsafeError, match="over 100 instructions"):
+        read(b"N0" * 60 + b"N.")
 
 
 def test_a_pickle_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,12 +178,12 @@ def test_a_pickle_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_every_opcode_of_cpython_is_known() -> None:
-    from ckptsurgeon.formats._pickle import _TABLE, Machine
+    from ckptsurgeon.formats._opcodes import TABLE, Opcodes
 
     hot = {0x72, 0x68, 0x4B, 0x28, 0x74, 0x58, 0x52, 0x85, 0x71, 0x51, 0x89, 0x29, 0x86, 0x4D, 0x6A, 0x2E}
     for opcode in pickletools.opcodes:
         code = ord(opcode.code)
-        assert code in hot or _TABLE[code] is not Machine.op_unknown, opcode.name
+        assert code in hot or TABLE[code] is not Opcodes.op_unknown, opcode.name
 
 
 @settings(max_examples=500, deadline=None)

@@ -108,6 +108,7 @@ BROKEN = {
     "a view that is no view": by_hand(pickled(("storage", torch.FloatStorage, "root", "cpu", 4, "v")), ["root"], [(4, FLOATS)]),
     "a negative count": by_hand(pickled(("storage", torch.FloatStorage, "root", "cpu", -4, None)), ["root"], [(4, FLOATS)]),
     "a tensor beyond": by_hand(pickled(GOOD, (5,)), ["root"], [(4, FLOATS)]),
+    "a storage declared in two ways": by_hand(pickled(GOOD)[:-2] + b"X\x01\x00\x00\x00b" + pickled(("storage", torch.FloatStorage, "root", "cpu", 3, None))[2:-2].partition(b"X\x01\x00\x00\x00a")[2] + b"s.", ["root"], [(4, FLOATS)]),
     "an unknown persistent id": by_hand(pickled(("thing", 1)), ["root"], [(4, FLOATS)]),
     "an unknown protocol": b"".join(pickle.dumps(v, 2) for v in (MAGIC, 1002, {}, {})),
     "only the magic number": pickle.dumps(MAGIC, 2),
