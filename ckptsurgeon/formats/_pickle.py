@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import CheckpointError, UnsafeError
 from . import limits
 from ._opcodes import TABLE, Opcodes, Rebuild, UnknownOpcodeError
+from ._shortcut import plain_tensor
 from ._values import Name, Opaque
 
 __all__ = ["Machine", "Rebuild", "load"]
@@ -61,8 +62,18 @@ class Machine(Opcodes):
                     memo[unpack4(data, position)[0]] = stack[-1]
                     position += 4
                 elif op == 0x68:  # BINGET
-                    stack.append(memo[data[position]])
+                    value = memo[data[position]]
                     position += 1
+                    if type(value) is Name and value.tensor is not None:
+                        found = plain_tensor(data, position, memo, persistent, value.tensor)
+                        if found is not None:
+                            value, position, length = found
+                            calls, room = calls + 2, room - length
+                            if calls > most_calls:
+                                raise self._too_many_calls()
+                            if room < 0:
+                                raise self._too_much_text()
+                    stack.append(value)
                 elif op == 0x4B:  # BININT1
                     stack.append(data[position])
                     position += 1
