@@ -29,10 +29,11 @@ test: $(STAMP)  ## run the tests
 test-faults: $(STAMP)  ## the tests that need rights over the machine: full disks, killed runs, power cuts
 	$(BIN)/python -m pytest -m faults tests/faults
 
-check: $(STAMP)  ## format, lint, types, documentation
+check: $(STAMP)  ## format, lint, types, documentation, architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_documentation.py tests/test_architecture.py
 
 bench: $(STAMP)  ## measure against cp, torch and import torch, side by side
 	$(BIN)/python -m tests.bench

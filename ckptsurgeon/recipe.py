@@ -125,7 +125,7 @@ def recipe_text(recipe: Recipe) -> str:
         "metadata": dict(recipe.metadata or {}),
         "unexpected": [[source, key] for source, key in recipe.unexpected],
         "tensors": {key: _made_json(key, made) for key, made in recipe.tensors.items()},
-        "seal": recipe.seal,
+        "seal": recipe.seal,  # the last entry: formats/_seal.py finds it at the end of the text
     }
     return json.dumps(data, separators=(",", ":"), ensure_ascii=True)
 
@@ -170,7 +170,8 @@ def parse_recipe(text: str) -> Recipe:
             seal=str(data["seal"]),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise VerifyError(f"the recipe is damaged: {type(error).__name__} {error}.") from error
+        why = f"{type(error).__name__} {error}"
+        raise VerifyError(f"its recipe is damaged, or is none of ckptsurgeon's ({why}).") from error
 
 
 def _read_source(row: Mapping[str, Any]) -> PlanSource:

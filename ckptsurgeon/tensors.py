@@ -149,10 +149,17 @@ class TensorInfo:
 
     @property
     def place(self) -> Hashable:
-        """What two keys share when they are aliases of one tensor; None when nothing is stored."""
-        if self.storage is None:
+        """What two keys share when they are aliases of one tensor; None when nothing is stored as plain bytes.
+
+        A conjugate of a tensor lies where the tensor does, and is another. Where a dimension has one element its
+        stride means nothing, and a file could fill it with numbers whose hashes collide.
+        """
+        if self.storage is None or self.opaque:
             return None
-        return (id(self.storage), self.offset, self.shape, self.stride, self.dtype)
+        steps = self.stride and tuple(
+            step if size > 1 else 0 for size, step in zip(self.shape, self.stride, strict=True)
+        )
+        return (id(self.storage), self.offset, self.shape, steps, self.dtype, self.conj, self.neg)
 
 
 def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:

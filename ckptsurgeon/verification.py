@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,9 +115,16 @@ def verify_output(
         not_compared=check.not_compared,
         nan=check.nan,
         inf=check.inf,
-        nbytes=sum(file.size for file in output.files),
+        nbytes=_nbytes(output),
         elapsed_s=time.perf_counter() - began,
+        recipe=expected.has_checksums,
     )
+
+
+def _nbytes(output: Checkpoint) -> int:
+    """Return the bytes of all files of an output; in a folder the recipe is one of them."""
+    beside = len(output.recipe.encode()) if output.recipe and os.path.isdir(output.path) else 0
+    return beside + sum(file.size for file in output.files)
 
 
 def _check_keys(check: _Check) -> None:

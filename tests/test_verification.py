@@ -166,7 +166,7 @@ def test_sources_that_moved_can_be_named_and_gone_ones_are_said() -> None:
     gone = cs.verify(output)
     assert gone.ok
     assert len(gone.not_compared or {}) == 6
-    assert set((gone.not_compared or {}).values()) == {"src.pth is not at src.pth"}
+    assert set((gone.not_compared or {}).values()) == {"src.pth is not where it was (src.pth)"}
     found = cs.verify(output, sources={"src.pth": "archive/old.pth"})
     assert found.ok
     assert found.compared == 6

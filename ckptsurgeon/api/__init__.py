@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..matching import Proposal
     from ..plan import Plan, Receipt, Step, Verification
     from ..tensors import TargetSpec, TensorInfo
-    from .applying import apply
+    from .applying import apply, check_output
     from .comparing import diff
     from .editing import convert, filter, rename
     from .live import load_into
@@ -40,6 +40,7 @@ __all__ = [
     "TensorInfo",
     "Verification",
     "apply",
+    "check_output",
     "convert",
     "diff",
     "filter",
@@ -65,7 +66,7 @@ __getattr__ = lazy_names(
         "..matching": ("Proposal",),
         "..plan": ("Plan", "Receipt", "Step", "Verification"),
         "..tensors": ("TargetSpec", "TensorInfo"),
-        ".applying": ("apply",),
+        ".applying": ("apply", "check_output"),
         ".comparing": ("diff",),
         ".editing": ("convert", "filter", "rename"),
         ".live": ("load_into",),

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..plan import Plan, Receipt
 from ..version import __version__
 from .inputs import OpenInputs, close_inputs, inputs_of, read_plan
 from .types import Path, Progress
 
-__all__ = ["apply"]
+if TYPE_CHECKING:
+    from ..engine import OutputOptions
+
+__all__ = ["apply", "check_output"]
 
 
 def apply(
@@ -30,7 +34,7 @@ def apply(
     Raises PlanError where an input changed since the plan, OutputError where the output exists (without
     ``force``), is an input or cannot be written, FormatError where an input fails its checksum.
     """
-    from ..engine import OutputOptions, carry_out
+    from ..engine import carry_out
     from ..recipe import make_recipe
 
     from_file = not isinstance(plan, Plan)
@@ -39,10 +43,30 @@ def apply(
     others += plan.inputs.others if isinstance(plan.inputs, OpenInputs) else ()
     inputs = inputs_of(plan)
     try:
-        options = OutputOptions(os.fspath(output), to or "", max_shard_size or "", force, others)
+        options = _options(output, to, max_shard_size, force=force, inputs=others)
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
         receipt = carry_out(plan, inputs, options, recipe, progress)
     finally:
         close_inputs(inputs)
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
     return replace(receipt, notes=(*(f"ran {code}" for code in ran), *receipt.notes))
+
+
+def check_output(
+    output: Path, *, to: str | None = None, max_shard_size: str | None = None, plan: Plan | None = None
+) -> None:
+    """Raise what ``apply`` would raise for an output's format and size, and for the dtypes of a plan."""
+    from ..engine import check_options, lay_out
+
+    options = _options(output, to, max_shard_size)
+    check_options(options)
+    if plan is not None:
+        lay_out(plan, options, "")
+
+
+def _options(
+    output: Path, to: str | None, max_shard_size: str | None, *, force: bool = False, inputs: tuple[str, ...] = ()
+) -> OutputOptions:
+    from ..engine import OutputOptions
+
+    return OutputOptions(os.fspath(output), to or "", max_shard_size or "", force, inputs)

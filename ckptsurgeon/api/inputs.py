@@ -184,9 +184,9 @@ def find_sources(
         except SourceError:
             if source.name in moved:
                 raise
-            absent[index] = f"{source.name} is not at {source.path}"
+            absent[index] = f"{source.name} is not where it was ({source.path})"
         except CheckpointError as error:
-            absent[index] = f"{source.name} is another file now: {error.message}"
+            absent[index] = f"{source.name} is another file now: {error.message.rstrip('.')}"
         else:
             found[index] = checkpoint
     return found, absent

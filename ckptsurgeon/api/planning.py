@@ -167,7 +167,7 @@ def rules_of(map_file: Path | None) -> list[str]:
         return []
     try:
         with open(map_file, encoding="utf-8") as file:
-            rules = rules_from_lines(file)
+            rules = rules_from_lines(file, escape(os.fspath(map_file)))
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
         raise ConfigError(f"--map-file {escape(os.fspath(map_file))} cannot be read: {why}.") from error

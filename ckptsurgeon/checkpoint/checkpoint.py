@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FormatError
-from ..formats import FileHeader, Header, read_header
+from ..errors import FormatError, UnsafeError
+from ..formats import FileHeader, Header, limits, read_header
 from ..sources import File, open_source
-from ..tensors import TensorInfo, alias_groups
+from ..tensors import Storage, TensorInfo, alias_groups
 from ..text import count, escape, listing
 from .carry import why_not_plain
-from .extras import Extra, describe, entries_beside
+from .extras import Extra, entries_beside, extras_of
 from .roots import Root, find_root
 from .wrappers import Unwrapping, unwrap, unwrap_as
 
@@ -28,7 +28,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
 
     ``path`` is what the user wrote; ``root`` where the state dict hangs; ``passed`` the other state dicts;
     ``stripped`` the wrappers taken off the keys; ``extras`` what else is in the file; ``recipe`` the text that
-    ckptsurgeon left in it, if it made it.
+    ckptsurgeon left in it, if it made it; ``checked`` the storages whose checksum was seen to be right.
     """
 
     def __init__(self, path: str, header: Header, root: Root, passed: Sequence[Root]) -> None:
@@ -39,8 +39,10 @@ class Checkpoint(Mapping[str, TensorInfo]):
         self._tensors = {
             key: info for key, info in root.entries.items() if isinstance(key, str) and isinstance(info, TensorInfo)
         }
+        _check_keys(path, self._tensors)
         self._entries = root.entries
         self._view = Unwrapping({key: key for key in self._tensors})
+        self.checked: set[Storage] = set()
 
     def __getitem__(self, key: str) -> TensorInfo:
         return self._tensors[self._view.stored[key]]
@@ -88,17 +90,24 @@ class Checkpoint(Mapping[str, TensorInfo]):
     @property
     def notes(self) -> tuple[str, ...]:
         """What was decided on the way that a user may want to know."""
+        notes = [*self.header.notes]
+        lacking = self._view.lacking
+        if lacking:
+            notes.append(
+                f"the keys of the destination begin with {lacking}., those of {escape(self.path)} do not: "
+                f"--map ={lacking} puts it there"
+            )
         if not self.passed:
-            return self.header.notes
+            return tuple(notes)
         where = f"root {self.root}" if self.root else "the top level"
         others = [path or "the top level" for path in self.passed]
-        return (*self.header.notes, f"took {where}; also there: {listing(others)} (choose with --root)")
+        return (*notes, f"took {where}; also there: {listing(others)} (choose with --root)")
 
     @cached_property
     def extras(self) -> tuple[Extra, ...]:
         """What else is in the file: epochs, optimizers, arguments; opaque where its class is not known."""
-        aside = (describe(key, self._tensors[key]) for key in self._view.aside)
-        return (*(describe(name, value) for name, value in self._beside()), *aside)
+        aside = {key: self._tensors[key] for key in self._view.aside}
+        return extras_of(self.header.tree, self.root, self._entries, aside)
 
     def entry(self, name: str) -> Any:
         """Return an entry beside the tensors by the name that ``extras`` gives it; raises KeyError."""
@@ -109,7 +118,8 @@ class Checkpoint(Mapping[str, TensorInfo]):
         return {name: why_not_plain(value) for name, value in self._beside()}
 
     def _beside(self) -> Iterator[tuple[str, Any]]:
-        return entries_beside(self.header.tree, self.root, self._entries)
+        for prefix, key, value in entries_beside(self.header.tree, self.root, self._entries):
+            yield f"{prefix}{key}", value
 
     @cached_property
     def ties(self) -> Mapping[str, str]:
@@ -153,6 +163,25 @@ class Checkpoint(Mapping[str, TensorInfo]):
         """Close the files; headers stay, values can no longer be read."""
         for file in self.header.handles.values():
             file.close()
+
+
+def _check_keys(path: str, keys: Collection[str]) -> None:
+    """Refuse keys in a number or of a length that no model has: what shows or compares keys may rely on it."""
+    if len(keys) > limits.TENSORS:
+        raise UnsafeError(f"{escape(path)} has {len(keys)} tensors; at most {limits.TENSORS} are read.", rule="tensors")
+    segments = 0
+    for key in keys:
+        dots = key.count(".")
+        segments += dots + 1
+        if segments > limits.SEGMENTS:
+            raise UnsafeError(f"{escape(path)} has keys of over {limits.SEGMENTS} segments in all.", rule="segments")
+        if len(key) > limits.KEY_CHARACTERS or dots >= limits.KEY_SEGMENTS:
+            raise FormatError(
+                f"{escape(path)} has a key of {count(len(key), 'character')} and "
+                f"{count(dots + 1, 'segment')}, {escape(key, 40)}; at most {limits.KEY_CHARACTERS} "
+                f"and {limits.KEY_SEGMENTS} are read.",
+                rule="key length",
+            )
 
 
 def open_checkpoint(path: str | os.PathLike[str], root: str | None = None, *, unwrap: bool = True) -> Checkpoint:

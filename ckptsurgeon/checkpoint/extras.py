@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
-from ..formats import Array, Group, Name, Opaque
+from ..formats import Array, Group, Name, Opaque, key_text, limits
 from ..tensors import TensorInfo
 from ..text import count, shape_text
 
-__all__ = ["Extra", "describe", "entries_beside"]
+__all__ = ["Extra", "entries_beside", "extras_of"]
 
 MAX_TEXT = 200
 MAX_ITEMS = 8
-MAX_COUNTED = 1_000_000
 
 Plain = None | bool | int | float | str | list[Any]
 
@@ -29,20 +29,29 @@ class Extra:
     value: Plain = None
 
 
-def entries_beside(tree: Any, root: str, entries: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the entries beside the root and those among its tensors, each with its name."""
+def extras_of(tree: Any, root: str, entries: Mapping[Any, Any], aside: Mapping[str, TensorInfo]) -> tuple[Extra, ...]:
+    """Return the entries beside the root, those among its tensors, and those set aside; many only as a number."""
+    every = chain(entries_beside(tree, root, entries), (("", *item) for item in aside.items()))
+    counter = _Counter()
+    told = [
+        _described(f"{prefix}{key_text(key)}", value, counter) for prefix, key, value in islice(every, limits.EXTRAS)
+    ]
+    more = sum(1 for _ in every)
+    return (*told, *([Extra("…", f"{more} more entries, not listed")] if more else []))
+
+
+def entries_beside(tree: Any, root: str, entries: Mapping[Any, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (prefix, key, value) of what is no tensor of the state dict."""
     if isinstance(tree, dict) and entries is not tree:
-        head = root.partition(".")[0]
-        for key, value in tree.items():
-            if not (root and (str(key) == head or str(key) == root)):
-                yield str(key), value
+        used = {root, root.partition(".")[0]} if root else set()
+        yield from (("", key, value) for key, value in tree.items() if key_text(key) not in used)
     prefix = f"{root}." if root else ""
     for key, value in entries.items():
         if not (isinstance(value, TensorInfo) and isinstance(key, str)):
-            yield f"{prefix}{key}", value
+            yield prefix, key, value
 
 
-def describe(key: str, value: Any) -> Extra:
+def _described(key: str, value: Any, counter: _Counter) -> Extra:
     """Return what can be said of a value without running anything."""
     if value is None or isinstance(value, (bool, int)):
         return Extra(key, type(value).__name__, value if _fits(value) else None)
@@ -57,7 +66,7 @@ def describe(key: str, value: Any) -> Extra:
     if isinstance(value, (bytes, bytearray)):
         return Extra(key, count(len(value), "byte"))
     if isinstance(value, (dict, list, tuple, Group)):
-        return _container(key, value)
+        return _container(key, value, counter)
     return Extra(key, type(value).__name__)
 
 
@@ -65,10 +74,10 @@ def _fits(value: bool | int | None) -> bool:
     return value is None or -(2**63) <= value < 2**64
 
 
-def _container(key: str, value: Any) -> Extra:
+def _container(key: str, value: Any, counter: _Counter) -> Extra:
     kind = {Group: "set"}.get(type(value), type(value).__name__)
-    tensors = _tensors_in(value)
-    holding = f", {count(tensors, 'tensor')} in it" if tensors else ""
+    tensors = counter.tensors_in(value)
+    holding = f", {count(tensors, 'tensor')} in it" if tensors else ", not looked through" if tensors is None else ""
     small = isinstance(value, (list, tuple)) and len(value) <= MAX_ITEMS and all(map(_is_scalar, value))
     return Extra(key, f"{kind} of {len(value)}{holding}", list(value) if small else None)
 
@@ -80,14 +89,23 @@ def _is_scalar(value: Any) -> bool:
     return (isinstance(value, float) and math.isfinite(value)) or (isinstance(value, str) and len(value) <= MAX_TEXT)
 
 
-def _tensors_in(value: Any) -> int:
-    """Count the tensors in a nest of containers, each container once."""
-    waiting, seen, tensors = [value], set[int](), 0
-    while waiting and len(seen) < MAX_COUNTED:
-        node = waiting.pop()
-        if isinstance(node, TensorInfo):
-            tensors += 1
-        elif isinstance(node, (dict, list, tuple)) and id(node) not in seen:
-            seen.add(id(node))
-            waiting.extend(node.values() if isinstance(node, dict) else node)
-    return tensors
+class _Counter:
+    """Counts the tensors in nests of containers, until it has seen as many values as one file may cost."""
+
+    def __init__(self) -> None:
+        self._left = limits.COUNTED
+
+    def tensors_in(self, value: Any) -> int | None:
+        """Return how many tensors a nest holds, each container once; None where that would cost too much."""
+        waiting, seen, tensors = [value], set[int](), 0
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, TensorInfo):
+                tensors += 1
+            elif isinstance(node, (dict, list, tuple)) and node and id(node) not in seen:
+                seen.add(id(node))
+                self._left -= len(node)
+                if self._left < 0:
+                    return None
+                waiting.extend(node.values() if isinstance(node, dict) else node)
+        return tensors

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import FormatError
-from ..formats import Array
-from ..tensors import TensorInfo, reach
+from ..formats import ARRAY, META, QUANTISED, SPARSE, Array, Name
+from ..sources import File
+from ..tensors import Storage, TensorInfo, reach
 from ..text import escape
 
 if TYPE_CHECKING:
@@ -18,11 +19,20 @@ if TYPE_CHECKING:
 
 __all__ = ["materialise"]
 
+_PIECE = 1 << 20
+
 
 def materialise(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Tensor:
     """Read one tensor; raises FormatError when its values cannot be had or fail their checksum."""
-    with torch.device("cpu"):  # whatever the caller's default is
-        return _materialised(checkpoint, key, info)
+    try:
+        with torch.device("cpu"):  # whatever the caller's default is
+            return _materialised(checkpoint, key, info)
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        # what torch makes of parts that do not fit
+        why = f"{error}".partition("\n")[0]
+        raise FormatError(
+            f"{escape(key)} of {escape(checkpoint.path)} cannot be rebuilt: {escape(why)}.", rule="parts"
+        ) from error
 
 
 def _materialised(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Tensor:
@@ -57,24 +67,39 @@ def _strided(checkpoint: Checkpoint, info: TensorInfo, dtype: torch.dtype) -> to
 
 
 def _bytes(checkpoint: Checkpoint, info: TensorInfo) -> bytearray:
-    """Read what a tensor reaches of its storage; the checksum is checked when that is all of it."""
+    """Read what a tensor reaches of its storage; the checksum of the whole storage is checked, once."""
     file, storage = checkpoint.file(info), info.storage
     assert storage is not None
     length = reach(info.shape, info.stride) * info.itemsize if info.stride else info.nbytes
     data = bytearray(length)
     file.readinto(storage.offset + info.offset, memoryview(data))
-    if storage.crc32 and length == storage.nbytes and zlib.crc32(data) != storage.crc32:
-        raise FormatError(
-            f"{escape(checkpoint.path)}: {escape(storage.name)} does not have the checksum it should.",
-            rule="crc",
-        )
+    if storage.crc32 is not None and storage not in checkpoint.checked:
+        whole = zlib.crc32(data) if length == storage.nbytes else _crc32(file, storage)
+        if whole != storage.crc32:
+            raise FormatError(
+                f"{escape(checkpoint.path)}: {escape(storage.name)} does not have the checksum it should.",
+                rule="crc",
+            )
+        checkpoint.checked.add(storage)
     return data
+
+
+def _crc32(file: File, storage: Storage) -> int:
+    """Return the CRC-32 of a storage, read in pieces."""
+    buffer = memoryview(bytearray(min(_PIECE, storage.nbytes)))
+    at, crc = 0, 0
+    while at < storage.nbytes:
+        piece = buffer[: storage.nbytes - at]
+        file.readinto(storage.offset + at, piece)
+        crc = zlib.crc32(piece, crc)
+        at += len(piece)
+    return crc
 
 
 def _quantised(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
     params: Any = info.parts[0] if info.parts else ()
     raw = _strided(checkpoint, info, {"qint32": torch.int32, "qint8": torch.int8}.get(info.dtype, torch.uint8))
-    scheme = str(params[0]) if isinstance(params, tuple) and params else ""
+    scheme = str(params[0]) if isinstance(params, tuple) and params and isinstance(params[0], (Name, str)) else ""
     if scheme == "torch.per_tensor_affine" and len(params) == 3:
         made = torch._empty_affine_quantized(
             info.shape,
@@ -123,6 +148,8 @@ def _sparse(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
 
 def _array(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
     array = info.parts[0]
+    if isinstance(array, Array) and array.shape != info.shape:
+        raise FormatError("a tensor is made of an array that got another shape since.", rule="numpy")
     if not isinstance(array, Array) or not array.dtype:
         raise FormatError("a tensor is made of an array of objects.", rule="numpy")
     order = array.shape[::-1] if array.fortran else array.shape
@@ -139,8 +166,8 @@ def _meta(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
 
 
 _OPAQUE: dict[str, Callable[[Checkpoint, TensorInfo], torch.Tensor]] = {
-    "quantised": _quantised,
-    "sparse": _sparse,
-    "an array inside the pickle": _array,
-    "meta: saved without values": _meta,
+    QUANTISED: _quantised,
+    SPARSE: _sparse,
+    ARRAY: _array,
+    META: _meta,
 }

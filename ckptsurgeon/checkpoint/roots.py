@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from ..errors import ConfigError, FormatError, UnsafeError
-from ..formats import Group, Opaque
+from ..formats import Opaque, key_text, limits
 from ..tensors import TensorInfo
-from ..text import count, escape, listing
+from ..text import count, escape, listing, shape_text
+from .modules import Allowance, is_module, module_tensors
 
 __all__ = ["NAMED_ROOTS", "Root", "find_root"]
 
 NAMED_ROOTS = ("state_dict", "model_state_dict", "model", "module", "net")
 """Entries in which training frameworks keep the model, most specific first."""
 
-MAX_NODES = 4_000_000
-MAX_DEPTH = 64
-MAX_MODULES = 200_000
-"""How many containers, and how deep, are searched: files may nest and share without end."""
+_OPTIMIZER = re.compile(r"(?i:optim(?:izer)?s?)(?![a-z])")
+"""``optimizer``, ``optim_states``, ``optimizerG``; not ``optimus``."""
+
+_CONTAINERS = (dict, list, tuple, Opaque)
+_NAMES_LISTED = 100
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,14 @@ def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Roo
     for root in candidates:
         if root.path == path:
             return root
-    entries = _state_dict(_descend(tree, path))
-    tensors = sum(isinstance(value, TensorInfo) for value in entries.values())
+    entries = _state_dict(_descend(tree, path), Allowance())
+    tensors = _tensors(entries)
     if not tensors:
-        paths = [root.path or "." for root in candidates]
+        paths = [root.path or "the top level (--root .)" for root in candidates]
         raise ConfigError(
             f"--root {escape(wanted)} holds no tensors in {escape(uri)}.",
-            hint=f"There are {listing(paths)}." if paths else "",
-            details=paths,
+            hint=f"There {'is' if len(paths) == 1 else 'are'} {listing(paths)}." if paths else "",
+            details=[root.path or "." for root in candidates],
         )
     return Root(path, entries, tensors)
 
@@ -100,68 +104,74 @@ def _descend(node: Any, path: str) -> Any:
 
 def _candidates(tree: Any, uri: str) -> Iterator[Root]:
     """Yield every state dict that is not optimizer state, outermost first."""
-    queue: deque[tuple[tuple[str, ...], Any]] = deque([((), tree)])
+    queue: deque[tuple[str, int, Any]] = deque([("", 0, tree)])
     seen: set[int] = set()
+    allowed = Allowance()
+    found = 1
     while queue:
-        path, node = queue.popleft()
-        if id(node) in seen or len(path) > MAX_DEPTH:
+        path, depth, node = queue.popleft()
+        if id(node) in seen or depth > limits.TREE_DEPTH:
             continue
         seen.add(id(node))
-        if len(seen) > MAX_NODES:
-            raise UnsafeError(f"{escape(uri)} nests over {MAX_NODES} containers.", rule="tree size")
-        entries = _state_dict(node)
-        tensors = sum(isinstance(value, TensorInfo) for value in entries.values())
+        entries = _state_dict(node, allowed)
+        tensors = _tensors(entries)
         if tensors and all(isinstance(key, str) for key in entries):
-            yield Root(".".join(path), entries, tensors)
-        if _is_module(node) or (isinstance(node, dict) and node.keys() >= {"state", "param_groups"}):
+            yield Root(path, entries, tensors)
+        if is_module(node) or _is_optimizer(node):
             continue
         for name, child in _children(node):
-            if isinstance(child, (dict, list, tuple, Opaque)) and not name.lower().startswith("optim"):
-                queue.append(((*path, name), child))
+            if _OPTIMIZER.match(name):
+                continue
+            found += 1
+            if found > limits.TREE_NODES or len(path) + len(name) > limits.KEY_CHARACTERS:
+                raise UnsafeError(f"{escape(uri)} nests too many containers to look through.", rule="tree size")
+            queue.append((f"{path}.{name}" if depth else name, depth + 1, child))
+
+
+def _is_optimizer(node: Any) -> bool:
+    return isinstance(node, dict) and node.keys() >= {"state", "param_groups"}
 
 
 def _children(node: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the containers in a container that are not empty, and what each is called."""
+    entries: Any = ()
     if isinstance(node, dict):
-        yield from ((str(key), value) for key, value in node.items())
+        entries = node.items()
     elif isinstance(node, (list, tuple)):
-        yield from ((str(i), value) for i, value in enumerate(node))
+        entries = enumerate(node)
     elif isinstance(node, Opaque):
-        yield from ((str(key), value) for key, value in node.attributes().items())
+        entries = node.attributes().items()
+    return ((key_text(key), value) for key, value in entries if isinstance(value, _CONTAINERS) and value)
 
 
-def _state_dict(node: Any) -> Mapping[Any, Any]:
+def _tensors(entries: Mapping[Any, Any]) -> int:
+    return sum(isinstance(value, TensorInfo) for value in entries.values())
+
+
+def _state_dict(node: Any, allowed: Allowance) -> Mapping[Any, Any]:
     """Return the entries of a mapping, or the state dict of a module that was pickled whole."""
-    if _is_module(node):
-        return dict(_module_tensors(node))
+    if is_module(node):
+        return dict(module_tensors(node, allowed))
     return node if isinstance(node, dict) else {}
 
 
-def _is_module(node: Any) -> bool:
-    return isinstance(node, Opaque) and {"_parameters", "_buffers", "_modules"} <= node.attributes().keys()
-
-
-def _module_tensors(root: Opaque) -> Iterator[tuple[str, TensorInfo]]:
-    """Yield what ``state_dict()`` of a pickled ``nn.Module`` would hold, without its class, in its order."""
-    waiting, visits = [("", root)], 0
-    while waiting:
-        prefix, module = waiting.pop()
-        visits += 1
-        if visits > MAX_MODULES or prefix.count(".") > MAX_DEPTH:
-            raise UnsafeError("a pickled module nests too deeply or shares too much.", rule="module tree")
-        attributes = module.attributes()
-        skipped = attributes.get("_non_persistent_buffers_set")
-        hidden = {name for name in skipped if isinstance(name, str)} if isinstance(skipped, Group) else set()
-        for kind in ("_parameters", "_buffers"):
-            entries = attributes.get(kind)
-            for name, value in entries.items() if isinstance(entries, dict) else ():
-                if isinstance(value, TensorInfo) and not (kind == "_buffers" and name in hidden):
-                    yield f"{prefix}{name}", value
-        children = attributes.get("_modules")
-        named = children.items() if isinstance(children, dict) else ()
-        waiting += [(f"{prefix}{name}.", child) for name, child in reversed(named) if _is_module(child)]
-
-
 def _contents(tree: Any) -> str:
-    names = [f"{name}" for name, _ in _children(tree)]
-    kind = str(tree) if isinstance(tree, Opaque) else type(tree).__name__
-    return f"a {kind} of {listing(names)}" if names else f"a {kind}"
+    """Return what a file holds instead of a state dict."""
+    if isinstance(tree, TensorInfo):
+        return f"it is one tensor, {tree.dtype} {shape_text(tree.shape)}"
+    if _is_optimizer(tree):
+        return "it is an optimizer's state"
+    if isinstance(tree, dict):
+        return _contents_of(tree)
+    if isinstance(tree, Opaque):
+        return f"it is a {tree!r}, which is not interpreted"
+    return f"it is {'empty' if tree in ([], ()) else f'a {type(tree).__name__}'}"
+
+
+def _contents_of(tree: dict[Any, Any]) -> str:
+    if not tree:
+        return "it is an empty mapping"
+    if _tensors(tree):
+        odd = next(key for key in tree if not isinstance(key, str))
+        return f"its keys are no names but {type(odd).__name__}s"
+    return f"it is a mapping of {listing([key_text(key) for key in islice(tree, _NAMES_LISTED)])}"

@@ -6,7 +6,7 @@ nothing is left to strip.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = ["INSIDE", "Unwrapping", "unwrap", "unwrap_as"]
@@ -15,63 +15,131 @@ WRAPPERS = ("module", "_orig_mod")
 INSIDE = "**._orig_mod"
 """How a wrapper that was taken out from inside keys is written in ``stripped``."""
 
+DEEPEST = 16
+"""Wrappers in front of each other that are held against a destination; nobody has more than four."""
+
 COUNTER = "n_averaged"
 """``torch.optim.swa_utils.AveragedModel`` keeps its counter beside the wrapped model."""
 
 
 @dataclass(frozen=True)
 class Unwrapping:
-    """The stored key of every key that is shown, what was stripped, and keys set aside."""
+    """The stored key of every key that is shown, what was stripped, and keys set aside.
+
+    An entry of ``stripped`` is a wrapper at the front, or the path to one behind wrappers that stay
+    (``_orig_mod.module``). ``lacking`` is the prefix that the keys would need to be those of the destination.
+    """
 
     stored: dict[str, str]
     stripped: tuple[str, ...] = ()
     aside: tuple[str, ...] = ()
+    lacking: str = ""
 
 
 def unwrap(keys: Iterable[str], destination: Collection[str] = ()) -> Unwrapping:
-    """Strip wrappers to a fixed point, except where the keys of ``destination`` have them too."""
+    """Strip wrappers to a fixed point, except where the keys of ``destination`` have them too.
+
+    Nothing is ever put in front of a key.
+    """
     stored = {key: key for key in keys}
-    stripped: list[str] = []
-    aside: tuple[str, ...] = ()
-    while True:
-        inner = [key for key in stored if key != COUNTER]
-        head = _common_head(inner)
-        if head not in WRAPPERS or _common_head(destination) == head:
-            break
-        if COUNTER in stored:
-            del stored[COUNTER]
-            aside = (COUNTER,)
-        stored = {key.partition(".")[2]: value for key, value in stored.items()}
-        stripped.append(head)
-        if destination and _common_head(destination) in WRAPPERS:
-            destination = [key.partition(".")[2] for key in destination]
-    if not any("._orig_mod." in key for key in destination):
-        plain = {_without_inside(key): value for key, value in stored.items()}
-        if len(plain) == len(stored) and plain.keys() != stored.keys():
-            stored = plain
-            stripped.append(INSIDE)
-    return Unwrapping(stored, tuple(stripped), aside)
+    chain = _chain(stored)
+    wanted = frozenset(destination)
+    level = _best_level(stored, chain, wanted)
+    stripped = list(chain[:level]) if level is not None else _unshared(chain, _chain(wanted))
+    if any("_orig_mod." in key for key in stored) and not any("._orig_mod." in key for key in wanted):
+        stripped.append(INSIDE)
+    done = unwrap_as(stored, stripped)
+    return Unwrapping(done.stored, done.stripped, done.aside, _lacking(done.stored, wanted))
 
 
 def unwrap_as(keys: Iterable[str], stripped: Sequence[str]) -> Unwrapping:
     """Strip just what was stripped when a plan was made."""
     stored = {key: key for key in keys}
-    aside: tuple[str, ...] = ()
+    aside: list[str] = []
+    done: list[str] = []
     for wrapper in stripped:
         if wrapper == INSIDE:
-            stored = {_without_inside(key): value for key, value in stored.items()}
+            plain = {_without_inside(key): value for key, value in stored.items()}
+            if len(plain) == len(stored) and plain.keys() != stored.keys():
+                stored = plain
+                done.append(INSIDE)
             continue
-        if COUNTER in stored:
-            del stored[COUNTER]
-            aside = (COUNTER,)
-        stored = {key.removeprefix(f"{wrapper}."): value for key, value in stored.items()}
-    return Unwrapping(stored, tuple(stripped), aside)
+        counter = _beside(wrapper, COUNTER)
+        if counter in stored:
+            aside.append(stored.pop(counter))
+        stored = {_without(key, wrapper): value for key, value in stored.items()}
+        done.append(wrapper)
+    return Unwrapping(stored, tuple(done), tuple(aside))
 
 
-def _common_head(keys: Collection[str]) -> str:
-    """Return the first segment that all keys share, if something follows it in each; else ''."""
-    heads = {key.partition(".")[0] if "." in key else "" for key in keys}
-    return heads.pop() if len(heads) == 1 else ""
+def _chain(keys: Collection[str]) -> tuple[str, ...]:
+    """Return the wrappers in front of every key, outermost first, the counters of averaged models left aside."""
+    found: list[str] = []
+    prefix = ""
+    while True:
+        heads = {_head(key, len(prefix)) for key in keys if key != prefix + COUNTER}
+        head = heads.pop() if len(heads) == 1 else ""
+        if head not in WRAPPERS:
+            return tuple(found)
+        found.append(head)
+        prefix += f"{head}."
+
+
+def _head(key: str, start: int) -> str:
+    """Return the segment at ``start`` if another follows it, else ''."""
+    end = key.find(".", start)
+    return key[start:end] if end >= 0 else ""
+
+
+def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozenset[str]) -> int | None:
+    """Return how many wrappers to strip so that most keys are the destination's; None where none ever is.
+
+    This knows a wrapper from a submodule of the destination that happens to have its name.
+    """
+    prefixes = [""]
+    for head in chain[:DEEPEST]:
+        prefixes.append(f"{prefixes[-1]}{head}.")
+    hits = [sum(key.startswith(p) and key[len(p) :] in destination for key in keys) for p in prefixes]
+    return hits.index(max(hits)) if max(hits) else None
+
+
+def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
+    """Return what to strip of ``chain``: all but the wrappers that ``other`` has too, matched from the inside."""
+    left = list(other)
+    keep = []
+    for wrapper in reversed(chain):
+        keep.append(bool(left) and left[-1] == wrapper)
+        if keep[-1]:
+            left.pop()
+    stripped: list[str] = []
+    kept = ""
+    for wrapper, stays in zip(chain, reversed(keep), strict=True):
+        if stays:
+            kept += f"{wrapper}."
+        else:
+            stripped.append(kept + wrapper)
+    return stripped
+
+
+def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
+    """Return the wrappers of the destination that would make keys of its own of those that are shown."""
+    prefix = ".".join(_chain(destination))
+    if not prefix or not destination.isdisjoint(shown):
+        return ""
+    return prefix if any(f"{prefix}.{key}" in destination for key in shown) else ""
+
+
+def _beside(path: str, name: str) -> str:
+    """Return the path of ``name`` in the module in which ``path`` lies."""
+    above = path.rpartition(".")[0]
+    return f"{above}.{name}" if above else name
+
+
+def _without(key: str, wrapper: str) -> str:
+    """Return a key without the wrapper at the end of the path ``wrapper``."""
+    if not key.startswith(f"{wrapper}."):
+        return key
+    return _beside(wrapper, key[len(wrapper) + 1 :])
 
 
 def _without_inside(key: str) -> str:

@@ -1,5 +1,33 @@
-"""The command line: one small file for each verb, which parses, calls the API and prints."""
+"""The command line: one small file for each verb, which parses, calls the API and prints.
 
-from .app import main
+What reacts to signals is there before anything that takes time to import.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+
+from .stopping import say, stop_of, stoppable
 
 __all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``ckpt`` and return its exit code; never a traceback, unless CKPT_DEBUG=1 asks for it.
+
+    Without ``argv`` it is the whole program, which a signal may end from within.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    with stoppable("--json" in args, whole_program=argv is None):
+        try:
+            from .app import run
+
+            return run(args)
+        except BaseException as error:
+            code, line = stop_of(signal.SIGINT if isinstance(error, KeyboardInterrupt) else 0)
+            if not code:
+                raise
+            say(line)
+            return code

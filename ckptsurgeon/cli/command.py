@@ -6,6 +6,8 @@ from typing import Any
 
 from typer.core import TyperArgument, TyperCommand
 
+from ..errors import ConfigError
+
 __all__ = ["Verb"]
 
 
@@ -16,6 +18,15 @@ class Verb(TyperCommand):
         """Return the parts of the usage line."""
         arguments = [param.metavar or param.name or "" for param in self.params if isinstance(param, TyperArgument)]
         return ["[OPTIONS]", *arguments]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb, unless something that was given is empty: a shell's unset variable, most often."""
+        for param in self.params:
+            given = ctx.params.get(param.name)
+            if "" in (given if isinstance(given, (list, tuple)) else [given]):
+                name = param.metavar if isinstance(param, TyperArgument) else max(param.opts, key=len)
+                raise ConfigError(f"{name} is empty.", hint="Leave it out, or say what it should be.")
+        return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, then the options."""

@@ -6,11 +6,16 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Force", "Json", "MaxShard", "Output", "Quiet", "Root", "To", "Verbose"]
+__all__ = [
+    "DryRun", "Force", "Json", "KeepExtras", "MaxShard", "Output", "OutputUnlessDry", "Quiet", "Root", "To", "Unwrap",
+    "Verbose",
+]  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors are JSON on stderr.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
+Quiet = Annotated[
+    bool, typer.Option("-q", "--quiet", help="No tables and no notes: only errors, and data that was asked for.")
+]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more: every tensor, every failure.")]
 Root = Annotated[
     str | None,
     typer.Option(metavar="PATH", help="Where in the file the state dict hangs, as in model_ema; . is the top level."),
@@ -22,3 +27,15 @@ MaxShard = Annotated[
     typer.Option("--max-shard-size", metavar="SIZE", help="Write a folder of shards of this size, as in 5GB."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists. An input is never replaced.")]
+OutputUnlessDry = Annotated[
+    str | None, typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to write; needed unless -n.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("-n", "--dry-run", help="Show the plan and write nothing; with --json, print it for ckpt apply."),
+]
+Unwrap = Annotated[bool, typer.Option("--unwrap", help="Strip wrappers such as module. from the keys.")]
+KeepExtras = Annotated[
+    bool,
+    typer.Option("--keep-extras", help="Carry entries that are no tensors (epoch, arguments) where they are plain."),
+]

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import CheckpointError
-from ..text import escape
+from .stopping import unwinding
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
-__all__ = ["Jsonable", "Sink", "error_json", "error_text"]
+__all__ = ["Jsonable", "Sink", "print_to"]
 
 AFTER_S = 1.0
 """Work that takes longer than this shows its progress."""
+WIDTH = 100
+"""Where no terminal and no COLUMNS says how wide a line may be."""
+NARROWEST = 60
+"""Narrower than this no table can be read; a terminal may wrap it."""
 
 
 class Jsonable(Protocol):
@@ -31,11 +35,35 @@ class Jsonable(Protocol):
         ...
 
 
-def _console(stream: Any) -> Console:
+def _width(stream: Any) -> int:
+    """Return the width that COLUMNS or the terminal gives, where it makes sense."""
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isascii() and columns.isdigit() and len(columns) < 6 else 0
+    if not width and stream.isatty():
+        try:
+            width = os.get_terminal_size(stream.fileno()).columns or 80
+        except (OSError, ValueError):
+            width = 80
+    return max(width or WIDTH, NARROWEST)
+
+
+def _console(stream: Any, file: Any = None) -> Console:
     from rich.console import Console
 
-    width = None if stream.isatty() or "COLUMNS" in os.environ else 100
-    return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False, width=width)
+    return Console(
+        file=file or stream, force_terminal=stream.isatty() or None, width=_width(stream),
+        highlight=False, markup=False, emoji=False, soft_wrap=False,
+    )  # fmt: skip
+
+
+def print_to(stream: Any, *views: Any, wrapped: bool = True) -> None:
+    """Print views to a stream in one piece, coloured if it is a terminal."""
+    text = io.StringIO()
+    console = _console(stream, text)
+    for view in views:
+        console.print(view, soft_wrap=not wrapped, crop=False)  # what must not be broken may be wider
+    stream.write(text.getvalue())
+    stream.flush()
 
 
 @dataclass
@@ -53,43 +81,45 @@ class Sink:
         data = result if isinstance(result, dict) else result.to_json()
         # allow_nan is off: a reader of this JSON need not know Python's NaN
         sys.stdout.write(json.dumps(data, indent=2, allow_nan=False, ensure_ascii=True) + "\n")
+        sys.stdout.flush()
         return True
 
-    def show(self, *views: RenderableType) -> None:
+    def show(self, *views: Any) -> None:
         """Print an answer for people."""
+        if not self.quiet and not self.json:
+            print_to(sys.stdout, *views)
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Print lines of an answer as they are."""
+        for line in lines:
+            sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    def notes(self, notes: Iterable[str]) -> None:
+        """Print remarks to stderr."""
         if self.quiet or self.json:
             return
-        console = _console(sys.stdout)
-        for view in views:
-            console.print(view)
+        from ..render.notes import notes_view
 
-    def line(self, text: str) -> None:
-        """Print a line of an answer as it is."""
-        sys.stdout.write(text + "\n")
-
-    def notes(self, notes: tuple[str, ...] | list[str], word: str = "note") -> None:
-        """Print remarks to stderr."""
-        if self.quiet or self.json or not notes:
-            return
-        from rich.text import Text
-
-        console = _console(sys.stderr)
-        for note in notes:
-            line = Text(f"{word}: ", style="yellow")
-            line.append(escape(note, 1000), style="default")
-            console.print(line)
+        notes = list(notes)
+        if notes:
+            print_to(sys.stderr, notes_view(notes))
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[Any]:
-        """Give a callback (done, total) that draws a bar on a terminal once work takes over a second."""
-        if self.quiet or self.json or not sys.stderr.isatty():
-            yield None
-            return
-        bar = _Bar(what)
-        try:
-            yield bar.update
-        finally:
-            bar.stop()
+    def working(self, what: str, output: str = "") -> Iterator[Any]:
+        """Give a callback (done, total) that draws a bar on a terminal once work takes over a second.
+
+        A signal that comes meanwhile unwinds the work, which may write ``output``.
+        """
+        with unwinding(output):
+            if self.quiet or self.json or not sys.stderr.isatty():
+                yield None
+                return
+            bar = _Bar(what)
+            try:
+                yield bar.update
+            finally:
+                bar.stop()
 
 
 class _Bar:
@@ -126,29 +156,3 @@ class _Bar:
     def stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
-
-
-def error_json(error: CheckpointError) -> str:
-    """Return an error as one line of JSON."""
-    data = {
-        "kind": "ckpt.error",
-        "version": 1,
-        "error": type(error).__name__,
-        "exit_code": error.exit_code,
-        "message": error.message,
-        "hint": error.hint,
-        "rule": error.rule or None,
-        "details": list(error.details),
-    }
-    return json.dumps(data, ensure_ascii=True)
-
-
-def error_text(error: CheckpointError) -> Any:
-    """Return an error for people."""
-    from rich.text import Text
-
-    line = Text("error: ", style="bold red")
-    line.append(error.message, style="default not bold")
-    if error.hint:
-        line.append(f" {error.hint}", style="default not bold")
-    return line

@@ -12,7 +12,7 @@ from ..lazy import lazy_names
 if TYPE_CHECKING:
     from .apply import carry_out
     from .compute import cast_for, computed_blocks, overlay, whole
-    from .layout import OutputOptions
+    from .layout import OutputOptions, check_options, lay_out
     from .memory import load_tensors
     from .reading import read_part
     from .run import Inputs, Progress, check_step
@@ -25,10 +25,12 @@ __all__ = [
     "Progress",
     "carry_out",
     "cast_for",
+    "check_options",
     "check_step",
     "check_storage",
     "computed_blocks",
     "crc32",
+    "lay_out",
     "load_tensors",
     "overlay",
     "read_part",
@@ -41,7 +43,7 @@ __getattr__ = lazy_names(
     {
         ".apply": ("carry_out",),
         ".compute": ("cast_for", "computed_blocks", "overlay", "whole"),
-        ".layout": ("OutputOptions",),
+        ".layout": ("OutputOptions", "check_options", "lay_out"),
         ".memory": ("load_tensors",),
         ".reading": ("read_part",),
         ".run": ("Inputs", "Progress", "check_step"),

@@ -45,12 +45,13 @@ def carry_out(
         _compute_others(run)
         check_unchanged(inputs)
         _finish(run, recipe, folder)
+        written = folder.nbytes if folder is not None else shape.size
     return Receipt(
         output=options.path,
         counts=plan.counts,
         unexpected=tuple(key for _, key in plan.unexpected),
         nbytes_read=run.nbytes_read,
-        nbytes_written=shape.size,
+        nbytes_written=written,
         elapsed_s=time.perf_counter() - began,
         plan_sha256=plan.sha256(),
         notes=overflow_notes(run.overflowed),

@@ -44,6 +44,11 @@ class StagedFolder:
         data = content.encode("utf-8", "surrogatepass")
         self.file(name, len(data)).write(0, data)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return sum(size for _, size in self._open)
+
     def flush(self) -> None:
         """Wait until everything is on disk."""
         for staged, size in self._open:

@@ -16,7 +16,7 @@ from ..plan import Plan, Step
 from ..tensors import DTYPES
 from ..text import escape
 
-__all__ = ["OutputOptions", "OutputShape", "Part", "existing_checkpoint", "lay_out", "parse_size"]
+__all__ = ["OutputOptions", "OutputShape", "Part", "check_options", "existing_checkpoint", "lay_out", "parse_size"]
 
 DEFAULT_SHARD = "5GB"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -107,6 +107,13 @@ def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
     return made
 
 
+def check_options(options: OutputOptions) -> None:
+    """Raise ConfigError for a format or size that is unknown."""
+    _writer(options)
+    if options.max_shard_size:
+        parse_size(options.max_shard_size)
+
+
 def lay_out(plan: Plan, options: OutputOptions, recipe: str, beside: Beside | None = None) -> OutputShape:
     """Lay out the output of a plan; ``beside`` is what goes into it beside the tensors.
 
@@ -121,7 +128,7 @@ def lay_out(plan: Plan, options: OutputOptions, recipe: str, beside: Beside | No
     metadata: Mapping[str, str] = {"format": "pt", **plan.metadata}
     if not is_folder(options):
         return OutputShape((Part("", writer.layout(tensors, metadata, recipe, beside), tensors),), folder=False)
-    shards = split_shards(tensors, parse_size(options.max_shard_size or DEFAULT_SHARD))
+    shards = split_shards(tensors, parse_size(options.max_shard_size or DEFAULT_SHARD), shares=writer.shares)
     names = shard_names(len(shards), writer.shard_suffix)
     parts = tuple(
         Part(name, writer.layout(shard, metadata, ""), shard) for name, shard in zip(names, shards, strict=True)

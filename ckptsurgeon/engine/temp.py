@@ -23,7 +23,8 @@ def temp_name(path: str) -> str:
 
 
 def _stem(name: str) -> str:
-    short = name if len(name.encode()) < 200 else hashlib.sha256(name.encode()).hexdigest()
+    raw = os.fsencode(name)
+    short = name if len(raw) < 200 else hashlib.sha256(raw).hexdigest()
     return f".{short}."
 
 

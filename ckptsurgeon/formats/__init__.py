@@ -2,13 +2,18 @@
 
 from ._header import Beside, FileHeader, Format, Header, Layout, OutTensor, Writer
 from ._numpy import Array
+from ._opaque import ARRAY, META, QUANTISED, SPARSE
 from ._open import read_header, writers
 from ._seal import UNSEALED, seal, seal_of
 from ._sharded_writer import RECIPE_FILE, folder_digest, index_text, shard_names, split_shards
-from ._values import Group, Name, Opaque, Unhashable
+from ._values import Group, Name, Opaque, Unhashable, key_text
 
 __all__ = [
+    "ARRAY",
+    "META",
+    "QUANTISED",
     "RECIPE_FILE",
+    "SPARSE",
     "UNSEALED",
     "Array",
     "Beside",
@@ -24,6 +29,7 @@ __all__ = [
     "Writer",
     "folder_digest",
     "index_text",
+    "key_text",
     "read_header",
     "seal",
     "seal_of",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ..errors import FormatError
 from ..sources import File, Source
+from ..text import escape
 
-__all__ = ["Beside", "FileHeader", "Format", "Header", "Layout", "OutTensor", "Writer"]
+__all__ = ["Beside", "FileHeader", "Format", "Header", "Layout", "OutTensor", "Writer", "naming"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,20 @@ class Header:
     recipe: str | None = None
     notes: tuple[str, ...] = ()
     frame: Callable[[], str] = str
+
+
+@contextmanager
+def naming(file: File) -> Iterator[None]:
+    """Put the file in front of a FormatError that does not name it: a pickle does not know where it lies."""
+    try:
+        yield
+    except FormatError as error:
+        where = escape(file.uri)
+        if where in error.message:
+            raise
+        raise type(error)(
+            f"{where}: {error.message}", hint=error.hint, details=error.details, rule=error.rule
+        ) from None
 
 
 class Format(Protocol):
@@ -104,12 +121,14 @@ class Layout(Protocol):
 class Writer(Protocol):
     """A format that can be written. Found on a Format as ``writer``.
 
-    ``name`` is what ``--to`` calls it, ``shard_suffix`` how its files end in a folder.
+    ``name`` is what ``--to`` calls it, ``shard_suffix`` how its files end in a folder; ``shares`` is set where
+    tied tensors are written once.
     """
 
     name: str
     shard_suffix: str
     suffixes: tuple[str, ...]
+    shares: bool
     dtypes: frozenset[str]
     carries: bool
 

@@ -1,11 +1,17 @@
-"""numpy's pickled scalars, dtypes and arrays, as plain data. numpy itself is not needed to understand them."""
+"""numpy's pickled scalars, dtypes and arrays, as plain data. numpy itself is not needed to understand them.
+
+Like numpy's own, our dtypes and arrays take their state in place: a pickle may refer to one before and after.
+"""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from math import prod
 
 from ..errors import FormatError
+from ..text import shape_text
+from ._bounds import check_elements, check_sizes
 
 __all__ = ["NUMPY", "Array"]
 
@@ -18,6 +24,7 @@ _TORCH = {
     "u4": "uint32", "u8": "uint64", "f2": "float16", "f4": "float32", "f8": "float64",
     "c8": "complex64", "c16": "complex128",
 }  # fmt: skip
+_LONGEST_CODE = 20
 
 
 class _Type:
@@ -29,49 +36,69 @@ class _Type:
         self.code = code
         self.big = big
 
-    def build(self, state: object) -> _Type:
-        big = isinstance(state, tuple) and len(state) > 1 and state[1] == ">"
-        return _Type(self.code, big)
+    def build(self, state: object) -> None:
+        self.big = isinstance(state, tuple) and len(state) > 1 and state[1] == ">"
 
     def __repr__(self) -> str:
         return f"numpy.dtype({self.code})"
 
 
 class Array:
-    """A numpy array whose bytes lie in the pickle. ``dtype`` is torch's name for it, '' when torch has none."""
+    """A numpy array whose bytes lie in the pickle. ``dtype`` is torch's name for it, '' when torch has none.
 
-    __slots__ = ("big_endian", "data", "dtype", "fortran", "shape")
+    Raises FormatError when the shape is none or the data has another length.
+    """
 
-    def __init__(self, kind: object = None, shape: object = (), data: object = b"", order: object = "C") -> None:
-        self.dtype = _TORCH.get(kind.code, "") if isinstance(kind, _Type) else ""
+    __slots__ = ("_data", "big_endian", "dtype", "fortran", "shape")
+
+    def __init__(self, kind: object = None, shape: object = (0,), data: object = b"", order: object = "C") -> None:
+        check_sizes(shape, "size")
+        assert isinstance(shape, tuple)  # by check_sizes
+        check_elements(shape)
+        code = kind.code if isinstance(kind, _Type) else ""
+        self.dtype = _TORCH.get(code, "")
         self.big_endian = isinstance(kind, _Type) and kind.big
-        self.shape = tuple(s for s in shape if type(s) is int) if isinstance(shape, tuple) else ()
-        self.data = data if isinstance(data, (bytes, bytearray)) else b""
+        self.shape: tuple[int, ...] = shape
         self.fortran = order == "F" or order is True
+        self._data = data if isinstance(data, (bytes, bytearray, str)) else b""
+        if self.dtype and len(self._data) != prod(shape) * int(code[1:]):
+            raise FormatError(
+                f"a numpy array of {self.dtype} and shape {shape_text(shape)} has {len(self._data)} bytes.",
+                rule="numpy",
+            )
 
-    def build(self, state: object) -> Array:
-        """Return the array with its state, ``(version, shape, dtype, is_fortran, data)``."""
+    @property
+    def data(self) -> bytes | bytearray:
+        """The bytes; protocols below 3 spell them as text. Raises FormatError when that is no Latin-1."""
+        if not isinstance(self._data, str):
+            return self._data
+        try:
+            return self._data.encode("latin-1")
+        except UnicodeEncodeError:
+            raise FormatError("a numpy array is spelled in characters that are no bytes.", rule="numpy") from None
+
+    def build(self, state: object) -> None:
+        """Take the state of an array: ``(version, shape, dtype, is_fortran, data)``."""
         if not isinstance(state, tuple) or len(state) != 5:
             raise FormatError("the pickle holds a numpy array of unknown make.", rule="numpy")
         _, shape, kind, fortran, data = state
-        return Array(kind, shape, data.encode("latin-1") if isinstance(data, str) else data, fortran)
+        Array.__init__(self, kind, shape, data, fortran)
 
     def __repr__(self) -> str:
         return f"numpy.ndarray {self.dtype or 'object'} {self.shape}"
 
 
 def _dtype(code: object, *_: object) -> _Type:
-    text = code if isinstance(code, str) else ""
+    text = code[:_LONGEST_CODE] if isinstance(code, str) else ""
     return _Type(text.lstrip("<>|="), text.startswith(">"))
 
 
 def _scalar(kind: object, data: object = b"") -> object:
-    raw = data.encode("latin-1") if isinstance(data, str) else data
     form = _SCALARS.get(kind.code) if isinstance(kind, _Type) else None
-    if form is None or not isinstance(raw, bytes) or len(raw) != struct.calcsize(form):
-        return Array(kind, (), raw)
-    assert isinstance(kind, _Type)
-    return struct.unpack((">" if kind.big else "<") + form, raw)[0]
+    array = Array(kind, (), data)
+    if form is None or not isinstance(kind, _Type):
+        return array
+    return struct.unpack((">" if kind.big else "<") + form, array.data)[0]
 
 
 def _reconstruct(*_: object) -> Array:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import cast
 
-from ..errors import FormatError
+from ..errors import FormatError, UnsafeError
 from ..registry import discover
 from ..sources import File, Folder, Source
 from ..text import escape, listing
@@ -46,9 +46,17 @@ def read_header(source: Source, name: str = "") -> Header:
         for fmt in _formats():
             if fmt.sniff(source, head):
                 with _no_collection():
-                    return fmt.read(source, name)
+                    return _read(fmt, source, name)
         raise FormatError(f"{escape(source.uri)} is not a checkpoint{_looks_like(head)}.", rule="unknown format")
     return _read_folder(source)
+
+
+def _read(fmt: Format, file: File, name: str) -> Header:
+    try:
+        return fmt.read(file, name)
+    except (RecursionError, MemoryError) as error:  # the bounds are meant to come first
+        why = "memory" if isinstance(error, MemoryError) else "stack"
+        raise UnsafeError(f"{escape(file.uri)} takes more {why} than there is.", rule="resources") from None
 
 
 @contextmanager

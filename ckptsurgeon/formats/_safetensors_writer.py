@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import OutputError
+from ..text import escape
 from ._header import Beside, OutTensor
+from .limits import JSON_HEADER_BYTES
 
 __all__ = ["CODES", "RECIPE_KEY", "SafetensorsWriter"]
 
+METADATA = "__metadata__"
 RECIPE_KEY = "ckptsurgeon"
 """The metadata entry that holds the recipe."""
 
@@ -37,6 +40,10 @@ class _Layout:
         ordered = sorted(tensors, key=lambda t: t.key)
         ordered.sort(key=lambda t: _RANK[t.dtype], reverse=True)
         self._entries: dict[str, Any] = {}
+        if METADATA in {tensor.key for tensor in tensors}:
+            raise OutputError(
+                f"a tensor is called {METADATA}, which safetensors keeps for itself.", hint="Use --to pth."
+            )
         offsets, at = {}, 0
         for tensor in ordered:
             shape = list(tensor.shape)
@@ -55,20 +62,34 @@ class _Layout:
 
     def _header(self, recipe: str) -> bytes:
         metadata = {**self._metadata, RECIPE_KEY: recipe} if self._recipe else self._metadata
-        head: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+        head: dict[str, Any] = {METADATA: metadata} if metadata else {}
         text = json.dumps({**head, **self._entries}, separators=(",", ":"), ensure_ascii=False)
         try:
             raw = text.encode()
         except UnicodeEncodeError:
+            odd = next((key for key in self._entries if not _is_text(key)), "the metadata")
             raise OutputError(
-                "a key holds half a character, which safetensors cannot name.", hint="Use --to pth."
+                f"{escape(odd)} holds half a character, which safetensors cannot write.", hint="Use --to pth."
             ) from None
         raw += b" " * (-len(raw) % 8)
+        if len(raw) > JSON_HEADER_BYTES:
+            raise OutputError(
+                f"the header would have {len(raw)} bytes; safetensors readers take {JSON_HEADER_BYTES}.",
+                hint="Use --to pth, or smaller shards.",
+            )
         return struct.pack("<Q", len(raw)) + raw
 
     def frame(self, checksums: Mapping[str, int], recipe: str) -> list[tuple[int, bytes]]:
         """Return the header, the only bytes that are no tensor's."""
         return [(0, self._header(recipe))]
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class SafetensorsWriter:
@@ -77,6 +98,7 @@ class SafetensorsWriter:
     name = "safetensors"
     shard_suffix = ".safetensors"
     suffixes = (".safetensors",)
+    shares = False
     dtypes = frozenset(_NAMES)
     carries = False
 

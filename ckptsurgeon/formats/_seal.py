@@ -15,7 +15,9 @@ from ..sources import File
 __all__ = ["UNSEALED", "digest_outside", "seal", "seal_of"]
 
 UNSEALED = "0" * 64
-_SEAL = re.compile(r'"seal":\s*"([0-9a-f]{64})"')
+_SEAL = re.compile(r'"seal":\s*"([0-9a-f]{64})"\s*\}\s*\Z')
+"""The last entry of a recipe: an earlier one of that name is somebody's metadata."""
+
 _CHUNK = 1 << 20
 
 

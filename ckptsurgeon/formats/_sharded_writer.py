@@ -6,10 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
+from ..errors import UnsafeError
 from ..sources import Folder
+from ..text import escape
 from ._header import OutTensor
-from ._limits import INDEX_BYTES
 from ._seal import UNSEALED, seal_of
+from .limits import RECIPE_BYTES
 
 __all__ = [
     "RECIPE_FILE",
@@ -27,24 +29,25 @@ RECIPE_FILE = "ckptsurgeon.json"
 _STEMS = {".safetensors": "model", ".bin": "pytorch_model"}
 
 
-def split_shards(tensors: Sequence[OutTensor], limit: int) -> list[list[OutTensor]]:
-    """Fill shards of at most ``limit`` bytes in order; a larger tensor gets one of its own.
+def split_shards(tensors: Sequence[OutTensor], limit: int, *, shares: bool = False) -> list[list[OutTensor]]:
+    """Fill shards of at most ``limit`` bytes in order; what is larger gets one of its own.
 
-    A tensor and its aliases always lie in one shard.
+    A tensor and its aliases always lie in one shard. With ``shares`` the aliases take no bytes of their own.
     """
-    shards: list[list[OutTensor]] = [[]]
-    shard_of: dict[str, list[OutTensor]] = {}
-    filled = 0
+    sizes: dict[str, int] = {}
     for tensor in tensors:
-        if tensor.alias_of:
-            shard_of[tensor.alias_of].append(tensor)
-            continue
-        if filled and filled + tensor.nbytes > limit:
+        owner = tensor.alias_of or tensor.key
+        sizes[owner] = sizes.get(owner, 0) + (0 if shares and tensor.alias_of else tensor.nbytes)
+    shards: list[list[OutTensor]] = [[]]
+    number, filled = {}, 0
+    for owner, size in sizes.items():
+        if filled and filled + size > limit:
             shards.append([])
             filled = 0
-        shards[-1].append(tensor)
-        shard_of[tensor.key] = shards[-1]
-        filled += tensor.nbytes
+        number[owner] = len(shards) - 1
+        filled += size
+    for tensor in tensors:
+        shards[number[tensor.alias_of or tensor.key]].append(tensor)
     return shards
 
 
@@ -65,8 +68,7 @@ def index_text(shards: Mapping[str, Sequence[OutTensor]]) -> str:
 
 def folder_frame(folder: Folder, digests: Mapping[str, str]) -> str:
     """Return the digest over all files of a folder's checkpoint, as it was before its recipe was sealed."""
-    file = folder.file(RECIPE_FILE)
-    recipe = file.read(0, file.size).decode("utf-8", "replace")
+    recipe = _recipe(folder)
     plain = recipe.replace(seal_of(recipe) or UNSEALED, UNSEALED, 1)
     return folder_digest({**digests, RECIPE_FILE: hashlib.sha256(plain.encode()).hexdigest()})
 
@@ -75,8 +77,14 @@ def folder_recipe(folder: Folder) -> str | None:
     """Return the text of the recipe that lies in a folder, None when there is none."""
     if RECIPE_FILE not in folder.names():
         return None
+    return _recipe(folder)
+
+
+def _recipe(folder: Folder) -> str:
     file = folder.file(RECIPE_FILE)
-    return file.read(0, min(file.size, INDEX_BYTES)).decode("utf-8", "replace")
+    if file.size > RECIPE_BYTES:
+        raise UnsafeError(f"{escape(file.uri)} is too large for a recipe.", rule="recipe size")
+    return file.read(0, file.size).decode("utf-8", "replace")
 
 
 def folder_digest(digests: Mapping[str, str]) -> str:

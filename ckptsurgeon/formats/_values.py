@@ -5,26 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ._limits import DICT_KEY_INT
+from ..text import escape
+from .limits import DICT_KEY_INT
 
-__all__ = ["Group", "Name", "Opaque", "Unhashable", "brief", "safe_key", "set_items"]
+__all__ = ["Group", "Name", "Opaque", "Unhashable", "brief", "key_text", "safe_key", "set_items"]
+
+SHOWN = 60
+"""Characters of a text from a file that a message quotes."""
+CALLS = 4
+"""How many calls of the result of a call are looked through for a name."""
 
 
 class Name:
     """A name that a file mentions, such as ``argparse.Namespace``. Only ever shown.
 
-    ``ours`` is the function of ours that stands in for it, where there is one.
+    ``ours`` is the function of ours that stands in for it, where there is one; ``tensor`` too, if it is the one by
+    which nearly every tensor is made.
     """
 
-    __slots__ = ("module", "name", "ours")
+    __slots__ = ("module", "name", "ours", "tensor")
 
     def __init__(self, module: str, name: str, ours: Callable[..., object] | None = None) -> None:
         self.module = module
         self.name = name
         self.ours = ours
+        self.tensor = ours if (module, name) == ("torch._utils", "_rebuild_tensor_v2") else None
 
     def __repr__(self) -> str:
-        return f"{self.module}.{self.name}"
+        return f"{escape(self.module, SHOWN)}.{escape(self.name, SHOWN)}"
 
 
 class Opaque:
@@ -59,16 +67,28 @@ class Opaque:
 class Group(list[Any]):
     """The members of a set, unhashed and in file order."""
 
+    __slots__ = ()
+
 
 def brief(value: object) -> str:
     """Return a few words for a value of a file. Never its ``repr``, which nesting can make endless."""
-    if isinstance(value, (Name, Opaque)):
+    for _ in range(CALLS):
+        if isinstance(value, Opaque):
+            value = value.name
+    if isinstance(value, Opaque):
+        return "an object"
+    if isinstance(value, Name):
         return repr(value)
     if isinstance(value, str):
-        return f"{value[:60]!r}"
+        return f"{value[:SHOWN]!r}"
     if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and -(2**70) < value < 2**70):
         return repr(value)
     return f"a {type(value).__name__}"
+
+
+def key_text(key: object) -> str:
+    """Return a mapping's key as a segment of a path: text as it stands, everything else in a few words."""
+    return key if isinstance(key, str) else repr(key) if isinstance(key, Unhashable) else brief(key)
 
 
 class Unhashable:

@@ -7,7 +7,6 @@ read differently is refused.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import zlib
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import NamedTuple
 from ..errors import FormatError, UnsafeError
 from ..sources import File
 from ..text import escape
-from . import _limits as limits
+from . import limits
 
 __all__ = ["Archive", "Entry", "read_archive"]
 
@@ -57,15 +56,15 @@ class Archive:
     directory_offset: int
     directory: bytes
 
-    def digest(self) -> str:
-        """Return the SHA-256 of the directory; through its CRCs it speaks for every record."""
-        return hashlib.sha256(self.directory).hexdigest()
-
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = limits.PICKLE_BYTES) -> bytes:
         """Return one small record, inflated if need be, its checksum checked."""
         entry = self.entries[name]
-        if entry.size > limits.PICKLE_BYTES or entry.stored > limits.PICKLE_BYTES:
+        if entry.size > most or entry.stored > most:
             raise UnsafeError(f"{_at(self.file, name)} is {entry.size} bytes, over the limit.", rule="record size")
+        if entry.size > max(limits.INFLATED_FREE, limits.INFLATED * entry.stored):
+            raise UnsafeError(
+                f"{_at(self.file, name)} inflates from {entry.stored} bytes to {entry.size}.", rule="deflate bomb"
+            )
         data = self.file.read(entry.data, entry.stored)
         if entry.method == _DEFLATED:
             data = _inflate(data, entry.size, _at(self.file, name))
@@ -197,10 +196,12 @@ def _check_names(file: File, names: list[str]) -> None:
     for name in names:
         if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
             raise UnsafeError(f"{_at(file, name)} points outside the archive.", rule="zip name")
-        other = folded.setdefault(name.casefold(), name)
-        if other is not name:
+        same = name.casefold()
+        other = folded.get(same)
+        if other is not None:
             how = "twice" if other == name else f"beside {escape(other)}"
             raise UnsafeError(f"{_at(file, name)} is there {how}; readers would disagree.", rule="zip duplicate")
+        folded[same] = name
 
 
 def _located(file: File, listed: list[Listed], directory: int) -> dict[str, Entry]:
@@ -262,7 +263,7 @@ class _Window:
 
 def _check_local(file: File, row: Listed, raw: bytes) -> int:
     """Return the length of a local header that agrees with its directory entry."""
-    name, _, stored, size, crc, method, flags, _ = row
+    name, header, stored, size, crc, method, flags, _ = row
     magic, _, local_flags, local_method, _, _, local_crc, local_stored, local_size, n, extra = _LOCAL.unpack_from(raw)
     if magic != b"PK\3\4" or raw[_LOCAL.size :] != name.encode() or n != len(raw) - _LOCAL.size:
         raise UnsafeError(f"{_at(file, name)} has another name where it lies.", rule="zip local header")
@@ -275,7 +276,11 @@ def _check_local(file: File, row: Listed, raw: bytes) -> int:
     unknown = (0, 0, 0) if local_flags & _DESCRIPTOR else None
     local = (local_crc, local_stored, local_size)
     wide = tuple(min(value, _FULL) for value in (stored, size))
-    agrees = local == (crc, *wide) or local == unknown or (local_crc == crc and local[1:] == (_FULL, _FULL))
+    if local[1:] == (_FULL, _FULL) and local_crc == crc:
+        fields = file.read(header + len(raw), extra)
+        agrees = _wide(file, fields, _FULL, _FULL, header)[:2] == (size, stored)
+    else:
+        agrees = local in ((crc, *wide), unknown)
     if not agrees:
         raise UnsafeError(
             f"{_at(file, name)} has other sizes or another checksum where it lies.", rule="zip local header"

@@ -140,6 +140,7 @@ class ZipWriter:
     shard_suffix = ".bin"
     suffixes = (".pth", ".pt", ".bin", ".ckpt")
     carries = True
+    shares = True
     dtypes = frozenset(d.name for d in DTYPES.values() if d.kind not in ("quantized", "bits") and d.bits != 6)
 
     def layout(

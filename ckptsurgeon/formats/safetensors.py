@@ -7,9 +7,8 @@ here, and stricter in one thing: a key that stands twice is an error, where the 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -17,8 +16,9 @@ from ..errors import FormatError
 from ..sources import File, Source
 from ..tensors import DTYPES, Storage, TensorInfo
 from ..text import escape
-from . import _limits as limits
+from . import limits
 from ._header import FileHeader, Header
+from ._json import parse_json
 from ._safetensors_writer import CODES, RECIPE_KEY, SafetensorsWriter
 from ._seal import UNSEALED, digest_outside, seal_of
 
@@ -85,18 +85,25 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def _parse(file: File, raw: bytes) -> dict[str, Any]:
     try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise _fail(file, "InvalidHeader", "its header is no UTF-8") from None
-    try:
-        entries = json.loads(text, object_pairs_hook=_unique)
-    except RecursionError:
-        raise _fail(file, "InvalidHeaderDeserialization", "its header is nested too deeply") from None
+        entries = parse_json(raw, _unique)
     except ValueError as error:
         raise _fail(file, "InvalidHeaderDeserialization", f"its header is no JSON: {error}") from None
-    if not text.startswith("{") or not isinstance(entries, dict):
+    if not raw.startswith(b"{") or not isinstance(entries, dict):
         raise _fail(file, "InvalidHeaderStart", "its header is no object")
+    if b"\\u" in raw:
+        _check_text(file, [*entries, *_metadata(file, entries.get("__metadata__")).items()])
     return entries
+
+
+def _check_text(file: File, texts: Iterable[str | tuple[str, str]]) -> None:
+    """Refuse half a surrogate pair, which JSON can escape and text cannot hold."""
+    for text in texts:
+        try:
+            "".join(text).encode()
+        except UnicodeEncodeError:
+            raise _fail(
+                file, "InvalidHeaderDeserialization", f"{escape(''.join(text), 40)} holds half a character"
+            ) from None
 
 
 def _metadata(file: File, metadata: Any) -> dict[str, str]:
@@ -127,8 +134,9 @@ def _tensor(file: File, key: str, entry: Any, start: int, within: str) -> Tensor
         raise _fail(file, "InvalidShape", f"{escape(key)} has a shape or offsets that are no sizes")
     begin, end = offsets
     elements = prod(shape)
+    nonzero = prod(size for size in shape if size)
     bits = elements * (4 if entry["dtype"] == "F4" else DTYPES[name].bits)
-    if elements > limits.ELEMENTS or bits > 8 * limits.ELEMENTS:
+    if nonzero > limits.ELEMENTS or bits > 8 * limits.ELEMENTS:
         raise _fail(file, "ValidationOverflow", f"{escape(key)} of shape {shape} has too many elements")
     if bits % 8:
         raise _fail(file, "MisalignedSlice", f"{escape(key)} does not end on a byte")

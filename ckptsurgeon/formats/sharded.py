@@ -7,16 +7,18 @@ The convention of transformers and huggingface_hub (``model.safetensors.index.js
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Set
 from typing import Any
 
 from ..errors import FormatError, SourceError
 from ..sources import File, Folder, Source
 from ..tensors import TensorInfo
 from ..text import escape, listing
-from . import _limits as limits
+from . import limits
 from ._header import FileHeader, Header
+from ._json import parse_json
 from ._open import read_header
 from ._sharded_writer import folder_frame, folder_recipe
 
@@ -39,9 +41,9 @@ class _Sharded:
         files = [FileHeader(source.name, source.size, hashlib.sha256(raw).hexdigest(), source.mtime_ns)]
         handles: dict[str, File] = {source.name: source}
         shards: dict[str, Header] = {}
-        for shard in dict.fromkeys(weight_map.values()):
+        for shard, wanted in _by_shard(weight_map).items():
             header = _shard(source, folder, shard)
-            _check_keys(source, shard, weight_map, header.tree)
+            _check_keys(source, shard, wanted, header.tree)
             shards[shard] = header
             tree.update(header.tree)
             files.extend(header.files)
@@ -56,6 +58,7 @@ class _Sharded:
             handles=handles,
             metadata=metadata,
             recipe=folder_recipe(folder),
+            notes=tuple(_unnamed(source, folder, shards)),
             frame=lambda: _frame(folder, {source.name: hashlib.sha256(raw).hexdigest()}, shards),
         )
 
@@ -65,14 +68,14 @@ def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str]]:
         raise FormatError(f"{escape(file.uri)} is too large for an index.", rule="index size")
     raw = file.read(0, file.size)
     try:
-        index = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{escape(file.uri)} is no JSON: {type(error).__name__}.", rule="index") from None
+        index = parse_json(raw)
+    except ValueError as error:
+        raise FormatError(f"{escape(file.uri)} is no JSON: {error}.", rule="index") from None
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict):
         raise FormatError(f"{escape(file.uri)} is not a checkpoint: it has no weight_map.", rule="index")
     for key, shard in weight_map.items():
-        if not isinstance(shard, str) or not shard:
+        if not isinstance(shard, str) or not shard or len(shard) > limits.KEY_CHARACTERS:
             raise FormatError(f"{escape(file.uri)} names no file for {escape(key)}.", rule="index")
     extra = index.get("metadata")
     texts = extra.items() if isinstance(extra, dict) else ()
@@ -84,7 +87,7 @@ def _shard(index: File, folder: Folder, shard: str) -> Header:
         file = folder.file(shard)
     except SourceError as error:
         raise FormatError(
-            f"{escape(index.uri)} names the shard {escape(shard)}, which {str(error).partition(' ')[2]}",
+            f"{escape(index.uri)} names the shard {escape(shard)}, which {_why(error, folder, shard)}",
             rule="missing shard",
         ) from error
     if shard.endswith(".json"):
@@ -97,8 +100,28 @@ def _shard(index: File, folder: Folder, shard: str) -> Header:
     return header
 
 
-def _check_keys(index: File, shard: str, weight_map: Mapping[str, str], tree: Mapping[str, Any]) -> None:
-    wanted = {key for key, name in weight_map.items() if name == shard}
+def _why(error: SourceError, folder: Folder, shard: str) -> str:
+    """Return what an error says of a file, without the file's path in front."""
+    return error.message.removeprefix(escape(os.path.join(folder.uri, shard))).strip()
+
+
+def _by_shard(weight_map: Mapping[str, str]) -> dict[str, set[str]]:
+    keys: dict[str, set[str]] = {}
+    for key, shard in weight_map.items():
+        keys.setdefault(shard, set()).add(key)
+    return keys
+
+
+def _unnamed(index: File, folder: Folder, shards: Collection[str]) -> Iterator[str]:
+    """Yield a note when shards lie there that look like the index's own and are not in it."""
+    stem, suffix = os.path.splitext(index.name.removesuffix(".index.json"))
+    shape = re.compile(rf"{re.escape(stem)}-\d{{5}}-of-\d{{5}}{re.escape(suffix)}")
+    others = [name for name in folder.names() if name not in shards and shape.fullmatch(name)]
+    if others:
+        yield f"{escape(index.name)} does not name {listing(others)}, so nothing of that was read"
+
+
+def _check_keys(index: File, shard: str, wanted: Set[str], tree: Mapping[str, Any]) -> None:
     for keys, how in ((wanted - tree.keys(), "lacks"), (tree.keys() - wanted, "has besides")):
         if keys:
             raise FormatError(

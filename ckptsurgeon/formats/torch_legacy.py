@@ -13,10 +13,11 @@ from ..errors import FormatError, UnsafeError
 from ..sources import File, Source
 from ..tensors import DTYPES, Storage
 from ..text import escape
-from . import _limits as limits
-from ._header import FileHeader, Header
+from . import limits
+from ._header import FileHeader, Header, naming
 from ._pickle import Machine
-from ._torch import STORAGE_DTYPES, TypedStorage, rebuilders
+from ._rebuild import rebuilders
+from ._torch import STORAGE_DTYPES, TypedStorage
 from ._values import Name
 
 __all__ = ["FORMAT"]
@@ -24,6 +25,8 @@ __all__ = ["FORMAT"]
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 _MAGIC_BYTES = MAGIC.to_bytes(10, "little")
+_MAGIC_LINE = b"L%dL\n." % MAGIC
+"""How protocols 0 and 1 spell the magic number."""
 _FIRST_READ = 1 << 20
 
 
@@ -32,11 +35,15 @@ class _TorchLegacy:
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """A pickle whose first value is torch's magic number."""
-        return isinstance(source, File) and _MAGIC_BYTES in head[:32]
+        return isinstance(source, File) and (_MAGIC_BYTES in head[:32] or head.startswith(_MAGIC_LINE))
 
     def read(self, source: Source, name: str = "") -> Header:
         """Read the pickles and find the storages behind them; raises FormatError where they disagree."""
         assert isinstance(source, File)
+        with naming(source):
+            return self._read(source, name)
+
+    def _read(self, source: File, name: str) -> Header:
         pickles = _Pickles(source)
         magic, protocol, system = (pickles.plain() for _ in range(3))
         if magic != MAGIC or protocol != PROTOCOL:
@@ -112,11 +119,11 @@ def _locate(
     file: File, within: str, declared: dict[str, tuple[str, int]], *, keys: Any, at: int, big: bool
 ) -> dict[str, Storage]:
     """Walk the storages behind the pickles; each begins with its number of elements."""
-    if not isinstance(keys, list) or len(set(map(str, keys))) != len(keys):
+    if not isinstance(keys, list) or any(type(key) is not str for key in keys) or len(set(keys)) != len(keys):
         raise FormatError(f"{escape(file.uri)} does not list its storages.", rule="legacy")
     storages: dict[str, Storage] = {}
     for key in keys:
-        if type(key) is not str or key not in declared:
+        if key not in declared:
             raise FormatError(f"{escape(file.uri)} lists a storage that nothing uses.", rule="legacy")
         dtype, numel = declared[key]
         nbytes = numel * DTYPES[dtype].bits // 8

@@ -14,15 +14,18 @@ from ..errors import FormatError, UnsafeError
 from ..sources import File, Source
 from ..tensors import DTYPES, Storage
 from ..text import escape
-from . import _pickle
-from ._header import FileHeader, Header
+from . import _pickle, limits
+from ._header import FileHeader, Header, naming
+from ._rebuild import rebuilders
 from ._seal import UNSEALED, digest_outside, seal_of
-from ._torch import STORAGE_DTYPES, TypedStorage, rebuilders
+from ._torch import STORAGE_DTYPES, TypedStorage
 from ._values import Name, brief
 from ._zip import Archive, read_archive
 from ._zip_writer import ZIP_RECORD, ZipWriter
 
 __all__ = ["FORMAT"]
+
+_ORDER_BYTES = 64
 
 
 class _TorchZip:
@@ -36,13 +39,19 @@ class _TorchZip:
     def read(self, source: Source, name: str = "") -> Header:
         """Read the directory and ``data.pkl``; raises FormatError where they contradict each other."""
         assert isinstance(source, File)
+        with naming(source):
+            return self._read(source, name)
+
+    def _read(self, source: File, name: str) -> Header:
         archive = read_archive(source)
         root = _root(source, archive)
         pickle = archive.read(f"{root}data.pkl")
         storages = _Storages(name, archive, root)
         tree = _pickle.load(pickle, rebuild=rebuilders(), persistent=storages.resolve)
         digest = hashlib.sha256(archive.directory + pickle).hexdigest()
-        recipe = archive.read(ZIP_RECORD).decode("utf-8", "replace") if ZIP_RECORD in archive.entries else None
+        recipe = None
+        if ZIP_RECORD in archive.entries:
+            recipe = archive.read(ZIP_RECORD, limits.RECIPE_BYTES).decode("utf-8", "replace")
         return Header(
             format=self.name,
             tree=tree,
@@ -74,6 +83,15 @@ def _root(file: File, archive: Archive) -> str:
     return root
 
 
+def _is_big_endian(archive: Archive, root: str) -> bool:
+    """Return whether a file says that it is; raises FormatError where torch would."""
+    order = f"{root}byteorder"
+    said = archive.read(order, _ORDER_BYTES) if order in archive.entries else b"little"
+    if said not in (b"little", b"big"):
+        raise FormatError(f"{escape(archive.file.uri)} is of the byte order {said!r}.", rule="byteorder")
+    return said == b"big"
+
+
 class _Storages:
     """Turns persistent ids into storages; each record of the archive becomes one."""
 
@@ -84,8 +102,7 @@ class _Storages:
         self._root = root
         self._made: dict[str, Storage] = {}
         self._kinds: dict[Name, tuple[str, int]] = {}
-        order = f"{root}byteorder"
-        self._big = order in archive.entries and archive.read(order).strip() == b"big"
+        self._big = _is_big_endian(archive, root)
 
     def resolve(self, pid: Any) -> object:
         """Return the storage that ``('storage', type, key, location, numel)`` names."""

@@ -4,7 +4,7 @@ from .hints import deeper_note, nearest, unmatched
 from .induce import rules_for
 from .matcher import KeyMatcher
 from .pattern import Captures, KeyPattern
-from .rules import Renaming, Rule, parse_rule, rename, rules_from_lines
+from .rules import Renaming, Rule, RuleLine, parse_rule, rename, rules_from_lines
 
 __all__ = [
     "Captures",
@@ -12,6 +12,7 @@ __all__ = [
     "KeyPattern",
     "Renaming",
     "Rule",
+    "RuleLine",
     "deeper_note",
     "nearest",
     "parse_rule",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import heapq
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,9 +15,15 @@ from .pattern import KeyPattern
 
 __all__ = ["deeper_note", "nearest", "unmatched"]
 
+_NUMBER = re.compile(r"\d+")
+
 SUGGESTIONS = 3
 CLEARLY_WORSE = 0.1
 """A suggestion this much less similar than the best one (difflib's ratio) is not made."""
+CANDIDATES = 2000
+LONGEST = 300
+DEEPEST = 32
+"""How many names are compared, how long they may be, and how many modules deep: difflib is slow, files are not."""
 MANY_MORE = 4
 """A pattern gets a note when it would match this many times more keys deeper down."""
 
@@ -60,15 +67,15 @@ def _beginnings(keys: Iterable[str]) -> str:
 def nearest(text: str, keys: Iterable[str]) -> list[tuple[str, int]]:
     """Return up to three keys or modules whose names are near ``text``, with the number of keys in each.
 
-    Names that differ only in their numbers count as one: the first of them speaks for all.
+    Names that differ only in their numbers or in upper and lower case count as one: the first speaks for all.
     """
     sizes: Counter[str] = Counter()
-    first: dict[str, str] = {}
     for key in keys:
-        for module in _modules(key):
-            sizes[module] += 1
-            first.setdefault(re.sub(r"\d+", "0", module), module)
-    wanted = re.sub(r"\d+", "0", text)
+        sizes.update(_modules(key))
+    first: dict[str, str] = {}
+    for module in sizes:
+        first.setdefault(_plain(module), module)
+    wanted = _plain(text)
     close = _close(wanted, first)
     if not close:
         tails = {module.rpartition(".")[2]: module for module in reversed(first)}
@@ -78,14 +85,33 @@ def nearest(text: str, keys: Iterable[str]) -> list[tuple[str, int]]:
 
 def _close(wanted: str, names: Iterable[str]) -> list[str]:
     """Return the names nearest to ``wanted``, without those clearly further off than the best."""
-    near = difflib.get_close_matches(wanted, names, n=SUGGESTIONS, cutoff=0.6)
+    likely = heapq.nsmallest(CANDIDATES, names, key=lambda name: _unlike(wanted, name))
+    near = difflib.get_close_matches(wanted, likely, n=SUGGESTIONS, cutoff=0.6)
     ratio = {name: difflib.SequenceMatcher(None, wanted, name).ratio() for name in near}
     return [name for name in near if ratio[name] >= ratio[near[0]] - CLEARLY_WORSE]
 
 
+def _unlike(wanted: str, name: str) -> int:
+    """Return how far two names are apart, as far as their lengths, beginnings and ends tell, which is quick."""
+    return abs(len(wanted) - len(name)) - _alike(wanted, name) - _alike(wanted[::-1], name[::-1])
+
+
+def _alike(a: str, b: str) -> int:
+    """Return how many characters two texts begin with in common."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _plain(name: str) -> str:
+    return _NUMBER.sub("0", name).lower()
+
+
 def _modules(key: str) -> Iterator[str]:
+    """Yield the modules a key lies in, down to a depth, and the key itself unless nobody could have meant it."""
     end = key.find(".")
-    while end >= 0:
+    for _ in range(DEEPEST):
+        if not 0 <= end <= LONGEST:
+            break
         yield key[:end]
         end = key.find(".", end + 1)
-    yield key
+    if len(key) <= LONGEST:
+        yield key

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,9 @@ from .matcher import KeyMatcher
 from .pattern import Captures, KeyPattern
 from .target import Target
 
-__all__ = ["Renaming", "Rule", "parse_rule", "rename", "rules_from_lines"]
+__all__ = ["Renaming", "Rule", "RuleLine", "parse_rule", "rename", "rules_from_lines"]
+
+_COMMENT = re.compile(r"(^|\s)#.*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,11 @@ class Rule:
     text: str
     pattern: KeyPattern | None
     target: Target
+
+    @property
+    def label(self) -> str:
+        """How messages name the rule: its text, behind the place it was read from."""
+        return _label(self.text)
 
     def apply(self, key: str) -> str | None:
         """Return the new name of ``key``; None when the rule is not for it.
@@ -39,11 +47,11 @@ class Rule:
         try:
             head = self.target.render(caught)
         except ValueError as error:
-            raise PatternError(f"rule {self.text!r} on {escape(key)}: {error}.") from error
+            raise PatternError(f"{self.label} on {escape(key)}: {error}.") from error
         name = head + caught.rest if head else caught.rest.removeprefix(".")
         if not name:
             raise PatternError(
-                f"rule {self.text!r} leaves nothing of {escape(key)}.",
+                f"{self.label} leaves nothing of {escape(key)}.",
                 hint="Strip only what something follows.",
             )
         return name
@@ -68,16 +76,28 @@ class Renaming:
 def parse_rule(text: str) -> Rule:
     """Return the rule that ``text`` spells.
 
-    Raises PatternError when it has no "=", a side is malformed, or the target uses what is not caught.
+    Raises PatternError when it has no "=", a side is malformed, or the target uses what is not caught; of a line
+    of a map file, with its place in front.
     """
     at = _last_equals(text)
     if at < 0:
-        raise PatternError(f"rule {text!r} has no '='.", hint="Write FROM=TO, as in encoder=model.encoder.")
+        raise PatternError(f"{_label(text)} has no '='.", hint="Write FROM=TO, as in encoder=model.encoder.")
     left, right = text[:at], text[at + 1 :]
     if not left and not right:
-        raise PatternError("rule '=' says nothing.", hint="Write FROM=TO, as in encoder=model.encoder.")
-    pattern = KeyPattern(left) if left else None
-    return Rule(text, pattern, Target(right, pattern, rule=text))
+        raise PatternError(f"{_label(text)} says nothing.", hint="Write FROM=TO, as in encoder=model.encoder.")
+    try:
+        pattern = KeyPattern(left) if left else None
+    except PatternError as error:
+        raise PatternError(f"{_place(text)}{error.message}", hint=error.hint) from None
+    return Rule(text, pattern, Target(right, pattern, rule=_label(text)))
+
+
+def _place(text: str) -> str:
+    return f"{text.place}: " if isinstance(text, RuleLine) else ""
+
+
+def _label(text: str) -> str:
+    return f"{_place(text)}rule {str(text)!r}"
 
 
 def _last_equals(text: str) -> int:
@@ -96,10 +116,41 @@ def _last_equals(text: str) -> int:
     return found
 
 
-def rules_from_lines(lines: Iterable[str]) -> list[str]:
-    """Return the rules of a map file: one a line, blank lines and ``#`` comments left out."""
-    stripped = (line.strip() for line in lines)
-    return [line for line in stripped if line and not line.startswith("#")]
+class RuleLine(str):
+    """A rule as it stands in a map file; ``place`` says where: ``names.map, line 3``."""
+
+    __slots__ = ("place",)
+    place: str
+
+    @classmethod
+    def at(cls, place: str, text: str) -> RuleLine:
+        """Return the rule ``text`` that was read at ``place``."""
+        line = cls(text)
+        line.place = place
+        return line
+
+
+def rules_from_lines(lines: Iterable[str], name: str = "") -> list[str]:
+    """Return the rules of a map file, each a RuleLine: one a line, without blank lines and what a ``#`` begins.
+
+    Inside a line it begins a comment behind a blank only. ``name`` is the file's, for the errors of its rules.
+    """
+    found: list[str] = []
+    for number, line in enumerate(lines, 1):
+        text = _COMMENT.sub("", line.removeprefix("\ufeff")).strip()
+        if text:
+            found.append(RuleLine.at(f"{name}, line {number}" if name else f"line {number}", text))
+    return found
+
+
+def _renamed(rule: Rule, key: str) -> str:
+    name = rule.apply(key)
+    if name is None:
+        raise PatternError(
+            f"{rule.label} matches {escape(key)} segment by segment and not as a whole.",
+            hint="Please report it: it is a fault of ours.",
+        )
+    return name
 
 
 def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
@@ -121,11 +172,11 @@ def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
             seen[index] += 1
         by[key] = matching[0] if matching else None
         won.update(matching[:1])
-        names[key] = (rules[matching[0]].apply(key) or key) if matching else key
+        names[key] = _renamed(rules[matching[0]], key) if matching else key
     for index, rule in enumerate(rules):
         if seen[index] and index not in won:
             raise PatternError(
-                f"rule {rule.text!r} never applies: earlier rules take all of its {count(seen[index], 'key')}.",
+                f"{rule.label} never applies: earlier rules take all of its {count(seen[index], 'key')}.",
                 hint="Put it first, or remove it.",
             )
     return Renaming(names, by, tuple(sorted(won)))

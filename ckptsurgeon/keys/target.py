@@ -30,7 +30,10 @@ Part = str | Callable[[Captures], str]
 
 
 class Target:
-    """A parsed target; raises PatternError when it asks for what ``pattern`` does not catch."""
+    """A parsed target; raises PatternError when it asks for what ``pattern`` does not catch.
+
+    ``rule`` is how messages name the rule it belongs to.
+    """
 
     def __init__(self, text: str, pattern: KeyPattern | None, *, rule: str) -> None:
         self.text = text
@@ -50,7 +53,7 @@ class Target:
         return re.sub(r"\.{2,}", ".", name).strip(".") if "**" in self.text or self._loose else name
 
     def _fail(self, why: str, hint: str = "") -> PatternError:
-        return PatternError(f"rule {self._rule!r}: {why}.", hint=hint)
+        return PatternError(f"{self._rule}: {why}.", hint=hint)
 
     def _read(self) -> Iterator[Part]:
         used = {"star": 0, "double": 0}

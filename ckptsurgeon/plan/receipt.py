@@ -55,7 +55,7 @@ class Verification:
 
     ``compared`` tensors equal their sources bit for bit, ``drawn`` ones match the checksum that was recorded when
     they were drawn. ``not_compared`` maps what could not be held against anything to the reason. ``nan`` and
-    ``inf`` count elements over all floating tensors.
+    ``inf`` count elements over all floating tensors. Without a ``recipe`` only a plan says how it was made.
     """
 
     output: str
@@ -68,6 +68,7 @@ class Verification:
     inf: int = 0
     nbytes: int = 0
     elapsed_s: float = 0.0
+    recipe: bool = True
 
     @property
     def ok(self) -> bool:
@@ -87,6 +88,7 @@ class Verification:
             "version": 1,
             "output": self.output,
             "ok": self.ok,
+            "recipe": self.recipe,
             "checked": self.checked,
             "compared": self.compared,
             "drawn": self.drawn,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
@@ -26,25 +27,41 @@ class Columns:
         if not self._rows:
             return
         number = max(map(len, self._rows))
-        fixed = [max((row[i].cell_len for row in self._rows if i < len(row)), default=0) for i in range(number - 1)]
-        start = self._indent + sum(width + GAP for width in fixed)
-        below = options.max_width - start < NARROWEST
+        widths = [self._width(i, options.max_width // 2) for i in range(number - 1)]
         for row in self._rows:
-            line = Text(" " * self._indent)
-            for i, width in enumerate(fixed):
-                line.append_text(_set(row[i] if i < len(row) else Text(), width, right=i in self._right))
-                line.append(" " * GAP)
-            last = row[number - 1] if len(row) == number else Text()
-            if below and last.cell_len > max(1, options.max_width - start):
-                line.rstrip()
-                yield line
-                yield from hanging(last, options.max_width, first=self._indent + 4, rest=self._indent + 4)
-                continue
-            first, *more = hanging(last, options.max_width, first=start, rest=start)
-            line.append_text(first[start:])
+            yield from self._row(row, widths, options.max_width)
+
+    def _width(self, column: int, most: int) -> int:
+        """Return the width of a column, not counting cells that are too long for one."""
+        cells = [row[column].cell_len for row in self._rows if column < len(row)]
+        return max((width for width in cells if width <= most), default=0)
+
+    def _row(self, row: Sequence[Text], widths: Sequence[int], room: int) -> Iterator[Text]:
+        line = Text(" " * self._indent)
+        for i, width in enumerate(widths):
+            cell = row[i] if i < len(row) else Text()
+            if cell.cell_len > width:  # on lines of its own, and the row goes on below
+                start = line.cell_len
+                first, *more = hanging(cell, room, first=start, rest=start)
+                line.append_text(first[start:])
+                yield from (line, *more)
+                line, cell = Text(" " * start), Text()
+            line.append_text(_set(cell, width, right=i in self._right))
+            line.append(" " * GAP)
+        last = row[len(widths)] if len(row) > len(widths) else Text()
+        yield from self._with_last(line, last, room)
+
+    def _with_last(self, line: Text, last: Text, room: int) -> Iterator[Text]:
+        start = line.cell_len
+        if room - start < NARROWEST and last.cell_len > max(1, room - start):
             line.rstrip()
             yield line
-            yield from more
+            yield from hanging(last, room, first=self._indent + 4, rest=self._indent + 4)
+            return
+        first, *more = hanging(last, room, first=start, rest=start)
+        line.append_text(first[start:])
+        line.rstrip()
+        yield from (line, *more)
 
 
 def _set(cell: Text, width: int, *, right: bool) -> Text:
@@ -53,13 +70,17 @@ def _set(cell: Text, width: int, *, right: bool) -> Text:
 
 
 def hanging(text: Text, width: int, *, first: int, rest: int) -> list[Text]:
-    """Return ``text`` in lines of at most ``width`` cells, broken at blanks, indented by ``first`` and ``rest``."""
+    """Return ``text`` in lines of at most ``width`` cells, indented by ``first`` and ``rest``.
+
+    They are broken at blanks outside brackets; a word that is too long for a line, behind a comma, else behind a
+    dot, else anywhere.
+    """
     lines = [Text(" " * first)]
     empty = True
-    for word in text.split(" "):
+    for word in _words(text, max(8, width - rest)):
         room = max(8, width - (rest if len(lines) > 1 else first))
         while word.cell_len > room:
-            head, word = word.divide([room])
+            head, word = word.divide([_break(word.plain, room)])
             lines = [*lines, Text(" " * rest)] if not empty else lines
             lines[-1].append_text(head)
             empty = False
@@ -68,4 +89,31 @@ def hanging(text: Text, width: int, *, first: int, rest: int) -> list[Text]:
             empty = True
         lines[-1].append_text(word if empty else Text(" ") + word)
         empty = False
+    for line in lines[:-1]:
+        line.rstrip()
     return lines
+
+
+def _words(text: Text, room: int) -> Iterator[Text]:
+    """Yield the words of a text; what stands in brackets, as a shape, is one of them if it fits on a line."""
+    held: list[Text] = []
+    for word in text.split(" "):
+        held.append(word)
+        joined = Text(" ").join(held)
+        if joined.plain.count("(") > joined.plain.count(")") and joined.cell_len < room:
+            continue
+        yield from [joined] if joined.cell_len <= room else held
+        held = []
+    yield from held
+
+
+def _break(word: str, room: int) -> int:
+    """Return how many characters of a word that is too long go on a line of ``room`` cells."""
+    end = room
+    while cell_len(word[:end]) > room:  # wide characters take two cells
+        end -= 1
+    for separators in (",", "./", "_-"):
+        at = max(word.rfind(separator, end // 3, end) for separator in separators)
+        if at >= 0:
+            return at + 1
+    return max(1, end)

@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..inspection import Inspection
 from ..tensors import TensorInfo
 from ..text import count, escape, human_bytes, human_count, shape_text
-from .columns import hanging
-from .tree import Branch, build_tree, sorted_naturally
+from .notes import Hanging
+from .rows import TreeTable, fitting
+from .tree import build_tree, sorted_naturally
 
-__all__ = ["inspection_view", "stats_view"]
+__all__ = ["inspection_view", "tensor_lines"]
 
-ROWS = 36
-"""Rows the tree may have before deeper levels are left folded."""
 SHOWN_EXTRAS = 8
 SHOWN_TIES = 4
+ALL = 1 << 30
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the tree: a module or a tensor, the shapes behind its name, its dtypes, how often it occurs."""
+def inspection_view(
+    inspection: Inspection, *, depth: int | None = None, by_size: bool = False, full: bool = False
+) -> RenderableType:
+    """Return the whole page: what the file is, its tree, ties, totals.
 
-    level: int
-    branch: Branch
-    shapes: list[str]
-    dtypes: str
-    times: int
-
-
-def inspection_view(inspection: Inspection, *, depth: int | None = None, by_size: bool = False) -> RenderableType:
-    """Return the whole page: what the file is, its tree, ties, totals."""
+    With ``full`` every tensor has a line of its own in place of the tree, and nothing is cut short.
+    """
+    head = [_headline(inspection), *_remarks(inspection, full=full), Text("")]
+    if full:
+        lines = Text("\n".join(tensor_lines(inspection, by_size=by_size)), no_wrap=True, overflow="ignore")
+        return Group(*head, *([lines] if inspection.tensors else []), _totals(inspection, 0))
     tree = build_tree(_ordered(inspection), inspection.ties, by_size=by_size)
-    rows, folded = _fitting(tree, depth)
-    parts: list[RenderableType] = [_headline(inspection), *_remarks(inspection), Text("")]
-    parts += [_Tree(rows), *_ties(inspection), _totals(inspection, folded)]
-    return Group(*parts)
+    rows, folded = fitting(tree, depth)
+    return Group(*head, TreeTable(rows), *_ties(inspection), _totals(inspection, folded))
 
 
 def _ordered(inspection: Inspection) -> dict[str, TensorInfo]:
@@ -51,150 +45,72 @@ def _ordered(inspection: Inspection) -> dict[str, TensorInfo]:
     return dict(tensors)
 
 
-def _headline(inspection: Inspection) -> Text:
-    line = Text(escape(inspection.path), style="bold", overflow="fold")
+def tensor_lines(inspection: Inspection, *, by_size: bool = False) -> Iterator[str]:
+    """Yield one line for each tensor: key, shape, dtype, bytes, its shard, what it is tied to."""
+    tensors = _ordered(inspection)
+    if by_size:
+        tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].nbytes))
+    rows = [
+        (escape(key, ALL), shape_text(info.shape), info.dtype, human_bytes(info.nbytes), _about(inspection, key))
+        for key, info in tensors.items()
+    ]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
+    for key, shape, dtype, size, about in rows:
+        cells = [key.ljust(widths[0]), shape.ljust(widths[1]), dtype.ljust(widths[2]), size.rjust(widths[3]), about]
+        yield f"  {'  '.join(cells)}".rstrip()
+
+
+def _about(inspection: Inspection, key: str) -> str:
+    info, owner = inspection.tensors[key], inspection.ties.get(key)
+    words = [escape(info.storage.file)] if info.storage is not None and info.storage.file else []
+    words += [f"tied to {escape(owner, ALL)}"] if owner else []
+    return "  ".join([*words, *([f"[{escape(info.opaque)}]"] if info.opaque else [])])
+
+
+def _headline(inspection: Inspection) -> RenderableType:
+    line = Text(escape(inspection.path), style="bold")
     line.append(f"  {inspection.format}  {human_bytes(inspection.nbytes_files)}", style="default not bold")
     if inspection.root:
         line.append(f"  root {escape(inspection.root)}", style="default not bold")
-    return line
+    return Hanging(Text(""), line)
 
 
-def _remarks(inspection: Inspection) -> Iterator[Text]:
-    extras = [_extra_text(extra.key, extra.type, extra.value) for extra in inspection.extras]
+def _remarks(inspection: Inspection, *, full: bool) -> Iterator[RenderableType]:
+    for label, text in _said(inspection, ALL if full else SHOWN_EXTRAS, full=full):
+        yield Hanging(Text(f"{label}  ", "dim"), Text(text, "dim"))
+
+
+def _said(inspection: Inspection, shown: int, *, full: bool) -> Iterator[tuple[str, str]]:
+    """Yield what there is to say besides the tensors."""
+    extras = [_extra_text(extra.key, extra.type, extra.value, full=full) for extra in inspection.extras]
     if extras:
-        more = f", and {len(extras) - SHOWN_EXTRAS} more" if len(extras) > SHOWN_EXTRAS else ""
-        yield Text(f"also here  {', '.join(extras[:SHOWN_EXTRAS])}{more}", style="dim")
+        more = f", and {len(extras) - shown} more" if len(extras) > shown else ""
+        yield "also here", ", ".join(extras[:shown]) + more
     if inspection.passed:
         others = ", ".join(escape(path or ".") for path in inspection.passed)
-        yield Text(f"other state dicts  {others}  (choose with --root)", style="dim")
+        yield "other state dicts", f"{others}  (choose with --root)"
     if inspection.stripped:
-        yield Text(f"stripped  {', '.join(inspection.stripped)}  from every key", style="dim")
+        yield "stripped", f"{', '.join(inspection.stripped)}  from every key"
     if inspection.metadata:
-        pairs = ", ".join(f"{escape(key)} = {escape(value, 60)}" for key, value in inspection.metadata.items())
-        yield Text(f"metadata  {pairs}", style="dim")
+        limit = ALL if full else 60
+        yield "metadata", ", ".join(f"{escape(k)} = {escape(v, limit)}" for k, v in inspection.metadata.items())
     if inspection.made_by_us:
-        yield Text("made by  ckptsurgeon; ckpt verify checks it", style="dim")
+        yield "recipe", "carried along; ckpt verify checks the file against it"
 
 
-def _extra_text(key: str, kind: str, value: object) -> str:
-    name = escape(key, 60)
+def _extra_text(key: str, kind: str, value: object, *, full: bool) -> str:
+    name = escape(key, ALL if full else 60)
     if value is not None and not isinstance(value, (list, dict)):
-        return f"{name} = {escape(str(value), 40)}"
+        return f"{name} = {escape(str(value), ALL if full else 40)}"
     return f"{name} ({escape(kind, 60)})"
 
 
-def _fitting(tree: Branch, depth: int | None) -> tuple[list[Row], int]:
-    """Return the rows down to ``depth``, or down to where they still fit, and how many modules stay folded."""
-    if depth is not None:
-        return list(_rows(tree, 0, depth)), _folded(tree, depth)
-    chosen = 1
-    for level in range(2, 32):
-        if len(list(_rows(tree, 0, level))) > ROWS:
-            break
-        chosen = level
-        if not _folded(tree, level):
-            break
-    return list(_rows(tree, 0, chosen)), _folded(tree, chosen)
-
-
-def _folded(node: Branch, depth: int) -> int:
-    """Count the modules at the last level shown whose contents are not."""
-    modules = [child for child in node.children.values() if child.info is None]
-    if depth == 1:
-        return sum(not child.is_leaf_module for child in modules)
-    return sum(_folded(child, depth - 1) for child in modules if not child.is_leaf_module)
-
-
-def _rows(
-    node: Branch, level: int, depth: int, *, shown: frozenset[str] = frozenset(), times: int = 1
-) -> Iterator[Row]:
-    """Yield the rows under a module that stands for ``times`` of its make; the numbers are those of all together.
-
-    A dtype is said where it differs from the module's own.
-    """
-    for child in node.children.values():
-        dtypes = " ".join(sorted(child.dtypes)) if child.dtypes != shown else ""
-        small = child.is_leaf_module and len(child.children) <= 3
-        leaves = [child] if child.info is not None else list(child.children.values()) if small else []
-        yield Row(level, child, [_leaf(leaf, named=small) for leaf in leaves], dtypes, times)
-        if not leaves and depth > 1:
-            yield from _rows(child, level + 1, depth - 1, shown=child.dtypes, times=times * child.times)
-
-
-def _leaf(leaf: Branch, *, named: bool) -> str:
-    """Return a tensor's shape, behind its name where it stands in its module's row."""
-    assert leaf.info is not None
-    words = [escape(leaf.name)] if named else []
-    words += [shape_text(leaf.info.shape), *([f"[{leaf.info.opaque}]"] if leaf.info.opaque else [])]
-    return " ".join(words)
-
-
-class _Tree:
-    """Rows with their numbers aligned at the right, whatever the width; long rows go on below, indented."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._rows = rows
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        numbers = [_numbers(row) for row in self._rows]
-        widths = [max((len(pair[i]) for pair in numbers), default=0) for i in (0, 1)]
-        dtypes = max((len(row.dtypes) for row in self._rows), default=0)
-        room = max(24, options.max_width - sum(widths) - 4 - (dtypes + 2 if dtypes else 0))
-        longest = max((_length(row) for row in self._rows), default=0)
-        room = min(room, longest)
-        for row, (parameters, nbytes) in zip(self._rows, numbers, strict=True):
-            first, *more = _wrapped(row, room)
-            first.pad_right(room - first.cell_len)
-            first.append(f"  {parameters:>{widths[0]}}")
-            first.append(f"  {nbytes:>{widths[1]}}", style="dim")
-            if row.dtypes:
-                first.append(f"  {row.dtypes}", style="dim")
-            yield first
-            yield from more
-
-
-def _numbers(row: Row) -> tuple[str, str]:
-    branch = row.branch
-    if branch.info is not None and branch.info.numel and not branch.nbytes:
-        return "tied", ""
-    parameters = branch.parameters * row.times
-    return human_count(parameters) if parameters else "-", human_bytes(branch.nbytes * row.times)
-
-
-def _words(row: Row) -> list[Text]:
-    name = Text(escape(row.branch.name), style="bold" if row.level == 0 else "")
-    words = [name]
-    if row.branch.times > 1:
-        words.append(Text(f"x {row.branch.times}", style="green"))
-    return [*words, *(Text(shape, style="cyan") for shape in row.shapes)]
-
-
-def _length(row: Row) -> int:
-    return 2 * (row.level + 1) + sum(word.cell_len + 2 for word in _words(row)) - 2
-
-
-def _wrapped(row: Row, room: int) -> list[Text]:
-    """Return a row's words in lines of at most ``room`` cells."""
-    indent = 2 * (row.level + 1)
-    lines = [Text(" " * indent)]
-    for word in _words(row):
-        gap = 2 if lines[-1].cell_len > indent else 0
-        if lines[-1].cell_len + gap + word.cell_len > room and lines[-1].cell_len > indent:
-            indent, gap = min(2 * (row.level + 1) + 4, room // 2), 0
-            lines.append(Text(" " * indent))
-        lines[-1].append(" " * gap)
-        first, *more = hanging(word, room, first=indent, rest=indent + 2)
-        lines[-1].append_text(first[indent:])
-        lines.extend(more)
-    return lines
-
-
-def _ties(inspection: Inspection) -> Iterator[Text]:
+def _ties(inspection: Inspection) -> Iterator[RenderableType]:
     ties = list(inspection.ties.items())
     for key, owner in ties[:SHOWN_TIES]:
-        yield Text(f"  tied  {escape(key)} = {escape(owner)}", style="dim")
+        yield Hanging(Text("  tied  ", "dim"), Text(f"{escape(key)} = {escape(owner)}", "dim"))
     if len(ties) > SHOWN_TIES:
-        yield Text(f"  tied  and {len(ties) - SHOWN_TIES} more", style="dim")
+        yield Text(f"  tied  and {len(ties) - SHOWN_TIES} more  (-v lists all)", style="dim")
 
 
 def _totals(inspection: Inspection, folded: int) -> Text:
@@ -205,25 +121,5 @@ def _totals(inspection: Inspection, folded: int) -> Text:
     ]
     line = Text(f"  {'  '.join(parts)}", style="bold")
     if folded:
-        line.append("  (--depth shows more, --keys lists all)", style="dim not bold")
+        line.append("  (--depth shows more, -v all)", style="dim not bold")
     return line
-
-
-def stats_view(inspection: Inspection) -> Table:
-    """Return one line of statistics for each tensor."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for title in ("key", "mean", "std", "min", "max", "zeros", "nan", "inf"):
-        table.add_column(title, justify="left" if title == "key" else "right", overflow="fold", no_wrap=title != "key")
-    table.add_row(*(Text(title, style="dim") for title in ("", "mean", "std", "min", "max", "zeros", "nan", "inf")))
-    for key, stats in (inspection.stats or {}).items():
-        if stats is None:
-            table.add_row(Text(escape(key)), *(Text("-", style="dim") for _ in range(7)))
-            continue
-        numbers = [
-            f"{value:.4g}" if value is not None else "-" for value in (stats.mean, stats.std, stats.min, stats.max)
-        ]
-        counts = [
-            Text(str(n), style="red" if n and i else "") for i, n in enumerate((stats.zeros, stats.nan, stats.inf))
-        ]
-        table.add_row(Text(escape(key)), *map(Text, numbers), *counts)
-    return table

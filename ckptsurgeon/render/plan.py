@@ -1,4 +1,4 @@
-"""A plan, a receipt or a verification as a person wants to see it."""
+"""A plan as a person wants to see it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from math import prod
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..plan import CLASSES, Plan, Receipt, Step, Verification
-from ..text import count, escape, human_bytes, human_count, listing, shape_text
+from ..plan import CLASSES, Plan, Step
+from ..text import escape, human_count, listing, shape_text
 from .columns import Columns
+from .notes import Hanging
 from .tree import numbers_text
 
-__all__ = ["counts_line", "plan_lines", "plan_view", "receipt_view", "verification_view"]
+__all__ = ["plan_lines", "plan_view"]
 
 BAR = 12
 MAX_BRANCHES = 16
-SHOWN_FAILURES = 20
 UNLOADED = ("initialised", "kept")
 
 
@@ -111,12 +111,13 @@ def _numbered(branches: Mapping[str, _Branch]) -> dict[str, _Branch]:
     joined: dict[str, _Branch] = {}
     numbers: dict[str, list[int]] = {}
     for name, branch in branches.items():
-        head, _, last = name.rpartition(".")
+        last = name.rpartition(".")[2]
         numbered = last.isascii() and last.isdigit()
-        group = joined.setdefault(f"{head}." if numbered else name, _Branch(name))
-        group.join(branch)
+        head = name.removesuffix(last) if numbered else name
+        # a head ends in a dot or is empty, so that it is no other branch's name
+        joined.setdefault(head, _Branch(name)).join(branch)
         if numbered:
-            numbers.setdefault(f"{head}.", []).append(int(last))
+            numbers.setdefault(head, []).append(int(last))
     for head, found in numbers.items():
         joined[head].name = f"{head}{{{numbers_text(found)}}}"
     return joined
@@ -135,9 +136,7 @@ def plan_view(plan: Plan) -> RenderableType:
     rows.append(_total_row(branches, present))
     parts: list[RenderableType] = [Columns(rows, right=range(1, len(present) + 1))]
     if plan.unexpected:
-        unused = Text("not used  ", "yellow")
-        unused.append(listing([key for _, key in plan.unexpected]), "default")
-        parts.append(Columns([[unused]]))
+        parts.append(Hanging(Text("  not used  ", "yellow"), listing([key for _, key in plan.unexpected])))
     return Group(*parts)
 
 
@@ -195,60 +194,3 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     for *cells, rule in rows:
         aligned = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
         yield f"  {aligned}  {rule}".rstrip()
-
-
-def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = ()) -> RenderableType:
-    """Return what was written and the next command."""
-    rate = f"  {human_bytes(int(receipt.nbytes_written / receipt.elapsed_s))}/s" if receipt.elapsed_s > 1 else ""
-    line = Text("  wrote ", style="default")
-    line.append(escape(receipt.output), style="bold")
-    line.append(f"  {human_bytes(receipt.nbytes_written)}  {receipt.elapsed_s:.1f} s{rate}")
-    lines = [line, *(Text(f"  note  {note}", style="yellow") for note in receipt.notes)]
-    if next_steps:
-        lines.append(Text(f"  next: {', '.join(next_steps)}", style="dim"))
-    return Group(*lines)
-
-
-def counts_line(receipt: Receipt) -> Text:
-    """Return the classes of a receipt in one line."""
-    classes = ", ".join(f"{number} {kind}" for kind, number in receipt.counts.items())
-    return Text(f"  {classes}")
-
-
-def verification_view(found: Verification) -> RenderableType:
-    """Return what was checked, and everything that failed."""
-    whole = [failure for failure in found.failed if not failure.key]
-    failed = {failure.key for failure in found.failed if failure.key}
-    rows: list[list[str | Text]] = []
-    if found.checked:
-        rows.append([_mark(not whole), "header, metadata and recipe", "as they were written" if not whole else ""])
-        sound = found.checked - len(failed)
-        rows.append([_mark(not failed), "tensors sound", f"{sound} of {found.checked}"])
-        if found.compared:
-            rows.append(["", "equal to their source", f"{found.compared}, bit for bit"])
-        if found.drawn:
-            rows.append(["", "drawn", f"{found.drawn}, held against the checksum recorded then"])
-    for failure in found.failed[:SHOWN_FAILURES]:
-        rows.append([_mark(False), escape(failure.key or found.output), escape(failure.why, 600)])
-    if len(found.failed) > SHOWN_FAILURES:
-        rows.append(["", f"and {len(found.failed) - SHOWN_FAILURES} more", "--json lists all"])
-    for why, keys in _grouped(found.not_compared or {}):
-        rows.append([Text("NOT COMPARED", "yellow"), count(len(keys), "tensor"), f"{escape(why)}; checksums hold"])
-    verdict = Text("  verified " if found.ok else "  FAILED ", "green" if found.ok else "bold red")
-    verdict.append(escape(found.output), "bold default")
-    if found.checked:
-        values = [f"{number} {name}" for number, name in ((found.nan, "NaN"), (found.inf, "Inf")) if number]
-        special = ", ".join(values) if values else "no NaN, no Inf"
-        verdict.append(f"  {human_bytes(found.nbytes)}  {found.elapsed_s:.1f} s  values: {special}", "default not bold")
-    return Group(Columns(rows), verdict)
-
-
-def _mark(good: bool) -> Text:
-    return Text("PASS", "green") if good else Text("FAIL", "bold red")
-
-
-def _grouped(not_compared: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
-    groups: dict[str, list[str]] = {}
-    for key, why in not_compared.items():
-        groups.setdefault(why, []).append(key)
-    yield from groups.items()

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..tensors import TensorInfo
-from ..text import natural_key
+from ..text import natural_key, shape_text
 
 __all__ = ["Branch", "build_tree", "numbers_text"]
 
 LISTED = 6
-"""Names of equal siblings that are spelled out."""
+LISTED_CHARACTERS = 240
+"""Names of equal siblings that are spelled out: so many, and so long in all."""
 
 Signature = int
 
@@ -59,15 +60,21 @@ def _insert(root: Branch, key: str, info: TensorInfo, *, counted: bool) -> None:
     for name in modules:
         node.parameters, node.nbytes = node.parameters + parameters, node.nbytes + nbytes
         child = node.children.get(name)
+        if child is not None and child.info is not None:
+            node.children[_free(node, name)] = child
+            child = None
         if child is None:
             child = node.children[name] = Branch(name, first_key=key)
         node = child
     node.parameters, node.nbytes = node.parameters + parameters, node.nbytes + nbytes
-    # A key may be a module's name too ("a" beside "a.b"): the tensor then hangs under it, without a name of its own.
-    name = leaf
+    node.children[_free(node, leaf)] = Branch(leaf, info, {}, 1, parameters, nbytes, frozenset({info.dtype}), key)
+
+
+def _free(node: Branch, name: str) -> str:
+    """Return a name that no child has: a key may be a module's name too, as ``a`` beside ``a.b``."""
     while name in node.children:
         name += " "
-    node.children[name] = Branch(leaf, info, {}, 1, parameters, nbytes, frozenset({info.dtype}), key)
+    return name
 
 
 class _Collapser:
@@ -78,7 +85,8 @@ class _Collapser:
     def collapse(self, node: Branch) -> Signature:
         """Collapse everything under ``node`` and return what makes it equal to others."""
         if node.info is not None:
-            return self._signature((node.info.dtype, node.info.shape, node.info.opaque))
+            # shapes as text: a file can make the hashes of numbers collide
+            return self._signature((node.info.dtype, shape_text(node.info.shape), node.info.opaque))
         makes = {name: self.collapse(child) for name, child in node.children.items()}
         shape = self._signature(tuple((node.children[name].name, make) for name, make in makes.items()))
         groups: dict[object, list[Branch]] = {}
@@ -89,7 +97,9 @@ class _Collapser:
         joined = [_join(group) for group in groups.values()]
         if self._by_size:
             joined.sort(key=lambda branch: -branch.nbytes)
-        node.children = {branch.name: branch for branch in map(_chained, joined)}
+        node.children = {}
+        for branch in map(_chained, joined):
+            node.children[_free(node, branch.name)] = branch
         node.dtypes = frozenset().union(*(child.dtypes for child in node.children.values()))
         return shape
 
@@ -118,9 +128,11 @@ def _join(group: list[Branch]) -> Branch:
 
 
 def _list_text(names: list[str]) -> str:
-    if len(names) <= LISTED:
-        return ",".join(names)
-    return f"{','.join(names[: LISTED - 1])},… {len(names) - LISTED + 1} more"
+    shown = len(names) if len(names) <= LISTED else LISTED - 1
+    while shown > 1 and sum(map(len, names[:shown])) > LISTED_CHARACTERS:
+        shown -= 1
+    more = len(names) - shown
+    return ",".join(names[:shown]) + (f",… {more} more" if more else "")
 
 
 def _chained(branch: Branch) -> Branch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import NoReturn
 
 from ..errors import FormatError, SourceError
 from ..text import escape
@@ -30,7 +31,6 @@ class LocalFile:
         found = os.fstat(self._fd)
         self.size = found.st_size
         self.mtime_ns: int | None = found.st_mtime_ns
-        self.identity = (found.st_dev, found.st_ino)
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError when the file ends before."""
@@ -70,6 +70,17 @@ class LocalFile:
             os.close(self._fd)
             self._fd = -1
 
+    def __copy__(self) -> LocalFile:
+        """Return the file itself: a second owner of one descriptor would close it under the first."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> LocalFile:
+        """Return the file itself."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{escape(self.uri)} is open and cannot be pickled; open it anew where it is wanted")
+
     def _failed(self, error: OSError) -> SourceError:
         return SourceError(f"{escape(self.uri)} cannot be read: {error.strerror or error}.")
 
@@ -90,7 +101,7 @@ class LocalFolder:
         """Return the names of the files in it, sorted; folders and other things are left out."""
         try:
             with os.scandir(self.path) as entries:
-                return sorted(entry.name for entry in entries if entry.is_file())
+                return sorted(entry.name for entry in entries if _is_file(entry))
         except OSError as error:
             raise SourceError(f"{escape(self.uri)} cannot be listed: {error.strerror}.") from error
 
@@ -109,6 +120,13 @@ class _Local:
         if os.path.isdir(path):
             return LocalFolder(path, uri)
         return LocalFile(path, uri)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def _open_regular(path: str, uri: str) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.formats import limits
 
 T = torch.ones(2)
 
@@ -75,6 +76,73 @@ def test_optimizer_state_is_never_the_state_dict() -> None:
         assert found.passed == ()
     with pytest.raises(cs.FormatError, match="no state dict"):
         opened({"optimizer": optimizer.state_dict()})
+
+
+@pytest.mark.parametrize("name", ["optimus", "optimized", "optimal_model", "Optimism"])
+def test_a_model_whose_name_begins_like_optimizer_is_no_optimizer(name: str) -> None:
+    assert opened({name: {"a": T}}).root == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["optim", "optimizer", "Optimizers", "optim_states", "optimizer_state_dict", "optimizerG", "optimizer_0", "optims"],
+)
+def test_what_is_called_an_optimizer_is_one(name: str) -> None:
+    assert opened({name: {"a": T}, "weights": {"b": T}}).passed == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (T, r"it is one tensor, float32 \(2\)"),
+        ({"state": {0: {"exp_avg": T}}, "param_groups": []}, "it is an optimizer's state"),
+        ({0: T, 1: T}, "its keys are no names but ints"),
+        ({}, "it is an empty mapping"),
+        ([], "it is empty"),
+        (3, "it is a int"),
+        ({"epoch": 1, "loss": 2.0}, "it is a mapping of epoch, loss"),
+        (argparse.Namespace(a=1), "it is a argparse.Namespace, which is not interpreted"),
+    ],
+)
+def test_a_file_without_a_state_dict_says_what_it_holds(value: Any, why: str) -> None:
+    with pytest.raises(cs.FormatError, match=f"x.pth holds no state dict: {why}"):
+        opened(value)
+
+
+def test_as_many_tensors_at_the_top_as_in_a_named_entry_make_the_top_the_state_dict() -> None:
+    assert opened({"a": T, "model": {"b": T}}).root == ""
+    assert opened({"a": T, "model": {"b": T, "c": T}}).root == "model"
+
+
+def test_the_top_level_is_called_so() -> None:
+    with pytest.raises(
+        cs.ConfigError, match=r"--root foo holds no tensors in x.pth. There is the top level \(--root \.\)\.$"
+    ):
+        opened({"a": T}, "foo")
+
+
+def test_keys_of_the_longest_kind_are_read_and_longer_ones_refused() -> None:
+    for key in ("a" * 8192, ".".join("a" * 256)):
+        assert list(opened({key: T, "b": T})) == [key, "b"]
+    for key in ("a" * 8193, ".".join("a" * 257)):
+        with pytest.raises(cs.FormatError, match="at most 8192 and 256 are read"):
+            opened({key: T, "b": T})
+
+
+def test_more_tensors_than_any_model_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "TENSORS", 2)
+    assert len(opened({"a": T, "b": T})) == 2
+    with pytest.raises(cs.FormatError, match="x.pth has 3 tensors; at most 2 are read"):
+        opened({"a": T, "b": T, "c": T})
+
+
+def test_more_extras_than_anybody_reads_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "EXTRAS", 2)
+    monkeypatch.setattr(limits, "COUNTED", 3)
+    found = opened({"w": T, "a": [1, 2, 3, 4], "b": 2, "c": 3, "d": 4})
+    assert [(extra.key, extra.type) for extra in found.extras] == [
+        ("a", "list of 4, not looked through"), ("b", "int"), ("…", "2 more entries, not listed"),
+    ]  # fmt: skip
 
 
 def test_a_root_may_hang_deep_and_its_keys_may_hold_dots() -> None:

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptsurgeon.errors import FormatError, UnsafeError
-from ckptsurgeon.formats import Group, Name, Opaque, _limits
+from ckptsurgeon.formats import Group, Name, Opaque, limits
 from ckptsurgeon.formats._pickle import load
-from ckptsurgeon.formats._torch import rebuilders
+from ckptsurgeon.formats._rebuild import rebuilders
 
 
 def read(data: bytes) -> Any:
@@ -162,24 +162,28 @@ def test_integers_that_collide_are_set_aside() -> None:
 
 
 def test_too_many_instructions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_limits, "PICKLE_OPS", 1000)
+    monkeypatch.setattr(limits, "PICKLE_OPS", 1000)
     with pytest.raises(UnsafeError, match="instructions"):
         read(b"N0" * 600 + b"N.")
+    monkeypatch.setattr(limits, "PICKLE_RARE", 100)
+    read(b"K\x01\x85" * 300 + b"N.")
+    with pytest.raises(UnsafeError, match="over 100 instructions"):
+        read(b"N0" * 60 + b"N.")
 
 
 def test_a_pickle_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_limits, "PICKLE_BYTES", 100)
+    monkeypatch.setattr(limits, "PICKLE_BYTES", 100)
     with pytest.raises(UnsafeError, match="over the limit"):
         read(b"N" * 101)
 
 
 def test_every_opcode_of_cpython_is_known() -> None:
-    from ckptsurgeon.formats._pickle import _TABLE, Machine
+    from ckptsurgeon.formats._opcodes import TABLE, Opcodes
 
     hot = {0x72, 0x68, 0x4B, 0x28, 0x74, 0x58, 0x52, 0x85, 0x71, 0x51, 0x89, 0x29, 0x86, 0x4D, 0x6A, 0x2E}
     for opcode in pickletools.opcodes:
         code = ord(opcode.code)
-        assert code in hot or _TABLE[code] is not Machine.op_unknown, opcode.name
+        assert code in hot or TABLE[code] is not Opcodes.op_unknown, opcode.name
 
 
 @settings(max_examples=500, deadline=None)

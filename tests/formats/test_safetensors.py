@@ -54,6 +54,12 @@ HOSTILE = {
     "too few bytes": file_of({"a": entry(offsets=[0, 4])}, b"\0" * 4),
     "backwards": file_of({"a": entry(offsets=[8, 0])}, b"\0" * 8),
     "beyond the end": file_of({"a": entry()}, b"\0" * 4),
+    "offsets beyond the file": file_of({"a": entry(offsets=[8, 16])}, b"\0" * 8),
+    "half a row": file_of({"a": entry("F4", [2, 3], [0, 3])}, b"\0" * 3),
+    "half a character in a key": file_of(b'{"\\ud800":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', b"\0" * 4),
+    "half a character in the metadata": file_of(b'{"__metadata__":{"a":"\\udfff"},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', b"\0" * 4),
+    "overflow in front of a 0": file_of({"a": entry(shape=[2**40, 2**40, 0], offsets=[0, 0])}),
+    "overflow behind a 0": file_of({"a": entry(shape=[0, 2**40, 2**40], offsets=[0, 0])}),
     "bytes left over": file_of({"a": entry()}, b"\0" * 9),
     "hole": file_of({"a": entry(), "b": entry(offsets=[12, 20])}, b"\0" * 20),
     "overlap": file_of({"a": entry(), "b": entry(offsets=[4, 12])}, b"\0" * 12),
@@ -72,10 +78,28 @@ def test_a_broken_file_is_refused_with_its_rule(name: str) -> None:
     assert caught.value.exit_code == 3
 
 
-@pytest.mark.parametrize("name", [n for n in HOSTILE if n not in ("duplicate key", "too many dimensions")])
+@pytest.mark.parametrize(
+    "name",
+    [n for n in HOSTILE if n not in ("duplicate key", "too many dimensions", "half a row", "overflow behind a 0")],
+)
 def test_what_the_reference_refuses_we_refuse(name: str) -> None:
     with pytest.raises(SafetensorError):
         deserialize(HOSTILE[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("offsets beyond the file", "a ends beyond the file; it is cut short"),
+        ("half a row", "a has half a byte at the end of a row"),
+        ("half a byte", "a does not end on a byte"),
+        ("hole", "b leaves a hole in front of it"),
+        ("half a character in a key", r"\\ud800 holds half a character"),
+    ],
+)
+def test_the_reason_is_the_rule_that_was_broken(name: str, why: str) -> None:
+    with pytest.raises(cs.FormatError, match=why):
+        read(HOSTILE[name])
 
 
 def test_the_reference_takes_the_last_of_two_equal_keys_and_we_refuse() -> None:

@@ -75,6 +75,47 @@ def test_an_index_that_lies_is_refused(change: object, why: str) -> None:
         cs.open_checkpoint("m")
 
 
+def test_a_missing_shard_is_said_whatever_the_folder_is_called() -> None:
+    weight_map = shards("a b c")
+    os.remove(f"a b c/{weight_map['c']}")
+    with pytest.raises(
+        cs.FormatError, match=r"names the shard model-00002-of-00002.safetensors, which does not exist\.$"
+    ):
+        cs.open_checkpoint("a b c")
+
+
+def test_a_shard_that_the_index_does_not_name_is_said() -> None:
+    shards()
+    for name in ("model-00003-of-00003.safetensors", "other-00001-of-00002.safetensors"):
+        save_file({"z": torch.ones(2)}, f"m/{name}")
+    (note,) = cs.open_checkpoint("m").notes
+    assert (
+        note
+        == "model.safetensors.index.json does not name model-00003-of-00003.safetensors, so nothing of that was read"
+    )
+
+
+def test_many_shards_are_compared_with_their_own_keys_only() -> None:
+    os.mkdir("m")
+    weight_map = {}
+    for i in range(200):
+        name = f"model-{i:05d}-of-00200.safetensors"
+        save_file({f"k{i}.{j}": torch.ones(1) for j in range(20)}, f"m/{name}")
+        weight_map.update({f"k{i}.{j}": name for j in range(20)})
+    index("m/model.safetensors.index.json", weight_map)
+    assert len(cs.open_checkpoint("m")) == 4000
+
+
+def test_a_recipe_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon.formats import _sharded_writer
+
+    shards()
+    Path("m/ckptsurgeon.json").write_text("x" * 100)
+    monkeypatch.setattr(_sharded_writer, "RECIPE_BYTES", 99)
+    with pytest.raises(cs.FormatError, match="too large for a recipe"):
+        cs.open_checkpoint("m")
+
+
 def test_a_folder_with_one_file_is_that_file() -> None:
     os.mkdir("m")
     save_file({"a": torch.ones(2)}, "m/anything.safetensors")

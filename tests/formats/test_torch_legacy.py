@@ -21,7 +21,7 @@ def legacy(value: Any, **options: Any) -> bytes:
     return saved(value, _use_new_zipfile_serialization=False, **options)
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
 def test_every_variety_is_the_very_tensor_that_torch_loads(protocol: int) -> None:
     write("x.pt", legacy(legacy_variety(), pickle_protocol=protocol))
     theirs, ours = torch.load("x.pt", weights_only=False), cs.open_checkpoint("x.pt")
@@ -29,6 +29,14 @@ def test_every_variety_is_the_very_tensor_that_torch_loads(protocol: int) -> Non
     assert list(ours) == list(theirs)
     for key, tensor in theirs.items():
         assert same(ours.tensor(key), tensor), key
+
+
+def test_protocol_0_says_that_torch_cannot_read_it_either() -> None:
+    write("x.pt", legacy({"a": torch.ones(2)}, pickle_protocol=0))
+    with pytest.raises(Exception):  # noqa: B017  # torch asserts that the persistent id is a tuple
+        torch.load("x.pt", weights_only=False)
+    with pytest.raises(cs.FormatError, match=r"^x\.pt: the pickle refers to something unknown"):
+        cs.open_checkpoint("x.pt")
 
 
 def test_a_training_checkpoint_is_opened_at_its_model() -> None:
@@ -100,6 +108,7 @@ BROKEN = {
     "a view that is no view": by_hand(pickled(("storage", torch.FloatStorage, "root", "cpu", 4, "v")), ["root"], [(4, FLOATS)]),
     "a negative count": by_hand(pickled(("storage", torch.FloatStorage, "root", "cpu", -4, None)), ["root"], [(4, FLOATS)]),
     "a tensor beyond": by_hand(pickled(GOOD, (5,)), ["root"], [(4, FLOATS)]),
+    "a storage declared in two ways": by_hand(pickled(GOOD)[:-2] + b"X\x01\x00\x00\x00b" + pickled(("storage", torch.FloatStorage, "root", "cpu", 3, None))[2:-2].partition(b"X\x01\x00\x00\x00a")[2] + b"s.", ["root"], [(4, FLOATS)]),
     "an unknown persistent id": by_hand(pickled(("thing", 1)), ["root"], [(4, FLOATS)]),
     "an unknown protocol": b"".join(pickle.dumps(v, 2) for v in (MAGIC, 1002, {}, {})),
     "only the magic number": pickle.dumps(MAGIC, 2),

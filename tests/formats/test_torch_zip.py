@@ -291,6 +291,8 @@ CLAIMS = {
     "beyond its storage": rebuilt("0", 0, (7,), (1,)),
     "offset beyond": rebuilt("0", 5, (2,), (1,)),
     "negative offset": rebuilt("0", -1, (2,), (1,)),
+    "offset beyond int64 of nothing": rebuilt("0", 2**200, (0,), (1,)),
+    "overflowing size beside a 0": rebuilt("0", 0, (2**40, 2**40, 0), (1, 1, 1)),
     "huge offset": rebuilt("0", 2**62, (2,), (1,)),
     "negative size": rebuilt("0", 0, (-2,), (1,)),
     "negative stride": rebuilt("0", 5, (6,), (-1,)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from ckptsurgeon.keys import KeyPattern, deeper_note, nearest, unmatched
 
 KEYS = [
@@ -31,6 +33,22 @@ def test_numbers_count_as_one_name() -> None:
     assert nearest("encoder.layer.3.attn", KEYS)[0][0].startswith("encoder.layers.0.attn")
 
 
+def test_upper_and_lower_case_count_as_one() -> None:
+    assert said("Decoder").endswith("Did you mean decoder (3 keys)?")
+    assert nearest("ENCODER.layers", KEYS)[0] == ("encoder.layers", 48)
+
+
+def test_a_hundred_thousand_keys_are_compared_in_time() -> None:
+    letters = "abcdefghij"
+    keys = [f"model.{''.join(letters[int(c)] for c in str(i))}.weight" for i in range(100_000)] + ["model.decoder.w"]
+    begin = time.process_time()
+    assert nearest("model.decodr", keys)[0] == ("model.decoder", 1)
+    assert time.process_time() - begin < 5
+    begin = time.process_time()
+    assert nearest("x.y", [".".join("x" * 300_000)])
+    assert time.process_time() - begin < 1
+
+
 def test_nothing_near_says_how_the_keys_begin() -> None:
     assert said("zzzz").endswith("The source keys begin with encoder (48), decoder (3).")
 
@@ -45,5 +63,7 @@ def test_few_here_and_many_deeper_gets_a_note_with_both_counts() -> None:
     keys = ["bias", *KEYS]
     pattern = KeyPattern("bias")
     assert deeper_note("--exclude bias", pattern, 1, keys) == "--exclude bias matches 1 key; **.bias would match 26"
+    assert deeper_note("--exclude bias", pattern, 1, ["bias", "a.bias", "b.bias", "c.bias"]).endswith("would match 4")
+    assert deeper_note("--exclude bias", pattern, 1, ["bias", "a.bias", "b.bias"]) == ""
     assert deeper_note("--exclude decoder", KeyPattern("decoder"), 3, keys) == ""
     assert deeper_note("--exclude **.bias", KeyPattern("**.bias"), 26, keys) == ""

@@ -143,8 +143,10 @@ words = st.sampled_from(["a", "b", "ab", "0", "1", "11", "aa"])
 key_strategy = st.lists(words, min_size=1, max_size=5).map(".".join)
 atoms = st.sampled_from(["a", "b", "*", "?", "[ab]", "[!a]", "{a,b}", "{0..1}", "1", "{b,11,}"])
 segments = st.one_of(
-    st.just("**"), st.lists(atoms, min_size=1, max_size=3).map("".join).filter(lambda s: "**" not in s)
+    st.just("**"),
+    st.lists(atoms, min_size=1, max_size=3).map("".join).filter(lambda s: not any("**" in word for word in _opened(s))),
 )
+"""An empty alternative between two stars opens into "**", which the reference would take for a segment of its own."""
 pattern_strategy = st.lists(segments, min_size=1, max_size=4).map(".".join)
 
 

@@ -64,6 +64,7 @@ def test_what_is_no_rule_says_why(rule: str, why: str) -> None:
     [
         ("l.{n}=l.{n-12}", "l.3.w", "below zero"),
         ("l.{n}=l.{10//n}", "l.0.w", "division by zero"),
+        ("l.{n}=l.{n-1}", "l.0.w", "is -1, below zero"),
         ("module=", "module", "leaves nothing"),
         (r"re:(?P<n>\w+)={n+1}", "abc", "not a number"),
     ],
@@ -86,7 +87,45 @@ def test_a_shadowed_rule_is_an_error() -> None:
 
 
 def test_a_map_file_has_a_rule_a_line_and_comments() -> None:
-    assert rules_from_lines(["# names", "", "a=b", "  c=d  "]) == ["a=b", "c=d"]
+    lines = ["\ufeffa=b\n", "# names", "", "  c=d  ", "e=f # a note", "g=h\t# another", "i#j=k", " # only a note"]
+    assert rules_from_lines(lines) == ["a=b", "c=d", "e=f", "g=h", "i#j=k"]
+    assert [rule.place for rule in rules_from_lines(lines, "x.map")][:2] == ["x.map, line 1", "x.map, line 4"]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("encoder", "x.map, line 2: rule 'encoder' has no '='"),
+        ("=", "x.map, line 2: rule '=' says nothing"),
+        ("a[=b", r"x.map, line 2: pattern 'a\[': '\[' is never closed"),
+        ("a=b.*", r"x.map, line 2: rule 'a=b.\*': the target has more"),
+    ],
+)
+def test_an_error_in_a_map_file_says_where(line: str, why: str) -> None:
+    (rule,) = rules_from_lines(["", line], "x.map")
+    with pytest.raises(PatternError, match=f"^{why}"):
+        parse_rule(rule)
+
+
+def test_what_a_rule_of_a_map_file_cannot_do_says_where() -> None:
+    first, second = (parse_rule(rule) for rule in rules_from_lines(["l.{n}=l.{n-1}", "l.*=k"], "x.map"))
+    with pytest.raises(PatternError, match=r"^x.map, line 1: rule .* on l.0: \{n-1\} is -1"):
+        rename(["l.0"], [first])
+    with pytest.raises(PatternError, match=r"^x.map, line 2: rule 'l.\*=k' never applies"):
+        rename(["l.1"], [first, second])
+
+
+def test_a_brace_that_closes_nothing_does_not_hide_the_equals_sign() -> None:
+    with pytest.raises(PatternError, match="'}' closes nothing"):
+        parse_rule("a}=b")
+    assert parse_rule("a\\}=b").apply("a}.w") == "b.w"
+
+
+def test_a_rule_that_the_matcher_and_the_pattern_judge_otherwise_is_our_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = parse_rule("a=b")
+    monkeypatch.setattr(type(rule.pattern), "captures", lambda self, key: None)
+    with pytest.raises(PatternError, match="report it"):
+        rename(["a.w"], [rule])
 
 
 names = st.lists(st.sampled_from(["a", "b", "layers", "0", "12", "weight"]), min_size=1, max_size=5).map(".".join)

@@ -344,7 +344,7 @@ def test_sources_of_the_same_name_are_told_apart() -> None:
 def test_values_that_are_no_plain_bytes_are_said() -> None:
     torch.save({"a": torch.ones(2), "s": torch.eye(3).to_sparse()}, "src.pth")
     declare("dst.yaml", {"a": (2,), "s": (3, 3)})
-    with pytest.raises(cs.FormatError, match=r"s of src.pth cannot be copied: sparse. Use --exclude s") as caught:
+    with pytest.raises(cs.FormatError, match=r"s of src.pth cannot be copied: it is sparse. Use --exclude s") as caught:
         cs.transplant("src.pth", "dst.yaml")
     assert caught.value.exit_code == 3
     assert cs.transplant("src.pth", "dst.yaml", exclude=["s"]).counts == {"copied": 1, "initialised": 1}

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..checks import check_output, quoted
 from ..options import Force, Json, MaxShard, Output, Quiet, To, Verbose
 from ..sink import Sink
 
@@ -36,10 +37,11 @@ def run(
     from ... import api
 
     sink = Sink(json, quiet, verbose)
-    with sink.progress("writing") as progress:
+    check_output(output)
+    with sink.working("writing", output) as progress:
         receipt = api.apply(plan, output, to=to, max_shard_size=max_shard_size, force=force, progress=progress)
     if sink.answer(receipt):
         return
-    from ...render.plan import counts_line, receipt_view
+    from ...render.receipt import counts_line, receipt_view
 
-    sink.show(counts_line(receipt), receipt_view(receipt, next_steps=[f"ckpt verify {output}"]))
+    sink.show(counts_line(receipt), receipt_view(receipt, next_steps=[f"ckpt verify {quoted(output)}"]))

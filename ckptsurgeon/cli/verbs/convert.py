@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ..edit import DryRun, KeepExtras, OutputUnlessDry, Unwrap, carry_out
-from ..options import Force, Json, MaxShard, Quiet, Root, To, Verbose
+from ..options import DryRun, Force, Json, KeepExtras, MaxShard, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose
 from ..sink import Sink
+from ..writing import Writing
 
 NAME = "convert"
 HELP = """Write a checkpoint in another format, sharding or dtype.
@@ -49,11 +49,12 @@ def run(
     """Convert a checkpoint."""
     from ... import api
 
+    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run)
+    writing.check()
     plan = api.convert(
         source, dtype=dtype, metadata=_pairs(set_metadata or []), unwrap=unwrap, keep_extras=keep_extras, root=root
     )
-    sink = Sink(json, quiet, verbose)
-    carry_out(plan, sink, output=output, to=to, max_shard_size=max_shard_size, force=force, dry_run=dry_run)
+    writing.carry_out(plan)
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:

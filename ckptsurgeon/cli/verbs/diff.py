@@ -43,7 +43,7 @@ def run(
     from ... import api
 
     sink = Sink(json, quiet, verbose)
-    with sink.progress("comparing") as progress:
+    with sink.working("comparing") as progress:
         found = api.diff(
             first, second, values=values, rtol=rtol, atol=atol, renames=renames, root=root, progress=progress
         )
@@ -52,8 +52,7 @@ def run(
         from ...render.match import rule_lines
 
         sink.show(difference_view(found, every=verbose))
-        for line in rule_lines(found.rules) if not quiet else ():
-            sink.line(line)
+        sink.lines(rule_lines(found.rules) if not quiet else ())
         sink.notes(found.notes)
     if found.differs:
         raise typer.Exit(1)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ..edit import DryRun, KeepExtras, OutputUnlessDry, Unwrap, carry_out
-from ..options import Force, Json, MaxShard, Quiet, Root, To, Verbose
+from ..options import DryRun, Force, Json, KeepExtras, MaxShard, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose
 from ..sink import Sink
+from ..writing import Writing
 
 NAME = "filter"
 HELP = """Keep some of a checkpoint's tensors.
@@ -47,6 +47,7 @@ def run(
     """Keep some tensors."""
     from ... import api
 
+    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run)
+    writing.check()
     plan = api.filter(source, include=include, exclude=exclude, unwrap=unwrap, keep_extras=keep_extras, root=root)
-    sink = Sink(json, quiet, verbose)
-    carry_out(plan, sink, output=output, to=to, max_shard_size=max_shard_size, force=force, dry_run=dry_run)
+    writing.carry_out(plan)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..checks import check_output, quoted
 from ..options import Force, Json, Quiet, Root, Verbose
 from ..sink import Sink
 
@@ -37,10 +38,15 @@ def run(
     from ... import api
 
     sink = Sink(json, quiet, verbose)
-    text = api.init_config(source, root=root, output=output, force=force)
+    if output is not None:
+        check_output(output)
+    with sink.working("writing", output or ""):
+        text = api.init_config(source, root=root, output=output, force=force)
     if sink.answer({"kind": "ckpt.init", "version": 1, "output": output, "config": text if output is None else None}):
         return
     if output is None:
-        sink.line(text.rstrip("\n"))
+        sink.lines([text.rstrip("\n")])
         return
-    sink.show(f"  wrote {output}\n  next: review the initialisers, then ckpt transplant SRC {output}")
+    from ...render.notes import written_view
+
+    sink.show(written_view(output, next_step=f"review the initialisers, then ckpt transplant SRC {quoted(output)}"))

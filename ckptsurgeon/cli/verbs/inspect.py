@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..options import Json, Quiet, Root, Verbose
 from ..sink import Sink
 
+if TYPE_CHECKING:
+    from ...api import Inspection
+
 NAME = "inspect"
 HELP = """Show what is in a checkpoint.
 
 Reads headers only, runs nothing and needs no torch. Layers that repeat are shown once: layers.{0..11} x 12 stands for
-twelve of the same make. Wrappers such as module. are stripped from keys, and said to be.
+twelve of the same make. Wrappers such as module. are stripped from keys, and said to be. -v gives every tensor a line
+of its own in place of the tree, with its shard and what it is tied to, and cuts nothing else short.
 """
 EXAMPLES = """\b
 Examples:
@@ -41,24 +46,41 @@ def run(
 ) -> None:
     """Show what is in a checkpoint."""
     from ... import api
+
+    _check(sort, depth, keys=keys, stats=stats, full=verbose)
+    sink = Sink(json, quiet, verbose)
+    with sink.working("reading"):
+        found = api.inspect(source, root=root, include=include or (), stats=stats)
+    if sink.answer(found):
+        return
+    if keys:
+        sink.lines(_one_line(key) for key in _sorted(found, sort))
+        return
+    from ...render.inspect import inspection_view
+    from ...render.stats import stats_view
+
+    sink.show(inspection_view(found, depth=depth, by_size=sort == "size", full=verbose))
+    if stats:
+        sink.show("", stats_view(found))
+    sink.notes(note for note in found.notes if verbose or not note.startswith("took "))
+
+
+def _check(sort: str, depth: int | None, *, keys: bool, stats: bool, full: bool) -> None:
     from ...errors import ConfigError
 
     if sort not in ("size", "key"):
         raise ConfigError(f"--sort {sort} is unknown.", hint="Use size or key.")
-    sink = Sink(json, quiet, verbose)
-    found = api.inspect(source, root=root, include=include or (), stats=stats)
-    if sink.answer(found):
-        return
-    if keys:
-        for key in found.tensors:
-            sink.line(_one_line(key))
-        return
-    from ...render.inspect import inspection_view, stats_view
+    if keys and (stats or depth is not None):
+        other = "--stats" if stats else "--depth"
+        raise ConfigError(f"--keys prints keys alone, without {other}.", hint="Leave one of them out.")
+    if full and depth is not None:
+        raise ConfigError("-v shows every tensor, and --depth only so many levels.", hint="Leave one of them out.")
 
-    sink.show(inspection_view(found, depth=32 if verbose else depth, by_size=sort == "size"))
-    if stats:
-        sink.show("", stats_view(found))
-    sink.notes([note for note in found.notes if not note.startswith("took ")])
+
+def _sorted(found: Inspection, sort: str) -> Iterable[str]:
+    if sort == "key":
+        return found.tensors
+    return sorted(found.tensors, key=lambda key: -found.tensors[key].nbytes)
 
 
 def _one_line(key: str) -> str:

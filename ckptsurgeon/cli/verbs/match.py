@@ -41,12 +41,10 @@ def run(
     if sink.answer(found):
         return
     if quiet:
-        for rule in found.rules:
-            sink.line(rule)
+        sink.lines(found.rules)
         return
     from ...render.match import proposal_view, rule_lines
 
-    for line in rule_lines(found.rules):
-        sink.line(line)
+    sink.lines(rule_lines(found.rules))
     sink.show(proposal_view(found, every=verbose))
     sink.notes(found.notes)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ..options import Force, Json, MaxShard, Quiet, Root, To, Verbose
+from ..checks import default_output, mismatch_policies
+from ..options import DryRun, Force, Json, MaxShard, Quiet, Root, To, Verbose
 from ..sink import Sink
-
-if TYPE_CHECKING:
-    from ...plan import Plan
+from ..writing import Writing
 
 NAME = "transplant"
 HELP = """Put weights into another configuration, and write a checkpoint that is ready to train.
@@ -92,17 +90,12 @@ def run(
     root: Root = None,
     output: Annotated[
         str | None,
-        typer.Option(
-            "-o", "--output", metavar="FILE|DIR", help="Where to write; else DST.init.safetensors beside DST."
-        ),
+        typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to write; else DST.init.SUFFIX beside DST."),
     ] = None,
     to: To = None,
     max_shard_size: MaxShard = None,
     force: Force = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("-n", "--dry-run", help="Show the plan and write nothing; with --json, print it for ckpt apply."),
-    ] = False,
+    dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -110,27 +103,17 @@ def run(
     """Plan a transplant and carry it out."""
     from ... import api
 
-    sink = Sink(json, quiet, verbose)
     sources, destination = _split(paths, source or [])
-    policies = [*(["init"] if ignore_mismatch else []), *(on_mismatch or [])]
+    policies = mismatch_policies(on_mismatch or [], ignore=ignore_mismatch)
+    target = output or default_output(destination, to, max_shard_size)
+    writing = Writing(Sink(json, quiet, verbose), target, to, max_shard_size, force, dry_run)
+    writing.check()
     plan = api.transplant(
         sources, destination, include=include or (), exclude=exclude or (), map=map or (), map_file=map_file,
         on_mismatch=policies, on_missing=on_missing, reinit=reinit or (), require=require or (),
         strict=strict, dtype=dtype, seed=seed, root=root,
     )  # fmt: skip
-    if dry_run:
-        if not sink.answer(plan):
-            _show(sink, plan)
-        return
-    target = output or _default_output(destination)
-    with sink.progress("writing") as progress:
-        receipt = api.apply(plan, target, to=to, max_shard_size=max_shard_size, force=force, progress=progress)
-    if sink.answer(receipt):
-        return
-    from ...render.plan import receipt_view
-
-    _show(sink, plan)
-    sink.show(receipt_view(receipt, next_steps=[f"ckpt verify {_quoted(target)}"]))
+    writing.carry_out(plan)
 
 
 def _split(paths: list[str], sources: list[str]) -> tuple[list[str], str]:
@@ -142,32 +125,3 @@ def _split(paths: list[str], sources: list[str]) -> tuple[list[str], str]:
             hint="Write ckpt transplant SRC DST, or ckpt transplant --source A --source B DST.",
         )
     return (sources, paths[0]) if sources else (paths[:1], paths[1])
-
-
-def _default_output(destination: str) -> str:
-    from ...errors import ConfigError
-
-    if "://" in destination:
-        raise ConfigError("a remote destination does not say where to write.", hint="Name the output with -o.")
-    return f"{os.path.splitext(destination.rstrip('/'))[0]}.init.safetensors"
-
-
-def _show(sink: Sink, plan: Plan) -> None:
-    from ...render.plan import plan_lines, plan_view
-
-    if sink.quiet:
-        return
-    sink.notes(plan.notes)
-    if sink.verbose:
-        for line in plan_lines(plan):
-            sink.line(line)
-        sink.line("")
-    sink.show(plan_view(plan))
-
-
-def _quoted(path: str) -> str:
-    import shlex
-
-    from ...text import escape
-
-    return shlex.quote(escape(path))

@@ -41,12 +41,12 @@ def run(
     from ... import api
 
     sink = Sink(json, quiet, verbose)
-    with sink.progress("checking") as progress:
+    with sink.working("checking") as progress:
         found = api.verify(output, plan=plan, sources=_moved(source or []), progress=progress)
     if not sink.answer(found):
-        from ...render.plan import verification_view
+        from ...render.verification import verification_view
 
-        sink.show(verification_view(found))
+        sink.show(verification_view(found, full=verbose))
     if not found.ok:
         raise typer.Exit(1)
 

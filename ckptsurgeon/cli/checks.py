@@ -1,0 +1,55 @@
+"""Options that contradict each other or make no sense together, found before any work is done."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from ..errors import ConfigError
+from ..registry import discover
+from ..text import escape
+
+__all__ = ["check_output", "default_output", "mismatch_policies", "quoted"]
+
+
+def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
+    """Return the policies for shapes that differ; raises ConfigError where two of them are for everything."""
+    everywhere = [f"--on-mismatch {text}" for text in on_mismatch if "=" not in text]
+    if ignore:
+        everywhere = ["--ignore-mismatch", *(text for text in everywhere if text != "--on-mismatch init")]
+    if len(set(everywhere)) > 1:
+        raise ConfigError(
+            f"{' and '.join(dict.fromkeys(everywhere))} contradict each other.",
+            hint="Keep one, and scope the other, as in --on-mismatch ctc=pad.",
+        )
+    return [*(["init"] if ignore else []), *on_mismatch]
+
+
+def check_output(path: str) -> None:
+    """Raise ConfigError for an output that is meant to be stdout."""
+    if path == "-":
+        raise ConfigError("-o - names no file; nothing is written to stdout.", hint="For a file called - write ./-.")
+
+
+def _suffixes() -> Mapping[str, tuple[str, ...]]:
+    """Return the suffixes of each format that can be written, by the name that --to gives it."""
+    formats = cast("dict[str, Any]", discover("ckptsurgeon.formats", "FORMAT"))
+    writers = [getattr(found, "writer", None) for found in formats.values()]
+    return {writer.name: writer.suffixes for writer in writers if writer is not None}
+
+
+def default_output(destination: str, to: str | None, max_shard_size: str | None) -> str:
+    """Return where to write when -o is left out: beside the destination, under the name that the format has."""
+    if "://" in destination:
+        raise ConfigError("a remote destination does not say where to write.", hint="Name the output with -o.")
+    stem = f"{os.path.splitext(destination.rstrip('/'))[0]}.init"
+    if max_shard_size is not None:
+        return stem
+    return stem + _suffixes().get(to or "safetensors", (".safetensors",))[0]
+
+
+def quoted(path: str) -> str:
+    """Return a path as a shell takes it."""
+    return shlex.quote(escape(path))

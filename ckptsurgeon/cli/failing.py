@@ -1,0 +1,100 @@
+"""What goes wrong, in one line for people or for programs, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import CheckpointError, ConfigError, SourceError
+from ..text import escape
+from .stopping import stop_of
+
+__all__ = ["failed"]
+
+BUG = 70
+
+
+def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:
+    """Report an error and return its exit code; what a signal has caused, or CKPT_DEBUG=1 asks for, is raised on."""
+    usage = hasattr(error, "format_message")  # the parser's own errors
+    if stop_of()[0] or (os.environ.get("CKPT_DEBUG") == "1" and not usage):
+        raise error
+    known = _usage(error, args) if usage else _known(error)
+    code = BUG if known is None else known.exit_code
+    _report(known or _bug(error), code, as_json)
+    return code
+
+
+def _known(error: Exception) -> CheckpointError | None:
+    if isinstance(error, CheckpointError):
+        return error
+    if isinstance(error, MemoryError):
+        return SourceError("there is not enough memory.")
+    if isinstance(error, OSError):
+        if not _has_folder():
+            return SourceError("the working directory does not exist any more.", hint="Change to one that does.")
+        about = f"{escape(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
+        return SourceError(f"{about}{error.strerror or error}.")
+    return None
+
+
+def _has_folder() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
+def _usage(error: Exception, args: Sequence[str]) -> ConfigError:
+    """Return an error of the parser as one of ours, with the way to say what was probably meant."""
+    message = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
+    context = getattr(error, "ctx", None)
+    hint = f"See {context.command_path} -h." if context is not None else ""
+    for arg in args:
+        if arg.startswith("-") and os.path.lexists(arg):
+            hint = f"For the file {escape(arg)} write ./{escape(arg)}."
+    return ConfigError(f"{escape(message, 1000)}.", hint=hint)
+
+
+def _bug(error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"this is a bug: {type(error).__name__}: {error}.", hint="CKPT_DEBUG=1 shows where it happened."
+    )
+
+
+def _report(error: CheckpointError, code: int, as_json: bool) -> None:
+    if as_json:
+        sys.stderr.write(_as_json(error, code) + "\n")
+        return
+    from .sink import print_to
+
+    print_to(sys.stderr, _as_text(error), wrapped=False)
+
+
+def _as_json(error: CheckpointError, code: int) -> str:
+    """Return an error as one line of JSON."""
+    data = {
+        "kind": "ckpt.error",
+        "version": 1,
+        "error": type(error).__name__,
+        "exit_code": code,
+        "message": error.message,
+        "hint": error.hint,
+        "rule": error.rule or None,
+        "details": list(error.details),
+    }
+    return json.dumps(data, ensure_ascii=True)
+
+
+def _as_text(error: CheckpointError) -> object:
+    """Return an error for people."""
+    from rich.text import Text
+
+    line = Text("error: ", style="bold red")
+    line.append(error.message, style="default not bold")
+    if error.hint:
+        line.append(f" {error.hint}", style="default not bold")
+    return line

@@ -1,0 +1,72 @@
+"""What every verb that plans an output does: check the place, show the plan or carry it out, say what was written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .checks import check_output, quoted
+from .sink import Sink
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+__all__ = ["Writing"]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Where and how a verb was asked to write. ``output`` None is for a dry run only."""
+
+    sink: Sink
+    output: str | None
+    to: str | None
+    max_shard_size: str | None
+    force: bool
+    dry_run: bool
+
+    def check(self) -> None:
+        """Raise ConfigError for an output that cannot be, before anything is opened."""
+        from .. import api
+        from ..errors import ConfigError
+
+        if self.output is None:
+            if not self.dry_run:
+                raise ConfigError(
+                    "it does not say where to write.", hint="Name the output with -o, or look first with -n."
+                )
+            return
+        check_output(self.output)
+        api.check_output(self.output, to=self.to, max_shard_size=self.max_shard_size)
+
+    def carry_out(self, plan: Plan) -> None:
+        """Show a plan, or write its output and show what was written."""
+        from .. import api
+
+        if self.dry_run:
+            if self.output is not None:
+                api.check_output(self.output, to=self.to, max_shard_size=self.max_shard_size, plan=plan)
+            if not self.sink.answer(plan):
+                self._show(plan)
+            return
+        assert self.output is not None  # by check
+        with self.sink.working("writing", self.output) as progress:
+            receipt = api.apply(
+                plan, self.output, to=self.to, max_shard_size=self.max_shard_size, force=self.force, progress=progress
+            )
+        if self.sink.answer(receipt):
+            return
+        from ..render.receipt import receipt_view
+
+        self._show(plan)
+        self.sink.show(receipt_view(receipt, next_steps=[f"ckpt verify {quoted(self.output)}"]))
+
+    def _show(self, plan: Plan) -> None:
+        from ..render.plan import plan_lines, plan_view
+
+        if self.sink.quiet:
+            return
+        self.sink.notes(plan.notes)
+        if self.sink.verbose:
+            self.sink.lines([*plan_lines(plan), ""])
+        self.sink.show(plan_view(plan))

@@ -1,0 +1,358 @@
+"""The rarer instructions of a pickle, by their names in CPython's ``Lib/pickletools.py``."""
+
+from __future__ import annotations
+
+import codecs
+import struct
+from collections.abc import Callable, Mapping, MutableSequence
+from typing import Any
+
+from ..errors import FormatError, UnsafeError
+from . import limits
+from ._values import Group, Name, Opaque, safe_key, set_items
+
+__all__ = ["TABLE", "Opcodes", "Rebuild", "UnknownOpcodeError"]
+
+Rebuild = Mapping[tuple[str, str], Callable[..., object]]
+
+_DOUBLE = struct.Struct(">d")
+_INT4 = struct.Struct("<i")
+_UINT2 = struct.Struct("<H")
+_UINT4 = struct.Struct("<I")
+_UINT8 = struct.Struct("<Q")
+
+
+class Opcodes:
+    """The state of a pickle machine, and a method for each instruction. ``room`` is how much text may follow."""
+
+    def __init__(self, data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], start: int = 0) -> None:
+        if len(data) > limits.PICKLE_BYTES:
+            raise UnsafeError(f"a pickle of {len(data)} bytes is over the limit.", rule="pickle size")
+        self.data = data
+        self.position = start
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self.room = limits.PICKLE_TEXT
+        self.calls = 0
+        self._names: dict[tuple[str, str], Name] = {}
+        self._rebuild = rebuild
+        self._persistent = persistent
+
+    def _broken(self, why: str) -> FormatError:
+        return FormatError(f"the pickle {why} (near byte {self.position}).", rule="pickle")
+
+    # What opcodes do to the outside world, were they allowed to.
+
+    def _name(self, module: str, name: str) -> None:
+        known = (module, name)
+        if known not in self._names:
+            if len(self._names) >= limits.PICKLE_NAMES:
+                raise UnsafeError(f"the pickle holds over {limits.PICKLE_NAMES} names.", rule="pickle names")
+            self._names[known] = Name(module, name, self._rebuild.get(known))
+        self.stack.append(self._names[known])
+
+    def _too_much_text(self) -> UnsafeError:
+        return UnsafeError(f"the pickle holds over {limits.PICKLE_TEXT} bytes of text.", rule="pickle text")
+
+    def _too_many_calls(self) -> UnsafeError:
+        return UnsafeError(f"the pickle rebuilds over {limits.PICKLE_CALLS} values.", rule="pickle calls")
+
+    # Reading arguments.
+
+    def _bytes(self, length: int) -> bytes:
+        start = self.position
+        if length > len(self.data) - start:
+            raise self._broken(f"claims {length} bytes where {len(self.data) - start} remain")
+        self.position = start + length
+        return self.data[start : self.position]
+
+    def _number(self, form: struct.Struct) -> Any:
+        value = form.unpack_from(self.data, self.position)[0]
+        self.position += form.size
+        return value
+
+    def _line(self) -> bytes:
+        end = self.data.find(b"\n", self.position)
+        if end < 0:
+            raise self._broken("ends inside a line")
+        line = self.data[self.position : end]
+        self.position = end + 1
+        return line
+
+    def _text(self, raw: bytes, encoding: str = "utf-8", errors: str = "surrogatepass") -> str:
+        self.room -= len(raw)
+        if self.room < 0:
+            raise self._too_much_text()
+        return raw.decode(encoding, errors)
+
+    def _old_text(self, raw: bytes) -> str:
+        """Decode a Python 2 string: UTF-8 as torch.load does, Latin-1 where it is not."""
+        try:
+            return self._text(raw, errors="strict")
+        except UnicodeDecodeError:
+            return raw.decode("latin-1")
+
+    def _pop_mark(self) -> list[Any]:
+        items = self.stack
+        if not self.marks:
+            raise self._broken("closes a mark that it never opened")
+        self.stack = self.marks.pop()
+        return items
+
+    def _integer(self, raw: bytes) -> int:
+        if len(raw) > limits.NUMBER_BYTES:
+            raise UnsafeError(f"the pickle holds an integer of {len(raw)} bytes.", rule="integer size")
+        return int.from_bytes(raw, "little", signed=True)
+
+    # The rarer opcodes, by their names in pickletools.
+
+    def op_proto(self) -> None:
+        version = self._bytes(1)[0]
+        if version > 5:
+            raise self._broken(f"is of protocol {version}; 5 is the newest")
+
+    def op_frame(self) -> None:
+        length = self._number(_UINT8)
+        if length > len(self.data) - self.position:
+            raise self._broken("has a frame beyond its end")
+
+    def op_pop(self) -> None:
+        if self.stack:
+            self.stack.pop()
+        else:
+            self._pop_mark()
+
+    def op_pop_mark(self) -> None:
+        self._pop_mark()
+
+    def op_dup(self) -> None:
+        self.stack.append(self.stack[-1])
+
+    def op_int(self) -> None:
+        line = self._line()
+        self.stack.append(line == b"01" if line in (b"00", b"01") else int(line))
+
+    def op_long(self) -> None:
+        self.stack.append(int(self._line().rstrip(b"L")))
+
+    def op_binint(self) -> None:
+        self.stack.append(self._number(_INT4))
+
+    def op_long1(self) -> None:
+        self.stack.append(self._integer(self._bytes(self._bytes(1)[0])))
+
+    def op_long4(self) -> None:
+        length = self._number(_INT4)
+        if length < 0:
+            raise self._broken("has an integer of negative length")
+        self.stack.append(self._integer(self._bytes(length)))
+
+    def op_float(self) -> None:
+        line = self._line()
+        if len(line) > limits.NUMBER_BYTES:
+            raise UnsafeError(f"the pickle holds a number of {len(line)} bytes.", rule="number size")
+        self.stack.append(float(line))
+
+    def op_binfloat(self) -> None:
+        self.stack.append(self._number(_DOUBLE))
+
+    def op_none(self) -> None:
+        self.stack.append(None)
+
+    def op_newtrue(self) -> None:
+        self.stack.append(True)
+
+    def op_string(self) -> None:
+        line = self._line().strip()
+        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"":
+            raise self._broken("has a string without quotes")
+        self.stack.append(self._old_text(codecs.escape_decode(line[1:-1])[0]))
+
+    def op_binstring(self) -> None:
+        length = self._number(_INT4)
+        if length < 0:
+            raise self._broken("has a string of negative length")
+        self.stack.append(self._old_text(self._bytes(length)))
+
+    def op_short_binstring(self) -> None:
+        self.stack.append(self._old_text(self._bytes(self._bytes(1)[0])))
+
+    def op_binbytes(self) -> None:
+        self.stack.append(self._bytes(self._number(_UINT4)))
+
+    def op_short_binbytes(self) -> None:
+        self.stack.append(self._bytes(self._bytes(1)[0]))
+
+    def op_binbytes8(self) -> None:
+        self.stack.append(self._bytes(self._number(_UINT8)))
+
+    def op_unicode(self) -> None:
+        self.stack.append(self._text(self._line(), "raw-unicode-escape", "strict"))
+
+    def op_short_binunicode(self) -> None:
+        self.stack.append(self._text(self._bytes(self._bytes(1)[0])))
+
+    def op_binunicode8(self) -> None:
+        self.stack.append(self._text(self._bytes(self._number(_UINT8))))
+
+    def op_empty_list(self) -> None:
+        self.stack.append([])
+
+    def op_list(self) -> None:
+        items = self._pop_mark()
+        self.stack.append(items)
+
+    def op_append(self) -> None:
+        item = self.stack.pop()
+        self._extend([item])
+
+    def op_appends(self) -> None:
+        items = self._pop_mark()
+        self._extend(items)
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, Opaque):
+            target.keep(items)
+        elif isinstance(target, MutableSequence):
+            target.extend(items)
+        else:
+            raise self._broken(f"appends to a {type(target).__name__}")
+
+    def op_empty_dict(self) -> None:
+        self.stack.append({})
+
+    def op_dict(self) -> None:
+        items = self._pop_mark()
+        made: dict[Any, Any] = {}
+        self._update(made, items)
+        self.stack.append(made)
+
+    def op_setitem(self) -> None:
+        value = self.stack.pop()
+        key = self.stack.pop()
+        self._update(self.stack[-1], [key, value])
+
+    def op_setitems(self) -> None:
+        items = self._pop_mark()
+        self._update(self.stack[-1], items)
+
+    def _update(self, target: Any, items: list[Any]) -> None:
+        if len(items) % 2:
+            raise self._broken("has a key without a value")
+        if isinstance(target, Opaque):
+            target.keep(items)
+        elif isinstance(target, dict):
+            set_items(target, zip(items[::2], items[1::2], strict=True))
+        else:
+            raise self._broken(f"sets items of a {type(target).__name__}")
+
+    def op_tuple3(self) -> None:
+        self.stack[-3:] = [tuple(self.stack[-3:])]
+
+    def op_empty_set(self) -> None:
+        self.stack.append(Group())
+
+    def op_additems(self) -> None:
+        items = self._pop_mark()
+        self._extend(items)
+
+    def op_frozenset(self) -> None:
+        items = self._pop_mark()
+        self.stack.append(Group(items))
+
+    def op_put(self) -> None:
+        index = int(self._line())
+        self.memo[safe_key(index)] = self.stack[-1]
+
+    def op_get(self) -> None:
+        self.stack.append(self.memo[int(self._line())])
+
+    def op_memoize(self) -> None:
+        self.memo[len(self.memo)] = self.stack[-1]
+
+    def op_global(self) -> None:
+        self._name(self._text(self._line()), self._text(self._line()))
+
+    def op_stack_global(self) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        if type(name) is not str or type(module) is not str:
+            raise self._broken("names a global that is no text")
+        self._name(module, name)
+
+    def op_ext1(self) -> None:
+        self._name("copyreg.extension", str(self._bytes(1)[0]))
+
+    def op_ext2(self) -> None:
+        self._name("copyreg.extension", str(self._number(_UINT2)))
+
+    def op_ext4(self) -> None:
+        self._name("copyreg.extension", str(self._number(_INT4)))
+
+    def op_inst(self) -> None:
+        module, name = self._text(self._line()), self._text(self._line())
+        args = tuple(self._pop_mark())
+        self._name(module, name)
+        self.stack[-1] = Opaque(self.stack[-1], args)
+
+    def op_obj(self) -> None:
+        items = self._pop_mark()
+        self.stack.append(Opaque(items[0], tuple(items[1:])))
+
+    def op_newobj(self) -> None:
+        args, made = self.stack.pop(), self.stack[-1]
+        ours = made.ours if type(made) is Name and type(args) is tuple else None
+        self.calls += 1
+        if self.calls > limits.PICKLE_CALLS:
+            raise self._too_many_calls()
+        self.stack[-1] = ours(*args) if ours else Opaque(made, args)
+
+    def op_newobj_ex(self) -> None:
+        self.stack.pop()
+        args = self.stack.pop()
+        self.stack[-1] = Opaque(self.stack[-1], args)
+
+    def op_build(self) -> None:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, Opaque):
+            target.state = state
+        elif hasattr(target, "build"):
+            target.build(state)
+
+    def op_persid(self) -> None:
+        self.stack.append(self._persistent(self._line().decode("ascii")))
+
+    def op_buffer(self) -> None:
+        raise UnsafeError("the pickle expects data from outside the file.", rule="out-of-band buffers")
+
+    def op_unknown(self) -> None:
+        raise UnknownOpcodeError
+
+
+class UnknownOpcodeError(LookupError):
+    """A byte that is no instruction of any protocol."""
+
+
+def _table() -> list[Callable[[Opcodes], None]]:
+    names = {
+        0x80: "proto", 0x95: "frame", 0x30: "pop", 0x31: "pop_mark", 0x32: "dup",
+        0x49: "int", 0x4C: "long", 0x4A: "binint", 0x8A: "long1", 0x8B: "long4",
+        0x46: "float", 0x47: "binfloat", 0x4E: "none", 0x88: "newtrue",
+        0x53: "string", 0x54: "binstring", 0x55: "short_binstring",
+        0x42: "binbytes", 0x43: "short_binbytes", 0x8E: "binbytes8", 0x96: "binbytes8",
+        0x56: "unicode", 0x8C: "short_binunicode", 0x8D: "binunicode8",
+        0x5D: "empty_list", 0x6C: "list", 0x61: "append", 0x65: "appends",
+        0x7D: "empty_dict", 0x64: "dict", 0x73: "setitem", 0x75: "setitems", 0x87: "tuple3",
+        0x8F: "empty_set", 0x90: "additems", 0x91: "frozenset",
+        0x70: "put", 0x67: "get", 0x94: "memoize",
+        0x63: "global", 0x93: "stack_global", 0x82: "ext1", 0x83: "ext2", 0x84: "ext4",
+        0x69: "inst", 0x6F: "obj", 0x81: "newobj", 0x92: "newobj_ex", 0x62: "build",
+        0x50: "persid", 0x97: "buffer", 0x98: "buffer",
+    }  # fmt: skip
+    return [getattr(Opcodes, f"op_{names.get(op, 'unknown')}") for op in range(256)]
+
+
+TABLE = _table()
+"""The instructions by their byte."""

@@ -1,0 +1,88 @@
+"""The bounds within which a file is interpreted, each with its reason. Beyond one: UnsafeError or FormatError."""
+
+PICKLE_BYTES = 512 << 20
+"""A state dict of 100,000 tensors pickles to about 12 MB; half a gigabyte leaves room for odd extras."""
+
+PICKLE_OPS = 16_000_000
+"""About 40 a tensor. Bounds time (seconds) and memory (the costliest opcode makes some 100 bytes)."""
+
+PICKLE_RARE = 8_000_000
+"""Instructions among them that are rare in a state dict, some fifteen a tensor, and take three times as long."""
+
+PICKLE_CALLS = 1_000_000
+"""Calls of functions of ours, for one pickle. A tensor takes two or three, each as long as ten instructions."""
+
+PICKLE_COPIES = 4_000_000
+"""Elements that functions of ours copy, for one pickle: a single instruction can copy a list of a million."""
+
+PICKLE_TEXT = 192 << 20
+"""Bytes of text in one pickle. One emoji makes CPython keep four bytes for every character of its text."""
+
+PICKLE_NAMES = 100_000
+"""Distinct names of classes and functions. Real files stay below a hundred."""
+
+INFLATED_FREE = 16 << 20
+INFLATED = 100
+"""A deflated record may be at most this many times larger than what is stored, once it is larger than 16 MiB."""
+
+PICKLE_DEPTH = 512
+"""Marks open at once. Real files stay below 10."""
+
+NUMBER_BYTES = 1024
+"""Longest integer kept as a number; torch's own magic number has 10 bytes."""
+
+DICT_KEY_INT = 2**61 - 1
+"""Integers from here on share hashes with smaller ones (CPython's modulus), so they never become keys."""
+
+DIMENSIONS = 64
+"""torch's own limit."""
+
+ELEMENTS = 2**63 - 1
+"""Sizes and offsets are int64 in every format we read."""
+
+TENSORS = 300_000
+"""Keys of one state dict. The largest models have about 150,000; each costs some 20 microseconds until it is shown."""
+
+ZIP_ENTRIES = 500_000
+"""Records of one archive; a million of them, each looked at where it lies, took ten seconds on a busy machine."""
+ZIP_DIRECTORY_BYTES = 256 << 20
+
+JSON_HEADER_BYTES = 100_000_000
+"""The reference implementation's limit for a safetensors header."""
+
+JSON_OPENED = 2_000_000
+JSON_COMMAS = 4_000_000
+"""Objects and arrays opened, and commas, in one JSON text. A tensor of a safetensors header has three and about six."""
+
+INDEX_BYTES = 100_000_000
+"""A shard index names each key once; 100,000 keys take 10 MB."""
+
+RECIPE_BYTES = 128 << 20
+"""A recipe has about 100 bytes for each tensor."""
+
+EXPANSION = 1024
+EXPANSION_FREE = 64 << 20
+"""A strided view may be at most this many times larger than its storage, once it is larger than 64 MiB.
+
+A few hundred bytes with a stride of 0 can claim terabytes.
+"""
+
+TREE_NODES = 1_000_000
+TREE_DEPTH = 64
+"""Containers visited, and how deep, in search of the state dict: files may nest and share without end."""
+
+TREE_TENSORS = 1_000_000
+"""Parameters and buffers in the state dicts of modules that were pickled whole; modules may share what they hold."""
+
+COUNTED = 4_000_000
+"""Values visited to count the tensors in extras, for one file."""
+
+EXTRAS = 10_000
+"""Entries beside the tensors that are described."""
+
+KEY_CHARACTERS = 8192
+KEY_SEGMENTS = 256
+"""How long a key may be, and how many dotted parts it may have. Real ones stay below 200 and 20."""
+
+SEGMENTS = 1_500_000
+"""Dotted parts of all keys together: ten for each key of the largest models. Each may become a line of a tree."""

@@ -1,0 +1,49 @@
+"""Remarks and small answers: one line each, and what is too long for it indented below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.text import Text
+
+from ..text import escape
+from .columns import hanging
+
+__all__ = ["Hanging", "next_view", "notes_view", "written_view"]
+
+
+class Hanging:
+    """A text behind a label; its further lines begin under its first word."""
+
+    def __init__(self, label: Text, text: Text | str) -> None:
+        self._label = label
+        self._text = text if isinstance(text, Text) else Text(text)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        start = self._label.cell_len
+        first, *more = hanging(self._text, options.max_width, first=start, rest=start)
+        line = self._label.copy()
+        line.append_text(first[start:])
+        line.rstrip()
+        yield line
+        yield from more
+
+
+def notes_view(notes: Iterable[str]) -> RenderableType:
+    """Return remarks, one below the other."""
+    return Group(*(Hanging(Text("note: ", "yellow"), escape(note, 1000)) for note in notes))
+
+
+def next_view(commands: Iterable[str]) -> Iterator[RenderableType]:
+    """Yield the line that says what to do next; a command stays on one line, to be copied."""
+    text = ", ".join(commands)
+    if text:
+        yield Text(f"  next: {text}", style="dim", no_wrap=True, overflow="ignore")
+
+
+def written_view(output: str, *, next_step: str) -> RenderableType:
+    """Return that a small file was written, and the next command."""
+    line = Text("  wrote ")
+    line.append(escape(output), style="bold")
+    return Group(line, *next_view([next_step]))

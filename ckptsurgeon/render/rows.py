@@ -1,0 +1,139 @@
+"""The tree of a state dict as rows: which fit, what stands in each, its numbers aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from ..text import escape, human_bytes, human_count, shape_text
+from .columns import hanging
+from .tree import Branch
+
+__all__ = ["Row", "TreeTable", "fitting"]
+
+ROWS = 36
+"""Rows the tree may have before deeper levels are left folded."""
+DEEPEST = 64
+NAME = 400
+"""Characters of a name before it is cut."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the tree: a module or a tensor, the shapes behind its name, its dtypes, how often it occurs."""
+
+    level: int
+    branch: Branch
+    shapes: list[str]
+    dtypes: str
+    times: int
+
+
+def fitting(tree: Branch, depth: int | None) -> tuple[list[Row], int]:
+    """Return the rows down to ``depth``, or down to where they still fit, and how many modules stay folded."""
+    if depth is not None:
+        return list(_rows(tree, 0, depth)), _folded(tree, depth)
+    chosen = 1
+    for level in range(2, DEEPEST):
+        if len(list(_rows(tree, 0, level))) > ROWS:
+            break
+        chosen = level
+        if not _folded(tree, level):
+            break
+    return list(_rows(tree, 0, chosen)), _folded(tree, chosen)
+
+
+def _folded(node: Branch, depth: int) -> int:
+    """Count the modules at the last level shown whose contents are not."""
+    modules = [child for child in node.children.values() if child.info is None]
+    if depth == 1:
+        return sum(not child.is_leaf_module for child in modules)
+    return sum(_folded(child, depth - 1) for child in modules if not child.is_leaf_module)
+
+
+def _rows(
+    node: Branch, level: int, depth: int, *, shown: frozenset[str] = frozenset(), times: int = 1
+) -> Iterator[Row]:
+    """Yield the rows under a module that stands for ``times`` of its make; the numbers are those of all together.
+
+    A dtype is said where it differs from the module's own.
+    """
+    for child in node.children.values():
+        dtypes = " ".join(sorted(child.dtypes)) if child.dtypes != shown else ""
+        small = child.is_leaf_module and len(child.children) <= 3
+        leaves = [child] if child.info is not None else list(child.children.values()) if small else []
+        yield Row(level, child, [_leaf(leaf, named=small) for leaf in leaves], dtypes, times)
+        if not leaves and depth > 1:
+            yield from _rows(child, level + 1, depth - 1, shown=child.dtypes, times=times * child.times)
+
+
+def _leaf(leaf: Branch, *, named: bool) -> str:
+    """Return a tensor's shape, behind its name where it stands in its module's row."""
+    assert leaf.info is not None
+    words = [escape(leaf.name, NAME)] if named else []
+    words += [shape_text(leaf.info.shape), *([f"[{leaf.info.opaque}]"] if leaf.info.opaque else [])]
+    return " ".join(words)
+
+
+class TreeTable:
+    """Rows with their numbers aligned at the right, whatever the width; long rows go on below, indented."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        numbers = [_numbers(row) for row in self._rows]
+        widths = [max((len(pair[i]) for pair in numbers), default=0) for i in (0, 1)]
+        dtypes = max((len(row.dtypes) for row in self._rows), default=0)
+        room = max(24, options.max_width - sum(widths) - 4 - (dtypes + 2 if dtypes else 0))
+        longest = max((_length(row) for row in self._rows), default=0)
+        room = min(room, longest)
+        for row, (parameters, nbytes) in zip(self._rows, numbers, strict=True):
+            first, *more = _wrapped(row, room)
+            first.pad_right(room - first.cell_len)
+            first.append(f"  {parameters:>{widths[0]}}")
+            first.append(f"  {nbytes:>{widths[1]}}", style="dim")
+            if row.dtypes:
+                first.append(f"  {row.dtypes}", style="dim")
+            first.rstrip()
+            yield first
+            yield from more
+
+
+def _numbers(row: Row) -> tuple[str, str]:
+    branch = row.branch
+    if branch.info is not None and branch.info.numel and not branch.nbytes:
+        return "tied", ""
+    parameters = branch.parameters * row.times
+    return human_count(parameters) if parameters else "-", human_bytes(branch.nbytes * row.times)
+
+
+def _words(row: Row) -> list[Text]:
+    name = Text(escape(row.branch.name, NAME), style="bold" if row.level == 0 else "")
+    words = [name]
+    if row.branch.times > 1:
+        words.append(Text(f"x {row.branch.times}", style="green"))
+    return [*words, *(Text(shape, style="cyan") for shape in row.shapes)]
+
+
+def _length(row: Row) -> int:
+    return 2 * (row.level + 1) + sum(word.cell_len + 2 for word in _words(row)) - 2
+
+
+def _wrapped(row: Row, room: int) -> list[Text]:
+    """Return a row's words in lines of at most ``room`` cells."""
+    indent = 2 * (row.level + 1)
+    lines = [Text(" " * indent)]
+    for word in _words(row):
+        gap = 2 if lines[-1].cell_len > indent else 0
+        if lines[-1].cell_len + gap + word.cell_len > room and lines[-1].cell_len > indent:
+            indent, gap = min(2 * (row.level + 1) + 4, room // 2), 0
+            lines.append(Text(" " * indent))
+        lines[-1].append(" " * gap)
+        first, *more = hanging(word, room, first=indent, rest=indent + 2)
+        lines[-1].append_text(first[indent:])
+        lines.extend(more)
+    return lines

@@ -1,0 +1,84 @@
+"""Statistics of tensors as a person wants to see them: one line each, the numbers aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from ..inspection import Inspection
+from ..tensors import DTYPES, TensorInfo
+from ..text import escape
+from .columns import hanging
+
+__all__ = ["stats_view"]
+
+GAP = 2
+ALWAYS = 5
+"""Columns that are shown whatever is in them: mean to zeros; nan and inf only where there are any."""
+TITLES = ("mean", "std", "min", "max", "zeros", "nan", "inf")
+
+
+def stats_view(inspection: Inspection) -> _Table:
+    """Return one line of statistics for each tensor, or why there are none."""
+    return _Table({escape(key, 1000): _cells(inspection, key) for key in inspection.stats or {}})
+
+
+def _cells(inspection: Inspection, key: str) -> list[str] | str:
+    """Return the numbers of a tensor, or the reason why it has none."""
+    stats = (inspection.stats or {})[key]
+    if stats is None:
+        return _why_not(inspection.tensors[key])
+    numbers = [f"{value:.4g}" if value is not None else "-" for value in (stats.mean, stats.std, stats.min, stats.max)]
+    return [*numbers, *map(str, (stats.zeros, stats.nan, stats.inf))]
+
+
+def _why_not(info: TensorInfo) -> str:
+    if info.opaque:
+        return escape(info.opaque)
+    kind = DTYPES[info.dtype].kind
+    return f"{info.dtype}: {'complex values have no order' if kind == 'complex' else 'several values in one byte'}"
+
+
+class _Table:
+    """Keys and numbers side by side where they fit, else each key on a line of its own."""
+
+    def __init__(self, rows: Mapping[str, list[str] | str]) -> None:
+        self._rows = rows
+        numbers = [cells for cells in rows.values() if not isinstance(cells, str)]
+        shown = [i for i in range(len(TITLES)) if i < ALWAYS or any(cells[i] != "0" for cells in numbers)]
+        self._shown = shown
+        self._widths = [max([len(TITLES[i]), *(len(cells[i]) for cells in numbers)]) for i in shown]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        longest = max((Text(key).cell_len for key in self._rows), default=0)
+        needed = sum(self._widths) + GAP * len(self._widths)
+        beside = 2 + longest + needed <= options.max_width
+        start = 2 + longest if beside else 4
+        yield self._aligned(Text(" " * start), [TITLES[i] for i in self._shown], dim=True)
+        for key, cells in self._rows.items():
+            line = Text(f"  {key}", no_wrap=True, overflow="ignore")
+            if not beside:
+                yield line
+                line = Text(" " * start)
+            else:
+                line.pad_right(start - line.cell_len)
+            yield from self._row(line, cells, options.max_width)
+
+    def _row(self, line: Text, cells: list[str] | str, width: int) -> Iterator[Text]:
+        if not isinstance(cells, str):
+            yield self._aligned(line, [cells[i] for i in self._shown])
+            return
+        start = line.cell_len + GAP
+        first, *more = hanging(Text(cells, "dim"), max(width, start + 24), first=start, rest=start)
+        line.append_text(first[start - GAP :])
+        yield line
+        yield from more
+
+    def _aligned(self, line: Text, cells: list[str], *, dim: bool = False) -> Text:
+        for i, cell, width in zip(self._shown, cells, self._widths, strict=True):
+            red = i >= ALWAYS and cell not in ("0", TITLES[i])
+            line.append(" " * (GAP + width - len(cell)))
+            line.append(cell, style="red" if red else "dim" if dim else "")
+        return line

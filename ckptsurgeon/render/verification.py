@@ -1,0 +1,90 @@
+"""A verification as a person wants to see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ..plan import Verification
+from ..text import count, escape, human_bytes, listing
+from .columns import Columns
+from .notes import Hanging
+
+__all__ = ["verification_view"]
+
+SHOWN_FAILURES = 20
+
+Row = list[str | Text]
+
+
+def verification_view(found: Verification, *, full: bool = False) -> RenderableType:
+    """Return what was checked, what failed (with ``full`` all of it), and the verdict."""
+    failures = _all_failures(found) if full else _failures(found)
+    summary = [*_found(found, not found.recipe), *_not_compared(found, not found.recipe)]
+    return Group(Columns(summary), Columns(failures), _verdict(found))
+
+
+def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
+    if not found.checked:
+        return
+    if without_recipe:
+        yield ["", "no recipe in it", "held against the plan alone, without checksums"]
+    elif all(failure.key for failure in found.failed):
+        yield [_mark(True), "header, metadata and recipe", "as they were written"]
+    # Every tensor whose values were right was compared, drawn, or had nothing to be compared with. Failures may be
+    # of keys that were never checked, so that nothing can be concluded from their number.
+    right = found.compared + found.drawn + len(found.not_compared or {})
+    yield [_mark(right == found.checked), "values as they should be", f"{right} of {count(found.checked, 'tensor')}"]
+    if found.compared:
+        yield ["", "equal to their source", f"{found.compared}, bit for bit"]
+    if found.drawn:
+        how = "not compared: a plan has no checksums" if without_recipe else "held against the checksum recorded then"
+        yield ["", "drawn", f"{found.drawn}, {how}"]
+    special = [f"{number} {name}" for number, name in ((found.nan, "NaN"), (found.inf, "Inf")) if number]
+    yield ["", "NaN and Inf", Text(", ".join(special), "yellow") if special else "none"]
+
+
+def _failures(found: Verification) -> Iterator[Row]:
+    """Yield what failed, and what failed for one reason together."""
+    groups: dict[str, list[str]] = {}
+    for failure in found.failed:
+        groups.setdefault(failure.why, []).append(failure.key or found.output)
+    for why, keys in list(groups.items())[:SHOWN_FAILURES]:
+        if len(keys) == 1:
+            yield [_mark(False), escape(keys[0]), escape(why, 600)]
+        else:
+            yield [
+                _mark(False),
+                count(len(keys), "tensor"),
+                f"{escape(why, 600)}: {listing(keys, where=' (-v lists all)')}",
+            ]
+    if len(groups) > SHOWN_FAILURES:
+        yield ["", f"and {len(groups) - SHOWN_FAILURES} more", "-v lists all"]
+
+
+def _all_failures(found: Verification) -> Iterator[Row]:
+    for failure in found.failed:
+        yield [_mark(False), escape(failure.key or found.output), escape(failure.why, 600)]
+
+
+def _not_compared(found: Verification, without_recipe: bool) -> Iterator[Row]:
+    groups: dict[str, int] = {}
+    for why in (found.not_compared or {}).values():
+        groups[why] = groups.get(why, 0) + 1
+    for why, number in groups.items():
+        reason = escape(why).rstrip(".") + ("" if without_recipe else "; checksums hold")
+        yield ["", Text("NOT COMPARED", "yellow"), f"{count(number, 'tensor')}: {reason}"]
+
+
+def _verdict(found: Verification) -> RenderableType:
+    label = Text("  verified ", "green") if found.ok else Text("  FAILED ", "bold red")
+    text = Text(escape(found.output), "bold")
+    if found.checked:
+        text.append(f"  {human_bytes(found.nbytes)}  {found.elapsed_s:.1f} s", "default not bold")
+    return Hanging(label, text)
+
+
+def _mark(good: bool) -> Text:
+    return Text("PASS", "green") if good else Text("FAIL", "bold red")

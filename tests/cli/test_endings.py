@@ -1,0 +1,254 @@
+"""How a command ends when it is stopped, or when what it writes to is not as it should be."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckptsurgeon.cli import main
+
+Run = Callable[..., Any]
+TRANSPLANT = ("transplant", "best.pth", "ru.yaml", "--ignore-mismatch", "-o", "out.safetensors")
+STOPS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+
+PROGRAM = """
+import atexit, os, signal, sys, time
+from ckptsurgeon.cli import main
+
+def stop(*_):
+    os.kill(os.getpid(), {number})
+
+class AtImport:
+    def __init__(self, name):
+        self.name = name
+    def find_spec(self, name, path=None, target=None):
+        if name == self.name:
+            stop()
+
+{setup}
+sys.argv = ["ckpt", *{args!r}]
+sys.exit(main())
+"""
+
+
+def program(setup: str, *args: str, number: int = signal.SIGINT) -> subprocess.CompletedProcess[str]:
+    """Run ``ckpt`` as its console script does, with something prepared."""
+    code = PROGRAM.format(number=int(number), setup=setup, args=list(args))
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def left() -> list[str]:
+    return sorted(name for name in os.listdir() if name not in ("best.pth", "ru.yaml"))
+
+
+# Signals.
+
+
+@pytest.mark.parametrize("module", ["ckptsurgeon.cli.app", "typer", "ckptsurgeon.cli.verbs.init", "rich.text"])
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_while_it_starts_is_one_line(files: object, module: str, number: signal.Signals) -> None:
+    done = program(f"sys.meta_path.insert(0, AtImport({module!r}))", "inspect", "best.pth", number=number)
+    assert done.stderr == f"error: {STOPS[number]}; nothing was left half done.\n"
+    assert (done.returncode, done.stdout) == (128 + number, "")
+
+
+def test_a_signal_while_it_starts_is_json_if_asked_for(files: object) -> None:
+    done = program("sys.meta_path.insert(0, AtImport('typer'))", "inspect", "best.pth", "--json")
+    error = json.loads(done.stderr)
+    assert (error["kind"], error["exit_code"], done.returncode) == ("ckpt.error", 130, 130)
+    assert set(error) == {"kind", "version", "error", "exit_code", "message", "hint", "rule", "details"}
+
+
+WRITING = """
+from ckptsurgeon.engine import staging
+real = staging.StagedFile.write
+def write(self, offset, data):
+    real(self, offset, data)
+    {do}
+staging.StagedFile.write = write
+"""
+
+
+@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("output", ["out.safetensors", "folder"])
+def test_a_signal_while_it_writes_leaves_nothing(files: object, number: signal.Signals, output: str) -> None:
+    done = program(WRITING.format(do="stop(); time.sleep(30)"), *TRANSPLANT[:-1], output, number=number)
+    assert (done.returncode, left()) == (128 + number, [])
+    assert done.stderr == f"error: {STOPS[number]}; nothing was left half done.\n"
+
+
+def test_a_signal_that_a_finaliser_swallows_stops_all_the_same(files: object) -> None:
+    code = "class Last:\n    def __del__(self):\n        stop()\n        time.sleep(0.001)\n"
+    done = program(code + WRITING.format(do="last = Last(); del last; time.sleep(30)"), *TRANSPLANT)
+    assert done.stderr == "error: interrupted; nothing was left half done.\n"
+    assert (done.returncode, left()) == (130, [])
+
+
+def test_a_signal_that_becomes_another_error_is_still_a_signal(files: object) -> None:
+    do = "\n    try:\n        stop()\n        time.sleep(30)\n    except BaseException:\n        raise RuntimeError('wrapped')"
+    done = program(WRITING.format(do=do), *TRANSPLANT)
+    assert done.stderr == "error: interrupted; nothing was left half done.\n"
+    assert (done.returncode, left()) == (130, [])
+
+
+SWALLOWED = "\n    try:\n        stop()\n        time.sleep(0.05)\n    except BaseException:\n        pass"
+
+
+def test_a_signal_that_something_swallows_for_good_is_still_told(files: object) -> None:
+    once = "\n    staging.StagedFile.write = real"
+    done = program(WRITING.format(do=once + SWALLOWED), *TRANSPLANT)
+    assert done.stderr == "error: interrupted; out.safetensors was already in place.\n"
+    assert (done.returncode, left()) == (130, ["out.safetensors"])
+
+
+def test_whoever_insists_gets_out_at_once_and_is_told_what_stays(files: object) -> None:
+    setup = "from ckptsurgeon.cli import stopping\nstopping.IMPATIENT_S = 0\n"
+    done = program(setup + WRITING.format(do=SWALLOWED + "\n    stop(); time.sleep(30)"), *TRANSPLANT)
+    assert done.stderr == "error: interrupted; a temp file may be left, which the next run removes.\n"
+    assert done.returncode == 130
+    assert shell(f"ckpt {' '.join(TRANSPLANT)}").returncode == 0
+    assert left() == ["out.safetensors"]
+
+
+def test_an_impatient_second_signal_does_not_disturb_the_cleaning_up(files: object) -> None:
+    setup = WRITING.format(do="stop(); time.sleep(30)") + "unlink = os.unlink\n"
+    setup += "def twice(path):\n    stop()\n    unlink(path)\nos.unlink = twice\n"
+    done = program(setup, *TRANSPLANT)
+    assert (done.returncode, left()) == (130, [])
+
+
+@pytest.mark.parametrize("output", ["out.safetensors", "folder"])
+def test_a_signal_behind_the_rename_says_that_the_output_is_there(files: object, output: str) -> None:
+    setup = "from ckptsurgeon.engine import folders, staging\n"
+    setup += "folders.sync_folder = staging.sync_folder = lambda path: path.endswith('tmp') or stop()\n"
+    done = program(setup, *TRANSPLANT[:-1], output)
+    assert done.stderr == f"error: interrupted; {output} was already in place.\n"
+    assert (done.returncode, left()) == (130, [output])
+
+
+def test_a_signal_behind_the_last_word_changes_nothing(files: object) -> None:
+    done = program("atexit.register(stop)", "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_was_told_to_ignore_the_terminal_goes_on_without_it(files: object) -> None:
+    setup = "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + WRITING.format(do="stop()")
+    done = program(setup, *TRANSPLANT, number=signal.SIGHUP)
+    assert (done.returncode, left()) == (0, ["out.safetensors"])
+
+
+def test_handlers_are_as_before_when_it_was_called_as_a_function(files: object) -> None:
+    before = [signal.getsignal(number) for number in (*STOPS, signal.SIGALRM)]
+    hook, out = sys.unraisablehook, sys.stdout
+    assert main(["--version"]) == 0
+    assert [signal.getsignal(number) for number in (*STOPS, signal.SIGALRM)] == before
+    assert (sys.unraisablehook, sys.stdout) == (hook, out)
+
+
+# Streams.
+
+
+@pytest.fixture(params=["buffered", "unbuffered"])
+def _buffering(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that is buffered fails when it is flushed, at the end of the interpreter if need be."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1" if request.param == "unbuffered" else "")
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell command in which ``ckpt`` is ours; its exit code is the first command's."""
+    ckpt = f'ckpt() {{ {sys.executable} -m ckptsurgeon "$@"; }}; {command}\nexit ${{PIPESTATUS[0]}}'
+    env = {**os.environ, **environment}
+    return subprocess.run(["bash", "-c", ckpt], capture_output=True, text=True, timeout=60, env=env)
+
+
+@pytest.mark.usefixtures("_buffering")
+@pytest.mark.parametrize("rest", ["inspect best.pth", "-h", "inspect best.pth --json", " ".join(TRANSPLANT)])
+def test_a_closed_stdout_is_no_fault(files: object, rest: str) -> None:
+    done = shell(f"ckpt {rest} >&-")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "error" not in done.stderr
+
+
+def test_a_closed_stdout_never_lends_its_number_to_an_output(files: object) -> None:
+    assert shell(f"ckpt {' '.join(TRANSPLANT)} -v <&- >&- 2>&-").returncode == 0
+    assert shell("ckpt verify out.safetensors").returncode == 0
+
+
+@pytest.mark.usefixtures("_buffering")
+@pytest.mark.parametrize("to", ["&-", "/dev/full"])
+@pytest.mark.parametrize(("rest", "code"), [("inspect nothing", 3), ("inspect best.pth", 0), ("nonsense", 2)])
+def test_a_broken_stderr_keeps_the_exit_code(files: object, to: str, rest: str, code: int) -> None:
+    assert shell(f"ckpt {rest} 2>{to}").returncode == code
+
+
+@pytest.mark.usefixtures("_buffering")
+@pytest.mark.parametrize(
+    "rest", ["inspect best.pth", "inspect best.pth --keys", "init best.pth", "-h", "inspect -h", "--version", "inspect best.pth --json"]
+)  # fmt: skip
+def test_a_full_stdout_is_an_output_that_cannot_be_written(files: object, rest: str) -> None:
+    done = shell(f"ckpt {rest} >/dev/full")
+    assert done.returncode == 5
+    assert done.stderr.count("the answer cannot be written to stdout: No space left on device.") == 1
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("_buffering")
+def test_a_full_stdout_does_not_hide_that_the_output_was_written(files: object) -> None:
+    done = shell(f"ckpt {' '.join(TRANSPLANT)} >/dev/full")
+    assert done.returncode == 5
+    assert done.stderr.endswith("device. out.safetensors was written.\n")
+    assert left() == ["out.safetensors"]
+
+
+@pytest.mark.usefixtures("_buffering")
+@pytest.mark.parametrize("rest", ["inspect best.pth", "inspect best.pth --keys", "-h", "--version"])
+def test_a_closed_pipe_is_quiet_and_141(files: object, rest: str) -> None:
+    done = shell(f"( sleep 0.02; ckpt {rest} ) | true")
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_an_encoding_lacks_is_written_in_another_way(encoding: str) -> None:
+    import torch
+
+    torch.save({f"слой{i}.weight_number_{i}": torch.ones(2) for i in range(9)}, "net.pth")
+    done = shell("ckpt inspect net.pth; ckpt inspect ничего.pth; ckpt init net.pth", PYTHONIOENCODING=encoding)
+    assert "Traceback" not in done.stderr
+    assert "bug" not in done.stderr
+    assert ("\\u0441" in done.stdout) or encoding == "utf-8"
+
+
+# What else may go wrong.
+
+
+def test_a_working_directory_that_is_gone_is_named(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon import api
+
+    def broken(*_: object, **__: object) -> None:
+        os.getcwd()
+
+    monkeypatch.setattr(api, "inspect", broken)
+    Path("gone").mkdir()
+    monkeypatch.chdir("gone")
+    os.rmdir("../gone")
+    done = ckpt("inspect", "x.pth")
+    assert (done.code, "the working directory does not exist any more" in done.err) == (3, True)
+
+
+def test_an_error_of_the_system_names_its_file(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon import api
+
+    def broken(*_: object, **__: object) -> None:
+        os.listdir("some/where")
+
+    monkeypatch.setattr(api, "inspect", broken)
+    done = ckpt("inspect", "x.pth")
+    assert (done.code, done.err) == (3, "error: some/where: No such file or directory.\n")

@@ -1,0 +1,121 @@
+"""The table for people who come from another toolkit: every command in it is run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import ckptsurgeon as cs
+
+from ..test_documentation import ROOT, quoted, table
+
+PAGE = (ROOT / "docs/transplant.md").read_text()
+SECTION = PAGE[PAGE.index("## Coming from another toolkit") :]
+ROWS = table(SECTION, "## Coming")
+COMMANDS = [text for row in ROWS for text in quoted(row[1]) if text.startswith("ckpt ")]
+EXPECTED = {
+    "ckpt transplant f.pth dst.yaml": None,
+    "ckpt transplant f.pth:::decoder dst.yaml": {"copied": 2, "initialised": 4},
+    "ckpt transplant f.pth dst.yaml --exclude decoder": {"copied": 4, "initialised": 2},
+    "ckpt transplant --source f.pth --source lm.pth:decoder:decoder dst.yaml": {"copied": 6},
+    "ckpt transplant f.pth dst.yaml --ignore-mismatch": {"copied": 4, "initialised": 2},
+    "ckpt transplant stt.pth stt.yaml --exclude layer_6": {"copied": 8, "initialised": 2},
+    "ckpt transplant stt.pth stt.yaml --exclude 'layer_{5,6}' --exclude lstm": {"copied": 2, "initialised": 8},
+    "ckpt transplant stt.pth stt.yaml --on-mismatch layer_6=init": {"copied": 8, "initialised": 2},
+    "ckpt transplant encoder.ckpt::encoder dst.yaml": {"copied": 2, "initialised": 4},
+    "ckpt transplant f.pth dst.yaml --ignore-mismatch --require encoder": {"copied": 4, "initialised": 2},
+    "ckpt transplant model.safetensors dst.yaml --map 'base=' --ignore-mismatch": {"copied": 4, "initialised": 2},
+    "ckpt transplant f.pth dst.yaml --strict": None,
+}
+"""What each of them ends in; None for exit 4."""
+
+Run = Callable[..., Any]
+
+
+def network(vocab: int) -> dict[str, torch.Tensor]:
+    parts = {"encoder": nn.Linear(4, 4), "decoder": nn.Linear(4, vocab), "decoder2": nn.Linear(4, 3)}
+    return nn.ModuleDict(parts).state_dict()
+
+
+def stt(alphabet: int) -> dict[str, torch.Tensor]:
+    layers = {"layer_1": nn.Linear(6, 4), "lstm": nn.LSTM(4, 4), "layer_5": nn.Linear(4, 4)}
+    return nn.ModuleDict({**layers, "layer_6": nn.Linear(4, alphabet)}).state_dict()
+
+
+@pytest.fixture
+def _models() -> None:
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    torch.save(network(5), "f.pth")
+    torch.save(network(7), "lm.pth")
+    torch.save(nn.Linear(4, 4).state_dict(), "encoder.ckpt")
+    save_file({f"base.{key}": value for key, value in network(5).items()}, "model.safetensors")
+    torch.save(network(7), "new.pth")
+    cs.init_config("new.pth", output="dst.yaml")
+    torch.save(stt(28), "stt.pth")
+    torch.save(stt(33), "new-stt.pth")
+    cs.init_config("new-stt.pth", output="stt.yaml")
+
+
+def test_every_command_of_the_table_is_expected() -> None:
+    assert list(dict.fromkeys(COMMANDS)) == list(EXPECTED)
+
+
+@pytest.mark.usefixtures("_models")
+@pytest.mark.parametrize("command", EXPECTED)
+def test_a_command_of_the_table_does_what_the_toolkit_does(ckpt: Run, command: str) -> None:
+    expected = EXPECTED[command]
+    done = ckpt(*shlex.split(command)[1:], "-o", "out.pth", "--json")
+    if expected is None:
+        assert (done.code, Path("out.pth").exists()) == (4, False)
+        return
+    assert done.code == 0, done
+    counts = cs.verify("out.pth").to_json()
+    assert counts["ok"]
+    assert {
+        kind: counts[field] for kind, field in (("copied", "compared"), ("initialised", "drawn")) if counts[field]
+    } == expected
+    target = network(7) if "stt" not in command else stt(33)
+    assert {k: v.shape for k, v in torch.load("out.pth").items()} == {k: v.shape for k, v in target.items()}
+
+
+@pytest.mark.usefixtures("_models")
+def test_flags_without_a_command_are_options_that_there_are(ckpt: Run) -> None:
+    help_text = ckpt("transplant", "-h").out
+    for row in ROWS:
+        for flag in re.findall(r"(?<![\w-])--[a-z-]+", " ".join(quoted(row[1]))):
+            assert flag in help_text, flag
+    assert ckpt("transplant", "f.pth", "dst.yaml", "--on-mismatch", "decoder=overlap").code == 0
+
+
+@pytest.mark.usefixtures("_models")
+def test_a_prefix_takes_more_than_the_exact_form_and_is_said_to(ckpt: Run) -> None:
+    done = ckpt("transplant", "f.pth:::decoder", "dst.yaml", "-n")
+    assert "decoder2" in done.err
+    assert "decoder2" not in ckpt("transplant", "f.pth", "dst.yaml", "--exclude", "decoder", "-n").err
+
+
+@pytest.mark.usefixtures("_models")
+def test_both_ways_around_an_unread_configuration_work(ckpt: Run) -> None:
+    shown = re.search(r"`(model: \{_target_: recipe\.build.*?\})`", SECTION)
+    assert shown
+    Path("factory.yaml").write_text(shown[1])
+    Path("recipe.py").write_text(
+        "from torch import nn\n"
+        "def build(vocab):\n"
+        "    return nn.ModuleDict({'encoder': nn.Linear(4, 4), 'decoder': nn.Linear(4, vocab)})\n"
+    )
+    assert ckpt("transplant", "f.pth", "factory.yaml", "--exclude", "decoder").code == 0
+    assert ckpt("init", "new.pth", "-o", "mine.yaml").code == 0
+    assert ckpt("transplant", "f.pth", "mine.yaml", "--exclude", "decoder").code == 0
+    assert ckpt("transplant", "f.pth", "new.pth", "--exclude", "decoder", "-o", "kept.pth").code == 0
+    kept, new = torch.load("kept.pth"), torch.load("new.pth")
+    assert torch.equal(kept["decoder.weight"], new["decoder.weight"])

@@ -1,0 +1,51 @@
+"""Files on this machine: who owns the descriptor, and what a folder lists."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+from ckptsurgeon.sources import open_source, parse_spec
+
+
+def test_a_copied_checkpoint_shares_its_file() -> None:
+    torch.save({"a": torch.ones(2)}, "x.pth")
+    found = cs.open_checkpoint("x.pth")
+    for made in (copy.deepcopy(found), copy.copy(found)):
+        assert made.tensor("a").tolist() == [1.0, 1.0]
+        del made
+    assert found.tensor("a").tolist() == [1.0, 1.0]
+
+
+def test_an_open_file_cannot_be_pickled() -> None:
+    Path("x").write_bytes(b"x")
+    with pytest.raises(TypeError, match="x is open and cannot be pickled"):
+        pickle.dumps(open_source("x"))
+
+
+def test_a_link_to_itself_does_not_hide_the_rest_of_a_folder() -> None:
+    os.mkdir("m")
+    torch.save({"a": torch.ones(2)}, "m/x.pth")
+    os.symlink("loop", "m/loop")
+    assert list(cs.open_checkpoint("m")) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\\b", "../a", "/a", "", "b/../../a"])
+def test_a_folder_opens_only_plain_names_inside_itself(name: str) -> None:
+    os.mkdir("m")
+    with pytest.raises(cs.FormatError, match="outside itself"):
+        open_source("m").file(name)  # type: ignore[union-attr]
+
+
+def test_the_longest_beginning_of_a_spec_that_exists_is_the_file() -> None:
+    for name in ("a", "a:b", "a:b:c"):
+        Path(name).write_bytes(b"")
+    assert (parse_spec("a:b:c:d").uri, parse_spec("a:b:c:d").src) == ("a:b:c", "d")
+    assert (parse_spec("a:b:x:d").uri, parse_spec("a:b:x:d").src) == ("a:b", "x")
+    assert (parse_spec("a:x:y").uri, parse_spec("a:x:y").src, parse_spec("a:x:y").dst) == ("a", "x", "y")

@@ -1,0 +1,80 @@
+"""The views of an inspection that no file on disk is needed for."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+
+import ckptsurgeon as cs
+from ckptsurgeon.render.inspect import inspection_view, tensor_lines
+from ckptsurgeon.render.stats import stats_view
+
+
+def printed(view: object, width: int = 80) -> list[str]:
+    text = io.StringIO()
+    Console(file=text, width=width, highlight=False).print(view)
+    return text.getvalue().splitlines()
+
+
+def odd() -> cs.Inspection:
+    tensors = {
+        "c": torch.ones(3, dtype=torch.complex64),
+        "s": torch.ones(3, 3).to_sparse(),
+        "f": torch.tensor([1.0, 3.0]),
+        "n": torch.tensor([float("nan"), 1.0, float("inf")]),
+    }
+    torch.save(tensors, "odd.pth")
+    return cs.inspect("odd.pth", stats=True)
+
+
+def test_rows_without_statistics_say_why() -> None:
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in printed(stats_view(odd()))[1:]}
+    assert lines["c"] == "complex64: complex values have no order"
+    assert lines["s"] == "it is sparse"
+    assert lines["f"] == "2 1 1 3 0 0 0"
+    assert lines["n"] == "1 0 1 1 0 1 1"
+
+
+def test_nan_and_inf_have_columns_only_where_there_are_any() -> None:
+    torch.save({"f": torch.ones(2)}, "plain.pth")
+    assert printed(stats_view(cs.inspect("plain.pth", stats=True)))[0].split() == ["mean", "std", "min", "max", "zeros"]
+    assert printed(stats_view(odd()))[0].split()[-2:] == ["nan", "inf"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_keys_under_stats_are_never_broken(width: int) -> None:
+    keys = [f"encoder.layers.{i}.self_attn.in_proj_weight" for i in range(3)]
+    torch.save({key: torch.randn(4) for key in keys}, "keys.pth")
+    lines = printed(stats_view(cs.inspect("keys.pth", stats=True)), width)
+    for key in keys:
+        assert sum(line.split()[:1] == [key] for line in lines) == 1
+    numbers = [line for line in lines[1:] if len(line.split()) >= 5]
+    assert len({len(line) for line in [lines[0], *numbers]}) == 1
+
+
+def test_lines_name_the_shard_and_the_tie() -> None:
+    weight = torch.ones(4, 4)
+    torch.save({"a": weight, "b": weight, "c": torch.ones(2)}, "src.pth")
+    cs.init_config("src.pth", output="dst.yaml")
+    lines = list(tensor_lines(cs.inspect("src.pth")))
+    assert [line.split() for line in lines] == [
+        ["a", "(4,", "4)", "float32", "64", "B"],
+        ["b", "(4,", "4)", "float32", "64", "B", "tied", "to", "a"],
+        ["c", "(2)", "float32", "8", "B"],
+    ]
+    cs.apply(cs.transplant("src.pth", "dst.yaml"), "folder", max_shard_size="70B")
+    assert all("-of-0000" in line for line in tensor_lines(cs.inspect("folder")))
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_what_lies_beside_the_tensors_hangs(width: int) -> None:
+    torch.save({"model": {"w": torch.ones(2)}, **{f"some_other_entry_{i}": i for i in range(8)}}, "best.pth")
+    lines = printed(inspection_view(cs.inspect("best.pth")), width)
+    begin = next(i for i, line in enumerate(lines) if line.startswith("also here  "))
+    below = lines[begin + 1 : lines.index("")]
+    assert below
+    assert all(line.startswith(" " * len("also here  ")) for line in below)
+    assert all(line == line.rstrip() and len(line) <= width for line in lines)

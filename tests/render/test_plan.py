@@ -1,0 +1,83 @@
+"""The table of a plan: its figures never flatter, and it never grows long."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ckptsurgeon.plan import Plan, PlanTarget, Step
+from ckptsurgeon.render.plan import plan_lines, plan_view
+
+
+def copied(key: str, size: int = 1) -> Step:
+    return Step(key, "copy", "float32", (size,), 0, key, "float32", (size,))
+
+
+def drawn(key: str, size: int = 1) -> Step:
+    return Step(key, "init", "float32", (size,), reason="missing")
+
+
+def plan(*steps: Step) -> Plan:
+    return Plan("transplant", (), PlanTarget("tensors", "dst.yaml", "dst.yaml"), steps)
+
+
+def shown(*steps: Step, width: int = 100) -> list[str]:
+    text = io.StringIO()
+    Console(file=text, width=width, highlight=False).print(plan_view(plan(*steps)))
+    return text.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("loaded", "fresh", "says"),
+    [
+        (1, 0, "############ 100 %"),
+        (999, 1, "############ >99 %"),
+        (9949, 51, "############  99 %"),
+        (1, 999, "#........... <1 %"),
+        (0, 1, "............   0 %"),
+        (1, 1, "######......  50 %"),
+    ],
+)
+def test_nearly_all_is_not_all_and_nearly_nothing_not_nothing(loaded: int, fresh: int, says: str) -> None:
+    steps = [*([copied("a.w", loaded)] if loaded else []), *([drawn("a.v", fresh)] if fresh else [])]
+    lines = shown(*steps, copied("b", 1))
+    row = next(line for line in lines if line.split()[0].startswith("a"))
+    assert " ".join(says.split()) in " ".join(row.split())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_more_numbered_modules_than_fit_are_one_row(width: int) -> None:
+    lines = shown(*(copied(f"layers.{i}.w") for i in range(17)), drawn("layers.17.w"), width=width)
+    assert [line.split()[0] for line in lines[1:]] == ["layers.{0..17}", "total"]
+    assert lines[1].split()[1:3] == ["17", "1"]
+
+
+def test_as_many_as_fit_have_a_row_each() -> None:
+    lines = shown(*(copied(f"layers.{i}.w") for i in range(16)))
+    assert [line.split()[0] for line in lines[1:]] == [*(f"layers.{i}" for i in range(16)), "total"]
+
+
+def test_numbered_modules_are_joined_within_their_own_module() -> None:
+    blocks = [f"net.{kind}.{i}" for kind in ("conv", "norm") for i in range(9)]
+    lines = shown(*(copied(f"{block}.w") for block in blocks), drawn("net.norm.9.w"))
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["net.conv", "9", "-"],
+        ["net.norm", "9", "1"],
+        ["total", "18", "1"],
+    ]
+    top = shown(*(copied(f"{kind}.w") for kind in [*(str(i) for i in range(12)), *"abcdef"]))
+    assert [line.split()[0] for line in top[1:]] == ["{0..11}", *"abcdef", "total"]
+
+
+def test_names_without_numbers_end_in_a_row_for_the_rest() -> None:
+    lines = shown(*(copied(f"{chr(97 + i)}.w") for i in range(20)), drawn("z.v"))
+    assert len(lines) == 1 + 16 + 1
+    assert lines[-2].split()[:5] == ["and", "6", "more", "5", "1"]
+    assert lines[-1].split()[:3] == ["total", "20", "1"]
+
+
+def test_every_step_has_a_line_of_its_own() -> None:
+    lines = list(plan_lines(plan(drawn("b.c"), drawn("a"))))
+    assert lines == ["  b.c  initialised  -  in no source", "  a    initialised  -  in no source"]

@@ -1,0 +1,46 @@
+"""What is said of an output that was written."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ckptsurgeon.plan import Receipt
+from ckptsurgeon.render.receipt import counts_line, receipt_view
+
+
+def receipt(nbytes: int, elapsed_s: float, *notes: str) -> Receipt:
+    return Receipt("out.pth", {"copied": 3, "initialised": 0}, (), 0, nbytes, elapsed_s, "", notes)
+
+
+def printed(view: object, width: int = 80) -> list[str]:
+    text = io.StringIO()
+    Console(file=text, width=width, highlight=False).print(view)
+    return text.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "elapsed_s", "says"),
+    [
+        (1_500, 1.0, "1.5 kB  1.0 s"),
+        (500_000_000, 0.9, "500.0 MB  0.9 s"),
+        (9_999_999, 2.0, "10.0 MB  2.0 s"),
+        (10_000_000, 1.0, "10.0 MB  1.0 s  10.0 MB/s"),
+        (3_000_000_000, 2.0, "3.0 GB  2.0 s  1.5 GB/s"),
+    ],
+)
+def test_a_rate_is_said_only_where_it_means_something(nbytes: int, elapsed_s: float, says: str) -> None:
+    assert printed(receipt_view(receipt(nbytes, elapsed_s))) == [f"  wrote out.pth  {says}"]
+
+
+def test_notes_hang_and_the_next_command_is_last() -> None:
+    lines = printed(receipt_view(receipt(1, 0.0, "words " * 20), next_steps=["ckpt verify out.pth"]), 60)
+    assert lines[1].startswith("  note  words")
+    assert lines[2].startswith("        words")
+    assert lines[-1] == "  next: ckpt verify out.pth"
+
+
+def test_classes_that_nothing_is_in_are_left_out() -> None:
+    assert counts_line(receipt(1, 0.0)).plain == "  3 copied"
