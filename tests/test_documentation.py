@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from ckptsurgeon.registry import module_names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+HOWTO = ROOT / "docs" / "howto"
 
 Run = Callable[..., Any]
 
@@ -47,6 +49,29 @@ def test_the_readme_opens_with_the_two_commands() -> None:
 def test_the_table_of_commands_has_every_verb() -> None:
     named = [quoted(row[0])[0].split()[1] for row in table(README, "## The commands")]
     assert sorted(named) == sorted(module_names("ckptsurgeon.cli.verbs"))
+
+
+@pytest.mark.parametrize("page", sorted(HOWTO.glob("*.md")), ids=lambda page: page.stem)
+def test_the_commands_of_a_howto_run(page: Path, ckpt: Run) -> None:
+    """Each begins with the Python that makes its files; then every command of it is run, in order."""
+    text = page.read_text()
+    torch.manual_seed(0)
+    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], {})  # type: ignore[index]  # noqa: S102 - our own page
+    commands = re.findall(r"^    \$ ckpt (.*)$", text, re.M)
+    assert commands
+    for command in commands:
+        code = int(found[1]) if (found := re.search(r"# exit (\d+)", command)) else 0
+        arguments, _, out = command.partition("#")[0].partition(" > ")
+        done = ckpt(*shlex.split(arguments))
+        assert done.code == code, (command, done)
+        if out:
+            Path(out.strip()).write_text(done.out)
+
+
+def test_every_verb_has_a_howto_or_a_page() -> None:
+    told = "".join(page.read_text() for page in PAGES)
+    for verb in module_names("ckptsurgeon.cli.verbs"):
+        assert f"ckpt {verb}" in told, verb
 
 
 def test_the_table_of_exit_codes_has_every_error() -> None:
