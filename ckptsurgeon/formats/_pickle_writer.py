@@ -105,12 +105,12 @@ class _Writer:
             self.out += b"e" if isinstance(value, list) else b"t"
 
 
-def state_dict_pickle(tensors: Sequence[OutTensor], records: Mapping[str, str], beside: Beside) -> bytes:
+def state_dict_pickle(tensors: Sequence[OutTensor], records: Mapping[str, str], beside: Beside | None = None) -> bytes:
     """Return the pickle of ``{key: tensor}`` and what lies beside it.
 
     ``records`` names the storage record of each key.
     """
-    writer = _Writer()
+    writer, beside = _Writer(), beside or Beside()
     path = beside.root.split(".") if beside.root else []
     for name in path:
         writer.out += b"}("
