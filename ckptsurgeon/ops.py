@@ -18,12 +18,14 @@ from .tensors import DTYPES
 __all__ = [
     "Array",
     "Box",
+    "average",
     "blocks",
     "box_shape",
     "cast",
     "count_special",
     "interpolate",
     "interpolation_box",
+    "largest",
     "overlap_shape",
     "raw_dtype",
 ]
@@ -180,6 +182,31 @@ _NAN_ONLY = {
     "float8_e8m0fnu": (0xFF, 0xFF),
 }
 """The 8-bit floats without infinities: the bits to look at, and what they are in a NaN."""
+
+
+def average(parts: Sequence[tuple[Array, str]], weights: Sequence[float]) -> tuple[Array, str]:
+    """Return the mean, or the weighted sum, of values and their dtypes, in double precision, and the dtype of that."""
+    wide = "complex128" if any(DTYPES[dtype].kind == "complex" for _, dtype in parts) else "float64"
+    total: Array | None = None
+    for i, (values, dtype) in enumerate(parts):
+        plain = _widened(values, dtype) if "float8" not in dtype else cast(values, dtype, "float32")[0]
+        if total is None:
+            total = plain.astype(raw_dtype(wide))
+            total *= weights[0] if weights else 1.0
+        else:
+            np.add(total, plain * weights[i] if weights else plain, out=total)
+    assert total is not None
+    if not weights:
+        total /= len(parts)
+    return total, wide
+
+
+def largest(parts: Sequence[Array]) -> Array:
+    """Return the largest of several arrays of integers, element by element."""
+    most = parts[0]
+    for values in parts[1:]:
+        most = np.maximum(most, values)
+    return most
 
 
 def count_special(values: Array, dtype: str) -> tuple[int, int]:

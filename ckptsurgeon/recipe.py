@@ -15,16 +15,19 @@ from typing import Any
 
 from .errors import VerifyError
 from .formats import UNSEALED
-from .plan import FilePrint, Plan, PlanSource, PlanTarget
+from .plan import FilePrint, Plan, PlanSource, PlanTarget, Step
 
-__all__ = ["Made", "Recipe", "make_recipe", "parse_recipe", "recipe_text"]
+__all__ = ["Made", "Recipe", "made_of", "make_recipe", "parse_recipe", "recipe_text"]
 
 VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a recipe says of one tensor: how it came about, from which source, and its CRC-32."""
+    """What a recipe says of one tensor: how it came about, from which source, and its CRC-32.
+
+    ``more`` are (source, key) of further inputs, ``weights`` what each counts.
+    """
 
     op: str
     kind: str
@@ -33,6 +36,8 @@ class Made:
     policy: str = ""
     tied_to: str = ""
     crc32: int = 0
+    more: tuple[tuple[int, str], ...] = ()
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,7 @@ class Recipe:
 def make_recipe(plan: Plan, output: str, version: str) -> Recipe:
     """Return the recipe of a plan's output at ``output``, its checksums still zero."""
     folder = os.path.dirname(os.path.abspath(output))
-    tensors = {
-        step.key: Made(step.op, step.kind, step.source, step.source_key, step.policy, step.tied_to)
-        for step in plan.steps
-    }
+    tensors = {step.key: made_of(step) for step in plan.steps}
     target = replace(
         plan.target,
         config=_relative(plan.target.config, folder),
@@ -78,6 +80,14 @@ def make_recipe(plan: Plan, output: str, version: str) -> Recipe:
         tensors=tensors,
         unexpected=plan.unexpected,
         metadata=plan.metadata,
+    )
+
+
+def made_of(step: Step) -> Made:
+    """Return what a recipe says of a step, its checksum still zero."""
+    more = tuple((one.source, one.key) for one in step.more)
+    return Made(
+        step.op, step.kind, step.source, step.source_key, step.policy, step.tied_to, more=more, weights=step.weights
     )
 
 
@@ -144,6 +154,10 @@ def _made_json(key: str, made: Made) -> dict[str, Any]:
         row["policy"] = made.policy
     if made.tied_to:
         row["tied_to"] = made.tied_to
+    if made.more:
+        row["more"] = [[source] if other == key else [source, other] for source, other in made.more]
+    if made.weights:
+        row["weights"] = list(made.weights)
     row["crc32"] = f"{made.crc32:08x}"
     return row
 
@@ -195,4 +209,6 @@ def _read_made(key: str, row: Mapping[str, Any]) -> Made:
         policy=str(row.get("policy", "")),
         tied_to=str(row.get("tied_to", "")),
         crc32=int(row["crc32"], 16),
+        more=tuple((int(one[0]), str(one[1]) if len(one) > 1 else key) for one in row.get("more", ())),
+        weights=tuple(map(float, row.get("weights", ()))),
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..plan import Plan, Receipt, Step, Verification
     from ..tensors import TargetSpec, TensorInfo
     from .applying import apply, check_output
+    from .averaging import average
     from .comparing import diff
     from .editing import convert, filter, rename
     from .live import load_into
@@ -40,6 +41,7 @@ __all__ = [
     "TensorInfo",
     "Verification",
     "apply",
+    "average",
     "check_output",
     "convert",
     "diff",
@@ -67,6 +69,7 @@ __getattr__ = lazy_names(
         "..plan": ("Plan", "Receipt", "Step", "Verification"),
         "..tensors": ("TargetSpec", "TensorInfo"),
         ".applying": ("apply", "check_output"),
+        ".averaging": ("average",),
         ".comparing": ("diff",),
         ".editing": ("convert", "filter", "rename"),
         ".live": ("load_into",),

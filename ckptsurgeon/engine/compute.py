@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import numpy as np
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
-from ..ops import Array, blocks, box_shape, cast, interpolate, interpolation_box, overlap_shape, raw_dtype
+from ..ops import (
+    Array,
+    Box,
+    average,
+    blocks,
+    box_shape,
+    cast,
+    interpolate,
+    interpolation_box,
+    largest,
+    overlap_shape,
+    raw_dtype,
+)
 from ..plan import Step
 from ..sources import File
 from ..tensors import TensorInfo
@@ -17,30 +29,51 @@ from ..text import escape
 from .reading import read_part
 from .transfer import check_storage
 
-__all__ = ["Computed", "cast_for", "computed_blocks", "overlay", "whole"]
+__all__ = ["Computed", "Part", "block_places", "cast_for", "computed_block", "computed_blocks", "overlay", "whole"]
 
-BLOCK_BYTES = 4 << 20
-"""About the bytes of an output block, or of what it is read from if that is more."""
+BLOCK_BYTES = 2 << 20
+"""About the bytes of an output block, or of what it is read from if that is more; two threads hold one each."""
 
 Computed = tuple[int, Array, int]
 """Offset in the tensor (bytes), the values as ``raw_dtype`` of the step's dtype, finite values that became infinite."""
 
 
-def computed_blocks(step: Step, info: TensorInfo, file: File) -> Iterator[Computed]:
-    """Yield the blocks of a tensor that comes from its source alone, in order."""
-    wanted = raw_dtype(step.dtype)
-    shape = step.shape if step.op != "copy" else info.shape  # (1,) and () have the same bytes
-    offset = 0
-    for box in blocks(shape, _limit(step, info, wanted.itemsize)):
-        if step.op == "interpolate":
-            part = interpolation_box(box, info.shape, step.shape)
-            floats = interpolate(read_part(file, info, part), part, box, info.shape, step.shape, info.dtype)
-            values, lost = cast_for(step, floats, "float64" if info.dtype == "float64" else "float32")
-        else:
-            values, lost = cast_for(step, read_part(file, info, box), info.dtype)
-        values = np.ascontiguousarray(values)
+Part = tuple[TensorInfo, File]
+"""An input of a step: its header and the file it lies in."""
+
+
+def computed_blocks(step: Step, parts: Sequence[Part]) -> Iterator[Computed]:
+    """Yield the blocks of a tensor that comes from its sources alone, in order."""
+    for offset, box in block_places(step, parts):
+        values, lost = computed_block(step, parts, box)
         yield offset, values, lost
-        offset += values.nbytes
+
+
+def block_places(step: Step, parts: Sequence[Part]) -> Iterator[tuple[int, Box]]:
+    """Yield the place of each block of an output tensor: its offset in bytes, and which part of it it is."""
+    itemsize = raw_dtype(step.dtype).itemsize
+    shape = step.shape if step.op != "copy" else parts[0][0].shape  # (1,) and () have the same bytes
+    offset = 0
+    for box in blocks(shape, _limit(step, parts[0][0], itemsize)):
+        yield offset, box
+        offset += prod(box_shape(box)) * itemsize
+
+
+def computed_block(step: Step, parts: Sequence[Part], box: Box) -> tuple[Array, int]:
+    """Return one block of an output tensor, and how many values became infinite in it."""
+    info, file = parts[0]
+    if step.op == "interpolate":
+        part = interpolation_box(box, info.shape, step.shape)
+        floats = interpolate(read_part(file, info, part), part, box, info.shape, step.shape, info.dtype)
+        values, lost = cast_for(step, floats, "float64" if info.dtype == "float64" else "float32")
+    elif step.op == "average":
+        mean, dtype = average([(read_part(f, i, box), i.dtype) for i, f in parts], step.weights)
+        values, lost = cast_for(step, mean, dtype)
+    elif step.op == "max":
+        values, lost = cast_for(step, largest([read_part(f, i, box) for i, f in parts]), info.dtype)
+    else:
+        values, lost = cast_for(step, read_part(file, info, box), info.dtype)
+    return np.ascontiguousarray(values), lost
 
 
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
-from ..ops import Array, cast, raw_dtype
+from ..ops import Array, Box, cast, raw_dtype
 from ..plan import Plan, Step
 from ..text import escape
-from .compute import computed_blocks, overlay, whole
+from .compute import block_places, computed_block, computed_blocks, overlay, whole
 from .run import Run, has_slot, is_copy
 from .transfer import combine
 
 __all__ = ["check_equal", "compute_steps", "draw_steps"]
+
+THREADS = 2
 
 
 def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
@@ -23,8 +26,8 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
     for pair in plan.equal:
         source = sources[pair.source]
         step = Step(pair.first, "copy", source[pair.first].dtype, source[pair.first].shape)
-        first = computed_blocks(step, source[pair.first], source.file(source[pair.first]))
-        second = computed_blocks(step, source[pair.second], source.file(source[pair.second]))
+        first = computed_blocks(step, [(source[pair.first], source.file(source[pair.first]))])
+        second = computed_blocks(step, [(source[pair.second], source.file(source[pair.second]))])
         for (_, a, _), (_, b, _) in zip(first, second, strict=True):
             if not np.array_equal(a.view("u1"), b.view("u1")):
                 raise PlanError(
@@ -35,22 +38,32 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
 
 
 def compute_steps(run: Run) -> None:
-    """Write every tensor that is cast, sliced, interpolated or gathered from strides."""
-    for step in run.plan.steps:
-        if step.source is None or step.draws or not has_slot(run, step):
-            continue
-        info = run.info(step)
-        if is_copy(step, info):
-            continue
-        file = run.inputs.sources[step.source].file(info)
-        parts = []
-        for offset, values, lost in computed_blocks(step, info, file):
-            parts.append((run.write(step.key, offset, _raw(values)), values.nbytes))
-            run.advance(values.nbytes)
-            if lost:
-                run.overflowed[step.key] = run.overflowed.get(step.key, 0) + lost
-        run.nbytes_read += info.nbytes
-        run.checksums[step.key] = combine(parts)
+    """Write every tensor that is cast, sliced, interpolated, averaged or gathered from strides."""
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="compute") as pool:
+        for step in run.plan.steps:
+            if step.source is None or step.draws or not has_slot(run, step):
+                continue
+            if not is_copy(step, run.info(step)):
+                _compute(run, step, pool)
+
+
+def _compute(run: Run, step: Step, pool: ThreadPoolExecutor) -> None:
+    """Compute one tensor block by block; numpy lets two threads work at once."""
+    parts = run.parts(step)
+
+    def block(place: tuple[int, Box]) -> tuple[int, int, int]:
+        values, lost = computed_block(step, parts, place[1])
+        crc = run.write(step.key, place[0], _raw(values))
+        run.advance(values.nbytes)
+        return crc, values.nbytes, lost
+
+    places = list(block_places(step, parts))
+    done = list(pool.map(block, places)) if len(places) > 1 else [block(place) for place in places]
+    lost = sum(number for _, _, number in done)
+    if lost:
+        run.overflowed[step.key] = lost
+    run.nbytes_read += sum(info.nbytes for info, _ in parts)
+    run.checksums[step.key] = combine([(crc, nbytes) for crc, nbytes, _ in done])
 
 
 def draw_steps(run: Run) -> None:

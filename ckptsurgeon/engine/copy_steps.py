@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..checkpoint import Checkpoint
-from ..tensors import Storage, TensorInfo
+from ..sources import File
+from ..tensors import Storage
 from .run import Run, has_slot, is_copy
 from .transfer import Copy, Piece, check_storage, run_copies
 
@@ -32,15 +32,13 @@ def copy_steps(run: Run) -> None:
 
 def check_storages(run: Run) -> None:
     """Check the records of which only a part is used, or which are computed with."""
-    wanted: dict[int, tuple[Checkpoint, TensorInfo, Storage]] = {}
+    wanted: dict[int, tuple[File, Storage]] = {}
     for step in run.plan.steps:
-        if step.source is None:
-            continue
-        info = run.info(step)
-        storage = info.storage
-        if storage is None or storage.crc32 is None:
-            continue
-        if not (is_copy(step, info) and info.nbytes == storage.nbytes):
-            wanted[id(storage)] = (run.inputs.sources[step.source], info, storage)
-    for source, info, storage in wanted.values():
-        check_storage(source.file(info), storage)
+        for info, file in run.parts(step):
+            storage = info.storage
+            if storage is None or storage.crc32 is None:
+                continue
+            if not (is_copy(step, info) and info.nbytes == storage.nbytes):
+                wanted[id(storage)] = (file, storage)
+    for file, storage in wanted.values():
+        check_storage(file, storage)

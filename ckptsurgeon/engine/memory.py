@@ -92,7 +92,7 @@ def _read(step: Step, source: Checkpoint, inputs: Inputs) -> tuple[torch.Tensor,
         lost = overlay(step, info, file, values)
     else:
         flat, lost = values.reshape(-1), 0
-        for offset, block, more in computed_blocks(step, info, file):
+        for offset, block, more in computed_blocks(step, [(info, file)]):
             begin = offset // values.itemsize
             flat[begin : begin + block.size] = block.reshape(-1)
             lost += more

@@ -6,13 +6,14 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import isfinite, prod
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
-from ..plan import Plan, Step
+from ..plan import Input, Plan, Step
 from ..policies import cast_fault
-from ..tensors import TargetSpec, TensorInfo
+from ..sources import File
+from ..tensors import DTYPES, TargetSpec, TensorInfo
 from ..text import count, escape
 from .layout import OutputShape
 from .staging import StagedFile
@@ -64,13 +65,19 @@ class Run:
             self.progress(self._done, self.shape.size)
 
     def info(self, step: Step) -> TensorInfo:
-        """Return the source's header of a step, which must be what the plan was made from."""
-        assert step.source is not None
-        source = self.inputs.sources[step.source]
-        info = source.get(step.source_key)
-        if info is None or info.dtype != step.source_dtype or info.shape != step.source_shape or info.opaque:
-            raise PlanError(f"{escape(source.path)} no longer has {escape(step.source_key)} as it was planned.")
-        return info
+        """Return the header of a step's first input, which must be what the plan was made from."""
+        return self._part(step.inputs[0])[0]
+
+    def parts(self, step: Step) -> list[tuple[TensorInfo, File]]:
+        """Return the header and the file of each input of a step."""
+        return [self._part(one) for one in step.inputs]
+
+    def _part(self, one: Input) -> tuple[TensorInfo, File]:
+        source = self.inputs.sources[one.source]
+        info = source.get(one.key)
+        if info is None or (info.dtype, info.shape) != (one.dtype, one.shape) or info.opaque:
+            raise PlanError(f"{escape(source.path)} no longer has {escape(one.key)} as it was planned.")
+        return info, source.file(info)
 
     def write(self, key: str, at: int, raw: memoryview) -> int:
         """Write bytes into a slot at a byte offset; returns their CRC-32."""
@@ -110,12 +117,22 @@ def check_step(step: Step) -> None:
         "pad": len(have) == len(want) and all(h <= w for h, w in pairs),
         "overlap": len(have) == len(want),
         "interpolate": len(have) == len(want) and 0 not in have and 0 not in want,
+        "average": _merges(step) and DTYPES[step.source_dtype].is_floating,
+        "max": _merges(step) and not DTYPES[step.source_dtype].is_floating and not step.weights,
     }
     if step.source is None or not fits.get(step.op, False):
         raise PlanError(f"the plan cannot be: {escape(step.key)} by {step.op} from {have} to {want}.")
-    fault = cast_fault(step.source_dtype, step.dtype)
-    if fault:
-        raise PlanError(f"{escape(step.key)} cannot go from {step.source_dtype} to {step.dtype}: {fault}.")
+    for one in step.inputs:
+        fault = cast_fault(one.dtype, step.dtype)
+        if fault:
+            raise PlanError(f"{escape(step.key)} cannot go from {one.dtype} to {step.dtype}: {fault}.")
+
+
+def _merges(step: Step) -> bool:
+    """Whether all inputs of a step have its shape, and a weight each or none."""
+    inputs = step.inputs
+    alike = all(one.shape == step.shape for one in inputs)
+    return alike and len(step.weights) in (0, len(inputs)) and all(map(isfinite, step.weights))
 
 
 def is_copy(step: Step, info: TensorInfo) -> bool:

@@ -1,14 +1,16 @@
 """Plans: for every destination tensor where its values come from, made from headers alone, reviewable as JSON."""
 
-from .plan import CLASSES, Carried, Equal, FilePrint, Plan, PlanSource, PlanTarget, Step
+from .plan import CLASSES, MERGES, Carried, Equal, FilePrint, Input, Plan, PlanSource, PlanTarget, Step
 from .receipt import Failure, Receipt, Verification
 
 __all__ = [
     "CLASSES",
+    "MERGES",
     "Carried",
     "Equal",
     "Failure",
     "FilePrint",
+    "Input",
     "Plan",
     "PlanSource",
     "PlanTarget",

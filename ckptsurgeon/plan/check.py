@@ -33,7 +33,7 @@ def _check_steps(steps: Sequence[Step]) -> None:
     for step in steps:
         if step.key in seen:
             raise _fault(f"{escape(step.key)} stands in it twice")
-        for dtype in (step.dtype, step.source_dtype or step.dtype):
+        for dtype in (step.dtype, *(one.dtype for one in step.inputs)):
             if dtype not in DTYPES:
                 raise _fault(f"{escape(step.key)} has an unknown dtype {dtype!r:.40}")
         if step.tied_to:

@@ -7,11 +7,11 @@ from typing import Any
 
 from ..errors import ConfigError
 from .check import check_plan
-from .plan import Carried, Equal, FilePrint, Plan, PlanSource, PlanTarget, Step
+from .plan import MERGES, Carried, Equal, FilePrint, Input, Plan, PlanSource, PlanTarget, Step
 
 __all__ = ["plan_from_json", "plan_to_json"]
 
-OPS = ("copy", "slice", "pad", "overlap", "interpolate", "init", "keep")
+OPS = ("copy", "slice", "pad", "overlap", "interpolate", "init", "keep", *MERGES)
 VERSION = 1
 
 
@@ -43,14 +43,9 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 
 def _step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
-    origin = None
-    if step.source is not None:
-        origin = {
-            "source": names[step.source],
-            "key": step.source_key,
-            "dtype": step.source_dtype,
-            "shape": list(step.source_shape),
-        }
+    inputs = [_input_json(one, names) for one in step.inputs]
+    origin, more = (inputs[0], inputs[1:]) if inputs else (None, [])
+    several = {"more": more, "weights": list(step.weights) or None} if more else {}
     return {
         "key": step.key,
         "op": step.op,
@@ -62,7 +57,16 @@ def _step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
         "dtype": step.dtype,
         "shape": list(step.shape),
         "tied_to": step.tied_to or None,
+        **several,
     }
+
+
+def _input_json(one: Input, names: Sequence[str]) -> dict[str, Any]:
+    return {"source": names[one.source], "key": one.key, "dtype": one.dtype, "shape": list(one.shape)}
+
+
+def _read_input(row: Mapping[str, Any], index: Mapping[str, int]) -> Input:
+    return Input(index[row["source"]], _text(row["key"]), _text(row["dtype"]), tuple(map(int, row["shape"])))
 
 
 def plan_from_json(data: Any) -> Plan:
@@ -150,6 +154,8 @@ def _read_step(row: Mapping[str, Any], index: Mapping[str, int]) -> Step:
         policy=row["policy"] or "",
         reason=row["reason"] or "",
         tied_to=row["tied_to"] or "",
+        more=tuple(_read_input(one, index) for one in row.get("more") or ()),
+        weights=tuple(map(float, row.get("weights") or ())),
     )
 
 

@@ -15,8 +15,10 @@ from typing import Any
 
 from ..text import count
 
-__all__ = ["CLASSES", "Carried", "Equal", "FilePrint", "Plan", "PlanSource", "PlanTarget", "Step"]
+__all__ = ["CLASSES", "MERGES", "Carried", "Equal", "FilePrint", "Input", "Plan", "PlanSource", "PlanTarget", "Step"]
 
+MERGES = ("average", "max")
+"""Operations on several inputs, element by element."""
 CLASSES = ("copied", "cast", "reshaped", "resized", "mapped", "merged", "initialised", "kept")
 """What can become of a destination tensor; each is in exactly one class."""
 
@@ -57,12 +59,23 @@ class PlanTarget:
 
 
 @dataclass(frozen=True)
+class Input:
+    """A tensor that a step reads: of which source, under which key, with which dtype and shape."""
+
+    source: int
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Step:
     """What becomes of one destination tensor.
 
     ``dtype`` and ``shape`` are the destination's; ``source_dtype`` and ``source_shape`` what the source has.
     ``rule`` is the option that decided, as the user wrote it; ``reason`` says why a tensor is initialised:
-    missing, excluded, reinit or mismatch. ``tied_to`` names the first key of the same tensor.
+    missing, excluded, reinit or mismatch. ``tied_to`` names the first key of the same tensor. ``more`` are inputs
+    beyond the first, ``weights`` what each counts (none: all the same).
     """
 
     key: str
@@ -77,12 +90,23 @@ class Step:
     policy: str = ""
     reason: str = ""
     tied_to: str = ""
+    more: tuple[Input, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Every tensor that the step reads, none where it only draws."""
+        if self.source is None:
+            return ()
+        return (Input(self.source, self.source_key, self.source_dtype, self.source_shape), *self.more)
 
     @property
     def kind(self) -> str:
         """The class of the tensor."""
         if self.op in ("init", "keep"):
             return {"init": "initialised", "keep": "kept"}[self.op]
+        if self.op in MERGES:
+            return "merged"
         if self.op != "copy":
             return "resized"
         if self.source_shape != self.shape:

@@ -1,0 +1,95 @@
+"""Where a tensor of an output differs from what its sources make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..checkpoint import Checkpoint
+from ..engine import cast_for, computed_blocks, overlay, read_part, whole
+from ..ops import blocks, cast, overlap_shape
+from ..plan import Step
+from ..sources import File
+from ..tensors import TensorInfo, contiguous_stride
+
+__all__ = ["BLOCK", "Origins", "first_difference", "first_different_byte", "reader"]
+
+BLOCK = 1 << 20
+
+Origins = Sequence[tuple[TensorInfo, File]]
+"""The header and the file of each input of a step."""
+
+
+def reader(file: File, info: TensorInfo) -> Callable[[int, int], bytes]:
+    """Return what reads (offset, size) of a tensor's values as if they were contiguous."""
+    assert info.storage is not None
+    if info.is_plain:
+        begin = info.storage.offset + info.offset
+        return lambda offset, size: file.read(begin + offset, size)
+    data = read_part(file, info, tuple((0, size) for size in info.shape)).tobytes()
+    return lambda offset, size: data[offset : offset + size]
+
+
+def first_difference(
+    step: Step, info: TensorInfo, file: File, origins: Origins, keeper: Checkpoint | None
+) -> int | None:
+    """Return the first byte at which a tensor is not what its sources make of it, None when there is none.
+
+    ``keeper`` is the destination's own checkpoint, over whose values a source may have been laid.
+    """
+    origin, theirs = origins[0]
+    if step.op in ("copy", "keep") and info.dtype == origin.dtype and origin.is_plain:
+        return first_different_byte(file, info, theirs, origin)
+    read = reader(file, info)
+    if step.op in ("pad", "overlap"):
+        if keeper is not None:
+            return _overlaid_difference(step, info, file, origins, keeper)
+        return _overlay_difference(step, file, info, theirs, origin)
+    for offset, values, _ in computed_blocks(step, origins):
+        raw = values.reshape(-1).view("u1").data
+        here = read(offset, len(raw))
+        if raw != here:
+            return offset + _mismatch(raw, here)
+    return None
+
+
+def first_different_byte(file: File, info: TensorInfo, theirs: File, origin: TensorInfo) -> int | None:
+    """Return the first byte at which two tensors of one dtype differ."""
+    if info.nbytes != origin.nbytes:
+        return min(info.nbytes, origin.nbytes)
+    here, there = reader(file, info), reader(theirs, origin)
+    for done in range(0, info.nbytes, BLOCK):
+        size = min(BLOCK, info.nbytes - done)
+        a, b = here(done, size), there(done, size)
+        if a != b:
+            return done + _mismatch(a, b)
+    return None
+
+
+def _mismatch(a: Any, b: Any) -> int:
+    first, second = np.frombuffer(a, "u1"), np.frombuffer(b, "u1")
+    return int(np.argmax(first != second))
+
+
+def _overlay_difference(step: Step, file: File, info: TensorInfo, theirs: File, origin: TensorInfo) -> int | None:
+    """Compare the leading part that a source was laid over; the rest was drawn."""
+    stride = contiguous_stride(info.shape)
+    for box in blocks(overlap_shape(origin.shape, info.shape), BLOCK // info.itemsize):
+        here = read_part(file, info, box)
+        there, _ = cast_for(step, read_part(theirs, origin, box), origin.dtype)
+        if not np.array_equal(here.view("u1"), there.view("u1")):
+            return sum(begin * step for (begin, _), step in zip(box, stride, strict=True)) * info.itemsize
+    return None
+
+
+def _overlaid_difference(step: Step, info: TensorInfo, file: File, origins: Origins, keeper: Checkpoint) -> int | None:
+    """Compare a source laid over the destination's own values."""
+    values, _ = cast(whole(keeper, step.key), keeper[step.key].dtype, step.dtype)
+    values = np.array(values)
+    overlay(step, *origins[0], values)
+    here = read_part(file, info, tuple((0, size) for size in info.shape))
+    if here.tobytes() == values.tobytes():
+        return None
+    return _mismatch(here.tobytes(), values.tobytes())

@@ -1,0 +1,41 @@
+"""What an output should be, as its recipe or a plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..checkpoint import Checkpoint
+from ..plan import Plan, PlanSource
+from ..recipe import Made, Recipe, made_of
+
+__all__ = ["Expected", "expected_of_plan", "expected_of_recipe"]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an output should be: each tensor's making, the sources by index, and the seal if there is one."""
+
+    tensors: Mapping[str, Made]
+    sources: Mapping[int, Checkpoint]
+    absent: Mapping[int, str]
+    seal: str = ""
+    seed: int | None = None
+    has_checksums: bool = True
+    keeper: int | None = None
+    """The index of the source that is the destination itself."""
+
+
+def expected_of_recipe(recipe: Recipe, sources: Mapping[int, Checkpoint], absent: Mapping[int, str]) -> Expected:
+    """Return what a recipe says its output is."""
+    return Expected(recipe.tensors, sources, absent, seal=recipe.seal, seed=recipe.seed, keeper=_keeper(recipe.sources))
+
+
+def _keeper(sources: Sequence[PlanSource]) -> int | None:
+    return next((i for i, source in enumerate(sources) if source.role == "destination"), None)
+
+
+def expected_of_plan(plan: Plan, sources: Mapping[int, Checkpoint], absent: Mapping[int, str]) -> Expected:
+    """Return what a plan says its output should be; there are no checksums in a plan."""
+    made = {step.key: made_of(step) for step in plan.steps}
+    return Expected(made, sources, absent, has_checksums=False, keeper=_keeper(plan.sources))

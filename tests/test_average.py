@@ -1,0 +1,163 @@
+"""Average: what float64 gives, in the output's dtype; integers are never summed; what does not belong together is said."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import ckptsurgeon as cs
+from ckptsurgeon.engine import compute
+
+
+def write(number: int = 3, **change: Any) -> list[dict[str, torch.Tensor]]:
+    states = []
+    for i in range(number):
+        torch.manual_seed(i)
+        state = {
+            "w": torch.randn(30, 7), "half": torch.randn(9).half() * 100, "bf": torch.randn(5).bfloat16(),
+            "double": torch.randn(4, dtype=torch.float64), "z": torch.randn(3, dtype=torch.complex64),
+            "steps": torch.tensor(10 * (i + 1)), "mask": torch.tensor([True, i == 0]), "empty": torch.zeros(0, 4),
+        }  # fmt: skip
+        states.append(state)
+        torch.save({**state, **change}, f"{i}.pth")
+    return states
+
+
+PATHS = ["0.pth", "1.pth", "2.pth"]
+
+
+def test_the_mean_is_float64_s_in_the_output_s_dtype() -> None:
+    states = write()
+    plan = cs.average(PATHS)
+    assert plan.counts == {"copied": 2, "merged": 6}
+    cs.apply(plan, "out.pth")
+    assert cs.verify("out.pth").compared == 8
+    found = torch.load("out.pth", weights_only=True)
+    for key in ("w", "half", "bf", "double"):
+        exact = torch.stack([state[key].double() for state in states]).mean(0).to(states[0][key].dtype)
+        assert torch.equal(found[key], exact), key
+    assert torch.allclose(found["z"], torch.stack([state["z"] for state in states]).mean(0))
+
+
+@pytest.mark.parametrize(("policy", "steps", "mask"), [("last", 30, False), ("first", 10, True), ("max", 30, True)])
+def test_integers_are_kept_and_never_summed(policy: str, steps: int, mask: bool) -> None:
+    write()
+    cs.apply(cs.average(PATHS, int_buffers=policy), "out.pth")
+    found = torch.load("out.pth", weights_only=True)
+    assert found["steps"].item() == steps
+    assert found["mask"].tolist() == [True, mask]
+    assert found["mask"].dtype == torch.bool
+    assert cs.verify("out.pth").ok
+
+
+def test_a_moving_average_is_torch_s() -> None:
+    states = write()
+    cs.apply(cs.average(PATHS, ema=0.9), "out.pth")
+    expected = states[0]["double"]
+    for state in states[1:]:
+        expected = 0.9 * expected + 0.1 * state["double"]
+    assert torch.allclose(torch.load("out.pth", weights_only=True)["double"], expected, rtol=1e-12, atol=0)
+    assert cs.verify("out.pth").ok
+
+
+def test_batch_norm_s_counter_and_ties_survive() -> None:
+    for i in range(2):
+        torch.manual_seed(i)
+        net = nn.ModuleDict(
+            {"embed": nn.Embedding(5, 4), "norm": nn.BatchNorm1d(4), "out": nn.Linear(4, 5, bias=False)}
+        )
+        net["out"].weight = net["embed"].weight
+        net["norm"].num_batches_tracked += 7 + i
+        torch.save({"model": net.state_dict(), "optimizer": {}}, f"{i}.pth")
+    cs.apply(cs.average(["0.pth", "1.pth"]), "out.pth")
+    with cs.open_checkpoint("out.pth") as found:
+        assert found.ties == {"out.weight": "embed.weight"}
+        assert found.tensor("norm.num_batches_tracked").item() == 8
+
+
+def test_blocks_and_files_of_every_kind_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "BLOCK_BYTES", 256)
+    states = [torch.randn(300, 5) for _ in range(3)]
+    torch.save({"w": states[0].t().contiguous().t()}, "0.pth")
+    save_file({"w": states[1]}, "1.safetensors")
+    torch.save({"w": states[2]}, "2.pt", _use_new_zipfile_serialization=False)
+    cs.apply(cs.average(["0.pth", "1.safetensors", "2.pt"]), "out.safetensors")
+    exact = torch.stack([state.double() for state in states]).mean(0).float()
+    assert torch.equal(load_file("out.safetensors")["w"], exact)
+    assert cs.verify("out.safetensors").compared == 1
+
+
+def test_a_plan_on_disk_gives_the_same_bytes_and_the_command_too(ckpt: Any) -> None:
+    write()
+    Path("plan.json").write_text(ckpt("average", *PATHS, "--ema", "0.99", "-n", "--json").out)
+    assert ckpt("average", *PATHS, "--ema", "0.99", "-o", "a.pth").code == 0
+    assert ckpt("apply", "plan.json", "-o", "b.pth").code == 0
+    cs.apply(cs.average(PATHS, ema=0.99), "c.pth")
+    a, b, c = (Path(f"{name}.pth").read_bytes() for name in "abc")
+    assert a == b == c
+
+
+def test_verify_finds_a_changed_average_and_says_what_is_gone() -> None:
+    write()
+    plan = cs.average(PATHS)
+    cs.apply(plan, "out.pth")
+    state = torch.load("out.pth", weights_only=True)
+    state["w"][3, 2] += 1
+    torch.save(state, "other.pth")
+    assert [failure.key for failure in cs.verify("other.pth", plan=plan).failed] == ["w"]
+    os.remove("1.pth")
+    found = cs.verify("out.pth")
+    assert found.ok
+    assert "w" in (found.not_compared or {})
+    assert "steps" not in (found.not_compared or {})
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"w": torch.zeros(30, 8)}, r"w is \(30, 7\) in 0.pth, \(30, 8\) in x.pth"),
+        ({"w": torch.zeros(30, 7, dtype=torch.int64)}, "w is float32 in 0.pth, int64 in x.pth"),
+        ({"more": torch.zeros(1)}, "0.pth lacks more"),
+        ({"w": torch.zeros(30, 7).to_sparse()}, "w of x.pth cannot be averaged: it is sparse"),
+    ],
+)
+def test_what_does_not_belong_together_is_an_error_that_names_the_file(change: dict[str, Any], why: str) -> None:
+    states = write(2)
+    torch.save({**states[1], **change}, "x.pth")
+    with pytest.raises(cs.CheckpointError, match=why) as caught:
+        cs.average(["0.pth", "1.pth", "x.pth"])
+    assert caught.value.exit_code in (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["0.pth", "-o", "o.pth"], "its average is itself"),
+        (["0.pth", "1.pth", "--ema", "1", "-o", "o.pth"], "is no decay"),
+        (["0.pth", "1.pth", "--int-buffers", "sum", "-o", "o.pth"], "--int-buffers sum is unknown"),
+        (["0.pth", "1.pth"], "does not say where to write"),
+    ],
+)
+def test_wrong_usage_is_said(arguments: list[str], why: str, ckpt: Any) -> None:
+    write(2)
+    done = ckpt("average", *arguments)
+    assert done.code == 2
+    assert why in done.err
+
+
+def test_an_edited_plan_cannot_average_what_has_no_mean() -> None:
+    write()
+    data = json.loads(json.dumps(cs.average(PATHS).to_json()))
+    step = next(step for step in data["steps"] if step["key"] == "steps")
+    step.update({"op": "average", "class": "merged"})
+    data["counts"] = {"copied": 1, "merged": 7}
+    Path("plan.json").write_text(json.dumps(data))
+    with pytest.raises(cs.PlanError, match="cannot be: steps by average"):
+        cs.apply("plan.json", "out.pth")
