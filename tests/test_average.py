@@ -161,3 +161,16 @@ def test_an_edited_plan_cannot_average_what_has_no_mean() -> None:
     Path("plan.json").write_text(json.dumps(data))
     with pytest.raises(cs.PlanError, match="cannot be: steps by average"):
         cs.apply("plan.json", "out.pth")
+
+
+def test_a_record_with_a_bad_checksum_is_never_averaged() -> None:
+    write()
+    data = bytearray(Path("1.pth").read_bytes())
+    torch.manual_seed(1)
+    at = data.find(torch.randn(30, 7).numpy().tobytes())
+    assert at > 0
+    data[at + 100] ^= 1
+    Path("1.pth").write_bytes(bytes(data))
+    with pytest.raises(cs.FormatError, match=r"1.pth: .* does not have the checksum"):
+        cs.apply(cs.average(PATHS), "out.pth")
+    assert not Path("out.pth").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..ops import (
     overlap_shape,
     raw_dtype,
 )
-from ..plan import Step
+from ..plan import MERGES, Step
 from ..sources import File
 from ..tensors import TensorInfo
 from ..text import escape
@@ -34,10 +34,14 @@ __all__ = ["Computed", "Part", "block_places", "cast_for", "computed_block", "co
 BLOCK_BYTES = 2 << 20
 """About the bytes of an output block, or of what it is read from if that is more; two threads hold one each."""
 
+CACHED = 1 << 17
+"""Elements that are summed in double precision at once: what a core's cache holds."""
+
 Computed = tuple[int, Array, int]
 """Offset in the tensor (bytes), the values as ``raw_dtype`` of the step's dtype, finite values that became infinite."""
 
 
+Seen = Callable[[Sequence[Array]], None]
 Part = tuple[TensorInfo, File]
 """An input of a step: its header and the file it lies in."""
 
@@ -59,21 +63,30 @@ def block_places(step: Step, parts: Sequence[Part]) -> Iterator[tuple[int, Box]]
         offset += prod(box_shape(box)) * itemsize
 
 
-def computed_block(step: Step, parts: Sequence[Part], box: Box) -> tuple[Array, int]:
-    """Return one block of an output tensor, and how many values became infinite in it."""
+def computed_block(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None = None) -> tuple[Array, int]:
+    """Return one block of an output tensor, and how many values became infinite in it.
+
+    ``seen`` is shown what was read of several inputs.
+    """
     info, file = parts[0]
     if step.op == "interpolate":
         part = interpolation_box(box, info.shape, step.shape)
         floats = interpolate(read_part(file, info, part), part, box, info.shape, step.shape, info.dtype)
         values, lost = cast_for(step, floats, "float64" if info.dtype == "float64" else "float32")
-    elif step.op == "average":
-        mean, dtype = average([(read_part(f, i, box), i.dtype) for i, f in parts], step.weights)
-        values, lost = cast_for(step, mean, dtype)
-    elif step.op == "max":
-        values, lost = cast_for(step, largest([read_part(f, i, box) for i, f in parts]), info.dtype)
+    elif step.op in MERGES:
+        read = [read_part(f, i, box) for i, f in parts]
+        if seen is not None:
+            seen(read)
+        values, lost = _merged(step, read, [i.dtype for i, _ in parts])
     else:
         values, lost = cast_for(step, read_part(file, info, box), info.dtype)
     return np.ascontiguousarray(values), lost
+
+
+def _merged(step: Step, read: Sequence[Array], dtypes: Sequence[str]) -> tuple[Array, int]:
+    if step.op == "max":
+        return cast_for(step, largest(read), dtypes[0])
+    return cast_for(step, *average(list(zip(read, dtypes, strict=True)), step.weights))
 
 
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
@@ -81,6 +94,8 @@ def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
     limit = BLOCK_BYTES // max(itemsize, info.itemsize)
     if step.op == "interpolate":
         limit = limit * prod(step.shape) // max(prod(step.shape), info.numel)
+    if step.op == "average":
+        limit = min(limit, CACHED)
     return max(1, limit)
 
 

@@ -12,9 +12,9 @@ from ..errors import PlanError
 from ..ops import Array, Box, cast, raw_dtype
 from ..plan import Plan, Step
 from ..text import escape
-from .compute import block_places, computed_block, computed_blocks, overlay, whole
-from .run import Run, has_slot, is_copy
-from .transfer import combine
+from .compute import Part, block_places, computed_block, computed_blocks, overlay, whole
+from .run import Run, checked_on_the_way, has_slot, is_copy
+from .transfer import bad_checksum, combine, crc32
 
 __all__ = ["check_equal", "compute_steps", "draw_steps"]
 
@@ -50,20 +50,36 @@ def compute_steps(run: Run) -> None:
 def _compute(run: Run, step: Step, pool: ThreadPoolExecutor) -> None:
     """Compute one tensor block by block; numpy lets two threads work at once."""
     parts = run.parts(step)
+    sums: list[list[tuple[int, int, int]]] = [[] for _ in parts]
 
     def block(place: tuple[int, Box]) -> tuple[int, int, int]:
-        values, lost = computed_block(step, parts, place[1])
+        def seen(read: Sequence[Array]) -> None:
+            for kept, values in zip(sums, read, strict=True):
+                raw = _raw(values)
+                kept.append((place[0], crc32(raw), len(raw)))
+
+        values, lost = computed_block(step, parts, place[1], seen)
         crc = run.write(step.key, place[0], _raw(values))
         run.advance(values.nbytes)
         return crc, values.nbytes, lost
 
     places = list(block_places(step, parts))
     done = list(pool.map(block, places)) if len(places) > 1 else [block(place) for place in places]
+    _check_sums(step, parts, sums)
     lost = sum(number for _, _, number in done)
     if lost:
         run.overflowed[step.key] = lost
     run.nbytes_read += sum(info.nbytes for info, _ in parts)
     run.checksums[step.key] = combine([(crc, nbytes) for crc, nbytes, _ in done])
+
+
+def _check_sums(step: Step, parts: Sequence[Part], sums: Sequence[list[tuple[int, int, int]]]) -> None:
+    """Raise FormatError where what was read of an input is not what its checksum says."""
+    for (info, file), kept in zip(parts, sums, strict=True):
+        if checked_on_the_way(step, info):
+            assert info.storage is not None
+            if combine([(crc, nbytes) for _, crc, nbytes in sorted(kept)]) != info.storage.crc32:
+                raise bad_checksum(file, info.storage.name)
 
 
 def draw_steps(run: Run) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from ..sources import File
 from ..tensors import Storage
-from .run import Run, has_slot, is_copy
-from .transfer import Copy, Piece, check_storage, run_copies
+from .run import Run, checked_on_the_way, has_slot, is_copy
+from .transfer import THREADS, Copy, Piece, check_storage, run_copies
 
 __all__ = ["check_storages", "copy_steps"]
 
@@ -38,7 +40,9 @@ def check_storages(run: Run) -> None:
             storage = info.storage
             if storage is None or storage.crc32 is None:
                 continue
-            if not (is_copy(step, info) and info.nbytes == storage.nbytes):
+            if not (is_copy(step, info) and info.nbytes == storage.nbytes) and not checked_on_the_way(step, info):
                 wanted[id(storage)] = (file, storage)
-    for file, storage in wanted.values():
-        check_storage(file, storage)
+    if not wanted:
+        return
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="check") as pool:
+        list(pool.map(lambda pair: check_storage(*pair), wanted.values()))

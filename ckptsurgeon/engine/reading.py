@@ -35,6 +35,10 @@ def read_part(file: File, info: TensorInfo, part: Box) -> Array:
 def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int], dtype: Any) -> Array:
     """Read a strided region: in one go where it is dense, else piece by piece along its widest stride."""
     span, needed = reach(shape, stride) * dtype.itemsize, math.prod(shape) * dtype.itemsize
+    if span == needed and contiguous_stride(shape) == tuple(stride):
+        whole = np.empty(shape, dtype)
+        file.readinto(start, whole.reshape(-1).view("u1").data)
+        return whole
     if span <= max(SMALL, SPARSE * needed) or max(shape, default=1) == 1:
         if span == 0:
             return np.empty(shape, dtype)

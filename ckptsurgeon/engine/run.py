@@ -10,16 +10,27 @@ from math import isfinite, prod
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
-from ..plan import Input, Plan, Step
+from ..plan import MERGES, Input, Plan, Step
 from ..policies import cast_fault
 from ..sources import File
 from ..tensors import DTYPES, TargetSpec, TensorInfo
 from ..text import count, escape
 from .layout import OutputShape
+from .libc import start_writing
 from .staging import StagedFile
-from .transfer import crc32
+from .transfer import SMALL, crc32
 
-__all__ = ["Inputs", "Progress", "Run", "check_step", "check_unchanged", "has_slot", "is_copy", "overflow_notes"]
+__all__ = [
+    "Inputs",
+    "Progress",
+    "Run",
+    "check_step",
+    "check_unchanged",
+    "checked_on_the_way",
+    "has_slot",
+    "is_copy",
+    "overflow_notes",
+]
 
 WRITE = 1 << 20
 
@@ -87,6 +98,8 @@ class Run:
             view = raw[begin : begin + WRITE]
             crc = crc32(view, crc)
             file.write(offset + at + begin, view)
+        if len(raw) >= SMALL:
+            start_writing(file.fd, offset + at, len(raw))
         return crc
 
 
@@ -138,6 +151,13 @@ def _merges(step: Step) -> bool:
 def is_copy(step: Step, info: TensorInfo) -> bool:
     """Whether the output's bytes lie in the source as they are."""
     return step.op in ("copy", "keep") and step.dtype == info.dtype and info.is_plain
+
+
+def checked_on_the_way(step: Step, info: TensorInfo) -> bool:
+    """Whether all bytes of an input's record pass by when the step is computed, so that they are checked then."""
+    storage = info.storage
+    whole = storage is not None and info.is_plain and info.nbytes == storage.nbytes and info.numel > 0
+    return step.op in MERGES and whole and storage is not None and storage.crc32 is not None
 
 
 def has_slot(run: Run, step: Step) -> bool:

@@ -13,14 +13,13 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 
+from .editing import editing
 from .files import make_many, make_model
-from .harness import Measured, Row, python, rounds, run
+from .harness import MB, Measured, Row, ckpt, python, rounds, run
 
-MB = 1024
 IN_PROCESS = """
 import sys, time
 {setup}
@@ -31,10 +30,6 @@ for _ in range(6):
     times.append(time.perf_counter() - t)
 print(sorted(times[1:])[2], file=sys.stderr)
 """
-
-
-def ckpt(*args: str) -> list[str]:
-    return [sys.executable, "-m", "ckptsurgeon", *args]
 
 
 def start_up(folder: str, number: int) -> Iterator[Row]:
@@ -165,6 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", default=None, help="where to make the files; else a new folder here")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--editing", action="store_true", help="only diff, rename and average")
     parser.add_argument("--quick", action="store_true", help="small files, one round: to see that it runs")
     options = parser.parse_args()
     number = 1 if options.quick else options.rounds
@@ -174,11 +170,16 @@ def main() -> None:
         print(machine())
         print("\n| what | seen | may be | | medians |\n|---|---|---|---|---|", flush=True)
         make_model(folder, "big", 200_000_000 if options.quick else 2_000_000_000)
-        for rows in (start_up(folder, number), copying(folder, number)):
+        for rows in (start_up(folder, number), copying(folder, number)) if not options.editing else ():
             for row in rows:
                 show(row)
                 missed += not row.held
         make_many(folder)
+        for row in editing(folder, number):
+            show(row)
+            missed += not row.held
+        if options.editing:
+            return
         make_model(folder, "small", 200_000_000)
         names = ["small", "big"]
         if not options.quick:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .harness import python, run
 
-__all__ = ["make_many", "make_model"]
+__all__ = ["make_many", "make_model", "make_parts"]
 
 MODEL = """
 import torch
@@ -39,6 +39,19 @@ torch.save({f"model.layers.{i // 40}.sub.{i % 40}.weight": torch.zeros(16) for i
 def make_model(folder: str, name: str, size: int) -> None:
     """A state dict of about ``size`` bytes as ``.pth`` and ``.safetensors``, and two destinations for it."""
     run(python(MODEL.format(size=size, name=name)), folder)
+
+
+PARTS = """
+import torch
+for i in range(5):
+    torch.manual_seed(i)
+    torch.save({f"layers.{j}.weight": torch.randn(4096, 1024) for j in range(31)}, f"part{i}.pth")
+"""
+
+
+def make_parts(folder: str) -> None:
+    """Five checkpoints of one model, 520 MB each."""
+    run(python(PARTS), folder)
 
 
 def make_many(folder: str) -> None:

@@ -14,8 +14,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Measured", "Row", "python", "rounds", "run"]
+__all__ = ["MB", "Measured", "Row", "ckpt", "python", "rounds", "run"]
 
+MB = 1024
+"""Kilobytes, as the kernel counts memory."""
 ROUNDS = 5
 
 
@@ -48,6 +50,11 @@ class Row:
     @property
     def held(self) -> bool:
         return self.value <= self.bound
+
+
+def ckpt(*args: str) -> list[str]:
+    """The command that runs ours."""
+    return [sys.executable, "-m", "ckptsurgeon", *args]
 
 
 def python(code: str) -> list[str]:
