@@ -19,7 +19,7 @@ _SCALARS = {
     "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q",
     "f2": "e", "f4": "f", "f8": "d",
 }  # fmt: skip
-_TORCH = {
+TORCH_NAMES = {
     "b1": "bool", "i1": "int8", "i2": "int16", "i4": "int32", "i8": "int64", "u1": "uint8", "u2": "uint16",
     "u4": "uint32", "u8": "uint64", "f2": "float16", "f4": "float32", "f8": "float64",
     "c8": "complex64", "c16": "complex128",
@@ -56,7 +56,7 @@ class Array:
         assert isinstance(shape, tuple)  # by check_sizes
         check_elements(shape)
         code = kind.code if isinstance(kind, _Type) else ""
-        self.dtype = _TORCH.get(code, "")
+        self.dtype = TORCH_NAMES.get(code, "")
         self.big_endian = isinstance(kind, _Type) and kind.big
         self.shape: tuple[int, ...] = shape
         self.fortran = order == "F" or order is True

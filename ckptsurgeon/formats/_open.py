@@ -19,7 +19,7 @@ from ._sharded_writer import folder_frame, folder_recipe
 __all__ = ["read_header", "writers"]
 
 _HEAD = 512
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 _PREFERRED = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors")
 
@@ -75,7 +75,6 @@ def _looks_like(head: bytes) -> str:
     kinds = {
         b"\x89HDF": "HDF5",
         b"GGUF": "GGUF",
-        b"\x93NUMPY": "a numpy array",
         b"version https://git-lfs": "a Git LFS pointer: fetch the file itself",
         b"<!DOCTYPE": "a web page",
         b"<html": "a web page",

@@ -17,6 +17,7 @@ from ..text import escape
 from . import _pickle, limits
 from ._header import FileHeader, Header, naming
 from ._rebuild import rebuilders
+from ._script import script_tensors
 from ._seal import UNSEALED, digest_outside, seal_of
 from ._torch import STORAGE_DTYPES, TypedStorage
 from ._values import Name, brief
@@ -48,13 +49,17 @@ class _TorchZip:
         pickle = archive.read(f"{root}data.pkl")
         storages = _Storages(name, archive, root)
         tree = _pickle.load(pickle, rebuild=rebuilders(), persistent=storages.resolve)
+        scripted = f"{root}constants.pkl" in archive.entries
+        if scripted:
+            tree = script_tensors(tree)
         digest = hashlib.sha256(archive.directory + pickle).hexdigest()
         recipe = None
         if ZIP_RECORD in archive.entries:
             recipe = archive.read(ZIP_RECORD, limits.RECIPE_BYTES).decode("utf-8", "replace")
         return Header(
-            format=self.name,
+            format="torchscript" if scripted else self.name,
             tree=tree,
+            notes=("read the tensors of a TorchScript module, not its program",) if scripted else (),
             files=(FileHeader(name, source.size, digest, source.mtime_ns),),
             handles={name: source},
             recipe=recipe,
@@ -73,14 +78,7 @@ def _root(file: File, archive: Archive) -> str:
         )
     if len(roots) > 1:
         raise UnsafeError(f"{escape(file.uri)} has data.pkl in several folders.", rule="several roots")
-    root = roots[0]
-    if f"{root}constants.pkl" in archive.entries:
-        raise FormatError(
-            f"{escape(file.uri)} is a TorchScript archive, which this version does not read.",
-            hint="Save its state_dict() with torch.save.",
-            rule="torchscript",
-        )
-    return root
+    return roots[0]
 
 
 def _is_big_endian(archive: Archive, root: str) -> bool:

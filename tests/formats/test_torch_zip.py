@@ -90,16 +90,6 @@ def test_a_compressed_pickle_is_read_and_a_compressed_tensor_is_refused() -> Non
         cs.open_checkpoint("empty.pth")
 
 
-def test_torchscript_says_what_it_is() -> None:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.script(torch.nn.Linear(2, 2)).save("script.pt")
-    with pytest.raises(cs.FormatError, match="TorchScript"):
-        cs.open_checkpoint("script.pt")
-
-
 def written(tensors: dict[str, torch.Tensor], recipe: str = "", ties: dict[str, str] | None = None) -> bytes:
     ties = ties or {}
     out = [

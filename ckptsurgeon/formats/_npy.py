@@ -1,0 +1,63 @@
+"""The header of a ``.npy`` array, format versions 1 to 3 (numpy/lib/format.py). Nothing in it is evaluated."""
+
+from __future__ import annotations
+
+import re
+import struct
+from math import prod
+
+from ..errors import FormatError
+from ..tensors import Storage, TensorInfo, contiguous_stride
+from ._bounds import check_elements, check_sizes
+from ._numpy import TORCH_NAMES
+from ._values import Name, Opaque
+
+__all__ = ["MAGIC", "npy_entry"]
+
+MAGIC = b"\x93NUMPY"
+_LONGEST = 1 << 16
+_HEAD = re.compile(
+    r"\{'descr': '(?P<order>[<>|=]?)(?P<code>[A-Za-z]\d*)', 'fortran_order': (?P<fortran>True|False), "
+    r"'shape': \((?P<shape>[\d, ]*)\), \} *\n"
+)
+_OTHER = re.compile(r"\{'descr': (?P<descr>.{1,200}?), 'fortran_order': ", re.DOTALL)
+
+
+def npy_entry(head: bytes, storage: Storage) -> TensorInfo | Opaque:
+    """Return what an array is that lies in ``storage``, of which ``head`` is the beginning.
+
+    An array of text, objects or records, which is no tensor, stays opaque. Raises FormatError where the header is
+    malformed, or the array is longer or shorter than it says.
+    """
+    text, begin = _header(head)
+    found = _HEAD.fullmatch(text)
+    if found is None or found["code"] not in TORCH_NAMES:
+        kind = found["code"] if found else (other["descr"] if (other := _OTHER.match(text)) else "")
+        if not kind or kind.strip("'<>|=") in TORCH_NAMES:
+            raise FormatError("the header of a numpy array is malformed.", rule="npy header")
+        return Opaque(Name("numpy", f"array of {kind[:60]}"))
+    dtype, itemsize = TORCH_NAMES[found["code"]], int(found["code"][1:])
+    shape = tuple(int(size[:20]) for size in found["shape"].replace(" ", "").split(",") if size)
+    check_sizes(shape, "size")
+    check_elements(shape)
+    if begin + prod(shape) * itemsize != storage.nbytes:
+        raise FormatError(
+            f"a numpy array of shape {shape} and {itemsize} bytes an element has {storage.nbytes - begin} bytes.",
+            rule="npy size",
+        )
+    storage.big_endian = found["order"] == ">"
+    stride = None
+    if found["fortran"] == "True" and len(shape) > 1 and prod(shape):
+        stride = tuple(reversed(contiguous_stride(shape[::-1])))
+    return TensorInfo(dtype, shape, storage, begin, stride)
+
+
+def _header(head: bytes) -> tuple[str, int]:
+    """Return the text of a header and where the values begin."""
+    if len(head) < 12 or not head.startswith(MAGIC) or head[6] not in (1, 2, 3):
+        raise FormatError("a numpy array does not begin as one.", rule="npy header")
+    form, start = ("<H", 10) if head[6] == 1 else ("<I", 12)
+    length = struct.unpack_from(form, head, 8)[0]
+    if length > _LONGEST or start + length > len(head):
+        raise FormatError(f"a numpy array has a header of {length} bytes.", rule="npy header")
+    return head[start : start + length].decode("latin-1"), start + length

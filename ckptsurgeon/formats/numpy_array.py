@@ -1,0 +1,40 @@
+"""numpy's ``.npy``: one array, shown as a state dict of one key, the file's name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+from ..sources import File, Source
+from ..tensors import Storage
+from ._header import FileHeader, Header, naming
+from ._npy import MAGIC, npy_entry
+
+__all__ = ["FORMAT"]
+
+_HEAD_BYTES = (1 << 16) + 12
+
+
+class _NumpyArray:
+    name = "numpy"
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """An array begins with its magic."""
+        return isinstance(source, File) and head.startswith(MAGIC)
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Read the header; raises FormatError where the file is longer or shorter than it says."""
+        assert isinstance(source, File)
+        head = source.read(0, min(_HEAD_BYTES, source.size))
+        with naming(source):
+            entry = npy_entry(head, Storage(name, 0, source.size, None, source.name))
+        key = os.path.splitext(source.name)[0] or "array"
+        return Header(
+            format=self.name,
+            tree={key: entry},
+            files=(FileHeader(name, source.size, hashlib.sha256(head).hexdigest(), source.mtime_ns),),
+            handles={name: source},
+        )
+
+
+FORMAT = _NumpyArray()

@@ -1,0 +1,53 @@
+"""numpy's ``.npz``: a zip archive of arrays, each a key. Compressed ones are named and cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+
+from ..sources import File, Source
+from ..tensors import Storage
+from ._header import FileHeader, Header, naming
+from ._npy import npy_entry
+from ._values import Name, Opaque
+from ._zip import Archive, read_archive
+
+__all__ = ["FORMAT"]
+
+_SUFFIX = ".npy"
+_HEAD_BYTES = (1 << 16) + 12
+
+
+class _NumpyZip:
+    name = "numpy zip"
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """A zip archive whose first record is an array."""
+        length = int.from_bytes(head[26:28], "little") if len(head) >= 30 else 0
+        return isinstance(source, File) and head[:4] == b"PK\3\4" and head[30 : 30 + length].endswith(b".npy")
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Read the directory and the header of each array."""
+        assert isinstance(source, File)
+        with naming(source):
+            archive = read_archive(source)
+            tree = {key.removesuffix(_SUFFIX): _entry(archive, key, name) for key in archive.entries}
+        digest = hashlib.sha256(archive.directory).hexdigest()
+        return Header(
+            format=self.name,
+            tree=tree,
+            files=(FileHeader(name, source.size, digest, source.mtime_ns),),
+            handles={name: source},
+        )
+
+
+def _entry(archive: Archive, key: str, within: str) -> object:
+    entry = archive.entries[key]
+    if not key.endswith(_SUFFIX):
+        return Opaque(Name("zip", "record"))
+    if entry.method:
+        return Opaque(Name("numpy", "compressed array"))
+    head = archive.file.read(entry.data, min(_HEAD_BYTES, entry.size))
+    return npy_entry(head, Storage(within, entry.data, entry.size, entry.crc32 or None, key))
+
+
+FORMAT = _NumpyZip()

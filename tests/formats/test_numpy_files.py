@@ -1,0 +1,109 @@
+"""numpy's files: arrays are tensors where torch has their type, and what their headers say is held against them."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ckptsurgeon as cs
+
+ARRAYS: dict[str, Any] = {
+    "enc.w": np.arange(12.0).reshape(3, 4),
+    "enc.f": np.asfortranarray(np.arange(6, dtype="f4").reshape(3, 2)),
+    "big": np.arange(5, dtype=">i4"),
+    "half": np.ones((2, 2, 3), "f2"),
+    "flag": np.array([True, False]),
+    "z": np.array([1 + 2j], "c8"),
+    "count": np.array(3),
+    "none": np.zeros((0, 4), "f4"),
+}
+
+
+@pytest.mark.parametrize("key", ARRAYS)
+def test_an_array_is_a_tensor(key: str) -> None:
+    np.save("one.npy", ARRAYS[key])
+    with cs.open_checkpoint("one.npy") as found:
+        assert list(found) == ["one"]
+        native = ARRAYS[key].astype(ARRAYS[key].dtype.newbyteorder("="))
+        assert torch.equal(found.tensor("one"), torch.from_numpy(native))
+
+
+def test_an_archive_is_a_state_dict() -> None:
+    np.savez("all.npz", **ARRAYS)
+    with cs.open_checkpoint("all.npz") as found:
+        assert found.format == "numpy zip"
+        assert set(found) == set(ARRAYS)
+        for key, array in ARRAYS.items():
+            assert np.array_equal(found.tensor(key).numpy(), array), key
+
+
+def test_an_archive_can_be_converted() -> None:
+    np.savez("all.npz", **ARRAYS)
+    cs.apply(cs.convert("all.npz"), "out.safetensors")
+    assert cs.verify("out.safetensors").compared == len(ARRAYS)
+    found = load_file("out.safetensors")
+    assert all(np.array_equal(found[key].numpy(), array) for key, array in ARRAYS.items())
+
+
+def test_text_objects_and_compressed_arrays_are_only_named() -> None:
+    np.savez(
+        "odd.npz", w=np.ones(2), text=np.array(["a"]), objects=np.array([{}], dtype=object), rows=np.zeros(2, "i4,f4")
+    )
+    found = cs.inspect("odd.npz")
+    assert list(found.tensors) == ["w"]
+    assert {extra.key for extra in found.extras} == {"text", "objects", "rows"}
+    np.savez_compressed("small.npz", w=np.ones(2))
+    with pytest.raises(cs.FormatError, match="small.npz holds no state dict"):
+        cs.open_checkpoint("small.npz")
+
+
+def test_an_archive_s_bad_checksum_is_found() -> None:
+    np.savez("all.npz", w=np.arange(100.0))
+    data = bytearray(Path("all.npz").read_bytes())
+    data[-300] ^= 1
+    Path("all.npz").write_bytes(bytes(data))
+    with cs.open_checkpoint("all.npz") as found, pytest.raises(cs.FormatError, match="checksum"):
+        found.tensor("w")
+
+
+HEAD = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "rule"),
+    [
+        (HEAD, b"\0" * 7, "npy size"),
+        (HEAD, b"\0" * 9, "npy size"),
+        (HEAD.replace("(2,)", "(-2,)"), b"\0" * 8, "npy header"),
+        (HEAD.replace("(2,)", f"({2**62}, 4)"), b"\0" * 8, "tensor size"),
+        (HEAD.replace("(2,)", f"({'9' * 30},)"), b"\0" * 8, "tensor size"),
+        (HEAD.replace("'<f4'", "__import__('os').system('x')"), b"\0" * 8, ""),
+        ("nothing", b"\0" * 8, "npy header"),
+        ("", b"", "npy header"),
+    ],
+)
+def test_a_header_that_lies_is_refused(head: str, body: bytes, rule: str) -> None:
+    text = head.encode() + b"\n"
+    Path("x.npy").write_bytes(b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + body)
+    with pytest.raises(cs.FormatError) as caught:
+        cs.open_checkpoint("x.npy")
+    assert not rule or caught.value.rule == rule
+
+
+def test_a_header_longer_than_the_file_is_refused() -> None:
+    Path("x.npy").write_bytes(b"\x93NUMPY\2\0\xff\xff\xff\x7f" + b"{" * 50)
+    with pytest.raises(cs.FormatError, match="has a header of"):
+        cs.open_checkpoint("x.npy")
+
+
+def test_records_that_are_no_arrays_are_only_named() -> None:
+    np.savez("all.npz", w=np.ones(2))
+    with zipfile.ZipFile("all.npz", "a") as archive:
+        archive.writestr("readme.txt", "hello")
+    assert [extra.key for extra in cs.inspect("all.npz").extras] == ["readme.txt"]

@@ -1,0 +1,82 @@
+"""TorchScript archives: their tensors are read, their program is not."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import ckptsurgeon as cs
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(2)])
+        self.norm = nn.BatchNorm1d(4)
+        self.rnn = nn.LSTM(4, 3, 2)
+        self.register_buffer("steps", torch.arange(3.0))
+        self.out = nn.Linear(4, 5, bias=False)
+        self.out.weight = self.embed.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.embed(x)
+        for layer in self.layers:
+            y = layer(y)
+        return self.out(self.norm(y)) + self.rnn(y[None])[0].sum() + self.steps.sum()
+
+
+def written(how: str) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    net = Net().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module: Any = torch.jit.trace(net, torch.tensor([1, 2])) if how == "traced" else torch.jit.script(net)
+        torch.jit.save(torch.jit.freeze(module) if how == "frozen" else module, "net.pt")
+    return net.state_dict()
+
+
+@pytest.mark.parametrize("how", ["scripted", "traced"])
+def test_the_tensors_are_those_of_the_state_dict(how: str) -> None:
+    state = written(how)
+    with cs.open_checkpoint("net.pt") as found:
+        assert found.format == "torchscript"
+        assert set(found) == set(state)
+        assert found.ties == {"out.weight": "embed.weight"}
+        for key, value in state.items():
+            assert torch.equal(found.tensor(key), value), key
+        assert any("not its program" in note for note in found.notes)
+
+
+def test_a_scripted_module_is_a_source_like_any_other() -> None:
+    state = written("scripted")
+    cs.apply(cs.convert("net.pt"), "out.pth")
+    assert cs.verify("out.pth").compared == len(state)
+    other = Net()
+    other.load_state_dict(torch.load("out.pth", weights_only=True), strict=True)
+    assert torch.equal(other.rnn.weight_hh_l1, state["rnn.weight_hh_l1"])
+
+
+def test_a_frozen_one_says_where_its_weights_are() -> None:
+    written("frozen")
+    with pytest.raises(cs.FormatError, match="without torch.jit.freeze"):
+        cs.open_checkpoint("net.pt")
+
+
+@pytest.mark.parametrize("payload", [b"cos\nsystem\n(S'touch canary'\ntR.", b"c__builtin__\neval\n(S'1/0'\ntR."])
+def test_a_payload_in_it_runs_nothing(payload: bytes) -> None:
+    written("scripted")
+    whole = zipfile.ZipFile(io.BytesIO(Path("net.pt").read_bytes()))
+    with zipfile.ZipFile("evil.pt", "w") as archive:
+        for name in whole.namelist():
+            archive.writestr(name, payload if name.endswith("/data.pkl") else whole.read(name))
+    with pytest.raises(cs.FormatError, match="no scripted module"):
+        cs.open_checkpoint("evil.pt")
+    assert not Path("canary").exists()
