@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .looking import init_config, inspect
     from .matching import match
     from .planning import transplant
+    from .recipes import load_plan
     from .verifying import verify
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "init_config",
     "inspect",
     "load_into",
+    "load_plan",
     "load_target",
     "match",
     "open_checkpoint",
@@ -76,6 +78,7 @@ __getattr__ = lazy_names(
         ".looking": ("init_config", "inspect"),
         ".matching": ("match",),
         ".planning": ("transplant",),
+        ".recipes": ("load_plan",),
         ".verifying": ("verify",),
     },
 )

@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..errors import ConfigError
 from ..plan import Plan, Receipt
 from ..version import __version__
 from .inputs import OpenInputs, close_inputs, inputs_of, read_plan
@@ -19,14 +20,16 @@ __all__ = ["apply", "check_output"]
 
 def apply(
     plan: Plan | Path,
-    output: Path,
+    output: Path | None = None,
     *,
     to: str | None = None,
     max_shard_size: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Receipt:
-    """Carry a plan (or the file of one) out: write ``output`` whole, or leave everything as it was.
+    """Carry a plan, or the file of a plan or recipe, out: write ``output`` whole, or leave everything as it was.
+
+    A recipe (YAML) may say where and how to write; what is given here wins.
 
     The format follows the suffix, or ``to`` ("safetensors", "pth"); a folder, or ``max_shard_size`` as in "5GB",
     gives shards with an index. ``progress`` is called with (bytes done, bytes in all).
@@ -39,7 +42,19 @@ def apply(
 
     from_file = not isinstance(plan, Plan)
     others: tuple[str, ...] = () if isinstance(plan, Plan) else (os.fspath(plan),)
+    is_recipe = not isinstance(plan, Plan) and os.fspath(plan).lower().endswith((".yaml", ".yml"))
+    if output is None and not is_recipe:
+        raise _nowhere()
+    if is_recipe:
+        from .recipes import plan_recipe
+
+        assert not isinstance(plan, Plan)
+        order = plan_recipe(plan)
+        plan, output = order.plan, output if output is not None else order.output
+        to, max_shard_size = to or order.to, max_shard_size or order.max_shard_size
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
+    if output is None:
+        raise _nowhere()
     others += plan.inputs.others if isinstance(plan.inputs, OpenInputs) else ()
     inputs = inputs_of(plan)
     try:
@@ -50,6 +65,10 @@ def apply(
         close_inputs(inputs)
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
     return replace(receipt, notes=(*(f"ran {code}" for code in ran), *receipt.notes))
+
+
+def _nowhere() -> ConfigError:
+    return ConfigError("it does not say where to write.", hint="Name the output with --output.")
 
 
 def check_output(

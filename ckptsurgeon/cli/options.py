@@ -20,7 +20,9 @@ Root = Annotated[
     str | None,
     typer.Option(metavar="PATH", help="Where in the file the state dict hangs, as in model_ema; . is the top level."),
 ]
-Output = Annotated[str, typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to write.")]
+Output = Annotated[
+    str | None, typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to write; a recipe may say it itself.")
+]
 To = Annotated[str | None, typer.Option("--to", metavar="FORMAT", help="safetensors or pth; else the suffix decides.")]
 MaxShard = Annotated[
     str | None,

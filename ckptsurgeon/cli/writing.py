@@ -11,7 +11,7 @@ from .sink import Sink
 if TYPE_CHECKING:
     from ..plan import Plan
 
-__all__ = ["Writing"]
+__all__ = ["Writing", "show_plan"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Writing:
             if self.output is not None:
                 api.check_output(self.output, to=self.to, max_shard_size=self.max_shard_size, plan=plan)
             if not self.sink.answer(plan):
-                self._show(plan)
+                show_plan(self.sink, plan)
             return
         assert self.output is not None  # by check
         with self.sink.working("writing", self.output) as progress:
@@ -58,15 +58,17 @@ class Writing:
             return
         from ..render.receipt import receipt_view
 
-        self._show(plan)
+        show_plan(self.sink, plan)
         self.sink.show(receipt_view(receipt, next_steps=[f"ckpt verify {quoted(self.output)}"]))
 
-    def _show(self, plan: Plan) -> None:
-        from ..render.plan import plan_lines, plan_view
 
-        if self.sink.quiet:
-            return
-        self.sink.notes(plan.notes)
-        if self.sink.verbose:
-            self.sink.lines([*plan_lines(plan), ""])
-        self.sink.show(plan_view(plan))
+def show_plan(sink: Sink, plan: Plan) -> None:
+    """Show a plan: its notes, with -v every step, and the table."""
+    from ..render.plan import plan_lines, plan_view
+
+    if sink.quiet:
+        return
+    sink.notes(plan.notes)
+    if sink.verbose:
+        sink.lines([*plan_lines(plan), ""])
+    sink.show(plan_view(plan))

@@ -127,8 +127,8 @@ class _Decider:
             raise _mismatch_error(self.faults.mismatches, self.names, self.target.name)
         if self.faults.undrawable:
             raise PlanError(
-                f"no source gives all of {listing(self.faults.undrawable)}, and {escape(self.target.name)} does not "
-                "say how to initialise the rest.",
+                f"{escape(self.target.name)} does not say how to initialise {listing(self.faults.undrawable)}, "
+                "not taken whole from a source.",
                 hint="Give each an init.",
                 details=self.faults.undrawable,
             )

@@ -445,7 +445,7 @@ def test_quiet_says_nothing(files: object, ckpt: Run) -> None:
         (("transplant", "best.pth", "ru.yaml", "--map-file", "nothing"), 2, "--map-file nothing cannot be read"),
         (("transplant", "best.pth", "ru.yaml", "--ignore-mismatch", "-o", "best.pth", "--force"), 5, "is an input"),
         (("apply", "nothing.json", "-o", "x.pth"), 3, "nothing.json cannot be read"),
-        (("apply", "ru.yaml", "-o", "x.pth"), 2, "is no JSON"),
+        (("apply", "ru.yaml", "-o", "x.pth"), 2, "it names no verb"),
         (("apply", "plan.json"), 2, "--output"),
         (("verify", "best.pth"), 2, "carries no recipe"),
         (("verify", "nothing"), 3, "does not exist"),

@@ -7,28 +7,31 @@ from typing import Annotated
 import typer
 
 from ..checks import check_output, quoted
-from ..options import Force, Json, MaxShard, Output, Quiet, To, Verbose
+from ..options import DryRun, Force, Json, MaxShard, Output, Quiet, To, Verbose
 from ..sink import Sink
+from ..writing import show_plan
 
 NAME = "apply"
-HELP = """Carry out a plan that was made and reviewed before.
+HELP = """Carry out a plan or a recipe that was made and reviewed before.
 
-A plan is what ckpt transplant -n --json prints. It is refused when a source or the destination's configuration has
-changed since. Paths in it are relative to the working directory.
+A plan is what ckpt transplant -n --json prints; it is refused when a source or the destination's configuration has
+changed since, and its paths are relative to the working directory. A recipe is YAML: a verb, its options by name
+(source, destination, exclude, on_mismatch …), output, and what must come of it (assert); its paths are relative to it.
 """
 EXAMPLES = """\b
 Examples:
-  ckpt transplant src.pth dst.yaml --exclude decoder -n --json > plan.json
   ckpt apply plan.json -o out.safetensors
+  ckpt apply recipe.yaml -n
 """
 
 
 def run(
-    plan: Annotated[str, typer.Argument(metavar="PLAN.json", help="The plan.")],
-    output: Output,
+    plan: Annotated[str, typer.Argument(metavar="PLAN.json|RECIPE.yaml", help="The plan, or the recipe.")],
+    output: Output = None,
     to: To = None,
     max_shard_size: MaxShard = None,
     force: Force = False,
+    dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -37,11 +40,17 @@ def run(
     from ... import api
 
     sink = Sink(json, quiet, verbose)
-    check_output(output)
-    with sink.working("writing", output) as progress:
+    if dry_run:
+        found = api.load_plan(plan)
+        if not sink.answer(found):
+            show_plan(sink, found)
+        return
+    if output is not None:
+        check_output(output)
+    with sink.working("writing", output or "") as progress:
         receipt = api.apply(plan, output, to=to, max_shard_size=max_shard_size, force=force, progress=progress)
     if sink.answer(receipt):
         return
     from ...render.receipt import counts_line, receipt_view
 
-    sink.show(counts_line(receipt), receipt_view(receipt, next_steps=[f"ckpt verify {quoted(output)}"]))
+    sink.show(counts_line(receipt), receipt_view(receipt, next_steps=[f"ckpt verify {quoted(receipt.output)}"]))

@@ -1,0 +1,168 @@
+"""Recipes: what a verb is asked to do, in one file that can be reviewed. They compile to the plan that flags give."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..configs import read_yaml
+from ..errors import ConfigError, PlanError, SourceError
+from ..keys import KeyMatcher, KeyPattern, unmatched
+from ..plan import CLASSES, Plan
+from ..text import count, escape, listing
+from .averaging import average
+from .editing import convert, filter, rename
+from .inputs import OpenInputs, read_plan
+from .planning import transplant
+from .types import Path
+
+__all__ = ["RECIPES", "Order", "load_plan", "plan_recipe"]
+
+RECIPES = (".yaml", ".yml")
+
+_VERBS: Mapping[str, Callable[..., Plan]] = {
+    "transplant": transplant,
+    "rename": rename,
+    "filter": filter,
+    "convert": convert,
+    "average": average,
+}
+_OUTPUT = ("output", "to", "max_shard_size")
+_PATHS = ("source", "sources", "destination", "map_file", "output")
+
+
+@dataclass(frozen=True)
+class Order:
+    """A recipe, compiled: the plan, and where and how its output is to be written, as far as it says."""
+
+    plan: Plan
+    output: str | None = None
+    to: str | None = None
+    max_shard_size: str | None = None
+
+
+def plan_recipe(path: Path) -> Order:
+    """Compile a recipe: ``verb``, its arguments by their names, ``output``, and ``assert`` for what must come out.
+
+    Paths are relative to the recipe. ``assert`` maps ``count`` to the number of tensors, and patterns over output keys
+    to the class that all of them must be in, or to how many of them there must be.
+
+    Raises ConfigError for what is unknown or malformed, PlanError where an assertion is not met, and what the verb
+    raises.
+    """
+    name = os.fspath(path)
+    document = _read(name)
+    verb = document.pop("verb", "transplant" if "destination" in document else None)
+    if verb not in _VERBS:
+        said = f"verb is {verb!r:.40}" if verb is not None else "it names no verb"
+        raise ConfigError(f"{escape(name)}: {said}.", hint=f"A recipe is for one of {', '.join(_VERBS)}.")
+    wanted = document.pop("assert", None) or {}
+    written = {field: _text(name, field, document.pop(field, None)) for field in _OUTPUT}
+    plan = _planned(name, verb, document)
+    try:
+        _check_asserted(name, wanted, plan)
+    except BaseException:
+        _let_go(plan)
+        raise
+    return Order(plan, **written)
+
+
+def load_plan(path: Path) -> Plan:
+    """Return the plan in a file: as JSON, or compiled from a recipe (YAML)."""
+    is_recipe = os.fspath(path).lower().endswith(RECIPES)
+    return plan_recipe(path).plan if is_recipe else read_plan(path)
+
+
+def _read(name: str) -> dict[str, Any]:
+    try:
+        with open(name, encoding="utf-8") as file:
+            document = read_yaml(file.read(), os.path.basename(name))
+    except OSError as error:
+        raise SourceError(f"the recipe {escape(name)} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"{escape(name)} is no recipe: it is no UTF-8.") from None
+    if not isinstance(document, dict):
+        raise ConfigError(
+            f"{escape(name)} is no recipe.", hint="It needs a verb and its arguments, as in verb: filter."
+        )
+    folder = os.path.dirname(name)
+    return {key: _resolved(folder, value) if key in _PATHS else value for key, value in document.items()}
+
+
+def _resolved(folder: str, value: Any) -> Any:
+    """Return paths as they are seen from here; they are written relative to the recipe."""
+    if isinstance(value, list):
+        return [_resolved(folder, one) for one in value]
+    if not isinstance(value, str) or "://" in value or not folder:
+        return value
+    slash = "/" if value.endswith("/") else ""
+    return os.path.normpath(os.path.join(folder, value)) + slash
+
+
+def _text(name: str, field: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"{escape(name)}: {field} is {value!r:.60}, not a text.")
+    return value
+
+
+def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
+    """Call a verb with the arguments of a recipe; raises ConfigError for one that it does not have."""
+    call = _VERBS[verb]
+    known = inspect.signature(call).parameters
+    for field in given:
+        if field not in known:
+            near = difflib.get_close_matches(str(field), [*known, *_OUTPUT, "assert", "verb"], n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known)}."
+            raise ConfigError(f"{escape(name)}: {verb} has no {field!r:.60}.", hint=hint)
+    needed = [p.name for p in known.values() if p.default is p.empty and p.name not in given]
+    if needed:
+        raise ConfigError(f"{escape(name)}: {verb} needs {', '.join(needed)}.")
+    try:
+        return call(**given)
+    except TypeError as error:
+        raise ConfigError(f"{escape(name)}: {escape(str(error))}.") from error
+
+
+def _check_asserted(name: str, wanted: Any, plan: Plan) -> None:
+    """Raise PlanError where what was expected is not what is planned."""
+    if not isinstance(wanted, dict):
+        raise ConfigError(f"{escape(name)}: assert is {wanted!r:.60}, not a map.")
+    keys = [step.key for step in plan.steps]
+    faults = []
+    for pattern, expected in wanted.items():
+        if pattern == "count":
+            if expected != len(keys):
+                faults.append(f"count is {len(keys)}, not {expected!r:.20}")
+            continue
+        parsed = KeyPattern(str(pattern))
+        hits = set(KeyMatcher([parsed]).hits(keys)[0])
+        if not hits and expected != 0:
+            raise unmatched(f"assert {pattern}", parsed, keys, "output")
+        faults += _unmet(str(pattern), expected, plan, hits)
+    if faults:
+        raise PlanError(f"{escape(name)} expects otherwise: {listing(faults)}.", details=faults)
+
+
+def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[str]:
+    """Return what is not as an assertion says, in words."""
+    if isinstance(expected, int) and not isinstance(expected, bool):
+        return [] if len(hits) == expected else [f"{pattern} is {count(len(hits), 'tensor')}, not {expected}"]
+    if expected not in CLASSES:
+        raise ConfigError(
+            f"assert {pattern}: {expected!r:.40} is no class.", hint=f"Use a number, or {', '.join(CLASSES)}."
+        )
+    return [
+        f"{step.key} is {step.kind}, not {expected}"
+        for step in plan.steps
+        if step.key in hits and step.kind != expected
+    ]
+
+
+def _let_go(plan: Plan) -> None:
+    if isinstance(plan.inputs, OpenInputs):
+        for source in plan.inputs.sources:
+            source.close()
