@@ -23,7 +23,9 @@ EXIT_CODES = """Exit status: 0 done; 1 the answer is no (differs, verification f
 nothing, a bad configuration; 3 an input is missing, corrupt or unsafe; 4 the plan is impossible; 5 the output cannot
 be written; 70 a bug; 129 hung up; 130 interrupted; 141 nobody reads the answer; 143 terminated."""
 
-ORDER = ("inspect", "transplant", "apply", "verify", "init")
+ORDER = (
+    "inspect", "diff", "match", "transplant", "rename", "filter", "convert", "average", "apply", "verify", "init",
+)  # fmt: skip
 GLOBAL = ("--json", "-q", "--quiet", "-v", "--verbose")
 SIGPIPE = 141
 
