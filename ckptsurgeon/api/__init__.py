@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..comparison import Difference
     from ..configs import load_target
     from ..inspection import Inspection
-    from ..keys import Rule
+    from ..keys import RULESETS, Rule
     from ..matching import Proposal
     from ..plan import Plan, Receipt, Step, Verification
     from ..tensors import TargetSpec, TensorInfo
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .verifying import verify
 
 __all__ = [
+    "RULESETS",
     "Checkpoint",
     "Difference",
     "Inspection",
@@ -66,7 +67,7 @@ __getattr__ = lazy_names(
         "..comparison": ("Difference",),
         "..configs": ("load_target",),
         "..inspection": ("Inspection",),
-        "..keys": ("Rule",),
+        "..keys": ("RULESETS", "Rule"),
         "..matching": ("Proposal",),
         "..plan": ("Plan", "Receipt", "Step", "Verification"),
         "..tensors": ("TargetSpec", "TensorInfo"),

@@ -27,22 +27,27 @@ def rename(
     *,
     map: Rules = (),
     map_file: Path | None = None,
+    ruleset: Patterns = (),
     unwrap: bool = False,
     keep_extras: bool = False,
     root: str | None = None,
 ) -> Plan:
     """Plan a checkpoint whose keys are renamed by rules FROM=TO, the first that matches a key; the rest stay.
 
-    Keys are those that stand in the file, wrappers and all, unless ``unwrap``. ``keep_extras`` carries entries that
+    ``ruleset`` names rules that ship with us ("weight-norm"), which come after those of ``map``. Keys are those that
+    stand in the file, wrappers and all, unless ``unwrap``. ``keep_extras`` carries entries that
     are no tensors, where they are plain data. Raises PatternError for a rule that matches nothing, PlanError where
     two keys land on one, and what ``open_checkpoint`` raises.
     """
     rules = [*rules_as_text(map), *rules_of(map_file)]
-    if not rules and not unwrap:
-        raise ConfigError("there is no rule to rename by.", hint="Use --map FROM=TO, --map-file or --unwrap.")
-    arguments = arguments_said(map=rules, unwrap=unwrap, keep_extras=keep_extras, root=root)
+    options = Options.of(rules=rules, rulesets=ruleset)
+    if not rules and not unwrap and not options.rulesets:
+        raise ConfigError(
+            "there is no rule to rename by.", hint="Use --map FROM=TO, --map-file, --ruleset or --unwrap."
+        )
+    arguments = arguments_said(map=rules, ruleset=options.rulesets, unwrap=unwrap, keep_extras=keep_extras, root=root)
     others = [os.fspath(map_file)] if map_file is not None else []
-    return _edit("rename", source, Options.of(rules=rules), arguments, unwrap, keep_extras, root, others=others)
+    return _edit("rename", source, options, arguments, unwrap, keep_extras, root, others=others)
 
 
 def filter(

@@ -33,6 +33,7 @@ def transplant(
     exclude: Patterns = (),
     map: Rules = (),
     map_file: Path | None = None,
+    ruleset: Patterns = (),
     on_mismatch: Mismatch = (),
     on_missing: str = "init",
     reinit: Patterns = (),
@@ -45,7 +46,8 @@ def transplant(
     """Plan the transplant of one or more sources, later over earlier, into a destination; reads headers only.
 
     ``source`` may be in ESPnet's form ``file:src_key:dst_key:exclude_keys``. ``destination`` is a configuration or
-    a checkpoint. ``map`` holds rules FROM=TO or maps one to the other, ``map_file`` names a file of more;
+    a checkpoint. ``map`` holds rules FROM=TO or maps one to the other, ``map_file`` names a file of more, ``ruleset``
+    rules that ship with us;
     ``on_mismatch`` is one policy for all (init, slice, pad, overlap, interpolate) or a map from pattern to policy;
     ``dtype`` is "keep" or the dtype of all floating tensors.
 
@@ -57,12 +59,12 @@ def transplant(
     dtype = str(dtype) if dtype is not None else None
     target = load_target(destination)
     options = Options.of(
-        include=include, exclude=exclude, rules=map, on_mismatch=on_mismatch, reinit=reinit,
+        include=include, exclude=exclude, rules=map, rulesets=ruleset, on_mismatch=on_mismatch, reinit=reinit,
         require=require, on_missing=on_missing, strict=strict, dtype=dtype,
     )  # fmt: skip
     arguments = arguments_said(
-        include=include, exclude=exclude, map=map, on_mismatch=on_mismatch, on_missing=on_missing,
-        reinit=reinit, require=require, strict=strict, dtype=dtype, root=root,
+        include=include, exclude=exclude, map=map, ruleset=options.rulesets, on_mismatch=on_mismatch,
+        on_missing=on_missing, reinit=reinit, require=require, strict=strict, dtype=dtype, root=root,
     )  # fmt: skip
     others = (os.fspath(map_file),) if map_file is not None else ()
     return plan_into(specs_of(source), target, options, seed=seed, arguments=arguments, root=root, others=others)

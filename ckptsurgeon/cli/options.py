@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "DryRun", "Force", "Json", "KeepExtras", "MaxShard", "Output", "OutputUnlessDry", "Quiet", "Root", "To", "Unwrap",
-    "Verbose",
+    "DryRun", "Force", "Json", "KeepExtras", "MaxShard", "Output", "OutputUnlessDry", "Quiet", "Root", "Ruleset", "To",
+    "Unwrap", "Verbose",
 ]  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors are JSON on stderr.")]
@@ -35,6 +35,15 @@ OutputUnlessDry = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option("-n", "--dry-run", help="Show the plan and write nothing; with --json, print it for ckpt apply."),
+]
+Ruleset = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ruleset",
+        metavar="NAME",
+        help="Rules by name, after those of --map: weight-norm, weight-norm-old, ddp, lightning, compile, "
+        "espnet-deepspeed, speechbrain; repeatable.",
+    ),
 ]
 Unwrap = Annotated[bool, typer.Option("--unwrap", help="Strip wrappers such as module. from the keys.")]
 KeepExtras = Annotated[

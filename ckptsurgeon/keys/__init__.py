@@ -5,8 +5,10 @@ from .induce import rules_for
 from .matcher import KeyMatcher
 from .pattern import Captures, KeyPattern
 from .rules import Renaming, Rule, RuleLine, parse_rule, rename, rules_from_lines
+from .rulesets import RULESETS, rules_of_sets
 
 __all__ = [
+    "RULESETS",
     "Captures",
     "KeyMatcher",
     "KeyPattern",
@@ -19,5 +21,6 @@ __all__ = [
     "rename",
     "rules_for",
     "rules_from_lines",
+    "rules_of_sets",
     "unmatched",
 ]

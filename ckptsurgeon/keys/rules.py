@@ -25,11 +25,15 @@ _COMMENT = re.compile(r"(^|\s)#.*", re.DOTALL)
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule: the keys it is for, and what they are called then. ``pattern`` None adds a prefix to all."""
+    """One rule: the keys it is for, and what they are called then. ``pattern`` None adds a prefix to all.
+
+    A ``lenient`` rule, of a set, may be left without keys by earlier ones.
+    """
 
     text: str
     pattern: KeyPattern | None
     target: Target
+    lenient: bool = False
 
     @property
     def label(self) -> str:
@@ -174,7 +178,7 @@ def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
         won.update(matching[:1])
         names[key] = _renamed(rules[matching[0]], key) if matching else key
     for index, rule in enumerate(rules):
-        if seen[index] and index not in won:
+        if seen[index] and index not in won and not rule.lenient:
             raise PatternError(
                 f"{rule.label} never applies: earlier rules take all of its {count(seen[index], 'key')}.",
                 hint="Put it first, or remove it.",

@@ -41,6 +41,7 @@ class Options:
     include: tuple[Flag, ...] = ()
     exclude: tuple[Flag, ...] = ()
     rules: tuple[Rule, ...] = ()
+    rulesets: tuple[str, ...] = ()
     mismatch: MismatchPolicies = MismatchPolicies()
     reinit: tuple[Flag, ...] = ()
     require: tuple[Flag, ...] = ()
@@ -54,6 +55,7 @@ class Options:
         include: Iterable[str] | None = (),
         exclude: Iterable[str] | None = (),
         rules: Iterable[str] | None = (),
+        rulesets: Iterable[str] | None = (),
         on_mismatch: str | Mapping[str, str] | Sequence[str] | None = (),
         reinit: Iterable[str] | None = (),
         require: Iterable[str] | None = (),
@@ -68,6 +70,7 @@ class Options:
             include=_flags("--include", include),
             exclude=_flags("--exclude", exclude),
             rules=tuple(parse_rule(rule) for rule in _texts(rules)),
+            rulesets=tuple(_texts(rulesets, "--ruleset")),
             mismatch=parse_mismatch(on_mismatch),
             reinit=_flags("--reinit", reinit),
             require=_flags("--require", require),

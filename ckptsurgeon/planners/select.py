@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import PatternError, PlanError
-from ..keys import KeyMatcher, KeyPattern, Rule, deeper_note, rename, unmatched
+from ..keys import KeyMatcher, KeyPattern, Rule, deeper_note, rename, rules_of_sets, unmatched
 from ..plan import PlanSource
 from ..tensors import TensorInfo
 from ..text import count, escape, listing
@@ -61,6 +61,7 @@ def select(views: Sequence[SourceView], options: Options) -> Selection:
         _check_flag(flag, keys, selection)
     for rule in options.rules:
         _check_rule(rule, views, keys, selection)
+    options = replace(options, rules=(*options.rules, *rules_of_sets(options.rulesets, keys)))
     for index, view in enumerate(views):
         _select_one(index, view, options, selection)
     return selection

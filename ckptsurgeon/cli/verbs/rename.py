@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from ..options import DryRun, Force, Json, KeepExtras, MaxShard, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose
+from ..options import (
+    DryRun,
+    Force,
+    Json,
+    KeepExtras,
+    MaxShard,
+    OutputUnlessDry,
+    Quiet,
+    Root,
+    Ruleset,
+    To,
+    Unwrap,
+    Verbose,
+)
 from ..sink import Sink
 from ..writing import Writing
 
@@ -30,6 +43,7 @@ def run(
         typer.Option("--map", metavar="FROM=TO", help="A rule; repeatable, the first that matches wins."),
     ] = None,
     map_file: Annotated[str | None, typer.Option("--map-file", metavar="FILE", help="Rules, one a line.")] = None,
+    ruleset: Ruleset = None,
     output: OutputUnlessDry = None,
     root: Root = None,
     unwrap: Unwrap = False,
@@ -47,5 +61,7 @@ def run(
 
     writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run)
     writing.check()
-    plan = api.rename(source, map=map, map_file=map_file, unwrap=unwrap, keep_extras=keep_extras, root=root)
+    plan = api.rename(
+        source, map=map, map_file=map_file, ruleset=ruleset, unwrap=unwrap, keep_extras=keep_extras, root=root
+    )
     writing.carry_out(plan)

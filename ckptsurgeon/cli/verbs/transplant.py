@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..checks import default_output, mismatch_policies
-from ..options import DryRun, Force, Json, MaxShard, Quiet, Root, To, Verbose
+from ..options import DryRun, Force, Json, MaxShard, Quiet, Root, Ruleset, To, Verbose
 from ..sink import Sink
 from ..writing import Writing
 
@@ -56,6 +56,7 @@ def run(
         ),
     ] = None,
     map_file: Annotated[str | None, typer.Option("--map-file", metavar="FILE", help="Rules, one a line.")] = None,
+    ruleset: Ruleset = None,
     on_mismatch: Annotated[
         list[str] | None,
         typer.Option(
@@ -110,7 +111,7 @@ def run(
     writing.check()
     plan = api.transplant(
         sources, destination, include=include or (), exclude=exclude or (), map=map or (), map_file=map_file,
-        on_mismatch=policies, on_missing=on_missing, reinit=reinit or (), require=require or (),
+        ruleset=ruleset, on_mismatch=policies, on_missing=on_missing, reinit=reinit or (), require=require or (),
         strict=strict, dtype=dtype, seed=seed, root=root,
     )  # fmt: skip
     writing.carry_out(plan)

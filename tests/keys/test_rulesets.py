@@ -1,0 +1,80 @@
+"""Rulesets: rules by name, which apply where they match."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import ckptsurgeon as cs
+from ckptsurgeon.api import RULESETS
+from ckptsurgeon.keys import parse_rule
+
+
+def old_norm() -> dict[str, torch.Tensor]:
+    import warnings
+
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.ModuleDict({"conv": nn.utils.weight_norm(nn.Conv1d(4, 6, 3)), "out": nn.Linear(2, 2)}).state_dict()
+
+
+def test_every_rule_of_every_set_can_be_read() -> None:
+    assert all(parse_rule(text).text == text for rules in RULESETS.values() for text in rules)
+
+
+def test_weight_norm_s_names_go_both_ways() -> None:
+    torch.save(old_norm(), "old.pth")
+    new = nn.ModuleDict({"conv": nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 6, 3)), "out": nn.Linear(2, 2)})
+    cs.apply(cs.rename("old.pth", ruleset=["weight-norm"]), "new.pth")
+    new.load_state_dict(torch.load("new.pth", weights_only=True), strict=True)
+    cs.apply(cs.rename("new.pth", ruleset=["weight-norm-old"]), "back.pth")
+    assert not cs.diff("old.pth", "back.pth", values=True).differs
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "wanted"),
+    [
+        ("ddp", "module.a.w", "a.w"),
+        ("lightning", "model.a.w", "a.w"),
+        ("lightning", "net.a.w", "a.w"),
+        ("compile", "_orig_mod.a.w", "a.w"),
+        ("compile", "a._orig_mod.w", "a.w"),
+        ("compile", "_orig_mod.a._orig_mod.w", "a.w"),
+        ("espnet-deepspeed", "module._orig_mod.a.w", "a.w"),
+        ("speechbrain", "layers.0.mutihead_attn.w", "layers.0.multihead_attn.w"),
+        ("speechbrain", "convs_intermedite.1.w", "convs_intermediate.1.w"),
+        ("weight-norm", "weight_g", "parametrizations.weight.original0"),
+    ],
+)
+def test_a_key_is_renamed(name: str, key: str, wanted: str) -> None:
+    torch.save({key: torch.ones(1), "zz": torch.ones(2)}, "in.pth")
+    keys = [step.key for step in cs.rename("in.pth", ruleset=name).steps]
+    assert keys == [wanted, "zz"]
+
+
+def test_a_set_of_which_nothing_matches_and_an_unknown_one_are_errors(ckpt: Any) -> None:
+    torch.save({"a": torch.ones(1)}, "in.pth")
+    done = ckpt("rename", "in.pth", "--ruleset", "ddp", "-n")
+    assert (done.code, "--ruleset ddp matches none of the 1 source key" in done.err) == (2, True)
+    done = ckpt("rename", "in.pth", "--ruleset", "dpd", "-n")
+    assert (done.code, "there is no ruleset 'dpd'" in done.err) == (2, True)
+    shown = "".join(ckpt("rename", "-h").out.split())
+    assert all(name in shown for name in RULESETS)
+
+
+def test_a_transplant_takes_them_too_and_explicit_rules_come_first() -> None:
+    torch.save(old_norm(), "old.pth")
+    with open("dst.yaml", "w") as file:
+        file.write(
+            "model: {tensors: {conv.parametrizations.weight.original0: {shape: [6, 1, 1]}, v: {shape: [6, 4, 3]}, "
+            "conv.bias: {shape: [6]}}}"
+        )
+    plan = cs.transplant("old.pth", "dst.yaml", ruleset="weight-norm", map=["conv.weight_v=v"])
+    assert plan.counts == {"copied": 3}
+    assert plan.arguments["ruleset"] == ["weight-norm"]
+    rules = {step.key: step.rule for step in plan.steps}
+    assert rules["conv.parametrizations.weight.original0"] == "--map **.weight_g=**.parametrizations.weight.original0"
