@@ -39,6 +39,9 @@ def run(
     stats: Annotated[
         bool, typer.Option("--stats", help="Read the values too: mean, deviation, extremes, NaN.")
     ] = False,
+    metadata: Annotated[
+        bool, typer.Option("--metadata", help="Print the free text that the file carries too (safetensors).")
+    ] = False,
     root: Root = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -62,6 +65,8 @@ def run(
     sink.show(inspection_view(found, depth=depth, by_size=sort == "size", full=verbose))
     if stats:
         sink.show("", stats_view(found))
+    if metadata and not quiet:
+        sink.lines(["", "  metadata" if found.metadata else "  no metadata", *_entries(found)])
     sink.notes(note for note in found.notes if verbose or not note.startswith("took "))
 
 
@@ -81,6 +86,10 @@ def _sorted(found: Inspection, sort: str) -> Iterable[str]:
     if sort == "key":
         return found.tensors
     return sorted(found.tensors, key=lambda key: -found.tensors[key].nbytes)
+
+
+def _entries(found: Inspection) -> Iterable[str]:
+    return (f"    {_one_line(key)} = {_one_line(value)}" for key, value in found.metadata.items())
 
 
 def _one_line(key: str) -> str:

@@ -1,0 +1,59 @@
+"""The JSON of the verbs that edit and compare, held against golden files: fields are added, never renamed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+Run = Callable[..., Any]
+Golden = Callable[[str, str], None]
+
+
+@pytest.fixture
+def pair() -> None:
+    state = {f"layers.{i}.{name}": torch.full((2, 3), float(i)) for i in range(3) for name in ("q", "k")}
+    state |= {"norm": torch.ones(4), "steps": torch.tensor(7)}
+    save_file(state, "a.safetensors", metadata={"who": "me"})
+    other = {key.replace("layers", "blocks"): value for key, value in state.items()}
+    other["norm"] = torch.tensor([1.0, 1.0, 1.0, 1.5])
+    save_file(other, "b.safetensors")
+
+
+def stable(data: dict[str, Any]) -> str:
+    """JSON without what differs from one run to the next: times, checksums of files, sizes of headers."""
+    for source in data.get("sources", []):
+        for file in source["files"]:
+            file.update({"size": 0, "sha256": "", "mtime_ns": 0})
+    for field in ("elapsed_s", "plan_sha256", "nbytes_written", "nbytes_read"):
+        if field in data:
+            data[field] = 0
+    return json.dumps(data, indent=1) + "\n"
+
+
+COMMANDS = {
+    "diff": ["diff", "a.safetensors", "b.safetensors", "--values", "--renames"],
+    "match": ["match", "a.safetensors", "b.safetensors"],
+    "rename": ["rename", "a.safetensors", "--map", "layers=blocks", "-n"],
+    "filter": ["filter", "a.safetensors", "--exclude", "norm", "-n"],
+    "convert": ["convert", "a.safetensors", "--dtype", "bf16", "--set-metadata", "who=you", "-n"],
+    "average": ["average", "a.safetensors", "a.safetensors", "--ema", "0.5", "-n"],
+    "receipt": ["rename", "a.safetensors", "--map", "layers=blocks", "-o", "o.safetensors"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_json_is_as_it_was(name: str, pair: None, ckpt: Run, golden: Golden) -> None:
+    done = ckpt(*COMMANDS[name], "--json")
+    assert done.code == (1 if name == "diff" else 0)
+    golden(f"json-{name}.json", stable(json.loads(done.out)))
+
+
+def test_metadata_is_shown_on_request(pair: None, ckpt: Run) -> None:
+    assert "  metadata\n    who = me\n" in ckpt("inspect", "a.safetensors", "--metadata").out
+    assert "  no metadata\n" in ckpt("inspect", "b.safetensors", "--metadata").out
+    assert json.loads(ckpt("inspect", "a.safetensors", "--json").out)["metadata"] == {"who": "me"}
