@@ -226,3 +226,8 @@ def test_the_command_the_plan_and_the_api_give_the_same_bytes(verb: list[str], c
     assert a == b == c
     shown = json.loads(ckpt(name, "training.pth", *options, "-o", "d.pth", "--json").out)
     assert shown["kind"] == "ckpt.receipt"
+
+
+def test_a_dtype_that_applies_to_nothing_is_said() -> None:
+    torch.save({"i": torch.ones(2, dtype=torch.int64), "c": torch.ones(1) + 1j}, "s.pth")
+    assert any("--dtype bfloat16 changes nothing" in note for note in cs.convert("s.pth", dtype="bf16").notes)

@@ -39,12 +39,15 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
 
 def compute_steps(run: Run) -> None:
     """Write every tensor that is cast, sliced, interpolated, averaged or gathered from strides."""
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="compute") as pool:
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="compute")
+    try:
         for step in run.plan.steps:
             if step.source is None or step.draws or not has_slot(run, step):
                 continue
             if not is_copy(step, run.info(step)):
                 _compute(run, step, pool)
+    finally:
+        pool.shutdown(cancel_futures=True)  # of a tensor that failed or was interrupted, the rest is not computed
 
 
 def _compute(run: Run, step: Step, pool: ThreadPoolExecutor) -> None:

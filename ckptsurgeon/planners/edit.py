@@ -51,8 +51,15 @@ def plan_edit(
         carried=carried or Carried(),
         arguments=arguments or {},
         metadata=metadata or {},
-        notes=(*notes, *selection.notes),
+        notes=(*notes, *selection.notes, *_idle(steps, options.dtype)),
     )
+
+
+def _idle(steps: Sequence[Step], dtype: str) -> list[str]:
+    """Say when a dtype was asked for and there is nothing that it applies to."""
+    if not dtype or dtype == "keep" or any(DTYPES[step.source_dtype].kind == "float" for step in steps):
+        return []
+    return [f"--dtype {dtype} changes nothing: no tensor is of real floating point"]
 
 
 def _step(name: str, origin: Origin, options: Options, tied_to: str) -> Step:
