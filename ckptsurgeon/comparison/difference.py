@@ -111,11 +111,12 @@ def compare(
     With ``values`` (or ``renames``) every byte is read; else headers only. Raises SourceError where a file cannot be
     read, FormatError where a record fails its checksum.
     """
-    common = [key for key in first if key in second]
-    removed, added = _only(first, second), _only(second, first)
-    reshaped = tuple(Pair(k, first[k], second[k]) for k in common if first[k].shape != second[k].shape)
-    same_shape = [key for key in common if first[key].shape == second[key].shape]
-    retyped = tuple(Pair(k, first[k], second[k]) for k in same_shape if first[k].dtype != second[k].dtype)
+    here, there = dict(first), dict(second)  # each header is looked up several times
+    common = [key for key in here if key in there]
+    removed, added = _only(here, there), _only(there, here)
+    reshaped = tuple(Pair(k, here[k], there[k]) for k in common if here[k].shape != there[k].shape)
+    same_shape = [key for key in common if here[key].shape == there[key].shape]
+    retyped = tuple(Pair(k, here[k], there[k]) for k in same_shape if here[k].dtype != there[k].dtype)
     found = Difference(
         first.path, second.path, values, tuple(added), tuple(removed), reshaped, retyped,
         identical=len(same_shape) - len(retyped), notes=(*_stripped(first), *_stripped(second)),
@@ -131,7 +132,7 @@ def compare(
     return found
 
 
-def _only(these: Checkpoint, others: Checkpoint) -> Sequence[str]:
+def _only(these: Mapping[str, TensorInfo], others: Mapping[str, TensorInfo]) -> Sequence[str]:
     return sorted((key for key in these if key not in others), key=natural_key)
 
 
