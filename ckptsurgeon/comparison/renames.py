@@ -67,26 +67,25 @@ def _digest(checkpoint: Checkpoint, info: TensorInfo) -> str:
 
 
 def _paired(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
-    """Pair keys of the same content: in natural order, those that share most of their last segments first."""
-    if len(old) == 1 and len(new) == 1:
-        return {old[0]: new[0]}
-    left, pairs = sorted(new, key=natural_key), dict[str, str]()
-    waiting = sorted(old, key=natural_key)
-    ranked = sorted(
-        ((-_shared_tail(a, b), i, j) for i, a in enumerate(waiting) for j, b in enumerate(left)),
-    )
-    used: set[int] = set()
-    for _, i, j in ranked:
-        if waiting[i] not in pairs and j not in used:
-            pairs[waiting[i]] = left[j]
-            used.add(j)
+    """Pair keys of the same content: those that share most of their last segments first, then in natural order."""
+    left, right = sorted(old, key=natural_key), sorted(new, key=natural_key)
+    pairs: dict[str, str] = {}
+    for depth in range(max(key.count(".") for key in (*old, *new)) + 1, -1, -1):
+        ends = _by_end(right, depth)
+        for end, keys in _by_end(left, depth).items():
+            pairs.update(zip(keys, ends.get(end, ()), strict=False))
+        taken = set(pairs.values())
+        left, right = [key for key in left if key not in pairs], [key for key in right if key not in taken]
+        if not left or not right:
+            break
     return pairs
 
 
-def _shared_tail(first: str, second: str) -> int:
-    shared = 0
-    for a, b in zip(reversed(first.split(".")), reversed(second.split(".")), strict=False):
-        if a != b:
-            break
-        shared += 1
-    return shared
+def _by_end(keys: Sequence[str], depth: int) -> dict[str, list[str]]:
+    """Return keys by their last ``depth`` segments; those that have not as many are left out."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        parts = key.split(".")
+        if len(parts) >= depth:
+            found.setdefault(".".join(parts[len(parts) - depth :]), []).append(key)
+    return found

@@ -19,55 +19,77 @@ _SPECIAL = re.compile(r"([\\*?\[\]{}=])")
 _NAMES = "nmk"
 
 
+TRIES = 2_000_000
+PARSING = 20
+"""How often rules are tried on keys, reading one counting for twenty; beyond, keys are renamed one by one.
+
+Real models need a few tries for each key.
+"""
+
+
 @dataclass(frozen=True)
 class _Candidate:
-    rule: Rule
-    covers: frozenset[str]
+    text: str
+    covers: tuple[int, ...]
+    """The positions of the keys that it renames."""
+
+
+@dataclass
+class _Index:
+    """The keys under each module, and under each module with its numbers left open."""
+
+    names: Mapping[str, str]
+    keys: Sequence[str]
+    under: dict[str, list[int]]
+    alike: dict[str, list[int]]
+    left: int = TRIES
+
+    @staticmethod
+    def of(names: Mapping[str, str]) -> _Index:
+        under: dict[str, list[int]] = {"": list(range(len(names)))}
+        alike: dict[str, list[int]] = {}
+        for position, key in enumerate(names):
+            plain, open_ = "", ""
+            for part in key.split("."):
+                plain, open_ = f"{plain}.{part}", f"{open_}.{_opened_part(part)}"
+                under.setdefault(plain[1:], []).append(position)
+                alike.setdefault(open_[1:], []).append(position)
+        return _Index(names, list(names), under, alike)
 
 
 def rules_for(names: Mapping[str, str]) -> list[str]:
     """Return rules that rename every key of ``names`` to its value; keys that keep their name may need none."""
-    moved = {key for key, name in names.items() if key != name}
-    candidates = _candidates(names, sorted(moved))
-    chosen: list[str] = []
-    left = set(moved)
-    while left:
-        best = max(candidates, key=lambda c: (len(c.covers & left), -len(c.rule.text), c.rule.text))
-        gained = best.covers & left
-        if not gained:  # cannot be: the rule for a single key is always among them
-            break
-        chosen.append(best.rule.text)
-        left -= gained
-        candidates = [c for c in candidates if c.covers & left]
-    return _in_order(chosen, names)
+    index = _Index.of(names)
+    candidates: dict[str, _Candidate | None] = {}
+    for position, (key, name) in enumerate(names.items()):
+        if key != name:
+            _find(position, key, name, index, candidates)
+    left = {position for position, (key, name) in enumerate(names.items()) if key != name}
+    chosen: list[_Candidate] = []
+    found = [candidate for candidate in candidates.values() if candidate is not None]
+    for candidate in sorted(found, key=lambda c: (-len(c.covers), len(c.text), c.text)):
+        if not left.isdisjoint(candidate.covers):
+            chosen.append(candidate)
+            left.difference_update(candidate.covers)
+    return [candidate.text for candidate in sorted(chosen, key=lambda c: c.covers)]
 
 
-def _candidates(names: Mapping[str, str], moved: Sequence[str]) -> list[_Candidate]:
-    seen: set[str] = set()
-    found: list[_Candidate] = []
-    modules = _by_module(names)
-    for key in moved:
-        for text in _generalisations(key, names[key]):
-            if text in seen:
-                continue
-            seen.add(text)
-            candidate = _checked(text, names, modules)
-            if candidate is not None:
-                found.append(candidate)
-                break  # the widest rule that is right for this key's neighbours
-    return found
+def _find(position: int, old: str, new: str, index: _Index, candidates: dict[str, _Candidate | None]) -> None:
+    """Put the widest rule that is right for a key, and for all that it matches, among the candidates."""
+    for text, positions in _generalisations(old, new, index):
+        if text not in candidates:
+            candidates[text] = _checked(text, positions, index) if index.left > 0 else None
+        if candidates[text] is not None:
+            return
+    # a key that is a module's name too, or one too many to look further
+    exact = (
+        f"{_quoted(old)}={_quoted(new)}" if index.under[old] == [position] else f"re:{re.escape(old)}={_quoted(new)}"
+    )
+    candidates[exact] = _Candidate(exact, (position,))
 
 
-def _by_module(names: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the keys under each first segment, so that a rule is tried on few."""
-    found: dict[str, list[str]] = {}
-    for key in names:
-        found.setdefault(key.partition(".")[0], []).append(key)
-    return found
-
-
-def _generalisations(old: str, new: str) -> Iterator[str]:
-    """Yield rules that rename one key, the widest first: its modules from the outermost, numbers left open or not."""
+def _generalisations(old: str, new: str, index: _Index) -> Iterator[tuple[str, Sequence[int]]]:
+    """Yield rules that rename one key, and the keys they may match: the widest first, numbers left open or not."""
     a, b = old.split("."), new.split(".")
     shared = 0
     while shared < min(len(a), len(b)) and a[-1 - shared] == b[-1 - shared]:
@@ -76,9 +98,13 @@ def _generalisations(old: str, new: str) -> Iterator[str]:
         left, right = a[: len(a) - tail], b[: len(b) - tail]
         if not left and not right:
             continue
-        yield from _opened(left, right)
-        yield f"{_quoted('.'.join(left))}={_quoted('.'.join(right))}"
-    yield f"re:{re.escape(old)}={_quoted(new)}"  # a key that is a module's name too
+        alike = index.alike.get(".".join(map(_opened_part, left)), [])
+        yield from ((text, alike) for text in _opened(left, right))
+        yield f"{_quoted('.'.join(left))}={_quoted('.'.join(right))}", index.under[".".join(left)]
+
+
+def _opened_part(part: str) -> str:
+    return "#" if part.isascii() and part.isdigit() else part
 
 
 def _opened(left: Sequence[str], right: Sequence[str]) -> Iterator[str]:
@@ -106,19 +132,18 @@ def _quoted(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", text)
 
 
-def _checked(text: str, names: Mapping[str, str], modules: Mapping[str, list[str]]) -> _Candidate | None:
+def _checked(text: str, positions: Sequence[int], index: _Index) -> _Candidate | None:
     """Return a rule with the keys it renames, None where it is wrong for one of them."""
-    rule = parse_rule(text)
-    head = text.partition(".")[0].partition("=")[0]
-    literal = head and not head.startswith("re:") and not _SPECIAL.search(head)
-    keys = modules.get(head, []) if literal else list(names)
-    covers = []
-    for key in keys:
+    rule, covers = parse_rule(text), []
+    index.left -= PARSING
+    for position in positions:
+        key = index.keys[position]
+        index.left -= 1
         name = _applied(rule, key)
-        if name is not None and name != names[key]:
+        if name is not None and name != index.names[key]:
             return None
-        covers += [key] if name is not None else []
-    return _Candidate(rule, frozenset(covers))
+        covers += [position] if name is not None else []
+    return _Candidate(text, tuple(covers)) if covers else None
 
 
 def _applied(rule: Rule, key: str) -> str | None:
@@ -127,14 +152,3 @@ def _applied(rule: Rule, key: str) -> str | None:
         return rule.apply(key)
     except PatternError:
         return ""
-
-
-def _in_order(chosen: Sequence[str], names: Mapping[str, str]) -> list[str]:
-    """Return rules in the order in which the keys need them."""
-    rules = [parse_rule(text) for text in chosen]
-    first = {}
-    for position, key in enumerate(names):
-        for rule in rules:
-            if rule.text not in first and _applied(rule, key) is not None:
-                first[rule.text] = position
-    return sorted(chosen, key=lambda text: first.get(text, 0))

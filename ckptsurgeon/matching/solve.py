@@ -140,17 +140,15 @@ class _Matcher:
 
     def _together(self, here: Sequence[Unit], there: Sequence[Unit]) -> bool:
         """Whether equals are numbered alike: those of one repeated layer have an order that means something."""
-        return all(a.indices and a.indices == here[0].indices for a in here) and all(
+        return all(a.makes.keys() == here[0].makes.keys() for a in here) and all(
             "#" in unit.path for unit in (*here, *there)
         )
 
 
 def fits(a: Unit, b: Unit) -> bool:
     """Whether two units can be the same: as many numbers, some in common, and the same leaves and shapes there."""
-    if len(a.indices[0]) != len(b.indices[0]):
-        return False
-    common = [index for index in b.indices if index in set(a.indices)]
-    return bool(common) and all(a.make(index) == b.make(index) for index in common)
+    common = [index for index in b.makes if index in a.makes]
+    return bool(common) and all(a.makes[index] == b.makes[index] for index in common)
 
 
 def propose(

@@ -29,23 +29,19 @@ Index = tuple[int, ...]
 class Unit:
     """Modules that differ in their numbers only. ``path`` has ``#`` for each number; '' is the top level.
 
-    ``keys`` gives the key, and ``shapes`` the shape, of each leaf of each module; ``order`` is the first's place in
-    the state dict.
+    ``keys`` gives the key of each leaf of each module, ``makes`` the shapes of its leaves by its numbers; ``order`` is
+    the first's place in the state dict.
     """
 
     path: str
     order: int
     keys: dict[tuple[Index, str], str] = field(default_factory=dict)
-    infos: dict[tuple[Index, str], TensorInfo] = field(default_factory=dict)
+    makes: dict[Index, dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
-    @property
-    def indices(self) -> list[Index]:
-        """The numbers of the modules, in order of appearance."""
-        return list(dict.fromkeys(index for index, _ in self.keys))
-
-    def make(self, index: Index) -> frozenset[tuple[str, tuple[int, ...]]]:
-        """Return what the module of one number holds: its leaves and their shapes."""
-        return frozenset((leaf, info.shape) for (i, leaf), info in self.infos.items() if i == index)
+    def add(self, index: Index, leaf: str, key: str, info: TensorInfo) -> None:
+        """Take a tensor in."""
+        self.keys[index, leaf] = key
+        self.makes.setdefault(index, {})[leaf] = info.shape
 
 
 def units_of(tensors: Mapping[str, TensorInfo], view: str = "modules") -> list[Unit]:
@@ -63,9 +59,7 @@ def units_of(tensors: Mapping[str, TensorInfo], view: str = "modules") -> list[U
         path = ".".join("#" if _NUMBER.fullmatch(part) else part for part in layers)
         path = f"{path}.{segments[-1]}".strip(".") if view == "parts" else path
         unit = found.setdefault(path, Unit(path, order))
-        name = _LEAVES.get(leaf, leaf)
-        unit.keys[numbers, name] = key
-        unit.infos[numbers, name] = info
+        unit.add(numbers, _LEAVES.get(leaf, leaf), key, info)
     return list(found.values())
 
 
