@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -210,11 +209,11 @@ def test_layers_of_which_the_same_is_said_are_one_line(ckpt: Any) -> None:
     assert "l.{0..11}.w  m.{0..11}.w" in ckpt("diff", "a.safetensors", "b.safetensors", "--renames").out
 
 
-def test_headers_of_many_tensors_are_compared_quickly() -> None:
-    """No time is asserted; the bench has the figure. Nothing here may be quadratic."""
-    many = {f"layers.{i}.{j}.w": torch.zeros(1) for i in range(100) for j in range(30)}
+def test_many_tensors_of_one_content_are_paired_by_their_names() -> None:
+    """Pairing by every two of them would not end."""
+    many = {f"layers.{i}.{j}.w": torch.zeros(1) for i in range(100) for j in range(60)}
     save_file(many, "a.safetensors")
     save_file({key.replace("layers", "blocks"): value for key, value in many.items()}, "b.safetensors")
-    found = cs.diff("a.safetensors", "b.safetensors")
-    assert len(found.added) == len(found.removed) == 3000
-    Path("a.safetensors").unlink()
+    found = cs.diff("a.safetensors", "b.safetensors", renames=True)
+    assert found.rules == ("layers=blocks",)
+    assert found.added == found.removed == ()

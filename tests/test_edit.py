@@ -231,3 +231,40 @@ def test_the_command_the_plan_and_the_api_give_the_same_bytes(verb: list[str], c
 def test_a_dtype_that_applies_to_nothing_is_said() -> None:
     torch.save({"i": torch.ones(2, dtype=torch.int64), "c": torch.ones(1) + 1j}, "s.pth")
     assert any("--dtype bfloat16 changes nothing" in note for note in cs.convert("s.pth", dtype="bf16").notes)
+
+
+def test_entries_that_share_without_end_are_looked_through_once() -> None:
+    """Three thousand entries over one list of a million values: seconds, whether they are kept or only named."""
+    shared: list[Any] = list(range(1000))
+    for _ in range(10):
+        shared = [shared, shared]
+    torch.save({"model": {"w": torch.ones(2)}, **{f"e{i}": shared for i in range(3000)}}, "share.pth")
+    assert any(note.startswith("left out: e0") for note in cs.filter("share.pth").notes)
+    plan = cs.filter("share.pth", keep_extras=True)
+    assert 0 < len(plan.carried.entries) < 10
+    assert any("there is more than is looked through" in note for note in plan.notes)
+
+
+def test_long_text_is_counted_as_often_as_it_stands() -> None:
+    text = "x" * 1_000_000
+    torch.save({"w": torch.ones(2), "one": text, "texts": [text] * 5000}, "text.pth")
+    plan = cs.filter("text.pth", keep_extras=True)
+    assert plan.carried.entries == ("one",)
+
+
+def test_names_that_are_no_text_are_not_carried_under_another() -> None:
+    torch.save({"model": {"w": torch.ones(2), "model.x": 1}, 7: "number", "7": "text", "model.x": 2}, "names.pth")
+    plan = cs.filter("names.pth", keep_extras=True)
+    assert any("7 (its name is no text)" in note for note in plan.notes)
+    cs.apply(plan, "out.pth")
+    found: Any = torch.load("out.pth", weights_only=True)
+    assert found["7"] == "text"
+    assert 7 not in found
+    assert found["model.x"] == 2
+    assert found["model"]["model.x"] == 1
+
+
+def test_what_a_wrapper_sets_aside_is_named() -> None:
+    torch.save({"n_averaged": torch.tensor(3), "module.w": torch.ones(1)}, "swa.pth")
+    assert any("left out: n_averaged" in note for note in cs.filter("swa.pth", unwrap=True).notes)
+    assert any("n_averaged (it is a tensor)" in n for n in cs.filter("swa.pth", unwrap=True, keep_extras=True).notes)

@@ -220,3 +220,9 @@ def test_the_command_shows_rules_and_what_is_open(ckpt: Any) -> None:
     data = json.loads(ckpt("match", "a.safetensors", "b.safetensors", "--json").out)
     assert (data["kind"], data["complete"], data["rules"]) == ("ckpt.match", False, ["enc=net"])
     assert ckpt("match", "nothing.pth", "b.safetensors").code == 3
+
+
+def test_a_large_model_is_matched() -> None:
+    shapes: Shapes = {f"m.layers.{i}.sub.{j}.weight": (16,) for i in range(100) for j in range(60)}
+    found = propose("a", infos(shapes), "b", infos({key.replace("m.", "net."): shape for key, shape in shapes.items()}))
+    assert found.rules == ("m=net",)

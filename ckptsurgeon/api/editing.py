@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import ConfigError
 from ..plan import Carried, Plan
 from ..planners import Options, SourceView, plan_edit
-from ..text import escape, listing
+from ..text import listing
 from .inputs import OpenInputs, names_of, plan_source
 from .planning import arguments_said, rules_as_text, rules_of
 from .types import Path, Patterns, Rules
@@ -124,15 +124,12 @@ def _edit(
 
 def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[Carried, list[str]]:
     """Return what is carried along, and what is said of the rest."""
-    extras = checkpoint.plain_extras()
-    if not extras:
-        return Carried(), []
     if not keep:
-        return Carried(), [f"left out: {listing(list(extras))}"]
-    entries = tuple(name for name, why in extras.items() if not why)
-    rest = _reasons((name, why) for name, why in extras.items() if why)
-    return Carried(checkpoint.root, entries), [f"not carried: {rest}"] if rest else []
-
-
-def _reasons(rest: Iterable[tuple[str, str]]) -> str:
-    return "; ".join(f"{escape(name)} ({escape(why)})" for name, why in rest)
+        names = [extra.key for extra in checkpoint.extras]
+        return Carried(), [f"left out: {listing(names)}"] if names else []
+    entries = checkpoint.to_carry()
+    if not entries:
+        return Carried(), []
+    rest = [f"{entry.name} ({entry.why})" for entry in entries if entry.why]
+    names = [entry.name for entry in entries if not entry.why]
+    return Carried(checkpoint.root, tuple(names)), [f"not carried: {listing(rest, where='')}"] if rest else []

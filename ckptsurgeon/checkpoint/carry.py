@@ -2,33 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from ..formats import Array, Group, Name, Opaque
+from ..formats import Array, Group, Name, Opaque, key_text, limits
 from ..tensors import TensorInfo
 
-__all__ = ["why_not_plain"]
+__all__ = ["Entry", "entries_to_carry"]
 
-MAX_VALUES = 1_000_000
-"""How many values are looked at: files may share what they nest without end."""
 MAX_DEPTH = 64
 MAX_BITS = 2000
+TOO_MUCH = "there is more than is looked through"
 
 
-def why_not_plain(value: Any) -> str:
-    """Return why a value cannot be carried, '' where it is plain: numbers, text, None, lists, tuples, dicts of them."""
-    waiting, seen = [(value, 0)], 0
-    while waiting:
-        node, depth = waiting.pop()
-        seen += 1
-        if seen > MAX_VALUES or depth > MAX_DEPTH:
-            return "it nests too much"
-        why = _why(node)
-        if why:
-            return why
-        waiting.extend((child, depth + 1) for child in _children(node))
-    return ""
+@dataclass(frozen=True)
+class Entry:
+    """An entry beside the tensors: ``inside`` the state dict or at the top level, and ``why`` it cannot be carried."""
+
+    name: str
+    key: str
+    inside: bool
+    value: Any
+    why: str = ""
+
+
+def entries_to_carry(entries: Iterable[tuple[str, Any, Any]]) -> Iterator[Entry]:
+    """Yield (prefix, key, value) as entries. Those that share what they hold are looked through within one budget."""
+    look = _Look()
+    for number, (prefix, key, value) in enumerate(entries):
+        if type(key) is not str:
+            why = "its name is no text"
+        else:
+            why = look.why_not_plain(value) if number < limits.EXTRAS else TOO_MUCH
+        yield Entry(f"{prefix}{key_text(key)}", key_text(key), bool(prefix), value, why)
+
+
+class _Look:
+    """What may be looked through, and so written, of one file: values, and characters of text."""
+
+    def __init__(self) -> None:
+        self._values = limits.CARRIED_VALUES
+        self._characters = limits.CARRIED_TEXT
+
+    def why_not_plain(self, value: Any) -> str:
+        """Return why a value cannot be carried, '' where it is numbers, text, None, or lists and dicts of them."""
+        waiting = [(value, 0)]
+        while waiting:
+            node, depth = waiting.pop()
+            self._values -= 1
+            self._characters -= len(node) if isinstance(node, str) else 0
+            if self._values < 0 or self._characters < 0:
+                return TOO_MUCH
+            why = "it nests too deeply" if depth > MAX_DEPTH else _why(node)
+            if why:
+                return why
+            waiting.extend((child, depth + 1) for child in _children(node))
+        return ""
 
 
 def _why(node: Any) -> str:
@@ -40,8 +70,6 @@ def _why(node: Any) -> str:
         return "it holds a numpy array"
     if isinstance(node, Group):
         return "it holds a set"
-    if isinstance(node, dict) and not all(key is None or isinstance(key, (str, int, float)) for key in node):
-        return "it has keys that are no text or number"
     if isinstance(node, int) and node.bit_length() > MAX_BITS:
         return "it holds a huge number"
     if node is None or isinstance(node, (bool, int, float, str, list, tuple, dict)):
@@ -50,7 +78,8 @@ def _why(node: Any) -> str:
 
 
 def _children(node: Any) -> Iterator[Any]:
-    if isinstance(node, Mapping):
+    if isinstance(node, dict):
+        yield from node
         yield from node.values()
     elif isinstance(node, (list, tuple)):
         yield from node

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import FormatError, UnsafeError
 from ..formats import FileHeader, Header, limits, read_header
 from ..sources import File, open_source
 from ..tensors import Storage, TensorInfo, alias_groups
 from ..text import count, escape, listing
-from .carry import why_not_plain
+from .carry import Entry, entries_to_carry
 from .extras import Extra, entries_beside, extras_of
 from .roots import Root, find_root
 from .wrappers import Unwrapping, unwrap, unwrap_as
@@ -109,17 +109,10 @@ class Checkpoint(Mapping[str, TensorInfo]):
         aside = {key: self._tensors[key] for key in self._view.aside}
         return extras_of(self.header.tree, self.root, self._entries, aside)
 
-    def entry(self, name: str) -> Any:
-        """Return an entry beside the tensors by the name that ``extras`` gives it; raises KeyError."""
-        return dict(self._beside())[name]
-
-    def plain_extras(self) -> dict[str, str]:
-        """Return the entries beside the tensors, each with why it cannot be carried, '' where it can."""
-        return {name: why_not_plain(value) for name, value in self._beside()}
-
-    def _beside(self) -> Iterator[tuple[str, Any]]:
-        for prefix, key, value in entries_beside(self.header.tree, self.root, self._entries):
-            yield f"{prefix}{key}", value
+    def to_carry(self) -> list[Entry]:
+        """Return the entries beside the tensors, each with why it cannot be carried into another file, if it cannot."""
+        aside = [Entry(key, key, False, None, "it is a tensor") for key in self._view.aside]
+        return [*entries_to_carry(entries_beside(self.header.tree, self.root, self._entries)), *aside]
 
     @cached_property
     def ties(self) -> Mapping[str, str]:

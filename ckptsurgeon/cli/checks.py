@@ -15,14 +15,12 @@ __all__ = ["check_output", "default_output", "mismatch_policies", "quoted"]
 
 
 def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
-    """Return the policies for shapes that differ; raises ConfigError where two of them are for everything."""
-    everywhere = [f"--on-mismatch {text}" for text in on_mismatch if "=" not in text]
-    if ignore:
-        everywhere = ["--ignore-mismatch", *(text for text in everywhere if text != "--on-mismatch init")]
-    if len(set(everywhere)) > 1:
+    """Return the policies for shapes that differ; raises ConfigError where --ignore-mismatch contradicts one."""
+    other = next((text for text in on_mismatch if ignore and "=" not in text and text != "init"), None)
+    if other is not None:
         raise ConfigError(
-            f"{' and '.join(dict.fromkeys(everywhere))} contradict each other.",
-            hint="Keep one, and scope the other, as in --on-mismatch ctc=pad.",
+            f"--ignore-mismatch and --on-mismatch {other} contradict each other.",
+            hint="Keep one, or scope the other, as in --on-mismatch ctc=pad.",
         )
     return [*(["init"] if ignore else []), *on_mismatch]
 

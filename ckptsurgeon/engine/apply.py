@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from ..errors import OutputError, PlanError
 from ..formats import RECIPE_FILE, Beside, folder_digest, seal
@@ -63,15 +62,15 @@ def _beside(plan: Plan, inputs: Inputs) -> Beside | None:
     root = plan.carried.root
     if not (root or plan.carried.entries):
         return None
-    inside: dict[str, Any] = {}
-    outside: dict[str, Any] = {}
-    source, prefix = inputs.sources[0], f"{root}." if root else ""
-    for name in plan.carried.entries:
-        if source.plain_extras().get(name) != "":
-            raise PlanError(f"{escape(source.path)} has no plain entry {escape(name)} to carry.", hint="Plan again.")
-        within = name.startswith(prefix)
-        (inside if within else outside)[name.removeprefix(prefix) if within else name] = source.entry(name)
-    return Beside(root, inside, outside)
+    source, wanted = inputs.sources[0], set(plan.carried.entries)
+    entries = [entry for entry in source.to_carry() if not entry.why and entry.name in wanted]
+    lacking = wanted - {entry.name for entry in entries}
+    if lacking:
+        raise PlanError(
+            f"{escape(source.path)} has no plain entry {listing(sorted(lacking))} to carry.", hint="Plan again."
+        )
+    inside = {entry.key: entry.value for entry in entries if entry.inside or not root}
+    return Beside(root, inside, {entry.key: entry.value for entry in entries if root and not entry.inside})
 
 
 def _check_equal(run: Run) -> None:

@@ -77,6 +77,10 @@ TREE_TENSORS = 1_000_000
 COUNTED = 4_000_000
 """Values visited to count the tensors in extras, for one file."""
 
+CARRIED_VALUES = 4_000_000
+CARRIED_TEXT = 64 << 20
+"""Values and characters of text that are carried into an output beside its tensors: what is shared is written again."""
+
 EXTRAS = 10_000
 """Entries beside the tensors that are described."""
 

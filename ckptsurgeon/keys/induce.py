@@ -42,7 +42,7 @@ class _Index:
     keys: Sequence[str]
     under: dict[str, list[int]]
     alike: dict[str, list[int]]
-    left: int = TRIES
+    left: int
 
     @staticmethod
     def of(names: Mapping[str, str]) -> _Index:
@@ -54,7 +54,7 @@ class _Index:
                 plain, open_ = f"{plain}.{part}", f"{open_}.{_opened_part(part)}"
                 under.setdefault(plain[1:], []).append(position)
                 alike.setdefault(open_[1:], []).append(position)
-        return _Index(names, list(names), under, alike)
+        return _Index(names, list(names), under, alike, TRIES)
 
 
 def rules_for(names: Mapping[str, str]) -> list[str]:

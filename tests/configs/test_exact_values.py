@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import ckptsurgeon.configs._recording.release as release_module
 import ckptsurgeon.configs._recording.replay as replay_module
 from ckptsurgeon.configs._module import module_target
+from ckptsurgeon.errors import ConfigError
 
 SEED = 42
 P = nn.Parameter
@@ -464,7 +465,7 @@ def test_what_is_too_large_to_be_given_values_is_never_taken_for_zeros(monkeypat
     cached_table.cache_clear()
     build = functools.partial(Made, make)
     ours(build)
-    with pytest.raises(Exception, match="kept between constructions"):
+    with pytest.raises(ConfigError, match="kept between constructions"):
         ours(build)
     cached_table.cache_clear()
 

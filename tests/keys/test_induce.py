@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptsurgeon.keys import parse_rule, rename, rules_for
+from ckptsurgeon.keys import induce, parse_rule, rename, rules_for
 
 part = st.sampled_from(["a", "b", "w", "0", "1", "2", "11", "x{y}", "s*r", "e=q"])
 key = st.lists(part, min_size=1, max_size=4).map(".".join)
@@ -44,3 +45,15 @@ def test_keys_that_stay_are_left_alone() -> None:
     assert rules_for({"a.w": "a.w", "b.w": "b.w"}) == []
     names = {"enc.a": "enc.a", "enc.b": "enc.c"}
     assert rules_for(names) == ["enc.b=enc.c"]
+
+
+def test_more_keys_than_can_be_tried_are_renamed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(induce, "TRIES", 40)
+    names = {f"a.{i}.w": f"b.{(i * 7) % 50}.w" for i in range(50)} | {"x": "x.y", "x.y": "x"}
+    assert applied(names) == names
+
+
+def test_rules_are_found_for_a_large_model() -> None:
+    """A rule that holds for the first layer is not sought again for each of the others."""
+    names = {f"m.layers.{i}.sub.{j}.w": f"n.layers.{i}.part.{j}.w" for i in range(100) for j in range(200)}
+    assert rules_for(names) == ["m.layers.{n}.sub=n.layers.{n}.part"]
