@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import codecs
 import struct
-from collections.abc import Callable, Mapping, MutableSequence
+from collections.abc import Callable, MutableSequence
 from typing import Any
 
-from ..errors import FormatError, UnsafeError
+from ..errors import UnsafeError
 from . import limits
+from ._pickle_state import State
 from ._values import Group, Name, Opaque, safe_key, set_items
 
-__all__ = ["TABLE", "Opcodes", "Rebuild", "UnknownOpcodeError"]
-
-Rebuild = Mapping[tuple[str, str], Callable[..., object]]
+__all__ = ["TABLE", "Opcodes", "UnknownOpcodeError"]
 
 _DOUBLE = struct.Struct(">d")
 _INT4 = struct.Struct("<i")
@@ -22,90 +21,8 @@ _UINT4 = struct.Struct("<I")
 _UINT8 = struct.Struct("<Q")
 
 
-class Opcodes:
-    """The state of a pickle machine, and a method for each instruction. ``room`` is how much text may follow."""
-
-    def __init__(self, data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], start: int = 0) -> None:
-        if len(data) > limits.PICKLE_BYTES:
-            raise UnsafeError(f"a pickle of {len(data)} bytes is over the limit.", rule="pickle size")
-        self.data = data
-        self.position = start
-        self.stack: list[Any] = []
-        self.marks: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
-        self.room = limits.PICKLE_TEXT
-        self.calls = 0
-        self._names: dict[tuple[str, str], Name] = {}
-        self._rebuild = rebuild
-        self._persistent = persistent
-
-    def _broken(self, why: str) -> FormatError:
-        return FormatError(f"the pickle {why} (near byte {self.position}).", rule="pickle")
-
-    # What opcodes do to the outside world, were they allowed to.
-
-    def _name(self, module: str, name: str) -> None:
-        known = (module, name)
-        if known not in self._names:
-            if len(self._names) >= limits.PICKLE_NAMES:
-                raise UnsafeError(f"the pickle holds over {limits.PICKLE_NAMES} names.", rule="pickle names")
-            self._names[known] = Name(module, name, self._rebuild.get(known))
-        self.stack.append(self._names[known])
-
-    def _too_much_text(self) -> UnsafeError:
-        return UnsafeError(f"the pickle holds over {limits.PICKLE_TEXT} bytes of text.", rule="pickle text")
-
-    def _too_many_calls(self) -> UnsafeError:
-        return UnsafeError(f"the pickle rebuilds over {limits.PICKLE_CALLS} values.", rule="pickle calls")
-
-    # Reading arguments.
-
-    def _bytes(self, length: int) -> bytes:
-        start = self.position
-        if length > len(self.data) - start:
-            raise self._broken(f"claims {length} bytes where {len(self.data) - start} remain")
-        self.position = start + length
-        return self.data[start : self.position]
-
-    def _number(self, form: struct.Struct) -> Any:
-        value = form.unpack_from(self.data, self.position)[0]
-        self.position += form.size
-        return value
-
-    def _line(self) -> bytes:
-        end = self.data.find(b"\n", self.position)
-        if end < 0:
-            raise self._broken("ends inside a line")
-        line = self.data[self.position : end]
-        self.position = end + 1
-        return line
-
-    def _text(self, raw: bytes, encoding: str = "utf-8", errors: str = "surrogatepass") -> str:
-        self.room -= len(raw)
-        if self.room < 0:
-            raise self._too_much_text()
-        return raw.decode(encoding, errors)
-
-    def _old_text(self, raw: bytes) -> str:
-        """Decode a Python 2 string: UTF-8 as torch.load does, Latin-1 where it is not."""
-        try:
-            return self._text(raw, errors="strict")
-        except UnicodeDecodeError:
-            return raw.decode("latin-1")
-
-    def _pop_mark(self) -> list[Any]:
-        items = self.stack
-        if not self.marks:
-            raise self._broken("closes a mark that it never opened")
-        self.stack = self.marks.pop()
-        return items
-
-    def _integer(self, raw: bytes) -> int:
-        if len(raw) > limits.NUMBER_BYTES:
-            raise UnsafeError(f"the pickle holds an integer of {len(raw)} bytes.", rule="integer size")
-        return int.from_bytes(raw, "little", signed=True)
-
-    # The rarer opcodes, by their names in pickletools.
+class Opcodes(State):
+    """A method for each instruction, by its name in pickletools."""
 
     def op_proto(self) -> None:
         version = self._bytes(1)[0]

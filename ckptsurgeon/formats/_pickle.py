@@ -13,7 +13,8 @@ from typing import Any
 
 from ..errors import CheckpointError, UnsafeError
 from . import limits
-from ._opcodes import TABLE, Opcodes, Rebuild, UnknownOpcodeError
+from ._opcodes import TABLE, Opcodes, UnknownOpcodeError
+from ._pickle_state import Rebuild
 from ._shortcut import plain_tensor
 from ._values import Name, Opaque
 
