@@ -6,7 +6,7 @@ PICKLE_BYTES = 512 << 20
 PICKLE_OPS = 16_000_000
 """About 40 a tensor. Bounds time (seconds) and memory (the costliest opcode makes some 100 bytes)."""
 
-PICKLE_RARE = 8_000_000
+PICKLE_RARE = 5_000_000
 """Instructions among them that are rare in a state dict, some fifteen a tensor, and take three times as long."""
 
 PICKLE_CALLS = 1_000_000
