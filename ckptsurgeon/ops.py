@@ -28,6 +28,7 @@ __all__ = [
     "largest",
     "overlap_shape",
     "raw_dtype",
+    "scaled",
 ]
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -199,6 +200,15 @@ def average(parts: Sequence[tuple[Array, str]], weights: Sequence[float]) -> tup
     if not weights:
         total /= len(parts)
     return total, wide
+
+
+def scaled(values: Array, dtype: str, factor: float) -> Array:
+    """Return values times a number, rounded to their dtype once; raises PlanError where one becomes infinite."""
+    product, wide = average([(values, dtype)], [factor])
+    made, lost = cast(product, wide, dtype)
+    if lost:
+        raise PlanError(f"{lost} values times {factor:g} are beyond {dtype}.", hint="Scale by less, or cast first.")
+    return made
 
 
 def largest(parts: Sequence[Array]) -> Array:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .composition import Made
 
 __all__ = [
     "DTYPES",
@@ -102,7 +105,8 @@ class TensorInfo:
     """One tensor as its file's header describes it; no byte of its values has been read.
 
     ``offset`` is in bytes from the start of ``storage``; ``stride`` is in elements, None when contiguous.
-    ``opaque`` says why the values are not plain bytes (sparse, quantised, meta), and is empty when they are.
+    ``opaque`` says why the values are not plain bytes (sparse, quantised, meta), and is empty when they are. ``made``
+    says of which other tensors it is made, where it is not stored itself.
     """
 
     dtype: str
@@ -114,6 +118,7 @@ class TensorInfo:
     neg: bool = False
     opaque: str = ""
     parts: tuple[object, ...] = field(default=(), repr=False)
+    made: Made | None = field(default=None, repr=False)
 
     @property
     def numel(self) -> int:

@@ -9,7 +9,7 @@ import ckptsurgeon
 
 ROOT = Path(ckptsurgeon.__file__).parent
 
-OPEN_TO_ALL = {"errors", "tensors", "text", "lazy", "version"}
+OPEN_TO_ALL = {"errors", "tensors", "composition", "text", "lazy", "version"}
 
 # room: the rooms it may import. A room is a file or a folder of the package.
 DOORS: dict[str, set[str]] = {
@@ -20,6 +20,7 @@ DOORS: dict[str, set[str]] = {
     "lazy": set(),
     "version": set(),
     "tensors": set(),
+    "composition": set(),
     "registry": set(),
     "keys": set(),
     "sources": {"registry"},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..composition import Cut, Joined, Permuted, Reshaped
 from ..errors import FormatError
 from ..formats import ARRAY, META, QUANTISED, SPARSE, Array, Name
 from ..sources import File
@@ -36,6 +37,8 @@ def materialise(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Ten
 
 
 def _materialised(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Tensor:
+    if info.made is not None:
+        return _made(checkpoint, key, info)
     rebuild = _OPAQUE.get(info.opaque)
     if rebuild is not None:
         return rebuild(checkpoint, info)
@@ -46,6 +49,22 @@ def _materialised(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.T
     if info.conj:
         tensor = tensor.conj()
     return torch._neg_view(tensor) if info.neg else tensor
+
+
+def _made(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Tensor:
+    """Return a tensor that is made of others."""
+    made = info.made
+    if isinstance(made, Joined):
+        return torch.cat([_materialised(checkpoint, key, one) for one in made.of], made.dim)
+    assert made is not None
+    of = _materialised(checkpoint, key, made.of)
+    if isinstance(made, Reshaped):
+        return of.reshape(info.shape)
+    if isinstance(made, Permuted):
+        return of.permute(made.dims)
+    if isinstance(made, Cut):
+        return of[tuple(slice(at, at + size) for at, size in zip(made.begin, info.shape, strict=True))]
+    return (of.to(torch.complex128 if of.is_complex() else torch.float64) * made.factor).to(of.dtype)
 
 
 def _dtype(info: TensorInfo) -> torch.dtype:

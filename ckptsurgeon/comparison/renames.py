@@ -62,7 +62,7 @@ def _by_content(checkpoint: Checkpoint, keys: Sequence[str], makes: set[Make]) -
 def _digest(checkpoint: Checkpoint, info: TensorInfo) -> str:
     digest = hashlib.sha256(f"{info.dtype} {info.shape}".encode())
     for box in blocks(info.shape, ELEMENTS):
-        digest.update(read_part(checkpoint.file(info), info, box).tobytes())
+        digest.update(read_part(checkpoint, info, box).tobytes())
     return digest.hexdigest()
 
 

@@ -72,7 +72,7 @@ def with_values(
         a, b = first[key], second[key]
         if key not in unequal:
             continue
-        numbers, within = _measure(first.file(a), a, second.file(b), b, tolerance)
+        numbers, within = _measure(first, a, second, b, tolerance)
         pair = Pair(key, a, b, numbers)
         if a.dtype != b.dtype:
             retyped.append(pair)
@@ -180,13 +180,15 @@ def same_bytes(first: Checkpoint, key: str, second: Checkpoint, other: str) -> b
     """Whether two tensors of one dtype and shape hold the same values, bit for bit, whatever their layout."""
     a, b = first[key], second[other]
     for box in blocks(a.shape, ELEMENTS):
-        here, there = read_part(first.file(a), a, box), read_part(second.file(b), b, box)
+        here, there = read_part(first, a, box), read_part(second, b, box)
         if here.tobytes() != there.tobytes():
             return False
     return True
 
 
-def _measure(first: File, a: TensorInfo, second: File, b: TensorInfo, tolerance: Tolerance) -> tuple[Numbers, bool]:
+def _measure(
+    first: Checkpoint, a: TensorInfo, second: Checkpoint, b: TensorInfo, tolerance: Tolerance
+) -> tuple[Numbers, bool]:
     """Return how far two tensors are apart, and whether that is within the tolerance."""
     differing = nan = 0
     largest = apart = norm_a = norm_b = product = 0.0
@@ -209,8 +211,8 @@ def _measure(first: File, a: TensorInfo, second: File, b: TensorInfo, tolerance:
     return Numbers(differing, largest, relative, cosine, nan), within
 
 
-def _wide(file: File, info: TensorInfo, box: Box) -> Array:
+def _wide(source: Checkpoint, info: TensorInfo, box: Box) -> Array:
     """Return part of a tensor in the widest type of its kind."""
     kind = "complex128" if DTYPES[info.dtype].kind == "complex" else "float64"
-    values, _ = cast(read_part(file, info, box).reshape(-1), info.dtype, kind)
+    values, _ = cast(read_part(source, info, box).reshape(-1), info.dtype, kind)
     return values

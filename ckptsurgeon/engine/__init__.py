@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .reading import read_part
     from .run import Inputs, Progress, check_step
     from .staging import write_text
-    from .transfer import check_storage, crc32
+    from .transfer import check_values, crc32
 
 __all__ = [
     "Inputs",
@@ -27,7 +27,7 @@ __all__ = [
     "cast_for",
     "check_options",
     "check_step",
-    "check_storage",
+    "check_values",
     "computed_blocks",
     "crc32",
     "lay_out",
@@ -48,6 +48,6 @@ __getattr__ = lazy_names(
         ".reading": ("read_part",),
         ".run": ("Inputs", "Progress", "check_step"),
         ".staging": ("write_text",),
-        ".transfer": ("check_storage", "crc32"),
+        ".transfer": ("check_values", "crc32"),
     },
 )

@@ -23,11 +23,10 @@ from ..ops import (
     raw_dtype,
 )
 from ..plan import MERGES, Step
-from ..sources import File
 from ..tensors import TensorInfo
 from ..text import escape
 from .reading import read_part
-from .transfer import check_storage
+from .transfer import check_values
 
 __all__ = ["Computed", "Part", "block_places", "cast_for", "computed_block", "computed_blocks", "overlay", "whole"]
 
@@ -42,8 +41,8 @@ Computed = tuple[int, Array, int]
 
 
 Seen = Callable[[Sequence[Array]], None]
-Part = tuple[TensorInfo, File]
-"""An input of a step: its header and the file it lies in."""
+Part = tuple[TensorInfo, Checkpoint]
+"""An input of a step: its header and the checkpoint it is of."""
 
 
 def computed_blocks(step: Step, parts: Sequence[Part]) -> Iterator[Computed]:
@@ -68,18 +67,18 @@ def computed_block(step: Step, parts: Sequence[Part], box: Box, seen: Seen | Non
 
     ``seen`` is shown what was read of several inputs.
     """
-    info, file = parts[0]
+    info, source = parts[0]
     if step.op == "interpolate":
         part = interpolation_box(box, info.shape, step.shape)
-        floats = interpolate(read_part(file, info, part), part, box, info.shape, step.shape, info.dtype)
+        floats = interpolate(read_part(source, info, part), part, box, info.shape, step.shape, info.dtype)
         values, lost = cast_for(step, floats, "float64" if info.dtype == "float64" else "float32")
     elif step.op in MERGES:
-        read = [read_part(f, i, box) for i, f in parts]
+        read = [read_part(s, i, box) for i, s in parts]
         if seen is not None:
             seen(read)
         values, lost = _merged(step, read, [i.dtype for i, _ in parts])
     else:
-        values, lost = cast_for(step, read_part(file, info, box), info.dtype)
+        values, lost = cast_for(step, read_part(source, info, box), info.dtype)
     return np.ascontiguousarray(values), lost
 
 
@@ -102,18 +101,16 @@ def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
 def whole(checkpoint: Checkpoint, key: str) -> Array:
     """Return all of a tensor, its checksum checked."""
     info = checkpoint[key]
-    assert info.storage is not None
-    file = checkpoint.file(info)
-    check_storage(file, info.storage)
-    return read_part(file, info, tuple((0, size) for size in info.shape))
+    check_values(checkpoint, info)
+    return read_part(checkpoint, info, tuple((0, size) for size in info.shape))
 
 
-def overlay(step: Step, info: TensorInfo, file: File, initial: Array) -> int:
+def overlay(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) -> int:
     """Put the part of a source that fits over a tensor's initial values; returns values that became infinite."""
     shared = overlap_shape(info.shape, step.shape)
     lost = 0
     for box in blocks(shared, max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))):
-        values, more = cast_for(step, read_part(file, info, box), info.dtype)
+        values, more = cast_for(step, read_part(source, info, box), info.dtype)
         initial[tuple(slice(*ends) for ends in box)] = values.reshape(box_shape(box))
         lost += more
     return lost

@@ -26,8 +26,8 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
     for pair in plan.equal:
         source = sources[pair.source]
         step = Step(pair.first, "copy", source[pair.first].dtype, source[pair.first].shape)
-        first = computed_blocks(step, [(source[pair.first], source.file(source[pair.first]))])
-        second = computed_blocks(step, [(source[pair.second], source.file(source[pair.second]))])
+        first = computed_blocks(step, [(source[pair.first], source)])
+        second = computed_blocks(step, [(source[pair.second], source)])
         for (_, a, _), (_, b, _) in zip(first, second, strict=True):
             if not np.array_equal(a.view("u1"), b.view("u1")):
                 raise PlanError(
@@ -78,11 +78,11 @@ def _compute(run: Run, step: Step, pool: ThreadPoolExecutor) -> None:
 
 def _check_sums(step: Step, parts: Sequence[Part], sums: Sequence[list[tuple[int, int, int]]]) -> None:
     """Raise FormatError where what was read of an input is not what its checksum says."""
-    for (info, file), kept in zip(parts, sums, strict=True):
+    for (info, source), kept in zip(parts, sums, strict=True):
         if checked_on_the_way(step, info):
             assert info.storage is not None
             if combine([(crc, nbytes) for _, crc, nbytes in sorted(kept)]) != info.storage.crc32:
-                raise bad_checksum(file, info.storage.name)
+                raise bad_checksum(source.file(info), info.storage.name)
 
 
 def draw_steps(run: Run) -> None:
@@ -121,7 +121,7 @@ def _drawn(run: Run, step: Step, dtype: str, data: memoryview) -> Array:
         info = run.info(step)
         assert step.source is not None
         values = np.ascontiguousarray(values)
-        lost += overlay(step, info, run.inputs.sources[step.source].file(info), values)
+        lost += overlay(step, info, run.inputs.sources[step.source], values)
         run.nbytes_read += info.nbytes
     if lost:
         run.overflowed[step.key] = lost

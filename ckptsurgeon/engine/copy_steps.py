@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ..sources import File
 from ..tensors import Storage
 from .run import Run, checked_on_the_way, has_slot, is_copy
-from .transfer import THREADS, Copy, Piece, check_storage, run_copies
+from .transfer import THREADS, Copy, Piece, check_storage, checkable, run_copies
 
 __all__ = ["check_storages", "copy_steps"]
 
@@ -36,12 +36,11 @@ def check_storages(run: Run) -> None:
     """Check the records of which only a part is used, or which are computed with."""
     wanted: dict[int, tuple[File, Storage]] = {}
     for step in run.plan.steps:
-        for info, file in run.parts(step):
+        for info, source in run.parts(step):
             storage = info.storage
-            if storage is None or storage.crc32 is None:
-                continue
-            if not (is_copy(step, info) and info.nbytes == storage.nbytes) and not checked_on_the_way(step, info):
-                wanted[id(storage)] = (file, storage)
+            whole = storage is not None and info.nbytes == storage.nbytes
+            if not (is_copy(step, info) and whole) and not checked_on_the_way(step, info):
+                wanted.update((id(one), (file, one)) for file, one in checkable(source, info))
     if not wanted:
         return
     with ThreadPoolExecutor(THREADS, thread_name_prefix="check") as pool:

@@ -14,7 +14,7 @@ from ..text import escape
 from .compute import computed_blocks, overlay
 from .compute_steps import check_equal
 from .run import Inputs, check_step, check_unchanged, overflow_notes
-from .transfer import check_storage
+from .transfer import check_storage, checkable
 
 if TYPE_CHECKING:
     import torch
@@ -46,10 +46,11 @@ def load_tensors(plan: Plan, inputs: Inputs, tensors: dict[str, torch.Tensor]) -
 
 
 def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) -> None:
-    """Check the record that a tensor lies in, which many may share, if it was not checked before."""
-    if info is not None and info.storage is not None and id(info.storage) not in checked:
-        checked.add(id(info.storage))
-        check_storage(source.file(info), info.storage)
+    """Check the records that a tensor lies in, which many may share, if they were not checked before."""
+    for file, storage in checkable(source, info) if info is not None else ():
+        if id(storage) not in checked:
+            checked.add(id(storage))
+            check_storage(file, storage)
 
 
 def _put(staged: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
@@ -81,18 +82,17 @@ def _read(step: Step, source: Checkpoint, inputs: Inputs) -> tuple[torch.Tensor,
     import torch
 
     info = source[step.source_key]
-    if info.dtype != step.source_dtype or info.shape != step.source_shape or info.storage is None:
+    if info.dtype != step.source_dtype or info.shape != step.source_shape or info.opaque:
         raise PlanError(f"{escape(source.path)} no longer has {escape(step.source_key)} as it was planned.")
-    file = source.file(info)
     values = np.empty(step.shape, raw_dtype(step.dtype))
     if step.draws:
         assert inputs.target is not None
         for _, data in inputs.target.initial([step.key], 0):
             values[...] = np.frombuffer(data, values.dtype).reshape(step.shape)
-        lost = overlay(step, info, file, values)
+        lost = overlay(step, info, source, values)
     else:
         flat, lost = values.reshape(-1), 0
-        for offset, block, more in computed_blocks(step, [(info, file)]):
+        for offset, block, more in computed_blocks(step, [(info, source)]):
             begin = offset // values.itemsize
             flat[begin : begin + block.size] = block.reshape(-1)
             lost += more

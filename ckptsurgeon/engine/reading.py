@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoint import Checkpoint
 from ..ops import Array, Box, box_shape, raw_dtype
 from ..sources import File
 from ..tensors import DTYPES, TensorInfo, contiguous_stride, reach
+from .composed import read_made
 
 __all__ = ["read_part"]
 
@@ -20,8 +22,14 @@ SMALL = 1 << 20
 """… or when all of it is at most this many bytes."""
 
 
-def read_part(file: File, info: TensorInfo, part: Box) -> Array:
+def read_part(source: Checkpoint, info: TensorInfo, part: Box) -> Array:
     """Return a part of a tensor as an array of ``raw_dtype``, contiguous, little-endian, bits resolved."""
+    if info.made is not None:
+        return np.ascontiguousarray(read_made(lambda one, box: read_part(source, one, box), info, part))
+    return _read_stored(source.file(info), info, part)
+
+
+def _read_stored(file: File, info: TensorInfo, part: Box) -> Array:
     dtype = raw_dtype(info.dtype)
     stride = info.stride or contiguous_stride(info.shape)
     shape = box_shape(part)

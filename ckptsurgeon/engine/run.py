@@ -12,7 +12,6 @@ from ..checkpoint import Checkpoint
 from ..errors import PlanError
 from ..plan import MERGES, Input, Plan, Step
 from ..policies import cast_fault
-from ..sources import File
 from ..tensors import DTYPES, TargetSpec, TensorInfo
 from ..text import count, escape
 from .layout import OutputShape
@@ -79,16 +78,16 @@ class Run:
         """Return the header of a step's first input, which must be what the plan was made from."""
         return self._part(step.inputs[0])[0]
 
-    def parts(self, step: Step) -> list[tuple[TensorInfo, File]]:
-        """Return the header and the file of each input of a step."""
+    def parts(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
+        """Return each input of a step: its header and the checkpoint it is of."""
         return [self._part(one) for one in step.inputs]
 
-    def _part(self, one: Input) -> tuple[TensorInfo, File]:
+    def _part(self, one: Input) -> tuple[TensorInfo, Checkpoint]:
         source = self.inputs.sources[one.source]
         info = source.get(one.key)
         if info is None or (info.dtype, info.shape) != (one.dtype, one.shape) or info.opaque:
             raise PlanError(f"{escape(source.path)} no longer has {escape(one.key)} as it was planned.")
-        return info, source.file(info)
+        return info, source
 
     def write(self, key: str, at: int, raw: memoryview) -> int:
         """Write bytes into a slot at a byte offset; returns their CRC-32."""

@@ -15,15 +15,29 @@ from dataclasses import dataclass, field
 
 from isal import isal_zlib
 
+from ..checkpoint import Checkpoint
+from ..composition import leaves
 from ..errors import FormatError
 from ..sources import File
-from ..tensors import Storage
+from ..tensors import Storage, TensorInfo
 from ..text import escape
 from .libc import start_writing
 from .places import explained
 from .staging import StagedFile
 
-__all__ = ["Advance", "Copy", "Piece", "check_range", "check_storage", "combine", "crc32", "run_copies"]
+__all__ = [
+    "Advance",
+    "Copy",
+    "Piece",
+    "bad_checksum",
+    "check_range",
+    "check_storage",
+    "check_values",
+    "checkable",
+    "combine",
+    "crc32",
+    "run_copies",
+]
 
 CHUNK = 8 << 20
 """Bytes of one task: enough to keep a disk busy, little enough for two threads to share a tensor."""
@@ -273,6 +287,19 @@ def _in_threads(worker: _Worker, batches: Sequence[list[_Task]]) -> None:
             worker.stopped = True
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def checkable(source: Checkpoint, info: TensorInfo) -> Iterator[tuple[File, Storage]]:
+    """Yield the records that a tensor's values lie in and that were stored with a checksum."""
+    for leaf in leaves(info):
+        if leaf.storage is not None and leaf.storage.crc32 is not None:
+            yield source.file(leaf), leaf.storage
+
+
+def check_values(source: Checkpoint, info: TensorInfo) -> None:
+    """Raise FormatError where a record that a tensor's values lie in is not what its checksum says."""
+    for file, storage in checkable(source, info):
+        check_storage(file, storage)
 
 
 def check_storage(file: File, storage: Storage) -> None:

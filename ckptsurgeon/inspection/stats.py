@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..checkpoint import Checkpoint
-from ..engine import check_storage, read_part
+from ..engine import check_values, read_part
 from ..ops import Array, blocks, cast
 from ..tensors import DTYPES, TensorInfo
 
@@ -39,13 +39,11 @@ def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
     dtype = DTYPES[info.dtype]
     if info.opaque or dtype.kind not in ("float", "int", "uint", "bool") or dtype.bits % 8 or dtype.values > 1:
         return None
-    file = checkpoint.file(info)
-    if info.storage is not None:
-        check_storage(file, info.storage)
+    check_values(checkpoint, info)
     number, mean, squares = 0, 0.0, 0.0
     low, high, zeros, nan, inf = math.inf, -math.inf, 0, 0, 0
     for box in blocks(info.shape, BLOCK):
-        values = _as_float64(read_part(file, info, box), info.dtype)
+        values = _as_float64(read_part(checkpoint, info, box), info.dtype)
         finite = values[np.isfinite(values)]
         missing = int(np.count_nonzero(np.isnan(values)))
         nan, inf = nan + missing, inf + values.size - finite.size - missing

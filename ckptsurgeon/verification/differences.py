@@ -11,29 +11,27 @@ from ..checkpoint import Checkpoint
 from ..engine import cast_for, computed_blocks, overlay, read_part, whole
 from ..ops import blocks, cast, overlap_shape
 from ..plan import Step
-from ..sources import File
 from ..tensors import TensorInfo, contiguous_stride
 
 __all__ = ["BLOCK", "Origins", "first_difference", "first_different_byte", "reader"]
 
 BLOCK = 1 << 20
 
-Origins = Sequence[tuple[TensorInfo, File]]
-"""The header and the file of each input of a step."""
+Origins = Sequence[tuple[TensorInfo, Checkpoint]]
+"""Each input of a step: its header and the checkpoint it is of."""
 
 
-def reader(file: File, info: TensorInfo) -> Callable[[int, int], bytes]:
+def reader(source: Checkpoint, info: TensorInfo) -> Callable[[int, int], bytes]:
     """Return what reads (offset, size) of a tensor's values as if they were contiguous."""
-    assert info.storage is not None
-    if info.is_plain:
-        begin = info.storage.offset + info.offset
+    if info.is_plain and info.storage is not None:
+        file, begin = source.file(info), info.storage.offset + info.offset
         return lambda offset, size: file.read(begin + offset, size)
-    data = read_part(file, info, tuple((0, size) for size in info.shape)).tobytes()
+    data = read_part(source, info, tuple((0, size) for size in info.shape)).tobytes()
     return lambda offset, size: data[offset : offset + size]
 
 
 def first_difference(
-    step: Step, info: TensorInfo, file: File, origins: Origins, keeper: Checkpoint | None
+    step: Step, info: TensorInfo, output: Checkpoint, origins: Origins, keeper: Checkpoint | None
 ) -> int | None:
     """Return the first byte at which a tensor is not what its sources make of it, None when there is none.
 
@@ -41,12 +39,12 @@ def first_difference(
     """
     origin, theirs = origins[0]
     if step.op in ("copy", "keep") and info.dtype == origin.dtype and origin.is_plain:
-        return first_different_byte(file, info, theirs, origin)
-    read = reader(file, info)
+        return first_different_byte(output, info, theirs, origin)
+    read = reader(output, info)
     if step.op in ("pad", "overlap"):
         if keeper is not None:
-            return _overlaid_difference(step, info, file, origins, keeper)
-        return _overlay_difference(step, file, info, theirs, origin)
+            return _overlaid_difference(step, info, output, origins, keeper)
+        return _overlay_difference(step, output, info, theirs, origin)
     for offset, values, _ in computed_blocks(step, origins):
         raw = values.reshape(-1).view("u1").data
         here = read(offset, len(raw))
@@ -55,11 +53,11 @@ def first_difference(
     return None
 
 
-def first_different_byte(file: File, info: TensorInfo, theirs: File, origin: TensorInfo) -> int | None:
+def first_different_byte(output: Checkpoint, info: TensorInfo, theirs: Checkpoint, origin: TensorInfo) -> int | None:
     """Return the first byte at which two tensors of one dtype differ."""
     if info.nbytes != origin.nbytes:
         return min(info.nbytes, origin.nbytes)
-    here, there = reader(file, info), reader(theirs, origin)
+    here, there = reader(output, info), reader(theirs, origin)
     for done in range(0, info.nbytes, BLOCK):
         size = min(BLOCK, info.nbytes - done)
         a, b = here(done, size), there(done, size)
@@ -73,23 +71,27 @@ def _mismatch(a: Any, b: Any) -> int:
     return int(np.argmax(first != second))
 
 
-def _overlay_difference(step: Step, file: File, info: TensorInfo, theirs: File, origin: TensorInfo) -> int | None:
+def _overlay_difference(
+    step: Step, output: Checkpoint, info: TensorInfo, theirs: Checkpoint, origin: TensorInfo
+) -> int | None:
     """Compare the leading part that a source was laid over; the rest was drawn."""
     stride = contiguous_stride(info.shape)
     for box in blocks(overlap_shape(origin.shape, info.shape), BLOCK // info.itemsize):
-        here = read_part(file, info, box)
+        here = read_part(output, info, box)
         there, _ = cast_for(step, read_part(theirs, origin, box), origin.dtype)
         if not np.array_equal(here.view("u1"), there.view("u1")):
             return sum(begin * step for (begin, _), step in zip(box, stride, strict=True)) * info.itemsize
     return None
 
 
-def _overlaid_difference(step: Step, info: TensorInfo, file: File, origins: Origins, keeper: Checkpoint) -> int | None:
+def _overlaid_difference(
+    step: Step, info: TensorInfo, output: Checkpoint, origins: Origins, keeper: Checkpoint
+) -> int | None:
     """Compare a source laid over the destination's own values."""
     values, _ = cast(whole(keeper, step.key), keeper[step.key].dtype, step.dtype)
     values = np.array(values)
     overlay(step, *origins[0], values)
-    here = read_part(file, info, tuple((0, size) for size in info.shape))
+    here = read_part(output, info, tuple((0, size) for size in info.shape))
     if here.tobytes() == values.tobytes():
         return None
     return _mismatch(here.tobytes(), values.tobytes())
