@@ -122,6 +122,7 @@ def recipe_text(recipe: Recipe) -> str:
                 "path": source.path,
                 "root": source.root,
                 "stripped": list(source.stripped),
+                **({"operations": [dict(row) for row in source.operations]} if source.operations else {}),
                 "files": [_file_json(file) for file in source.files],
             }
             for source in recipe.sources
@@ -192,6 +193,7 @@ def _read_source(row: Mapping[str, Any]) -> PlanSource:
     return PlanSource(
         str(row["name"]), str(row["path"]), str(row["root"]), tuple(map(str, row["stripped"])),
         tuple(_read_file(file) for file in row["files"]), str(row["role"]),
+        tuple(map(dict, row.get("operations", ()))),
     )  # fmt: skip
 
 

@@ -13,8 +13,9 @@ from ..plan import Carried, Plan
 from ..planners import Options, SourceView, plan_edit
 from ..text import listing
 from .inputs import OpenInputs, names_of, plan_source
+from .operating import operate, operations_file, operations_of
 from .planning import arguments_said, rules_as_text, rules_of
-from .types import Path, Patterns, Rules
+from .types import Operations, Path, Patterns, Rules
 
 if TYPE_CHECKING:
     import torch
@@ -28,26 +29,32 @@ def rename(
     map: Rules = (),
     map_file: Path | None = None,
     ruleset: Patterns = (),
+    operations: Operations = (),
     unwrap: bool = False,
     keep_extras: bool = False,
     root: str | None = None,
 ) -> Plan:
     """Plan a checkpoint whose keys are renamed by rules FROM=TO, the first that matches a key; the rest stay.
 
-    ``ruleset`` names rules that ship with us ("weight-norm"), which come after those of ``map``. Keys are those that
-    stand in the file, wrappers and all, unless ``unwrap``. ``keep_extras`` carries entries that
+    ``ruleset`` names rules that ship with us ("weight-norm"), which come after those of ``map``. ``operations`` are
+    split, concat and others (``docs/howto/operations.md``), as data or as a YAML file; they come before all rules.
+    Keys are those that stand in the file, wrappers and all, unless ``unwrap``. ``keep_extras`` carries entries that
     are no tensors, where they are plain data. Raises PatternError for a rule that matches nothing, PlanError where
-    two keys land on one, and what ``open_checkpoint`` raises.
+    two keys land on one or an operation does not fit, and what ``open_checkpoint`` raises.
     """
     rules = [*rules_as_text(map), *rules_of(map_file)]
     options = Options.of(rules=rules, rulesets=ruleset)
-    if not rules and not unwrap and not options.rulesets:
+    rows = operations_of(operations)
+    if not rules and not unwrap and not options.rulesets and not rows:
         raise ConfigError(
-            "there is no rule to rename by.", hint="Use --map FROM=TO, --map-file, --ruleset or --unwrap."
+            "there is no rule to rename by.",
+            hint="Use --map FROM=TO, --map-file, --ruleset, --operations or --unwrap.",
         )
-    arguments = arguments_said(map=rules, ruleset=options.rulesets, unwrap=unwrap, keep_extras=keep_extras, root=root)
-    others = [os.fspath(map_file)] if map_file is not None else []
-    return _edit("rename", source, options, arguments, unwrap, keep_extras, root, others=others)
+    arguments = arguments_said(
+        map=rules, ruleset=options.rulesets, operations=rows, unwrap=unwrap, keep_extras=keep_extras, root=root
+    )
+    others = [os.fspath(path) for path in (map_file, operations_file(operations)) if path is not None]
+    return _edit("rename", source, options, arguments, unwrap, keep_extras, root, others=others, rows=rows)
 
 
 def filter(
@@ -102,14 +109,18 @@ def _edit(
     *,
     metadata: Mapping[str, str] | None = None,
     others: Sequence[str] = (),
+    rows: Sequence[Mapping[str, Any]] = (),
 ) -> Plan:
     """Open the source, plan, and leave it open for whoever applies the plan."""
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
     try:
         carried, notes = _carried(checkpoint, keep_extras)
+        operated = operate([checkpoint], rows)[0]
+        checkpoint = operated.checkpoint
+        planned = plan_source(names_of([checkpoint.path])[0], checkpoint, operations=operated.rows)
         plan = plan_edit(
             verb,
-            SourceView(plan_source(names_of([checkpoint.path])[0], checkpoint), checkpoint),
+            SourceView(planned, checkpoint, made=operated.by),
             options,
             carried=carried,
             arguments=arguments,

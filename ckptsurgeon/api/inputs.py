@@ -8,13 +8,14 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import CheckpointError, ConfigError, PlanError, SourceError
 from ..plan import FilePrint, Plan, PlanSource
 from ..tensors import TargetSpec
 from ..text import escape
+from .operating import operate
 from .types import Path
 
 if TYPE_CHECKING:
@@ -58,10 +59,12 @@ def names_of(paths: Sequence[str]) -> list[str]:
     return names
 
 
-def plan_source(name: str, checkpoint: Checkpoint, role: str = "source") -> PlanSource:
-    """Return what a plan says of an open checkpoint."""
+def plan_source(name: str, checkpoint: Checkpoint, role: str = "source", operations: Sequence[Any] = ()) -> PlanSource:
+    """Return what a plan says of an open checkpoint, and of the operations that made its tensors."""
     files = tuple(FilePrint(file.name, file.size, file.sha256, file.mtime_ns) for file in checkpoint.files)
-    return PlanSource(name, checkpoint.path, checkpoint.root, checkpoint.stripped, files, role)
+    return PlanSource(
+        name, checkpoint.path, checkpoint.root, checkpoint.stripped, files, role, tuple(map(dict, operations))
+    )
 
 
 def target_files(target: TargetSpec) -> tuple[FilePrint, ...]:
@@ -138,7 +141,12 @@ def _is_open(checkpoint: Checkpoint) -> bool:
 
 def _reopen(source: PlanSource) -> Checkpoint:
     root = source.root or "."
-    return open_checkpoint(source.path, root, unwrap=False).unwrapped(stripped=source.stripped)
+    checkpoint = open_checkpoint(source.path, root, unwrap=False).unwrapped(stripped=source.stripped)
+    try:
+        return operate([checkpoint], source.operations)[0].checkpoint
+    except BaseException:
+        checkpoint.close()
+        raise
 
 
 def _check_prints(source: PlanSource, checkpoint: Checkpoint) -> None:

@@ -17,7 +17,8 @@ from ..sources import SourceSpec, parse_spec
 from ..tensors import TargetSpec
 from ..text import escape
 from .inputs import OpenInputs, names_of, plan_source, target_files
-from .types import Mismatch, Path, Patterns, Rules, Sources
+from .operating import operate, operations_file, operations_of
+from .types import Mismatch, Operations, Path, Patterns, Rules, Sources
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,7 @@ def transplant(
     map: Rules = (),
     map_file: Path | None = None,
     ruleset: Patterns = (),
+    operations: Operations = (),
     on_mismatch: Mismatch = (),
     on_missing: str = "init",
     reinit: Patterns = (),
@@ -47,7 +49,8 @@ def transplant(
 
     ``source`` may be in ESPnet's form ``file:src_key:dst_key:exclude_keys``. ``destination`` is a configuration or
     a checkpoint. ``map`` holds rules FROM=TO or maps one to the other, ``map_file`` names a file of more, ``ruleset``
-    rules that ship with us;
+    rules that ship with us, ``operations`` are split, concat and others, as data or as a YAML file, that make other
+    tensors of the sources' before anything is selected;
     ``on_mismatch`` is one policy for all (init, slice, pad, overlap, interpolate) or a map from pattern to policy;
     ``dtype`` is "keep" or the dtype of all floating tensors.
 
@@ -62,12 +65,15 @@ def transplant(
         include=include, exclude=exclude, rules=map, rulesets=ruleset, on_mismatch=on_mismatch, reinit=reinit,
         require=require, on_missing=on_missing, strict=strict, dtype=dtype,
     )  # fmt: skip
+    rows = operations_of(operations)
     arguments = arguments_said(
-        include=include, exclude=exclude, map=map, ruleset=options.rulesets, on_mismatch=on_mismatch,
+        include=include, exclude=exclude, map=map, ruleset=options.rulesets, operations=rows, on_mismatch=on_mismatch,
         on_missing=on_missing, reinit=reinit, require=require, strict=strict, dtype=dtype, root=root,
     )  # fmt: skip
-    others = (os.fspath(map_file),) if map_file is not None else ()
-    return plan_into(specs_of(source), target, options, seed=seed, arguments=arguments, root=root, others=others)
+    others = tuple(os.fspath(path) for path in (map_file, operations_file(operations)) if path is not None)
+    return plan_into(
+        specs_of(source), target, options, seed=seed, arguments=arguments, root=root, others=others, rows=rows
+    )
 
 
 def rules_as_text(rules: Rules) -> list[str]:
@@ -86,6 +92,7 @@ def plan_into(
     arguments: Mapping[str, Any],
     root: str | None,
     others: tuple[str, ...] = (),
+    rows: Sequence[Mapping[str, Any]] = (),
 ) -> Plan:
     """Open the sources, plan, and leave them open for whoever applies the plan."""
     checkpoints: list[Checkpoint] = []
@@ -94,10 +101,15 @@ def plan_into(
             raw = open_checkpoint(spec.uri, root, unwrap=False)
             checkpoints.append(raw.unwrapped(destination=list(target.tensors)))
         names = names_of([spec.uri for spec in specs])
+        operated = operate(checkpoints, rows)
+        checkpoints = [one.checkpoint for one in operated]
         views = [
-            SourceView(plan_source(name, checkpoint), checkpoint, spec.src, spec.dst, spec.exclude)
-            for name, checkpoint, spec in zip(names, checkpoints, specs, strict=True)
-        ]
+            SourceView(
+                plan_source(name, one.checkpoint, operations=one.rows), one.checkpoint, spec.src, spec.dst,
+                spec.exclude, one.by,
+            )
+            for name, one, spec in zip(names, operated, specs, strict=True)
+        ]  # fmt: skip
         keeper = None
         if target.kind == "module":
             keeper = PlanSource(target.name, "", "", (), (), "destination")

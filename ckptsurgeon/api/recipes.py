@@ -32,7 +32,7 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
     "average": average,
 }
 _OUTPUT = ("output", "to", "max_shard_size")
-_PATHS = ("source", "sources", "destination", "map_file", "output")
+_PATHS = ("source", "sources", "destination", "map_file", "operations", "output")
 
 
 @dataclass(frozen=True)

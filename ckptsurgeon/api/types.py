@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-__all__ = ["Mismatch", "Path", "Patterns", "Progress", "Rules", "Sources"]
+__all__ = ["Mismatch", "Operations", "Path", "Patterns", "Progress", "Rules", "Sources"]
 
 Path: TypeAlias = str | os.PathLike[str]
 Sources: TypeAlias = Path | Sequence[Path]
@@ -17,6 +17,9 @@ Patterns: TypeAlias = Iterable[str] | None
 
 Rules: TypeAlias = Iterable[str] | Mapping[str, str] | None
 """Rules FROM=TO, or a map from one to the other."""
+
+Operations: TypeAlias = Path | Sequence[Mapping[str, Any]] | None
+"""Operations as plain data, or the YAML file that holds them."""
 
 Mismatch: TypeAlias = str | Mapping[str, str] | Sequence[str] | None
 """One policy for all, a map from pattern to policy, or texts as the command line takes them."""

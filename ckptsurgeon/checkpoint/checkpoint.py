@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -146,6 +147,14 @@ class Checkpoint(Mapping[str, TensorInfo]):
         other = object.__new__(Checkpoint)
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("extras", "ties")})
         other._view = unwrap(self._tensors, destination) if stripped is None else unwrap_as(self._tensors, stripped)
+        return other
+
+    def holding(self, tensors: Mapping[str, TensorInfo]) -> Checkpoint:
+        """Return the same file as a checkpoint of other tensors, made of those that it has."""
+        other = self.unwrapped(stripped=self.stripped)
+        aside = {key: self._tensors[key] for key in self._view.aside}
+        other._tensors = {**aside, **tensors}
+        other._view = replace(self._view, stored={key: key for key in tensors})
         return other
 
     def stored_key(self, key: str) -> str:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "DryRun", "Force", "Json", "KeepExtras", "MaxShard", "Output", "OutputUnlessDry", "Quiet", "Root", "Ruleset", "To",
-    "Unwrap", "Verbose",
+    "DryRun", "Force", "Json", "KeepExtras", "MaxShard", "Operations", "Output", "OutputUnlessDry", "Quiet", "Root",
+    "Ruleset", "To", "Unwrap", "Verbose",
 ]  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors are JSON on stderr.")]
@@ -43,6 +43,15 @@ Ruleset = Annotated[
         metavar="NAME",
         help="Rules by name, after those of --map: weight-norm, weight-norm-old, ddp, lightning, compile, "
         "espnet-deepspeed, speechbrain; repeatable.",
+    ),
+]
+Operations = Annotated[
+    str | None,
+    typer.Option(
+        "--operations",
+        metavar="FILE",
+        help="Operations in YAML that come before all rules: split, concat, stack, unstack, transpose, permute, "
+        "reshape, scale.",
     ),
 ]
 Unwrap = Annotated[bool, typer.Option("--unwrap", help="Strip wrappers such as module. from the keys.")]

@@ -51,7 +51,9 @@ def read_yaml(text: str, name: str) -> Any:
         why = getattr(error, "problem", None) or str(error)
         if "tag '!" in str(why):
             why = f"{why} (a SpeechBrain hyperparams.yaml? this version does not build those)"
-        raise ConfigError(f"{escape(name)}{where}: {escape(str(why))}.") from None
+        line = text.splitlines()[mark.line] if mark is not None and mark.line < len(text.splitlines()) else ""
+        hint = "Put texts with braces in quotes, as in '{n}'." if "{" in line or "}" in line else ""
+        raise ConfigError(f"{escape(name)}{where}: {escape(str(why))}.", hint=hint) from None
     except (RecursionError, ValueError) as error:
         raise ConfigError(f"{escape(name)} cannot be read as YAML: {escape(str(error))}.") from None
 

@@ -4,7 +4,7 @@ from .hints import deeper_note, nearest, unmatched
 from .induce import rules_for
 from .matcher import KeyMatcher
 from .pattern import Captures, KeyPattern
-from .rules import Renaming, Rule, RuleLine, parse_rule, rename, rules_from_lines
+from .rules import Renaming, Rule, RuleLine, parse_rule, rename, rules_from_lines, target_rule
 from .rulesets import RULESETS, rules_of_sets
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "rules_for",
     "rules_from_lines",
     "rules_of_sets",
+    "target_rule",
     "unmatched",
 ]

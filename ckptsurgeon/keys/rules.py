@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ..errors import PatternError
 from ..text import count, escape
@@ -18,7 +18,7 @@ from .matcher import KeyMatcher
 from .pattern import Captures, KeyPattern
 from .target import Target
 
-__all__ = ["Renaming", "Rule", "RuleLine", "parse_rule", "rename", "rules_from_lines"]
+__all__ = ["Renaming", "Rule", "RuleLine", "parse_rule", "rename", "rules_from_lines", "target_rule"]
 
 _COMMENT = re.compile(r"(^|\s)#.*", re.DOTALL)
 
@@ -40,14 +40,16 @@ class Rule:
         """How messages name the rule: its text, behind the place it was read from."""
         return _label(self.text)
 
-    def apply(self, key: str) -> str | None:
-        """Return the new name of ``key``; None when the rule is not for it.
+    def apply(self, key: str, also: Mapping[str, str] | None = None) -> str | None:
+        """Return the new name of ``key``; None when the rule is not for it. ``also`` are captures from elsewhere.
 
         Raises PatternError when nothing is left of the key or a number falls below zero.
         """
         caught = Captures(rest=f".{key}") if self.pattern is None else self.pattern.captures(key)
         if caught is None:
             return None
+        if also:
+            caught = replace(caught, named={**caught.named, **also})
         try:
             head = self.target.render(caught)
         except ValueError as error:
@@ -94,6 +96,16 @@ def parse_rule(text: str) -> Rule:
     except PatternError as error:
         raise PatternError(f"{_place(text)}{error.message}", hint=error.hint) from None
     return Rule(text, pattern, Target(right, pattern, rule=_label(text)))
+
+
+def target_rule(pattern: KeyPattern, target: str, label: str, also: Sequence[str] = ()) -> Rule:
+    """Return the rule from a parsed pattern to a target, which may use the names in ``also`` too.
+
+    Raises PatternError when the target is empty, malformed, or uses what is not caught.
+    """
+    if not target:
+        raise PatternError(f"{label}: a name is empty.", hint="Name what the tensor becomes.")
+    return Rule(f"{pattern.text}={target}", pattern, Target(target, pattern, rule=label, also=also))
 
 
 def _place(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..errors import PatternError
 from .pattern import Captures, KeyPattern
@@ -32,12 +32,13 @@ Part = str | Callable[[Captures], str]
 class Target:
     """A parsed target; raises PatternError when it asks for what ``pattern`` does not catch.
 
-    ``rule`` is how messages name the rule it belongs to.
+    ``rule`` is how messages name the rule it belongs to, ``also`` names what it may use beside the captures.
     """
 
-    def __init__(self, text: str, pattern: KeyPattern | None, *, rule: str) -> None:
+    def __init__(self, text: str, pattern: KeyPattern | None, *, rule: str, also: Sequence[str] = ()) -> None:
         self.text = text
         self._rule = rule
+        self._also = also
         self._kinds = pattern.kinds if pattern else ()
         self._loose = pattern is not None and pattern.expression is not None
         self._parts: tuple[Part, ...] = tuple(self._read())
@@ -86,7 +87,7 @@ class Target:
             if not 0 <= index < len(self._kinds):
                 raise self._fail(f"{{{raw}}} is not among the {len(self._kinds)} captures")
             return lambda caught: caught.ordered[index]
-        names = {kind for kind in self._kinds if kind not in ("star", "double")}
+        names = {kind for kind in (*self._kinds, *self._also) if kind not in ("star", "double")}
         if raw in names:
             return lambda caught: caught.named[raw]
         node = self._expression(raw, names)

@@ -57,6 +57,7 @@ def _step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
         "dtype": step.dtype,
         "shape": list(step.shape),
         "tied_to": step.tied_to or None,
+        **({"operation": step.operation, "made_of": list(step.made_of)} if step.operation else {}),
         **several,
     }
 
@@ -84,12 +85,14 @@ def plan_from_json(data: Any) -> Plan:
 
 
 def _source_json(source: PlanSource) -> dict[str, Any]:
+    operations = [dict(row) for row in source.operations]
     return {
         "name": source.name,
         "role": source.role,
         "path": source.path,
         "root": source.root,
         "stripped": list(source.stripped),
+        **({"operations": operations} if operations else {}),
         "files": [_print_json(file) for file in source.files],
     }
 
@@ -102,7 +105,7 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
     sources = tuple(
         PlanSource(
             _text(s["name"]), _text(s["path"]), _text(s["root"]), tuple(map(_text, s["stripped"])),
-            _read_prints(s["files"]), _text(s["role"]),
+            _read_prints(s["files"]), _text(s["role"]), tuple(map(dict, s.get("operations", ()))),
         )
         for s in data["sources"]
     )  # fmt: skip
@@ -156,6 +159,8 @@ def _read_step(row: Mapping[str, Any], index: Mapping[str, int]) -> Step:
         tied_to=row["tied_to"] or "",
         more=tuple(_read_input(one, index) for one in row.get("more") or ()),
         weights=tuple(map(float, row.get("weights") or ())),
+        operation=_text(row.get("operation") or ""),
+        made_of=tuple(map(_text, row.get("made_of") or ())),
     )
 
 

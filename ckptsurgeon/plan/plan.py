@@ -19,7 +19,7 @@ __all__ = ["CLASSES", "MERGES", "Carried", "Equal", "FilePrint", "Input", "Plan"
 
 MERGES = ("average", "max")
 """Operations on several inputs, element by element."""
-CLASSES = ("copied", "cast", "reshaped", "resized", "mapped", "merged", "initialised", "kept")
+CLASSES = ("copied", "cast", "reshaped", "derived", "resized", "mapped", "merged", "initialised", "kept")
 """What can become of a destination tensor; each is in exactly one class."""
 
 
@@ -37,7 +37,8 @@ class FilePrint:
 class PlanSource:
     """An input: what it is called in messages, its path, where its state dict hangs, its fingerprint.
 
-    ``role`` is "source", or "destination" for a checkpoint whose own values are kept.
+    ``role`` is "source", or "destination" for a checkpoint whose own values are kept. ``operations`` are what made
+    its tensors into others before anything was selected, as plain data.
     """
 
     name: str
@@ -46,6 +47,7 @@ class PlanSource:
     stripped: tuple[str, ...]
     files: tuple[FilePrint, ...]
     role: str = "source"
+    operations: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Step:
     ``dtype`` and ``shape`` are the destination's; ``source_dtype`` and ``source_shape`` what the source has.
     ``rule`` is the option that decided, as the user wrote it; ``reason`` says why a tensor is initialised:
     missing, excluded, reinit or mismatch. ``tied_to`` names the first key of the same tensor. ``more`` are inputs
-    beyond the first, ``weights`` what each counts (none: all the same).
+    beyond the first, ``weights`` what each counts (none: all the same). ``operation`` is the last operation that made
+    the source's tensor, if one did, and ``made_of`` the keys that went into it.
     """
 
     key: str
@@ -92,6 +95,8 @@ class Step:
     tied_to: str = ""
     more: tuple[Input, ...] = ()
     weights: tuple[float, ...] = ()
+    operation: str = ""
+    made_of: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -109,6 +114,8 @@ class Step:
             return "merged"
         if self.op != "copy":
             return "resized"
+        if self.operation:
+            return "derived"
         if self.source_shape != self.shape:
             return "reshaped"
         return "copied" if self.source_dtype == self.dtype else "cast"

@@ -11,7 +11,7 @@ from ..policies import cast_fault
 from ..tensors import DTYPES, TensorInfo, alias_groups
 from ..text import count, escape, listing
 from .options import Options
-from .select import Origin, SourceView, select
+from .select import Origin, SourceView, made_fields, select
 
 __all__ = ["plan_edit"]
 
@@ -66,7 +66,7 @@ def _step(name: str, origin: Origin, options: Options, tied_to: str) -> Step:
     info = origin.info
     return Step(
         name, "copy", _dtype(info, options.dtype), info.shape, 0, origin.key, info.dtype, info.shape,
-        rule=origin.rule, tied_to=tied_to,
+        rule=origin.rule, tied_to=tied_to, **made_fields(origin),
     )  # fmt: skip
 
 

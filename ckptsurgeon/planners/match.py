@@ -12,7 +12,7 @@ from ..policies import cast_fault, fitting_policies, is_reshape, shape_op
 from ..tensors import DTYPES, TargetSpec, TensorInfo
 from ..text import count, escape, listing, shape_text
 from .options import Options
-from .select import Origin, Selection
+from .select import Origin, Selection, made_fields
 
 __all__ = ["Decisions", "decide"]
 
@@ -66,6 +66,7 @@ class _Decider:
         step = Step(
             key=key, op="copy", dtype=self._dtype(info, origin.info), shape=info.shape, source=origin.source,
             source_key=origin.key, source_dtype=origin.info.dtype, source_shape=origin.info.shape, rule=origin.rule,
+            **made_fields(origin),
         )  # fmt: skip
         if origin.info.shape != info.shape and not is_reshape(origin.info.shape, info.shape):
             step = self._resized(step, origin)

@@ -4,36 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..errors import PatternError, PlanError
 from ..keys import KeyMatcher, KeyPattern, Rule, deeper_note, rename, rules_of_sets, unmatched
+from ..operations import MadeBy
 from ..plan import PlanSource
 from ..tensors import TensorInfo
 from ..text import count, escape, listing
 from .options import Flag, Options
 
-__all__ = ["Origin", "Selection", "SourceView", "select"]
+__all__ = ["Origin", "Selection", "SourceView", "made_fields", "select"]
 
 
 @dataclass(frozen=True)
 class SourceView:
-    """A source as the planner sees it: its headers, and the prefixes that a spec asked for."""
+    """A source as the planner sees it: its headers, the prefixes that a spec asked for, what operations ``made``."""
 
     source: PlanSource
     tensors: Mapping[str, TensorInfo]
     src: str = ""
     dst: str = ""
     prefixes: tuple[str, ...] = ()
+    made: Mapping[str, MadeBy] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a tensor would come from, and the rule that brings it there."""
+    """Where a tensor would come from, the rule that brings it here, and how operations made it there."""
 
     source: int
     key: str
     info: TensorInfo
     rule: str = ""
+    made: MadeBy | None = None
 
 
 @dataclass
@@ -104,7 +108,8 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
             )
         by = renaming.by[key]
         rule = f"--map {options.rules[by].text}" if by is not None else _spec_rule(view, key, name)
-        selection.origins.setdefault(name, []).append(Origin(index, key, view.tensors[key], rule))
+        origin = Origin(index, key, view.tensors[key], rule, view.made.get(key))
+        selection.origins.setdefault(name, []).append(origin)
     for key, why in dropped.items():
         selection.excluded_keys += 1
         selection.excluded.setdefault(_name_of(key, view, options.rules), why)
@@ -196,3 +201,8 @@ def _name_of(key: str, view: SourceView, rules: Sequence[Rule]) -> str:
         if name is not None:
             return name
     return _moved(key, view)
+
+
+def made_fields(origin: Origin) -> dict[str, Any]:
+    """Return the fields of a step that say how operations made its source's tensor."""
+    return {} if origin.made is None else {"operation": origin.made.operation, "made_of": origin.made.of}

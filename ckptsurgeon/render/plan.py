@@ -21,6 +21,7 @@ __all__ = ["plan_lines", "plan_view"]
 BAR = 12
 MAX_BRANCHES = 16
 UNLOADED = ("initialised", "kept")
+MADE_OF = 3
 
 
 @dataclass
@@ -72,6 +73,8 @@ def _reason(step: Step) -> str:
         return step.rule
     if step.policy:
         return f"{step.policy} {shape_text(step.source_shape)} to {shape_text(step.shape)}"
+    if step.operation:
+        return step.operation
     if step.kind == "cast":
         return f"{step.source_dtype} to {step.dtype}"
     return ""
@@ -187,7 +190,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     for step in plan.steps:
         origin = "-"
         if step.source is not None and step.op != "keep":
-            origin = f"{plan.sources[step.source].name}: {step.source_key}"
+            keys = ", ".join(step.made_of[:MADE_OF]) + (", …" if len(step.made_of) > MADE_OF else "")
+            origin = f"{plan.sources[step.source].name}: {keys or step.source_key}"
         rule = "  ".join(filter(None, (_reason(step), step.rule if not step.reason else "")))
         rows.append([escape(cell, 2000) for cell in (step.key, step.kind, origin, rule)])
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]

@@ -12,6 +12,7 @@ from ..options import (
     Json,
     KeepExtras,
     MaxShard,
+    Operations,
     OutputUnlessDry,
     Quiet,
     Root,
@@ -44,6 +45,7 @@ def run(
     ] = None,
     map_file: Annotated[str | None, typer.Option("--map-file", metavar="FILE", help="Rules, one a line.")] = None,
     ruleset: Ruleset = None,
+    operations: Operations = None,
     output: OutputUnlessDry = None,
     root: Root = None,
     unwrap: Unwrap = False,
@@ -62,6 +64,7 @@ def run(
     writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run)
     writing.check()
     plan = api.rename(
-        source, map=map, map_file=map_file, ruleset=ruleset, unwrap=unwrap, keep_extras=keep_extras, root=root
-    )
+        source, map=map, map_file=map_file, ruleset=ruleset, operations=operations, unwrap=unwrap,
+        keep_extras=keep_extras, root=root,
+    )  # fmt: skip
     writing.carry_out(plan)

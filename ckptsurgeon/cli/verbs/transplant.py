@@ -7,17 +7,18 @@ from typing import Annotated
 import typer
 
 from ..checks import default_output, mismatch_policies
-from ..options import DryRun, Force, Json, MaxShard, Quiet, Root, Ruleset, To, Verbose
+from ..options import DryRun, Force, Json, MaxShard, Operations, Quiet, Root, Ruleset, To, Verbose
 from ..sink import Sink
 from ..writing import Writing
 
 NAME = "transplant"
 HELP = """Put weights into another configuration, and write a checkpoint that is ready to train.
 
-Every tensor of the destination is accounted for: copied, cast, reshaped ((1,) and 0-d), resized (a mismatch policy),
-initialised by the destination's own initialiser, or kept (when the destination is a checkpoint). DST is a YAML
-configuration or a checkpoint. Patterns name modules and keys: decoder covers decoder.out.weight, never decoder2.
---include, --exclude and --map speak of the source's keys, the others of the destination's.
+Every tensor of the destination is accounted for: copied, cast, reshaped ((1,) and 0-d), derived (made by an operation),
+resized (a mismatch policy), initialised by the destination's own initialiser, or kept (when the destination is a
+checkpoint). DST is a YAML configuration or a checkpoint. Patterns name modules and keys: decoder covers
+decoder.out.weight, never decoder2. --include, --exclude and --map speak of the source's keys, the others of the
+destination's.
 """
 EXAMPLES = """\b
 Examples:
@@ -57,6 +58,7 @@ def run(
     ] = None,
     map_file: Annotated[str | None, typer.Option("--map-file", metavar="FILE", help="Rules, one a line.")] = None,
     ruleset: Ruleset = None,
+    operations: Operations = None,
     on_mismatch: Annotated[
         list[str] | None,
         typer.Option(
@@ -111,8 +113,8 @@ def run(
     writing.check()
     plan = api.transplant(
         sources, destination, include=include or (), exclude=exclude or (), map=map or (), map_file=map_file,
-        ruleset=ruleset, on_mismatch=policies, on_missing=on_missing, reinit=reinit or (), require=require or (),
-        strict=strict, dtype=dtype, seed=seed, root=root,
+        ruleset=ruleset, operations=operations, on_mismatch=policies, on_missing=on_missing, reinit=reinit or (),
+        require=require or (), strict=strict, dtype=dtype, seed=seed, root=root,
     )  # fmt: skip
     writing.carry_out(plan)
 

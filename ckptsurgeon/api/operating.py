@@ -1,0 +1,69 @@
+"""Operations on the tensors of open checkpoints: read from data or a file, carried out on headers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..checkpoint import Checkpoint
+from ..configs import read_yaml
+from ..errors import ConfigError
+from ..operations import MadeBy, parse_operations, perform
+from ..text import escape
+from .types import Operations, Path
+
+__all__ = ["Operated", "operate", "operations_file", "operations_of"]
+
+
+@dataclass(frozen=True)
+class Operated:
+    """A checkpoint after operations: those of them that did something in it, and how its tensors were made."""
+
+    checkpoint: Checkpoint
+    rows: Sequence[Mapping[str, Any]] = ()
+    by: Mapping[str, MadeBy] = field(default_factory=dict)
+
+
+def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]) -> list[Operated]:
+    """Return checkpoints after operations; raises what parsing and performing them raises."""
+    if not rows:
+        return [Operated(checkpoint) for checkpoint in checkpoints]
+    results = perform(checkpoints, parse_operations(rows))
+    return [
+        Operated(checkpoint.holding(result.tensors), [rows[place] for place in result.done], result.by)
+        for checkpoint, result in zip(checkpoints, results, strict=True)
+    ]
+
+
+def operations_file(operations: Operations) -> Path | None:
+    """Return the file that operations are read from, if they are."""
+    return operations if isinstance(operations, (str, os.PathLike)) else None
+
+
+def operations_of(operations: Operations) -> list[Mapping[str, Any]]:
+    """Return operations as plain data, checked; a file is a YAML list, or a map that has one as ``operations``.
+
+    Raises ConfigError where they cannot be read or understood, PatternError for a malformed pattern.
+    """
+    path = operations_file(operations)
+    rows: Any = _read(os.fspath(path)) if path is not None else operations
+    rows = list(rows) if isinstance(rows, tuple) else rows or []
+    parse_operations(rows)
+    return [dict(row) for row in rows]
+
+
+def _read(path: str) -> Any:
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = read_yaml(file.read(), os.path.basename(path))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise ConfigError(f"--operations {escape(path)} cannot be read: {why}.") from error
+    rows = document.get("operations") if isinstance(document, dict) else document
+    if not isinstance(rows, list) or not rows:
+        raise ConfigError(
+            f"--operations {escape(path)} holds no operations.", hint="Write a list: - {split: KEY, into: [A, B]}."
+        )
+    return rows

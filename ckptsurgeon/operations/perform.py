@@ -1,0 +1,117 @@
+"""Carries operations out on headers: what tensors there are then, and which operation made each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import FormatError, PlanError
+from ..keys import KeyMatcher, unmatched
+from ..tensors import DTYPES, TensorInfo
+from ..text import escape
+from .joining import joined
+from .operation import Operation
+from .shaping import reshaped_by, split_by
+
+__all__ = ["MadeBy", "Performed", "perform"]
+
+TENSORS = 300_000
+"""Tensors that a source may have after its operations."""
+DEPTH = 64
+"""Operations that may follow each other on one tensor."""
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """How a tensor was made: by which operation in the end, of which keys of the source, after how many operations."""
+
+    operation: str
+    of: tuple[str, ...]
+    depth: int
+
+
+@dataclass
+class Performed:
+    """A source after its operations: its tensors, and how those were made that it did not have before.
+
+    ``done`` are the places of the operations that found something in it.
+    """
+
+    tensors: dict[str, TensorInfo]
+    by: dict[str, MadeBy] = field(default_factory=dict)
+    done: tuple[int, ...] = ()
+
+
+def perform(sources: Sequence[Mapping[str, TensorInfo]], operations: Sequence[Operation]) -> list[Performed]:
+    """Carry operations out in their order, each on what the one before left; on every source that has what it is for.
+
+    Raises PatternError for an operation that is for nothing, PlanError where shapes do not allow it or two tensors
+    land on one name, FormatError where values are not plain.
+    """
+    results = [Performed(dict(source)) for source in sources]
+    for place, operation in enumerate(operations):
+        matcher = KeyMatcher(operation.patterns)
+        found = [matcher.hits(result.tensors) for result in results]
+        for index, pattern in enumerate(operation.patterns):
+            if not any(hits[index] for hits in found):
+                raise unmatched(str(operation), pattern, [key for one in results for key in one.tensors], "source")
+        for result, hits in zip(results, found, strict=True):
+            if any(hits):
+                _perform_one(result, operation, hits)
+                result.done = (*result.done, place)
+    return results
+
+
+def _perform_one(result: Performed, operation: Operation, hits: Sequence[Sequence[str]]) -> None:
+    """Replace what an operation is for by what it makes of it, at the place of the first of what went into it."""
+    for key in (key for keys in hits for key in keys):
+        _check_operable(key, result.tensors[key], operation)
+    if operation.verb in ("concat", "stack"):
+        made = joined(operation, hits, result.tensors)
+    elif operation.rules:
+        made = {(key,): split_by(operation, key, result.tensors[key]) for key in hits[0]}
+    else:
+        made = {(key,): {key: reshaped_by(operation, key, result.tensors[key])} for key in hits[0]}
+    first = {inputs[0]: inputs for inputs in made}
+    consumed = {key for inputs in made for key in inputs}
+    after = Performed({})
+    for key, info in result.tensors.items():
+        if key not in consumed:
+            _put(after, key, info, operation, key)
+            if key in result.by:
+                after.by[key] = result.by[key]
+        elif key in first:
+            by = _made_by(result, operation, first[key])
+            for name, one in made[first[key]].items():
+                _put(after, name, one, operation, by.of[0])
+                after.by[name] = by
+    result.tensors, result.by = after.tensors, after.by
+
+
+def _made_by(result: Performed, operation: Operation, inputs: Sequence[str]) -> MadeBy:
+    before = [result.by.get(key, MadeBy("", (key,), 0)) for key in inputs]
+    depth = 1 + max(one.depth for one in before)
+    if depth > DEPTH:
+        raise PlanError(f"{operation}: over {DEPTH} operations follow each other on {escape(inputs[0])}.")
+    return MadeBy(str(operation), tuple(dict.fromkeys(key for one in before for key in one.of)), depth)
+
+
+def _put(after: Performed, key: str, info: TensorInfo, operation: Operation, of: str) -> None:
+    if key in after.tensors:
+        other = after.by[key].of[0] if key in after.by else key
+        raise PlanError(
+            f"{operation}: {escape(other)} and {escape(of)} both become {escape(key)}.", hint="Give one another name."
+        )
+    if len(after.tensors) >= TENSORS:
+        raise PlanError(f"{operation} makes over {TENSORS} tensors.")
+    after.tensors[key] = info
+
+
+def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
+    if info.opaque:
+        raise FormatError(f"{operation}: {escape(key)} cannot be read: {info.opaque}.", rule="opaque")
+    dtype = DTYPES[info.dtype]
+    if dtype.bits % 8 or dtype.values > 1:
+        raise PlanError(f"{operation}: {escape(key)} is {info.dtype}, which packs several numbers in a byte.")
+    if operation.verb == "scale" and not dtype.is_floating:
+        raise PlanError(f"{operation}: {escape(key)} is {info.dtype}; only floating tensors are scaled.")

@@ -1,0 +1,292 @@
+"""Rule operations: what torch makes of the same tensors, bit for bit, through every door."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.errors import CheckpointError, ConfigError, FormatError, PatternError, PlanError
+
+Tensors = dict[str, torch.Tensor]
+GPT: Tensors = {
+    **{f"h.{n}.attn.c_attn.weight": torch.randn(8, 24) for n in range(3)},
+    **{f"h.{n}.attn.c_attn.bias": torch.randn(24) for n in range(3)},
+    **{f"h.{n}.experts.{e}.w1": torch.randn(3, 5) for n in range(2) for e in range(12)},
+    "head.weight": torch.randn(10, 8),
+    "steps": torch.tensor(7),
+}
+Q, K, V = "layers.{n}.q", "layers.{n}.k", "layers.{n}.v"
+FUSED = "h.{n}.attn.c_attn"
+
+
+@pytest.fixture(autouse=True)
+def gpt() -> None:
+    torch.save(GPT, "gpt.pth")
+
+
+def renamed(operations: list[dict[str, Any]], source: str = "gpt.pth", **options: Any) -> Tensors:
+    """Rename a checkpoint with operations, verify what was written, and return it."""
+    cs.apply(cs.rename(source, operations=operations, **options), "out.safetensors", force=True)
+    assert cs.verify("out.safetensors").ok
+    return load_file("out.safetensors")
+
+
+def test_a_fused_projection_is_split_and_joined_again() -> None:
+    made = renamed([{"transpose": f"{FUSED}.weight"}, {"split": FUSED, "into": [Q, K, V]}])
+    assert torch.equal(made["layers.1.k.weight"], GPT["h.1.attn.c_attn.weight"].T[8:16])
+    assert torch.equal(made["layers.1.v.bias"], GPT["h.1.attn.c_attn.bias"][16:])
+    save_file(made, "split.safetensors")
+    back = renamed([{"concat": [Q, K, V], "into": FUSED}, {"transpose": f"{FUSED}.weight"}], "split.safetensors")
+    assert back.keys() == GPT.keys()
+    assert all(torch.equal(back[key], value) for key, value in GPT.items())
+
+
+def test_heads_that_interleave_their_projections() -> None:
+    """GPT-NeoX: (heads, 3, head size) in one dimension."""
+    heads, size, width = 4, 6, 10
+    fused = torch.randn(heads * 3 * size, width)
+    torch.save({"qkv": fused}, "neox.pth")
+    names = ["q", "k", "v"]
+    made = renamed(
+        [
+            {"reshape": "qkv", "shape": [heads, 3, size, width]},
+            {"split": "qkv", "into": names, "dim": 1},
+            *({"reshape": name, "shape": [heads * size, -1]} for name in names),
+        ],
+        "neox.pth",
+    )
+    parts = fused.reshape(heads, 3, size, width)
+    assert all(torch.equal(made[name], parts[:, i].reshape(-1, width)) for i, name in enumerate(names))
+
+
+def test_rotary_halves_are_interleaved() -> None:
+    """Meta's LLaMA against Hugging Face's: rows of a head in another order."""
+    heads, size, width = 2, 8, 5
+    weight = torch.randn(heads * size, width)
+    torch.save({"q": weight}, "llama.pth")
+    operations = [
+        {"reshape": "q", "shape": [heads, size // 2, 2, width]},
+        {"transpose": "q", "dims": [1, 2]},
+        {"reshape": "q", "shape": [-1, width]},
+    ]
+    wanted = weight.view(heads, size // 2, 2, width).transpose(1, 2).reshape(heads * size, width)
+    assert torch.equal(renamed(operations, "llama.pth")["q"], wanted)
+
+
+def test_experts_are_stacked_by_number_and_unstacked() -> None:
+    made = renamed([{"stack": "h.{n}.experts.{e}.w1", "into": "h.{n}.experts.w1"}])
+    wanted = torch.stack([GPT[f"h.1.experts.{e}.w1"] for e in range(12)])
+    assert torch.equal(made["h.1.experts.w1"], wanted)
+    save_file(made, "stacked.safetensors")
+    back = renamed([{"unstack": "h.{n}.experts.w1", "into": "h.{n}.experts.{i}.w1"}], "stacked.safetensors")
+    assert all(torch.equal(back[key], value) for key, value in GPT.items())
+    shifted = renamed([{"unstack": "h.{n}.experts.w1", "into": "h.{n}.e{i+1}", "dim": -1}], "stacked.safetensors")
+    assert torch.equal(shifted["h.0.e5"], made["h.0.experts.w1"][..., 4])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64])
+def test_scaling_rounds_once(dtype: torch.dtype) -> None:
+    values = torch.randn(1000).to(dtype)
+    save_file({"w": values}, "w.safetensors")
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    single = torch.complex64 if dtype.is_complex else torch.float32
+    exact = values.to(wide) * 0.3
+    wanted = exact if dtype == torch.float64 else exact.to(single).to(dtype)
+    assert torch.equal(renamed([{"scale": "w", "by": 0.3}], "w.safetensors")["w"], wanted)
+
+
+def test_splits_are_copied_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A split of the first dimension lies in the file as it is, and is never computed."""
+    import ckptsurgeon.engine.compute as compute
+
+    monkeypatch.setattr(compute, "computed_block", None)
+    plan = cs.rename("gpt.pth", operations=[{"split": "head.weight", "into": ["a", "b"], "sizes": [7, 3]}])
+    cs.apply(plan, "out.safetensors")
+    assert torch.equal(load_file("out.safetensors")["b"], GPT["head.weight"][7:])
+
+
+def test_a_plan_says_what_was_made_of_what_and_survives_json(ckpt: Any) -> None:
+    operations = [{"split": "h.{n}.attn.c_attn.weight", "into": [Q, K, V], "dim": 1}, {"scale": "layers.*.q", "by": 2}]
+    plan = cs.rename("gpt.pth", operations=operations, map=["layers=blocks"])
+    step = next(step for step in plan.steps if step.key == "blocks.2.q")
+    assert (step.kind, step.operation, step.made_of) == ("derived", "scale layers.*.q", ("h.2.attn.c_attn.weight",))
+    assert plan.counts == {"copied": 29, "derived": 9}
+    assert cs.Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    Path("p.json").write_text(json.dumps(plan.to_json()))
+    assert ckpt("apply", "p.json", "-o", "a.safetensors").code == 0
+    cs.apply(plan, "b.safetensors")
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+    assert ckpt("verify", "a.safetensors", "--plan", "p.json").code == 0
+
+
+def test_a_changed_value_is_found_in_what_was_made() -> None:
+    cs.apply(cs.rename("gpt.pth", operations=[{"scale": "head.weight", "by": 2}]), "out.safetensors")
+    data = bytearray(Path("out.safetensors").read_bytes())
+    data[-8] ^= 1
+    Path("out.safetensors").write_bytes(data)
+    assert not cs.verify("out.safetensors").ok
+
+
+def test_a_transplant_of_operated_sources() -> None:
+    """Operations come first: include, exclude, rules and policies see what they leave."""
+    Path("dst.yaml").write_text(
+        yaml.safe_dump({"model": {"tensors": {
+            "net.q.weight": {"shape": [8, 8]}, "net.k.weight": {"shape": [4, 8]}, "net.v.weight": {"shape": [8, 8]},
+            "head.weight": {"shape": [10, 8]},
+        }}})
+    )  # fmt: skip
+    torch.save({"head.weight": torch.ones(10, 8)}, "head.pth")
+    plan = cs.transplant(
+        ["gpt.pth", "head.pth"], "dst.yaml", include=["qkv", "head"], map=["qkv=net"],
+        operations=[
+            {"transpose": "h.0.attn.c_attn.weight"},
+            {"split": "h.0.attn.c_attn.weight", "into": ["qkv.q.weight", "qkv.k.weight", "qkv.v.weight"]},
+        ],
+        on_mismatch={"net.k": "slice"},
+    )  # fmt: skip
+    assert plan.counts == {"copied": 1, "derived": 2, "resized": 1}
+    cs.apply(plan, "out.safetensors")
+    assert cs.verify("out.safetensors").ok
+    made = load_file("out.safetensors")
+    fused = GPT["h.0.attn.c_attn.weight"].T
+    assert torch.equal(made["net.k.weight"], fused[8:12])
+    assert torch.equal(made["net.v.weight"], fused[16:])
+    assert torch.equal(made["head.weight"], torch.ones(10, 8))
+
+
+def test_ties_survive_operations_that_see_both_alike() -> None:
+    weight = torch.randn(4, 6)
+    torch.save({"embed": weight, "out": weight, "other": torch.ones(1)}, "tied.pth")
+    plan = cs.rename("tied.pth", operations=[{"transpose": "{embed,out}"}])
+    assert [step.tied_to for step in plan.steps] == ["", "embed", ""]
+
+
+@pytest.mark.parametrize("verb", ["rename", "transplant"])
+def test_flags_a_file_and_a_recipe_give_one_plan(verb: str, ckpt: Any) -> None:
+    operations = [{"split": "head.weight", "into": ["head.a", "head.b"], "dim": 0}]
+    save_file({"head.a": torch.zeros(5, 8), "head.b": torch.zeros(5, 8)}, "dst.safetensors")
+    Path("ops.yaml").write_text(yaml.safe_dump(operations))
+    Path("named.yaml").write_text(yaml.safe_dump({"operations": operations}))
+    more = {"destination": "dst.safetensors"} if verb == "transplant" else {}
+    plan = getattr(cs, verb)("gpt.pth", *more.values(), operations=operations)
+    assert getattr(cs, verb)("gpt.pth", *more.values(), operations="named.yaml").to_json() == plan.to_json()
+    for form in (operations, "ops.yaml"):
+        Path("recipe.yaml").write_text(yaml.safe_dump({"verb": verb, "source": "gpt.pth", **more, "operations": form}))
+        assert json.loads(ckpt("apply", "recipe.yaml", "-n", "--json").out) == plan.to_json()
+    told = ckpt(verb, "gpt.pth", *more.values(), "--operations", "ops.yaml", "-n", "--json")
+    assert json.loads(told.out) == plan.to_json()
+    assert "--operations" in ckpt(verb, "--help").out
+
+
+def test_the_file_of_operations_is_never_an_output() -> None:
+    Path("ops.yaml").write_text("- {scale: head.weight, by: 2}")
+    plan = cs.rename("gpt.pth", operations="ops.yaml")
+    with pytest.raises(CheckpointError, match="is an input"):
+        cs.apply(plan, "ops.yaml", to="pth", force=True)
+    assert "scale" in Path("ops.yaml").read_text()
+
+
+WRONG: list[tuple[Any, type[CheckpointError], str]] = [
+    ("x: 1", ConfigError, "holds no operations"),
+    ([3], ConfigError, "names nothing to do. Use one of split"),
+    ([{"splt": "head"}], ConfigError, "Did you mean split?"),
+    ([{"split": "a", "stack": "b"}], ConfigError, "names several things to do"),
+    ([{"split": "head.weight", "into": ["a"]}], ConfigError, "not a list of two names or more"),
+    ([{"split": "head.weight"}], ConfigError, "needs into"),
+    ([{"split": "head.weight", "into": ["a", "b"], "dmi": 1}], ConfigError, "has no dmi. Did you mean dim?"),
+    ([{"split": "head.weight", "into": ["a", "b"], "dim": True}], ConfigError, "dim is True"),
+    ([{"split": ["head.weight"], "into": ["a", "b"]}], ConfigError, "not a pattern"),
+    ([{"scale": "head.weight", "by": float("nan")}], ConfigError, "not a finite number"),
+    ([{"unstack": "head.weight", "into": "x"}], ConfigError, "a name with {i} in it"),
+    ([{"split": "re:(", "into": ["a", "b"]}], PatternError, "not a regular expression"),
+    ([{"split": "head.weight", "into": ["a", ""]}], PatternError, "a name is empty"),
+    ([{"split": "head.weight", "into": ["a.{n}", "b"]}], PatternError, "which the pattern does not bind"),
+    ([{"split": "haed.weight", "into": ["a", "b"]}], PatternError, "matches none of the 32 source keys"),
+    ([{"split": "head.weight", "into": ["a", "b", "c"]}], PlanError, "not 3 equal parts"),
+    ([{"split": "head.weight", "into": ["a", "b"], "sizes": [3, 3]}], PlanError, "6 in all"),
+    ([{"split": "head.weight", "into": ["a", "b"], "sizes": [-1, 11]}], PlanError, "has 10 for 2"),
+    ([{"split": "head.weight", "into": ["a", "b"], "dim": 2}], PlanError, "no dimension 2"),
+    ([{"split": "head.weight", "into": ["a", "a"]}], PlanError, "two parts of head.weight become a"),
+    ([{"split": "head.weight", "into": ["a", "steps"]}], PlanError, "head.weight and steps both become steps"),
+    ([{"split": "steps", "into": ["a", "b"]}], PlanError, "has 0 dimensions"),
+    ([{"transpose": "h.*.attn"}], PlanError, "has 1 dimension, not two"),
+    ([{"permute": "head.weight", "dims": [0, -2]}], PlanError, "do not name each"),
+    ([{"reshape": "head.weight", "shape": [-1, -1]}], PlanError, "does not fit"),
+    ([{"reshape": "head.weight", "shape": [0, -1]}], PlanError, "does not fit"),
+    ([{"scale": "steps", "by": 2}], PlanError, "only floating tensors"),
+    ([{"stack": "h.{n}.experts.{e}.w1", "into": "x"}], PlanError, "differ in 2 places"),
+    ([{"stack": "h.0.experts.{e}.w1", "into": "x"}, {"unstack": "x", "into": "y.{j}{i}"}], PatternError, "uses j"),
+    ([{"split": "h.0.experts.3", "into": ["a", "b"], "dim": 0, "sizes": [1, 2]},
+      {"stack": "h.0.experts.{e}.w1", "into": "x"}], PlanError, "lacks number 3 of 0 to 11"),
+    ([{"concat": ["h.{n}.attn.c_attn.bias", "h.{n}.experts.0.w1"], "into": "x.{n}"}], PlanError, "do not fit into x.0"),
+    ([{"concat": ["head.weight", "h.*.experts.*.w1"], "into": "x"}], PlanError, "where one tensor should be"),
+    ([{"concat": ["head.weight", "steps"], "into": "x"}], PlanError, "is float32, steps int64"),
+    ([{"concat": ["head", "head.weight"], "into": "x"}], PlanError, "nothing is"),
+    ([{"transpose": "head.weight"}] * 65, PlanError, "over 64 operations follow each other"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("operations", "error", "message"), WRONG)
+def test_what_cannot_be_is_an_error_and_nothing_is_written(
+    operations: Any, error: type[CheckpointError], message: str, ckpt: Any
+) -> None:
+    text = operations if isinstance(operations, str) else yaml.safe_dump(operations)
+    Path("ops.yaml").write_text(text)
+    done = ckpt("rename", "gpt.pth", "--operations", "ops.yaml", "-o", "out.safetensors")
+    assert (done.code, message in " ".join(done.err.split())) == (error.exit_code, True), done.err
+    assert not Path("out.safetensors").exists()
+    if not isinstance(operations, str):
+        with pytest.raises(error):
+            cs.rename("gpt.pth", operations=operations)
+
+
+def test_values_that_scaling_makes_infinite_are_an_error_and_nothing_is_written() -> None:
+    with pytest.raises(PlanError, match="beyond float32"):
+        cs.apply(cs.rename("gpt.pth", operations=[{"scale": "head.weight", "by": 1e300}]), "out.safetensors")
+    assert not Path("out.safetensors").exists()
+
+
+def test_what_is_not_plain_cannot_be_operated_on() -> None:
+    torch.save({"s": torch.eye(3).to_sparse(), "w": torch.ones(2)}, "sparse.pth")
+    with pytest.raises(FormatError, match=r"transpose s: s cannot be read"):
+        cs.rename("sparse.pth", operations=[{"transpose": "s"}])
+
+
+def test_a_tensor_is_not_unstacked_into_a_vocabulary() -> None:
+    torch.save({"w": torch.empty(200_000, 1, dtype=torch.int8)}, "w.pth")
+    with pytest.raises(PlanError, match="would become 200000 tensors"):
+        cs.rename("w.pth", operations=[{"unstack": "w", "into": "w.{i}"}])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_an_operation_and_its_inverse_are_the_identity(data: Any) -> None:
+    shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+    values = torch.randint(-100, 100, shape, dtype=torch.int16)
+    save_file({"w": values}, "w.safetensors")
+    dim = data.draw(st.integers(0, len(shape) - 1))
+    order = data.draw(st.permutations(range(len(shape))))
+    sizes = data.draw(st.integers(0, shape[dim]).map(lambda first: [first, shape[dim] - first]))
+    forth, back = data.draw(
+        st.sampled_from(
+            [
+                ({"split": "w", "into": ["w.0", "w.1"], "dim": dim, "sizes": sizes}, {"concat": ["w.0", "w.1"], "into": "w", "dim": dim}),
+                ({"unstack": "w", "into": "w.{i}", "dim": dim}, {"stack": "w.{e}", "into": "w", "dim": dim}),
+                ({"permute": "w", "dims": list(order)}, {"permute": "w", "dims": [order.index(d) for d in range(len(shape))]}),
+                ({"reshape": "w", "shape": [-1]}, {"reshape": "w", "shape": shape}),
+            ]
+        )
+    )  # fmt: skip
+    middle = renamed([forth], "w.safetensors")
+    save_file({key: value.contiguous() for key, value in middle.items()}, "m.safetensors")
+    assert torch.equal(renamed([back], "m.safetensors")["w"], values)
+    assert torch.equal(renamed([forth, back], "w.safetensors")["w"], values)
