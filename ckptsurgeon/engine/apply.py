@@ -140,10 +140,10 @@ def _finish(run: Run, recipe: Recipe, folder: StagedFolder | None) -> None:
             run.files[part.name].write(offset, data)
     name, index = run.shape.index
     if name:
-        folder.text(name, index)
-        digests[name] = hashlib.sha256(index.encode("utf-8", "surrogatepass")).hexdigest()
+        folder.write(name, index)
+        digests[name] = hashlib.sha256(index).hexdigest()
     digests[RECIPE_FILE] = hashlib.sha256(text.encode()).hexdigest()
-    folder.text(RECIPE_FILE, seal(text, folder_digest(digests)))
+    folder.write(RECIPE_FILE, seal(text, folder_digest(digests)).encode())
 
 
 def _digest(frame: Sequence[tuple[int, bytes]]) -> str:

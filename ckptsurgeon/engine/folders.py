@@ -39,9 +39,8 @@ class StagedFolder:
         staged.reserve(size)
         return staged
 
-    def text(self, name: str, content: str) -> None:
+    def write(self, name: str, data: bytes) -> None:
         """Write a small file."""
-        data = content.encode("utf-8", "surrogatepass")
         self.file(name, len(data)).write(0, data)
 
     @property

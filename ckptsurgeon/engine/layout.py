@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 
 from ..errors import ConfigError, OutputError
-from ..formats import RECIPE_FILE, Beside, Layout, OutTensor, Writer, index_text, shard_names, split_shards, writers
+from ..formats import RECIPE_FILE, Beside, Layout, OutTensor, Writer, split_shards, writers
 from ..plan import Plan, Step
 from ..tensors import DTYPES
 from ..text import escape
@@ -19,6 +17,7 @@ from ..text import escape
 __all__ = ["OutputOptions", "OutputShape", "Part", "check_options", "existing_checkpoint", "lay_out", "parse_size"]
 
 DEFAULT_SHARD = "5GB"
+INDEX_BYTES = 1 << 30
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -52,7 +51,7 @@ class OutputShape:
 
     parts: tuple[Part, ...]
     folder: bool
-    index: tuple[str, str] = ("", "")
+    index: tuple[str, bytes] = ("", b"")
 
     @property
     def size(self) -> int:
@@ -129,16 +128,12 @@ def lay_out(plan: Plan, options: OutputOptions, recipe: str, beside: Beside | No
     if not is_folder(options):
         return OutputShape((Part("", writer.layout(tensors, metadata, recipe, beside), tensors),), folder=False)
     shards = split_shards(tensors, parse_size(options.max_shard_size or DEFAULT_SHARD), shares=writer.shares)
-    names = shard_names(len(shards), writer.shard_suffix)
+    names = writer.sharding.names(len(shards))
     parts = tuple(
         Part(name, writer.layout(shard, metadata, ""), shard) for name, shard in zip(names, shards, strict=True)
     )
-    if len(parts) == 1:
-        return OutputShape(parts, folder=True)
-    stem = shard_names(1, writer.shard_suffix)[0]
-    return OutputShape(
-        parts, folder=True, index=(f"{stem}.index.json", index_text(dict(zip(names, shards, strict=True))))
-    )
+    index = writer.sharding.index({part.name: (part.tensors, part.layout) for part in parts})
+    return OutputShape(parts, folder=True, index=index)
 
 
 def existing_checkpoint(path: str) -> list[str]:
@@ -148,18 +143,10 @@ def existing_checkpoint(path: str) -> list[str]:
     present = set(os.listdir(path))
     found = present & {RECIPE_FILE}
     for writer in writers().values():
-        found |= _of_family(path, present, writer.shard_suffix)
+        found |= writer.sharding.family(present, lambda name: _content(os.path.join(path, name)))
     return sorted(found)
 
 
-def _of_family(path: str, present: set[str], suffix: str) -> set[str]:
-    """Return the files of a checkpoint whose files end in ``suffix``, as we name them and as its index does."""
-    single = shard_names(1, suffix)[0]
-    index = f"{single}.index.json"
-    names = {single, index}
-    with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
-        with open(os.path.join(path, index), encoding="utf-8") as file:
-            listed = json.load(file)["weight_map"].values()
-        names |= {name for name in listed if isinstance(name, str) and os.path.basename(name) == name}
-    pattern = re.compile(re.escape(single.removesuffix(suffix)) + r"-\d{5}-of-\d{5}" + re.escape(suffix))
-    return {name for name in present if name in names or pattern.fullmatch(name)}
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(INDEX_BYTES)

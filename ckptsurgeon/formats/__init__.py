@@ -5,7 +5,7 @@ from ._numpy import Array
 from ._opaque import ARRAY, META, QUANTISED, SPARSE
 from ._open import read_header, writers
 from ._seal import UNSEALED, seal, seal_of
-from ._sharded_writer import RECIPE_FILE, folder_digest, index_text, shard_names, split_shards
+from ._sharded_writer import RECIPE_FILE, folder_digest, split_shards
 from ._values import Group, Name, Opaque, Unhashable, key_text
 
 __all__ = [
@@ -28,12 +28,10 @@ __all__ = [
     "Unhashable",
     "Writer",
     "folder_digest",
-    "index_text",
     "key_text",
     "read_header",
     "seal",
     "seal_of",
-    "shard_names",
     "split_shards",
     "writers",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from ..errors import FormatError
 from ..sources import File, Source
 from ..text import escape
 
-__all__ = ["Beside", "FileHeader", "Format", "Header", "Layout", "OutTensor", "Writer", "naming"]
+__all__ = ["Beside", "FileHeader", "Format", "Header", "Layout", "OutTensor", "Sharding", "Writer", "naming"]
 
 
 @dataclass(frozen=True)
@@ -118,15 +118,31 @@ class Layout(Protocol):
         ...
 
 
+class Sharding(Protocol):
+    """How a checkpoint lies in a folder."""
+
+    def names(self, number: int) -> list[str]:
+        """Return the names of ``number`` files."""
+        ...
+
+    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], Layout]]) -> tuple[str, bytes]:
+        """Return the name and the bytes of what says in which file each tensor lies; '' where nothing need say it."""
+        ...
+
+    def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
+        """Return which of the files in a folder are of such a checkpoint; ``read`` gives the bytes of one."""
+        ...
+
+
 class Writer(Protocol):
     """A format that can be written. Found on a Format as ``writer``.
 
-    ``name`` is what ``--to`` calls it, ``shard_suffix`` how its files end in a folder; ``shares`` is set where
-    tied tensors are written once.
+    ``name`` is what ``--to`` calls it, ``sharding`` how it lies in a folder, which it must where ``suffixes`` is
+    empty; ``shares`` is set where tied tensors are written once.
     """
 
     name: str
-    shard_suffix: str
+    sharding: Sharding
     suffixes: tuple[str, ...]
     shares: bool
     dtypes: frozenset[str]

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import OutputError
 from ..text import escape
 from ._header import Beside, OutTensor
+from ._sharded_writer import Indexed
 from .limits import JSON_HEADER_BYTES
 
 __all__ = ["CODES", "RECIPE_KEY", "SafetensorsWriter"]
@@ -96,7 +97,7 @@ class SafetensorsWriter:
     """Writes what the reference implementation would write, byte for byte, and the recipe beside it."""
 
     name = "safetensors"
-    shard_suffix = ".safetensors"
+    sharding = Indexed("model", ".safetensors")
     suffixes = (".safetensors",)
     shares = False
     dtypes = frozenset(_NAMES)

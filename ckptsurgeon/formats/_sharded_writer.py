@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 
 from ..errors import UnsafeError
 from ..sources import Folder
 from ..text import escape
-from ._header import OutTensor
+from ._header import Layout, OutTensor
 from ._seal import UNSEALED, seal_of
 from .limits import RECIPE_BYTES
 
 __all__ = [
     "RECIPE_FILE",
+    "Indexed",
     "folder_digest",
     "folder_frame",
     "folder_recipe",
-    "index_text",
-    "shard_names",
     "split_shards",
 ]
 
 RECIPE_FILE = "ckptsurgeon.json"
 """Where the recipe of a folder of ours lies."""
-
-_STEMS = {".safetensors": "model", ".bin": "pytorch_model"}
 
 
 def split_shards(tensors: Sequence[OutTensor], limit: int, *, shares: bool = False) -> list[list[OutTensor]]:
@@ -51,19 +51,41 @@ def split_shards(tensors: Sequence[OutTensor], limit: int, *, shares: bool = Fal
     return shards
 
 
-def shard_names(number: int, suffix: str) -> list[str]:
-    """Return the names transformers looks for: one file has none of the numbers."""
-    stem = _STEMS[suffix]
-    if number == 1:
-        return [f"{stem}{suffix}"]
-    return [f"{stem}-{i:05d}-of-{number:05d}{suffix}" for i in range(1, number + 1)]
+class Indexed:
+    """The convention of transformers and huggingface_hub: numbered files and an index in JSON; one file needs none."""
 
+    def __init__(self, stem: str, suffix: str) -> None:
+        self._stem = stem
+        self._suffix = suffix
 
-def index_text(shards: Mapping[str, Sequence[OutTensor]]) -> str:
-    """Return the index of some shards."""
-    total = sum(t.nbytes for tensors in shards.values() for t in tensors)
-    weight_map = {t.key: name for name, tensors in shards.items() for t in tensors}
-    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2, sort_keys=True) + "\n"
+    def names(self, number: int) -> list[str]:
+        """Return the names of ``number`` files."""
+        if number == 1:
+            return [self._stem + self._suffix]
+        return [f"{self._stem}-{i:05d}-of-{number:05d}{self._suffix}" for i in range(1, number + 1)]
+
+    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], Layout]]) -> tuple[str, bytes]:
+        """Return the name and the bytes of the index of some files; '' where there is none."""
+        if len(files) == 1:
+            return "", b""
+        total = sum(t.nbytes for tensors, _ in files.values() for t in tensors)
+        weight_map = {t.key: name for name, (tensors, _) in files.items() for t in tensors}
+        document = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        text = json.dumps(document, indent=2, sort_keys=True) + "\n"
+        return self._index_name, text.encode("utf-8", "surrogatepass")
+
+    @property
+    def _index_name(self) -> str:
+        return f"{self._stem}{self._suffix}.index.json"
+
+    def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
+        """Return which of the files in a folder are of such a checkpoint, by their names and by its index."""
+        names = {self._stem + self._suffix, self._index_name}
+        with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
+            listed = json.loads(read(self._index_name))["weight_map"].values()
+            names |= {name for name in listed if isinstance(name, str) and os.path.basename(name) == name}
+        pattern = re.compile(re.escape(self._stem) + r"-\d{5}-of-\d{5}" + re.escape(self._suffix))
+        return {name for name in present if name in names or pattern.fullmatch(name)}
 
 
 def folder_frame(folder: Folder, digests: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ..tensors import DTYPES
 from ._header import Beside, OutTensor
 from ._pickle_writer import state_dict_pickle
+from ._sharded_writer import Indexed
 
 __all__ = ["ZIP_RECORD", "ZipWriter"]
 
@@ -137,7 +138,7 @@ class ZipWriter:
     """Writes ``.pth`` files."""
 
     name = "pth"
-    shard_suffix = ".bin"
+    sharding = Indexed("pytorch_model", ".bin")
     suffixes = (".pth", ".pt", ".bin", ".ckpt")
     carries = True
     shares = True
