@@ -268,3 +268,30 @@ def test_what_a_wrapper_sets_aside_is_named() -> None:
     torch.save({"n_averaged": torch.tensor(3), "module.w": torch.ones(1)}, "swa.pth")
     assert any("left out: n_averaged" in note for note in cs.filter("swa.pth", unwrap=True).notes)
     assert any("n_averaged (it is a tensor)" in n for n in cs.filter("swa.pth", unwrap=True, keep_extras=True).notes)
+
+
+def test_a_round_trip_over_all_writable_formats_gives_the_same_bytes(ckpt: Any) -> None:
+    torch.manual_seed(1)
+    dtypes = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.uint8,
+              torch.float8_e4m3fn, torch.complex64]  # fmt: skip
+    start = {f"t{i}": (torch.randn(3, 5) * 50).to(dtype) for i, dtype in enumerate(dtypes)}
+    start |= {"scalar": torch.tensor(2.5), "none": torch.empty(0, 3)}
+    save_file(start, "start.safetensors", metadata={"author": "us", "format": "pt"})
+    steps = [
+        ("start.safetensors", "a.pth"),
+        ("a.pth", "shards", "--max-shard-size", "100B"),
+        ("shards", "bins", "--max-shard-size", "100B", "--to", "pth"),
+        ("bins", "distributed", "--to", "dcp", "--max-shard-size", "200B"),
+        ("distributed", "end.safetensors"),
+    ]
+    for source, output, *options in steps:
+        assert ckpt("convert", source, "-o", output, *options).code == 0
+        assert ckpt("verify", output).code == 0
+        assert ckpt("diff", source, output, "--values").code == 0
+    end = load_file("end.safetensors")
+    assert end.keys() == start.keys()
+    for key, value in start.items():
+        assert end[key].dtype == value.dtype
+        assert end[key].reshape(-1).view(torch.uint8).equal(value.reshape(-1).view(torch.uint8)), key
+    with safe_open("end.safetensors", "pt") as file:
+        assert file.metadata()["author"] == "us"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -73,10 +74,10 @@ class Checkpoint(Mapping[str, TensorInfo]):
         """Every file that was read, with its size and the SHA-256 of its header."""
         return self.header.files
 
-    @property
+    @cached_property
     def metadata(self) -> Mapping[str, str]:
-        """The free text that the format carries (safetensors' ``__metadata__``)."""
-        return self.header.metadata
+        """The free text that it carries: safetensors' ``__metadata__``; of others, what our recipe in them keeps."""
+        return self.header.metadata or _metadata_kept(self.header.recipe)
 
     @property
     def recipe(self) -> str | None:
@@ -145,7 +146,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         Wrappers that the keys of ``destination`` have too stay. ``stripped`` repeats what was done before.
         """
         other = object.__new__(Checkpoint)
-        other.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("extras", "ties")})
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("extras", "ties", "metadata")})
         other._view = unwrap(self._tensors, destination) if stripped is None else unwrap_as(self._tensors, stripped)
         return other
 
@@ -165,6 +166,15 @@ class Checkpoint(Mapping[str, TensorInfo]):
         """Close the files; headers stay, values can no longer be read."""
         for file in self.header.handles.values():
             file.close()
+
+
+def _metadata_kept(recipe: str | None) -> dict[str, str]:
+    """Return the metadata that a recipe carries through formats that have no place for it."""
+    try:
+        kept = json.loads(recipe or "{}").get("metadata", {})
+        return {key: value for key, value in kept.items() if isinstance(value, str)}
+    except (ValueError, AttributeError, RecursionError):
+        return {}
 
 
 def _check_keys(path: str, keys: Collection[str]) -> None:

@@ -23,7 +23,9 @@ Root = Annotated[
 Output = Annotated[
     str | None, typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to write; a recipe may say it itself.")
 ]
-To = Annotated[str | None, typer.Option("--to", metavar="FORMAT", help="safetensors or pth; else the suffix decides.")]
+To = Annotated[
+    str | None, typer.Option("--to", metavar="FORMAT", help="safetensors, pth or dcp; else the suffix decides.")
+]
 MaxShard = Annotated[
     str | None,
     typer.Option("--max-shard-size", metavar="SIZE", help="Write a folder of shards of this size, as in 5GB."),

@@ -73,6 +73,8 @@ def is_folder(options: OutputOptions) -> bool:
     path = options.path
     if os.path.isdir(path) or path.endswith("/") or options.max_shard_size:
         return True
+    if options.to in writers() and _is_of_folders(writers()[options.to]):
+        return True
     return not os.path.splitext(path)[1] and not os.path.exists(path)
 
 
@@ -94,11 +96,15 @@ def _writer(options: OutputOptions) -> Writer:
     )
 
 
+def _is_of_folders(writer: Writer) -> bool:
+    return not writer.suffixes
+
+
 def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
     made = []
     for step in steps:
         if step.dtype not in writer.dtypes:
-            others = [w.name for w in writers().values() if step.dtype in w.dtypes]
+            others = [w.name for w in sorted(writers().values(), key=_is_of_folders) if step.dtype in w.dtypes]
             hint = f"Use --to {others[0]}." if others else f"Exclude {escape(step.key)}."
             raise OutputError(f"{writer.name} has no dtype {step.dtype}, which {escape(step.key)} is.", hint=hint)
         nbytes = (prod(step.shape) * DTYPES[step.dtype].bits + 7) // 8

@@ -48,15 +48,31 @@ def read_header(source: Source, name: str = "") -> Header:
                 with _no_collection():
                     return _read(fmt, source, name)
         raise FormatError(f"{escape(source.uri)} is not a checkpoint{_looks_like(head)}.", rule="unknown format")
+    for fmt in _formats():
+        if fmt.sniff(source, b""):
+            _check_alone(fmt, source)
+            with _no_collection():
+                return _read(fmt, source, name)
     return _read_folder(source)
 
 
-def _read(fmt: Format, file: File, name: str) -> Header:
+def _check_alone(fmt: Format, folder: Folder) -> None:
+    """Raise FormatError where a folder that is a checkpoint as a whole also holds one in a file."""
+    others = [name for name in folder.names() if name in _PREFERRED or name.removesuffix(".index.json") in _PREFERRED]
+    if others:
+        raise FormatError(
+            f"{escape(folder.uri)} is a {fmt.name} checkpoint and holds {listing(others)} too; one of them is stale.",
+            hint="Name the file you mean.",
+            rule="several checkpoints",
+        )
+
+
+def _read(fmt: Format, source: Source, name: str) -> Header:
     try:
-        return fmt.read(file, name)
+        return fmt.read(source, name)
     except (RecursionError, MemoryError) as error:  # the bounds are meant to come first
         why = "memory" if isinstance(error, MemoryError) else "stack"
-        raise UnsafeError(f"{escape(file.uri)} takes more {why} than there is.", rule="resources") from None
+        raise UnsafeError(f"{escape(source.uri)} takes more {why} than there is.", rule="resources") from None
 
 
 @contextmanager

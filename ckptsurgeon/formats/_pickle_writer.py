@@ -1,4 +1,4 @@
-"""Writes the pickle of a plain state dict as ``torch.save`` would, protocol 2, every tensor contiguous."""
+"""Writes the pickles of tensors and of plain state dicts as ``torch.save`` would, protocol 2, all contiguous."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from ..tensors import DTYPES, contiguous_stride
 from ._header import Beside, OutTensor
 from ._torch import STORAGE_DTYPES
 
-__all__ = ["state_dict_pickle"]
+__all__ = ["PickleWriter", "state_dict_pickle", "tensor_pickle"]
 
 _STORAGE_OF = {dtype: name for name, dtype in STORAGE_DTYPES.items() if name != "UntypedStorage"}
 
 
-class _Writer:
+class PickleWriter:
+    """Emits the instructions of a pickle into ``out``; what is said often is fetched from the memo."""
+
     def __init__(self) -> None:
         self.out = bytearray(b"\x80\x02")
         self._memo: dict[bytes, int] = {}
 
     def text(self, value: str) -> None:
+        """Emit a text."""
         raw = value.encode("utf-8", "surrogatepass")
         self.out += b"X" + struct.pack("<I", len(raw)) + raw
 
@@ -34,13 +37,16 @@ class _Writer:
         self.out += code + (b"r" + struct.pack("<I", index) if index > 255 else b"q" + bytes([index]))
 
     def name(self, module: str, name: str) -> None:
+        """Emit a name, as in ``torch._utils._rebuild_tensor_v2``."""
         self.shared(f"c{module}\n{name}\n".encode())
 
     def word(self, value: str) -> None:
+        """Emit a text that is said often."""
         raw = value.encode()
         self.shared(b"X" + struct.pack("<I", len(raw)) + raw)
 
     def integer(self, value: int) -> None:
+        """Emit a whole number."""
         if 0 <= value < 256:
             self.out += b"K" + bytes([value])
         elif 0 <= value < 65536:
@@ -52,6 +58,7 @@ class _Writer:
             self.out += b"\x8a" + bytes([len(raw)]) + raw
 
     def integers(self, values: Sequence[int]) -> None:
+        """Emit a tuple of whole numbers."""
         if not values:
             self.out += b")"
             return
@@ -61,6 +68,7 @@ class _Writer:
         self.out += b"t" if len(values) > 3 else bytes([0x84 + len(values)])
 
     def tensor(self, tensor: OutTensor, record: str) -> None:
+        """Emit a tensor whose storage is the record of that name."""
         storage = _STORAGE_OF.get(tensor.dtype)
         items = 1
         for size in tensor.shape:
@@ -105,12 +113,19 @@ class _Writer:
             self.out += b"e" if isinstance(value, list) else b"t"
 
 
+def tensor_pickle(tensor: OutTensor, record: str) -> bytes:
+    """Return the pickle of a single tensor whose storage is the record of that name."""
+    writer = PickleWriter()
+    writer.tensor(tensor, record)
+    return bytes(writer.out + b".")
+
+
 def state_dict_pickle(tensors: Sequence[OutTensor], records: Mapping[str, str], beside: Beside | None = None) -> bytes:
     """Return the pickle of ``{key: tensor}`` and what lies beside it.
 
     ``records`` names the storage record of each key.
     """
-    writer, beside = _Writer(), beside or Beside()
+    writer, beside = PickleWriter(), beside or Beside()
     path = beside.root.split(".") if beside.root else []
     for name in path:
         writer.out += b"}("

@@ -16,7 +16,7 @@ from ._header import Beside, OutTensor
 from ._pickle_writer import state_dict_pickle
 from ._sharded_writer import Indexed
 
-__all__ = ["ZIP_RECORD", "ZipWriter"]
+__all__ = ["ZIP_RECORD", "ZipLayout", "ZipWriter"]
 
 ROOT = "archive/"
 ZIP_RECORD = f"{ROOT}.data/ckptsurgeon.json"
@@ -88,19 +88,13 @@ def _end(number: int, size: int, offset: int) -> bytes:
     return end64 + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, few, few, min(size, _FULL), min(offset, _FULL), 0)
 
 
-class _ZipLayout:
-    def __init__(self, tensors: Sequence[OutTensor], recipe: str, beside: Beside) -> None:
-        owners = [t for t in tensors if not t.alias_of]
-        number = {tensor.key: str(i) for i, tensor in enumerate(owners)}
-        names = {t.key: number[t.alias_of or t.key] for t in tensors}
-        fixed = {
-            "data.pkl": state_dict_pickle(tensors, names, beside),
-            ".format_version": b"1",
-            ".storage_alignment": b"64",
-            "byteorder": b"little",
-        }
+class ZipLayout:
+    """An archive of a pickle and the storages it names, ``archive/data/0`` and on, in the order of ``owners``."""
+
+    def __init__(self, pickle: bytes, owners: Sequence[OutTensor], recipe: str = "") -> None:
+        fixed = {"data.pkl": pickle, ".format_version": b"1", ".storage_alignment": b"64", "byteorder": b"little"}
         self._records = [_Record((ROOT + n).encode(), len(c), c) for n, c in fixed.items()]
-        self._records += [_Record(f"{ROOT}data/{number[t.key]}".encode(), t.nbytes, None, key=t.key) for t in owners]
+        self._records += [_Record(f"{ROOT}data/{i}".encode(), t.nbytes, None, key=t.key) for i, t in enumerate(owners)]
         self._records.append(_Record(f"{ROOT}version".encode(), 2, b"3\n"))
         if recipe:
             raw = recipe.encode()
@@ -109,8 +103,7 @@ class _ZipLayout:
         for record in self._records:
             at = record.place(at)
         self._directory = at
-        place = {record.key: (record.data, record.size) for record in self._records if record.content is None}
-        self.slots = {t.key: place[t.alias_of or t.key] for t in tensors}
+        self.slots = {record.key: (record.data, record.size) for record in self._records if record.content is None}
         self.size = at + len(self._tail({}))
 
     def frame(self, checksums: Mapping[str, int], recipe: str) -> list[tuple[int, bytes]]:
@@ -146,6 +139,11 @@ class ZipWriter:
 
     def layout(
         self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str, beside: Beside | None = None
-    ) -> _ZipLayout:
+    ) -> ZipLayout:
         """Lay a file out; a zip has no place for metadata but the recipe."""
-        return _ZipLayout(tensors, recipe, beside or Beside())
+        owners = [t for t in tensors if not t.alias_of]
+        number = {tensor.key: str(i) for i, tensor in enumerate(owners)}
+        names = {t.key: number[t.alias_of or t.key] for t in tensors}
+        layout = ZipLayout(state_dict_pickle(tensors, names, beside or Beside()), owners, recipe)
+        layout.slots = {t.key: layout.slots[t.alias_of or t.key] for t in tensors}
+        return layout

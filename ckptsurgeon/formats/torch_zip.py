@@ -6,27 +6,19 @@ Written after ``torch/serialization.py`` and ``caffe2/serialize/inline_container
 
 from __future__ import annotations
 
-import hashlib
 import zlib
-from typing import Any
 
-from ..errors import FormatError, UnsafeError
 from ..sources import File, Source
-from ..tensors import DTYPES, Storage
-from ..text import escape
-from . import _pickle, limits
+from . import limits
 from ._header import FileHeader, Header, naming
 from ._rebuild import rebuilders
 from ._script import script_tensors
 from ._seal import UNSEALED, digest_outside, seal_of
-from ._torch import STORAGE_DTYPES, TypedStorage
-from ._values import Name, brief
-from ._zip import Archive, read_archive
+from ._torch_archive import TorchArchive
+from ._zip import Archive
 from ._zip_writer import ZIP_RECORD, ZipWriter
 
 __all__ = ["FORMAT"]
-
-_ORDER_BYTES = 64
 
 
 class _TorchZip:
@@ -44,101 +36,24 @@ class _TorchZip:
             return self._read(source, name)
 
     def _read(self, source: File, name: str) -> Header:
-        archive = read_archive(source)
-        root = _root(source, archive)
-        pickle = archive.read(f"{root}data.pkl")
-        storages = _Storages(name, archive, root)
-        tree = _pickle.load(pickle, rebuild=rebuilders(), persistent=storages.resolve)
-        scripted = f"{root}constants.pkl" in archive.entries
+        archive = TorchArchive(source, name)
+        root, records = archive.root, archive.zip
+        tree = archive.load(rebuilders())
+        scripted = f"{root}constants.pkl" in records.entries
         if scripted:
             tree = script_tensors(tree)
-        digest = hashlib.sha256(archive.directory + pickle).hexdigest()
         recipe = None
-        if ZIP_RECORD in archive.entries:
-            recipe = archive.read(ZIP_RECORD, limits.RECIPE_BYTES).decode("utf-8", "replace")
+        if ZIP_RECORD in records.entries:
+            recipe = records.read(ZIP_RECORD, limits.RECIPE_BYTES).decode("utf-8", "replace")
         return Header(
             format="torchscript" if scripted else self.name,
             tree=tree,
             notes=("read the tensors of a TorchScript module, not its program",) if scripted else (),
-            files=(FileHeader(name, source.size, digest, source.mtime_ns),),
+            files=(FileHeader(name, source.size, archive.digest(), source.mtime_ns),),
             handles={name: source},
             recipe=recipe,
-            frame=lambda: _frame(archive, root, recipe or ""),
+            frame=lambda: _frame(records, root, recipe or ""),
         )
-
-
-def _root(file: File, archive: Archive) -> str:
-    """Return the folder that holds ``data.pkl``, with its slash."""
-    roots = [name.removesuffix("data.pkl") for name in archive.entries if name.split("/")[-1] == "data.pkl"]
-    roots = [root for root in roots if root.count("/") <= 1]
-    if not roots:
-        raise FormatError(
-            f"{escape(file.uri)} is a zip archive without a data.pkl, not a torch checkpoint.",
-            rule="no data.pkl",
-        )
-    if len(roots) > 1:
-        raise UnsafeError(f"{escape(file.uri)} has data.pkl in several folders.", rule="several roots")
-    return roots[0]
-
-
-def _is_big_endian(archive: Archive, root: str) -> bool:
-    """Return whether a file says that it is; raises FormatError where torch would."""
-    order = f"{root}byteorder"
-    said = archive.read(order, _ORDER_BYTES) if order in archive.entries else b"little"
-    if said not in (b"little", b"big"):
-        raise FormatError(f"{escape(archive.file.uri)} is of the byte order {said!r}.", rule="byteorder")
-    return said == b"big"
-
-
-class _Storages:
-    """Turns persistent ids into storages; each record of the archive becomes one."""
-
-    def __init__(self, within: str, archive: Archive, root: str) -> None:
-        self._within = within
-        self._file = archive.file
-        self._archive = archive
-        self._root = root
-        self._made: dict[str, Storage] = {}
-        self._kinds: dict[Name, tuple[str, int]] = {}
-        self._big = _is_big_endian(archive, root)
-
-    def resolve(self, pid: Any) -> object:
-        """Return the storage that ``('storage', type, key, location, numel)`` names."""
-        if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
-            raise FormatError(f"the pickle refers to something unknown: {brief(pid)}.", rule="persistent id")
-        _, kind, key, _, numel = pid
-        dtype, size = self._kinds.get(kind) or self._kind(kind) if type(kind) is Name else ("", 0)
-        if not dtype or type(key) is not str or type(numel) is not int or numel < 0:
-            raise FormatError(f"the pickle refers to an unknown storage of {brief(kind)}.", rule="persistent id")
-        storage = self._made.get(key)
-        if storage is None:
-            storage = self._made[key] = self._open(key)
-        if numel * size != storage.nbytes:
-            raise FormatError(
-                f"{escape(self._file.uri)}: record {escape(storage.name)} has {storage.nbytes} bytes, "
-                f"its storage says {numel * size}.",
-                rule="storage size",
-            )
-        return TypedStorage(storage, dtype)
-
-    def _kind(self, name: Name) -> tuple[str, int]:
-        """Return the dtype and bytes an element of a storage class; remembered by the name, of which there is one."""
-        dtype = STORAGE_DTYPES.get(name.name, "")
-        self._kinds[name] = (dtype, DTYPES[dtype].bits // 8 if dtype else 0)
-        return self._kinds[name]
-
-    def _open(self, key: str) -> Storage:
-        name = f"{self._root}data/{key}"
-        entry = self._archive.entries.get(name)
-        if entry is None:
-            raise FormatError(f"{escape(self._file.uri)} lacks the record {escape(name)}.", rule="missing record")
-        if entry.method:
-            raise FormatError(
-                f"{escape(self._file.uri)}: record {escape(name)} is compressed.",
-                hint="Tensors are only read where they lie as they are; load and save the file with torch.",
-                rule="compressed record",
-            )
-        return Storage(self._within, entry.data, entry.size, entry.crc32 or None, name, self._big)
 
 
 def _frame(archive: Archive, root: str, recipe: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Checkpoint, Extra
+from ..composition import leaves
 from ..keys import KeyMatcher, KeyPattern, unmatched
 from ..tensors import TensorInfo, alias_groups
 
@@ -59,7 +60,7 @@ class Inspection:
                     "dtype": info.dtype,
                     "shape": list(info.shape),
                     "nbytes": info.nbytes,
-                    "file": info.storage.file if info.storage is not None else "",
+                    "file": ", ".join(dict.fromkeys(one.storage.file for one in leaves(info) if one.storage)),
                     "tied_to": self.ties.get(key),
                     "opaque": info.opaque or None,
                     **self._stats_json(key),

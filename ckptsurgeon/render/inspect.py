@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from ..composition import leaves
 from ..inspection import Inspection
 from ..tensors import TensorInfo
 from ..text import count, escape, human_bytes, human_count, shape_text
@@ -62,7 +63,7 @@ def tensor_lines(inspection: Inspection, *, by_size: bool = False) -> Iterator[s
 
 def _about(inspection: Inspection, key: str) -> str:
     info, owner = inspection.tensors[key], inspection.ties.get(key)
-    words = [escape(info.storage.file)] if info.storage is not None and info.storage.file else []
+    words = [escape(name) for name in dict.fromkeys(one.storage.file for one in leaves(info) if one.storage) if name]
     words += [f"tied to {escape(owner, ALL)}"] if owner else []
     return "  ".join([*words, *([f"[{escape(info.opaque)}]"] if info.opaque else [])])
 

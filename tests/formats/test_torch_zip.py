@@ -251,9 +251,9 @@ def test_what_torch_itself_reads_without_a_word_is_among_them() -> None:
 
 def rebuilt(storage: str, *args: Any, kind: bytes = b"_rebuild_tensor_v2") -> bytes:
     """A pickle of one tensor with these arguments behind its storage of six floats."""
-    from ckptsurgeon.formats._pickle_writer import _Writer
+    from ckptsurgeon.formats._pickle_writer import PickleWriter
 
-    writer = _Writer()
+    writer = PickleWriter()
     writer.out += b"}X\x01\x00\x00\x00actorch._utils\n" + kind + b"\n(("
     writer.text("storage")
     writer.out += b"ctorch\nFloatStorage\n"

@@ -13,8 +13,9 @@ from ..writing import Writing
 NAME = "convert"
 HELP = """Write a checkpoint in another format, sharding or dtype.
 
-The format is that of the output: .safetensors, .pth, or a folder of shards. --dtype casts all real floats and leaves
-integers; values that become infinite are counted. Metadata is carried; --set-metadata sets or removes entries.
+The format is that of the output: .safetensors, .pth, a folder of shards, or with --to dcp a folder that
+torch.distributed.checkpoint loads. --dtype casts all real floats and leaves integers; values that become infinite are
+counted. Metadata is carried; --set-metadata sets or removes entries.
 """
 EXAMPLES = """\b
 Examples:

@@ -1,0 +1,58 @@
+"""A part of a file that is a file of its own: formats that keep archives one behind the other."""
+
+from __future__ import annotations
+
+from ..errors import FormatError
+from ..sources import File, Folder
+from ..text import escape
+
+__all__ = ["FileSlice"]
+
+_KEPT = 64 << 10
+"""A part of at most this many bytes is read once and kept, since a reader asks for it piece by piece."""
+
+
+class FileSlice:
+    """``size`` bytes of a file from ``start``; raises FormatError where the file has not as many."""
+
+    mtime_ns: int | None = None
+
+    def __init__(self, file: File, start: int, size: int) -> None:
+        if start < 0 or size < 0 or start + size > file.size:
+            raise FormatError(
+                f"{escape(file.uri)} has {file.size} bytes; a part of {size} from {start} is said to be there.",
+                rule="slice",
+            )
+        self.uri = file.uri
+        self.name = file.name
+        self.size = size
+        self._file = file
+        self._start = start
+        self._kept = file.read(start, size) if size <= _KEPT else None
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly ``nbytes`` bytes from ``offset``; raises FormatError beyond the end."""
+        self._check(offset, nbytes)
+        if self._kept is not None:
+            return self._kept[offset : offset + nbytes]
+        return self._file.read(self._start + offset, nbytes)
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill ``view`` from ``offset``; raises FormatError beyond the end."""
+        self._check(offset, len(view))
+        self._file.readinto(self._start + offset, view)
+
+    def _check(self, offset: int, nbytes: int) -> None:
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
+            raise FormatError(f"{escape(self.uri)}: a part of it ends too early.", rule="slice")
+
+    def fileno(self) -> int | None:
+        """Return None: the kernel would copy from the start of the file."""
+        return None
+
+    def folder(self) -> Folder:
+        """Return the folder of the file."""
+        return self._file.folder()
+
+    def close(self) -> None:
+        """Leave the file open, which is somebody else's."""

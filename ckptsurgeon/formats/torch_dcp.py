@@ -1,0 +1,258 @@
+"""``torch.distributed.checkpoint``: a folder of ``.distcp`` files, and ``.metadata`` that says what lies where.
+
+A tensor lies in pieces, each an archive of ``torch.save``, which are put together here as a description. torch
+unpickles ``.metadata`` as it stands; here it is interpreted like any other pickle, and nothing in it is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from ..errors import FormatError, SourceError, UnsafeError
+from ..sources import File, Folder, Source
+from ..tensors import Storage, TensorInfo
+from ..text import escape
+from . import _pickle, limits
+from ._bounds import check_sizes
+from ._dcp_writer import METADATA, DcpWriter
+from ._header import FileHeader, Header, naming
+from ._pickle_state import Rebuild
+from ._pieces import Piece, assembled
+from ._rebuild import rebuilders
+from ._seal import digest_outside
+from ._sharded_writer import folder_frame, folder_recipe
+from ._slice import FileSlice
+from ._torch import dtype_of
+from ._torch_archive import TorchArchive
+from ._values import Name, Opaque, Unhashable, brief
+
+__all__ = ["FORMAT"]
+
+
+class _TorchDistributed:
+    name = "torch distributed"
+    writer = DcpWriter()
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """A folder with a ``.metadata`` in it, or that file."""
+        if isinstance(source, Folder):
+            return METADATA in source.names()
+        return source.name == METADATA and head[:1] == b"\x80"
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Read the metadata and the header of every piece; raises FormatError where they contradict each other."""
+        folder = source if isinstance(source, Folder) else source.folder()
+        file = folder.file(METADATA)
+        with naming(file):
+            if file.size > limits.PICKLE_BYTES:
+                raise UnsafeError(f"{escape(file.uri)} is too large.", rule="pickle size")
+            raw = file.read(0, file.size)
+            files = _Files(folder)
+            tree = _tree(_pickle.load(raw, rebuild=rebuilders(), persistent=_no_storage), files)
+        digest = hashlib.sha256(raw).hexdigest()
+        return Header(
+            format=self.name,
+            tree=tree,
+            files=(FileHeader(METADATA, file.size, digest, file.mtime_ns), *files.headers()),
+            handles={METADATA: file, **files.handles},
+            recipe=folder_recipe(folder),
+            frame=lambda: folder_frame(folder, {METADATA: digest, **files.frames()}),
+        )
+
+
+def _no_storage(pid: Any) -> object:
+    raise FormatError(f"the metadata refers to a storage: {brief(pid)}.", rule="persistent id")
+
+
+@dataclass
+class _Files:
+    """The files in which the pieces lie, opened as they are named; where their storages lie and what heads them."""
+
+    folder: Folder
+    handles: dict[str, File] = field(default_factory=dict)
+    storages: dict[str, list[Storage]] = field(default_factory=dict)
+    digests: dict[str, Any] = field(default_factory=dict)
+    _rebuild: Rebuild = field(default_factory=rebuilders)
+    _known: dict[bytes, TensorInfo] = field(default_factory=dict)
+
+    def archive(self, name: str, offset: int, length: int) -> Any:
+        """Return what the archive holds that lies at a place of a file: a tensor, or other data."""
+        if name not in self.handles:
+            try:
+                self.handles[name] = self.folder.file(name)
+            except SourceError as error:
+                raise FormatError(f"it names {escape(name)}, which {error.message}", rule="missing file") from error
+            self.storages[name], self.digests[name] = [], hashlib.sha256()
+        archive = TorchArchive(FileSlice(self.handles[name], offset, length), name)
+        tree = archive.load_alike(self._rebuild, self._known)
+        self.digests[name].update(archive.digest().encode())
+        for storage in _storages(tree):
+            storage.offset += offset
+            self.storages[name].append(storage)
+        return tree
+
+    def headers(self) -> list[FileHeader]:
+        """Return the files, each with a digest of all that heads its pieces."""
+        return [
+            FileHeader(name, file.size, self.digests[name].hexdigest(), file.mtime_ns)
+            for name, file in self.handles.items()
+        ]
+
+    def frames(self) -> dict[str, str]:
+        """Return the digest of what is no tensor's in each file."""
+        return {
+            name: digest_outside(file, sorted((s.offset, s.offset + s.nbytes) for s in self.storages[name]))
+            for name, file in self.handles.items()
+        }
+
+
+def _storages(tree: Any) -> list[Storage]:
+    """Return the storages of an archive's tensors, each once; data that nests tensors deeper is seldom."""
+    found: dict[int, Storage] = {}
+    waiting, seen = [tree], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, TensorInfo):
+            if node.storage is not None:
+                found[id(node.storage)] = node.storage
+            waiting.extend(node.parts)
+        elif isinstance(node, (dict, list, tuple)) and id(node) not in seen:
+            seen.add(id(node))
+            waiting.extend(node.values() if isinstance(node, dict) else node)
+        elif isinstance(node, Opaque) and id(node) not in seen:
+            seen.add(id(node))
+            waiting.extend((node.args, node.state, node.items))
+    return list(found.values())
+
+
+def _attributes(value: Any, kind: str) -> Mapping[Any, Any]:
+    """Return the attributes of an object of a class of torch's; raises FormatError where it is none."""
+    made = value.name if isinstance(value, Opaque) else None
+    if not isinstance(value, Opaque) or not isinstance(made, Name) or made.name != kind:
+        raise FormatError(f"it holds {brief(value)} where {kind} should be.", rule="dcp metadata")
+    return value.attributes()
+
+
+def _tree(top: Any, files: _Files) -> dict[Any, Any]:
+    """Return the state dict, nested as it was saved where the metadata says so."""
+    metadata = _attributes(top, "Metadata")
+    entries, paths = metadata.get("state_dict_metadata"), metadata.get("planner_data")
+    if not isinstance(entries, dict):
+        raise FormatError("it lists no tensors.", rule="dcp metadata")
+    places = _places(metadata.get("storage_data"))
+    tree: dict[Any, Any] = {}
+    for key, entry in entries.items():
+        if not isinstance(key, str):
+            raise FormatError("it has a key that is no text.", rule="dcp metadata")
+        path = paths.get(key) if isinstance(paths, dict) else None
+        _put(tree, path, key, _value(key, entry, places.get(key, {}), files))
+    return tree
+
+
+def _put(tree: dict[Any, Any], path: Any, key: str, value: Any) -> None:
+    """Put a value where its path says; a path that is none, or leads through a value, is passed over for the key."""
+    plain = isinstance(path, (tuple, list)) and 0 < len(path) <= limits.KEY_SEGMENTS
+    node = tree
+    for part in path[:-1] if plain else ():
+        below = node.setdefault(part, {}) if type(part) in (str, int) else None
+        if not isinstance(below, dict):
+            plain = False
+            break
+        node = below
+    last = path[-1] if plain else None
+    if type(last) in (str, int) and last not in node:
+        node[last] = value
+    else:
+        tree[key] = value
+
+
+@dataclass(frozen=True)
+class _Place:
+    file: str
+    offset: int
+    length: int
+    changed: bool
+
+
+_Places = dict[tuple[int, ...] | None, _Place]
+
+
+def _places(storage_data: Any) -> dict[str, _Places]:
+    """Return where the pieces of each key lie, by their offsets in the tensor; None for data that is no tensor."""
+    if not isinstance(storage_data, dict):
+        raise FormatError("it says nowhere where the tensors lie.", rule="dcp metadata")
+    if len(storage_data) > limits.PIECES:
+        raise UnsafeError(f"it lists {len(storage_data)} pieces, over the limit.", rule="pieces")
+    places: dict[str, _Places] = {}
+    for index, info in storage_data.items():
+        at = _attributes(index.value if isinstance(index, Unhashable) else index, "MetadataIndex")
+        said = _attributes(info, "_StorageInfo")
+        key, offset = at.get("fqn"), at.get("offset")
+        file, begin, length = said.get("relative_path"), said.get("offset"), said.get("length")
+        if not isinstance(key, str) or not isinstance(file, str) or type(begin) is not int or type(length) is not int:
+            raise FormatError("it has a piece without a place.", rule="dcp metadata")
+        if offset is not None:
+            check_sizes(offset, "offset")
+        found = places.setdefault(key, {})
+        if offset in found:
+            raise FormatError(f"it has a piece of {escape(key)} twice.", rule="dcp metadata")
+        found[offset] = _Place(file, begin, length, bool(said.get("transform_descriptors")))
+    _check_disjoint([place for found in places.values() for place in found.values()])
+    return places
+
+
+def _check_disjoint(places: Sequence[_Place]) -> None:
+    """Raise UnsafeError where pieces overlap: a small file could claim to hold no end of them."""
+    ordered = sorted(places, key=lambda place: (place.file, place.offset))
+    for one, other in pairwise(ordered):
+        if one.file == other.file and one.offset + one.length > other.offset:
+            raise UnsafeError(f"two pieces overlap in {escape(one.file)} at {other.offset}.", rule="pieces")
+
+
+def _value(key: str, entry: Any, places: _Places, files: _Files) -> Any:
+    kind = entry.name.name if isinstance(entry, Opaque) and isinstance(entry.name, Name) else ""
+    if kind == "BytesStorageMetadata":
+        place = places.get(None)
+        if place is None or place.changed:
+            return Opaque(Name("torch.distributed.checkpoint", "data"))
+        return files.archive(place.file, place.offset, place.length)
+    said = _attributes(entry, "TensorStorageMetadata")
+    shape, chunks = said.get("size"), said.get("chunks")
+    check_sizes(shape, "size")
+    assert isinstance(shape, tuple)
+    dtype = _dtype(said.get("properties"))
+    if any(place.changed for place in places.values()):
+        return TensorInfo(dtype, shape, opaque="its pieces are stored in an encoding that is not read")
+    if not isinstance(chunks, list):
+        raise FormatError(f"it has no pieces of {escape(key)}.", rule="dcp metadata")
+    return assembled(key, dtype, shape, [_piece(key, dtype, chunk, places, files) for chunk in chunks])
+
+
+def _dtype(properties: Any) -> str:
+    """Return the dtype; properties are pickled as a tuple, by old versions of torch as a mapping."""
+    attributes = _attributes(properties, "TensorProperties")
+    state = properties.state
+    return dtype_of(state[0] if isinstance(state, tuple) and state else attributes.get("dtype"))
+
+
+def _piece(key: str, dtype: str, chunk: Any, places: _Places, files: _Files) -> Piece:
+    said = _attributes(chunk, "ChunkStorageMetadata")
+    offsets, sizes = said.get("offsets"), said.get("sizes")
+    check_sizes(offsets, "offset")
+    check_sizes(sizes, "size")
+    place = places.get(offsets)
+    if place is None:
+        raise FormatError(f"it does not say where a piece of {escape(key)} lies.", rule="dcp metadata")
+    info = files.archive(place.file, place.offset, place.length)
+    if not isinstance(info, TensorInfo) or (info.dtype, info.shape) != (dtype, sizes):
+        found = f"{info.dtype} {info.shape}" if isinstance(info, TensorInfo) else brief(info)
+        raise FormatError(f"a piece of {escape(key)} is {found}, said to be {dtype} {sizes}.", rule="piece")
+    assert isinstance(offsets, tuple)
+    return Piece(offsets, info)
+
+
+FORMAT = _TorchDistributed()

@@ -1,0 +1,329 @@
+"""Folders of torch.distributed.checkpoint: read as torch reads them, written so that torch reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file
+from torch.distributed.checkpoint import metadata as torch_metadata
+from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
+
+import ckptsurgeon as cs
+from ckptsurgeon.errors import FormatError, UnsafeError
+from ckptsurgeon.formats._pieces import Piece, assembled
+from ckptsurgeon.tensors import TensorInfo
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:torch.distributed is disabled", "ignore:TypedStorage", "ignore:Detected"
+)
+
+STATE = {
+    "enc.weight": torch.randn(6, 5),
+    "enc.bias": torch.randn(6).bfloat16(),
+    "steps": torch.tensor(3),
+    "mask": torch.tensor([True, False]),
+    "wave": torch.randn(4, dtype=torch.complex64),
+    "small": torch.randn(4).to(torch.float8_e4m3fn),
+    "nothing": torch.empty(0, 4),
+}
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.reshape(-1).view(torch.uint8).equal(
+        b.reshape(-1).view(torch.uint8)
+    )  # fmt: skip
+
+
+def save(state: dict[str, Any], path: str = "d") -> None:
+    dcp.save(state, checkpoint_id=path, no_dist=True)
+
+
+def metadata(path: str = "d") -> Any:
+    return pickle.loads(Path(path, ".metadata").read_bytes())
+
+
+def edited(change: Callable[[Any], object], path: str = "d") -> None:
+    """Change the metadata of a folder as torch's classes have it."""
+    found = metadata(path)
+    change(found)
+    Path(path, ".metadata").write_bytes(pickle.dumps(found))
+
+
+def test_what_torch_saved_is_read_as_it_was() -> None:
+    save({"model": STATE, "epoch": 7, "names": ["a", "b"], "optim": {"state": {0: {"avg": torch.ones(2)}}}})
+    with cs.open_checkpoint("d") as checkpoint:
+        assert (checkpoint.format, checkpoint.root) == ("torch distributed", "model")
+        assert list(checkpoint) == list(STATE)
+        assert all(same(checkpoint.tensor(key), value) for key, value in STATE.items())
+        extras = {extra.key: extra.value for extra in checkpoint.extras}
+        assert extras["epoch"] == 7
+    cs.apply(cs.convert("d"), "out.safetensors")
+    assert cs.verify("out.safetensors").ok
+    assert all(same(load_file("out.safetensors")[key], value) for key, value in STATE.items() if key != "wave")
+    assert list(cs.open_checkpoint("d", "optim.state.0")) == ["avg"]
+    assert list(cs.open_checkpoint("d/.metadata")) == list(STATE)
+
+
+SHARDED = """
+import sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, Replicate, distribute_tensor
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=4)
+line, grid = init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2))
+def whole(*shape): return torch.arange(torch.Size(shape).numel(), dtype=torch.float32).reshape(shape)
+dcp.save({
+    "rows": distribute_tensor(whole(5, 3), line, [Shard(0)]),
+    "columns": distribute_tensor(whole(3, 6), line, [Shard(1)]),
+    "few": distribute_tensor(whole(2, 3), line, [Shard(0)]),
+    "both": distribute_tensor(whole(5, 7), grid, [Shard(0), Shard(1)]),
+    "all": distribute_tensor(whole(2, 2), line, [Replicate()]),
+    "plain": whole(3),
+}, checkpoint_id="sharded")
+dist.destroy_process_group()
+"""
+
+
+def test_what_four_processes_saved_in_pieces_is_put_together() -> None:
+    meeting = os.path.abspath("meeting")
+    ranks = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", SHARDED, str(rank), meeting]) for rank in range(4)]
+    assert [rank.wait(120) for rank in ranks] == [0] * 4
+    shapes = {"rows": (5, 3), "columns": (3, 6), "few": (2, 3), "both": (5, 7), "all": (2, 2), "plain": (3,)}
+    whole = {key: torch.arange(torch.Size(s).numel(), dtype=torch.float32).reshape(s) for key, s in shapes.items()}
+    with cs.open_checkpoint("sharded") as checkpoint:
+        assert {key: info.shape for key, info in checkpoint.items()} == shapes
+        assert all(same(checkpoint.tensor(key), value) for key, value in whole.items())
+    torch.save(whole, "whole.pth")
+    assert not cs.diff("sharded", "whole.pth", values=True).differs
+    cs.apply(cs.convert("sharded"), "out.safetensors")
+    assert cs.verify("out.safetensors").ok
+    assert all(same(load_file("out.safetensors")[key], value) for key, value in whole.items())
+    cs.apply(cs.convert("sharded"), "again", to="dcp")
+    assert cs.verify("again").ok
+    assert not cs.diff("again", "whole.pth", values=True).differs
+
+
+def test_what_is_written_is_what_torch_reads() -> None:
+    torch.save(STATE, "s.pth")
+    receipt = cs.apply(cs.convert("s.pth"), "d", to="dcp")
+    assert sorted(os.listdir("d")) == [".metadata", "__0_0.distcp", "ckptsurgeon.json"]
+    assert receipt.nbytes_written == sum(path.stat().st_size for path in Path("d").iterdir())
+    assert cs.verify("d").ok
+    loaded = {key: torch.empty_like(value) for key, value in STATE.items()}
+    dcp.load(loaded, storage_reader=FileSystemReader("d"), no_dist=True)
+    assert all(same(loaded[key], value) for key, value in STATE.items())
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    dcp_to_torch_save("d", "back.pth")
+    back = torch.load("back.pth", weights_only=True)
+    assert back.keys() == STATE.keys()
+    assert all(same(back[key], value) for key, value in STATE.items())
+
+
+def test_the_metadata_is_that_of_torchs_own_writer() -> None:
+    """But for where the pieces lie, and the random id and the absolute path that torch leaves."""
+    save(STATE, "theirs")
+    torch.save(STATE, "s.pth")
+    cs.apply(cs.convert("s.pth"), "ours", to="dcp")
+    ours, theirs = metadata("ours"), metadata("theirs")
+    assert ours.state_dict_metadata == theirs.state_dict_metadata
+    assert list(ours.state_dict_metadata) == list(theirs.state_dict_metadata)
+    assert ours.planner_data == theirs.planner_data
+    assert getattr(ours, "version", None) == getattr(theirs, "version", None)
+    assert ours.storage_data.keys() == theirs.storage_data.keys()
+    assert {dataclasses.astuple(index) for index in ours.storage_data} == {
+        dataclasses.astuple(index) for index in theirs.storage_data
+    }
+    for info in ours.storage_data.values():
+        assert torch.load(_Slice("ours", info), weights_only=True) is not None
+
+
+def _Slice(folder: str, info: Any) -> Any:
+    import io
+
+    return io.BytesIO(Path(folder, info.relative_path).read_bytes()[info.offset : info.offset + info.length])
+
+
+def test_the_same_tensors_give_the_same_bytes_wherever_they_are_written() -> None:
+    torch.save(STATE, "s.pth")
+    for folder in ("a/d", "b/d"):
+        os.makedirs(os.path.dirname(folder))
+        cs.apply(cs.convert("s.pth"), folder, to="dcp")
+    for name in (".metadata", "__0_0.distcp", "ckptsurgeon.json"):
+        assert Path("a/d", name).read_bytes() == Path("b/d", name).read_bytes()
+
+
+def test_several_files_and_nothing_stale_when_written_again(ckpt: Any) -> None:
+    torch.save({f"w{i}": torch.ones(100) * i for i in range(6)}, "s.pth")
+    assert ckpt("convert", "s.pth", "-o", "d", "--to", "dcp", "--max-shard-size", "900").code == 0
+    assert sorted(os.listdir("d")) == [".metadata", "__0_0.distcp", "__0_1.distcp", "__0_2.distcp", "ckptsurgeon.json"]
+    assert cs.verify("d").ok
+    assert not cs.diff("s.pth", "d", values=True).differs
+    assert ckpt("convert", "s.pth", "-o", "d", "--to", "dcp").code == 5
+    assert ckpt("convert", "s.pth", "-o", "d", "--to", "dcp", "--force").code == 0
+    assert sorted(os.listdir("d")) == [".metadata", "__0_0.distcp", "ckptsurgeon.json"]
+    assert ckpt("convert", "s.pth", "-o", "d", "--force").code == 0
+    assert sorted(os.listdir("d")) == ["ckptsurgeon.json", "model.safetensors"]
+    assert ckpt("convert", "s.pth", "-o", "d", "--to", "dcp", "--force").code == 0
+    assert not cs.diff("s.pth", "d", values=True).differs
+
+
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "ckptsurgeon.json"])
+def test_no_flipped_bit_goes_unseen(name: str) -> None:
+    torch.save({"w": torch.randn(3), "x": torch.randn(2)}, "s.pth")
+    cs.apply(cs.convert("s.pth"), "d", to="dcp")
+    data = Path("d", name).read_bytes()
+    for at in range(0, len(data), 7 if len(data) > 600 else 1):
+        Path("d", name).write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        try:
+            assert not cs.verify("d").ok, at
+        except cs.CheckpointError:
+            pass
+    Path("d", name).write_bytes(data)
+    assert cs.verify("d").ok
+
+
+def test_ties_are_written_under_each_name() -> None:
+    weight = torch.randn(3, 2)
+    torch.save({"embed": weight, "out": weight}, "s.pth")
+    cs.apply(cs.convert("s.pth"), "d", to="dcp")
+    assert cs.verify("d").ok
+    with cs.open_checkpoint("d") as checkpoint:
+        assert same(checkpoint.tensor("out"), weight)
+
+
+class _Payload:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch canary",)
+
+
+@pytest.mark.parametrize("place", ["metadata", "properties", "planner", "storage", "all of it", "a piece"])
+def test_nothing_in_it_is_run(place: str) -> None:
+    save({"w": torch.ones(2), "note": "x"})
+    found = metadata()
+    if place == "metadata":
+        found.state_dict_metadata["w2"] = _Payload()
+    elif place == "properties":
+        found.state_dict_metadata["w"].size = _Payload()
+    elif place == "planner":
+        found.planner_data = _Payload()
+    elif place == "storage":
+        found.storage_data[torch_metadata.MetadataIndex("w", torch.Size([0]))] = _Payload()
+    elif place == "a piece":
+        data = pickle.dumps(_Payload())
+        Path("d", "__0_0.distcp").write_bytes(data)
+        found.storage_data = {
+            index: _StorageInfo("__0_0.distcp", 0, len(data)) for index in list(found.storage_data)[:1]
+        }
+    raw = pickle.dumps(_Payload() if place == "all of it" else found)
+    Path("d", ".metadata").write_bytes(raw)
+    try:
+        assert list(cs.open_checkpoint("d")) == ["w"]
+    except (FormatError, UnsafeError):
+        pass
+    assert not Path("canary").exists()
+    pickle.loads(raw)
+    assert Path("canary").exists() or place == "a piece"
+
+
+def _piece(found: Any) -> Any:
+    return next(info for index, info in found.storage_data.items() if index.fqn == "w")
+
+
+def _last(found: Any) -> Any:
+    return max(found.storage_data.values(), key=lambda info: info.offset)
+
+
+WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
+    "a file that is not there": (lambda m: setattr(_piece(m), "relative_path", "__1_0.distcp"), "does not exist"),
+    "a file outside": (lambda m: setattr(_piece(m), "relative_path", "../secret"), "outside"),
+    "a piece beyond the file": (lambda m: setattr(_last(m), "length", 10**9), "is said to be there"),
+    "a piece before the file": (lambda m: setattr(_piece(m), "offset", -5), "is said to be there"),
+    "a piece in the middle": (lambda m: setattr(_piece(m), "offset", 3), "."),
+    "pieces that overlap": (lambda m: [setattr(i, "offset", 0) for i in m.storage_data.values()], "overlap"),
+    "no place": (lambda m: m.storage_data.clear(), "does not say where a piece of w lies"),
+    "no places": (lambda m: setattr(m, "storage_data", None), "nowhere"),
+    "no tensors": (lambda m: setattr(m, "state_dict_metadata", None), "lists no tensors"),
+    "another dtype": (
+        lambda m: setattr(m.state_dict_metadata["w"].properties, "dtype", torch.float64), "said to be float64",
+    ),
+    "another shape": (
+        lambda m: setattr(m.state_dict_metadata["w"].chunks[0], "sizes", torch.Size([4])), "said to be float32 (4,)",
+    ),
+    "a hole": (lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([3])), "do not make up"),
+    "no piece": (lambda m: m.state_dict_metadata["w"].chunks.clear(), "no piece of w"),
+    "a size that is none": (lambda m: setattr(m.state_dict_metadata["w"], "size", (-1,)), "no size"),
+    "more dimensions": (lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([2, 1])), "other dimensions"),
+    "a dtype that is none": (
+        lambda m: setattr(m.state_dict_metadata["w"].properties, "dtype", "float32"), "unknown type",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_contradicts_itself_is_refused(name: str, ckpt: Any) -> None:
+    save({"w": torch.ones(2), "v": torch.ones(3)})
+    change, message = WRONG[name]
+    edited(change)
+    done = ckpt("inspect", "d")
+    assert (done.code, message in done.err, done.err.startswith("error: d/")) == (3, True, True), done.err
+
+
+def test_a_metadata_that_is_cut_short_is_refused() -> None:
+    save({"w": torch.ones(2)})
+    raw = Path("d", ".metadata").read_bytes()
+    for size in range(0, len(raw), 5):
+        Path("d", ".metadata").write_bytes(raw[:size])
+        with pytest.raises(cs.CheckpointError):
+            cs.open_checkpoint("d")
+
+
+def test_pieces_in_an_unknown_encoding_are_opaque() -> None:
+    save({"w": torch.ones(2), "v": torch.ones(3)})
+    edited(lambda m: setattr(_piece(m), "transform_descriptors", ["zstd"]))
+    with cs.open_checkpoint("d") as checkpoint:
+        assert checkpoint["w"].opaque == "its pieces are stored in an encoding that is not read"
+        assert checkpoint["v"].opaque == ""
+
+
+def test_another_checkpoint_in_the_folder_is_said() -> None:
+    save({"w": torch.ones(2)})
+    torch.save({"w": torch.ones(2)}, "d/pytorch_model.bin")
+    with pytest.raises(FormatError, match=r"holds pytorch_model.bin too; one of them is stale"):
+        cs.open_checkpoint("d")
+    assert list(cs.open_checkpoint("d/.metadata")) == ["w"]
+
+
+def _at(shape: tuple[int, ...], *offsets: int) -> Piece:
+    return Piece(offsets, TensorInfo("float32", shape))
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [_at((2, 3), 0, 0), _at((2, 3), 1, 0)],
+        [_at((2, 2), 0, 0), _at((2, 2), 0, 1), _at((2, 3), 2, 0)],
+        [_at((2, 3), 0, 0), _at((2, 3), 3, 0)],
+        [_at((4, 3), 0, 0), _at((4, 3), 0, 0)],
+        [_at((2, 3), 0, 0), _at((3, 3), 2, 0)],
+        [_at((3, 2), 0, 0), _at((4, 1), 0, 2)],
+    ],
+)
+def test_pieces_that_overlap_or_leave_a_hole_are_refused(pieces: list[Piece]) -> None:
+    with pytest.raises(FormatError, match="do not make up"):
+        assembled("w", "float32", (4, 3), pieces)
+
+
+def test_pieces_of_rows_that_are_cut_differently() -> None:
+    pieces = [_at((2, 1), 0, 0), _at((2, 2), 0, 1), _at((2, 2), 2, 0), _at((2, 1), 2, 2)]
+    assert assembled("w", "float32", (4, 3), pieces).shape == (4, 3)
