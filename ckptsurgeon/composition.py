@@ -13,7 +13,21 @@ from typing import TypeAlias
 
 from .tensors import TensorInfo, contiguous_stride
 
-__all__ = ["Cut", "Joined", "Permuted", "Reshaped", "Scaled", "cut", "join", "leaves", "permute", "reshape", "scale"]
+__all__ = [
+    "Cast",
+    "Cut",
+    "Joined",
+    "Permuted",
+    "Reshaped",
+    "Scaled",
+    "cast",
+    "cut",
+    "join",
+    "leaves",
+    "permute",
+    "reshape",
+    "scale",
+]
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,14 @@ class Scaled:
     factor: float
 
 
-Made: TypeAlias = Cut | Permuted | Reshaped | Joined | Scaled
+@dataclass(frozen=True)
+class Cast:
+    """The same values in another floating type, rounded once."""
+
+    of: TensorInfo
+
+
+Made: TypeAlias = Cut | Permuted | Reshaped | Joined | Scaled | Cast
 
 
 def leaves(info: TensorInfo) -> Iterator[TensorInfo]:
@@ -72,13 +93,27 @@ def leaves(info: TensorInfo) -> Iterator[TensorInfo]:
 
 def cut(info: TensorInfo, dim: int, begin: int, size: int) -> TensorInfo:
     """Return ``size`` elements of a tensor along ``dim`` from ``begin``."""
+    if (begin, size) == (0, info.shape[dim]):
+        return info
     shape = (*info.shape[:dim], size, *info.shape[dim + 1 :])
+    if isinstance(info.made, Joined) and info.made.dim == dim and size:
+        return join(list(_parts(info.made, begin, begin + size)), dim)
     if info.storage is None:
         return _made(info, shape, Cut(info, tuple(begin if d == dim else 0 for d in range(len(shape)))))
     stride = info.stride or contiguous_stride(info.shape)
     return replace(
         info, shape=shape, offset=info.offset + begin * stride[dim] * info.itemsize, stride=_plain(shape, stride)
     )
+
+
+def _parts(made: Joined, begin: int, end: int) -> Iterator[TensorInfo]:
+    """Yield what a part of joined tensors is joined of, so that what lies in one of them is a part of that one."""
+    at = 0
+    for one in made.of:
+        first, last = max(begin - at, 0), min(end - at, one.shape[made.dim])
+        if first < last:
+            yield cut(one, made.dim, first, last - first)
+        at += one.shape[made.dim]
 
 
 def permute(info: TensorInfo, dims: Sequence[int]) -> TensorInfo:
@@ -113,6 +148,11 @@ def join(infos: Sequence[TensorInfo], dim: int) -> TensorInfo:
 def scale(info: TensorInfo, factor: float) -> TensorInfo:
     """Return a floating tensor times a number."""
     return _made(info, info.shape, Scaled(info, factor))
+
+
+def cast(info: TensorInfo, dtype: str) -> TensorInfo:
+    """Return a floating tensor in another floating type."""
+    return info if info.dtype == dtype else TensorInfo(dtype, info.shape, made=Cast(info))
 
 
 def _made(info: TensorInfo, shape: tuple[int, ...], made: Made) -> TensorInfo:

@@ -159,6 +159,8 @@ class TensorInfo:
         A conjugate of a tensor lies where the tensor does, and is another. Where a dimension has one element its
         stride means nothing, and a file could fill it with numbers whose hashes collide.
         """
+        if self.made is not None:
+            return (id(self.made), self.shape)
         if self.storage is None or self.opaque:
             return None
         steps = self.stride and tuple(

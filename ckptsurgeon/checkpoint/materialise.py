@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..composition import Cut, Joined, Permuted, Reshaped
+from ..composition import Cast, Cut, Joined, Permuted, Reshaped
 from ..errors import FormatError
 from ..formats import ARRAY, META, QUANTISED, SPARSE, Array, Name
 from ..sources import File
@@ -64,6 +64,8 @@ def _made(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Tensor:
         return of.permute(made.dims)
     if isinstance(made, Cut):
         return of[tuple(slice(at, at + size) for at, size in zip(made.begin, info.shape, strict=True))]
+    if isinstance(made, Cast):
+        return of.to(_dtype(info))
     return (of.to(torch.complex128 if of.is_complex() else torch.float64) * made.factor).to(of.dtype)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from ..composition import Cut, Joined, Permuted, Reshaped, Scaled
-from ..ops import Array, Box, box_shape, scaled
+from ..composition import Cast, Cut, Joined, Permuted, Reshaped, Scaled
+from ..ops import Array, Box, box_shape, cast, scaled
 from ..tensors import TensorInfo, contiguous_stride
 
 __all__ = ["read_made"]
@@ -34,6 +34,8 @@ def read_made(read: Read, info: TensorInfo, box: Box) -> Array:
         return np.concatenate([read(*one) for one in _overlapping(made, box)], axis=made.dim)
     if isinstance(made, Scaled):
         return scaled(read(made.of, box), info.dtype, made.factor)
+    if isinstance(made, Cast):
+        return cast(read(made.of, box), made.of.dtype, info.dtype)[0]
     assert isinstance(made, Reshaped)
     return _reshaped(read, made.of, info.shape, box)
 

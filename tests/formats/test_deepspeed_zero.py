@@ -1,0 +1,221 @@
+"""Folders of DeepSpeed ZeRO: the float32 weights that zero_to_fp32.py gives, from files as DeepSpeed lays them out."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.errors import FormatError
+
+Tensors = dict[str, torch.Tensor]
+
+
+class LossScaler:
+    """Stands for the objects of DeepSpeed that lie in its files."""
+
+
+def model() -> tuple[list[Tensors], Tensors, Tensors]:
+    """Two groups of parameters (with odd sizes, a scalar and an empty one), buffers, frozen parameters."""
+    torch.manual_seed(0)
+    first = {
+        "a.weight": torch.randn(5, 3),
+        "a.bias": torch.randn(5),
+        "scale": torch.randn(()),
+        "none": torch.randn(0, 2),
+    }
+    second = {"b.weight": torch.randn(7, 2), "b.gain": torch.randn(1)}
+    buffers = {"norm.mean": torch.randn(3).half(), "norm.count": torch.tensor(4)}
+    frozen = {"embed": torch.randn(3, 3).half()}
+    return [first, second], buffers, frozen
+
+
+def zero_folder(path: str, stage: int, ranks: int, *, frozen: bool = True, paddings: bool = False) -> Tensors:
+    """Write a folder as DeepSpeed does, and return the weights that are in it."""
+    groups, buffers, kept = model()
+    kept = kept if frozen else {}
+    os.makedirs(path)
+    free = [[(i + 1) % 3 for i in range(len(group))] if paddings else [0] * len(group) for group in groups]
+    flats = _stage_3(groups, ranks) if stage == 3 else _stage_2(groups, ranks, free)
+    module = {key: value.half() for group in groups for key, value in group.items()} | buffers | kept
+    for rank in range(ranks if stage == 3 else 1):
+        fragments = {key: _share(value, rank, ranks) if stage == 3 else value for key, value in kept.items()}
+        torch.save(
+            {
+                "module": module if stage != 3 else dict(buffers),
+                "buffer_names": list(buffers),
+                "param_shapes": [OrderedDict((key, value.shape) for key, value in group.items()) for group in groups],
+                "frozen_param_shapes": OrderedDict((key, value.shape) for key, value in kept.items()) or None,
+                "frozen_param_fragments": OrderedDict(fragments) or None,
+                "shared_params": {"head.weight": "a.weight"},
+                "ds_version": "0.19.8",
+                "global_steps": 3,
+            },
+            f"{path}/zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
+            if stage == 3
+            else f"{path}/mp_rank_00_model_states.pt",
+        )
+    for rank in range(ranks):
+        state = {
+            "loss_scaler": LossScaler(),
+            "zero_stage": stage,
+            "partition_count": ranks if stage == 3 else [ranks] * len(groups),
+            ("fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"): flats[rank],
+            **({"param_alignment_paddings": free} if paddings else {}),
+            "optimizer_state_dict": {"state": {0: {"exp_avg": torch.randn(4)}}},
+        }
+        name = f"{path}/bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+        torch.save({"optimizer_state_dict": state, "ds_config": {}, "ds_version": "0.19.8"}, name)
+    whole = {key: value.float() if value.is_floating_point() else value for key, value in buffers.items()}
+    whole |= kept | {key: value for group in groups for key, value in group.items()}
+    return whole | {"head.weight": whole["a.weight"]}
+
+
+def _stage_2(groups: list[Tensors], ranks: int, free: list[list[int]]) -> list[list[torch.Tensor]]:
+    """One vector for each group, aligned to 2 x ranks and cut into as many pieces."""
+    vectors = []
+    for group, paddings in zip(groups, free, strict=True):
+        pieces = [
+            torch.cat([value.reshape(-1), torch.full((pad,), 99.0)])
+            for value, pad in zip(group.values(), paddings, strict=True)
+        ]
+        vector = torch.cat(pieces)
+        vectors.append(torch.cat([vector, torch.zeros(-len(vector) % (2 * ranks))]).chunk(ranks))
+    return [[vector[rank].clone() for vector in vectors] for rank in range(ranks)]
+
+
+def _share(value: torch.Tensor, rank: int, ranks: int) -> torch.Tensor:
+    share = -(-value.numel() // ranks)
+    padded = torch.cat([value.reshape(-1), torch.zeros(share * ranks - value.numel(), dtype=value.dtype)])
+    return padded[rank * share : (rank + 1) * share].clone()
+
+
+def _stage_3(groups: list[Tensors], ranks: int) -> list[list[torch.Tensor]]:
+    """Of each parameter a piece for each rank; each rank's pieces one behind the other, in sub-groups."""
+    return [[torch.cat([_share(v, rank, ranks) for v in group.values()]) for group in groups] for rank in range(ranks)]
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(a, b)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize(("stage", "ranks"), [(1, 1), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 12)])
+def test_the_weights_of_all_ranks_are_put_together(stage: int, ranks: int, frozen: bool) -> None:
+    wanted = zero_folder("d", stage, ranks, frozen=frozen)
+    with cs.open_checkpoint("d") as checkpoint:
+        assert (checkpoint.format, checkpoint.root) == ("deepspeed zero", "module")
+        assert set(checkpoint) == set(wanted)
+        assert all(same(checkpoint.tensor(key), value) for key, value in wanted.items())
+        assert checkpoint.ties == {"head.weight": "a.weight"}
+        assert {extra.key: extra.value for extra in checkpoint.extras}["global_steps"] == 3
+    cs.apply(cs.convert("d"), "out.safetensors")
+    assert cs.verify("out.safetensors").ok
+    assert all(same(load_file("out.safetensors")[key], value) for key, value in wanted.items())
+
+
+def test_parameters_that_are_padded() -> None:
+    wanted = zero_folder("d", 2, 2, paddings=True)
+    with cs.open_checkpoint("d") as checkpoint:
+        assert all(same(checkpoint.tensor(key), value) for key, value in wanted.items())
+
+
+def test_the_folder_that_latest_names_is_read(ckpt: Any) -> None:
+    wanted = zero_folder("run/global_step3", 3, 2)
+    Path("run/latest").write_text("global_step3\n")
+    Path("run/zero_to_fp32.py").write_text("raise SystemExit('run')")
+    done = ckpt("inspect", "run")
+    assert "ZeRO stage 3 of global_step3: float32 weights from the optimizers of 2 ranks" in done.err
+    plan = cs.transplant("run", "run")
+    assert plan.counts == {"copied": len(wanted)}
+    Path("p.json").write_text(ckpt("convert", "run", "-n", "--json").out)
+    assert ckpt("apply", "p.json", "-o", "out.pth").code == 0
+    assert ckpt("verify", "out.pth").code == 0
+
+
+@pytest.mark.parametrize("text", ["../elsewhere", "/etc", "", "..", "global_step9", "\0", "a" * 300])
+def test_a_latest_that_names_no_folder_is_none(text: str) -> None:
+    zero_folder("elsewhere", 2, 1)
+    os.makedirs("run")
+    Path("run/latest").write_text(text)
+    with pytest.raises(FormatError, match="no checkpoint in it"):
+        cs.open_checkpoint("run")
+
+
+def test_a_rank_that_is_missing_is_said(ckpt: Any) -> None:
+    zero_folder("d", 2, 3)
+    os.unlink("d/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt")
+    done = ckpt("inspect", "d")
+    assert (done.code, "optimizer states of 2 ranks, of 3" in done.err) == (3, True)
+
+
+def test_a_model_that_is_spread_over_ranks_is_refused(ckpt: Any) -> None:
+    zero_folder("d", 2, 1)
+    torch.save({}, "d/mp_rank_01_model_states.pt")
+    done = ckpt("inspect", "d")
+    assert (done.code, "is of a model that is spread over ranks" in done.err) == (3, True)
+
+
+def changed(path: str, change: Any) -> None:
+    state = torch.load(path, weights_only=False)
+    change(state)
+    torch.save(state, path)
+
+
+MODEL = "d/mp_rank_00_model_states.pt"
+OPTIM = "d/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
+WRONG: dict[str, tuple[str, Any, str]] = {
+    "no shapes": (MODEL, lambda s: s.pop("param_shapes"), "has no param_shapes"),
+    "shapes that are none": (MODEL, lambda s: s["param_shapes"][0].update(a=-1), "shapes of parameters that are none"),
+    "a larger shape": (MODEL, lambda s: s["param_shapes"][0].update({"a.weight": (10**6, 10**6)}), "too few values"),
+    "a smaller shape": (MODEL, lambda s: s["param_shapes"][0].pop("a.weight"), "values that the ranks hold are used"),
+    "another group": (MODEL, lambda s: s["param_shapes"].append({}), "groups of parameters and"),
+    "no module": (MODEL, lambda s: s.pop("module"), "has no module"),
+    "no buffer names": (MODEL, lambda s: s.update(buffer_names=3), "has no buffer_names"),
+    "no frozen parameter": (MODEL, lambda s: s["frozen_param_fragments"].clear(), "lacks frozen parameters: embed"),
+    "no optimizer": (OPTIM, lambda s: s.pop("optimizer_state_dict"), "has no optimizer_state_dict"),
+    "no stage": (OPTIM, lambda s: s["optimizer_state_dict"].pop("zero_stage"), "is no state of a ZeRO optimizer"),
+    "no values": (
+        OPTIM, lambda s: s["optimizer_state_dict"].pop("single_partition_of_fp32_groups"),
+        "has no single_partition_of_fp32_groups",
+    ),
+    "values of another type": (
+        OPTIM, lambda s: s["optimizer_state_dict"]["single_partition_of_fp32_groups"].__setitem__(0, torch.ones(12).half()),
+        "values of float16 and float32",
+    ),
+    "fewer groups": (
+        OPTIM, lambda s: s["optimizer_state_dict"]["single_partition_of_fp32_groups"].pop(), "different numbers of groups",
+    ),
+    "paddings that are none": (
+        OPTIM, lambda s: s["optimizer_state_dict"].update(param_alignment_paddings=[[0]]), "paddings of the parameters",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_states_that_do_not_fit_are_refused(name: str, ckpt: Any) -> None:
+    zero_folder("d", 2, 2)
+    path, change, message = WRONG[name]
+    changed(path, change)
+    done = ckpt("inspect", "d")
+    assert (done.code, message in " ".join(done.err.split())) == (3, True), done.err
+
+
+class _Payload:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch canary",)
+
+
+def test_nothing_in_it_is_run() -> None:
+    wanted = zero_folder("d", 2, 1)
+    for path in (MODEL, OPTIM):
+        state = torch.load(path, weights_only=False)
+        torch.save({**state, "more": _Payload()}, path)
+    assert set(cs.open_checkpoint("d")) == set(wanted)
+    assert not Path("canary").exists()
