@@ -131,7 +131,7 @@ def test_the_folder_that_latest_names_is_read(ckpt: Any) -> None:
     Path("run/latest").write_text("global_step3\n")
     Path("run/zero_to_fp32.py").write_text("raise SystemExit('run')")
     done = ckpt("inspect", "run")
-    assert "ZeRO stage 3 of global_step3: float32 weights from the optimizers of 2 ranks" in done.err
+    assert "ZeRO stage 3 of global_step3: float32 weights from the optimizers of 2 ranks" in " ".join(done.err.split())
     plan = cs.transplant("run", "run")
     assert plan.counts == {"copied": len(wanted)}
     Path("p.json").write_text(ckpt("convert", "run", "-n", "--json").out)
@@ -152,14 +152,14 @@ def test_a_rank_that_is_missing_is_said(ckpt: Any) -> None:
     zero_folder("d", 2, 3)
     os.unlink("d/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt")
     done = ckpt("inspect", "d")
-    assert (done.code, "optimizer states of 2 ranks, of 3" in done.err) == (3, True)
+    assert (done.code, "optimizer states of 2 ranks, of 3" in " ".join(done.err.split())) == (3, True)
 
 
 def test_a_model_that_is_spread_over_ranks_is_refused(ckpt: Any) -> None:
     zero_folder("d", 2, 1)
     torch.save({}, "d/mp_rank_01_model_states.pt")
     done = ckpt("inspect", "d")
-    assert (done.code, "is of a model that is spread over ranks" in done.err) == (3, True)
+    assert (done.code, "is of a model that is spread over ranks" in " ".join(done.err.split())) == (3, True)
 
 
 def changed(path: str, change: Any) -> None:
