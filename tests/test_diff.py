@@ -217,3 +217,20 @@ def test_many_tensors_of_one_content_are_paired_by_their_names() -> None:
     found = cs.diff("a.safetensors", "b.safetensors", renames=True)
     assert found.rules == ("layers=blocks",)
     assert found.added == found.removed == ()
+
+
+def test_layers_are_one_row_with_the_furthest_apart_of_them_and_branches_are_counted(ckpt: Any) -> None:
+    first = {f"enc.{i}.{j}.w": torch.ones(4) for i in range(12) for j in range(3)} | {"ctc.w": torch.ones(3)}
+    second = {key: value * (1 + 0.01 * n) if n else value for n, (key, value) in enumerate(first.items())}
+    save_file(first | {"gone.w": torch.ones(1)}, "a.safetensors")
+    save_file(second | {f"new{i}": torch.ones(i + 1) for i in range(3)} | {"more": torch.ones(1)}, "b.safetensors")
+    lines = ckpt("diff", "a.safetensors", "b.safetensors", "--values").out.splitlines()
+    rows = [line.split()[-10:] for line in lines]
+    assert ["enc.{0..11}.2.w", "x", "12", "max", "0.35", "rel", "0.35", "cos", "1.00000"] in rows
+    assert ["enc.{1..11}.0.w", "x", "11", "max", "0.33", "rel", "0.33", "cos", "1.00000"] in rows
+    table = [line.split() for line in lines]
+    assert ["identical", "removed", "added", "changed"] in table
+    assert ["enc", "1", "-", "-", "35"] in table
+    assert ["ctc", "-", "-", "-", "1"] in table
+    every = ckpt("diff", "a.safetensors", "b.safetensors", "--values", "-v").out
+    assert sum("enc." in line and "max" in line for line in every.splitlines()) == 35

@@ -1,5 +1,5 @@
 """Holds two checkpoints against each other: by headers, by values, by content under other names."""
 
-from .difference import Difference, Pair, Tolerance, compare
+from .difference import Difference, Numbers, Pair, Tolerance, compare
 
-__all__ = ["Difference", "Pair", "Tolerance", "compare"]
+__all__ = ["Difference", "Numbers", "Pair", "Tolerance", "compare"]

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..tensors import TensorInfo
 from ..text import natural_key
 
-if TYPE_CHECKING:
-    from .values import Numbers
-
-__all__ = ["Difference", "Pair", "Tolerance", "compare"]
+__all__ = ["Difference", "Numbers", "Pair", "Tolerance", "compare"]
 
 Progress = Callable[[int, int], None]
 
@@ -24,6 +21,21 @@ class Tolerance:
 
     relative: float = 0.0
     absolute: float = 0.0
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """How far two tensors are apart: of ``differing`` elements, over those that are finite in both.
+
+    ``relative`` is the L2 norm of the difference over that of the first, ``cosine`` the angle between the two; None
+    where a norm is zero. ``nan`` counts elements that are NaN in one of them only.
+    """
+
+    differing: int
+    max_abs: float
+    relative: float | None
+    cosine: float | None
+    nan: int
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,8 @@ class Difference:
     ``added`` are only in the second, ``removed`` only in the first. ``reshaped``, ``retyped``, ``changed`` and
     ``close`` (equal within the tolerance) are in both. ``identical`` counts the tensors that are the same: byte for
     byte where ``values`` is set, in dtype and shape where it is not. ``renamed`` maps keys of the first to keys of
-    the second that hold the same bytes, and ``rules`` are the ``--map`` rules that rename them.
+    the second that hold the same bytes, and ``rules`` are the ``--map`` rules that rename them. ``same`` are the keys
+    of what is identical.
     """
 
     first: str
@@ -60,6 +73,7 @@ class Difference:
     rules: tuple[str, ...] = ()
     not_compared: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    same: tuple[str, ...] = ()
 
     @property
     def differs(self) -> bool:
@@ -117,9 +131,10 @@ def compare(
     reshaped = tuple(Pair(k, here[k], there[k]) for k in common if here[k].shape != there[k].shape)
     same_shape = [key for key in common if here[key].shape == there[key].shape]
     retyped = tuple(Pair(k, here[k], there[k]) for k in same_shape if here[k].dtype != there[k].dtype)
+    same = tuple(key for key in same_shape if here[key].dtype == there[key].dtype)
     found = Difference(
         first.path, second.path, values, tuple(added), tuple(removed), reshaped, retyped,
-        identical=len(same_shape) - len(retyped), notes=(*_stripped(first), *_stripped(second)),
+        identical=len(same), notes=(*_stripped(first), *_stripped(second)), same=same,
     )  # fmt: skip
     if values:
         from .values import with_values

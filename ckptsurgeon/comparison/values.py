@@ -16,9 +16,9 @@ from ..engine import read_part
 from ..ops import Array, Box, blocks, cast
 from ..sources import File
 from ..tensors import DTYPES, TensorInfo
-from .difference import Difference, Pair, Tolerance
+from .difference import Difference, Numbers, Pair, Tolerance
 
-__all__ = ["Numbers", "same_bytes", "with_values"]
+__all__ = ["same_bytes", "with_values"]
 
 CHUNK = 8 << 20
 """Bytes that a thread compares before it takes the next range."""
@@ -26,21 +26,6 @@ BLOCK = 256 << 10
 """Bytes held at once of each file: with two threads, what the caches hold."""
 ELEMENTS = 1 << 18
 THREADS = 2
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """How far two tensors are apart: of ``differing`` elements, over those that are finite in both.
-
-    ``relative`` is the L2 norm of the difference over that of the first, ``cosine`` the angle between the two; None
-    where a norm is zero. ``nan`` counts elements that are NaN in one of them only.
-    """
-
-    differing: int
-    max_abs: float
-    relative: float | None
-    cosine: float | None
-    nan: int
 
 
 @dataclass(frozen=True)
@@ -67,10 +52,11 @@ def with_values(
     not_compared = {key: _opaque(first[key], second[key]) for key in keys if _opaque(first[key], second[key])}
     readable = [key for key in keys if key not in not_compared]
     unequal = _unequal(first, second, readable, progress)
-    retyped, changed, close = [], [], []
+    retyped, changed, close, same = [], [], [], []
     for key in readable:
         a, b = first[key], second[key]
         if key not in unequal:
+            same.append(key)
             continue
         numbers, within = _measure(first, a, second, b, tolerance)
         pair = Pair(key, a, b, numbers)
@@ -80,12 +66,15 @@ def with_values(
             close.append(pair)
         elif numbers.differing:
             changed.append(pair)
+        else:
+            same.append(key)
     return replace(
         found,
         retyped=tuple(retyped),
         changed=tuple(changed),
         close=tuple(close),
-        identical=len(readable) - len(retyped) - len(changed) - len(close),
+        identical=len(same),
+        same=tuple(same),
         not_compared=not_compared,
     )
 

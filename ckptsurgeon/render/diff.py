@@ -2,104 +2,149 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..comparison import Difference, Pair
-from ..text import count, escape, shape_text
+from ..comparison import Difference, Numbers, Pair
+from ..text import count, escape, natural_key, shape_text
+from .branches import branch_names, collapsed, numbers_of, pattern_of
 from .columns import Columns
-from .tree import numbers_text
 
 __all__ = ["difference_view"]
 
 SHOWN = 12
 """Rows of each kind that are shown, equal layers as one, before "and N more"."""
 
+FEW = 4
+"""Rows from which one sees where they are; of more, a table says how much differs in which branch."""
+
+STYLES = {"removed": "red", "added": "green", "renamed": "cyan", "close": "", "not compared": ""}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A tensor that differs: its key, what is said of it, and how far its values are apart."""
+
+    key: str
+    said: str = ""
+    numbers: Numbers | None = None
+
 
 def difference_view(found: Difference, *, every: bool = False) -> RenderableType:
-    """Return what differs, kind by kind, and a line that says how much is the same."""
-    limit = 1 << 30 if every else SHOWN
-    kinds: list[tuple[str, str, list[tuple[str, str]]]] = [
-        ("removed", "red", [(key, "") for key in found.removed]),
-        ("added", "green", [(key, "") for key in found.added]),
-        ("renamed", "cyan", [(old, new) for old, new in found.renamed.items()]),
-        (
-            "reshaped",
-            "yellow",
-            _rows(found.reshaped, lambda p: _arrow(shape_text(p.first.shape), shape_text(p.second.shape))),
-        ),
-        (
-            "retyped",
-            "yellow",
-            _rows(found.retyped, lambda p: _join(_arrow(p.first.dtype, p.second.dtype), _numbers(p))),
-        ),
-        ("changed", "yellow", _rows(sorted(found.changed, key=_least_far), _numbers)),
-        ("close", "", _rows(found.close, _numbers)),
-        ("not compared", "", list(found.not_compared.items())),
-    ]
-    shown = [line for name, style, rows in kinds if rows for line in _shown(name, style, rows, limit)]
+    """Return what differs, kind by kind, where, and a line that says how much is the same.
+
+    Numbered layers of which the same is said are one row, with the furthest apart of their values; with ``every``
+    each tensor has its own.
+    """
+    kinds = _kinds(found)
+    shown = [line for name, rows in kinds.items() for line in _lines(name, rows, every=every)]
     parts: list[RenderableType] = [Columns(shown)] if shown else []
-    return Group(*parts, _summary(found))
+    where = _where(found, kinds) if len(shown) > FEW else None
+    return Group(*parts, *([Text(""), where] if where is not None else []), _summary(found))
 
 
-def _rows(pairs: Sequence[Pair], say: Callable[[Pair], str]) -> list[tuple[str, str]]:
-    return [(pair.key, say(pair)) for pair in pairs]
-
-
-def _shown(name: str, style: str, rows: Sequence[tuple[str, str]], limit: int) -> Iterator[list[str | Text]]:
-    """Yield the rows of one kind, numbered layers of which the same is said as one."""
-    grouped = list(_grouped(rows))
-    for i, (key, said) in enumerate(grouped[:limit]):
-        yield [Text(name if i == 0 else "", style=style), escape(key), said]
-    if len(grouped) > limit:
-        yield ["", f"and {len(grouped) - limit} more (-v or --json lists all)", ""]
-
-
-def _grouped(rows: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Join keys that differ in one number only and of which the same is said."""
-    groups: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
-    for key, said in rows:
-        numbered = re.fullmatch(r"(.*?)(\d+)(.*)", key)
-        whole, number = (f"{numbered[1]}\0{numbered[3]}", numbered[2]) if numbered else (key, "")
-        shown = said.replace(number, "\0", 1) if number and "." in said and " " not in said else said
-        groups.setdefault((whole, shown), []).append((key, number, said))
-    for (whole, _), members in groups.items():
-        if len(members) == 1:
-            yield members[0][0], members[0][2]
-            continue
-        numbers = f"{{{numbers_text([int(number) for _, number, _ in members])}}}"
-        key, said = whole.replace("\0", numbers), members[0][2]
-        yield key, said.replace(members[0][1], numbers, 1) if "." in said and " " not in said else said
-
-
-def _least_far(pair: Pair) -> tuple[float, float]:
-    """Return a key that puts what is furthest apart first."""
-    if pair.numbers is None:
-        return 0.0, 0.0
-    return -(pair.numbers.relative or 0.0), -pair.numbers.max_abs
+def _kinds(found: Difference) -> dict[str, list[_Row]]:
+    kinds = {
+        "removed": [_Row(key) for key in found.removed],
+        "added": [_Row(key) for key in found.added],
+        "renamed": [_Row(old, new) for old, new in found.renamed.items()],
+        "reshaped": [
+            _Row(p.key, f"{shape_text(p.first.shape)} to {shape_text(p.second.shape)}") for p in found.reshaped
+        ],
+        "retyped": [_Row(p.key, f"{p.first.dtype} to {p.second.dtype}", p.numbers) for p in found.retyped],
+        "changed": _measured(found.changed),
+        "close": _measured(found.close),
+        "not compared": [_Row(key, why) for key, why in found.not_compared.items()],
+    }
+    return {name: rows for name, rows in kinds.items() if rows}
 
 
 def _arrow(before: str, after: str) -> str:
     return f"{before} to {after}"
 
 
-def _join(*parts: str) -> str:
-    return "  ".join(part for part in parts if part)
+def _measured(pairs: Iterable[Pair]) -> list[_Row]:
+    return [_Row(pair.key, "", pair.numbers) for pair in pairs]
 
 
-def _numbers(pair: Pair) -> str:
-    """Return how far two tensors are apart: ``max 1.2e-3  rel 4.5e-4  cos 0.99991``."""
-    if pair.numbers is None:
+def _lines(name: str, rows: Sequence[_Row], *, every: bool) -> Iterator[list[str | Text]]:
+    """Yield the lines of one kind, what is furthest apart first."""
+    grouped = sorted(([row] for row in rows) if every else _grouped(rows), key=_least_far)
+    shown = len(grouped) if every else SHOWN
+    for i, group in enumerate(grouped[:shown]):
+        key, said = collapsed([row.key for row in group]), collapsed([row.said for row in group])
+        times = f"x {len(group)}" if len(group) > 1 else ""
+        words = "  ".join(filter(None, (escape(said), times, _apart(group))))
+        yield [Text(name if i == 0 else "", style=STYLES.get(name, "yellow")), escape(key), words]
+    if len(grouped) > shown:
+        yield ["", f"and {len(grouped) - shown} more (-v or --json lists all)", ""]
+
+
+def _grouped(rows: Iterable[_Row]) -> list[list[_Row]]:
+    """Join tensors whose keys differ in numbers only and of which the same is said, numbers in names aside."""
+    groups: dict[tuple[str, str], list[_Row]] = {}
+    for row in rows:
+        said = row.said if "(" in row.said or " " in row.said else pattern_of(row.said)
+        groups.setdefault((pattern_of(row.key), said), []).append(row)
+    return [part for group in groups.values() for part in _even(group)]
+
+
+def _even(group: list[_Row]) -> list[list[_Row]]:
+    """Return a group where its numbers are every combination of a few; else in parts that differ in their first."""
+    found = [numbers_of(row.key) for row in group]
+    if math.prod(len(set(place)) for place in zip(*found, strict=True)) == len(group):
+        return [group]
+    parts: dict[tuple[str, ...], list[_Row]] = {}
+    for row, numbers in zip(group, found, strict=True):
+        parts.setdefault(tuple(numbers[1:]), []).append(row)
+    return list(parts.values())
+
+
+def _least_far(group: Sequence[_Row]) -> tuple[float, float]:
+    """Return a key that puts what is furthest apart first, and leaves what has no numbers in its order."""
+    numbers = [row.numbers for row in group if row.numbers is not None]
+    relative = max((one.relative or 0.0 for one in numbers), default=0.0)
+    return -relative, -max((one.max_abs for one in numbers), default=0.0)
+
+
+def _apart(group: Sequence[_Row]) -> str:
+    """Return how far tensors are apart at most: ``max 1.2e-3  rel 4.5e-4  cos 0.99991``."""
+    numbers = [row.numbers for row in group if row.numbers is not None]
+    if not numbers:
         return ""
-    numbers = pair.numbers
-    words = [f"max {numbers.max_abs:.2g}"]
-    words += [f"rel {numbers.relative:.2g}"] if numbers.relative is not None else []
-    words += [f"cos {numbers.cosine:.5f}"] if numbers.cosine is not None else []
-    words += [f"{numbers.nan} NaN in one of them"] if numbers.nan else []
+    relative = [one.relative for one in numbers if one.relative is not None]
+    cosine = [one.cosine for one in numbers if one.cosine is not None]
+    nan = sum(one.nan for one in numbers)
+    words = [f"max {max(one.max_abs for one in numbers):.2g}"]
+    words += [f"rel {max(relative):.2g}"] if relative else []
+    words += [f"cos {min(cosine):.5f}"] if cosine else []
+    words += [f"{nan} NaN in one of them"] if nan else []
     return "  ".join(words)
+
+
+def _where(found: Difference, kinds: dict[str, list[_Row]]) -> RenderableType | None:
+    """Return a table of how much differs in which branch, None where there is one branch or no difference."""
+    keys = [*found.same, *(row.key for rows in kinds.values() for row in rows)]
+    names = branch_names(keys)
+    if not found.differs or len(set(names.values())) < 2:
+        return None
+    counts: dict[str, Counter[str]] = {name: Counter() for name in names.values()}
+    for key in found.same:
+        counts[names[key]]["identical"] += 1
+    for kind, rows in kinds.items():
+        for row in rows:
+            counts[names[row.key]][kind] += 1
+    columns = [*(["identical"] if found.same else []), *kinds]
+    table: list[list[str | Text]] = [["", *(Text(name, "dim") for name in columns), ""]]
+    for name in sorted(counts, key=natural_key):
+        counted = (counts[name][kind] for kind in columns)
+        table.append([escape(name), *(str(number) if number else "-" for number in counted), ""])
+    return Columns(table, right=range(1, len(columns) + 1))
 
 
 def _summary(found: Difference) -> Text:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -12,14 +12,13 @@ from rich.text import Text
 
 from ..plan import CLASSES, Plan, Step
 from ..text import escape, human_count, listing, shape_text
+from .branches import branch_names
 from .columns import Columns
 from .notes import Hanging
-from .tree import numbers_text
 
 __all__ = ["plan_lines", "plan_view"]
 
 BAR = 12
-MAX_BRANCHES = 16
 UNLOADED = ("initialised", "kept")
 MADE_OF = 3
 
@@ -44,13 +43,6 @@ class _Branch:
         reason = _reason(step)
         if reason:
             self.reasons[reason] += 1
-
-    def join(self, other: _Branch) -> None:
-        """Count another module's steps here."""
-        self.classes += other.classes
-        self.elements += other.elements
-        self.loaded += other.loaded
-        self.reasons += other.reasons
 
 
 def _share(step: Step) -> float:
@@ -82,52 +74,12 @@ def _reason(step: Step) -> str:
 
 def _branches(steps: Sequence[Step]) -> list[_Branch]:
     """Group steps by the first segments that tell modules apart."""
-    level = 1
-    while True:
-        names = {_prefix(step.key, level) for step in steps}
-        if len(names) > 1 or all(step.key.count(".") < level for step in steps):
-            break
-        level += 1
-    found = _grouped_by(steps, lambda key: _prefix(key, level))
-    if len(found) > MAX_BRANCHES:
-        found = _numbered(found)
-    branches = list(found.values())
-    if len(branches) <= MAX_BRANCHES:
-        return branches
-    kept, rest = branches[: MAX_BRANCHES - 1], branches[MAX_BRANCHES - 1 :]
-    other = _Branch(f"and {len(rest)} more")
-    for branch in rest:
-        other.join(branch)
-    return [*kept, other]
-
-
-def _grouped_by(steps: Sequence[Step], name_of: Callable[[str], str]) -> dict[str, _Branch]:
+    names = branch_names([step.key for step in steps])
     found: dict[str, _Branch] = {}
     for step in steps:
-        name = name_of(step.key)
+        name = names[step.key]
         found.setdefault(name, _Branch(name)).add(step)
-    return found
-
-
-def _numbered(branches: Mapping[str, _Branch]) -> dict[str, _Branch]:
-    """Join branches whose last segment is a number: ``layers.{0..2299}``."""
-    joined: dict[str, _Branch] = {}
-    numbers: dict[str, list[int]] = {}
-    for name, branch in branches.items():
-        last = name.rpartition(".")[2]
-        numbered = last.isascii() and last.isdigit()
-        head = name.removesuffix(last) if numbered else name
-        # a head ends in a dot or is empty, so that it is no other branch's name
-        joined.setdefault(head, _Branch(name)).join(branch)
-        if numbered:
-            numbers.setdefault(head, []).append(int(last))
-    for head, found in numbers.items():
-        joined[head].name = f"{head}{{{numbers_text(found)}}}"
-    return joined
-
-
-def _prefix(key: str, level: int) -> str:
-    return ".".join(key.split(".")[:level])
+    return list(found.values())
 
 
 def plan_view(plan: Plan) -> RenderableType:
