@@ -7,8 +7,9 @@ from math import prod
 from typing import Any
 
 from ..composition import cut, join, reshape
-from ..errors import FormatError
+from ..errors import FormatError, UnsafeError
 from ..tensors import TensorInfo
+from . import limits
 
 __all__ = ["Flat", "of_stage_2", "of_stage_3"]
 
@@ -22,6 +23,7 @@ def of_stage_2(groups: Sequence[Shapes], ranks: Sequence[Flat], paddings: Any = 
 
     ``paddings`` are the elements left free behind each parameter of each group, where there are any.
     """
+    _check_number(groups, ranks)
     if len(groups) != len(ranks[0]):
         raise FormatError(f"there are {len(groups)} groups of parameters and {len(ranks[0])} of values.", rule="zero")
     made: dict[str, TensorInfo] = {}
@@ -38,6 +40,7 @@ def of_stage_2(groups: Sequence[Shapes], ranks: Sequence[Flat], paddings: Any = 
 
 def of_stage_3(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> dict[str, TensorInfo]:
     """Return the parameters of stage 3: of each parameter every rank has a piece of the same size, the last padded."""
+    _check_number(groups, ranks)
     vectors = [join([_same(one, rank[0]) for one in rank], 0) for rank in ranks if rank]
     if len(vectors) != len(ranks) or len({vector.numel for vector in vectors}) > 1:
         raise FormatError("the ranks do not hold vectors of one size.", rule="zero")
@@ -55,6 +58,13 @@ def of_stage_3(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> dict[str, Ten
         at += share
     _check_used(at, vectors[0].numel, align=1)
     return made
+
+
+def _check_number(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> None:
+    """Raise UnsafeError where there would be pieces without end: each parameter may lie with every rank."""
+    pieces = sum(map(len, groups)) * len(ranks)
+    if pieces > limits.ZERO_PIECES:
+        raise UnsafeError(f"there are up to {pieces} pieces of parameters, over the limit.", rule="pieces")
 
 
 def _taken(vector: TensorInfo, at: int, shape: tuple[int, ...], name: str) -> TensorInfo:

@@ -80,6 +80,9 @@ COUNTED = 4_000_000
 PIECES = 200_000
 """Pieces of which the tensors of one checkpoint are made: each is an archive of its own, and takes 0.1 ms."""
 
+ZERO_PIECES = 1_000_000
+"""Pieces into which the ranks of ZeRO cut the parameters: each is a few numbers and a description."""
+
 CARRIED_VALUES = 4_000_000
 CARRIED_TEXT = 64 << 20
 """Values and characters of text that are carried into an output beside its tensors: what is shared is written again."""

@@ -219,3 +219,12 @@ def test_nothing_in_it_is_run() -> None:
         torch.save({**state, "more": _Payload()}, path)
     assert set(cs.open_checkpoint("d")) == set(wanted)
     assert not Path("canary").exists()
+
+
+def test_pieces_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon.formats import limits
+
+    monkeypatch.setattr(limits, "ZERO_PIECES", 11)
+    zero_folder("d", 2, 2)
+    with pytest.raises(cs.CheckpointError, match="up to 12 pieces"):
+        cs.open_checkpoint("d")
