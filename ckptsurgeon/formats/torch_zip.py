@@ -21,7 +21,7 @@ from ._script import script_tensors
 from ._seal import UNSEALED, digest_outside, seal_of
 from ._torch import STORAGE_DTYPES, TypedStorage
 from ._values import Name, brief
-from ._zip import Archive, read_archive
+from ._zip import Archive, Entry, read_archive
 from ._zip_writer import ZIP_RECORD, ZipWriter
 
 __all__ = ["FORMAT"]
@@ -69,7 +69,7 @@ class _TorchZip:
 
 def _root(file: File, archive: Archive) -> str:
     """Return the folder that holds ``data.pkl``, with its slash."""
-    roots = [name.removesuffix("data.pkl") for name in archive.entries if name.split("/")[-1] == "data.pkl"]
+    roots = [name.removesuffix("data.pkl") for name in archive.entries if f"/{name}".endswith("/data.pkl")]
     roots = [root for root in roots if root.count("/") <= 1]
     if not roots:
         raise FormatError(
@@ -96,9 +96,8 @@ class _Storages:
     def __init__(self, within: str, archive: Archive, root: str) -> None:
         self._within = within
         self._file = archive.file
-        self._archive = archive
-        self._root = root
-        self._made: dict[str, Storage] = {}
+        self._folder = f"{root}data/"
+        self._records: dict[str, Entry | Storage] = dict(archive.entries)
         self._kinds: dict[Name, tuple[str, int]] = {}
         self._big = _is_big_endian(archive, root)
 
@@ -110,9 +109,10 @@ class _Storages:
         dtype, size = self._kinds.get(kind) or self._kind(kind) if type(kind) is Name else ("", 0)
         if not dtype or type(key) is not str or type(numel) is not int or numel < 0:
             raise FormatError(f"the pickle refers to an unknown storage of {brief(kind)}.", rule="persistent id")
-        storage = self._made.get(key)
-        if storage is None:
-            storage = self._made[key] = self._open(key)
+        name = self._folder + key
+        storage = self._records.get(name)
+        if not isinstance(storage, Storage):
+            storage = self._records[name] = self._open(name, storage)
         if numel * size != storage.nbytes:
             raise FormatError(
                 f"{escape(self._file.uri)}: record {escape(storage.name)} has {storage.nbytes} bytes, "
@@ -127,18 +127,17 @@ class _Storages:
         self._kinds[name] = (dtype, DTYPES[dtype].bits // 8 if dtype else 0)
         return self._kinds[name]
 
-    def _open(self, key: str) -> Storage:
-        name = f"{self._root}data/{key}"
-        entry = self._archive.entries.get(name)
+    def _open(self, name: str, entry: Entry | None) -> Storage:
         if entry is None:
             raise FormatError(f"{escape(self._file.uri)} lacks the record {escape(name)}.", rule="missing record")
-        if entry.method:
+        name, _, data, _, size, crc32, method, _ = entry  # the archive's own text of the name, not another
+        if method:
             raise FormatError(
                 f"{escape(self._file.uri)}: record {escape(name)} is compressed.",
                 hint="Tensors are only read where they lie as they are; load and save the file with torch.",
                 rule="compressed record",
             )
-        return Storage(self._within, entry.data, entry.size, entry.crc32 or None, name, self._big)
+        return Storage(self._within, data, size, crc32 or None, name, self._big)
 
 
 def _frame(archive: Archive, root: str, recipe: str) -> str:
