@@ -141,7 +141,11 @@ def _children(node: Any) -> Iterator[tuple[str, Any]]:
         entries = enumerate(node)
     elif isinstance(node, Opaque):
         entries = node.attributes().items()
-    return ((key_text(key), value) for key, value in entries if isinstance(value, _CONTAINERS) and value)
+    return (
+        (key_text(key), value)
+        for key, value in entries
+        if type(value) is not TensorInfo and isinstance(value, _CONTAINERS) and value  # nearly all are tensors
+    )
 
 
 def _tensors(entries: Mapping[Any, Any]) -> int:
