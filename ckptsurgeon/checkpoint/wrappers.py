@@ -46,7 +46,7 @@ def unwrap(keys: Iterable[str], destination: Collection[str] = ()) -> Unwrapping
     wanted = frozenset(destination)
     level = _best_level(stored, chain, wanted)
     stripped = list(chain[:level]) if level is not None else _unshared(chain, _chain(wanted))
-    if any("_orig_mod." in key for key in stored) and not any("._orig_mod." in key for key in wanted):
+    if "_orig_mod." in "\n".join(stored) and not any("._orig_mod." in key for key in wanted):
         stripped.append(INSIDE)
     done = _strip(stored, stripped)
     return Unwrapping(done.stored, done.stripped, done.aside, _lacking(done.stored, wanted))
