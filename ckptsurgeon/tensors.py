@@ -100,7 +100,7 @@ class Storage:
     big_endian: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # as good as frozen: nothing ever sets a field, see Storage
 class TensorInfo:
     """One tensor as its file's header describes it; no byte of its values has been read.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, ItemsView, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -33,27 +33,36 @@ class Checkpoint(Mapping[str, TensorInfo]):
     ckptsurgeon left in it, if it made it; ``checked`` the storages whose checksum was seen to be right.
     """
 
-    def __init__(self, path: str, header: Header, root: Root, passed: Sequence[Root]) -> None:
+    def __init__(
+        self, path: str, header: Header, root: Root, passed: Sequence[Root], *, unwrapped: bool = False
+    ) -> None:
         self.path = path
         self.header = header
         self.root = root.path
         self.passed = tuple(other.path for other in passed)
-        self._tensors = {
-            key: info for key, info in root.entries.items() if isinstance(key, str) and isinstance(info, TensorInfo)
-        }
+        self._tensors = _tensors_of(root)
         _check_keys(path, self._tensors)
         self._entries = root.entries
-        self._view = Unwrapping({key: key for key in self._tensors})
+        self._show(unwrap(self._tensors) if unwrapped else unwrap_as(self._tensors, ()))
         self.checked: set[Storage] = set()
 
+    def _show(self, view: Unwrapping) -> None:
+        self._view = view
+        shown = {key: self._tensors[stored] for key, stored in view.stored.items()} if view.stripped else self._tensors
+        self._shown: Mapping[str, TensorInfo] = shown
+
     def __getitem__(self, key: str) -> TensorInfo:
-        return self._tensors[self._view.stored[key]]
+        return self._shown[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._view.stored)
+        return iter(self._shown)
 
     def __len__(self) -> int:
-        return len(self._view.stored)
+        return len(self._shown)
+
+    def items(self) -> ItemsView[str, TensorInfo]:
+        """Return the keys and headers without a look-up for each."""
+        return self._shown.items()
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.path} {self.format}, {count(len(self), 'tensor')}>"
@@ -147,7 +156,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         """
         other = object.__new__(Checkpoint)
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("extras", "ties", "metadata")})
-        other._view = unwrap(self._tensors, destination) if stripped is None else unwrap_as(self._tensors, stripped)
+        other._show(unwrap(self._tensors, destination) if stripped is None else unwrap_as(self._tensors, stripped))
         return other
 
     def holding(self, tensors: Mapping[str, TensorInfo]) -> Checkpoint:
@@ -155,7 +164,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         other = self.unwrapped(stripped=self.stripped)
         aside = {key: self._tensors[key] for key in self._view.aside}
         other._tensors = {**aside, **tensors}
-        other._view = replace(self._view, stored={key: key for key in tensors})
+        other._show(replace(self._view, stored={key: key for key in tensors}))
         return other
 
     def stored_key(self, key: str) -> str:
@@ -177,10 +186,19 @@ def _metadata_kept(recipe: str | None) -> dict[str, str]:
         return {}
 
 
+def _tensors_of(root: Root) -> dict[str, TensorInfo]:
+    if root.tensors == len(root.entries) and set(map(type, root.entries)) <= {str}:
+        return dict(root.entries)  # the usual case, a fifth of the time
+    return {key: info for key, info in root.entries.items() if isinstance(key, str) and isinstance(info, TensorInfo)}
+
+
 def _check_keys(path: str, keys: Collection[str]) -> None:
     """Refuse keys in a number or of a length that no model has: what shows or compares keys may rely on it."""
     if len(keys) > limits.TENSORS:
         raise UnsafeError(f"{escape(path)} has {len(keys)} tensors; at most {limits.TENSORS} are read.", rule="tensors")
+    usual = max(map(len, keys), default=0) < limits.KEY_SEGMENTS  # then there are fewer dots in each, too
+    if usual and "".join(keys).count(".") + len(keys) <= limits.SEGMENTS:
+        return
     segments = 0
     for key in keys:
         dots = key.count(".")
@@ -208,5 +226,4 @@ def open_checkpoint(path: str | os.PathLike[str], root: str | None = None, *, un
     uri = os.fspath(path)
     header = read_header(open_source(uri))
     found, passed = find_root(header.tree, root, uri)
-    checkpoint = Checkpoint(uri, header, found, passed)
-    return checkpoint.unwrapped() if unwrap else checkpoint
+    return Checkpoint(uri, header, found, passed, unwrapped=unwrap)

@@ -115,10 +115,10 @@ def _candidates(tree: Any, uri: str) -> Iterator[Root]:
         seen.add(id(node))
         entries = _state_dict(node, allowed)
         tensors = _tensors(entries)
-        if tensors and all(isinstance(key, str) for key in entries):
+        if tensors and set(map(type, entries)) <= {str}:
             yield Root(path, entries, tensors)
-        if is_module(node) or _is_optimizer(node):
-            continue
+        if is_module(node) or _is_optimizer(node) or (tensors and tensors == len(entries)):
+            continue  # nothing hangs below, or nothing that is a state dict
         for name, child in _children(node):
             if _OPTIMIZER.match(name):
                 continue
@@ -145,7 +145,7 @@ def _children(node: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _tensors(entries: Mapping[Any, Any]) -> int:
-    return sum(isinstance(value, TensorInfo) for value in entries.values())
+    return list(map(type, entries.values())).count(TensorInfo)
 
 
 def _state_dict(node: Any, allowed: Allowance) -> Mapping[Any, Any]:

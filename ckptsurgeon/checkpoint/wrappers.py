@@ -46,15 +46,18 @@ def unwrap(keys: Iterable[str], destination: Collection[str] = ()) -> Unwrapping
     wanted = frozenset(destination)
     level = _best_level(stored, chain, wanted)
     stripped = list(chain[:level]) if level is not None else _unshared(chain, _chain(wanted))
-    if any("_orig_mod." in key for key in stored) and not any("._orig_mod." in key for key in wanted):
+    if "_orig_mod." in "\n".join(stored) and not any("._orig_mod." in key for key in wanted):
         stripped.append(INSIDE)
-    done = unwrap_as(stored, stripped)
+    done = _strip(stored, stripped)
     return Unwrapping(done.stored, done.stripped, done.aside, _lacking(done.stored, wanted))
 
 
 def unwrap_as(keys: Iterable[str], stripped: Sequence[str]) -> Unwrapping:
     """Strip just what was stripped when a plan was made."""
-    stored = {key: key for key in keys}
+    return _strip({key: key for key in keys}, stripped)
+
+
+def _strip(stored: dict[str, str], stripped: Sequence[str]) -> Unwrapping:
     aside: list[str] = []
     done: list[str] = []
     for wrapper in stripped:
@@ -77,18 +80,13 @@ def _chain(keys: Collection[str]) -> tuple[str, ...]:
     found: list[str] = []
     prefix = ""
     while True:
-        heads = {_head(key, len(prefix)) for key in keys if key != prefix + COUNTER}
-        head = heads.pop() if len(heads) == 1 else ""
-        if head not in WRAPPERS:
+        counter = prefix + COUNTER
+        first = next((key for key in keys if key != counter), "")
+        head, dot, _ = first[len(prefix) :].partition(".")
+        prefix += head + dot
+        if head not in WRAPPERS or not dot or not all(key.startswith(prefix) or key == counter for key in keys):
             return tuple(found)
         found.append(head)
-        prefix += f"{head}."
-
-
-def _head(key: str, start: int) -> str:
-    """Return the segment at ``start`` if another follows it, else ''."""
-    end = key.find(".", start)
-    return key[start:end] if end >= 0 else ""
 
 
 def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozenset[str]) -> int | None:
@@ -96,6 +94,8 @@ def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozen
 
     This knows a wrapper from a submodule of the destination that happens to have its name.
     """
+    if not destination:
+        return None
     prefixes = [""]
     for head in chain[:DEEPEST]:
         prefixes.append(f"{prefixes[-1]}{head}.")

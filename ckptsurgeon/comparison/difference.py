@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -125,16 +125,25 @@ def compare(
     With ``values`` (or ``renames``) every byte is read; else headers only. Raises SourceError where a file cannot be
     read, FormatError where a record fails its checksum.
     """
-    here, there = dict(first), dict(second)  # each header is looked up several times
-    common = [key for key in here if key in there]
-    removed, added = _only(here, there), _only(there, here)
-    reshaped = tuple(Pair(k, here[k], there[k]) for k in common if here[k].shape != there[k].shape)
-    same_shape = [key for key in common if here[key].shape == there[key].shape]
-    retyped = tuple(Pair(k, here[k], there[k]) for k in same_shape if here[k].dtype != there[k].dtype)
-    same = tuple(key for key in same_shape if here[key].dtype == there[key].dtype)
+    here, there = dict(first.items()), dict(second.items())
+    removed, same_shape, same = list[str](), list[str](), list[str]()
+    reshaped, retyped = list[Pair](), list[Pair]()
+    for key, info in here.items():
+        other = there.get(key)
+        if other is None:
+            removed.append(key)
+        elif info.shape != other.shape:
+            reshaped.append(Pair(key, info, other))
+        else:
+            same_shape.append(key)
+            if info.dtype == other.dtype:
+                same.append(key)
+            else:
+                retyped.append(Pair(key, info, other))
+    added = [key for key in there if key not in here]
     found = Difference(
-        first.path, second.path, values, tuple(added), tuple(removed), reshaped, retyped,
-        identical=len(same), notes=(*_stripped(first), *_stripped(second)), same=same,
+        first.path, second.path, values, _sorted(added), _sorted(removed), tuple(reshaped), tuple(retyped),
+        identical=len(same), notes=(*_stripped(first), *_stripped(second)), same=tuple(same),
     )  # fmt: skip
     if values:
         from .values import with_values
@@ -147,8 +156,8 @@ def compare(
     return found
 
 
-def _only(these: Mapping[str, TensorInfo], others: Mapping[str, TensorInfo]) -> Sequence[str]:
-    return sorted((key for key in these if key not in others), key=natural_key)
+def _sorted(keys: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(keys, key=natural_key))
 
 
 def _stripped(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import UnsafeError
 from . import limits
 from ._pickle_state import State
-from ._values import Group, Name, Opaque, safe_key, set_items
+from ._values import Group, Name, Opaque, set_items
 
 __all__ = ["TABLE", "Opcodes", "UnknownOpcodeError"]
 
@@ -180,14 +180,13 @@ class Opcodes(State):
         self.stack.append(Group(items))
 
     def op_put(self) -> None:
-        index = int(self._line())
-        self.memo[safe_key(index)] = self.stack[-1]
+        self.memo.put(int(self._line()), self.stack[-1])
 
     def op_get(self) -> None:
-        self.stack.append(self.memo[int(self._line())])
+        self.stack.append(self.memo.get(int(self._line())))
 
     def op_memoize(self) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
+        self.memo.put(len(self.memo), self.stack[-1])
 
     def op_global(self) -> None:
         self._name(self._text(self._line()), self._text(self._line()))

@@ -15,7 +15,7 @@ from ..errors import CheckpointError, UnsafeError
 from . import limits
 from ._opcodes import TABLE, Opcodes, UnknownOpcodeError
 from ._pickle_state import Rebuild
-from ._shortcut import plain_tensor
+from ._shortcut import plain_tensors
 from ._values import Name, Opaque
 
 __all__ = ["Machine", "Rebuild", "load"]
@@ -51,6 +51,7 @@ class Machine(Opcodes):
     def _loop(self) -> Any:
         """Interpret opcodes; those of which a state dict is made come first, the rest are in the table."""
         data, memo, position = self.data, self.memo, self.position
+        near, far = memo.near, memo.far
         stack, marks, persistent = self.stack, self.marks, self._persistent
         deepest, most_calls, calls = limits.PICKLE_DEPTH, limits.PICKLE_CALLS, 0
         most_rare, rare, room = limits.PICKLE_RARE, 0, self.room
@@ -60,21 +61,28 @@ class Machine(Opcodes):
                 op = data[position]
                 position += 1
                 if op == 0x72:  # LONG_BINPUT
-                    memo[unpack4(data, position)[0]] = stack[-1]
+                    index = unpack4(data, position)[0]
                     position += 4
+                    if index == len(near) and not far:
+                        near.append(stack[-1])
+                    else:
+                        memo.put(index, stack[-1])
                 elif op == 0x68:  # BINGET
-                    value = memo[data[position]]
+                    value = memo.get(data[position])
                     position += 1
-                    if type(value) is Name and value.tensor is not None:
-                        found = plain_tensor(data, position, memo, persistent, value.tensor)
-                        if found is not None:
-                            value, position, length = found
-                            calls, room = calls + 2, room - length
-                            if calls > most_calls:
-                                raise self._too_many_calls()
-                            if room < 0:
-                                raise self._too_much_text()
-                    stack.append(value)
+                    taken = None
+                    if type(value) is Name and value.makes_tensors and not far:
+                        taken = plain_tensors(data, position, near, persistent, value)
+                    if taken is None:
+                        stack.append(value)
+                        continue
+                    values, position, length = taken
+                    calls, room = calls + len(values) + 1, room - length
+                    if calls > most_calls:
+                        raise self._too_many_calls()
+                    if room < 0:
+                        raise self._too_much_text()
+                    stack += values
                 elif op == 0x4B:  # BININT1
                     stack.append(data[position])
                     position += 1
@@ -110,7 +118,7 @@ class Machine(Opcodes):
                 elif op == 0x85:  # TUPLE1
                     stack[-1] = (stack[-1],)
                 elif op == 0x71:  # BINPUT
-                    memo[data[position]] = stack[-1]
+                    memo.put(data[position], stack[-1])
                     position += 1
                 elif op == 0x51:  # BINPERSID
                     stack[-1] = persistent(stack[-1])
@@ -125,7 +133,7 @@ class Machine(Opcodes):
                     stack.append(unpack2(data, position)[0])
                     position += 2
                 elif op == 0x6A:  # LONG_BINGET
-                    stack.append(memo[unpack4(data, position)[0]])
+                    stack.append(memo.get(unpack4(data, position)[0]))
                     position += 4
                 elif op == 0x2E:  # STOP
                     if marks:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import FormatError, UnsafeError
 from ..tensors import DTYPES, Storage, TensorInfo, contiguous_stride, reach
@@ -17,7 +17,7 @@ from . import limits
 from ._bounds import check_elements, check_sizes
 from ._values import brief
 
-__all__ = ["STORAGE_DTYPES", "Tensors", "TypedStorage", "dtype_of", "unknown"]
+__all__ = ["STORAGE_DTYPES", "Form", "Tensors", "TypedStorage", "dtype_of", "form_of", "unknown", "view"]
 
 STORAGE_DTYPES: Mapping[str, str] = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "LongStorage": "int64",
@@ -58,11 +58,32 @@ class TypedStorage:
         return f"torch storage {self.dtype} ({self.storage.nbytes} bytes)"
 
 
+class Form(NamedTuple):
+    """A size and a stride that are sound: ``extent`` is how many elements they reach from the first."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    extent: int
+    contiguous: bool
+
+
+def form_of(size: Any, stride: Any) -> Form:
+    """Check a size and a stride; raises FormatError where they are none, or do not belong together."""
+    check_sizes(size, "size")
+    check_sizes(stride, "stride")
+    if len(size) != len(stride):
+        raise FormatError(f"a tensor has {len(size)} dimensions and {len(stride)} strides.", rule="tensor stride")
+    check_elements(size)
+    plain = contiguous_stride(size)
+    same = 0 in size or all(a == b or n == 1 for a, b, n in zip(stride, plain, size, strict=True))
+    return Form(size, stride, reach(size, plain if same else stride), same)
+
+
 class Tensors:
     """Makes TensorInfo; remembers what it worked out for each (size, stride), of which real files have few."""
 
     def __init__(self) -> None:
-        self._forms: dict[tuple[Any, Any], tuple[int, bool]] = {}
+        self._forms: dict[tuple[Any, Any], Form] = {}
 
     def rebuild(
         self, ref: Any, offset: Any, size: Any, stride: Any, *, dtype: str = "", flags: Any = None
@@ -70,45 +91,44 @@ class Tensors:
         """Return the header of a strided tensor; ``offset`` and ``stride`` in elements."""
         if type(ref) is not TypedStorage:
             return unknown(f"it lies over {brief(ref)}, which is no storage", dtype, size)
-        dtype = dtype or ref.dtype
-        extent, contiguous = self._form(size, stride)
-        storage, itemsize = ref.storage, _SIZES[dtype]
-        if type(offset) is not int or not 0 <= offset <= limits.ELEMENTS:
-            raise FormatError(f"a tensor starts at {brief(offset)} of {_named(storage)}.", rule="tensor offset")
-        begin = ref.start + offset * itemsize
-        if extent and begin + extent * itemsize > storage.nbytes:
-            raise FormatError(
-                f"a tensor of shape {size} and stride {stride} reaches beyond {_named(storage)} "
-                f"({storage.nbytes} bytes).",
-                rule="tensor beyond storage",
-            )
-        if contiguous and not flags:
-            return TensorInfo(dtype, size, storage, begin)
-        info = TensorInfo(dtype, size, storage, begin, None if contiguous else stride)
-        if info.nbytes > max(limits.EXPANSION_FREE, limits.EXPANSION * storage.nbytes):
-            raise UnsafeError(
-                f"a tensor of shape {size} claims {info.nbytes} bytes over the {storage.nbytes} of {_named(storage)}.",
-                rule="tensor expansion",
-            )
-        return _flagged(info, flags) if flags else info
+        return view(ref, offset, self._form(size, stride), dtype=dtype, flags=flags)
 
-    def _form(self, size: Any, stride: Any) -> tuple[int, bool]:
-        """Return how far a (size, stride) reaches, in elements, and whether it is contiguous."""
+    def _form(self, size: Any, stride: Any) -> Form:
+        """Return what is known of a (size, stride)."""
         check_sizes(size, "size")  # before they are hashed: a nested tuple's hash can take forever
         check_sizes(stride, "stride")
         known = self._forms.get((size, stride))
         if known is not None:
             return known
-        if len(size) != len(stride):
-            raise FormatError(f"a tensor has {len(size)} dimensions and {len(stride)} strides.", rule="tensor stride")
-        check_elements(size)
-        plain = contiguous_stride(size)
-        same = 0 in size or all(a == b or n == 1 for a, b, n in zip(stride, plain, size, strict=True))
-        form = (reach(size, plain if same else stride), same)
+        form = form_of(size, stride)
         usual = 0 not in size and max((*size, *stride), default=0) < REMEMBERED_SIZE
         if usual and len(self._forms) < REMEMBERED_FORMS:
             self._forms[size, stride] = form
         return form
+
+
+def view(ref: TypedStorage, offset: Any, form: Form, *, dtype: str = "", flags: Any = None) -> TensorInfo:
+    """Return the header of a view of a storage; raises FormatError where it reaches beyond it."""
+    dtype = dtype or ref.dtype
+    size, stride, extent, contiguous = form
+    storage, itemsize = ref.storage, _SIZES[dtype]
+    if type(offset) is not int or not 0 <= offset <= limits.ELEMENTS:
+        raise FormatError(f"a tensor starts at {brief(offset)} of {_named(storage)}.", rule="tensor offset")
+    begin = ref.start + offset * itemsize
+    if extent and begin + extent * itemsize > storage.nbytes:
+        raise FormatError(
+            f"a tensor of shape {size} and stride {stride} reaches beyond {_named(storage)} ({storage.nbytes} bytes).",
+            rule="tensor beyond storage",
+        )
+    if contiguous and not flags:
+        return TensorInfo(dtype, size, storage, begin)
+    info = TensorInfo(dtype, size, storage, begin, None if contiguous else stride)
+    if info.nbytes > max(limits.EXPANSION_FREE, limits.EXPANSION * storage.nbytes):
+        raise UnsafeError(
+            f"a tensor of shape {size} claims {info.nbytes} bytes over the {storage.nbytes} of {_named(storage)}.",
+            rule="tensor expansion",
+        )
+    return _flagged(info, flags) if flags else info
 
 
 def _named(storage: Storage) -> str:

@@ -17,7 +17,7 @@ from . import _pickle
 from ._pickle_state import Rebuild
 from ._torch import STORAGE_DTYPES, TypedStorage
 from ._values import Name, brief
-from ._zip import Archive, read_archive
+from ._zip import Archive, Entry, read_archive
 
 __all__ = ["TorchArchive"]
 
@@ -59,7 +59,7 @@ class TorchArchive:
 
 def _root(file: File, archive: Archive) -> str:
     """Return the folder that holds ``data.pkl``, with its slash."""
-    roots = [name.removesuffix("data.pkl") for name in archive.entries if name.split("/")[-1] == "data.pkl"]
+    roots = [name.removesuffix("data.pkl") for name in archive.entries if f"/{name}".endswith("/data.pkl")]
     roots = [root for root in roots if root.count("/") <= 1]
     if not roots:
         raise FormatError(
@@ -86,9 +86,8 @@ class _Storages:
     def __init__(self, within: str, archive: Archive, root: str) -> None:
         self._within = within
         self._file = archive.file
-        self._archive = archive
-        self._root = root
-        self._made: dict[str, Storage] = {}
+        self._folder = f"{root}data/"
+        self._records: dict[str, Entry | Storage] = dict(archive.entries)
         self._kinds: dict[Name, tuple[str, int]] = {}
         self._big = _is_big_endian(archive, root)
 
@@ -111,9 +110,10 @@ class _Storages:
 
     def record(self, key: str) -> Storage:
         """Return the storage that is the record of that name; raises FormatError where there is none."""
-        storage = self._made.get(key)
-        if storage is None:
-            storage = self._made[key] = self._open(key)
+        name = self._folder + key
+        storage = self._records.get(name)
+        if not isinstance(storage, Storage):
+            storage = self._records[name] = self._open(name, storage)
         return storage
 
     def _kind(self, name: Name) -> tuple[str, int]:
@@ -122,15 +122,14 @@ class _Storages:
         self._kinds[name] = (dtype, DTYPES[dtype].bits // 8 if dtype else 0)
         return self._kinds[name]
 
-    def _open(self, key: str) -> Storage:
-        name = f"{self._root}data/{key}"
-        entry = self._archive.entries.get(name)
+    def _open(self, name: str, entry: Entry | None) -> Storage:
         if entry is None:
             raise FormatError(f"{escape(self._file.uri)} lacks the record {escape(name)}.", rule="missing record")
-        if entry.method:
+        name, _, data, _, size, crc32, method, _ = entry  # the archive's own text of the name, not another
+        if method:
             raise FormatError(
                 f"{escape(self._file.uri)}: record {escape(name)} is compressed.",
                 hint="Tensors are only read where they lie as they are; load and save the file with torch.",
                 rule="compressed record",
             )
-        return Storage(self._within, entry.data, entry.size, entry.crc32 or None, name, self._big)
+        return Storage(self._within, data, size, crc32 or None, name, self._big)

@@ -19,17 +19,17 @@ CALLS = 4
 class Name:
     """A name that a file mentions, such as ``argparse.Namespace``. Only ever shown.
 
-    ``ours`` is the function of ours that stands in for it, where there is one; ``tensor`` too, if it is the one by
-    which nearly every tensor is made.
+    ``ours`` is the function of ours that stands in for it, where there is one; ``makes_tensors`` is set if it is the
+    one by which nearly every tensor is made.
     """
 
-    __slots__ = ("module", "name", "ours", "tensor")
+    __slots__ = ("makes_tensors", "module", "name", "ours")
 
     def __init__(self, module: str, name: str, ours: Callable[..., object] | None = None) -> None:
         self.module = module
         self.name = name
         self.ours = ours
-        self.tensor = ours if (module, name) == ("torch._utils", "_rebuild_tensor_v2") else None
+        self.makes_tensors = ours is not None and (module, name) == ("torch._utils", "_rebuild_tensor_v2")
 
     def __repr__(self) -> str:
         return f"{escape(self.module, SHOWN)}.{escape(self.name, SHOWN)}"

@@ -20,8 +20,11 @@ STORED, DEFLATED = 0, 8
 _ENCRYPTED, _DESCRIPTOR = 0x1, 0x8
 FULL = 0xFFFFFFFF
 _LONGEST_DESCRIPTOR = 24
-_DESCRIPTOR_OF = struct.Struct("<4s3L")
-_TORCH_LOCAL = struct.pack("<4H3L", 0x808, 0, 0, 0, 0, 0, 0)
+_USUAL = struct.Struct("<4s3L4s2x20s2H")
+"""The 16 bytes of a descriptor, then a local header: what torch writes between two records, less the name."""
+_MAGICS = (b"PK\7\x08", b"PK\3\4")
+_USUAL_FLAGS = 0x808
+_USUAL_LOCAL = struct.pack("<4H3L", _USUAL_FLAGS, 0, 0, 0, 0, 0, 0)
 """Flags, method, time, checksum and sizes of a local header as torch writes it: all but the flags are zero."""
 
 
@@ -51,20 +54,20 @@ def locate(file: File, listed: list[Listed], directory: int) -> dict[str, Entry]
     end, previous = 0, None
     window = _Window(file, sum(row[2] for row in listed) // max(1, len(listed)))
     for row in sorted(listed, key=itemgetter(1)):
-        name, header, stored, size, crc, method, flags, at = row
+        name, header, stored, size, crc, method, _, at = row
         if header < end or header + _LOCAL.size + len(name) > directory:
             raise UnsafeError(f"{record_at(file, name)} overlaps another.", rule="zip overlap")
         if header - end > _LONGEST_DESCRIPTOR or (previous is None and header):
             raise UnsafeError(f"{record_at(file, name)} lies behind bytes of no record.", rule="zip gap")
-        raw_name = name.encode()
-        head = window.read(end, header + _LOCAL.size + len(raw_name) - end)
-        if previous is not None:
-            _check_descriptor(file, previous, head[: header - end])
-            head = head[header - end :]
-        if _as_torch_writes(head, raw_name) and flags & _DESCRIPTOR and not method and stored == size:
-            data = header + len(head) + int.from_bytes(head[28:30], "little")
+        raw = name.encode()
+        between = window.read(end, header + _LOCAL.size + len(raw) - end)
+        extra = _usual_extra(between, previous, row, raw)
+        if extra >= 0:
+            data = end + len(between) + extra
         else:
-            data = header + _check_local(file, row, head)
+            if previous is not None:
+                _check_descriptor(file, previous, between[: header - end])
+            data = header + _check_local(file, row, between[header - end :])
         if data + stored > directory:
             raise FormatError(f"{record_at(file, name)} reaches beyond its place.", rule="zip overlap")
         entries[name] = Entry(name, header, data, stored, size, crc, method, at)
@@ -74,14 +77,20 @@ def locate(file: File, listed: list[Listed], directory: int) -> dict[str, Entry]
     return entries
 
 
-def _as_torch_writes(head: bytes, name: bytes) -> bool:
-    """Whether a local header is just what torch writes for a stored record, the quick and usual case."""
-    return (
-        head[6:26] == _TORCH_LOCAL
-        and head[:4] == b"PK\3\4"
-        and head[30:] == name
-        and head[26] | head[27] << 8 == len(name)
-    )
+def _usual_extra(between: bytes, previous: Listed | None, row: Listed, name: bytes) -> int:
+    """Return the length of the extra field of a local header, -1 where what is between is not just as torch writes it.
+
+    The quick and usual case of ``_check_descriptor`` and ``_check_local``: two stored records, each with a descriptor.
+    """
+    if previous is None or len(between) != _USUAL.size + len(name) or not between.endswith(name):
+        return -1
+    _, _, before_stored, before_size, before_crc, _, before_flags, _ = previous
+    _, _, stored, size, _, method, flags, _ = row
+    if not before_flags == flags == _USUAL_FLAGS or method or stored != size:
+        return -1
+    descriptor, crc, stored, size, local, zeros, length, extra = _USUAL.unpack_from(between)
+    found = (descriptor, local, zeros, crc, stored, size, length)
+    return extra if found == (*_MAGICS, _USUAL_LOCAL, before_crc, before_stored, before_size, len(name)) else -1
 
 
 class _Window:
@@ -135,8 +144,6 @@ def _check_descriptor(file: File, row: Listed, gap: bytes) -> None:
     if not flags & _DESCRIPTOR:
         if gap:
             raise UnsafeError(f"{record_at(file, name)} is followed by {len(gap)} bytes of no record.", rule="zip gap")
-        return
-    if gap == _DESCRIPTOR_OF.pack(b"PK\7\x08", crc, stored & FULL, size & FULL) and size < FULL:
         return
     body = gap.removeprefix(b"PK\7\x08")
     form = {12: "<3L", 20: "<L2Q"}.get(len(body))

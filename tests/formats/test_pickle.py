@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ckptsurgeon.errors import FormatError, UnsafeError
 from ckptsurgeon.formats import Group, Name, Opaque, limits
 from ckptsurgeon.formats._pickle import load
+from ckptsurgeon.formats._pickle_state import Memo
 from ckptsurgeon.formats._rebuild import rebuilders
 
 
@@ -206,3 +207,19 @@ def test_any_opcodes_give_a_value_or_a_format_error(codes: list[bytes]) -> None:
         read(b"".join(codes))
     except FormatError:
         pass
+
+
+@given(st.lists(st.tuples(st.sampled_from(["put", "next", "memoize"]), st.integers(-2, 9))))
+def test_the_memo_is_a_mapping(steps: list[tuple[str, int]]) -> None:
+    memo, model = Memo(), dict[int, int]()
+    for value, (step, number) in enumerate(steps):
+        index = number if step == "put" else len(memo.near) if step == "next" else len(memo)
+        memo.put(index, value)
+        model[index] = value
+    assert len(memo) == len(model)
+    for index in range(-3, 10):
+        if index in model:
+            assert memo.get(index) == model[index]
+        else:
+            with pytest.raises(KeyError):
+                memo.get(index)

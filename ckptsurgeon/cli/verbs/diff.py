@@ -49,10 +49,12 @@ def run(
         )
     if not sink.answer(found):
         from ...render.diff import difference_view
-        from ...render.match import rule_lines
 
         sink.show(difference_view(found, every=verbose))
-        sink.lines(rule_lines(found.rules) if not quiet else ())
+        if found.rules and not quiet:
+            from ...render.match import rule_lines
+
+            sink.lines(rule_lines(found.rules))
         sink.notes(found.notes)
     if found.differs:
         raise typer.Exit(1)
