@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import VerifyError
 from .formats import UNSEALED
-from .plan import FilePrint, Plan, PlanSource, PlanTarget, Step
+from .plan import FilePrint, Plan, PlanSource, PlanTarget, Rows, Step
 
 __all__ = ["Made", "Recipe", "made_of", "make_recipe", "parse_recipe", "recipe_text"]
 
@@ -26,7 +26,7 @@ VERSION = 1
 class Made:
     """What a recipe says of one tensor: how it came about, from which source, and its CRC-32.
 
-    ``more`` are (source, key) of further inputs, ``weights`` what each counts.
+    ``more`` are (source, key) of further inputs, ``weights`` what each counts, ``axis`` where a vocabulary runs along.
     """
 
     op: str
@@ -38,6 +38,7 @@ class Made:
     crc32: int = 0
     more: tuple[tuple[int, str], ...] = ()
     weights: tuple[float, ...] = ()
+    axis: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Recipe:
     tensors: Mapping[str, Made]
     unexpected: tuple[tuple[int, str], ...] = ()
     metadata: Mapping[str, str] | None = None
+    rows: Rows | None = None
     seal: str = UNSEALED
 
     def with_checksums(self, checksums: Mapping[str, int]) -> Recipe:
@@ -80,6 +82,7 @@ def make_recipe(plan: Plan, output: str, version: str) -> Recipe:
         tensors=tensors,
         unexpected=plan.unexpected,
         metadata=plan.metadata,
+        rows=plan.rows,
     )
 
 
@@ -87,8 +90,9 @@ def made_of(step: Step) -> Made:
     """Return what a recipe says of a step, its checksum still zero."""
     more = tuple((one.source, one.key) for one in step.more)
     return Made(
-        step.op, step.kind, step.source, step.source_key, step.policy, step.tied_to, more=more, weights=step.weights
-    )
+        step.op, step.kind, step.source, step.source_key, step.policy, step.tied_to, more=more, weights=step.weights,
+        axis=step.axis,
+    )  # fmt: skip
 
 
 def _relative(path: str, folder: str) -> str:
@@ -133,6 +137,7 @@ def recipe_text(recipe: Recipe) -> str:
             "config": recipe.target.config,
             "files": [_file_json(file) for file in recipe.target.files],
         },
+        **({"vocabulary": recipe.rows.to_json()} if recipe.rows is not None else {}),
         "metadata": dict(recipe.metadata or {}),
         "unexpected": [[source, key] for source, key in recipe.unexpected],
         "tensors": {key: _made_json(key, made) for key, made in recipe.tensors.items()},
@@ -159,6 +164,8 @@ def _made_json(key: str, made: Made) -> dict[str, Any]:
         row["more"] = [[source] if other == key else [source, other] for source, other in made.more]
     if made.weights:
         row["weights"] = list(made.weights)
+    if made.axis:
+        row["axis"] = made.axis
     row["crc32"] = f"{made.crc32:08x}"
     return row
 
@@ -182,6 +189,7 @@ def parse_recipe(text: str) -> Recipe:
             tensors={str(key): _read_made(str(key), row) for key, row in data["tensors"].items()},
             unexpected=tuple((int(source), str(key)) for source, key in data["unexpected"]),
             metadata={str(k): str(v) for k, v in data["metadata"].items()},
+            rows=Rows.from_json(data.get("vocabulary")),
             seal=str(data["seal"]),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
@@ -213,4 +221,5 @@ def _read_made(key: str, row: Mapping[str, Any]) -> Made:
         crc32=int(row["crc32"], 16),
         more=tuple((int(one[0]), str(one[1]) if len(one) > 1 else key) for one in row.get("more", ())),
         weights=tuple(map(float, row.get("weights", ()))),
+        axis=int(row.get("axis", 0)),
     )

@@ -9,7 +9,7 @@ import ckptsurgeon
 
 ROOT = Path(ckptsurgeon.__file__).parent
 
-OPEN_TO_ALL = {"errors", "tensors", "composition", "text", "lazy", "version"}
+OPEN_TO_ALL = {"errors", "tensors", "composition", "text", "yamltext", "lazy", "version"}
 
 # room: the rooms it may import. A room is a file or a folder of the package.
 DOORS: dict[str, set[str]] = {
@@ -21,6 +21,8 @@ DOORS: dict[str, set[str]] = {
     "version": set(),
     "tensors": set(),
     "composition": set(),
+    "yamltext": set(),
+    "vocabulary": {"registry", "plan"},
     "registry": set(),
     "keys": set(),
     "sources": {"registry"},
@@ -41,7 +43,7 @@ DOORS: dict[str, set[str]] = {
     "verification": {"plan", "checkpoint", "engine", "recipe", "ops", "sources"},
     "api": {
         "checkpoint", "comparison", "configs", "matching", "engine", "formats", "inspection", "keys", "operations",
-        "plan", "planners", "recipe", "sources", "verification",
+        "plan", "planners", "recipe", "sources", "verification", "vocabulary",
     },
     "render": {"plan", "inspection", "comparison", "matching"},
     "cli": {"__init__", "api", "trainer", "render", "plan", "registry"},

@@ -32,7 +32,8 @@ def init_config(path: Path, *, root: str | None = None, output: Path | None = No
     Headers tell shapes and dtypes but not how a model initialises, so each tensor gets the initialiser that its
     name and shape suggest, to be reviewed. Raises OutputError where the output exists, without ``force``.
     """
-    from ..configs import declare, dump_yaml
+    from ..configs import declare
+    from ..yamltext import dump_yaml
 
     with open_checkpoint(path, root) as checkpoint:
         opaque = [key for key, info in checkpoint.items() if info.opaque]

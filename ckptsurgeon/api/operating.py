@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoint import Checkpoint
-from ..configs import read_yaml
 from ..errors import ConfigError
 from ..operations import MadeBy, parse_operations, perform
 from ..text import escape
+from ..yamltext import read_yaml
 from .types import Operations, Path
 
 __all__ = ["Operated", "operate", "operations_file", "operations_of"]

@@ -18,7 +18,8 @@ from ..tensors import TargetSpec
 from ..text import escape
 from .inputs import OpenInputs, names_of, plan_source, target_files
 from .operating import operate, operations_file, operations_of
-from .types import Mismatch, Operations, Path, Patterns, Rules, Sources
+from .types import Mismatch, Operations, Path, Patterns, Rules, Sources, Vocabularies
+from .vocabularies import vocabulary_files, vocabulary_options
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,10 @@ def transplant(
     map_file: Path | None = None,
     ruleset: Patterns = (),
     operations: Operations = (),
+    vocab: Vocabularies = None,
+    vocab_keys: Patterns = (),
+    new_tokens: str = "init",
+    token_map: Rules = (),
     on_mismatch: Mismatch = (),
     on_missing: str = "init",
     reinit: Patterns = (),
@@ -50,7 +55,10 @@ def transplant(
     ``source`` may be in ESPnet's form ``file:src_key:dst_key:exclude_keys``. ``destination`` is a configuration or
     a checkpoint. ``map`` holds rules FROM=TO or maps one to the other, ``map_file`` names a file of more, ``ruleset``
     rules that ship with us, ``operations`` are split, concat and others, as data or as a YAML file, that make other
-    tensors of the sources' before anything is selected;
+    tensors of the sources' before anything is selected. ``vocab`` names the token lists of source and destination, as
+    "SRC:DST" or a pair: tokens that both have keep their rows; ``new_tokens`` says what others get (init, mean, zero,
+    subword), ``token_map`` which tokens of the source play the part of others, ``vocab_keys`` which tensors run along
+    the vocabulary (GLOB or GLOB=AXIS) where the destination does not say it;
     ``on_mismatch`` is one policy for all (init, slice, pad, overlap, interpolate) or a map from pattern to policy;
     ``dtype`` is "keep" or the dtype of all floating tensors.
 
@@ -66,11 +74,16 @@ def transplant(
         require=require, on_missing=on_missing, strict=strict, dtype=dtype,
     )  # fmt: skip
     rows = operations_of(operations)
+    lists = vocabulary_files(vocab)
+    vocabulary = vocabulary_options(lists, keys=vocab_keys, new=new_tokens, spelled=token_map)
+    options = replace(options, vocabulary=vocabulary)
     arguments = arguments_said(
-        include=include, exclude=exclude, map=map, ruleset=options.rulesets, operations=rows, on_mismatch=on_mismatch,
-        on_missing=on_missing, reinit=reinit, require=require, strict=strict, dtype=dtype, root=root,
+        include=include, exclude=exclude, map=map, ruleset=options.rulesets, operations=rows,
+        vocab=[os.path.basename(path) for path in lists], vocab_keys=vocab_keys, new_tokens=new_tokens,
+        token_map=rules_as_text(token_map), on_mismatch=on_mismatch, on_missing=on_missing, reinit=reinit,
+        require=require, strict=strict, dtype=dtype, root=root,
     )  # fmt: skip
-    others = tuple(os.fspath(path) for path in (map_file, operations_file(operations)) if path is not None)
+    others = tuple(os.fspath(path) for path in (map_file, operations_file(operations), *lists) if path is not None)
     return plan_into(
         specs_of(source), target, options, seed=seed, arguments=arguments, root=root, others=others, rows=rows
     )
@@ -161,7 +174,7 @@ def _metadata(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
 
 def arguments_said(**given: Any) -> dict[str, Any]:
     """Return the options that differ from their defaults, as plain data for the recipe."""
-    defaults = {"on_missing": "init", "strict": False}
+    defaults = {"on_missing": "init", "strict": False, "new_tokens": "init"}
     kept: dict[str, Any] = {}
     for name, value in given.items():
         if isinstance(value, (str, bool, type(None))):

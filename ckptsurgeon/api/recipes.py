@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..configs import read_yaml
 from ..errors import ConfigError, PlanError, SourceError
 from ..keys import KeyMatcher, KeyPattern, unmatched
 from ..plan import CLASSES, Plan
 from ..text import count, escape, listing
+from ..yamltext import read_yaml
 from .averaging import average
 from .editing import convert, filter, rename
 from .inputs import OpenInputs, read_plan
@@ -32,7 +32,7 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
     "average": average,
 }
 _OUTPUT = ("output", "to", "max_shard_size")
-_PATHS = ("source", "sources", "destination", "map_file", "operations", "output")
+_PATHS = ("source", "sources", "destination", "map_file", "operations", "vocab", "output")
 
 
 @dataclass(frozen=True)

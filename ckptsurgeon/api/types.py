@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-__all__ = ["Mismatch", "Operations", "Path", "Patterns", "Progress", "Rules", "Sources"]
+__all__ = ["Mismatch", "Operations", "Path", "Patterns", "Progress", "Rules", "Sources", "Vocabularies"]
 
 Path: TypeAlias = str | os.PathLike[str]
 Sources: TypeAlias = Path | Sequence[Path]
@@ -20,6 +20,9 @@ Rules: TypeAlias = Iterable[str] | Mapping[str, str] | None
 
 Operations: TypeAlias = Path | Sequence[Mapping[str, Any]] | None
 """Operations as plain data, or the YAML file that holds them."""
+
+Vocabularies: TypeAlias = str | Sequence[Path] | None
+"""The token lists of the source and the destination, as "SRC:DST" or a pair of paths."""
 
 Mismatch: TypeAlias = str | Mapping[str, str] | Sequence[str] | None
 """One policy for all, a map from pattern to policy, or texts as the command line takes them."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..text import escape
-from ._yaml import read_yaml
+from ..yamltext import read_yaml
 
 __all__ = ["Document", "check_fields", "read_document"]
 

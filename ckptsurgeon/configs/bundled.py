@@ -22,11 +22,13 @@ MODELS = "ckptsurgeon.trainer.models"
 class _Model(Protocol):
     """A bundled model: the fields of its configuration with their defaults, and how it is built from them.
 
-    Fields of ``files`` name text files, and are given to ``build`` as their text.
+    Fields of ``files`` name text files, and are given to ``build`` as their text. ``vocabulary`` maps keys to the axis
+    that runs along the vocabulary.
     """
 
     fields: ClassVar[dict[str, Any]]
     files: tuple[str, ...]
+    vocabulary: ClassVar[dict[str, int]]
 
     def build(self, fields: dict[str, Any]) -> nn.Module: ...
 
@@ -55,6 +57,7 @@ class _Bundled:
             name=document.name,
             config=document.path,
             files=tuple(document.read),
+            vocabulary=model.vocabulary,
         )
 
 

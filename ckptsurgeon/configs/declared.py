@@ -8,9 +8,9 @@ from typing import Any
 from ..errors import ConfigError
 from ..tensors import TargetSpec, TensorInfo, dtype_named
 from ..text import escape
+from ..yamltext import Row
 from ._document import Document, check_fields
 from ._inits import Init, drawn, read_init, suggested_init
-from ._yaml import Row
 
 __all__ = ["CONFIG", "declare"]
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .apply import carry_out
     from .compute import cast_for, computed_blocks, overlay, whole
     from .layout import OutputOptions, check_options, lay_out
+    from .mapping import mapped_block, mapped_boxes
     from .memory import load_tensors
     from .reading import read_part
     from .run import Inputs, Progress, check_step
@@ -32,6 +33,8 @@ __all__ = [
     "crc32",
     "lay_out",
     "load_tensors",
+    "mapped_block",
+    "mapped_boxes",
     "overlay",
     "read_part",
     "whole",
@@ -44,6 +47,7 @@ __getattr__ = lazy_names(
         ".apply": ("carry_out",),
         ".compute": ("cast_for", "computed_blocks", "overlay", "whole"),
         ".layout": ("OutputOptions", "check_options", "lay_out"),
+        ".mapping": ("mapped_block", "mapped_boxes"),
         ".memory": ("load_tensors",),
         ".reading": ("read_part",),
         ".run": ("Inputs", "Progress", "check_step"),

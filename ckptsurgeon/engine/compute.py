@@ -25,6 +25,7 @@ from ..ops import (
 from ..plan import MERGES, Step
 from ..tensors import TensorInfo
 from ..text import escape
+from .mapping import mapped_block, mapped_boxes
 from .reading import read_part
 from .transfer import check_values
 
@@ -72,6 +73,8 @@ def computed_block(step: Step, parts: Sequence[Part], box: Box, seen: Seen | Non
         part = interpolation_box(box, info.shape, step.shape)
         floats = interpolate(read_part(source, info, part), part, box, info.shape, step.shape, info.dtype)
         values, lost = cast_for(step, floats, "float64" if info.dtype == "float64" else "float32")
+    elif step.op == "map":
+        values, lost = cast_for(step, mapped_block(step, info, source, box), info.dtype)
     elif step.op in MERGES:
         read = [read_part(s, i, box) for i, s in parts]
         if seen is not None:
@@ -107,10 +110,23 @@ def whole(checkpoint: Checkpoint, key: str) -> Array:
 
 def overlay(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) -> int:
     """Put the part of a source that fits over a tensor's initial values; returns values that became infinite."""
+    if step.op == "map":
+        return _overlay_rows(step, info, source, initial)
     shared = overlap_shape(info.shape, step.shape)
     lost = 0
     for box in blocks(shared, max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))):
         values, more = cast_for(step, read_part(source, info, box), info.dtype)
+        initial[tuple(slice(*ends) for ends in box)] = values.reshape(box_shape(box))
+        lost += more
+    return lost
+
+
+def _overlay_rows(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) -> int:
+    """Put the rows of the tokens that a source has over a tensor's initial values."""
+    lost = 0
+    limit = max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))
+    for box in mapped_boxes(step, limit):
+        values, more = cast_for(step, mapped_block(step, info, source, box), info.dtype)
         initial[tuple(slice(*ends) for ends in box)] = values.reshape(box_shape(box))
         lost += more
     return lost

@@ -129,6 +129,7 @@ def check_step(step: Step) -> None:
         "pad": len(have) == len(want) and all(h <= w for h, w in pairs),
         "overlap": len(have) == len(want),
         "interpolate": len(have) == len(want) and 0 not in have and 0 not in want,
+        "map": _maps(step),
         "average": _merges(step) and DTYPES[step.source_dtype].is_floating,
         "max": _merges(step) and not DTYPES[step.source_dtype].is_floating and not step.weights,
     }
@@ -138,6 +139,17 @@ def check_step(step: Step) -> None:
         fault = cast_fault(one.dtype, step.dtype)
         if fault:
             raise PlanError(f"{escape(step.key)} cannot go from {one.dtype} to {step.dtype}: {fault}.")
+
+
+def _maps(step: Step) -> bool:
+    """Whether the rows of a vocabulary are those of the shapes, which are alike along all other axes."""
+    have, want, axis, rows = step.source_shape, step.shape, step.axis, step.rows
+    if rows is None or len(have) != len(want) or not 0 <= axis < len(want):
+        return False
+    alike = all(h == w for i, (h, w) in enumerate(zip(have, want, strict=True)) if i != axis)
+    means = rows.composed or (rows.new == "mean" and rows.fresh)
+    computes = DTYPES[step.source_dtype].is_floating or not means
+    return alike and have[axis] == rows.size and want[axis] == len(rows.rows) and computes
 
 
 def _merges(step: Step) -> bool:

@@ -2,6 +2,7 @@
 
 from .plan import CLASSES, MERGES, Carried, Equal, FilePrint, Input, Plan, PlanSource, PlanTarget, Step
 from .receipt import Failure, Receipt, Verification
+from .rows import Row, Rows
 
 __all__ = [
     "CLASSES",
@@ -15,6 +16,8 @@ __all__ = [
     "PlanSource",
     "PlanTarget",
     "Receipt",
+    "Row",
+    "Rows",
     "Step",
     "Verification",
 ]

@@ -8,10 +8,11 @@ from typing import Any
 from ..errors import ConfigError
 from .check import check_plan
 from .plan import MERGES, Carried, Equal, FilePrint, Input, Plan, PlanSource, PlanTarget, Step
+from .rows import Rows
 
 __all__ = ["plan_from_json", "plan_to_json"]
 
-OPS = ("copy", "slice", "pad", "overlap", "interpolate", "init", "keep", *MERGES)
+OPS = ("copy", "slice", "pad", "overlap", "interpolate", "map", "init", "keep", *MERGES)
 VERSION = 1
 
 
@@ -35,6 +36,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "unexpected": [{"source": names[i], "key": key} for i, key in plan.unexpected],
         "excluded": plan.excluded,
         "equal": [{"source": names[e.source], "first": e.first, "second": e.second} for e in plan.equal],
+        **({"vocabulary": plan.rows.to_json()} if plan.rows is not None else {}),
         "carried": {"root": plan.carried.root, "entries": list(plan.carried.entries)},
         "counts": plan.counts,
         "metadata": dict(plan.metadata),
@@ -58,6 +60,7 @@ def _step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
         "shape": list(step.shape),
         "tied_to": step.tied_to or None,
         **({"operation": step.operation, "made_of": list(step.made_of)} if step.operation else {}),
+        **({"axis": step.axis} if step.rows is not None else {}),
         **several,
     }
 
@@ -111,6 +114,7 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
     )  # fmt: skip
     index = {source.name: i for i, source in enumerate(sources)}
     target = data["target"]
+    rows = Rows.from_json(data.get("vocabulary"))
     return Plan(
         verb=_text(data["verb"]),
         sources=sources,
@@ -120,11 +124,12 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
             _text(target["config"]),
             _read_prints(target["files"]),
         ),
-        steps=tuple(_read_step(step, index) for step in data["steps"]),
+        steps=tuple(_read_step(step, index, rows) for step in data["steps"]),
         unexpected=tuple((index[row["source"]], _text(row["key"])) for row in data["unexpected"]),
         excluded=int(data["excluded"]),
         equal=tuple(Equal(index[e["source"]], _text(e["first"]), _text(e["second"])) for e in data["equal"]),
         carried=_read_carried(data.get("carried") or {}),
+        rows=rows,
         seed=int(data["seed"]),
         arguments=dict(data["arguments"]),
         metadata={_text(k): _text(v) for k, v in data["metadata"].items()},
@@ -140,7 +145,7 @@ def _read_prints(rows: Sequence[Mapping[str, Any]]) -> tuple[FilePrint, ...]:
     return tuple(FilePrint(_text(r["name"]), int(r["size"]), _text(r["sha256"]), r["mtime_ns"]) for r in rows)
 
 
-def _read_step(row: Mapping[str, Any], index: Mapping[str, int]) -> Step:
+def _read_step(row: Mapping[str, Any], index: Mapping[str, int], rows: Rows | None) -> Step:
     if row["op"] not in OPS:
         raise ValueError(f"unknown op {row['op']!r}")
     origin = row["from"] or {}
@@ -161,6 +166,8 @@ def _read_step(row: Mapping[str, Any], index: Mapping[str, int]) -> Step:
         weights=tuple(map(float, row.get("weights") or ())),
         operation=_text(row.get("operation") or ""),
         made_of=tuple(map(_text, row.get("made_of") or ())),
+        rows=rows if row["op"] == "map" else None,
+        axis=int(row.get("axis") or 0),
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..text import count
+from .rows import Rows
 
 __all__ = ["CLASSES", "MERGES", "Carried", "Equal", "FilePrint", "Input", "Plan", "PlanSource", "PlanTarget", "Step"]
 
@@ -78,7 +79,8 @@ class Step:
     ``rule`` is the option that decided, as the user wrote it; ``reason`` says why a tensor is initialised:
     missing, excluded, reinit or mismatch. ``tied_to`` names the first key of the same tensor. ``more`` are inputs
     beyond the first, ``weights`` what each counts (none: all the same). ``operation`` is the last operation that made
-    the source's tensor, if one did, and ``made_of`` the keys that went into it.
+    the source's tensor, if one did, and ``made_of`` the keys that went into it. ``rows`` are those of a vocabulary that
+    runs along ``axis``, where a tensor is mapped.
     """
 
     key: str
@@ -97,6 +99,8 @@ class Step:
     weights: tuple[float, ...] = ()
     operation: str = ""
     made_of: tuple[str, ...] = ()
+    rows: Rows | None = None
+    axis: int = 0
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -112,6 +116,8 @@ class Step:
             return {"init": "initialised", "keep": "kept"}[self.op]
         if self.op in MERGES:
             return "merged"
+        if self.op == "map":
+            return "mapped"
         if self.op != "copy":
             return "resized"
         if self.operation:
@@ -123,7 +129,12 @@ class Step:
     @property
     def draws(self) -> bool:
         """Whether the destination's own initial values are needed."""
-        return self.op in ("init", "pad", "overlap")
+        return self.op == "init" or self.overlays
+
+    @property
+    def overlays(self) -> bool:
+        """Whether a source is laid over the destination's own initial values."""
+        return self.op in ("pad", "overlap") or (self.op == "map" and self.rows is not None and self.rows.draws)
 
 
 @dataclass(frozen=True)
@@ -148,7 +159,7 @@ class Carried:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that will happen, before it does.
+    """Everything that will happen, before it does. ``rows`` are those of the vocabulary that its steps map.
 
     ``inputs`` holds the files open for whoever applies the plan at once; it is no part of its JSON.
     """
@@ -161,6 +172,7 @@ class Plan:
     excluded: int = 0
     equal: tuple[Equal, ...] = ()
     carried: Carried = Carried()
+    rows: Rows | None = None
     seed: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)

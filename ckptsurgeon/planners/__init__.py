@@ -2,8 +2,18 @@
 
 from .average import ema_weights, plan_average
 from .edit import plan_edit
-from .options import Options
+from .options import Flag, Options
 from .select import SourceView
 from .transplant import plan_transplant
+from .vocabulary import VocabularyOptions
 
-__all__ = ["Options", "SourceView", "ema_weights", "plan_average", "plan_edit", "plan_transplant"]
+__all__ = [
+    "Flag",
+    "Options",
+    "SourceView",
+    "VocabularyOptions",
+    "ema_weights",
+    "plan_average",
+    "plan_edit",
+    "plan_transplant",
+]

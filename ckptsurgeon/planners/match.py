@@ -13,6 +13,7 @@ from ..tensors import DTYPES, TargetSpec, TensorInfo
 from ..text import count, escape, listing, shape_text
 from .options import Options
 from .select import Origin, Selection, made_fields
+from .vocabulary import Axes
 
 __all__ = ["Decisions", "decide"]
 
@@ -48,6 +49,7 @@ class _Decider:
             self.aliases.setdefault(owner, []).append(alias)
         self._reinit = KeyMatcher([flag.pattern for flag in options.reinit])
         self._scoped = KeyMatcher([flag.pattern for flag, _ in options.mismatch.scoped])
+        self._axes = Axes(target, options.vocabulary, list(target.tensors)) if options.vocabulary is not None else None
 
     def step(self, key: str, origin: Origin | None) -> Step:
         """Return what becomes of one tensor, by the first of: reinit, shape, mismatch policy, missing."""
@@ -68,7 +70,10 @@ class _Decider:
             source_key=origin.key, source_dtype=origin.info.dtype, source_shape=origin.info.shape, rule=origin.rule,
             **made_fields(origin),
         )  # fmt: skip
-        if origin.info.shape != info.shape and not is_reshape(origin.info.shape, info.shape):
+        mapped = self._mapped(step) if self._axes is not None else None
+        if mapped is not None:
+            step = mapped
+        elif origin.info.shape != info.shape and not is_reshape(origin.info.shape, info.shape):
             step = self._resized(step, origin)
         if step.op != "init":
             fault = cast_fault(step.source_dtype, step.dtype)
@@ -98,6 +103,33 @@ class _Decider:
             key, "keep", dtype, info.shape, self.keeper, key, info.dtype, info.shape,
             rule=rule, policy=policy, reason=reason,
         )  # fmt: skip
+
+    def _mapped(self, step: Step) -> Step | None:
+        """Return the step of a tensor that runs along the vocabulary; None where it does not, or differs besides."""
+        assert self._axes is not None
+        assert self.options.vocabulary is not None
+        rows, have, want = self.options.vocabulary.rows, step.source_shape, step.shape
+        axis = self._axes.axis(step.key, [step.key, *self.aliases.get(step.key, ())], have, want)
+        if axis is None or any(h != w for i, (h, w) in enumerate(zip(have, want, strict=True)) if i != axis):
+            return None
+        if (rows.composed or (rows.new == "mean" and rows.fresh)) and not DTYPES[step.source_dtype].is_floating:
+            raise PlanError(
+                f"{escape(step.key)} is {step.source_dtype}, which has no mean for new tokens.",
+                hint="Use --new-tokens init or zero.",
+            )
+        rule = " ".join(filter(None, (step.rule, str(self.options.vocabulary))))
+        made = replace(step, op="map", rows=rows, axis=axis, policy="vocab", rule=rule)
+        if made.overlays and self.keeper is None and step.key in self.target.undrawable:
+            self.faults.undrawable.append(step.key)
+        return replace(step, rule=rule) if rows.is_identity else made
+
+    def check_mapped(self, steps: Sequence[Step]) -> None:
+        """Raise PlanError where a vocabulary is to be mapped and no tensor is."""
+        vocabulary = self.options.vocabulary
+        if self._axes is None or vocabulary is None or vocabulary.rows.is_identity:
+            return
+        if not any(step.rows is not None for step in steps):
+            raise self._axes.none_found()
 
     def _resized(self, step: Step, origin: Origin) -> Step:
         policy, rule = self.options.mismatch.everywhere, "--on-mismatch " + self.options.mismatch.everywhere
@@ -161,6 +193,7 @@ def decide(target: TargetSpec, selection: Selection, options: Options, names: Se
         owned[key] = decider.step(key, origin)
         decisions.steps.append(owned[key])
     decider.raise_faults()
+    decider.check_mapped(decisions.steps)
     return decisions
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, PatternError
 from ..keys import KeyPattern, Rule, parse_rule
 from ..policies import MISMATCH_POLICIES
 from ..tensors import dtype_named
+
+if TYPE_CHECKING:
+    from .vocabulary import VocabularyOptions
 
 __all__ = ["Flag", "MismatchPolicies", "Options", "parse_mismatch"]
 
@@ -48,6 +52,7 @@ class Options:
     on_missing: str = "init"
     strict: bool = False
     dtype: str = ""
+    vocabulary: VocabularyOptions | None = None
 
     @staticmethod
     def of(

@@ -52,6 +52,7 @@ def plan_transplant(
         unexpected=tuple((origin.source, origin.key) for origin in unexpected),
         excluded=selection.excluded_keys,
         equal=tuple(decisions.equal),
+        rows=next((step.rows for step in decisions.steps if step.rows is not None), None),
         seed=seed,
         arguments=arguments or {},
         metadata=metadata or {},

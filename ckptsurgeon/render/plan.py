@@ -10,7 +10,7 @@ from math import prod
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..plan import CLASSES, Plan, Step
+from ..plan import CLASSES, Plan, Rows, Step
 from ..text import escape, human_count, listing, shape_text
 from .branches import branch_names
 from .columns import Columns
@@ -50,10 +50,20 @@ def _share(step: Step) -> float:
     if step.kind in UNLOADED:
         return 0.0
     elements: int = prod(step.shape)
+    if step.rows is not None:
+        return 1 - step.rows.fresh / len(step.rows.rows)
     if step.op in ("pad", "overlap") and elements:
         shared: int = prod(min(pair) for pair in zip(step.source_shape, step.shape, strict=True))
         return shared / elements
     return 1.0
+
+
+def _rows_said(rows: Rows) -> str:
+    """Return ``19 of 30 tokens kept (7 moved), 11 new``."""
+    moved = f" ({rows.moved} moved)" if rows.moved else ""
+    more = [f"{rows.composed} composed"] if rows.composed else []
+    more += [f"{rows.fresh} new"] if rows.fresh else []
+    return ", ".join([f"{rows.kept} of {len(rows.rows)} tokens kept{moved}", *more])
 
 
 def _reason(step: Step) -> str:
@@ -63,6 +73,8 @@ def _reason(step: Step) -> str:
         return "in no source"
     if step.reason:
         return step.rule
+    if step.rows is not None:
+        return _rows_said(step.rows)
     if step.policy:
         return f"{step.policy} {shape_text(step.source_shape)} to {shape_text(step.shape)}"
     if step.operation:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint import Checkpoint
-from ..engine import cast_for, computed_blocks, overlay, read_part, whole
+from ..engine import cast_for, computed_blocks, mapped_block, mapped_boxes, overlay, read_part, whole
 from ..ops import blocks, cast, overlap_shape
 from ..plan import Step
 from ..tensors import TensorInfo, contiguous_stride
@@ -41,7 +41,7 @@ def first_difference(
     if step.op in ("copy", "keep") and info.dtype == origin.dtype and origin.is_plain:
         return first_different_byte(output, info, theirs, origin)
     read = reader(output, info)
-    if step.op in ("pad", "overlap"):
+    if step.overlays:
         if keeper is not None:
             return _overlaid_difference(step, info, output, origins, keeper)
         return _overlay_difference(step, output, info, theirs, origin)
@@ -74,11 +74,14 @@ def _mismatch(a: Any, b: Any) -> int:
 def _overlay_difference(
     step: Step, output: Checkpoint, info: TensorInfo, theirs: Checkpoint, origin: TensorInfo
 ) -> int | None:
-    """Compare the leading part that a source was laid over; the rest was drawn."""
+    """Compare the part that a source was laid over; the rest was drawn."""
     stride = contiguous_stride(info.shape)
-    for box in blocks(overlap_shape(origin.shape, info.shape), BLOCK // info.itemsize):
+    limit = BLOCK // info.itemsize
+    maps = step.op == "map"
+    for box in mapped_boxes(step, limit) if maps else blocks(overlap_shape(origin.shape, info.shape), limit):
         here = read_part(output, info, box)
-        there, _ = cast_for(step, read_part(theirs, origin, box), origin.dtype)
+        values = mapped_block(step, origin, theirs, box) if maps else read_part(theirs, origin, box)
+        there, _ = cast_for(step, values, origin.dtype)
         if not np.array_equal(here.view("u1"), there.view("u1")):
             return sum(begin * step for (begin, _), step in zip(box, stride, strict=True)) * info.itemsize
     return None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..checkpoint import Checkpoint
-from ..plan import Plan, PlanSource
+from ..plan import Plan, PlanSource, Rows
 from ..recipe import Made, Recipe, made_of
 
 __all__ = ["Expected", "expected_of_plan", "expected_of_recipe"]
@@ -22,13 +22,17 @@ class Expected:
     seal: str = ""
     seed: int | None = None
     has_checksums: bool = True
+    rows: Rows | None = None
     keeper: int | None = None
     """The index of the source that is the destination itself."""
 
 
 def expected_of_recipe(recipe: Recipe, sources: Mapping[int, Checkpoint], absent: Mapping[int, str]) -> Expected:
     """Return what a recipe says its output is."""
-    return Expected(recipe.tensors, sources, absent, seal=recipe.seal, seed=recipe.seed, keeper=_keeper(recipe.sources))
+    return Expected(
+        recipe.tensors, sources, absent, seal=recipe.seal, seed=recipe.seed, rows=recipe.rows,
+        keeper=_keeper(recipe.sources),
+    )  # fmt: skip
 
 
 def _keeper(sources: Sequence[PlanSource]) -> int | None:
@@ -38,4 +42,4 @@ def _keeper(sources: Sequence[PlanSource]) -> int | None:
 def expected_of_plan(plan: Plan, sources: Mapping[int, Checkpoint], absent: Mapping[int, str]) -> Expected:
     """Return what a plan says its output should be; there are no checksums in a plan."""
     made = {step.key: made_of(step) for step in plan.steps}
-    return Expected(made, sources, absent, has_checksums=False, keeper=_keeper(plan.sources))
+    return Expected(made, sources, absent, has_checksums=False, rows=plan.rows, keeper=_keeper(plan.sources))

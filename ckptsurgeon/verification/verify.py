@@ -13,7 +13,7 @@ from ..checkpoint import Checkpoint
 from ..engine import check_step, crc32
 from ..errors import CheckpointError, FormatError
 from ..ops import count_special, raw_dtype
-from ..plan import Failure, Input, Plan, Step, Verification
+from ..plan import Failure, Input, Plan, Rows, Step, Verification
 from ..recipe import Made
 from ..tensors import DTYPES, TensorInfo
 from ..text import escape, shape_text
@@ -103,7 +103,9 @@ def _check_keys(check: _Check) -> None:
 
 
 def _check_plan(check: _Check, plan: Plan) -> None:
-    """Hold the output's dtypes, shapes and origins against a plan."""
+    """Hold the output's dtypes, shapes, rows and origins against a plan."""
+    if check.expected.has_checksums and check.expected.rows != plan.rows:
+        check.fail("", "was made with another vocabulary than was planned")
     if check.expected.seed not in (None, plan.seed):
         check.fail("", f"was drawn with seed {check.expected.seed}, planned with {plan.seed}")
     planned = {step.key: step for step in plan.steps}
@@ -163,7 +165,8 @@ def _compare(check: _Check, key: str, info: TensorInfo, made: Made) -> None:
         check.drawn += 1
         return
     wanted = [(made.source, made.source_key), *made.more]
-    over = check.expected.keeper if made.op in ("pad", "overlap") else None
+    overlays = _step(key, made, info, check.expected.rows, []).overlays
+    over = check.expected.keeper if overlays else None
     for index in (*(source for source, _ in wanted), *([over] if over is not None else [])):
         if index not in check.expected.sources:
             check.not_compared[key] = check.expected.absent.get(index, "its source is gone")
@@ -174,7 +177,7 @@ def _compare(check: _Check, key: str, info: TensorInfo, made: Made) -> None:
             check.fail(key, f"came from {escape(name)}, which {escape(source.path)} does not have")
             return
     inputs = [Input(i, name, source[name].dtype, source[name].shape) for i, (source, name) in enumerate(sources)]
-    step = _step(key, made, info, inputs)
+    step = _step(key, made, info, check.expected.rows, inputs)
     check_step(step)
     origins = [(source[name], source) for source, name in sources]
     keeper = check.expected.sources[over] if over is not None else None
@@ -184,11 +187,14 @@ def _compare(check: _Check, key: str, info: TensorInfo, made: Made) -> None:
     check.compared += where is None
 
 
-def _step(key: str, made: Made, info: TensorInfo, inputs: list[Input]) -> Step:
+def _step(key: str, made: Made, info: TensorInfo, rows: Rows | None, inputs: list[Input]) -> Step:
+    rows = rows if made.op == "map" else None
+    if not inputs:
+        return Step(key, made.op, info.dtype, info.shape, rows=rows)
     first, *more = inputs
     return Step(
         key, made.op, info.dtype, info.shape, first.source, first.key, first.dtype, first.shape,
-        more=tuple(more), weights=made.weights,
+        more=tuple(more), weights=made.weights, rows=rows, axis=made.axis,
     )  # fmt: skip
 
 

@@ -15,10 +15,10 @@ NAME = "transplant"
 HELP = """Put weights into another configuration, and write a checkpoint that is ready to train.
 
 Every tensor of the destination is accounted for: copied, cast, reshaped ((1,) and 0-d), derived (made by an operation),
-resized (a mismatch policy), initialised by the destination's own initialiser, or kept (when the destination is a
-checkpoint). DST is a YAML configuration or a checkpoint. Patterns name modules and keys: decoder covers
-decoder.out.weight, never decoder2. --include, --exclude and --map speak of the source's keys, the others of the
-destination's.
+resized (a mismatch policy), mapped (--vocab, row by row), initialised by the destination's own initialiser, or kept
+(when the destination is a checkpoint). DST is a YAML configuration or a checkpoint. Patterns name modules and keys:
+decoder covers decoder.out.weight, never decoder2. --include, --exclude and --map speak of the source's keys, the others
+of the destination's.
 """
 EXAMPLES = """\b
 Examples:
@@ -59,6 +59,36 @@ def run(
     map_file: Annotated[str | None, typer.Option("--map-file", metavar="FILE", help="Rules, one a line.")] = None,
     ruleset: Ruleset = None,
     operations: Operations = None,
+    vocab: Annotated[
+        str | None,
+        typer.Option(
+            "--vocab",
+            metavar="SRC:DST",
+            help="Map rows by token: the token lists of the source and of the destination, in any toolkit's format.",
+        ),
+    ] = None,
+    vocab_keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vocab-keys",
+            metavar="GLOB[=AXIS]",
+            help="Which tensors run along the vocabulary, where the destination does not say it; repeatable.",
+        ),
+    ] = None,
+    new_tokens: Annotated[
+        str,
+        typer.Option(
+            "--new-tokens", metavar="init|mean|zero|subword", help="What tokens get that the source does not have."
+        ),
+    ] = "init",
+    token_map: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--token-map",
+            metavar="SRC=DST",
+            help="A token that is spelled differently, as '<blank>=[PAD]'; repeatable.",
+        ),
+    ] = None,
     on_mismatch: Annotated[
         list[str] | None,
         typer.Option(
@@ -113,7 +143,8 @@ def run(
     writing.check()
     plan = api.transplant(
         sources, destination, include=include or (), exclude=exclude or (), map=map or (), map_file=map_file,
-        ruleset=ruleset, operations=operations, on_mismatch=policies, on_missing=on_missing, reinit=reinit or (),
+        ruleset=ruleset, operations=operations, vocab=vocab, vocab_keys=vocab_keys or (), new_tokens=new_tokens,
+        token_map=token_map or (), on_mismatch=policies, on_missing=on_missing, reinit=reinit or (),
         require=require or (), strict=strict, dtype=dtype, seed=seed, root=root,
     )  # fmt: skip
     writing.carry_out(plan)

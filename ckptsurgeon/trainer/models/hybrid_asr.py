@@ -129,6 +129,13 @@ class _HybridASRModel:
         "dropout": 0.1,
     }
     files = ("tokens",)
+    vocabulary: ClassVar[dict[str, int]] = {
+        "decoder.embed.weight": 0,
+        "decoder.out.weight": 0,
+        "decoder.out.bias": 0,
+        "ctc.weight": 0,
+        "ctc.bias": 0,
+    }
 
     def build(self, fields: dict[str, Any]) -> nn.Module:
         """Build the model; ``tokens`` is the text of the token list, one a line, blank first."""

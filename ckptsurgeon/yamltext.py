@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from ..errors import ConfigError
-from ..text import escape
+from .errors import ConfigError
+from .text import escape
 
 __all__ = ["Row", "dump_yaml", "read_yaml"]
 

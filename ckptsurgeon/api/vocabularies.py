@@ -1,0 +1,70 @@
+"""``--vocab``: two token lists become the rows that a transplant maps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from ..errors import ConfigError
+from ..keys import KeyPattern
+from ..planners import Flag, VocabularyOptions
+from ..text import escape
+from ..vocabulary import map_tokens, read_vocabulary
+from .types import Patterns, Rules, Vocabularies
+
+__all__ = ["vocabulary_files", "vocabulary_options"]
+
+
+def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
+    """Return the two paths of ``SRC:DST``, none where there is none; a colon in a name is one of it if that exists."""
+    if vocab is None:
+        return ()
+    if not isinstance(vocab, str):
+        found = tuple(os.fspath(path) for path in vocab)
+        if len(found) != 2:
+            raise ConfigError(f"vocab names {len(found)} token lists, not two.")
+        return found
+    places = [i for i, char in enumerate(vocab) if char == ":"]
+    cuts = [(vocab[:i], vocab[i + 1 :]) for i in places]
+    if not cuts or not all(vocab.partition(":")[::2]):
+        raise ConfigError(f"--vocab {escape(vocab)} is no pair.", hint="Write --vocab SRC_TOKENS:DST_TOKENS.")
+    return next((cut for cut in cuts if all(map(os.path.exists, cut))), cuts[0])
+
+
+def vocabulary_options(files: Sequence[str], *, keys: Patterns, new: str, spelled: Rules) -> VocabularyOptions | None:
+    """Return what a transplant is to do with vocabularies; raises ConfigError or PatternError."""
+    named = [keys] if isinstance(keys, str) else list(keys or ())
+    pairs = [spelled] if isinstance(spelled, str) else spelled
+    if not files:
+        if named or pairs or new != "init":
+            raise ConfigError(
+                "--vocab-keys, --new-tokens and --token-map go with --vocab.",
+                hint="Write --vocab SRC_TOKENS:DST_TOKENS.",
+            )
+        return None
+    rows = map_tokens(*map(read_vocabulary, files), spelled=_spelled(pairs), new=new)
+    return VocabularyOptions(rows, tuple(_key(text) for text in named))
+
+
+def _spelled(pairs: Rules) -> dict[str, str]:
+    if isinstance(pairs, Mapping):
+        return dict(pairs)
+    found: dict[str, str] = {}
+    for pair in pairs or ():
+        rest, equals, target = pair[1:].partition("=")  # the token = itself may be meant
+        source = pair[:1] + rest
+        if not equals or not target:
+            raise ConfigError(f"--token-map {escape(pair)} is no pair.", hint="Write '<blank>=[PAD]'.")
+        if source in found:
+            raise ConfigError(f"--token-map gives {escape(source)} twice.")
+        found[source] = target
+    return found
+
+
+def _key(text: str) -> tuple[Flag, int | None]:
+    pattern, equals, axis = text.rpartition("=")
+    if not equals:
+        pattern, axis = text, ""
+    elif not (axis.isascii() and axis.isdigit() and len(axis) < 3):
+        raise ConfigError(f"--vocab-keys {escape(text)}: {escape(axis)} is no axis.", hint="Count from 0: GLOB=0.")
+    return Flag("--vocab-keys", KeyPattern(pattern)), int(axis) if axis else None

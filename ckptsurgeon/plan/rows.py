@@ -1,0 +1,99 @@
+"""Which rows of a source make each row of a destination whose vocabulary is another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+__all__ = ["Row", "Rows"]
+
+Row: TypeAlias = "int | tuple[int, ...] | None"
+"""A row of the source, the mean of several, or None for a token that the source does not have."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A row for each token of the destination.
+
+    ``source`` and ``destination`` name the vocabularies, ``size`` is how many tokens the source's has, ``new`` what
+    becomes of rows that are None: ``init``, ``mean`` or ``zero``.
+    """
+
+    source: str
+    destination: str
+    size: int
+    rows: tuple[Row, ...]
+    new: str = "init"
+    means: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was worked out of a tensor once: the mean of all its rows."""
+
+    @property
+    def kept(self) -> int:
+        """How many tokens keep their row, wherever it was."""
+        return sum(isinstance(row, int) for row in self.rows)
+
+    @property
+    def moved(self) -> int:
+        """How many of those stand elsewhere than they did."""
+        return sum(isinstance(row, int) and row != place for place, row in enumerate(self.rows))
+
+    @property
+    def composed(self) -> int:
+        """How many are the mean of several rows."""
+        return sum(isinstance(row, tuple) for row in self.rows)
+
+    @property
+    def fresh(self) -> int:
+        """How many the source does not have at all."""
+        return sum(row is None for row in self.rows)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether every row stays where it is, and there is no other."""
+        return len(self.rows) == self.size and all(row == place for place, row in enumerate(self.rows))
+
+    @property
+    def draws(self) -> bool:
+        """Whether the destination's own initial values are needed."""
+        return self.new == "init" and self.fresh > 0
+
+    def runs(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (place, row of the source, number) for rows that follow each other in both, from ``begin``."""
+        place = begin
+        while place < end:
+            row = self.rows[place]
+            number = 1
+            if isinstance(row, int):
+                while place + number < end and self.rows[place + number] == row + number:
+                    number += 1
+                yield place, row, number
+            place += number
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the rows as plain data."""
+        rows = [list(row) if isinstance(row, tuple) else row for row in self.rows]
+        return {
+            "source": self.source, "destination": self.destination, "size": self.size, "new": self.new, "rows": rows,
+        }  # fmt: skip
+
+    @staticmethod
+    def from_json(data: Any) -> Rows | None:
+        """Return the rows that plain data spells, None for none; raises TypeError, ValueError or KeyError."""
+        if data is None:
+            return None
+        size, new = int(data["size"]), str(data["new"])
+        rows = tuple(_row(row, size) for row in data["rows"])
+        if new not in ("init", "mean", "zero"):
+            raise ValueError(f"new tokens become {new!r:.40}")
+        return Rows(str(data["source"]), str(data["destination"]), size, rows, new)
+
+
+def _row(row: Any, size: int) -> Row:
+    if row is None:
+        return None
+    one = tuple(row) if isinstance(row, list) else row
+    several = one if isinstance(one, tuple) else (one,)
+    if not several or not all(type(number) is int and 0 <= number < size for number in several):
+        raise ValueError(f"a row is {row!r:.40}")
+    return one

@@ -1,0 +1,31 @@
+"""The ``token_list`` of an ESPnet ``config.yaml``: the tokens themselves, or the file that holds them."""
+
+from __future__ import annotations
+
+from ..errors import ConfigError
+from ..yamltext import read_yaml
+from .vocabulary import Vocabulary, checked
+
+__all__ = ["VOCABULARY"]
+
+
+class _ESPnet:
+    def sniff(self, name: str, data: bytes) -> bool:
+        """A YAML file with a token list."""
+        return name.lower().endswith((".yaml", ".yml"))
+
+    def read(self, name: str, data: bytes) -> Vocabulary:
+        """Return the token list."""
+        try:
+            document = read_yaml(data.decode("utf-8"), name)
+        except UnicodeDecodeError:
+            raise ConfigError(f"{name} is no configuration: it is no UTF-8.") from None
+        tokens = document.get("token_list") if isinstance(document, dict) else document
+        if isinstance(tokens, str):
+            raise ConfigError(f"{name} names the token list {tokens!r:.80}.", hint="Name that file itself.")
+        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+            raise ConfigError(f"{name} has no token_list of texts.", hint="Quote tokens that look like numbers.")
+        return checked(name, tokens)
+
+
+VOCABULARY = _ESPnet()

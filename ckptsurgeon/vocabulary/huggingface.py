@@ -1,0 +1,65 @@
+"""``vocab.json`` (token to number) and ``tokenizer.json`` of transformers and tokenizers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..errors import ConfigError
+from .vocabulary import MOST, Vocabulary, checked
+
+__all__ = ["VOCABULARY"]
+
+
+class _HuggingFace:
+    def sniff(self, name: str, data: bytes) -> bool:
+        """A JSON object."""
+        return name.lower().endswith(".json") and data.lstrip()[:1] == b"{"
+
+    def read(self, name: str, data: bytes) -> Vocabulary:
+        """Return the tokens in the order of their numbers, of which none may be missing."""
+        try:
+            document = json.loads(data.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{name} is no JSON: {error}.") from None
+        model = document.get("model")
+        if not isinstance(model, dict):
+            return _in_order(name, document)
+        found = model.get("vocab")
+        if isinstance(found, list):  # a unigram model: [token, log-probability]
+            return _unigram(name, document, found)
+        numbers = dict(found) if isinstance(found, dict) else {}
+        return _in_order(name, {**numbers, **_added(document)})
+
+
+def _added(document: dict[str, Any]) -> dict[Any, Any]:
+    rows = document.get("added_tokens")
+    rows = rows if isinstance(rows, list) else []
+    return {row.get("content"): row.get("id") for row in rows if isinstance(row, dict)}
+
+
+def _unigram(name: str, document: dict[str, Any], rows: list[Any]) -> Vocabulary:
+    if not all(isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) for row in rows):
+        raise ConfigError(f"{name} has a vocabulary that is none.")
+    tokens = [row[0] for row in rows]
+    scores = [float(row[1]) for row in rows if isinstance(row[1], (int, float))]
+    beyond = {token: i for token, i in _added(document).items() if type(i) is int and i >= len(tokens)}
+    added = _in_order(name, {token: i - len(tokens) for token, i in beyond.items()}).tokens if len(beyond) > 1 else ()
+    added = added or tuple(token for token in beyond if isinstance(token, str))
+    return checked(name, [*tokens, *added], scores if len(scores) == len(tokens) and not added else ())
+
+
+def _in_order(name: str, numbers: dict[Any, Any]) -> Vocabulary:
+    """Return the tokens by their numbers."""
+    if not numbers or not all(isinstance(t, str) and type(i) is int and 0 <= i < MOST for t, i in numbers.items()):
+        raise ConfigError(f"{name} is no vocabulary: it does not map tokens to numbers.")
+    tokens = {number: token for token, number in numbers.items()}
+    if len(tokens) < len(numbers):
+        raise ConfigError(f"{name} gives two tokens one number.")
+    absent = next((i for i in range(len(tokens)) if i not in tokens), None)
+    if absent is not None:
+        raise ConfigError(f"{name} has {len(tokens)} tokens and none of number {absent}.")
+    return checked(name, [tokens[i] for i in range(len(tokens))])
+
+
+VOCABULARY = _HuggingFace()

@@ -1,0 +1,77 @@
+"""A sentencepiece model: its pieces and their scores, read from the protocol buffer (sentencepiece_model.proto).
+
+``ModelProto.pieces`` is field 1; of a piece, field 1 is the text and field 2 the score, a float.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from ..errors import ConfigError
+from .vocabulary import MOST, Vocabulary, checked
+
+__all__ = ["VOCABULARY"]
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_PIECES, _TEXT, _SCORE = 1, 1, 2
+
+
+class _SentencePiece:
+    def sniff(self, name: str, data: bytes) -> bool:
+        """A file of the name that sentencepiece gives its models, or one that begins with a piece ``<unk>``."""
+        return name.lower().endswith((".model", ".spm")) or (data[:1] == b"\n" and b"\n\x05<unk>" in data[:32])
+
+    def read(self, name: str, data: bytes) -> Vocabulary:
+        """Return the pieces in their order."""
+        tokens, scores = [], []
+        try:
+            for field, value in _fields(data):
+                if field == _PIECES and isinstance(value, bytes):
+                    piece = dict(_fields(value))
+                    text, score = piece.get(_TEXT, b""), piece.get(_SCORE, 0.0)
+                    tokens.append(text.decode("utf-8") if isinstance(text, bytes) else "")
+                    scores.append(float(score) if isinstance(score, float) else 0.0)
+                    if len(tokens) > MOST:
+                        break
+        except (ValueError, IndexError, struct.error, UnicodeDecodeError):
+            raise ConfigError(f"{name} is no sentencepiece model.") from None
+        return checked(name, tokens, scores)
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | float | bytes]]:
+    """Yield (number, value) of each field of a message; raises ValueError, IndexError or struct.error."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        field, kind = tag >> 3, tag & 7
+        if kind == _VARINT:
+            value, at = _varint(data, at)
+            yield field, value
+        elif kind == _BYTES:
+            length, at = _varint(data, at)
+            if at + length > len(data):
+                raise ValueError("a field is cut short")
+            yield field, data[at : at + length]
+            at += length
+        elif kind == _FIXED32:
+            yield field, float(struct.unpack_from("<f", data, at)[0])
+            at += 4
+        elif kind == _FIXED64:
+            at += 8
+        else:
+            raise ValueError(f"a field of kind {kind}")
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a number is too long")
+
+
+VOCABULARY = _SentencePiece()

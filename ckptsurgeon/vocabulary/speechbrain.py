@@ -1,0 +1,52 @@
+"""SpeechBrain's label encoder: ``'label' => 0`` a line, then a line of equals signs and its settings.
+
+As ``speechbrain.dataio.encoder.CategoricalEncoder.save`` writes it.
+"""
+
+from __future__ import annotations
+
+import ast
+
+from ..errors import ConfigError
+from .plain import lines_of
+from .vocabulary import MOST, Vocabulary, checked
+
+__all__ = ["VOCABULARY"]
+
+_BETWEEN = " => "
+
+
+class _SpeechBrain:
+    def sniff(self, name: str, data: bytes) -> bool:
+        """Lines of labels and numbers, and the line of equals signs."""
+        return b" => " in data[:4096] and b"\n====" in data
+
+    def read(self, name: str, data: bytes) -> Vocabulary:
+        """Return the labels in the order of their numbers, which need not begin with 0 and have no hole."""
+        numbers: dict[int, str] = {}
+        for place, line in enumerate(lines_of(name, data), 1):
+            if line.startswith("===="):
+                break
+            if line:
+                label, number = _entry(name, place, line)
+                if number in numbers:
+                    raise ConfigError(f"{name}, line {place}: the number {number} stands twice.")
+                numbers[number] = label
+        absent = next((i for i in range(len(numbers)) if i not in numbers), None)
+        if absent is not None:
+            raise ConfigError(f"{name} has {len(numbers)} labels and none of number {absent}.")
+        return checked(name, [numbers[i] for i in range(len(numbers))])
+
+
+def _entry(name: str, place: int, line: str) -> tuple[str, int]:
+    label, between, number = line.rpartition(_BETWEEN)
+    if not between or not (number.isascii() and number.isdigit() and int(number[:12]) < MOST):
+        raise ConfigError(f"{name}, line {place}: {line!r:.60} is no label and number.")
+    try:
+        value = ast.literal_eval(label)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        raise ConfigError(f"{name}, line {place}: {label!r:.60} is no label.") from None
+    return value if isinstance(value, str) else repr(value), int(number[:12])
+
+
+VOCABULARY = _SpeechBrain()

@@ -1,0 +1,131 @@
+"""Token lists of the toolkits: the token of every row, and an error for every file that is none."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from ckptsurgeon.errors import ConfigError
+from ckptsurgeon.vocabulary import read_vocabulary
+
+
+def read(name: str, content: str | bytes) -> tuple[str, ...]:
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_vocabulary(name).tokens
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_text_has_a_token_a_line(end: str) -> None:
+    assert read("tokens.txt", end.join(["<blank>", "a", " ", "#", "▁the", ""])) == ("<blank>", "a", " ", "#", "▁the")
+
+
+def test_a_text_may_number_its_tokens() -> None:
+    assert read("words.txt", "<eps> 0\na 1\nb 2\n") == ("<eps>", "a", "b")
+    assert read("words.txt", "a 1\nb 0\n") == ("a 1", "b 0")
+
+
+def test_coquis_alphabet_and_its_blank_behind_the_last() -> None:
+    """native_client/alphabet.cc: comments, an escaped #, a blank that is a label, nothing trimmed."""
+    assert read("alphabet.txt", "# comment\n \na\n\n\\#\n b\r\n") == (" ", "a", "#", " b", "<blank>")
+
+
+def test_coquis_bytes_mode() -> None:
+    tokens = read_vocabulary("bytes").tokens
+    assert (len(tokens), tokens[0], tokens[254], tokens[255]) == (256, "<0x01>", "<0xFF>", "<blank>")
+
+
+def test_espnets_configuration() -> None:
+    assert read("config.yaml", "token_list: ['<blank>', 'a', '1']\nencoder: conformer\n") == ("<blank>", "a", "1")
+
+
+def test_transformers_vocabularies() -> None:
+    assert read("vocab.json", json.dumps({"b": 1, "[PAD]": 0, "|": 2})) == ("[PAD]", "b", "|")
+    added = [{"id": 2, "content": "<s>"}]
+    assert read("tokenizer.json", json.dumps({"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": added})) == (
+        "a",
+        "b",
+        "<s>",
+    )
+    unigram = {"model": {"type": "Unigram", "vocab": [["<unk>", 0.0], ["▁a", -1.5]]}, "added_tokens": added}
+    assert read("tokenizer.json", json.dumps(unigram)) == ("<unk>", "▁a", "<s>")
+    unigram["added_tokens"] = []
+    Path("tokenizer.json").write_text(json.dumps(unigram))
+    assert read_vocabulary("tokenizer.json").scores == (0.0, -1.5)
+
+
+def test_speechbrains_label_encoder() -> None:
+    text = (
+        "'b' => 1\n'a' => 0\n'it\\'s' => 2\n3 => 3\n================\n'starting_index' => 0\n'unk_label' => '<unk>'\n"
+    )
+    assert read("label_encoder.txt", text) == ("a", "b", "it's", "3")
+
+
+def piece(text: str, score: float, kind: int = 1) -> bytes:
+    raw = text.encode()
+    inner = b"\x0a" + bytes([len(raw)]) + raw + b"\x15" + struct.pack("<f", score) + b"\x18" + bytes([kind])
+    return b"\x0a" + bytes([len(inner)]) + inner
+
+
+MODEL = (
+    piece("<unk>", 0.0, 2) + piece("▁the", -3.5) + piece("s", -4.25) + b"\x12\x04\x08\x01\x10\x02" + b"\x19" + b"\0" * 8
+)
+
+
+@pytest.mark.parametrize("name", ["bpe.model", "spm.bin"])
+def test_a_sentencepiece_model(name: str) -> None:
+    Path(name).write_bytes(MODEL)
+    found = read_vocabulary(name)
+    assert (found.tokens, found.scores) == (("<unk>", "▁the", "s"), (0.0, -3.5, -4.25))
+
+
+def test_a_sentencepiece_model_that_sentencepiece_made() -> None:
+    spm = pytest.importorskip("sentencepiece")
+    Path("text.txt").write_text("\n".join("the cat sat on the mat and the dog ran to the cat" for _ in range(50)))
+    spm.SentencePieceTrainer.train(input="text.txt", model_prefix="m", vocab_size=30, hard_vocab_limit=False)
+    model = spm.SentencePieceProcessor(model_file="m.model")
+    found = read_vocabulary("m.model")
+    assert found.tokens == tuple(model.id_to_piece(i) for i in range(len(model)))
+    assert found.scores == pytest.approx([model.get_score(i) for i in range(len(model))])
+
+
+WRONG: dict[str, tuple[str, str | bytes, str]] = {
+    "nothing": ("t.txt", "", "holds 0 tokens"),
+    "one token": ("t.txt", "a\n", "holds 1 token"),
+    "a token twice": ("t.txt", "a\nb\na\n", "holds tokens twice: 'a'"),
+    "no text": ("t.txt", b"\xff\xfe\n\xff", "it is no UTF-8"),
+    "zero bytes": ("t.txt", b"PK\0\0\nab", "zero bytes"),
+    "a list elsewhere": ("config.yaml", "token_list: data/tokens.txt\n", "Name that file itself"),
+    "no token list": ("config.yaml", "encoder: conformer\n", "has no token_list of texts"),
+    "numbers as tokens": ("config.yaml", "token_list: [a, 1]\n", "Quote tokens"),
+    "broken YAML": ("config.yaml", "token_list: [a", "config.yaml"),
+    "broken JSON": ("vocab.json", "{", "is no JSON"),
+    "no numbers": ("vocab.json", '{"a": "b"}', "does not map tokens to numbers"),
+    "a number twice": ("vocab.json", '{"a": 0, "b": 0}', "gives two tokens one number"),
+    "a hole": ("vocab.json", '{"a": 0, "b": 2}', "none of number 1"),
+    "a huge number": ("vocab.json", '{"a": 0, "b": 99999999999}', "does not map tokens to numbers"),
+    "a number below zero": ("vocab.json", '{"a": -1, "b": 0}', "does not map tokens to numbers"),
+    "a label without number": ("labels.txt", "'a' => 0\n'b' => x\n======\n", "is no label and number"),
+    "a label that is code": ("labels.txt", "'a' => 0\n__import__('os') => 1\n======\n", "is no label"),
+    "a label's hole": ("labels.txt", "'a' => 0\n'b' => 2\n======\n", "none of number 1"),
+    "a label's number twice": ("labels.txt", "'a' => 0\n'b' => 0\n======\n", "the number 0 stands twice"),
+    "a model cut short": ("m.model", MODEL[:-20], "is no sentencepiece model"),
+    "a model of noise": ("m.model", b"\xff" * 40, "is no sentencepiece model"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_file_that_is_no_vocabulary_is_an_error(name: str) -> None:
+    file, content, message = WRONG[name]
+    with pytest.raises(ConfigError) as caught:
+        read(file, content)
+    assert message in str(caught.value) + caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("path", ["nothing.txt", ".", "/dev/zero"])
+def test_what_is_no_file_is_an_error(path: str) -> None:
+    with pytest.raises(ConfigError, match="it is no file"):
+        read_vocabulary(path)
