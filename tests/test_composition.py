@@ -110,6 +110,21 @@ def test_a_made_tensor_is_read_in_bounded_memory(monkeypatch: pytest.MonkeyPatch
     assert sum(sizes) == 2000
 
 
+def test_sparse_parts_of_another_shape_are_not_read_with_all_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ckptsurgeon.engine.composed as composed
+    import ckptsurgeon.engine.reading as reading
+
+    monkeypatch.setattr(composed, "SMALL", 16)
+    checkpoint, pair = stored((64, 64), strided=False)
+    info, tensor = reshape(permute(pair, (1, 0)), (64, 8, 8))
+    sizes = []
+    read = reading._read_stored
+    monkeypatch.setattr(reading, "_read_stored", lambda *args: sizes.append(read(*args).size) or read(*args))
+    got = read_part(checkpoint, info, ((3, 60), (2, 3), (0, 1)))
+    np.testing.assert_array_equal(got, tensor[3:60, 2:3, 0:1].numpy())
+    assert sum(sizes) == 57
+
+
 def test_the_checkpoint_gives_made_tensors_as_torch_has_them() -> None:
     from ckptsurgeon.checkpoint.materialise import materialise
 

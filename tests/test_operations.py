@@ -231,6 +231,11 @@ WRONG: list[tuple[Any, type[CheckpointError], str]] = [
     ([{"concat": ["head.weight", "h.*.experts.*.w1"], "into": "x"}], PlanError, "where one tensor should be"),
     ([{"concat": ["head.weight", "steps"], "into": "x"}], PlanError, "is float32, steps int64"),
     ([{"concat": ["head", "head.weight"], "into": "x"}], PlanError, "nothing is"),
+    ([{"unstack": "h.{i}.attn.c_attn.bias", "into": "h.{i}.{i}"}], PatternError, "the pattern catches {i}"),
+    ([{"reshape": "head.weight", "shape": [-2, -40]}], PlanError, "does not fit"),
+    ([{"concat": ["head.weight", "{head,other}.weight"], "into": "x"}], PlanError, "twice"),
+    ([{"concat": ["h.{n}.attn.c_attn.weight", "h.0.attn.c_attn.weight"], "into": "x.{n}"}], PatternError, "does not bind"),
+    ([{"stack": "h.{n}.experts.*.w1", "into": "h.{n}.e"}, {"concat": ["h.{n}.e", "h.0.e"], "into": "y"}], PlanError, "where one tensor"),
     ([{"transpose": "head.weight"}] * 65, PlanError, "over 64 operations follow each other"),
 ]  # fmt: skip
 
@@ -253,6 +258,41 @@ def test_values_that_scaling_makes_infinite_are_an_error_and_nothing_is_written(
     with pytest.raises(PlanError, match="beyond float32"):
         cs.apply(cs.rename("gpt.pth", operations=[{"scale": "head.weight", "by": 1e300}]), "out.safetensors")
     assert not Path("out.safetensors").exists()
+
+
+def test_what_has_no_number_has_no_order() -> None:
+    """By their names k would come before q."""
+    torch.save({f"attn.{name}.weight": torch.full((2, 2), i) for i, name in enumerate("qkv")}, "qkv.pth")
+    for pattern in ("attn.{q,k,v}.weight", "attn.*.weight"):
+        with pytest.raises(PlanError, match="have no order"):
+            cs.rename("qkv.pth", operations=[{"concat": pattern, "into": "attn.qkv.weight"}])
+    made = renamed([{"concat": ["attn.q.weight", "attn.k.weight", "attn.v.weight"], "into": "qkv"}], "qkv.pth")["qkv"]
+    assert made[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_ties_survive_operations_that_compute() -> None:
+    weight, other = torch.randn(4, 6), torch.randn(4, 6)
+    torch.save({"embed": weight, "out": weight, "x": other, "y": other}, "tied.pth")
+    plan = cs.rename("tied.pth", operations=[{"scale": "*", "by": 2}, {"reshape": "*", "shape": [-1]}])
+    assert [step.tied_to for step in plan.steps] == ["", "embed", "", "x"]
+    plan = cs.rename(
+        "tied.pth", operations=[{"scale": "*", "by": 2}, {"split": "{embed,out}", "into": ["a.1", "a.2"]}][:1]
+    )
+    cs.apply(plan, "out.pth")
+    assert cs.verify("out.pth").ok
+
+
+def test_packed_numbers_are_not_taken_apart() -> None:
+    torch.save({"w": torch.zeros(4, 4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)}, "f4.pth")
+    with pytest.raises(PlanError, match="packs several numbers in a byte"):
+        cs.rename("f4.pth", operations=[{"transpose": "w"}])
+
+
+def test_tensors_without_end_are_refused_before_they_are_made() -> None:
+    """Thirty tensors of no bytes, of ninety thousand rows each."""
+    torch.save({f"w{i}": torch.zeros(1, dtype=torch.int8).expand(90_000) for i in range(30)}, "rows.pth")
+    with pytest.raises(PlanError, match="makes over 300000 tensors"):
+        cs.rename("rows.pth", operations=[{"unstack": "w{n}", "into": "w{n}.{i}"}])
 
 
 def test_what_is_not_plain_cannot_be_operated_on() -> None:

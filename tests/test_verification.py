@@ -308,3 +308,26 @@ def test_what_lies_over_a_checkpoint_is_compared_whole(policy: str) -> None:
     assert [failure.key for failure in cs.verify("q.safetensors", plan=plan).failed] == ["a"]
     os.remove("big.pth")
     assert set(cs.verify("o.safetensors").not_compared or ()) == {"a", "b"}
+
+
+def _planned(**options: Any) -> cs.Plan:
+    return cs.rename(options.pop("source", "a.pth"), operations=[{"scale": "w", "by": options.pop("by", 2)}], **options)
+
+
+def test_an_output_of_another_plan_is_not_what_was_planned() -> None:
+    """Other weights, operations, sources and metadata, each of which leaves the keys as they are."""
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        torch.save({"w": torch.full((3,), value)}, f"{name}.pth")
+    cs.apply(_planned(), "out.safetensors")
+    assert cs.verify("out.safetensors", plan=_planned()).ok
+    for plan, why in (
+        (_planned(by=3), "by other operations on a.pth"),
+        (_planned(source="b.pth"), "made of another b.pth"),
+    ):
+        failed = cs.verify("out.safetensors", plan=plan).failed
+        assert any(why in failure.why for failure in failed), failed
+    cs.apply(cs.average(["a.pth", "b.pth"], ema=0.5), "mean.safetensors")
+    assert cs.verify("mean.safetensors", plan=cs.average(["a.pth", "b.pth"], ema=0.5)).ok
+    assert not cs.verify("mean.safetensors", plan=cs.average(["a.pth", "b.pth"], ema=0.9)).ok
+    cs.apply(cs.convert("a.pth", metadata={"by": "us"}), "c.safetensors")
+    assert not cs.verify("c.safetensors", plan=cs.convert("a.pth", metadata={"by": "them"})).ok

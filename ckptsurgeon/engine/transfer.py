@@ -297,9 +297,11 @@ def checkable(source: Checkpoint, info: TensorInfo) -> Iterator[tuple[File, Stor
 
 
 def check_values(source: Checkpoint, info: TensorInfo) -> None:
-    """Raise FormatError where a record that a tensor's values lie in is not what its checksum says."""
+    """Raise FormatError where a record that a tensor's values lie in is not what its checksum says; looks once."""
     for file, storage in checkable(source, info):
-        check_storage(file, storage)
+        if storage not in source.checked:
+            check_storage(file, storage)
+            source.checked.add(storage)
 
 
 def check_storage(file: File, storage: Storage) -> None:

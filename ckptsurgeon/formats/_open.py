@@ -16,7 +16,7 @@ from ..text import escape, listing
 from ._header import Format, Header, Writer
 from ._sharded_writer import folder_frame, folder_recipe
 
-__all__ = ["read_header", "writers"]
+__all__ = ["has_weights", "read_header", "writers"]
 
 _HEAD = 512
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz")
@@ -56,9 +56,14 @@ def read_header(source: Source, name: str = "") -> Header:
     return _read_folder(source)
 
 
+def has_weights(names: Sequence[str]) -> bool:
+    """Whether a folder holds weights under a name by which toolkits look for them."""
+    return any(name.removesuffix(".index.json") in _PREFERRED for name in names)
+
+
 def _check_alone(fmt: Format, folder: Folder) -> None:
     """Raise FormatError where a folder that is a checkpoint as a whole also holds one in a file."""
-    others = [name for name in folder.names() if name in _PREFERRED or name.removesuffix(".index.json") in _PREFERRED]
+    others = [name for name in folder.names() if has_weights([name])]
     if others:
         raise FormatError(
             f"{escape(folder.uri)} is a {fmt.name} checkpoint and holds {listing(others)} too; one of them is stale.",
@@ -111,6 +116,8 @@ def _read_folder(folder: Folder) -> Header:
     """Read the one checkpoint of a folder: its index, or its only file, or the one of a well-known name."""
     names = folder.names()
     name, notes = _choose(folder, names)
+    if "latest" in names:
+        notes.append("latest names a folder of training states, which were not read: name it to read them")
     header = read_header(folder.file(name), name)
     header = replace(header, notes=(*notes, *header.notes))
     recipe = folder_recipe(folder) if header.recipe is None else None

@@ -18,7 +18,7 @@ from ..sources import File, Folder, Source, open_source
 from ..tensors import DTYPES, TensorInfo
 from ..text import count, escape, listing, natural_key
 from ._header import Header, naming
-from ._open import read_header
+from ._open import has_weights, read_header
 from ._zero import Flat, of_stage_2, of_stage_3
 
 __all__ = ["FORMAT"]
@@ -38,18 +38,27 @@ class _DeepSpeedZero:
         if not isinstance(source, Folder):
             return False
         names = source.names()
-        return _has_states(names) or (_LATEST in names and _has_states(_tagged(source)[1]))
+        if _has_states(names):
+            return True
+        return _LATEST in names and not has_weights(names) and _has_states(_tagged(source)[1])
 
     def read(self, source: Source, name: str = "") -> Header:
         """Read the headers of all ranks; raises FormatError where one is missing or they do not fit together."""
         assert isinstance(source, Folder)
         tag, names = ("", source.names()) if _has_states(source.names()) else _tagged(source)
-        models = _states(source, tag, names, _MODEL)
-        optimizers = _states(source, tag, names, _OPTIMIZER)
-        with naming(models[0].file):
-            weights, stage = _weights(models, optimizers)
+        every: list[_States] = []
+        try:
+            for suffix in (_MODEL, _OPTIMIZER):
+                every += _states(source, tag, names, suffix)
+            models = [one for one in every if one.file.name.endswith(_MODEL)]
+            optimizers = [one for one in every if one.file.name.endswith(_OPTIMIZER)]
+            with naming(models[0].file):
+                weights, stage = _weights(models, optimizers)
+        except BaseException:
+            for one in every:
+                one.file.close()
+            raise
         beside = {key: models[0].tree[key] for key in _BESIDE if key in models[0].tree}
-        every = [*models, *optimizers]
         where = f" of {tag}" if tag else ""
         return Header(
             format=self.name,
@@ -193,7 +202,7 @@ def _flats(optimizers: Sequence[_States], states: Sequence[Mapping[Any, Any]], n
 
 
 def _is_flat(info: Any) -> bool:
-    return isinstance(info, TensorInfo) and len(info.shape) == 1 and not info.opaque
+    return isinstance(info, TensorInfo) and len(info.shape) == 1 and not info.opaque and info.stride is None
 
 
 def _frozen(models: Sequence[_States], stage: int) -> dict[str, TensorInfo]:

@@ -80,7 +80,11 @@ COUNTED = 4_000_000
 PIECES = 200_000
 """Pieces of which the tensors of one checkpoint are made: each is an archive of its own, and takes 0.1 ms."""
 
-ZERO_PIECES = 1_000_000
+PIECE_PICKLES = 16 << 20
+PIECE_DATA = 4 << 20
+"""Bytes of the pickles in those pieces (tensors of one dtype and shape share one), and of pieces of other data."""
+
+ZERO_PIECES = 500_000
 """Pieces into which the ranks of ZeRO cut the parameters: each is a few numbers and a description."""
 
 CARRIED_VALUES = 4_000_000

@@ -7,27 +7,25 @@ unpickles ``.metadata`` as it stands; here it is interpreted like any other pick
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from ..errors import FormatError, SourceError, UnsafeError
-from ..sources import File, Folder, Source
-from ..tensors import Storage, TensorInfo
+from ..errors import FormatError, UnsafeError
+from ..sources import Folder, Source
+from ..tensors import TensorInfo
 from ..text import escape
 from . import _pickle, limits
 from ._bounds import check_sizes
+from ._dcp_files import PieceFiles
 from ._dcp_writer import METADATA, DcpWriter
 from ._header import FileHeader, Header, naming
-from ._pickle_state import Rebuild
 from ._pieces import Piece, assembled
 from ._rebuild import rebuilders
-from ._seal import digest_outside
 from ._sharded_writer import folder_frame, folder_recipe
-from ._slice import FileSlice
 from ._torch import dtype_of
-from ._torch_archive import TorchArchive
 from ._values import Name, Opaque, Unhashable, brief
 
 __all__ = ["FORMAT"]
@@ -51,8 +49,13 @@ class _TorchDistributed:
             if file.size > limits.PICKLE_BYTES:
                 raise UnsafeError(f"{escape(file.uri)} is too large.", rule="pickle size")
             raw = file.read(0, file.size)
-            files = _Files(folder)
-            tree = _tree(_pickle.load(raw, rebuild=rebuilders(), persistent=_no_storage), files)
+            files = PieceFiles(folder)
+            try:
+                tree = _tree(_pickle.load(raw, rebuild=rebuilders(), persistent=_no_storage), files)
+            except BaseException:
+                files.close()
+                file.close()
+                raise
         digest = hashlib.sha256(raw).hexdigest()
         return Header(
             format=self.name,
@@ -68,67 +71,6 @@ def _no_storage(pid: Any) -> object:
     raise FormatError(f"the metadata refers to a storage: {brief(pid)}.", rule="persistent id")
 
 
-@dataclass
-class _Files:
-    """The files in which the pieces lie, opened as they are named; where their storages lie and what heads them."""
-
-    folder: Folder
-    handles: dict[str, File] = field(default_factory=dict)
-    storages: dict[str, list[Storage]] = field(default_factory=dict)
-    digests: dict[str, Any] = field(default_factory=dict)
-    _rebuild: Rebuild = field(default_factory=rebuilders)
-    _known: dict[bytes, TensorInfo] = field(default_factory=dict)
-
-    def archive(self, name: str, offset: int, length: int) -> Any:
-        """Return what the archive holds that lies at a place of a file: a tensor, or other data."""
-        if name not in self.handles:
-            try:
-                self.handles[name] = self.folder.file(name)
-            except SourceError as error:
-                raise FormatError(f"it names {escape(name)}, which {error.message}", rule="missing file") from error
-            self.storages[name], self.digests[name] = [], hashlib.sha256()
-        archive = TorchArchive(FileSlice(self.handles[name], offset, length), name)
-        tree = archive.load_alike(self._rebuild, self._known)
-        self.digests[name].update(archive.digest().encode())
-        for storage in _storages(tree):
-            storage.offset += offset
-            self.storages[name].append(storage)
-        return tree
-
-    def headers(self) -> list[FileHeader]:
-        """Return the files, each with a digest of all that heads its pieces."""
-        return [
-            FileHeader(name, file.size, self.digests[name].hexdigest(), file.mtime_ns)
-            for name, file in self.handles.items()
-        ]
-
-    def frames(self) -> dict[str, str]:
-        """Return the digest of what is no tensor's in each file."""
-        return {
-            name: digest_outside(file, sorted((s.offset, s.offset + s.nbytes) for s in self.storages[name]))
-            for name, file in self.handles.items()
-        }
-
-
-def _storages(tree: Any) -> list[Storage]:
-    """Return the storages of an archive's tensors, each once; data that nests tensors deeper is seldom."""
-    found: dict[int, Storage] = {}
-    waiting, seen = [tree], set[int]()
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, TensorInfo):
-            if node.storage is not None:
-                found[id(node.storage)] = node.storage
-            waiting.extend(node.parts)
-        elif isinstance(node, (dict, list, tuple)) and id(node) not in seen:
-            seen.add(id(node))
-            waiting.extend(node.values() if isinstance(node, dict) else node)
-        elif isinstance(node, Opaque) and id(node) not in seen:
-            seen.add(id(node))
-            waiting.extend((node.args, node.state, node.items))
-    return list(found.values())
-
-
 def _attributes(value: Any, kind: str) -> Mapping[Any, Any]:
     """Return the attributes of an object of a class of torch's; raises FormatError where it is none."""
     made = value.name if isinstance(value, Opaque) else None
@@ -137,7 +79,7 @@ def _attributes(value: Any, kind: str) -> Mapping[Any, Any]:
     return value.attributes()
 
 
-def _tree(top: Any, files: _Files) -> dict[Any, Any]:
+def _tree(top: Any, files: PieceFiles) -> dict[Any, Any]:
     """Return the state dict, nested as it was saved where the metadata says so."""
     metadata = _attributes(top, "Metadata")
     entries, paths = metadata.get("state_dict_metadata"), metadata.get("planner_data")
@@ -164,10 +106,10 @@ def _put(tree: dict[Any, Any], path: Any, key: str, value: Any) -> None:
             break
         node = below
     last = path[-1] if plain else None
-    if type(last) in (str, int) and last not in node:
-        node[last] = value
-    else:
-        tree[key] = value
+    node, last = (node, last) if type(last) in (str, int) and last not in node else (tree, key)
+    if last in node:
+        raise FormatError(f"it has two entries that would be {escape(key)}.", rule="dcp metadata")
+    node[last] = value
 
 
 @dataclass(frozen=True)
@@ -178,7 +120,9 @@ class _Place:
     changed: bool
 
 
-_Places = dict[tuple[int, ...] | None, _Place]
+_Places = dict[str, _Place]
+"""By the offsets of a piece, as text: numbers in a file can make their hashes collide."""
+_DATA = "no tensor"
 
 
 def _places(storage_data: Any) -> dict[str, _Places]:
@@ -195,14 +139,20 @@ def _places(storage_data: Any) -> dict[str, _Places]:
         file, begin, length = said.get("relative_path"), said.get("offset"), said.get("length")
         if not isinstance(key, str) or not isinstance(file, str) or type(begin) is not int or type(length) is not int:
             raise FormatError("it has a piece without a place.", rule="dcp metadata")
-        if offset is not None:
-            check_sizes(offset, "offset")
+        if posixpath.normpath(file) != file:
+            raise FormatError(f"it names a file in a roundabout way: {escape(file)}.", rule="dcp metadata")
+        where = _DATA if offset is None else _offsets_text(offset)
         found = places.setdefault(key, {})
-        if offset in found:
+        if where in found:
             raise FormatError(f"it has a piece of {escape(key)} twice.", rule="dcp metadata")
-        found[offset] = _Place(file, begin, length, bool(said.get("transform_descriptors")))
+        found[where] = _Place(file, begin, length, bool(said.get("transform_descriptors")))
     _check_disjoint([place for found in places.values() for place in found.values()])
     return places
+
+
+def _offsets_text(offsets: Any) -> str:
+    check_sizes(offsets, "offset")
+    return ",".join(map(str, offsets))
 
 
 def _check_disjoint(places: Sequence[_Place]) -> None:
@@ -213,11 +163,11 @@ def _check_disjoint(places: Sequence[_Place]) -> None:
             raise UnsafeError(f"two pieces overlap in {escape(one.file)} at {other.offset}.", rule="pieces")
 
 
-def _value(key: str, entry: Any, places: _Places, files: _Files) -> Any:
+def _value(key: str, entry: Any, places: _Places, files: PieceFiles) -> Any:
     kind = entry.name.name if isinstance(entry, Opaque) and isinstance(entry.name, Name) else ""
     if kind == "BytesStorageMetadata":
-        place = places.get(None)
-        if place is None or place.changed:
+        place = places.get(_DATA)
+        if place is None or place.changed or not files.affords(place.length):
             return Opaque(Name("torch.distributed.checkpoint", "data"))
         return files.archive(place.file, place.offset, place.length)
     said = _attributes(entry, "TensorStorageMetadata")
@@ -227,8 +177,9 @@ def _value(key: str, entry: Any, places: _Places, files: _Files) -> Any:
     dtype = _dtype(said.get("properties"))
     if any(place.changed for place in places.values()):
         return TensorInfo(dtype, shape, opaque="its pieces are stored in an encoding that is not read")
-    if not isinstance(chunks, list):
-        raise FormatError(f"it has no pieces of {escape(key)}.", rule="dcp metadata")
+    if not isinstance(chunks, list) or len(chunks) > max(1, len(places)):
+        raise FormatError(f"it has no pieces of {escape(key)}, or has some twice.", rule="dcp metadata")
+    places = dict(places)  # each is taken once
     return assembled(key, dtype, shape, [_piece(key, dtype, chunk, places, files) for chunk in chunks])
 
 
@@ -239,12 +190,11 @@ def _dtype(properties: Any) -> str:
     return dtype_of(state[0] if isinstance(state, tuple) and state else attributes.get("dtype"))
 
 
-def _piece(key: str, dtype: str, chunk: Any, places: _Places, files: _Files) -> Piece:
+def _piece(key: str, dtype: str, chunk: Any, places: _Places, files: PieceFiles) -> Piece:
     said = _attributes(chunk, "ChunkStorageMetadata")
     offsets, sizes = said.get("offsets"), said.get("sizes")
-    check_sizes(offsets, "offset")
     check_sizes(sizes, "size")
-    place = places.get(offsets)
+    place = places.pop(_offsets_text(offsets), None)
     if place is None:
         raise FormatError(f"it does not say where a piece of {escape(key)} lies.", rule="dcp metadata")
     info = files.archive(place.file, place.offset, place.length)

@@ -58,7 +58,7 @@ def _ordered(operation: Operation, name: str, found: Mapping[int, list[str]]) ->
 
 
 def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
-    """Raise PlanError where keys differ by more than one number, or by numbers that do not follow each other."""
+    """Raise PlanError where keys do not differ by one number, or by numbers that do not follow each other."""
     caught = [found.ordered for key in keys if (found := operation.patterns[0].captures(key)) is not None]
     varying = [values for values in zip(*caught, strict=True) if len(set(values)) > 1]
     if len(varying) > 1:
@@ -67,7 +67,12 @@ def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
             hint="Let its name have all captures but one.",
         )
     numbers = sorted(int(text) for values in varying for text in values if _is_count(text))
-    if len(numbers) == len(keys) and numbers[-1] - numbers[0] >= len(numbers):
+    if len(keys) > 1 and len(set(numbers)) < len(keys):
+        raise PlanError(
+            f"{operation}: {listing(keys)} have no order in which they would go into {escape(name)}.",
+            hint="Catch their number, as in {n}, or list the patterns one by one.",
+        )
+    if numbers and numbers[-1] - numbers[0] >= len(numbers):
         present = set(numbers)
         missing = next(number for number in range(numbers[0], numbers[-1]) if number not in present)
         raise PlanError(f"{operation}: {escape(name)} lacks number {missing} of {numbers[0]} to {numbers[-1]}.")

@@ -1,8 +1,8 @@
 """Operations as people write them, parsed and checked before anything is looked at.
 
-- split: h.{n}.attn.c_attn                 the tensors it is for: a pattern, or several for concat and stack
-into: [h.{n}.q, h.{n}.k, h.{n}.v]        what they become; the pattern's captures may stand in it
-dim: 1
+- split: h.{n}.attn.c_attn                     # the tensors it is for: a pattern; several for concat and stack
+  into: ['h.{n}.q', 'h.{n}.k', 'h.{n}.v']      # what they become; what the pattern caught may stand in it
+  dim: 1
 """
 
 from __future__ import annotations
@@ -113,6 +113,11 @@ def _parsed(row: Any, where: str) -> Operation:
         also = (INDEX,) if verb == "unstack" else ()
     except PatternError as error:
         raise PatternError(f"{where} ({verb}): {error.message}", hint=error.hint) from None
+    if also and INDEX in patterns[0].kinds:
+        raise PatternError(
+            f"{where} ({verb}): the pattern catches {{{INDEX}}}, which stands for the index here.",
+            hint="Catch it under another name, as in {n}.",
+        )
     rules = tuple(target_rule(pattern, name, f"{where} ({verb})", also) for pattern in patterns for name in names)
     return Operation(verb, patterns, rules, fields)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from ..errors import FormatError, PlanError
 from ..keys import KeyMatcher, unmatched
@@ -14,6 +15,9 @@ from .operation import Operation
 from .shaping import reshaped_by, split_by
 
 __all__ = ["MadeBy", "Performed", "perform"]
+
+Made: TypeAlias = dict[tuple[str, ...], dict[str, TensorInfo]]
+"""By the keys that went into them: tensors by their names."""
 
 TENSORS = 300_000
 """Tensors that a source may have after its operations."""
@@ -66,12 +70,7 @@ def _perform_one(result: Performed, operation: Operation, hits: Sequence[Sequenc
     """Replace what an operation is for by what it makes of it, at the place of the first of what went into it."""
     for key in (key for keys in hits for key in keys):
         _check_operable(key, result.tensors[key], operation)
-    if operation.verb in ("concat", "stack"):
-        made = joined(operation, hits, result.tensors)
-    elif operation.rules:
-        made = {(key,): split_by(operation, key, result.tensors[key]) for key in hits[0]}
-    else:
-        made = {(key,): {key: reshaped_by(operation, key, result.tensors[key])} for key in hits[0]}
+    made = _made(result.tensors, operation, hits)
     first = {inputs[0]: inputs for inputs in made}
     consumed = {key for inputs in made for key in inputs}
     after = Performed({})
@@ -86,6 +85,35 @@ def _perform_one(result: Performed, operation: Operation, hits: Sequence[Sequenc
                 _put(after, name, one, operation, by.of[0])
                 after.by[name] = by
     result.tensors, result.by = after.tensors, after.by
+
+
+def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequence[Sequence[str]]) -> Made:
+    """Return what an operation makes, by the keys that go into it.
+
+    What lies in one place under several names, and is treated alike, stays one.
+    """
+    if operation.verb in ("concat", "stack"):
+        return _once(joined(operation, hits, tensors), tensors)
+    made: Made = {}
+    number = 0
+    for key in hits[0]:
+        info = tensors[key]
+        made[key,] = split_by(operation, key, info) if operation.rules else {key: reshaped_by(operation, key, info)}
+        number += len(made[key,])
+        if number > TENSORS:
+            raise PlanError(f"{operation} makes over {TENSORS} tensors.")
+    return _once(made, tensors)
+
+
+def _once(made: Made, tensors: Mapping[str, TensorInfo]) -> Made:
+    """Return what is made with ties kept: the same places give the same tensors."""
+    seen: dict[tuple[Hashable, ...], list[TensorInfo]] = {}
+    for inputs, outputs in made.items():
+        places = tuple(tensors[key].place for key in inputs)
+        if None not in places:
+            same = seen.setdefault(places, list(outputs.values()))
+            made[inputs] = dict(zip(outputs, same, strict=True))
+    return made
 
 
 def _made_by(result: Performed, operation: Operation, inputs: Sequence[str]) -> MadeBy:

@@ -23,6 +23,8 @@ class Expected:
     seed: int | None = None
     has_checksums: bool = True
     rows: Rows | None = None
+    said: Recipe | None = None
+    """What the output says of itself."""
     keeper: int | None = None
     """The index of the source that is the destination itself."""
 
@@ -31,7 +33,7 @@ def expected_of_recipe(recipe: Recipe, sources: Mapping[int, Checkpoint], absent
     """Return what a recipe says its output is."""
     return Expected(
         recipe.tensors, sources, absent, seal=recipe.seal, seed=recipe.seed, rows=recipe.rows,
-        keeper=_keeper(recipe.sources),
+        said=recipe, keeper=_keeper(recipe.sources),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import FormatError
@@ -228,3 +228,35 @@ def test_pieces_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
     zero_folder("d", 2, 2)
     with pytest.raises(cs.CheckpointError, match="up to 12 pieces"):
         cs.open_checkpoint("d")
+
+
+def test_weights_beside_the_states_are_taken_and_the_states_named(ckpt: Any) -> None:
+    """As the Trainer of transformers leaves it: checkpoint-500/{model.safetensors, latest, global_step500/}."""
+    wanted = zero_folder("checkpoint-500/global_step500", 2, 2)
+    Path("checkpoint-500/latest").write_text("global_step500")
+    save_file({"a": torch.ones(1)}, "checkpoint-500/model.safetensors")
+    done = ckpt("inspect", "checkpoint-500")
+    assert (done.code, "safetensors" in done.out) == (0, True)
+    assert "latest names a folder of training states" in " ".join(done.err.split())
+    assert set(cs.open_checkpoint("checkpoint-500/global_step500")) == set(wanted)
+
+
+def test_flat_vectors_that_repeat_a_number_are_refused() -> None:
+    zero_folder("d", 2, 1)
+    name = "single_partition_of_fp32_groups"
+    changed(OPTIM, lambda s: s["optimizer_state_dict"][name].__setitem__(0, torch.ones(1).expand(10**6)))
+    with pytest.raises(FormatError, match=f"has no {name}"):
+        cs.open_checkpoint("d")
+
+
+def test_statistics_read_each_vector_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ckptsurgeon.engine.transfer as transfer
+
+    zero_folder("d", 2, 2)
+    checked = []
+    check = transfer.check_storage
+    monkeypatch.setattr(
+        transfer, "check_storage", lambda file, storage: checked.append(storage) or check(file, storage)
+    )
+    cs.inspect("d", stats=True)
+    assert len(checked) == len(set(checked)) > 3

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageIn
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import FormatError, UnsafeError
+from ckptsurgeon.formats import OutTensor
+from ckptsurgeon.formats._dcp_writer import _MetadataWriter
 from ckptsurgeon.formats._pieces import Piece, assembled
 from ckptsurgeon.tensors import TensorInfo
 
@@ -262,6 +265,17 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "a hole": (lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([3])), "do not make up"),
     "no piece": (lambda m: m.state_dict_metadata["w"].chunks.clear(), "no piece of w"),
+    "a chunk again and again": (
+        lambda m: m.state_dict_metadata["w"].chunks.extend(m.state_dict_metadata["w"].chunks * 200_000), "has some twice",
+    ),
+    "a file by another way": (lambda m: setattr(_piece(m), "relative_path", "./__0_0.distcp"), "in a roundabout way"),
+    "two entries of one name": (
+        lambda m: (m.planner_data.update({"v": ("a", "b"), "a": None}),
+                   m.state_dict_metadata.update({"a": m.state_dict_metadata["w"]}),
+                   m.storage_data.update({torch_metadata.MetadataIndex("a", torch.Size([0])): m.storage_data.pop(torch_metadata.MetadataIndex("w", torch.Size([0])))}),
+                   m.state_dict_metadata.pop("w")),
+        "two entries that would be a",
+    ),
     "a size that is none": (lambda m: setattr(m.state_dict_metadata["w"], "size", (-1,)), "no size"),
     "more dimensions": (lambda m: setattr(m.state_dict_metadata["w"], "size", torch.Size([2, 1])), "other dimensions"),
     "a dtype that is none": (
@@ -279,6 +293,58 @@ def test_what_contradicts_itself_is_refused(name: str, ckpt: Any) -> None:
     assert (done.code, message in " ".join(done.err.split()), done.err.startswith("error: d/")) == (3, True, True), (
         done.err
     )
+
+
+def test_offsets_whose_hashes_collide_take_no_time() -> None:
+    """Multiples of 2^61 - 1 all hash to 0."""
+    m = 2**61 - 1
+    writer = _MetadataWriter()
+    writer.begin("torch.distributed.checkpoint.metadata", "Metadata")
+    writer.word("state_dict_metadata")
+    writer.out += b"}"
+    writer.word("storage_data")
+    writer.out += b"}("
+    for i in range(20_000):
+        writer.begin("torch.distributed.checkpoint.metadata", "MetadataIndex")
+        writer.word("fqn")
+        writer.word("w")
+        writer.word("offset")
+        writer.size([(i >> 2 * digit & 3) * m for digit in range(8)])
+        writer.end()
+        writer.begin("torch.distributed.checkpoint.filesystem", "_StorageInfo")
+        for name, value in (("offset", i), ("length", 1)):
+            writer.word(name)
+            writer.integer(value)
+        writer.word("relative_path")
+        writer.word("__0_0.distcp")
+        writer.end()
+    writer.out += b"u"
+    writer.end()
+    os.makedirs("d")
+    Path("d/.metadata").write_bytes(bytes(writer.out + b"."))
+    with pytest.raises(cs.CheckpointError, match="holds no state dict"):
+        cs.open_checkpoint("d")
+
+
+def test_a_piece_that_is_listed_twice_is_refused() -> None:
+    torch.save({"w": torch.ones(2)}, "s.pth")
+    cs.apply(cs.convert("s.pth"), "d", to="dcp")
+    writer = _MetadataWriter()
+    writer.begin("torch.distributed.checkpoint.metadata", "Metadata")
+    writer.word("state_dict_metadata")
+    writer.out += b"}("
+    writer.text("w")
+    writer.tensor_metadata(OutTensor("w", "float32", (2,), 8))
+    writer.out += b"u"
+    writer.word("storage_data")
+    writer.out += b"}("
+    for _ in range(2):
+        writer.piece("w", 1, "__0_0.distcp", 0, Path("d/__0_0.distcp").stat().st_size)
+    writer.out += b"u"
+    writer.end()
+    Path("d/.metadata").write_bytes(bytes(writer.out + b"."))
+    with pytest.raises(FormatError, match="a piece of w twice"):
+        cs.open_checkpoint("d")
 
 
 def test_a_metadata_that_is_cut_short_is_refused() -> None:
@@ -304,6 +370,32 @@ def test_another_checkpoint_in_the_folder_is_said() -> None:
     with pytest.raises(FormatError, match=r"holds pytorch_model.bin too; one of them is stale"):
         cs.open_checkpoint("d")
     assert list(cs.open_checkpoint("d/.metadata")) == ["w"]
+
+
+def test_data_is_read_as_far_as_a_budget_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon.formats import limits
+
+    save({"w": torch.ones(2), "a": {"x": list(range(50))}, "b": {"y": list(range(50))}})
+    monkeypatch.setattr(limits, "PIECE_DATA", 2000)
+    with cs.open_checkpoint("d", ".") as checkpoint:
+        shown = {extra.key: extra.type for extra in checkpoint.extras}
+        assert list(checkpoint) == ["w"]
+    assert len(shown) == 2
+    monkeypatch.setattr(limits, "PIECE_PICKLES", 100)
+    with pytest.raises(UnsafeError, match="over 100 bytes of pickles"):
+        cs.open_checkpoint("d")
+
+
+def test_a_compressed_piece_is_refused() -> None:
+    """A few bytes could become a pickle of millions of instructions, for each of the pieces."""
+    save({"w": torch.ones(2)})
+    with zipfile.ZipFile("p.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + b"N0" * 100_000 + b"N.")
+    data = Path("p.zip").read_bytes()
+    Path("d/__0_0.distcp").write_bytes(data)
+    edited(lambda m: [setattr(info, "length", len(data)) for info in m.storage_data.values()])
+    with pytest.raises(FormatError, match="a piece that is compressed"):
+        cs.open_checkpoint("d")
 
 
 def _at(shape: tuple[int, ...], *offsets: int) -> Piece:
