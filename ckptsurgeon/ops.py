@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from .errors import PlanError
 from .tensors import DTYPES
+from .text import count
 
 __all__ = [
     "Array",
@@ -207,7 +208,9 @@ def scaled(values: Array, dtype: str, factor: float) -> Array:
     product, wide = average([(values, dtype)], [factor])
     made, lost = cast(product, wide, dtype)
     if lost:
-        raise PlanError(f"{lost} values times {factor:g} are beyond {dtype}.", hint="Scale by less, or cast first.")
+        raise PlanError(
+            f"{count(lost, 'value')} times {factor:g} would be beyond {dtype}.", hint="Scale by less, or cast first."
+        )
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import runpy
 import shlex
@@ -148,3 +149,11 @@ def test_every_option_of_transplant_is_documented(ckpt: Run) -> None:
     assert {"--output", "--dry-run", "--quiet", "--verbose", "--help"} == short
     missing = [option for option in re.findall(r"--[a-z][a-z-]+", shown) if option not in pages]
     assert set(missing) <= short
+
+
+def test_the_table_of_recipes_has_every_field_of_every_verb() -> None:
+    rows = table((HOWTO / "recipes.md").read_text(), "| verb |")
+    named = {quoted(verb)[0]: set(quoted(fields)) for verb, fields in rows}
+    assert named.keys() == {"transplant", "rename", "filter", "convert", "average"}
+    for verb, fields in named.items():
+        assert fields == set(inspect.signature(getattr(cs, verb)).parameters), verb

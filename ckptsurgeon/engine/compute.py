@@ -34,6 +34,9 @@ __all__ = ["Computed", "Part", "block_places", "cast_for", "computed_block", "co
 BLOCK_BYTES = 2 << 20
 """About the bytes of an output block, or of what it is read from if that is more; two threads hold one each."""
 
+MADE_BYTES = 16 << 20
+"""The same for what is made of other tensors: of columns of transposed ones, each block reads all their rows."""
+
 CACHED = 1 << 17
 """Elements that are summed in double precision at once: what a core's cache holds."""
 
@@ -68,6 +71,15 @@ def computed_block(step: Step, parts: Sequence[Part], box: Box, seen: Seen | Non
 
     ``seen`` is shown what was read of several inputs.
     """
+    try:
+        values, lost = _computed(step, parts, box, seen)
+    except PlanError as error:
+        key = f"{escape(step.key)}: "
+        raise PlanError(f"{key}{error.message.removeprefix(key)}", hint=error.hint) from error
+    return np.ascontiguousarray(values), lost
+
+
+def _computed(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> tuple[Array, int]:
     info, source = parts[0]
     if step.op == "interpolate":
         part = interpolation_box(box, info.shape, step.shape)
@@ -82,7 +94,7 @@ def computed_block(step: Step, parts: Sequence[Part], box: Box, seen: Seen | Non
         values, lost = _merged(step, read, [i.dtype for i, _ in parts])
     else:
         values, lost = cast_for(step, read_part(source, info, box), info.dtype)
-    return np.ascontiguousarray(values), lost
+    return values, lost
 
 
 def _merged(step: Step, read: Sequence[Array], dtypes: Sequence[str]) -> tuple[Array, int]:
@@ -93,7 +105,7 @@ def _merged(step: Step, read: Sequence[Array], dtypes: Sequence[str]) -> tuple[A
 
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
     """Return the elements of a block, so that neither it nor what it is made from is much over ``BLOCK_BYTES``."""
-    limit = BLOCK_BYTES // max(itemsize, info.itemsize)
+    limit = (BLOCK_BYTES if info.made is None else MADE_BYTES) // max(itemsize, info.itemsize)
     if step.op == "interpolate":
         limit = limit * prod(step.shape) // max(prod(step.shape), info.numel)
     if step.op == "average":

@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ..errors import OutputError
 from ..text import escape
@@ -68,6 +68,7 @@ def staged_folder(path: str, size: int, *, stale: Iterable[str] = ()) -> Iterato
     What else is in ``path`` stays, but for the files named ``stale``. Raises OutputError.
     """
     remove_leftovers(path)
+    _check_not_within(path)
     check_space(os.path.dirname(os.path.abspath(path)), size, path)
     try:
         temp, lock = _locked_folder(path)
@@ -84,6 +85,17 @@ def staged_folder(path: str, size: int, *, stale: Iterable[str] = ()) -> Iterato
         staged.close()
         shutil.rmtree(staged.path, ignore_errors=True)
         os.close(lock)
+
+
+def _check_not_within(path: str) -> None:
+    """Raise OutputError where the working directory lies in a folder that is to be replaced: it would be gone."""
+    with suppress(OSError):
+        here = os.path.realpath(os.getcwd())
+        if os.path.commonpath([here, os.path.realpath(path)]) == os.path.realpath(path):
+            raise OutputError(
+                f"the working directory lies in {escape(path)}, which is replaced as a whole.",
+                hint="Run it from outside that folder, or name a new one.",
+            )
 
 
 def _locked_folder(path: str) -> tuple[str, int]:
@@ -115,6 +127,7 @@ def _place_folder(temp: str, path: str, stale: set[str]) -> None:
         os.chmod(temp, stat.S_IMODE(os.stat(path).st_mode))
         sync_folder(temp)
         _exchange(temp, path)
+        _keep_others(temp, path, stale)  # what somebody wrote there since the first look
     sync_folder(parent)
 
 
@@ -122,11 +135,15 @@ def _keep_others(old: str, new: str, stale: set[str]) -> None:
     """Hard-link into ``new`` what ``old`` holds besides its checkpoint."""
     for entry in os.scandir(old):
         target = os.path.join(new, entry.name)
-        if entry.name in stale or os.path.lexists(target):
+        if entry.name in stale:
             continue
         if entry.is_dir(follow_symlinks=False):
-            shutil.copytree(entry.path, target, symlinks=True, copy_function=_link)
-        else:
+            if not os.path.lexists(target):
+                os.mkdir(target)
+                shutil.copystat(entry.path, target, follow_symlinks=False)
+            if os.path.isdir(target):
+                _keep_others(entry.path, target, set())
+        elif not os.path.lexists(target):
             _link(entry.path, target)
 
 

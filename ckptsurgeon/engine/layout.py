@@ -60,8 +60,8 @@ class OutputShape:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of ``5GB``, ``200 MB``, ``1GiB``; raises ConfigError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    """Return the bytes of ``5GB``, ``200 MB``, ``1GiB`` or a plain number; raises ConfigError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
     size = int(float(found[1]) * _UNITS[found[2].upper()]) if found and found[2].upper() in _UNITS else 0
     if size <= 0:
         raise ConfigError(f"--max-shard-size {text} is no size.", hint="Write 5GB or 200MB.")

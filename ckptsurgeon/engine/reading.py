@@ -18,7 +18,7 @@ __all__ = ["read_part"]
 
 SPARSE = 4
 """A part is read in one go when what lies between its elements is at most this many times its size …"""
-SMALL = 1 << 20
+SMALL = 8 << 20
 """… or when all of it is at most this many bytes."""
 
 

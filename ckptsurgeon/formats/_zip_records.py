@@ -157,7 +157,8 @@ def wide_sizes(file: File, extra: bytes, size: int, stored: int, header: int) ->
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)
         if kind == 1:
-            values = iter(struct.unpack_from(f"<{min(length, 24) // 8}Q", extra, at + 4))
+            number = min(length, 24, len(extra) - at - 4) // 8
+            values = iter(struct.unpack_from(f"<{number}Q", extra, at + 4))
             wide = [next(values, -1) if value == FULL else value for value in (size, stored, header)]
             if min(wide) < 0:
                 break

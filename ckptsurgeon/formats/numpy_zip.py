@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
+from ..errors import FormatError
 from ..sources import File, Source
-from ..tensors import Storage
+from ..tensors import Storage, TensorInfo
+from ..text import listing
 from ._header import FileHeader, Header, naming
 from ._npy import npy_entry
 from ._values import Name, Opaque
@@ -31,12 +33,20 @@ class _NumpyZip:
         with naming(source):
             archive = read_archive(source)
             tree = {key.removesuffix(_SUFFIX): _entry(archive, key, name) for key in archive.entries}
+            compressed = [key for key, entry in archive.entries.items() if entry.method]
+            if compressed and not any(isinstance(value, TensorInfo) for value in tree.values()):
+                raise FormatError(
+                    f"its arrays are compressed: {listing(compressed)}.",
+                    hint="Save it with numpy.savez: arrays are only read where they lie as they are.",
+                    rule="compressed record",
+                )
         digest = hashlib.sha256(archive.directory).hexdigest()
         return Header(
             format=self.name,
             tree=tree,
             files=(FileHeader(name, source.size, digest, source.mtime_ns),),
             handles={name: source},
+            notes=(f"compressed, and so not read: {listing(compressed)}",) if compressed else (),
         )
 
 

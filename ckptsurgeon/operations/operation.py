@@ -40,7 +40,9 @@ def _is_ints(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**1000
+    return isinstance(value, float) and isfinite(value)
 
 
 def _is_texts(value: Any) -> bool:

@@ -17,6 +17,8 @@ def check_plan(plan: Plan, data: Mapping[str, Any]) -> None:
     """Raise ConfigError where a plan contradicts itself, or the JSON that it was read from says otherwise."""
     if not plan.steps:
         raise _fault("it has no steps")
+    if not 0 <= plan.seed < 2**63:
+        raise _fault(f"its seed is {plan.seed}")
     _check_steps(plan.steps)
     for source in plan.sources:
         if source.path and not source.files:
@@ -33,6 +35,8 @@ def _check_steps(steps: Sequence[Step]) -> None:
     for step in steps:
         if step.key in seen:
             raise _fault(f"{escape(step.key)} stands in it twice")
+        if step.source is None and step.op != "init":
+            raise _fault(f"{escape(step.key)} is to be made by {step.op} of nothing")
         for dtype in (step.dtype, *(one.dtype for one in step.inputs)):
             if dtype not in DTYPES:
                 raise _fault(f"{escape(step.key)} has an unknown dtype {dtype!r:.40}")

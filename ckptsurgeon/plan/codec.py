@@ -77,7 +77,7 @@ def plan_from_json(data: Any) -> Plan:
     """Return the plan that plain data spells; raises ConfigError where it is none."""
     if not isinstance(data, dict) or data.get("kind") != "ckpt.plan":
         raise ConfigError("this is not a plan.", hint="Make one with ckpt transplant … -n --json.")
-    if data.get("version") != VERSION:
+    if data.get("version") != VERSION or isinstance(data["version"], bool):
         raise ConfigError(f"the plan is of version {data.get('version')!r}; this program reads {VERSION}.")
     try:
         plan = _read_plan(data)
@@ -158,10 +158,10 @@ def _read_step(row: Mapping[str, Any], index: Mapping[str, int], rows: Rows | No
         source_key=_text(origin["key"]) if origin else "",
         source_dtype=_text(origin["dtype"]) if origin else "",
         source_shape=tuple(map(int, origin["shape"])) if origin else (),
-        rule=row["rule"] or "",
-        policy=row["policy"] or "",
-        reason=row["reason"] or "",
-        tied_to=row["tied_to"] or "",
+        rule=_text(row["rule"] or ""),
+        policy=_text(row["policy"] or ""),
+        reason=_text(row["reason"] or ""),
+        tied_to=_text(row["tied_to"] or ""),
         more=tuple(_read_input(one, index) for one in row.get("more") or ()),
         weights=tuple(map(float, row.get("weights") or ())),
         operation=_text(row.get("operation") or ""),

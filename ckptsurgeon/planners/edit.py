@@ -82,7 +82,7 @@ def _check_plain(chosen: Any, view: SourceView) -> None:
         first = opaque[0]
         raise FormatError(
             f"{escape(first.key)} of {escape(view.source.name)} cannot be copied: {first.info.opaque}.",
-            hint=f"Use --exclude {escape(first.key)}.",
+            hint=f"Leave it out: ckpt filter --exclude {escape(first.key)}.",
             details=[f"{origin.key}: {origin.info.opaque}" for origin in opaque],
             rule="opaque",
         )

@@ -47,10 +47,8 @@ def _numbered(names: Iterable[str]) -> dict[str, str]:
         else:
             heads[name] = name
     # a head that numbers follow ends in a dot or is empty, so that it is no other branch's name
-    return {
-        name: f"{head}{{{numbers_text(numbers[head])}}}" if head in numbers and head != name else name
-        for name, head in heads.items()
-    }
+    joined = {head: f"{head}{{{numbers_text(found)}}}" for head, found in numbers.items()}
+    return {name: joined.get(head, name) if head != name else name for name, head in heads.items()}
 
 
 def collapsed(texts: Sequence[str]) -> str:

@@ -567,3 +567,40 @@ def test_a_tensor_copied_by_two_threads_is_whole(monkeypatch: pytest.MonkeyPatch
     write()
     assert torch.equal(load_file("out.safetensors")["a"], A)
     assert cs.verify("out.safetensors").ok
+
+
+def test_what_is_written_into_a_folder_while_it_is_replaced_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between linking over what is there and the swap, somebody writes into the old folder."""
+    torch.save({"w": torch.ones(2)}, "s.pth")
+    os.makedirs("m/logs")
+    Path("m/logs/before.txt").write_text("before")
+    exchange = folders._exchange
+
+    def late(temp: str, path: str) -> None:
+        for name in ("late.txt", "logs/late.txt"):
+            Path(path, name).write_text("late")
+        os.makedirs(f"{path}/new/deep")
+        Path(path, "new/deep/late.txt").write_text("late")
+        exchange(temp, path)
+
+    monkeypatch.setattr(folders, "_exchange", late)
+    for _ in range(2):
+        for name in ("late.txt", "logs/late.txt", "new/deep/late.txt"):
+            Path("m", name).unlink(missing_ok=True)
+        if os.path.isdir("m/new"):
+            os.removedirs("m/new/deep")
+        cs.apply(cs.convert("s.pth"), "m", force=True)
+        found = sorted(str(path.relative_to("m")) for path in Path("m").rglob("*") if path.is_file())
+        assert found == [
+            "ckptsurgeon.json", "late.txt", "logs/before.txt", "logs/late.txt", "model.safetensors", "new/deep/late.txt",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("output", [".", "..", "../"])
+def test_the_folder_one_stands_in_is_not_replaced(output: str, monkeypatch: pytest.MonkeyPatch, ckpt: Any) -> None:
+    torch.save({"w": torch.ones(2)}, "s.pth")
+    os.makedirs("a/b")
+    monkeypatch.chdir("a/b")
+    done = ckpt("convert", "../../s.pth", "-o", output, "--force")
+    assert (done.code, "the working directory lies in" in done.err) == (5, True), done
+    assert not os.listdir(".")

@@ -170,3 +170,19 @@ def test_the_error_of_a_pickle_names_its_file() -> None:
     write("x.pth", rezipped(saved({"a": torch.ones(1)}), lambda name, raw: b"\0" if name.endswith("data.pkl") else raw))
     with pytest.raises(cs.FormatError, match=r"^x.pth: the pickle has an unknown opcode 0x00 \(near byte 1\)"):
         cs.open_checkpoint("x.pth")
+
+
+def test_a_zip64_field_that_is_longer_than_what_holds_it_is_refused() -> None:
+    from ckptsurgeon.formats._zip_records import FULL, wide_sizes
+
+    class File:
+        uri = "x.pth"
+
+    for length in range(26):
+        for have in range(24):
+            extra = struct.pack("<2H", 1, length) + bytes(have)
+            try:
+                sizes = wide_sizes(File(), extra, FULL, FULL, 0)  # type: ignore[arg-type]
+            except cs.CheckpointError:
+                continue
+            assert sizes == (0, 0, 0)

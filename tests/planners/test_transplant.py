@@ -409,6 +409,10 @@ def test_the_same_inputs_give_the_same_plan() -> None:
         (lambda p: {**p, "steps": [{**p["steps"][0], "from": {"source": "other", "key": "a"}}]}, "malformed"),
         (lambda p: {**p, "sources": [{"name": 3}]}, "malformed"),
         (lambda p: {**p, "seed": "x"}, "malformed"),
+        (lambda p: {**p, "seed": -1}, "its seed is -1"),
+        (lambda p: {**p, "version": True}, "version True"),
+        (lambda p: {**p, "steps": [{**p["steps"][0], "from": None}]}, "of nothing"),
+        (lambda p: {**p, "steps": [{**p["steps"][0], "rule": {"a": 1}}]}, "malformed"),
     ],
 )
 def test_what_is_no_plan_is_usage(change: Any, why: str) -> None:
