@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.keys import parse_rule
 
 
 def model() -> nn.Module:
@@ -199,9 +200,45 @@ def test_a_list_of_layers_renumbered_and_back_is_the_identity() -> None:
     assert same(load_file("down.safetensors"), tensors)
 
 
+INVERSES = [
+    (["{n}.**=blocks.{n+5}.**"], ["blocks.{n}.**={n-5}.**"]),
+    (["{n}.*.**={n}.x.*.**"], ["{n}.x.*.**={n}.*.**"]),
+    (["{n}.*={2*n}.*"], ["{n}.*={n//2}.*"]),
+    ([r"re:(\d+)\.(.*)={2}.{1}"], [r"re:(.*)\.(\d+)={2}.{1}"]),
+    (["0=first", "{n}=rest.{n}"], ["first=0", "rest.{n}={n}"]),
+]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example({(0, "a", "b")}, INVERSES[-1])
+@given(st.sets(st.tuples(st.integers(0, 30), name, name), min_size=1, max_size=8), st.sampled_from(INVERSES))
+def test_rules_with_captures_and_their_inverses_are_the_identity(
+    parts: set[tuple[int, str, str]], rules: tuple[list[str], list[str]]
+) -> None:
+    tensors = {f"{n}.{a}.{b}": torch.full((2,), float(i)) for i, (n, a, b) in enumerate(sorted(parts))}
+    save_file(tensors, "in.safetensors")
+    cs.apply(cs.rename("in.safetensors", map=_in_use(rules[0], tensors)), "there.safetensors", force=True)
+    there = load_file("there.safetensors")
+    cs.apply(cs.rename("there.safetensors", map=_in_use(rules[1], there)), "back.safetensors", force=True)
+    assert same(load_file("back.safetensors"), tensors)
+
+
+def _in_use(rules: list[str], keys: Any) -> list[str]:
+    """Those rules that something is left for: one that matches nothing, or comes too late, is an error."""
+    used, left = [], list(keys)
+    for rule in rules:
+        parsed = parse_rule(rule)
+        taken = [key for key in left if parsed.apply(key) is not None]
+        if taken:
+            used.append(rule)
+            left = [key for key in left if key not in taken]
+    return used
+
+
 @pytest.mark.parametrize(
     ("command", "why"),
     [
+        (["convert", "training.pth", "--to", "pth", "-o", "o.safetensors"], "contradict each other"),
         (["filter", "training.pth"], "does not say where to write"),
         (["convert", "training.pth", "--set-metadata", "x", "-o", "o.pth"], "is not KEY=VALUE"),
         (["convert", "training.pth", "--dtype", "float31", "-o", "o.pth"], "no dtype 'float31'"),

@@ -83,6 +83,7 @@ def _writer(options: OutputOptions) -> Writer:
     if options.to:
         if options.to not in known:
             raise ConfigError(f"--to {options.to} is unknown.", hint=f"Use one of {', '.join(known)}.")
+        _check_suffix(options, known)
         return known[options.to]
     if is_folder(options):
         return known["safetensors"]
@@ -94,6 +95,17 @@ def _writer(options: OutputOptions) -> Writer:
     raise ConfigError(
         f"the suffix of {escape(options.path)} names no format.", hint=f"Use {', '.join(suffixes)}, or --to."
     )
+
+
+def _check_suffix(options: OutputOptions, known: Mapping[str, Writer]) -> None:
+    """Raise ConfigError where a file's suffix is that of another format than was asked for."""
+    suffix = os.path.splitext(options.path)[1].lower()
+    said = next((writer for writer in known.values() if suffix in writer.suffixes), None)
+    if said is not None and said.name != options.to and not is_folder(options):
+        raise ConfigError(
+            f"--to {options.to} and the suffix of {escape(options.path)} contradict each other.",
+            hint=f"Name it otherwise, or do without --to: {suffix} is {said.name}.",
+        )
 
 
 def _is_of_folders(writer: Writer) -> bool:

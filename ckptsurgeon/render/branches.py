@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from .tree import numbers_text
+from .tree import is_number, numbers_text
 
 __all__ = ["branch_names", "collapsed", "numbers_of", "pattern_of"]
 
@@ -41,7 +41,7 @@ def _numbered(names: Iterable[str]) -> dict[str, str]:
     heads: dict[str, str] = {}
     for name in names:
         last = name.rpartition(".")[2]
-        if last.isascii() and last.isdigit() and len(last) <= _LONGEST:
+        if is_number(last):
             heads[name] = name.removesuffix(last)
             numbers.setdefault(heads[name], []).append(int(last))
         else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ..tensors import TensorInfo
 from ..text import natural_key, shape_text
 
-__all__ = ["Branch", "build_tree", "numbers_text"]
+__all__ = ["Branch", "build_tree", "is_number", "numbers_text"]
 
 LISTED = 6
 LISTED_CHARACTERS = 240
@@ -91,7 +91,7 @@ class _Collapser:
         shape = self._signature(tuple((node.children[name].name, make) for name, make in makes.items()))
         groups: dict[object, list[Branch]] = {}
         for name, child in node.children.items():
-            numbered = child.name.isascii() and child.name.isdigit()
+            numbered = is_number(child.name)
             kind = "number" if numbered else "tensor" if child.info is not None else "module"
             groups.setdefault((kind, makes[name]), []).append(child)
         joined = [_join(group) for group in groups.values()]
@@ -113,7 +113,7 @@ def _join(group: list[Branch]) -> Branch:
     if len(group) == 1:
         return first
     names = [branch.name for branch in group]
-    numbered = all(name.isascii() and name.isdigit() for name in names)
+    numbered = all(map(is_number, names))
     text = f"{{{numbers_text(map(int, names)) if numbered else _list_text(names)}}}"
     return Branch(
         name=text,
@@ -144,6 +144,11 @@ def _chained(branch: Branch) -> Branch:
             branch.parameters, branch.nbytes, child.dtypes, branch.first_key,
         )  # fmt: skip
     return branch
+
+
+def is_number(text: str) -> bool:
+    """Whether a segment is a number as a list's index is written: ``01`` is none, and is not ``1``."""
+    return text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") and len(text) < 19
 
 
 def numbers_text(numbers: Iterable[int]) -> str:
