@@ -76,7 +76,7 @@ def _read_input(row: Mapping[str, Any], index: Mapping[str, int]) -> Input:
 def plan_from_json(data: Any) -> Plan:
     """Return the plan that plain data spells; raises ConfigError where it is none."""
     if not isinstance(data, dict) or data.get("kind") != "ckpt.plan":
-        raise ConfigError("this is not a plan.", hint="Make one with ckpt transplant … -n --json.")
+        raise ConfigError("this is not a plan.", hint="Make one with -n --json, as in ckpt transplant … -n --json.")
     if data.get("version") != VERSION or isinstance(data["version"], bool):
         raise ConfigError(f"the plan is of version {data.get('version')!r}; this program reads {VERSION}.")
     try:
