@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import compute, compute_steps
+from ckptsurgeon.engine import check_step, compute, compute_steps
+from ckptsurgeon.plan import Input, Step
 from ckptsurgeon.planners import ema_weights
 
 
@@ -223,3 +225,25 @@ def test_the_largest_counter_of_another_width_fits_or_is_refused() -> None:
     torch.save({"n": torch.tensor([2**40, 2]), "w": torch.ones(2)}, "1.pth")
     with pytest.raises(cs.PlanError, match="n: the value 1099511627776 does not fit int32"):
         cs.apply(cs.average(["0.pth", "1.pth"], int_buffers="max"), "other.pth")
+
+
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3"])
+def test_packed_floats_have_no_average(dtype: str) -> None:
+    bits = {"F4": 4, "F6_E2M3": 6}[dtype]
+    head = json.dumps({"w": {"dtype": dtype, "shape": [8], "data_offsets": [0, bits]}}).encode()
+    for i in range(2):
+        Path(f"{i}.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(range(i, bits + i)))
+    with pytest.raises(cs.PlanError, match=r"w of 0.safetensors is float\d_\w+, which packs several numbers"):
+        cs.average(["0.safetensors", "1.safetensors"])
+
+
+def test_an_edited_plan_cannot_average_packed_floats() -> None:
+    one = Input(0, "w", "float4_e2m1fn_x2", (4,))
+    step = Step("w", "average", one.dtype, (4,), 0, "w", one.dtype, (4,), more=(replace(one, source=1),))
+    with pytest.raises(cs.PlanError, match="cannot be: w by average"):
+        check_step(step)
+    floats = replace(step, dtype="float16", source_dtype="float16", more=(Input(1, "w", "complex64", (4,)),))
+    with pytest.raises(cs.PlanError):
+        check_step(floats)
+    with pytest.raises(cs.PlanError, match="cannot be: w by average"):
+        check_step(replace(floats, dtype="complex64"))
