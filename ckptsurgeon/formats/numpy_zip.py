@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
+from ..errors import FormatError
 from ..sources import File, Source
 from ..tensors import Storage
+from ..text import escape
 from ._header import FileHeader, Header, naming
 from ._npy import npy_entry
 from ._values import Name, Opaque
@@ -30,7 +32,7 @@ class _NumpyZip:
         assert isinstance(source, File)
         with naming(source):
             archive = read_archive(source)
-            tree = {key.removesuffix(_SUFFIX): _entry(archive, key, name) for key in archive.entries}
+            tree = _tree(archive, name)
         digest = hashlib.sha256(archive.directory).hexdigest()
         return Header(
             format=self.name,
@@ -38,6 +40,17 @@ class _NumpyZip:
             files=(FileHeader(name, source.size, digest, source.mtime_ns),),
             handles={name: source},
         )
+
+
+def _tree(archive: Archive, within: str) -> dict[str, object]:
+    """Return the entry of each key. ``a`` and ``a.npy`` are both called ``a``, and numpy gives one of them."""
+    tree: dict[str, object] = {}
+    for record in archive.entries:
+        key = record.removesuffix(_SUFFIX)
+        if key in tree:
+            raise FormatError(f"there are two records for the key {escape(key)}.", rule="duplicate key")
+        tree[key] = _entry(archive, record, within)
+    return tree
 
 
 def _entry(archive: Archive, key: str, within: str) -> object:
