@@ -14,22 +14,19 @@ import numpy.typing as npt
 
 from .errors import PlanError
 from .tensors import DTYPES
-from .text import count
 
 __all__ = [
     "Array",
     "Box",
-    "average",
     "blocks",
     "box_shape",
     "cast",
     "count_special",
     "interpolate",
     "interpolation_box",
-    "largest",
     "overlap_shape",
     "raw_dtype",
-    "scaled",
+    "widened",
 ]
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -92,7 +89,7 @@ def cast(array: Array, source: str, destination: str) -> tuple[Array, int]:
     with np.errstate(all="ignore"):
         if "float8" in source or "float8" in destination:
             return _cast_with_torch(array, source, destination)
-        plain = _widened(array, source)
+        plain = widened(array, source)
         if DTYPES[destination].kind in ("int", "uint"):
             return _to_integer(plain, destination), 0
         made = _narrowed(plain, destination)
@@ -107,7 +104,7 @@ def _reach(dtype: str) -> int:
     return exponents.get(dtype) or DTYPES[dtype].bits
 
 
-def _widened(array: Array, dtype: str) -> Array:
+def widened(array: Array, dtype: str) -> Array:
     """Return the values in a type that numpy computes with."""
     if dtype == "bfloat16":
         wide: Array = (array.astype("<u4") << 16).view("<f4")
@@ -155,7 +152,7 @@ def _to_integer(plain: Array, dtype: str) -> Array:
 
 
 def _new_infinities(plain: Array, made: Array, dtype: str) -> int:
-    after = _widened(made, dtype)
+    after = widened(made, dtype)
     return int(np.count_nonzero(np.isinf(after) & np.isfinite(plain)))
 
 
@@ -184,42 +181,6 @@ _NAN_ONLY = {
     "float8_e8m0fnu": (0xFF, 0xFF),
 }
 """The 8-bit floats without infinities: the bits to look at, and what they are in a NaN."""
-
-
-def average(parts: Sequence[tuple[Array, str]], weights: Sequence[float]) -> tuple[Array, str]:
-    """Return the mean, or the weighted sum, of values and their dtypes, in double precision, and the dtype of that."""
-    wide = "complex128" if any(DTYPES[dtype].kind == "complex" for _, dtype in parts) else "float64"
-    total: Array | None = None
-    for i, (values, dtype) in enumerate(parts):
-        plain = _widened(values, dtype) if "float8" not in dtype else cast(values, dtype, "float32")[0]
-        if total is None:
-            total = plain.astype(raw_dtype(wide))
-            total *= weights[0] if weights else 1.0
-        else:
-            np.add(total, plain * weights[i] if weights else plain, out=total)
-    assert total is not None
-    if not weights:
-        total /= len(parts)
-    return total, wide
-
-
-def scaled(values: Array, dtype: str, factor: float) -> Array:
-    """Return values times a number, rounded to their dtype once; raises PlanError where one becomes infinite."""
-    product, wide = average([(values, dtype)], [factor])
-    made, lost = cast(product, wide, dtype)
-    if lost:
-        raise PlanError(
-            f"{count(lost, 'value')} times {factor:g} would be beyond {dtype}.", hint="Scale by less, or cast first."
-        )
-    return made
-
-
-def largest(parts: Sequence[Array]) -> Array:
-    """Return the largest of several arrays of integers, element by element."""
-    most = parts[0]
-    for values in parts[1:]:
-        most = np.maximum(most, values)
-    return most
 
 
 def count_special(values: Array, dtype: str) -> tuple[int, int]:
@@ -270,7 +231,7 @@ def interpolate(
     Computed in float32, and in float64 for float64 values, as ``torch.nn.functional.interpolate`` does with
     ``align_corners=False``: the last dimension first.
     """
-    values = _widened(array, dtype)
+    values = widened(array, dtype)
     values = values.astype("<f8" if dtype == "float64" else "<f4")
     for axis in reversed(range(len(source))):
         have, want = source[axis], destination[axis]

@@ -50,7 +50,7 @@ def _interpolates(pairs: list[tuple[int, int]], dtype: str) -> bool:
 
 def _moves_whole_bytes(dtype: str) -> bool:
     """Whether single elements of a type can be told apart in memory."""
-    return DTYPES[dtype].bits % 8 == 0 and DTYPES[dtype].values == 1
+    return not DTYPES[dtype].is_packed
 
 
 def cast_fault(source: str, destination: str) -> str:
@@ -60,7 +60,7 @@ def cast_fault(source: str, destination: str) -> str:
         return ""
     if "quantized" in (have.kind, want.kind) or "bits" in (have.kind, want.kind):
         return "quantised values have no meaning in another type"
-    if have.bits % 8 or want.bits % 8 or have.values > 1 or want.values > 1:
+    if have.is_packed or want.is_packed:
         return "packed values are only ever copied"
     if have.kind == "complex" and want.kind != "complex":
         return "a complex number does not fit a real one"
@@ -68,4 +68,6 @@ def cast_fault(source: str, destination: str) -> str:
         return "a fraction does not fit an integer"
     if want.kind == "bool":
         return "a number does not fit a truth value"
+    if destination == "float8_e8m0fnu":  # a scale: torch casts -3.0 to 4.0
+        return "it holds powers of two alone, without a sign"
     return ""

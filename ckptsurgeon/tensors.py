@@ -43,6 +43,11 @@ class DType:
         """Whether elements of this type are trained: real or complex floating point."""
         return self.kind in ("float", "complex")
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether an element is not whole bytes, or several numbers: such values are only ever copied."""
+        return self.bits % 8 != 0 or self.values > 1
+
 
 def _table() -> dict[str, DType]:
     rows = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import compute
+from ckptsurgeon.engine import check_step, compute, compute_steps
+from ckptsurgeon.plan import Input, Step
+from ckptsurgeon.planners import ema_weights
 
 
 def write(number: int = 3, **change: Any) -> list[dict[str, torch.Tensor]]:
@@ -174,3 +178,72 @@ def test_a_record_with_a_bad_checksum_is_never_averaged() -> None:
     with pytest.raises(cs.FormatError, match=r"1.pth: .* does not have the checksum"):
         cs.apply(cs.average(PATHS), "out.pth")
     assert not Path("out.pth").exists()
+
+
+def test_memory_does_not_grow_with_the_number_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute_steps, "THREADS", 1)  # two are at their peaks together or not
+    for i in range(60):
+        torch.save({"w": torch.full((800_000,), float(i))}, f"{i}.pth")
+    peaks = []
+    for number in (2, 60):
+        plan = cs.average([f"{i}.pth" for i in range(number)])
+        tracemalloc.start()
+        cs.apply(plan, f"of{number}.pth")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+    assert torch.load("of60.pth", weights_only=True)["w"].unique().tolist() == [29.5]
+
+
+def test_a_checksum_is_that_of_all_blocks_whichever_thread_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "BLOCK_BYTES", 64)
+    write(2)
+    cs.apply(cs.average(["0.pth", "1.pth"]), "out.pth")
+    data = bytearray(Path("1.pth").read_bytes())
+    torch.manual_seed(1)
+    data[data.find(torch.randn(30, 7).numpy().tobytes()) + 800] ^= 1
+    Path("1.pth").write_bytes(bytes(data))
+    with pytest.raises(cs.FormatError, match=r"1.pth: .* does not have the checksum"):
+        cs.apply(cs.average(["0.pth", "1.pth"]), "other.pth")
+
+
+def test_a_weighted_sum_of_halves_is_not_rounded_on_the_way() -> None:
+    states = write()
+    cs.apply(cs.average(PATHS, ema=0.9), "out.pth")
+    found = torch.load("out.pth", weights_only=True)
+    for key in ("half", "w"):
+        terms = [w * state[key].double() for w, state in zip(ema_weights(0.9, 3), states, strict=True)]
+        assert torch.equal(found[key], torch.stack(terms).sum(0).to(states[0][key].dtype)), key
+
+
+def test_the_largest_counter_of_another_width_fits_or_is_refused() -> None:
+    torch.save({"n": torch.tensor([3, 4], dtype=torch.int32), "w": torch.ones(2)}, "0.pth")
+    torch.save({"n": torch.tensor([5, 2]), "w": torch.ones(2)}, "1.pth")
+    cs.apply(cs.average(["0.pth", "1.pth"], int_buffers="max"), "out.pth")
+    found = torch.load("out.pth", weights_only=True)["n"]
+    assert (found.tolist(), found.dtype) == ([5, 4], torch.int32)
+    torch.save({"n": torch.tensor([2**40, 2]), "w": torch.ones(2)}, "1.pth")
+    with pytest.raises(cs.PlanError, match="n: the value 1099511627776 does not fit int32"):
+        cs.apply(cs.average(["0.pth", "1.pth"], int_buffers="max"), "other.pth")
+
+
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3"])
+def test_packed_floats_have_no_average(dtype: str) -> None:
+    bits = {"F4": 4, "F6_E2M3": 6}[dtype]
+    head = json.dumps({"w": {"dtype": dtype, "shape": [8], "data_offsets": [0, bits]}}).encode()
+    for i in range(2):
+        Path(f"{i}.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(range(i, bits + i)))
+    with pytest.raises(cs.PlanError, match=r"w of 0.safetensors is float\d_\w+, which packs several numbers"):
+        cs.average(["0.safetensors", "1.safetensors"])
+
+
+def test_an_edited_plan_cannot_average_packed_floats() -> None:
+    one = Input(0, "w", "float4_e2m1fn_x2", (4,))
+    step = Step("w", "average", one.dtype, (4,), 0, "w", one.dtype, (4,), more=(replace(one, source=1),))
+    with pytest.raises(cs.PlanError, match="cannot be: w by average"):
+        check_step(step)
+    floats = replace(step, dtype="float16", source_dtype="float16", more=(Input(1, "w", "complex64", (4,)),))
+    with pytest.raises(cs.PlanError):
+        check_step(floats)
+    with pytest.raises(cs.PlanError, match="cannot be: w by average"):
+        check_step(replace(floats, dtype="complex64"))

@@ -54,6 +54,10 @@ def test_a_number_and_a_list_of_one_fit_each_other() -> None:
         ("int64", "bool", "truth"),
         ("quint8", "float32", "quantised"),
         ("float4_e2m1fn_x2", "float32", "packed"),
+        ("float32", "float8_e8m0fnu", "without a sign"),
+        ("bool", "float8_e8m0fnu", "without a sign"),
+        ("float8_e8m0fnu", "float8_e8m0fnu", ""),
+        ("float8_e8m0fnu", "float32", ""),
     ],
 )
 def test_casts_that_would_lose_what_a_value_is_are_refused(source: str, destination: str, refused: str) -> None:

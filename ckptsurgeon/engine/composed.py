@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ..composition import Cast, Cut, Joined, Permuted, Reshaped, Scaled
-from ..ops import Array, Box, box_shape, cast, scaled
+from ..means import scaled
+from ..ops import Array, Box, box_shape, cast
 from ..tensors import TensorInfo, contiguous_stride
 
 __all__ = ["read_made"]

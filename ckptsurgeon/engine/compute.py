@@ -9,16 +9,15 @@ import numpy as np
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
+from ..means import average, largest, rounded
 from ..ops import (
     Array,
     Box,
-    average,
     blocks,
     box_shape,
     cast,
     interpolate,
     interpolation_box,
-    largest,
     overlap_shape,
     raw_dtype,
 )
@@ -44,7 +43,8 @@ Computed = tuple[int, Array, int]
 """Offset in the tensor (bytes), the values as ``raw_dtype`` of the step's dtype, finite values that became infinite."""
 
 
-Seen = Callable[[Sequence[Array]], None]
+Seen = Callable[[int, Array], None]
+"""Called with the number of an input and what was read of it."""
 Part = tuple[TensorInfo, Checkpoint]
 """An input of a step: its header and the checkpoint it is of."""
 
@@ -69,7 +69,7 @@ def block_places(step: Step, parts: Sequence[Part]) -> Iterator[tuple[int, Box]]
 def computed_block(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None = None) -> tuple[Array, int]:
     """Return one block of an output tensor, and how many values became infinite in it.
 
-    ``seen`` is shown what was read of several inputs.
+    ``seen`` is shown what was read of each of several inputs.
     """
     try:
         values, lost = _computed(step, parts, box, seen)
@@ -88,19 +88,25 @@ def _computed(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) ->
     elif step.op == "map":
         values, lost = cast_for(step, mapped_block(step, info, source, box), info.dtype)
     elif step.op in MERGES:
-        read = [read_part(s, i, box) for i, s in parts]
-        if seen is not None:
-            seen(read)
-        values, lost = _merged(step, read, [i.dtype for i, _ in parts])
+        values, lost = _merged(step, _read(parts, box, seen))
     else:
         values, lost = cast_for(step, read_part(source, info, box), info.dtype)
     return values, lost
 
 
-def _merged(step: Step, read: Sequence[Array], dtypes: Sequence[str]) -> tuple[Array, int]:
+def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[Array, str]]:
+    """Yield a part of each input: one is held at a time, however many there are."""
+    for number, (info, source) in enumerate(parts):
+        values = read_part(source, info, box)
+        if seen is not None:
+            seen(number, values)
+        yield values, info.dtype
+
+
+def _merged(step: Step, parts: Iterator[tuple[Array, str]]) -> tuple[Array, int]:
     if step.op == "max":
-        return cast_for(step, largest(read), dtypes[0])
-    return cast_for(step, *average(list(zip(read, dtypes, strict=True)), step.weights))
+        return cast_for(step, *largest(parts))
+    return _named(step, rounded, *average(parts, step.weights))
 
 
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
@@ -146,7 +152,13 @@ def _overlay_rows(step: Step, info: TensorInfo, source: Checkpoint, initial: Arr
 
 def cast_for(step: Step, values: Array, dtype: str) -> tuple[Array, int]:
     """Return values in a step's dtype, and how many became infinite; raises PlanError naming the source's key."""
+    return _named(step, cast, values, dtype)
+
+
+def _named(
+    step: Step, how: Callable[[Array, str, str], tuple[Array, int]], values: Array, dtype: str
+) -> tuple[Array, int]:
     try:
-        return cast(values, dtype, step.dtype)
+        return how(values, dtype, step.dtype)
     except PlanError as error:
         raise PlanError(f"{escape(step.source_key)}: {error.message}", hint=error.hint) from error

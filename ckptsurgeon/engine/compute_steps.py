@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -53,13 +54,13 @@ def compute_steps(run: Run) -> None:
 def _compute(run: Run, step: Step, pool: ThreadPoolExecutor) -> None:
     """Compute one tensor block by block; numpy lets two threads work at once."""
     parts = run.parts(step)
-    sums: list[list[tuple[int, int, int]]] = [[] for _ in parts]
+    sums = [_Sum() if checked_on_the_way(step, info) else None for info, _ in parts]
 
-    def block(place: tuple[int, Box]) -> tuple[int, int, int]:
-        def seen(read: Sequence[Array]) -> None:
-            for kept, values in zip(sums, read, strict=True):
-                raw = _raw(values)
-                kept.append((place[0], crc32(raw), len(raw)))
+    def block(index: int, place: tuple[int, Box]) -> tuple[int, int, int]:
+        def seen(number: int, read: Array) -> None:
+            kept = sums[number]
+            if kept is not None:
+                kept.add(index, _raw(read))
 
         values, lost = computed_block(step, parts, place[1], seen)
         crc = run.write(step.key, place[0], _raw(values))
@@ -67,8 +68,8 @@ def _compute(run: Run, step: Step, pool: ThreadPoolExecutor) -> None:
         return crc, values.nbytes, lost
 
     places = list(block_places(step, parts))
-    done = list(pool.map(block, places)) if len(places) > 1 else [block(place) for place in places]
-    _check_sums(step, parts, sums)
+    done = list(pool.map(block, range(len(places)), places)) if len(places) > 1 else [block(0, p) for p in places]
+    _check_sums(parts, sums)
     lost = sum(number for _, _, number in done)
     if lost:
         run.overflowed[step.key] = lost
@@ -76,12 +77,34 @@ def _compute(run: Run, step: Step, pool: ThreadPoolExecutor) -> None:
     run.checksums[step.key] = combine([(crc, nbytes) for crc, nbytes, _ in done])
 
 
-def _check_sums(step: Step, parts: Sequence[Part], sums: Sequence[list[tuple[int, int, int]]]) -> None:
+class _Sum:
+    """The CRC-32 of a record whose blocks come from several threads: those that are ahead wait, the others are one."""
+
+    def __init__(self) -> None:
+        self.crc = 0
+        self._nbytes = 0
+        self._next = 0
+        self._ahead: dict[int, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, index: int, raw: memoryview) -> None:
+        """Take the block of this index, once for each from 0."""
+        crc = crc32(raw)
+        with self._lock:
+            self._ahead[index] = crc, len(raw)
+            while self._next in self._ahead:
+                following = self._ahead.pop(self._next)
+                self.crc = combine([(self.crc, self._nbytes), following])
+                self._nbytes += following[1]
+                self._next += 1
+
+
+def _check_sums(parts: Sequence[Part], sums: Sequence[_Sum | None]) -> None:
     """Raise FormatError where what was read of an input is not what its checksum says."""
-    for (info, source), kept in zip(parts, sums, strict=True):
-        if checked_on_the_way(step, info):
-            assert info.storage is not None
-            if combine([(crc, nbytes) for _, crc, nbytes in sorted(kept)]) != info.storage.crc32:
+    for (info, source), found in zip(parts, sums, strict=True):
+        if found is not None:
+            assert info.storage is not None  # by checked_on_the_way
+            if found.crc != info.storage.crc32:
                 raise bad_checksum(source.file(info), info.storage.name)
 
 

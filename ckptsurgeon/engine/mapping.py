@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..checkpoint import Checkpoint
-from ..ops import Array, Box, average, blocks, box_shape, cast, raw_dtype
+from ..means import average, rounded
+from ..ops import Array, Box, blocks, box_shape, raw_dtype
 from ..plan import Rows, Step
 from ..tensors import TensorInfo
 from .reading import read_part
@@ -43,8 +44,8 @@ def mapped_block(step: Step, info: TensorInfo, source: Checkpoint, box: Box) -> 
     for place in range(begin, end):
         these = rows.rows[place]
         if isinstance(these, tuple):
-            parts = [(read_part(source, info, _part(box, axis, row, 1)), info.dtype) for row in these]
-            out[_along(box, axis, place - begin, 1)] = _narrowed(*average(parts, ()), info.dtype)
+            parts = ((read_part(source, info, _part(box, axis, row, 1)), info.dtype) for row in these)
+            out[_along(box, axis, place - begin, 1)] = rounded(*average(parts, ()), info.dtype)[0]
         elif these is None and rows.new == "mean":
             inner = tuple(slice(0, 1) if d == axis else slice(*ends) for d, ends in enumerate(box))
             out[_along(box, axis, place - begin, 1)] = _mean(step, info, source)[inner]
@@ -64,16 +65,12 @@ def _along(box: Box, axis: int, place: int, number: int) -> tuple[slice, ...]:
     return tuple(slice(place, place + number) if d == axis else slice(None) for d in range(len(box)))
 
 
-def _narrowed(values: Array, wide: str, dtype: str) -> Array:
-    return cast(values, wide, dtype)[0]
-
-
 def _mean(step: Step, info: TensorInfo, source: Checkpoint) -> Array:
     """Return the mean of all rows of a source tensor, worked out once."""
     rows = _rows(step)
     known = (step.source, step.source_key)
     if known not in rows.means:
-        rows.means[known] = _narrowed(*_mean_along(step.axis, info, source), info.dtype)
+        rows.means[known] = rounded(*_mean_along(step.axis, info, source), info.dtype)[0]
     found: Array = rows.means[known]
     return found
 

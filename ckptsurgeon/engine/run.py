@@ -153,10 +153,15 @@ def _maps(step: Step) -> bool:
 
 
 def _merges(step: Step) -> bool:
-    """Whether all inputs of a step have its shape, and a weight each or none."""
-    inputs = step.inputs
-    alike = all(one.shape == step.shape for one in inputs)
-    return alike and len(step.weights) in (0, len(inputs)) and all(map(isfinite, step.weights))
+    """Whether all inputs of a step have its shape, numbers of one kind that are not packed, a weight each or none."""
+    inputs, kind = step.inputs, DTYPES[step.source_dtype].kind
+    alike = all(one.shape == step.shape and DTYPES[one.dtype].kind == kind for one in inputs)
+    return (
+        alike
+        and not any(DTYPES[one.dtype].is_packed for one in inputs)
+        and len(step.weights) in (0, len(inputs))
+        and all(map(isfinite, step.weights))
+    )
 
 
 def is_copy(step: Step, info: TensorInfo) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import FormatError, UnsafeError
 from ..tensors import TensorInfo
+from ..text import escape
 from . import limits
 from ._values import Name, Opaque
 
@@ -23,23 +24,27 @@ _CLASSES = "__torch__"
 def script_tensors(tree: Any) -> dict[str, TensorInfo]:
     """Return the tensors of a scripted module by their paths.
 
-    Raises FormatError when it is no module, UnsafeError when it nests or shares without end.
+    Raises FormatError when it is no module or a name is too long, UnsafeError when it nests or shares without end.
     """
     if not _is_module(tree):
         raise FormatError("the archive holds no scripted module.", rule="torchscript")
     found: dict[str, TensorInfo] = {}
-    waiting, visits = [("", tree)], 0
+    waiting, visits, characters = [("", tree)], 0, 0
     while waiting:
         prefix, module = waiting.pop()
         visits += 1
         if visits > limits.TENSORS or prefix.count(".") > limits.KEY_SEGMENTS or len(found) > limits.TENSORS:
-            raise UnsafeError("a scripted module nests too deeply or shares too much.", rule="module tree")
+            raise _endless()
         children = []
         for name, value in _attributes(module):
+            path = _path(prefix, name)
+            characters += len(path)
+            if characters > limits.PATH_CHARACTERS:
+                raise _endless()
             if isinstance(value, TensorInfo):
-                found[f"{prefix}{name}"] = value
-            elif _is_module(value):
-                children.append((f"{prefix}{name}.", value))
+                found[path] = value
+            else:
+                children.append((f"{path}.", value))
         waiting += reversed(children)
     if not found:
         raise FormatError(
@@ -50,8 +55,25 @@ def script_tensors(tree: Any) -> dict[str, TensorInfo]:
     return found
 
 
-def _attributes(module: Opaque) -> Iterator[tuple[str, object]]:
-    return ((name, value) for name, value in module.attributes().items() if isinstance(name, str))
+def _endless() -> UnsafeError:
+    return UnsafeError("a scripted module nests too deeply or shares too much.", rule="module tree")
+
+
+def _path(prefix: str, name: str) -> str:
+    """Return the path of an attribute. One that is too long is never built: the file has its names once."""
+    if len(prefix) + len(name) > limits.KEY_CHARACTERS:
+        raise FormatError(
+            f"a scripted module has a key over {limits.KEY_CHARACTERS} characters: {escape(prefix + name[:40], 40)}.",
+            rule="key length",
+        )
+    return f"{prefix}{name}"
+
+
+def _attributes(module: Opaque) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors and modules that a module has."""
+    for name, value in module.attributes().items():
+        if isinstance(name, str) and (isinstance(value, TensorInfo) or _is_module(value)):
+            yield name, value
 
 
 def _is_module(value: object) -> bool:

@@ -98,5 +98,8 @@ KEY_CHARACTERS = 8192
 KEY_SEGMENTS = 256
 """How long a key may be, and how many dotted parts it may have. Real ones stay below 200 and 20."""
 
+PATH_CHARACTERS = 64 << 20
+"""Characters of all paths that are put together in one scripted module: 200 for each of the most keys."""
+
 SEGMENTS = 1_500_000
 """Dotted parts of all keys together: ten for each key of the largest models. Each may become a line of a tree."""

@@ -7,7 +7,7 @@ import hashlib
 from ..errors import FormatError
 from ..sources import File, Source
 from ..tensors import Storage, TensorInfo
-from ..text import listing
+from ..text import escape, listing
 from ._header import FileHeader, Header, naming
 from ._npy import npy_entry
 from ._values import Name, Opaque
@@ -32,7 +32,7 @@ class _NumpyZip:
         assert isinstance(source, File)
         with naming(source):
             archive = read_archive(source)
-            tree = {key.removesuffix(_SUFFIX): _entry(archive, key, name) for key in archive.entries}
+            tree = _tree(archive, name)
             compressed = [key for key, entry in archive.entries.items() if entry.method]
             if compressed and not any(isinstance(value, TensorInfo) for value in tree.values()):
                 raise FormatError(
@@ -48,6 +48,17 @@ class _NumpyZip:
             handles={name: source},
             notes=(f"compressed, and so not read: {listing(compressed)}",) if compressed else (),
         )
+
+
+def _tree(archive: Archive, within: str) -> dict[str, object]:
+    """Return the entry of each key. ``a`` and ``a.npy`` are both called ``a``, and numpy gives one of them."""
+    tree: dict[str, object] = {}
+    for record in archive.entries:
+        key = record.removesuffix(_SUFFIX)
+        if key in tree:
+            raise FormatError(f"there are two records for the key {escape(key)}.", rule="duplicate key")
+        tree[key] = _entry(archive, record, within)
+    return tree
 
 
 def _entry(archive: Archive, key: str, within: str) -> object:

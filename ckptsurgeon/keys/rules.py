@@ -27,13 +27,15 @@ _COMMENT = re.compile(r"(^|\s)#.*", re.DOTALL)
 class Rule:
     """One rule: the keys it is for, and what they are called then. ``pattern`` None adds a prefix to all.
 
-    A ``lenient`` rule, of a set, may be left without keys by earlier ones.
+    A ``lenient`` rule, of a set, may be left without keys by earlier ones; an ``again`` one is applied to what it made
+    until it is for nothing more.
     """
 
     text: str
     pattern: KeyPattern | None
     target: Target
     lenient: bool = False
+    again: bool = False
 
     @property
     def label(self) -> str:
@@ -45,6 +47,12 @@ class Rule:
 
         Raises PatternError when nothing is left of the key or a number falls below zero.
         """
+        name = self._once(key, also)
+        while self.again and name is not None and (shorter := self._once(name, also)) is not None:
+            name = shorter
+        return name
+
+    def _once(self, key: str, also: Mapping[str, str] | None) -> str | None:
         caught = Captures(rest=f".{key}") if self.pattern is None else self.pattern.captures(key)
         if caught is None:
             return None

@@ -26,8 +26,8 @@ RULESETS: Mapping[str, tuple[str, ...]] = {
     "ddp": ("module=",),
     # a LightningModule that keeps its network as self.model or self.net
     "lightning": ("model=", "net="),
-    # torch.compile, outside and inside
-    "compile": ("_orig_mod.**._orig_mod.**=**.**", "_orig_mod=", "**._orig_mod.**=**.**"),
+    # torch.compile, of any number of modules in each other
+    "compile": ("**._orig_mod.**=**.**",),
     # ESPnet's DeepSpeed trainer wraps its model, which is wrapped again when it is compiled
     "espnet-deepspeed": ("module._orig_mod=", "module="),
     # the two misspelled names that SpeechBrain's parameter_transfer mends
@@ -36,6 +36,9 @@ RULESETS: Mapping[str, tuple[str, ...]] = {
         "**.convs_intermedite.**=**.convs_intermediate.**",
     ),
 }
+
+_AGAIN = frozenset({"compile"})
+"""Sets whose rules strip one wrapper of several: each application makes the key shorter."""
 
 
 def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
@@ -47,7 +50,7 @@ def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
     for name in names:
         if name not in RULESETS:
             raise PatternError(f"there is no ruleset {name!r:.60}.", hint=f"There are {', '.join(RULESETS)}.")
-        rules = [replace(parse_rule(text), lenient=True) for text in RULESETS[name]]
+        rules = [replace(parse_rule(text), lenient=True, again=name in _AGAIN) for text in RULESETS[name]]
         hits = KeyMatcher([rule.pattern for rule in rules if rule.pattern is not None]).hits(keys)
         matching = [rule for rule, hit in zip(rules, hits, strict=True) if hit]
         if not matching:

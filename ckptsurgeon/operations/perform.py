@@ -139,7 +139,7 @@ def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
     if info.opaque:
         raise FormatError(f"{operation}: {escape(key)} cannot be read: {info.opaque}.", rule="opaque")
     dtype = DTYPES[info.dtype]
-    if dtype.bits % 8 or dtype.values > 1:
+    if dtype.is_packed:
         raise PlanError(f"{operation}: {escape(key)} is {info.dtype}, which packs several numbers in a byte.")
     if operation.verb == "scale" and not dtype.is_floating:
         raise PlanError(f"{operation}: {escape(key)} is {info.dtype}; only floating tensors are scaled.")

@@ -93,6 +93,13 @@ def _check_alike(key: str, inputs: Sequence[Input], views: Sequence[SourceView])
             raise PlanError(f"{escape(key)} is {shapes}.", hint="Average checkpoints of one model.")
         if DTYPES[one.dtype].kind != DTYPES[first.dtype].kind:
             raise PlanError(f"{escape(key)} is {first.dtype} in {here}, {one.dtype} in {there}.")
+    for one in inputs:
+        if DTYPES[one.dtype].is_floating and DTYPES[one.dtype].is_packed:
+            name = escape(views[one.source].source.name)
+            raise PlanError(
+                f"{escape(key)} of {name} is {one.dtype}, which packs several numbers in a byte and has no mean.",
+                hint="Filter it out first.",
+            )
 
 
 def _ties(views: Sequence[SourceView]) -> dict[str, str]:

@@ -95,6 +95,9 @@ class _Decider:
 
     def _initial(self, key: str, info: TensorInfo, *, reason: str, rule: str, policy: str = "") -> Step:
         dtype = self._dtype(info, None)
+        fault = cast_fault(info.dtype, dtype)
+        if fault:
+            self.faults.casts.append(f"{key} is {info.dtype} in the destination, {dtype} as asked: {fault}")
         if self.keeper is None and key in self.target.undrawable:
             self.faults.undrawable.append(key)
         if self.keeper is None:

@@ -69,6 +69,31 @@ def named(module: str, name: str) -> bytes:
     return b"c" + module.encode() + b"\n" + name.encode() + b"\n"
 
 
+def scripted(attributes: bytes) -> bytes:
+    """A module of a TorchScript archive, kept as memo 0."""
+    return named("__torch__", "Net") + b")\x81}(" + attributes + b"ub" + b"q\x00"
+
+
+def script(pickled: bytes) -> bytes:
+    return zipped(pickled + b".", **{"constants.pkl": b"N."}, **SIX_FLOATS)
+
+
+def long_script_names(length: int, levels: int) -> bytes:
+    """Modules of two equal modules each, under names of a megabyte."""
+    first, second = (text(letter * length) + b"q" + bytes([i]) + b"0" for i, letter in ((1, "a"), (2, "b")))
+    data = first + second + scripted(text("w") + tensor())
+    for _ in range(levels):
+        data += b"0" + scripted(b"h\x01h\x00h\x02h\x00")
+    return script(data)
+
+
+def long_script_paths(number: int, tensors: bool) -> bytes:
+    """A module of many tensors, or of many modules, at the end of a long path."""
+    data = (tensor() if tensors else scripted(text("w") + tensor())) + b"q\x000"
+    data += scripted(b"".join(text(str(i)) + b"h\x00" for i in range(number)))
+    return script(data + b"0" + scripted(text("a" * 8000) + b"h\x00"))
+
+
 def text(value: str) -> bytes:
     raw = value.encode()
     return b"X" + struct.pack("<I", len(raw)) + raw
@@ -218,6 +243,9 @@ def many_records(number: int) -> bytes:
 
 
 FILES = {
+    "long names in a script": long_script_names(1 << 20, 13),
+    "a long path to many tensors of a script": long_script_paths(290_000, True),
+    "a long path to many modules of a script": long_script_paths(250_000, False),
     "a persistent id of itself": zipped(BOMB + b"Q."),
     "a storage of itself": zipped(b"(X\x07\x00\x00\x00storage" + BOMB + b"X\x01\x00\x00\x000NK\x01tQ."),
     "an object named by a tuple of itself": zipped(BOMB + b")R."),

@@ -107,3 +107,15 @@ def test_records_that_are_no_arrays_are_only_named() -> None:
     with zipfile.ZipFile("all.npz", "a") as archive:
         archive.writestr("readme.txt", "hello")
     assert [extra.key for extra in cs.inspect("all.npz").extras] == ["readme.txt"]
+
+
+@pytest.mark.parametrize("names", [("w", "w.npy"), ("w.npy", "w")])
+def test_two_records_of_one_key_are_refused(names: tuple[str, str]) -> None:
+    np.save("w.npy", np.ones(2))
+    with zipfile.ZipFile("all.npz", "w") as archive:
+        archive.write("w.npy", "a.npy")
+        for name in names:
+            archive.write("w.npy", name)
+    with pytest.raises(cs.FormatError, match=r"all.npz: there are two records for the key w") as caught:
+        cs.open_checkpoint("all.npz")
+    assert caught.value.rule == "duplicate key"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import torch
 from torch import nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.formats import limits
+
+from .test_bounds import long_script_names, long_script_paths
 
 
 class Net(nn.Module):
@@ -80,3 +84,32 @@ def test_a_payload_in_it_runs_nothing(payload: bytes) -> None:
     with pytest.raises(cs.FormatError, match="no scripted module"):
         cs.open_checkpoint("evil.pt")
     assert not Path("canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "rule"),
+    [
+        (lambda: long_script_names(9000, 1), "key length"),
+        (lambda: long_script_names(100, 10), "module tree"),
+        (lambda: long_script_names(3000, 3), "key length"),
+        (lambda: long_script_paths(10_000, True), "module tree"),
+        (lambda: long_script_paths(10_000, False), "module tree"),
+    ],
+)
+def test_what_names_without_end_is_refused_by_the_rule(
+    made: Callable[[], bytes], rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PATH_CHARACTERS", 1 << 20)
+    Path("x.pt").write_bytes(made())
+    with pytest.raises(cs.CheckpointError) as caught:
+        cs.open_checkpoint("x.pt")
+    assert isinstance(caught.value, (cs.FormatError, cs.UnsafeError))
+    assert caught.value.rule == rule
+    assert len(str(caught.value)) < 200
+
+
+def test_shared_modules_of_short_names_are_read() -> None:
+    Path("x.pt").write_bytes(long_script_names(3, 5))
+    with cs.open_checkpoint("x.pt") as found:
+        assert len(found) == 32
+        assert "aaa.aaa.aaa.bbb.bbb.w" in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 import ckptsurgeon as cs
 from ckptsurgeon.api import RULESETS
-from ckptsurgeon.keys import parse_rule
+from ckptsurgeon.keys import parse_rule, rules_of_sets
 
 
 def old_norm() -> dict[str, torch.Tensor]:
@@ -44,6 +45,11 @@ def test_weight_norm_s_names_go_both_ways() -> None:
         ("compile", "_orig_mod.a.w", "a.w"),
         ("compile", "a._orig_mod.w", "a.w"),
         ("compile", "_orig_mod.a._orig_mod.w", "a.w"),
+        ("compile", "_orig_mod.a._orig_mod.b._orig_mod.w", "a.b.w"),
+        ("compile", "a._orig_mod.b._orig_mod.c", "a.b.c"),
+        ("compile", "_orig_mod._orig_mod.a._orig_mod._orig_mod.w", "a.w"),
+        ("compile", "a._orig_mod", "a"),
+        ("compile", "my_orig_mod._orig_mod._orig_mods.w", "my_orig_mod._orig_mods.w"),
         ("espnet-deepspeed", "module._orig_mod.a.w", "a.w"),
         ("speechbrain", "layers.0.mutihead_attn.w", "layers.0.multihead_attn.w"),
         ("speechbrain", "convs_intermedite.1.w", "convs_intermediate.1.w"),
@@ -54,6 +60,21 @@ def test_a_key_is_renamed(name: str, key: str, wanted: str) -> None:
     torch.save({key: torch.ones(1), "zz": torch.ones(2)}, "in.pth")
     keys = [step.key for step in cs.rename("in.pth", ruleset=name).steps]
     assert keys == [wanted, "zz"]
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_compile_leaves_no_wrapper_wherever_they_are(number: int) -> None:
+    for places in combinations_with_replacement(range(4), number):
+        parts = [[*["_orig_mod"] * places.count(i), name] for i, name in enumerate(["a", "b", "c", "w"])]
+        key = ".".join(part for these in parts for part in these)
+        [rule] = rules_of_sets(["compile"], [key])
+        assert rule.apply(key) == "a.b.c.w", key
+
+
+def test_a_key_of_nothing_but_wrappers_is_an_error() -> None:
+    torch.save({"_orig_mod._orig_mod": torch.ones(1), "w": torch.ones(2)}, "in.pth")
+    with pytest.raises(cs.PatternError, match="leaves nothing of _orig_mod"):
+        cs.rename("in.pth", ruleset=["compile"])
 
 
 def test_a_set_of_which_nothing_matches_and_an_unknown_one_are_errors(ckpt: Any) -> None:

@@ -456,6 +456,13 @@ def test_a_padded_tensor_that_cannot_be_drawn_is_an_error_before_anything_is_wri
             cs.transplant("src.pth", "dst.yaml", on_mismatch=policy)
 
 
+def test_what_is_drawn_is_not_cast_to_a_type_without_a_sign() -> None:
+    with pytest.raises(
+        cs.PlanError, match="b is float32 in the destination, float8_e8m0fnu as asked: .* without a sign"
+    ):
+        plan({"n": ("int64", ())}, {"b": (2,), "n": ("int64", ())}, dtype="float8_e8m0fnu", on_missing="init")
+
+
 def test_dtype_is_for_real_floats_those_that_are_kept_too() -> None:
     torch.save({"a": torch.ones(2)}, "src.pth")
     torch.save({"a": torch.ones(2), "b": torch.ones(2), "n": torch.ones(2, dtype=torch.int64)}, "dst.pth")

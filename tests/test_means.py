@@ -1,0 +1,134 @@
+"""Means, sums and products, held against exact rational arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ckptsurgeon.errors import PlanError
+from ckptsurgeon.means import average, largest, rounded, scaled
+from ckptsurgeon.ops import cast, raw_dtype
+
+# bits of precision, exponent of the smallest normal, largest finite value
+FORMS = {
+    "float32": (24, -126, (2 - Fraction(1, 2**23)) * 2**127),
+    "bfloat16": (8, -126, (2 - Fraction(1, 2**7)) * 2**127),
+    "float16": (11, -14, Fraction(65504)),
+    "float8_e5m2": (3, -14, Fraction(57344)),
+    "float8_e4m3fn": (4, -6, Fraction(448)),
+}
+
+
+def nearest(value: Fraction, dtype: str) -> Fraction | None:
+    """The value of the dtype that is nearest, ties to even; None beyond the largest."""
+    precision, smallest, most = FORMS[dtype]
+    if not value:
+        return value
+    exponent = math.frexp(float(abs(value)))[1] - 1  # of a float64, so exact
+    unit = Fraction(2) ** (max(exponent, smallest) - precision + 1)
+    found = round(value / unit) * unit
+    return found if abs(found) <= most else None
+
+
+def near_ties(dtype: str, number: int) -> Any:
+    """Values of every exponent that lie on, or by one bit of a float64 off, what is between two of the dtype."""
+    generator = np.random.default_rng(0)
+    precision, smallest, most = FORMS[dtype]
+    exponents = generator.integers(smallest - precision - 2, math.frexp(float(most))[1] + 1, number)
+    ties = np.round(np.ldexp(generator.random(number) + 1, generator.integers(1, precision + 1, number)))
+    values = ties * np.ldexp(1.0, exponents - np.frexp(ties)[1])
+    values *= 1 + generator.integers(-3, 4, number) * np.ldexp(1.0, -generator.integers(20, 53, number))
+    return np.where(generator.random(number) < 0.5, values, -values)
+
+
+def as_doubles(values: Any, dtype: str) -> Any:
+    return cast(values, dtype, "float64")[0]
+
+
+def holds(computed: Any, dtype: str, exact: list[Fraction]) -> None:
+    for made, value in zip(as_doubles(computed, dtype).tolist(), exact, strict=True):
+        wanted = nearest(value, dtype)
+        assert not math.isfinite(made) if wanted is None else Fraction(made) == wanted, (value, made)
+
+
+@pytest.mark.parametrize("dtype", FORMS)
+def test_what_was_computed_is_rounded_once(dtype: str) -> None:
+    values = np.concatenate([near_ties(dtype, 20_000), np.random.default_rng(1).standard_normal(2000)])
+    made, _ = rounded(values, "float64", dtype)
+    # torch saturates nothing, but rounds what is just beyond the largest e4m3fn to it or to NaN as it likes
+    keep = np.abs(values) < float(FORMS[dtype][2]) if dtype == "float8_e4m3fn" else np.full(values.shape, True)
+    holds(made[keep], dtype, [Fraction(value) for value in values[keep].tolist()])
+
+
+def test_a_tie_in_float32_is_none_in_float64() -> None:
+    value = np.array([1 + 2.0**-8 + 2.0**-40, 1 + 2.0**-8 - 2.0**-40, 1 + 2.0**-8, 1 + 3 * 2.0**-8])
+    assert as_doubles(rounded(value, "float64", "bfloat16")[0], "bfloat16").tolist() == [1.0078125, 1, 1, 1.015625]
+    factor = float(value[0])
+    assert as_doubles(scaled(np.array([0x3F80], "<u2"), "bfloat16", factor), "bfloat16").tolist() == [1.0078125]
+    value = np.array([1 + 2.0**-11 + 2.0**-40, 2.0**-25 * (1 + 2.0**-40), 65520 - 2.0**-30])
+    assert as_doubles(rounded(value, "float64", "float16")[0], "float16").tolist() == [1 + 2.0**-10, 2.0**-24, 65504]
+
+
+def test_complex_values_are_rounded_part_by_part() -> None:
+    values = np.array([[complex(1 + 2.0**-11 + 2.0**-40, -(1 + 2.0**-11)), complex(1e9, 2)]])
+    made, lost = rounded(values, "complex128", "complex32")
+    first, second = made.view("<f2").reshape(2, 2).tolist()
+    assert (made.shape, lost, first) == ((1, 2), 1, [1 + 2.0**-10, -1])
+    assert second == [math.inf, 2]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float8_e5m2"])
+def test_what_becomes_infinite_is_counted_and_what_was_stays(dtype: str) -> None:
+    values = np.array([1e300, -1e39, math.inf, -math.inf, math.nan, -0.0, 1e-320, 1.0])
+    made, lost = rounded(values, "float64", dtype)
+    found = as_doubles(made, dtype)
+    assert lost == 2
+    assert found[:4].tolist() == [math.inf, -math.inf, math.inf, -math.inf]
+    assert math.isnan(found[4])
+    assert [*found[5:]] == [0, 0, 1]
+    assert math.copysign(1, found[5]) == -1
+    assert rounded(np.array(2.5), "float64", dtype)[0].shape == ()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("weights", [(), (0.1, 0.3, 0.6)])
+def test_an_average_is_float64_s_rounded_once(dtype: str, weights: tuple[float, ...]) -> None:
+    generator = np.random.default_rng(2)
+    parts = [cast(generator.standard_normal(5000), "float64", dtype)[0] for _ in range(3)]
+    doubles = [as_doubles(part, dtype) for part in parts]
+    total = sum(w * d for w, d in zip(weights or (1.0,) * 3, doubles, strict=True))
+    exact = [Fraction(value) for value in (total if weights else total / 3).tolist()]
+    holds(rounded(*average(((part, dtype) for part in parts), weights), dtype)[0], dtype, exact)
+
+
+@pytest.mark.parametrize("merge", [largest, lambda parts: average(parts, ())])
+def test_each_part_is_let_go_before_the_next_but_one(merge: Callable[[Any], Any]) -> None:
+    import weakref
+
+    held: list[weakref.ref[Any]] = []
+
+    def parts() -> Any:
+        for i in range(9):
+            assert sum(ref() is not None for ref in held) <= 2
+            values = np.full(4, i, "<i8")
+            held.append(weakref.ref(values))
+            yield values, "int64"
+
+    merge(parts())
+
+
+def test_the_largest_of_two_widths_is_as_wide_as_the_wider() -> None:
+    values, dtype = largest(iter([(np.array([1, 2], "<i4"), "int32"), (np.array([2**40, 1], "<i8"), "int64")]))
+    assert (values.tolist(), dtype) == ([2**40, 2], "int64")
+    assert values.dtype == raw_dtype(dtype)
+
+
+def test_what_is_below_zero_is_refused_where_there_is_no_sign() -> None:
+    with pytest.raises(PlanError, match="no sign"):
+        scaled(np.array([0x80], "u1"), "float8_e8m0fnu", -1.0)
+    assert scaled(np.array([0x80], "u1"), "float8_e8m0fnu", 2.0).tolist() == [0x81]
