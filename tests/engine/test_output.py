@@ -567,3 +567,19 @@ def test_a_tensor_copied_by_two_threads_is_whole(monkeypatch: pytest.MonkeyPatch
     write()
     assert torch.equal(load_file("out.safetensors")["a"], A)
     assert cs.verify("out.safetensors").ok
+
+
+def test_files_that_an_index_merely_names_are_kept() -> None:
+    torch.save({"a": torch.ones(2)}, "src.pth")
+    folder = Path("ix")
+    folder.mkdir()
+    listed = ["train.py", "config.json", "old.safetensors"]
+    for name in listed:
+        (folder / name).write_text("mine")
+    index = {"weight_map": {str(i): name for i, name in enumerate(listed)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    cs.apply(cs.convert("src.pth"), "ix", force=True)
+    assert (folder / "train.py").read_text() == (folder / "config.json").read_text() == "mine"
+    assert {path.name for path in folder.iterdir()} == {
+        "train.py", "config.json", "ckptsurgeon.json", "model.safetensors",
+    }  # fmt: skip
