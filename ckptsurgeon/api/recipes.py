@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ConfigError, PlanError, SourceError
 from ..keys import KeyMatcher, KeyPattern, unmatched
 from ..plan import CLASSES, Plan
-from ..text import count, escape, listing
+from ..text import brief_repr, count, escape, listing
 from ..yamltext import read_yaml
 from .averaging import average
 from .editing import convert, filter, rename
@@ -58,7 +58,7 @@ def plan_recipe(path: Path) -> Order:
     document = _read(name)
     verb = document.pop("verb", "transplant" if "destination" in document else None)
     if verb not in _VERBS:
-        said = f"verb is {verb!r:.40}" if verb is not None else "it names no verb"
+        said = f"verb is {brief_repr(verb, 40)}" if verb is not None else "it names no verb"
         raise ConfigError(f"{escape(name)}: {said}.", hint=f"A recipe is for one of {', '.join(_VERBS)}.")
     wanted = document.pop("assert", None) or {}
     written = {field: _text(name, field, document.pop(field, None)) for field in _OUTPUT}
@@ -105,7 +105,7 @@ def _resolved(folder: str, value: Any) -> Any:
 
 def _text(name: str, field: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise ConfigError(f"{escape(name)}: {field} is {value!r:.60}, not a text.")
+        raise ConfigError(f"{escape(name)}: {field} is {brief_repr(value)}, not a text.")
     return value
 
 
@@ -117,7 +117,7 @@ def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
         if field not in known:
             near = difflib.get_close_matches(str(field), [*known, *_OUTPUT, "assert", "verb"], n=1)
             hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known)}."
-            raise ConfigError(f"{escape(name)}: {verb} has no {field!r:.60}.", hint=hint)
+            raise ConfigError(f"{escape(name)}: {verb} has no {brief_repr(field)}.", hint=hint)
     needed = [p.name for p in known.values() if p.default is p.empty and p.name not in given]
     if needed:
         raise ConfigError(f"{escape(name)}: {verb} needs {', '.join(needed)}.")
@@ -130,13 +130,13 @@ def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
 def _check_asserted(name: str, wanted: Any, plan: Plan) -> None:
     """Raise PlanError where what was expected is not what is planned."""
     if not isinstance(wanted, dict):
-        raise ConfigError(f"{escape(name)}: assert is {wanted!r:.60}, not a map.")
+        raise ConfigError(f"{escape(name)}: assert is {brief_repr(wanted)}, not a map.")
     keys = [step.key for step in plan.steps]
     faults = []
     for pattern, expected in wanted.items():
         if pattern == "count":
             if expected != len(keys):
-                faults.append(f"count is {len(keys)}, not {expected!r:.20}")
+                faults.append(f"count is {len(keys)}, not {brief_repr(expected, 20)}")
             continue
         parsed = KeyPattern(str(pattern))
         hits = set(KeyMatcher([parsed]).hits(keys)[0])
@@ -153,7 +153,7 @@ def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[
         return [] if len(hits) == expected else [f"{pattern} is {count(len(hits), 'tensor')}, not {expected}"]
     if expected not in CLASSES:
         raise ConfigError(
-            f"assert {pattern}: {expected!r:.40} is no class.", hint=f"Use a number, or {', '.join(CLASSES)}."
+            f"assert {pattern}: {brief_repr(expected, 40)} is no class.", hint=f"Use a number, or {', '.join(CLASSES)}."
         )
     return [
         f"{step.key} is {step.kind}, not {expected}"
