@@ -92,8 +92,16 @@ def transplant(
 def rules_as_text(rules: Rules) -> list[str]:
     """Return rules given as one text, several, or a map from pattern to target."""
     if isinstance(rules, Mapping):
-        return [f"{pattern}={target}" for pattern, target in rules.items()]
+        return [_rule(pattern, target) for pattern, target in rules.items()]
     return [rules] if isinstance(rules, str) else list(rules or ())
+
+
+def _rule(pattern: str, target: str) -> str:
+    if not isinstance(target, str):
+        raise ConfigError(
+            f"a map gives {brief_repr(pattern)} the target {brief_repr(target)}, not a text.", hint="Write '' to strip."
+        )
+    return f"{pattern}={target}"
 
 
 def plan_into(

@@ -18,6 +18,7 @@ from .averaging import average
 from .editing import convert, filter, rename
 from .inputs import OpenInputs, read_plan
 from .planning import transplant
+from .recipe_types import check_types
 from .types import Path
 
 __all__ = ["RECIPES", "Order", "load_plan", "plan_recipe"]
@@ -57,14 +58,14 @@ def plan_recipe(path: Path) -> Order:
     name = os.fspath(path)
     document = _read(name)
     verb = document.pop("verb", "transplant" if "destination" in document else None)
-    if verb not in _VERBS:
+    if not isinstance(verb, str) or verb not in _VERBS:
         said = f"verb is {brief_repr(verb, 40)}" if verb is not None else "it names no verb"
         raise ConfigError(f"{escape(name)}: {said}.", hint=f"A recipe is for one of {', '.join(_VERBS)}.")
-    wanted = document.pop("assert", None) or {}
+    wanted = document.pop("assert", None)
     written = {field: _text(name, field, document.pop(field, None)) for field in _OUTPUT}
     plan = _planned(name, verb, document)
     try:
-        _check_asserted(name, wanted, plan)
+        _check_asserted(name, {} if wanted is None else wanted, plan)
     except BaseException:
         _let_go(plan)
         raise
@@ -121,10 +122,8 @@ def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
     needed = [p.name for p in known.values() if p.default is p.empty and p.name not in given]
     if needed:
         raise ConfigError(f"{escape(name)}: {verb} needs {', '.join(needed)}.")
-    try:
-        return call(**given)
-    except TypeError as error:
-        raise ConfigError(f"{escape(name)}: {escape(str(error))}.") from error
+    check_types(name, call, given)
+    return call(**given)
 
 
 def _check_asserted(name: str, wanted: Any, plan: Plan) -> None:
@@ -135,6 +134,8 @@ def _check_asserted(name: str, wanted: Any, plan: Plan) -> None:
     faults = []
     for pattern, expected in wanted.items():
         if pattern == "count":
+            if not _is_number(expected):
+                raise ConfigError(f"{escape(name)}: assert count: {brief_repr(expected, 40)} is no number.")
             if expected != len(keys):
                 faults.append(f"count is {len(keys)}, not {brief_repr(expected, 20)}")
             continue
@@ -149,9 +150,9 @@ def _check_asserted(name: str, wanted: Any, plan: Plan) -> None:
 
 def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[str]:
     """Return what is not as an assertion says, in words."""
-    if isinstance(expected, int) and not isinstance(expected, bool):
+    if _is_number(expected):
         return [] if len(hits) == expected else [f"{pattern} is {count(len(hits), 'tensor')}, not {expected}"]
-    if expected not in CLASSES:
+    if not isinstance(expected, str) or expected not in CLASSES:
         raise ConfigError(
             f"assert {pattern}: {brief_repr(expected, 40)} is no class.", hint=f"Use a number, or {', '.join(CLASSES)}."
         )
@@ -160,6 +161,10 @@ def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[
         for step in plan.steps
         if step.key in hits and step.kind != expected
     ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _let_go(plan: Plan) -> None:
