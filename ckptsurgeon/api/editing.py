@@ -114,7 +114,7 @@ def _edit(
     """Open the source, plan, and leave it open for whoever applies the plan."""
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
     try:
-        carried, notes = _carried(checkpoint, keep_extras)
+        carried, among, notes = _carried(checkpoint, keep_extras)
         operated = operate([checkpoint], rows)[0]
         checkpoint = operated.checkpoint
         planned = plan_source(names_of([checkpoint.path])[0], checkpoint, operations=operated.rows)
@@ -123,6 +123,7 @@ def _edit(
             SourceView(planned, checkpoint, made=operated.by),
             options,
             carried=carried,
+            among=among,
             arguments=arguments,
             metadata={k: v for k, v in {**checkpoint.metadata, **(metadata or {})}.items() if v},
             notes=[*checkpoint.notes, *notes],
@@ -133,14 +134,17 @@ def _edit(
     return replace(plan, inputs=OpenInputs((checkpoint,), None, tuple(others)))
 
 
-def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[Carried, list[str]]:
-    """Return what is carried along, and what is said of the rest."""
+def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[Carried, list[str], list[str]]:
+    """Return what is carried along, the names of it that lie among the tensors, and what is said of the rest."""
     if not keep:
         names = [extra.key for extra in checkpoint.extras]
-        return Carried(), [f"left out: {listing(names)}"] if names else []
+        return Carried(), [], [f"left out: {listing(names)}"] if names else []
     entries = checkpoint.to_carry()
-    if not entries:
-        return Carried(), []
     rest = [f"{entry.name} ({entry.why})" for entry in entries if entry.why]
-    names = [entry.name for entry in entries if not entry.why]
-    return Carried(checkpoint.root, tuple(names)), [f"not carried: {listing(rest, where='')}"] if rest else []
+    notes = [f"not carried: {listing(rest, where='')}"] if rest else []
+    path = checkpoint.root_names
+    if not entries or path is None:
+        return Carried(), [], notes
+    kept = [entry for entry in entries if not entry.why]
+    among = [entry.key for entry in kept if entry.place == path]
+    return Carried(checkpoint.root, tuple(entry.name for entry in kept)), among, notes
