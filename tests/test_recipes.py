@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,58 @@ def test_a_fault_of_ours_is_not_taken_for_the_recipe_s(monkeypatch: pytest.Monke
     monkeypatch.setitem(recipes._VERBS, "filter", broken)  # type: ignore[misc]
     with pytest.raises(TypeError, match="ours"):
         cs.load_plan(recipe(verb="filter", source="a.pth"))
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_recipe_without_output_leaves_nothing_open() -> None:
+    name = recipe(**FILTER)
+    before = open_files()
+    with pytest.raises(cs.ConfigError, match="does not say where to write") as caught:
+        cs.apply(name)
+    assert open_files() == before, caught
+
+
+def test_a_dry_run_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, ckpt: Any) -> None:
+    from ckptsurgeon.cli import writing
+
+    kept: list[Any] = []
+    show = writing.show_plan
+    monkeypatch.setattr(writing, "show_plan", lambda sink, plan: (kept.append(plan), show(sink, plan)))
+    name = recipe(**FILTER)
+    before = open_files()
+    assert ckpt("apply", name, "-n").code == 0
+    assert (len(kept), open_files()) == (1, before)
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "why"),
+    [
+        ({"output": "o.pth", "to": "nonsense"}, [], "--to nonsense is unknown"),
+        ({"to": "nonsense"}, [], "--to nonsense is unknown"),
+        ({"output": "o.pth", "max_shard_size": "lots"}, [], "--max-shard-size lots is no size"),
+        ({"max_shard_size": "lots"}, [], "--max-shard-size lots is no size"),
+        ({"output": "o.xyz"}, [], "names no format"),
+        ({"output": "o.pth"}, ["--to", "nonsense"], "--to nonsense is unknown"),
+        ({}, ["-o", "o.xyz"], "names no format"),
+        ({"output": "o.pth"}, ["-o", "-"], "names no file"),
+        ({"output": "o.safetensors", "keep_extras": True}, [], "has no place for entries"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(fields: dict[str, Any], options: list[str], why: str, ckpt: Any) -> None:
+    name = recipe(**FILTER, **fields)
+    done = ckpt("apply", name, "-n", *options)
+    assert (done.code, why in done.err) == (2, True), done
+    if "output" in fields or "-o" in options:
+        assert ckpt("apply", name, *options).code == 2
+
+
+def test_a_dry_run_of_a_plan_checks_the_output_too(ckpt: Any) -> None:
+    Path("plan.json").write_text(json.dumps(cs.filter("a.pth").to_json()))
+    assert ckpt("apply", "plan.json", "-n", "-o", "o.pth").code == 0
+    assert ckpt("apply", "plan.json", "-n", "-o", "o.xyz").code == 2
 
 
 def test_what_is_no_recipe_is_said(ckpt: Any) -> None:

@@ -16,12 +16,12 @@ from ..text import brief_repr, count, escape, listing
 from ..yamltext import read_yaml
 from .averaging import average
 from .editing import convert, filter, rename
-from .inputs import OpenInputs, read_plan
+from .inputs import close_plan, read_plan
 from .planning import transplant
 from .recipe_types import check_types
 from .types import Path
 
-__all__ = ["RECIPES", "Order", "load_plan", "plan_recipe"]
+__all__ = ["RECIPES", "Order", "load_order", "load_plan", "plan_recipe"]
 
 RECIPES = (".yaml", ".yml")
 
@@ -45,6 +45,10 @@ class Order:
     to: str | None = None
     max_shard_size: str | None = None
 
+    def close(self) -> None:
+        """Close the files that the plan holds open."""
+        close_plan(self.plan)
+
 
 def plan_recipe(path: Path) -> Order:
     """Compile a recipe: ``verb``, its arguments by their names, ``output``, and ``assert`` for what must come out.
@@ -67,15 +71,20 @@ def plan_recipe(path: Path) -> Order:
     try:
         _check_asserted(name, {} if wanted is None else wanted, plan)
     except BaseException:
-        _let_go(plan)
+        close_plan(plan)
         raise
     return Order(plan, **written)
 
 
 def load_plan(path: Path) -> Plan:
     """Return the plan in a file: as JSON, or compiled from a recipe (YAML)."""
+    return load_order(path).plan
+
+
+def load_order(path: Path) -> Order:
+    """Return the plan in a file and, where it is a recipe, how that is to be written."""
     is_recipe = os.fspath(path).lower().endswith(RECIPES)
-    return plan_recipe(path).plan if is_recipe else read_plan(path)
+    return plan_recipe(path) if is_recipe else Order(read_plan(path))
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -165,9 +174,3 @@ def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _let_go(plan: Plan) -> None:
-    if isinstance(plan.inputs, OpenInputs):
-        for source in plan.inputs.sources:
-            source.close()
