@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from reprlib import Repr
 
-__all__ = ["count", "escape", "human_bytes", "human_count", "listing", "natural_key", "shape_text"]
+__all__ = ["brief_repr", "count", "escape", "human_bytes", "human_count", "listing", "natural_key", "shape_text"]
 
 LISTED = 5
 """How many offenders a message names before it says "and N more"."""
@@ -31,6 +32,21 @@ def _visible(char: str) -> str:
     if unicodedata.category(char) not in _HIDDEN:
         return char
     return char.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def brief_repr(value: object, limit: int = 60) -> str:
+    """Return at most ``limit`` characters of a value's ``repr``, without making more of it than that.
+
+    The ``repr`` of data in which one list stands many times can be gigabytes long.
+    """
+    short = Repr()
+    short.maxlevel, short.maxlong = 3, limit
+    short.maxstring = short.maxother = limit
+    try:
+        text = short.repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

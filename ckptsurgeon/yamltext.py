@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import yaml
@@ -15,8 +18,46 @@ __all__ = ["Row", "dump_yaml", "read_yaml"]
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+MOST_BY_ALIASES = 1_000_000
+"""How much larger aliases may make a document: in values, a text of 32 characters more counting as one more."""
+
+
 class _Loader(_Base):  # type: ignore[misc]
-    pass
+    def get_single_node(self) -> Any:
+        """Return the document as nodes; raises ConstructorError where aliases make too much of it."""
+        node = super().get_single_node()
+        if node is not None:
+            _check_aliases(node)
+        return node
+
+
+def _check_aliases(root: Any) -> None:
+    """Refuse documents whose aliases nest: each level multiplies them ("billion laughs", CWE-776)."""
+    sizes: dict[int, int] = {}
+    own = 0
+
+    def size_of(node: Any) -> int:
+        nonlocal own
+        known = sizes.get(id(node))
+        if known == 0:
+            raise yaml.constructor.ConstructorError(None, None, "it holds itself", node.start_mark)
+        if known is not None:
+            return known
+        sizes[id(node)] = 0  # being counted
+        alone = 1 + len(node.value) // 32 if isinstance(node, yaml.ScalarNode) else 1
+        own += alone
+        sizes[id(node)] = min(alone + sum(map(size_of, _children(node))), sys.maxsize)
+        return sizes[id(node)]
+
+    if size_of(root) - own > MOST_BY_ALIASES:
+        why = f"its aliases (*name) make it over {MOST_BY_ALIASES:,} values larger"
+        raise yaml.constructor.ConstructorError(None, None, why)
+
+
+def _children(node: Any) -> Iterable[Any]:
+    if isinstance(node, yaml.MappingNode):
+        return chain.from_iterable(node.value)
+    return node.value if isinstance(node, yaml.SequenceNode) else ()
 
 
 def _mapping(loader: Any, node: Any) -> dict[Any, Any]:

@@ -247,3 +247,15 @@ def test_an_edited_plan_cannot_average_packed_floats() -> None:
         check_step(floats)
     with pytest.raises(cs.PlanError, match="cannot be: w by average"):
         check_step(replace(floats, dtype="complex64"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn, torch.complex64])
+def test_scalars_of_every_type_are_averaged(dtype: torch.dtype) -> None:
+    """numpy makes scalars of arrays without dimensions, which nothing can be added into."""
+    for n in (1, 2, 3):
+        torch.save({"s": torch.tensor(float(n)).to(dtype)}, f"s{n}.pth")
+    for ema in (None, 0.5):
+        cs.apply(cs.average(["s1.pth", "s2.pth", "s3.pth"], ema=ema), "out.pth", force=True)
+        found = torch.load("out.pth", weights_only=True)["s"]
+        assert (found.dtype, found.shape) == (dtype, ())
+        assert complex(found.to(torch.complex64)) == (2.0 if ema is None else 2.25)

@@ -170,6 +170,33 @@ def test_metadata_is_carried_set_and_removed() -> None:
     assert metadata == {"format": "pt", "who": "me", "new": "y"}
 
 
+def test_an_empty_entry_of_the_source_is_kept() -> None:
+    save_file({"a": torch.ones(1)}, "in.safetensors", metadata={"empty": "", "gone": ""})
+    for plan in (
+        cs.rename("in.safetensors", map="a=b"), cs.filter("in.safetensors"), cs.convert("in.safetensors", metadata={"gone": ""}),
+    ):  # fmt: skip
+        assert plan.metadata["empty"] == ""
+    assert "gone" not in plan.metadata
+    cs.apply(plan, "out.safetensors")
+    with safe_open("out.safetensors", "pt") as file:
+        assert file.metadata()["empty"] == ""
+
+
+@pytest.mark.parametrize(
+    ("metadata", "why"),
+    [
+        ({"epoch": 3}, "epoch is 3, not a text"),
+        ({"epoch": None}, "epoch is None, not a text"),
+        ({3: "x"}, "the name 3 is no text"),
+        ({"ckptsurgeon": "x"}, "ckptsurgeon is where the recipe goes"),
+        (["a=b"], "metadata is .*, not a map of texts"),
+    ],
+)
+def test_metadata_that_no_reader_opens_is_refused(metadata: Any, why: str) -> None:
+    with pytest.raises(cs.ConfigError, match=why):
+        cs.convert("training.pth", metadata=metadata)
+
+
 def test_a_conversion_to_shards_and_back_is_the_same() -> None:
     cs.apply(cs.convert("training.pth"), "whole.safetensors")
     cs.apply(cs.convert("whole.safetensors"), "shards", max_shard_size="100B")
@@ -241,6 +268,7 @@ def _in_use(rules: list[str], keys: Any) -> list[str]:
         (["convert", "training.pth", "--to", "pth", "-o", "o.safetensors"], "contradict each other"),
         (["filter", "training.pth"], "does not say where to write"),
         (["convert", "training.pth", "--set-metadata", "x", "-o", "o.pth"], "is not KEY=VALUE"),
+        (["convert", "training.pth", "--set-metadata", "ckptsurgeon=x", "-o", "o.pth"], "where the recipe goes"),
         (["convert", "training.pth", "--dtype", "float31", "-o", "o.pth"], "no dtype 'float31'"),
         (["convert", "training.pth", "-o", "training.pth", "--force"], "is an input"),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +122,10 @@ def test_expected_facts_are_held() -> None:
             {"verb": "filter", "source": "a.pth", "output": "o.pth", "assert": {"nosuch": 1}},
             "assert nosuch matches none",
         ),
-        ({"verb": "filter", "source": "a.pth", "output": "o.pth", "exclude": 5}, "--exclude takes texts"),
+        (
+            {"verb": "filter", "source": "a.pth", "output": "o.pth", "exclude": 5},
+            "exclude is 5, not a pattern or a list of patterns",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_recipe_is_named(fields: dict[str, Any], why: str) -> None:
@@ -128,6 +133,136 @@ def test_what_is_wrong_in_a_recipe_is_named(fields: dict[str, Any], why: str) ->
         cs.apply(recipe(**fields))
     assert caught.value.exit_code == 2
     assert not Path("o.pth").exists()
+
+
+FILTER = {"verb": "filter", "source": "a.pth"}
+RENAME = {"verb": "rename", "source": "a.pth"}
+TRANSPLANT = {"source": "a.pth", "destination": "dst.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"verb": ["rename"], "source": "a.pth"}, "verb is \\['rename'\\]"),
+        ({**FILTER, "root": ["a"]}, "root is \\['a'\\], not a text"),
+        ({**FILTER, "unwrap": "no"}, "unwrap is 'no', not true or false"),
+        ({**FILTER, "source": None}, "source is None, not a path"),
+        ({**FILTER, "source": ["a.pth", "b.pth"]}, "source is .*, not a path"),
+        ({**FILTER, "exclude": {"a": "copied"}}, "exclude is {'a': 'copied'}, not a pattern or a list of patterns"),
+        ({**FILTER, "include": ["a", None]}, "include is .*, not a pattern or a list of patterns"),
+        ({**FILTER, "assert": {"count": True}}, "assert count: True is no number"),
+        ({**FILTER, "assert": {"count": "copied"}}, "assert count: 'copied' is no number"),
+        ({**FILTER, "assert": []}, "assert is \\[\\], not a map"),
+        ({**FILTER, "to": ["pth"]}, "to is \\['pth'\\], not a text"),
+        ({**RENAME, "map": {"module": None}}, "map gives 'module' no value. Write '' for nothing"),
+        ({**RENAME, "map": [{"module": "x"}]}, "map is .*, not rules FROM=TO or a map of texts"),
+        ({**RENAME, "map": {"module": 3}}, "map is {'module': 3}, not rules"),
+        ({**RENAME, "map": {3: "x"}}, "map is {3: 'x'}, not rules"),
+        ({**RENAME, "operations": [3]}, "operations is \\[3\\], not a path or a list of maps"),
+        ({**RENAME, "map_file": 3}, "map_file is 3, not a path"),
+        ({"verb": "average", "sources": "a.pth"}, "sources is 'a.pth', not a list of paths"),
+        ({"verb": "average", "sources": ["a.pth", "b.pth"], "ema": "x"}, "ema is 'x', not a number"),
+        ({"verb": "average", "sources": ["a.pth", "b.pth"], "ema": True}, "ema is True, not a number"),
+        ({"verb": "convert", "source": "a.pth", "metadata": {"epoch": 3}}, "metadata is {'epoch': 3}, not a map of texts"),
+        ({"verb": "convert", "source": "a.pth", "dtype": 16}, "dtype is 16, not a text"),
+        ({**TRANSPLANT, "seed": "x"}, "seed is 'x', not a whole number"),
+        ({**TRANSPLANT, "seed": True}, "seed is True, not a whole number"),
+        ({**TRANSPLANT, "vocab": 3}, "vocab is 3, not a text SRC:DST or two paths"),
+        ({**TRANSPLANT, "on_mismatch": 3}, "on_mismatch is 3, not a policy, a list of them, or a map of texts"),
+        ({**TRANSPLANT, "on_missing": None}, "on_missing is None, not a text"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_named(fields: dict[str, Any], why: str, ckpt: Any) -> None:
+    with pytest.raises(cs.ConfigError, match=f"recipe.yaml: {why}"):
+        cs.apply(recipe(**{"output": "o.pth", **fields}))
+    assert ckpt("apply", recipe(**fields), "-n").code == 2
+    assert not Path("o.pth").exists()
+
+
+def test_every_argument_of_a_verb_has_a_type_that_recipes_check() -> None:
+    from ckptsurgeon.api import recipe_types, recipes
+
+    for verb in recipes._VERBS.values():
+        for parameter in inspect.signature(verb).parameters.values():
+            assert parameter.annotation in recipe_types.KINDS, f"{verb.__name__} {parameter}"
+
+
+def test_what_is_left_empty_is_as_if_it_were_not_there() -> None:
+    plan = cs.load_plan(recipe(**FILTER, include=None, root=None, **{"assert": None}))
+    assert plan.to_json() == cs.filter("a.pth").to_json()
+
+
+def test_one_text_is_one_pattern() -> None:
+    assert len(cs.load_plan(recipe(**FILTER, exclude="module.decoder")).steps) == 3
+
+
+def test_a_map_in_python_strips_with_an_empty_text_only() -> None:
+    with pytest.raises(cs.ConfigError, match="'module' .* None, not a text"):
+        cs.rename("a.pth", map={"module": None})  # type: ignore[dict-item]
+    assert "encoder.w" in {step.key for step in cs.rename("a.pth", map={"module": ""}).steps}
+
+
+def test_a_fault_of_ours_is_not_taken_for_the_recipe_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon.api import recipes
+
+    def broken(source: str) -> cs.Plan:
+        raise TypeError("ours")
+
+    monkeypatch.setitem(recipes._VERBS, "filter", broken)  # type: ignore[misc]
+    with pytest.raises(TypeError, match="ours"):
+        cs.load_plan(recipe(verb="filter", source="a.pth"))
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_recipe_without_output_leaves_nothing_open() -> None:
+    name = recipe(**FILTER)
+    before = open_files()
+    with pytest.raises(cs.ConfigError, match="does not say where to write") as caught:
+        cs.apply(name)
+    assert open_files() == before, caught
+
+
+def test_a_dry_run_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, ckpt: Any) -> None:
+    from ckptsurgeon.cli import writing
+
+    kept: list[Any] = []
+    show = writing.show_plan
+    monkeypatch.setattr(writing, "show_plan", lambda sink, plan: (kept.append(plan), show(sink, plan)))
+    name = recipe(**FILTER)
+    before = open_files()
+    assert ckpt("apply", name, "-n").code == 0
+    assert (len(kept), open_files()) == (1, before)
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "why"),
+    [
+        ({"output": "o.pth", "to": "nonsense"}, [], "--to nonsense is unknown"),
+        ({"to": "nonsense"}, [], "--to nonsense is unknown"),
+        ({"output": "o.pth", "max_shard_size": "lots"}, [], "--max-shard-size lots is no size"),
+        ({"max_shard_size": "lots"}, [], "--max-shard-size lots is no size"),
+        ({"output": "o.xyz"}, [], "names no format"),
+        ({"output": "o.pth"}, ["--to", "nonsense"], "--to nonsense is unknown"),
+        ({}, ["-o", "o.xyz"], "names no format"),
+        ({"output": "o.pth"}, ["-o", "-"], "names no file"),
+        ({"output": "o.safetensors", "keep_extras": True}, [], "has no place for entries"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(fields: dict[str, Any], options: list[str], why: str, ckpt: Any) -> None:
+    name = recipe(**FILTER, **fields)
+    done = ckpt("apply", name, "-n", *options)
+    assert (done.code, why in done.err) == (2, True), done
+    if "output" in fields or "-o" in options:
+        assert ckpt("apply", name, *options).code == 2
+
+
+def test_a_dry_run_of_a_plan_checks_the_output_too(ckpt: Any) -> None:
+    Path("plan.json").write_text(json.dumps(cs.filter("a.pth").to_json()))
+    assert ckpt("apply", "plan.json", "-n", "-o", "o.pth").code == 0
+    assert ckpt("apply", "plan.json", "-n", "-o", "o.xyz").code == 2
 
 
 def test_what_is_no_recipe_is_said(ckpt: Any) -> None:

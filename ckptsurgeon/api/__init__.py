@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .looking import init_config, inspect
     from .matching import match
     from .planning import transplant
-    from .recipes import load_plan
+    from .recipes import load_order, load_plan
     from .verifying import verify
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "init_config",
     "inspect",
     "load_into",
+    "load_order",
     "load_plan",
     "load_target",
     "match",
@@ -79,7 +80,7 @@ __getattr__ = lazy_names(
         ".looking": ("init_config", "inspect"),
         ".matching": ("match",),
         ".planning": ("transplant",),
-        ".recipes": ("load_plan",),
+        ".recipes": ("load_order", "load_plan"),
         ".verifying": ("verify",),
     },
 )

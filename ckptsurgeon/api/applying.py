@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigError
 from ..plan import Plan, Receipt
 from ..version import __version__
-from .inputs import OpenInputs, close_inputs, inputs_of, read_plan
+from .inputs import OpenInputs, close_inputs, close_plan, inputs_of, read_plan
 from .types import Path, Progress
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def apply(
 
     A recipe (YAML) may say where and how to write; what is given here wins.
 
-    The format follows the suffix, or ``to`` ("safetensors", "pth"); a folder, or ``max_shard_size`` as in "5GB",
+    The format follows the suffix, or ``to`` ("safetensors", "pth", "dcp"); a folder, or ``max_shard_size`` as in "5GB",
     gives shards with an index. ``progress`` is called with (bytes done, bytes in all).
 
     Raises PlanError where an input changed since the plan, OutputError where the output exists (without
@@ -54,6 +54,7 @@ def apply(
         to, max_shard_size = to or order.to, max_shard_size or order.max_shard_size
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
     if output is None:
+        close_plan(plan)
         raise _nowhere()
     others += plan.inputs.others if isinstance(plan.inputs, OpenInputs) else ()
     inputs = inputs_of(plan)
@@ -74,13 +75,15 @@ def _nowhere() -> ConfigError:
 def check_output(
     output: Path, *, to: str | None = None, max_shard_size: str | None = None, plan: Plan | None = None
 ) -> None:
-    """Raise what ``apply`` would raise for an output's format and size, and for the dtypes of a plan."""
+    """Raise what ``apply`` would raise for an output's format and size, and for the dtypes and entries of a plan."""
     from ..engine import check_options, lay_out
+    from ..formats import Beside
 
     options = _options(output, to, max_shard_size)
     check_options(options)
     if plan is not None:
-        lay_out(plan, options, "")
+        carries = plan.carried.root or plan.carried.entries
+        lay_out(plan, options, "", Beside() if carries else None)
 
 
 def _options(

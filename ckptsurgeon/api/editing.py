@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import ConfigError
+from ..formats import RECIPE_KEY
 from ..plan import Carried, Plan
 from ..planners import Options, SourceView, plan_edit
-from ..text import listing
+from ..text import brief_repr, escape, listing
 from .inputs import OpenInputs, names_of, plan_source
 from .operating import operate, operations_file, operations_of
 from .planning import arguments_said, rules_as_text, rules_of
@@ -92,6 +93,7 @@ def convert(
     carries; an empty value removes one. Raises PlanError for a cast that would lose what it holds, and what
     ``open_checkpoint`` raises.
     """
+    _check_metadata(metadata or {})
     wanted = str(dtype) if dtype is not None else None
     arguments = arguments_said(dtype=wanted, metadata=metadata or {}, unwrap=unwrap, keep_extras=keep_extras, root=root)
     options = Options.of(dtype=wanted)
@@ -114,7 +116,7 @@ def _edit(
     """Open the source, plan, and leave it open for whoever applies the plan."""
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
     try:
-        carried, notes = _carried(checkpoint, keep_extras)
+        carried, among, notes = _carried(checkpoint, keep_extras)
         operated = operate([checkpoint], rows)[0]
         checkpoint = operated.checkpoint
         planned = plan_source(names_of([checkpoint.path])[0], checkpoint, operations=operated.rows)
@@ -123,8 +125,9 @@ def _edit(
             SourceView(planned, checkpoint, made=operated.by),
             options,
             carried=carried,
+            among=among,
             arguments=arguments,
-            metadata={k: v for k, v in {**checkpoint.metadata, **(metadata or {})}.items() if v},
+            metadata=_merged(checkpoint.metadata, metadata or {}),
             notes=[*checkpoint.notes, *notes],
         )
     except BaseException:
@@ -133,14 +136,37 @@ def _edit(
     return replace(plan, inputs=OpenInputs((checkpoint,), None, tuple(others)))
 
 
-def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[Carried, list[str]]:
-    """Return what is carried along, and what is said of the rest."""
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    """Refuse entries with which no reader opens a safetensors file, and the one that we write ourselves."""
+    if not isinstance(metadata, Mapping):
+        raise ConfigError(f"metadata is {brief_repr(metadata)}, not a map of texts.")
+    for name, value in metadata.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"metadata: the name {brief_repr(name)} is no text.", hint="Write it in quotes.")
+        if not isinstance(value, str):
+            raise ConfigError(
+                f"metadata: {escape(name)} is {brief_repr(value)}, not a text.", hint="Write it in quotes."
+            )
+        if name == RECIPE_KEY:
+            raise ConfigError(f"metadata: {name} is where the recipe goes.", hint="Choose another name.")
+
+
+def _merged(carried: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """Return a source's metadata with what a user set; what the user set to '' is gone, what came so stays."""
+    return {name: value for name, value in {**carried, **given}.items() if value or name not in given}
+
+
+def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[Carried, list[str], list[str]]:
+    """Return what is carried along, the names of it that lie among the tensors, and what is said of the rest."""
     if not keep:
         names = [extra.key for extra in checkpoint.extras]
-        return Carried(), [f"left out: {listing(names)}"] if names else []
+        return Carried(), [], [f"left out: {listing(names)}"] if names else []
     entries = checkpoint.to_carry()
-    if not entries:
-        return Carried(), []
     rest = [f"{entry.name} ({entry.why})" for entry in entries if entry.why]
-    names = [entry.name for entry in entries if not entry.why]
-    return Carried(checkpoint.root, tuple(names)), [f"not carried: {listing(rest, where='')}"] if rest else []
+    notes = [f"not carried: {listing(rest, where='')}"] if rest else []
+    path = checkpoint.root_names
+    if not entries or path is None:
+        return Carried(), [], notes
+    kept = [entry for entry in entries if not entry.why]
+    among = [entry.key for entry in kept if entry.place == path]
+    return Carried(checkpoint.root, tuple(entry.name for entry in kept)), among, notes

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OpenInputs",
     "close_inputs",
+    "close_plan",
     "find_sources",
     "inputs_of",
     "names_of",
@@ -133,6 +134,13 @@ def close_inputs(inputs: Inputs) -> None:
     """Close the sources of a plan."""
     for source in inputs.sources:
         source.close()
+
+
+def close_plan(plan: Plan) -> None:
+    """Close the files that a plan, made just now, holds open for whoever applies it."""
+    if isinstance(plan.inputs, OpenInputs):
+        for source in plan.inputs.sources:
+            source.close()
 
 
 def _is_open(checkpoint: Checkpoint) -> bool:

@@ -15,7 +15,7 @@ from ..plan import Plan, PlanSource, PlanTarget
 from ..planners import Options, SourceView, plan_transplant
 from ..sources import SourceSpec, parse_spec
 from ..tensors import TargetSpec
-from ..text import escape
+from ..text import brief_repr, escape
 from .inputs import OpenInputs, names_of, plan_source, target_files
 from .operating import operate, operations_file, operations_of
 from .types import Mismatch, Operations, Path, Patterns, Rules, Sources, Vocabularies
@@ -66,7 +66,7 @@ def transplant(
     """
     map = [*rules_as_text(map), *rules_of(map_file)]
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ConfigError(f"--seed {seed!r:.40} is no seed.", hint="Use a whole number from 0 to 2^63 - 1.")
+        raise ConfigError(f"--seed {brief_repr(seed, 40)} is no seed.", hint="Use a whole number from 0 to 2^63 - 1.")
     dtype = str(dtype) if dtype is not None else None
     target = load_target(destination)
     options = Options.of(
@@ -92,8 +92,16 @@ def transplant(
 def rules_as_text(rules: Rules) -> list[str]:
     """Return rules given as one text, several, or a map from pattern to target."""
     if isinstance(rules, Mapping):
-        return [f"{pattern}={target}" for pattern, target in rules.items()]
+        return [_rule(pattern, target) for pattern, target in rules.items()]
     return [rules] if isinstance(rules, str) else list(rules or ())
+
+
+def _rule(pattern: str, target: str) -> str:
+    if not isinstance(target, str):
+        raise ConfigError(
+            f"a map gives {brief_repr(pattern)} the target {brief_repr(target)}, not a text.", hint="Write '' to strip."
+        )
+    return f"{pattern}={target}"
 
 
 def plan_into(

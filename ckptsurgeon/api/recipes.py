@@ -12,15 +12,16 @@ from typing import Any
 from ..errors import ConfigError, PlanError, SourceError
 from ..keys import KeyMatcher, KeyPattern, unmatched
 from ..plan import CLASSES, Plan
-from ..text import count, escape, listing
+from ..text import brief_repr, count, escape, listing
 from ..yamltext import read_yaml
 from .averaging import average
 from .editing import convert, filter, rename
-from .inputs import OpenInputs, read_plan
+from .inputs import close_plan, read_plan
 from .planning import transplant
+from .recipe_types import check_types
 from .types import Path
 
-__all__ = ["RECIPES", "Order", "load_plan", "plan_recipe"]
+__all__ = ["RECIPES", "Order", "load_order", "load_plan", "plan_recipe"]
 
 RECIPES = (".yaml", ".yml")
 
@@ -44,6 +45,10 @@ class Order:
     to: str | None = None
     max_shard_size: str | None = None
 
+    def close(self) -> None:
+        """Close the files that the plan holds open."""
+        close_plan(self.plan)
+
 
 def plan_recipe(path: Path) -> Order:
     """Compile a recipe: ``verb``, its arguments by their names, ``output``, and ``assert`` for what must come out.
@@ -57,24 +62,29 @@ def plan_recipe(path: Path) -> Order:
     name = os.fspath(path)
     document = _read(name)
     verb = document.pop("verb", "transplant" if "destination" in document else None)
-    if verb not in _VERBS:
-        said = f"verb is {verb!r:.40}" if verb is not None else "it names no verb"
+    if not isinstance(verb, str) or verb not in _VERBS:
+        said = f"verb is {brief_repr(verb, 40)}" if verb is not None else "it names no verb"
         raise ConfigError(f"{escape(name)}: {said}.", hint=f"A recipe is for one of {', '.join(_VERBS)}.")
-    wanted = document.pop("assert", None) or {}
+    wanted = document.pop("assert", None)
     written = {field: _text(name, field, document.pop(field, None)) for field in _OUTPUT}
     plan = _planned(name, verb, document)
     try:
-        _check_asserted(name, wanted, plan)
+        _check_asserted(name, {} if wanted is None else wanted, plan)
     except BaseException:
-        _let_go(plan)
+        close_plan(plan)
         raise
     return Order(plan, **written)
 
 
 def load_plan(path: Path) -> Plan:
     """Return the plan in a file: as JSON, or compiled from a recipe (YAML)."""
+    return load_order(path).plan
+
+
+def load_order(path: Path) -> Order:
+    """Return the plan in a file and, where it is a recipe, how that is to be written."""
     is_recipe = os.fspath(path).lower().endswith(RECIPES)
-    return plan_recipe(path).plan if is_recipe else read_plan(path)
+    return plan_recipe(path) if is_recipe else Order(read_plan(path))
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -105,7 +115,7 @@ def _resolved(folder: str, value: Any) -> Any:
 
 def _text(name: str, field: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise ConfigError(f"{escape(name)}: {field} is {value!r:.60}, not a text.")
+        raise ConfigError(f"{escape(name)}: {field} is {brief_repr(value)}, not a text.")
     return value
 
 
@@ -117,26 +127,26 @@ def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
         if field not in known:
             near = difflib.get_close_matches(str(field), [*known, *_OUTPUT, "assert", "verb"], n=1)
             hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known)}."
-            raise ConfigError(f"{escape(name)}: {verb} has no {field!r:.60}.", hint=hint)
+            raise ConfigError(f"{escape(name)}: {verb} has no {brief_repr(field)}.", hint=hint)
     needed = [p.name for p in known.values() if p.default is p.empty and p.name not in given]
     if needed:
         raise ConfigError(f"{escape(name)}: {verb} needs {', '.join(needed)}.")
-    try:
-        return call(**given)
-    except TypeError as error:
-        raise ConfigError(f"{escape(name)}: {escape(str(error))}.") from error
+    check_types(name, call, given)
+    return call(**given)
 
 
 def _check_asserted(name: str, wanted: Any, plan: Plan) -> None:
     """Raise PlanError where what was expected is not what is planned."""
     if not isinstance(wanted, dict):
-        raise ConfigError(f"{escape(name)}: assert is {wanted!r:.60}, not a map.")
+        raise ConfigError(f"{escape(name)}: assert is {brief_repr(wanted)}, not a map.")
     keys = [step.key for step in plan.steps]
     faults = []
     for pattern, expected in wanted.items():
         if pattern == "count":
+            if not _is_number(expected):
+                raise ConfigError(f"{escape(name)}: assert count: {brief_repr(expected, 40)} is no number.")
             if expected != len(keys):
-                faults.append(f"count is {len(keys)}, not {expected!r:.20}")
+                faults.append(f"count is {len(keys)}, not {brief_repr(expected, 20)}")
             continue
         parsed = KeyPattern(str(pattern))
         hits = set(KeyMatcher([parsed]).hits(keys)[0])
@@ -149,11 +159,11 @@ def _check_asserted(name: str, wanted: Any, plan: Plan) -> None:
 
 def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[str]:
     """Return what is not as an assertion says, in words."""
-    if isinstance(expected, int) and not isinstance(expected, bool):
+    if _is_number(expected):
         return [] if len(hits) == expected else [f"{pattern} is {count(len(hits), 'tensor')}, not {expected}"]
-    if expected not in CLASSES:
+    if not isinstance(expected, str) or expected not in CLASSES:
         raise ConfigError(
-            f"assert {pattern}: {expected!r:.40} is no class.", hint=f"Use a number, or {', '.join(CLASSES)}."
+            f"assert {pattern}: {brief_repr(expected, 40)} is no class.", hint=f"Use a number, or {', '.join(CLASSES)}."
         )
     return [
         f"{step.key} is {step.kind}, not {expected}"
@@ -162,7 +172,5 @@ def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[
     ]
 
 
-def _let_go(plan: Plan) -> None:
-    if isinstance(plan.inputs, OpenInputs):
-        for source in plan.inputs.sources:
-            source.close()
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

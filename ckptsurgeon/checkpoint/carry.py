@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..formats import Array, Group, Name, Opaque, key_text, limits
 from ..tensors import TensorInfo
 
-__all__ = ["Entry", "entries_to_carry"]
+__all__ = ["NO_NAMES", "Entry", "entries_to_carry", "names_to"]
 
 MAX_DEPTH = 64
 MAX_BITS = 2000
+NO_NAMES = "the state dict hangs in a list, in an object or under a key that is no text"
 TOO_MUCH = "there is more than is looked through"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry beside the tensors: ``inside`` the state dict or at the top level, and ``why`` it cannot be carried."""
+    """An entry beside the tensors: the names of the dicts it lies in as ``place``, and ``why`` it cannot be carried."""
 
     name: str
     key: str
-    inside: bool
+    place: tuple[str, ...]
     value: Any
     why: str = ""
 
 
-def entries_to_carry(entries: Iterable[tuple[str, Any, Any]]) -> Iterator[Entry]:
-    """Yield (prefix, key, value) as entries. Those that share what they hold are looked through within one budget."""
+def names_to(tree: Any, keys: Sequence[Any]) -> tuple[str, ...] | None:
+    """Return a path through a file as names; None where it leads through lists, objects or keys that are no text."""
+    for key in keys:
+        if not (isinstance(tree, dict) and type(key) is str):
+            return None
+        tree = tree[key]
+    return tuple(keys)
+
+
+def entries_to_carry(entries: Iterable[tuple[tuple[str, ...], Any, Any]]) -> Iterator[Entry]:
+    """Yield (place, key, value) as entries. Those that share what they hold are looked through within one budget."""
     look = _Look()
-    for number, (prefix, key, value) in enumerate(entries):
+    for number, (place, key, value) in enumerate(entries):
         if type(key) is not str:
             why = "its name is no text"
         else:
             why = look.why_not_plain(value) if number < limits.EXTRAS else TOO_MUCH
-        yield Entry(f"{prefix}{key_text(key)}", key_text(key), bool(prefix), value, why)
+        yield Entry(".".join((*place, key_text(key))), key_text(key), place, value, why)
 
 
 class _Look:

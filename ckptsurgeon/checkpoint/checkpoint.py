@@ -14,7 +14,7 @@ from ..formats import FileHeader, Header, limits, read_header
 from ..sources import File, open_source
 from ..tensors import Storage, TensorInfo, alias_groups
 from ..text import count, escape, listing
-from .carry import Entry, entries_to_carry
+from .carry import NO_NAMES, Entry, entries_to_carry, names_to
 from .extras import Extra, entries_beside, extras_of
 from .roots import Root, find_root
 from .wrappers import Unwrapping, unwrap, unwrap_as
@@ -43,6 +43,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         self._tensors = _tensors_of(root)
         _check_keys(path, self._tensors)
         self._entries = root.entries
+        self._keys = root.keys
         self._show(unwrap(self._tensors) if unwrapped else unwrap_as(self._tensors, ()))
         self.checked: set[Storage] = set()
 
@@ -118,12 +119,20 @@ class Checkpoint(Mapping[str, TensorInfo]):
     def extras(self) -> tuple[Extra, ...]:
         """What else is in the file: epochs, optimizers, arguments; opaque where its class is not known."""
         aside = {key: self._tensors[key] for key in self._view.aside}
-        return extras_of(self.header.tree, self.root, self._entries, aside)
+        return extras_of(self.header.tree, self._keys, self._entries, aside)
+
+    @property
+    def root_names(self) -> tuple[str, ...] | None:
+        """The keys of the dicts that lead to the state dict, outermost first; None where not only dicts lead there."""
+        return names_to(self.header.tree, self._keys)
 
     def to_carry(self) -> list[Entry]:
         """Return the entries beside the tensors, each with why it cannot be carried into another file, if it cannot."""
-        aside = [Entry(key, key, False, None, "it is a tensor") for key in self._view.aside]
-        return [*entries_to_carry(entries_beside(self.header.tree, self.root, self._entries)), *aside]
+        aside = [Entry(key, key, (), None, "it is a tensor") for key in self._view.aside]
+        entries = entries_to_carry(entries_beside(self.header.tree, self._keys, self._entries))
+        if self.root_names is None:  # written as dicts by name, they would hang elsewhere
+            entries = (replace(entry, why=entry.why or NO_NAMES) for entry in entries)
+        return [*entries, *aside]
 
     @cached_property
     def ties(self) -> Mapping[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -11,12 +11,14 @@ from typing import Any
 from ..formats import Array, Group, Name, Opaque, key_text, limits
 from ..tensors import TensorInfo
 from ..text import count, shape_text
+from .roots import parts_of
 
 __all__ = ["Extra", "entries_beside", "extras_of"]
 
 MAX_TEXT = 200
 MAX_ITEMS = 8
 
+Place = tuple[str, ...]
 Plain = None | bool | int | float | str | list[Any]
 
 
@@ -29,26 +31,37 @@ class Extra:
     value: Plain = None
 
 
-def extras_of(tree: Any, root: str, entries: Mapping[Any, Any], aside: Mapping[str, TensorInfo]) -> tuple[Extra, ...]:
+def extras_of(
+    tree: Any, keys: Sequence[Any], entries: Mapping[Any, Any], aside: Mapping[str, TensorInfo]
+) -> tuple[Extra, ...]:
     """Return the entries beside the root, those among its tensors, and those set aside; many only as a number."""
-    every = chain(entries_beside(tree, root, entries), (("", *item) for item in aside.items()))
+    every = chain(entries_beside(tree, keys, entries), (((), *item) for item in aside.items()))
     counter = _Counter()
     told = [
-        _described(f"{prefix}{key_text(key)}", value, counter) for prefix, key, value in islice(every, limits.EXTRAS)
+        _described(".".join((*place, key_text(key))), value, counter)
+        for place, key, value in islice(every, limits.EXTRAS)
     ]
     more = sum(1 for _ in every)
     return (*told, *([Extra("…", f"{more} more entries, not listed")] if more else []))
 
 
-def entries_beside(tree: Any, root: str, entries: Mapping[Any, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (prefix, key, value) of what is no tensor of the state dict."""
-    if isinstance(tree, dict) and entries is not tree:
-        used = {root, root.partition(".")[0]} if root else set()
-        yield from (("", key, value) for key, value in tree.items() if key_text(key) not in used)
-    prefix = f"{root}." if root else ""
+def entries_beside(tree: Any, keys: Sequence[Any], entries: Mapping[Any, Any]) -> Iterator[tuple[Place, Any, Any]]:
+    """Yield (place, key, value) of what is no tensor of the state dict: along the path to it, and in it.
+
+    A place is the names of what an entry lies in.
+    """
+    node, place = tree, Place()
+    for taken in keys:
+        child = None
+        for key, value in parts_of(node):
+            if type(key) is type(taken) and key == taken:
+                child = value
+            else:
+                yield place, key, value
+        node, place = child, (*place, key_text(taken))
     for key, value in entries.items():
         if not (isinstance(value, TensorInfo) and isinstance(key, str)):
-            yield prefix, key, value
+            yield place, key, value
 
 
 def _described(key: str, value: Any, counter: _Counter) -> Extra:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,7 +15,7 @@ from ..tensors import TensorInfo
 from ..text import count, escape, listing, shape_text
 from .modules import Allowance, is_module, module_tensors
 
-__all__ = ["NAMED_ROOTS", "Root", "find_root"]
+__all__ = ["NAMED_ROOTS", "Root", "find_root", "parts_of"]
 
 NAMED_ROOTS = ("state_dict", "model_state_dict", "model", "module", "net")
 """Entries in which training frameworks keep the model, most specific first."""
@@ -29,11 +29,15 @@ _NAMES_LISTED = 100
 
 @dataclass(frozen=True)
 class Root:
-    """A state dict and the dotted path to it; '' is the top level."""
+    """A state dict and the dotted path to it; '' is the top level.
+
+    ``keys`` is the same path as the keys, places and attributes that lead there: a name may hold dots itself.
+    """
 
     path: str
     entries: Mapping[Any, Any]
     tensors: int
+    keys: tuple[Any, ...] = ()
 
 
 def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]]:
@@ -75,7 +79,8 @@ def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Roo
     for root in candidates:
         if root.path == path:
             return root
-    entries = _state_dict(_descend(tree, path), Allowance())
+    node, keys = _descend(tree, path)
+    entries = _state_dict(node, Allowance())
     tensors = _tensors(entries)
     if not tensors:
         paths = [root.path or "the top level (--root .)" for root in candidates]
@@ -84,64 +89,70 @@ def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Roo
             hint=f"There {'is' if len(paths) == 1 else 'are'} {listing(paths)}." if paths else "",
             details=[root.path or "." for root in candidates],
         )
-    return Root(path, entries, tensors)
+    return Root(path, entries, tensors, keys)
 
 
-def _descend(node: Any, path: str) -> Any:
+def _descend(node: Any, path: str) -> tuple[Any, tuple[Any, ...]]:
     """Follow a dotted path; a key may hold dots itself, so the longest key that fits is taken."""
+    keys: list[Any] = []
     while path:
-        children = dict(_children(node))
+        children = {key_text(key): (key, child) for key, child in _children(node)}
         parts = path.split(".")
         for end in range(len(parts), 0, -1):
             name = ".".join(parts[:end])
             if name in children:
-                node, path = children[name], ".".join(parts[end:])
+                key, node = children[name]
+                keys.append(key)
+                path = ".".join(parts[end:])
                 break
         else:
-            return None
-    return node
+            return None, ()
+    return node, tuple(keys)
 
 
 def _candidates(tree: Any, uri: str) -> Iterator[Root]:
     """Yield every state dict that is not optimizer state, outermost first."""
-    queue: deque[tuple[str, int, Any]] = deque([("", 0, tree)])
+    queue: deque[tuple[str, tuple[Any, ...], Any]] = deque([("", (), tree)])
     seen: set[int] = set()
     allowed = Allowance()
     found = 1
     while queue:
-        path, depth, node = queue.popleft()
-        if id(node) in seen or depth > limits.TREE_DEPTH:
+        path, keys, node = queue.popleft()
+        if id(node) in seen or len(keys) > limits.TREE_DEPTH:
             continue
         seen.add(id(node))
         entries = _state_dict(node, allowed)
         tensors = _tensors(entries)
         if tensors and set(map(type, entries)) <= {str}:
-            yield Root(path, entries, tensors)
+            yield Root(path, entries, tensors, keys)
         if is_module(node) or _is_optimizer(node) or (tensors and tensors == len(entries)):
             continue  # nothing hangs below, or nothing that is a state dict
-        for name, child in _children(node):
+        for key, child in _children(node):
+            name = key_text(key)
             if _OPTIMIZER.match(name):
                 continue
             found += 1
             if found > limits.TREE_NODES or len(path) + len(name) > limits.KEY_CHARACTERS:
                 raise UnsafeError(f"{escape(uri)} nests too many containers to look through.", rule="tree size")
-            queue.append((f"{path}.{name}" if depth else name, depth + 1, child))
+            queue.append((f"{path}.{name}" if keys else name, (*keys, key), child))
 
 
 def _is_optimizer(node: Any) -> bool:
     return isinstance(node, dict) and node.keys() >= {"state", "param_groups"}
 
 
-def _children(node: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the containers in a container that are not empty, and what each is called."""
-    entries: Any = ()
+def parts_of(node: Any) -> Iterable[tuple[Any, Any]]:
+    """Return the entries of a container: by their keys, places or attributes; of anything else none."""
     if isinstance(node, dict):
-        entries = node.items()
-    elif isinstance(node, (list, tuple)):
-        entries = enumerate(node)
-    elif isinstance(node, Opaque):
-        entries = node.attributes().items()
-    return ((key_text(key), value) for key, value in entries if isinstance(value, _CONTAINERS) and value)
+        return node.items()
+    if isinstance(node, (list, tuple)):
+        return enumerate(node)
+    return node.attributes().items() if isinstance(node, Opaque) else ()
+
+
+def _children(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the containers in a container that are not empty, and by what key each hangs there."""
+    return ((key, value) for key, value in parts_of(node) if isinstance(value, _CONTAINERS) and value)
 
 
 def _tensors(entries: Mapping[Any, Any]) -> int:

@@ -35,6 +35,8 @@ class Writing:
                 raise ConfigError(
                     "it does not say where to write.", hint="Name the output with -o, or look first with -n."
                 )
+            if self.to or self.max_shard_size:
+                api.check_output("output/", to=self.to, max_shard_size=self.max_shard_size)
             return
         check_output(self.output)
         api.check_output(self.output, to=self.to, max_shard_size=self.max_shard_size)

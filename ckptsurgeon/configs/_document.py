@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
-from ..text import escape
+from ..text import brief_repr, escape
 from ..yamltext import read_yaml
 
 __all__ = ["Document", "check_fields", "read_document"]
@@ -46,7 +46,7 @@ class Document:
     def text_file(self, path: Any, what: str) -> str:
         """Return the text of a file that the configuration names; raises ConfigError."""
         if not isinstance(path, str):
-            raise self.fail(f"{what} is {path!r:.60}, not a file name.")
+            raise self.fail(f"{what} is {brief_repr(path)}, not a file name.")
         full = self.resolve(path)
         try:
             with open(full, encoding="utf-8", newline="") as file:
@@ -107,4 +107,4 @@ def check_fields(document: Document, where: str, given: Iterable[str], known: It
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}."
-            raise document.fail(f"{where} has no field {name!r:.60}.", hint)
+            raise document.fail(f"{where} has no field {brief_repr(name)}.", hint)

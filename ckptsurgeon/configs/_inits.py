@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..tensors import DTYPES, TensorInfo
-from ..text import escape
+from ..text import brief_repr, escape
 from ._document import Document, check_fields
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def read_init(document: Document, key: str, info: TensorInfo, spec: Any) -> Init
         spec = {"constant": {"val": spec}}
     name, arguments = next(iter(spec.items())) if isinstance(spec, dict) and len(spec) == 1 else (spec, {})
     if not isinstance(name, str) or name not in _ARGUMENTS:
-        raise document.fail(f"{escape(key)} has no initialiser {spec!r:.60}.", f"There are {', '.join(_ARGUMENTS)}.")
+        raise document.fail(
+            f"{escape(key)} has no initialiser {brief_repr(spec)}.", f"There are {', '.join(_ARGUMENTS)}."
+        )
     arguments = arguments or {}
     if not isinstance(arguments, dict):
         raise document.fail(f"the arguments of {name} of {escape(key)} are not a map.")
@@ -93,9 +95,9 @@ def _bad_arguments(info: TensorInfo, name: str, arguments: Mapping[str, Any]) ->
     for argument, value in arguments.items():
         choices = _CHOICES.get(argument)
         if choices is not None and value not in choices:
-            return f"{argument} is {value!r:.40}, not one of {', '.join(choices)}"
+            return f"{argument} is {brief_repr(value, 40)}, not one of {', '.join(choices)}"
         if choices is None and (isinstance(value, str) or not isinstance(value, (int, float))):
-            return f"{argument} is {value!r:.40}, not a number"
+            return f"{argument} is {brief_repr(value, 40)}, not a number"
     low, high = arguments.get("a", 0.0), arguments.get("b", 1.0)
     if name == "uniform" and low > high:
         return f"its range goes from {low} to {high}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from ..registry import discover, module_names
 from ..tensors import TargetSpec
+from ..text import brief_repr
 from ._document import Document, check_fields
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class _Bundled:
         name = document.model["name"]
         known = module_names(MODELS)
         if name not in known:
-            raise document.fail(f"there is no bundled model {name!r:.60}.", f"There are {', '.join(known)}.")
+            raise document.fail(f"there is no bundled model {brief_repr(name)}.", f"There are {', '.join(known)}.")
         from ._module import module_target
 
         model = cast("_Model", discover(MODELS, "MODEL")[name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..checkpoint import open_checkpoint
 from ..errors import FormatError
 from ..tensors import TargetSpec, TensorInfo
-from ..text import escape
+from ..text import brief_repr, escape
 from ._document import Document, check_fields
 
 __all__ = ["CONFIG", "checkpoint_target"]
@@ -41,7 +41,7 @@ class _Like:
         check_fields(document, "model", document.model, ("like", "root"))
         like, root = document.model["like"], document.model.get("root")
         if not isinstance(like, str) or not isinstance(root, (str, type(None))):
-            raise document.fail(f"like is {like!r:.60}, not a file name.")
+            raise document.fail(f"like is {brief_repr(like)}, not a file name.")
         spec = checkpoint_target(like if "://" in like else document.resolve(like), root)
         return TargetSpec(**{**spec.__dict__, "name": document.name, "config": document.path})
 

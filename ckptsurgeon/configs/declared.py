@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..tensors import TargetSpec, TensorInfo, dtype_named
-from ..text import escape
+from ..text import brief_repr, escape
 from ..yamltext import Row
 from ._document import Document, check_fields
 from ._inits import Init, drawn, read_init, suggested_init
@@ -44,13 +44,13 @@ class _Declared:
 
 def _info(document: Document, key: Any, row: Any) -> TensorInfo:
     if not isinstance(key, str):
-        raise document.fail(f"the tensor key {key!r:.80} is no text.", f'Write it in quotes: "{key}".')
+        raise document.fail(f"the tensor key {brief_repr(key, 80)} is no text.", f'Write it in quotes: "{key}".')
     if not isinstance(row, dict) or "shape" not in row:
         raise document.fail(f"tensor {escape(key)} has no shape.")
     check_fields(document, f"tensor {key}", row, ("shape", "dtype", "init"))
     shape = row["shape"]
     if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**63 for n in shape) or len(shape) > 64:
-        raise document.fail(f"the shape of {escape(key)} is {shape!r:.80}, not a list of sizes.")
+        raise document.fail(f"the shape of {escape(key)} is {brief_repr(shape, 80)}, not a list of sizes.")
     try:
         return TensorInfo(dtype_named(str(row.get("dtype", "float32"))), tuple(shape))
     except ConfigError as error:
@@ -63,7 +63,7 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
     order = {key: i for i, key in enumerate(tensors)}
     for group in document.model.get("tied") or []:
         if not isinstance(group, list) or len(group) < 2 or any(key not in tensors for key in group):
-            raise document.fail(f"tied has {group!r:.80}, which is not a list of two or more of its keys.")
+            raise document.fail(f"tied has {brief_repr(group, 80)}, which is not a list of two or more of its keys.")
         first, *rest = sorted(group, key=order.__getitem__)
         for key in rest:
             if tensors[key] != tensors[first]:

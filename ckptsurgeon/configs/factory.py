@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..tensors import TargetSpec
-from ..text import escape
+from ..text import brief_repr, escape
 from ._document import Document
 
 __all__ = ["CONFIG"]
@@ -74,7 +74,7 @@ def _user_code(document: Document) -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     except SystemExit as error:
-        raise document.fail(f"its code ended the program: sys.exit({error.code!r:.40}).") from error
+        raise document.fail(f"its code ended the program: sys.exit({brief_repr(error.code, 40)}).") from error
     finally:
         sys.path[:] = before
         os.chdir(here)
@@ -83,7 +83,7 @@ def _user_code(document: Document) -> Iterator[None]:
 def _locate(document: Document, target: Any) -> _Located:
     """Import the longest beginning of a dotted name that is a module, and take the rest as attributes."""
     if not isinstance(target, str) or "." not in target:
-        raise document.fail(f"_target_ is {target!r:.80}; it must be package.module.Class.")
+        raise document.fail(f"_target_ is {brief_repr(target, 80)}; it must be package.module.Class.")
     parts = target.split(".")
     for end in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:end])
@@ -128,7 +128,9 @@ def _failed(document: Document, target: str, error: BaseException) -> ConfigErro
 def _resolve_all(document: Document, node: Any, found: list[_Located]) -> None:
     """Import everything a nest of configurations names, and reject what only OmegaConf could read."""
     if isinstance(node, str) and "${" in node:
-        raise document.fail(f"{node!r:.80} is an interpolation, which is not resolved here.", "Write the value.")
+        raise document.fail(
+            f"{brief_repr(node, 80)} is an interpolation, which is not resolved here.", "Write the value."
+        )
     if isinstance(node, Mapping):
         if "_target_" in node:
             found.append(_locate(document, node["_target_"]))

@@ -59,18 +59,37 @@ def carry_out(
 
 def _beside(plan: Plan, inputs: Inputs) -> Beside | None:
     """Return what a plan carries along beside the tensors; raises PlanError where the source has it no more."""
-    root = plan.carried.root
-    if not (root or plan.carried.entries):
+    carried = plan.carried
+    if not (carried.root or carried.entries):
         return None
-    source, wanted = inputs.sources[0], set(plan.carried.entries)
+    source = inputs.sources[0] if inputs.sources else None
+    path = source.root_names if source is not None else None
+    if source is None or path is None or source.root != carried.root:
+        where = f"root {escape(carried.root)}" if carried.root else "the top level"
+        raise PlanError(
+            f"the plan carries what lies beside {where}, where its source has no state dict.", hint="Plan again."
+        )
+    wanted = set(carried.entries)
     entries = [entry for entry in source.to_carry() if not entry.why and entry.name in wanted]
     lacking = wanted - {entry.name for entry in entries}
     if lacking:
         raise PlanError(
             f"{escape(source.path)} has no plain entry {listing(sorted(lacking))} to carry.", hint="Plan again."
         )
-    inside = {entry.key: entry.value for entry in entries if entry.inside or not root}
-    return Beside(root, inside, {entry.key: entry.value for entry in entries if root and not entry.inside})
+    depths = range(len(path) + 1)
+    levels = tuple({e.key: e.value for e in entries if len(e.place) == depth} for depth in depths)
+    _check_apart(plan, path, levels)
+    return Beside(path, levels)
+
+
+def _check_apart(plan: Plan, path: Sequence[str], levels: Sequence[Mapping[str, object]]) -> None:
+    """Raise PlanError where an entry has the name of a tensor, or of a dict on the way to them: it would replace it."""
+    taken = [step.key for step in plan.steps if step.key in levels[-1]]
+    taken += [name for name, level in zip(path, levels, strict=False) if name in level]
+    if taken:
+        raise PlanError(
+            f"the plan carries {listing(taken)}, which the output has already.", hint="Plan again.", details=taken
+        )
 
 
 def _check_equal(run: Run) -> None:

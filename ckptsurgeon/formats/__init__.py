@@ -4,6 +4,7 @@ from ._header import Beside, FileHeader, Format, Header, Layout, OutTensor, Writ
 from ._numpy import Array
 from ._opaque import ARRAY, META, QUANTISED, SPARSE
 from ._open import read_header, writers
+from ._safetensors_writer import RECIPE_KEY
 from ._seal import UNSEALED, seal, seal_of
 from ._sharded_writer import RECIPE_FILE, folder_digest, split_shards
 from ._values import Group, Name, Opaque, Unhashable, key_text
@@ -13,6 +14,7 @@ __all__ = [
     "META",
     "QUANTISED",
     "RECIPE_FILE",
+    "RECIPE_KEY",
     "SPARSE",
     "UNSEALED",
     "Array",

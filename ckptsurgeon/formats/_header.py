@@ -92,13 +92,12 @@ class OutTensor:
 class Beside:
     """What a file holds beside its tensors, as plain data.
 
-    The state dict hangs at the dotted path ``root``; ``inside`` are entries among its tensors, ``outside`` those
-    at the top level.
+    The state dict hangs in dicts by the names of ``path``; ``levels`` are the entries beside each of these, outermost
+    first, and last those among the tensors.
     """
 
-    root: str = ""
-    inside: Mapping[str, Any] = field(default_factory=dict)
-    outside: Mapping[str, Any] = field(default_factory=dict)
+    path: tuple[str, ...] = ()
+    levels: tuple[Mapping[str, Any], ...] = ({},)
 
 
 class Layout(Protocol):

@@ -126,15 +126,14 @@ def state_dict_pickle(tensors: Sequence[OutTensor], records: Mapping[str, str], 
     ``records`` names the storage record of each key.
     """
     writer, beside = PickleWriter(), beside or Beside()
-    path = beside.root.split(".") if beside.root else []
-    for name in path:
+    for name in beside.path:
         writer.out += b"}("
         writer.text(name)
     writer.out += b"}("
     for tensor in tensors:
         writer.text(tensor.key)
         writer.tensor(tensor, records[tensor.key])
-    for entries in (beside.inside, *({} for _ in path[1:]), *([beside.outside] if path else [])):
+    for entries in reversed(beside.levels):
         for name, value in entries.items():
             writer.text(name)
             writer.plain(value)

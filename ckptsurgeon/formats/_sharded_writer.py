@@ -79,13 +79,19 @@ class Indexed:
         return f"{self._stem}{self._suffix}.index.json"
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return which of the files in a folder are of such a checkpoint, by their names and by its index."""
+        """Return which of the files in a folder are of such a checkpoint, by their names and by its index.
+
+        They may be removed, so an index's word alone is not enough: it may list code or a configuration.
+        """
         names = {self._stem + self._suffix, self._index_name}
         with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
             listed = json.loads(read(self._index_name))["weight_map"].values()
-            names |= {name for name in listed if isinstance(name, str) and os.path.basename(name) == name}
+            names |= {name for name in listed if self._is_file(name)}
         pattern = re.compile(re.escape(self._stem) + r"-\d{5}-of-\d{5}" + re.escape(self._suffix))
         return {name for name in present if name in names or pattern.fullmatch(name)}
+
+    def _is_file(self, name: object) -> bool:
+        return isinstance(name, str) and os.path.basename(name) == name and name.endswith(self._suffix)
 
 
 def folder_frame(folder: Folder, digests: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import ConfigError, PatternError
 from ..keys import KeyPattern, Rule, target_rule
-from ..text import escape
+from ..text import brief_repr, escape
 
 __all__ = ["Operation", "parse_operations"]
 
@@ -100,14 +100,14 @@ def _parsed(row: Any, where: str) -> Operation:
         near = difflib.get_close_matches(str(next(iter(row), "")), _FIELDS, n=1) if isinstance(row, Mapping) else []
         hint = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(_FIELDS)}."
         says = "several things" if verbs else "nothing"
-        raise ConfigError(f"{where} is {row!r:.80}: it names {says} to do.", hint=hint)
+        raise ConfigError(f"{where} is {brief_repr(row, 80)}: it names {says} to do.", hint=hint)
     verb = verbs[0]
     fields = _checked_fields(row, verb, f"{where} ({verb})")
     several = verb in ("concat", "stack")
     given = row[verb]
     if not (isinstance(given, str) or (several and _is_texts(given))):
         wanted = "a pattern, or a list of them" if several else "a pattern"
-        raise ConfigError(f"{where}: {verb} is {given!r:.60}, not {wanted}.")
+        raise ConfigError(f"{where}: {verb} is {brief_repr(given)}, not {wanted}.")
     try:
         patterns = tuple(map(KeyPattern, [given] if isinstance(given, str) else given))
         into = fields.pop("into", ())
@@ -136,6 +136,6 @@ def _checked_fields(row: Mapping[str, Any], verb: str, where: str) -> dict[str, 
         if name not in row and expected.default is None:
             raise ConfigError(f"{where} needs {name}: {expected.wanted}.")
         if name in row and not expected.check(row[name]):
-            raise ConfigError(f"{where}: {name} is {row[name]!r:.60}, not {expected.wanted}.")
+            raise ConfigError(f"{where}: {name} is {brief_repr(row[name])}, not {expected.wanted}.")
         fields[name] = row.get(name, expected.default)
     return fields

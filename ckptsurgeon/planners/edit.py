@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import FormatError, PlanError
@@ -22,14 +22,17 @@ def plan_edit(
     options: Options,
     *,
     carried: Carried | None = None,
+    among: Collection[str] = (),
     arguments: Mapping[str, Any] | None = None,
     metadata: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
     """Plan an output that holds the tensors of ``view`` that the options select, in their order.
 
-    Raises PatternError for patterns and rules that match nothing, PlanError where two keys land on one name, nothing
-    is left or a cast would lose what it holds, FormatError where a tensor is not plain values.
+    ``among`` are the names of the carried entries that lie among the tensors.
+
+    Raises PatternError for patterns and rules that match nothing, PlanError where two keys land on one name or on that
+    of an entry, nothing is left or a cast would lose what it holds, FormatError where a tensor is not plain values.
     """
     selection = select([view], options)
     chosen = {name: origins[0] for name, origins in selection.origins.items()}
@@ -39,6 +42,7 @@ def plan_edit(
             hint="Give up an --exclude, or widen --include.",
         )
     _check_plain(chosen.values(), view)
+    _check_apart(chosen, among)
     ties = alias_groups({name: origin.info for name, origin in chosen.items()})
     steps = tuple(_step(name, origin, options, ties.get(name, "")) for name, origin in chosen.items())
     _check_casts(steps)
@@ -85,6 +89,16 @@ def _check_plain(chosen: Any, view: SourceView) -> None:
             hint=f"Leave it out: ckpt filter --exclude {escape(first.key)}.",
             details=[f"{origin.key}: {origin.info.opaque}" for origin in opaque],
             rule="opaque",
+        )
+
+
+def _check_apart(chosen: Mapping[str, Origin], among: Collection[str]) -> None:
+    taken = [name for name in among if name in chosen]
+    if taken:
+        raise PlanError(
+            f"{listing(taken)} would be both a tensor and an entry that --keep-extras carries.",
+            hint="Rename the tensor otherwise, or leave --keep-extras out.",
+            details=taken,
         )
 
 

@@ -10,6 +10,7 @@ from ..errors import ConfigError, PatternError
 from ..keys import KeyPattern, Rule, parse_rule
 from ..policies import MISMATCH_POLICIES
 from ..tensors import dtype_named
+from ..text import brief_repr
 
 if TYPE_CHECKING:
     from .vocabulary import VocabularyOptions
@@ -93,7 +94,7 @@ def _texts(values: Iterable[str] | None, option: str = "rules") -> list[str]:
         found = [values]  # type: ignore[list-item]
     for value in found:
         if not isinstance(value, str):
-            raise ConfigError(f"{option} takes texts, not {value!r:.60}.")
+            raise ConfigError(f"{option} takes texts, not {brief_repr(value)}.")
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import ConfigError
+from ..text import brief_repr
 from ..yamltext import read_yaml
 from .vocabulary import Vocabulary, checked
 
@@ -22,7 +23,7 @@ class _ESPnet:
             raise ConfigError(f"{name} is no configuration: it is no UTF-8.") from None
         tokens = document.get("token_list") if isinstance(document, dict) else document
         if isinstance(tokens, str):
-            raise ConfigError(f"{name} names the token list {tokens!r:.80}.", hint="Name that file itself.")
+            raise ConfigError(f"{name} names the token list {brief_repr(tokens, 80)}.", hint="Name that file itself.")
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise ConfigError(f"{name} has no token_list of texts.", hint="Quote tokens that look like numbers.")
         return checked(name, tokens)

@@ -604,3 +604,19 @@ def test_the_folder_one_stands_in_is_not_replaced(output: str, monkeypatch: pyte
     done = ckpt("convert", "../../s.pth", "-o", output, "--force")
     assert (done.code, "the working directory lies in" in done.err) == (5, True), done
     assert not os.listdir(".")
+
+
+def test_files_that_an_index_merely_names_are_kept() -> None:
+    torch.save({"a": torch.ones(2)}, "src.pth")
+    folder = Path("ix")
+    folder.mkdir()
+    listed = ["train.py", "config.json", "old.safetensors"]
+    for name in listed:
+        (folder / name).write_text("mine")
+    index = {"weight_map": {str(i): name for i, name in enumerate(listed)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    cs.apply(cs.convert("src.pth"), "ix", force=True)
+    assert (folder / "train.py").read_text() == (folder / "config.json").read_text() == "mine"
+    assert {path.name for path in folder.iterdir()} == {
+        "train.py", "config.json", "ckptsurgeon.json", "model.safetensors",
+    }  # fmt: skip

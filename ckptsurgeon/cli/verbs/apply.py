@@ -9,7 +9,7 @@ import typer
 from ..checks import check_output, quoted
 from ..options import DryRun, Force, Json, MaxShard, Output, Quiet, To, Verbose
 from ..sink import Sink
-from ..writing import show_plan
+from ..writing import Writing
 
 NAME = "apply"
 HELP = """Carry out a plan or a recipe that was made and reviewed before.
@@ -41,9 +41,14 @@ def run(
 
     sink = Sink(json, quiet, verbose)
     if dry_run:
-        found = api.load_plan(plan)
-        if not sink.answer(found):
-            show_plan(sink, found)
+        order = api.load_order(plan)
+        try:
+            where = output if output is not None else order.output
+            writing = Writing(sink, where, to or order.to, max_shard_size or order.max_shard_size, force, dry_run)
+            writing.check()
+            writing.carry_out(order.plan)
+        finally:
+            order.close()
         return
     if output is not None:
         check_output(output)

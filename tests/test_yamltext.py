@@ -1,0 +1,79 @@
+"""YAML is read as people mean it, and aliases make no more of it than it can bear."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+from ckptsurgeon.text import brief_repr
+from ckptsurgeon.yamltext import read_yaml
+
+
+def bomb(levels: int = 9) -> str:
+    """Nested anchors: ten to the power of ``levels`` texts in a few hundred bytes."""
+    lines = ["a0: &a0 lol"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, levels + 1)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("levels", [6, 9, 200])
+@pytest.mark.parametrize("name", ["recipe.yaml", "operations.yaml", "dst.yaml"])
+def test_nested_aliases_are_refused_at_once(name: str, levels: int, ckpt: Any) -> None:
+    torch.save({"w": torch.ones(2)}, "s.pth")
+    last = f"*a{levels}"
+    heads = {
+        "recipe.yaml": f"verb: filter\nsource: s.pth\noutput: {last}\n",
+        "operations.yaml": f"operations: {last}\n",
+        "dst.yaml": f"model: {{tensors: {{w: {{shape: {last}}}}}}}\n",
+    }
+    Path(name).write_text(bomb(levels) + heads[name])
+    commands = {
+        "recipe.yaml": ["apply", name, "-n"],
+        "operations.yaml": ["rename", "s.pth", "--operations", name, "-n"],
+        "dst.yaml": ["transplant", "s.pth", name, "-n"],
+    }
+    began = time.perf_counter()
+    done = ckpt(*commands[name])
+    assert (done.code, time.perf_counter() - began < 1) == (2, True), done
+    assert "aliases" in done.err
+
+
+def test_what_holds_itself_is_refused() -> None:
+    with pytest.raises(cs.ConfigError, match="holds itself"):
+        read_yaml("a: &a [*a]", "x.yaml")
+
+
+def test_long_texts_count_as_often_as_they_stand() -> None:
+    with pytest.raises(cs.ConfigError, match="aliases"):
+        read_yaml(f"t: &t {'x' * 100_000}\na: [{', '.join(['*t'] * 1000)}]", "x.yaml")
+
+
+def test_aliases_as_people_use_them_are_read() -> None:
+    assert read_yaml("a: &a {x: 1}\nb: *a\nc: {<<: *a, y: 2}", "x.yaml") == {
+        "a": {"x": 1}, "b": {"x": 1}, "c": {"x": 1, "y": 2},
+    }  # fmt: skip
+
+
+def test_a_document_without_aliases_may_be_of_any_size() -> None:
+    assert len(read_yaml("&all\n" + "- 1\n" * 20_000, "x.yaml")) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("no", "'no'"), (3, "3"), ([1, "a"], "[1, 'a']"), ({"b": 1, "a": None}, "{'a': None, 'b': 1}")],
+)
+def test_values_are_shown_as_python_writes_them(value: object, text: str) -> None:
+    assert brief_repr(value) == text
+
+
+def test_what_is_shown_of_a_value_is_bounded() -> None:
+    nested: list[Any] = ["x" * 1000] * 10
+    for _ in range(30):
+        nested = [nested] * 10
+    for value in (nested, "x" * 10**6, {str(i): nested for i in range(1000)}, 1 << 100_000, b"x" * 10**6):
+        assert len(brief_repr(value, 60)) <= 60
