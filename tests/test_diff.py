@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 from typing import Any
 
 import pytest
@@ -148,6 +149,19 @@ def test_the_rules_of_renames_make_the_difference_empty(state: dict[str, torch.T
     assert not again.removed
     assert not again.changed
     assert again.added == ("more",)
+
+
+@pytest.mark.parametrize("wrapped", ["a", "b"])
+def test_the_rules_printed_for_a_wrapped_file_apply_to_it_as_printed(wrapped: str, ckpt: Any) -> None:
+    tensors = {name: torch.randn(3) for name in ("w", "b")}
+    for at, module in (("a", "enc"), ("b", "net")):
+        prefix = f"module.{module}" if wrapped == at else module
+        torch.save({f"{prefix}.{key}": value for key, value in tensors.items()}, f"{at}.pth")
+    printed = ckpt("diff", "a.pth", "b.pth", "--renames").out.partition("  rules\n")[2]
+    assert shlex.split(printed) == [*(["--unwrap"] if wrapped == "a" else []), "--map", "enc=net"]
+    assert json.loads(ckpt("diff", "a.pth", "b.pth", "--renames", "--json").out)["unwrap"] is (wrapped == "a")
+    assert ckpt("rename", "a.pth", *shlex.split(printed), "-o", "c.pth").code == 0
+    assert not cs.diff("c.pth", "b.pth", values=True).differs
 
 
 def test_tensors_of_the_same_content_go_with_the_nearest_name() -> None:

@@ -25,8 +25,8 @@ Make = tuple[str, tuple[int, ...]]
 def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Difference:
     """Return a difference in which what only moved is renamed, with the rules that rename it.
 
-    Where several tensors hold the same bytes (biases of zeros), those whose names share most go together; any choice
-    makes the two the same.
+    Where several tensors hold the same bytes (biases of zeros), those whose names share most go together; whichever
+    do, the first renamed holds the same as the second.
     """
     old = _by_content(first, found.removed, _makes(second, found.added))
     new = _by_content(second, found.added, _makes(first, found.removed))
@@ -42,6 +42,7 @@ def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Di
         added=tuple(key for key in found.added if key not in taken),
         renamed=renamed,
         rules=tuple(rules_for(names)),
+        unwrap=bool(renamed and first.stripped),
     )
 
 
