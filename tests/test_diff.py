@@ -172,6 +172,16 @@ def test_tensors_of_the_same_content_go_with_the_nearest_name() -> None:
     assert found.rules == ("enc=net",)
 
 
+def test_renames_that_no_rule_can_spell_are_counted(ckpt: Any) -> None:
+    torch.save({"re:(": torch.ones(3), "x": torch.ones(4), "": torch.ones(5)}, "a.pth")
+    torch.save({"a..b": torch.ones(3), "y": torch.ones(4), "z": torch.ones(5)}, "b.pth")
+    found = cs.diff("a.pth", "b.pth", renames=True)
+    assert found.renamed == {"re:(": "a..b", "x": "y", "": "z"}
+    assert set(found.rules) == {"x=y", "re:=z"}
+    assert "no rule can spell 1 of the new names" in found.notes
+    assert ckpt("diff", "a.pth", "b.pth", "--renames").code == 1
+
+
 def test_other_content_is_no_rename() -> None:
     save_file({"a": torch.zeros(3), "x": torch.ones(2)}, "a.safetensors")
     save_file({"b": torch.ones(3), "y": torch.ones(2, dtype=torch.float16)}, "b.safetensors")

@@ -163,6 +163,13 @@ def test_wrappers_and_weight_norm_s_two_spellings() -> None:
     assert propose("a", old, "b", wrapped).rules == ("=module.model",)
 
 
+def test_names_that_no_rule_can_spell_are_counted() -> None:
+    found = propose("a", infos({"query": (3,), "a.w": (4,)}), "b", infos({"net..query": (3,), "b.w": (4,)}))
+    assert found.names == {"query": "net..query", "a.w": "b.w"}
+    assert found.rules == ("a=b",)
+    assert found.notes == ("no rule can spell 1 of the new names",)
+
+
 def test_equals_are_never_guessed_between() -> None:
     found = propose("a", infos(both("left", 4, 4) | both("right", 4, 4)), "b", infos(both("x", 4, 4) | both("y", 4, 4)))
     assert not found.names

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ..checkpoint import Checkpoint
 from ..engine import read_part
-from ..keys import rules_for
+from ..keys import rules_for, unspelled
 from ..ops import blocks
 from ..tensors import TensorInfo
 from ..text import natural_key
@@ -36,13 +36,15 @@ def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Di
     renamed = {key: renamed[key] for key in sorted(renamed, key=natural_key)}
     taken = set(renamed.values())
     names = {key: renamed.get(key, key) for key in first}
+    rules = rules_for(names)
     return replace(
         found,
         removed=tuple(key for key in found.removed if key not in renamed),
         added=tuple(key for key in found.added if key not in taken),
         renamed=renamed,
-        rules=tuple(rules_for(names)),
+        rules=tuple(rules),
         unwrap=bool(renamed and first.stripped),
+        notes=(*found.notes, *unspelled(names, rules)),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from ..keys import rules_for
+from ..keys import rules_for, unspelled
 from ..tensors import TensorInfo
 from ..text import count
 from .fitting import Fitting, fits
@@ -137,17 +137,20 @@ def propose(
     taken = set(names.values())
     ambiguous = dict(_ambiguous(matcher))
     open_keys = {key for unit in matcher.fitting.second if _shown(unit.path) in ambiguous for key in unit.keys.values()}
+    wanted = {**{key: key for key in source}, **names}
+    rules = rules_for(wanted)
+    notes = [_BEYOND.format(count(matcher.beyond, "module"))] if matcher.beyond else []
     return Proposal(
         first,
         second,
         tuple(Match(_shown(a.path), _shown(b.path), len(_names(a, b)), why) for a, b, why in matcher.matched),
         names,
-        tuple(rules_for({**{key: key for key in source}, **names})),
+        tuple(rules),
         ambiguous,
         {key: info for key, info in source.items() if key not in names},
         {key: info for key, info in destination.items() if key not in taken and key not in open_keys},
         len(open_keys),
-        (_BEYOND.format(count(matcher.beyond, "module")),) if matcher.beyond else (),
+        (*notes, *unspelled(wanted, rules)),
     )
 
 
