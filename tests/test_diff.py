@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 from typing import Any
 
 import pytest
@@ -150,12 +151,35 @@ def test_the_rules_of_renames_make_the_difference_empty(state: dict[str, torch.T
     assert again.added == ("more",)
 
 
+@pytest.mark.parametrize("wrapped", ["a", "b"])
+def test_the_rules_printed_for_a_wrapped_file_apply_to_it_as_printed(wrapped: str, ckpt: Any) -> None:
+    tensors = {name: torch.randn(3) for name in ("w", "b")}
+    for at, module in (("a", "enc"), ("b", "net")):
+        prefix = f"module.{module}" if wrapped == at else module
+        torch.save({f"{prefix}.{key}": value for key, value in tensors.items()}, f"{at}.pth")
+    printed = ckpt("diff", "a.pth", "b.pth", "--renames").out.partition("  rules\n")[2]
+    assert shlex.split(printed) == [*(["--unwrap"] if wrapped == "a" else []), "--map", "enc=net"]
+    assert json.loads(ckpt("diff", "a.pth", "b.pth", "--renames", "--json").out)["unwrap"] is (wrapped == "a")
+    assert ckpt("rename", "a.pth", *shlex.split(printed), "-o", "c.pth").code == 0
+    assert not cs.diff("c.pth", "b.pth", values=True).differs
+
+
 def test_tensors_of_the_same_content_go_with_the_nearest_name() -> None:
     zeros = {f"enc.{i}.{name}": torch.zeros(3) for i in range(3) for name in ("b1", "b2")}
     save_file(zeros, "a.safetensors")
     save_file({key.replace("enc", "net"): value for key, value in zeros.items()}, "b.safetensors")
     found = cs.diff("a.safetensors", "b.safetensors", renames=True)
     assert found.rules == ("enc=net",)
+
+
+def test_renames_that_no_rule_can_spell_are_counted(ckpt: Any) -> None:
+    torch.save({"re:(": torch.ones(3), "x": torch.ones(4), "": torch.ones(5)}, "a.pth")
+    torch.save({"a..b": torch.ones(3), "y": torch.ones(4), "z": torch.ones(5)}, "b.pth")
+    found = cs.diff("a.pth", "b.pth", renames=True)
+    assert found.renamed == {"re:(": "a..b", "x": "y", "": "z"}
+    assert set(found.rules) == {"x=y", "re:=z"}
+    assert "no rule can spell 1 of the new names" in found.notes
+    assert ckpt("diff", "a.pth", "b.pth", "--renames").code == 1
 
 
 def test_other_content_is_no_rename() -> None:

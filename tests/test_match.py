@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.matching import propose
+from ckptsurgeon.matching import Proposal, nearness, propose
 from ckptsurgeon.tensors import TensorInfo
 
 Shapes = dict[str, tuple[int, ...]]
@@ -162,6 +163,13 @@ def test_wrappers_and_weight_norm_s_two_spellings() -> None:
     assert propose("a", old, "b", wrapped).rules == ("=module.model",)
 
 
+def test_names_that_no_rule_can_spell_are_counted() -> None:
+    found = propose("a", infos({"query": (3,), "a.w": (4,)}), "b", infos({"net..query": (3,), "b.w": (4,)}))
+    assert found.names == {"query": "net..query", "a.w": "b.w"}
+    assert found.rules == ("a=b",)
+    assert found.notes == ("no rule can spell 1 of the new names",)
+
+
 def test_equals_are_never_guessed_between() -> None:
     found = propose("a", infos(both("left", 4, 4) | both("right", 4, 4)), "b", infos(both("x", 4, 4) | both("y", 4, 4)))
     assert not found.names
@@ -226,3 +234,99 @@ def test_a_large_model_is_matched() -> None:
     shapes: Shapes = {f"m.layers.{i}.sub.{j}.weight": (16,) for i in range(100) for j in range(60)}
     found = propose("a", infos(shapes), "b", infos({key.replace("m.", "net."): shape for key, shape in shapes.items()}))
     assert found.rules == ("m=net",)
+
+
+def timed(source: Shapes, destination: Shapes) -> tuple[Proposal, float]:
+    began = time.process_time()
+    found = propose("a", infos(source), "b", infos(destination))
+    return found, time.process_time() - began
+
+
+def densenet121() -> Shapes:
+    """The names of torchvision's densenet121, whose numbers stand inside of segments: 727 tensors."""
+    found: Shapes = {"features.conv0.weight": (64, 3, 7, 7)} | normed("features.norm0", 64)
+    width = 64
+    for block, layers in enumerate((6, 12, 24, 16), 1):
+        for layer in range(1, layers + 1):
+            at = f"features.denseblock{block}.denselayer{layer}"
+            found |= normed(f"{at}.norm1", width) | {f"{at}.conv1.weight": (128, width, 1, 1)}
+            found |= normed(f"{at}.norm2", 128) | {f"{at}.conv2.weight": (32, 128, 3, 3)}
+            width += 32
+        if block < 4:
+            at = f"features.transition{block}"
+            found |= normed(f"{at}.norm", width) | {f"{at}.conv.weight": (width // 2, width, 1, 1)}
+            width //= 2
+    return found | normed("features.norm5", width) | both("classifier", 1000, width)
+
+
+def normed(name: str, width: int) -> Shapes:
+    leaves = ("weight", "bias", "running_mean", "running_var")
+    return {f"{name}.{leaf}": (width,) for leaf in leaves} | {f"{name}.num_batches_tracked": ()}
+
+
+def under(prefix: str, shapes: Shapes) -> Shapes:
+    return {f"{prefix}.{key}": shape for key, shape in shapes.items()}
+
+
+def test_a_thousand_modules_of_one_shape_under_a_prefix_are_one_rule() -> None:
+    """By comparing all with all after each pair it took 31 s for 200."""
+    shapes: Shapes = {}
+    for i in range(1000):
+        shapes |= both(f"net{i}x.lin", 4, 4)
+    found, elapsed_s = timed(shapes, under("model", shapes))
+    assert found.rules == ("=model",)
+    assert {match.why for match in found.matches} == {"prefix"}
+    assert elapsed_s < 5
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_densenet_under_a_prefix_is_one_rule(backwards: bool) -> None:
+    plain = densenet121()
+    inside = under("backbone", plain)
+    found, elapsed_s = timed(plain, inside) if backwards else timed(inside, plain)
+    assert len(found.names) == 727
+    assert found.rules == ("=backbone" if backwards else "backbone=",)
+    assert elapsed_s < 2
+
+
+def test_a_prefix_is_found_beside_another_head_and_without_counters() -> None:
+    plain = densenet121()
+    inside = under("backbone", {key: shape for key, shape in plain.items() if "classifier" not in key})
+    inside = {key: shape for key, shape in inside.items() if "num_batches" not in key} | both("head", 10, 1024)
+    found, elapsed_s = timed(inside, plain)
+    assert found.rules == ("backbone=",)
+    assert len(found.names) == 727 - 121 - 2
+    assert elapsed_s < 2
+
+
+def test_many_modules_of_one_shape_are_told_apart_by_their_names() -> None:
+    ours: Shapes = {}
+    theirs: Shapes = {}
+    for i in range(500):
+        ours |= both(f"enc.mod{i}x.query", 4, 4)
+        theirs |= both(f"net.stage.m{i}.q_proj", 4, 4)
+    found, elapsed_s = timed(ours, theirs)
+    assert found.names == dict(zip(ours, theirs, strict=True))
+    assert elapsed_s < 5
+
+
+def test_a_prefix_is_not_guessed_where_two_would_do() -> None:
+    layers: Shapes = {}
+    for name in ("one", "two", "three", "four"):
+        layers |= both(name, 4, 4) | both(f"{name}.sub", 4, 3)
+    found = propose("a", infos(under("left", layers) | under("right", layers)), "b", infos(layers))
+    assert not found.names
+    assert found.ambiguous["one"] == tuple(f"{side}.{name}" for side in ("left", "right") for name in layers_of(layers))
+
+
+def layers_of(shapes: Shapes) -> list[str]:
+    return [key.removesuffix(".weight") for key, shape in shapes.items() if shape == (4, 4)]
+
+
+def test_too_many_of_one_shape_are_left_open_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearness, "CELLS", 8)
+    names = ("query", "key", "value")
+    ours, theirs = ({f"{at}.{name}.w": (3,) for name in names} for at in ("a.b", "c.d"))
+    found = propose("a", infos(ours), "b", infos(theirs))
+    assert not found.names
+    assert found.notes == ("the names of 3 modules are not compared: too many are of the same shapes",)

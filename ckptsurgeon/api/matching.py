@@ -24,7 +24,7 @@ def match(source: Path, destination: Path, *, root: str | None = None) -> Propos
     with open_checkpoint(source, root, unwrap=False) as raw:
         checkpoint = raw.unwrapped(destination=list(target.tensors))
         found = propose(os.fspath(source), checkpoint, os.fspath(destination), target.tensors)
-        notes = [*checkpoint.notes, *target.notes]
+        notes = [*checkpoint.notes, *target.notes, *found.notes]
         if checkpoint.stripped:
             notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
         by_order = [one for one in found.matches if one.why == "order"]

@@ -55,8 +55,8 @@ class Difference:
     ``added`` are only in the second, ``removed`` only in the first. ``reshaped``, ``retyped``, ``changed`` and
     ``close`` (equal within the tolerance) are in both. ``identical`` counts the tensors that are the same: byte for
     byte where ``values`` is set, in dtype and shape where it is not. ``renamed`` maps keys of the first to keys of
-    the second that hold the same bytes, and ``rules`` are the ``--map`` rules that rename them. ``same`` are the keys
-    of what is identical.
+    the second that hold the same bytes, and ``rules`` are the ``--map`` rules that rename them, once the first's
+    wrappers are off where ``unwrap`` is set. ``same`` are the keys of what is identical.
     """
 
     first: str
@@ -71,6 +71,7 @@ class Difference:
     identical: int = 0
     renamed: Mapping[str, str] = field(default_factory=dict)
     rules: tuple[str, ...] = ()
+    unwrap: bool = False
     not_compared: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     same: tuple[str, ...] = ()
@@ -101,6 +102,7 @@ class Difference:
             "close": [{"key": p.key, **_numbers(p)} for p in self.close],
             "renamed": [{"from": old, "to": new} for old, new in self.renamed.items()],
             "rules": list(self.rules),
+            "unwrap": self.unwrap,
             "identical": self.identical,
             "not_compared": [{"key": key, "why": why} for key, why in self.not_compared.items()],
             "notes": list(self.notes),

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ..checkpoint import Checkpoint
 from ..engine import read_part
-from ..keys import rules_for
+from ..keys import rules_for, unspelled
 from ..ops import blocks
 from ..tensors import TensorInfo
 from ..text import natural_key
@@ -25,8 +25,8 @@ Make = tuple[str, tuple[int, ...]]
 def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Difference:
     """Return a difference in which what only moved is renamed, with the rules that rename it.
 
-    Where several tensors hold the same bytes (biases of zeros), those whose names share most go together; any choice
-    makes the two the same.
+    Where several tensors hold the same bytes (biases of zeros), those whose names share most go together; whichever
+    do, the first renamed holds the same as the second.
     """
     old = _by_content(first, found.removed, _makes(second, found.added))
     new = _by_content(second, found.added, _makes(first, found.removed))
@@ -36,12 +36,15 @@ def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Di
     renamed = {key: renamed[key] for key in sorted(renamed, key=natural_key)}
     taken = set(renamed.values())
     names = {key: renamed.get(key, key) for key in first}
+    rules = rules_for(names)
     return replace(
         found,
         removed=tuple(key for key in found.removed if key not in renamed),
         added=tuple(key for key in found.added if key not in taken),
         renamed=renamed,
-        rules=tuple(rules_for(names)),
+        rules=tuple(rules),
+        unwrap=bool(renamed and first.stripped),
+        notes=(*found.notes, *unspelled(names, rules)),
     )
 
 

@@ -1,7 +1,7 @@
 """Key patterns and rules: the language in which people say which tensors they mean. Pure: opens nothing."""
 
 from .hints import deeper_note, nearest, unmatched
-from .induce import rules_for
+from .induce import left_out, rules_for, unspelled
 from .matcher import KeyMatcher
 from .pattern import Captures, KeyPattern
 from .rules import Renaming, Rule, RuleLine, parse_rule, rename, rules_from_lines, target_rule
@@ -16,6 +16,7 @@ __all__ = [
     "Rule",
     "RuleLine",
     "deeper_note",
+    "left_out",
     "nearest",
     "parse_rule",
     "rename",
@@ -24,4 +25,5 @@ __all__ = [
     "rules_of_sets",
     "target_rule",
     "unmatched",
+    "unspelled",
 ]

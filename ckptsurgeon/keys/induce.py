@@ -6,25 +6,23 @@ A rule is only ever taken when it is right for every key that it matches, so the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import PatternError
-from .rules import Rule, parse_rule
+from .rules import parse_rule, rename
+from .spell import is_printable, quoted, rule_text, spelled, spelled_exactly
 
-__all__ = ["rules_for"]
+__all__ = ["left_out", "rules_for", "unspelled"]
 
-_NUMBER = re.compile(r"\d{1,9}")
-_SPECIAL = re.compile(r"([\\*?\[\]{}=])")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _NAMES = "nmk"
-
+"""What rules call the numbers that they leave open; with more of them a rule is not sought."""
 
 TRIES = 2_000_000
+"""How often rules are tried on keys; beyond, keys are renamed one by one. Real models need a few tries for each."""
 PARSING = 20
-"""How often rules are tried on keys, reading one counting for twenty; beyond, keys are renamed one by one.
-
-Real models need a few tries for each key.
-"""
+"""How many tries the reading of a rule counts for."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,10 @@ class _Candidate:
 
 @dataclass
 class _Index:
-    """The keys under each module, and under each module with its numbers left open."""
+    """The keys under each module, and under each module with its numbers left open.
+
+    A module is written with a dot before each segment: ".a.b", and "" for the top level, which "." is not.
+    """
 
     names: Mapping[str, str]
     keys: Sequence[str]
@@ -52,13 +53,17 @@ class _Index:
             plain, open_ = "", ""
             for part in key.split("."):
                 plain, open_ = f"{plain}.{part}", f"{open_}.{_opened_part(part)}"
-                under.setdefault(plain[1:], []).append(position)
-                alike.setdefault(open_[1:], []).append(position)
+                under.setdefault(plain, []).append(position)
+                alike.setdefault(open_, []).append(position)
         return _Index(names, list(names), under, alike, TRIES)
 
 
 def rules_for(names: Mapping[str, str]) -> list[str]:
-    """Return rules that rename every key of ``names`` to its value; keys that keep their name may need none."""
+    """Return rules that rename every key of ``names`` to its value; keys that keep their name may need none.
+
+    Each can stand in a map file and on a terminal. A key is left out where no rule can spell its new name, or all
+    that are right for it would be wrong for another.
+    """
     index = _Index.of(names)
     candidates: dict[str, _Candidate | None] = {}
     for position, (key, name) in enumerate(names.items()):
@@ -71,7 +76,28 @@ def rules_for(names: Mapping[str, str]) -> list[str]:
         if not left.isdisjoint(candidate.covers):
             chosen.append(candidate)
             left.difference_update(candidate.covers)
-    return [candidate.text for candidate in sorted(chosen, key=lambda c: c.covers)]
+    return [candidate.text for candidate in _needed(sorted(chosen, key=lambda c: c.covers))]
+
+
+def left_out(names: Mapping[str, str], rules: Sequence[str]) -> list[str]:
+    """Return the keys of ``names`` that rules do not rename as wanted."""
+    done = rename(list(names), [parse_rule(text) for text in rules]).names
+    return [key for key, name in names.items() if done[key] != name]
+
+
+def unspelled(names: Mapping[str, str], rules: Sequence[str]) -> tuple[str, ...]:
+    """Return a note on how many keys had to be left out of the rules for ``names``, if any."""
+    number = len(left_out(names, rules))
+    return (f"no rule can spell {number} of the new names",) if number else ()
+
+
+def _needed(rules: Iterable[_Candidate]) -> Iterator[_Candidate]:
+    """Yield rules to which earlier ones leave a key; others would be errors."""
+    taken: set[int] = set()
+    for rule in rules:
+        if not taken.issuperset(rule.covers):
+            yield rule
+            taken.update(rule.covers)
 
 
 def _find(position: int, old: str, new: str, index: _Index, candidates: dict[str, _Candidate | None]) -> None:
@@ -81,11 +107,10 @@ def _find(position: int, old: str, new: str, index: _Index, candidates: dict[str
             candidates[text] = _checked(text, positions, index) if index.left > 0 else None
         if candidates[text] is not None:
             return
-    # a key that is a module's name too, or one too many to look further
-    exact = (
-        f"{_quoted(old)}={_quoted(new)}" if index.under[old] == [position] else f"re:{re.escape(old)}={_quoted(new)}"
-    )
-    candidates[exact] = _Candidate(exact, (position,))
+    # a key that is a module's name too, that no pattern spells, or one too many to look further
+    plain, exact = spelled([old], [new]), spelled_exactly(old, new)
+    text = plain if index.under[_dotted(old.split("."))] == [position] and _checked(plain, [position], index) else exact
+    candidates[text] = _checked(text, [position], index)
 
 
 def _generalisations(old: str, new: str, index: _Index) -> Iterator[tuple[str, Sequence[int]]]:
@@ -98,9 +123,13 @@ def _generalisations(old: str, new: str, index: _Index) -> Iterator[tuple[str, S
         left, right = a[: len(a) - tail], b[: len(b) - tail]
         if not left and not right:
             continue
-        alike = index.alike.get(".".join(map(_opened_part, left)), [])
+        alike = index.alike.get(_dotted(map(_opened_part, left)), [])
         yield from ((text, alike) for text in _opened(left, right))
-        yield f"{_quoted('.'.join(left))}={_quoted('.'.join(right))}", index.under[".".join(left)]
+        yield spelled(left, right), index.under[_dotted(left)]
+
+
+def _dotted(parts: Iterable[str]) -> str:
+    return "".join(f".{part}" for part in parts)
 
 
 def _opened_part(part: str) -> str:
@@ -121,34 +150,27 @@ def _opened(left: Sequence[str], right: Sequence[str]) -> Iterator[str]:
 
 
 def _with_numbers(left: Sequence[str], right: Sequence[str], pairs: Sequence[tuple[int, int]]) -> str:
-    pattern, target = [_quoted(part) for part in left], [_quoted(part) for part in right]
+    pattern, target = [quoted(part) for part in left], [quoted(part) for part in right]
     for name, (i, j) in zip(_NAMES, pairs, strict=False):
         shift = int(right[j]) - int(left[i])
         pattern[i], target[j] = f"{{{name}}}", f"{{{name}{shift:+d}}}" if shift else f"{{{name}}}"
-    return f"{'.'.join(pattern)}={'.'.join(target)}"
-
-
-def _quoted(text: str) -> str:
-    return _SPECIAL.sub(r"\\\1", text)
+    return rule_text(".".join(pattern), ".".join(target))
 
 
 def _checked(text: str, positions: Sequence[int], index: _Index) -> _Candidate | None:
-    """Return a rule with the keys it renames, None where it is wrong for one of them."""
-    rule, covers = parse_rule(text), []
+    """Return a rule with the keys it renames, None where it is none or is wrong for one of them."""
     index.left -= PARSING
-    for position in positions:
-        key = index.keys[position]
-        index.left -= 1
-        name = _applied(rule, key)
-        if name is not None and name != index.names[key]:
-            return None
-        covers += [position] if name is not None else []
-    return _Candidate(text, tuple(covers)) if covers else None
-
-
-def _applied(rule: Rule, key: str) -> str | None:
-    """Return what a rule makes of a key; '', which is no key's name, where it makes nothing of it."""
+    if not is_printable(text):
+        return None
     try:
-        return rule.apply(key)
+        rule, covers = parse_rule(text), []
+        for position in positions:
+            key = index.keys[position]
+            index.left -= 1
+            name = rule.apply(key)
+            if name is not None and name != index.names[key]:
+                return None
+            covers += [position] if name is not None else []
     except PatternError:
-        return ""
+        return None
+    return _Candidate(text, tuple(covers)) if covers else None

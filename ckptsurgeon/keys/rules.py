@@ -161,10 +161,18 @@ def rules_from_lines(lines: Iterable[str], name: str = "") -> list[str]:
     """
     found: list[str] = []
     for number, line in enumerate(lines, 1):
-        text = _COMMENT.sub("", line.removeprefix("\ufeff")).strip()
+        text = _trimmed(_COMMENT.sub("", line.removeprefix("\ufeff").rstrip("\r\n")))
         if text:
             found.append(RuleLine.at(f"{name}, line {number}" if name else f"line {number}", text))
     return found
+
+
+def _trimmed(text: str) -> str:
+    """Return a text without its outer blanks, but with one at its end that is escaped."""
+    text = text.lstrip()
+    short = text.rstrip()
+    escapes = len(short) - len(short.rstrip("\\"))
+    return text[: len(short) + escapes % 2]
 
 
 def _renamed(rule: Rule, key: str) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from functools import lru_cache
 from math import log
+
+import numpy as np
+import numpy.typing as npt
 
 __all__ = ["Likeness", "words_of"]
 
@@ -56,24 +59,27 @@ class Likeness:
     """Compares paths of two state dicts; words that stand in few paths count more (inverse frequency)."""
 
     def __init__(self, first: Sequence[str], second: Sequence[str]) -> None:
-        self._weights = self._counted([*first, *second])
-        self._known: dict[tuple[str, str], float] = {}
-
-    @staticmethod
-    def _counted(paths: Iterable[str]) -> dict[str, float]:
-        paths = list(paths)
+        paths = [*first, *second]
         seen = Counter(word for path in paths for word in set(words_of(path)))
-        return {word: 0.1 + log(1 + len(paths) / number) for word, number in seen.items()}
+        self._weights = {word: 0.1 + log(1 + len(paths) / number) for word, number in seen.items()}
 
-    def __call__(self, first: str, second: str) -> float:
-        """Return 0 for paths without a common word, 1 for paths of the same words."""
-        found = self._known.get((first, second))
-        if found is None:
-            found = self._known[first, second] = self._measured(first, second)
+    def __call__(self, first: Sequence[str], second: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Return (first, second): 0 for paths without a common word, 1 for paths of the same words."""
+        here, there = self._having(first), self._having(second)
+        shared = np.zeros((len(first), len(second)))
+        for word in here.keys() & there.keys():
+            shared[np.ix_(here[word], there[word])] += self._weights[word[0]]
+        whole = np.add.outer(self._whole(first), self._whole(second)) - shared
+        return np.divide(shared, whole, out=np.ones_like(shared), where=whole > 0)
+
+    def _having(self, paths: Sequence[str]) -> dict[tuple[str, int], list[int]]:
+        """Return the positions of the paths that have a word, and have it twice, and so on."""
+        found: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for position, path in enumerate(paths):
+            for word, number in Counter(words_of(path)).items():
+                for time in range(number):
+                    found[word, time].append(position)
         return found
 
-    def _measured(self, first: str, second: str) -> float:
-        a, b = Counter(words_of(first)), Counter(words_of(second))
-        shared = sum(self._weights[word] * number for word, number in (a & b).items())
-        whole = sum(self._weights[word] * number for word, number in (a | b).items())
-        return shared / whole if whole else 1.0
+    def _whole(self, paths: Sequence[str]) -> npt.NDArray[np.float64]:
+        return np.array([sum(self._weights[word] for word in words_of(path)) for path in paths])

@@ -15,7 +15,7 @@ __all__ = ["Match", "Proposal"]
 class Match:
     """Modules of the two sides that should be the same: numbered layers as one, ``{n}`` for the number.
 
-    ``why`` is what speaks for it: same name, name, shape, order.
+    ``why`` is what speaks for it: same name, prefix, name, shape, order.
     """
 
     first: str

@@ -36,7 +36,7 @@ def proposal_view(found: Proposal, *, every: bool = False) -> RenderableType:
 
 
 def _summary(found: Proposal) -> Text:
-    ways = Counter(dict.fromkeys(("same name", "name", "shape", "order"), 0))
+    ways = Counter(dict.fromkeys(("same name", "prefix", "name", "shape", "order"), 0))
     for match in found.matches:
         ways[match.why] += match.tensors
     said = ", ".join(f"{number} by {why}" for why, number in ways.items() if number)
@@ -45,10 +45,12 @@ def _summary(found: Proposal) -> Text:
     return Text(f"  {len(found.names)} of {count(wanted, 'destination tensor')} matched{how}")
 
 
-def rule_lines(rules: Sequence[str]) -> Iterator[str]:
-    """Yield rules as options to be copied, never broken."""
+def rule_lines(rules: Sequence[str], *, unwrap: bool = False) -> Iterator[str]:
+    """Yield rules as options to be copied, never broken; ``unwrap`` where rename would else see wrappers."""
     if rules:
         yield "  rules"
+    if rules and unwrap:
+        yield "    --unwrap"
     for rule in rules:
         yield f"    --map {shlex.quote(rule)}"
 

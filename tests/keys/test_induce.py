@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptsurgeon.keys import induce, parse_rule, rename, rules_for
+from ckptsurgeon.keys import induce, left_out, parse_rule, rename, rules_for, rules_from_lines
+
+LEFT_OUT = re.compile("[\\n\\r\x1b\\u2028\\ud800]")
+"""What no rule gives a name."""
 
 part = st.sampled_from(["a", "b", "w", "0", "1", "2", "11", "x{y}", "s*r", "e=q"])
 key = st.lists(part, min_size=1, max_size=4).map(".".join)
@@ -20,6 +26,52 @@ def applied(names: dict[str, str]) -> dict[str, str]:
 @given(st.dictionaries(key, key, max_size=8))
 def test_the_rules_rename_every_key_as_wanted(names: dict[str, str]) -> None:
     assert applied(names) == names
+
+
+odd_part = st.sampled_from(
+    ["", " ", "#", "a", "w", "re:(", "re:a", "=", "\\", "{n}", "**", "[x", "a #b", " a ", "\ufeff", "x\ty"]
+)
+odd_key = st.one_of(
+    st.lists(odd_part, min_size=1, max_size=4).map(".".join),
+    st.text("ab01.=#\\*?[]{}: \n\r\t\x1b\u2028\ufeff\ud800\u0663", max_size=6),
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.dictionaries(odd_key, odd_key, max_size=8))
+def test_odd_names_are_renamed_as_wanted_or_left_out(names: dict[str, str]) -> None:
+    rules = rules_for(names)
+    assert rules_from_lines(io.StringIO("".join(f"{rule}\n" for rule in rules), newline=None)) == rules
+    done = rename(list(names), [parse_rule(text) for text in rules]).names
+    left = left_out(names, rules)
+    assert {key: done[key] for key in names} == {key: key if key in left else name for key, name in names.items()}
+    assert all(LEFT_OUT.search(names[key]) or ".." in f".{names[key]}." for key in left)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule"),
+    [
+        ("re:(", "a", r"\re:(=a"),
+        ("a..b", "c", r"re:a\.\.b=c"),
+        (".", "c", r"re:\.=c"),
+        ("", "c", "re:=c"),
+        ("a #b", "c #d", r"a \#b=c \#d"),
+        ("#a", "#b", r"\#a=\#b"),
+        (" a ", " b ", "\\ a = b\\ "),
+        ("a\nb", "c", r"re:a\u000ab=c"),
+        ("a", "b..c", ""),
+        ("a", "", ""),
+        ("a", "b\nc", ""),
+    ],
+)
+def test_odd_names_are_spelled_where_they_can_be(old: str, new: str, rule: str) -> None:
+    assert rules_for({old: new}) == ([rule] if rule else [])
+    assert left_out({old: new}, rules_for({old: new})) == ([] if rule else [old])
+
+
+def test_a_moved_module_with_odd_keys_is_one_rule() -> None:
+    names = {f"enc.{odd}": f"net.{odd}" for odd in ("a..b", "", "x\ny", " #", "re:(")}
+    assert rules_for(names) == ["enc=net"]
 
 
 def test_a_moved_module_is_one_rule() -> None:

@@ -92,6 +92,11 @@ def test_a_map_file_has_a_rule_a_line_and_comments() -> None:
     assert [rule.place for rule in rules_from_lines(lines, "x.map")][:2] == ["x.map, line 1", "x.map, line 4"]
 
 
+def test_a_blank_and_a_comment_sign_behind_a_backslash_are_kept_in_a_map_file() -> None:
+    lines = ["\\ a=b\\  \n", "a \\#b=c\n", "a=b\\\\  \n", "a=b\\\n"]
+    assert rules_from_lines(lines) == ["\\ a=b\\ ", "a \\#b=c", "a=b\\\\", "a=b\\"]
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [

@@ -54,7 +54,7 @@ def run(
         if found.rules and not quiet:
             from ...render.match import rule_lines
 
-            sink.lines(rule_lines(found.rules))
+            sink.lines(rule_lines(found.rules, unwrap=found.unwrap))
         sink.notes(found.notes)
     if found.differs:
         raise typer.Exit(1)

@@ -13,8 +13,9 @@ NAME = "match"
 HELP = """Propose the rules that bring one model's names to another's.
 
 From headers: names, shapes, the order and the numbers of layers. Each proposal says what speaks for it: the same name,
-a name clearly nearer than any other, a shape nothing else has, or the order among as many equals in one repeated layer.
-What stays ambiguous or unmatched is listed. Nothing is applied: review the rules, then ckpt transplant --map-file.
+the same but for a prefix of most of the model, a name clearly nearer than any other, a shape nothing else has, or the
+order among as many equals in one repeated layer. What stays ambiguous or unmatched is listed. Nothing is applied:
+review the rules, then ckpt transplant --map-file.
 """
 EXAMPLES = """\b
 Examples:

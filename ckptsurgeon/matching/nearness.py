@@ -1,0 +1,153 @@
+"""How near every unit is to every other that it fits, kept while pairs are taken."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from .fitting import Fitting
+from .names import Likeness
+from .units import Unit
+
+__all__ = ["Nearness", "Parents", "parents_of"]
+
+MARGIN = 0.1
+"""How much nearer a name must be than the next nearest to decide."""
+NEAR = 0.2
+"""How near two names must be at all to decide."""
+CONTEXT = 0.5
+"""What it counts that parents were matched with each other."""
+CELLS = 1 << 24
+"""How many pairs are held against each other at once: 4,096 modules a side, each of which fits every other."""
+
+Numbers = npt.NDArray[np.float64]
+Parents = tuple[str, str]
+
+
+def parents_of(path: str) -> list[str]:
+    """Return the modules that a path lies in, the innermost first, '' last."""
+    parts = path.split(".")
+    return [".".join(parts[:-up]) for up in range(1, len(parts) + 1)]
+
+
+class _Side:
+    """The units of one side of a block: for each, the other that it is nearest to, how near, and the next nearest."""
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self.units = units
+        self.at = {unit: position for position, unit in enumerate(units)}
+        self.nearest = np.zeros(len(units), np.intp)
+        self.score, self.next = np.full(len(units), -np.inf), np.full(len(units), -np.inf)
+        self.stale = np.ones(len(units), bool)
+        under: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for position, unit in enumerate(units):
+            for up, parent in enumerate(parents_of(unit.path), 1):
+                under[parent].append((position, up))
+        self.under = {parent: np.array(found).T for parent, found in under.items()}
+
+    def refresh(self, scores: Numbers) -> None:
+        """Look again where something changed; ``scores`` has a row for each unit."""
+        rows = np.flatnonzero(self.stale)
+        if rows.size:
+            mine, order = scores[rows], np.arange(rows.size)
+            self.nearest[rows] = best = mine.argmax(axis=1)
+            self.score[rows] = mine[order, best]
+            mine[order, best] = -np.inf
+            self.next[rows] = mine.max(axis=1)
+            self.stale[:] = False
+
+    def clear(self) -> npt.NDArray[np.bool_]:
+        """Return which units have another that is near, and clearly nearer than the next."""
+        near = self.score >= NEAR
+        clearly: npt.NDArray[np.bool_] = np.where(near, self.score, 0) - self.next >= MARGIN
+        return near & clearly
+
+
+class _Block:
+    """Units of which any may fit any; a score of minus infinity is a pair that does not, or is taken."""
+
+    def __init__(self, here: Sequence[Unit], there: Sequence[Unit], likeness: Numbers) -> None:
+        self.here, self.there = _Side(here), _Side(there)
+        self.likeness, self.scores = likeness, likeness.copy()
+
+    def agree(self, parents: Parents) -> None:
+        """Let two modules that are the same speak for what is in them, the more the nearer below them."""
+        (rows, ups), (columns, others) = self.here.under[parents[0]], self.there.under[parents[1]]
+        cells = np.ix_(rows, columns)
+        raised = self.likeness[cells] + CONTEXT / np.maximum.outer(ups, others)
+        self.scores[cells] = np.maximum(self.scores[cells], raised)
+        self.here.stale[rows] = self.there.stale[columns] = True
+
+    def take(self, a: Unit, b: Unit) -> None:
+        """Take units away, where they are in this block."""
+        if a in self.here.at:
+            row = self.here.at[a]
+            self.there.stale |= self.scores[row] >= self.there.next
+            self.likeness[row] = self.scores[row] = -np.inf
+            self.here.stale[row] = True
+        if b in self.there.at:
+            column = self.there.at[b]
+            self.here.stale |= self.scores[:, column] >= self.here.next
+            self.likeness[:, column] = self.scores[:, column] = -np.inf
+            self.there.stale[column] = True
+
+    def mutual(self) -> Iterator[tuple[float, Unit, Unit]]:
+        """Yield the pairs of units that are clearly nearest to each other."""
+        self.here.refresh(self.scores)
+        self.there.refresh(self.scores.T)
+        back = self.there.nearest[self.here.nearest] == np.arange(len(self.here.units))
+        for row in map(int, np.flatnonzero(self.here.clear() & self.there.clear()[self.here.nearest] & back)):
+            yield float(self.here.score[row]), self.here.units[row], self.there.units[self.here.nearest[row]]
+
+
+class Nearness:
+    """The scores of all free units: likeness of their names, and what was decided about what they lie in.
+
+    ``beyond`` counts units that are not compared because too many fit as many.
+    """
+
+    def __init__(self, fitting: Fitting, likeness: Likeness, agreed: Iterable[Parents]) -> None:
+        self.beyond = 0
+        self._blocks: list[_Block] = []
+        self._block: dict[Unit, _Block] = {}
+        for here, there in fitting.islands():
+            if len(here) * len(there) > CELLS:
+                self.beyond += len(there)
+                continue
+            near = likeness([unit.path for unit in here], [unit.path for unit in there])
+            block = _Block(here, there, np.where(fitting.mask(here, there), near, -np.inf))
+            self._blocks.append(block)
+            self._block.update(dict.fromkeys((*here, *there), block))
+        self._above = self._parents(0), self._parents(1)
+        for parents in agreed:
+            self.agree(parents)
+
+    def _parents(self, side: int) -> dict[str, set[int]]:
+        """Return the blocks that have something in a module."""
+        found: dict[str, set[int]] = defaultdict(set)
+        for number, block in enumerate(self._blocks):
+            for parent in (block.here, block.there)[side].under:
+                found[parent].add(number)
+        return found
+
+    def agree(self, parents: Parents) -> None:
+        """Let two modules that are the same speak for what is in them."""
+        above, other = (self._above[side].get(parents[side], set()) for side in (0, 1))
+        for number in above & other:
+            self._blocks[number].agree(parents)
+
+    def take(self, a: Unit, b: Unit) -> None:
+        """Take two units away."""
+        for block in {id(one): one for unit in (a, b) if (one := self._block.get(unit))}.values():
+            block.take(a, b)
+
+    def mutual(self) -> list[tuple[Unit, Unit]]:
+        """Return the pairs that are clearly nearest to each other, the nearest first.
+
+        Those not nearly as near wait, for what is decided now may say otherwise of them.
+        """
+        found = sorted((pair for block in self._blocks for pair in block.mutual()), key=lambda one: -one[0])
+        return [(a, b) for score, a, b in found if score > found[0][0] - MARGIN]
