@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.comparison import values
+from ckptsurgeon.comparison import bytewise
 
 
 @pytest.fixture
@@ -95,8 +95,8 @@ def test_a_zero_of_another_sign_is_not_the_same_bytes_and_not_another_value() ->
 
 
 def test_long_tensors_are_compared_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(values, "CHUNK", 1000)
-    monkeypatch.setattr(values, "BLOCK", 300)
+    monkeypatch.setattr(bytewise, "CHUNK", 1000)
+    monkeypatch.setattr(bytewise, "BLOCK", 300)
     tensors = {f"t{i}": torch.randn(400 + i) for i in range(7)}
     save_file(tensors, "a.safetensors")
     tensors["t3"][-1] += 1
@@ -109,7 +109,7 @@ def test_long_tensors_are_compared_to_the_end(monkeypatch: pytest.MonkeyPatch) -
 def test_the_same_bytes_of_one_file_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     save_file({"w": torch.randn(9)}, "a.safetensors")
     os.link("a.safetensors", "b.safetensors")
-    monkeypatch.setattr(values, "_equal", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(bytewise, "_equal", lambda *_: pytest.fail("it was read"))
     assert cs.diff("a.safetensors", "b.safetensors", values=True).identical == 1
 
 

@@ -148,7 +148,7 @@ def compare(
     if values:
         from .values import with_values
 
-        found = with_values(found, first, second, same_shape, tolerance or Tolerance(), progress)
+        found = with_values(found, first, second, same_shape, tolerance=tolerance or Tolerance(), progress=progress)
     if renames and added and removed:
         from .renames import with_renames
 
