@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -104,6 +106,32 @@ def test_long_tensors_are_compared_to_the_end(monkeypatch: pytest.MonkeyPatch) -
     save_file(tensors, "b.safetensors")
     found = cs.diff("a.safetensors", "b.safetensors", values=True)
     assert [pair.key for pair in found.changed] == ["t3", "t5"]
+
+
+def test_after_an_error_the_ranges_that_wait_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second range is held until the pool is shut down: were the queue kept, all would be compared."""
+    shut, compared = threading.Event(), list[str]()
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            shut.set()
+            super().shutdown(wait=wait)
+
+    def equal(one: Any, *_: Any) -> bool:
+        compared.append(one.key)
+        if one.key == "t0":
+            raise cs.SourceError("gone")
+        return shut.wait(60)
+
+    monkeypatch.setattr(bytewise, "CHUNK", 4)
+    monkeypatch.setattr(bytewise, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(bytewise, "_equal", equal)
+    for name in ("a.safetensors", "b.safetensors"):
+        save_file({f"t{i}": torch.zeros(1) for i in range(50)}, name)
+    with pytest.raises(cs.SourceError, match="gone"):
+        cs.diff("a.safetensors", "b.safetensors", values=True)
+    assert len(compared) < 5
 
 
 def test_the_same_bytes_of_one_file_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,9 +90,12 @@ def _compare_ranges(ranges: Sequence[_Range], unequal: set[str], progress: Progr
                 if progress is not None:
                     progress(done, total)
 
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="compare") as pool:
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="compare")
+    try:
         for future in [pool.submit(compare, part) for part in _batches(ranges)]:
             future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error or an interrupt, what waits is not compared
 
 
 def _batches(ranges: Sequence[_Range]) -> Iterator[list[_Range]]:
