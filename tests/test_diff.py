@@ -89,13 +89,6 @@ def test_nan_counts_where_only_one_has_it() -> None:
     assert pair.numbers.cosine == pytest.approx(1.0)
 
 
-def test_a_zero_of_another_sign_is_not_the_same_bytes_and_not_another_value() -> None:
-    save_file({"w": torch.tensor([0.0])}, "a.safetensors")
-    save_file({"w": torch.tensor([-0.0])}, "b.safetensors")
-    found = cs.diff("a.safetensors", "b.safetensors", values=True)
-    assert (found.differs, found.identical) == (False, 1)
-
-
 def test_long_tensors_are_compared_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bytewise, "CHUNK", 1000)
     monkeypatch.setattr(bytewise, "BLOCK", 300)

@@ -25,22 +25,28 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Numbers:
-    """How far two tensors are apart: of ``differing`` elements, over those that are finite in both.
+    """How far two tensors whose bytes differ are apart: of ``differing`` elements, over those that are finite in both.
 
-    ``relative`` is the L2 norm of the difference over that of the first, ``cosine`` the angle between the two; None
-    where a norm is zero. ``nan`` counts elements that are NaN in one of them only.
+    ``differing`` is zero where the values are equal in other bits (zeros of another sign, other NaN). ``relative`` is
+    the L2 norm of the difference over that of the first, ``cosine`` the angle between the two; None where a norm is
+    zero, as ``max_abs`` and they are where they are beyond float64. ``nan`` counts elements that are NaN in one of
+    them only, ``inf`` those that are an infinity in one of them only, the other being a number or another infinity.
     """
 
     differing: int
-    max_abs: float
+    max_abs: float | None
     relative: float | None
     cosine: float | None
     nan: int
+    inf: int = 0
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A tensor that both have, with what is different; ``numbers`` is set where its values were compared and differ."""
+    """A tensor that both have, with what is different.
+
+    ``numbers`` is set where its values were read and differ in a byte, unless its type is packed and has no figures.
+    """
 
     key: str
     first: TensorInfo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..checkpoint import Checkpoint
@@ -18,6 +18,7 @@ from .difference import Difference
 __all__ = ["with_renames"]
 
 ELEMENTS = 1 << 18
+BLOCK = 1 << 20
 
 Make = tuple[str, tuple[int, ...]]
 
@@ -61,9 +62,20 @@ def _by_content(checkpoint: Checkpoint, keys: Sequence[str], makes: set[Make]) -
 
 def _digest(checkpoint: Checkpoint, info: TensorInfo) -> str:
     digest = hashlib.sha256(f"{info.dtype} {info.shape}".encode())
-    for box in blocks(info.shape, ELEMENTS):
-        digest.update(read_part(checkpoint, info, box).tobytes())
+    for piece in _pieces(checkpoint, info):
+        digest.update(piece)
     return digest.hexdigest()
+
+
+def _pieces(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[bytes]:
+    """Yield a tensor's contiguous bytes; what lies so in the file is not read by elements, which may be 6 bits."""
+    if not info.is_plain:
+        yield from (read_part(checkpoint, info, box).tobytes() for box in blocks(info.shape, ELEMENTS))
+        return
+    assert info.storage is not None
+    file, start = checkpoint.file(info), info.storage.offset + info.offset
+    for done in range(0, info.nbytes, BLOCK):
+        yield file.read(start + done, min(BLOCK, info.nbytes - done))
 
 
 def _paired(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:

@@ -38,10 +38,8 @@ def with_values(
             retyped.append(pair)
         elif within:
             close.append(pair)
-        elif numbers.differing:
-            changed.append(pair)
         else:
-            same.append(key)
+            changed.append(pair)
     return replace(
         found,
         retyped=tuple(retyped),
