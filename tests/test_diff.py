@@ -134,11 +134,25 @@ def test_the_same_bytes_of_one_file_are_not_read(monkeypatch: pytest.MonkeyPatch
     assert cs.diff("a.safetensors", "b.safetensors", values=True).identical == 1
 
 
-def test_what_cannot_be_read_is_said() -> None:
+def test_what_cannot_be_compared_is_not_known_to_be_the_same(ckpt: Any) -> None:
     torch.save({"s": torch.eye(3).to_sparse(), "w": torch.ones(1)}, "a.pth")
-    found = cs.diff("a.pth", "a.pth", values=True)
+    torch.save({"s": 2 * torch.eye(3).to_sparse(), "w": torch.ones(1)}, "b.pth")
+    found = cs.diff("a.pth", "b.pth", values=True)
     assert list(found.not_compared) == ["s"]
-    assert found.identical == 1
+    assert (found.identical, found.differs) == (1, True)
+    done = ckpt("diff", "a.pth", "b.pth", "--values")
+    assert done.code == 1
+    assert "1 tensor identical byte for byte, 1 not compared" in done.out
+    assert "the same" not in done.out
+    assert not cs.diff("a.pth", "b.pth").differs
+
+
+def test_what_cannot_be_compared_and_is_of_another_type_stays_retyped() -> None:
+    torch.save({"s": torch.eye(3).to_sparse()}, "a.pth")
+    torch.save({"s": torch.eye(3).half().to_sparse()}, "b.pth")
+    found = cs.diff("a.pth", "b.pth", values=True)
+    assert [pair.key for pair in found.retyped] == ["s"]
+    assert not found.not_compared
 
 
 def test_complex_and_eight_bit_values_are_measured() -> None:

@@ -62,7 +62,7 @@ class Difference:
     ``close`` (equal within the tolerance) are in both. ``identical`` counts the tensors that are the same: byte for
     byte where ``values`` is set, in dtype and shape where it is not. ``renamed`` maps keys of the first to keys of
     the second that hold the same bytes, and ``rules`` are the ``--map`` rules that rename them. ``same`` are the keys
-    of what is identical.
+    of what is identical, ``not_compared`` those whose values cannot be read (sparse, quantised), with why.
     """
 
     first: str
@@ -83,8 +83,9 @@ class Difference:
 
     @property
     def differs(self) -> bool:
-        """Whether the two are anything but the same."""
-        return bool(self.added or self.removed or self.reshaped or self.retyped or self.changed or self.renamed)
+        """Whether the two are anything but known to be the same; what could not be compared is not known to be."""
+        found = self.added or self.removed or self.reshaped or self.retyped or self.changed or self.renamed
+        return bool(found or self.not_compared)
 
     def to_json(self) -> dict[str, Any]:
         """Return the difference as plain data."""

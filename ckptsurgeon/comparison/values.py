@@ -23,19 +23,21 @@ def with_values(
     progress: Callable[[int, int], None] | None,
 ) -> Difference:
     """Return a difference with the values of ``keys``, which have one shape in both, compared."""
-    not_compared = {key: _opaque(first, second, key) for key in keys if _opaque(first, second, key)}
-    readable = [key for key in keys if key not in not_compared]
-    unequal = unequal_keys(first, second, readable, progress)
+    opaque = {key: _opaque(first, second, key) for key in keys if _opaque(first, second, key)}
+    unequal = unequal_keys(first, second, [key for key in keys if key not in opaque], progress)
     retyped, changed, close, same = [], [], [], []
-    for key in readable:
-        if key not in unequal:
-            same.append(key)
-            continue
-        pair = Pair(key, first[key], second[key])
-        numbers, within = measure(pair, first, second, tolerance)
-        pair = replace(pair, numbers=numbers)
+    not_compared = dict[str, str]()
+    for key in keys:
+        pair, within = Pair(key, first[key], second[key]), False
+        if key in unequal:
+            numbers, within = measure(pair, first, second, tolerance)
+            pair = replace(pair, numbers=numbers)
         if pair.first.dtype != pair.second.dtype:
             retyped.append(pair)
+        elif key in opaque:
+            not_compared[key] = opaque[key]
+        elif key not in unequal:
+            same.append(key)
         elif within:
             close.append(pair)
         else:

@@ -166,8 +166,12 @@ def _summary(found: Difference) -> Text:
     if not found.differs:
         word = "the same" if found.values else "alike"
         return Text(f"  {word}  {count(found.identical, 'tensor')} {same}{_within(found)}", style="green")
-    return Text(f"  {count(found.identical, 'tensor')} identical {same}{_within(found)}")
+    return Text(f"  {count(found.identical, 'tensor')} identical {same}{_within(found)}{_left_out(found)}")
 
 
 def _within(found: Difference) -> str:
     return f", {count(len(found.close), 'tensor')} within the tolerance" if found.close else ""
+
+
+def _left_out(found: Difference) -> str:
+    return f", {len(found.not_compared)} not compared" if found.not_compared else ""
