@@ -244,6 +244,13 @@ def test_layers_of_which_the_same_is_said_are_one_line(ckpt: Any) -> None:
     assert "l.{0..11}.w  m.{0..11}.w" in ckpt("diff", "a.safetensors", "b.safetensors", "--renames").out
 
 
+def test_renamed_layers_are_one_line_whatever_is_in_their_names(ckpt: Any) -> None:
+    for name, layer in (("a.safetensors", "layer ({}).w"), ("b.safetensors", "my block ({}).w")):
+        save_file({layer.format(i): torch.full((2,), float(i)) for i in range(12)}, name)
+    out = ckpt("diff", "a.safetensors", "b.safetensors", "--renames").out
+    assert "layer ({0..11}).w  my block ({0..11}).w  x 12" in out
+
+
 def test_many_tensors_of_one_content_are_paired_by_their_names() -> None:
     """Pairing by every two of them would not end."""
     many = {f"layers.{i}.{j}.w": torch.zeros(1) for i in range(100) for j in range(60)}

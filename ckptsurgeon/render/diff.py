@@ -28,11 +28,12 @@ STYLES = {"removed": "red", "added": "green", "renamed": "cyan", "close": "", "n
 
 @dataclass(frozen=True)
 class _Row:
-    """A tensor that differs: its key, what is said of it, and how far its values are apart."""
+    """A tensor that differs: its key, what is said of it, how far its values are apart, and its new name if any."""
 
     key: str
     said: str = ""
     numbers: Numbers | None = None
+    renamed: str = ""
 
 
 def difference_view(found: Difference, *, every: bool = False) -> RenderableType:
@@ -52,7 +53,7 @@ def _kinds(found: Difference) -> dict[str, list[_Row]]:
     kinds = {
         "removed": [_Row(key) for key in found.removed],
         "added": [_Row(key) for key in found.added],
-        "renamed": [_Row(old, new) for old, new in found.renamed.items()],
+        "renamed": [_Row(old, renamed=new) for old, new in found.renamed.items()],
         "reshaped": [
             _Row(p.key, f"{shape_text(p.first.shape)} to {shape_text(p.second.shape)}") for p in found.reshaped
         ],
@@ -85,20 +86,19 @@ def _lines(name: str, rows: Sequence[_Row], *, every: bool) -> Iterator[list[str
     grouped = sorted(([row] for row in rows) if every else _grouped(rows), key=_least_far)
     shown = len(grouped) if every else SHOWN
     for i, group in enumerate(grouped[:shown]):
-        key, said = collapsed([row.key for row in group]), collapsed([row.said for row in group])
+        key, renamed = collapsed([row.key for row in group]), collapsed([row.renamed for row in group])
         times = f"x {len(group)}" if len(group) > 1 else ""
-        words = "  ".join(filter(None, (escape(said), times, _apart(group))))
+        words = "  ".join(filter(None, (escape(renamed), escape(group[0].said), times, _apart(group))))
         yield [Text(name if i == 0 else "", style=STYLES.get(name, "yellow")), escape(key), words]
     if len(grouped) > shown:
         yield ["", f"and {len(grouped) - shown} more (-v or --json lists all)", ""]
 
 
 def _grouped(rows: Iterable[_Row]) -> list[list[_Row]]:
-    """Join tensors whose keys differ in numbers only and of which the same is said, numbers in names aside."""
-    groups: dict[tuple[str, str], list[_Row]] = {}
+    """Join tensors whose names, old and new, differ in numbers only and of which the same is said."""
+    groups: dict[tuple[str, str, str], list[_Row]] = {}
     for row in rows:
-        said = row.said if "(" in row.said or " " in row.said else pattern_of(row.said)
-        groups.setdefault((pattern_of(row.key), said), []).append(row)
+        groups.setdefault((pattern_of(row.key), pattern_of(row.renamed), row.said), []).append(row)
     return [part for group in groups.values() for part in _even(group)]
 
 
