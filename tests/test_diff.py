@@ -7,6 +7,7 @@ import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.comparison import bytewise
+from ckptsurgeon.comparison import bytewise, records
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_after_an_error_the_ranges_that_wait_are_not_compared(monkeypatch: pytes
             shut.set()
             super().shutdown(wait=wait)
 
-    def equal(one: Any, *_: Any) -> bool:
+    def crc_if_equal(one: Any, *_: Any) -> int:
         compared.append(one.key)
         if one.key == "t0":
             raise cs.SourceError("gone")
@@ -119,7 +120,7 @@ def test_after_an_error_the_ranges_that_wait_are_not_compared(monkeypatch: pytes
 
     monkeypatch.setattr(bytewise, "CHUNK", 4)
     monkeypatch.setattr(bytewise, "ThreadPoolExecutor", Pool)
-    monkeypatch.setattr(bytewise, "_equal", equal)
+    monkeypatch.setattr(bytewise, "_crc_if_equal", crc_if_equal)
     for name in ("a.safetensors", "b.safetensors"):
         save_file({f"t{i}": torch.zeros(1) for i in range(50)}, name)
     with pytest.raises(cs.SourceError, match="gone"):
@@ -130,8 +131,63 @@ def test_after_an_error_the_ranges_that_wait_are_not_compared(monkeypatch: pytes
 def test_the_same_bytes_of_one_file_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     save_file({"w": torch.randn(9)}, "a.safetensors")
     os.link("a.safetensors", "b.safetensors")
-    monkeypatch.setattr(bytewise, "_equal", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(bytewise, "_crc_if_equal", lambda *_: pytest.fail("it was read"))
     assert cs.diff("a.safetensors", "b.safetensors", values=True).identical == 1
+
+
+def damaged(path: str, tensor: torch.Tensor) -> None:
+    """Flip a bit of a tensor's bytes in a file; the checksums that its container recorded stay."""
+    raw, where = bytearray(Path(path).read_bytes()), tensor.numpy().tobytes()
+    raw[raw.index(where) + len(where) - 1] ^= 1
+    Path(path).write_bytes(raw)
+
+
+WHOLE = torch.arange(1.0, 4001.0).reshape(40, 100)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [WHOLE, WHOLE.t(), WHOLE[1:], {"a": WHOLE, "b": WHOLE}],
+    ids=["whole", "strided", "part", "tied"],
+)
+@pytest.mark.parametrize("both", [True, False])
+def test_a_record_that_fails_its_checksum_is_an_error(kept: Any, both: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bytewise, "CHUNK", 6000)
+    monkeypatch.setattr(bytewise, "BLOCK", 2000)
+    for name in ("a.pth", "b.pth"):
+        torch.save(kept if isinstance(kept, dict) else {"w": kept}, name)
+    assert not cs.diff("a.pth", "b.pth", values=True).differs
+    damaged("b.pth", WHOLE)
+    if both:
+        damaged("a.pth", WHOLE)
+    with pytest.raises(cs.FormatError, match=r"\.pth: .*data/0 does not have the checksum it should"):
+        cs.diff("a.pth", "b.pth", values=True)
+
+
+def test_a_damaged_record_is_found_beside_a_file_without_checksums() -> None:
+    torch.save({"w": WHOLE}, "a.pth")
+    damaged("a.pth", WHOLE)
+    save_file({"w": torch.load("a.pth")["w"]}, "b.safetensors")
+    for pair in (("a.pth", "b.safetensors"), ("b.safetensors", "a.pth")):
+        with pytest.raises(cs.FormatError, match="checksum"):
+            cs.diff(*pair, values=True)
+
+
+def test_a_damaged_record_is_not_renamed() -> None:
+    for name, key in (("a.pth", "w"), ("b.pth", "v")):
+        torch.save({key: WHOLE}, name)
+        damaged(name, WHOLE)
+    with pytest.raises(cs.FormatError, match="checksum"):
+        cs.diff("a.pth", "b.pth", renames=True)
+
+
+def test_a_record_that_many_tensors_share_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.pth", "b.pth"):
+        torch.save({f"w{i}": row for i, row in enumerate(WHOLE)}, name)
+    checked: list[Any] = []
+    monkeypatch.setattr(records, "check_storage", lambda *record: checked.append(record))
+    assert not cs.diff("a.pth", "b.pth", values=True).differs
+    assert len(checked) == 2
 
 
 def test_what_cannot_be_compared_is_not_known_to_be_the_same(ckpt: Any) -> None:

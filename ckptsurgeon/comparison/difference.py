@@ -129,8 +129,9 @@ def compare(
 ) -> Difference:
     """Compare two open checkpoints.
 
-    With ``values`` (or ``renames``) every byte is read; else headers only. Raises SourceError where a file cannot be
-    read, FormatError where a record fails its checksum.
+    From headers only, unless ``values`` asks for every byte of what both have, ``renames`` for those of what only one
+    has and the other could. Bytes that both files share are not read. Raises SourceError where a file cannot be read,
+    FormatError where a record that is read was stored with a CRC-32 and fails it; safetensors stores none.
     """
     here, there = dict(first.items()), dict(second.items())
     removed, same_shape, same = list[str](), list[str](), list[str]()

@@ -14,6 +14,7 @@ from ..ops import blocks
 from ..tensors import TensorInfo
 from ..text import natural_key
 from .difference import Difference
+from .records import check_records
 
 __all__ = ["with_renames"]
 
@@ -47,17 +48,24 @@ def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Di
 
 
 def _makes(checkpoint: Checkpoint, keys: Sequence[str]) -> set[Make]:
-    return {(checkpoint[key].dtype, checkpoint[key].shape) for key in keys}
+    return {_make(checkpoint[key]) for key in keys}
 
 
 def _by_content(checkpoint: Checkpoint, keys: Sequence[str], makes: set[Make]) -> Mapping[str, list[str]]:
-    """Return the keys by the SHA-256 of their dtype, shape and values; only those that could have a counterpart."""
+    """Return the keys by the SHA-256 of their dtype, shape and values; only those that could have a counterpart.
+
+    Raises FormatError where one of their records fails its checksum.
+    """
     found: dict[str, list[str]] = defaultdict(list)
-    for key in keys:
-        info = checkpoint[key]
-        if not info.opaque and (info.dtype, info.shape) in makes:
-            found[_digest(checkpoint, info)].append(key)
+    wanted = [key for key in keys if _make(checkpoint[key]) in makes and not checkpoint[key].opaque]
+    check_records(checkpoint, wanted, set())
+    for key in wanted:
+        found[_digest(checkpoint, checkpoint[key])].append(key)
     return found
+
+
+def _make(info: TensorInfo) -> Make:
+    return info.dtype, info.shape
 
 
 def _digest(checkpoint: Checkpoint, info: TensorInfo) -> str:
