@@ -6,6 +6,9 @@ import json
 import math
 import os
 import shlex
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.comparison import values
+from ckptsurgeon.comparison import bytewise, records
 
 
 @pytest.fixture
@@ -88,16 +91,9 @@ def test_nan_counts_where_only_one_has_it() -> None:
     assert pair.numbers.cosine == pytest.approx(1.0)
 
 
-def test_a_zero_of_another_sign_is_not_the_same_bytes_and_not_another_value() -> None:
-    save_file({"w": torch.tensor([0.0])}, "a.safetensors")
-    save_file({"w": torch.tensor([-0.0])}, "b.safetensors")
-    found = cs.diff("a.safetensors", "b.safetensors", values=True)
-    assert (found.differs, found.identical) == (False, 1)
-
-
 def test_long_tensors_are_compared_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(values, "CHUNK", 1000)
-    monkeypatch.setattr(values, "BLOCK", 300)
+    monkeypatch.setattr(bytewise, "CHUNK", 1000)
+    monkeypatch.setattr(bytewise, "BLOCK", 300)
     tensors = {f"t{i}": torch.randn(400 + i) for i in range(7)}
     save_file(tensors, "a.safetensors")
     tensors["t3"][-1] += 1
@@ -107,18 +103,113 @@ def test_long_tensors_are_compared_to_the_end(monkeypatch: pytest.MonkeyPatch) -
     assert [pair.key for pair in found.changed] == ["t3", "t5"]
 
 
+def test_after_an_error_the_ranges_that_wait_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second range is held until the pool is shut down: were the queue kept, all would be compared."""
+    shut, compared = threading.Event(), list[str]()
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            shut.set()
+            super().shutdown(wait=wait)
+
+    def crc_if_equal(one: Any, *_: Any) -> int:
+        compared.append(one.key)
+        if one.key == "t0":
+            raise cs.SourceError("gone")
+        return shut.wait(60)
+
+    monkeypatch.setattr(bytewise, "CHUNK", 4)
+    monkeypatch.setattr(bytewise, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(bytewise, "_crc_if_equal", crc_if_equal)
+    for name in ("a.safetensors", "b.safetensors"):
+        save_file({f"t{i}": torch.zeros(1) for i in range(50)}, name)
+    with pytest.raises(cs.SourceError, match="gone"):
+        cs.diff("a.safetensors", "b.safetensors", values=True)
+    assert len(compared) < 5
+
+
 def test_the_same_bytes_of_one_file_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     save_file({"w": torch.randn(9)}, "a.safetensors")
     os.link("a.safetensors", "b.safetensors")
-    monkeypatch.setattr(values, "_equal", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(bytewise, "_crc_if_equal", lambda *_: pytest.fail("it was read"))
     assert cs.diff("a.safetensors", "b.safetensors", values=True).identical == 1
 
 
-def test_what_cannot_be_read_is_said() -> None:
+def damaged(path: str, tensor: torch.Tensor) -> None:
+    """Flip a bit of a tensor's bytes in a file; the checksums that its container recorded stay."""
+    raw, where = bytearray(Path(path).read_bytes()), tensor.numpy().tobytes()
+    raw[raw.index(where) + len(where) - 1] ^= 1
+    Path(path).write_bytes(raw)
+
+
+WHOLE = torch.arange(1.0, 4001.0).reshape(40, 100)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [WHOLE, WHOLE.t(), WHOLE[1:], {"a": WHOLE, "b": WHOLE}],
+    ids=["whole", "strided", "part", "tied"],
+)
+@pytest.mark.parametrize("both", [True, False])
+def test_a_record_that_fails_its_checksum_is_an_error(kept: Any, both: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bytewise, "CHUNK", 6000)
+    monkeypatch.setattr(bytewise, "BLOCK", 2000)
+    for name in ("a.pth", "b.pth"):
+        torch.save(kept if isinstance(kept, dict) else {"w": kept}, name)
+    assert not cs.diff("a.pth", "b.pth", values=True).differs
+    damaged("b.pth", WHOLE)
+    if both:
+        damaged("a.pth", WHOLE)
+    with pytest.raises(cs.FormatError, match=r"\.pth: .*data/0 does not have the checksum it should"):
+        cs.diff("a.pth", "b.pth", values=True)
+
+
+def test_a_damaged_record_is_found_beside_a_file_without_checksums() -> None:
+    torch.save({"w": WHOLE}, "a.pth")
+    damaged("a.pth", WHOLE)
+    save_file({"w": torch.load("a.pth")["w"]}, "b.safetensors")
+    for pair in (("a.pth", "b.safetensors"), ("b.safetensors", "a.pth")):
+        with pytest.raises(cs.FormatError, match="checksum"):
+            cs.diff(*pair, values=True)
+
+
+def test_a_damaged_record_is_not_renamed() -> None:
+    for name, key in (("a.pth", "w"), ("b.pth", "v")):
+        torch.save({key: WHOLE}, name)
+        damaged(name, WHOLE)
+    with pytest.raises(cs.FormatError, match="checksum"):
+        cs.diff("a.pth", "b.pth", renames=True)
+
+
+def test_a_record_that_many_tensors_share_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.pth", "b.pth"):
+        torch.save({f"w{i}": row for i, row in enumerate(WHOLE)}, name)
+    checked: list[Any] = []
+    monkeypatch.setattr(records, "check_storage", lambda *record: checked.append(record))
+    assert not cs.diff("a.pth", "b.pth", values=True).differs
+    assert len(checked) == 2
+
+
+def test_what_cannot_be_compared_is_not_known_to_be_the_same(ckpt: Any) -> None:
     torch.save({"s": torch.eye(3).to_sparse(), "w": torch.ones(1)}, "a.pth")
-    found = cs.diff("a.pth", "a.pth", values=True)
+    torch.save({"s": 2 * torch.eye(3).to_sparse(), "w": torch.ones(1)}, "b.pth")
+    found = cs.diff("a.pth", "b.pth", values=True)
     assert list(found.not_compared) == ["s"]
-    assert found.identical == 1
+    assert (found.identical, found.differs) == (1, True)
+    done = ckpt("diff", "a.pth", "b.pth", "--values")
+    assert done.code == 1
+    assert "1 tensor identical byte for byte, 1 not compared" in done.out
+    assert "the same" not in done.out
+    assert not cs.diff("a.pth", "b.pth").differs
+
+
+def test_what_cannot_be_compared_and_is_of_another_type_stays_retyped() -> None:
+    torch.save({"s": torch.eye(3).to_sparse()}, "a.pth")
+    torch.save({"s": torch.eye(3).half().to_sparse()}, "b.pth")
+    found = cs.diff("a.pth", "b.pth", values=True)
+    assert [pair.key for pair in found.retyped] == ["s"]
+    assert not found.not_compared
 
 
 def test_complex_and_eight_bit_values_are_measured() -> None:
@@ -231,6 +322,13 @@ def test_layers_of_which_the_same_is_said_are_one_line(ckpt: Any) -> None:
     assert "l.{0..11}.w" in out
     assert len(out.splitlines()) == 3
     assert "l.{0..11}.w  m.{0..11}.w" in ckpt("diff", "a.safetensors", "b.safetensors", "--renames").out
+
+
+def test_renamed_layers_are_one_line_whatever_is_in_their_names(ckpt: Any) -> None:
+    for name, layer in (("a.safetensors", "layer ({}).w"), ("b.safetensors", "my block ({}).w")):
+        save_file({layer.format(i): torch.full((2,), float(i)) for i in range(12)}, name)
+    out = ckpt("diff", "a.safetensors", "b.safetensors", "--renames").out
+    assert "layer ({0..11}).w  my block ({0..11}).w  x 12" in out
 
 
 def test_many_tensors_of_one_content_are_paired_by_their_names() -> None:

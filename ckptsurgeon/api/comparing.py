@@ -30,7 +30,7 @@ def diff(
     tensors that are held under other names by their content, and the rules that rename them. ``root`` is the state
     dict of both.
 
-    Raises what ``open_checkpoint`` raises, and FormatError where a value cannot be read.
+    Raises what ``open_checkpoint`` raises, and FormatError where a record that is read fails the checksum it has.
     """
     for name, value in (("--rtol", rtol), ("--atol", atol)):
         if not (value >= 0 and math.isfinite(value)):

@@ -25,22 +25,28 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Numbers:
-    """How far two tensors are apart: of ``differing`` elements, over those that are finite in both.
+    """How far two tensors whose bytes differ are apart: of ``differing`` elements, over those that are finite in both.
 
-    ``relative`` is the L2 norm of the difference over that of the first, ``cosine`` the angle between the two; None
-    where a norm is zero. ``nan`` counts elements that are NaN in one of them only.
+    ``differing`` is zero where the values are equal in other bits (zeros of another sign, other NaN). ``relative`` is
+    the L2 norm of the difference over that of the first, ``cosine`` the angle between the two; None where a norm is
+    zero, as ``max_abs`` and they are where they are beyond float64. ``nan`` counts elements that are NaN in one of
+    them only, ``inf`` those that are an infinity in one of them only, the other being a number or another infinity.
     """
 
     differing: int
-    max_abs: float
+    max_abs: float | None
     relative: float | None
     cosine: float | None
     nan: int
+    inf: int = 0
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A tensor that both have, with what is different; ``numbers`` is set where its values were compared and differ."""
+    """A tensor that both have, with what is different.
+
+    ``numbers`` is set where its values were read and differ in a byte, unless its type is packed and has no figures.
+    """
 
     key: str
     first: TensorInfo
@@ -56,7 +62,8 @@ class Difference:
     ``close`` (equal within the tolerance) are in both. ``identical`` counts the tensors that are the same: byte for
     byte where ``values`` is set, in dtype and shape where it is not. ``renamed`` maps keys of the first to keys of
     the second that hold the same bytes, and ``rules`` are the ``--map`` rules that rename them, once the first's
-    wrappers are off where ``unwrap`` is set. ``same`` are the keys of what is identical.
+    wrappers are off where ``unwrap`` is set. ``same`` are the keys of what is identical, ``not_compared`` those whose
+    values cannot be read (sparse, quantised), with why.
     """
 
     first: str
@@ -78,8 +85,9 @@ class Difference:
 
     @property
     def differs(self) -> bool:
-        """Whether the two are anything but the same."""
-        return bool(self.added or self.removed or self.reshaped or self.retyped or self.changed or self.renamed)
+        """Whether the two are anything but known to be the same; what could not be compared is not known to be."""
+        found = self.added or self.removed or self.reshaped or self.retyped or self.changed or self.renamed
+        return bool(found or self.not_compared)
 
     def to_json(self) -> dict[str, Any]:
         """Return the difference as plain data."""
@@ -124,8 +132,9 @@ def compare(
 ) -> Difference:
     """Compare two open checkpoints.
 
-    With ``values`` (or ``renames``) every byte is read; else headers only. Raises SourceError where a file cannot be
-    read, FormatError where a record fails its checksum.
+    From headers only, unless ``values`` asks for every byte of what both have, ``renames`` for those of what only one
+    has and the other could. Bytes that both files share are not read. Raises SourceError where a file cannot be read,
+    FormatError where a record that is read was stored with a CRC-32 and fails it; safetensors stores none.
     """
     here, there = dict(first.items()), dict(second.items())
     removed, same_shape, same = list[str](), list[str](), list[str]()
@@ -150,7 +159,7 @@ def compare(
     if values:
         from .values import with_values
 
-        found = with_values(found, first, second, same_shape, tolerance or Tolerance(), progress)
+        found = with_values(found, first, second, same_shape, tolerance=tolerance or Tolerance(), progress=progress)
     if renames and added and removed:
         from .renames import with_renames
 

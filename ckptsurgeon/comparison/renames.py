@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..checkpoint import Checkpoint
@@ -14,10 +14,12 @@ from ..ops import blocks
 from ..tensors import TensorInfo
 from ..text import natural_key
 from .difference import Difference
+from .records import check_records
 
 __all__ = ["with_renames"]
 
 ELEMENTS = 1 << 18
+BLOCK = 1 << 20
 
 Make = tuple[str, tuple[int, ...]]
 
@@ -49,24 +51,42 @@ def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Di
 
 
 def _makes(checkpoint: Checkpoint, keys: Sequence[str]) -> set[Make]:
-    return {(checkpoint[key].dtype, checkpoint[key].shape) for key in keys}
+    return {_make(checkpoint[key]) for key in keys}
 
 
 def _by_content(checkpoint: Checkpoint, keys: Sequence[str], makes: set[Make]) -> Mapping[str, list[str]]:
-    """Return the keys by the SHA-256 of their dtype, shape and values; only those that could have a counterpart."""
+    """Return the keys by the SHA-256 of their dtype, shape and values; only those that could have a counterpart.
+
+    Raises FormatError where one of their records fails its checksum.
+    """
     found: dict[str, list[str]] = defaultdict(list)
-    for key in keys:
-        info = checkpoint[key]
-        if not info.opaque and (info.dtype, info.shape) in makes:
-            found[_digest(checkpoint, info)].append(key)
+    wanted = [key for key in keys if _make(checkpoint[key]) in makes and not checkpoint[key].opaque]
+    check_records(checkpoint, wanted, set())
+    for key in wanted:
+        found[_digest(checkpoint, checkpoint[key])].append(key)
     return found
+
+
+def _make(info: TensorInfo) -> Make:
+    return info.dtype, info.shape
 
 
 def _digest(checkpoint: Checkpoint, info: TensorInfo) -> str:
     digest = hashlib.sha256(f"{info.dtype} {info.shape}".encode())
-    for box in blocks(info.shape, ELEMENTS):
-        digest.update(read_part(checkpoint, info, box).tobytes())
+    for piece in _pieces(checkpoint, info):
+        digest.update(piece)
     return digest.hexdigest()
+
+
+def _pieces(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[bytes]:
+    """Yield a tensor's contiguous bytes; what lies so in the file is not read by elements, which may be 6 bits."""
+    if not info.is_plain:
+        yield from (read_part(checkpoint, info, box).tobytes() for box in blocks(info.shape, ELEMENTS))
+        return
+    assert info.storage is not None
+    file, start = checkpoint.file(info), info.storage.offset + info.offset
+    for done in range(0, info.nbytes, BLOCK):
+        yield file.read(start + done, min(BLOCK, info.nbytes - done))
 
 
 def _paired(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:

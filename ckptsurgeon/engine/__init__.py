@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from .reading import read_part
     from .run import Inputs, Progress, check_step
     from .staging import write_text
-    from .transfer import check_values, crc32
+    from .transfer import bad_checksum, check_storage, check_values, checkable, combine, crc32
 
 __all__ = [
     "Inputs",
     "OutputOptions",
     "Progress",
+    "bad_checksum",
     "carry_out",
     "cast_for",
     "check_options",
     "check_step",
+    "check_storage",
     "check_values",
+    "checkable",
+    "combine",
     "computed_blocks",
     "crc32",
     "lay_out",
@@ -52,6 +56,6 @@ __getattr__ = lazy_names(
         ".reading": ("read_part",),
         ".run": ("Inputs", "Progress", "check_step"),
         ".staging": ("write_text",),
-        ".transfer": ("check_values", "crc32"),
+        ".transfer": ("bad_checksum", "check_storage", "check_values", "checkable", "combine", "crc32"),
     },
 )

@@ -28,11 +28,12 @@ STYLES = {"removed": "red", "added": "green", "renamed": "cyan", "close": "", "n
 
 @dataclass(frozen=True)
 class _Row:
-    """A tensor that differs: its key, what is said of it, and how far its values are apart."""
+    """A tensor that differs: its key, what is said of it, how far its values are apart, and its new name if any."""
 
     key: str
     said: str = ""
     numbers: Numbers | None = None
+    renamed: str = ""
 
 
 def difference_view(found: Difference, *, every: bool = False) -> RenderableType:
@@ -52,11 +53,11 @@ def _kinds(found: Difference) -> dict[str, list[_Row]]:
     kinds = {
         "removed": [_Row(key) for key in found.removed],
         "added": [_Row(key) for key in found.added],
-        "renamed": [_Row(old, new) for old, new in found.renamed.items()],
+        "renamed": [_Row(old, renamed=new) for old, new in found.renamed.items()],
         "reshaped": [
             _Row(p.key, f"{shape_text(p.first.shape)} to {shape_text(p.second.shape)}") for p in found.reshaped
         ],
-        "retyped": [_Row(p.key, f"{p.first.dtype} to {p.second.dtype}", p.numbers) for p in found.retyped],
+        "retyped": [_Row(p.key, _retyped(p), p.numbers) for p in found.retyped],
         "changed": _measured(found.changed),
         "close": _measured(found.close),
         "not compared": [_Row(key, why) for key, why in found.not_compared.items()],
@@ -64,12 +65,20 @@ def _kinds(found: Difference) -> dict[str, list[_Row]]:
     return {name: rows for name, rows in kinds.items() if rows}
 
 
-def _arrow(before: str, after: str) -> str:
-    return f"{before} to {after}"
+def _retyped(pair: Pair) -> str:
+    equal = ", equal in value" if pair.numbers is not None and not pair.numbers.differing else ""
+    return f"{pair.first.dtype} to {pair.second.dtype}{equal}"
 
 
 def _measured(pairs: Iterable[Pair]) -> list[_Row]:
-    return [_Row(pair.key, "", pair.numbers) for pair in pairs]
+    return [_Row(pair.key, _unmeasured(pair), pair.numbers) for pair in pairs]
+
+
+def _unmeasured(pair: Pair) -> str:
+    """Return what is said of a tensor whose bytes differ and that no figure tells apart."""
+    if pair.numbers is None:
+        return f"{pair.first.dtype}, not measured"
+    return "" if pair.numbers.differing else "equal in value, other bits"
 
 
 def _lines(name: str, rows: Sequence[_Row], *, every: bool) -> Iterator[list[str | Text]]:
@@ -77,20 +86,19 @@ def _lines(name: str, rows: Sequence[_Row], *, every: bool) -> Iterator[list[str
     grouped = sorted(([row] for row in rows) if every else _grouped(rows), key=_least_far)
     shown = len(grouped) if every else SHOWN
     for i, group in enumerate(grouped[:shown]):
-        key, said = collapsed([row.key for row in group]), collapsed([row.said for row in group])
+        key, renamed = collapsed([row.key for row in group]), collapsed([row.renamed for row in group])
         times = f"x {len(group)}" if len(group) > 1 else ""
-        words = "  ".join(filter(None, (escape(said), times, _apart(group))))
+        words = "  ".join(filter(None, (escape(renamed), escape(group[0].said), times, _apart(group))))
         yield [Text(name if i == 0 else "", style=STYLES.get(name, "yellow")), escape(key), words]
     if len(grouped) > shown:
         yield ["", f"and {len(grouped) - shown} more (-v or --json lists all)", ""]
 
 
 def _grouped(rows: Iterable[_Row]) -> list[list[_Row]]:
-    """Join tensors whose keys differ in numbers only and of which the same is said, numbers in names aside."""
-    groups: dict[tuple[str, str], list[_Row]] = {}
+    """Join tensors whose names, old and new, differ in numbers only and of which the same is said."""
+    groups: dict[tuple[str, str, str], list[_Row]] = {}
     for row in rows:
-        said = row.said if "(" in row.said or " " in row.said else pattern_of(row.said)
-        groups.setdefault((pattern_of(row.key), said), []).append(row)
+        groups.setdefault((pattern_of(row.key), pattern_of(row.renamed), row.said), []).append(row)
     return [part for group in groups.values() for part in _even(group)]
 
 
@@ -105,26 +113,32 @@ def _even(group: list[_Row]) -> list[list[_Row]]:
     return list(parts.values())
 
 
-def _least_far(group: Sequence[_Row]) -> tuple[float, float]:
+def _least_far(group: Sequence[_Row]) -> tuple[bool, float, float]:
     """Return a key that puts what is furthest apart first, and leaves what has no numbers in its order."""
     numbers = [row.numbers for row in group if row.numbers is not None]
+    infinite = any(one.max_abs is None or one.nan or one.inf for one in numbers)
     relative = max((one.relative or 0.0 for one in numbers), default=0.0)
-    return -relative, -max((one.max_abs for one in numbers), default=0.0)
+    return not infinite, -relative, -max((one.max_abs or 0.0 for one in numbers), default=0.0)
 
 
 def _apart(group: Sequence[_Row]) -> str:
     """Return how far tensors are apart at most: ``max 1.2e-3  rel 4.5e-4  cos 0.99991``."""
     numbers = [row.numbers for row in group if row.numbers is not None]
-    if not numbers:
-        return ""
-    relative = [one.relative for one in numbers if one.relative is not None]
-    cosine = [one.cosine for one in numbers if one.cosine is not None]
-    nan = sum(one.nan for one in numbers)
-    words = [f"max {max(one.max_abs for one in numbers):.2g}"]
+    finite = [one for one in numbers if one.max_abs != 0]  # the others differ in NaN and infinities, if at all
+    relative = [one.relative for one in finite if one.relative is not None]
+    cosine = [one.cosine for one in finite if one.cosine is not None]
+    nan, inf = sum(one.nan for one in numbers), sum(one.inf for one in numbers)
+    words = [f"max {_largest(finite)}"] if finite else []
     words += [f"rel {max(relative):.2g}"] if relative else []
     words += [f"cos {min(cosine):.5f}"] if cosine else []
     words += [f"{nan} NaN in one of them"] if nan else []
+    words += [f"{inf} Inf in one of them"] if inf else []
     return "  ".join(words)
+
+
+def _largest(numbers: Sequence[Numbers]) -> str:
+    known = [one.max_abs for one in numbers if one.max_abs is not None]
+    return f"{max(known):.2g}" if len(known) == len(numbers) else "beyond float64"
 
 
 def _where(found: Difference, kinds: dict[str, list[_Row]]) -> RenderableType | None:
@@ -152,8 +166,12 @@ def _summary(found: Difference) -> Text:
     if not found.differs:
         word = "the same" if found.values else "alike"
         return Text(f"  {word}  {count(found.identical, 'tensor')} {same}{_within(found)}", style="green")
-    return Text(f"  {count(found.identical, 'tensor')} identical {same}{_within(found)}")
+    return Text(f"  {count(found.identical, 'tensor')} identical {same}{_within(found)}{_left_out(found)}")
 
 
 def _within(found: Difference) -> str:
     return f", {count(len(found.close), 'tensor')} within the tolerance" if found.close else ""
+
+
+def _left_out(found: Difference) -> str:
+    return f", {len(found.not_compared)} not compared" if found.not_compared else ""

@@ -14,7 +14,8 @@ HELP = """Compare two checkpoints, tensor by tensor.
 
 Formats, shards, dtypes and wrappers such as module. do not matter, only keys, shapes, dtypes and, with --values,
 values: max abs, the L2 norm of the difference over that of A, and the cosine between the two. --renames finds tensors
-that moved by their content, and prints the --map rules that bring A's names to B's. Exit status 1 when they differ.
+that moved by their content, and prints the --map rules that bring A's names to B's. Exit status 1 when they differ,
+or when --values could not compare a tensor.
 """
 EXAMPLES = """\b
 Examples:
