@@ -11,6 +11,7 @@ from ..lazy import lazy_names
 
 if TYPE_CHECKING:
     from .apply import carry_out
+    from .checksums import bad_checksum, check_storage, check_values, checkable, combine, crc32
     from .compute import cast_for, computed_blocks, overlay, whole
     from .layout import OutputOptions, check_options, lay_out
     from .mapping import mapped_block, mapped_boxes
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from .reading import read_part
     from .run import Inputs, Progress, check_step
     from .staging import write_text
-    from .transfer import bad_checksum, check_storage, check_values, checkable, combine, crc32
 
 __all__ = [
     "Inputs",
@@ -56,6 +56,6 @@ __getattr__ = lazy_names(
         ".reading": ("read_part",),
         ".run": ("Inputs", "Progress", "check_step"),
         ".staging": ("write_text",),
-        ".transfer": ("bad_checksum", "check_storage", "check_values", "checkable", "combine", "crc32"),
+        ".checksums": ("bad_checksum", "check_storage", "check_values", "checkable", "combine", "crc32"),
     },
 )

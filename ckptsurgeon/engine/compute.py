@@ -24,9 +24,9 @@ from ..ops import (
 from ..plan import MERGES, Step
 from ..tensors import TensorInfo
 from ..text import escape
+from .checksums import check_values
 from .mapping import mapped_block, mapped_boxes
 from .reading import read_part
-from .transfer import check_values
 
 __all__ = ["Computed", "Part", "block_places", "cast_for", "computed_block", "computed_blocks", "overlay", "whole"]
 

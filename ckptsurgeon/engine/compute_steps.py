@@ -13,9 +13,9 @@ from ..errors import PlanError
 from ..ops import Array, Box, cast, raw_dtype
 from ..plan import Plan, Step
 from ..text import escape
+from .checksums import bad_checksum, combine, crc32
 from .compute import Part, block_places, computed_block, computed_blocks, overlay, whole
 from .run import Run, checked_on_the_way, has_slot, is_copy
-from .transfer import bad_checksum, combine, crc32
 
 __all__ = ["check_equal", "compute_steps", "draw_steps"]
 

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ..sources import File
 from ..tensors import Storage
+from .checksums import check_storage, checkable
 from .run import Run, checked_on_the_way, has_slot, is_copy
-from .transfer import THREADS, Copy, Piece, check_storage, checkable, run_copies
+from .transfer import THREADS, Copy, Piece, run_copies
 
 __all__ = ["check_storages", "copy_steps"]
 

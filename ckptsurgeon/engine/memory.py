@@ -11,10 +11,10 @@ from ..ops import raw_dtype
 from ..plan import Plan, Step
 from ..tensors import TensorInfo
 from ..text import escape
+from .checksums import check_storage, checkable
 from .compute import computed_blocks, overlay
 from .compute_steps import check_equal
 from .run import Inputs, check_step, check_unchanged, overflow_notes
-from .transfer import check_storage, checkable
 
 if TYPE_CHECKING:
     import torch

@@ -14,10 +14,11 @@ from ..plan import MERGES, Input, Plan, Step
 from ..policies import cast_fault
 from ..tensors import DTYPES, TargetSpec, TensorInfo
 from ..text import count, escape
+from .checksums import crc32
 from .layout import OutputShape
 from .libc import start_writing
 from .staging import StagedFile
-from .transfer import SMALL, crc32
+from .transfer import SMALL
 
 __all__ = [
     "Inputs",

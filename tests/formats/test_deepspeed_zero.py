@@ -250,13 +250,13 @@ def test_flat_vectors_that_repeat_a_number_are_refused() -> None:
 
 
 def test_statistics_read_each_vector_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ckptsurgeon.engine.transfer as transfer
+    import ckptsurgeon.engine.checksums as checksums
 
     zero_folder("d", 2, 2)
     checked = []
-    check = transfer.check_storage
+    check = checksums.check_storage
     monkeypatch.setattr(
-        transfer, "check_storage", lambda file, storage: checked.append(storage) or check(file, storage)
+        checksums, "check_storage", lambda file, storage: checked.append(storage) or check(file, storage)
     )
     cs.inspect("d", stats=True)
     assert len(checked) == len(set(checked)) > 3
