@@ -9,8 +9,9 @@ from typing import Any
 from ..checkpoint import Checkpoint
 from ..tensors import TensorInfo
 from ..text import natural_key
+from .outline import Outline, outline_of
 
-__all__ = ["Difference", "Numbers", "Pair", "Tolerance", "compare"]
+__all__ = ["Difference", "Numbers", "Pair", "Tolerance", "compare", "compare_outlines"]
 
 Progress = Callable[[int, int], None]
 
@@ -121,6 +122,28 @@ def _numbers(pair: Pair) -> dict[str, Any]:
     return asdict(pair.numbers) if pair.numbers is not None else {}
 
 
+def compare_outlines(first: Outline, second: Outline, *, values: bool = False) -> Difference:
+    """Compare two checkpoints by their headers; ``values`` says that their values are compared next."""
+    here, there = first.tensors, second.tensors
+    removed, same = list[str](), list[str]()
+    reshaped, retyped = list[Pair](), list[Pair]()
+    for key, info in here.items():
+        other = there.get(key)
+        if other is None:
+            removed.append(key)
+        elif info.shape != other.shape:
+            reshaped.append(Pair(key, info, other))
+        elif info.dtype == other.dtype:
+            same.append(key)
+        else:
+            retyped.append(Pair(key, info, other))
+    added = [key for key in there if key not in here]
+    return Difference(
+        first.path, second.path, values, _sorted(added), _sorted(removed), tuple(reshaped), tuple(retyped),
+        identical=len(same), notes=(*first.notes, *second.notes), same=tuple(same),
+    )  # fmt: skip
+
+
 def compare(
     first: Checkpoint,
     second: Checkpoint,
@@ -136,31 +159,14 @@ def compare(
     has and the other could. Bytes that both files share are not read. Raises SourceError where a file cannot be read,
     FormatError where a record that is read was stored with a CRC-32 and fails it; safetensors stores none.
     """
-    here, there = dict(first.items()), dict(second.items())
-    removed, same_shape, same = list[str](), list[str](), list[str]()
-    reshaped, retyped = list[Pair](), list[Pair]()
-    for key, info in here.items():
-        other = there.get(key)
-        if other is None:
-            removed.append(key)
-        elif info.shape != other.shape:
-            reshaped.append(Pair(key, info, other))
-        else:
-            same_shape.append(key)
-            if info.dtype == other.dtype:
-                same.append(key)
-            else:
-                retyped.append(Pair(key, info, other))
-    added = [key for key in there if key not in here]
-    found = Difference(
-        first.path, second.path, values, _sorted(added), _sorted(removed), tuple(reshaped), tuple(retyped),
-        identical=len(same), notes=(*_stripped(first), *_stripped(second)), same=tuple(same),
-    )  # fmt: skip
+    found = compare_outlines(outline_of(first), outline_of(second), values=values)
     if values:
         from .values import with_values
 
+        both = {*found.same, *(pair.key for pair in found.retyped)}
+        same_shape = [key for key in first if key in both]
         found = with_values(found, first, second, same_shape, tolerance=tolerance or Tolerance(), progress=progress)
-    if renames and added and removed:
+    if renames and found.added and found.removed:
         from .renames import with_renames
 
         found = with_renames(found, first, second)
@@ -169,8 +175,3 @@ def compare(
 
 def _sorted(keys: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(keys, key=natural_key))
-
-
-def _stripped(checkpoint: Checkpoint) -> tuple[str, ...]:
-    stripped = [f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}"]
-    return (*checkpoint.notes, *(stripped if checkpoint.stripped else []))

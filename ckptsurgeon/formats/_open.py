@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
+from ..collection import no_collection
 from ..errors import FormatError, UnsafeError
 from ..registry import discover
 from ..sources import File, Folder, Source
@@ -45,13 +44,13 @@ def read_header(source: Source, name: str = "") -> Header:
         head = source.read(0, min(_HEAD, source.size))
         for fmt in _formats():
             if fmt.sniff(source, head):
-                with _no_collection():
+                with no_collection():
                     return _read(fmt, source, name)
         raise FormatError(f"{escape(source.uri)} is not a checkpoint{_looks_like(head)}.", rule="unknown format")
     for fmt in _formats():
         if fmt.sniff(source, b""):
             _check_alone(fmt, source)
-            with _no_collection():
+            with no_collection():
                 return _read(fmt, source, name)
     return _read_folder(source)
 
@@ -78,18 +77,6 @@ def _read(fmt: Format, source: Source, name: str) -> Header:
     except (RecursionError, MemoryError) as error:  # the bounds are meant to come first
         why = "memory" if isinstance(error, MemoryError) else "stack"
         raise UnsafeError(f"{escape(source.uri)} takes more {why} than there is.", rule="resources") from None
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Pause the cyclic garbage collector: a header makes a million objects, none of them garbage."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _looks_like(head: bytes) -> str:

@@ -1,0 +1,38 @@
+"""What a comparison by headers needs of a checkpoint, as data small enough to come from another process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..checkpoint import Checkpoint
+from ..tensors import TensorInfo
+
+__all__ = ["Outline", "outline_from_plain", "outline_of"]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A checkpoint's path, its tensors by key, and what is to be said of it."""
+
+    path: str
+    tensors: Mapping[str, TensorInfo]
+    notes: tuple[str, ...]
+
+    def to_plain(self) -> Any:
+        """Return plain data of which ``outline_from_plain`` makes it again, without where tensors lie."""
+        return self.path, [(key, info.dtype, info.shape) for key, info in self.tensors.items()], self.notes
+
+
+def outline_of(checkpoint: Checkpoint) -> Outline:
+    """Return the outline of an open checkpoint."""
+    stripped = [f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}"]
+    notes = (*checkpoint.notes, *(stripped if checkpoint.stripped else []))
+    return Outline(checkpoint.path, dict(checkpoint.items()), notes)
+
+
+def outline_from_plain(data: Any) -> Outline:
+    """Return the outline that plain data spells."""
+    path, tensors, notes = data
+    return Outline(path, {key: TensorInfo(dtype, shape) for key, dtype, shape in tensors}, tuple(notes))

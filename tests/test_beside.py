@@ -1,0 +1,130 @@
+"""Two large headers are read in two processes: with the same result as in one, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.api import comparing
+from ckptsurgeon.comparison import beside
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """Every file is large; what is done beside is collected."""
+    done: list[Callable[[], object]] = []
+    real = beside
+
+    def watched(work: Callable[[], object]) -> object:
+        done.append(work)
+        return real(work)
+
+    monkeypatch.setattr(comparing, "LARGE", 0)
+    monkeypatch.setattr(comparing, "beside", watched)
+    return done
+
+
+def children() -> str:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text() if sys.platform == "linux" else ""
+
+
+def pair() -> None:
+    torch.save({"model": {f"module.{k}": torch.ones(2, 3) for k in ("a", "b", "c", "r")}, "epoch": 3}, "a.pth")
+    save_file({"a": torch.ones(2, 3), "b": torch.ones(3, 2), "c": torch.ones(2, 3).half(), "n": torch.ones(1)}, "b.st")
+
+
+def test_two_processes_find_what_one_finds(large: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch) -> None:
+    pair()
+    two = cs.diff("a.pth", "b.st"), cs.diff("b.st", "a.pth")
+    assert len(large) == 2
+    monkeypatch.setattr(comparing, "LARGE", 1 << 40)
+    one = cs.diff("a.pth", "b.st"), cs.diff("b.st", "a.pth")
+    assert len(large) == 2
+    assert [d.to_json() for d in two] == [d.to_json() for d in one]
+    assert [d.added + d.removed for d in two] == [("n", "r"), ("r", "n")]
+
+
+@pytest.mark.parametrize("broken", ["a.pth", "b.st"])
+def test_a_file_that_cannot_be_read_is_the_same_error(large: list[Callable[[], object]], broken: str) -> None:
+    pair()
+    Path(broken).write_bytes(b"not a checkpoint")
+    with pytest.raises(cs.FormatError, match=f"{broken} is not a checkpoint"):
+        cs.diff("a.pth", "b.st")
+    assert large
+    assert not children()
+
+
+def test_where_threads_run_nothing_is_forked() -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        with beside(lambda: 1) as result:
+            assert result() is None
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_what_is_too_much_for_a_pipe_comes_whole() -> None:
+    with beside(lambda: list(range(500_000))) as result:
+        assert result() == list(range(500_000))
+    assert not children()
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def raising() -> None:
+    raise KeyboardInterrupt
+
+
+def ending() -> None:
+    raise SystemExit(0)
+
+
+@pytest.mark.parametrize("work", [killed, raising, ending, lambda: object()])
+def test_work_that_fails_gives_nothing(work: Callable[[], object], capfd: pytest.CaptureFixture[str]) -> None:
+    with beside(work) as result:
+        assert result() is None
+    assert not children()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_error_here_does_not_wait_for_the_other() -> None:
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="here"), beside(lambda: time.sleep(600)):
+        raise ValueError("here")
+    assert time.monotonic() - started < 300
+    assert not children()
+
+
+def test_an_interrupt_ends_both() -> None:
+    program = """
+import os, time
+from ckptsurgeon.comparison import beside
+with beside(lambda: time.sleep(600)) as result:
+    print(open(f"/proc/self/task/{os.getpid()}/children").read(), flush=True)
+    result()
+"""
+    run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    child = int(run.stdout.readline())
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert said.count("KeyboardInterrupt") == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
