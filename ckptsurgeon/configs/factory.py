@@ -6,11 +6,7 @@ https://hydra.cc/docs/advanced/instantiate_objects/overview/. The code is the us
 from __future__ import annotations
 
 import importlib
-import os
-import sys
-import sysconfig
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +15,7 @@ from ..errors import ConfigError
 from ..tensors import TargetSpec
 from ..text import brief_repr, escape
 from ._document import Document
+from ._running import own_file, user_code
 
 __all__ = ["CONFIG"]
 
@@ -33,11 +30,11 @@ class _Factory:
         from ._module import module_target
 
         found: list[_Located] = []
-        with _user_code(document):
+        with user_code(document):
             _resolve_all(document, document.model, found)  # imports happen before tensors are watched
 
         def build() -> Any:
-            with _user_code(document):
+            with user_code(document):
                 return _instantiate(document, document.model)
 
         return module_target(
@@ -60,26 +57,6 @@ class _Located:
     file: str
 
 
-@contextmanager
-def _user_code(document: Document) -> Iterator[None]:
-    """Let modules be found in the working directory and the configuration's folder, for this time only.
-
-    What the code prints goes to stderr: stdout is for answers. It may neither end the program nor leave it in
-    another folder.
-    """
-    before, here = list(sys.path), os.getcwd()
-    folder = os.path.dirname(os.path.abspath(document.path))
-    sys.path[:0] = list(dict.fromkeys([here, folder]))
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    except SystemExit as error:
-        raise document.fail(f"its code ended the program: sys.exit({brief_repr(error.code, 40)}).") from error
-    finally:
-        sys.path[:] = before
-        os.chdir(here)
-
-
 def _locate(document: Document, target: Any) -> _Located:
     """Import the longest beginning of a dotted name that is a module, and take the rest as attributes."""
     if not isinstance(target, str) or "." not in target:
@@ -100,23 +77,11 @@ def _locate(document: Document, target: Any) -> _Located:
             if not hasattr(found, attribute):
                 raise document.fail(f"{escape(name)} has no {escape('.'.join(parts[end:]))}.")
             found = getattr(found, attribute)
-        return _Located(target, found, module.__name__, _own_file(module))
+        return _Located(target, found, module.__name__, own_file(module))
     raise document.fail(
         f"{escape(target)} cannot be imported: there is no module {escape(parts[0])}.",
         "Install it, or run where it can be imported from.",
     )
-
-
-def _own_file(module: Any) -> str:
-    """Return the file of a module, '' where it is installed or part of Python."""
-    path = getattr(module, "__file__", None)
-    if not path:
-        return ""
-    installed = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    if any(os.path.realpath(path).startswith(f"{folder}{os.sep}") for folder in installed):
-        return ""
-    near = os.path.relpath(path)
-    return str(path) if near.startswith("..") else near
 
 
 def _failed(document: Document, target: str, error: BaseException) -> ConfigError:

@@ -198,8 +198,6 @@ def test_init_writes_what_load_target_reads() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "toolkit"),
     [
-        ("config.json", '{"model_type": "bert", "architectures": ["BertModel"]}', "transformers"),
-        ("config.yaml", "token_list: [a]\nencoder: conformer\nencoder_conf: {}", "ESPnet"),
         ("hyperparams.yaml", "model: !new:torch.nn.Linear\n  in_features: 2", "SpeechBrain"),
     ],
 )
