@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +52,8 @@ class PieceFiles:
             try:
                 self.handles[name] = self.folder.file(name)
             except SourceError as error:
-                raise FormatError(f"it names {escape(name)}, which {error.message}", rule="missing file") from error
+                why = error.message.removeprefix(escape(os.path.join(self.folder.uri, name))).strip()
+                raise FormatError(f"it names {escape(name)}, which {why}", rule="missing file") from error
             self.storages[name], self.digests[name] = [], hashlib.sha256()
         archive = TorchArchive(FileSlice(self.handles[name], offset, length), name)
         if any(entry.method for entry in archive.zip.entries.values()):

@@ -248,7 +248,7 @@ def _last(found: Any) -> Any:
 
 
 WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
-    "a file that is not there": (lambda m: setattr(_piece(m), "relative_path", "__1_0.distcp"), "does not exist"),
+    "a file that is not there": (lambda m: setattr(_piece(m), "relative_path", "__1_0.distcp"), "it names __1_0.distcp, which does not exist"),
     "a file outside": (lambda m: setattr(_piece(m), "relative_path", "../secret"), "outside"),
     "a piece beyond the file": (lambda m: setattr(_last(m), "length", 10**9), "is said to be there"),
     "a piece before the file": (lambda m: setattr(_piece(m), "offset", -5), "is said to be there"),
