@@ -18,6 +18,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.engine import check_step, compute, compute_steps
 from ckptsurgeon.plan import Input, Step
 from ckptsurgeon.planners import ema_weights
+from fixtures.espnet_models import recorded
 
 
 def write(number: int = 3, **change: Any) -> list[dict[str, torch.Tensor]]:
@@ -34,7 +35,6 @@ def write(number: int = 3, **change: Any) -> list[dict[str, torch.Tensor]]:
     return states
 
 
-GOLDEN = Path(__file__).resolve().parent.parent / "fixtures" / "golden" / "espnet"
 PATHS = ["0.pth", "1.pth", "2.pth"]
 
 
@@ -266,7 +266,7 @@ def test_scalars_of_every_type_are_averaged(dtype: torch.dtype) -> None:
 
 
 def test_floats_are_espnet_s_mean_and_integers_keep_their_value_where_espnet_sums_them() -> None:
-    theirs = json.loads((GOLDEN / "average.json").read_text())
+    theirs = recorded("average")
     epochs = [f"{n}epoch.pth" for n in range(1, 5)]
     for n, name in enumerate(epochs, 1):
         torch.save({"w": torch.tensor([float(n)]), "n": torch.tensor(10 * n), "b": torch.tensor(n % 2 == 0)}, name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden" / "espnet"
+from fixtures.espnet_models import GOLDEN
 
 _TASK = """
 import argparse

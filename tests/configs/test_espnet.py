@@ -14,12 +14,12 @@ import torch
 import yaml
 
 import ckptsurgeon as cs
-from fixtures.espnet_models import layouts_of, read, state_of
+from fixtures.espnet_models import GOLDEN, layouts, recorded, state_of
 
-from .espnet_stub import GOLDEN, write_stub
+from .espnet_stub import write_stub
 
-MODELS = read(GOLDEN, "models")
-LAYOUTS = layouts_of(GOLDEN)
+MODELS = recorded("models")
+LAYOUTS = layouts()
 CONFORMER = yaml.safe_load((GOLDEN / "conformer.yaml").read_text())
 
 
@@ -69,9 +69,12 @@ def config(change: dict[str, Any] | None = None, path: str = "config.yaml", **wi
 def test_ours_was_held_against_the_model_that_espnet_built(name: str) -> None:
     seen = MODELS[name]["ours"]
     assert seen["same_layout"]
+    assert seen["same_from_whole"]  # from the configuration that a run writes, and from the one a recipe has
     assert seen["same_by_seed"]
     assert seen["drawn"] > 10
-    assert seen["fixed_and_not_equal"] == []
+    assert seen["fixed_and_not_equal"] == []  # frontends, statistics, norms, biases
+    assert seen["given_back"]["equal"] == len(MODELS[name]["layout"])  # --init_param of our output, strictly
+    assert seen["given_back"]["counts"]["initialised"] >= 1
     assert seen["notes"] == []  # built without storage
     assert seen["ran"][0].endswith("build_model from ESPnet 202511")
 

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from fixtures.espnet_models import VARIANTS, read, state_of, toy
+from fixtures.espnet_models import VARIANTS, recorded, state_of, toy
 
-GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden" / "espnet"
 RUN = Path("exp/asr_train")
 LINKS = {
     "valid.acc.best.pth": "40epoch.pth",
@@ -38,7 +37,7 @@ def test_a_run_s_average_is_taken_as_espnet_does_and_the_others_are_said() -> No
     found = cs.open_checkpoint(RUN)
     assert [file.name for file in found.files] == ["valid.acc.ave.pth"]
     assert any("the average that ESPnet decodes with; also in the folder: 39epoch.pth" in note for note in found.notes)
-    links = read(GOLDEN, "average")["4"]["links"]  # ESPnet itself makes this link
+    links = recorded("average")["4"]["links"]  # ESPnet itself makes this link
     assert links == {"valid.acc.ave.pth": "valid.acc.ave_4best.pth"}
 
 

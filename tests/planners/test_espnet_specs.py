@@ -16,11 +16,10 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from fixtures.espnet_models import ORDER, declared, layouts_of, loaded, read, toy, write_files
+from fixtures.espnet_models import ORDER, declared, layouts, loaded, recorded, toy, write_files
 
-GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden" / "espnet"
-SPECS = read(GOLDEN, "specs")
-LAYOUTS = layouts_of(GOLDEN)
+SPECS = recorded("specs")
+LAYOUTS = layouts()
 MODES = ("strict", "ignoring")
 RUNS = [(name, mode) for name in SPECS for mode in MODES]
 
