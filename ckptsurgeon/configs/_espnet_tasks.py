@@ -24,6 +24,7 @@ _LM = Task("espnet2.tasks.lm", "LMTask")
 _S2T = Task("espnet2.tasks.s2t", "S2TTask")
 
 _OTHERS = {
+    "subtask_series": "enhancement with recognition (enh_s2t)",
     "src_token_list": "translation (st, mt)",
     "deliberationencoder": "spoken language understanding (slu)",
     "joint_network_conf": "the standalone transducer (asr_transducer)",
@@ -36,15 +37,21 @@ _OTHERS = {
     "pooling": "speaker recognition (spk, lid)",
     "segmenter": "unsupervised recognition (uasr)",
     "codec": "codecs (gan_codec)",
-    "util": "self-supervision (ssl)",
+    "num_classes": "self-supervision (hubert, ssl)",
+    "losses": "anti-spoofing (asvspoof)",
+    "model_name": "ps2st",
     "tgt_feats_extract": "speech-to-speech translation (s2st)",
 }
 """An entry of the tasks that are not built here, and what to call the task."""
+_WHOLE = "required"
+"""What only a configuration has that a run wrote: every argument of its task stands in it."""
 
 
 def task_of(document: Document, values: Mapping[str, Any]) -> Task:
     """Return the task; raises ConfigError for one that is not built here. ASR is what has nothing of another."""
     other = next((name for mark, name in _OTHERS.items() if mark in values), None)
+    if other is None and _WHOLE in values and not values.keys() & {"ctc_conf", "lm"}:
+        other = "a task without CTC (cls)"
     if other is not None:
         raise document.fail(
             f"it is ESPnet's, for {other}; built here are asr, s2t and lm.",

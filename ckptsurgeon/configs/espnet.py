@@ -48,8 +48,10 @@ class _Toolkit:
         content = document.content
         if not isinstance(content, dict) or "_target_" in content or "model_type" in content:
             return False
-        chosen = [part for part in _PARTS if isinstance(content.get(f"{part}_conf"), dict)]
-        return "token_list" in content or any(isinstance(content.get(part), (str, type(None))) for part in chosen)
+        chosen = [part for part in _PARTS if part in content or f"{part}_conf" in content]
+        told = [part for part in chosen if isinstance(content.get(f"{part}_conf"), dict)]
+        plain = all(isinstance(content.get(part), (str, type(None))) for part in chosen)
+        return plain and bool(told or (chosen and "token_list" in content))
 
     def training(self, document: Document) -> Mapping[str, Any]:
         """Return what it says of training that our ``train:`` section says too: ``freeze``, the names to freeze."""
@@ -132,9 +134,9 @@ def _file_names(document: Document, values: dict[str, Any]) -> Iterator[tuple[di
         yield values, "token_list"
     elif not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise document.fail("token_list is neither a list of texts nor a file.", "Quote tokens that look like numbers.")
-    for name, conf in values.items():
-        if name.endswith("normalize_conf") and isinstance(conf, dict) and isinstance(conf.get("stats_file"), str):
-            yield conf, "stats_file"
+    conf = values.get("normalize_conf")
+    if values.get("normalize") == "global_mvn" and isinstance(conf, dict) and isinstance(conf.get("stats_file"), str):
+        yield conf, "stats_file"
 
 
 def _found(document: Document, what: str, path: str) -> str:
