@@ -126,7 +126,7 @@ def _spec_that_helps(views: Sequence[SourceView], wanted: set[str]) -> str:
         if bool(view.src) != bool(view.dst):
             number = sum(key in wanted for key in view.tensors if key.startswith(f"{module}."))
             if number:
-                spec = ":".join(map(escape, (view.source.name, module, module)))
+                spec = ":".join(map(escape, (view.source.path, module, module)))
                 return f"Did you mean {spec}? It would match {count(number, 'tensor')}."
     return ""
 
