@@ -22,7 +22,7 @@ MOST_BY_ALIASES = 1_000_000
 """How much larger aliases may make a document: in values, a text of 32 characters more counting as one more."""
 
 
-class _Loader(_Base):  # type: ignore[misc]
+class _PlainLoader(_Base):  # type: ignore[misc]
     def get_single_node(self) -> Any:
         """Return the document as nodes; raises ConstructorError where aliases make too much of it."""
         node = super().get_single_node()
@@ -75,17 +75,24 @@ def _mapping(loader: Any, node: Any) -> dict[Any, Any]:
     return made
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+class _Loader(_PlainLoader):
+    pass
+
+
+_PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 # YAML 1.1 takes 1e-3 for text because it has no dot; every reader of a learning rate takes it for a number.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
 
-def read_yaml(text: str, name: str) -> Any:
-    """Return the document; raises ConfigError with the place where it is malformed."""
+def read_yaml(text: str, name: str, *, exponents: bool = True) -> Any:
+    """Return the document; raises ConfigError with the place where it is malformed.
+
+    Without ``exponents`` 1e5 is a text, as it is to those who read a toolkit's file with PyYAML.
+    """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader if exponents else _PlainLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""

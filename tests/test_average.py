@@ -18,6 +18,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.engine import check_step, compute, compute_steps
 from ckptsurgeon.plan import Input, Step
 from ckptsurgeon.planners import ema_weights
+from fixtures.espnet_models import recorded
 
 
 def write(number: int = 3, **change: Any) -> list[dict[str, torch.Tensor]]:
@@ -259,3 +260,20 @@ def test_scalars_of_every_type_are_averaged(dtype: torch.dtype) -> None:
         found = torch.load("out.pth", weights_only=True)["s"]
         assert (found.dtype, found.shape) == (dtype, ())
         assert complex(found.to(torch.complex64)) == (2.0 if ema is None else 2.25)
+
+
+# Against ESPnet's average_nbest_models, as recorded in fixtures/golden/espnet/average.json.
+
+
+def test_floats_are_espnet_s_mean_and_integers_keep_their_value_where_espnet_sums_them() -> None:
+    theirs = recorded("average")
+    epochs = [f"{n}epoch.pth" for n in range(1, 5)]
+    for n, name in enumerate(epochs, 1):
+        torch.save({"w": torch.tensor([float(n)]), "n": torch.tensor(10 * n), "b": torch.tensor(n % 2 == 0)}, name)
+    cs.apply(cs.average(epochs), "out.pth")
+    ours = {key: [str(v.dtype).removeprefix("torch."), v.tolist()] for key, v in torch.load("out.pth").items()}
+    alone = theirs["4"]["values"]
+    assert alone == {"w": ours["w"], "n": ["int64", 100], "b": ["float32", 0.25]}
+    assert ours == {"w": ["float32", [2.5]], "n": ["int64", 40], "b": ["bool", True]}
+    # Asked for the best two as well, ESPnet's mean of four begins with what the mean of two left behind.
+    assert theirs["2,4"]["values"]["w"] != alone["w"]

@@ -1,13 +1,18 @@
-"""``inspect`` and ``init_config``: what headers tell."""
+"""``inspect`` and ``init_config``: what headers tell, and what a toolkit's configuration does."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
+from contextlib import closing
+from typing import Any, cast
 
-from ..checkpoint import open_checkpoint
-from ..errors import FormatError
+from ..checkpoint import Checkpoint, open_checkpoint
+from ..errors import ConfigError, FormatError
 from ..inspection import Inspection, inspection_of
+from ..keys import KeyMatcher, KeyPattern, quoted, unmatched
+from ..sources import File, open_source
 from ..text import escape
 from .types import Path, Patterns
 
@@ -25,29 +30,68 @@ def inspect(path: Path, *, root: str | None = None, include: Patterns = (), stat
 
 
 def init_config(path: Path, *, root: str | None = None, output: Path | None = None, force: bool = False) -> str:
-    """Return a destination configuration that declares the tensors of a checkpoint, and write it to ``output``.
+    """Return a destination configuration made from a checkpoint or from a toolkit's own, and write it to ``output``.
 
     It is YAML, or JSON where ``output`` ends in ``.json``.
 
-    Headers tell shapes and dtypes but not how a model initialises, so each tensor gets the initialiser that its
-    name and shape suggest, to be reviewed. Raises OutputError where the output exists, without ``force``.
+    Headers tell shapes and dtypes but not how a model initialises, so each tensor of a checkpoint gets the initialiser
+    that its name and shape suggest, to be reviewed. Of a toolkit's configuration (ESPnet's ``config.yaml``) it names
+    the file, and carries what is frozen into ``train:``. Raises OutputError where the output exists, without ``force``.
     """
+    from ..configs import is_configuration
+
+    source, target = os.fspath(path), None if output is None else os.fspath(output)
+    if is_configuration(source):
+        if root is not None:
+            raise ConfigError("--root is for checkpoints.", hint="Leave it out.")
+        document, said = _adopted(source, target)
+        with closing(cast("File", open_source(source))) as file:
+            return _written(document, said, target, [file], force=force)
+    with open_checkpoint(path, root) as checkpoint:
+        document = {"model": _declared(checkpoint)}
+        return _written(document, "", target, checkpoint.open_files().values(), force=force)
+
+
+def _declared(checkpoint: Checkpoint) -> dict[str, Any]:
     from ..configs import declare
+
+    opaque = [key for key, info in checkpoint.items() if info.opaque]
+    if opaque:
+        raise FormatError(
+            f"{escape(opaque[0])} of {escape(checkpoint.path)} cannot be declared: {checkpoint[opaque[0]].opaque}.",
+            details=opaque,
+            rule="opaque",
+        )
+    return declare(checkpoint, checkpoint.ties)
+
+
+def _adopted(path: str, output: str | None) -> tuple[dict[str, Any], str]:
+    """Return the document that names a toolkit's configuration, and what there is to say of it."""
+    from ..configs import adopt
+
+    document, target = adopt(path, os.path.dirname(output or ""))
+    train = document.get("train", {})
+    if "freeze" in train:
+        train["freeze"] = [_pattern(name, list(target.tensors)) for name in train["freeze"]]
+    return document, "".join(f"# ran {code}\n" for code in target.ran)
+
+
+def _pattern(name: str, keys: list[str]) -> str:
+    """Return the pattern for a module or key that is to be frozen; raises PatternError where there is none."""
+    text = quoted(name)
+    pattern = KeyPattern(text)
+    if not KeyMatcher([pattern]).hits(keys)[0]:
+        raise unmatched(f"freeze_param {escape(name)}", pattern, keys, "destination")
+    return text
+
+
+def _written(document: dict[str, Any], said: str, output: str | None, inputs: Iterable[File], *, force: bool) -> str:
     from ..yamltext import dump_yaml
 
-    with open_checkpoint(path, root) as checkpoint:
-        opaque = [key for key, info in checkpoint.items() if info.opaque]
-        if opaque:
-            raise FormatError(
-                f"{escape(opaque[0])} of {escape(os.fspath(path))} cannot be declared: {checkpoint[opaque[0]].opaque}.",
-                details=opaque,
-                rule="opaque",
-            )
-        document = {"model": declare(checkpoint, checkpoint.ties)}
-        as_json = output is not None and os.fspath(output).lower().endswith(".json")
-        text = json.dumps(document, indent=2) + "\n" if as_json else dump_yaml(document)
-        if output is not None:
-            from ..engine import write_text
+    as_json = output is not None and output.lower().endswith(".json")
+    text = json.dumps(document, indent=2) + "\n" if as_json else said + dump_yaml(document)
+    if output is not None:
+        from ..engine import write_text
 
-            write_text(os.fspath(output), text, inputs=checkpoint.open_files().values(), force=force)
+        write_text(output, text, inputs=inputs, force=force)
     return text

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from ..errors import ConfigError
 from ..registry import discover
@@ -15,7 +16,7 @@ from .checkpoint import checkpoint_target
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["load_target", "module_destination"]
+__all__ = ["adopt", "is_configuration", "load_target", "module_destination"]
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -39,6 +40,23 @@ class _Toolkit(Protocol):
     def load(self, document: Document) -> TargetSpec: ...
 
 
+@runtime_checkable
+class _Adoptable(_Toolkit, Protocol):
+    """A toolkit whose configuration a document of ours can name, as its ``field``."""
+
+    field: str
+
+    def training(self, document: Document) -> Mapping[str, Any]:
+        """Return what it says of training, as our ``train:`` section says it."""
+        ...
+
+
+def is_configuration(path: str) -> bool:
+    """Whether a path is that of a configuration, by its suffix; else it is that of a checkpoint."""
+    low = path.lower()
+    return low.endswith(_SUFFIXES) and not low.endswith(".index.json") and not os.path.isdir(path)
+
+
 def load_target(path: str | os.PathLike[str]) -> TargetSpec:
     """Return the destination that a configuration or checkpoint describes: keys, shapes, dtypes, ties, initial values.
 
@@ -47,11 +65,28 @@ def load_target(path: str | os.PathLike[str]) -> TargetSpec:
     checkpoint.
     """
     text = os.fspath(path)
-    low = text.lower()
-    if not low.endswith(_SUFFIXES) or low.endswith(".index.json") or os.path.isdir(text):
+    if not is_configuration(text):
         return checkpoint_target(text)
     document = read_document(text)
-    return _ours(document) if document.model or _is_empty(document) else _toolkits(document)
+    return _ours(document) if document.model or _is_empty(document) else _toolkit_of(document).load(document)
+
+
+def adopt(path: str, beside: str) -> tuple[dict[str, Any], TargetSpec]:
+    """Return the document of ours that names a toolkit's configuration, and the destination that this describes.
+
+    The document is meant for the folder ``beside``. The destination is loaded so that what is written is known to work;
+    raises ConfigError where it cannot be, or nothing of it can be named.
+    """
+    document = read_document(path)
+    if document.model:
+        raise document.fail("it is a destination already.", "Name a checkpoint, or the configuration of a toolkit.")
+    toolkit = _toolkit_of(document)
+    if not isinstance(toolkit, _Adoptable):
+        raise document.fail("there is nothing to write: it is a destination as it stands.")
+    target = toolkit.load(document)
+    train = dict(toolkit.training(document))
+    named = {"model": {toolkit.field: os.path.relpath(path, beside or os.curdir)}}
+    return {**named, **({"train": train} if train else {})}, target
 
 
 def _is_empty(document: Document) -> bool:
@@ -70,11 +105,11 @@ def _ours(document: Document) -> TargetSpec:
     return by_field[marks[0]].load(document)
 
 
-def _toolkits(document: Document) -> TargetSpec:
-    """Load what a toolkit recognises as its own; raises ConfigError where none does."""
+def _toolkit_of(document: Document) -> _Toolkit:
+    """Return the toolkit that recognises a document as its own; raises ConfigError where none does."""
     for toolkit in cast("dict[str, _Toolkit]", discover("ckptsurgeon.configs", "TOOLKIT")).values():
         if toolkit.recognises(document):
-            return toolkit.load(document)
+            return toolkit
     if document.fault is not None:
         raise document.fault
     raise ConfigError(

@@ -47,7 +47,7 @@ def check_output(path: str, inputs: Iterable[tuple[int, int]], *, force: bool, f
         found = os.stat(path)
     except OSError:
         if os.path.islink(path) and not force:
-            raise OutputError(f"{escape(path)} exists (a broken link).", hint="Use --force to replace it.") from None
+            raise _in_the_way(path) from None
         return
     taken = set(inputs)
     if stat.S_ISDIR(found.st_mode) != folder:
@@ -62,7 +62,18 @@ def check_output(path: str, inputs: Iterable[tuple[int, int]], *, force: bool, f
             if (info.st_dev, info.st_ino) in taken:
                 raise OutputError(f"{escape(place)} is an input; it is never written.", hint="Name another output.")
     if not folder and not force:
-        raise OutputError(f"{escape(path)} exists.", hint="Use --force to replace it.")
+        raise _in_the_way(path)
+
+
+def _in_the_way(path: str) -> OutputError:
+    """Return the error that something is there; of a link it is the link that would go, never what it points to."""
+    if not os.path.islink(path):
+        return OutputError(f"{escape(path)} exists.", hint="Use --force to replace it.")
+    gone = "" if os.path.exists(path) else ", which does not exist"
+    return OutputError(
+        f"{escape(path)} exists: it is a link to {escape(os.readlink(path))}{gone}.",
+        hint="Use --force to replace the link; what it points to stays.",
+    )
 
 
 def check_space(folder: str, size: int, shown: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,9 +11,10 @@ from typing import cast
 from ..collection import no_collection
 from ..errors import FormatError, UnsafeError
 from ..registry import discover
-from ..sources import File, Folder, Source
+from ..sources import File, Folder, Source, link_of
 from ..text import escape, listing
 from ._header import Format, Header, Writer
+from ._runs import chosen_of_run, example_of_run
 from ._sharded_writer import folder_frame, folder_recipe
 
 __all__ = ["has_weights", "read_header", "writers"]
@@ -45,7 +47,8 @@ def read_header(source: Source, name: str = "") -> Header:
         for fmt in _formats():
             if fmt.sniff(source, head):
                 with no_collection():
-                    return _read(fmt, source, name)
+                    header = _read(fmt, source, name)
+                return replace(header, notes=(*_link_note(source), *header.notes))
         raise FormatError(f"{escape(source.uri)} is not a checkpoint{_looks_like(head)}.", rule="unknown format")
     for fmt in _formats():
         if fmt.sniff(source, b""):
@@ -58,6 +61,14 @@ def read_header(source: Source, name: str = "") -> Header:
 def has_weights(names: Sequence[str]) -> bool:
     """Whether a folder holds weights under a name by which toolkits look for them."""
     return any(name.removesuffix(".index.json") in _PREFERRED for name in names)
+
+
+def _link_note(file: File) -> tuple[str, ...]:
+    """Say where a link leads: a run's best.pth is another epoch tomorrow. Blobs of a cache have no names to say."""
+    target = link_of(file)
+    if not target.endswith(_SUFFIXES):
+        return ()
+    return (f"{escape(file.name)} is a link to {escape(target)}",)
 
 
 def _check_alone(fmt: Format, folder: Folder) -> None:
@@ -137,8 +148,13 @@ def _choose(folder: Folder, names: Sequence[str]) -> tuple[str, list[str]]:
         if name in candidates:
             others = [other for other in candidates if other != name]
             return name, [f"read {name}; also in the folder: {listing(others)}"]
+    meant, why = chosen_of_run(candidates)
+    if meant:
+        others = [other for other in candidates if other != meant]
+        return meant, [f"read {meant}, {why}; also in the folder: {listing(others)}"]
     raise FormatError(
         f"{escape(folder.uri)} holds several checkpoints: {listing(candidates)}.",
-        hint="Name the one you mean.",
+        hint=f"Name the one you mean, as in {escape(os.path.join(folder.uri, example_of_run(candidates)))}.",
+        details=candidates,
         rule="several checkpoints",
     )

@@ -6,6 +6,7 @@ from .matcher import KeyMatcher
 from .pattern import Captures, KeyPattern
 from .rules import Renaming, Rule, RuleLine, parse_rule, rename, rules_from_lines, target_rule
 from .rulesets import RULESETS, rules_of_sets
+from .spell import quoted
 
 __all__ = [
     "RULESETS",
@@ -19,6 +20,7 @@ __all__ = [
     "left_out",
     "nearest",
     "parse_rule",
+    "quoted",
     "rename",
     "rules_for",
     "rules_from_lines",

@@ -46,11 +46,12 @@ def check_gates(
     selection: Selection,
     options: Options,
     target: TargetSpec,
+    views: Sequence[SourceView] = (),
 ) -> None:
     """Raise PlanError when a gate is shut."""
     loaded = [step for step in steps if step.kind not in UNLOADED]
     if not loaded:
-        raise _nothing_loaded(steps, unexpected, target)
+        raise _nothing_loaded(steps, unexpected, target, views)
     _check_required(steps, options)
     missing = [step.key for step in steps if step.reason == "missing"]
     if options.on_missing == "error" and missing:
@@ -94,11 +95,13 @@ _REMEDIES = {
 """What to do about a tensor that comes from no source, by the reason why."""
 
 
-def _nothing_loaded(steps: Sequence[Step], unexpected: Sequence[Origin], target: TargetSpec) -> PlanError:
+def _nothing_loaded(
+    steps: Sequence[Step], unexpected: Sequence[Origin], target: TargetSpec, views: Sequence[SourceView]
+) -> PlanError:
     """Return the error for a transplant that would load nothing, with the rule that would mend the names."""
     wanted = set(target.tensors)
     names = [origin.key for origin in unexpected]
-    hint = _what_took_all(steps)
+    hint = _spec_that_helps(views, wanted) or _what_took_all(steps)
     fix = _renaming_that_helps(names, wanted) if not hint else None
     if fix:
         hint = f"{fix[0]} would match {fix[1]} of {len(wanted)} tensors."
@@ -114,6 +117,18 @@ def _what_took_all(steps: Sequence[Step]) -> str:
         return ""
     rules = ", ".join(f"{escape(rule)} ({number})" for rule, number in took.most_common(3))
     return f"They are left by {rules}."
+
+
+def _spec_that_helps(views: Sequence[SourceView], wanted: set[str]) -> str:
+    """Say what a spec lacks that names a module on one side only, where the other side has it too."""
+    for view in views:
+        module = view.src or view.dst
+        if bool(view.src) != bool(view.dst):
+            number = sum(key in wanted for key in view.tensors if key.startswith(f"{module}."))
+            if number:
+                spec = ":".join(map(escape, (view.source.path, module, module)))
+                return f"Did you mean {spec}? It would match {count(number, 'tensor')}."
+    return ""
 
 
 def _said(keys: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from ..errors import FormatError, SourceError
 from ..text import escape
 from .base import Source
 
-__all__ = ["SOURCE", "LocalFile", "LocalFolder"]
+__all__ = ["SOURCE", "LocalFile", "LocalFolder", "link_of"]
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -122,6 +122,16 @@ class _Local:
         return LocalFile(path, uri)
 
 
+def link_of(source: Source) -> str:
+    """Return where a file that is a symbolic link points, as the link says it; '' for any other."""
+    if not isinstance(source, LocalFile):
+        return ""
+    try:
+        return os.readlink(source.path)
+    except OSError:
+        return ""
+
+
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
@@ -135,7 +145,7 @@ def _open_regular(path: str, uri: str) -> int:
         _must_be_regular(os.stat(path), uri)
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened: {error}"
+        why = _absent(path) if isinstance(error, FileNotFoundError) else f"cannot be opened: {error}"
         if isinstance(error, OSError) and error.strerror and not isinstance(error, FileNotFoundError):
             why = f"cannot be opened: {error.strerror}"
         raise SourceError(f"{escape(uri)} {why}.") from error
@@ -145,6 +155,12 @@ def _open_regular(path: str, uri: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _absent(path: str) -> str:
+    if os.path.islink(path):
+        return f"is a link to {escape(os.readlink(path))}, which does not exist"
+    return "does not exist"
 
 
 def _must_be_regular(found: os.stat_result, uri: str) -> None:

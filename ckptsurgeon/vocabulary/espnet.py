@@ -18,7 +18,7 @@ class _ESPnet:
     def read(self, name: str, data: bytes) -> Vocabulary:
         """Return the token list."""
         try:
-            document = read_yaml(data.decode("utf-8"), name)
+            document = read_yaml(data.decode("utf-8"), name, exponents=False)
         except UnicodeDecodeError:
             raise ConfigError(f"{name} is no configuration: it is no UTF-8.") from None
         tokens = document.get("token_list") if isinstance(document, dict) else document

@@ -11,20 +11,22 @@ from ..options import Force, Json, Quiet, Root, Verbose
 from ..sink import Sink
 
 NAME = "init"
-HELP = """Write a destination configuration from a checkpoint.
+HELP = """Write a destination configuration from a checkpoint, or from a toolkit's own configuration.
 
-It declares every tensor with its shape, its dtype and an initialiser guessed from its name and shape, to be reviewed
-and edited: change a shape, remove a module, then transplant into it.
+From a checkpoint it declares every tensor with its shape, its dtype and an initialiser guessed from its name and shape,
+to be reviewed and edited: change a shape, remove a module, then transplant into it. Of ESPnet's config.yaml it names
+the file, and carries what is frozen (freeze_param) into the section train.
 """
 EXAMPLES = """\b
 Examples:
   ckpt init best.pth -o dst.yaml
   ckpt init best.pth --root model_ema > dst.yaml
+  ckpt init exp/asr_train/config.yaml -o dst.yaml
 """
 
 
 def run(
-    source: Annotated[str, typer.Argument(metavar="CKPT", help="The checkpoint to start from.")],
+    source: Annotated[str, typer.Argument(metavar="CKPT|CONFIG", help="The checkpoint to start from.")],
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write; else stdout.")
     ] = None,
@@ -49,4 +51,4 @@ def run(
         return
     from ...render.notes import written_view
 
-    sink.show(written_view(output, next_step=f"review the initialisers, then ckpt transplant SRC {quoted(output)}"))
+    sink.show(written_view(output, next_step=f"review it, then ckpt transplant SRC {quoted(output)}"))
