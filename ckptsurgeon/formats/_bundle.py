@@ -64,7 +64,11 @@ def read_bundle(file: File) -> Bundle:
         raise UnsafeError(f"it has {file.size} bytes, too many for an index.", rule="index size")
     found: dict[bytes, Entry] = {}
     header = None
+    said = slices = 0
     for key, value in entries(file):
+        said += len(value)
+        if len(found) > limits.TENSORS or slices > limits.PIECES or said > limits.TABLE_MESSAGES:
+            raise UnsafeError(f"it has over {limits.TENSORS} tensors, or says too much of them.", rule="tensors")
         try:
             if header is None:
                 if key:
@@ -72,11 +76,10 @@ def read_bundle(file: File) -> Bundle:
                 header = _header(value)
             else:
                 found[key] = _entry(value)
+                slices += len(found[key].slices)
         except ValueError as error:
             name = escape(key.decode("utf-8", "replace"), 80) or "the header"
             raise FormatError(f"what it says of {name} is no message: {error}.", rule="protobuf") from None
-        if len(found) > limits.TENSORS:
-            raise UnsafeError(f"it has over {limits.TENSORS} tensors.", rule="tensors")
     if header is None:
         raise FormatError("it is an empty table.", rule="bundle header")
     return Bundle(*header, found)
@@ -125,8 +128,8 @@ def _shape(data: bytes) -> tuple[int, ...]:
             raise ValueError("its shape is not known")
         if number == 2 and isinstance(value, bytes):
             sizes.append(next((signed(n) for f, n in fields(value) if f == 1 and isinstance(n, int)), 0))
-    if len(sizes) > limits.DIMENSIONS or any(size < 0 for size in sizes):
-        raise ValueError(f"its shape has {len(sizes)} dimensions, or one below zero")
+        if len(sizes) > limits.DIMENSIONS or (sizes and sizes[-1] < 0):
+            raise ValueError(f"its shape has over {limits.DIMENSIONS} dimensions, or one below zero")
     return tuple(sizes)
 
 
@@ -137,6 +140,6 @@ def _slice(data: bytes) -> Slice:
         if number == 1 and isinstance(value, bytes):
             said = {field: signed(n) for field, n in fields(value) if isinstance(n, int)}
             extents.append((said.get(1, 0), said.get(2, _FULL)))
-    if len(extents) > limits.DIMENSIONS:
-        raise ValueError("a slice has too many dimensions")
+        if len(extents) > limits.DIMENSIONS:
+            raise ValueError("a slice has too many dimensions")
     return tuple(extents)

@@ -56,12 +56,12 @@ def is_table(file: File) -> bool:
 def entries(file: File) -> Iterator[tuple[bytes, bytes]]:
     """Yield every key and value in order; raises FormatError or UnsafeError where the table breaks a rule."""
     raw = file.read(0, file.size)
-    index = _footer(raw)
+    others, index = _footer(raw)
     allowed = _Allowance()
     end, last = 0, None
     for bound, value in _block(raw, index, allowed):
         handle, after = _handle(value, 0)
-        if after != len(value) or handle.offset != end or handle.end > index.offset:
+        if after != len(value) or handle.offset != end or handle.end > others.offset:
             raise _fault("its blocks do not lie one behind the other in front of their index")
         if last is not None and last >= bound:
             raise _fault("its index is not in order")
@@ -73,23 +73,25 @@ def entries(file: File) -> Iterator[tuple[bytes, bytes]]:
             last = key
         if last is not None and last > bound:
             raise _fault("its index contradicts its blocks")
-        last = max(bound, last or b"")
+        last = bound
+    if others.offset != end or any(_block(raw, others, allowed)):
+        raise _fault("it holds more than its index names")
 
 
 def _fault(why: str) -> FormatError:
     return FormatError(f"{why}.", rule="table")
 
 
-def _footer(raw: bytes) -> _Handle:
-    """Return where the index block lies."""
+def _footer(raw: bytes) -> tuple[_Handle, _Handle]:
+    """Return where the block lies that names others, which TensorFlow leaves empty, and behind it the index block."""
     footer = raw[-FOOTER:]
     if len(footer) < FOOTER or not footer.endswith(_MAGIC):
         raise _fault("it does not end as a table does: it is cut short, or is none")
-    _, at = _handle(footer, 0)
-    index, _ = _handle(footer, at)
-    if index.end > len(raw) - FOOTER:
+    others, at = _handle(footer, 0)
+    index, at = _handle(footer, at)
+    if index.end != len(raw) - FOOTER or others.end != index.offset or footer[at : -len(_MAGIC)].strip(b"\0"):
         raise _fault("its footer names an index that is not there: it is cut short")
-    return index
+    return others, index
 
 
 def _handle(data: bytes, at: int) -> tuple[_Handle, int]:

@@ -6,6 +6,8 @@ dimensions, then start and length of each (``EncodeTensorNameSlice``).
 
 from __future__ import annotations
 
+import re
+
 from ..errors import FormatError
 from ..tensors import TensorInfo
 from ..text import escape
@@ -14,10 +16,13 @@ from ._pieces import Piece, assembled
 
 __all__ = ["slice_key", "whole_of"]
 
+_ESCAPED = re.compile(rb"[\x00\xff]")
+_ESCAPES = {b"\x00": b"\x00\xff", b"\xff": b"\xff\x00"}
+
 
 def slice_key(name: bytes, part: Slice) -> bytes:
     """Return the key under which a slice of a tensor lies."""
-    text = name.replace(b"\xff", b"\xff\x00").replace(b"\x00", b"\x00\xff") + b"\x00\x01"
+    text = _ESCAPED.sub(lambda found: _ESCAPES[found[0]], name) + b"\x00\x01"
     numbers = b"".join(_signed(start) + _signed(length) for start, length in part)
     return _unsigned(0) + text + _unsigned(len(part)) + numbers
 

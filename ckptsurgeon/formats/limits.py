@@ -60,6 +60,9 @@ INDEX_BYTES = 100_000_000
 TABLE_INFLATED = 8 << 20
 """Bytes that the compressed blocks of a TensorFlow index unpack to, byte by byte; TensorFlow compresses none."""
 
+TABLE_MESSAGES = 10 << 20
+"""Bytes of all that a TensorFlow index says of its tensors: 32 for each of the most, and 0.6 microseconds a byte."""
+
 SHARDS = 1000
 """Files that one TensorFlow checkpoint may be spread over; all are held open."""
 
