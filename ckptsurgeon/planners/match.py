@@ -26,6 +26,7 @@ class Decisions:
     steps: list[Step] = field(default_factory=list)
     equal: list[Equal] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -135,13 +136,18 @@ class _Decider:
             self.faults.undrawable.append(step.key)
         return replace(step, rule=rule) if rows.is_identity else made
 
-    def check_mapped(self, steps: Sequence[Step]) -> None:
-        """Raise PlanError where a vocabulary is to be mapped and no tensor is."""
+    def check_mapped(self, steps: Sequence[Step]) -> list[str]:
+        """Raise PlanError where a vocabulary is to be mapped and no tensor is; say it where all of them start anew."""
         vocabulary = self.options.vocabulary
         if self._axes is None or vocabulary is None or vocabulary.rows.is_identity:
-            return
-        if not any(step.rows is not None for step in steps):
+            return []
+        if any(step.rows is not None for step in steps):
+            return []
+        anew = [step for step in steps if step.reason == "reinit" and step.key in self.target.vocabulary]
+        if not anew:
             raise self._axes.none_found()
+        rules = ", ".join(dict.fromkeys(step.rule for step in anew))
+        return [f"{vocabulary} keeps no row: {listing([step.key for step in anew])} start anew by {rules}"]
 
     def _resized(self, step: Step, origin: Origin) -> Step:
         policy, rule = self.options.mismatch.everywhere, "--on-mismatch " + self.options.mismatch.everywhere
@@ -205,7 +211,7 @@ def decide(target: TargetSpec, selection: Selection, options: Options, names: Se
         owned[key] = decider.step(key, origin)
         decisions.steps.append(owned[key])
     decider.raise_faults()
-    decider.check_mapped(decisions.steps)
+    decisions.notes += decider.check_mapped(decisions.steps)
     return decisions
 
 
