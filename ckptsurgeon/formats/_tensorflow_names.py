@@ -24,6 +24,8 @@ _SLOTS: Mapping[str, tuple[str, ...]] = {
     "ExponentialMovingAverage": ("model_ema",),
 }
 """What TensorFlow 1 keeps for a variable under its name, and where it hangs here."""
+_MOMENTS = ("Adam", "Adam_1")
+"""Together they are an optimizer's, even of a variable that is not there: cuDNN's LSTM is saved under other names."""
 _TRAINING = frozenset({"beta1_power", "beta2_power", "global_step", "learning_rate", "save_counter"})
 """Scalars that count and steer the training."""
 
@@ -53,7 +55,7 @@ def tree_of(variables: Mapping[str, TensorInfo]) -> dict[str, Any]:
 def _place(name: str, info: TensorInfo, names: Collection[str]) -> tuple[str, ...]:
     """Return where a variable hangs, its key last."""
     owner, _, slot = name.rpartition("/")
-    if slot in _SLOTS and owner in names:
+    if slot in _SLOTS and (owner in names or all(f"{owner}/{moment}" in names for moment in _MOMENTS)):
         return (*_SLOTS[slot], key_of(owner))
     key = key_of(name)
     if _SLOT in name:

@@ -202,6 +202,23 @@ def test_averages_of_weights_are_a_state_dict_of_their_own() -> None:
         assert torch.equal(checkpoint.tensor("w"), torch.full((2,), 2.0))
 
 
+def test_moments_of_a_variable_that_is_saved_under_other_names_are_the_optimizer_s() -> None:
+    """Coqui's releases were trained with cuDNN, whose LSTM is one opaque variable while it trains."""
+    ones = np.ones((2,), "f4")
+    write("x", {"w": ones, "cudnn_lstm/opaque_kernel/Adam": ones, "cudnn_lstm/opaque_kernel/Adam_1": ones})
+    assert list(cs.open_checkpoint("x")) == ["w"]
+    assert list(cs.open_checkpoint("x", "optimizer.adam_v")) == ["cudnn_lstm.opaque_kernel"]
+
+
+def test_what_lies_beside_is_carried_when_it_is_asked_for(ckpt: Any) -> None:
+    done = ckpt("convert", GOLDEN / "stt", "--keep-extras", "-o", "x.pth")
+    assert "not carried: optimizer" in " ".join(done.err.split())
+    carried = torch.load("x.pth", weights_only=True)
+    assert carried.keys() == {"model", "flags.txt", "alphabet.txt"}
+    assert carried["flags.txt"]["n_hidden"] == 8
+    assert len(carried["model"]) == 12
+
+
 def test_what_a_big_endian_machine_wrote() -> None:
     header = field(1, 1) + field(2, 1) + field(3, field(1, 1))
     write("x", {"w": np.arange(3, dtype=">f4")}, header)
