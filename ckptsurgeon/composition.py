@@ -1,4 +1,4 @@
-"""Tensors made of other tensors: a part, another order of dimensions, another shape, several in one, a multiple.
+"""Tensors made of other tensors: a part, another order of dimensions, another shape, several in one, a multiple, a sum.
 
 Pure descriptions. Where what is made lies in a file as a strided view of what it is made of, it is described as
 that view, and is copied and checked like any other tensor; else ``TensorInfo.made`` says of what it is made.
@@ -20,6 +20,7 @@ __all__ = [
     "Permuted",
     "Reshaped",
     "Scaled",
+    "Summed",
     "cast",
     "cut",
     "join",
@@ -27,6 +28,7 @@ __all__ = [
     "permute",
     "reshape",
     "scale",
+    "total",
 ]
 
 
@@ -70,13 +72,20 @@ class Scaled:
 
 
 @dataclass(frozen=True)
+class Summed:
+    """Several tensors added up element by element, in double precision, rounded to the dtype once."""
+
+    of: tuple[TensorInfo, ...]
+
+
+@dataclass(frozen=True)
 class Cast:
     """The same values in another floating type, rounded once."""
 
     of: TensorInfo
 
 
-Made: TypeAlias = Cut | Permuted | Reshaped | Joined | Scaled | Cast
+Made: TypeAlias = Cut | Permuted | Reshaped | Joined | Scaled | Summed | Cast
 
 
 def leaves(info: TensorInfo) -> Iterator[TensorInfo]:
@@ -148,6 +157,11 @@ def join(infos: Sequence[TensorInfo], dim: int) -> TensorInfo:
 def scale(info: TensorInfo, factor: float) -> TensorInfo:
     """Return a floating tensor times a number."""
     return _made(info, info.shape, Scaled(info, factor))
+
+
+def total(infos: Sequence[TensorInfo]) -> TensorInfo:
+    """Return the sum of floating tensors of one dtype and shape."""
+    return _made(infos[0], infos[0].shape, Summed(tuple(infos)))
 
 
 def cast(info: TensorInfo, dtype: str) -> TensorInfo:

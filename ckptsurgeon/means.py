@@ -11,7 +11,7 @@ from .ops import Array, cast, raw_dtype, widened
 from .tensors import DTYPES
 from .text import count
 
-__all__ = ["average", "largest", "rounded", "scaled"]
+__all__ = ["added", "average", "largest", "rounded", "scaled"]
 
 Part = tuple[Array, str]
 """Values, held as ``raw_dtype`` says, and their dtype."""
@@ -94,4 +94,12 @@ def scaled(values: Array, dtype: str, factor: float) -> Array:
         raise PlanError(
             f"{count(lost, 'value')} times {factor:g} would be beyond {dtype}.", hint="Scale by less, or cast first."
         )
+    return made
+
+
+def added(parts: Sequence[Array], dtype: str) -> Array:
+    """Return the sum of values of one dtype, rounded to it once; raises PlanError where one becomes infinite."""
+    made, lost = rounded(*average([(values, dtype) for values in parts], [1.0] * len(parts)), dtype)
+    if lost:
+        raise PlanError(f"{count(lost, 'sum')} would be beyond {dtype}.", hint="Cast first.")
     return made

@@ -94,7 +94,8 @@ def dtype_named(text: str) -> str:
 class Storage:
     """A run of bytes in one file that tensors view; identity, not content, makes two storages the same.
 
-    ``offset`` and ``nbytes`` are bytes; ``crc32`` is the checksum that the container recorded, if it did.
+    ``offset`` and ``nbytes`` are bytes; ``crc32``, of other formats ``crc32c``, is the checksum that the container
+    recorded, if it did.
     """
 
     file: str
@@ -103,6 +104,12 @@ class Storage:
     crc32: int | None = None
     name: str = ""
     big_endian: bool = False
+    crc32c: int | None = None
+
+    @property
+    def has_checksum(self) -> bool:
+        """Whether the container recorded a checksum of the bytes."""
+        return self.crc32 is not None or self.crc32c is not None
 
 
 @dataclass(slots=True, unsafe_hash=True)  # as good as frozen: nothing ever sets a field, see Storage

@@ -104,6 +104,45 @@ def test_scaling_rounds_once(dtype: torch.dtype) -> None:
     assert torch.equal(renamed([{"scale": "w", "by": 0.3}], "w.safetensors")["w"], wanted)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
+def test_a_sum_is_rounded_once(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    parts = {f"w.{i}": torch.randn(40, 7, dtype=dtype) for i in range(3)}
+    torch.save(parts, "parts.pth")
+    rows = [{"add": "w.{n}", "into": "sum"}]
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    expected = sum(part.to(wide) for part in parts.values()).to(dtype)  # type: ignore[union-attr]
+    assert torch.equal(renamed(rows, "parts.pth")["sum"], expected) or dtype.is_complex
+    cs.apply(cs.rename("parts.pth", operations=rows), "sum.pth")
+    assert torch.equal(torch.load("sum.pth")["sum"], expected)
+    made = cs.rename("parts.pth", operations=rows).inputs.sources[0]  # type: ignore[attr-defined]
+    assert torch.equal(made.tensor("sum"), expected)
+
+
+def test_a_negative_zero_is_kept_by_a_sum_of_negative_zeros() -> None:
+    zeros = {"a": torch.tensor([-0.0, -0.0, 0.0]), "b": torch.tensor([-0.0, 0.0, -0.0])}
+    torch.save(zeros, "zeros.pth")
+    rows = [{"add": ["a", "b"], "into": "c"}]
+    made = cs.rename("zeros.pth", operations=rows).inputs.sources[0]  # type: ignore[attr-defined]
+    for found in (renamed(rows, "zeros.pth")["c"], made.tensor("c")):
+        assert torch.signbit(found).tolist() == [True, False, False]
+
+
+def test_a_sum_that_becomes_infinite_is_an_error() -> None:
+    torch.save({"a": torch.full((2,), 3e38), "b": torch.full((2,), 3e38)}, "large.pth")
+    with pytest.raises(PlanError, match="2 sums would be beyond float32"):
+        cs.apply(cs.rename("large.pth", operations=[{"add": ["a", "b"], "into": "c"}]), "out.safetensors")
+
+
+def test_a_copy_has_several_names_and_each_goes_its_own_way() -> None:
+    made = renamed([{"copy": "head.weight", "into": ["a.weight", "b.weight"]}, {"scale": "b", "by": 2}])
+    assert torch.equal(made["a.weight"], GPT["head.weight"])
+    assert torch.equal(made["b.weight"], 2 * GPT["head.weight"])
+    assert "head.weight" not in made
+    one = renamed([{"copy": "h.{n}.attn.c_attn.bias", "into": ["x.{n}"]}])
+    assert torch.equal(one["x.2"], GPT["h.2.attn.c_attn.bias"])
+
+
 def test_splits_are_copied_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """A split of the first dimension lies in the file as it is, and is never computed."""
     import ckptsurgeon.engine.compute as compute
@@ -224,6 +263,10 @@ WRONG: list[tuple[Any, type[CheckpointError], str]] = [
     ([{"reshape": "head.weight", "shape": [-1, -1]}], PlanError, "does not fit"),
     ([{"reshape": "head.weight", "shape": [0, -1]}], PlanError, "does not fit"),
     ([{"scale": "steps", "by": 2}], PlanError, "only floating tensors"),
+    ([{"add": ["steps", "head.weight"], "into": "x"}], PlanError, "only floating tensors"),
+    ([{"add": ["head.weight", "h.0.experts.0.w1"], "into": "x"}], PlanError, "do not fit into x"),
+    ([{"copy": "head.weight", "into": []}], ConfigError, "not a list of names"),
+    ([{"copy": "head.weight", "into": ["a", "a"]}], PlanError, "two parts of head.weight become a"),
     ([{"stack": "h.{n}.experts.{e}.w1", "into": "x"}], PlanError, "differ in 2 places"),
     ([{"stack": "h.0.experts.{e}.w1", "into": "x"}, {"unstack": "x", "into": "y.{j}{i}"}], PatternError, "uses j"),
     ([{"split": "h.0.experts.3", "into": ["a", "b"], "dim": 0, "sizes": [1, 2]},

@@ -14,7 +14,7 @@ from ..plan import Carried, Plan
 from ..planners import Options, SourceView, plan_edit
 from ..text import brief_repr, escape, listing
 from .inputs import OpenInputs, names_of, plan_source
-from .operating import operate, operations_file, operations_of
+from .operating import asked_conversions, operate, operations_file, operations_of
 from .planning import arguments_said, rules_as_text, rules_of
 from .types import Operations, Path, Patterns, Rules
 
@@ -46,6 +46,7 @@ def rename(
     rules = [*rules_as_text(map), *rules_of(map_file)]
     options = Options.of(rules=rules, rulesets=ruleset)
     rows = operations_of(operations)
+    named, rulesets = asked_conversions(options.rulesets)
     if not rules and not unwrap and not options.rulesets and not rows:
         raise ConfigError(
             "there is no rule to rename by.",
@@ -55,6 +56,7 @@ def rename(
         map=rules, ruleset=options.rulesets, operations=rows, unwrap=unwrap, keep_extras=keep_extras, root=root
     )
     others = [os.fspath(path) for path in (map_file, operations_file(operations)) if path is not None]
+    options, rows = replace(options, rulesets=rulesets), [*rows, *named]
     return _edit("rename", source, options, arguments, unwrap, keep_extras, root, others=others, rows=rows)
 
 

@@ -17,7 +17,7 @@ from ..sources import SourceSpec, parse_spec
 from ..tensors import TargetSpec
 from ..text import brief_repr, escape
 from .inputs import OpenInputs, names_of, plan_source, target_files
-from .operating import operate, operations_file, operations_of
+from .operating import asked_conversions, operate_into, operations_file, operations_of
 from .types import Mismatch, Operations, Path, Patterns, Rules, Sources, Vocabularies
 from .vocabularies import vocabulary_files, vocabulary_options
 
@@ -44,6 +44,7 @@ def transplant(
     on_mismatch: Mismatch = (),
     on_missing: str = "init",
     reinit: Patterns = (),
+    drop_last: int = 0,
     require: Patterns = (),
     strict: bool = False,
     dtype: str | torch.dtype | None = None,
@@ -60,6 +61,7 @@ def transplant(
     subword), ``token_map`` which tokens of the source play the part of others, ``vocab_keys`` which tensors run along
     the vocabulary (GLOB or GLOB=AXIS) where the destination does not say it;
     ``on_mismatch`` is one policy for all (init, slice, pad, overlap, interpolate) or a map from pattern to policy;
+    ``drop_last`` initialises that many of the destination's last layers, in its own order, whatever a source has;
     ``dtype`` is "keep" or the dtype of all floating tensors.
 
     Raises PatternError, ConfigError, SourceError, FormatError, or PlanError where the plan is impossible.
@@ -71,22 +73,24 @@ def transplant(
     target = load_target(destination)
     options = Options.of(
         include=include, exclude=exclude, rules=map, rulesets=ruleset, on_mismatch=on_mismatch, reinit=reinit,
-        require=require, on_missing=on_missing, strict=strict, dtype=dtype,
+        drop_last=drop_last, require=require, on_missing=on_missing, strict=strict, dtype=dtype,
     )  # fmt: skip
     rows = operations_of(operations)
+    named, rulesets = asked_conversions(options.rulesets)
     lists = vocabulary_files(vocab)
     vocabulary = vocabulary_options(lists, keys=vocab_keys, new=new_tokens, spelled=token_map)
-    options = replace(options, vocabulary=vocabulary)
+    asked, options = options.rulesets, replace(options, vocabulary=vocabulary, rulesets=rulesets)
     arguments = arguments_said(
-        include=include, exclude=exclude, map=map, ruleset=options.rulesets, operations=rows,
+        include=include, exclude=exclude, map=map, ruleset=asked, operations=rows,
         vocab=[os.path.basename(path) for path in lists], vocab_keys=vocab_keys, new_tokens=new_tokens,
         token_map=rules_as_text(token_map), on_mismatch=on_mismatch, on_missing=on_missing, reinit=reinit,
-        require=require, strict=strict, dtype=dtype, root=root,
+        drop_last=drop_last, require=require, strict=strict, dtype=dtype, root=root,
     )  # fmt: skip
     others = tuple(os.fspath(path) for path in (map_file, operations_file(operations), *lists) if path is not None)
     return plan_into(
-        specs_of(source), target, options, seed=seed, arguments=arguments, root=root, others=others, rows=rows
-    )
+        specs_of(source), target, options, seed=seed, arguments=arguments, root=root, others=others,
+        rows=[*rows, *named],
+    )  # fmt: skip
 
 
 def rules_as_text(rules: Rules) -> list[str]:
@@ -122,7 +126,7 @@ def plan_into(
             raw = open_checkpoint(spec.uri, root, unwrap=False)
             checkpoints.append(raw.unwrapped(destination=list(target.tensors)))
         names = names_of([spec.uri for spec in specs])
-        operated = operate(checkpoints, rows)
+        operated = operate_into(checkpoints, rows, target.tensors)
         checkpoints = [one.checkpoint for one in operated]
         views = [
             SourceView(
@@ -146,7 +150,12 @@ def plan_into(
             seed=seed,
             arguments={**arguments, **_specs_said(specs)},
             metadata=_metadata(checkpoints[: len(specs)]),
-            notes=[*_notes(specs, checkpoints), *(f"ran {code}" for code in target.ran), *target.notes],
+            notes=[
+                *_notes(specs, checkpoints),
+                *(one.note for one in operated if one.note),
+                *(f"ran {code}" for code in target.ran),
+                *target.notes,
+            ],
         )
     except BaseException:
         for checkpoint in checkpoints:
@@ -185,7 +194,7 @@ def arguments_said(**given: Any) -> dict[str, Any]:
     defaults = {"on_missing": "init", "strict": False, "new_tokens": "init"}
     kept: dict[str, Any] = {}
     for name, value in given.items():
-        if isinstance(value, (str, bool, type(None))):
+        if isinstance(value, (str, int, type(None))):
             plain: Any = value
         elif isinstance(value, Mapping):
             plain = dict(value)

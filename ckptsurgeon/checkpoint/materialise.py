@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..composition import Cast, Cut, Joined, Permuted, Reshaped
+from ..composition import Cast, Cut, Joined, Permuted, Reshaped, Summed
 from ..errors import FormatError
-from ..formats import ARRAY, META, QUANTISED, SPARSE, Array, Name
+from ..formats import ARRAY, META, QUANTISED, SPARSE, Array, Name, crc32c
 from ..sources import File
 from ..tensors import Storage, TensorInfo, reach
 from ..text import escape
@@ -56,6 +57,10 @@ def _made(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Tensor:
     made = info.made
     if isinstance(made, Joined):
         return torch.cat([_materialised(checkpoint, key, one) for one in made.of], made.dim)
+    if isinstance(made, Summed):
+        first, *others = (_materialised(checkpoint, key, one) for one in made.of)
+        wide = torch.complex128 if first.is_complex() else torch.float64
+        return functools.reduce(torch.add, others, first.to(wide)).to(first.dtype)
     assert made is not None
     of = _materialised(checkpoint, key, made.of)
     if isinstance(made, Reshaped):
@@ -94,25 +99,28 @@ def _bytes(checkpoint: Checkpoint, info: TensorInfo) -> bytearray:
     length = reach(info.shape, info.stride) * info.itemsize if info.stride else info.nbytes
     data = bytearray(length)
     file.readinto(storage.offset + info.offset, memoryview(data))
-    if storage.crc32 is not None and storage not in checkpoint.checked:
-        whole = zlib.crc32(data) if length == storage.nbytes else _crc32(file, storage)
-        if whole != storage.crc32:
-            raise FormatError(
-                f"{escape(checkpoint.path)}: {escape(storage.name)} does not have the checksum it should.",
-                rule="crc",
-            )
+    if storage.has_checksum and storage not in checkpoint.checked:
+        for expected, sum_of in ((storage.crc32, zlib.crc32), (storage.crc32c, crc32c)):
+            if expected is None:
+                continue
+            whole = sum_of(data, 0) if length == storage.nbytes else _sum(file, storage, sum_of)
+            if whole != expected:
+                raise FormatError(
+                    f"{escape(checkpoint.path)}: {escape(storage.name)} does not have the checksum it should.",
+                    rule="crc",
+                )
         checkpoint.checked.add(storage)
     return data
 
 
-def _crc32(file: File, storage: Storage) -> int:
-    """Return the CRC-32 of a storage, read in pieces."""
+def _sum(file: File, storage: Storage, sum_of: Callable[[Any, int], int]) -> int:
+    """Return a checksum of a storage, read in pieces."""
     buffer = memoryview(bytearray(min(_PIECE, storage.nbytes)))
     at, crc = 0, 0
     while at < storage.nbytes:
         piece = buffer[: storage.nbytes - at]
         file.readinto(storage.offset + at, piece)
-        crc = zlib.crc32(piece, crc)
+        crc = sum_of(piece, crc)
         at += len(piece)
     return crc
 

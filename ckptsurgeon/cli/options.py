@@ -44,7 +44,7 @@ Ruleset = Annotated[
         "--ruleset",
         metavar="NAME",
         help="Rules by name, after those of --map: weight-norm, weight-norm-old, ddp, lightning, compile, "
-        "espnet-deepspeed, speechbrain; repeatable.",
+        "espnet-deepspeed, speechbrain; coqui-stt and coqui-stt-tensorflow convert between layouts; repeatable.",
     ),
 ]
 Operations = Annotated[
@@ -52,8 +52,8 @@ Operations = Annotated[
     typer.Option(
         "--operations",
         metavar="FILE",
-        help="Operations in YAML that come before all rules: split, concat, stack, unstack, transpose, permute, "
-        "reshape, scale.",
+        help="Operations in YAML that come before all rules: split, concat, stack, unstack, add, copy, transpose, "
+        "permute, reshape, scale.",
     ),
 ]
 Unwrap = Annotated[bool, typer.Option("--unwrap", help="Strip wrappers such as module. from the keys.")]

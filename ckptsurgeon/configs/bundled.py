@@ -5,6 +5,7 @@ The trainer's models register themselves by being files of its folder; each says
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from ..registry import discover, module_names
@@ -24,12 +25,14 @@ class _Model(Protocol):
     """A bundled model: the fields of its configuration with their defaults, and how it is built from them.
 
     Fields of ``files`` name text files, and are given to ``build`` as their text. ``vocabulary`` maps keys to the axis
-    that runs along the vocabulary.
+    that runs along the vocabulary, ``layers`` gives the modules in the model's order, output last.
     """
 
     fields: ClassVar[dict[str, Any]]
     files: tuple[str, ...]
     vocabulary: ClassVar[dict[str, int]]
+
+    def layers(self, fields: dict[str, Any]) -> tuple[str, ...]: ...
 
     def build(self, fields: dict[str, Any]) -> nn.Module: ...
 
@@ -52,7 +55,7 @@ class _Bundled:
         for file in model.files:
             if fields[file] is not None:
                 fields[file] = document.text_file(fields[file], file)
-        return module_target(
+        target = module_target(
             lambda: model.build(fields),
             kind="bundled",
             name=document.name,
@@ -60,6 +63,7 @@ class _Bundled:
             files=tuple(document.read),
             vocabulary=model.vocabulary,
         )
+        return replace(target, layers=model.layers(fields))  # the fields are known to be sound once it is built
 
 
 CONFIG = _Bundled()

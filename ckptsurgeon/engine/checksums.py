@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 from isal import isal_zlib
 
 from ..checkpoint import Checkpoint
 from ..composition import leaves
 from ..errors import FormatError
+from ..formats import crc32c
 from ..sources import File
 from ..tensors import Storage, TensorInfo
 from ..text import escape
@@ -19,6 +21,7 @@ BLOCK = 1 << 20
 """Bytes held at once: about what a core's cache holds."""
 
 crc32 = isal_zlib.crc32
+Sum: TypeAlias = Callable[[memoryview, int], int]
 
 
 def combine(parts: Sequence[tuple[int, int]]) -> int:
@@ -32,7 +35,7 @@ def combine(parts: Sequence[tuple[int, int]]) -> int:
 def checkable(source: Checkpoint, info: TensorInfo) -> Iterator[tuple[File, Storage]]:
     """Yield the records that a tensor's values lie in and that were stored with a checksum."""
     for leaf in leaves(info):
-        if leaf.storage is not None and leaf.storage.crc32 is not None:
+        if leaf.storage is not None and leaf.storage.has_checksum:
             yield source.file(leaf), leaf.storage
 
 
@@ -46,8 +49,9 @@ def check_values(source: Checkpoint, info: TensorInfo) -> None:
 
 def check_storage(file: File, storage: Storage) -> None:
     """Raise FormatError where the bytes of a record are not those of the checksum it was stored with, if it was."""
-    if storage.crc32 is not None and check_range(file, storage.offset, storage.nbytes) != storage.crc32:
-        raise bad_checksum(file, storage.name)
+    for expected, sum_of in ((storage.crc32, crc32), (storage.crc32c, crc32c)):
+        if expected is not None and check_range(file, storage.offset, storage.nbytes, sum_of) != expected:
+            raise bad_checksum(file, storage.name)
 
 
 def bad_checksum(file: File, name: str) -> FormatError:
@@ -55,12 +59,12 @@ def bad_checksum(file: File, name: str) -> FormatError:
     return FormatError(f"{escape(file.uri)}: {escape(name)} does not have the checksum it should.", rule="crc")
 
 
-def check_range(file: File, offset: int, nbytes: int) -> int:
-    """Return the CRC-32 of a range of a file, read block by block."""
+def check_range(file: File, offset: int, nbytes: int, sum_of: Sum = crc32) -> int:
+    """Return the CRC-32, or another such sum, of a range of a file, read block by block."""
     buffer = memoryview(bytearray(min(BLOCK, nbytes)))
     crc, done = 0, 0
     while done < nbytes:
         view = buffer[: min(BLOCK, nbytes - done)]
         file.readinto(offset + done, view)
-        crc, done = crc32(view, crc), done + len(view)
+        crc, done = sum_of(view, crc), done + len(view)
     return crc

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from ..composition import Cast, Cut, Joined, Permuted, Reshaped, Scaled
-from ..means import scaled
+from ..composition import Cast, Cut, Joined, Permuted, Reshaped, Scaled, Summed
+from ..means import added, scaled
 from ..ops import Array, Box, box_shape, cast
 from ..tensors import TensorInfo, contiguous_stride
 
@@ -35,6 +35,8 @@ def read_made(read: Read, info: TensorInfo, box: Box) -> Array:
         return np.concatenate([read(*one) for one in _overlapping(made, box)], axis=made.dim)
     if isinstance(made, Scaled):
         return scaled(read(made.of, box), info.dtype, made.factor)
+    if isinstance(made, Summed):
+        return added([read(one, box) for one in made.of], info.dtype)
     if isinstance(made, Cast):
         return cast(read(made.of, box), made.of.dtype, info.dtype)[0]
     assert isinstance(made, Reshaped)

@@ -50,7 +50,8 @@ def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int],
     if span <= max(SMALL, SPARSE * needed) or max(shape, default=1) == 1:
         if span == 0:
             return np.empty(shape, dtype)
-        data = np.frombuffer(bytearray(file.read(start, span)), dtype)
+        data = np.empty(span // dtype.itemsize, dtype)
+        file.readinto(start, data.view("u1").data)
         steps = [step * dtype.itemsize for step in stride]
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(data, shape, steps))
     axis = max((i for i, size in enumerate(shape) if size > 1), key=lambda i: stride[i])

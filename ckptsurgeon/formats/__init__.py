@@ -1,5 +1,6 @@
 """Formats on disk, one file each: how to know one, read its header, lay one out for writing."""
 
+from ._crc32c import crc32c
 from ._header import Beside, FileHeader, Format, Header, Layout, OutTensor, Writer
 from ._numpy import Array
 from ._opaque import ARRAY, META, QUANTISED, SPARSE
@@ -29,6 +30,7 @@ __all__ = [
     "OutTensor",
     "Unhashable",
     "Writer",
+    "crc32c",
     "folder_digest",
     "key_text",
     "read_header",

@@ -17,10 +17,10 @@ from ._header import Format, Header, Writer
 from ._runs import chosen_of_run, example_of_run
 from ._sharded_writer import folder_frame, folder_recipe
 
-__all__ = ["has_weights", "read_header", "writers"]
+__all__ = ["SUFFIXES", "has_weights", "read_header", "writers"]
 
 _HEAD = 512
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 _PREFERRED = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors")
 
@@ -127,7 +127,7 @@ def _read_folder(folder: Folder) -> Header:
 
 def _choose(folder: Folder, names: Sequence[str]) -> tuple[str, list[str]]:
     indexes = [name for name in names if name.endswith(".index.json")]
-    singles = [name for name in names if name.endswith(_SUFFIXES) and not _SHARD.search(name)]
+    singles = [name for name in names if name.endswith(SUFFIXES) and not _SHARD.search(name)]
     for index in indexes:
         rival = index.removesuffix(".index.json")
         if rival in singles:

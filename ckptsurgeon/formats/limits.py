@@ -57,6 +57,18 @@ JSON_COMMAS = 4_000_000
 INDEX_BYTES = 100_000_000
 """A shard index names each key once; 100,000 keys take 10 MB."""
 
+TABLE_INFLATED = 8 << 20
+"""Bytes that the compressed blocks of a TensorFlow index unpack to, byte by byte; TensorFlow compresses none."""
+
+TABLE_MESSAGES = 10 << 20
+"""Bytes of all that a TensorFlow index says of its tensors: 32 for each of the most, and 0.6 microseconds a byte."""
+
+SHARDS = 1000
+"""Files that one TensorFlow checkpoint may be spread over; all are held open."""
+
+BESIDE_BYTES = 1 << 20
+"""A text beside a checkpoint that is shown with it: flags, an alphabet."""
+
 RECIPE_BYTES = 128 << 20
 """A recipe has about 100 bytes for each tensor."""
 

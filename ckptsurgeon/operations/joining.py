@@ -1,10 +1,10 @@
-"""The operations that make one tensor of several: concat and stack."""
+"""The operations that make one tensor of several: concat, stack and add."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..composition import join, reshape
+from ..composition import join, reshape, total
 from ..errors import PlanError
 from ..tensors import TensorInfo
 from ..text import escape, listing, natural_key, shape_text
@@ -20,7 +20,7 @@ Groups = dict[str, dict[int, list[str]]]
 def joined(
     operation: Operation, hits: Sequence[Sequence[str]], tensors: Mapping[str, TensorInfo]
 ) -> dict[tuple[str, ...], dict[str, TensorInfo]]:
-    """Return what a concat or stack makes, by the keys that go into it, in their order.
+    """Return what a concat, stack or add makes, by the keys that go into it, in their order.
 
     Several patterns give one tensor each, in the order they are written; one pattern gives them all, by their
     numbers.
@@ -84,9 +84,9 @@ def _is_count(text: str) -> bool:
 
 def _join(operation: Operation, name: str, keys: Sequence[str], tensors: Mapping[str, TensorInfo]) -> TensorInfo:
     infos = [tensors[key] for key in keys]
-    stacks = operation.verb == "stack"
+    stacks, adds = operation.verb == "stack", operation.verb == "add"
     dims = len(infos[0].shape) + stacks
-    dim = dimension(operation, operation.fields["dim"], keys[0], dims)
+    dim = -1 if adds else dimension(operation, operation.fields["dim"], keys[0], dims)
     if stacks:
         infos = [reshape(info, (*info.shape[:dim], 1, *info.shape[dim:])) for info in infos]
     for key, info in zip(keys, infos, strict=True):
@@ -101,7 +101,7 @@ def _join(operation: Operation, name: str, keys: Sequence[str], tensors: Mapping
             raise PlanError(
                 f"{operation}: {escape(keys[0])} is {there}, {escape(key)} {here}: they do not fit into {escape(name)}."
             )
-    return join(infos, dim)
+    return total(infos) if adds else join(infos, dim)
 
 
 def _fit(first: Sequence[int], other: Sequence[int], dim: int) -> bool:

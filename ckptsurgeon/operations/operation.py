@@ -17,7 +17,7 @@ from ..errors import ConfigError, PatternError
 from ..keys import KeyPattern, Rule, target_rule
 from ..text import brief_repr, escape
 
-__all__ = ["Operation", "parse_operations"]
+__all__ = ["JOINING", "Operation", "parse_operations"]
 
 MOST = 10_000
 
@@ -59,12 +59,16 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     },
     "concat": {"into": _NAME, "dim": _DIM},
     "stack": {"into": _NAME, "dim": _DIM},
+    "add": {"into": _NAME},
+    "copy": {"into": _Field(_is_texts, "a list of names")},
     "unstack": {"into": _Field(lambda v: isinstance(v, str) and "{i" in v, "a name with {i} in it"), "dim": _DIM},
     "transpose": {"dims": _Field(lambda v: _is_ints(v) and len(v) == 2, "two dimensions", default=())},
     "permute": {"dims": _Field(_is_ints, "a list of dimensions")},
     "reshape": {"shape": _Field(lambda v: isinstance(v, list) and all(map(_is_int, v)), "a list of sizes")},
     "scale": {"by": _Field(_is_number, "a finite number")},
 }
+JOINING = ("concat", "stack", "add")
+"""Operations that make one tensor of several."""
 INDEX = "i"
 """What stands in the target of an unstack for the place along the dimension."""
 
@@ -103,7 +107,7 @@ def _parsed(row: Any, where: str) -> Operation:
         raise ConfigError(f"{where} is {brief_repr(row, 80)}: it names {says} to do.", hint=hint)
     verb = verbs[0]
     fields = _checked_fields(row, verb, f"{where} ({verb})")
-    several = verb in ("concat", "stack")
+    several = verb in JOINING
     given = row[verb]
     if not (isinstance(given, str) or (several and _is_texts(given))):
         wanted = "a pattern, or a list of them" if several else "a pattern"

@@ -11,7 +11,7 @@ from ..keys import KeyMatcher, unmatched
 from ..tensors import DTYPES, TensorInfo
 from ..text import escape
 from .joining import joined
-from .operation import Operation
+from .operation import JOINING, Operation
 from .shaping import reshaped_by, split_by
 
 __all__ = ["MadeBy", "Performed", "perform"]
@@ -92,7 +92,7 @@ def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequenc
 
     What lies in one place under several names, and is treated alike, stays one.
     """
-    if operation.verb in ("concat", "stack"):
+    if operation.verb in JOINING:
         return _once(joined(operation, hits, tensors), tensors)
     made: Made = {}
     number = 0
@@ -141,5 +141,5 @@ def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
     dtype = DTYPES[info.dtype]
     if dtype.is_packed:
         raise PlanError(f"{operation}: {escape(key)} is {info.dtype}, which packs several numbers in a byte.")
-    if operation.verb == "scale" and not dtype.is_floating:
-        raise PlanError(f"{operation}: {escape(key)} is {info.dtype}; only floating tensors are scaled.")
+    if operation.verb in ("scale", "add") and not dtype.is_floating:
+        raise PlanError(f"{operation}: {escape(key)} is {info.dtype}; only floating tensors are scaled or added.")

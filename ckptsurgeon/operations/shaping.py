@@ -1,4 +1,4 @@
-"""The operations on one tensor: split, unstack, transpose, permute, reshape, scale."""
+"""The operations on one tensor: split, unstack, copy, transpose, permute, reshape, scale."""
 
 from __future__ import annotations
 
@@ -25,9 +25,13 @@ def dimension(operation: Operation, dim: int, key: str, dims: int) -> int:
 
 
 def split_by(operation: Operation, key: str, info: TensorInfo) -> dict[str, TensorInfo]:
-    """Return what a split or unstack makes of a tensor, by name."""
-    dim = dimension(operation, operation.fields["dim"], key, len(info.shape))
+    """Return what a split, unstack or copy makes of a tensor, by name."""
     made: dict[str, TensorInfo] = {}
+    if operation.verb == "copy":
+        for rule in operation.rules:
+            _put(made, rule.apply(key), info, key)
+        return made
+    dim = dimension(operation, operation.fields["dim"], key, len(info.shape))
     size = info.shape[dim]
     if operation.verb == "unstack":
         if size > UNSTACKED:

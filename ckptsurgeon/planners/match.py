@@ -11,6 +11,7 @@ from ..plan import Equal, Step
 from ..policies import cast_fault, fitting_policies, is_reshape, shape_op
 from ..tensors import DTYPES, TargetSpec, TensorInfo
 from ..text import count, escape, listing, shape_text
+from .layers import dropped_layers
 from .options import Options
 from .select import Origin, Selection, made_fields
 from .vocabulary import Axes
@@ -25,6 +26,7 @@ class Decisions:
     steps: list[Step] = field(default_factory=list)
     equal: list[Equal] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -47,16 +49,19 @@ class _Decider:
         self.aliases: dict[str, list[str]] = {}
         for alias, owner in target.ties.items():
             self.aliases.setdefault(owner, []).append(alias)
+        self._dropped = dropped_layers(target, options.drop_last)
         self._reinit = KeyMatcher([flag.pattern for flag in options.reinit])
         self._scoped = KeyMatcher([flag.pattern for flag, _ in options.mismatch.scoped])
         self._axes = Axes(target, options.vocabulary, list(target.tensors)) if options.vocabulary is not None else None
 
     def step(self, key: str, origin: Origin | None) -> Step:
-        """Return what becomes of one tensor, by the first of: reinit, shape, mismatch policy, missing."""
+        """Return what becomes of one tensor, by the first of: reinit, drop-last, missing, vocabulary, mismatch."""
         info = self.target.tensors[key]
         hits = self._hits(self._reinit, key)
         if hits:
             return self._initial(key, info, reason="reinit", rule=str(self.options.reinit[min(hits)]))
+        if self._drops(key):
+            return self._initial(key, info, reason="reinit", rule=f"--drop-last {self.options.drop_last}")
         if origin is None:
             return self._absent(key, info)
         if origin.info.opaque:
@@ -81,6 +86,11 @@ class _Decider:
                 where = f"{step.source_dtype} in {self.names[origin.source]}, {step.dtype} in the destination"
                 self.faults.casts.append(f"{key} is {where}: {fault}")
         return step
+
+    def _drops(self, key: str) -> bool:
+        """Whether a tensor, by any of its names, is of a layer that is dropped."""
+        names = [key, *self.aliases.get(key, ())]
+        return any(name == layer or name.startswith(f"{layer}.") for layer in self._dropped for name in names)
 
     def _hits(self, matcher: KeyMatcher, key: str) -> frozenset[int]:
         """Return the patterns that match a tensor by any of its names."""
@@ -126,13 +136,18 @@ class _Decider:
             self.faults.undrawable.append(step.key)
         return replace(step, rule=rule) if rows.is_identity else made
 
-    def check_mapped(self, steps: Sequence[Step]) -> None:
-        """Raise PlanError where a vocabulary is to be mapped and no tensor is."""
+    def check_mapped(self, steps: Sequence[Step]) -> list[str]:
+        """Raise PlanError where a vocabulary is to be mapped and no tensor is; say it where all of them start anew."""
         vocabulary = self.options.vocabulary
         if self._axes is None or vocabulary is None or vocabulary.rows.is_identity:
-            return
-        if not any(step.rows is not None for step in steps):
+            return []
+        if any(step.rows is not None for step in steps):
+            return []
+        anew = [step for step in steps if step.reason == "reinit" and step.key in self.target.vocabulary]
+        if not anew:
             raise self._axes.none_found()
+        rules = ", ".join(dict.fromkeys(step.rule for step in anew))
+        return [f"{vocabulary} keeps no row: {listing([step.key for step in anew])} start anew by {rules}"]
 
     def _resized(self, step: Step, origin: Origin) -> Step:
         policy, rule = self.options.mismatch.everywhere, "--on-mismatch " + self.options.mismatch.everywhere
@@ -196,7 +211,7 @@ def decide(target: TargetSpec, selection: Selection, options: Options, names: Se
         owned[key] = decider.step(key, origin)
         decisions.steps.append(owned[key])
     decider.raise_faults()
-    decider.check_mapped(decisions.steps)
+    decisions.notes += decider.check_mapped(decisions.steps)
     return decisions
 
 

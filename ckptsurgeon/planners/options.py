@@ -49,6 +49,7 @@ class Options:
     rulesets: tuple[str, ...] = ()
     mismatch: MismatchPolicies = MismatchPolicies()
     reinit: tuple[Flag, ...] = ()
+    drop_last: int = 0
     require: tuple[Flag, ...] = ()
     on_missing: str = "init"
     strict: bool = False
@@ -64,6 +65,7 @@ class Options:
         rulesets: Iterable[str] | None = (),
         on_mismatch: str | Mapping[str, str] | Sequence[str] | None = (),
         reinit: Iterable[str] | None = (),
+        drop_last: int = 0,
         require: Iterable[str] | None = (),
         on_missing: str = "init",
         strict: bool = False,
@@ -79,6 +81,7 @@ class Options:
             rulesets=tuple(_texts(rulesets, "--ruleset")),
             mismatch=parse_mismatch(on_mismatch),
             reinit=_flags("--reinit", reinit),
+            drop_last=_number("--drop-last", drop_last),
             require=_flags("--require", require),
             on_missing=on_missing,
             strict=strict,
@@ -96,6 +99,12 @@ def _texts(values: Iterable[str] | None, option: str = "rules") -> list[str]:
         if not isinstance(value, str):
             raise ConfigError(f"{option} takes texts, not {brief_repr(value)}.")
     return found
+
+
+def _number(option: str, value: int) -> int:
+    if type(value) is not int or value < 0:
+        raise ConfigError(f"{option} {brief_repr(value)} is no number of layers.", hint="Use a whole number from 1 on.")
+    return value
 
 
 def _flags(option: str, patterns: Iterable[str] | None) -> tuple[Flag, ...]:

@@ -56,7 +56,13 @@ def plan_transplant(
         seed=seed,
         arguments=arguments or {},
         metadata=metadata or {},
-        notes=(*notes, *selection.notes, *_overrides(selection, decisions.used), *_growth(decisions.steps)),
+        notes=(
+            *notes,
+            *selection.notes,
+            *decisions.notes,
+            *_overrides(selection, decisions.used),
+            *_growth(decisions.steps),
+        ),
     )
 
 

@@ -20,6 +20,10 @@ _KINDS = {
 }
 
 
+INDEX = ".index"
+"""TensorFlow's name for a checkpoint is no file: it is what its files begin with, this one and those of its data."""
+
+
 class LocalFile:
     """A regular file, held open so that what was planned is what is read."""
 
@@ -119,6 +123,8 @@ class _Local:
         path = uri.removeprefix("file://")
         if os.path.isdir(path):
             return LocalFolder(path, uri)
+        if not os.path.lexists(path) and os.path.isfile(path + INDEX):
+            return LocalFile(path + INDEX, uri + INDEX)
         return LocalFile(path, uri)
 
 

@@ -1,7 +1,7 @@
 """Token lists of the toolkits, and which row of one vocabulary is which row of another. Nothing in a file is run."""
 
 from .mapping import NEW_TOKENS, map_tokens
-from .read import read_vocabulary
+from .read import BYTES, read_vocabulary
 from .vocabulary import Vocabulary
 
-__all__ = ["NEW_TOKENS", "Vocabulary", "map_tokens", "read_vocabulary"]
+__all__ = ["BYTES", "NEW_TOKENS", "Vocabulary", "map_tokens", "read_vocabulary"]

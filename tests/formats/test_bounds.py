@@ -10,8 +10,11 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from . import tensorflow_files as tf
 
 SECONDS = 10
 ADDRESS_SPACE = 2 << 30
@@ -186,7 +189,43 @@ OPENS = {
 }  # fmt: skip
 """Files that are odd and harmless: they open, in time."""
 
+
+def table_of(rows: list[tuple[bytes, bytes]], **options: Any) -> bytes:
+    """TensorFlow's index, of one block and no data."""
+    return tf.table([(rows[-1][0], tf.block([(b"", tf.HEADER), *rows]))], **options)
+
+
+def sharing(number: int) -> bytes:
+    """An index whose keys are 8,000 characters long, and share all but three with the one before."""
+    first = b"k" * 7997
+    rows = b"\0\0" + tf.varint(len(tf.HEADER)) + tf.HEADER + b"\0" + tf.varint(8000) + b"\0" + first + bytes(3)
+    rows += b"".join(tf.varint(7997) + b"\3\0" + i.to_bytes(3, "big") for i in range(1, number))
+    return tf.table([(b"l", rows + struct.pack("<II", 0, 1))])
+
+
+def snapped(number: int) -> bytes:
+    """An index of blocks that each unpack to a megabyte."""
+    size = 1 << 20
+    packed = tf.varint(size) + b"\0\0" + b"\xfe\1\0" * (size // 64) + b"\xfa\1\0"
+    return tf.table([(bytes([i]), packed) for i in range(number)], kind=1)
+
+
+TABLES = {
+    "TensorFlow's index of long keys that share": lambda: sharing(290_000),
+    "TensorFlow's index of keys that are too long": lambda: table_of([(b"k" * 10_000_000, b"")]),
+    "TensorFlow's index of blocks that unpack without end": lambda: snapped(200),
+    "TensorFlow's index of half a million tensors": lambda: table_of([(i.to_bytes(4, "big"), b"") for i in range(1, 500_000)]),
+    "TensorFlow's index of millions of fields": lambda: table_of([(b"w", b"\x52\0" * 25_000_000)]),
+    "TensorFlow's index of slices that are nowhere": lambda: table_of([(i.to_bytes(4, "big"), tf.entry([1], 0) + b"\x3a\4\x0a\0\x0a\0" * 30) for i in range(1, 45_000)]),
+    "TensorFlow's index of dimensions": lambda: table_of([(b"w", tf.field(2, b"\x12\0" * 5_000_000))]),
+    "TensorFlow's index of restart points": lambda: tf.table([(b"", bytes(90_000_000) + struct.pack("<I", 22_000_000))]),
+    "TensorFlow's index of nothing, and long": lambda: bytes(200_000_000) + tf.MAGIC,
+    "TensorFlow's index of tensors of exabytes": lambda: table_of([(b"w", tf.entry([2**60], 2**62))]),
+}  # fmt: skip
+"""TensorFlow's index is a table of prefixes, lengths and offsets, any of which may lie."""
+
 LARGE = {
+    **TABLES,
     "a sparse tensor whose layout has no end": lambda: zipped(model_with(called(named("torch._utils", "_rebuild_sparse_tensor"), doubled(60), b"NNN\x87"))),
     "legacy storage keys without end": lambda: legacy(doubled(60) + b"."),
     "ordered dicts of a dict": lambda: zipped(b"}(" + b"".join(text(str(i)) + b"N" for i in range(100_000)) + b"uq\x00" + copies(named("collections", "OrderedDict"), b"h\x00")),
@@ -303,7 +342,7 @@ def test_a_tensor_over_no_storage_is_shown_with_the_reason() -> None:
 
 @pytest.mark.parametrize("name", [*FILES, *LARGE])
 def test_a_hostile_file_is_refused_in_time_and_memory(name: str) -> None:
-    path = "x.index.json" if "index" in name else "x.pth"
+    path = "x.index.json" if "an index" in name else "x.pth"
     Path(path).write_bytes(FILES[name] if name in FILES else LARGE[name]())
     done = inspected(path)
     assert done.returncode == 3, (done.returncode, done.stderr[-500:])

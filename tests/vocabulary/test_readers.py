@@ -27,9 +27,30 @@ def test_a_text_may_number_its_tokens() -> None:
     assert read("words.txt", "a 1\nb 0\n") == ("a 1", "b 0")
 
 
-def test_coquis_alphabet_and_its_blank_behind_the_last() -> None:
-    """native_client/alphabet.cc: comments, an escaped #, a blank that is a label, nothing trimmed."""
-    assert read("alphabet.txt", "# comment\n \na\n\n\\#\n b\r\n") == (" ", "a", "#", " b", "<blank>")
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("# comment\n \na\n\n\\#\n b\r\n", (" ", "a", "#", " b")),
+        ("a\nb", ("a", "b")),
+        ("a\r\nb\r\n", ("a", "b")),
+        ("a\rb\r", ("a", "b")),
+        ("\na\n\n\nb\n\n", ("a", "b")),
+        ("#a\n# b\n#\nc\nd\n", ("c", "d")),
+        ("\\#\n\\#a\na#\n", ("#", "\\#a", "a#")),
+        (" \n  \n a\na \n\tb\n", (" ", "  ", " a", "a ", "\tb")),
+        ("ж\né\n\N{PILE OF POO}\n", ("ж", "é", "\N{PILE OF POO}")),
+        ("a\u2028b\nc\x0bd\n", ("a\u2028b", "c\x0bd")),
+    ],
+)  # fmt: skip
+def test_coquis_alphabet_and_its_blank_behind_the_last(text: str, labels: tuple[str, ...]) -> None:
+    """native_client/alphabet.cc: comments, an escaped #, a blank that is a label, nothing trimmed, any line ends."""
+    assert read("alphabet.txt", text) == (*labels, "<blank>")
+
+
+def test_an_alphabet_that_is_no_utf_8_is_an_error() -> None:
+    Path("alphabet.txt").write_bytes("ä\nb\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match="it is no UTF-8"):
+        read_vocabulary("alphabet.txt")
 
 
 def test_coquis_bytes_mode() -> None:

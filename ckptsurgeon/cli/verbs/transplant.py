@@ -106,6 +106,14 @@ def run(
         list[str] | None,
         typer.Option("--reinit", metavar="GLOB", help="Initialise these whatever the source has; repeatable."),
     ] = None,
+    drop_last: Annotated[
+        int,
+        typer.Option(
+            "--drop-last",
+            metavar="N",
+            help="Initialise the last N layers in the destination's own order; 1 is the output layer.",
+        ),
+    ] = 0,
     require: Annotated[
         list[str] | None,
         typer.Option("--require", metavar="GLOB", help="Fail unless all of these come from a source; repeatable."),
@@ -145,7 +153,8 @@ def run(
         sources, destination, include=include or (), exclude=exclude or (), map=map or (), map_file=map_file,
         ruleset=ruleset, operations=operations, vocab=vocab, vocab_keys=vocab_keys or (), new_tokens=new_tokens,
         token_map=token_map or (), on_mismatch=policies, on_missing=on_missing, reinit=reinit or (),
-        require=require or (), strict=strict, dtype=dtype, seed=seed, root=root,
+        drop_last=drop_last, require=require or (), strict=strict, dtype=dtype, seed=seed,
+        root=root,
     )  # fmt: skip
     writing.carry_out(plan)
 

@@ -137,6 +137,11 @@ class _HybridASRModel:
         "ctc.bias": 0,
     }
 
+    def layers(self, fields: dict[str, Any]) -> tuple[str, ...]:
+        """Return the layers in the order of the network; both that read the encoder come last: decoder and CTC head."""
+        encoder = [f"encoder.layers.{n}" for n in range(fields["encoder_layers"])]
+        return ("encoder.embed", *encoder, "encoder.norm", "decoder", "ctc")
+
     def build(self, fields: dict[str, Any]) -> nn.Module:
         """Build the model; ``tokens`` is the text of the token list, one a line, blank first."""
         numbers = ("d_model", "heads", "encoder_layers", "decoder_layers", "n_mels")

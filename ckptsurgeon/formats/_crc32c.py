@@ -1,0 +1,119 @@
+"""CRC-32C (Castagnoli, RFC 3720 B.4), with which LevelDB's tables and TensorFlow's tensors are checked.
+
+Neither the standard library nor isal has this polynomial. The checksum is linear: a message is two halves, and the
+remainder of the left one moved over the length of the right one, plus the right one, is the whole's. So numpy folds a
+block in half until a word is left, a gigabyte a second; short texts are not worth loading numpy for.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Words = NDArray[np.uint32]
+
+__all__ = ["crc32c", "unmasked"]
+
+_POLYNOMIAL = 0x82F63B78
+"""Reflected, as all of this is: the lowest bit is the highest power."""
+_MASK_DELTA = 0xA282EAD8
+_SHORT = 1 << 12
+_ROW = 1 << 14
+"""Words that are folded at once: what is worked on stays in a core's cache."""
+_BLOCK = 1 << 20
+
+
+def unmasked(stored: int) -> int:
+    """Return a checksum as it was before it was masked for being stored (leveldb's ``util/crc32c.h``)."""
+    turned = (stored - _MASK_DELTA) & 0xFFFFFFFF
+    return (turned >> 17 | turned << 15) & 0xFFFFFFFF
+
+
+def crc32c(data: bytes | bytearray | memoryview, crc: int = 0) -> int:
+    """Return the CRC-32C of bytes behind others whose CRC-32C is ``crc``."""
+    view = memoryview(data).cast("B")
+    crc ^= 0xFFFFFFFF
+    for begin in range(0, len(view), _BLOCK):
+        block = view[begin : begin + _BLOCK]
+        crc = _short(block, crc) if len(block) < _SHORT else _long(block, crc)
+    return crc ^ 0xFFFFFFFF
+
+
+def _short(data: memoryview, crc: int) -> int:
+    table = _table()
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
+    return crc
+
+
+@cache
+def _table() -> tuple[int, ...]:
+    """Return the remainder of each byte."""
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (_POLYNOMIAL if byte & 1 else 0)
+        table.append(byte)
+    return tuple(table)
+
+
+def _long(data: memoryview, crc: int) -> int:
+    """Fold whole words; leading zeros add nothing, so the first row may be filled up with them."""
+    import numpy as np
+
+    whole = len(data) & ~3
+    words = np.frombuffer(data[:whole], "<u4")
+    rows = -(-len(words) // _ROW)
+    folded = np.zeros(_ROW, "<u4")
+    first = len(words) - (rows - 1) * _ROW
+    folded[_ROW - first :] = words[:first]
+    folded[_ROW - first] ^= np.uint32(crc)
+    for row in range(1, rows):
+        begin = first + (row - 1) * _ROW
+        folded = _moved(folded, 4 * _ROW) ^ words[begin : begin + _ROW]
+    half = _ROW
+    while half > 1:
+        half //= 2
+        folded = _moved(folded[:half], 4 * half) ^ folded[half:]
+    return _short(data[whole:], int(_moved(folded, 4)[0]))
+
+
+def _moved(words: Words, nbytes: int) -> Words:
+    """Return the remainders of words with ``nbytes`` zero bytes behind them."""
+    low, high = _moves(nbytes)
+    moved: Words = low[words & 0xFFFF] ^ high[words >> 16]
+    return moved
+
+
+@cache
+def _moves(nbytes: int) -> tuple[Words, Words]:
+    """Return what becomes of the lower and of the upper half of a word; ``nbytes`` is a power of two, 4 or more."""
+    import numpy as np
+
+    if nbytes == 4:
+        table, bits = _table(), []
+        for bit in range(32):
+            word = 1 << bit
+            for _ in range(4):
+                word = table[word & 0xFF] ^ word >> 8
+            bits.append(word)
+        images = np.array(bits, "<u4")
+    else:  # twice over half as many bytes
+        low, high = _moves(nbytes // 2)
+        once = np.concatenate([low[1 << np.arange(16)], high[1 << np.arange(16)]])
+        images = low[once & 0xFFFF] ^ high[once >> 16]
+    return _spanned(images[:16]), _spanned(images[16:])
+
+
+def _spanned(images: Any) -> Words:
+    """Return what becomes of every number of 16 bits, from what becomes of each bit."""
+    import numpy as np
+
+    table = np.zeros(1 << 16, "<u4")
+    for bit, image in enumerate(images):
+        table[1 << bit : 2 << bit] = table[: 1 << bit] ^ image
+    return table

@@ -1,0 +1,57 @@
+"""Protocol buffers, as far as small messages need: (number, value) of each field, in the order they stand.
+
+https://protobuf.dev/programming-guides/encoding. What is no message raises ValueError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+__all__ = ["fields", "signed", "varint"]
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_WIDTHS = {_FIXED64: 8, _FIXED32: 4}
+
+
+def varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the number that stands at a place, at most 64 bits, and where what follows it begins."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise ValueError("a number is cut short")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if value >= 1 << 64:
+                break
+            return value, at
+    raise ValueError("a number has over 64 bits")
+
+
+def signed(value: int) -> int:
+    """Return a number of 64 bits as the signed one that it stands for."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Yield each field: numbers, fixed ones too, as they lie there without a sign, and everything else as bytes."""
+    at = 0
+    while at < len(data):
+        tag, at = varint(data, at)
+        kind = tag & 7
+        if kind == _VARINT:
+            value, at = varint(data, at)
+            yield tag >> 3, value
+            continue
+        if kind == _BYTES:
+            length, at = varint(data, at)
+        elif kind in _WIDTHS:
+            length = _WIDTHS[kind]
+        else:
+            raise ValueError(f"a field is of kind {kind}")
+        if length > len(data) - at:
+            raise ValueError("a field is cut short")
+        raw = data[at : at + length]
+        yield tag >> 3, raw if kind == _BYTES else int.from_bytes(raw, "little")
+        at += length

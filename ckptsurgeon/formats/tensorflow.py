@@ -1,0 +1,158 @@
+"""TensorFlow's V2 checkpoints: an index, ``NAME.index``, and data files, ``NAME.data-00000-of-00001``.
+
+Named by the index, by ``NAME`` alone, or by the folder, whose ``best_dev_checkpoint`` or ``checkpoint`` says which.
+The index says all there is to say of the tensors; the data files are their bytes and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+from ..errors import FormatError, SourceError, UnsafeError
+from ..sources import File, Source
+from ..tensors import DTYPES as SIZES
+from ..tensors import Storage, TensorInfo
+from ..text import escape
+from ._bounds import check_sizes
+from ._bundle import DTYPES, Bundle, Entry, read_bundle
+from ._header import FileHeader, Header, naming
+from ._leveldb import is_table
+from ._tensor_slices import slice_key, whole_of
+from ._tensorflow_folder import beside, chosen, is_folder
+from ._tensorflow_names import key_of, tree_of
+from ._values import Name, Opaque
+
+__all__ = ["FORMAT"]
+
+_INDEX = ".index"
+_KINDS = {7: "string", 11: "qint8", 12: "quint8", 13: "qint32", 15: "qint16", 16: "quint16", 20: "resource",
+          21: "variant"}  # fmt: skip
+"""Types whose values are no plain numbers; such variables are shown and not read."""
+
+
+class _TensorFlow:
+    name = "tensorflow"
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """A file that ends as LevelDB's tables do, or a folder of such with their data."""
+        return is_table(source) if isinstance(source, File) else is_folder(source)
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Read the index; raises FormatError where it breaks a rule or a data file does not hold what it says."""
+        notes = []
+        if not isinstance(source, File):
+            prefix, note = chosen(source)
+            notes.append(note)
+            source = source.file(prefix + _INDEX)
+        with naming(source):
+            bundle = read_bundle(source)
+        files = {source.name: source}
+        try:
+            with naming(source):
+                tree = _tree(bundle, _Shards(source, bundle, files))
+            return Header(
+                format=self.name,
+                tree={**dict(beside(source)), **tree},
+                files=tuple(_file_header(file) for file in files.values()),
+                handles=files,
+                notes=tuple(notes),
+            )
+        except BaseException:
+            for file in files.values():
+                file.close()
+            raise
+
+
+def _file_header(file: File) -> FileHeader:
+    """Return what tells a file from another: all bytes of the index, none of a data file, which has no header."""
+    digest = hashlib.sha256(file.read(0, file.size) if file.name.endswith(_INDEX) else b"")
+    return FileHeader(file.name, file.size, digest.hexdigest(), file.mtime_ns)
+
+
+class _Shards:
+    """The data files of an index, opened as they are needed, and what lies in them."""
+
+    def __init__(self, index: File, bundle: Bundle, files: dict[str, File]) -> None:
+        self._index = index
+        self._bundle = bundle
+        self._files = files
+        self._prefix = index.name.removesuffix(_INDEX)
+
+    def info(self, name: str, entry: Entry) -> TensorInfo:
+        """Return the header of one tensor; raises FormatError where its bytes are not there."""
+        dtype = DTYPES[entry.dtype]
+        check_sizes(entry.shape, "shape")
+        if prod(entry.shape) * SIZES[dtype].bits // 8 != entry.size:
+            raise FormatError(
+                f"{escape(name)} is {dtype} {entry.shape} and has {entry.size} bytes.", rule="tensor size"
+            )
+        if entry.shard >= self._bundle.shards:
+            raise FormatError(f"{escape(name)} lies in data file {entry.shard} of {self._bundle.shards}.", rule="shard")
+        file = self._file(entry.shard)
+        if entry.offset + entry.size > file.size:
+            raise FormatError(
+                f"{escape(name)} lies at {entry.offset} to {entry.offset + entry.size} of {escape(file.name)}, "
+                f"which has {file.size} bytes: it is cut short.",
+                rule="cut short",
+            )
+        storage = Storage(file.name, entry.offset, entry.size, None, name, self._bundle.big_endian, crc32c=entry.crc32c)
+        return TensorInfo(dtype, entry.shape, storage)
+
+    def _file(self, shard: int) -> File:
+        name = f"{self._prefix}.data-{shard:05d}-of-{self._bundle.shards:05d}"
+        if name not in self._files:
+            try:
+                self._files[name] = self._index.folder().file(name)
+            except SourceError:
+                raise FormatError(
+                    f"its data file {escape(name)} is not there, or cannot be read.", rule="missing shard"
+                ) from None
+        return self._files[name]
+
+
+def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
+    """Return the variables as state dicts, and those that hold no plain numbers by their names."""
+    slices = {slice_key(key, part) for key, entry in bundle.entries.items() for part in entry.slices}
+    variables: dict[str, TensorInfo] = {}
+    others: dict[str, Any] = {}
+    for key, entry in bundle.entries.items():
+        if key in slices:
+            continue
+        try:
+            name = key.decode("utf-8")
+        except UnicodeDecodeError:
+            raise FormatError("it has a variable whose name is no UTF-8.", rule="name") from None
+        if entry.dtype in DTYPES:
+            variables[name] = _variable(key, name, entry, bundle.entries, shards)
+        else:
+            others[key_of(name)] = Opaque(Name("tensorflow", _KINDS.get(entry.dtype, f"type {entry.dtype}")))
+    _check_disjoint(list(bundle.entries.values()))
+    tree = tree_of(variables)
+    return {**{f"{key} (variable)" if key in tree else key: value for key, value in others.items()}, **tree}
+
+
+def _variable(key: bytes, name: str, entry: Entry, entries: Mapping[bytes, Entry], shards: _Shards) -> TensorInfo:
+    if not entry.slices:
+        return shards.info(name, entry)
+    parts = []
+    for part in entry.slices:
+        found = entries.get(slice_key(key, part))
+        if found is None or found.slices or found.dtype not in DTYPES:
+            raise FormatError(f"a slice of {escape(name)} is not there.", rule="slice")
+        parts.append(shards.info(name, found))
+    return whole_of(name, entry, parts)
+
+
+def _check_disjoint(entries: Sequence[Entry]) -> None:
+    """Raise UnsafeError where tensors overlap: a small file could claim to hold no end of them."""
+    places = sorted((entry.shard, entry.offset, entry.offset + entry.size) for entry in entries if entry.size)
+    for (shard, _, end), (other, begin, _) in pairwise(places):
+        if shard == other and begin < end:
+            raise UnsafeError(f"two of its tensors overlap in data file {shard} at {begin}.", rule="overlap")
+
+
+FORMAT = _TensorFlow()

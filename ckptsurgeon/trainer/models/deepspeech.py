@@ -1,0 +1,112 @@
+"""Coqui STT's network, DeepSpeech (https://arxiv.org/abs/1412.5567): three dense layers, an LSTM, two dense layers.
+
+Its modules have the names that Coqui STT's layers have: ``layer_1``, ``layer_2``, ``layer_3``, ``lstm``, ``layer_5``
+and ``layer_6``, the output; there is no ``layer_4``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - what everybody calls it
+
+from ...errors import ConfigError
+from ...vocabulary import BYTES, read_vocabulary
+from ...vocabulary.coqui import VOCABULARY as ALPHABET
+from ._layers import padding_mask
+
+__all__ = ["MODEL", "DeepSpeech"]
+
+CLIP = 20.0
+"""Above this a dense layer's output is cut off (``relu_clip``)."""
+LAYERS = ("layer_1", "layer_2", "layer_3", "lstm", "layer_5", "layer_6")
+
+
+class DeepSpeech(nn.Module):
+    """Features in, CTC log-probabilities out; ``outputs`` are the labels and, last, the blank."""
+
+    def __init__(self, outputs: int, *, n_input: int, n_context: int, n_hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.n_context = n_context
+        self.layer_1 = nn.Linear((2 * n_context + 1) * n_input, n_hidden)
+        self.layer_2 = nn.Linear(n_hidden, n_hidden)
+        self.layer_3 = nn.Linear(n_hidden, n_hidden)
+        self.lstm = nn.LSTM(n_hidden, n_hidden, batch_first=True)
+        self.layer_5 = nn.Linear(n_hidden, n_hidden)
+        self.layer_6 = nn.Linear(n_hidden, outputs)
+        self.dropout = nn.Dropout(dropout)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Draw as Coqui STT draws: Glorot's uniform weights, zero biases; PyTorch's LSTM weights have its bounds."""
+        for name, parameter in self.named_parameters():
+            if "bias" in name:
+                nn.init.zeros_(parameter)
+            elif not name.startswith("lstm."):
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Return log-probabilities (batch, time, outputs) of ``features`` (batch, time, n_input), time for time.
+
+        ``lengths`` (batch) are the frames of each; features behind them should be zero, as they are before the first.
+        """
+        x = self._windows(features)
+        for layer in (self.layer_1, self.layer_2, self.layer_3):
+            x = self._dense(layer, x)
+        x, _ = self.lstm(x)
+        x = x.masked_fill(padding_mask(lengths, x.shape[1])[..., None], 0.0)
+        return F.log_softmax(self.layer_6(self._dense(self.layer_5, x)), -1)
+
+    def _dense(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        clipped: Tensor = self.dropout(layer(x).clamp(0.0, CLIP))
+        return clipped
+
+    def _windows(self, features: Tensor) -> Tensor:
+        """Return each frame with those around it, (batch, time, (2 * n_context + 1) * n_input), the earliest first."""
+        padded = F.pad(features, (0, 0, self.n_context, self.n_context))
+        return padded.unfold(1, 2 * self.n_context + 1, 1).transpose(2, 3).flatten(2)
+
+
+class _DeepSpeechModel:
+    fields: ClassVar[dict[str, Any]] = {
+        "alphabet": None,
+        "bytes": False,
+        "n_hidden": 2048,
+        "n_input": 26,
+        "n_context": 9,
+        "dropout": 0.05,
+    }
+    files = ("alphabet",)
+    vocabulary: ClassVar[dict[str, int]] = {"layer_6.weight": 0, "layer_6.bias": 0}
+
+    def layers(self, fields: dict[str, Any]) -> tuple[str, ...]:
+        """Return the layers in the order of the network."""
+        return LAYERS
+
+    def build(self, fields: dict[str, Any]) -> nn.Module:
+        """Build the model; ``alphabet`` is the text of an ``alphabet.txt``."""
+        for name, least in (("n_hidden", 1), ("n_input", 1), ("n_context", 0)):
+            if type(fields[name]) is not int or fields[name] < least:
+                raise ConfigError(f"deepspeech: {name} is {fields[name]!r}, not a number from {least} on.")
+        if not isinstance(fields["dropout"], (int, float)) or not 0 <= fields["dropout"] < 1:
+            raise ConfigError(f"deepspeech: dropout is {fields['dropout']!r}, not a number from 0 to 1.")
+        others = {name: value for name, value in fields.items() if name not in ("alphabet", "bytes")}
+        return DeepSpeech(_outputs(fields["alphabet"], fields["bytes"]), **others)
+
+
+def _outputs(alphabet: str | None, as_bytes: Any) -> int:
+    """Return the number of labels and the blank."""
+    if not isinstance(as_bytes, bool):
+        raise ConfigError(f"deepspeech: bytes is {as_bytes!r}, not true or false.")
+    if as_bytes == (alphabet is not None):
+        raise ConfigError(
+            "deepspeech takes an alphabet or bytes: true, not both." if as_bytes else "deepspeech needs an alphabet.",
+            hint="Name an alphabet.txt with one label a line, or write bytes: true for bytes output mode.",
+        )
+    if alphabet is None:
+        return len(read_vocabulary(BYTES).tokens)
+    return len(ALPHABET.read("deepspeech: the alphabet", alphabet.encode()).tokens)
+
+
+MODEL = _DeepSpeechModel()
