@@ -73,7 +73,7 @@ class Pretrainer:
         return split_path(path)
 
     def is_loadable(self, name: str) -> bool:
-        """Return whether a loadable has no condition or a true one; raises ConfigError for one that is no truth value."""
+        """Return whether a loadable has no condition or a true one; raises ConfigError for one that is neither."""
         given = self.conditions.get(name, True)
         found = given() if callable(given) else given
         if not isinstance(found, bool):

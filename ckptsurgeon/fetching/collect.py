@@ -101,9 +101,9 @@ def _check_file(origin: Origin) -> None:
         raise SourceError(f"{escape(origin.path)} is a link that leads nowhere.")
     if os.path.exists(origin.path):
         raise SourceError(f"{escape(origin.path)} is no regular file.")
-    names = [name for name in os.listdir(origin.source) if os.path.isfile(os.path.join(origin.source, name))]
-    near = difflib.get_close_matches(origin.file, names, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(map(escape, near))}?" if near else ""
+    names = [name for name in sorted(os.listdir(origin.source)) if os.path.isfile(os.path.join(origin.source, name))]
+    near = difflib.get_close_matches(origin.file, names, n=1)
+    hint = f"Did you mean {escape(near[0])}?" if near else ""
     raise SourceError(f"the folder {escape(origin.source)} has no file {escape(origin.file)}.", hint=hint)
 
 
