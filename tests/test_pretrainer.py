@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -485,22 +487,34 @@ def test_real_layouts_load_whole(name: str) -> None:
     if name == "crdnn":
         assert ["RNN.rnn.0.drop_masks", [16000, 16], "float32"] in rows
     state = CASES.from_layout(rows)
-
-    class Network(nn.Module):
-        """A module with these keys and no others."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.held = {key: torch.zeros_like(value) for key, value in state.items()}
-            for key, value in self.held.items():
-                self.register_buffer(key.replace(".", "/"), value)
-
-        def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:  # type: ignore[override]
-            return dict(self.held)
-
     torch.save(state, "net.ckpt")
-    network = Network()
+    network = CASES.module_of(rows)
     ours = cs.Pretrainer("collected", {"net": network})
     ours.collect_files(".")
     assert ours.load_collected().counts == {"copied": len(rows)}
-    assert all(torch.equal(value, state[key]) for key, value in network.held.items())
+    assert network.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+def test_the_python_of_the_page_does_what_it_says() -> None:
+    """Every block of docs/howto/speechbrain.md that is ours, in order; the first one makes the files."""
+    text = (FIXTURES.parent / "docs/howto/speechbrain.md").read_text()
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    for block in blocks:
+        exec(block, names)  # noqa: S102 - our own page
+    assert len(blocks) == 3
+    assert torch.equal(names["model"].weight, torch.load("pretrained/embedding_model.ckpt")["weight"])
+    assert names["report"].counts == {"copied": 4}
+
+
+def test_the_demo_runs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sys.path.insert(0, str(FIXTURES))
+    try:
+        importlib.import_module("demo_speechbrain").main(tmp_path / "demo")
+    finally:
+        sys.path.remove(str(FIXTURES))
+    shown = capfd.readouterr().out
+    assert "embedding_model: 231 copied of 231 tensors\nclassifier: 1 resized of 1 tensor\n" in shown
+    assert "error: classifier: shape mismatch: weight is (7, 6) in classifier.ckpt, (9, 6)" in shown
+    assert "CKPT+second (WER 21.25, epoch 2, within an epoch, the most recent)" in shown

@@ -30,6 +30,7 @@ EXPECTED = {
     "ckpt transplant stt.pth stt.yaml --exclude 'layer_{5,6}' --exclude lstm": {"copied": 2, "initialised": 8},
     "ckpt transplant stt.pth stt.yaml --on-mismatch layer_6=init": {"copied": 8, "initialised": 2},
     "ckpt transplant encoder.ckpt::encoder dst.yaml": {"copied": 2, "initialised": 4},
+    "ckpt transplant save sb.yaml --map 0=enc --map 1=head": {"copied": 4},
     "ckpt transplant f.pth dst.yaml --ignore-mismatch --require encoder": {"copied": 4, "initialised": 2},
     "ckpt transplant model.safetensors dst.yaml --map 'base=' --ignore-mismatch": {"copied": 4, "initialised": 2},
     "ckpt transplant f.pth dst.yaml --strict": None,
@@ -60,6 +61,12 @@ def _models() -> None:
     save_file({f"base.{key}": value for key, value in network(5).items()}, "model.safetensors")
     torch.save(network(7), "new.pth")
     cs.init_config("new.pth", output="dst.yaml")
+    parts = {"enc": nn.Linear(4, 4), "head": nn.Linear(4, 5)}
+    torch.save(nn.ModuleDict(parts).state_dict(), "sb.pth")
+    cs.init_config("sb.pth", output="sb.yaml")
+    Path("save/CKPT+best").mkdir(parents=True)
+    Path("save/CKPT+best/CKPT.yaml").write_text("WER: 12.5\n")
+    torch.save(nn.ModuleList(parts.values()).state_dict(), "save/CKPT+best/model.ckpt")
     torch.save(stt(28), "stt.pth")
     torch.save(stt(33), "new-stt.pth")
     cs.init_config("new-stt.pth", output="stt.yaml")
@@ -83,7 +90,7 @@ def test_a_command_of_the_table_does_what_the_toolkit_does(ckpt: Run, command: s
     assert {
         kind: counts[field] for kind, field in (("copied", "compared"), ("initialised", "drawn")) if counts[field]
     } == expected
-    target = network(7) if "stt" not in command else stt(33)
+    target = stt(33) if "stt" in command else torch.load("sb.pth") if "sb.yaml" in command else network(7)
     assert {k: v.shape for k, v in torch.load("out.pth").items()} == {k: v.shape for k, v in target.items()}
 
 
