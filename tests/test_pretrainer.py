@@ -256,6 +256,31 @@ def test_a_file_that_was_only_touched_is_the_same(server: SimpleNamespace) -> No
     assert ours.load_collected().counts == {"copied": 4}
 
 
+def test_a_body_of_unknown_length_is_taken_whole_or_not_at_all(server: SimpleNamespace) -> None:
+    pretrainer()[0].collect_files(f"{server.url}/web/chunked")
+    assert Path("collected/enc.ckpt").read_bytes() == Path("web/enc.ckpt").read_bytes()
+    with pytest.raises(cs.SourceError, match="broke off"):
+        pretrainer()[0].collect_files(f"{server.url}/web/broken", fetch_config=cs.FetchConfig(overwrite=True))
+    assert Path("collected/enc.ckpt").read_bytes() == Path("web/enc.ckpt").read_bytes()
+    assert sorted(os.listdir("collected")) == [".enc.ckpt.collected.json", "enc.ckpt"]
+
+
+def test_an_address_that_nobody_answers_is_said(server: SimpleNamespace) -> None:
+    with pytest.raises(cs.SourceError, match=r"http://127\.0\.0\.1:9/enc\.ckpt cannot be reached"):
+        pretrainer()[0].collect_files("http://127.0.0.1:9")
+
+
+def test_where_nothing_can_be_written_it_is_said(server: SimpleNamespace) -> None:
+    Path("collected").touch()
+    with pytest.raises(cs.OutputError, match=r"cannot (collect into|write)"):
+        pretrainer()[0].collect_files("source")
+    with pytest.raises(cs.OutputError, match=r"cannot (collect into|write)"):
+        cs.Pretrainer("/proc/collected", {"enc": CASES.encoder()}).collect_files("source")
+    Path("folder/enc.ckpt").mkdir(parents=True)
+    with pytest.raises(cs.OutputError, match="is no regular file, and is not replaced"):
+        cs.Pretrainer("folder", {"enc": CASES.encoder()}).collect_files("source")
+
+
 def test_all_files_are_collected_or_none(server: SimpleNamespace) -> None:
     both = cs.Pretrainer(
         "new/collected", {"enc": CASES.encoder(), "head": CASES.head()},

@@ -51,10 +51,12 @@ def collect(folder: str | None, strategy: str, config: FetchConfig) -> Iterator[
             made = _make_folders(folder)
         with ExitStack() as stack:
             yield Collecting(strategy if folder is not None else "no_link", config, stack)
-    except BaseException:
+    except BaseException as error:
         for path in reversed(made):
             with suppress(OSError):
                 os.rmdir(path)
+        if isinstance(error, OSError):
+            raise explained(error.filename or folder or ".", error) from error
         raise
 
 
