@@ -98,7 +98,7 @@ def read_yaml(text: str, name: str, *, exponents: bool = True) -> Any:
         where = f", line {mark.line + 1}" if mark is not None else ""
         why = getattr(error, "problem", None) or str(error)
         if "tag '!" in str(why):
-            why = f"{why} (a SpeechBrain hyperparams.yaml? this version does not build those)"
+            why = f"{why} (a tag that only SpeechBrain's hyperparams.yaml has)"
         line = text.splitlines()[mark.line] if mark is not None and mark.line < len(text.splitlines()) else ""
         hint = "Put texts with braces in quotes, as in '{n}'." if "{" in line or "}" in line else ""
         raise ConfigError(f"{escape(name)}{where}: {escape(str(why))}.", hint=hint) from None

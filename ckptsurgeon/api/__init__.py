@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..checkpoint import Checkpoint, open_checkpoint
     from ..comparison import Difference
     from ..configs import load_target
+    from ..fetching import FetchConfig
     from ..inspection import Inspection
     from ..keys import RULESETS, Rule
     from ..matching import Proposal
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from .looking import init_config, inspect
     from .matching import match
     from .planning import transplant
+    from .pretrained import Pretrained
+    from .pretraining import Pretrainer
     from .recipes import load_order, load_plan
     from .verifying import verify
 
@@ -33,8 +36,11 @@ __all__ = [
     "RULESETS",
     "Checkpoint",
     "Difference",
+    "FetchConfig",
     "Inspection",
     "Plan",
+    "Pretrained",
+    "Pretrainer",
     "Proposal",
     "Receipt",
     "Rule",
@@ -67,6 +73,7 @@ __getattr__ = lazy_names(
         "..checkpoint": ("Checkpoint", "open_checkpoint"),
         "..comparison": ("Difference",),
         "..configs": ("load_target",),
+        "..fetching": ("FetchConfig",),
         "..inspection": ("Inspection",),
         "..keys": ("RULESETS", "Rule"),
         "..matching": ("Proposal",),
@@ -80,6 +87,8 @@ __getattr__ = lazy_names(
         ".looking": ("init_config", "inspect"),
         ".matching": ("match",),
         ".planning": ("transplant",),
+        ".pretrained": ("Pretrained",),
+        ".pretraining": ("Pretrainer",),
         ".recipes": ("load_order", "load_plan"),
         ".verifying": ("verify",),
     },

@@ -1,21 +1,38 @@
-"""``load_into``: a transplant into a module that is alive."""
+"""``load_into``: a transplant into a module that is alive, or into several of which all are loaded or none."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..configs import module_destination
+from ..errors import CheckpointError
 from ..plan import Plan
 from ..planners import Options
-from .inputs import close_inputs, inputs_of
+from ..sources import SourceSpec
+from ..text import escape
+from .inputs import close_inputs, close_plan, inputs_of
 from .planning import plan_into, rules_as_text, specs_of
 from .types import Mismatch, Patterns, Rules, Sources
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
-__all__ = ["load_into"]
+__all__ = ["Loading", "load_all", "load_into", "naming"]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What is to be loaded into one live module, by which rules; ``name`` is put in front of its errors."""
+
+    model: nn.Module
+    specs: Sequence[SourceSpec]
+    options: Options
+    root: str | None = None
+    name: str = ""
 
 
 def load_into(
@@ -36,20 +53,74 @@ def load_into(
     What no source gives keeps its values, and dtypes follow the module. On failure not a value, flag or tie of the
     module has changed. Raises what ``transplant`` raises.
     """
-    from torch import Tensor
-
-    from ..engine import load_tensors
-
-    target = module_destination(model)
     options = Options.of(
         include=include, exclude=exclude, rules=rules_as_text(map), on_mismatch=on_mismatch, require=require,
         on_missing=on_missing, strict=strict,
     )  # fmt: skip
-    plan = plan_into(specs_of(source), target, options, seed=0, arguments={}, root=root)
-    inputs = inputs_of(plan)
+    return load_all([Loading(model, specs_of(source), options, root)])[0]
+
+
+def load_all(loadings: Sequence[Loading], before_writing: Callable[[], None] = lambda: None) -> list[Plan]:
+    """Load several live modules; returns the plans carried out.
+
+    Every plan is made, every value read and ``before_writing`` called before anything is written: on failure no module
+    has changed.
+    """
+    plans: list[Plan] = []
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    with ExitStack() as stack:
+        for loading in loadings:
+            plans.append(_planned(loading))
+            stack.callback(close_plan, plans[-1])
+        for index, loading in enumerate(loadings):
+            plans[index] = _staged(loading, plans[index], pairs)
+    before_writing()
+    _put(pairs)
+    return plans
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put the name of one of several modules in front of an error."""
     try:
-        tensors = {k: v for k, v in model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
-        lost = load_tensors(plan, inputs, tensors)
-    finally:
-        close_inputs(inputs)
+        yield
+    except CheckpointError as error:
+        if not name:
+            raise
+        said = f"{escape(name)}: {error.message}"
+        raise type(error)(said, hint=error.hint, details=error.details, rule=error.rule) from error
+
+
+def _planned(loading: Loading) -> Plan:
+    with naming(loading.name):
+        target = module_destination(loading.model)
+        return plan_into(loading.specs, target, loading.options, seed=0, arguments={}, root=loading.root)
+
+
+def _staged(loading: Loading, plan: Plan, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Plan:
+    """Read what a plan brings into ``pairs`` of a tensor and its new values; returns the plan with its last notes."""
+    from torch import Tensor
+
+    from ..engine import stage_tensors
+
+    with naming(loading.name):
+        inputs = inputs_of(plan)
+        try:
+            staged, lost = stage_tensors(plan, inputs)
+        finally:
+            close_inputs(inputs)
+    tensors = {k: v for k, v in loading.model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+    pairs += [(tensors[key], values) for key, values in staged.items()]
     return replace(plan, inputs=None, notes=(*plan.notes, *lost))
+
+
+def _put(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    from ..engine import put_tensors
+
+    def released() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the pairs in order and let go of each, so that its values do not stay twice."""
+        pairs.reverse()
+        while pairs:
+            yield pairs.pop()
+
+    put_tensors(released())

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from .compute import cast_for, computed_blocks, overlay, whole
     from .layout import OutputOptions, check_options, lay_out
     from .mapping import mapped_block, mapped_boxes
-    from .memory import load_tensors
+    from .memory import put_tensors, stage_tensors
+    from .places import explained
     from .reading import read_part
     from .run import Inputs, Progress, check_step
-    from .staging import write_text
+    from .staging import staged_file, write_text
+    from .temp import temp_name
 
 __all__ = [
     "Inputs",
@@ -35,12 +37,16 @@ __all__ = [
     "combine",
     "computed_blocks",
     "crc32",
+    "explained",
     "lay_out",
-    "load_tensors",
     "mapped_block",
     "mapped_boxes",
     "overlay",
+    "put_tensors",
     "read_part",
+    "stage_tensors",
+    "staged_file",
+    "temp_name",
     "whole",
     "write_text",
 ]
@@ -52,10 +58,12 @@ __getattr__ = lazy_names(
         ".compute": ("cast_for", "computed_blocks", "overlay", "whole"),
         ".layout": ("OutputOptions", "check_options", "lay_out"),
         ".mapping": ("mapped_block", "mapped_boxes"),
-        ".memory": ("load_tensors",),
+        ".memory": ("put_tensors", "stage_tensors"),
         ".reading": ("read_part",),
         ".run": ("Inputs", "Progress", "check_step"),
-        ".staging": ("write_text",),
+        ".places": ("explained",),
+        ".staging": ("staged_file", "write_text"),
+        ".temp": ("temp_name",),
         ".checksums": ("bad_checksum", "check_storage", "check_values", "checkable", "combine", "crc32"),
     },
 )

@@ -1,7 +1,8 @@
-"""Carries a plan out into the tensors of a live module: all of them, or none."""
+"""Carries plans out into the tensors of live modules: all of them, or none."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,13 @@ from .run import Inputs, check_step, check_unchanged, overflow_notes
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load_tensors"]
+__all__ = ["put_tensors", "stage_tensors"]
 
 
-def load_tensors(plan: Plan, inputs: Inputs, tensors: dict[str, torch.Tensor]) -> tuple[str, ...]:
-    """Put what a plan brings into ``tensors``; returns what is to be said of it.
+def stage_tensors(plan: Plan, inputs: Inputs) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """Return the values that a plan brings, by destination key, and what is to be said of them.
 
-    Everything is read and checked first, so that a fault leaves every tensor, flag and tie as it was.
+    Everything is read and checked here, so that a fault comes before anything is written.
     """
     check_equal(plan, inputs.sources)
     staged: dict[str, torch.Tensor] = {}
@@ -41,8 +42,7 @@ def load_tensors(plan: Plan, inputs: Inputs, tensors: dict[str, torch.Tensor]) -
         if lost:
             overflowed[step.key] = lost
     check_unchanged(inputs)
-    _put(staged, tensors)
-    return overflow_notes(overflowed)
+    return staged, overflow_notes(overflowed)
 
 
 def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) -> None:
@@ -53,17 +53,21 @@ def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) 
             check_storage(file, storage)
 
 
-def _put(staged: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
-    """Put values into tensors, and back what was there where one of them cannot be written."""
-    previous: dict[str, torch.Tensor] = {}
+def put_tensors(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Put into the first of each pair the values of the second: of all pairs, or of none.
+
+    Where a tensor cannot be written every one before it gets back what it held, so that values, flags and ties are as
+    they were.
+    """
+    previous: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:
-        for key in list(staged):
-            previous[key] = tensors[key].detach().to("cpu", copy=True)
-            _set(tensors[key], staged.pop(key))
+        for tensor, values in pairs:
+            previous.append((tensor, tensor.detach().to("cpu", copy=True)))
+            _set(tensor, values)
     except BaseException as error:
-        for key, values in previous.items():
+        for tensor, values in reversed(previous):
             with suppress(RuntimeError):
-                _set(tensors[key], values)
+                _set(tensor, values)
         if isinstance(error, RuntimeError):
             raise PlanError(f"a tensor of the module cannot be written: {escape(str(error))}.") from error
         raise

@@ -61,11 +61,11 @@ class StagedFile:
         except OSError as error:
             raise explained(self.shown, error) from error
 
-    def flush(self, size: int) -> None:
-        """Check the length and wait until the bytes are on disk; raises OutputError."""
+    def flush(self, size: int | None) -> None:
+        """Check the length, where it was known before, and wait until the bytes are on disk; raises OutputError."""
         try:
             found = os.fstat(self.fd).st_size
-            if found != size:
+            if size is not None and found != size:
                 raise OutputError(f"{escape(self.shown)} has {found} bytes where {size} were written.")
             sync(self.fd)
         except OSError as error:
@@ -79,13 +79,14 @@ class StagedFile:
 
 
 @contextmanager
-def staged_file(path: str, size: int, *, force: bool) -> Iterator[StagedFile]:
+def staged_file(path: str, size: int | None, *, force: bool) -> Iterator[StagedFile]:
     """Give a temp file to write; when the block ends well it is flushed and takes the place of ``path``.
 
+    ``size`` is None where it shows only as the bytes come; otherwise its space is reserved.
     Raises OutputError. Whatever else happens, the temp file is removed and ``path`` is as it was.
     """
     remove_leftovers(path)
-    check_space(os.path.dirname(os.path.abspath(path)), size, path)
+    check_space(os.path.dirname(os.path.abspath(path)), size or 0, path)
     staged = StagedFile(temp_name(path), path)
     try:
         try:
@@ -93,7 +94,8 @@ def staged_file(path: str, size: int, *, force: bool) -> Iterator[StagedFile]:
         except OSError as error:
             raise explained(path, error) from error
         try:
-            staged.reserve(size)
+            if size is not None:
+                staged.reserve(size)
             yield staged
             staged.flush(size)
             try:

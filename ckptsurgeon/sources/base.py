@@ -51,6 +51,10 @@ class Folder(Protocol):
         """Return the names of the files in it, sorted."""
         ...
 
+    def folders(self) -> list[str]:
+        """Return the names of the folders in it, sorted."""
+        ...
+
     def file(self, name: str) -> File:
         """Open one file of the folder by its plain relative name."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from typing import NoReturn
 
 from ..errors import FormatError, SourceError
@@ -103,9 +104,16 @@ class LocalFolder:
 
     def names(self) -> list[str]:
         """Return the names of the files in it, sorted; folders and other things are left out."""
+        return self._listed(_is_file)
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders in it, sorted."""
+        return self._listed(_is_folder)
+
+    def _listed(self, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
         try:
             with os.scandir(self.path) as entries:
-                return sorted(entry.name for entry in entries if _is_file(entry))
+                return sorted(entry.name for entry in entries if wanted(entry))
         except OSError as error:
             raise SourceError(f"{escape(self.uri)} cannot be listed: {error.strerror}.") from error
 
@@ -142,6 +150,13 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
     except OSError:  # a link to itself
+        return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
         return False
 
 

@@ -31,6 +31,7 @@ EXPECTED = {
     "ckpt transplant english stt.yaml --drop-last 3": {"copied": 6, "initialised": 8},
     "ckpt transplant english stt.yaml --vocab english/alphabet.txt:alphabet.txt": {"copied": 14},
     "ckpt transplant encoder.ckpt::encoder dst.yaml": {"copied": 2, "initialised": 4},
+    "ckpt transplant save sb.yaml --map 0=enc --map 1=head": {"copied": 4},
     "ckpt transplant f.pth dst.yaml --ignore-mismatch --require encoder": {"copied": 4, "initialised": 2},
     "ckpt transplant model.safetensors dst.yaml --map 'base=' --ignore-mismatch": {"copied": 4, "initialised": 2},
     "ckpt transplant f.pth dst.yaml --strict": None,
@@ -61,6 +62,12 @@ def _models() -> None:
     Path("stt.yaml").write_text(
         "model: {name: deepspeech, alphabet: alphabet.txt, n_hidden: 8, n_input: 4, n_context: 1}"
     )
+    parts = {"enc": nn.Linear(4, 4), "head": nn.Linear(4, 5)}
+    torch.save(nn.ModuleDict(parts).state_dict(), "sb.pth")
+    cs.init_config("sb.pth", output="sb.yaml")
+    Path("save/CKPT+best").mkdir(parents=True)
+    Path("save/CKPT+best/CKPT.yaml").write_text("WER: 12.5\n")
+    torch.save(nn.ModuleList(parts.values()).state_dict(), "save/CKPT+best/model.ckpt")
 
 
 def test_every_command_of_the_table_is_expected() -> None:
@@ -81,7 +88,9 @@ def test_a_command_of_the_table_does_what_the_toolkit_does(ckpt: Run, command: s
     assert {
         kind: counts[field] for kind, field in (("copied", "compared"), ("initialised", "drawn")) if counts[field]
     } == expected
-    target = network(7) if "stt" not in command else cs.load_target("stt.yaml").tensors
+    target = network(7)
+    if "stt" in command or "sb.yaml" in command:
+        target = cs.load_target("stt.yaml" if "stt" in command else "sb.yaml").tensors
     assert {k: v.shape for k, v in torch.load("out.pth").items()} == {k: v.shape for k, v in target.items()}
 
 

@@ -1,0 +1,256 @@
+"""A ``hyperparams.yaml`` as hyperpyyaml reads it, cut down to what one entry needs.
+
+https://github.com/speechbrain/HyperPyYAML. A recipe's file also makes folders, loggers and data pipelines; a
+destination needs none of them, so they are neither run nor have to be filled in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import io
+import pydoc
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from ..errors import ConfigError
+from ..text import brief_repr, count, escape, listing
+from ._document import Document
+from ._running import own_file
+
+__all__ = ["Hyperparams", "has_hyperparams_tags", "read_hyperparams", "restored", "said_by", "toolkit"]
+
+_TAG = re.compile(r"(?:^|[\s\[{,])!(?:new:|name:|apply:|applyref:|module:|include:|ref\b|copy\b|tuple\b|PLACEHOLDER\b)")
+_RUNS = re.compile(r"(?:^|[\s\[{,])!(?:new|name|apply|applyref|module):([\w.]+)")
+_REFERENCE = re.compile(r"<([^>]*)>")
+_PLACEHOLDER = "!PLACEHOLDER"
+
+
+@dataclass(frozen=True)
+class Hyperparams:
+    """What an entry needs, references resolved; the code that it names and the files that it lies in."""
+
+    text: str
+    ran: tuple[str, ...]
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def has_hyperparams_tags(text: str) -> bool:
+    """Whether a text has tags of hyperpyyaml, outside comments."""
+    return any(_TAG.search(line) for line in text.splitlines() if not line.lstrip().startswith("#"))
+
+
+def read_hyperparams(document: Document, entry: str, overrides: Mapping[str, Any]) -> Hyperparams:
+    """Cut a document down to an entry, resolve it and import what it names.
+
+    Raises ConfigError without hyperpyyaml, for an entry or override that is not there, for placeholders that the entry
+    needs, and for code that cannot be imported.
+    """
+    hyperpyyaml = toolkit(document)
+    tree = _tree(document)
+    _override(document, hyperpyyaml, tree, overrides)
+    top = entry.partition(".")[0]
+    if top not in tree:
+        raise _no_entry(document, top, tree)
+    needed = _needed(tree, top)
+    _check_placeholders(document, top, {name: tree[name] for name in needed})
+    others = len(tree) - len(needed)
+    for name in [name for name in tree if name not in needed]:
+        del tree[name]
+    with _reading(document):
+        text = hyperpyyaml.resolve_references(_stream(document, _dumped(tree))).getvalue()
+    ran, files = _imported(document, text)
+    notes = (
+        (f"built what {escape(top)} needs; {count(others, 'other entry', 'other entries')} not run",) if others else ()
+    )
+    return Hyperparams(text, ran, (*files, *_included(document, tree)), notes)
+
+
+def toolkit(document: Document) -> Any:
+    """Return hyperpyyaml's own functions; raises ConfigError where it is not installed."""
+    try:
+        return importlib.import_module("hyperpyyaml.core")
+    except ModuleNotFoundError as error:
+        raise document.fail(
+            f"it is a SpeechBrain configuration, which needs the package {error.name}.",
+            "pip install speechbrain (hyperpyyaml alone, where it names no class of SpeechBrain).",
+        ) from error
+
+
+def _ruamel() -> Any:
+    """Return the YAML library that hyperpyyaml stands on and asks for."""
+    return importlib.import_module("ruamel.yaml")
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Undo what hyperpyyaml changes in two YAML libraries, and leaves behind when it fails."""
+    import yaml
+
+    ruamel_yaml = _ruamel()
+
+    makers = (yaml.constructor.BaseConstructor, ruamel_yaml.constructor.BaseConstructor)
+    defaults = [maker.construct_object.__defaults__ for maker in makers]
+    try:
+        yield
+    finally:
+        for maker, before in zip(makers, defaults, strict=True):
+            maker.construct_object.__defaults__ = before
+
+
+@contextmanager
+def _reading(document: Document) -> Iterator[None]:
+    """Turn what hyperpyyaml and its YAML library raise about a document into ConfigError."""
+    ruamel_yaml = _ruamel()
+    try:
+        with restored():
+            yield
+    except (ruamel_yaml.error.YAMLError, ValueError, KeyError, TypeError, OSError) as error:
+        raise document.fail(said_by(error)) from error
+
+
+def said_by(error: Exception) -> str:
+    """Return what an exception says: hyperpyyaml puts several texts into one."""
+    parts = [str(part) for part in error.args if isinstance(part, (str, BaseException))] or [str(error)]
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}: " if mark is not None else ""
+    return f"{where}{type(error).__name__}: {escape(' '.join(': '.join(parts).split()), 400)}"
+
+
+def _stream(document: Document, text: str) -> io.StringIO:
+    """Return a text as hyperpyyaml takes files: by its name it finds what ``!include:`` names."""
+    stream = io.StringIO(text)
+    stream.name = document.path
+    return stream
+
+
+def _tree(document: Document) -> Any:
+    ruamel_yaml = _ruamel()
+    with _reading(document):
+        tree = ruamel_yaml.YAML().load(document.text)
+    if not isinstance(tree, dict):
+        raise document.fail("it is no mapping of hyperparameters.")
+    return tree
+
+
+def _dumped(tree: Any) -> str:
+    ruamel_yaml = _ruamel()
+    stream = io.StringIO()
+    ruamel_yaml.YAML().dump(tree, stream)
+    return stream.getvalue()
+
+
+def _override(document: Document, hyperpyyaml: Any, tree: Any, overrides: Mapping[str, Any]) -> None:
+    for name in overrides:
+        if name not in tree:
+            near = difflib.get_close_matches(str(name), map(str, tree), n=1)
+            raise document.fail(
+                f"overrides name {brief_repr(name)}, which is no entry.", f"Did you mean {near[0]}?" if near else ""
+            )
+    with _reading(document):
+        hyperpyyaml.recursive_update(tree, dict(overrides), must_match=True)
+
+
+def _no_entry(document: Document, name: str, tree: Any) -> ConfigError:
+    made = [str(key) for key, value in tree.items() if str(_tag(value)).startswith("!new:")]
+    hint = f"Choose another: model: {{speechbrain: {document.name}, entry: NAME}}"
+    return document.fail(
+        f"it has no entry {escape(name)}.", f"{hint}; it makes {listing(made, where='')}." if made else hint
+    )
+
+
+def _tag(node: Any) -> str:
+    return str(getattr(getattr(node, "tag", None), "value", "") or "")
+
+
+def _needed(tree: Any, entry: str) -> set[str]:
+    """Return the entries that one refers to, and those that these refer to, and itself."""
+    needed, waiting = set[str](), [entry]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            references = (ref for text in _texts(tree[name]) for ref in _REFERENCE.findall(text))
+            waiting += [top for top in (re.split(r"[\[.]", ref)[0].strip() for ref in references) if top in tree]
+    return needed
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for value in node.values():
+            yield from _texts(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value)
+    else:
+        value = getattr(node, "value", node)
+        if isinstance(value, str):
+            yield value
+
+
+def _check_placeholders(document: Document, entry: str, needed: Mapping[str, Any]) -> None:
+    open_ones = [path for name, node in needed.items() for path in _placeholders(name, node)]
+    if open_ones:
+        raise document.fail(
+            f"{escape(entry)} needs {listing(open_ones)}, left open as {_PLACEHOLDER}.",
+            f"Give it: model: {{speechbrain: {document.name}, overrides: {{{open_ones[0]}: …}}}}.",
+        )
+
+
+def _placeholders(path: str, node: Any) -> Iterator[str]:
+    if _tag(node) == _PLACEHOLDER:
+        yield path
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from _placeholders(f"{path}.{key}", value)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _placeholders(f"{path}.{index}", value)
+
+
+def _included(document: Document, tree: Any) -> tuple[str, ...]:
+    names = re.findall(r"!include:(\S+)", _dumped(tree))
+    return tuple(dict.fromkeys(document.resolve(name) for name in names))
+
+
+def _imported(document: Document, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Import what a document names, before tensors are watched; returns what ran from where, and own files."""
+    places: dict[str, list[str]] = {}
+    files: list[str] = []
+    for name in dict.fromkeys(_RUNS.findall(text)):
+        module = _module_of(document, name)
+        file = own_file(module)
+        places.setdefault(file or module.__name__.partition(".")[0], []).append(name)
+        files += [file] if file else []
+    ran = tuple(f"{', '.join(names)} from {place}" for place, names in places.items())
+    return ran, tuple(dict.fromkeys(files))
+
+
+def _module_of(document: Document, name: str) -> ModuleType:
+    """Return the module that a dotted name lies in, as hyperpyyaml finds it."""
+    try:
+        found = pydoc.locate(name)
+    except pydoc.ErrorDuringImport as error:
+        raise _import_failed(document, name, error.value) from error
+    if found is None:
+        head = name.partition(".")[0]
+        missing = importlib.util.find_spec(head) is None
+        why = f"{escape(name)} needs the package {escape(head)}" if missing else f"there is no {escape(name)}"
+        raise document.fail(f"{why}.", f"pip install {escape(head)}." if missing else "")
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        module = pydoc.safeimport(".".join(parts[:end]))
+        if module is not None:
+            return module
+    return importlib.import_module("builtins")
+
+
+def _import_failed(document: Document, name: str, error: Any) -> ConfigError:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return document.fail(f"{escape(name)} needs the package {error.name}.", f"pip install {error.name}.")
+    return document.fail(f"importing {escape(name)} failed: {type(error).__name__}: {escape(str(error))}")

@@ -1,0 +1,19 @@
+"""Brings files that lie elsewhere (a folder, a hub repository, a web address) to a place on this machine."""
+
+from .collect import Collecting, collect, collect_file
+from .config import FetchConfig, fetch_config_of, strategy_of
+from .origin import Origin, origin_of, split_path
+from .record import check_unchanged_since
+
+__all__ = [
+    "Collecting",
+    "FetchConfig",
+    "Origin",
+    "check_unchanged_since",
+    "collect",
+    "collect_file",
+    "fetch_config_of",
+    "origin_of",
+    "split_path",
+    "strategy_of",
+]

@@ -1,0 +1,166 @@
+"""Folders of SpeechBrain's Checkpointer: ``save/CKPT+<time or name>/`` with ``CKPT.yaml`` and ``<recoverable>.ckpt``.
+
+One root for each recoverable that torch saved; what others saved is beside them. Written after
+``speechbrain/utils/checkpoints.py`` (1.1.2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError, FormatError, SourceError
+from ..sources import File, Folder, Source
+from ..text import escape, listing
+from ..yamltext import read_yaml
+from ._header import FileHeader, Header
+from ._open import has_weights, read_header
+from ._values import Name, Opaque
+
+__all__ = ["FORMAT"]
+
+_META = "CKPT.yaml"
+_FOLDER = "CKPT+"
+_SUFFIX = ".ckpt"
+_META_BYTES = 1 << 20
+_TEXT_BYTES = 200
+_NO_METRICS = ("unixtime", "end-of-epoch")
+
+
+class _SpeechBrain:
+    name = "speechbrain checkpoint"
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """A folder with ``CKPT.yaml``, or one of such folders."""
+        if not isinstance(source, Folder):
+            return False
+        names = source.names()
+        return _META in names or (not has_weights(names) and bool(_saved(source)))
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Read the header of every recoverable; raises FormatError where there are several checkpoints."""
+        assert isinstance(source, Folder)
+        if _META in source.names():
+            return _read(source, "")
+        saved = _saved(source)
+        if len(saved) > 1:
+            raise _several(source, saved)
+        return _read(source, saved[0])
+
+
+def _saved(folder: Folder) -> list[str]:
+    """Return the names of the checkpoints in a folder of them, such as ``save``."""
+    found = []
+    for name in folder.folders():
+        if name.startswith(_FOLDER):
+            with suppress(FormatError, SourceError):
+                folder.file(f"{name}/{_META}").close()
+                found.append(name)
+    return found
+
+
+def _several(folder: Folder, saved: list[str]) -> FormatError:
+    """Return the error for a folder of several checkpoints, with what each was worth."""
+    metas = {name: _meta(folder, name).entries for name in saved}
+    last = max(saved, key=lambda name: _number(metas[name].get("unixtime")))
+    told = [f"{name} ({_worth(metas[name], last=name == last)})" for name in saved]
+    return FormatError(
+        f"{escape(folder.uri)} holds several checkpoints: {listing(told)}.",
+        hint=f"Name the one you mean, as in {escape(folder.uri.rstrip('/'))}/{escape(last)}.",
+        details=told,
+        rule="several checkpoints",
+    )
+
+
+def _worth(meta: Mapping[str, Any], *, last: bool) -> str:
+    words = [f"{key} {value}" for key, value in meta.items() if key not in _NO_METRICS and _is_plain(value)]
+    words += ["within an epoch"] if meta.get("end-of-epoch") is False else []
+    return ", ".join([*words, *(["the most recent"] if last else [])]) or "no metrics"
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, str) and len(value) < 40)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else float("-inf")
+
+
+@dataclass(frozen=True)
+class _Meta:
+    """What ``CKPT.yaml`` says, its fingerprint, and why it could not be read, if it could not."""
+
+    entries: Mapping[str, Any]
+    file: FileHeader
+    notes: tuple[str, ...] = ()
+
+
+def _meta(folder: Folder, inner: str) -> _Meta:
+    name = f"{inner}/{_META}" if inner else _META
+    with closing(folder.file(name)) as file:
+        raw = file.read(0, min(file.size, _META_BYTES))
+        header = FileHeader(name, file.size, hashlib.sha256(raw).hexdigest(), file.mtime_ns)
+    try:
+        read = read_yaml(raw.decode("utf-8"), name)
+    except (ConfigError, UnicodeDecodeError) as error:
+        return _Meta({}, header, (f"{escape(name)} is not understood: {error}",))
+    entries = {str(key): value for key, value in read.items()} if isinstance(read, dict) else {}
+    return _Meta(entries, header)
+
+
+def _read(folder: Folder, inner: str) -> Header:
+    """Read one checkpoint, which lies in ``folder`` or in the folder ``inner`` of it."""
+    meta = _meta(folder, inner)
+    recoverables: dict[str, Any] = {}
+    files, handles = [meta.file], dict[str, File]()
+    with ExitStack() as stack:
+        for name in _files(folder, inner):
+            file = folder.file(f"{inner}/{name}" if inner else name)
+            stack.callback(file.close)
+            header = _header(file, f"{inner}/{name}" if inner else name)
+            recoverables[name.removesuffix(_SUFFIX)] = header.tree if header else _other(file, name)
+            files.extend(header.files if header else [])
+            handles.update(header.handles if header else {})
+            if header is None:
+                file.close()
+        stack.pop_all()
+    beside = {(f"{_META} {key}" if key in recoverables else key): value for key, value in meta.entries.items()}
+    notes = (f"read {escape(inner)}, the only checkpoint in {escape(folder.uri)}",) if inner else ()
+    return Header(
+        format=FORMAT.name,
+        tree={**beside, **recoverables},
+        files=tuple(files),
+        handles=handles,
+        notes=(*notes, *meta.notes),
+    )
+
+
+def _files(folder: Folder, inner: str) -> list[str]:
+    if not inner:
+        return [name for name in folder.names() if name.endswith(_SUFFIX)]
+    with closing(folder.file(f"{inner}/{_META}")) as file:
+        return [name for name in file.folder().names() if name.endswith(_SUFFIX)]
+
+
+def _header(file: File, name: str) -> Header | None:
+    """Return the header of what torch saved; None for what a recoverable wrote in a form of its own."""
+    try:
+        return read_header(file, name)
+    except FormatError as error:
+        if error.rule in ("unknown format", "empty"):
+            return None
+        raise
+
+
+def _other(file: File, name: str) -> Any:
+    """Return what a counter, a data loader or a list of labels wrote, where it is a short text."""
+    if file.size <= _TEXT_BYTES:
+        with suppress(UnicodeDecodeError):
+            return file.read(0, file.size).decode("utf-8")
+    return Opaque(Name(name.removesuffix(_SUFFIX), _SUFFIX[1:]))
+
+
+FORMAT = _SpeechBrain()
