@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -188,7 +190,10 @@ def test_an_existing_folder_needs_force_and_an_input_is_never_written(ckpt: Run)
     assert ckpt("transplant", "source", "dst/config.json", "-o", "there", "--force").code == 0
     assert Path("there/mine.txt").read_text() == "mine"
     assert not opened("BertModel", "there")[1]
-    assert ckpt("transplant", "dst", "dst/config.json", "-o", "new").code == 3
+    done = ckpt("transplant", "dst", "dst/config.json", "-o", "new")
+    assert (done.code, "dst has no checkpoint in it" in done.err) == (3, True)
+    done = ckpt("transplant", "source", "dst", "-o", "new")
+    assert (done.code, "dst/config.json" in done.err) == (3, True)
     assert not Path("new").exists()
 
 
@@ -200,6 +205,17 @@ def test_dry_run_shows_what_is_done_and_writes_nothing(ckpt: Run) -> None:
     assert "ran BertForSequenceClassification of transformers" in done.err
     assert "--map '=bert'" in done.err
     assert set(os.listdir()) == {"source", "dst.yaml"}
+
+
+def test_the_page_ends_with_what_transformers_opens(ckpt: Run) -> None:
+    page = (Path(__file__).parent.parent / "docs/howto/transformers.md").read_text()
+    first, second = re.findall(r"```python\n(.*?)```", page, re.S)
+    quiet()
+    exec(first, {})  # noqa: S102 - our own page
+    command = re.findall(r"^    \$ ckpt (.* -o start/)$", page, re.M)[0]
+    assert ckpt(*shlex.split(command)).code == 0
+    exec(second, {})  # noqa: S102
+    assert load_file("start/model.safetensors").keys() == load_file("theirs/model.safetensors").keys()
 
 
 # The names that a source has.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..tensors import Adapted, TensorInfo
@@ -65,7 +65,6 @@ class Names:
         renamings = copy.deepcopy(self.renamings)  # some remember what they have seen
         names: dict[str, str] = {}
         groups: dict[str, Group] = {}
-        prefixed: list[tuple[str, str]] = []
         renamed: list[tuple[str, str]] = []
         for key in sorted(tensors, key=_in_order):
             name, pattern = self._named(key, renamings)
@@ -75,10 +74,10 @@ class Names:
                 groups.setdefault(name, Group(name, self._converter(pattern))).add(pattern, key, tensors[key])
             elif name != key:
                 names[key] = name
-                (prefixed if self._prefixes(key, name) else renamed).append((key, name))
-        rows, finals, unknown = self._operations(tensors, groups)
-        notes = [*self._said_prefix(prefixed), *self._said_names(renamed), *self._said_made(rows, groups, unknown)]
-        return Adapted(rows, {**names, **finals}, self.by, unknown, tuple(notes))
+                renamed.append((key, name))
+        made, unknown = self._converted(tensors, groups)
+        notes = (*self._said_prefix(renamed), *self._said_names(renamed), *self._said_made(made, unknown))
+        return Adapted(tuple(made.rows.values()), {**names, **made.names}, self.by, unknown, notes)
 
     def _named(self, key: str, renamings: list[Any]) -> tuple[str, str | None]:
         """Return the name that ``from_pretrained`` gives a key, and the pattern of the conversion that it goes into."""
@@ -87,70 +86,74 @@ class Names:
             return self.rename(key, [], [], self.prefix, self.targets)
         return name, pattern
 
-    def _prefixes(self, key: str, name: str) -> bool:
-        return bool(self.prefix) and (name == f"{self.prefix}.{key}" or key == f"{self.prefix}.{name}")
-
     def _converter(self, pattern: str) -> Any:
         found = [one for one in self.converters if pattern in one.source_patterns]
         return found[-1]  # as in convert_and_load_state_dict_in_model, where the last one of a pattern stays
 
-    def _operations(
+    def _converted(
         self, tensors: Mapping[str, TensorInfo], groups: Mapping[str, Group]
-    ) -> tuple[tuple[Mapping[str, Any], ...], dict[str, str], dict[str, str]]:
-        """Return the operations of all groups, the names that are still to be given, and what is not known."""
-        unknown: dict[str, str] = {}
-        known: dict[str, Group] = {}
-        for name, group in groups.items():
+    ) -> tuple[_Converted, dict[str, str]]:
+        """Return what makes the tensors of all groups, and those for which nothing is known that does."""
+        made, unknown = _Converted(), dict[str, str]()
+        alike: dict[Any, list[Group]] = {}
+        for group in groups.values():
             try:
                 rows_of(group, group.literal(), self.config, self.targets)
             except Unknown as why:
                 unknown.update(dict.fromkeys(group.outputs(), str(why)))
             else:
-                known[name] = group
-        rows: dict[str, Mapping[str, Any]] = {}
-        finals: dict[str, str] = {}
-        for alike in _alike(known.values(), tensors):
-            general = [rows_of(group, group.general(), self.config, self.targets)[0] for group in alike]
-            same = len({json.dumps(one) for one in general}) == 1 and _covers(alike, tensors)
-            for group, ours in zip(alike, general, strict=True):
-                literal, last = rows_of(group, group.literal(), self.config, self.targets)
-                rows.update((json.dumps(row), row) for row in (ours if same else literal))
-                finals.update(last)
-        return tuple(rows.values()), finals, unknown
+                alike.setdefault(group.form, []).append(group)
+        for members in alike.values():
+            literal = [rows_of(group, group.literal(), self.config, self.targets) for group in members]
+            general = [rows_of(group, group.general(), self.config, self.targets)[0] for group in members]
+            if all(rows == general[0] for rows in general) and _covers(members, tensors):
+                made.add(general[0])
+            else:
+                made.add(row for rows, _ in literal for row in rows)
+            made.names.update((key, name) for _, last in literal for key, name in last.items() if key != name)
+            done = [group for group, (rows, _) in zip(members, literal, strict=True) if rows]
+            made.keys += [name for group in done for name in group.outputs()]
+        return made, unknown
 
-    def _said_prefix(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
-        if not pairs:
-            return []
-        added = [name for key, name in pairs if len(name) > len(key)]
-        does = "put before" if added else "taken off"
-        rule = f"={self.prefix}" if added else f"{self.prefix}="
-        return [
-            f"{self.prefix}, the base model's prefix in {self.model}, is {does} {count(len(pairs), 'source key')}, "
-            f"as --map '{rule}' would"
-        ]
+    def _said_prefix(self, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+        added = sum(name == f"{self.prefix}.{key}" for key, name in pairs)
+        off = sum(key == f"{self.prefix}.{name}" for key, name in pairs)
+        said = f"{self.prefix}, the base model's prefix in {self.model}, is"
+        if added:
+            yield f"{said} put before {count(added, 'source key')}, as --map '={self.prefix}' would"
+        if off:
+            yield f"{said} taken off {count(off, 'source key')}, as --map '{self.prefix}=' would"
 
-    def _said_names(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
-        if not pairs:
-            return []
-        shown = "; ".join(f"{escape(key)} is {escape(name)}" for key, name in pairs[:2])
-        more = f"; and {len(pairs) - 2} more (-v lists them)" if len(pairs) > 2 else ""
-        return [f"older names that {self.by} knows of {self.model}: {shown}{more}"]
+    def _said_names(self, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+        others = [(k, n) for k, n in pairs if f"{self.prefix}.{k}" != n and k != f"{self.prefix}.{n}"]
+        if others:
+            shown = "; ".join(f"{escape(key)} is {escape(name)}" for key, name in others[:2])
+            more = f"; and {len(others) - 2} more (-v lists them)" if len(others) > 2 else ""
+            yield f"older names that {self.by} knows of {self.model}: {shown}{more}"
 
-    def _said_made(
-        self, rows: Sequence[Mapping[str, Any]], groups: Mapping[str, Group], unknown: Mapping[str, str]
-    ) -> list[str]:
-        notes = []
-        made = [name for key, group in groups.items() if key not in unknown for name in group.outputs()]
-        if made:
-            verbs = dict.fromkeys(next(iter(row)) for row in rows)
-            notes.append(
-                f"{count(len(made), 'tensor')} made of older ones as {self.by} does for {self.model} "
-                f"({', '.join(verbs)}): {listing(made, 2, where='')}"
-            )
+    def _said_made(self, made: _Converted, unknown: Mapping[str, str]) -> Iterator[str]:
+        if made.keys:
+            verbs = ", ".join(dict.fromkeys(next(iter(row)) for row in made.rows.values()))
+            shown = listing(made.keys, 2, where="")
+            tensors = count(len(made.keys), "tensor")
+            yield f"{tensors} made of older ones as {self.by} does for {self.model} ({verbs}): {shown}"
         if unknown:
             why = next(iter(unknown.values()))
-            notes.append(f"not converted, as {why}: {listing(list(unknown), 3, where='')}")
-        return notes
+            yield f"not converted, as {why}: {listing(list(unknown), 3, where='')}"
+
+
+@dataclass
+class _Converted:
+    """What conversions come to: operations, each once; names that are still to be given; the tensors they make."""
+
+    rows: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add operations that are not there yet."""
+        for row in rows:
+            self.rows.setdefault(json.dumps(row), row)
 
 
 def _in_order(key: str) -> list[tuple[Any, ...]]:
@@ -158,14 +161,6 @@ def _in_order(key: str) -> list[tuple[Any, ...]]:
     from transformers.core_model_loading import dot_natural_key
 
     return list(dot_natural_key(key))
-
-
-def _alike(groups: Any, tensors: Mapping[str, TensorInfo]) -> list[list[Group]]:
-    """Return groups whose keys differ in numbers only, together."""
-    found: dict[Any, list[Group]] = {}
-    for group in groups:
-        found.setdefault(group.form, []).append(group)
-    return list(found.values())
 
 
 def _covers(groups: Sequence[Group], tensors: Mapping[str, TensorInfo]) -> bool:

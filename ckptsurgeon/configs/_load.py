@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Protocol, cast
 
-from ..errors import ConfigError
+from ..errors import ConfigError, FormatError
 from ..registry import discover
 from ..tensors import TargetSpec
 from ..text import escape
@@ -48,10 +48,23 @@ def load_target(path: str | os.PathLike[str]) -> TargetSpec:
     """
     text = os.fspath(path)
     low = text.lower()
-    if not low.endswith(_SUFFIXES) or low.endswith(".index.json") or os.path.isdir(text):
+    if os.path.isdir(text):
+        return _folder(text)
+    if not low.endswith(_SUFFIXES) or low.endswith(".index.json"):
         return checkpoint_target(text)
     document = read_document(text)
     return _ours(document) if document.model or _is_empty(document) else _toolkits(document)
+
+
+def _folder(path: str) -> TargetSpec:
+    """Return the checkpoint that a folder is; where it is none and has a configuration, the error says so."""
+    config = os.path.join(path, "config.json")
+    try:
+        return checkpoint_target(path)
+    except FormatError as error:
+        if error.rule == "no checkpoint" and os.path.isfile(config):
+            error.hint = f"It has a configuration, which may be the destination: {escape(config)}."
+        raise
 
 
 def _is_empty(document: Document) -> bool:
