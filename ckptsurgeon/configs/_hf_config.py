@@ -169,15 +169,21 @@ def _check_overrides(
     document: Document, config_class: Any, fields: Mapping[str, Any], overrides: Mapping[str, Any], inside: str = ""
 ) -> None:
     """Raise ConfigError for an override that is no field of the configuration: its class would take anything."""
-    known = {field.name for field in dataclasses.fields(config_class)}
-    known |= {*config_class.attribute_map, *fields, "num_labels"}
+    known = {*_own_fields(config_class), *config_class.attribute_map, *fields, "num_labels"}
     hidden = {"architectures", "auto_map", "model_type", "transformers_version", *_FETCHING}
     known = {name for name in known if not name.startswith("_")} - hidden
     check_fields(document, f"{config_class.__name__}{inside}", overrides, sorted(known))
     for name, value in overrides.items():
         part = config_class.sub_configs.get(name)
-        if part is not None and isinstance(value, dict) and dataclasses.is_dataclass(part):
+        if part is not None and isinstance(value, dict) and hasattr(part, "attribute_map"):
             _check_overrides(document, part, fields.get(name) or {}, value, f" ({name})")
+
+
+def _own_fields(config_class: Any) -> set[str]:
+    """Return the fields of a configuration's class: of a dataclass, or in older ones what it starts with."""
+    if dataclasses.is_dataclass(config_class):
+        return {field.name for field in dataclasses.fields(config_class)}
+    return set(config_class().to_dict())
 
 
 def _merged(config_class: Any, fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +199,7 @@ def _merged(config_class: Any, fields: Mapping[str, Any], overrides: Mapping[str
         if key == "id2label" and isinstance(value, dict) and "label2id" not in overrides:
             merged["label2id"] = {label: int(number) for number, label in value.items()}
         part = config_class.sub_configs.get(key)
-        if isinstance(value, dict) and part is not None:
+        if isinstance(value, dict) and hasattr(part, "attribute_map"):
             value = _merged(part, merged.get(key) or {}, value)
         merged[key] = value
     return merged

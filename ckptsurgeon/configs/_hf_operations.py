@@ -228,7 +228,7 @@ def _concatenate(chain: _Chain, operation: Any, values: Values) -> Values:
 def _chunk(chain: _Chain, operation: Any, values: Values) -> Values:
     """``Chunk``: equal parts."""
     patterns = chain.group.converter.target_patterns
-    if operation.num_shards_attribute is not None:
+    if getattr(operation, "num_shards_attribute", None) is not None:
         raise Unknown("the number of its parts stands in the configuration")
     return _split(chain, operation, values, patterns, ())
 
@@ -258,7 +258,7 @@ def _transpose(chain: _Chain, operation: Any, values: Values) -> Values:
     """``Transpose``: two dimensions swapped; with ``check_dims`` only where the shape is not yet right."""
     pattern, value = chain.only(values)
     wanted = chain.targets.get(chain.group.target)
-    if not (operation.check_dims and wanted is not None and wanted.shape == value.shape):
+    if not (getattr(operation, "check_dims", False) and wanted is not None and wanted.shape == value.shape):
         chain.rows.append({"transpose": value.name, "dims": [operation.dim0, operation.dim1]})
         shape = list(value.shape)
         first, second = operation.dim0, operation.dim1
@@ -279,6 +279,8 @@ def _interleave(chain: _Chain, operation: Any, values: Values) -> Values:
 
 def _permute_for_rope(chain: _Chain, operation: Any, values: Values) -> Values:
     """``PermuteForRope``: the halves of each head from side by side to one behind the other, or back."""
+    if not hasattr(operation, "subconfig_key"):
+        raise Unknown("PermuteForRope of this version of transformers is another")
     config = getattr(chain.config, operation.subconfig_key or "", chain.config)
     heads = getattr(config, "num_attention_heads", 1)
     wanted = operation.permute_layer_names
