@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import VerifyError
 from .formats import UNSEALED
-from .plan import FilePrint, Plan, PlanSource, PlanTarget, Rows, Step
+from .plan import FilePrint, Plan, PlanCompanion, PlanSource, PlanTarget, Rows, Step
 
 __all__ = ["Made", "Recipe", "made_of", "make_recipe", "parse_recipe", "recipe_text"]
 
@@ -27,6 +27,7 @@ class Made:
     """What a recipe says of one tensor: how it came about, from which source, and its CRC-32.
 
     ``more`` are (source, key) of further inputs, ``weights`` what each counts, ``axis`` where a vocabulary runs along.
+    ``implied`` is set where the output leaves the name to its reader, who ties it.
     """
 
     op: str
@@ -39,6 +40,7 @@ class Made:
     more: tuple[tuple[int, str], ...] = ()
     weights: tuple[float, ...] = ()
     axis: int = 0
+    implied: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,11 @@ def recipe_text(recipe: Recipe) -> str:
             "name": recipe.target.name,
             "config": recipe.target.config,
             "files": [_file_json(file) for file in recipe.target.files],
+            **(
+                {"companions": [_file_json(one) for one in recipe.target.companions]}
+                if recipe.target.companions
+                else {}
+            ),
         },
         **({"vocabulary": recipe.rows.to_json()} if recipe.rows is not None else {}),
         "metadata": dict(recipe.metadata or {}),
@@ -146,7 +153,7 @@ def recipe_text(recipe: Recipe) -> str:
     return json.dumps(data, separators=(",", ":"), ensure_ascii=True)
 
 
-def _file_json(file: FilePrint) -> dict[str, Any]:
+def _file_json(file: FilePrint | PlanCompanion) -> dict[str, Any]:
     return {"name": file.name, "size": file.size, "sha256": file.sha256}
 
 
@@ -166,6 +173,8 @@ def _made_json(key: str, made: Made) -> dict[str, Any]:
         row["weights"] = list(made.weights)
     if made.axis:
         row["axis"] = made.axis
+    if made.implied:
+        row["implied"] = True
     row["crc32"] = f"{made.crc32:08x}"
     return row
 
@@ -185,6 +194,7 @@ def parse_recipe(text: str) -> Recipe:
             target=PlanTarget(
                 str(data["target"]["kind"]), str(data["target"]["name"]), str(data["target"]["config"]),
                 tuple(_read_file(row) for row in data["target"]["files"]),
+                tuple(_read_companion(row) for row in data["target"].get("companions", ())),
             ),
             tensors={str(key): _read_made(str(key), row) for key, row in data["tensors"].items()},
             unexpected=tuple((int(source), str(key)) for source, key in data["unexpected"]),
@@ -209,6 +219,10 @@ def _read_file(row: Mapping[str, Any]) -> FilePrint:
     return FilePrint(str(row["name"]), int(row["size"]), str(row["sha256"]))
 
 
+def _read_companion(row: Mapping[str, Any]) -> PlanCompanion:
+    return PlanCompanion(str(row["name"]), int(row["size"]), str(row["sha256"]))
+
+
 def _read_made(key: str, row: Mapping[str, Any]) -> Made:
     origin = row.get("from")
     return Made(
@@ -222,4 +236,5 @@ def _read_made(key: str, row: Mapping[str, Any]) -> Made:
         more=tuple((int(one[0]), str(one[1]) if len(one) > 1 else key) for one in row.get("more", ())),
         weights=tuple(map(float, row.get("weights", ()))),
         axis=int(row.get("axis", 0)),
+        implied=bool(row.get("implied", False)),
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import CheckpointError, ConfigError, PlanError, SourceError
-from ..plan import FilePrint, Plan, PlanSource
+from ..plan import FilePrint, Plan, PlanCompanion, PlanSource, PlanTarget
 from ..tensors import TargetSpec
 from ..text import escape
 from .operating import operate
@@ -29,8 +29,8 @@ __all__ = [
     "inputs_of",
     "names_of",
     "plan_source",
+    "plan_target",
     "read_plan",
-    "target_files",
 ]
 
 
@@ -66,6 +66,21 @@ def plan_source(name: str, checkpoint: Checkpoint, role: str = "source", operati
     return PlanSource(
         name, checkpoint.path, checkpoint.root, checkpoint.stripped, files, role, tuple(map(dict, operations))
     )
+
+
+def plan_target(target: TargetSpec) -> PlanTarget:
+    """Return what a plan says of a destination."""
+    files = target_files(target)
+    prints = {file.name: file for file in files}
+    companions = []
+    for one in target.companions:
+        data = one.text.encode()
+        size, digest = len(data), hashlib.sha256(data).hexdigest()
+        if one.path:
+            size, digest = prints[one.path].size, prints[one.path].sha256
+        companions.append(PlanCompanion(one.name, size, digest, one.path, one.text))
+    implied = tuple(key for key in target.tensors if key in target.implied)
+    return PlanTarget(target.kind, target.name, target.config, files, tuple(companions), implied)
 
 
 def target_files(target: TargetSpec) -> tuple[FilePrint, ...]:

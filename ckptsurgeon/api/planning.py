@@ -11,12 +11,13 @@ from ..checkpoint import Checkpoint, open_checkpoint
 from ..configs import load_target
 from ..errors import ConfigError
 from ..keys import rules_from_lines
-from ..plan import Plan, PlanSource, PlanTarget
+from ..plan import Plan, PlanSource
 from ..planners import Options, SourceView, plan_transplant
 from ..sources import SourceSpec, parse_spec
 from ..tensors import TargetSpec
 from ..text import brief_repr, escape
-from .inputs import OpenInputs, names_of, plan_source, target_files
+from .adapting import adapt, check_converted
+from .inputs import OpenInputs, names_of, plan_source, plan_target
 from .operating import asked_conversions, operate_into, operations_file, operations_of
 from .types import Mismatch, Operations, Path, Patterns, Rules, Sources, Vocabularies
 from .vocabularies import vocabulary_files, vocabulary_options
@@ -127,13 +128,14 @@ def plan_into(
             checkpoints.append(raw.unwrapped(destination=list(target.tensors)))
         names = names_of([spec.uri for spec in specs])
         operated = operate_into(checkpoints, rows, target.tensors)
-        checkpoints = [one.checkpoint for one in operated]
+        adapted = adapt(checkpoints, operated, specs, target)
+        checkpoints = [one.operated.checkpoint for one in adapted]
         views = [
             SourceView(
-                plan_source(name, one.checkpoint, operations=one.rows), one.checkpoint, spec.src, spec.dst,
-                spec.exclude, one.by,
+                plan_source(name, one.operated.checkpoint, operations=one.operated.rows), one.operated.checkpoint,
+                spec.src, spec.dst, spec.exclude, one.operated.by, one.adapted.names, one.adapted.by,
             )
-            for name, one, spec in zip(names, operated, specs, strict=True)
+            for name, one, spec in zip(names, adapted, specs, strict=True)
         ]  # fmt: skip
         keeper = None
         if target.kind == "module":
@@ -145,7 +147,7 @@ def plan_into(
             views,
             target,
             options,
-            planned=PlanTarget(target.kind, target.name, target.config, target_files(target)),
+            planned=plan_target(target),
             keeper=keeper,
             seed=seed,
             arguments={**arguments, **_specs_said(specs)},
@@ -155,8 +157,10 @@ def plan_into(
                 *(one.note for one in operated if one.note),
                 *(f"ran {code}" for code in target.ran),
                 *target.notes,
+                *(note for one in adapted for note in one.adapted.notes),
             ],
         )
+        check_converted(plan, adapted)
     except BaseException:
         for checkpoint in checkpoints:
             checkpoint.close()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from ..errors import ConfigError
+from ..errors import ConfigError, FormatError
 from ..registry import discover
 from ..tensors import TargetSpec
 from ..text import escape
@@ -65,6 +65,8 @@ def load_target(path: str | os.PathLike[str]) -> TargetSpec:
     checkpoint.
     """
     text = os.fspath(path)
+    if os.path.isdir(text):
+        return _folder(text)
     if not is_configuration(text):
         return checkpoint_target(text)
     document = read_document(text)
@@ -87,6 +89,17 @@ def adopt(path: str, beside: str) -> tuple[dict[str, Any], TargetSpec]:
     train = dict(toolkit.training(document))
     named = {"model": {toolkit.field: os.path.relpath(path, beside or os.curdir)}}
     return {**named, **({"train": train} if train else {})}, target
+
+
+def _folder(path: str) -> TargetSpec:
+    """Return the checkpoint that a folder is; where it is none and has a configuration, the error says so."""
+    config = os.path.join(path, "config.json")
+    try:
+        return checkpoint_target(path)
+    except FormatError as error:
+        if error.rule == "no checkpoint" and os.path.isfile(config):
+            error.hint = f"It has a configuration, which may be the destination: {escape(config)}."
+        raise
 
 
 def _is_empty(document: Document) -> bool:

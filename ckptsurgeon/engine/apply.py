@@ -13,6 +13,7 @@ from ..formats import RECIPE_FILE, Beside, folder_digest, seal
 from ..plan import Plan, Receipt
 from ..recipe import Recipe, recipe_text
 from ..text import escape, listing
+from .companions import all_checksums, as_written, copy_companions, recipe_as_written, told_companions
 from .copy_steps import check_storages, copy_steps
 from .folders import StagedFolder, staged_folder
 from .layout import OutputOptions, OutputShape, existing_checkpoint, lay_out
@@ -34,26 +35,28 @@ def carry_out(
     began = time.perf_counter()
     for step in plan.steps:
         check_step(step)
-    shape = lay_out(plan, options, recipe_text(recipe), _beside(plan, inputs))
+    written = as_written(plan, options)
+    recipe = recipe_as_written(recipe, written)
+    shape = lay_out(written, options, recipe_text(recipe), _beside(plan, inputs))
     check_unchanged(inputs)
-    with _staged(shape, inputs, plan, options) as (files, folder):
-        run = Run(plan, inputs, shape, files, progress or (lambda done, total: None))
+    with _staged(shape, inputs, written, options) as (files, folder):
+        run = Run(written, inputs, shape, files, progress or (lambda done, total: None))
         _check_equal(run)
         check_storages(run)
         copy_steps(run)
         _compute_others(run)
         check_unchanged(inputs)
-        _finish(run, recipe, folder)
-        written = folder.nbytes if folder is not None else shape.size
+        _finish(run, recipe.with_checksums(all_checksums(plan, run.checksums)), folder)
+        nbytes = folder.nbytes if folder is not None else shape.size
     return Receipt(
         output=options.path,
         counts=plan.counts,
         unexpected=tuple(key for _, key in plan.unexpected),
         nbytes_read=run.nbytes_read,
-        nbytes_written=written,
+        nbytes_written=nbytes,
         elapsed_s=time.perf_counter() - began,
         plan_sha256=plan.sha256(),
-        notes=overflow_notes(run.overflowed),
+        notes=(*overflow_notes(run.overflowed), *told_companions(written)),
     )
 
 
@@ -120,7 +123,7 @@ def _staged(
         with staged_file(path, shape.size, force=options.force) as file:
             yield {"": file}, None
         return
-    present = existing_checkpoint(path)
+    present = [*existing_checkpoint(path), *_existing_companions(path, plan)]
     if present and not options.force:
         raise OutputError(
             f"{escape(options.path)} holds a checkpoint: {listing(present)}.",
@@ -128,6 +131,10 @@ def _staged(
         )
     with staged_folder(path, shape.size, stale=present) as folder:
         yield {part.name: folder.file(part.name, part.layout.size) for part in shape.parts}, folder
+
+
+def _existing_companions(path: str, plan: Plan) -> Iterator[str]:
+    return (one.name for one in plan.target.companions if os.path.lexists(os.path.join(path, one.name)))
 
 
 def _identities(inputs: Inputs, plan: Plan, options: OutputOptions) -> Iterator[tuple[int, int]]:
@@ -144,7 +151,7 @@ def _finish(run: Run, recipe: Recipe, folder: StagedFolder | None) -> None:
     for step in run.plan.steps:
         if step.key not in run.checksums:
             run.checksums[step.key] = run.checksums[step.tied_to]
-    text = recipe_text(recipe.with_checksums(run.checksums))
+    text = recipe_text(recipe)
     if folder is None:
         part = run.shape.parts[0]
         text = seal(text, _digest(part.layout.frame(run.checksums, text)))
@@ -157,6 +164,7 @@ def _finish(run: Run, recipe: Recipe, folder: StagedFolder | None) -> None:
         digests[part.name] = _digest(frame)
         for offset, data in frame:
             run.files[part.name].write(offset, data)
+    copy_companions(run.plan, folder)
     name, index = run.shape.index
     if name:
         folder.write(name, index)

@@ -14,7 +14,17 @@ from ..plan import Plan, Step
 from ..tensors import DTYPES
 from ..text import escape
 
-__all__ = ["OutputOptions", "OutputShape", "Part", "check_options", "existing_checkpoint", "lay_out", "parse_size"]
+__all__ = [
+    "OutputOptions",
+    "OutputShape",
+    "Part",
+    "check_options",
+    "existing_checkpoint",
+    "is_folder",
+    "lay_out",
+    "parse_size",
+    "writer_of",
+]
 
 DEFAULT_SHARD = "5GB"
 INDEX_BYTES = 1 << 30
@@ -78,7 +88,8 @@ def is_folder(options: OutputOptions) -> bool:
     return not os.path.splitext(path)[1] and not os.path.exists(path)
 
 
-def _writer(options: OutputOptions) -> Writer:
+def writer_of(options: OutputOptions) -> Writer:
+    """Return what writes an output; raises ConfigError where its format is unknown."""
     known = writers()
     if options.to:
         if options.to not in known:
@@ -126,7 +137,7 @@ def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
 
 def check_options(options: OutputOptions) -> None:
     """Raise ConfigError for a format or size that is unknown."""
-    _writer(options)
+    writer_of(options)
     if options.max_shard_size:
         parse_size(options.max_shard_size)
 
@@ -137,7 +148,7 @@ def lay_out(plan: Plan, options: OutputOptions, recipe: str, beside: Beside | No
     Raises ConfigError for a format or size that is unknown, or a format that has no place for ``beside``;
     OutputError for a dtype the format lacks.
     """
-    writer = _writer(options)
+    writer = writer_of(options)
     if beside is not None and (is_folder(options) or not writer.carries):
         where = "a folder" if is_folder(options) else writer.name
         raise ConfigError(f"{where} has no place for entries that are no tensors.", hint="Write one .pth file.")

@@ -66,7 +66,7 @@ def has_weights(names: Sequence[str]) -> bool:
 def _link_note(file: File) -> tuple[str, ...]:
     """Say where a link leads: a run's best.pth is another epoch tomorrow. Blobs of a cache have no names to say."""
     target = link_of(file)
-    if not target.endswith(_SUFFIXES):
+    if not target.endswith(SUFFIXES):
         return ()
     return (f"{escape(file.name)} is a link to {escape(target)}",)
 

@@ -1,6 +1,6 @@
 """Plans: for every destination tensor where its values come from, made from headers alone, reviewable as JSON."""
 
-from .plan import CLASSES, MERGES, Carried, Equal, FilePrint, Input, Plan, PlanSource, PlanTarget, Step
+from .plan import CLASSES, MERGES, Carried, Equal, FilePrint, Input, Plan, PlanCompanion, PlanSource, PlanTarget, Step
 from .receipt import Failure, Receipt, Verification
 from .rows import Row, Rows
 
@@ -13,6 +13,7 @@ __all__ = [
     "FilePrint",
     "Input",
     "Plan",
+    "PlanCompanion",
     "PlanSource",
     "PlanTarget",
     "Receipt",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,7 @@ def check_plan(plan: Plan, data: Mapping[str, Any]) -> None:
     if not 0 <= plan.seed < 2**63:
         raise _fault(f"its seed is {plan.seed}")
     _check_steps(plan.steps)
+    _check_target(plan)
     for source in plan.sources:
         if source.path and not source.files:
             raise _fault(f"it has no fingerprint of {escape(source.name)}")
@@ -28,6 +31,24 @@ def check_plan(plan: Plan, data: Mapping[str, Any]) -> None:
     for row, step in zip(data["steps"], plan.steps, strict=True):
         if row["class"] != step.kind:
             raise _fault(f"{escape(step.key)} is said to be {row['class']!r:.40}, and would be {step.kind}")
+
+
+def _check_target(plan: Plan) -> None:
+    """Companions are plain files of a folder, as they are said to be; of every tie a name is left."""
+    names = [one.name for one in plan.target.companions]
+    for one in plan.target.companions:
+        if os.path.basename(one.name) != one.name or one.name.startswith(".") or not one.name:
+            raise _fault(f"its companion {escape(one.name)} is no plain file name")
+        text = one.text.encode("utf-8", "surrogatepass")
+        if not one.path and (len(text), hashlib.sha256(text).hexdigest()) != (one.size, one.sha256):
+            raise _fault(f"its companion {escape(one.name)} is not the text it is said to be")
+    if len(set(names)) != len(names):
+        raise _fault("it has two companions of one name")
+    implied = set(plan.target.implied)
+    kept = {step.tied_to or step.key for step in plan.steps if step.key not in implied}
+    for step in plan.steps:
+        if step.key in implied and (step.tied_to or step.key) not in kept:
+            raise _fault(f"nothing is left to tie {escape(step.key)} to")
 
 
 def _check_steps(steps: Sequence[Step]) -> None:

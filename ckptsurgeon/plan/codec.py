@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .check import check_plan
-from .plan import MERGES, Carried, Equal, FilePrint, Input, Plan, PlanSource, PlanTarget, Step
+from .plan import MERGES, Carried, Equal, FilePrint, Input, Plan, PlanCompanion, PlanSource, PlanTarget, Step
 from .rows import Rows
 
 __all__ = ["plan_from_json", "plan_to_json"]
@@ -31,6 +31,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
             "name": plan.target.name,
             "config": plan.target.config,
             "files": [_print_json(file) for file in plan.target.files],
+            **_companions_json(plan.target),
         },
         "steps": [_step_json(step, names) for step in plan.steps],
         "unexpected": [{"source": names[i], "key": key} for i, key in plan.unexpected],
@@ -42,6 +43,25 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "metadata": dict(plan.metadata),
         "notes": list(plan.notes),
     }
+
+
+def _companions_json(target: PlanTarget) -> dict[str, Any]:
+    rows = [
+        {"name": one.name, "size": one.size, "sha256": one.sha256}
+        | ({"path": one.path} if one.path else {"text": one.text})
+        for one in target.companions
+    ]
+    return {
+        **({"companions": rows} if rows else {}),
+        **({"implied": list(target.implied)} if target.implied else {}),
+    }
+
+
+def _read_companion(row: Mapping[str, Any]) -> PlanCompanion:
+    return PlanCompanion(
+        _text(row["name"]), int(row["size"]), _text(row["sha256"]), _text(row.get("path", "")),
+        _text(row.get("text", "")),
+    )  # fmt: skip
 
 
 def _step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
@@ -123,6 +143,8 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
             _text(target["name"]),
             _text(target["config"]),
             _read_prints(target["files"]),
+            tuple(_read_companion(row) for row in target.get("companions", ())),
+            tuple(_text(key) for key in target.get("implied", ())),
         ),
         steps=tuple(_read_step(step, index, rows) for step in data["steps"]),
         unexpected=tuple((index[row["source"]], _text(row["key"])) for row in data["unexpected"]),

@@ -16,7 +16,19 @@ from typing import Any
 from ..text import count
 from .rows import Rows
 
-__all__ = ["CLASSES", "MERGES", "Carried", "Equal", "FilePrint", "Input", "Plan", "PlanSource", "PlanTarget", "Step"]
+__all__ = [
+    "CLASSES",
+    "MERGES",
+    "Carried",
+    "Equal",
+    "FilePrint",
+    "Input",
+    "Plan",
+    "PlanCompanion",
+    "PlanSource",
+    "PlanTarget",
+    "Step",
+]
 
 MERGES = ("average", "max")
 """Operations on several inputs, element by element."""
@@ -52,13 +64,30 @@ class PlanSource:
 
 
 @dataclass(frozen=True)
+class PlanCompanion:
+    """A small file that goes into an output folder: a copy of ``path``, else ``text``; its size in bytes and digest."""
+
+    name: str
+    size: int
+    sha256: str
+    path: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class PlanTarget:
-    """The destination: its kind, its configuration, and the files that this reads."""
+    """The destination: its kind, its configuration, and the files that this reads.
+
+    A folder that is written for it has its ``companions`` too, and lacks those names of tied tensors that are
+    ``implied`` there.
+    """
 
     kind: str
     name: str
     config: str
     files: tuple[FilePrint, ...] = ()
+    companions: tuple[PlanCompanion, ...] = ()
+    implied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,10 @@ __all__ = ["Origin", "Selection", "SourceView", "made_fields", "select"]
 
 @dataclass(frozen=True)
 class SourceView:
-    """A source as the planner sees it: its headers, the prefixes that a spec asked for, what operations ``made``."""
+    """A source as the planner sees it: its headers, the prefixes that a spec asked for, what operations ``made``.
+
+    ``known`` are the names that the destination knows its keys by, ``known_by`` says whose those are.
+    """
 
     source: PlanSource
     tensors: Mapping[str, TensorInfo]
@@ -27,6 +30,8 @@ class SourceView:
     dst: str = ""
     prefixes: tuple[str, ...] = ()
     made: Mapping[str, MadeBy] = field(default_factory=dict)
+    known: Mapping[str, str] = field(default_factory=dict)
+    known_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,9 @@ def _module_at(key: str, prefix: str, *, inside: bool = False) -> str:
 
 
 def _spec_rule(view: SourceView, key: str, name: str) -> str:
-    """Return the part of a spec that renamed a key, as it was written."""
+    """Return what renamed a key where no rule did: the part of a spec, as it was written, or who knows its name."""
+    if key in view.known:
+        return view.known_by
     return f"{view.source.name}:{view.src}:{view.dst}" if name != key else ""
 
 
@@ -184,7 +191,9 @@ def _under(key: str, module: str) -> bool:
 
 
 def _moved(key: str, view: SourceView) -> str:
-    """Return the name that a spec's src_key and dst_key give a key."""
+    """Return the name that a spec's src_key and dst_key give a key, or by which the destination knows it."""
+    if key in view.known:
+        return view.known[key]
     if not (view.src or view.dst) or not _under(key, view.src):
         return key
     rest = key[len(view.src) :].lstrip(".") if view.src else key

@@ -14,10 +14,11 @@ from ..checkpoint import Checkpoint
 from ..engine import check_step, crc32
 from ..errors import CheckpointError, FormatError
 from ..ops import count_special, raw_dtype
-from ..plan import Failure, Input, Plan, PlanSource, Rows, Step, Verification
+from ..plan import Failure, Input, Plan, PlanSource, PlanTarget, Rows, Step, Verification
 from ..recipe import Made, Recipe, made_of
 from ..tensors import DTYPES, TensorInfo
 from ..text import escape, shape_text
+from .companions import companion_faults
 from .differences import BLOCK, first_difference, first_different_byte, reader
 from .expected import Expected
 
@@ -63,6 +64,8 @@ def verify_output(
     check = _Check(output, expected, progress or (lambda done, total: None), total)
     if expected.seal and output.header.frame() != expected.seal:
         check.fail("", "the header or metadata is not as it was written")
+    for fault in companion_faults(output.path, expected.said.target.companions) if expected.said is not None else ():
+        check.fail("", fault)
     _check_keys(check)
     if plan is not None:
         _check_plan(check, plan)
@@ -82,22 +85,23 @@ def verify_output(
         not_compared=check.not_compared,
         nan=check.nan,
         inf=check.inf,
-        nbytes=_nbytes(output),
+        nbytes=_nbytes(output, expected.said),
         elapsed_s=time.perf_counter() - began,
         recipe=expected.has_checksums,
     )
 
 
-def _nbytes(output: Checkpoint) -> int:
-    """Return the bytes of all files of an output; in a folder the recipe is one of them."""
+def _nbytes(output: Checkpoint, said: Recipe | None) -> int:
+    """Return the bytes of all files of an output; in a folder the recipe and what lies beside are of them."""
     beside = len(output.recipe.encode()) if output.recipe and os.path.isdir(output.path) else 0
+    beside += sum(one.size for one in said.target.companions) if said is not None else 0
     return beside + sum(file.size for file in output.files)
 
 
 def _check_keys(check: _Check) -> None:
-    for key in check.expected.tensors:
-        if key not in check.output:
-            check.fail(key, "is not in the output")
+    for key, made in check.expected.tensors.items():
+        if (key in check.output) == made.implied:
+            check.fail(key, "is in the output, and was left out" if made.implied else "is not in the output")
     for key in check.output:
         if key not in check.expected.tensors:
             check.fail(key, "is in the output and in nothing that made it")
@@ -121,7 +125,7 @@ def _check_plan(check: _Check, plan: Plan) -> None:
             )
         if made is None:
             check.fail(key, "is planned and was not made")
-        elif replace(made, crc32=0) != made_of(step):
+        elif replace(made, crc32=0, implied=False) != made_of(step):
             check.fail(key, f"was made by {made.op} from {made.source_key or 'nothing'}, planned otherwise")
 
 
@@ -131,6 +135,8 @@ def _other_than_planned(said: Recipe, plan: Plan) -> Iterator[str]:
         yield "was made with another vocabulary than was planned"
     if dict(said.metadata or {}) != dict(plan.metadata):
         yield "carries other metadata than was planned"
+    if said.target.companions and _files(said.target) != _files(plan.target):
+        yield "has other files beside the weights than were planned"
     if len(said.sources) != len(plan.sources):
         yield f"was made of {len(said.sources)} sources, planned of {len(plan.sources)}"
         return
@@ -139,6 +145,10 @@ def _other_than_planned(said: Recipe, plan: Plan) -> Iterator[str]:
             yield f"was made of another {escape(planned.name)} than was planned"
         elif list(map(dict, made.operations)) != list(map(dict, planned.operations)):
             yield f"was made by other operations on {escape(planned.name)} than were planned"
+
+
+def _files(target: PlanTarget) -> list[tuple[str, int, str]]:
+    return [(one.name, one.size, one.sha256) for one in target.companions]
 
 
 def _content(source: PlanSource) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ from torch import nn
 import ckptsurgeon as cs
 
 from ..test_documentation import ROOT, quoted, table
+from ..transformers_models import BERT, model_of, opened, saved
 
 PAGE = (ROOT / "docs/transplant.md").read_text()
 SECTION = PAGE[PAGE.index("## Coming from another toolkit") :]
@@ -33,7 +34,8 @@ EXPECTED = {
     "ckpt transplant encoder.ckpt::encoder dst.yaml": {"copied": 2, "initialised": 4},
     "ckpt transplant save sb.yaml --map 0=enc --map 1=head": {"copied": 4},
     "ckpt transplant f.pth dst.yaml --ignore-mismatch --require encoder": {"copied": 4, "initialised": 2},
-    "ckpt transplant model.safetensors dst.yaml --map 'base=' --ignore-mismatch": {"copied": 4, "initialised": 2},
+    "ckpt transplant bert labels.yaml --on-mismatch classifier=init -o start/": {"copied": 39, "initialised": 2},
+    "ckpt transplant bert-base labels.yaml --require bert": {"copied": 39, "initialised": 2},
     "ckpt transplant f.pth dst.yaml --strict": None,
 }
 """What each of them ends in; None for exit 4."""
@@ -46,15 +48,24 @@ def network(vocab: int) -> dict[str, torch.Tensor]:
     return nn.ModuleDict(parts).state_dict()
 
 
+def bert() -> dict[str, torch.Tensor]:
+    """Write what the rows of transformers are about; returns what should come of it."""
+    head = "BertForSequenceClassification"
+    saved("bert", BERT, head)
+    saved("bert-base", BERT, "BertModel")
+    shown = re.search(r"`model: \{(transformers: bert, num_labels: 5)\}`", SECTION)
+    assert shown
+    Path("labels.yaml").write_text(f"model: {{{shown[1]}}}")
+    wanted: dict[str, torch.Tensor] = model_of(BERT, head, num_labels=5).state_dict()
+    return wanted
+
+
 @pytest.fixture
 def _models() -> None:
-    from safetensors.torch import save_file
-
     torch.manual_seed(0)
     torch.save(network(5), "f.pth")
     torch.save(network(7), "lm.pth")
     torch.save(nn.Linear(4, 4).state_dict(), "encoder.ckpt")
-    save_file({f"base.{key}": value for key, value in network(5).items()}, "model.safetensors")
     torch.save(network(7), "new.pth")
     cs.init_config("new.pth", output="dst.yaml")
     shutil.copytree(ROOT / "fixtures/golden/tensorflow/stt", "english")
@@ -78,20 +89,24 @@ def test_every_command_of_the_table_is_expected() -> None:
 @pytest.mark.parametrize("command", EXPECTED)
 def test_a_command_of_the_table_does_what_the_toolkit_does(ckpt: Run, command: str) -> None:
     expected = EXPECTED[command]
-    done = ckpt(*shlex.split(command)[1:], "-o", "out.pth", "--json")
+    target = bert() if "bert" in command else network(7)
+    given, _, folder = command.partition(" -o ")
+    output = folder or "out.pth"
+    done = ckpt(*shlex.split(given)[1:], "-o", output, "--json")
     if expected is None:
         assert (done.code, Path("out.pth").exists()) == (4, False)
         return
     assert done.code == 0, done
-    counts = cs.verify("out.pth").to_json()
+    counts = cs.verify(output).to_json()
     assert counts["ok"]
     assert {
         kind: counts[field] for kind, field in (("copied", "compared"), ("initialised", "drawn")) if counts[field]
     } == expected
-    target = network(7)
     if "stt" in command or "sb.yaml" in command:
         target = cs.load_target("stt.yaml" if "stt" in command else "sb.yaml").tensors
-    assert {k: v.shape for k, v in torch.load("out.pth").items()} == {k: v.shape for k, v in target.items()}
+    if folder:
+        assert not opened("BertForSequenceClassification", folder)[1]
+    assert {k: v.shape for k, v in cs.open_checkpoint(output).items()} == {k: v.shape for k, v in target.items()}
 
 
 @pytest.mark.usefixtures("_models")

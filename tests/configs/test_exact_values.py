@@ -296,6 +296,20 @@ def drawn_through_a_transposed_view(s: Any) -> None:
 
 
 @case
+def padded_data(s: Any) -> None:
+    """As transformers pads the bias of an output layer when it ties it."""
+    s.l = nn.Linear(3, 5)
+    s.b = s.l.bias
+    s.own = P(torch.zeros(4))
+    nn.init.zeros_(s.own)
+    s.own.data = nn.functional.pad(s.own.data, (0, 1), "constant", 2.0)
+    s.twice = P(torch.zeros(2))
+    nn.init.ones_(s.twice)
+    s.twice.data = s.l.bias.data * 2
+    s.twice.data.add_(1)
+
+
+@case
 def exchanged_data(s: Any) -> None:
     s.a, s.b = P(torch.empty(4)), P(torch.empty(4))
     nn.init.normal_(s.a)

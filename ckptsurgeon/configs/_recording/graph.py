@@ -59,6 +59,7 @@ class Recording:
     storages: list[torch.UntypedStorage] = field(default_factory=list)
     numbers: dict[int, int] = field(default_factory=dict)
     twins: dict[int, torch.UntypedStorage] = field(default_factory=dict)
+    faces: list[torch.UntypedStorage] = field(default_factory=list)
     ghosts: list[weakref.ref[Tensor]] = field(default_factory=list)
     failure: str = ""
 
@@ -86,6 +87,15 @@ class Recording:
         self.twins[ref.storage] = twin
         self.numbers[twin._cdata] = ref.storage
         return ref
+
+    def face(self, ghost: Tensor) -> Tensor:
+        """Return a real tensor that stands for the same recorded view as a ghost: only real ones take real data."""
+        ref = self.ref(ghost)
+        self.twins[ref.storage] = self.storages[ref.storage]
+        storage = torch.empty(self.storages[ref.storage].nbytes(), dtype=torch.uint8).untyped_storage()
+        self.numbers[storage._cdata] = ref.storage
+        self.faces.append(storage)  # kept, as the storages are
+        return torch.empty(0, dtype=ref.dtype).set_(storage, ref.offset, ref.size, ref.stride)
 
     def twin(self, tensor: Tensor) -> Tensor:
         """Return a meta tensor that is the same view of the same recorded storage."""

@@ -40,6 +40,7 @@ _BYTES: set[Any] = {
     torch.Tensor.__reduce_ex__,
 }
 """What a ghost cannot give: the memory that its values lie in."""
+_SETS_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 
 
 class _Disguise(TorchFunctionMode):
@@ -57,6 +58,8 @@ class _Disguise(TorchFunctionMode):
             return self._copy(*args)
         if (func in _SHOWS or func in _ARRAYS or func in _BYTES) and isinstance(args[0], Tensor):
             return self._shown(func, *args, **kwargs)
+        if func == _SETS_DATA:
+            return self._rebound(*args)
         if func in _INDEXED:
             args = (args[0], _index(args[1]), *args[2:])
         if func is torch.Tensor.new_tensor:
@@ -73,6 +76,13 @@ class _Disguise(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
+
+    def _rebound(self, tensor: Tensor, data: Tensor) -> None:
+        """Set the data of a tensor; one that was made for real takes none that has no values."""
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
+            if data.is_meta and not tensor.is_meta and self._dispatch.record.knows(data):
+                data = self._dispatch.record.face(data)
+            tensor.data = data
 
     def _copy(self, tensor: Tensor, memo: dict[int, Any]) -> Tensor:
         if id(tensor) not in memo:

@@ -1,0 +1,316 @@
+"""Conversions of transformers as operations of ours: what merges, splits and turns the tensors of older checkpoints.
+
+A conversion is a chain of ``ConversionOps`` (transformers/core_model_loading.py) that all keys of one group go through.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from ..tensors import TensorInfo
+
+__all__ = ["Group", "Unknown", "opened", "rows_of"]
+
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+"""A number that is a segment of its own."""
+_SPECIAL = re.compile(r"[\\*?\[\]{}=]")
+
+Row: TypeAlias = dict[str, Any]
+
+
+class Unknown(Exception):  # noqa: N818 - a signal within the adaption, which says it
+    """A conversion that has no operation of ours."""
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A tensor on its way: what it is called, which may be a pattern, and its shape. ``many`` are those of a list."""
+
+    name: str
+    shape: tuple[int, ...]
+    many: int = 0
+
+
+Values: TypeAlias = dict[str, _Value]
+"""By the pattern of the conversion that it stands for."""
+Naming: TypeAlias = tuple[Mapping[str, str], Callable[[str], str]]
+"""The name of what each source pattern gives, and how a name of the destination is written."""
+
+
+@dataclass
+class Group:
+    """The tensors that one conversion makes one or several of. ``target`` is the name that it gives their keys."""
+
+    target: str
+    converter: Any
+    found: dict[str, list[str]] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def add(self, pattern: str, key: str, info: TensorInfo) -> None:
+        """Add a key that a source pattern of the conversion matches."""
+        self.found.setdefault(pattern, []).append(key)
+        self.shapes[pattern] = info.shape
+
+    @property
+    def keys(self) -> list[str]:
+        """All keys that go into it."""
+        return [key for keys in self.found.values() for key in keys]
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """What it has in common with the groups of other layers."""
+        return id(self.converter), opened(self.target), *((p, opened(keys[0])) for p, keys in self.found.items())
+
+    def outputs(self) -> list[str]:
+        """Return the names of what it makes."""
+        patterns = self.converter.target_patterns
+        first = next((one for one in patterns if one in self.target), None)
+        if first is None:
+            return [self.target]
+        head, _, tail = self.target.partition(first)
+        return [head + one + tail for one in patterns]
+
+    def literal(self) -> Naming:
+        """Return its names as they are, the keys of a list with their varying number caught."""
+        return {pattern: _caught(keys, {}) for pattern, keys in self.found.items()}, lambda name: name
+
+    def general(self) -> Naming:
+        """Return its names with every number that source and destination share caught; else as they are."""
+        numbers = _NUMBER.findall(self.target)
+        kept = {pattern: _constant(keys) for pattern, keys in self.found.items()}
+        if len(numbers) > len(_NAMES) or any(found != numbers for found in kept.values()):
+            return self.literal()
+        names = {pattern: _caught(keys, dict(enumerate(_NAMES))) for pattern, keys in self.found.items()}
+        return names, _numbered
+
+
+_NAMES = "nmk"
+
+
+def opened(key: str) -> str:
+    """Return a key with its numbers left out."""
+    return _NUMBER.sub("#", key)
+
+
+def _numbered(name: str) -> str:
+    """Return a name of the destination with its numbers as captures, in their order."""
+    captures = iter(_NAMES)
+    return _NUMBER.sub(lambda found: f"{{{next(captures)}}}", name)
+
+
+def _constant(keys: Sequence[str]) -> list[str]:
+    """Return the numbers that all keys of a list have in common."""
+    columns = zip(*(_NUMBER.findall(key) for key in keys), strict=True)
+    return [column[0] for column in columns if len(set(column)) == 1 or len(keys) == 1]
+
+
+def _caught(keys: Sequence[str], names: Mapping[int, str]) -> str:
+    """Return the pattern of some keys: their varying number as ``{e}``, those they share as captures where named."""
+    if any(_SPECIAL.search(key) for key in keys) or len({opened(key) for key in keys}) > 1:
+        raise Unknown("its keys are not numbered")
+    columns = list(zip(*(_NUMBER.findall(key) for key in keys), strict=True))
+    varying = [place for place, column in enumerate(columns) if len(set(column)) > 1]
+    if len(varying) > 1:
+        raise Unknown("its keys have several numbers")
+    places = iter(range(len(columns)))
+    shared = iter(range(len(columns)))
+
+    def written(found: re.Match[str]) -> str:
+        if next(places) in varying:
+            return "{e}"
+        name = names.get(next(shared))
+        return f"{{{name}}}" if name else found[0]
+
+    return _NUMBER.sub(written, keys[0])
+
+
+def rows_of(
+    group: Group, naming: Naming, config: Any, targets: Mapping[str, TensorInfo]
+) -> tuple[list[Row], dict[str, str]]:
+    """Return the operations of a group, and the names that its tensors are still to be given.
+
+    Raises Unknown where the conversion is none that is known here.
+    """
+    names, write = naming
+    chain = _Chain(group, config, targets, write)
+    values = {p: _Value(name, group.shapes[p], len(group.found[p])) for p, name in names.items()}
+    for operation in group.converter.operations:
+        step = _STEPS.get(type(operation).__name__)
+        if step is None:
+            raise Unknown(f"{type(operation).__name__} of transformers is no operation here")
+        values = step(chain, operation, values)
+    return chain.rows, chain.finals(values)
+
+
+@dataclass
+class _Chain:
+    """The operations of one group so far."""
+
+    group: Group
+    config: Any
+    targets: Mapping[str, TensorInfo]
+    write: Callable[[str], str]
+    rows: list[Row] = field(default_factory=list)
+    _parts: int = 0
+
+    def fresh(self) -> str:
+        """Return a name for what is made on the way."""
+        self._parts += 1
+        return f"{self.write(self.group.target)}.part{self._parts}"
+
+    def names(self, patterns: Sequence[str]) -> list[str]:
+        """Return the names in the destination that patterns of the conversion stand for."""
+        outputs = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
+        return [self.write(outputs.get(pattern, self.group.target)) for pattern in patterns]
+
+    def only(self, values: Values) -> tuple[str, _Value]:
+        """Return the one tensor there is."""
+        if len(values) != 1 or next(iter(values.values())).many > 1:
+            raise Unknown("several tensors go where one is expected")
+        return next(iter(values.items()))
+
+    def target(self, values: Values) -> str:
+        """Return the pattern that a single tensor stands for after an operation in place."""
+        patterns = self.group.converter.target_patterns
+        return patterns[0] if len(patterns) == 1 else next(iter(values))
+
+    def finals(self, values: Values) -> dict[str, str]:
+        """Rename what does not have its name in the destination yet; by key, as renamings are."""
+        wanted = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
+        last: dict[str, str] = {}
+        for pattern, value in values.items():
+            name = wanted.get(pattern, self.group.target)
+            if value.name in self._sources():
+                last[self.group.keys[0]] = name
+            elif value.name != self.write(name):
+                self.rows.append({"concat": [value.name], "into": self.write(name)})
+        return last
+
+    def _sources(self) -> set[str]:
+        return {*self.group.literal()[0].values(), *self.group.general()[0].values()}
+
+
+def _merge(chain: _Chain, operation: Any, values: Values) -> Values:
+    """``MergeModulelist``: the tensors of each list become one."""
+    made: Values = {}
+    for pattern, value in values.items():
+        name, into = (pattern, chain.fresh()) if len(values) > 1 else (chain.target(values), "")
+        into = into or (chain.names([name])[0] if _is_last(chain, operation) else chain.fresh())
+        chain.rows.append({"stack": value.name, "into": into, "dim": operation.dim})
+        shape = (*value.shape[: operation.dim], max(value.many, 1), *value.shape[operation.dim :])
+        made[name] = _Value(into, shape)
+    return made
+
+
+def _is_last(chain: _Chain, operation: Any) -> bool:
+    return operation is chain.group.converter.operations[-1]
+
+
+def _concatenate(chain: _Chain, operation: Any, values: Values) -> Values:
+    """``Concatenate``: in the order of the conversion's patterns."""
+    lacking = [pattern for pattern in chain.group.converter.source_patterns if pattern not in values]
+    if lacking:
+        raise Unknown(f"the source has nothing like {lacking[0]}")
+    parts = [values[pattern] for pattern in chain.group.converter.source_patterns]
+    name = chain.target(values) if len(values) > 1 else next(iter(chain.group.converter.target_patterns))
+    into = chain.names([name])[0] if _is_last(chain, operation) else chain.fresh()
+    given = [part.name for part in parts]
+    chain.rows.append({"concat": given if len(given) > 1 else given[0], "into": into, "dim": operation.dim})
+    shape = list(parts[0].shape)
+    shape[operation.dim] = sum(part.shape[operation.dim] * max(part.many, 1) for part in parts)
+    return {name: _Value(into, tuple(shape))}
+
+
+def _chunk(chain: _Chain, operation: Any, values: Values) -> Values:
+    """``Chunk``: equal parts."""
+    patterns = chain.group.converter.target_patterns
+    if getattr(operation, "num_shards_attribute", None) is not None:
+        raise Unknown("the number of its parts stands in the configuration")
+    return _split(chain, operation, values, patterns, ())
+
+
+def _pieces(chain: _Chain, operation: Any, values: Values) -> Values:
+    """``Split``: parts as large as the destination has them."""
+    patterns = chain.group.converter.target_patterns
+    outputs = chain.group.outputs()
+    sizes = [chain.targets[name].shape[operation.dim] for name in outputs if name in chain.targets]
+    return _split(chain, operation, values, patterns, sizes)
+
+
+def _split(chain: _Chain, operation: Any, values: Values, patterns: Sequence[str], sizes: Sequence[int]) -> Values:
+    _, value = chain.only(values)
+    into = chain.names(patterns)
+    row: Row = {"split": value.name, "into": into, "dim": operation.dim}
+    chain.rows.append({**row, "sizes": list(sizes)} if sizes else row)
+    shapes = []
+    for place in range(len(patterns)):
+        shape = list(value.shape)
+        shape[operation.dim] = sizes[place] if sizes else shape[operation.dim] // len(patterns)
+        shapes.append(tuple(shape))
+    return {p: _Value(name, shape) for p, name, shape in zip(patterns, into, shapes, strict=True)}
+
+
+def _transpose(chain: _Chain, operation: Any, values: Values) -> Values:
+    """``Transpose``: two dimensions swapped; with ``check_dims`` only where the shape is not yet right."""
+    pattern, value = chain.only(values)
+    wanted = chain.targets.get(chain.group.target)
+    if not (getattr(operation, "check_dims", False) and wanted is not None and wanted.shape == value.shape):
+        chain.rows.append({"transpose": value.name, "dims": [operation.dim0, operation.dim1]})
+        shape = list(value.shape)
+        first, second = operation.dim0, operation.dim1
+        shape[first], shape[second] = shape[second], shape[first]
+        value = _Value(value.name, tuple(shape))
+    return {chain.target({pattern: value}): value}
+
+
+def _interleave(chain: _Chain, operation: Any, values: Values) -> Values:
+    """``Interleave``: every second index behind the others, or back."""
+    pattern, value = chain.only(values)
+    dim = operation.dim % len(value.shape)
+    half = value.shape[dim] // 2
+    pair = [2, half] if operation.inverse else [half, 2]
+    _turn(chain, value, [*value.shape[:dim], *pair, *value.shape[dim + 1 :]], dim)
+    return {chain.target({pattern: value}): value}
+
+
+def _permute_for_rope(chain: _Chain, operation: Any, values: Values) -> Values:
+    """``PermuteForRope``: the halves of each head from side by side to one behind the other, or back."""
+    if not hasattr(operation, "subconfig_key"):
+        raise Unknown("PermuteForRope of this version of transformers is another")
+    config = getattr(chain.config, operation.subconfig_key or "", chain.config)
+    heads = getattr(config, "num_attention_heads", 1)
+    wanted = operation.permute_layer_names
+    made: Values = {}
+    for pattern, value in values.items():
+        if wanted is None or any(name in pattern for name in wanted):
+            half = value.shape[0] // heads // 2
+            pair = [2, half] if operation.inverse else [half, 2]
+            _turn(chain, value, [heads, *pair, *value.shape[1:]], 1)
+        made[pattern if len(values) > 1 else chain.target(values)] = value
+    return made
+
+
+def _turn(chain: _Chain, value: _Value, shape: Sequence[int], dim: int) -> None:
+    """Swap two dimensions of a tensor that is seen in another shape for it."""
+    if math.prod(shape) != math.prod(value.shape):
+        raise Unknown("its shape does not divide")
+    chain.rows += [
+        {"reshape": value.name, "shape": list(shape)},
+        {"transpose": value.name, "dims": [dim, dim + 1]},
+        {"reshape": value.name, "shape": list(value.shape)},
+    ]
+
+
+_STEPS: Mapping[str, Callable[[_Chain, Any, Values], Values]] = {
+    "MergeModulelist": _merge,
+    "Concatenate": _concatenate,
+    "Chunk": _chunk,
+    "Split": _pieces,
+    "Transpose": _transpose,
+    "Interleave": _interleave,
+    "PermuteForRope": _permute_for_rope,
+}

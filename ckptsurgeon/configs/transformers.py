@@ -1,0 +1,52 @@
+"""Destinations of transformers: a ``config.json``, or ``model: {transformers: config.json, num_labels: 5, …}``.
+
+The model is what ``AutoModel*.from_config`` would make, without storage; a folder that is written from it opens with
+``from_pretrained``. https://huggingface.co/docs/transformers/main_classes/configuration
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..tensors import TargetSpec
+from ._document import Document
+
+__all__ = ["CONFIG", "TOOLKIT"]
+
+
+class _Transformers:
+    field = "transformers"
+
+    def recognises(self, document: Document) -> bool:
+        """Whether a JSON document is a config.json of transformers."""
+        content = document.content
+        if not isinstance(content, dict) or not document.path.lower().endswith(".json"):
+            return False
+        return isinstance(content.get("model_type"), str) or isinstance(content.get("architectures"), list)
+
+    def load(self, document: Document) -> TargetSpec:
+        """Return the destination; raises ConfigError where the package, the model or a field is not known."""
+        from ._hf_config import describe, library
+        from ._hf_files import companions
+        from ._hf_model import Facts, construct, offline
+        from ._module import module_target
+
+        package = library(document)
+        with offline():
+            described = describe(document, package)
+            files = companions(described.config, described.folder)
+            facts = Facts(package)
+            spec = module_target(
+                lambda: construct(described, facts),
+                kind="transformers",
+                name=document.name,
+                config=document.path,
+                files=tuple(dict.fromkeys([*document.read, *(one.path for one in files if one.path)])),
+                ran=(f"{described.name} of transformers {package.__version__}",),
+                notes=described.notes,
+                companions=files,
+            )
+        return replace(spec, **facts.fields(spec.tensors, spec.ties))
+
+
+CONFIG = TOOLKIT = _Transformers()
