@@ -59,7 +59,8 @@ def transplant(
     "SRC:DST" or a pair: tokens that both have keep their rows; ``new_tokens`` says what others get (init, mean, zero,
     subword), ``token_map`` which tokens of the source play the part of others, ``vocab_keys`` which tensors run along
     the vocabulary (GLOB or GLOB=AXIS) where the destination does not say it;
-    ``on_mismatch`` is one policy for all (init, slice, pad, overlap, interpolate) or a map from pattern to policy;
+    ``on_mismatch`` is one policy for all (init, slice, pad, overlap, interpolate, positions-1d, positions-2d, patch,
+    channels, center) or a map from pattern to policy;
     ``dtype`` is "keep" or the dtype of all floating tensors.
 
     Raises PatternError, ConfigError, SourceError, FormatError, or PlanError where the plan is impossible.

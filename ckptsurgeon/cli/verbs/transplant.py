@@ -94,7 +94,8 @@ def run(
         typer.Option(
             "--on-mismatch",
             metavar="[GLOB=]POLICY",
-            help="Where shapes differ: error, init, slice, pad, overlap or interpolate; repeatable.",
+            help="Where shapes differ: error, init, slice, pad, overlap, interpolate, positions-1d, positions-2d, "
+            "patch, channels or center, some with arguments, as in positions-2d:prefix=1; repeatable.",
         ),
     ] = None,
     ignore_mismatch: Annotated[bool, typer.Option("--ignore-mismatch", help="Short for --on-mismatch init.")] = False,
