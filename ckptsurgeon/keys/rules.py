@@ -1,7 +1,8 @@
 """Rules that rename: ``pattern=target``.
 
     rule     = pattern "=" target     split at the last "=" outside braces; either side may be empty
-    target   = text with the captures in order as "*" and "**", numbered "{1}", or computed "{n}", "{n+12}"
+    target   = text with the captures in order as "*" and "**", numbered "{1}", or computed "{n}", "{n+12}";
+               a list "{2n,2n+1}" or range "{0..11}" stands for several names, each of which the tensor gets
 
 ``encoder=model.encoder`` moves a module, ``module=`` strips a prefix, ``=model`` adds one.
 """
@@ -43,47 +44,57 @@ class Rule:
         return _label(self.text)
 
     def apply(self, key: str, also: Mapping[str, str] | None = None) -> str | None:
-        """Return the new name of ``key``; None when the rule is not for it. ``also`` are captures from elsewhere.
+        """Return the new name of ``key``, the first of several; None when the rule is not for it.
 
-        Raises PatternError when nothing is left of the key or a number falls below zero.
+        ``also`` are captures from elsewhere. Raises PatternError when nothing is left of the key or a number falls
+        below zero.
         """
-        name = self._once(key, also)
-        while self.again and name is not None and (shorter := self._once(name, also)) is not None:
-            name = shorter
-        return name
+        names = self.names(key, also)
+        return names[0] if names else None
 
-    def _once(self, key: str, also: Mapping[str, str] | None) -> str | None:
+    def names(self, key: str, also: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        """Return all new names of ``key``, none when the rule is not for it; raises as ``apply`` does."""
+        names = self._once(key, also)
+        while self.again and names and (shorter := self._once(names[0], also)):
+            names = shorter
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            raise PatternError(f"{self.label} gives {escape(key)} the name {escape(twice)} twice.")
+        return names
+
+    def _once(self, key: str, also: Mapping[str, str] | None) -> tuple[str, ...]:
         caught = Captures(rest=f".{key}") if self.pattern is None else self.pattern.captures(key)
         if caught is None:
-            return None
+            return ()
         if also:
             caught = replace(caught, named={**caught.named, **also})
         try:
-            head = self.target.render(caught)
+            heads = self.target.render(caught)
         except ValueError as error:
             raise PatternError(f"{self.label} on {escape(key)}: {error}.") from error
-        name = head + caught.rest if head else caught.rest.removeprefix(".")
-        if not name:
+        names = tuple(head + caught.rest if head else caught.rest.removeprefix(".") for head in heads)
+        if not all(names):
             raise PatternError(
                 f"{self.label} leaves nothing of {escape(key)}.",
                 hint="Strip only what something follows.",
             )
-        return name
+        return names
 
 
 @dataclass(frozen=True)
 class Renaming:
-    """Where every key went, and which rule sent it there (None: kept its name)."""
+    """The names of every key, several where its rule lists them, and which rule gave them (None: it kept its name)."""
 
-    names: dict[str, str]
+    names: dict[str, tuple[str, ...]]
     by: dict[str, int | None]
     used: tuple[int, ...]
 
     def collisions(self) -> dict[str, list[str]]:
         """Return the names on which several keys land, with those keys."""
         landed: dict[str, list[str]] = {}
-        for key, name in self.names.items():
-            landed.setdefault(name, []).append(key)
+        for key, names in self.names.items():
+            for name in names:
+                landed.setdefault(name, []).append(key)
         return {name: keys for name, keys in landed.items() if len(keys) > 1}
 
 
@@ -113,7 +124,10 @@ def target_rule(pattern: KeyPattern, target: str, label: str, also: Sequence[str
     """
     if not target:
         raise PatternError(f"{label}: a name is empty.", hint="Name what the tensor becomes.")
-    return Rule(f"{pattern.text}={target}", pattern, Target(target, pattern, rule=label, also=also))
+    made = Target(target, pattern, rule=label, also=also)
+    if made.several:
+        raise PatternError(f"{label}: {escape(target)} is several names.", hint="Write each of them as one of a list.")
+    return Rule(f"{pattern.text}={target}", pattern, made)
 
 
 def _place(text: str) -> str:
@@ -175,14 +189,14 @@ def _trimmed(text: str) -> str:
     return text[: len(short) + escapes % 2]
 
 
-def _renamed(rule: Rule, key: str) -> str:
-    name = rule.apply(key)
-    if name is None:
+def _renamed(rule: Rule, key: str) -> tuple[str, ...]:
+    names = rule.names(key)
+    if not names:
         raise PatternError(
             f"{rule.label} matches {escape(key)} segment by segment and not as a whole.",
             hint="Please report it: it is a fault of ours.",
         )
-    return name
+    return names
 
 
 def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
@@ -194,7 +208,7 @@ def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
     matcher = KeyMatcher([rule.pattern for rule in rules if rule.pattern is not None])
     dotted = [i for i, rule in enumerate(rules) if rule.pattern is not None]
     always = [i for i, rule in enumerate(rules) if rule.pattern is None]
-    names: dict[str, str] = {}
+    names: dict[str, tuple[str, ...]] = {}
     by: dict[str, int | None] = {}
     seen: dict[int, int] = dict.fromkeys(range(len(rules)), 0)
     won: set[int] = set()
@@ -204,7 +218,7 @@ def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
             seen[index] += 1
         by[key] = matching[0] if matching else None
         won.update(matching[:1])
-        names[key] = _renamed(rules[matching[0]], key) if matching else key
+        names[key] = _renamed(rules[matching[0]], key) if matching else (key,)
     for index, rule in enumerate(rules):
         if seen[index] and index not in won and not rule.lenient:
             raise PatternError(

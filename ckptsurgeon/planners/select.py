@@ -97,22 +97,22 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
     dropped = _dropped(view, options, selection)
     chosen = [key for key in view.tensors if key not in dropped and _under(key, view.src)]
     renaming = rename(chosen, options.rules)
-    names = {key: name if renaming.by[key] is not None else _moved(key, view) for key, name in renaming.names.items()}
     landed: dict[str, str] = {}
-    for key, name in names.items():
-        other = landed.setdefault(name, key)
-        if other != key:
-            raise PlanError(
-                f"{escape(other)} and {escape(key)} of {escape(view.source.name)} both become {escape(name)}.",
-                hint="Exclude one of them, or map them to different keys.",
-            )
-        by = renaming.by[key]
-        rule = f"--map {options.rules[by].text}" if by is not None else _spec_rule(view, key, name)
-        origin = Origin(index, key, view.tensors[key], rule, view.made.get(key))
-        selection.origins.setdefault(name, []).append(origin)
+    for key, by in renaming.by.items():
+        for name in renaming.names[key] if by is not None else (_moved(key, view),):
+            other = landed.setdefault(name, key)
+            if other != key:
+                raise PlanError(
+                    f"{escape(other)} and {escape(key)} of {escape(view.source.name)} both become {escape(name)}.",
+                    hint="Exclude one of them, or map them to different keys.",
+                )
+            rule = f"--map {options.rules[by].text}" if by is not None else _spec_rule(view, key, name)
+            origin = Origin(index, key, view.tensors[key], rule, view.made.get(key))
+            selection.origins.setdefault(name, []).append(origin)
     for key, why in dropped.items():
         selection.excluded_keys += 1
-        selection.excluded.setdefault(_name_of(key, view, options.rules), why)
+        for name in _names_of(key, view, options.rules):
+            selection.excluded.setdefault(name, why)
 
 
 def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[str, str]:
@@ -191,16 +191,16 @@ def _moved(key: str, view: SourceView) -> str:
     return f"{view.dst}.{rest}".strip(".") if view.dst else rest or key
 
 
-def _name_of(key: str, view: SourceView, rules: Sequence[Rule]) -> str:
-    """Return the name an excluded key would have had; where its rule cannot be applied, its own."""
+def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, ...]:
+    """Return the names an excluded key would have had; where its rule cannot be applied, its own."""
     for rule in rules:
         try:
-            name = rule.apply(key)
+            names = rule.names(key)
         except PatternError:
-            return key
-        if name is not None:
-            return name
-    return _moved(key, view)
+            return (key,)
+        if names:
+            return names
+    return (_moved(key, view),)
 
 
 def made_fields(origin: Origin) -> dict[str, Any]:
