@@ -42,13 +42,15 @@ DOORS: dict[str, set[str]] = {
     "engine": {"plan", "ops", "means", "policies", "adapters", "merges", "formats", "checkpoint", "recipe", "sources"},
     "comparison": {"checkpoint", "keys", "engine", "ops", "sources"},
     "matching": {"keys"},
+    "explanation": {"keys", "matching", "plan", "planners", "policies"},
     "inspection": {"checkpoint", "keys", "engine", "ops"},
     "verification": {"plan", "checkpoint", "engine", "recipe", "ops", "sources"},
     "api": {
-        "checkpoint", "comparison", "configs", "matching", "engine", "formats", "inspection", "keys", "operations",
+        "checkpoint", "comparison", "configs", "explanation", "matching", "engine", "formats", "inspection", "keys",
+        "operations",
         "plan", "planners", "recipe", "sources", "verification", "vocabulary",
     },
-    "render": {"plan", "inspection", "comparison", "matching"},
+    "render": {"plan", "inspection", "comparison", "explanation", "matching"},
     "cli": {"__init__", "api", "trainer", "render", "plan", "registry"},
     "trainer": {"api", "configs"},
 }  # fmt: skip

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..checkpoint import Checkpoint, open_checkpoint
     from ..comparison import Difference
     from ..configs import load_target
+    from ..explanation import Explained, Explanation
     from ..inspection import Inspection
     from ..keys import RULESETS, Rule
     from ..matching import Proposal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .averaging import average
     from .comparing import diff
     from .editing import convert, filter, rename
+    from .explaining import explain
     from .live import load_into
     from .looking import init_config, inspect
     from .matching import match
@@ -33,6 +35,8 @@ __all__ = [
     "RULESETS",
     "Checkpoint",
     "Difference",
+    "Explained",
+    "Explanation",
     "Inspection",
     "Plan",
     "Proposal",
@@ -47,6 +51,7 @@ __all__ = [
     "check_output",
     "convert",
     "diff",
+    "explain",
     "filter",
     "init_config",
     "inspect",
@@ -67,6 +72,7 @@ __getattr__ = lazy_names(
         "..checkpoint": ("Checkpoint", "open_checkpoint"),
         "..comparison": ("Difference",),
         "..configs": ("load_target",),
+        "..explanation": ("Explained", "Explanation"),
         "..inspection": ("Inspection",),
         "..keys": ("RULESETS", "Rule"),
         "..matching": ("Proposal",),
@@ -76,6 +82,7 @@ __getattr__ = lazy_names(
         ".averaging": ("average",),
         ".comparing": ("diff",),
         ".editing": ("convert", "filter", "rename"),
+        ".explaining": ("explain",),
         ".live": ("load_into",),
         ".looking": ("init_config", "inspect"),
         ".matching": ("match",),

@@ -12,7 +12,7 @@ from ..configs import load_target
 from ..errors import ConfigError
 from ..keys import rules_from_lines
 from ..plan import Plan, PlanSource, PlanTarget
-from ..planners import Options, SourceView, plan_transplant
+from ..planners import Options, Planning, SourceView, plan_transplant
 from ..sources import SourceSpec, parse_spec
 from ..tensors import TargetSpec
 from ..text import brief_repr, escape
@@ -153,7 +153,7 @@ def plan_into(
         for checkpoint in checkpoints:
             checkpoint.close()
         raise
-    return replace(plan, inputs=OpenInputs(tuple(checkpoints), target, others))
+    return replace(plan, inputs=OpenInputs(tuple(checkpoints), target, others, Planning(views, target, options)))
 
 
 def _specs_said(specs: Sequence[SourceSpec]) -> dict[str, Any]:

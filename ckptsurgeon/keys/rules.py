@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..errors import PatternError
 from ..text import count, escape
@@ -19,7 +19,7 @@ from .matcher import KeyMatcher
 from .pattern import Captures, KeyPattern
 from .target import Target
 
-__all__ = ["Renaming", "Rule", "RuleLine", "parse_rule", "rename", "rules_from_lines", "target_rule"]
+__all__ = ["Renaming", "Rule", "RuleLine", "check_shadowed", "parse_rule", "rename", "rules_from_lines", "target_rule"]
 
 _COMMENT = re.compile(r"(^|\s)#.*", re.DOTALL)
 
@@ -88,6 +88,8 @@ class Renaming:
     names: dict[str, tuple[str, ...]]
     by: dict[str, int | None]
     used: tuple[int, ...]
+    shadowed: Mapping[int, int] = field(default_factory=dict)
+    """The rules that earlier ones leave no key, and how many they match."""
 
     def collisions(self) -> dict[str, list[str]]:
         """Return the names on which several keys land, with those keys."""
@@ -202,8 +204,8 @@ def _renamed(rule: Rule, key: str) -> tuple[str, ...]:
 def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
     """Rename every key by the first rule that matches it; no rule sees what another made.
 
-    A rule that matches keys, all of them taken by earlier rules, is a PatternError. Rules that match nothing
-    are not in ``used``: the caller, who knows every source, judges them.
+    Rules that match nothing are not in ``used``, and ``check_shadowed`` is for those that match and never apply: the
+    caller, who knows every source, judges them.
     """
     matcher = KeyMatcher([rule.pattern for rule in rules if rule.pattern is not None])
     dotted = [i for i, rule in enumerate(rules) if rule.pattern is not None]
@@ -219,10 +221,17 @@ def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
         by[key] = matching[0] if matching else None
         won.update(matching[:1])
         names[key] = _renamed(rules[matching[0]], key) if matching else (key,)
+    shadowed = {index: number for index, number in seen.items() if number and index not in won}
+    return Renaming(names, by, tuple(sorted(won)), shadowed)
+
+
+def check_shadowed(rules: Sequence[Rule], renamings: Sequence[Renaming]) -> None:
+    """Raise PatternError for a rule that matches keys of some source, all of them taken by earlier rules."""
+    used = {index for renaming in renamings for index in renaming.used}
     for index, rule in enumerate(rules):
-        if seen[index] and index not in won and not rule.lenient:
+        number = sum(renaming.shadowed.get(index, 0) for renaming in renamings)
+        if number and index not in used and not rule.lenient:
             raise PatternError(
-                f"{rule.label} never applies: earlier rules take all of its {count(seen[index], 'key')}.",
+                f"{rule.label} never applies: earlier rules take all of its {count(number, 'key')}.",
                 hint="Put it first, or remove it.",
             )
-    return Renaming(names, by, tuple(sorted(won)))

@@ -87,11 +87,11 @@ class _Decider:
         return matcher.match(key).union(*(matcher.match(alias) for alias in self.aliases.get(key, ())))
 
     def _absent(self, key: str, info: TensorInfo) -> Step:
-        why = self.selection.excluded.get(key)
-        if why is None:
-            excluded = (self.selection.excluded.get(alias) for alias in self.aliases.get(key, ()))
-            why = next((reason for reason in excluded if reason is not None), None)
-        return self._initial(key, info, reason="missing" if why is None else "excluded", rule=why or "")
+        names = (key, *self.aliases.get(key, ()))
+        excluded = next((found[0] for name in names if (found := self.selection.excluded.get(name))), None)
+        if excluded is None:
+            return self._initial(key, info, reason="missing", rule="")
+        return self._initial(key, info, reason="excluded", rule=excluded.why)
 
     def _initial(self, key: str, info: TensorInfo, *, reason: str, rule: str, policy: str = "") -> Step:
         dtype = self._dtype(info, None)

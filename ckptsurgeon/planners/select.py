@@ -7,14 +7,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import PatternError, PlanError
-from ..keys import KeyMatcher, KeyPattern, Rule, deeper_note, rename, rules_of_sets, unmatched
+from ..keys import (
+    KeyMatcher,
+    KeyPattern,
+    Renaming,
+    Rule,
+    check_shadowed,
+    deeper_note,
+    rename,
+    rules_of_sets,
+    unmatched,
+)  # fmt: skip
 from ..operations import MadeBy
 from ..plan import PlanSource
-from ..tensors import TensorInfo
+from ..tensors import TargetSpec, TensorInfo
 from ..text import count, escape, listing
 from .options import Flag, Options
 
-__all__ = ["Origin", "Selection", "SourceView", "made_fields", "select"]
+__all__ = ["Excluded", "Origin", "Planning", "Selection", "SourceView", "made_fields", "select"]
 
 
 @dataclass(frozen=True)
@@ -40,17 +50,39 @@ class Origin:
     made: MadeBy | None = None
 
 
+@dataclass(frozen=True)
+class Excluded:
+    """A key of a source that was left out, and the option that did it."""
+
+    source: int
+    key: str
+    why: str
+
+
 @dataclass
 class Selection:
     """What was selected, by destination name; later sources over earlier ones.
 
-    ``excluded`` maps the name an excluded key would have had to the option that excluded it.
+    ``excluded`` has what was left out, by the name that it would have had.
     """
 
     origins: dict[str, list[Origin]] = field(default_factory=dict)
-    excluded: dict[str, str] = field(default_factory=dict)
+    excluded: dict[str, list[Excluded]] = field(default_factory=dict)
     excluded_keys: int = 0
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Planning:
+    """What a transplant was planned from, kept for questions about the plan."""
+
+    views: Sequence[SourceView]
+    target: TargetSpec
+    options: Options
+
+    def selection(self) -> Selection:
+        """Select again."""
+        return select(self.views, self.options)
 
 
 def select(views: Sequence[SourceView], options: Options) -> Selection:
@@ -66,8 +98,8 @@ def select(views: Sequence[SourceView], options: Options) -> Selection:
     for rule in options.rules:
         _check_rule(rule, views, keys, selection)
     options = replace(options, rules=(*options.rules, *rules_of_sets(options.rulesets, keys)))
-    for index, view in enumerate(views):
-        _select_one(index, view, options, selection)
+    renamings = [_select_one(index, view, options, selection) for index, view in enumerate(views)]
+    check_shadowed(options.rules, renamings)
     return selection
 
 
@@ -93,7 +125,7 @@ def _check_rule(rule: Rule, views: Sequence[SourceView], keys: Sequence[str], se
     raise unmatched(f"--map {rule.text}", rule.pattern, keys, "source")
 
 
-def _select_one(index: int, view: SourceView, options: Options, selection: Selection) -> None:
+def _select_one(index: int, view: SourceView, options: Options, selection: Selection) -> Renaming:
     dropped = _dropped(view, options, selection)
     chosen = [key for key in view.tensors if key not in dropped and _under(key, view.src)]
     renaming = rename(chosen, options.rules)
@@ -112,7 +144,8 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
     for key, why in dropped.items():
         selection.excluded_keys += 1
         for name in _names_of(key, view, options.rules):
-            selection.excluded.setdefault(name, why)
+            selection.excluded.setdefault(name, []).append(Excluded(index, key, why))
+    return renaming
 
 
 def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[str, str]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptsurgeon.errors import PatternError
-from ckptsurgeon.keys import parse_rule, rename, rules_from_lines
+from ckptsurgeon.keys import check_shadowed, parse_rule, rename, rules_from_lines
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,15 @@ def test_the_first_rule_wins_and_none_sees_another_s_result() -> None:
 
 
 def test_a_shadowed_rule_is_an_error() -> None:
-    with pytest.raises(PatternError, match="never applies"):
-        rename(["a.w"], [parse_rule("a=b"), parse_rule("a.w=c")])
+    rules = [parse_rule("a=b"), parse_rule("a.{w,v}=c")]
+    here, there = rename(["a.w"], rules), rename(["a.v", "x"], rules)
+    with pytest.raises(PatternError, match="never applies: earlier rules take all of its 2 keys"):
+        check_shadowed(rules, [here, there])
+
+
+def test_a_rule_that_one_source_needs_may_be_shadowed_in_another() -> None:
+    rules = [parse_rule("a.{n}=b.{n}"), parse_rule("a=c")]
+    check_shadowed(rules, [rename(["a.0"], rules), rename(["a.x"], rules)])
 
 
 def test_a_map_file_has_a_rule_a_line_and_comments() -> None:
@@ -150,7 +157,7 @@ def test_what_a_rule_of_a_map_file_cannot_do_says_where() -> None:
     with pytest.raises(PatternError, match=r"^x.map, line 1: rule .* on l.0: \{n-1\} is -1"):
         rename(["l.0"], [first])
     with pytest.raises(PatternError, match=r"^x.map, line 2: rule 'l.\*=k' never applies"):
-        rename(["l.1"], [first, second])
+        check_shadowed([first, second], [rename(["l.1"], [first, second])])
 
 
 def test_a_brace_that_closes_nothing_does_not_hide_the_equals_sign() -> None:
