@@ -174,6 +174,7 @@ def test_a_dimension_of_zero_is_not_resampled(policy: str) -> None:
         ("a=positions-2d:to=14", "not a grid of HEIGHTxWIDTH, as in 14x14"),
         ("a=positions-2d:method=nearest", "not bicubic or bilinear"),
         ("a=positions-2d:prefix=1,prefix=2", "prefix twice"),
+        ("a=positions-2d,to=12x20", "Arguments stand behind a colon: positions-2d:to=12x20"),
         ("a=positions-2d:", "has no argument ''"),
         ("a=slice:prefix=1", "takes no arguments"),
         ("a=", "there is no policy ''"),
@@ -193,6 +194,25 @@ def test_arguments_of_a_policy_hold_equals_signs_and_so_may_patterns() -> None:
     Path("dst.yaml").write_text("model: {tensors: {a=b: {shape: [1, 10, 2]}}}")
     plan = cs.transplant("src.pth", "dst.yaml", on_mismatch="a=b=positions-2d:prefix=1,method=bilinear")
     assert plan.steps[0].policy == "positions-2d:prefix=1,from=4x4,to=3x3,method=bilinear,antialias=yes"
+
+
+@pytest.mark.parametrize(
+    "said", ["{a: 'positions-2d:prefix=1'}", "['a=positions-2d:prefix=1']", "positions-2d:prefix=1"]
+)
+def test_a_recipe_takes_policies_with_arguments(said: str, ckpt: Run) -> None:
+    vit(a=torch.randn(1, 17, 6))
+    wanting(a=[1, 50, 6])
+    recipe = f"source: src.pth\ndestination: dst.yaml\non_mismatch: {said}\noutput: out.pth\nassert: {{a: resized}}\n"
+    Path("recipe.yaml").write_text(recipe)
+    assert ckpt("apply", "recipe.yaml").code == 0
+    assert ckpt("verify", "out.pth").code == 0
+
+
+def test_a_module_may_be_called_as_a_policy_is(ckpt: Run) -> None:
+    vit(**{"patch.weight": torch.randn(2, 3, 4, 4)})
+    wanting(**{"patch.weight": [2, 3, 6, 6]})
+    for policy in ("patch=patch", "patch=patch:method=bilinear", "patch:antialias=no", "patch"):
+        assert ckpt("transplant", "src.pth", "dst.yaml", "--on-mismatch", policy, "-n").code == 0
 
 
 def test_the_policy_of_an_edited_plan_must_fit() -> None:

@@ -71,6 +71,7 @@ def apply_taps(values: Array, axis: int, taps: Taps, begin: int, end: int, first
     for k in range(1, indices.shape[1]):
         counts = weights[:, k] != 0.0
         if counts.any():
-            more = np.take(values, indices[:, k], axis=axis) * weights[:, k].reshape(shape)
-            out += np.where(counts.reshape(shape), more, -0.0)
+            more = np.take(values, indices[:, k], axis=axis)
+            more *= weights[:, k].reshape(shape)
+            np.add(out, more, out=out, where=counts.reshape(shape))
     return out

@@ -37,6 +37,9 @@ BLOCK_BYTES = 2 << 20
 MADE_BYTES = 16 << 20
 """The same for what is made of other tensors: of columns of transposed ones, each block reads all their rows."""
 
+DOUBLES = 4 * 8
+"""Bytes for an element that is adapted: in double precision it is read, weighed and added up."""
+
 CACHED = 1 << 17
 """Elements that are summed in double precision at once: what a core's cache holds."""
 
@@ -121,6 +124,8 @@ def _merged(step: Step, parts: Iterator[tuple[Array, str]]) -> tuple[Array, int]
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
     """Return the elements of a block, so that neither it nor what it is made from is much over ``BLOCK_BYTES``."""
     limit = (BLOCK_BYTES if info.made is None else MADE_BYTES) // max(itemsize, info.itemsize)
+    if step.op in ADAPTERS:
+        limit = BLOCK_BYTES // DOUBLES
     if step.op == "interpolate" or step.op in ADAPTERS:
         limit = limit * prod(step.shape) // max(prod(step.shape), info.numel)
     if step.op == "average":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -139,7 +140,7 @@ def _one_text(value: object) -> str:
 def _scoped(text: str) -> tuple[str | None, str]:
     """Cut ``GLOB=POLICY`` at the last "=" behind which a policy stands: its arguments hold others."""
     places = [at for at, char in enumerate(text) if char == "="]
-    known = [at for at in places if text[at + 1 :].partition(":")[0] in MISMATCH_POLICIES]
+    known = [at for at in places if re.split("[^a-z0-9-]", text[at + 1 :])[0] in MISMATCH_POLICIES]
     if text.partition(":")[0] in MISMATCH_POLICIES or not places:
         return None, text
     if known:

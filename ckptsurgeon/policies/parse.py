@@ -27,6 +27,8 @@ _METHOD = ("bicubic or bilinear", re.compile("bicubic|bilinear"))
 _TRUTH = ("yes or no", re.compile("yes|no"))
 _RESAMPLING = {"method": _METHOD, "antialias": _TRUTH}
 
+_BEGUN = re.compile(r"([a-z0-9-]+)[,;=( ]")
+
 ARGUMENTS: Mapping[str, Mapping[str, tuple[str, re.Pattern[str]]]] = {
     "positions-1d": {"prefix": _NUMBER},
     "positions-2d": {"prefix": _NUMBER, "from": _GRID, "to": _GRID, **_RESAMPLING},
@@ -71,6 +73,12 @@ def parse_policy(text: str) -> Policy:
     """Return the policy that ``text`` spells; raises ConfigError that names what is near."""
     name, colon, rest = text.partition(":")
     if name not in MISMATCH_POLICIES:
+        begun = _BEGUN.match(name)
+        if begun and begun[1] in ARGUMENTS:
+            raise ConfigError(
+                f"there is no policy {escape(name, 80)!r}.",
+                hint=f"Arguments stand behind a colon: {begun[1]}:{escape(text[begun.end() :], 80)}.",
+            )
         near = difflib.get_close_matches(name, MISMATCH_POLICIES, n=2)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Use one of {', '.join(MISMATCH_POLICIES)}."
         raise ConfigError(f"there is no policy {escape(name, 80)!r}.", hint=hint)
