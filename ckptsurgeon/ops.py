@@ -231,8 +231,7 @@ def interpolate(
     Computed in float32, and in float64 for float64 values, as ``torch.nn.functional.interpolate`` does with
     ``align_corners=False``: the last dimension first.
     """
-    values = widened(array, dtype)
-    values = values.astype("<f8" if dtype == "float64" else "<f4")
+    values, _ = cast(array, dtype, "float64" if dtype == "float64" else "float32")
     for axis in reversed(range(len(source))):
         have, want = source[axis], destination[axis]
         if have == want:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptsurgeon.policies import cast_fault, fitting_policies, is_reshape, shape_op
+from ckptsurgeon.policies import cast_fault, fit, fitting_policies, is_reshape
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ from ckptsurgeon.policies import cast_fault, fitting_policies, is_reshape, shape
 def test_the_policies_that_fit(source: tuple[int, ...], destination: tuple[int, ...], fits: list[str]) -> None:
     assert fitting_policies(source, destination, "float32") == fits
     for policy in ("slice", "pad", "overlap", "interpolate"):
-        assert (shape_op(policy, source, destination, "float32") == policy) == (policy in fits)
-    assert shape_op("error", source, destination, "float32") is None
+        assert (fit(policy, source, destination, "float32").op == policy) == (policy in fits)
+    assert not fit("error", source, destination, "float32").op
 
 
 def test_integers_are_not_interpolated_and_packed_values_not_cut() -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..checkpoint import Checkpoint, open_checkpoint
     from ..comparison import Difference
     from ..configs import load_target
+    from ..explanation import Explained, Explanation
     from ..fetching import FetchConfig
     from ..inspection import Inspection
     from ..keys import RULESETS, Rule
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .averaging import average
     from .comparing import diff
     from .editing import convert, filter, rename
+    from .explaining import explain
     from .live import load_into
     from .looking import init_config, inspect
     from .matching import match
@@ -36,6 +38,8 @@ __all__ = [
     "RULESETS",
     "Checkpoint",
     "Difference",
+    "Explained",
+    "Explanation",
     "FetchConfig",
     "Inspection",
     "Plan",
@@ -53,6 +57,7 @@ __all__ = [
     "check_output",
     "convert",
     "diff",
+    "explain",
     "filter",
     "init_config",
     "inspect",
@@ -73,6 +78,7 @@ __getattr__ = lazy_names(
         "..checkpoint": ("Checkpoint", "open_checkpoint"),
         "..comparison": ("Difference",),
         "..configs": ("load_target",),
+        "..explanation": ("Explained", "Explanation"),
         "..fetching": ("FetchConfig",),
         "..inspection": ("Inspection",),
         "..keys": ("RULESETS", "Rule"),
@@ -83,6 +89,7 @@ __getattr__ = lazy_names(
         ".averaging": ("average",),
         ".comparing": ("diff",),
         ".editing": ("convert", "filter", "rename"),
+        ".explaining": ("explain",),
         ".live": ("load_into",),
         ".looking": ("init_config", "inspect"),
         ".matching": ("match",),

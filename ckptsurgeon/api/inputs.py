@@ -20,6 +20,7 @@ from .types import Path
 
 if TYPE_CHECKING:
     from ..engine import Inputs
+    from ..planners import Planning
 
 __all__ = [
     "OpenInputs",
@@ -36,11 +37,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class OpenInputs:
-    """The files a plan was made from, still open; ``others`` are read already, and must not be written."""
+    """The files a plan was made from, still open; ``others`` are read already, and must not be written.
+
+    ``planning`` is what a transplant was planned from, for questions about the plan.
+    """
 
     sources: tuple[Checkpoint, ...]
     target: TargetSpec | None
     others: tuple[str, ...] = ()
+    planning: Planning | None = None
 
 
 def names_of(paths: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from ..configs import load_target
 from ..errors import ConfigError
 from ..keys import rules_from_lines
 from ..plan import Plan, PlanSource
-from ..planners import Options, SourceView, plan_transplant
+from ..planners import Options, Planning, SourceView, plan_transplant
 from ..sources import SourceSpec, parse_spec
 from ..tensors import TargetSpec
 from ..text import brief_repr, escape
@@ -61,7 +61,8 @@ def transplant(
     "SRC:DST" or a pair: tokens that both have keep their rows; ``new_tokens`` says what others get (init, mean, zero,
     subword), ``token_map`` which tokens of the source play the part of others, ``vocab_keys`` which tensors run along
     the vocabulary (GLOB or GLOB=AXIS) where the destination does not say it;
-    ``on_mismatch`` is one policy for all (init, slice, pad, overlap, interpolate) or a map from pattern to policy;
+    ``on_mismatch`` is one policy for all (init, slice, pad, overlap, interpolate, positions-1d, positions-2d, patch,
+    channels, center) or a map from pattern to policy;
     ``drop_last`` initialises that many of the destination's last layers, in its own order, whatever a source has;
     ``dtype`` is "keep" or the dtype of all floating tensors.
 
@@ -165,7 +166,7 @@ def plan_into(
         for checkpoint in checkpoints:
             checkpoint.close()
         raise
-    return replace(plan, inputs=OpenInputs(tuple(checkpoints), target, others))
+    return replace(plan, inputs=OpenInputs(tuple(checkpoints), target, others, Planning(views, target, options)))
 
 
 def _specs_said(specs: Sequence[SourceSpec]) -> dict[str, Any]:

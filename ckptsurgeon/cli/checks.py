@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..registry import discover
 from ..text import escape
 
-__all__ = ["check_output", "default_output", "mismatch_policies", "quoted"]
+__all__ = ["check_explain", "check_output", "default_output", "mismatch_policies", "quoted"]
 
 
 def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
@@ -23,6 +23,13 @@ def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
             hint="Keep one, or scope the other, as in --on-mismatch ctc=pad.",
         )
     return [*(["init"] if ignore else []), *on_mismatch]
+
+
+def check_explain(**writing: object) -> None:
+    """Raise ConfigError for --explain with an option of writing, as which it does none."""
+    given = [f"--{name.replace('_', '-')}" for name, value in writing.items() if value]
+    if given:
+        raise ConfigError(f"--explain writes nothing, and {given[0]} is for what is written.", hint="Leave one out.")
 
 
 def check_output(path: str) -> None:

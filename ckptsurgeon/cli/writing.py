@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .checks import check_output, quoted
-from .sink import Sink
+from .sink import Sink, print_to
 
 if TYPE_CHECKING:
     from ..plan import Plan
 
-__all__ = ["Writing", "show_plan"]
+__all__ = ["Writing", "show_explained", "show_plan"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,19 @@ class Writing:
 
         show_plan(self.sink, plan)
         self.sink.show(receipt_view(receipt, next_steps=[f"ckpt verify {quoted(self.output)}"]))
+
+
+def show_explained(sink: Sink, plan: Plan, keys: Sequence[str]) -> None:
+    """Show why tensors of a plan are what they are, and nothing of the others; it was asked for, so with -q too."""
+    from .. import api
+
+    found = api.explain(plan, keys)
+    if sink.answer(found):
+        return
+    from ..render.explanation import explained_view
+
+    sink.notes(plan.notes)
+    print_to(sys.stdout, explained_view(found, every=sink.verbose))
 
 
 def show_plan(sink: Sink, plan: Plan) -> None:

@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 
+from ..adapters import ADAPTERS, adaptation_box, adapted, centred
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
 from ..means import average, largest, rounded
@@ -35,6 +36,9 @@ BLOCK_BYTES = 2 << 20
 
 MADE_BYTES = 16 << 20
 """The same for what is made of other tensors: of columns of transposed ones, each block reads all their rows."""
+
+DOUBLES = 4 * 8
+"""Bytes for an element that is adapted: in double precision it is read, weighed and added up."""
 
 CACHED = 1 << 17
 """Elements that are summed in double precision at once: what a core's cache holds."""
@@ -85,6 +89,14 @@ def _computed(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) ->
         part = interpolation_box(box, info.shape, step.shape)
         floats = interpolate(read_part(source, info, part), part, box, info.shape, step.shape, info.dtype)
         values, lost = cast_for(step, floats, "float64" if info.dtype == "float64" else "float32")
+    elif step.op in ADAPTERS:
+        part = adaptation_box(step.policy, box, info.shape, step.shape)
+        wide, _ = cast(read_part(source, info, part), info.dtype, "float64")
+        values, lost = cast_for(step, adapted(step.policy, wide, part, box, info.shape, step.shape), "float64")
+    elif step.op == "center":
+        dtype = raw_dtype(info.dtype)
+        placed = centred(lambda part: read_part(source, info, part), dtype, box, info.shape, step.shape)
+        values, lost = cast_for(step, placed, info.dtype)
     elif step.op == "map":
         values, lost = cast_for(step, mapped_block(step, info, source, box), info.dtype)
     elif step.op in MERGES:
@@ -112,7 +124,9 @@ def _merged(step: Step, parts: Iterator[tuple[Array, str]]) -> tuple[Array, int]
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
     """Return the elements of a block, so that neither it nor what it is made from is much over ``BLOCK_BYTES``."""
     limit = (BLOCK_BYTES if info.made is None else MADE_BYTES) // max(itemsize, info.itemsize)
-    if step.op == "interpolate":
+    if step.op in ADAPTERS:
+        limit = BLOCK_BYTES // DOUBLES
+    if step.op == "interpolate" or step.op in ADAPTERS:
         limit = limit * prod(step.shape) // max(prod(step.shape), info.numel)
     if step.op == "average":
         limit = min(limit, CACHED)

@@ -11,7 +11,7 @@ from math import isfinite, prod
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
 from ..plan import MERGES, Input, Plan, Step
-from ..policies import cast_fault
+from ..policies import cast_fault, fit
 from ..tensors import DTYPES, TargetSpec, TensorInfo
 from ..text import count, escape
 from .checksums import crc32
@@ -122,24 +122,26 @@ def check_step(step: Step) -> None:
     have, want = step.source_shape, step.shape
     if step.op == "init":
         return
-    pairs = list(zip(have, want, strict=False))
     fits = {
         "copy": prod(have) == prod(want) and (have == want or prod(want) == 1),
         "keep": have == want,
-        "slice": len(have) == len(want) and all(h >= w for h, w in pairs),
-        "pad": len(have) == len(want) and all(h <= w for h, w in pairs),
-        "overlap": len(have) == len(want),
-        "interpolate": len(have) == len(want) and 0 not in have and 0 not in want,
         "map": _maps(step),
         "average": _merges(step) and DTYPES[step.source_dtype].is_floating,
         "max": _merges(step) and not DTYPES[step.source_dtype].is_floating and not step.weights,
     }
-    if step.source is None or not fits.get(step.op, False):
+    possible = fits[step.op] if step.op in fits else _resizes(step)
+    if step.source is None or not possible:
         raise PlanError(f"the plan cannot be: {escape(step.key)} by {step.op} from {have} to {want}.")
     for one in step.inputs:
         fault = cast_fault(one.dtype, step.dtype)
         if fault:
             raise PlanError(f"{escape(step.key)} cannot go from {one.dtype} to {step.dtype}: {fault}.")
+
+
+def _resizes(step: Step) -> bool:
+    """Whether the policy of a step fits its shapes, by the operation that the step names."""
+    found = fit(step.policy, step.source_shape, step.shape, step.source_dtype)
+    return found.op == step.op and found.op != "init"
 
 
 def _maps(step: Step) -> bool:

@@ -4,7 +4,7 @@ from .hints import deeper_note, nearest, unmatched
 from .induce import left_out, rules_for, unspelled
 from .matcher import KeyMatcher
 from .pattern import Captures, KeyPattern
-from .rules import Renaming, Rule, RuleLine, parse_rule, rename, rules_from_lines, target_rule
+from .rules import Renaming, Rule, RuleLine, check_shadowed, parse_rule, rename, rules_from_lines, target_rule
 from .rulesets import RULESETS, rules_of_sets
 from .spell import quoted
 
@@ -16,6 +16,7 @@ __all__ = [
     "Renaming",
     "Rule",
     "RuleLine",
+    "check_shadowed",
     "deeper_note",
     "left_out",
     "nearest",

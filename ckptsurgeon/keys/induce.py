@@ -82,7 +82,7 @@ def rules_for(names: Mapping[str, str]) -> list[str]:
 def left_out(names: Mapping[str, str], rules: Sequence[str]) -> list[str]:
     """Return the keys of ``names`` that rules do not rename as wanted."""
     done = rename(list(names), [parse_rule(text) for text in rules]).names
-    return [key for key, name in names.items() if done[key] != name]
+    return [key for key, name in names.items() if done[key] != (name,)]
 
 
 def unspelled(names: Mapping[str, str], rules: Sequence[str]) -> tuple[str, ...]:

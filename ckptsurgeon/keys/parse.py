@@ -124,6 +124,12 @@ def _brace(text: str, raw: str) -> Token:
         return Token("choice", tuple(dict.fromkeys(words)))
     if raw.isascii() and raw.isidentifier():
         return Token("number", name=raw)
+    if re.fullmatch(r"[A-Za-z0-9_+*/% -]+", raw) and re.search("[A-Za-z]", raw):
+        raise _fail(
+            text,
+            f"{{{raw}}} is arithmetic, which only a target has",
+            "Catch the number with {n}, compute with it in the target, and leave layers out with --exclude.",
+        )
     raise _fail(
         text,
         f"{{{raw}}} is neither a list {{a,b}}, a range {{0..11}} nor a name {{n}}",

@@ -1,7 +1,8 @@
 """Rules that rename: ``pattern=target``.
 
     rule     = pattern "=" target     split at the last "=" outside braces; either side may be empty
-    target   = text with the captures in order as "*" and "**", numbered "{1}", or computed "{n}", "{n+12}"
+    target   = text with the captures in order as "*" and "**", numbered "{1}", or computed "{n}", "{n+12}";
+               a list "{2n,2n+1}" or range "{0..11}" stands for several names, each of which the tensor gets
 
 ``encoder=model.encoder`` moves a module, ``module=`` strips a prefix, ``=model`` adds one.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..errors import PatternError
 from ..text import count, escape
@@ -18,7 +19,7 @@ from .matcher import KeyMatcher
 from .pattern import Captures, KeyPattern
 from .target import Target
 
-__all__ = ["Renaming", "Rule", "RuleLine", "parse_rule", "rename", "rules_from_lines", "target_rule"]
+__all__ = ["Renaming", "Rule", "RuleLine", "check_shadowed", "parse_rule", "rename", "rules_from_lines", "target_rule"]
 
 _COMMENT = re.compile(r"(^|\s)#.*", re.DOTALL)
 
@@ -43,47 +44,59 @@ class Rule:
         return _label(self.text)
 
     def apply(self, key: str, also: Mapping[str, str] | None = None) -> str | None:
-        """Return the new name of ``key``; None when the rule is not for it. ``also`` are captures from elsewhere.
+        """Return the new name of ``key``, the first of several; None when the rule is not for it.
 
-        Raises PatternError when nothing is left of the key or a number falls below zero.
+        ``also`` are captures from elsewhere. Raises PatternError when nothing is left of the key or a number falls
+        below zero.
         """
-        name = self._once(key, also)
-        while self.again and name is not None and (shorter := self._once(name, also)) is not None:
-            name = shorter
-        return name
+        names = self.names(key, also)
+        return names[0] if names else None
 
-    def _once(self, key: str, also: Mapping[str, str] | None) -> str | None:
+    def names(self, key: str, also: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        """Return all new names of ``key``, none when the rule is not for it; raises as ``apply`` does."""
+        names = self._once(key, also)
+        while self.again and names and (shorter := self._once(names[0], also)):
+            names = shorter
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            raise PatternError(f"{self.label} gives {escape(key)} the name {escape(twice)} twice.")
+        return names
+
+    def _once(self, key: str, also: Mapping[str, str] | None) -> tuple[str, ...]:
         caught = Captures(rest=f".{key}") if self.pattern is None else self.pattern.captures(key)
         if caught is None:
-            return None
+            return ()
         if also:
             caught = replace(caught, named={**caught.named, **also})
         try:
-            head = self.target.render(caught)
+            heads = self.target.render(caught)
         except ValueError as error:
             raise PatternError(f"{self.label} on {escape(key)}: {error}.") from error
-        name = head + caught.rest if head else caught.rest.removeprefix(".")
-        if not name:
+        names = tuple(head + caught.rest if head else caught.rest.removeprefix(".") for head in heads)
+        if not all(names):
             raise PatternError(
                 f"{self.label} leaves nothing of {escape(key)}.",
                 hint="Strip only what something follows.",
             )
-        return name
+        return names
 
 
 @dataclass(frozen=True)
 class Renaming:
-    """Where every key went, and which rule sent it there (None: kept its name)."""
+    """The names of every key, several where its rule lists them, and which rule gave them (None: it kept its name)."""
 
-    names: dict[str, str]
+    names: dict[str, tuple[str, ...]]
     by: dict[str, int | None]
     used: tuple[int, ...]
+    shadowed: Mapping[int, int] = field(default_factory=dict)
+    """The rules that earlier ones leave no key, and how many they match."""
 
     def collisions(self) -> dict[str, list[str]]:
         """Return the names on which several keys land, with those keys."""
         landed: dict[str, list[str]] = {}
-        for key, name in self.names.items():
-            landed.setdefault(name, []).append(key)
+        for key, names in self.names.items():
+            for name in names:
+                landed.setdefault(name, []).append(key)
         return {name: keys for name, keys in landed.items() if len(keys) > 1}
 
 
@@ -113,7 +126,10 @@ def target_rule(pattern: KeyPattern, target: str, label: str, also: Sequence[str
     """
     if not target:
         raise PatternError(f"{label}: a name is empty.", hint="Name what the tensor becomes.")
-    return Rule(f"{pattern.text}={target}", pattern, Target(target, pattern, rule=label, also=also))
+    made = Target(target, pattern, rule=label, also=also)
+    if made.several:
+        raise PatternError(f"{label}: {escape(target)} is several names.", hint="Write each of them as one of a list.")
+    return Rule(f"{pattern.text}={target}", pattern, made)
 
 
 def _place(text: str) -> str:
@@ -175,26 +191,26 @@ def _trimmed(text: str) -> str:
     return text[: len(short) + escapes % 2]
 
 
-def _renamed(rule: Rule, key: str) -> str:
-    name = rule.apply(key)
-    if name is None:
+def _renamed(rule: Rule, key: str) -> tuple[str, ...]:
+    names = rule.names(key)
+    if not names:
         raise PatternError(
             f"{rule.label} matches {escape(key)} segment by segment and not as a whole.",
             hint="Please report it: it is a fault of ours.",
         )
-    return name
+    return names
 
 
 def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
     """Rename every key by the first rule that matches it; no rule sees what another made.
 
-    A rule that matches keys, all of them taken by earlier rules, is a PatternError. Rules that match nothing
-    are not in ``used``: the caller, who knows every source, judges them.
+    Rules that match nothing are not in ``used``, and ``check_shadowed`` is for those that match and never apply: the
+    caller, who knows every source, judges them.
     """
     matcher = KeyMatcher([rule.pattern for rule in rules if rule.pattern is not None])
     dotted = [i for i, rule in enumerate(rules) if rule.pattern is not None]
     always = [i for i, rule in enumerate(rules) if rule.pattern is None]
-    names: dict[str, str] = {}
+    names: dict[str, tuple[str, ...]] = {}
     by: dict[str, int | None] = {}
     seen: dict[int, int] = dict.fromkeys(range(len(rules)), 0)
     won: set[int] = set()
@@ -204,11 +220,18 @@ def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
             seen[index] += 1
         by[key] = matching[0] if matching else None
         won.update(matching[:1])
-        names[key] = _renamed(rules[matching[0]], key) if matching else key
+        names[key] = _renamed(rules[matching[0]], key) if matching else (key,)
+    shadowed = {index: number for index, number in seen.items() if number and index not in won}
+    return Renaming(names, by, tuple(sorted(won)), shadowed)
+
+
+def check_shadowed(rules: Sequence[Rule], renamings: Sequence[Renaming]) -> None:
+    """Raise PatternError for a rule that matches keys of some source, all of them taken by earlier rules."""
+    used = {index for renaming in renamings for index in renaming.used}
     for index, rule in enumerate(rules):
-        if seen[index] and index not in won and not rule.lenient:
+        number = sum(renaming.shadowed.get(index, 0) for renaming in renamings)
+        if number and index not in used and not rule.lenient:
             raise PatternError(
-                f"{rule.label} never applies: earlier rules take all of its {count(seen[index], 'key')}.",
+                f"{rule.label} never applies: earlier rules take all of its {count(number, 'key')}.",
                 hint="Put it first, or remove it.",
             )
-    return Renaming(names, by, tuple(sorted(won)))

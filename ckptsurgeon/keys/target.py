@@ -1,4 +1,4 @@
-"""The right side of a rule: a text with places for what the pattern caught."""
+"""The right side of a rule: a text with places for what the pattern caught, and lists for several names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+from math import prod
 
 from ..errors import PatternError
 from .pattern import Captures, KeyPattern
@@ -21,12 +23,23 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
 }
 MAX_DIGITS = 18
 """Longest number a rule may compute with: a layer, not an attack."""
+MAX_NAMES = 10_000
+"""How many names the lists of one target may stand for."""
 
 _PIECE = re.compile(
     r"\\(?P<literal>.)|\{(?P<brace>[^{}]*)\}|(?P<stars>\*+)|(?P<text>[^\\{}*]+)|(?P<stray>.)", re.DOTALL
 )
 
+_RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
+_WORDS = re.compile(r"(?:[A-Za-z_]\w*|[0-9]+)(?:\.(?:[A-Za-z_]\w*|[0-9]+))*", re.ASCII)
+"""What stands for itself in a list: a word, a number, a module's path."""
+_IMPLIED = re.compile(r"(?<![A-Za-z0-9_])([0-9]+)(?=[A-Za-z_])")
+"""A number before a name, which it multiplies: 2n."""
+
 Part = str | Callable[[Captures], str]
+Choice = tuple[Part, ...]
+"""What may stand in one place: one part, or the several of a list."""
+_ARITHMETIC = "Write {n}, {n+12}, {2n} or {n//2}."
 
 
 class Target:
@@ -41,27 +54,34 @@ class Target:
         self._also = also
         self._kinds = pattern.kinds if pattern else ()
         self._loose = pattern is not None and pattern.expression is not None
-        self._parts: tuple[Part, ...] = tuple(self._read())
-        if "" in text.split(".") and text:
+        self._parts: tuple[Choice, ...] = tuple(part if isinstance(part, tuple) else (part,) for part in self._read())
+        self.several = any(len(choice) > 1 for choice in self._parts)
+        if prod(map(len, self._parts)) > MAX_NAMES:
+            raise self._fail(f"the target stands for more than {MAX_NAMES} names")
+        if text and "" in re.sub(r"\{[^{}]*\}", "{}", text).split("."):
             raise self._fail("the target has an empty segment")
 
-    def render(self, caught: Captures) -> str:
-        """Return the text with the captures in place; segments that ``**`` left empty are dropped.
+    def render(self, caught: Captures) -> list[str]:
+        """Return the text with the captures in place, once for each of what its lists stand for.
 
-        Raises ValueError when a number falls below zero or is divided by zero.
+        Segments that ``**`` left empty are dropped. Raises ValueError when a number falls below zero or is divided by
+        zero.
         """
-        name = "".join(part if isinstance(part, str) else part(caught) for part in self._parts)
+        return [self._joined(parts, caught) for parts in product(*self._parts)]
+
+    def _joined(self, parts: Sequence[Part], caught: Captures) -> str:
+        name = "".join(part if isinstance(part, str) else part(caught) for part in parts)
         return re.sub(r"\.{2,}", ".", name).strip(".") if "**" in self.text or self._loose else name
 
     def _fail(self, why: str, hint: str = "") -> PatternError:
         return PatternError(f"{self._rule}: {why}.", hint=hint)
 
-    def _read(self) -> Iterator[Part]:
+    def _read(self) -> Iterator[Part | Choice]:
         used = {"star": 0, "double": 0}
         for piece in _PIECE.finditer(self.text):
             kind, raw = piece.lastgroup, piece.group(piece.lastgroup or 0)
             if kind == "brace":
-                yield self._brace(raw)
+                yield self._list(raw) if "," in raw or _RANGE.fullmatch(raw) else self._brace(raw)
             elif kind == "stars":
                 yield self._star("double" if raw == "**" and not self._loose else "star", raw, used)
             elif kind == "stray" or (kind == "text" and re.search(r"[?\[\]]", raw)):
@@ -81,13 +101,35 @@ class Target:
             return lambda caught: caught.stars[index]
         return lambda caught: caught.doubles[index]
 
+    def _list(self, raw: str) -> Choice:
+        """Return what a list or range stands for: words and numbers as they are, or what is computed of captures."""
+        numbers = _RANGE.fullmatch(raw)
+        if numbers:
+            low, high = int(numbers[1]), int(numbers[2])
+            if not 0 <= high - low < MAX_NAMES:
+                raise self._fail(f"the range {{{raw}}} {'runs backwards' if low > high else 'is too long'}")
+            return tuple(map(str, range(low, high + 1)))
+        words = [word.strip() for word in raw.split(",")]
+        bound = self._bound()
+        computed = any(bound.intersection(re.findall(r"[A-Za-z_]\w*", _IMPLIED.sub(r"\1*", word))) for word in words)
+        return tuple(self._listed(word, computed=computed) for word in words)
+
+    def _listed(self, word: str, *, computed: bool) -> Part:
+        if word.isascii() and word.isdigit():
+            return word
+        return word if _WORDS.fullmatch(word) and not computed else self._brace(word)
+
+    def _bound(self) -> set[str]:
+        """Return the names that may be computed with."""
+        return {kind for kind in (*self._kinds, *self._also) if kind not in ("star", "double")}
+
     def _brace(self, raw: str) -> Part:
         if raw.isascii() and raw.isdigit():
             index = int(raw[:4]) - 1
             if not 0 <= index < len(self._kinds):
                 raise self._fail(f"{{{raw}}} is not among the {len(self._kinds)} captures")
             return lambda caught: caught.ordered[index]
-        names = {kind for kind in (*self._kinds, *self._also) if kind not in ("star", "double")}
+        names = self._bound()
         if raw in names:
             return lambda caught: caught.named[raw]
         node = self._expression(raw, names)
@@ -102,14 +144,14 @@ class Target:
 
     def _expression(self, raw: str, names: set[str]) -> ast.expr:
         try:
-            node = ast.parse(raw.strip(), mode="eval").body
+            node = ast.parse(_IMPLIED.sub(r"\1*", raw.strip()), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise self._fail(f"{{{raw}}} is not arithmetic", "Write {n}, {n+12}, {2*n} or {n//2}.") from None
+            raise self._fail(f"{{{raw}}} is not arithmetic", _ARITHMETIC) from None
         for part in ast.walk(node):
             if isinstance(part, ast.Name) and part.id not in names:
                 raise self._fail(f"{{{raw}}} uses {part.id}, which the pattern does not bind", "Write {n} there.")
         if not _is_arithmetic(node):
-            raise self._fail(f"{{{raw}}} is not arithmetic", "Write {n}, {n+12}, {2*n} or {n//2}.")
+            raise self._fail(f"{{{raw}}} is not arithmetic", _ARITHMETIC)
         return node
 
 

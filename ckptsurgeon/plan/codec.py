@@ -12,7 +12,10 @@ from .rows import Rows
 
 __all__ = ["plan_from_json", "plan_to_json"]
 
-OPS = ("copy", "slice", "pad", "overlap", "interpolate", "map", "init", "keep", *MERGES)
+OPS = (
+    "copy", "slice", "pad", "overlap", "interpolate", "positions-1d", "positions-2d", "patch", "channels", "center",
+    "map", "init", "keep", *MERGES,
+)  # fmt: skip
 VERSION = 1
 
 

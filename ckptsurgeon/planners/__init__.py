@@ -3,13 +3,16 @@
 from .average import ema_weights, plan_average
 from .edit import plan_edit
 from .options import Flag, Options
-from .select import SourceView
+from .select import Origin, Planning, Selection, SourceView
 from .transplant import plan_transplant
 from .vocabulary import VocabularyOptions
 
 __all__ = [
     "Flag",
     "Options",
+    "Origin",
+    "Planning",
+    "Selection",
     "SourceView",
     "VocabularyOptions",
     "ema_weights",

@@ -43,7 +43,7 @@ def plan_edit(
         )
     _check_plain(chosen.values(), view)
     _check_apart(chosen, among)
-    ties = alias_groups({name: origin.info for name, origin in chosen.items()})
+    ties = alias_groups(_first_names(chosen))
     steps = tuple(_step(name, origin, options, ties.get(name, "")) for name, origin in chosen.items())
     _check_casts(steps)
     return Plan(
@@ -57,6 +57,12 @@ def plan_edit(
         metadata=metadata or {},
         notes=(*notes, *selection.notes, *_idle(steps, options.dtype)),
     )
+
+
+def _first_names(chosen: Mapping[str, Origin]) -> dict[str, TensorInfo]:
+    """Return what was chosen, once for each key of the source: what a rule copied to several names is not tied."""
+    first: dict[str, str] = {}
+    return {name: origin.info for name, origin in chosen.items() if first.setdefault(origin.key, name) == name}
 
 
 def _idle(steps: Sequence[Step], dtype: str) -> list[str]:

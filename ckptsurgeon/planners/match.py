@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from ..errors import FormatError, PlanError
 from ..keys import KeyMatcher
 from ..plan import Equal, Step
-from ..policies import cast_fault, fitting_policies, is_reshape, shape_op
+from ..policies import cast_fault, fit, fitting_policies, is_reshape
 from ..tensors import DTYPES, TargetSpec, TensorInfo
 from ..text import count, escape, listing, shape_text
 from .layers import dropped_layers
@@ -33,7 +33,7 @@ class Decisions:
 class _Faults:
     """Everything that is wrong, gathered so that it can be said at once."""
 
-    mismatches: list[tuple[Step, Origin]] = field(default_factory=list)
+    mismatches: list[tuple[Step, Origin, str]] = field(default_factory=list)
     casts: list[str] = field(default_factory=list)
     undrawable: list[str] = field(default_factory=list)
 
@@ -97,11 +97,11 @@ class _Decider:
         return matcher.match(key).union(*(matcher.match(alias) for alias in self.aliases.get(key, ())))
 
     def _absent(self, key: str, info: TensorInfo) -> Step:
-        why = self.selection.excluded.get(key)
-        if why is None:
-            excluded = (self.selection.excluded.get(alias) for alias in self.aliases.get(key, ()))
-            why = next((reason for reason in excluded if reason is not None), None)
-        return self._initial(key, info, reason="missing" if why is None else "excluded", rule=why or "")
+        names = (key, *self.aliases.get(key, ()))
+        excluded = next((found[0] for name in names if (found := self.selection.excluded.get(name))), None)
+        if excluded is None:
+            return self._initial(key, info, reason="missing", rule="")
+        return self._initial(key, info, reason="excluded", rule=excluded.why)
 
     def _initial(self, key: str, info: TensorInfo, *, reason: str, rule: str, policy: str = "") -> Step:
         dtype = self._dtype(info, None)
@@ -155,16 +155,17 @@ class _Decider:
         if hits:
             flag, policy = self.options.mismatch.scoped[max(hits)]
             rule = f"{flag}={policy}"
-        op = shape_op(policy, step.source_shape, step.shape, step.source_dtype)
-        if op is None:
-            self.faults.mismatches.append((step, origin))
+        found = fit(policy, step.source_shape, step.shape, step.source_dtype)
+        if not found.op:
+            why = f"{rule} does not fit: {found.why}" if policy != "error" else ""
+            self.faults.mismatches.append((step, origin, why))
             return step
-        if op == "init":
+        if found.op == "init":
             info = self.target.tensors[step.key]
             return self._initial(step.key, info, reason="mismatch", rule=rule, policy=policy)
-        if op in ("pad", "overlap") and self.keeper is None and step.key in self.target.undrawable:
+        if found.op in ("pad", "overlap") and self.keeper is None and step.key in self.target.undrawable:
             self.faults.undrawable.append(step.key)
-        return replace(step, op=op, policy=policy, rule=" ".join(filter(None, (step.rule, rule))))
+        return replace(step, op=found.op, policy=found.policy, rule=" ".join(filter(None, (step.rule, rule))))
 
     def _dtype(self, wanted: TensorInfo, have: TensorInfo | None) -> str:
         choice = self.options.dtype
@@ -249,30 +250,32 @@ def _checksum(info: TensorInfo) -> int | None:
     return info.storage.crc32 if whole and info.storage is not None else None
 
 
-def _mismatch_error(faults: Sequence[tuple[Step, Origin]], names: Sequence[str], target: str) -> PlanError:
+def _mismatch_error(faults: Sequence[tuple[Step, Origin, str]], names: Sequence[str], target: str) -> PlanError:
     details = []
-    for step, origin in faults:
+    for step, origin, why in faults:
         fits = fitting_policies(step.source_shape, step.shape, step.source_dtype)
         details.append(
             f"{step.key} is {shape_text(step.source_shape)} in {names[origin.source]}, "
-            f"{shape_text(step.shape)} in {target}: --on-mismatch {step.key}={'|'.join(fits)}"
+            f"{shape_text(step.shape)} in {target}: {f'{why}; ' if why else ''}"
+            f"--on-mismatch {step.key}={'|'.join(fits)}"
         )
-    first, origin = faults[0]
+    first, origin, why = faults[0]
     shapes = (
         f"{escape(first.key)} is {shape_text(first.source_shape)} in {escape(names[origin.source])}, "
         f"{shape_text(first.shape)} in {escape(target)}"
     )
-    others = listing([step.key for step, _ in faults[1:]], limit=4)
+    others = listing([step.key for step, _, _ in faults[1:]], limit=4)
     also = f"; {count(len(faults) - 1, 'other')} too: {others}" if others else ""
     fits = [p for p in fitting_policies(first.source_shape, first.shape, first.source_dtype) if p != "init"]
     module, source_module = _module(first.key), _module(origin.key)
     hint = f"Use --on-mismatch {escape(module)}=init"
     hint += f" (or {', '.join(fits)})" if fits else ""
-    if {_module(step.key) for step, _ in faults} == {module}:
+    if {_module(step.key) for step, _, _ in faults} == {module}:
         hint += f", or --exclude {escape(source_module)}."
     else:
         hint += f" for one, --ignore-mismatch for all, or --exclude {escape(source_module)}."
-    return PlanError(f"shape mismatch: {shapes}{also}.", hint=hint, details=details)
+    unfit = f" {escape(why, 600)}." if why else ""
+    return PlanError(f"shape mismatch: {shapes}{also}.{unfit}", hint=hint, details=details)
 
 
 def _module(key: str) -> str:

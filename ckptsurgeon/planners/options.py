@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, PatternError
 from ..keys import KeyPattern, Rule, parse_rule
-from ..policies import MISMATCH_POLICIES
+from ..policies import MISMATCH_POLICIES, parse_policy
 from ..tensors import dtype_named
-from ..text import brief_repr
+from ..text import brief_repr, escape
 
 if TYPE_CHECKING:
     from .vocabulary import VocabularyOptions
@@ -119,18 +120,17 @@ def _flags(option: str, patterns: Iterable[str] | None) -> tuple[Flag, ...]:
 def parse_mismatch(policies: str | Mapping[str, str] | Sequence[str] | None) -> MismatchPolicies:
     """Return the mismatch policies: ``init`` for all, ``ctc.**=init`` or ``{"ctc.**": "init"}`` for some."""
     if isinstance(policies, Mapping):
-        texts = [f"{pattern}={policy}" if pattern else policy for pattern, policy in policies.items()]
+        pairs = [(_one_text(pattern) or None, _one_text(policy)) for pattern, policy in policies.items()]
     else:
-        texts = _texts(policies, "--on-mismatch")
+        pairs = [_scoped(text) for text in _texts(policies, "--on-mismatch")]
     everywhere, scoped = "", []
-    for text in texts:
-        pattern, equals, policy = text.rpartition("=")
-        if policy not in MISMATCH_POLICIES:
-            raise ConfigError(
-                f"--on-mismatch {text}: there is no policy {policy!r}.",
-                hint=f"Use one of {', '.join(MISMATCH_POLICIES)}.",
-            )
-        if not equals:
+    for pattern, policy in pairs:
+        try:
+            policy = str(parse_policy(policy))
+        except ConfigError as error:
+            said = policy if pattern is None else f"{pattern}={policy}"
+            raise ConfigError(f"--on-mismatch {escape(said)}: {error.message}", hint=error.hint) from None
+        if pattern is None:
             if everywhere not in ("", policy):
                 raise ConfigError(
                     f"--on-mismatch {everywhere} and --on-mismatch {policy} contradict each other.",
@@ -140,3 +140,23 @@ def parse_mismatch(policies: str | Mapping[str, str] | Sequence[str] | None) -> 
         else:
             scoped.append((_flags("--on-mismatch", [pattern])[0], policy))
     return MismatchPolicies(everywhere or "error", tuple(scoped))
+
+
+def _one_text(value: object) -> str:
+    return _texts([value], "--on-mismatch")[0]  # type: ignore[list-item]
+
+
+def _scoped(text: str) -> tuple[str | None, str]:
+    """Cut ``GLOB=POLICY`` at the last "=" behind which a policy stands: its arguments hold others."""
+    places = [at for at, char in enumerate(text) if char == "="]
+    known = [at for at in places if re.split("[^a-z0-9-]", text[at + 1 :])[0] in MISMATCH_POLICIES]
+    if text.partition(":")[0] in MISMATCH_POLICIES or not places:
+        return None, text
+    if known:
+        return text[: known[-1]], text[known[-1] + 1 :]
+    head, colon, arguments = text.rpartition(":")  # a policy that is misspelled, with arguments or without
+    pattern, equals, policy = head.rpartition("=") if colon else ("", "", "")
+    if equals:
+        return pattern, f"{policy}:{arguments}"
+    pattern, _, policy = text.rpartition("=")
+    return pattern, policy

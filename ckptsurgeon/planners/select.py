@@ -7,14 +7,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import PatternError, PlanError
-from ..keys import KeyMatcher, KeyPattern, Rule, deeper_note, rename, rules_of_sets, unmatched
+from ..keys import (
+    KeyMatcher,
+    KeyPattern,
+    Renaming,
+    Rule,
+    check_shadowed,
+    deeper_note,
+    rename,
+    rules_of_sets,
+    unmatched,
+)  # fmt: skip
 from ..operations import MadeBy
 from ..plan import PlanSource
-from ..tensors import TensorInfo
+from ..tensors import TargetSpec, TensorInfo
 from ..text import count, escape, listing
 from .options import Flag, Options
 
-__all__ = ["Origin", "Selection", "SourceView", "made_fields", "select"]
+__all__ = ["Excluded", "Origin", "Planning", "Selection", "SourceView", "made_fields", "select"]
 
 
 @dataclass(frozen=True)
@@ -45,17 +55,39 @@ class Origin:
     made: MadeBy | None = None
 
 
+@dataclass(frozen=True)
+class Excluded:
+    """A key of a source that was left out, and the option that did it."""
+
+    source: int
+    key: str
+    why: str
+
+
 @dataclass
 class Selection:
     """What was selected, by destination name; later sources over earlier ones.
 
-    ``excluded`` maps the name an excluded key would have had to the option that excluded it.
+    ``excluded`` has what was left out, by the name that it would have had.
     """
 
     origins: dict[str, list[Origin]] = field(default_factory=dict)
-    excluded: dict[str, str] = field(default_factory=dict)
+    excluded: dict[str, list[Excluded]] = field(default_factory=dict)
     excluded_keys: int = 0
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Planning:
+    """What a transplant was planned from, kept for questions about the plan."""
+
+    views: Sequence[SourceView]
+    target: TargetSpec
+    options: Options
+
+    def selection(self) -> Selection:
+        """Select again."""
+        return select(self.views, self.options)
 
 
 def select(views: Sequence[SourceView], options: Options) -> Selection:
@@ -71,8 +103,8 @@ def select(views: Sequence[SourceView], options: Options) -> Selection:
     for rule in options.rules:
         _check_rule(rule, views, keys, selection)
     options = replace(options, rules=(*options.rules, *rules_of_sets(options.rulesets, keys)))
-    for index, view in enumerate(views):
-        _select_one(index, view, options, selection)
+    renamings = [_select_one(index, view, options, selection) for index, view in enumerate(views)]
+    check_shadowed(options.rules, renamings)
     return selection
 
 
@@ -98,26 +130,27 @@ def _check_rule(rule: Rule, views: Sequence[SourceView], keys: Sequence[str], se
     raise unmatched(f"--map {rule.text}", rule.pattern, keys, "source")
 
 
-def _select_one(index: int, view: SourceView, options: Options, selection: Selection) -> None:
+def _select_one(index: int, view: SourceView, options: Options, selection: Selection) -> Renaming:
     dropped = _dropped(view, options, selection)
     chosen = [key for key in view.tensors if key not in dropped and _under(key, view.src)]
     renaming = rename(chosen, options.rules)
-    names = {key: name if renaming.by[key] is not None else _moved(key, view) for key, name in renaming.names.items()}
     landed: dict[str, str] = {}
-    for key, name in names.items():
-        other = landed.setdefault(name, key)
-        if other != key:
-            raise PlanError(
-                f"{escape(other)} and {escape(key)} of {escape(view.source.name)} both become {escape(name)}.",
-                hint="Exclude one of them, or map them to different keys.",
-            )
-        by = renaming.by[key]
-        rule = f"--map {options.rules[by].text}" if by is not None else _spec_rule(view, key, name)
-        origin = Origin(index, key, view.tensors[key], rule, view.made.get(key))
-        selection.origins.setdefault(name, []).append(origin)
+    for key, by in renaming.by.items():
+        for name in renaming.names[key] if by is not None else (_moved(key, view),):
+            other = landed.setdefault(name, key)
+            if other != key:
+                raise PlanError(
+                    f"{escape(other)} and {escape(key)} of {escape(view.source.name)} both become {escape(name)}.",
+                    hint="Exclude one of them, or map them to different keys.",
+                )
+            rule = f"--map {options.rules[by].text}" if by is not None else _spec_rule(view, key, name)
+            origin = Origin(index, key, view.tensors[key], rule, view.made.get(key))
+            selection.origins.setdefault(name, []).append(origin)
     for key, why in dropped.items():
         selection.excluded_keys += 1
-        selection.excluded.setdefault(_name_of(key, view, options.rules), why)
+        for name in _names_of(key, view, options.rules):
+            selection.excluded.setdefault(name, []).append(Excluded(index, key, why))
+    return renaming
 
 
 def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[str, str]:
@@ -200,16 +233,16 @@ def _moved(key: str, view: SourceView) -> str:
     return f"{view.dst}.{rest}".strip(".") if view.dst else rest or key
 
 
-def _name_of(key: str, view: SourceView, rules: Sequence[Rule]) -> str:
-    """Return the name an excluded key would have had; where its rule cannot be applied, its own."""
+def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, ...]:
+    """Return the names an excluded key would have had; where its rule cannot be applied, its own."""
     for rule in rules:
         try:
-            name = rule.apply(key)
+            names = rule.names(key)
         except PatternError:
-            return key
-        if name is not None:
-            return name
-    return _moved(key, view)
+            return (key,)
+        if names:
+            return names
+    return (_moved(key, view),)
 
 
 def made_fields(origin: Origin) -> dict[str, Any]:

@@ -61,14 +61,31 @@ def plan_transplant(
             *selection.notes,
             *decisions.notes,
             *_overrides(selection, decisions.used),
+            *_idle_copies(selection, decisions.used),
             *_growth(decisions.steps),
         ),
     )
 
 
 def _unexpected(selection: Selection, used: set[str]) -> list[Origin]:
-    """Return what was selected and has no place in the destination."""
-    return [origin for name, origins in selection.origins.items() if name not in used for origin in origins]
+    """Return what was selected and has no place in the destination, under none of its names."""
+    placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
+    left = {(o.source, o.key): o for name, found in selection.origins.items() if name not in used for o in found}
+    return [origin for place, origin in left.items() if place not in placed]
+
+
+def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
+    """Say which copies of tensors that are used elsewhere have no place in the destination."""
+    placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
+    idle = [
+        name
+        for name, origins in selection.origins.items()
+        if name not in used and any((origin.source, origin.key) in placed for origin in origins)
+    ]
+    if not idle:
+        return []
+    copies = count(len(idle), "copy", "copies")
+    return [f"{copies} that rules make of used tensors {'has' if len(idle) == 1 else 'have'} no place: {listing(idle)}"]
 
 
 def _overrides(selection: Selection, used: set[str]) -> list[str]:

@@ -16,7 +16,7 @@ from .branches import branch_names
 from .columns import Columns
 from .notes import Hanging
 
-__all__ = ["plan_lines", "plan_view"]
+__all__ = ["plan_lines", "plan_view", "rows_said"]
 
 BAR = 12
 UNLOADED = ("initialised", "kept")
@@ -58,7 +58,7 @@ def _share(step: Step) -> float:
     return 1.0
 
 
-def _rows_said(rows: Rows) -> str:
+def rows_said(rows: Rows) -> str:
     """Return ``19 of 30 tokens kept (7 moved), 11 new``."""
     moved = f" ({rows.moved} moved)" if rows.moved else ""
     more = [f"{rows.composed} composed"] if rows.composed else []
@@ -74,7 +74,7 @@ def _reason(step: Step) -> str:
     if step.reason:
         return step.rule
     if step.rows is not None:
-        return _rows_said(step.rows)
+        return rows_said(step.rows)
     if step.policy:
         return f"{step.policy} {shape_text(step.source_shape)} to {shape_text(step.shape)}"
     if step.operation:

@@ -222,7 +222,7 @@ def _step(key: str, made: Made, info: TensorInfo, rows: Rows | None, inputs: lis
     first, *more = inputs
     return Step(
         key, made.op, info.dtype, info.shape, first.source, first.key, first.dtype, first.shape,
-        more=tuple(more), weights=made.weights, rows=rows, axis=made.axis,
+        policy=made.policy, more=tuple(more), weights=made.weights, rows=rows, axis=made.axis,
     )  # fmt: skip
 
 

@@ -19,7 +19,8 @@ key = st.lists(part, min_size=1, max_size=4).map(".".join)
 
 
 def applied(names: dict[str, str]) -> dict[str, str]:
-    return rename(list(names), [parse_rule(text) for text in rules_for(names)]).names
+    done = rename(list(names), [parse_rule(text) for text in rules_for(names)]).names
+    return {key: name for key, (name,) in done.items()}
 
 
 @settings(max_examples=300, deadline=None)
@@ -44,7 +45,7 @@ def test_odd_names_are_renamed_as_wanted_or_left_out(names: dict[str, str]) -> N
     assert rules_from_lines(io.StringIO("".join(f"{rule}\n" for rule in rules), newline=None)) == rules
     done = rename(list(names), [parse_rule(text) for text in rules]).names
     left = left_out(names, rules)
-    assert {key: done[key] for key in names} == {key: key if key in left else name for key, name in names.items()}
+    assert {key: done[key] for key in names} == {key: (key,) if key in left else (name,) for key, name in names.items()}
     assert all(LEFT_OUT.search(names[key]) or ".." in f".{names[key]}." for key in left)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptsurgeon.errors import PatternError
-from ckptsurgeon.keys import parse_rule, rename, rules_from_lines
+from ckptsurgeon.keys import check_shadowed, parse_rule, rename, rules_from_lines
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,9 @@ from ckptsurgeon.keys import parse_rule, rename, rules_from_lines
         ("a.*.*=b.{2}.{1}", "a.x.y", "b.y.x"),
         ("l.{n}=l.{n+12}", "l.3.w", "l.15.w"),
         ("l.{n}=l.{2*n}", "l.3.w", "l.6.w"),
+        ("l.{n}=l.{2n}", "l.3.w", "l.6.w"),
+        ("l.{n}=l.{2n+1}", "l.3.w", "l.7.w"),
+        ("l.{n2}=l.{3n2}", "l.3.w", "l.9.w"),
         ("l.{n}=l.{n//2}.{n%2}", "l.5.w", "l.2.1.w"),
         ("h{n}=layers.{n}", "h7.w", "layers.7.w"),
         (r"re:(\w+)\.gamma=*.weight", "norm.gamma", "norm.weight"),
@@ -52,6 +55,16 @@ def test_what_a_rule_makes_of_a_key(rule: str, key: str, expected: str | None) -
         ("a=b..c", "empty segment"),
         ("a=b?", "no meaning"),
         ("a=***", "stands for no capture"),
+        ("l.{n}=l.{2m}", "does not bind"),
+        ("l.{n}=l.{2 n}", "not arithmetic"),
+        ("l.{n}=l.{2n,2m}", "uses m, which the pattern does not bind"),
+        ("l.{n}=l.{n,q}", "uses q, which the pattern does not bind"),
+        ("l={a,,b}", "not arithmetic"),
+        ("l={a.b,c..d}", "not arithmetic"),
+        ("l={5..2}", "runs backwards"),
+        ("l={0..99999}", "too long"),
+        ("l={0..999}.{0..999}", "stands for more than 10000 names"),
+        ("l.{2n}=l.{n}", "is arithmetic, which only a target has"),
     ],
 )
 def test_what_is_no_rule_says_why(rule: str, why: str) -> None:
@@ -60,8 +73,28 @@ def test_what_is_no_rule_says_why(rule: str, why: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rule", "key", "names"),
+    [
+        ("l.{n}=l.{2n,2n+1}", "l.3.w", ("l.6.w", "l.7.w")),
+        ("l.{n}=l.{n,n+12}", "l.3.w", ("l.3.w", "l.15.w")),
+        ("l.{n}=l.{n,0}", "l.3.w", ("l.3.w", "l.0.w")),
+        ("l.0=l.{0..2}", "l.0.w", ("l.0.w", "l.1.w", "l.2.w")),
+        ("l=l.{3,5}", "l.w", ("l.3.w", "l.5.w")),
+        ("a={b,c}.{d,e}", "a.w", ("b.d.w", "b.e.w", "c.d.w", "c.e.w")),
+        ("enc={student.enc,teacher.0.enc}", "enc.w", ("student.enc.w", "teacher.0.enc.w")),
+        ("enc.**.w={q,k}.**.w", "enc.a.w", ("q.a.w", "k.a.w")),
+        ("l.{n}=m", "x.3.w", ()),
+    ],
+)
+def test_a_list_in_a_target_gives_a_key_several_names(rule: str, key: str, names: tuple[str, ...]) -> None:
+    assert parse_rule(rule).names(key) == names
+
+
+@pytest.mark.parametrize(
     ("rule", "key", "why"),
     [
+        ("l.{n}=l.{n,n}", "l.3.w", "gives l.3.w the name l.3.w twice"),
+        ("l.{n}=l.{2n,n+1}", "l.1.w", "the name l.2.w twice"),
         ("l.{n}=l.{n-12}", "l.3.w", "below zero"),
         ("l.{n}=l.{10//n}", "l.0.w", "division by zero"),
         ("l.{n}=l.{n-1}", "l.0.w", "is -1, below zero"),
@@ -77,13 +110,20 @@ def test_what_cannot_be_applied_says_why(rule: str, key: str, why: str) -> None:
 def test_the_first_rule_wins_and_none_sees_another_s_result() -> None:
     rules = [parse_rule("a.x=b"), parse_rule("a=c"), parse_rule("b=d")]
     done = rename(["a.x.w", "a.y.w", "b.w"], rules)
-    assert done.names == {"a.x.w": "b.w", "a.y.w": "c.y.w", "b.w": "d.w"}
+    assert done.names == {"a.x.w": ("b.w",), "a.y.w": ("c.y.w",), "b.w": ("d.w",)}
     assert done.used == (0, 1, 2)
 
 
 def test_a_shadowed_rule_is_an_error() -> None:
-    with pytest.raises(PatternError, match="never applies"):
-        rename(["a.w"], [parse_rule("a=b"), parse_rule("a.w=c")])
+    rules = [parse_rule("a=b"), parse_rule("a.{w,v}=c")]
+    here, there = rename(["a.w"], rules), rename(["a.v", "x"], rules)
+    with pytest.raises(PatternError, match="never applies: earlier rules take all of its 2 keys"):
+        check_shadowed(rules, [here, there])
+
+
+def test_a_rule_that_one_source_needs_may_be_shadowed_in_another() -> None:
+    rules = [parse_rule("a.{n}=b.{n}"), parse_rule("a=c")]
+    check_shadowed(rules, [rename(["a.0"], rules), rename(["a.x"], rules)])
 
 
 def test_a_map_file_has_a_rule_a_line_and_comments() -> None:
@@ -117,7 +157,7 @@ def test_what_a_rule_of_a_map_file_cannot_do_says_where() -> None:
     with pytest.raises(PatternError, match=r"^x.map, line 1: rule .* on l.0: \{n-1\} is -1"):
         rename(["l.0"], [first])
     with pytest.raises(PatternError, match=r"^x.map, line 2: rule 'l.\*=k' never applies"):
-        rename(["l.1"], [first, second])
+        check_shadowed([first, second], [rename(["l.1"], [first, second])])
 
 
 def test_a_brace_that_closes_nothing_does_not_hide_the_equals_sign() -> None:

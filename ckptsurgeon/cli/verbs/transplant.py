@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from ..checks import default_output, mismatch_policies
+from ..checks import check_explain, default_output, mismatch_policies
 from ..options import DryRun, Force, Json, MaxShard, Operations, Quiet, Root, Ruleset, To, Verbose
 from ..sink import Sink
-from ..writing import Writing
+from ..writing import Writing, show_explained
 
 NAME = "transplant"
 HELP = """Put weights into another configuration, and write a checkpoint that is ready to train.
@@ -24,6 +24,7 @@ EXAMPLES = """\b
 Examples:
   ckpt transplant src.pth dst.yaml --exclude decoder
   ckpt transplant --source en.pth --source lm.pth:decoder:decoder dst.yaml --on-mismatch 'ctc.**=init' -n
+  ckpt transplant vit.pth dst.yaml --on-mismatch pos_embed=positions-2d --explain pos_embed
 """
 
 
@@ -94,7 +95,8 @@ def run(
         typer.Option(
             "--on-mismatch",
             metavar="[GLOB=]POLICY",
-            help="Where shapes differ: error, init, slice, pad, overlap or interpolate; repeatable.",
+            help="Where shapes differ: error, init, slice, pad, overlap, interpolate, positions-1d, positions-2d, "
+            "patch, channels or center, some with arguments, as in positions-2d:prefix=1; repeatable.",
         ),
     ] = None,
     ignore_mismatch: Annotated[bool, typer.Option("--ignore-mismatch", help="Short for --on-mismatch init.")] = False,
@@ -128,6 +130,14 @@ def run(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of what is initialised.")] = 0,
+    explain: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--explain",
+            metavar="KEY",
+            help="Say why these destination keys are what they are, and what else they could be; writes nothing.",
+        ),
+    ] = None,
     root: Root = None,
     output: Annotated[
         str | None,
@@ -146,8 +156,11 @@ def run(
 
     sources, destination = _split(paths, source or [])
     policies = mismatch_policies(on_mismatch or [], ignore=ignore_mismatch)
-    target = output or default_output(destination, to, max_shard_size)
-    writing = Writing(Sink(json, quiet, verbose), target, to, max_shard_size, force, dry_run)
+    sink = Sink(json, quiet, verbose)
+    if explain:
+        check_explain(output=output, to=to, max_shard_size=max_shard_size, force=force)
+    target = None if explain else output or default_output(destination, to, max_shard_size)
+    writing = Writing(sink, target, to, max_shard_size, force, dry_run or bool(explain))
     writing.check()
     plan = api.transplant(
         sources, destination, include=include or (), exclude=exclude or (), map=map or (), map_file=map_file,
@@ -156,7 +169,10 @@ def run(
         drop_last=drop_last, require=require or (), strict=strict, dtype=dtype, seed=seed,
         root=root,
     )  # fmt: skip
-    writing.carry_out(plan)
+    if explain:
+        show_explained(sink, plan, explain)
+    else:
+        writing.carry_out(plan)
 
 
 def _split(paths: list[str], sources: list[str]) -> tuple[list[str], str]:
