@@ -215,11 +215,11 @@ TABLES = {
     "TensorFlow's index of keys that are too long": lambda: table_of([(b"k" * 10_000_000, b"")]),
     "TensorFlow's index of blocks that unpack without end": lambda: snapped(200),
     "TensorFlow's index of half a million tensors": lambda: table_of([(i.to_bytes(4, "big"), b"") for i in range(1, 500_000)]),
-    "TensorFlow's index of millions of fields": lambda: table_of([(b"w", b"\x52\0" * 25_000_000)]),
+    "TensorFlow's index of millions of fields": lambda: table_of([(b"w", b"\x52\0" * 6_000_000)]),
     "TensorFlow's index of slices that are nowhere": lambda: table_of([(i.to_bytes(4, "big"), tf.entry([1], 0) + b"\x3a\4\x0a\0\x0a\0" * 30) for i in range(1, 45_000)]),
     "TensorFlow's index of dimensions": lambda: table_of([(b"w", tf.field(2, b"\x12\0" * 5_000_000))]),
-    "TensorFlow's index of restart points": lambda: tf.table([(b"", bytes(90_000_000) + struct.pack("<I", 22_000_000))]),
-    "TensorFlow's index of nothing, and long": lambda: bytes(200_000_000) + tf.MAGIC,
+    "TensorFlow's index of restart points": lambda: tf.table([(b"", bytes(30_000_000) + struct.pack("<I", 7_000_000))]),
+    "TensorFlow's index of nothing, and long": lambda: bytes(101_000_000) + tf.MAGIC,
     "TensorFlow's index of tensors of exabytes": lambda: table_of([(b"w", tf.entry([2**60], 2**62))]),
 }  # fmt: skip
 """TensorFlow's index is a table of prefixes, lengths and offsets, any of which may lie."""

@@ -275,7 +275,8 @@ def test_an_index_cut_short_is_refused_at_every_length(stt: Path) -> None:
 def test_no_flipped_bit_of_an_index_goes_unseen(stt: Path) -> None:
     index = stt / f"{BEST}.index"
     raw = index.read_bytes()
-    for at in range(len(raw)):
+    footer = len(raw) - 60
+    for at in (*range(0, footer, 5), *range(footer, len(raw))):
         changed = bytearray(raw)
         changed[at] ^= 4
         index.write_bytes(changed)
