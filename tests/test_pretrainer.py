@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -543,3 +544,13 @@ def test_the_demo_runs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert "embedding_model: 231 copied of 231 tensors\nclassifier: 1 resized of 1 tensor\n" in shown
     assert "error: classifier: shape mismatch: weight is (7, 6) in classifier.ckpt, (9, 6)" in shown
     assert "CKPT+second (WER 21.25, epoch 2, within an epoch, the most recent)" in shown
+
+
+def test_collecting_loads_neither_torch_nor_the_hub_s_client(server: SimpleNamespace) -> None:
+    code = (
+        "import sys, ckptsurgeon as cs\n"
+        "cs.Pretrainer('collected', {'enc': object()}).collect_files('source')\n"
+        "assert not {'torch', 'numpy', 'huggingface_hub'} & sys.modules.keys(), 'loaded'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert Path("collected/enc.ckpt").is_symlink()

@@ -7,25 +7,23 @@ destination needs none of them, so they are neither run nor have to be filled in
 from __future__ import annotations
 
 import difflib
-import importlib.util
+import importlib
 import io
-import pydoc
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from ..errors import ConfigError
 from ..text import brief_repr, count, escape, listing
 from ._document import Document
-from ._running import own_file
+from ._named_code import imported
 
 __all__ = ["Hyperparams", "has_hyperparams_tags", "read_hyperparams", "restored", "said_by", "toolkit"]
 
 _TAG = re.compile(r"(?:^|[\s\[{,])!(?:new:|name:|apply:|applyref:|module:|include:|ref\b|copy\b|tuple\b|PLACEHOLDER\b)")
-_RUNS = re.compile(r"(?:^|[\s\[{,])!(?:new|name|apply|applyref|module):([\w.]+)")
+_RUNS = ("!new", "!name", "!apply", "!applyref", "!module")
 _REFERENCE = re.compile(r"<([^>]*)>")
 _PLACEHOLDER = "!PLACEHOLDER"
 
@@ -62,13 +60,15 @@ def read_hyperparams(document: Document, entry: str, overrides: Mapping[str, Any
     others = len(tree) - len(needed)
     for name in [name for name in tree if name not in needed]:
         del tree[name]
+    included = dict.fromkeys(document.resolve(name) for name in _tagged(tree, "!include"))
     with _reading(document):
         text = hyperpyyaml.resolve_references(_stream(document, _dumped(tree))).getvalue()
-    ran, files = _imported(document, text)
+        names = list(_tagged(_ruamel().YAML().load(text), *_RUNS))
+    ran, files = imported(document, names)
     notes = (
         (f"built what {escape(top)} needs; {count(others, 'other entry', 'other entries')} not run",) if others else ()
     )
-    return Hyperparams(text, ran, (*files, *_included(document, tree)), notes)
+    return Hyperparams(text, ran, (*files, *included), notes)
 
 
 def toolkit(document: Document) -> Any:
@@ -198,8 +198,14 @@ def _check_placeholders(document: Document, entry: str, needed: Mapping[str, Any
     if open_ones:
         raise document.fail(
             f"{escape(entry)} needs {listing(open_ones)}, left open as {_PLACEHOLDER}.",
-            f"Give it: model: {{speechbrain: {document.name}, overrides: {{{open_ones[0]}: …}}}}.",
+            f"Give it: model: {{speechbrain: {document.name}, overrides: {_nested(open_ones[0])}}}.",
         )
+
+
+def _nested(path: str) -> str:
+    """Return the mapping that overrides what lies at a path: ``{a: {b: …}}``."""
+    parts = path.split(".")
+    return f"{{{': {'.join(parts)}: …{'}' * len(parts)}"
 
 
 def _placeholders(path: str, node: Any) -> Iterator[str]:
@@ -213,44 +219,11 @@ def _placeholders(path: str, node: Any) -> Iterator[str]:
             yield from _placeholders(f"{path}.{index}", value)
 
 
-def _included(document: Document, tree: Any) -> tuple[str, ...]:
-    names = re.findall(r"!include:(\S+)", _dumped(tree))
-    return tuple(dict.fromkeys(document.resolve(name) for name in names))
-
-
-def _imported(document: Document, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Import what a document names, before tensors are watched; returns what ran from where, and own files."""
-    places: dict[str, list[str]] = {}
-    files: list[str] = []
-    for name in dict.fromkeys(_RUNS.findall(text)):
-        module = _module_of(document, name)
-        file = own_file(module)
-        places.setdefault(file or module.__name__.partition(".")[0], []).append(name)
-        files += [file] if file else []
-    ran = tuple(f"{', '.join(names)} from {place}" for place, names in places.items())
-    return ran, tuple(dict.fromkeys(files))
-
-
-def _module_of(document: Document, name: str) -> ModuleType:
-    """Return the module that a dotted name lies in, as hyperpyyaml finds it."""
-    try:
-        found = pydoc.locate(name)
-    except pydoc.ErrorDuringImport as error:
-        raise _import_failed(document, name, error.value) from error
-    if found is None:
-        head = name.partition(".")[0]
-        missing = importlib.util.find_spec(head) is None
-        why = f"{escape(name)} needs the package {escape(head)}" if missing else f"there is no {escape(name)}"
-        raise document.fail(f"{why}.", f"pip install {escape(head)}." if missing else "")
-    parts = name.split(".")
-    for end in range(len(parts), 0, -1):
-        module = pydoc.safeimport(".".join(parts[:end]))
-        if module is not None:
-            return module
-    return importlib.import_module("builtins")
-
-
-def _import_failed(document: Document, name: str, error: Any) -> ConfigError:
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        return document.fail(f"{escape(name)} needs the package {error.name}.", f"pip install {error.name}.")
-    return document.fail(f"importing {escape(name)} failed: {type(error).__name__}: {escape(str(error))}")
+def _tagged(node: Any, *kinds: str) -> Iterator[str]:
+    """Yield what stands behind tags such as ``!new:``, in the order of the document."""
+    kind, colon, name = _tag(node).partition(":")
+    if colon and kind in kinds:
+        yield name
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for child in children:
+        yield from _tagged(child, *kinds)

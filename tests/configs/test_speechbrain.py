@@ -23,11 +23,14 @@ Run = Callable[..., Any]
 RECIPE = """
 output_folder: !ref results/<name>
 name: !PLACEHOLDER
+deep: {a: {b: !PLACEHOLDER }}
 size: 4
 logger: !apply:recipe.starts_logging [!ref <output_folder>]
 enc: !new:recipe.Encoder
+    # !new:nowhere.Other
     size: !ref <size>
 modules: {enc: !ref <enc>, head: !new:torch.nn.Linear {in_features: !ref <size>, out_features: !ref <size> + 1}}
+# before: !new:nowhere.Encoder
 tied: !new:torch.nn.ModuleList [[!ref <enc>, !ref <enc>]]
 broken: {enc: !ref <enc>, size: !ref <size>}
 """
@@ -76,6 +79,16 @@ def test_the_destination_is_what_speechbrain_makes_of_it() -> None:
 
 
 @pytest.mark.usefixtures("_installed")
+def test_modules_of_speechbrain_are_what_they_are_there() -> None:
+    """Run where SpeechBrain is installed; the recordings say what came of it."""
+    if not importlib.util.find_spec("speechbrain"):
+        pytest.skip("SpeechBrain is not installed")
+    assert layout(cs.load_target("crdnn.yaml")) == THEIRS["crdnn.yaml"]["modules"]
+    assert layout(chosen("speechbrain: crdnn.yaml, entry: model")) == THEIRS["crdnn.yaml"]["model"]
+    assert not Path("results").exists()
+
+
+@pytest.mark.usefixtures("_installed")
 def test_a_class_that_is_not_installed_is_named() -> None:
     if importlib.util.find_spec("speechbrain"):
         pytest.skip("it is installed")
@@ -88,7 +101,7 @@ def test_only_what_the_modules_need_is_run_and_that_is_said(ckpt: Run) -> None:
     target = cs.load_target("recipe.yaml")
     assert target.ran == ("recipe.Encoder from recipe.py", "torch.nn.Linear from torch")
     assert target.files == ("recipe.py",)
-    assert target.notes == ("built what modules needs; 5 other entries not run",)
+    assert target.notes == ("built what modules needs; 6 other entries not run",)
     assert not Path("logged").exists()
     assert not Path("results").exists()
     torch.save(nn.ModuleDict({"enc": nn.Linear(4, 4), "head": nn.Linear(4, 7)}).state_dict(), "src.pth")
@@ -134,6 +147,7 @@ def test_the_same_seed_draws_the_same_and_another_seed_others() -> None:
             "speechbrain: recipe.yaml, entry: logger",
             r"logger needs name, left open as !PLACEHOLDER.*overrides: \{name: …",
         ),
+        ("speechbrain: recipe.yaml, entry: deep", r"deep needs deep\.a\.b, .*overrides: \{deep: \{a: \{b: …\}\}\}"),
         ("speechbrain: recipe.yaml, entry: encoder", r"no entry encoder\. Choose another: .*it makes enc, tied"),
         ("speechbrain: recipe.yaml, entry: modules.hed", r"no entry modules\.hed\. There is enc, head"),
         ("speechbrain: recipe.yaml, entry: size", "size is 4, no module"),
