@@ -7,6 +7,7 @@ import difflib
 import importlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,8 +47,6 @@ def library(document: Document) -> Any:
         found = importlib.import_module("transformers")
         importlib.import_module("transformers.conversion_mapping")
     except ImportError as error:
-        import sys
-
         old = getattr(sys.modules.get("transformers"), "__version__", "")
         have = f"the package transformers {OLDEST} or newer; {old} is here" if old else "the package transformers"
         missing = "" if old or error.name in (None, "transformers") else f" ({escape(str(error))})"

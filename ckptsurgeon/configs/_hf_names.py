@@ -14,7 +14,8 @@ from typing import Any
 
 from ..tensors import Adapted, TensorInfo
 from ..text import count, escape, listing
-from ._hf_operations import Group, Unknown, opened, rows_of
+from ._hf_group import Group, Unknown, opened
+from ._hf_operations import rows_of
 
 __all__ = ["Names"]
 
