@@ -57,8 +57,8 @@ class Rule:
         names = self._once(key, also)
         while self.again and names and (shorter := self._once(names[0], also)):
             names = shorter
-        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-        if twice is not None:
+        if len(names) > 1 and len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
             raise PatternError(f"{self.label} gives {escape(key)} the name {escape(twice)} twice.")
         return names
 
@@ -72,8 +72,8 @@ class Rule:
             heads = self.target.render(caught)
         except ValueError as error:
             raise PatternError(f"{self.label} on {escape(key)}: {error}.") from error
-        names = tuple(head + caught.rest if head else caught.rest.removeprefix(".") for head in heads)
-        if not all(names):
+        names = tuple([head + caught.rest if head else caught.rest.removeprefix(".") for head in heads])
+        if "" in names:
             raise PatternError(
                 f"{self.label} leaves nothing of {escape(key)}.",
                 hint="Strip only what something follows.",

@@ -54,10 +54,11 @@ class Target:
         self._also = also
         self._kinds = pattern.kinds if pattern else ()
         self._loose = pattern is not None and pattern.expression is not None
-        self._parts: tuple[Choice, ...] = tuple(part if isinstance(part, tuple) else (part,) for part in self._read())
-        self.several = any(len(choice) > 1 for choice in self._parts)
-        if prod(map(len, self._parts)) > MAX_NAMES:
+        choices = [part if isinstance(part, tuple) else (part,) for part in self._read()]
+        if prod(map(len, choices)) > MAX_NAMES:
             raise self._fail(f"the target stands for more than {MAX_NAMES} names")
+        self._spelled = tuple(product(*choices))
+        self.several = len(self._spelled) > 1
         if text and "" in re.sub(r"\{[^{}]*\}", "{}", text).split("."):
             raise self._fail("the target has an empty segment")
 
@@ -67,7 +68,7 @@ class Target:
         Segments that ``**`` left empty are dropped. Raises ValueError when a number falls below zero or is divided by
         zero.
         """
-        return [self._joined(parts, caught) for parts in product(*self._parts)]
+        return [self._joined(parts, caught) for parts in self._spelled]
 
     def _joined(self, parts: Sequence[Part], caught: Captures) -> str:
         name = "".join(part if isinstance(part, str) else part(caught) for part in parts)
