@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,38 +77,69 @@ def test_where_threads_run_nothing_is_forked() -> None:
         thread.join()
 
 
+def alone(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process that has one thread; a test runner may have more, beside which nothing is forked."""
+    program = f"""
+import os, signal, threading
+from ckptsurgeon.comparison import beside
+def children():
+    return open(f"/proc/self/task/{{os.getpid()}}/children").read()
+assert threading.active_count() == 1
+{textwrap.dedent(code)}
+assert not children()
+print("whole")
+"""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+
+
 def test_what_is_too_much_for_a_pipe_comes_whole() -> None:
-    with beside(lambda: list(range(500_000))) as result:
-        assert result() == list(range(500_000))
-    assert not children()
+    done = alone("""
+        with beside(lambda: list(range(500_000))) as result:
+            assert children()
+            assert result() == list(range(500_000))
+    """)
+    assert (done.stdout, done.stderr) == ("whole\n", "")
 
 
-def killed() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def raising() -> None:
-    raise KeyboardInterrupt
-
-
-def ending() -> None:
-    raise SystemExit(0)
-
-
-@pytest.mark.parametrize("work", [killed, raising, ending, lambda: object()])
-def test_work_that_fails_gives_nothing(work: Callable[[], object], capfd: pytest.CaptureFixture[str]) -> None:
-    with beside(work) as result:
-        assert result() is None
-    assert not children()
-    assert capfd.readouterr() == ("", "")
+@pytest.mark.parametrize(
+    "work",
+    ["os.kill(os.getpid(), signal.SIGKILL)", "[][1]", "exec('raise KeyboardInterrupt')", "exit(0)", "object()"],
+)
+def test_work_that_fails_gives_nothing(work: str) -> None:
+    done = alone(f"""
+        with beside(lambda: {work}) as result:
+            assert children()
+            assert result() is None
+    """)
+    assert (done.stdout, done.stderr) == ("whole\n", "")
 
 
 def test_an_error_here_does_not_wait_for_the_other() -> None:
-    started = time.monotonic()
-    with pytest.raises(ValueError, match="here"), beside(lambda: time.sleep(600)):
-        raise ValueError("here")
-    assert time.monotonic() - started < 300
-    assert not children()
+    done = alone("""
+        import time
+        try:
+            with beside(lambda: time.sleep(600)):
+                assert children()
+                raise ValueError("here")
+        except ValueError:
+            pass
+    """)
+    assert (done.stdout, done.stderr) == ("whole\n", "")
+
+
+def test_two_large_files_are_read_in_two_processes() -> None:
+    pair()
+    done = alone("""
+        from ckptsurgeon.api import comparing
+        from ckptsurgeon.comparison import outline_from_plain
+        comparing.LARGE = 0
+        came = []
+        comparing.outline_from_plain = lambda plain: came.append(plain) or outline_from_plain(plain)
+        found = comparing.diff("a.pth", "b.st")
+        assert len(came) == 1 and came[0][0] == "b.st", came
+        assert (found.added, found.removed) == (("n",), ("r",))
+    """)
+    assert (done.stdout, done.stderr) == ("whole\n", "")
 
 
 def test_an_interrupt_ends_both() -> None:
