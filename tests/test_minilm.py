@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +122,3 @@ def test_a_live_module_gets_the_same_values(source: Path, monkeypatch: pytest.Mo
         if not key.startswith("classifier"):
             assert torch.equal(model.state_dict()[key], value), key
     assert torch.equal(model.classifier.weight, before)
-
-
-def test_the_demo_runs_to_its_end() -> None:
-    done = subprocess.run(
-        [sys.executable, str(FIXTURES / "demo.py"), "made"], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert "load_state_dict(strict=True): 71 tensors" in done.stdout
-    assert "verified text_classifier.init.safetensors" in done.stdout
