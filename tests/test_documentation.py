@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import runpy
 import shlex
@@ -106,7 +107,10 @@ def test_the_python_of_the_readme_runs() -> None:
     code = re.search(r"```python\n(.*?)```", README, re.S)
     assert code
     Path("readme.py").write_text(code[1])
-    seen = runpy.run_path("readme.py", init_globals={"model": net})
+    Path("source").mkdir()
+    torch.save(net["encoder"].state_dict(), "source/encoder.ckpt")
+    seen = runpy.run_path("readme.py", init_globals={"model": net, "encoder": nn.Linear(4, 4)})
+    assert Path("collected/encoder.ckpt").is_symlink()
     assert seen["receipt"].counts == {"copied": 4, "initialised": 2}
     assert seen["report"].counts == {"copied": 4, "kept": 2}
 
@@ -119,12 +123,21 @@ def test_the_destinations_of_the_readme_are_understood() -> None:
     )
     Path("tokens.txt").write_text("a\nb\n")
     torch.save({"w": torch.ones(2)}, "other.pth")
+    Path("bert").mkdir()
+    sizes = {
+        "vocab_size": 9,
+        "hidden_size": 4,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 4,
+    }
+    Path("bert/config.json").write_text(json.dumps({"model_type": "bert", **sizes}))
     kinds = []
     for line in code[1].splitlines():
         document = yaml.safe_load(line.removeprefix("# "))
         Path("dst.yaml").write_text(yaml.safe_dump(document))
         kinds.append(cs.load_target("dst.yaml").kind)
-    assert kinds == ["factory", "bundled", "tensors", "checkpoint"]
+    assert kinds == ["factory", "bundled", "transformers", "tensors", "checkpoint"]
 
 
 @pytest.mark.parametrize("row", table((ROOT / "docs/patterns.md").read_text(), "| pattern |"), ids=lambda row: row[0])

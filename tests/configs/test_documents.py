@@ -195,17 +195,6 @@ def test_init_writes_what_load_target_reads() -> None:
     assert len(list(spec.initial([k for k in spec.tensors if k not in spec.ties], 0))) == 4
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "toolkit"),
-    [
-        ("hyperparams.yaml", "model: !new:torch.nn.Linear\n  in_features: 2", "SpeechBrain"),
-    ],
-)
-def test_a_toolkit_s_own_configuration_is_named(name: str, text: str, toolkit: str) -> None:
-    with pytest.raises(cs.ConfigError, match=toolkit):
-        config(text, name)
-
-
 # What user code may not do.
 
 
