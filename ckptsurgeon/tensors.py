@@ -224,6 +224,7 @@ class TargetSpec:
     to the path of a checkpoint (and ``keeps_root`` to the root in it) when the destination is one, whose own
     values stay where no source gives one. ``undrawable`` are the keys that say nothing of their initial values.
     ``config``, ``files``: the configuration and what it reads, as paths. ``ran`` names what code was run.
+    ``build`` makes the live module, where the destination is one.
     """
 
     kind: str
@@ -240,3 +241,4 @@ class TargetSpec:
     files: tuple[str, ...] = ()
     ran: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    build: Callable[[], object] | None = None

@@ -1,6 +1,7 @@
 """Destinations: a configuration, a checkpoint or a live module becomes a TargetSpec. One file for each kind."""
 
+from ._document import Document, read_document
 from ._load import load_target, module_destination
 from .declared import declare
 
-__all__ = ["declare", "load_target", "module_destination"]
+__all__ = ["Document", "declare", "load_target", "module_destination", "read_document"]

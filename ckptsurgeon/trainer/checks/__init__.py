@@ -1,0 +1,1 @@
+"""What is checked before, during and after training: one small function each."""

@@ -1,0 +1,1 @@
+"""Corpora's own lists of clips, one file each: ``MANIFEST`` knows them and reads them."""
