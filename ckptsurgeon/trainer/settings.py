@@ -104,7 +104,7 @@ def settings_of(section: Any, where: str) -> Settings:
     Raises ConfigError for a field nobody knows (naming the nearest), a value of another type, and settings that
     contradict each other.
     """
-    made = _read(Settings, section if section is not None else {}, where, "train")
+    made: Settings = _read(Settings, {} if section is None else section, where, "train")
     for wrong, why in _faults(made):
         if wrong:
             raise ConfigError(f"{escape(where)}: {why}.")
