@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..text import brief_repr, escape
 
-__all__ = ["Data", "Features", "Settings", "settings_of"]
+__all__ = ["Data", "Features", "Settings", "check_section", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -235,3 +235,8 @@ _MEANT = {
     "Mapping[str, int": "a list of patterns, or a map from pattern to step",
     "Mapping[str, float]": "a map from pattern to number",
 }
+
+
+def check_section(section: Any, where: str) -> None:
+    """Raise ConfigError for a field or a value that no ``train:`` section has; what contradicts another is not seen."""
+    _read(Settings, section, where, "train")
