@@ -47,9 +47,9 @@ DOORS: dict[str, set[str]] = {
         "checkpoint", "comparison", "configs", "matching", "engine", "formats", "inspection", "keys", "operations",
         "plan", "planners", "recipe", "sources", "verification", "vocabulary",
     },
-    "render": {"plan", "inspection", "comparison", "matching"},
+    "render": {"plan", "inspection", "comparison", "matching", "trainer"},
     "cli": {"__init__", "api", "trainer", "render", "plan", "registry"},
-    "trainer": {"api", "configs", "keys", "registry", "vocabulary"},
+    "trainer": {"api", "configs", "keys", "registry", "vocabulary", "plan", "recipe", "engine"},
 }  # fmt: skip
 
 

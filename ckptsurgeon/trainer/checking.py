@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -31,7 +32,12 @@ from .result import Controls
 from .run_folder import MODEL
 from .source import first_batch
 
-__all__ = ["checks_after", "checks_before", "checks_during"]
+__all__ = ["at", "checks_after", "checks_before", "checks_during"]
+
+
+def at(when: str, checks: Iterable[Check]) -> tuple[Check, ...]:
+    """Return checks that know when they were made."""
+    return tuple(replace(check, when=when) for check in checks)
 
 
 def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Check]:

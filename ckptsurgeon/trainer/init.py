@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +44,7 @@ class Init:
             "path": os.path.relpath(os.path.abspath(self.path), os.path.abspath(folder)),
             "files": list(self.files),
             "sources": [
-                {"name": source.name, "files": [{"name": f.name, "sha256": f.sha256} for f in source.files]}
+                {"name": source.name, "files": [{"size": f.size, "sha256": f.sha256} for f in source.files]}
                 for source in (made.sources if made is not None else ())
             ],
             "recipe": None
@@ -58,16 +57,13 @@ class Init:
 def read_init(path: str) -> Init:
     """Return what a checkpoint is, from its header; raises what ``open_checkpoint`` raises."""
     with api.open_checkpoint(path) as checkpoint:
-        files = tuple({"name": file.name, "size": file.size, "sha256": file.sha256} for file in checkpoint.files)
+        files = tuple(
+            {"name": file.name or os.path.basename(path), "size": file.size, "sha256": file.sha256}
+            for file in checkpoint.files
+        )
         text, keys = checkpoint.recipe, tuple(checkpoint)
     try:
         recipe = parse_recipe(text) if text is not None else None
     except VerifyError as error:
         raise ConfigError(f"{escape(path)}: {error.message}", hint="ckpt verify says more.") from error
     return Init(path, keys, files, recipe)
-
-
-def file_sha256(path: str) -> str:
-    """Return the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

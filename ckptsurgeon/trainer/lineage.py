@@ -14,7 +14,6 @@ from ..errors import ConfigError, FormatError
 from ..text import escape, listing
 from ..version import __version__
 from ..yamltext import dump_yaml
-from .assembly import section_of
 from .job import Job
 from .result import plain
 from .run_folder import RunFolder
@@ -39,7 +38,6 @@ def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[st
         "config": os.path.relpath(os.path.abspath(job.document.path), os.path.abspath(folder.path)),
         "config_sha256": hashlib.sha256(job.document.text.encode()).hexdigest(),
         "model_sha256": _model_sha256(job.document),
-        "section": plain(section_of(job.document)),
         "sets": list(sets),
         "settings": plain(asdict(job.settings)),
         "seed": job.settings.seed,
@@ -56,14 +54,22 @@ def metadata_of(lineage: Mapping[str, Any]) -> dict[str, str]:
     return {"lineage": json.dumps({name: lineage[name] for name in kept}, ensure_ascii=True)}
 
 
-def config_text(job: Job) -> str:
-    """Return the configuration as it is used: every setting said."""
+def config_text(job: Job, folder: str) -> str:
+    """Return the configuration as it is used: every setting said. Paths in it are relative to where it came from."""
     content = job.document.content
     if not isinstance(content, dict):
         return job.document.text
-    # what is left open (a longest clip of infinity) has no spelling in YAML that everybody reads
-    settings = {name: value for name, value in plain(asdict(job.settings)).items() if value is not None}
-    return dump_yaml({**content, "train": settings})
+    settings = _said(plain(asdict(job.settings)))
+    return f"# as it was used; paths in it are relative to {folder}\n" + dump_yaml({**content, "train": settings})
+
+
+def _said(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is open: a longest clip of infinity has no spelling in YAML that everybody reads."""
+    return {
+        name: _said(value) if name in ("data", "features") else value
+        for name, value in settings.items()
+        if value is not None
+    }
 
 
 def recorded(folder: RunFolder, step: int) -> dict[str, Any]:

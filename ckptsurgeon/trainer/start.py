@@ -19,11 +19,15 @@ MAKES_ONE = "ckpt transplant SRC dst.yaml makes one; or name a configuration: ck
 
 @dataclass(frozen=True)
 class Start:
-    """A configuration, the init that leads to it (None: from scratch), and what was decided on the way."""
+    """A configuration, the init to load, and what was decided on the way.
+
+    ``from_`` is the path of the init that the run starts from, or that a run to be resumed once started from.
+    """
 
     config: str
     init: Init | None = None
     notes: tuple[str, ...] = ()
+    from_: str | None = None
 
 
 def found_start(config: str | None, init: str | None) -> Start:
@@ -34,11 +38,11 @@ def found_start(config: str | None, init: str | None) -> Start:
     """
     if config is not None:
         if init is not None:
-            return Start(config, read_init(init))
+            return Start(config, read_init(init), from_=init)
         return Start(config, notes=("no --init: the weights are drawn by the declared initialiser",))
     path = init or _the_one_init()
     found = read_init(path)
-    return Start(_config_of(found), found, () if init else (f"took {escape(path)}",))
+    return Start(_config_of(found), found, () if init else (f"took {escape(path)}",), path)
 
 
 def _the_one_init() -> str:

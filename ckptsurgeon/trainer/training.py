@@ -11,7 +11,7 @@ from ..api.types import Path
 from ..errors import ConfigError
 from ..text import escape
 from .assembly import job_of, with_one_batch
-from .checking import checks_after, checks_before, checks_during
+from .checking import at, checks_after, checks_before, checks_during
 from .checks._check import Check
 from .controls import run_controls
 from .curves import curves_png
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ..plan import Plan
 
 __all__ = ["train"]
+
+CHECKS = "checks.json"
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def train(
 
     Raises ConfigError, PatternError, what ``load_into`` raises for an init that does not fit, and OutputError.
     """
+    _check_modes(check_only, preprocess_only, resume, controls=controls, overfit=overfit_one_batch)
     if seeds < 1:
         raise ConfigError(f"--seeds is {seeds}: there is nothing to compare.")
     sets = (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
@@ -88,6 +91,17 @@ def train(
         if check_only:
             return _checked(job, start)
         return _trained(job, start, order)
+
+
+def _check_modes(check_only: bool, preprocess_only: bool, resume: bool, *, controls: bool, overfit: bool) -> None:
+    """Raise ConfigError for what cannot be asked together."""
+    alone = [flag for flag, given in (("--check-only", check_only), ("--preprocess-only", preprocess_only)) if given]
+    others = [("--resume", resume), ("--controls", controls), ("--overfit-one-batch", overfit)]
+    more = [*alone[1:], *(flag for flag, given in others if given)]
+    if alone and more:
+        raise ConfigError(f"{alone[0]} and {more[0]} contradict each other.", hint="Leave one out.")
+    if resume and controls:
+        raise ConfigError("--controls starts from an init, --resume does not.", hint="Leave one out.")
 
 
 def _text(path: Path | None) -> str | None:
@@ -113,7 +127,9 @@ def _start(
     known = recorded(folder, folder.last_step())
     if config is None:
         config = os.path.relpath(os.path.join(folder.path, known["config"]))
-    return Start(config), (*known["sets"], *sets)
+    begun = known["init"]["path"] if known["init"] is not None else None
+    from_ = os.path.relpath(os.path.join(folder.path, begun)) if begun is not None else None
+    return Start(config, from_=from_), (*known["sets"], *sets)
 
 
 def _prepared(job: Job, start: Start) -> Trained:
@@ -124,20 +140,19 @@ def _prepared(job: Job, start: Start) -> Trained:
 
 def _checked(job: Job, start: Start) -> Trained:
     model, plan = job.model()
-    return _result(job, start, checks=tuple(checks_before(job, model, plan)), ended="")
+    return _result(job, start, checks=at("before", checks_before(job, model, plan)), ended="")
 
 
 def _trained(job: Job, start: Start, order: _Order) -> Trained:
     """Train, or go on; then check, write down and tell what came of it."""
-    before: tuple[Check, ...] = ()
     if order.resume:
-        loop = _resumed(job, order)
+        loop, before = _resumed(job, order), _checks_in(order.folder)
     else:
         model, plan = job.model()
-        before = tuple(checks_before(job, model, plan))
+        before = at("before", checks_before(job, model, plan))
         order.tell({"event": "checks", "checks": before})
         loop = Loop(job, model, folder=order.folder, observer=order.tell)
-        _begin(job, plan, order)
+        _begin(job, plan, order, before)
     loop.lineage = metadata_of(order.folder.read_json(LINEAGE))
     order.tell({"event": "begin", "step": loop.standing.step, "steps": job.settings.steps, "folder": order.folder.path})
     with listening() as stop:
@@ -146,10 +161,16 @@ def _trained(job: Job, start: Start, order: _Order) -> Trained:
         loop.save_best()
     checks, controls = before, None
     if not stop.name:
-        checks = (*before, *checks_during(loop))
+        checks = (*before, *at("during", checks_during(loop)))
         controls = _controls(job, order)
-        checks = (*checks, *checks_after(loop, order.sets, controls, overfitting=order.overfit))
+        checks = (*checks, *at("after", checks_after(loop, order.sets, controls, overfitting=order.overfit)))
     return _finish(job, start, loop, order, stop=stop, checks=checks, controls=controls)
+
+
+def _checks_in(folder: RunFolder) -> tuple[Check, ...]:
+    """Return what was checked before a run's first step."""
+    made = folder.read_json(CHECKS)["checks"] if os.path.exists(folder.of(CHECKS)) else []
+    return tuple(check for check in (Check(**row) for row in made) if check.when == "before")
 
 
 def _resumed(job: Job, order: _Order) -> Loop:
@@ -160,18 +181,26 @@ def _resumed(job: Job, order: _Order) -> Loop:
     return loop
 
 
-def _begin(job: Job, plan: Plan | None, order: _Order) -> None:
+def _begin(job: Job, plan: Plan | None, order: _Order, before: tuple[Check, ...]) -> None:
     """Write what a run begins with."""
     order.folder.create()
-    order.folder.write("config.yaml", config_text(job).encode("utf-8", "surrogatepass"))
+    order.folder.write("config.yaml", _config(job, order.folder).encode("utf-8", "surrogatepass"))
     order.folder.write_json(LINEAGE, lineage_of(job, plan, order.folder, order.sets))
+    _write_checks(order.folder, before)
+
+
+def _write_checks(folder: RunFolder, checks: tuple[Check, ...]) -> None:
+    folder.write_json(CHECKS, {"checks": [check.to_json() for check in checks]})
+
+
+def _config(job: Job, folder: RunFolder) -> str:
+    home = os.path.dirname(os.path.abspath(job.document.path))
+    return config_text(job, os.path.relpath(home, os.path.abspath(folder.path)))
 
 
 def _controls(job: Job, order: _Order) -> Controls | None:
     if not order.controls:
         return None
-    if order.resume:
-        raise ConfigError("--controls needs the init, which a run that goes on does not read again.")
     return run_controls(
         job,
         seeds=order.seeds,
@@ -193,7 +222,7 @@ def _finish(
         last_loss=standing.last_loss, skipped=standing.skipped, elapsed_s=standing.seconds, controls=controls,
         exit_code=stop.exit_code or result.exit_code,
     )  # fmt: skip
-    order.folder.write_json("checks.json", {"checks": [check.to_json() for check in checks]})
+    _write_checks(order.folder, checks)
     order.folder.write_json("result.json", result.to_json())
     drawn = None if stop.name else curves_png(read_log(order.folder.of(LOG)), loop.metric)
     if drawn is not None:
@@ -205,7 +234,7 @@ def _result(job: Job, start: Start, *, checks: tuple[Check, ...], ended: str, no
     made = Trained(
         config=start.config,
         run=None,
-        init=start.init.path if start.init is not None else None,
+        init=start.from_,
         task=job.settings.task,
         device=job.device.type,
         step=0,

@@ -144,7 +144,9 @@ def job(init: str | None = None, model: dict[str, Any] | None = None, **settings
     return job_of(write(model=model, **settings), device="cpu", init=read_init(init) if init else None)
 
 
-def loop(init: str | None = None, *, folder: str | None = None, frozen: list[str] | None = None, **settings: Any) -> Loop:
+def loop(
+    init: str | None = None, *, folder: str | None = None, frozen: list[str] | None = None, **settings: Any
+) -> Loop:
     """A loop of the toy, about to begin; with a folder, one that can be saved."""
     made = job(init, **settings)
     run = None
@@ -162,10 +164,11 @@ def make_init(*exclude: str, source: str = "src.pth", output: str = "toy.init.sa
 
 
 def train_source(steps: int = 60) -> str:
-    """Train a toy and keep its weights as src.pth."""
-    made = loop(steps=steps, evaluate_every=steps, save_every=steps, dropout=0.0) if False else loop(steps=steps)
+    """Train a toy and keep its weights as src.pth; leaves toy.yaml as it is by default."""
+    made = loop(steps=steps, evaluate_every=steps)
     made.run()
     torch.save(made.model.state_dict(), "src.pth")
+    write()
     return "src.pth"
 
 

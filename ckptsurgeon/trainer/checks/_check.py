@@ -16,11 +16,15 @@ NOT_RUN: Status = "NOT RUN"
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table: what was looked at, what came of it, and the figure (or the reason why it did not run)."""
+    """One line of the table: what was looked at, what came of it, and the figure (or the reason why it did not run).
+
+    ``when`` it was looked at: before the first step, during, or after the last.
+    """
 
     name: str
     status: Status
     says: str
+    when: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the check as plain data."""
