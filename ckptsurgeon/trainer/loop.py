@@ -65,7 +65,8 @@ class Loop:
         self._observer = observer or (lambda row: None)
         self._flush_every = 1 if job.device.type == "cpu" else ROWS_ON_GPU
         self._log = Log(None, 0)
-        seed_all(job.settings.seed)
+        self._random: Mapping[str, Any] | None = None
+        self._entered = False
 
     def state(self) -> dict[str, Any]:
         """Return everything beside the model that decides how the run goes on."""
@@ -96,17 +97,28 @@ class Loop:
         if self.average is not None:
             self.average.load(state["average"])
         self.freezing.before, self.freezing.moved = state["before"], state["moved"]
-        set_random_state(state["random"])
+        self._random = state["random"]
 
     def run(self, *, until: int | None = None, stop: Stop | None = None, tensorboard: bool = False) -> str:
         """Train to the end, or until ``until`` steps are done; returns why it ended. Raises OutputError."""
         stop, until = stop or Stop(), min(until or self.settings.steps, self.settings.steps)
+        self._enter()
         self._log = Log(self.folder, self.standing.step, tensorboard=tensorboard)
         try:
             self.standing.ended = self._steps(until, stop)
         finally:
             self._log.close()
         return self.standing.ended
+
+    def _enter(self) -> None:
+        """Set the generators, once: what is drawn between making a loop and running it is nothing to the run."""
+        if self._entered:
+            return
+        self._entered = True
+        if self._random is not None:
+            set_random_state(self._random)
+        else:
+            seed_all(self.settings.seed)
 
     def _steps(self, until: int, stop: Stop) -> str:
         standing, thaws = self.standing, self.freezing.steps()
