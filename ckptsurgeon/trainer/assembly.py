@@ -9,6 +9,7 @@ from typing import Any
 from .. import api
 from ..configs import Document, read_document
 from .device import device_of
+from .freezing import freedoms
 from .init import Init
 from .job import Job
 from .overrides import overridden
@@ -35,8 +36,9 @@ def job_of(config: str, *, sets: Sequence[str] = (), device: str | None = None, 
     """Return the job that a configuration describes; raises ConfigError."""
     document = read_document(config)
     settings = settings_in(document, sets)
-    where = device_of(device)
-    return Job(document, settings, api.load_target(config), load_work(settings, document), where, init)
+    where, target = device_of(device), api.load_target(config)
+    freedoms(settings, list(target.tensors))  # a pattern that matches nothing is said before anything is done
+    return Job(document, settings, target, load_work(settings, document), where, init)
 
 
 def with_one_batch(job: Job) -> Job:

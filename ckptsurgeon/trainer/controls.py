@@ -19,7 +19,7 @@ from .job import Job, draw_into, tensors_of
 from .loop import Loop
 from .result import Arm, Controls
 
-__all__ = ["WAYS", "permute", "run_controls"]
+__all__ = ["WAYS", "check_controls", "permute", "run_controls"]
 
 WAYS = ("warm", "scratch", "permuted")
 
@@ -29,10 +29,8 @@ Told = Callable[[str, bool, int, float], None]
 
 def run_controls(job: Job, *, seeds: int, told: Told | None = None) -> Controls:
     """Train every way with every seed; raises ConfigError where there is no init, or nothing to evaluate on."""
-    if job.init is None:
-        raise ConfigError("--controls compares a warm start with others, and there is no init.", hint="Give --init.")
-    if job.work.dev is None:
-        raise ConfigError("--controls compares figures of a dev split, and the configuration has none.")
+    check_controls(job, seeds)
+    assert job.init is not None
     new = job.init.drawn & job.target.tensors.keys()
     arms = []
     for frozen in (True, False) if new else (False,):
@@ -47,6 +45,16 @@ def run_controls(job: Job, *, seeds: int, told: Told | None = None) -> Controls:
     deciding = [arm for arm in arms if arm.frozen] or arms
     decided_on = "frozen" if deciding[0].frozen else "unfrozen"
     return Controls(metric, seeds, job.settings.steps, tuple(arms), verdict_of(*deciding[:3]), decided_on)
+
+
+def check_controls(job: Job, seeds: int) -> None:
+    """Raise ConfigError where there is nothing to compare."""
+    if seeds < 1:
+        raise ConfigError(f"--seeds is {seeds}: there is nothing to compare.")
+    if job.init is None:
+        raise ConfigError("--controls compares a warm start with others, and there is no init.", hint="Give --init.")
+    if job.work.dev is None:
+        raise ConfigError("--controls compares figures of a dev split, and the configuration has none.")
 
 
 def _trained(job: Job, way: str, seed: int, *, frozen: bool) -> float:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..api.types import Path
 from ..errors import ConfigError
@@ -13,7 +13,7 @@ from ..text import escape
 from .assembly import job_of, with_one_batch
 from .checking import at, checks_after, checks_before, checks_during
 from .checks._check import Check
-from .controls import run_controls
+from .controls import check_controls, run_controls
 from .curves import curves_png
 from .device import computing
 from .job import Job
@@ -63,7 +63,7 @@ def train(
     seeds: int = 3,
     overfit_one_batch: bool = False,
     preprocess_only: bool = False,
-    observer: Callable[[Mapping[str, Any]], None] | None = None,
+    observer: Observer | None = None,
 ) -> Trained:
     """Train the model that ``config`` describes from the weights in ``init``, and check what comes of it.
 
@@ -76,12 +76,12 @@ def train(
     Raises ConfigError, PatternError, what ``load_into`` raises for an init that does not fit, and OutputError.
     """
     _check_modes(check_only, preprocess_only, resume, controls=controls, overfit=overfit_one_batch)
-    if seeds < 1:
-        raise ConfigError(f"--seeds is {seeds}: there is nothing to compare.")
     sets = (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
     folder = RunFolder(os.fspath(run))
     start, sets = _start(folder, _text(config), _text(init), resume=resume, sets=sets, writes=not check_only)
     job = job_of(start.config, sets=sets, device=device, init=start.init)
+    if controls:
+        check_controls(job, seeds)
     order = _Order(folder, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None))
     with computing(job.settings):
         if preprocess_only:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def test_batches_of_other_sizes_add_up_to_one(optimizer: str) -> None:
         loop = toy.loop(optimizer=optimizer, clip=None)
         loop.model.eval()
         batch = next(loop.stream)
-        parts = [part(batch, a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+        parts = [part(batch, a, b) for a, b in pairwise(cuts)]
         stepped = take_step(loop.model, loop.job.work.task, parts, loop.optimizer, settings=loop.settings)
         made.append((float(stepped.loss), float(stepped.norm), tensors_of(loop.model)["head.weight"].detach().clone()))
     (loss, norm, weight), (other_loss, other_norm, other_weight) = made

@@ -85,8 +85,8 @@ def run(
     with unwinding(), watching(sink) as watch:
         found = trainer.train(
             config, init=init, run=folder, resume=resume, sets=sets or [], steps=steps, device=device, seed=seed,
-            check_only=check_only, controls=controls, seeds=seeds or 3, overfit_one_batch=overfit_one_batch,
-            preprocess_only=preprocess_only, observer=watch.observe,
+            check_only=check_only, controls=controls, seeds=3 if seeds is None else seeds,
+            overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only, observer=watch.observe,
         )  # fmt: skip
     if not sink.answer(found):
         sink.notes(found.notes)
