@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from torch import nn
 
+from ..errors import CheckpointError, ConfigError
 from ..plan import Plan
+from ..text import escape
 from .checks import NOT_RUN, Check
 from .checks.activations import dead_units, layers_of, scale
 from .checks.blanks import blanks, too_short
@@ -31,6 +33,7 @@ from .loop import Loop
 from .result import Controls
 from .run_folder import MODEL
 from .source import first_batch
+from .tasks._task import Batch
 
 __all__ = ["at", "checks_after", "checks_before", "checks_during"]
 
@@ -44,6 +47,7 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
     """Yield what is looked at before the first step."""
     task, settings, target = job.work.task, job.settings, job.target
     batch = first_batch(job.work.train, settings.seed)
+    _try_out(job, model, batch)
     new = job.init.drawn if job.init is not None else frozenset(target.tensors)
     seed = settings.seed if job.init is None or job.init.seed is None else job.init.seed
     yield loaded(model, job.init, plan)
@@ -56,6 +60,20 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
     yield scale(layers)
     yield dead_units(layers)
     yield independent(model, task, batch, settings=settings)
+
+
+def _try_out(job: Job, model: nn.Module, batch: Batch) -> None:
+    """Raise ConfigError where model and task do not go together; both may be the user's own code."""
+    try:
+        loss_per_item(model, job.work.task, [batch], settings=job.settings)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"the task {escape(job.settings.task)} cannot use this model: {type(error).__name__}: "
+            f"{escape(str(error), 500)}.",
+            hint="CKPT_DEBUG=1 shows where it happened.",
+        ) from error
 
 
 def checks_during(loop: Loop) -> Iterator[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 from collections.abc import Iterator
@@ -17,9 +18,10 @@ torch.set_num_threads(1)
 os.chdir(tempfile.mkdtemp())
 sys.path.insert(0, {root!r})
 from tests.trainer import toy
-MODEL = {{"hidden": 512}}
-STEPS, EVERY = {steps}, 10 ** 6
-made = toy.loop(model=MODEL, folder="run", steps=STEPS, batch_size=256, evaluate_every=STEPS + 1, save_every=STEPS + 1)
+STEPS = {steps}
+made = toy.loop(
+    model={{"hidden": 256}}, folder="run", steps=STEPS, batch_size=64, evaluate_every=2 * STEPS, save_every=2 * STEPS
+)
 batches = [batch for epoch in range(STEPS // 4) for batch in made.job.work.train.read(0, epoch)]
 
 class Ready:
@@ -32,10 +34,9 @@ class Ready:
 
 OURS = """
 made.stream._source = Ready()
-made.settings = made.settings
+made.save = lambda: None
 began = time.perf_counter()
 made.run(until=STEPS - 1)
-made.save = lambda: None
 """
 
 BARE = """
@@ -62,9 +63,9 @@ def seconds(code: str, folder: str) -> float:
     return float(done.stderr.strip().splitlines()[-1])
 
 
-def training(folder: str, number: int, *, root: str, steps: int = 200) -> Iterator[Row]:
+def training(folder: str, number: int, *, steps: int = 150) -> Iterator[Row]:
     """Steps of the loop, with its log, over bare steps."""
-    setup = SETUP.format(root=root, steps=steps)
+    setup = SETUP.format(root=os.getcwd(), steps=steps)
     ours, bare = [], []
     for _ in range(number):
         ours.append(seconds(setup + OURS + END, folder))

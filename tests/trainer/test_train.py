@@ -347,6 +347,16 @@ def test_each_mistake_has_its_own_message(ckpt: Run, init: str, flags: list[str]
     assert why in refused(ckpt, *config, *flags)
 
 
+def test_a_model_that_the_task_cannot_use(ckpt: Run) -> None:
+    toy.write()
+    train = yaml.safe_load(Path("toy.yaml").read_text())["train"]
+    Path("odd.yaml").write_text(
+        yaml.safe_dump({"model": {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}, "train": train})
+    )
+    told = refused(ckpt, "odd.yaml")
+    assert "the task toy_task.py:Toy cannot use this model: TypeError:" in told
+
+
 def test_cuda_that_is_not_there(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
