@@ -164,7 +164,7 @@ class Loop:
         old = [one.detach().clone() for one in self.optimizer.parameters] if measured else []
         stepped = take_step(self.model, self.job.work.task, batches, self.optimizer, settings=self.settings)
         if measured:
-            standing.ratios = _moved(self.optimizer, old)
+            standing.ratios = self.optimizer.moved_since(old)
         if self.average is not None:
             self.average.update()
         standing.step += 1
@@ -230,14 +230,3 @@ class Loop:
     def _metadata(self) -> dict[str, str]:
         figure = {} if self.standing.best is None else {self.metric: repr(self.standing.best)}
         return {**self.lineage, "step": str(self.standing.step), **figure}
-
-
-@torch.no_grad()
-def _moved(optimizer: Optimizer, old: list[Tensor]) -> dict[str, float]:
-    """Return how far each tensor moved, as a share of its norm."""
-    if not old:
-        return {}
-    now = [one.detach() for one in optimizer.parameters]
-    moved = torch.stack([torch.linalg.vector_norm(a - b) for a, b in zip(now, old, strict=True)])
-    ratios = moved / torch.stack(torch._foreach_norm(old)).clamp(min=1e-12)
-    return dict(zip(optimizer.order, ratios.tolist(), strict=True))

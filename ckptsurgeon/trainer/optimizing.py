@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -71,6 +71,16 @@ class Optimizer:
             moment = state.get("exp_avg_sq", state.get("momentum_buffer"))
             found[key] = moment is not None and bool(moment.ne(0).any())
         return found
+
+    @torch.no_grad()
+    def moved_since(self, old: Sequence[Tensor]) -> dict[str, float]:
+        """Return how far each parameter is from what it was, as a share of its norm."""
+        if not old:
+            return {}
+        pairs = zip(self.parameters, old, strict=True)
+        moved = torch.stack([torch.linalg.vector_norm(now - before) for now, before in pairs])
+        ratios = moved / torch.stack(torch._foreach_norm(list(old))).clamp(min=1e-12)
+        return dict(zip(self.order, ratios.tolist(), strict=True))
 
     def has_state(self, key: str) -> bool:
         """Whether anything is kept for a key."""

@@ -14,25 +14,21 @@ from .assembly import job_of, with_one_batch
 from .checking import at, checks_after, checks_before, checks_during
 from .checks._check import Check
 from .controls import check_controls, run_controls
-from .curves import curves_png
 from .device import computing
 from .job import Job
 from .lineage import NAME as LINEAGE
-from .lineage import check_unchanged, config_text, lineage_of, metadata_of, recorded
-from .log import NAME as LOG
-from .log import read_log
+from .lineage import check_unchanged, metadata_of, recorded
 from .loop import NONFINITE, Loop, Observer
+from .records import begin_records, checks_in, end_records
 from .result import Controls, Trained
 from .run_folder import RunFolder
 from .start import Start, found_start
 from .stopping import Stop, listening
 
 if TYPE_CHECKING:
-    from ..plan import Plan
+    pass
 
 __all__ = ["train"]
-
-CHECKS = "checks.json"
 
 
 @dataclass(frozen=True)
@@ -146,13 +142,13 @@ def _checked(job: Job, start: Start) -> Trained:
 def _trained(job: Job, start: Start, order: _Order) -> Trained:
     """Train, or go on; then check, write down and tell what came of it."""
     if order.resume:
-        loop, before = _resumed(job, order), _checks_in(order.folder)
+        loop, before = _resumed(job, order), checks_in(order.folder)
     else:
         model, plan = job.model()
         before = at("before", checks_before(job, model, plan))
         order.tell({"event": "checks", "checks": before})
         loop = Loop(job, model, folder=order.folder, observer=order.tell)
-        _begin(job, plan, order, before)
+        begin_records(order.folder, job, plan, sets=order.sets, checks=before)
     loop.lineage = metadata_of(order.folder.read_json(LINEAGE))
     order.tell({"event": "begin", "step": loop.standing.step, "steps": job.settings.steps, "folder": order.folder.path})
     with listening() as stop:
@@ -167,35 +163,12 @@ def _trained(job: Job, start: Start, order: _Order) -> Trained:
     return _finish(job, start, loop, order, stop=stop, checks=checks, controls=controls)
 
 
-def _checks_in(folder: RunFolder) -> tuple[Check, ...]:
-    """Return what was checked before a run's first step."""
-    made = folder.read_json(CHECKS)["checks"] if os.path.exists(folder.of(CHECKS)) else []
-    return tuple(check for check in (Check(**row) for row in made) if check.when == "before")
-
-
 def _resumed(job: Job, order: _Order) -> Loop:
     """Return the run in a folder as it was saved."""
     check_unchanged(job, recorded(order.folder, order.folder.last_step()), order.folder)
     loop = Loop(job, job.empty_model().to(job.device), folder=order.folder, observer=order.tell)
     loop.restore(*order.folder.load())
     return loop
-
-
-def _begin(job: Job, plan: Plan | None, order: _Order, before: tuple[Check, ...]) -> None:
-    """Write what a run begins with."""
-    order.folder.create()
-    order.folder.write("config.yaml", _config(job, order.folder).encode("utf-8", "surrogatepass"))
-    order.folder.write_json(LINEAGE, lineage_of(job, plan, order.folder, order.sets))
-    _write_checks(order.folder, before)
-
-
-def _write_checks(folder: RunFolder, checks: tuple[Check, ...]) -> None:
-    folder.write_json(CHECKS, {"checks": [check.to_json() for check in checks]})
-
-
-def _config(job: Job, folder: RunFolder) -> str:
-    home = os.path.dirname(os.path.abspath(job.document.path))
-    return config_text(job, os.path.relpath(home, os.path.abspath(folder.path)))
 
 
 def _controls(job: Job, order: _Order) -> Controls | None:
@@ -222,11 +195,7 @@ def _finish(
         last_loss=standing.last_loss, skipped=standing.skipped, elapsed_s=standing.seconds, controls=controls,
         exit_code=stop.exit_code or result.exit_code,
     )  # fmt: skip
-    _write_checks(order.folder, checks)
-    order.folder.write_json("result.json", result.to_json())
-    drawn = None if stop.name else curves_png(read_log(order.folder.of(LOG)), loop.metric)
-    if drawn is not None:
-        order.folder.write("curves.png", drawn)
+    end_records(order.folder, result, curves=not stop.name)
     return result
 
 
