@@ -74,7 +74,8 @@ def train(
     _check_modes(check_only, preprocess_only, resume, controls=controls, overfit=overfit_one_batch)
     sets = (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
     folder = RunFolder(os.fspath(run))
-    start, sets = _start(folder, _text(config), _text(init), resume=resume, sets=sets, writes=not check_only)
+    writes = not (check_only or preprocess_only)
+    start, sets = _start(folder, _text(config), _text(init), resume=resume, sets=sets, writes=writes)
     job = job_of(start.config, sets=sets, device=device, init=start.init)
     if controls:
         check_controls(job, seeds)

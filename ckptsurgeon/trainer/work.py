@@ -39,16 +39,19 @@ class Work:
 def load_work(settings: Settings, document: Document) -> Work:
     """Return the task and its data; raises ConfigError where there is no such task, or no data for it.
 
-    ``train.task`` names a bundled task or, as ``my_task.py:MyTask``, a class of the user's own, which runs. A task that
-    has a method ``splits`` brings its own data: it returns the sources ``train`` and, if there is one, ``dev``.
+    ``train.task`` names a bundled task or, as ``my_task.py:MyTask``, a class of the user's own, which runs. Its method
+    ``splits`` returns the sources ``train`` and, if there is one, ``dev``. One that keeps what it computes from clips
+    has a method ``prepare``, one that has something to say of its data a method ``notes``.
     """
     kind = _users_own(settings.task, document) if ":" in settings.task else _bundled(settings.task, document)
     with user_code(document):
         task = kind(settings, _tokens(settings, document))
-        splits = task.splits() if hasattr(task, "splits") else None
-    if splits is None:
+        splits = task.splits() if hasattr(task, "splits") else {}
+        notes = task.notes() if hasattr(task, "notes") else ()
+    if "train" not in splits:
         raise document.fail(f"the task {escape(settings.task)} does not say where its data come from.")
-    return Work(task, cast(Source, splits["train"]), splits.get("dev"))
+    prepare = getattr(task, "prepare", None)
+    return Work(task, cast(Source, splits["train"]), splits.get("dev"), prepare, tuple(notes))
 
 
 def _tokens(settings: Settings, document: Document) -> Sequence[str]:

@@ -187,6 +187,14 @@ def test_check_only_writes_nothing(ckpt: Run, init: str) -> None:
     assert [name for name in sorted(os.listdir()) if name != "__pycache__"] == before
 
 
+def test_preprocessing_says_what_it_computed_and_trains_nothing(ckpt: Run) -> None:
+    toy.write(task="toy_task.py:Prepared")
+    done = ckpt("train", "toy.yaml", "--preprocess-only")
+    assert (done.code, flat(done.out)) == (0, "prepared; nothing was trained")
+    assert "note: train: 32 clips; 32 computed" in done.err
+    assert not os.path.exists("run")
+
+
 def test_a_failed_check_is_exit_1(ckpt: Run) -> None:
     toy.write(model={"leaky": True})
     done = ckpt("train", "toy.yaml", "--check-only")
@@ -329,8 +337,8 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
         (["--set", "data.trian=x"], "train.data has no field 'trian'"),
         (["--set", "warmup=12"], "train.warmup 12 is not below train.steps 12"),
         (["--set", "task=cct"], "there is no task 'cct'"),
-        (["--set", "task=no.py:X"], "cannot be imported"),
-        (["--set", "task=toy_task.py:X"], "has no attribute 'X'"),
+        (["--set", "task=no.py:X"], "train.task no.py:X"),
+        (["--set", "task=toy_task.py:X"], "has no"),
         (["--set", "freeze=[bdoy]"], "train.freeze bdoy matches none of the 11 model keys. Did you mean body"),
         (["--device", "tpu"], "there is no device 'tpu'"),
         (["--seeds", "2"], "--seeds goes with --controls"),

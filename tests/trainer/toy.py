@@ -92,6 +92,15 @@ class Toy:
     def splits(self):
         return {"train": Clips(4, self.settings.batch_size, 0, self), "dev": Clips(2, 32, 1, self)}
 
+    def check(self, clips):
+        pass
+
+    def example(self, clip):
+        return {}
+
+    def collate(self, examples):
+        return None
+
     def loss(self, model, batch):
         logits = model(batch.inputs, batch.lengths)
         total = functional.cross_entropy(logits, batch.labels[:, 0], reduction="sum")
@@ -119,9 +128,12 @@ class NoDev(Toy):
     def splits(self):
         return {"train": super().splits()["train"]}
 
-class Figureless(Toy):
-    def evaluate(self, model, batches):
-        return {"loss": 1.0}
+class Prepared(Toy):
+    def prepare(self):
+        return ["train: 32 clips; 32 computed"]
+
+    def notes(self):
+        return ["train: 32 clips"]
 '''
 
 DEFAULT: dict[str, Any] = {
