@@ -49,7 +49,7 @@ DOORS: dict[str, set[str]] = {
     },
     "render": {"plan", "inspection", "comparison", "matching"},
     "cli": {"__init__", "api", "trainer", "render", "plan", "registry"},
-    "trainer": {"api", "configs", "keys", "registry", "vocabulary"},
+    "trainer": {"api", "configs", "engine", "keys", "registry", "vocabulary"},
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from ._document import Document, read_document
 from ._load import load_target, module_destination
+from ._running import user_code
 from .declared import declare
 
-__all__ = ["Document", "declare", "load_target", "module_destination", "read_document"]
+__all__ = ["Document", "declare", "load_target", "module_destination", "read_document", "user_code"]
