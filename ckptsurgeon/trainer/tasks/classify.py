@@ -76,6 +76,7 @@ class Classify(SoundTask):
         """Return the loss of a model to which all classes are alike."""
         return math.log(len(self._classes))
 
+    @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return loss per example and the share of wrong answers."""
         total, wrong, examples = 0.0, 0, 0

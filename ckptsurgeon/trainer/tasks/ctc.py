@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 
 from ._sounds import TranscribedTask
@@ -32,12 +33,14 @@ class CTC(TranscribedTask):
         long_enough = ~too_short(lengths, batch)  # type: ignore[arg-type]
         return max(int((batch.label_lengths * long_enough).sum()), 1)
 
+    @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
         """Return the loss per label of a model to which all tokens are alike."""
         said = spoken(model, batch, self.labels)
         total = uniform_losses(said, batch, self.labels.blank).sum()
         return float(total) / self._items(batch, said.lengths)
 
+    @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return loss per label, error rates, the share of blanks, and how many clips are too short."""
         rates = Rates(self.labels)

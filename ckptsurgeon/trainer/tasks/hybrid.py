@@ -81,6 +81,7 @@ class Hybrid(TranscribedTask):
         wanted = wanted.masked_fill(places == batch.label_lengths[:, None], self._end)
         return previous, wanted.masked_fill(places > batch.label_lengths[:, None], IGNORED)
 
+    @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
         """Return the loss per label of a model to which all tokens are alike."""
         said = spoken(model, batch, self.labels, self._taught(batch)[0])
@@ -89,6 +90,7 @@ class Hybrid(TranscribedTask):
         attention = (labels + len(batch.labels)) * math.log(len(self.labels))
         return (weight * ctc + (1 - weight) * attention) / labels
 
+    @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return loss per label, error rates of CTC read off greedily, and the taught decoder's accuracy."""
         rates, weight = Rates(self.labels), _weight(model)
