@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,28 @@ def test_what_is_read_off_is_held_against_the_transcript() -> None:
     )
 
 
+def test_log_probabilities_may_come_as_a_pair_an_object_or_alone() -> None:
+    task, batch, model = CTC(settings(), TOKENS), batch_of([[1, 2], [3]], [8, 9]), Frames()
+
+    class Form(nn.Module):
+        def __init__(self, form: Any) -> None:
+            super().__init__()
+            self.form = form
+
+        def forward(self, inputs: Tensor, lengths: Tensor) -> Any:
+            return self.form(model.out(inputs).log_softmax(-1), lengths)
+
+    forms = [
+        lambda x, n: (x, n),
+        lambda x, n: x,
+        lambda x, n: SimpleNamespace(log_probs=x, lengths=n),
+        lambda x, n: SimpleNamespace(ctc=x, lengths=n, decoder=None),
+        lambda x, n: SimpleNamespace(logits=x + 3, lengths=n),
+    ]
+    losses = [float(task.loss(Form(form), batch).total.detach()) for form in forms]
+    assert losses == pytest.approx([losses[0]] * 5)
+
+
 def test_a_model_of_another_size_or_form_is_named() -> None:
     task, batch = CTC(settings(), TOKENS), batch_of([[1]], [4])
     with pytest.raises(cs.ConfigError, match="the model has 7 outputs, and the token list 5 tokens with the blank"):
@@ -132,7 +155,7 @@ def test_a_model_of_another_size_or_form_is_named() -> None:
 
     class Odd(nn.Module):
         def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-            return inputs
+            return inputs[:, 0]
 
     with pytest.raises(cs.ConfigError, match="the model returns Tensor, not log-probabilities"):
         task.loss(Odd(), batch)

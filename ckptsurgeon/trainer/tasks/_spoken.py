@@ -28,14 +28,17 @@ class Spoken(NamedTuple):
 def spoken(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor) -> Spoken:
     """Run a model on a batch.
 
-    It returns a pair of log-probabilities and lengths, or an object that has them as ``ctc`` or ``log_probs`` and
-    ``lengths``. Logits do as well: they are normalised, which changes nothing where that was done.
+    It returns log-probabilities and lengths as a pair, or as ``ctc`` (or ``log_probs``, ``logits``) and ``lengths`` of
+    an object; or log-probabilities alone, a frame of them for each of the inputs. Logits do as well: they are
+    normalised, which changes nothing where that was done.
     """
     found: Any = model(batch.inputs, batch.lengths, *previous)
     scores = next((getattr(found, name) for name in ("ctc", "log_probs", "logits") if hasattr(found, name)), None)
     lengths = getattr(found, "lengths", None)
     if scores is None and isinstance(found, tuple) and len(found) >= 2:
         scores, lengths = found[:2]
+    if isinstance(found, Tensor) and found.shape[:2] == batch.inputs.shape[:2]:
+        scores, lengths = found, batch.lengths
     if not isinstance(scores, Tensor) or not isinstance(lengths, Tensor) or scores.dim() != 3:
         raise ConfigError(
             f"the model returns {type(found).__name__}, not log-probabilities (batch, frames, tokens) and lengths."

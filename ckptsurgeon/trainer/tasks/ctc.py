@@ -1,7 +1,7 @@
 """Transcription with CTC alone: the probability of a text, summed over all ways to spell it in frames.
 
 https://dl.acm.org/doi/10.1145/1143844.1143891. A model is called with inputs and lengths and returns log-probabilities
-(batch, frames, tokens) and lengths.
+(batch, frames, tokens), with lengths where there are fewer frames than inputs.
 """
 
 from __future__ import annotations
