@@ -44,6 +44,15 @@ def test_columns_may_stand_in_any_order_and_sizes_may_be_missing() -> None:
     assert (one("x.csv").text, one("x.csv").path) == ("yes, it does", "a b.wav")
 
 
+def test_only_line_ends_end_lines() -> None:
+    tone("a.wav")
+    tone("b.wav")
+    Path("x.csv").write_bytes('wav_filename,transcript\r\na.wav,one\u2028two\x0b\r\nb.wav,"a\nb"\r\n'.encode())
+    assert [(clip.text, clip.where) for clip in read_manifests(["x.csv"])] == [
+        ("one\u2028two\x0b", "x.csv, line 2"), ("a\nb", "x.csv, line 4"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("content", "texts"),
     [

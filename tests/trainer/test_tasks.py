@@ -260,6 +260,12 @@ def test_a_hybrid_that_says_nothing_has_the_uniform_loss() -> None:
     assert {"cer", "wer", "blanks", "accuracy", "too_short"} < figures.keys()
 
 
+def test_a_model_that_computes_features_is_given_waves() -> None:
+    task = Hybrid(settings(task="hybrid"), ESPNET)
+    with pytest.raises(cs.ConfigError, match=r"Write train.features: \{kind: waves\}"):
+        task.loss(small_hybrid(), batch_of([[3]], [9], 40))
+
+
 def test_a_hybrid_needs_a_begin_and_an_end_and_a_decoder() -> None:
     with pytest.raises(cs.ConfigError, match="no begin and end, which the decoder needs. ESPnet has <sos/eos> last"):
         Hybrid(settings(), TOKENS)

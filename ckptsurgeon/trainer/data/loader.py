@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,10 +71,10 @@ class Batches:
                     del batch  # an error that its own frame holds is a circle, in which workers take seconds to end
             yield batch
 
-    def fill(self) -> int:
-        """Compute what the cache lacks of these clips; returns of how many."""
+    def fill(self, progress: Callable[[int, int], None] | None = None) -> int:
+        """Compute what the cache lacks of these clips; returns of how many. ``progress``: clips done, of all."""
         inputs, self._inputs = self._inputs, None
-        return inputs.prepare(self.split.clips) if inputs is not None else 0
+        return inputs.prepare(self.split.clips, progress) if inputs is not None else 0
 
 
 class _Places(torch.utils.data.Sampler[list[int]]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -49,7 +50,8 @@ def columns_of(path: str) -> list[str]:
 
 def read_rows(path: str, needed: Sequence[str]) -> Iterator[Row]:
     """Yield the lines of a table; raises ConfigError for a column that is missing, or a line of another length."""
-    reader = csv.reader(read_text(path).splitlines(keepends=True), strict=True)
+    # Not splitlines(), which ends lines at characters that may stand in a transcript, such as U+2028.
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         columns = [column.strip() for column in next(reader, [])]
         check_columns(path, columns, needed)

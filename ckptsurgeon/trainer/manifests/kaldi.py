@@ -52,7 +52,7 @@ class _Kaldi:
 def _table(path: str) -> dict[str, _Entry]:
     """Return the lines of a file by their ids; raises ConfigError for one that stands twice."""
     table: dict[str, _Entry] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         key, _, value = line.strip().partition(" ") if " " in line else line.strip().partition("\t")
         if not key:
             continue

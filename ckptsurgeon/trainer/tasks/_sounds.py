@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -61,13 +61,16 @@ class SoundTask:
             shuffled=split.name == "train", inputs=self.inputs,
         )  # fmt: skip
 
-    def prepare(self) -> list[str]:
-        """Fill the cache for all splits; returns a line on each. Raises ConfigError where there is no cache."""
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> list[str]:
+        """Fill the cache for all splits; returns a line on each. Raises ConfigError where there is no cache.
+
+        ``progress`` is called with the clips of a split that are done and all of them.
+        """
         if self.settings.data.cache is None:
             raise ConfigError("there is no folder to keep features in.", hint="Name one with train.data.cache.")
         lines = []
         for batches in self.splits().values():
-            made = batches.fill()
+            made = batches.fill(progress)
             lines.append(f"{batches.split.says()}; {count(made, 'clip')} computed")
         return lines
 

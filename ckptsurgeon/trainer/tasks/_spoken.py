@@ -32,6 +32,10 @@ def spoken(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor) ->
     an object; or log-probabilities alone, a frame of them for each of the inputs. Logits do as well: they are
     normalised, which changes nothing where that was done.
     """
+    if batch.inputs.dim() == 3 and hasattr(getattr(model, "module", model), "frontend"):
+        raise ConfigError(
+            "the model computes features itself, and is given features.", hint="Write train.features: {kind: waves}."
+        )
     found: Any = model(batch.inputs, batch.lengths, *previous)
     scores = next((getattr(found, name) for name in ("ctc", "log_probs", "logits") if hasattr(found, name)), None)
     lengths = getattr(found, "lengths", None)

@@ -18,7 +18,7 @@ from ...text import escape, listing
 from ..data.clip import Clip
 from ..settings import Settings
 from ._sounds import SoundTask
-from ._task import Batch, Loss
+from ._task import Batch, Loss, Task
 
 __all__ = ["TASK", "Classify"]
 
@@ -88,4 +88,4 @@ class Classify(SoundTask):
         return {"loss": total / max(examples, 1), "error": wrong / max(examples, 1)}
 
 
-TASK = Classify
+TASK: type[Task] = Classify

@@ -13,7 +13,7 @@ from torch import nn
 
 from ._sounds import TranscribedTask
 from ._spoken import Rates, ctc_losses, spoken, too_short, uniform_losses
-from ._task import Batch, Loss
+from ._task import Batch, Loss, Task
 
 __all__ = ["CTC", "TASK"]
 
@@ -54,4 +54,4 @@ class CTC(TranscribedTask):
         return {"loss": total / max(items, 1), **rates.figures(), "too_short": float(short)}
 
 
-TASK = CTC
+TASK: type[Task] = CTC

@@ -18,7 +18,7 @@ from ...errors import ConfigError
 from ..settings import Settings
 from ._sounds import TranscribedTask
 from ._spoken import Rates, Spoken, ctc_losses, spoken, too_short, uniform_losses
-from ._task import Batch, Loss
+from ._task import Batch, Loss, Task
 
 __all__ = ["TASK", "Hybrid"]
 
@@ -113,4 +113,4 @@ def _weight(model: nn.Module) -> float:
     return float(getattr(inner, "ctc_weight", CTC_WEIGHT))
 
 
-TASK = Hybrid
+TASK: type[Task] = Hybrid
