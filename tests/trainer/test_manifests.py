@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def test_a_clip_may_stand_in_one_manifest_only() -> None:
 
 def test_a_manifest_that_is_missing_is_said() -> None:
     fails("x.csv", "the manifest x.csv does not exist")
+    os.mkfifo("pipe.csv")
+    fails("pipe.csv", "pipe.csv is no regular file")
 
 
 def annotation(**entries: Any) -> str:

@@ -6,22 +6,24 @@ import csv
 import hashlib
 import importlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
-import yaml
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.data import located
 from ckptsurgeon.trainer.data.features import Extractor
+from ckptsurgeon.trainer.manifests import read_manifests
 from ckptsurgeon.trainer.settings import settings_of
 from ckptsurgeon.trainer.speech import LANGUAGES, demo_data
 from ckptsurgeon.trainer.speech.espeak import check_language
 from ckptsurgeon.trainer.speech.words import words_of
 from ckptsurgeon.trainer.tasks import load_task
 from ckptsurgeon.vocabulary import read_vocabulary
+from ckptsurgeon.yamltext import read_yaml
 
 
 def bytes_of(folder: str) -> dict[str, str]:
@@ -77,21 +79,17 @@ def test_dev_and_test_have_texts_of_their_own() -> None:
 def test_the_configuration_is_ready() -> None:
     """What the model section is told fits what the train section computes, and every clip can be learned from."""
     demo_data("demo", ["en"], n=12)
-    document = yaml.safe_load(Path("demo/en.yaml").read_text())
-    made = settings_of({**document["train"], "lr": float(document["train"]["lr"]), "weight_decay": 1e-4}, "en.yaml")
+    document = read_yaml(Path("demo/en.yaml").read_text(), "en.yaml")
+    made = settings_of(document["train"], "en.yaml")
     assert document["model"]["n_input"] == Extractor(made.features).width
-    data = located(made.data, "demo")
-    tokens = read_vocabulary(str(data.tokens)).tokens
+    made = replace(made, data=located(made.data, "demo"))
+    tokens = read_vocabulary(str(made.data.tokens)).tokens
     assert set(tokens) == {" ", *"".join(words_of("en")), "<blank>"}
-    task: Any = load_task(made.task, "demo")(settings_of({"data": data_section(data)}, "x"), tokens)
+    task: Any = load_task(made.task, "demo")(made, tokens)
     splits = task.splits()
     assert {name: (len(one.split.clips), one.split.dropped) for name, one in splits.items()} == {
         "train": (12, {}), "dev": (1, {}), "test": (1, {}),
     }  # fmt: skip
-
-
-def data_section(data: Any) -> dict[str, Any]:
-    return {"train": list(data.train), "dev": list(data.dev), "test": list(data.test)}
 
 
 def test_every_language_here_can_be_spoken() -> None:
@@ -108,6 +106,10 @@ def test_words_of_ones_own_make_another_language() -> None:
     demo_data("demo", ["cy"], n=3, words={"cy": "welsh.txt"})
     assert Path("demo/cy/alphabet.txt").read_text() == " \n" + "".join(f"{c}\n" for c in sorted(set("afonmynyddtŷ")))
     assert {word for row in rows("demo/cy/train.csv") for word in row["transcript"].split()} <= {"afon", "mynydd", "tŷ"}
+    Path("odd.txt").write_text("don't one,two #three\n")
+    demo_data("odd", ["en"], n=12, words={"en": "odd.txt"})
+    assert "," in "".join(clip.text for clip in read_manifests(["odd/en/train.csv"]))
+    assert "#" in read_vocabulary("odd/en/alphabet.txt").tokens
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ def _read(path: str) -> list[Clip]:
         raise ConfigError(
             f"the manifest {escape(path)} does not exist.", hint="Paths are relative to the configuration."
         )
+    if not os.path.isfile(path) and not os.path.isdir(path):
+        raise ConfigError(f"the manifest {escape(path)} is no regular file.")
     kinds = cast("dict[str, Manifest]", discover("ckptsurgeon.trainer.manifests", "MANIFEST"))
     found = next((kind for kind in kinds.values() if kind.sniff(path)), None)
     if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import random
@@ -113,13 +114,14 @@ def _language(folder: Path, lang: str, words: tuple[str, ...], n: int, seed: int
     waves = _resampled([one for utterances in drawn.values() for one in utterances])
     seconds = 0.0
     for split, utterances in drawn.items():
-        rows = ["wav_filename,wav_filesize,transcript"]
+        rows: list[tuple[str, int | str, str]] = [("wav_filename", "wav_filesize", "transcript")]
         for number, one in enumerate(utterances):
             name, (sound, length) = f"wav/{split}-{number:05}.wav", next(waves)
             (folder / name).write_bytes(sound)
-            rows.append(f"{name},{len(sound)},{one.text}")
+            rows.append((name, len(sound), one.text))
             seconds += length
-        (folder / f"{split}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        with open(folder / f"{split}.csv", "w", encoding="utf-8", newline="") as table:
+            csv.writer(table, lineterminator="\n").writerows(rows)
     waves.close()
     (folder / "alphabet.txt").write_text(alphabet_of(words), encoding="utf-8")
     return seconds
