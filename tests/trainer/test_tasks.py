@@ -329,12 +329,16 @@ def test_what_classify_refuses() -> None:
         task.loss(nn.Linear(4, 3), Batch(torch.ones(1, 4), torch.ones(1), torch.zeros(1), torch.ones(1), 0.0, ("x",)))
 
 
-def test_arrays_of_another_shape_are_named() -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_arrays_of_another_shape_are_named(workers: int) -> None:
     np.save("a.npy", np.zeros((3, 2)))
     np.save("b.npy", np.zeros((3, 4)))
     Path("train.csv").write_text("path,label\na.npy,cat\nb.npy,cat\n")
-    task = Classify(settings(task="classify"), ["cat", "dog"])
-    with pytest.raises(cs.ConfigError, match="its input differs from that of train.csv, line"):
+    data = {"train": "train.csv", "workers": workers}
+    task = Classify(settings(task="classify", data=data), ["cat", "dog"])
+    with pytest.raises(
+        cs.ConfigError, match="^train.csv, line [23]: its shape or type differs from that of train.csv, line"
+    ):
         list(task.splits()["train"].read())
 
 

@@ -112,4 +112,7 @@ class _Collate:
 
     def __call__(self, examples: Sequence[Any]) -> Batch | CheckpointError:
         wrong = next((one for one in examples if isinstance(one, CheckpointError)), None)
-        return self._task.collate(examples) if wrong is None else wrong
+        try:
+            return self._task.collate(examples) if wrong is None else wrong
+        except CheckpointError as error:
+            return error

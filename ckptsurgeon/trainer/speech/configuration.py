@@ -12,6 +12,7 @@ model:
   n_input: 120        # 40 log-mel energies of each of 3 frames
   n_context: 1        # and those before and after
   n_hidden: 128
+  dropout: 0
 train:
   task: ctc
   data:
@@ -21,9 +22,9 @@ train:
     tokens: {lang}/alphabet.txt
     cache: {lang}/features
   features: {{kind: log_mel, size: 40, stack: 3}}
-  steps: 900
+  steps: 500
   batch_size: 32
-  lr: 8e-3
+  lr: 4e-3           # 8e-3 may stay where all is blank
   warmup: 30
   weight_decay: 1e-4
   clip: 5

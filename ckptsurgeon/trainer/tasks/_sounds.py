@@ -95,7 +95,7 @@ def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Te
     first = tensors[0]
     for tensor, name in zip(tensors, names, strict=True):
         if tensor.shape[1:] != first.shape[1:] or tensor.dim() != first.dim() or tensor.dtype != first.dtype:
-            raise ConfigError(f"{name}: its input differs from that of {names[0]} in more than its length.")
+            raise ConfigError(f"{name}: its shape or type differs from that of {names[0]} in more than the length.")
     if first.dim() == 0:
         return torch.stack(list(tensors)), torch.ones(len(tensors), dtype=torch.int64)
     lengths = torch.tensor([len(tensor) for tensor in tensors])
