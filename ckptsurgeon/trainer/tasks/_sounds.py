@@ -75,8 +75,10 @@ class SoundTask:
         return lines
 
     def notes(self) -> list[str]:
-        """Return a line on each split: how much there is, what was left out and why, the share of padding."""
-        return [f"{one.split.says()}; padding {one.padding():.1%}" for one in self.splits().values()]
+        """Return a line on each split: how much there is, what was left out and why; of training, the padding too."""
+        splits = self.splits()
+        padded = f"; padding {splits['train'].padding():.1%}"
+        return [f"{one.split.says()}{padded if name == 'train' else ''}" for name, one in splits.items()]
 
     def example(self, clip: Clip) -> dict[str, Any]:
         """Return the input and the label of a clip, how long it is and where it is written."""
