@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from ..configs import Document, user_code
-from ..errors import CheckpointError, ConfigError
-from ..registry import discover, module_names
-from ..text import brief_repr, escape
+from ..text import escape
 from ..vocabulary import read_vocabulary
+from .data.split import located
 from .settings import Settings
 from .source import Source
+from .tasks._load import load_task
 from .tasks._task import Task
 
 __all__ = ["Work", "load_work"]
-
-TASKS = "ckptsurgeon.trainer.tasks"
 
 
 @dataclass(frozen=True)
@@ -39,53 +36,24 @@ class Work:
 def load_work(settings: Settings, document: Document) -> Work:
     """Return the task and its data; raises ConfigError where there is no such task, or no data for it.
 
-    ``train.task`` names a bundled task or, as ``my_task.py:MyTask``, a class of the user's own, which runs. Its method
-    ``splits`` returns the sources ``train`` and, if there is one, ``dev``. One that keeps what it computes from clips
-    has a method ``prepare``, one that has something to say of its data a method ``notes``.
+    The task's method ``splits`` returns the sources ``train`` and, if there is one, ``dev``. One that keeps what it
+    computes from clips has a method ``prepare``, one that has something to say of its data a method ``notes``.
     """
-    kind = _users_own(settings.task, document) if ":" in settings.task else _bundled(settings.task, document)
+    folder = os.path.dirname(document.path)
+    kind = load_task(settings.task, folder)
+    data = located(settings.data, folder)
     with user_code(document):
-        task = kind(settings, _tokens(settings, document))
+        task: Any = kind(replace(settings, data=data), _tokens(data.tokens, document))
         splits = task.splits() if hasattr(task, "splits") else {}
         notes = task.notes() if hasattr(task, "notes") else ()
     if "train" not in splits:
         raise document.fail(f"the task {escape(settings.task)} does not say where its data come from.")
     prepare = getattr(task, "prepare", None)
-    return Work(task, cast(Source, splits["train"]), splits.get("dev"), prepare, tuple(notes))
+    return Work(cast(Task, task), cast(Source, splits["train"]), splits.get("dev"), prepare, tuple(notes))
 
 
-def _tokens(settings: Settings, document: Document) -> Sequence[str]:
-    path = settings.data.tokens or document.model.get("tokens")
-    return read_vocabulary(document.resolve(path)).tokens if isinstance(path, str) else ()
-
-
-def _bundled(name: str, document: Document) -> Callable[..., Any]:
-    known = module_names(TASKS)
-    if name not in known:
-        raise document.fail(
-            f"there is no task {brief_repr(name)}.",
-            f"There are {', '.join(known)}, and classes of your own as my_task.py:MyTask.",
-        )
-    return cast("Callable[..., Any]", discover(TASKS, "TASK")[name])
-
-
-def _users_own(name: str, document: Document) -> Callable[..., Any]:
-    """Import the class that a configuration names by file; raises ConfigError."""
-    file, _, attribute = name.rpartition(":")
-    path = document.resolve(file)
-    spec = importlib.util.spec_from_file_location("ckptsurgeon_user_task", path)
-    try:
-        if spec is None or spec.loader is None:
-            raise ConfigError(f"{escape(file)} is no Python file")
-        with user_code(document):
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module  # dataclasses look themselves up there
-            spec.loader.exec_module(module)
-        found: Callable[..., Any] = getattr(module, attribute)
-    except CheckpointError as error:
-        raise document.fail(f"train.task {escape(name)}: {error.message}.") from error
-    except Exception as error:
-        raise document.fail(
-            f"train.task {escape(name)} cannot be imported: {type(error).__name__}: {escape(str(error))}."
-        ) from error
-    return found
+def _tokens(path: str | None, document: Document) -> Sequence[str]:
+    """Return the token list that the data name, else the one that the model names."""
+    named = document.model.get("tokens", document.model.get("alphabet"))
+    path = path or (document.resolve(named) if isinstance(named, str) else None)
+    return read_vocabulary(path).tokens if path is not None else ()

@@ -37,6 +37,12 @@ class Batch:
         inputs, lengths, labels, label_lengths = (one.to(device, non_blocking=True) for one in tensors)
         return Batch(inputs, lengths, labels, label_lengths, self.seconds, self.names)
 
+    def pin_memory(self) -> Batch:
+        """Return the batch in memory that a GPU copies from while it works; a loader calls this."""
+        tensors = (self.inputs, self.lengths, self.labels, self.label_lengths)
+        inputs, lengths, labels, label_lengths = (one.pin_memory() for one in tensors)
+        return Batch(inputs, lengths, labels, label_lengths, self.seconds, self.names)
+
 
 @dataclass(frozen=True)
 class Loss:
