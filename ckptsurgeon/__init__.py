@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         UnsafeError,
         VerifyError,
     )
+    from .trainer import Trained, train
 
 __all__ = [
     "Checkpoint",
@@ -85,6 +86,7 @@ __all__ = [
     "Step",
     "TargetSpec",
     "TensorInfo",
+    "Trained",
     "UnsafeError",
     "Verification",
     "VerifyError",
@@ -102,13 +104,22 @@ __all__ = [
     "match",
     "open_checkpoint",
     "rename",
+    "train",
     "transplant",
     "verify",
 ]
 
 _ERRORS = tuple(name for name in __all__ if name.endswith("Error"))
+_TRAINER = ("Trained", "train")
 
-__getattr__ = lazy_names(__name__, {".errors": _ERRORS, ".api": tuple(name for name in __all__ if name not in _ERRORS)})
+__getattr__ = lazy_names(
+    __name__,
+    {
+        ".errors": _ERRORS,
+        ".trainer": _TRAINER,
+        ".api": tuple(name for name in __all__ if name not in (*_ERRORS, *_TRAINER)),
+    },
+)
 
 
 def __dir__() -> list[str]:

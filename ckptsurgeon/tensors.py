@@ -262,6 +262,7 @@ class TargetSpec:
     ``config``, ``files``: the configuration and what it reads, as paths. ``ran`` names what code was run.
     ``adapt`` finds a source's older names. A folder gets the ``companions`` too, and lacks those names of tied tensors
     that are ``implied`` there.
+    ``build`` makes the live module, where the destination is one.
     """
 
     kind: str
@@ -281,3 +282,4 @@ class TargetSpec:
     adapt: Adapt | None = None
     companions: tuple[Companion, ...] = ()
     implied: frozenset[str] = frozenset()
+    build: Callable[[], object] | None = None

@@ -19,7 +19,7 @@ from torch import nn
 import ckptsurgeon as cs
 from ckptsurgeon.keys import KeyPattern
 from ckptsurgeon.policies import MISMATCH_POLICIES
-from ckptsurgeon.registry import module_names
+from ckptsurgeon.registry import modules
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -42,6 +42,10 @@ def quoted(cell: str) -> list[str]:
     return [text.replace("\\|", "|") for text in re.findall(r"`([^`]+)`", cell)]
 
 
+def verbs() -> list[str]:
+    return sorted(module.NAME for module in modules("ckptsurgeon.cli.verbs"))
+
+
 def test_the_readme_opens_with_the_two_commands() -> None:
     commands = [line.split()[:2] for line in README.splitlines() if line.startswith("    make")]
     assert commands[:2] == [["make", "demo"], ["make", "test"]]
@@ -50,7 +54,7 @@ def test_the_readme_opens_with_the_two_commands() -> None:
 
 def test_the_table_of_commands_has_every_verb() -> None:
     named = [quoted(row[0])[0].split()[1] for row in table(README, "## The commands")]
-    assert sorted(named) == sorted(module_names("ckptsurgeon.cli.verbs"))
+    assert sorted(named) == verbs()
 
 
 @pytest.mark.parametrize("page", sorted(HOWTO.glob("*.md")), ids=lambda page: page.stem)
@@ -72,7 +76,7 @@ def test_the_commands_of_a_howto_run(page: Path, ckpt: Run) -> None:
 
 def test_every_verb_has_a_howto_or_a_page() -> None:
     told = "".join(page.read_text() for page in PAGES)
-    for verb in module_names("ckptsurgeon.cli.verbs"):
+    for verb in verbs():
         assert f"ckpt {verb}" in told, verb
 
 

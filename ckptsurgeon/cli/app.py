@@ -25,6 +25,8 @@ be written; 70 a bug; 129 hung up; 130 interrupted; 141 nobody reads the answer;
 
 ORDER = (
     "inspect", "diff", "match", "transplant", "rename", "filter", "convert", "average", "apply", "verify", "init",
+    "train",
+    "demo_data",
 )  # fmt: skip
 GLOBAL = ("--json", "-q", "--quiet", "-v", "--verbose")
 SIGPIPE = 141

@@ -17,7 +17,7 @@ from .stopping import unwinding
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Jsonable", "Sink", "print_to"]
+__all__ = ["Jsonable", "Sink", "console_of", "print_to"]
 
 AFTER_S = 1.0
 """Work that takes longer than this shows its progress."""
@@ -47,7 +47,8 @@ def _width(stream: Any) -> int:
     return max(width or WIDTH, NARROWEST)
 
 
-def _console(stream: Any, file: Any = None) -> Console:
+def console_of(stream: Any, file: Any = None) -> Console:
+    """Return rich's console for a stream, as wide as it is; with ``file``, what is printed goes there."""
     from rich.console import Console
 
     return Console(
@@ -59,7 +60,7 @@ def _console(stream: Any, file: Any = None) -> Console:
 def print_to(stream: Any, *views: Any, wrapped: bool = True) -> None:
     """Print views to a stream in one piece, coloured if it is a terminal."""
     text = io.StringIO()
-    console = _console(stream, text)
+    console = console_of(stream, text)
     for view in views:
         console.print(view, soft_wrap=not wrapped, crop=False)  # what must not be broken may be wider
     stream.write(text.getvalue())
@@ -148,7 +149,7 @@ class _Bar:
 
         self._progress = Progress(
             TextColumn("  {task.description}"), BarColumn(20), DownloadColumn(), TransferSpeedColumn(),
-            TimeRemainingColumn(), console=_console(sys.stderr), transient=True,
+            TimeRemainingColumn(), console=console_of(sys.stderr), transient=True,
         )  # fmt: skip
         self._progress.start()
         self._task = self._progress.add_task(self._what, total=total)

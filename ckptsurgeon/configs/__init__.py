@@ -1,6 +1,17 @@
 """Destinations: a configuration, a checkpoint or a live module becomes a TargetSpec. One file for each kind."""
 
+from ._document import Document, read_document
 from ._load import adopt, is_configuration, load_target, module_destination
+from ._running import user_code
 from .declared import declare
 
-__all__ = ["adopt", "declare", "is_configuration", "load_target", "module_destination"]
+__all__ = [
+    "Document",
+    "adopt",
+    "declare",
+    "is_configuration",
+    "load_target",
+    "module_destination",
+    "read_document",
+    "user_code",
+]

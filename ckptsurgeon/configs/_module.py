@@ -97,6 +97,7 @@ def module_target(build: Build, *, kind: str, name: str, **fields: Any) -> Targe
         ties=built.ties,
         initial=source.initial,
         notes=notes,
+        build=build,
         **fields,
     )
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from .editing import editing
 from .files import make_many, make_model
 from .harness import MB, Measured, Row, ckpt, python, rounds, run
+from .training import training
 
 IN_PROCESS = """
 import sys, time
@@ -161,6 +162,7 @@ def main() -> None:
     parser.add_argument("--dir", default=None, help="where to make the files; else a new folder here")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--editing", action="store_true", help="only diff, rename and average")
+    parser.add_argument("--training", action="store_true", help="only the trainer's loop")
     parser.add_argument("--quick", action="store_true", help="small files, one round: to see that it runs")
     options = parser.parse_args()
     number = 1 if options.quick else options.rounds
@@ -169,6 +171,11 @@ def main() -> None:
     try:
         print(machine())
         print("\n| what | seen | may be | | medians |\n|---|---|---|---|---|", flush=True)
+        for row in training(folder, number) if options.training else ():
+            show(row)
+            missed += not row.held
+        if options.training:
+            return
         make_model(folder, "big", 200_000_000 if options.quick else 2_000_000_000)
         for rows in (start_up(folder, number), copying(folder, number)) if not options.editing else ():
             for row in rows:
@@ -185,7 +192,7 @@ def main() -> None:
         if not options.quick:
             make_model(folder, "huge", 8_000_000_000)
             names.append("huge")
-        for rows in (header(folder), sizes(folder, names)):
+        for rows in (header(folder), sizes(folder, names), training(folder, number)):
             for row in rows:
                 show(row)
                 missed += not row.held

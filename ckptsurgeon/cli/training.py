@@ -1,0 +1,91 @@
+"""What is seen of a run under way: checks as they come, a line that lives on a terminal, elsewhere one now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from .sink import Sink, console_of, print_to
+
+__all__ = ["Watching", "watching"]
+
+DRAWN_A_SECOND = 8
+SMOOTH = 0.9
+"""How much of the rate is what it was before."""
+
+
+class Watching:
+    """Is given what a run tells (``observer`` of ``train``) and shows it; ``shown`` says which checks were shown."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.shown: set[str] = set()
+        self._sink = sink
+        self._steps = 0
+        self._last: tuple[int, float] | None = None
+        self._step_s: float | None = None
+        self._live: Any = None
+        self._drawn = 0.0
+
+    def observe(self, row: Mapping[str, Any]) -> None:
+        """Show one thing."""
+        if self._sink.quiet or self._sink.json:
+            return
+        from ..render import train as render
+
+        event = row.get("event")
+        if event == "checks":
+            self._sink.show(render.checks_view(row["checks"]))
+            self.shown.add("before")
+        elif event == "begin":
+            self._steps = row["steps"]
+        elif event == "control":
+            body = "body frozen" if row["frozen"] else "all of it trained"
+            self._say(f"  {row['way']}  {body}  seed {row['seed']}  {row['value']:.3g}")
+        elif "dev" in row:
+            self._say(render.dev_line(row, self._steps))
+        else:
+            self._step(row)
+
+    def _say(self, line: Any) -> None:
+        if self._live is not None:
+            self._live.console.print(line)
+        else:
+            print_to(sys.stderr, line)
+
+    def _step(self, row: Mapping[str, Any]) -> None:
+        from ..render.train import step_line
+
+        now = time.monotonic()
+        if self._last is not None and row["step"] > self._last[0]:
+            took = (now - self._last[1]) / (row["step"] - self._last[0])
+            self._step_s = took if self._step_s is None else SMOOTH * self._step_s + (1 - SMOOTH) * took
+        self._last = (row["step"], now)
+        if not sys.stderr.isatty() or now - self._drawn < 1 / DRAWN_A_SECOND:
+            return
+        self._drawn = now
+        left = self._step_s * (self._steps - row["step"]) if self._step_s is not None else None
+        if self._live is None:
+            from rich.live import Live
+
+            self._live = Live(console=console_of(sys.stderr), transient=True, auto_refresh=False)
+            self._live.start()
+        self._live.update(step_line(row, self._steps, left), refresh=True)
+
+    def close(self) -> None:
+        """Take the line away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+@contextmanager
+def watching(sink: Sink) -> Iterator[Watching]:
+    """Give what shows a run while the block runs."""
+    watch = Watching(sink)
+    try:
+        yield watch
+    finally:
+        watch.close()

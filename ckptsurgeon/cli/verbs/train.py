@@ -1,0 +1,105 @@
+"""``ckpt train``."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..checks import quoted
+from ..options import Json, Quiet, Verbose
+from ..sink import Sink
+from ..stopping import unwinding
+from ..training import watching
+
+if TYPE_CHECKING:
+    from ...trainer import Trained
+
+NAME = "train"
+HELP = """Train from initial weights, and check that it worked.
+
+The configuration says what the model is and, under train:, how it is trained. Without one it is that of the one
+*.init.safetensors in the working directory, which is also the init. Before the first step, during and after the last
+the run is checked: PASS, WARN, FAIL, or NOT RUN with the reason. Exit status 1 when a check fails. SIGTERM and SIGINT
+end the run after its step, saved; the exit status is 143 or 130, and --resume goes on.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt train
+  ckpt train ru.yaml --init ru.init.safetensors --run runs/ru --set lr=6e-3
+  ckpt train --run runs/ru --resume
+"""
+
+
+def run(
+    config: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG]", help="The configuration; with --report, a run's folder.")
+    ] = None,
+    init: Annotated[str | None, typer.Option("--init", metavar="CKPT", help="The initial weights.")] = None,
+    folder: Annotated[str, typer.Option("--run", metavar="DIR", help="The run's folder.")] = "run",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A field of train:, as in lr=1e-3; repeatable."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="How many steps to train.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="cpu|cuda", help="Where to compute; a GPU if there is one.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="The seed of order, dropout and draws.")
+    ] = None,
+    check_only: Annotated[bool, typer.Option("--check-only", help="Only the checks before the first step.")] = False,
+    controls: Annotated[
+        bool,
+        typer.Option("--controls", help="Train from scratch and from permuted weights too: did knowledge move?"),
+    ] = False,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", metavar="N", help="With --controls: how many paired seeds (3).")
+    ] = None,
+    overfit_one_batch: Annotated[
+        bool, typer.Option("--overfit-one-batch", help="Learn the first batch by heart: what learns, can.")
+    ] = False,
+    preprocess_only: Annotated[
+        bool, typer.Option("--preprocess-only", help="Only compute and keep what is computed from clips once.")
+    ] = False,
+    report: Annotated[bool, typer.Option("--report", help="Print again what came of a run.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train."""
+    from ... import trainer
+    from ...errors import ConfigError
+    from ...render.train import trained_view
+
+    sink = Sink(json, quiet, verbose)
+    if seeds is not None and not controls:
+        raise ConfigError("--seeds goes with --controls.")
+    if report:
+        found = trainer.read_report(config or folder)
+        if not sink.answer(found):
+            sink.show(trained_view(found))
+        return
+    with unwinding(), watching(sink) as watch:
+        found = trainer.train(
+            config, init=init, run=folder, resume=resume, sets=sets or [], steps=steps, device=device, seed=seed,
+            check_only=check_only, controls=controls, seeds=3 if seeds is None else seeds,
+            overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only, observer=watch.observe,
+        )  # fmt: skip
+    if not sink.answer(found):
+        sink.notes(found.notes)
+        sink.show(trained_view(found, checked=watch.shown, next_steps=_next(found, folder)))
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
+
+
+def _next(found: Trained, folder: str) -> list[str]:
+    if found.run is None:
+        return []
+    at = "" if folder == "run" else f" --run {quoted(folder)}"
+    if found.ended in ("SIGTERM", "SIGINT"):
+        return [f"ckpt train{at} --resume"]
+    best = os.path.join(found.run, "best.safetensors")
+    return [f"ckpt inspect {quoted(best)}", f"ckpt train --report {quoted(found.run)}"] if os.path.exists(best) else []

@@ -1,0 +1,128 @@
+"""A training run as a person wants to see it: what was checked, how it went, what knowledge did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ..text import escape
+from ..trainer.checks import Check
+from ..trainer.result import Controls, Trained
+from .columns import Columns
+from .notes import Hanging, next_view
+
+__all__ = ["checks_view", "dev_line", "step_line", "trained_view"]
+
+TITLES = {"before": "before the first step", "during": "while it trained", "after": "after the last step"}
+STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "NOT RUN": "dim"}
+WIDTH = 33
+"""Of the names of checks: tables that are printed one after the other are aligned."""
+WAYS = {
+    "patience": "ended early: it has not become better for long",
+    "nonfinite": "stopped: too many steps in a row were not finite",
+    "SIGTERM": "terminated; it finished its step and saved",
+    "SIGINT": "interrupted; it finished its step and saved",
+    "prepared": "prepared; nothing was trained",
+}
+
+
+def checks_view(checks: Sequence[Check]) -> RenderableType:
+    """Return a table of checks, those of one time together."""
+    return Group(*_sections(checks))
+
+
+def _sections(checks: Sequence[Check]) -> Iterator[RenderableType]:
+    for when, title in TITLES.items():
+        rows = [_row(check) for check in checks if check.when == when]
+        if rows:
+            yield Text(f"  {title}", style="dim")
+            yield Columns(rows)
+
+
+def _row(check: Check) -> list[str | Text]:
+    dim = "dim" if check.status == "NOT RUN" else ""
+    return [
+        Text(check.status.ljust(7), STYLES[check.status]), Text(check.name.ljust(WIDTH), dim),
+        Text(escape(check.says, 1000), dim),
+    ]  # fmt: skip
+
+
+def trained_view(found: Trained, *, checked: Iterable[str] = (), next_steps: Sequence[str] = ()) -> RenderableType:
+    """Return what came of a run; checks of the times in ``checked`` were shown already."""
+    shown = set(checked)
+    left = [check for check in found.checks if check.when not in shown]
+    parts: list[RenderableType] = [checks_view(left)] if left else []
+    if found.controls is not None:
+        parts += _controls(found.controls)
+    if found.ended in WAYS:
+        style = "" if found.ended == "prepared" else "yellow"
+        parts.append(Text(f"  {WAYS[found.ended]}", style=style))
+    if found.run is not None:
+        parts.append(Hanging(Text("  trained "), _summary(found)))
+    return Group(*parts, *next_view(next_steps))
+
+
+def _controls(found: Controls) -> Iterator[RenderableType]:
+    """Yield the table of the controls: a row for each way to start, a column for what was trained."""
+    ways = list(dict.fromkeys(arm.name for arm in found.arms))
+    kinds = [frozen for frozen in (True, False) if any(arm.frozen == frozen for arm in found.arms)]
+    heads = {True: "body frozen", False: "all of it trained"}
+    rows: list[list[str | Text]] = [[Text(""), *(Text(heads[kind], "dim") for kind in kinds), Text("")]]
+    values = {(arm.name, arm.frozen): arm for arm in found.arms}
+    for way in ways:
+        rows.append([way, *(_mean(values[way, kind].values) for kind in kinds), ""])
+    yield Text(f"  {escape(found.metric)} after {found.steps} steps, {found.seeds} seeds", style="dim")
+    yield Columns(rows)
+    style = {"KNOWLEDGE": "bold green", "NONE": "bold red"}.get(found.verdict, "bold yellow")
+    yield Text("  verdict  ").append(found.verdict, style=style)
+
+
+def _mean(values: Sequence[float]) -> str:
+    spread = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
+    return f"{sum(values) / len(values):.3g}{spread}"
+
+
+def _summary(found: Trained) -> Text:
+    line = Text(escape(found.run or ""), style="bold")
+    words = [f"{found.step}/{found.steps} steps", _time(found.elapsed_s)]
+    if found.first_loss is not None and found.last_loss is not None:
+        words.append(f"loss {found.first_loss:.3g} to {found.last_loss:.3g}")
+    if found.best is not None:
+        words.append(f"best {found.metric} {found.best:.3g} at step {found.best_step}")
+    return line.append("  " + "  ".join(words), "default not bold")
+
+
+def _time(seconds: float) -> str:
+    """Return a duration: ``4.2 s``, ``1:05``, ``2:03:07``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def step_line(row: Mapping[str, Any], steps: int, left_s: float | None) -> Text:
+    """Return a step of the log in one line, with the time that is left in seconds."""
+    loss, norm = (row[name] for name in ("loss", "grad_norm"))
+    rate = max(row["lr"].values(), default=0.0)
+    words = [
+        f"step {row['step']}/{steps}",
+        f"loss {loss:.3g}" if loss is not None else "loss is not finite",
+        f"grad {norm:.2g}" if norm is not None else "grad is not finite",
+        f"lr {rate:.1e}",
+        f"{row['clips_s']:,.0f} clips/s".replace(",", " "),
+        f"padding {row['padding']:.1%}",
+    ]
+    if left_s is not None:
+        minutes, seconds = divmod(int(left_s), 60)
+        words.append(f"{minutes}:{seconds:02} left")
+    return Text("  " + "  ".join(words), no_wrap=True, overflow="ellipsis")
+
+
+def dev_line(row: Mapping[str, Any], steps: int) -> Text:
+    """Return an evaluation in one line."""
+    figures = "  ".join(f"{escape(name)} {value:.3g}" for name, value in row["dev"].items())
+    return Text(f"  step {row['step']}/{steps}  dev  {figures}")

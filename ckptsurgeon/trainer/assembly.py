@@ -1,0 +1,47 @@
+"""From a configuration to a job: what it says is read, checked and put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from .. import api
+from ..configs import Document, read_document
+from .device import device_of
+from .freezing import freedoms
+from .init import Init
+from .job import Job
+from .overrides import overridden
+from .settings import Settings, settings_of
+from .source import OneBatch, first_batch
+from .work import load_work
+
+__all__ = ["job_of", "section_of", "settings_in", "with_one_batch"]
+
+
+def section_of(document: Document) -> Any:
+    """Return the ``train:`` section of a configuration; raises ConfigError where it cannot be read."""
+    if document.fault is not None:
+        raise document.fault
+    return document.content.get("train") if isinstance(document.content, dict) else None
+
+
+def settings_in(document: Document, sets: Sequence[str]) -> Settings:
+    """Return the settings of a configuration, with ``KEY=VALUE`` over them; raises ConfigError."""
+    return settings_of(overridden(section_of(document), sets), document.name)
+
+
+def job_of(config: str, *, sets: Sequence[str] = (), device: str | None = None, init: Init | None = None) -> Job:
+    """Return the job that a configuration describes; raises ConfigError."""
+    document = read_document(config)
+    settings = settings_in(document, sets)
+    where, target = device_of(device), api.load_target(config)
+    freedoms(settings, list(target.tensors))  # a pattern that matches nothing is said before anything is done
+    return Job(document, settings, target, load_work(settings, document), where, init)
+
+
+def with_one_batch(job: Job) -> Job:
+    """Return a job that learns its first batch by heart, and is asked for that."""
+    one = OneBatch(first_batch(job.work.train, job.settings.seed))
+    return replace(job, work=replace(job.work, train=one, dev=one))

@@ -1,0 +1,48 @@
+"""No tensor holds NaN or Inf, and none is constant that is not declared to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ...tensors import TargetSpec
+from ...text import count, listing
+from ..job import drawn, tensors_of
+from ._check import FAIL, PASS, WARN, Check
+
+__all__ = ["finite", "varied"]
+
+
+def finite(model: nn.Module) -> Check:
+    """Count tensors with values that are no numbers."""
+    name = "no NaN, no Inf"
+    tensors = _floating(model)
+    wrong = [key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if wrong:
+        return Check(name, FAIL, f"in {count(len(wrong), 'tensor')}: {listing(wrong, where='')}")
+    return Check(name, PASS, f"{len(tensors)} of {len(tensors)} tensors")
+
+
+def varied(model: nn.Module, target: TargetSpec, seed: int) -> Check:
+    """Find constant tensors whose initialiser draws random ones; a vector may have been zeroed by its maker."""
+    name = "no constant tensors"
+    constant = [key for key, tensor in _floating(model).items() if _is_constant(tensor)]
+    declared = {key for key, value in drawn(target, constant, seed) if _is_constant(value)}
+    odd = [key for key in constant if key not in declared]
+    matrices = [key for key in odd if len(target.tensors[key].shape) > 1]
+    if matrices:
+        return Check(name, FAIL, f"{listing(matrices, where='')}: one value throughout, where it is declared random")
+    if odd:
+        return Check(name, WARN, f"{listing(odd, where='')}: one value throughout, where it is declared random")
+    rest = f", {len(constant)} constant as declared" if constant else ""
+    return Check(name, PASS, f"{len(_floating(model))} tensors{rest}")
+
+
+def _floating(model: nn.Module) -> Mapping[str, Tensor]:
+    return {key: value.detach() for key, value in tensors_of(model).items() if value.is_floating_point()}
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    return tensor.numel() > 1 and bool((tensor == tensor.reshape(-1)[0]).all())

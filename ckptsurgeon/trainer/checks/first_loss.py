@@ -1,0 +1,39 @@
+"""The loss before any step, against that of outputs that say nothing."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from ..device import autocast
+from ..evaluating import looking, loss_per_item
+from ..settings import Settings
+from ..tasks._task import Batch, Task
+from ._check import FAIL, PASS, WARN, Check
+
+__all__ = ["first_loss"]
+
+NEAR = 0.25
+
+
+def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings, drawn: bool) -> Check:
+    """Compare the first loss with the loss of uniform outputs under the same criterion.
+
+    For CTC that is no ln V: sums over alignments gave 7.64 per label where ln V was 3.33. ``drawn`` says whether part
+    of the model is new; where nothing is, a low loss is what is hoped for.
+    """
+    name = "first loss"
+    device = next(model.parameters()).device
+    found = loss_per_item(model, task, [batch], settings=settings)
+    if not math.isfinite(found):
+        return Check(name, FAIL, f"{found}")
+    with looking(model), autocast(settings, device):
+        uniform = task.uniform_loss(model, batch.to(device))
+    if not math.isfinite(uniform) or uniform <= 0:
+        return Check(name, PASS, f"{found:.3g}; uniform outputs say nothing here ({uniform:.3g})")
+    share = found / uniform - 1
+    says = f"{found:.2f} where uniform outputs give {uniform:.2f} ({share:+.0%})"
+    if share < -NEAR and not drawn:
+        return Check(name, PASS, f"{says}: nothing of the model is new")
+    return Check(name, WARN if abs(share) > NEAR else PASS, says)

@@ -1,0 +1,41 @@
+"""The norm of the gradient keeps to its band, and steps that were not finite are few."""
+
+from __future__ import annotations
+
+from ...text import count
+from ..loop import NONFINITE, Loop
+from ._check import FAIL, NOT_RUN, PASS, WARN, Check
+
+__all__ = ["gradient_norm", "nonfinite"]
+
+CLIPPED = 0.5
+FAR = 100.0
+
+
+def gradient_norm(loop: Loop) -> Check:
+    """Look at the norm before clipping. A task may name a ``gradient_band``; a warning only, healthy runs leave it."""
+    name = "gradient norm"
+    norms = loop.standing.norms
+    if not norms["steps"]:
+        return Check(name, NOT_RUN, "no step was taken")
+    mean, clipped = norms["sum"] / norms["steps"], norms["clipped"] / norms["steps"]
+    says = f"mean {mean:.2g}, largest {norms['largest']:.2g}, {clipped:.0%} of steps clipped"
+    band = getattr(loop.job.work.task, "gradient_band", None)
+    if band is not None and not band[0] <= mean <= band[1]:
+        return Check(name, WARN, f"{says}; healthy runs of this task have {band[0]:g} to {band[1]:g}")
+    if clipped > CLIPPED:
+        return Check(name, WARN, f"{says}: train.clip {loop.settings.clip:g} sets the step, not train.lr")
+    if norms["largest"] > FAR * mean:
+        return Check(name, WARN, says)
+    return Check(name, PASS, says)
+
+
+def nonfinite(loop: Loop) -> Check:
+    """Count the steps whose loss or gradient was not finite; they were skipped."""
+    name = "finite steps"
+    standing = loop.standing
+    if loop.standing.ended == NONFINITE:
+        return Check(name, FAIL, f"stopped at step {standing.step}: {standing.in_a_row} in a row were not finite")
+    if standing.skipped:
+        return Check(name, WARN, f"{count(standing.skipped, 'step')} of {standing.step} skipped")
+    return Check(name, PASS, f"{standing.step} of {standing.step}")

@@ -1,0 +1,45 @@
+"""Did knowledge move? The warm start against scratch and against its own weights, permuted."""
+
+from __future__ import annotations
+
+from ...text import count
+from ..result import Arm, Controls
+from ._check import FAIL, NOT_RUN, PASS, WARN, Check
+
+__all__ = ["KNOWLEDGE", "NAME", "NONE", "SCALE_ONLY", "beats", "knowledge", "verdict_of"]
+
+NAME = "knowledge moved"
+KNOWLEDGE, SCALE_ONLY, NONE = "KNOWLEDGE", "SCALE ONLY", "NONE"
+CLEARLY = 0.05
+"""One start beats another where it is better with every seed, and on average by this share of the other."""
+SEEDS = 3
+
+
+def beats(one: Arm, other: Arm) -> bool:
+    """Whether one start is clearly better than another, lower being better; their seeds are pairs."""
+    gaps = [b - a for a, b in zip(one.values, other.values, strict=True)]
+    return all(gap > 0 for gap in gaps) and sum(gaps) / len(gaps) > CLEARLY * abs(other.mean)
+
+
+def verdict_of(warm: Arm, scratch: Arm, permuted: Arm) -> str:
+    """Return KNOWLEDGE (beats permuted), SCALE ONLY (beats scratch alone) or NONE.
+
+    Much of what looks like transfer is scale: of English weights permuted inside each tensor a Russian model learned
+    better than of torch's default initialisers.
+    """
+    if beats(warm, permuted) and beats(warm, scratch):
+        return KNOWLEDGE
+    return SCALE_ONLY if beats(warm, scratch) else NONE
+
+
+def knowledge(found: Controls | None, why: str = "--controls trains scratch and permuted weights beside it") -> Check:
+    """Put the verdict and its figures in one line."""
+    if found is None:
+        return Check(NAME, NOT_RUN, why)
+    arms = [arm for arm in found.arms if arm.frozen == (found.decided_on == "frozen")]
+    figures = ", ".join(f"{arm.mean:.3g} {arm.name}" for arm in arms)
+    body = "body frozen" if found.decided_on == "frozen" else "all of it trained"
+    says = f"{found.verdict}  {found.metric} {figures} ({body}, {count(found.seeds, 'seed')})"
+    if found.seeds < SEEDS:
+        return Check(NAME, WARN, f"{says}; fewer than {SEEDS} seeds say little")
+    return Check(NAME, {KNOWLEDGE: PASS, SCALE_ONLY: WARN, NONE: FAIL}[found.verdict], says)

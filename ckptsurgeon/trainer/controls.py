@@ -1,0 +1,105 @@
+"""Controls: the same training from the init, from scratch, and from the init's own weights permuted.
+
+Each of them with the body frozen (the probe: only what the init did not load is trained) and with all of it trained,
+over paired seeds: the same batches, the same draws of what is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ..errors import ConfigError
+from .checks.knowledge import verdict_of
+from .evaluating import evaluate
+from .job import Job, draw_into, tensors_of
+from .loop import Loop
+from .result import Arm, Controls
+
+__all__ = ["WAYS", "check_controls", "permute", "run_controls"]
+
+WAYS = ("warm", "scratch", "permuted")
+
+Told = Callable[[str, bool, int, float], None]
+"""Is told of each run: which way, whether the body was frozen, its seed, and the metric it reached."""
+
+
+def run_controls(job: Job, *, seeds: int, told: Told | None = None) -> Controls:
+    """Train every way with every seed; raises ConfigError where there is no init, or nothing to evaluate on."""
+    check_controls(job, seeds)
+    assert job.init is not None
+    new = job.init.drawn & job.target.tensors.keys()
+    arms = []
+    for frozen in (True, False) if new else (False,):
+        for way in WAYS:
+            values = []
+            for seed in range(job.settings.seed, job.settings.seed + seeds):
+                values.append(_trained(job, way, seed, frozen=frozen))
+                if told is not None:
+                    told(way, frozen, seed, values[-1])
+            arms.append(Arm(way, frozen, tuple(values)))
+    metric = job.settings.metric or job.work.task.metric
+    deciding = [arm for arm in arms if arm.frozen] or arms
+    decided_on = "frozen" if deciding[0].frozen else "unfrozen"
+    return Controls(metric, seeds, job.settings.steps, tuple(arms), verdict_of(*deciding[:3]), decided_on)
+
+
+def check_controls(job: Job, seeds: int) -> None:
+    """Raise ConfigError where there is nothing to compare."""
+    if seeds < 1:
+        raise ConfigError(f"--seeds is {seeds}: there is nothing to compare.")
+    if job.init is None:
+        raise ConfigError("--controls compares a warm start with others, and there is no init.", hint="Give --init.")
+    if job.work.dev is None:
+        raise ConfigError("--controls compares figures of a dev split, and the configuration has none.")
+
+
+def _trained(job: Job, way: str, seed: int, *, frozen: bool) -> float:
+    """Train one way from one seed; returns the metric at the end."""
+    settings = replace(
+        job.settings, seed=seed, patience=None, evaluate_every=job.settings.steps, save_every=job.settings.steps
+    )
+    own = replace(job, settings=settings)
+    loop = Loop(own, _start(own, way), frozen=_body(job) if frozen else ())
+    loop.run()
+    if loop.metric in loop.standing.figures:
+        return loop.standing.figures[loop.metric]
+    assert job.work.dev is not None
+    return evaluate(loop.model, job.work.task, job.work.dev.read(0, 0), settings=settings)[loop.metric]
+
+
+def _body(job: Job) -> list[str]:
+    """Return the keys that the init brought, ties of what it did not bring left out."""
+    assert job.init is not None
+    return [key for key in job.target.tensors if job.target.ties.get(key, key) not in job.init.drawn]
+
+
+def _start(job: Job, way: str) -> nn.Module:
+    """Return the model as one way starts: what is new in it is drawn with the job's seed, whatever the way."""
+    assert job.init is not None
+    if way == "scratch":
+        model, _ = replace(job, init=None).model()
+        return model
+    model, _ = job.model()
+    model.to("cpu")
+    draw_into(model, job.target, sorted(job.init.drawn), job.settings.seed)
+    if way == "permuted":
+        permute(model, _body(job), job.settings.seed)
+    return model.to(job.device)
+
+
+@torch.no_grad()
+def permute(model: nn.Module, keys: list[str], seed: int) -> None:
+    """Shuffle the values inside each floating tensor: the same numbers, nothing learned."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = tensors_of(model)
+    done: set[int] = set()
+    for key in keys:
+        tensor = tensors[key]
+        if tensor.is_floating_point() and id(tensor) not in done:
+            done.add(id(tensor))
+            order = torch.randperm(tensor.numel(), generator=generator)
+            tensor.copy_(tensor.reshape(-1)[order].reshape(tensor.shape))

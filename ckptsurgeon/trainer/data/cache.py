@@ -1,0 +1,133 @@
+"""Features that were computed once: in files that are mapped, not read, and are there whole or not at all.
+
+A file holds some hundreds of clips that stand next to each other in a manifest. Its name is a digest of how features
+are made and of each clip's path, size and time of change, so that what has changed is computed anew and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...engine.staging import staged_file
+from ...errors import OutputError, SourceError
+from ...text import escape
+from ..settings import Features
+from .clip import Clip
+
+__all__ = ["FeatureCache", "Place"]
+
+MAGIC = b"ckptfeat"
+VERSION = 1
+"""Of the layout and of how features are computed: another one makes all files anew."""
+MOST_CLIPS, MOST_S = 256, 600.0
+"""What a file holds at most, so that one is made in seconds and fits into memory."""
+
+Place = tuple[str, float, float]
+"""What makes two clips the same sound: path, begin and length."""
+
+
+def place_of(clip: Clip) -> Place:
+    """Return where a clip's sound lies."""
+    return clip.path, clip.begin_s, clip.seconds
+
+
+class FeatureCache:
+    """A folder of features. ``compute`` makes those of one clip, ``width`` is how many numbers a frame has."""
+
+    def __init__(self, folder: str, features: Features, width: int, compute: Callable[[Clip], Tensor]) -> None:
+        self._folder, self._features, self._width, self._compute = folder, features, width, compute
+        self._found: dict[Place, tuple[np.ndarray[Any, Any], int, int]] = {}
+
+    def pieces(self, clips: Sequence[Clip]) -> list[Sequence[Clip]]:
+        """Return the clips in the groups that share a file."""
+        made: list[list[Clip]] = [[]]
+        seconds = 0.0
+        for clip in clips:
+            if made[-1] and (len(made[-1]) == MOST_CLIPS or seconds + clip.seconds > MOST_S):
+                made.append([])
+                seconds = 0.0
+            made[-1].append(clip)
+            seconds += clip.seconds
+        return [piece for piece in made if piece]
+
+    def fill(self, clips: Sequence[Clip]) -> bool:
+        """Compute the features of a group and write its file, unless it is there; returns whether it was written.
+
+        Raises SourceError for a sound that cannot be used and OutputError where the folder cannot be written.
+        """
+        path = self._path(clips)
+        if _mapped(path, len(clips), self._width) is not None:
+            return False
+        computed = [self._compute(clip).reshape(-1, self._width) for clip in clips]
+        try:
+            os.makedirs(self._folder, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {escape(self._folder)}: {error.strerror}.") from error
+        ends = np.cumsum([len(one) for one in computed], dtype=np.int64)
+        head = MAGIC + np.array([len(clips), self._width], dtype="<i8").tobytes() + ends.astype("<i8").tobytes()
+        size = len(head) + 4 * self._width * int(ends[-1])
+        with staged_file(path, size, force=True) as staged:
+            staged.write(0, head)
+            staged.write(len(head), torch.cat(computed).numpy().astype("<f4", copy=False).tobytes())
+        return True
+
+    def open(self, clips: Sequence[Clip]) -> None:
+        """Map the file of a group that ``fill`` was given."""
+        mapped = _mapped(self._path(clips), len(clips), self._width)
+        if mapped is None:
+            raise SourceError(f"the features in {escape(self._folder)} are gone or cut short.", hint="Run it again.")
+        ends, frames = mapped
+        begins = [0, *ends[:-1]]
+        for clip, begin, end in zip(clips, begins, ends, strict=True):
+            self._found[place_of(clip)] = (frames, int(begin), int(end))
+
+    def get(self, clip: Clip) -> Tensor | None:
+        """Return the features (frames, width) of a clip; None where no file that was opened has them."""
+        found = self._found.get(place_of(clip))
+        if found is None:
+            return None
+        frames, begin, end = found
+        return torch.from_numpy(np.array(frames[begin:end], dtype=np.float32))
+
+    def _path(self, clips: Sequence[Clip]) -> str:
+        digest = hashlib.sha256(json.dumps([VERSION, asdict(self._features)]).encode())
+        for line in self._lines(clips):
+            digest.update(line.encode("utf-8", "surrogateescape"))
+        return os.path.join(self._folder, f"{digest.hexdigest()[:32]}.features")
+
+    def _lines(self, clips: Sequence[Clip]) -> Iterator[str]:
+        for clip in clips:
+            try:
+                found = os.stat(clip.path)
+            except OSError as error:
+                raise SourceError(f"{clip.where}: {escape(clip.path)}: {error.strerror}.") from error
+            path = os.path.realpath(clip.path)
+            yield f"\n{path}\0{found.st_size} {found.st_mtime_ns} {clip.begin_s!r} {clip.seconds!r}"
+
+
+def _mapped(path: str, clips: int, width: int) -> tuple[list[int], np.ndarray[Any, Any]] | None:
+    """Return where each clip ends and the mapped frames (frames, width), None where there is no such file or no whole.
+
+    A file is never written in place, so that a map of it keeps its content.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(len(MAGIC) + 16 + 8 * clips)
+            size = os.fstat(file.fileno()).st_size
+        numbers = np.frombuffer(head[len(MAGIC) :], "<i8").tolist()
+        begins_right = head.startswith(MAGIC) and numbers[:2] == [clips, width]
+        ends = numbers[2:]
+        if not begins_right or len(ends) != clips or size != len(head) + 4 * width * ends[-1]:
+            return None
+        return ends, np.memmap(path, "<f4", "r", offset=len(head), shape=(ends[-1], width))
+    except (OSError, ValueError):
+        return None

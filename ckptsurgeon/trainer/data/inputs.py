@@ -1,0 +1,95 @@
+"""What a model is given of each clip: features of its sound, or an array as it is; from the cache, if there is one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import CheckpointError
+from ..settings import Settings
+from .cache import FeatureCache
+from .clip import Clip
+from .features import Extractor
+from .sound import is_array, read_array, read_sound
+
+__all__ = ["Inputs"]
+
+
+class Inputs:
+    """The inputs of clips, as the settings say: ``inputs(clip)`` is (time, …)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.extractor = Extractor(settings.features)
+        self._workers = settings.data.workers
+        folder = settings.data.cache
+        self._cache = FeatureCache(folder, settings.features, self.extractor.width, self._compute) if folder else None
+
+    def __call__(self, clip: Clip) -> Tensor:
+        """Return a clip's input; raises SourceError for a sound that cannot be used."""
+        if is_array(clip.path):
+            return torch.from_numpy(read_array(clip))
+        cached = self._cache.get(clip) if self._cache is not None else None
+        if cached is None:
+            return self._compute(clip)
+        return cached[:, 0] if self.extractor.features.kind == "waves" else cached
+
+    def frames(self, clip: Clip) -> float:
+        """Return how many frames a clip's input has, without opening it; infinite where that cannot be said."""
+        return math.inf if is_array(clip.path) else self.extractor.frames(clip.seconds)
+
+    def prepare(self, clips: Sequence[Clip], progress: Callable[[int, int], None] | None = None) -> int:
+        """Fill the cache with these clips, so that ``inputs(clip)`` only maps; returns how many had to be computed.
+
+        Does nothing without a cache. ``progress`` is called with the clips that are done and all of them. With
+        workers, groups of clips are computed by as many processes.
+        """
+        if self._cache is None:
+            return 0
+        pieces = self._cache.pieces([clip for clip in clips if not is_array(clip.path)])
+        done = computed = 0
+        for piece, made in zip(pieces, _filled(self._cache, pieces, self._workers), strict=True):
+            if isinstance(made, CheckpointError):
+                try:
+                    raise made
+                finally:
+                    del made  # as in loader.py
+            self._cache.open(piece)
+            done, computed = done + len(piece), computed + (len(piece) if made else 0)
+            if progress is not None:
+                progress(done, len(clips))
+        return computed
+
+    def _compute(self, clip: Clip) -> Tensor:
+        return self.extractor(torch.from_numpy(read_sound(clip, self.extractor.features.rate)))
+
+
+class _Pieces(torch.utils.data.Dataset[Any]):
+    """Groups of clips, each of which is written when it is asked for; an error is given back, to be raised as it is."""
+
+    def __init__(self, cache: FeatureCache, pieces: Sequence[Sequence[Clip]]) -> None:
+        self._cache, self._pieces = cache, pieces
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __getitem__(self, place: int) -> bool | CheckpointError:
+        try:
+            return self._cache.fill(self._pieces[place])
+        except CheckpointError as error:
+            return error
+
+
+def _filled(cache: FeatureCache, pieces: Sequence[Sequence[Clip]], workers: int) -> Iterator[bool | CheckpointError]:
+    dataset = _Pieces(cache, pieces)
+    if not workers:
+        return (dataset[place] for place in range(len(pieces)))
+    private = torch.Generator()  # else the loader draws from the global one
+    return iter(
+        torch.utils.data.DataLoader(
+            dataset, batch_size=None, num_workers=min(workers, len(pieces) or 1), generator=private
+        )
+    )

@@ -1,0 +1,130 @@
+"""Texts as the numbers of tokens, and back."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from itertools import groupby, pairwise
+
+from ...errors import ConfigError
+
+__all__ = ["Labels", "UnknownLetterError"]
+
+BLANKS = ("<blank>", "<blk>", "<pad>", "[PAD]", "<ctc_blank>")
+"""What the toolkits call the blank of CTC, the likeliest first."""
+SPACES = (" ", "<space>", "|")
+"""What stands between words: Coqui STT, ESPnet, wav2vec2."""
+PIECE_SPACE = "▁"
+"""What sentencepiece writes for a blank; its words begin with it."""
+STARTS, ENDS = ("<sos/eos>", "<sos>", "<bos>", "<s>"), ("<sos/eos>", "<eos>", "</s>")
+
+_SPECIAL = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class UnknownLetterError(ValueError):
+    """A text has a letter that no token is or begins with. ``hint`` says what is near."""
+
+    def __init__(self, letter: str, hint: str) -> None:
+        super().__init__(letter)
+        self.letter = letter
+        self.hint = hint
+
+
+class Labels:
+    """The tokens of a model's output, in the order of its rows, and which of them mean what.
+
+    A text is cut into the longest tokens, from its beginning. Tokens of single bytes (Coqui STT's bytes output mode)
+    spell its UTF-8.
+    """
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self.tokens = tuple(tokens)
+        self._ids = {token: i for i, token in enumerate(self.tokens)}
+        blank = _first(BLANKS, self._ids)
+        if blank is None:
+            raise ConfigError(
+                "the token list has no blank, which CTC needs.",
+                hint=f"It is one of {', '.join(BLANKS)}, first or last.",
+            )
+        self.blank = blank
+        self.start, self.end = _first(STARTS, self._ids), _first(ENDS, self._ids)
+        byte_tokens = {int(found[1], 16): i for i, token in enumerate(tokens) if (found := _BYTE.fullmatch(token))}
+        self._bytes = byte_tokens if len(byte_tokens) == len(tokens) - 1 else {}
+        self._of_byte = {i: byte for byte, i in self._bytes.items()}
+        self._space = next((space for space in SPACES if space in self._ids), PIECE_SPACE)
+        self._begins_words = self._space == PIECE_SPACE and any(
+            token[0] == PIECE_SPACE and len(token) > 1 for token in tokens if token
+        )
+        self._spoken = {token: i for token, i in self._ids.items() if self._can_be_spoken(token)}
+        self._longest = max(map(len, self._spoken), default=1)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def _can_be_spoken(self, token: str) -> bool:
+        return bool(token) and (token == self._space or not _SPECIAL.fullmatch(token))
+
+    def encode(self, text: str) -> list[int]:
+        """Return the numbers of a text's tokens; raises UnknownLetterError."""
+        if self._bytes:
+            return [self._byte(byte) for byte in text.encode()]
+        words = text.split(" ") if self._space != " " else [text]
+        spelled = [self._cut(word, begins=self._begins_words) for word in words if word]
+        if self._begins_words:
+            return [i for word in spelled for i in word]
+        space = [self._ids[self._space]] if self._space in self._ids else []
+        if len(spelled) > 1 and not space:
+            raise UnknownLetterError(" ", "Between words stands one of the tokens ' ', '<space>', '|' or '▁'.")
+        return [i for number, word in enumerate(spelled) for i in (*(space if number else ()), *word)]
+
+    def _byte(self, byte: int) -> int:
+        found = self._bytes.get(byte)
+        if found is None:
+            raise UnknownLetterError(chr(byte), "")
+        return found
+
+    def _cut(self, word: str, *, begins: bool) -> list[int]:
+        spelled = f"{PIECE_SPACE}{word}" if begins else word
+        ids, at = [], 0
+        while at < len(spelled):
+            ends = range(min(at + self._longest, len(spelled)), at, -1)
+            end = next((end for end in ends if spelled[at:end] in self._spoken), None)
+            if end is None:
+                letter = spelled[at] if not begins or at else word[0]
+                raise UnknownLetterError(letter, self._near(letter))
+            ids.append(self._spoken[spelled[at:end]])
+            at = end
+        return ids
+
+    def _near(self, letter: str) -> str:
+        """Return what the list has in place of a letter: its other case, or itself in another normal form."""
+        for other in (letter.upper(), letter.lower()):
+            if other != letter and other in self._ids:
+                return f"It has {other!r}."
+        if unicodedata.combining(letter):
+            return "It is a mark that belongs to the letter before it: is the text not in Unicode's form NFC?"
+        return ""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of some numbers; what is said by no letter (the blank, begin and end) is left out."""
+        ids = list(ids)
+        if self._bytes:
+            return bytes(self._of_byte[i] for i in ids if i in self._of_byte).decode(errors="replace")
+        silent = {self.blank, self.start, self.end}
+        text = "".join(" " if self.tokens[i] == self._space else self.tokens[i] for i in ids if i not in silent)
+        return " ".join(text.replace(PIECE_SPACE, " ").split()) if self._space == PIECE_SPACE else text
+
+    def collapse(self, frames: Iterable[int]) -> list[int]:
+        """Return what CTC's path of frames spells: repeats are one, blanks go (https://dl.acm.org/doi/10.1145/1143844.1143891)."""
+        return [token for token, _ in groupby(frames) if token != self.blank]
+
+    @staticmethod
+    def frames_needed(ids: Sequence[int]) -> int:
+        """Return how many frames CTC needs for a text: a blank stands between two that are the same."""
+        return len(ids) + sum(first == second for first, second in pairwise(ids))
+
+
+def _first(names: Sequence[str], ids: dict[str, int]) -> int | None:
+    return next((ids[name] for name in names if name in ids), None)

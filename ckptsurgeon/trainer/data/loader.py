@@ -1,0 +1,118 @@
+"""Batches of a split, made by worker processes or by this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...errors import CheckpointError
+from .order import epoch_batches, padding, sorted_batches
+from .split import Split
+
+if TYPE_CHECKING:
+    from ..tasks._task import Batch, Task
+    from .inputs import Inputs
+
+__all__ = ["Batches"]
+
+AHEAD = 4
+"""Batches that each worker has ready."""
+
+
+class Batches:
+    """The batches of a split. ``shuffled``: in an order that is a function of seed and epoch; else the longest first.
+
+    ``inputs`` is filled before the first batch, where it has a cache. The global random state is left alone.
+    """
+
+    def __init__(
+        self, task: Task, split: Split, *, batch_size: int, workers: int = 0, shuffled: bool = True,
+        inputs: Inputs | None = None,
+    ) -> None:  # fmt: skip
+        self.split = split
+        self._batch_size, self._shuffled, self._inputs = batch_size, shuffled, inputs
+        self._places = _Places()
+        self._loader = torch.utils.data.DataLoader(
+            _Examples(task, split),
+            batch_sampler=self._places,
+            collate_fn=_Collate(task),
+            num_workers=workers,
+            prefetch_factor=AHEAD if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),
+        )
+
+    def size(self, epoch: int) -> int:
+        """Return how many batches an epoch has."""
+        return -(-len(self.split.clips) // self._batch_size)
+
+    def order(self, seed: int, epoch: int) -> list[list[int]]:
+        """Return the places of the clips in each batch of an epoch."""
+        if self._shuffled:
+            return epoch_batches(self.split.lengths, self._batch_size, seed=seed, epoch=epoch)
+        return sorted_batches(self.split.lengths, self._batch_size)
+
+    def padding(self, seed: int = 0, epoch: int = 0) -> float:
+        """Return the share of padding in an epoch's batches."""
+        return padding(self.split.lengths, self.order(seed, epoch))
+
+    def read(self, seed: int = 0, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from the ``start``-th on; raises what reading a clip raises."""
+        self.fill()
+        self._places.batches = self.order(seed, epoch)[start:]
+        for batch in self._loader:
+            if isinstance(batch, CheckpointError):
+                try:
+                    raise batch
+                finally:
+                    del batch  # an error that its own frame holds is a circle, in which workers take seconds to end
+            yield batch
+
+    def fill(self, progress: Callable[[int, int], None] | None = None) -> int:
+        """Compute what the cache lacks of these clips; returns of how many. ``progress``: clips done, of all."""
+        inputs, self._inputs = self._inputs, None
+        return inputs.prepare(self.split.clips, progress) if inputs is not None else 0
+
+
+class _Places(torch.utils.data.Sampler[list[int]]):
+    """What the loader is to load next: another list each epoch, so that its workers are kept."""
+
+    def __init__(self) -> None:
+        self.batches: Sequence[list[int]] = ()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _Examples(torch.utils.data.Dataset[Any]):
+    """Examples of clips; an error is given back as one, so that it is raised where it can be caught."""
+
+    def __init__(self, task: Task, split: Split) -> None:
+        self._task, self._clips = task, split.clips
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, place: int) -> Mapping[str, Any] | CheckpointError:
+        try:
+            return self._task.example(self._clips[place])
+        except CheckpointError as error:
+            return error
+
+
+class _Collate:
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def __call__(self, examples: Sequence[Any]) -> Batch | CheckpointError:
+        wrong = next((one for one in examples if isinstance(one, CheckpointError)), None)
+        try:
+            return self._task.collate(examples) if wrong is None else wrong
+        except CheckpointError as error:
+            return error

@@ -1,0 +1,90 @@
+"""The clips of a split: read from its manifests, and those left out that cannot be trained on, by reason."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ...errors import ConfigError
+from ...text import count
+from ..manifests import read_manifests
+from ..settings import Data
+from .clip import Clip
+
+__all__ = ["Split", "located", "read_split"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The clips that are used, and how many were left out for which reason."""
+
+    name: str
+    clips: tuple[Clip, ...]
+    dropped: Mapping[str, int]
+
+    @property
+    def seconds(self) -> float:
+        """How long all clips last."""
+        return sum(clip.seconds for clip in self.clips)
+
+    @property
+    def lengths(self) -> tuple[float, ...]:
+        """How long each clip is, to put like with like."""
+        return tuple(clip.seconds for clip in self.clips)
+
+    def says(self) -> str:
+        """Return one line on what is there and what was left out."""
+        left_out = ", ".join(f"{number} {why}" for why, number in self.dropped.items())
+        there = f"{self.name}: {count(len(self.clips), 'clip')}, {self.seconds / 60:.1f} min"
+        return f"{there}; left out: {left_out}" if left_out else there
+
+
+def located(data: Data, folder: str) -> Data:
+    """Return the section with its paths, which are relative to the configuration's folder, resolved."""
+
+    def path(name: str) -> str:
+        return os.path.normpath(os.path.join(folder, name))
+
+    tokens = data.tokens
+    if tokens is not None and (tokens != "bytes" or os.path.exists(path(tokens))):  # Coqui's bytes mode is no file
+        tokens = path(tokens)
+    return replace(
+        data,
+        train=tuple(map(path, data.train)),
+        dev=tuple(map(path, data.dev)),
+        test=tuple(map(path, data.test)),
+        tokens=tokens,
+        cache=path(data.cache) if data.cache is not None else None,
+    )
+
+
+def read_split(
+    name: str, data: Data, *, check: Callable[[Sequence[Clip]], None], fits: Callable[[Clip], bool]
+) -> Split:
+    """Return the clips of ``train``, ``dev`` or ``test``, without those too short, too long or too short for a label.
+
+    ``check`` raises for texts that the task cannot use, ``fits`` says whether a clip is long enough for its text.
+    Raises ConfigError for a manifest that is wrong, or where nothing is left, and SourceError for a missing sound.
+    """
+    paths = {"train": data.train, "dev": data.dev, "test": data.test}[name]
+    if not paths:
+        raise ConfigError(f"train.data.{name} names no manifest.", hint=f"Name one or more, as in {name}: {name}.csv.")
+    clips = read_manifests(paths)
+    check(clips)
+    reasons = [_reason(clip, data, fits) for clip in clips]
+    kept = tuple(clip for clip, why in zip(clips, reasons, strict=True) if not why)
+    dropped = dict(Counter(filter(None, reasons)))
+    split = Split(name, kept, dropped)
+    if not kept:
+        raise ConfigError(f"no clip is left of {split.says()}.", hint="See train.data.min_s and max_s.")
+    return split
+
+
+def _reason(clip: Clip, data: Data, fits: Callable[[Clip], bool]) -> str:
+    if clip.seconds < data.min_s:
+        return f"shorter than {data.min_s:g} s"
+    if clip.seconds > data.max_s:
+        return f"longer than {data.max_s:g} s"
+    return "" if fits(clip) else "shorter than its labels need"

@@ -1,0 +1,83 @@
+"""A job: the model, the task, the settings and the initial weights of one training run, and the model made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .. import api
+from ..configs import Document
+from ..errors import ConfigError
+from ..tensors import TargetSpec
+from ..text import escape
+from .init import Init
+from .random_state import random_kept, seed_all
+from .settings import Settings
+from .work import Work
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+__all__ = ["Job", "draw_into", "tensors_of"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what and how. ``init`` None: from the declared initialiser."""
+
+    document: Document
+    settings: Settings
+    target: TargetSpec
+    work: Work
+    device: torch.device
+    init: Init | None = None
+
+    def empty_model(self) -> nn.Module:
+        """Build the model; what its tensors hold is the constructor's. Raises ConfigError where nobody can build it."""
+        if self.target.build is None:
+            raise ConfigError(
+                f"{escape(self.document.name)} describes tensors, which nobody can train.",
+                hint="A model that is trained is named by _target_ or name.",
+            )
+        with random_kept():
+            seed_all(self.settings.seed)
+            model = self.target.build()
+        assert isinstance(model, nn.Module)
+        return model
+
+    def model(self) -> tuple[nn.Module, Plan | None]:
+        """Return the model with its initial values, and the plan by which the init was loaded.
+
+        Raises what ``load_into`` raises: an init that does not fit is an error before the first step.
+        """
+        model, plan = self.empty_model(), None
+        if self.init is None:
+            draw_into(model, self.target, self.target.tensors, self.settings.seed)
+        else:
+            plan = api.load_into(model, self.init.path, strict=True, on_missing="error")
+        return model.to(self.device), plan
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a state dict themselves, by key."""
+    return {key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+
+
+@torch.no_grad()
+def draw_into(model: nn.Module, target: TargetSpec, keys: Iterable[str], seed: int) -> None:
+    """Give tensors the values that ``ckpt transplant --seed`` would draw for them."""
+    tensors = tensors_of(model)
+    for key, value in drawn(target, keys, seed):
+        tensors[key].copy_(value)
+
+
+def drawn(target: TargetSpec, keys: Iterable[str], seed: int) -> Iterable[tuple[str, Tensor]]:
+    """Yield each key with the values that its declared initialiser draws."""
+    wanted = [key for key in keys if target.tensors[key].numel]
+    for key, data in target.initial(wanted, seed):
+        info = target.tensors[key]
+        yield key, torch.frombuffer(data, dtype=getattr(torch, info.dtype)).reshape(info.shape)

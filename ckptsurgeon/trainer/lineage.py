@@ -1,0 +1,118 @@
+"""Where a run came from, written once into its folder; a run that goes on is held against it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ..configs import Document
+from ..errors import ConfigError, FormatError
+from ..text import escape, listing
+from ..version import __version__
+from ..yamltext import dump_yaml
+from .job import Job
+from .result import plain
+from .run_folder import RunFolder
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+__all__ = ["check_unchanged", "config_text", "lineage_of", "metadata_of", "recorded"]
+
+NAME = "lineage.json"
+FREE = ("save_every", "keep", "threads", "data.workers", "data.cache")
+"""Settings that may be others in a run that goes on: the weights do not depend on them."""
+
+
+def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[str]) -> dict[str, Any]:
+    """Return where a run comes from, as plain data; paths are relative to the run's folder."""
+    return {
+        "kind": "ckpt.lineage",
+        "version": 1,
+        "ckptsurgeon": __version__,
+        "config": os.path.relpath(os.path.abspath(job.document.path), os.path.abspath(folder.path)),
+        "config_sha256": hashlib.sha256(job.document.text.encode()).hexdigest(),
+        "model_sha256": _model_sha256(job.document),
+        "sets": list(sets),
+        "settings": plain(asdict(job.settings)),
+        "seed": job.settings.seed,
+        "device": job.device.type,
+        "target": {"kind": job.target.kind, "tensors": len(job.target.tensors), "ran": list(job.target.ran)},
+        "init": job.init.lineage(folder.path) if job.init is not None else None,
+        "plan_sha256": plan.sha256() if plan is not None else None,
+    }
+
+
+def metadata_of(lineage: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a saved model carries of its lineage, as safetensors metadata."""
+    kept = ("ckptsurgeon", "config_sha256", "seed", "init", "plan_sha256")
+    return {"lineage": json.dumps({name: lineage[name] for name in kept}, ensure_ascii=True)}
+
+
+def config_text(job: Job, folder: str) -> str:
+    """Return the configuration as it is used: every setting said. Paths in it are relative to where it came from."""
+    content = job.document.content
+    if not isinstance(content, dict):
+        return job.document.text
+    settings = _said(plain(asdict(job.settings)))
+    return f"# as it was used; paths in it are relative to {folder}\n" + dump_yaml({**content, "train": settings})
+
+
+def _said(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is open: a longest clip of infinity has no spelling in YAML that everybody reads."""
+    return {
+        name: _said(value) if name in ("data", "features") else value
+        for name, value in settings.items()
+        if value is not None
+    }
+
+
+def recorded(folder: RunFolder, step: int) -> dict[str, Any]:
+    """Return the lineage of a run; raises SourceError or FormatError where it is not there."""
+    found = folder.read_json(NAME)
+    if found.get("kind") != "ckpt.lineage" or found.get("version") != 1:
+        raise FormatError(f"{escape(folder.of(NAME))} is no lineage of a run at step {step}.")
+    return found
+
+
+def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> None:
+    """Raise ConfigError where a run was started with another model or other settings, saying which."""
+    if lineage["model_sha256"] != _model_sha256(job.document):
+        raise ConfigError(
+            f"{escape(job.document.name)} describes another model than the one that {escape(folder.path)} trains.",
+            hint="Start another run: --run.",
+        )
+    differing = _differing(lineage["settings"], plain(asdict(job.settings)), job.settings)
+    if differing:
+        raise ConfigError(
+            f"{escape(folder.path)} was started with other settings: {listing(differing)}.",
+            hint="Go on with the old ones, or start another run: --run.", details=differing,
+        )  # fmt: skip
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any], settings: Settings) -> list[str]:
+    flat_old, flat_new = _flat(old), _flat(new)
+    free = (*FREE, "steps") if settings.schedule == "constant" else FREE
+    return [
+        f"train.{name} was {flat_old.get(name)!r}, is {flat_new.get(name)!r}"
+        for name in flat_new | flat_old
+        if name not in free and flat_old.get(name) != flat_new.get(name)
+    ]
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        inside = name in ("data", "features") and isinstance(value, dict)
+        found |= {f"{name}.{key}": one for key, one in value.items()} if inside else {name: value}
+    return found
+
+
+def _model_sha256(document: Document) -> str:
+    text = document.text if not document.model else json.dumps(plain(document.model), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

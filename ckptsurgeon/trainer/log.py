@@ -1,0 +1,137 @@
+"""What a run was like, step by step: JSON lines, and TensorBoard events where that is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..engine.places import explained
+from .run_folder import RunFolder
+from .stepping import Stepped
+
+__all__ = ["Log", "read_log", "rows_of"]
+
+NAME = "log.jsonl"
+
+Pending = tuple[int, dict[str, float], Stepped, float]
+"""A step that is done, its learning rates, what it was like, and when it ended."""
+
+
+def rows_of(pending: list[Pending], since: float) -> list[dict[str, Any]]:
+    """Return steps as plain data; waits for the device once for all of them.
+
+    ``since`` is when the first of them began. What is not finite is None: JSON has no such numbers.
+    """
+    if not pending:
+        return []
+    names = [("loss", "norm", "bad", *stepped.parts) for _, _, stepped, _ in pending]
+    flat = [
+        value.float()
+        for _, _, stepped, _ in pending
+        for value in (stepped.loss, stepped.norm, stepped.bad, *stepped.parts.values())
+    ]
+    values = iter(torch.stack(flat).tolist())
+    rows = []
+    for (step, rates, stepped, at), wanted in zip(pending, names, strict=True):
+        got = {name: next(values) for name in wanted}
+        took, since = max(at - since, 1e-9), at
+        rows.append(
+            {
+                "step": step,
+                "loss": _finite(got.pop("loss")),
+                "grad_norm": _finite(got.pop("norm")),
+                "skipped": bool(got.pop("bad")),
+                "parts": {name: _finite(value) for name, value in got.items()},
+                "lr": rates,
+                "clips": stepped.clips,
+                "clips_s": stepped.clips / took,
+                "audio_s_s": stepped.seconds / took,
+                "padding": 1 - stepped.used / stepped.room if stepped.room else 0.0,
+            }
+        )
+    return rows
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+class Log:
+    """The log in a folder; None writes nothing. Lines past ``step``, of a run that went on unsaved, are dropped."""
+
+    def __init__(self, folder: RunFolder | None, step: int, *, tensorboard: bool = False) -> None:
+        self._file: Any = None
+        self._board: Any = None
+        if folder is None:
+            return
+        self._path = folder.of(NAME)
+        kept = [row for row in read_log(self._path) if row["step"] <= step] if step else []
+        folder.write(NAME, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        try:
+            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise explained(self._path, error) from error
+        if tensorboard and importlib.util.find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(folder.of("events"), purge_step=step + 1 if step else None)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Add a line."""
+        if self._file is None:
+            return
+        with self._explaining():
+            self._file.write(json.dumps(row) + "\n")
+        if self._board is not None:
+            for name, value in _scalars(row):
+                self._board.add_scalar(name, value, row["step"])
+
+    def flush(self) -> None:
+        """Let what was written be there for whoever reads the file now."""
+        if self._file is not None:
+            with self._explaining():
+                self._file.flush()
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._file is not None:
+            with self._explaining():
+                self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise explained(self._path, error) from error
+
+
+def _scalars(row: Mapping[str, Any]) -> list[tuple[str, float]]:
+    found = []
+    for name, value in row.items():
+        pairs = [(f"{name}/{part}", one) for part, one in value.items()] if isinstance(value, dict) else [(name, value)]
+        found += [(path, one) for path, one in pairs if isinstance(one, (int, float)) and path != "step"]
+    return found
+
+
+def read_log(path: str) -> list[dict[str, Any]]:
+    """Return the lines of a log; a last one that is half written, by a run that was killed, is left out."""
+    if not os.path.exists(path):
+        return []
+    rows = []
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]

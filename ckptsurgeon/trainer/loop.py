@@ -1,0 +1,232 @@
+"""The loop: steps, evaluations, checkpoints, and an end that is said. One process, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError, FormatError
+from ..text import listing
+from .device import peak_bytes
+from .ema import Average
+from .evaluating import evaluate
+from .freezing import Freezing
+from .job import Job, tensors_of
+from .log import Log, Pending, rows_of
+from .optimizing import Optimizer
+from .random_state import random_state, seed_all, set_random_state
+from .run_folder import RunFolder, safetensors_bytes
+from .schedule import lr_factor
+from .source import Stream
+from .standing import Standing
+from .stepping import take_step
+from .stopping import Stop
+
+__all__ = ["DONE", "NONFINITE", "PATIENCE", "Loop", "Observer"]
+
+DONE, PATIENCE, NONFINITE = "done", "patience", "nonfinite"
+"""How a run may end beside a signal's name."""
+
+ROWS_ON_GPU = 10
+"""Steps whose figures are fetched from a GPU together: each fetch waits for it."""
+
+Observer = Callable[[Mapping[str, Any]], None]
+"""Is given each row of the log."""
+
+
+class Loop:
+    """A run under way: model, optimiser, data and where it stands.
+
+    ``frozen`` are keys that are held still beside those that the settings freeze. Without a ``folder`` nothing is
+    written.
+    """
+
+    def __init__(
+        self, job: Job, model: nn.Module, *, frozen: Collection[str] = (), folder: RunFolder | None = None,
+        observer: Observer | None = None,
+    ) -> None:  # fmt: skip
+        self.job, self.model, self.folder, self.settings = job, model, folder, job.settings
+        self.freezing = Freezing(model, job.settings, frozen)
+        self.freezing.remember()
+        trained = self.freezing.trained()
+        if not set(trained) - set(self.freezing.frozen(0)):
+            raise ConfigError("everything is frozen: the first step has nothing to train.", hint="See train.freeze.")
+        self.optimizer = Optimizer(job.settings, trained, self.freezing.freedoms)
+        self.average = Average(model, job.settings.ema) if job.settings.ema is not None else None
+        self.standing = Standing()
+        self.stream = Stream(job.work.train, job.settings.seed)
+        self.lineage: Mapping[str, str] = {}
+        self._observer = observer or (lambda row: None)
+        self._flush_every = 1 if job.device.type == "cpu" else ROWS_ON_GPU
+        self._log = Log(None, 0)
+        self._random: Mapping[str, Any] | None = None
+        self._entered = False
+
+    def state(self) -> dict[str, Any]:
+        """Return everything beside the model that decides how the run goes on."""
+        return {
+            "version": 1,
+            "standing": self.standing.to_json(),
+            "position": self.stream.position,
+            "optimizer": self.optimizer.inner.state_dict(),
+            "average": dict(self.average.tensors) if self.average is not None else {},
+            "random": random_state(),
+            "before": self.freezing.before,
+            "moved": self.freezing.moved,
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take the place of a run that was saved; raises FormatError where it is another model's."""
+        own = tensors_of(self.model)
+        if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in tensors.items()}:
+            other = sorted(own.keys() ^ tensors.keys())
+            raise FormatError(f"the checkpoint is of another model: {listing(other, where='')}.", details=other)
+        with torch.no_grad():
+            for key, value in own.items():
+                value.copy_(tensors[key])
+        self.standing = Standing(**state["standing"])
+        self.standing.ended = ""
+        self.stream = Stream(self.job.work.train, self.settings.seed, tuple(state["position"]))
+        self.optimizer.inner.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load(state["average"])
+        self.freezing.before, self.freezing.moved = state["before"], state["moved"]
+        self._random = state["random"]
+
+    def run(self, *, until: int | None = None, stop: Stop | None = None, tensorboard: bool = False) -> str:
+        """Train to the end, or until ``until`` steps are done; returns why it ended. Raises OutputError."""
+        stop, until = stop or Stop(), min(until or self.settings.steps, self.settings.steps)
+        self._enter()
+        self._log = Log(self.folder, self.standing.step, tensorboard=tensorboard)
+        try:
+            self.standing.ended = self._steps(until, stop)
+        finally:
+            self._log.close()
+        return self.standing.ended
+
+    def _enter(self) -> None:
+        """Set the generators, once: what is drawn between making a loop and running it is nothing to the run."""
+        if self._entered:
+            return
+        self._entered = True
+        if self._random is not None:
+            set_random_state(self._random)
+        else:
+            seed_all(self.settings.seed)
+
+    def _steps(self, until: int, stop: Stop) -> str:
+        standing, thaws = self.standing, self.freezing.steps()
+        self.freezing.begin(standing.step)
+        pending: list[Pending] = []
+        began = since = time.perf_counter()
+        before = standing.seconds
+        why = ""
+        while standing.step < until and not why:
+            if standing.step in thaws:
+                self.freezing.begin(standing.step)
+            pending.append(self._step())
+            now = time.perf_counter()
+            standing.seconds = before + now - began
+            due = self._due()
+            if due or stop.name or len(pending) >= self._flush_every or standing.step == until:
+                why = self._note(pending, since)
+                pending, since = [], now
+            if not why and due["evaluate"]:
+                why = self._evaluate()
+                since = time.perf_counter()
+            signalled = stop.name  # read once: one that comes while saving is for the next step
+            ends = standing.step == until or signalled or why == PATIENCE
+            if why != NONFINITE and (due["save"] or ends):
+                self.save()
+                since = time.perf_counter()
+            why = why or signalled
+        return why or (DONE if standing.step >= self.settings.steps else "")
+
+    def _due(self) -> dict[str, bool]:
+        step, last = self.standing.step, self.standing.step == self.settings.steps
+        return {
+            "evaluate": step % self.settings.evaluate_every == 0 or last,
+            "save": step % self.settings.save_every == 0 or last,
+        }
+
+    def _step(self) -> Pending:
+        """Take one step."""
+        standing = self.standing
+        rates = self.optimizer.rates(lr_factor(self.settings, standing.step))
+        batches = [next(self.stream) for _ in range(self.settings.accumulate)]
+        measured = (standing.step + 1) % self.settings.evaluate_every == 0 or standing.step + 1 == self.settings.steps
+        old = [one.detach().clone() for one in self.optimizer.parameters] if measured else []
+        stepped = take_step(self.model, self.job.work.task, batches, self.optimizer, settings=self.settings)
+        if measured:
+            standing.ratios = self.optimizer.moved_since(old)
+        if self.average is not None:
+            self.average.update()
+        standing.step += 1
+        return standing.step, rates, stepped, time.perf_counter()
+
+    def _note(self, pending: list[Pending], since: float) -> str:
+        """Write steps to the log; returns NONFINITE where too many in a row were not finite."""
+        for row in rows_of(pending, since):
+            row["peak_bytes"] = peak_bytes(self.job.device)
+            row["seconds"] = self.standing.seconds
+            self.standing.count(row, self.settings.clip)
+            self._log.write(row)
+            self._observer(row)
+            if self.standing.in_a_row > self.settings.nonfinite:
+                return NONFINITE
+        return ""
+
+    def _evaluate(self) -> str:
+        """Evaluate, keep the best; returns PATIENCE where it has not become better for long."""
+        work, standing = self.job.work, self.standing
+        if work.dev is None:
+            return ""
+        standing.figures = evaluate(
+            self.model, work.task, work.dev.read(0, 0), settings=self.settings, average=self.average
+        )
+        self._log.write({"step": standing.step, "dev": standing.figures})
+        self._log.flush()
+        self._observer({"step": standing.step, "dev": standing.figures})
+        name = self.metric
+        if name not in standing.figures:
+            raise ConfigError(
+                f"train.metric {name}: the task gives no such figure.", hint=f"It gives {', '.join(standing.figures)}."
+            )
+        value = standing.figures[name]
+        if not math.isnan(value) and (standing.best is None or value < standing.best):
+            standing.best, standing.best_step, standing.waited = value, standing.step, 0
+            self.save_best()
+        else:
+            standing.waited += 1
+        patience = self.settings.patience
+        return PATIENCE if patience is not None and standing.waited >= patience else ""
+
+    @property
+    def metric(self) -> str:
+        """The figure that says which model is best."""
+        return self.settings.metric or self.job.work.task.metric
+
+    def save(self) -> None:
+        """Write a checkpoint to go on from."""
+        self._log.flush()
+        if self.folder is not None:
+            model = safetensors_bytes(tensors_of(self.model))
+            self.folder.save(self.standing.step, model, self.state(), keep=self.settings.keep)
+
+    def save_best(self) -> None:
+        """Write the model (its average, where there is one) as the best."""
+        if self.folder is None:
+            return
+        with self.average.in_place() if self.average is not None else nullcontext():
+            data = safetensors_bytes(tensors_of(self.model), self._metadata())
+        self.folder.write("best.safetensors", data)
+
+    def _metadata(self) -> dict[str, str]:
+        figure = {} if self.standing.best is None else {self.metric: repr(self.standing.best)}
+        return {**self.lineage, "step": str(self.standing.step), **figure}

@@ -1,0 +1,78 @@
+"""Manifests as text: decoded, with the line of what is wrong, and as tables of comma-separated values."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+from ...errors import ConfigError
+from ...text import escape
+
+__all__ = ["Row", "check_columns", "columns_of", "file_beside", "place", "read_rows", "read_text"]
+
+Row = tuple[str, Mapping[str, str]]
+"""Where a line is written, and its values by column."""
+
+
+def place(path: str, line: int) -> str:
+    """Return what messages call a line of a file."""
+    return f"{escape(path)}, line {line}"
+
+
+def file_beside(manifest: str, path: str) -> str:
+    """Return a path that a manifest names, which is relative to it."""
+    return os.path.normpath(os.path.join(os.path.dirname(manifest), path))
+
+
+def read_text(path: str) -> str:
+    """Return the text of a manifest; raises ConfigError where it cannot be read, or names the line that is no UTF-8."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"the manifest {escape(path)} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{place(path, line)}: this is no UTF-8.", hint="Convert the file, with iconv.") from None
+
+
+def columns_of(path: str) -> list[str]:
+    """Return the columns that a file's first line names, none where it is no table."""
+    if not path.lower().endswith(".csv"):
+        return []
+    with open(path, "rb") as file:
+        first = file.readline(1 << 16).decode("utf-8-sig", "replace")
+    return [column.strip() for column in next(csv.reader([first]), [])]
+
+
+def read_rows(path: str, needed: Sequence[str]) -> Iterator[Row]:
+    """Yield the lines of a table; raises ConfigError for a column that is missing, or a line of another length."""
+    # Not splitlines(), which ends lines at characters that may stand in a transcript, such as U+2028.
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        columns = [column.strip() for column in next(reader, [])]
+        check_columns(path, columns, needed)
+        for values in reader:
+            if not values:
+                continue
+            where = place(path, reader.line_num)
+            if len(values) != len(columns):
+                raise ConfigError(
+                    f"{where}: it has {len(values)} values where the first line has {len(columns)} columns.",
+                    hint='A value that holds a comma stands in quotes: "yes, it does".',
+                )
+            yield where, dict(zip(columns, values, strict=True))
+    except csv.Error as error:
+        raise ConfigError(f"{place(path, reader.line_num)}: {escape(str(error))}.") from None
+
+
+def check_columns(path: str, columns: Sequence[str], needed: Sequence[str]) -> None:
+    """Raise ConfigError where a column that is needed is missing or stands twice."""
+    for column in needed:
+        if columns.count(column) != 1:
+            why = f"has no column {column}" if column not in columns else f"has the column {column} twice"
+            named = ", ".join(map(escape, columns)) or "none"
+            raise ConfigError(f"{place(path, 1)}: it {why}.", hint=f"Its columns are {named}.")

@@ -1,0 +1,38 @@
+"""Coqui STT's CSV: ``wav_filename`` (relative to the CSV), ``wav_filesize`` (optional) and ``transcript``."""
+
+from __future__ import annotations
+
+import math
+
+from ...errors import ConfigError
+from ...text import escape
+from ..data.clip import Clip
+from ._text import columns_of, file_beside, read_rows
+
+__all__ = ["MANIFEST"]
+
+
+class _Coqui:
+    kind = "a CSV with wav_filename and transcript (Coqui STT)"
+
+    def sniff(self, path: str) -> bool:
+        """A table with either of its columns: that the other is missing is then said."""
+        return bool({"wav_filename", "transcript"} & set(columns_of(path)))
+
+    def read(self, path: str) -> list[Clip]:
+        """Return the clips. The size, by which Coqui sorts, is looked at and not used."""
+        clips = []
+        for where, row in read_rows(path, ("wav_filename", "transcript")):
+            size = row.get("wav_filesize", "1").strip()
+            if not (size.isascii() and size.isdigit() and int(size[:18]) > 0):
+                raise ConfigError(
+                    f"{where}: wav_filesize is {escape(size, 40)!r}, no number of bytes.",
+                    hint="Are the columns in the order of the first line? The column may be left out.",
+                )
+            if not row["wav_filename"]:
+                raise ConfigError(f"{where}: wav_filename is empty.")
+            clips.append(Clip(file_beside(path, row["wav_filename"]), row["transcript"], where, math.nan))
+        return clips
+
+
+MANIFEST = _Coqui()

@@ -1,0 +1,105 @@
+"""A data folder of Kaldi and ESPnet: ``wav.scp`` and ``text``, and ``segments`` where there is one.
+
+https://kaldi-asr.org/doc/data_prep.html. An entry of ``wav.scp`` that ends in ``|`` is a command; it is never run.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...errors import ConfigError
+from ...text import escape
+from ..data.clip import Clip
+from ._text import file_beside, place, read_text
+
+__all__ = ["MANIFEST"]
+
+_ARCHIVE = re.compile(r"\.ark(:\d+)?$")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A line of a table by ids: what stands behind the id, and where."""
+
+    value: str
+    where: str
+
+
+class _Kaldi:
+    kind = "a folder with wav.scp and text (Kaldi, ESPnet)"
+
+    def sniff(self, path: str) -> bool:
+        """A folder with either file: that the other is missing is then said."""
+        return any(os.path.isfile(os.path.join(path, name)) for name in ("wav.scp", "text"))
+
+    def read(self, path: str) -> list[Clip]:
+        """Return the clips in the order of their texts."""
+        sounds = _table(os.path.join(path, "wav.scp"))
+        texts = _table(os.path.join(path, "text"))
+        cut = os.path.join(path, "segments")
+        parts = _table(cut) if os.path.isfile(cut) else {key: _Entry(f"{key} 0 nan", "") for key in sounds}
+        silent = next((key for key in parts if key not in texts), None)
+        if silent is not None:
+            where = parts[silent].where or sounds[silent].where
+            raise ConfigError(f"{where}: text has no line for {escape(silent)}.", hint="Add it, or remove this one.")
+        return [_clip(path, key, text, parts, sounds) for key, text in texts.items()]
+
+
+def _table(path: str) -> dict[str, _Entry]:
+    """Return the lines of a file by their ids; raises ConfigError for one that stands twice."""
+    table: dict[str, _Entry] = {}
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        key, _, value = line.strip().partition(" ") if " " in line else line.strip().partition("\t")
+        if not key:
+            continue
+        where = place(path, number)
+        if key in table:
+            raise ConfigError(f"{where}: {escape(key)} stands in {table[key].where} too.", hint="Remove one.")
+        table[key] = _Entry(value.strip(), where)
+    return table
+
+
+def _clip(folder: str, key: str, text: _Entry, parts: Mapping[str, _Entry], sounds: Mapping[str, _Entry]) -> Clip:
+    part = parts.get(key)
+    if part is None:
+        raise ConfigError(f"{text.where}: there is no sound for {escape(key)}.", hint="Add it, or remove this line.")
+    recording, begin_s, end_s = _part(part)
+    if recording not in sounds:
+        raise ConfigError(f"{part.where}: wav.scp has no {escape(recording)}.")
+    return Clip(_sound(folder, sounds[recording]), text.value, text.where, end_s - begin_s, begin_s)
+
+
+def _part(part: _Entry) -> tuple[str, float, float]:
+    """Return the recording that a segment lies in, its begin and its end in seconds (-1: the recording's)."""
+    fields = part.value.split()
+    try:
+        recording, begin_s, end_s = fields[0], float(fields[1]), float(fields[2])
+    except (IndexError, ValueError):
+        raise ConfigError(f"{part.where}: it is no recording, begin and end in seconds.") from None
+    if begin_s < 0 or not (end_s > begin_s or end_s == -1 or math.isnan(end_s)):
+        raise ConfigError(f"{part.where}: it goes from {begin_s:g} s to {end_s:g} s.")
+    return recording, begin_s, math.nan if end_s == -1 else end_s
+
+
+def _sound(folder: str, entry: _Entry) -> str:
+    """Return the file of a sound: relative to the folder, or as the recipes have it to the working directory."""
+    name = entry.value
+    if name.endswith("|"):
+        raise ConfigError(
+            f"{entry.where}: {escape(name, 80)} is a command, and commands of a manifest are never run.",
+            hint="Run it yourself, and name the file that it makes.",
+        )
+    if not name or _ARCHIVE.search(name):
+        raise ConfigError(
+            f"{entry.where}: {escape(name, 80) or 'nothing'} is no sound file.",
+            hint="Archives are not read; name a WAV, FLAC or OGG file." if name else "",
+        )
+    beside = file_beside(os.path.join(folder, "wav.scp"), name)
+    return beside if os.path.exists(beside) or not os.path.exists(name) else os.path.normpath(name)
+
+
+MANIFEST = _Kaldi()

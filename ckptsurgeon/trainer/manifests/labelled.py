@@ -1,0 +1,31 @@
+"""A CSV for classification: ``path`` (relative to the CSV) of a sound or an array (``.npy``), and its ``label``."""
+
+from __future__ import annotations
+
+import math
+
+from ...errors import ConfigError
+from ..data.clip import Clip
+from ._text import columns_of, file_beside, read_rows
+
+__all__ = ["MANIFEST"]
+
+
+class _Labelled:
+    kind = "a CSV with path and label (classification)"
+
+    def sniff(self, path: str) -> bool:
+        """A table with a label; that the path is missing is then said."""
+        return "label" in columns_of(path)
+
+    def read(self, path: str) -> list[Clip]:
+        """Return the examples; their text is their class."""
+        clips = []
+        for where, row in read_rows(path, ("path", "label")):
+            if not row["path"]:
+                raise ConfigError(f"{where}: path is empty.")
+            clips.append(Clip(file_beside(path, row["path"]), row["label"], where, math.nan))
+        return clips
+
+
+MANIFEST = _Labelled()

@@ -1,0 +1,87 @@
+"""The optimiser: its groups, and steps that leave everything as it is where something is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .freezing import Freedom
+from .settings import Settings
+
+__all__ = ["Optimizer"]
+
+
+class Optimizer:
+    """AdamW or SGD (momentum: the first of ``betas``) over the parameters that are trained at some time.
+
+    One group for each share of the learning rate. What is frozen has no gradient, and so no state.
+    """
+
+    def __init__(
+        self, settings: Settings, parameters: Mapping[str, nn.Parameter], freedoms: Mapping[str, Freedom]
+    ) -> None:
+        self._lr = settings.lr
+        self.names = list(parameters)
+        scales = {key: freedoms[key].scale for key in parameters}
+        self._scales = list(dict.fromkeys(scales.values()))
+        self.order = [key for scale in self._scales for key in parameters if scales[key] == scale]
+        self.parameters = [parameters[key] for key in self.order]
+        groups: list[dict[str, Any]] = [
+            {"params": [parameters[key] for key in parameters if scales[key] == scale]} for scale in self._scales
+        ]
+        self.inner: torch.optim.Optimizer
+        if settings.optimizer == "adamw":
+            # Fused, on the CPU too: it can be told on the device to skip a step, which then costs no wait.
+            first, second = settings.betas
+            self.inner = torch.optim.AdamW(
+                groups, settings.lr, (first, second), settings.eps, settings.weight_decay, fused=True
+            )
+            self.skips_on_device = True
+        else:
+            self.inner = torch.optim.SGD(
+                groups, settings.lr, settings.betas[0], weight_decay=settings.weight_decay, foreach=True
+            )
+            self.skips_on_device = False
+
+    def rates(self, factor: float) -> dict[str, float]:
+        """Set the learning rates and return them, by share."""
+        for group, scale in zip(self.inner.param_groups, self._scales, strict=True):
+            group["lr"] = self._lr * scale * factor
+        return {f"{scale:g}": group["lr"] for group, scale in zip(self.inner.param_groups, self._scales, strict=True)}
+
+    def step(self, bad: Tensor) -> None:
+        """Take a step, unless ``bad`` (0-d) is true; drop the gradients."""
+        if self.skips_on_device:
+            # What torch's GradScaler sets for the same purpose.
+            self.inner.found_inf = bad.float()  # type: ignore[attr-defined]
+            self.inner.grad_scale = None  # type: ignore[attr-defined]
+            self.inner.step()
+        elif not bool(bad):
+            self.inner.step()
+        self.inner.zero_grad(set_to_none=True)
+
+    def learned(self) -> dict[str, bool]:
+        """Return for each trained key whether a gradient other than zero ever reached it."""
+        found = {}
+        for key, parameter in zip(self.order, self.parameters, strict=True):
+            state = self.inner.state.get(parameter, {})
+            moment = state.get("exp_avg_sq", state.get("momentum_buffer"))
+            found[key] = moment is not None and bool(moment.ne(0).any())
+        return found
+
+    @torch.no_grad()
+    def moved_since(self, old: Sequence[Tensor]) -> dict[str, float]:
+        """Return how far each parameter is from what it was, as a share of its norm."""
+        if not old:
+            return {}
+        pairs = zip(self.parameters, old, strict=True)
+        moved = torch.stack([torch.linalg.vector_norm(now - before) for now, before in pairs])
+        ratios = moved / torch.stack(torch._foreach_norm(list(old))).clamp(min=1e-12)
+        return dict(zip(self.order, ratios.tolist(), strict=True))
+
+    def has_state(self, key: str) -> bool:
+        """Whether anything is kept for a key."""
+        return key in self.order and bool(self.inner.state.get(self.parameters[self.order.index(key)]))

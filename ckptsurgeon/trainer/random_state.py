@@ -1,0 +1,56 @@
+"""The states of every global generator: set from a seed, kept for a while, carried in a checkpoint."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy
+import torch
+
+__all__ = ["random_kept", "random_state", "seed_all", "set_random_state"]
+
+
+def seed_all(seed: int) -> None:
+    """Seed torch (all devices), Python and numpy."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states of all generators, as what ``torch.load(weights_only=True)`` can read."""
+    name, keys, place, has_gauss, gauss = numpy.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if _on_gpu() else [],
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(numpy.asarray(keys).astype("int64")), place, has_gauss, gauss),
+    }
+
+
+def _on_gpu() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Set the states of all generators."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    name, words, *rest = state["numpy"]
+    numpy.random.set_state((name, words.numpy().astype("uint32"), *rest))
+
+
+@contextmanager
+def random_kept() -> Iterator[None]:
+    """Leave every generator as it was found: looking at a run must not change what comes of it."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)

@@ -1,0 +1,55 @@
+"""What a run writes beside its checkpoints: at its beginning, and when it is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .checks import Check
+from .curves import curves_png
+from .job import Job
+from .lineage import NAME as LINEAGE
+from .lineage import config_text, lineage_of
+from .log import NAME as LOG
+from .log import read_log
+from .result import Trained
+from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+__all__ = ["begin_records", "checks_in", "end_records"]
+
+CHECKS = "checks.json"
+
+
+def begin_records(
+    folder: RunFolder, job: Job, plan: Plan | None, *, sets: Sequence[str], checks: Sequence[Check]
+) -> None:
+    """Make the folder, and write what was started and how it was found; raises OutputError."""
+    folder.create()
+    home = os.path.dirname(os.path.abspath(job.document.path))
+    used = config_text(job, os.path.relpath(home, os.path.abspath(folder.path)))
+    folder.write("config.yaml", used.encode("utf-8", "surrogatepass"))
+    folder.write_json(LINEAGE, lineage_of(job, plan, folder, sets))
+    _write_checks(folder, checks)
+
+
+def checks_in(folder: RunFolder) -> tuple[Check, ...]:
+    """Return what was checked before a run's first step."""
+    made = folder.read_json(CHECKS)["checks"] if os.path.exists(folder.of(CHECKS)) else []
+    return tuple(check for check in (Check(**row) for row in made) if check.when == "before")
+
+
+def end_records(folder: RunFolder, result: Trained, *, curves: bool) -> None:
+    """Write what came of a run; raises OutputError."""
+    _write_checks(folder, result.checks)
+    folder.write_json("result.json", result.to_json())
+    drawn = curves_png(read_log(folder.of(LOG)), result.metric) if curves else None
+    if drawn is not None:
+        folder.write("curves.png", drawn)
+
+
+def _write_checks(folder: RunFolder, checks: Sequence[Check]) -> None:
+    folder.write_json(CHECKS, {"checks": [check.to_json() for check in checks]})

@@ -1,0 +1,33 @@
+"""A run, read again from its folder."""
+
+from __future__ import annotations
+
+import os
+
+from ..api.types import Path
+from ..errors import ConfigError, FormatError
+from ..text import escape
+from .checks._check import Check
+from .result import Arm, Controls, Trained
+from .run_folder import RunFolder
+
+__all__ = ["read_report"]
+
+
+def read_report(run: Path) -> Trained:
+    """Return what came of the run in a folder; raises ConfigError where there is none, FormatError where it is odd."""
+    folder = RunFolder(os.fspath(run))
+    if not os.path.exists(folder.of("result.json")):
+        hint = "It is not done: ckpt train --resume goes on with it." if folder.holds_a_run else ""
+        raise ConfigError(f"{escape(folder.path)} holds no report of a run.", hint=hint)
+    data = folder.read_json("result.json")
+    try:
+        known = {name: data[name] for name in Trained.__dataclass_fields__}
+        made = known["controls"]
+        if made is not None:
+            arms = tuple(Arm(arm["name"], arm["frozen"], tuple(arm["values"])) for arm in made["arms"])
+            known["controls"] = Controls(**{**made, "arms": arms})
+        checks = tuple(Check(**check) for check in known["checks"])
+        return Trained(**{**known, "checks": checks, "notes": tuple(known["notes"])})
+    except (KeyError, TypeError) as error:
+        raise FormatError(f"{escape(folder.of('result.json'))} is not what a run writes: {error}.") from error

@@ -1,0 +1,92 @@
+"""What came of a run, as plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .checks._check import FAIL, Check
+
+__all__ = ["Arm", "Controls", "Trained", "plain"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to start, trained with several seeds: its metric for each of them, frozen body or all of it."""
+
+    name: str
+    frozen: bool
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean over the seeds."""
+        return sum(self.values) / len(self.values)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Whether knowledge moved: the warm start against scratch and against its own weights, permuted.
+
+    ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` says by which arms: "frozen" or "unfrozen".
+    """
+
+    metric: str
+    seeds: int
+    steps: int
+    arms: tuple[Arm, ...]
+    verdict: str
+    decided_on: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of ``train``. ``ended`` says why it did: done, patience, nonfinite, a signal's name; '' checks only.
+
+    ``figures`` are those of the last evaluation, ``best`` the best of ``metric``; ``elapsed_s`` is the run's own time.
+    ``exit_code`` is what the program ends with.
+    """
+
+    config: str
+    run: str | None
+    init: str | None
+    task: str
+    device: str
+    step: int
+    steps: int
+    ended: str
+    checks: tuple[Check, ...]
+    metric: str = ""
+    best: float | None = None
+    best_step: int = 0
+    figures: Mapping[str, float] = field(default_factory=dict)
+    first_loss: float | None = None
+    last_loss: float | None = None
+    skipped: int = 0
+    elapsed_s: float = 0.0
+    controls: Controls | None = None
+    notes: tuple[str, ...] = ()
+    exit_code: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check failed."""
+        return not any(check.status == FAIL for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data; what is not finite is None."""
+        data: dict[str, Any] = plain(asdict(self))
+        return {"kind": "ckpt.train", "version": 1, "ok": self.ok, **data}
+
+
+def plain(value: Any) -> Any:
+    """Return data with None where a number is not finite: JSON has none such."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

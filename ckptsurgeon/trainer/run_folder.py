@@ -1,0 +1,165 @@
+"""A run's folder: checkpoints that are there whole or not at all, the best model, and what else a run leaves.
+
+config.yaml  lineage.json  log.jsonl  checks.json  result.json  curves.png
+steps/<n>/model.safetensors, steps/<n>/state.pth     last -> steps/<n>     best.safetensors
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..engine.folders import staged_folder
+from ..engine.places import explained
+from ..engine.staging import staged_file
+from ..engine.temp import remove_leftovers, sync_folder, temp_name
+from ..errors import ConfigError, FormatError, SourceError
+from ..text import escape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["RunFolder", "safetensors_bytes"]
+
+MODEL, STATE = "model.safetensors", "state.pth"
+_LEFT_OVER = re.compile(r"\.(\d+)\.[0-9a-f]{8}\.ckpt-tmpx*")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder at ``path``, which need not be there yet."""
+
+    path: str
+
+    def of(self, *names: str) -> str:
+        """Return the path of something in it."""
+        return os.path.join(self.path, *names)
+
+    @property
+    def holds_a_run(self) -> bool:
+        """Whether there is a run to go on with."""
+        return os.path.lexists(self.of("last"))
+
+    def last_step(self) -> int:
+        """Return the step of the newest checkpoint; raises ConfigError where there is none."""
+        if not os.path.isdir(self.path) or not self.holds_a_run:
+            what = "holds no run" if os.path.isdir(self.path) else "does not exist"
+            raise ConfigError(
+                f"there is nothing to resume: {escape(self.path)} {what}.",
+                hint="Start one without --resume, or name its folder with --run.",
+            )
+        name = os.path.basename(os.path.realpath(self.of("last")))
+        if not name.isdigit() or not os.path.isdir(self.of("last")):
+            raise SourceError(f"{escape(self.of('last'))} leads to no checkpoint of a run.")
+        return int(name)
+
+    def create(self) -> None:
+        """Make the folder; raises OutputError."""
+        try:
+            os.makedirs(self.of("steps"), exist_ok=True)
+        except OSError as error:
+            raise explained(self.path, error) from error
+
+    def save(self, step: int, model: bytes, state: Mapping[str, Any], *, keep: int) -> None:
+        """Write a checkpoint, let ``last`` be it, and remove all but the newest ``keep``; raises OutputError.
+
+        Whatever happens, ``last`` leads to a whole checkpoint: the newest, or the one before.
+        """
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        data = {MODEL: model, STATE: buffer.getvalue()}
+        with staged_folder(self.of("steps", str(step)), sum(map(len, data.values())), stale=data) as staged:
+            for name, content in data.items():
+                staged.write(name, content)
+        self._point(step)
+        self._prune(keep)
+
+    def _point(self, step: int) -> None:
+        """Let ``last`` lead to a step, in one rename."""
+        temp = temp_name(self.of("last"))
+        try:
+            os.symlink(os.path.join("steps", str(step)), temp)
+            os.replace(temp, self.of("last"))
+            sync_folder(self.path)
+        except OSError as error:
+            with suppress(OSError):
+                os.unlink(temp)
+            raise explained(self.of("last"), error) from error
+
+    def _prune(self, keep: int) -> None:
+        """Remove old checkpoints, and what killed runs left; each is renamed first, so that half a one has no name."""
+        names = os.listdir(self.of("steps"))
+        for step in sorted(int(name) for name in names if name.isdigit())[:-keep]:
+            old = self.of("steps", str(step))
+            gone = temp_name(old)
+            with suppress(OSError):
+                os.rename(old, gone)
+                shutil.rmtree(gone)
+        for name in names:
+            if left := _LEFT_OVER.fullmatch(name):
+                remove_leftovers(self.of("steps", left[1]))
+        for name in os.listdir(self.path):
+            if name.startswith(".last.") and ".ckpt-tmp" in name and os.path.islink(self.of(name)):
+                with suppress(OSError):
+                    os.unlink(self.of(name))
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and the state of the newest checkpoint; raises SourceError or FormatError."""
+        import torch
+        from safetensors.torch import load_file
+
+        step = self.last_step()
+        where = self.of("steps", str(step))
+        try:
+            tensors = load_file(os.path.join(where, MODEL))
+            state = torch.load(os.path.join(where, STATE), map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise SourceError(f"{escape(where)} cannot be read: {error.strerror or error}.") from error
+        except Exception as error:
+            raise FormatError(f"{escape(where)} is damaged: {escape(str(error), 200)}") from error
+        return tensors, state
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the folder, whole or not at all; raises OutputError."""
+        with staged_file(self.of(name), len(data), force=True) as staged:
+            staged.write(0, data)
+
+    def write_json(self, name: str, data: Mapping[str, Any]) -> None:
+        """Write a file of plain data."""
+        self.write(name, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the plain data in a file; raises SourceError or FormatError."""
+        try:
+            with open(self.of(name), encoding="utf-8") as file:
+                data = json.load(file)
+        except OSError as error:
+            raise SourceError(f"{escape(self.of(name))} cannot be read: {error.strerror}.") from error
+        except ValueError as error:
+            raise FormatError(f"{escape(self.of(name))} is no JSON: {error}.") from error
+        if not isinstance(data, dict):
+            raise FormatError(f"{escape(self.of(name))} is not what a run writes.")
+        return data
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return tensors as a safetensors file; every key of a tied tensor is written, as ``strict`` loading wants."""
+    from safetensors.torch import save
+
+    seen: set[int] = set()
+    apart: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        apart[key] = value.clone() if place in seen else value
+        seen.add(place)
+    return bytes(save(apart, dict(metadata or {})))

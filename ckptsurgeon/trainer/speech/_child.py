@@ -1,0 +1,61 @@
+"""Speaks in a process of its own; run as a script, with nothing but Python's own library.
+
+espeak-ng keeps state between utterances that no call resets (the phase of its voice, its flutter), so only a process
+that began with it gives the same bytes again. Two random generators add breath: its own, which is seeded with the time,
+and the C library's.
+
+Arguments: the library and its data. Reads a JSON list of [text, voice, speed, pitch] from stdin; writes, for each, a
+32-bit number of bytes and those bytes: samples of 16 bits, one channel. The first number is the sampling rate.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import struct
+import sys
+
+_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: speaking returns when all samples were handed over
+_NO_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT
+_RATE, _PITCH = 1, 3  # espeakRATE, in words a minute; espeakPITCH, 0 to 100
+_CHARACTERS, _UTF8 = 1, 1  # POS_CHARACTER, espeakCHARS_UTF8
+
+
+def main(library: str, data: str) -> None:
+    """Speak all that stdin asks for."""
+    espeak, chance = ctypes.CDLL(library), ctypes.CDLL(None)
+    espeak.espeak_Initialize.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
+    number, text, nothing = ctypes.c_uint, ctypes.c_char_p, ctypes.c_void_p
+    espeak.espeak_Synth.argtypes = [text, ctypes.c_size_t, number, ctypes.c_int, number, number, nothing, nothing]
+    espeak.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
+    samples: list[bytes] = []
+
+    def keep(wave: int | None, count: int, events: int | None) -> int:
+        if wave and count > 0:
+            samples.append(ctypes.string_at(wave, 2 * count))
+        return 0
+
+    callback = ctypes.CFUNCTYPE(ctypes.c_int, nothing, ctypes.c_int, nothing)(keep)  # alive while it may be called
+
+    rate = espeak.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _NO_EXIT)
+    if rate <= 0:
+        sys.exit("espeak-ng does not start")
+    espeak.espeak_SetSynthCallback(callback)
+    sys.stdout.buffer.write(struct.pack("<I", rate))
+    for text_, voice, speed, pitch in json.load(sys.stdin):
+        if espeak.espeak_SetVoiceByName(voice.encode()) != 0:
+            sys.exit(f"espeak-ng has no voice {voice}")
+        espeak.espeak_ng_SetRandSeed(1)
+        chance.srand(1)
+        espeak.espeak_SetParameter(_RATE, speed, 0)
+        espeak.espeak_SetParameter(_PITCH, pitch, 0)
+        spoken = text_.encode() + b"\0"
+        samples.clear()
+        if espeak.espeak_Synth(spoken, len(spoken), 0, _CHARACTERS, 0, _UTF8, None, None) != 0:
+            sys.exit(f"espeak-ng cannot say {text_!r}")
+        wave = b"".join(samples)
+        sys.stdout.buffer.write(struct.pack("<I", len(wave)) + wave)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

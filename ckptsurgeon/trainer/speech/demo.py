@@ -1,0 +1,176 @@
+"""A folder of transcribed speech that is ready to train on: sounds, lists of them, an alphabet and a configuration."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import random
+import wave
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...engine.folders import staged_folder
+from ...errors import ConfigError, OutputError
+from ...text import escape
+from ..extras import extra
+from .configuration import configuration
+from .espeak import Utterance, check_language, speak
+from .words import alphabet_of, read_words, words_of
+
+__all__ = ["Demo", "demo_data"]
+
+RATE = 16_000
+VOICES = ("f1", "f2", "f3", "f4", "m1", "m2", "m3", "m4")
+SPEEDS, PITCHES = (140, 200), (30, 70)
+MOST_WORDS = 4
+DIALECT = {"en": "en-us"}
+"""What espeak calls the variety of a language that is meant where only the language is said."""
+TRIES = 50
+"""How often a text is drawn anew that another split has; with few words there may be no other."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What was made: the number of utterances of each split, how long all of them last, and what to train with."""
+
+    folder: str
+    languages: tuple[str, ...]
+    clips: Mapping[str, int]
+    seconds: float
+    configs: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was made as plain data."""
+        return {"kind": "ckpt.demo-data", "version": 1, **asdict(self)}
+
+
+def demo_data(
+    folder: str | os.PathLike[str],
+    langs: Sequence[str] = ("en",),
+    *,
+    n: int = 1600,
+    seed: int = 0,
+    words: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> Demo:
+    """Make ``n`` utterances of each language to train on, and a tenth as many each to tune and to test on.
+
+    The same arguments give the same bytes on one machine. ``words`` names a file of words for languages that have none
+    here, or instead of those. Raises ConfigError for a language that cannot be spoken or a missing package, and
+    OutputError where the folder exists, unless ``force``, and cannot be written.
+    """
+    path = os.path.normpath(os.fspath(folder))
+    spoken = _lists(langs, words or {}, n)
+    _check_place(path, force=force)
+    seconds = 0.0
+    replaced = [name for lang in spoken for name in (lang, f"{lang}.yaml")]
+    with staged_folder(path, 0, stale=replaced) as staged:
+        root = Path(staged.path)
+        for lang, vocabulary in spoken.items():
+            seconds += _language(root / lang, lang, vocabulary, n, seed)
+            (root / f"{lang}.yaml").write_text(configuration(lang), encoding="utf-8")
+        os.sync()  # one flush for thousands of small files: one of each would take longer than making them
+    clips = {split: number * len(spoken) for split, number in _sizes(n).items()}
+    configs = tuple(os.path.join(path, f"{lang}.yaml") for lang in spoken)
+    return Demo(path, tuple(spoken), clips, round(seconds, 3), configs)
+
+
+def _lists(langs: Sequence[str], words: Mapping[str, str], n: int) -> dict[str, tuple[str, ...]]:
+    """Return the words of each language; raises ConfigError for what cannot be, before anything is made."""
+    if not langs:
+        raise ConfigError("it does not say which language.", hint="Say one with --lang, as in --lang en.")
+    if n < 1:
+        raise ConfigError(f"{n} utterances are none.", hint="Make one or more.")
+    stray = next((lang for lang in words if lang not in langs), None)
+    if stray is not None:
+        raise ConfigError(f"there are words of {escape(stray)}, which is not spoken.", hint=f"Add --lang {stray}.")
+    for lang in langs:
+        check_language(DIALECT.get(lang, lang))
+    extra("soxr")
+    return {lang: read_words(words[lang]) if lang in words else words_of(lang) for lang in langs}
+
+
+def _check_place(path: str, *, force: bool) -> None:
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise OutputError(f"{escape(path)} is a file.", hint="Name a folder.")
+    if os.path.isdir(path) and os.listdir(path) and not force:
+        raise OutputError(f"{escape(path)} exists.", hint="Use --force to replace what was made there.")
+    parent = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(parent):
+        raise OutputError(f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.")
+
+
+def _sizes(n: int) -> dict[str, int]:
+    return {"train": n, "dev": max(n // 10, 1), "test": max(n // 10, 1)}
+
+
+def _language(folder: Path, lang: str, words: tuple[str, ...], n: int, seed: int) -> float:
+    """Write the sounds of one language, their lists and its alphabet; returns how many seconds they last."""
+    drawn = _draw(words, DIALECT.get(lang, lang), _sizes(n), random.Random(f"{seed} {lang}"))
+    (folder / "wav").mkdir(parents=True)
+    waves = _resampled([one for utterances in drawn.values() for one in utterances])
+    seconds = 0.0
+    for split, utterances in drawn.items():
+        rows: list[tuple[str, int | str, str]] = [("wav_filename", "wav_filesize", "transcript")]
+        for number, one in enumerate(utterances):
+            name, (sound, length) = f"wav/{split}-{number:05}.wav", next(waves)
+            (folder / name).write_bytes(sound)
+            rows.append((name, len(sound), one.text))
+            seconds += length
+        with open(folder / f"{split}.csv", "w", encoding="utf-8", newline="") as table:
+            csv.writer(table, lineterminator="\n").writerows(rows)
+    waves.close()
+    (folder / "alphabet.txt").write_text(alphabet_of(words), encoding="utf-8")
+    return seconds
+
+
+def _draw(
+    words: tuple[str, ...], voice: str, sizes: Mapping[str, int], chance: random.Random
+) -> dict[str, list[Utterance]]:
+    """Return what is said in each split; texts that another split has are avoided while there are others."""
+    drawn: dict[str, list[Utterance]] = {}
+    taken: set[str] = set()
+    for split, size in sizes.items():
+        texts = [_text(words, taken, chance) for _ in range(size)]
+        taken.update(texts)
+        drawn[split] = [
+            Utterance(
+                text, f"{voice}+{chance.choice(VOICES)}", chance.randint(*SPEEDS), chance.randint(*PITCHES)
+            )
+            for text in texts
+        ]  # fmt: skip
+    return drawn
+
+
+def _text(words: tuple[str, ...], taken: set[str], chance: random.Random) -> str:
+    text = ""
+    for _ in range(TRIES):
+        text = " ".join(chance.choices(words, k=chance.randint(1, MOST_WORDS)))
+        if text not in taken:
+            break
+    return text
+
+
+def _resampled(utterances: Sequence[Utterance]) -> Generator[tuple[bytes, float]]:
+    """Yield each utterance as a WAV file of 16 kHz and 16 bits, and its seconds."""
+    import numpy as np
+
+    soxr = extra("soxr")
+    for one, (rate, data) in zip(utterances, speak(utterances), strict=True):
+        samples = soxr.resample(np.frombuffer(data, "<i2").astype(np.float32), rate, RATE)
+        if not samples.any():
+            raise ConfigError(f"espeak-ng says nothing for {escape(one.text)!r}.", hint="Use other words.")
+        yield _wav(np.clip(np.rint(samples), -32768, 32767).astype("<i2").tobytes()), len(samples) / RATE
+
+
+def _wav(samples: bytes) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(RATE)
+        sound.writeframes(samples)
+    return file.getvalue()

@@ -1,0 +1,48 @@
+"""The words that are spoken: a file of this folder's ``words`` for each language, or one of the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import ConfigError
+from ...text import count, escape
+
+__all__ = ["LANGUAGES", "alphabet_of", "read_words", "words_of"]
+
+_FOLDER = Path(__file__).parent / "words"
+LANGUAGES = tuple(sorted(path.stem for path in _FOLDER.glob("*.txt")))
+"""Languages that have words here; espeak-ng speaks a hundred more, given some."""
+
+
+def words_of(lang: str) -> tuple[str, ...]:
+    """Return the words of a language; raises ConfigError where we have none."""
+    if lang not in LANGUAGES:
+        raise ConfigError(
+            f"there are no words of the language {escape(lang)} here.",
+            hint=f"Give some with --words {escape(lang)}=FILE, or use one of {', '.join(LANGUAGES)}.",
+        )
+    return read_words(_FOLDER / f"{lang}.txt")
+
+
+def read_words(path: str | Path) -> tuple[str, ...]:
+    """Return the words of a text file, in lower case, each once; raises ConfigError."""
+    shown = escape(str(path))
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"the words {shown} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"the words {shown} cannot be read: it is no UTF-8.") from None
+    words = tuple(dict.fromkeys(text.lower().split()))
+    odd = next((word for word in words if not word.isprintable()), None)
+    if odd is not None:
+        raise ConfigError(f"{shown}: {escape(odd)} is no word.")
+    if len(words) < 2:
+        raise ConfigError(f"{shown} holds {count(len(words), 'word')}.", hint="It takes two or more, 34 do well.")
+    return words
+
+
+def alphabet_of(words: tuple[str, ...]) -> str:
+    """Return the letters of some words as Coqui STT's ``alphabet.txt`` spells them, the blank between words first."""
+    letters = sorted(set("".join(words)))
+    return "".join(f"{label}\n" for label in [" ", *("\\#" if letter == "#" else letter for letter in letters)])

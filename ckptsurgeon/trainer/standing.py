@@ -1,0 +1,50 @@
+"""Where a run stands: everything it knows beside its tensors, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["Standing"]
+
+
+@dataclass
+class Standing:
+    """``step`` is how many steps are done. ``best`` is the best metric, reached after ``best_step`` steps.
+
+    ``waited`` counts evaluations since then, ``skipped`` steps that were not finite, ``in_a_row`` the last of them.
+    ``ratios`` is how far each tensor moved in one step, as a share of its norm, when that was last measured.
+    ``seconds`` is the time spent. ``figures`` are those of the last evaluation; ``norms`` of the gradient's norm the
+    number of steps, how many were clipped, the largest, and the sum of all.
+    """
+
+    step: int = 0
+    best: float | None = None
+    best_step: int = 0
+    waited: int = 0
+    skipped: int = 0
+    in_a_row: int = 0
+    seconds: float = 0.0
+    first_loss: float | None = None
+    last_loss: float | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+    ratios: dict[str, float] = field(default_factory=dict)
+    norms: dict[str, float] = field(default_factory=lambda: {"steps": 0, "clipped": 0, "largest": 0.0, "sum": 0.0})
+    ended: str = ""
+
+    def count(self, row: dict[str, Any], clip: float | None) -> None:
+        """Take note of a step's row in the log."""
+        self.in_a_row = self.in_a_row + 1 if row["skipped"] else 0
+        self.skipped += row["skipped"]
+        self.first_loss = row["loss"] if self.first_loss is None else self.first_loss
+        self.last_loss = row["loss"]
+        norm = row["grad_norm"]
+        if norm is not None:
+            self.norms["steps"] += 1
+            self.norms["sum"] += norm
+            self.norms["largest"] = max(self.norms["largest"], norm)
+            self.norms["clipped"] += clip is not None and norm > clip
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self)

@@ -1,0 +1,84 @@
+"""One step: batches in, gradients normalised by all their items, clipped, applied; nothing waits for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .device import autocast
+from .optimizing import Optimizer
+from .settings import Settings
+from .tasks._task import Batch, Task
+
+__all__ = ["Stepped", "take_step"]
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What a step was like. ``loss`` and ``parts`` are per item; ``norm`` is the gradient's, before clipping.
+
+    ``seconds`` is the sound in it; of ``room`` places in the batches ``used`` were no padding.
+    """
+
+    loss: Tensor
+    parts: Mapping[str, Tensor]
+    norm: Tensor
+    bad: Tensor
+    clips: int
+    seconds: float
+    used: int
+    room: int
+
+
+def take_step(
+    model: nn.Module, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings
+) -> Stepped:
+    """Take one step on one or more batches together.
+
+    The loss is divided by the items of all batches, not each batch's by its own: batches with few labels would weigh
+    too much (https://github.com/huggingface/transformers/issues/34191).
+    """
+    device = next(model.parameters()).device
+    total: Tensor | None = None
+    items = 0
+    parts: dict[str, Tensor] = {}
+    for batch in batches:
+        with autocast(settings, device):
+            loss = task.loss(model, batch.to(device))
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        value = loss.total.detach()
+        total = value if total is None else total + value
+        items += loss.items
+        for name, part in loss.parts.items():
+            parts[name] = parts[name] + part.detach() if name in parts else part.detach()
+    assert total is not None
+    share = 1 / max(items, 1)
+    norm = _normalise(optimizer.parameters, share, settings.clip)
+    bad = ~(torch.isfinite(norm) & torch.isfinite(total))
+    optimizer.step(bad)
+    used, room = _places(batches)
+    return Stepped(
+        loss=total * share, parts={name: part * share for name, part in parts.items()}, norm=norm, bad=bad,
+        clips=sum(len(batch.names) for batch in batches), seconds=sum(batch.seconds for batch in batches),
+        used=used, room=room,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _normalise(parameters: Sequence[nn.Parameter], share: float, clip: float | None) -> Tensor:
+    """Multiply the gradients by ``share``, and by less where their norm is above ``clip``; return that norm."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return torch.zeros((), device=parameters[0].device if parameters else None)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) * share
+    factor = share * (clip / (norm + 1e-6)).clamp(max=1) if clip is not None else torch.full_like(norm, share)
+    torch._foreach_mul_(gradients, factor)
+    return norm
+
+
+def _places(batches: Sequence[Batch]) -> tuple[int, int]:
+    used = sum(int(batch.lengths.sum()) for batch in batches)
+    return used, sum(batch.inputs.shape[0] * batch.inputs.shape[1] for batch in batches if batch.inputs.dim() > 1)

@@ -1,0 +1,53 @@
+"""Signals that end a run: it finishes its step and saves. A second one does not wait."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Stop", "listening"]
+
+
+@dataclass
+class Stop:
+    """The signal that came, '' while none did."""
+
+    name: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a program that a signal ended: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + int(signal.Signals[self.name]) if self.name else 0
+
+
+@contextmanager
+def listening() -> Iterator[Stop]:
+    """Note SIGINT and SIGTERM while the block runs; after the first one they do again what they did before."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before: dict[int, Any] = {}
+
+    def note(number: int, _: object) -> None:
+        stop.name = signal.Signals(number).name
+        _restore(before)
+
+    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.getsignal(number)
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        _restore(before)
+
+
+def _restore(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

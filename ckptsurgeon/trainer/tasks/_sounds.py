@@ -1,0 +1,165 @@
+"""What the tasks share that are given sounds: their splits, their examples, their batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ...errors import ConfigError
+from ...text import count, escape
+from ..data.clip import Clip
+from ..data.inputs import Inputs
+from ..data.labels import Labels, UnknownLetterError
+from ..data.loader import Batches
+from ..data.split import Split, read_split
+from ..settings import Settings
+from ._task import Batch, Task
+
+__all__ = ["SoundTask", "TranscribedTask"]
+
+
+class SoundTask:
+    """A task whose examples are clips of manifests; a task says how a clip's text becomes its label."""
+
+    def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
+        self.settings = settings
+        self.inputs = Inputs(settings)
+        self._splits: dict[str, Split] = {}
+
+    def label(self, clip: Clip) -> Tensor:
+        """Return what is to be answered to a clip."""
+        raise NotImplementedError
+
+    def check(self, clips: Sequence[Clip]) -> None:
+        """Raise ConfigError for a clip that cannot be learned from."""
+        raise NotImplementedError
+
+    def fits(self, clip: Clip) -> bool:
+        """Return whether a clip is long enough for its label."""
+        return True
+
+    def splits(self) -> dict[str, Batches]:
+        """Return the batches of each split that the settings name: train, and dev and test where there are manifests.
+
+        Raises ConfigError for a manifest or a text that is wrong, and SourceError for a missing sound.
+        """
+        data = self.settings.data
+        for name in ("train", "dev", "test"):
+            if name not in self._splits and (name == "train" or getattr(data, name)):
+                self._splits[name] = read_split(name, data, check=self.check, fits=self.fits)
+        # Not kept: workers of a loader that lies in a circle of references take seconds to end.
+        return {name: self._batches(split) for name, split in self._splits.items()}
+
+    def _batches(self, split: Split) -> Batches:
+        settings = self.settings
+        task = cast(Task, self)  # with the losses that a subclass adds
+        return Batches(
+            task, split, batch_size=settings.batch_size, workers=settings.data.workers,
+            shuffled=split.name == "train", inputs=self.inputs,
+        )  # fmt: skip
+
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> list[str]:
+        """Fill the cache for all splits; returns a line on each. Raises ConfigError where there is no cache.
+
+        ``progress`` is called with the clips of a split that are done and all of them.
+        """
+        if self.settings.data.cache is None:
+            raise ConfigError("there is no folder to keep features in.", hint="Name one with train.data.cache.")
+        lines = []
+        for batches in self.splits().values():
+            made = batches.fill(progress)
+            lines.append(f"{batches.split.says()}; {count(made, 'clip')} computed")
+        return lines
+
+    def notes(self) -> list[str]:
+        """Return a line on each split: how much there is, what was left out and why; of training, the padding too."""
+        splits = self.splits()
+        padded = f"; padding {splits['train'].padding():.1%}"
+        return [f"{one.split.says()}{padded if name == 'train' else ''}" for name, one in splits.items()]
+
+    def example(self, clip: Clip) -> dict[str, Any]:
+        """Return the input and the label of a clip, how long it is and where it is written."""
+        return {"input": self.inputs(clip), "label": self.label(clip), "seconds": clip.seconds, "name": clip.where}
+
+    def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
+        """Return a batch of examples, padded with zeros behind."""
+        inputs, lengths = _padded([one["input"] for one in examples], [one["name"] for one in examples])
+        labels, label_lengths = _padded([one["label"] for one in examples], [one["name"] for one in examples])
+        seconds = sum(one["seconds"] for one in examples)
+        return Batch(inputs, lengths, labels, label_lengths, seconds, tuple(one["name"] for one in examples))
+
+
+def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Return (batch, longest, …) and the lengths (batch,); what has no length is put side by side."""
+    first = tensors[0]
+    for tensor, name in zip(tensors, names, strict=True):
+        if tensor.shape[1:] != first.shape[1:] or tensor.dim() != first.dim() or tensor.dtype != first.dtype:
+            raise ConfigError(f"{name}: its shape or type differs from that of {names[0]} in more than the length.")
+    if first.dim() == 0:
+        return torch.stack(list(tensors)), torch.ones(len(tensors), dtype=torch.int64)
+    lengths = torch.tensor([len(tensor) for tensor in tensors])
+    padded = first.new_zeros(len(tensors), int(lengths.max()), *first.shape[1:])
+    for row, tensor in zip(padded, tensors, strict=True):
+        row[: len(tensor)] = tensor
+    return padded, lengths
+
+
+class TranscribedTask(SoundTask):
+    """A task whose answer is a text, in the tokens of a list."""
+
+    def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
+        super().__init__(settings, tokens)
+        if not tokens:
+            raise ConfigError(
+                f"the task {escape(settings.task)} needs to know its letters.",
+                hint="Name a token list with train.data.tokens: an alphabet.txt, a tokens.txt, or bytes.",
+            )
+        self.labels = Labels(tokens)
+
+    def label(self, clip: Clip) -> Tensor:
+        """Return the numbers of a clip's tokens."""
+        return torch.tensor(self._ids(clip), dtype=torch.int64)
+
+    def _ids(self, clip: Clip) -> list[int]:
+        try:
+            return self.labels.encode(clip.text)
+        except UnknownLetterError as error:
+            raise self._unknown({clip.where: error}) from None
+
+    def check(self, clips: Sequence[Clip]) -> None:
+        """Raise ConfigError for transcripts that are empty, or hold letters that no token is; all are its details."""
+        empty = [clip.where for clip in clips if not clip.text.strip()]
+        if empty:
+            more = f", and {len(empty) - 1} more are" if len(empty) > 1 else ""
+            raise ConfigError(
+                f"{empty[0]}: the transcript is empty{more}.", hint="Write it, or remove the line.", details=empty
+            )
+        unknown = {}
+        for clip in clips:
+            try:
+                self.labels.encode(clip.text)
+            except UnknownLetterError as error:
+                unknown[clip.where] = error
+        if unknown:
+            raise self._unknown(unknown)
+
+    def _unknown(self, unknown: Mapping[str, UnknownLetterError]) -> ConfigError:
+        where, first = next(iter(unknown.items()))
+        letters = sorted({error.letter for error in unknown.values()})
+        more = f" ({count(len(unknown), 'transcript')} with {' '.join(letters)} in all)" if len(unknown) > 1 else ""
+        return ConfigError(
+            f"{where}: the letter {_shown(first.letter)} is no token of the list{escape(more)}.",
+            hint=first.hint or "Add it to the list, or mend the transcript.",
+            details=[f"{place}: {_shown(error.letter)}" for place, error in unknown.items()],
+        )
+
+    def fits(self, clip: Clip) -> bool:
+        """Return whether there are frames enough, before a model takes any away, for CTC to spell the transcript."""
+        return self.inputs.frames(clip) >= self.labels.frames_needed(self.labels.encode(clip.text))
+
+
+def _shown(letter: str) -> str:
+    return f"{escape(letter)!r} (U+{ord(letter):04X})"

@@ -1,0 +1,110 @@
+"""What CTC models say: their outputs in one form, their losses, the texts that are read off, and error rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ..data.labels import Labels
+from ..extras import extra
+from ._task import Batch
+
+__all__ = ["Rates", "Spoken", "ctc_losses", "spoken", "too_short", "uniform_losses"]
+
+
+class Spoken(NamedTuple):
+    """Log-probabilities (batch, frames, tokens), how many frames of each are no padding, and decoder logits if any."""
+
+    log_probs: Tensor
+    lengths: Tensor
+    decoder: Tensor | None
+
+
+def spoken(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor) -> Spoken:
+    """Run a model on a batch.
+
+    It returns log-probabilities and lengths as a pair, or as ``ctc`` (or ``log_probs``, ``logits``) and ``lengths`` of
+    an object; or log-probabilities alone, a frame of them for each of the inputs. Logits do as well: they are
+    normalised, which changes nothing where that was done.
+    """
+    if batch.inputs.dim() == 3 and hasattr(getattr(model, "module", model), "frontend"):
+        raise ConfigError(
+            "the model computes features itself, and is given features.", hint="Write train.features: {kind: waves}."
+        )
+    found: Any = model(batch.inputs, batch.lengths, *previous)
+    scores = next((getattr(found, name) for name in ("ctc", "log_probs", "logits") if hasattr(found, name)), None)
+    lengths = getattr(found, "lengths", None)
+    if scores is None and isinstance(found, tuple) and len(found) >= 2:
+        scores, lengths = found[:2]
+    if isinstance(found, Tensor) and found.shape[:2] == batch.inputs.shape[:2]:
+        scores, lengths = found, batch.lengths
+    if not isinstance(scores, Tensor) or not isinstance(lengths, Tensor) or scores.dim() != 3:
+        raise ConfigError(
+            f"the model returns {type(found).__name__}, not log-probabilities (batch, frames, tokens) and lengths."
+        )
+    if scores.shape[2] != len(labels):
+        raise ConfigError(
+            f"the model has {scores.shape[2]} outputs, and the token list {len(labels)} tokens with the blank.",
+            hint="Name the same list in the model section and in train.data.tokens.",
+        )
+    return Spoken(scores.float().log_softmax(-1), lengths, getattr(found, "decoder", None))
+
+
+def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Tensor:
+    """Return the CTC loss of each clip; 0 for one that has too few frames to be spelled at all."""
+    return nn.functional.ctc_loss(
+        log_probs.transpose(0, 1), batch.labels, lengths, batch.label_lengths, blank,
+        reduction="none", zero_infinity=True,
+    )  # fmt: skip
+
+
+def uniform_losses(said: Spoken, batch: Batch, blank: int) -> Tensor:
+    """Return the CTC loss of each clip if all tokens were as likely in every frame."""
+    tokens = said.log_probs.shape[2]
+    uniform = torch.full_like(said.log_probs, -math.log(tokens))
+    return ctc_losses(uniform, said.lengths, batch, blank)
+
+
+def too_short(lengths: Tensor, batch: Batch) -> Tensor:
+    """Return which clips (batch,) have fewer frames than CTC needs: one a label, and a blank between two the same."""
+    places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
+    inside = places[None] < batch.label_lengths[:, None]
+    repeats = ((batch.labels[:, 1:] == batch.labels[:, :-1]) & inside[:, 1:]).sum(1)
+    return lengths < batch.label_lengths + repeats
+
+
+class Rates:
+    """Error rates of what is read off greedily, over many batches; and how often the blank is likeliest."""
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        self._right: list[str] = []
+        self._read: list[str] = []
+        self._blanks = self._frames = 0
+
+    def add(self, said: Spoken, batch: Batch) -> None:
+        """Read off a batch."""
+        best = said.log_probs.argmax(-1).cpu()
+        for path, frames, ids, size in zip(
+            best, said.lengths.tolist(), batch.labels.cpu(), batch.label_lengths.tolist(), strict=True
+        ):
+            likeliest = path[:frames].tolist()
+            self._blanks += likeliest.count(self._labels.blank)
+            self._frames += frames
+            self._read.append(self._labels.decode(self._labels.collapse(likeliest)))
+            self._right.append(self._labels.decode(ids[:size].tolist()))
+
+    def figures(self) -> dict[str, float]:
+        """Return character and word error rates over all clips, and the share of blanks."""
+        rates = _error_rates(self._right, self._read)
+        return {**rates, "blanks": self._blanks / max(self._frames, 1)}
+
+
+def _error_rates(right: Sequence[str], read: Sequence[str]) -> dict[str, float]:
+    jiwer = extra("jiwer")
+    return {"cer": float(jiwer.cer(list(right), list(read))), "wer": float(jiwer.wer(list(right), list(read)))}

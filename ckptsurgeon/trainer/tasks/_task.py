@@ -1,0 +1,91 @@
+"""What a task is: what a model is given, what it is asked, and how well it answers. One file of this folder each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..data.clip import Clip
+    from ..settings import Settings
+
+__all__ = ["Batch", "Loss", "Task"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples put together, padded to the longest.
+
+    ``inputs`` is (batch, time) or (batch, time, features), ``lengths`` how much of each is no padding; ``labels`` and
+    ``label_lengths`` likewise, of what is to be answered. ``seconds`` is the sound in it. ``names`` say where each
+    example is written.
+    """
+
+    inputs: Tensor
+    lengths: Tensor
+    labels: Tensor
+    label_lengths: Tensor
+    seconds: float
+    names: tuple[str, ...]
+
+    def to(self, device: Any) -> Batch:
+        """Return the batch on a device."""
+        tensors = (self.inputs, self.lengths, self.labels, self.label_lengths)
+        inputs, lengths, labels, label_lengths = (one.to(device, non_blocking=True) for one in tensors)
+        return Batch(inputs, lengths, labels, label_lengths, self.seconds, self.names)
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in memory that a GPU copies from while it works; a loader calls this."""
+        tensors = (self.inputs, self.lengths, self.labels, self.label_lengths)
+        inputs, lengths, labels, label_lengths = (one.pin_memory() for one in tensors)
+        return Batch(inputs, lengths, labels, label_lengths, self.seconds, self.names)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The sum of a loss over ``items`` (labels, frames, examples), so that it can be divided by those of many batches.
+
+    ``parts`` are its sums by name, for the log.
+    """
+
+    total: Tensor
+    items: int
+    parts: Mapping[str, Tensor]
+
+
+class Task(Protocol):
+    """A task. One module of this folder offers one as ``TASK``, a class that takes the settings and the token list.
+
+    ``metric`` is the figure that says which model is best, lower being better.
+    """
+
+    metric: str
+
+    def __init__(self, settings: Settings, tokens: Sequence[str]) -> None: ...
+
+    def check(self, clips: Sequence[Clip]) -> None:
+        """Raise ConfigError for a clip that cannot be learned from: a letter that no token is, with file and line."""
+        ...
+
+    def example(self, clip: Clip) -> dict[str, Any]:
+        """Return what one clip becomes: ``input`` (time, …) and ``label`` tensors."""
+        ...
+
+    def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
+        """Return a batch of examples."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Return the loss of a batch, as a sum over its items."""
+        ...
+
+    def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
+        """Return the loss per item of a model whose outputs are all the same."""
+        ...
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return figures over a whole split: ``loss``, the metric, and others."""
+        ...

@@ -1,0 +1,57 @@
+"""Transcription with CTC alone: the probability of a text, summed over all ways to spell it in frames.
+
+https://dl.acm.org/doi/10.1145/1143844.1143891. A model is called with inputs and lengths and returns log-probabilities
+(batch, frames, tokens), with lengths where there are fewer frames than inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from ._sounds import TranscribedTask
+from ._spoken import Rates, ctc_losses, spoken, too_short, uniform_losses
+from ._task import Batch, Loss, Task
+
+__all__ = ["CTC", "TASK"]
+
+
+class CTC(TranscribedTask):
+    """CTC. Items are labels, of the clips that are long enough to be spelled."""
+
+    metric = "cer"
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Return the loss of a batch, as a sum over its labels."""
+        said = spoken(model, batch, self.labels)
+        total = ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum()
+        return Loss(total, self._items(batch, said.lengths), {"ctc": total.detach()})
+
+    def _items(self, batch: Batch, lengths: object) -> int:
+        long_enough = ~too_short(lengths, batch)  # type: ignore[arg-type]
+        return max(int((batch.label_lengths * long_enough).sum()), 1)
+
+    @torch.no_grad()
+    def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
+        """Return the loss per label of a model to which all tokens are alike."""
+        said = spoken(model, batch, self.labels)
+        total = uniform_losses(said, batch, self.labels.blank).sum()
+        return float(total) / self._items(batch, said.lengths)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return loss per label, error rates, the share of blanks, and how many clips are too short."""
+        rates = Rates(self.labels)
+        total, items, short = 0.0, 0, 0
+        for batch in batches:
+            said = spoken(model, batch, self.labels)
+            total += float(ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum())
+            items += self._items(batch, said.lengths)
+            short += int(too_short(said.lengths, batch).sum())
+            rates.add(said, batch)
+        return {"loss": total / max(items, 1), **rates.figures(), "too_short": float(short)}
+
+
+TASK: type[Task] = CTC

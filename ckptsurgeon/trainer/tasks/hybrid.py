@@ -1,0 +1,116 @@
+"""Transcription with CTC and an attention decoder together, https://arxiv.org/abs/1609.06773.
+
+A model is called with inputs, lengths and the previous tokens (batch, length), start first; it returns CTC's
+log-probabilities as ``ctc``, ``lengths``, and ``decoder``, logits (batch, length, tokens). Its ``ctc_weight`` says how
+much of the loss is CTC's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ..settings import Settings
+from ._sounds import TranscribedTask
+from ._spoken import Rates, Spoken, ctc_losses, spoken, too_short, uniform_losses
+from ._task import Batch, Loss, Task
+
+__all__ = ["TASK", "Hybrid"]
+
+CTC_WEIGHT = 0.3
+IGNORED = -100
+
+
+class _Answer(NamedTuple):
+    """What a model says of a batch, the decoder's part of its loss, and how many tokens the decoder got right."""
+
+    said: Spoken
+    ctc: Tensor
+    attention: Tensor
+    right: Tensor
+    asked: int
+
+
+class Hybrid(TranscribedTask):
+    """CTC and attention. Items are labels; the decoder is asked for the end of each text too."""
+
+    metric = "cer"
+
+    def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
+        super().__init__(settings, tokens)
+        if self.labels.start is None or self.labels.end is None:
+            raise ConfigError(
+                "the token list has no begin and end, which the decoder needs.",
+                hint="ESPnet has <sos/eos> last; <sos> and <eos>, or <s> and </s>, will do.",
+            )
+        self._start, self._end = self.labels.start, self.labels.end
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Return the weighted loss of a batch, as a sum over its labels."""
+        answer = self._ask(model, batch)
+        weight = _weight(model)
+        total = weight * answer.ctc + (1 - weight) * answer.attention
+        parts = {"ctc": answer.ctc.detach(), "attention": answer.attention.detach()}
+        return Loss(total, int(batch.label_lengths.sum()), parts)
+
+    def _ask(self, model: nn.Module, batch: Batch) -> _Answer:
+        previous, wanted = self._taught(batch)
+        said = spoken(model, batch, self.labels, previous)
+        if said.decoder is None:
+            raise ConfigError("the model has no decoder.", hint="Use the task ctc.")
+        ctc = ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum()
+        attention = nn.functional.cross_entropy(
+            said.decoder.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum",
+            label_smoothing=self.settings.label_smoothing,
+        )  # fmt: skip
+        right = (said.decoder.argmax(-1) == wanted).sum()
+        return _Answer(said, ctc, attention, right, int((wanted != IGNORED).sum()))
+
+    def _taught(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the tokens before each position (batch, longest + 1), and those that are to follow."""
+        clips, longest = batch.labels.shape
+        places = torch.arange(longest + 1, device=batch.labels.device)[None]
+        start = batch.labels.new_full((clips, 1), self._start)
+        previous = torch.cat([start, batch.labels], 1)
+        wanted = torch.cat([batch.labels, start], 1)
+        wanted = wanted.masked_fill(places == batch.label_lengths[:, None], self._end)
+        return previous, wanted.masked_fill(places > batch.label_lengths[:, None], IGNORED)
+
+    @torch.no_grad()
+    def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
+        """Return the loss per label of a model to which all tokens are alike."""
+        said = spoken(model, batch, self.labels, self._taught(batch)[0])
+        weight, labels = _weight(model), int(batch.label_lengths.sum())
+        ctc = float(uniform_losses(said, batch, self.labels.blank).sum())
+        attention = (labels + len(batch.labels)) * math.log(len(self.labels))
+        return (weight * ctc + (1 - weight) * attention) / labels
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return loss per label, error rates of CTC read off greedily, and the taught decoder's accuracy."""
+        rates, weight = Rates(self.labels), _weight(model)
+        total, items, right, asked, short = 0.0, 0, 0, 0, 0
+        for batch in batches:
+            answer = self._ask(model, batch)
+            total += float(weight * answer.ctc + (1 - weight) * answer.attention)
+            items += int(batch.label_lengths.sum())
+            right, asked = right + int(answer.right), asked + answer.asked
+            short += int(too_short(answer.said.lengths, batch).sum())
+            rates.add(answer.said, batch)
+        return {
+            "loss": total / max(items, 1), **rates.figures(), "accuracy": right / max(asked, 1),
+            "too_short": float(short),
+        }  # fmt: skip
+
+
+def _weight(model: nn.Module) -> float:
+    inner = getattr(model, "module", model)  # as DistributedDataParallel holds it
+    return float(getattr(inner, "ctc_weight", CTC_WEIGHT))
+
+
+TASK: type[Task] = Hybrid

@@ -1,0 +1,59 @@
+"""What there is to learn: the task that a configuration names, and the batches of its splits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from ..configs import Document, user_code
+from ..text import escape
+from ..vocabulary import read_vocabulary
+from .data.split import located
+from .settings import Settings
+from .source import Source
+from .tasks._load import load_task
+from .tasks._task import Task
+
+__all__ = ["Work", "load_work"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A task and its splits; ``dev`` is None where there is nothing to evaluate on.
+
+    ``prepare`` computes once what would otherwise be computed from the clips each time, and says what it did.
+    """
+
+    task: Task
+    train: Source
+    dev: Source | None = None
+    prepare: Callable[[], Sequence[str]] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def load_work(settings: Settings, document: Document) -> Work:
+    """Return the task and its data; raises ConfigError where there is no such task, or no data for it.
+
+    The task's method ``splits`` returns the sources ``train`` and, if there is one, ``dev``. One that keeps what it
+    computes from clips has a method ``prepare``, one that has something to say of its data a method ``notes``.
+    """
+    folder = os.path.dirname(document.path)
+    kind = load_task(settings.task, folder)
+    data = located(settings.data, folder)
+    with user_code(document):
+        task: Any = kind(replace(settings, data=data), _tokens(data.tokens, document))
+        splits = task.splits() if hasattr(task, "splits") else {}
+        notes = task.notes() if hasattr(task, "notes") else ()
+    if "train" not in splits:
+        raise document.fail(f"the task {escape(settings.task)} does not say where its data come from.")
+    prepare = getattr(task, "prepare", None)
+    return Work(cast(Task, task), cast(Source, splits["train"]), splits.get("dev"), prepare, tuple(notes))
+
+
+def _tokens(path: str | None, document: Document) -> Sequence[str]:
+    """Return the token list that the data name, else the one that the model names."""
+    named = document.model.get("tokens", document.model.get("alphabet"))
+    path = path or (document.resolve(named) if isinstance(named, str) else None)
+    return read_vocabulary(path).tokens if path is not None else ()

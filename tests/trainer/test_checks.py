@@ -1,0 +1,394 @@
+"""Every check passes on a sound run, and fails on the fault that it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ckptsurgeon as cs
+from ckptsurgeon.trainer.checking import checks_before, checks_during
+from ckptsurgeon.trainer.checks import FAIL, NOT_RUN, PASS, WARN, Check
+from ckptsurgeon.trainer.checks.blanks import blanks, too_short
+from ckptsurgeon.trainer.checks.drawn import drawn_fit
+from ckptsurgeon.trainer.checks.finite import finite
+from ckptsurgeon.trainer.checks.knowledge import knowledge, verdict_of
+from ckptsurgeon.trainer.checks.loaded import tied
+from ckptsurgeon.trainer.checks.moved import moved
+from ckptsurgeon.trainer.checks.overfit import overfit
+from ckptsurgeon.trainer.checks.reopened import reopened
+from ckptsurgeon.trainer.checks.resumed import resumed
+from ckptsurgeon.trainer.controls import permute, run_controls
+from ckptsurgeon.trainer.evaluating import loss_per_item
+from ckptsurgeon.trainer.init import read_init
+from ckptsurgeon.trainer.job import Job, draw_into, tensors_of
+from ckptsurgeon.trainer.result import Arm, Controls
+from ckptsurgeon.trainer.source import first_batch
+
+from . import toy
+
+HEAD, FIRST = "head.weight", "body.first.weight"
+NAMES = {
+    "loaded": "loaded tensors equal their source", "ties": "ties are still ties", "drawn": "initialised tensors fit",
+    "finite": "no NaN, no Inf", "varied": "no constant tensors", "first": "first loss",
+    "scale": "scale of activations", "dead": "dead units", "independent": "independent of batch and padding",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained toy's weights."""
+    folder = tmp_path_factory.mktemp("toy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        toy.train_source()
+    return folder / "src.pth"
+
+
+@pytest.fixture
+def init(source: Path) -> str:
+    toy.write()
+    return toy.make_init("head", source=str(source), seed=5)
+
+
+def before(job: Job, spoil: Callable[[dict[str, Tensor]], object] = lambda tensors: None) -> dict[str, Check]:
+    """The checks before the first step, of a model that something was done to; by their short names."""
+    model, plan = job.model()
+    with torch.no_grad():
+        spoil(tensors_of(model))
+    return named(checks_before(job, model, plan))
+
+
+def named(checks: Any) -> dict[str, Check]:
+    found = {check.name: check for check in checks}
+    return {short: found[name] for short, name in NAMES.items()}
+
+
+def test_a_sound_start_passes(init: str) -> None:
+    found = before(toy.job(init))
+    assert {short: check.status for short, check in found.items()} == {
+        **dict.fromkeys(NAMES, PASS), "ties": NOT_RUN,
+    }, found  # fmt: skip
+    assert found["loaded"].says == "9 of 9, bit for bit"
+    assert found["drawn"].says.startswith("2 of 2, worst z")
+
+
+def test_scratch_has_nothing_loaded_and_everything_drawn() -> None:
+    found = before(toy.job())
+    assert found["loaded"].status == NOT_RUN
+    assert found["drawn"].says.startswith("11 of 11")
+
+
+def test_a_permuted_tensor_is_not_its_source(init: str) -> None:
+    found = before(toy.job(init), lambda tensors: tensors[FIRST].copy_(tensors[FIRST].flip(0)))
+    assert found["loaded"].status == FAIL
+    assert "body.first.weight" in found["loaded"].says
+
+
+def test_an_init_that_was_changed_is_not_what_its_recipe_says(init: str) -> None:
+    data = bytearray(Path(init).read_bytes())
+    data[-20] ^= 1
+    Path(init).write_bytes(data)
+    found = before(toy.job(init))
+    assert found["loaded"].status == FAIL
+    assert "is not what its recipe says" in found["loaded"].says
+
+
+def test_a_tie_that_is_cut_is_found() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
+    assert tied(model, {"b.weight": "a.weight"}).status == FAIL
+    model["b"].weight = model["a"].weight
+    assert tied(model, {"b.weight": "a.weight"}).status == PASS
+
+
+@pytest.mark.parametrize(
+    ("key", "spoil", "why"),
+    [
+        (HEAD, lambda t: t.mul_(2), "z"),
+        (HEAD, lambda t: t.add_(0.2), "z"),
+        (HEAD, lambda t: t.zero_(), "z"),
+        (HEAD, lambda t: t.view(-1)[0].fill_(9), "z"),
+        ("body.norm.weight", lambda t: t.mul_(1.5), "another constant"),
+        ("head.bias", lambda t: t.fill_(30.0), "z"),
+    ],
+)
+def test_a_tensor_drawn_otherwise_does_not_fit(key: str, spoil: Callable[[Tensor], object], why: str) -> None:
+    job = toy.job()
+    model, _ = job.model()
+    with torch.no_grad():
+        spoil(tensors_of(model)[key])
+    found = drawn_fit(model, job.target, set(job.target.tensors), 0)
+    assert found.status == FAIL
+    assert f"1 tensor of 11 do not: {key} ({why}" in found.says
+
+
+def test_fifty_seeds_fit() -> None:
+    job = toy.job()
+    model, _ = job.model()
+    for seed in range(50):
+        draw_into(model, job.target, job.target.tensors, seed)
+        assert drawn_fit(model, job.target, set(job.target.tensors), seed).status == PASS, seed
+
+
+def test_the_same_values_for_every_seed_are_found() -> None:
+    job = toy.job()
+    model, _ = job.model()
+    draw_into(model, job.target, [HEAD], 1)  # what seed 1 draws, said to be seed 0's
+    found = drawn_fit(model, job.target, {HEAD}, 0)
+    assert (found.status, found.says) == (FAIL, f"the same values with another seed: {HEAD}")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_value_that_is_no_number_is_found(value: float) -> None:
+    model, _ = toy.job().model()
+    tensors_of(model)[FIRST].data[3, 3] = value
+    found = finite(model)
+    assert (found.status, found.says) == (FAIL, f"in 1 tensor: {FIRST}")
+
+
+def test_a_constant_matrix_fails_and_a_constant_vector_warns() -> None:
+    job = toy.job()
+    assert before(job, lambda tensors: tensors[FIRST].fill_(0.5))["varied"].status == FAIL
+    assert before(job, lambda tensors: tensors["head.bias"].zero_())["varied"].status == WARN
+
+
+def test_a_first_loss_far_from_uniform_warns_and_one_that_is_not_finite_fails() -> None:
+    job = toy.job()
+    assert before(job, lambda tensors: tensors[HEAD].mul_(50))["first"].status == WARN
+    assert before(job, lambda tensors: tensors[HEAD].fill_(float("nan")))["first"].status == FAIL
+
+
+def test_a_low_first_loss_is_fine_where_nothing_is_new(source: Path) -> None:
+    toy.write()
+    found = before(toy.job(toy.make_init(source=str(source))))
+    assert found["first"].status == PASS
+    assert "nothing of the model is new" in found["first"].says
+    assert found["drawn"].status == NOT_RUN
+
+
+def test_a_layer_that_shrinks_what_it_is_given_warns() -> None:
+    found = before(toy.job(), lambda tensors: tensors["body.second.weight"].mul_(0.05))
+    assert found["scale"].status == WARN
+    assert "body.second x" in found["scale"].says
+
+
+def test_a_dead_unit_warns_and_a_dead_layer_fails() -> None:
+    def kill(units: slice) -> Callable[[dict[str, Tensor]], object]:
+        return lambda tensors: tensors["body.first.bias"][units].fill_(-1e4)
+
+    found = before(toy.job(), kill(slice(0, 1)))["dead"]
+    assert found.status == WARN
+    assert "body.act 1 of 16" in found.says
+    found = before(toy.job(), kill(slice(None)))["dead"]
+    assert found.status == FAIL
+    assert "body.act" in found.says
+
+
+def test_a_model_that_looks_at_the_batch_fails_and_a_group_norm_warns() -> None:
+    assert before(toy.job(model={"leaky": True}))["independent"].status == FAIL
+    found = before(toy.job(model={"groups": True}))["independent"]
+    assert found.status == WARN
+    assert "the group norm groups sees padding, by design" in found.says
+
+
+# While it trains.
+
+
+def during(loop: toy.Loop) -> dict[str, Check]:
+    return {check.name: check for check in checks_during(loop)}
+
+
+def test_a_sound_run_passes() -> None:
+    loop = toy.loop(freeze={"body.first": None, "body.second": 3})
+    loop.run()
+    found = during(loop)
+    assert {check.status for check in found.values()} <= {PASS, NOT_RUN}, found
+    assert found["frozen tensors did not move"].says == "4 of 4, bit for bit, 2 thawed since"
+
+
+def test_a_frozen_layer_that_moves_fails() -> None:
+    loop = toy.loop(freeze=["body"])
+    loop.run(until=3)
+    tensors_of(loop.model)[FIRST].data[0, 0] += 1e-6
+    found = during(loop)["frozen tensors did not move"]
+    assert (found.status, found.says) == (FAIL, f"1 tensor of 9 did: {FIRST}")
+
+
+def test_frozen_statistics_that_move_fail() -> None:
+    loop = toy.loop(freeze=["body"])
+    loop.freezing.training = lambda step: loop.model.train()  # type: ignore[method-assign,assignment,return-value]
+    loop.run(until=3)
+    found = during(loop)["frozen tensors did not move"]
+    assert found.status == FAIL
+    assert "body.norm.running_mean" in found.says
+
+
+def test_what_moved_before_it_thawed_fails() -> None:
+    loop = toy.loop(freeze={"body.first": 3})
+    loop.run(until=2)
+    tensors_of(loop.model)[FIRST].data[0, 0] += 1e-6
+    loop.run()
+    assert during(loop)["frozen tensors did not move"].says.endswith(FIRST)
+
+
+def test_a_tensor_without_a_gradient_fails() -> None:
+    loop = toy.loop()
+    loop.model.body["second"].forward = lambda x: x  # type: ignore[index,union-attr]
+    loop.run(until=3)
+    found = moved(loop)
+    assert found.status == FAIL
+    assert found.says == "2 tensors never had a gradient: body.second.weight, body.second.bias"
+
+
+def test_a_tensor_that_does_not_move_fails() -> None:
+    loop = toy.loop(lr_scale={"head": 0}, weight_decay=0)
+    loop.run(until=3)
+    found = moved(loop)
+    assert (found.status, found.says) == (FAIL, "2 tensors did not move: head.bias, head.weight")
+
+
+def test_steps_far_too_large_warn() -> None:
+    loop = toy.loop(lr=10, evaluate_every=3)
+    loop.run(until=3)
+    assert during(loop)["update to weight"].status == WARN
+
+
+def test_gradients_that_are_always_clipped_warn() -> None:
+    loop = toy.loop(clip=1e-3)
+    loop.run()
+    found = during(loop)["gradient norm"]
+    assert found.status == WARN
+    assert "100% of steps clipped" in found.says
+
+
+def test_a_nan_at_step_5_is_counted_and_many_of_them_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_NAN_FROM", "5")
+    monkeypatch.setenv("TOY_NAN_TO", "6")
+    loop = toy.loop()
+    loop.run()
+    assert during(loop)["finite steps"] == Check("finite steps", WARN, "1 step of 12 skipped")
+    monkeypatch.setenv("TOY_NAN_TO", "99")
+    loop = toy.loop(nonfinite=1)
+    loop.run()
+    found = during(loop)["finite steps"]
+    assert (found.status, found.says) == (FAIL, "stopped at step 6: 2 in a row were not finite")
+
+
+def test_the_all_blank_plateau_fails_and_short_clips_warn() -> None:
+    assert blanks({"blanks": 1.0}).status == FAIL
+    assert "all-blank plateau" in blanks({"blanks": 1.0}).says
+    assert blanks({"blanks": 0.8}).status == PASS
+    assert too_short({"too_short": 3.0}).says.startswith("3 clips with fewer frames")
+    assert (too_short({"too_short": 3.0}).status, too_short({"too_short": 0.0}).status) == (WARN, PASS)
+    assert blanks({}).status == too_short({}).status == NOT_RUN
+
+
+# After the last step.
+
+
+def test_what_cannot_be_learned_by_heart_fails() -> None:
+    assert overfit({"error": 0.3}, "error", 9).status == FAIL
+    assert overfit({"error": 0.0}, "error", 9).status == PASS
+
+
+def test_a_resume_that_drifts_fails() -> None:
+    job = toy.job()
+    assert resumed(job, step_s=0.01).status == PASS
+    drifting = replace(job, work=replace(job.work, train=Forgetful(job.work.train)))
+    found = resumed(drifting, step_s=0.01)
+    assert found.status == FAIL
+    assert "after 2 + 2 steps" in found.says
+    assert resumed(job, step_s=60).status == NOT_RUN
+
+
+class Forgetful:
+    """A source that begins anew wherever it is entered."""
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+
+    def size(self, epoch: int) -> int:
+        return int(self.source.size(epoch))
+
+    def read(self, seed: int, epoch: int, start: int = 0) -> Any:
+        return self.source.read(seed, epoch, 0)
+
+
+def test_a_saved_file_that_another_process_reads_otherwise_fails() -> None:
+    loop = toy.loop(folder="run", save_every=4)
+    loop.run(until=4)
+    loss = loss_per_item(loop.model, loop.job.work.task, [first_batch(loop.job.work.train, 0)], settings=loop.settings)
+    found = reopened(loop.job, "run/last/model.safetensors", loss=loss * 1.001, sets=())
+    assert (found.status, found.says) == (FAIL, f"{loss:.6g} where it was {loss * 1.001:.6g}")
+
+
+def test_permuting_keeps_the_values_and_nothing_else() -> None:
+    model, _ = toy.job().model()
+    old = tensors_of(model)[FIRST].detach().clone()
+    permute(model, [FIRST], 0)
+    new = tensors_of(model)[FIRST].detach()
+    assert not torch.equal(old, new)
+    assert torch.equal(old.flatten().sort().values, new.flatten().sort().values)
+
+
+def arm(name: str, *values: float) -> Arm:
+    return Arm(name, True, values)
+
+
+@pytest.mark.parametrize(
+    ("warm", "scratch", "permuted", "verdict", "status"),
+    [
+        ((0.1, 0.2, 0.1), (0.9, 0.8, 0.9), (0.5, 0.5, 0.6), "KNOWLEDGE", PASS),
+        ((0.1, 0.2, 0.1), (0.9, 0.8, 0.9), (0.1, 0.1, 0.2), "SCALE ONLY", WARN),
+        ((0.1, 0.2, 0.1), (0.9, 0.8, 0.9), (0.2, 0.1, 0.9), "SCALE ONLY", WARN),  # not with every seed
+        ((0.9, 0.8, 0.9), (0.9, 0.8, 0.8), (1.0, 1.0, 1.0), "NONE", FAIL),
+        ((0.80, 0.80, 0.80), (0.81, 0.81, 0.81), (0.9, 0.9, 0.9), "NONE", FAIL),  # better, and not clearly
+    ],
+)
+def test_the_verdict(warm: Any, scratch: Any, permuted: Any, verdict: str, status: str) -> None:
+    arms = (arm("warm", *warm), arm("scratch", *scratch), arm("permuted", *permuted))
+    assert verdict_of(*arms) == verdict
+    found = knowledge(Controls("error", 3, 100, arms, verdict, "frozen"))
+    assert found.status == status
+    assert verdict in found.says
+
+
+def test_knowledge_of_a_trained_body_is_seen_and_that_of_an_untrained_one_is_not(init: str) -> None:
+    """The frozen probe: only the new head is trained."""
+    found = run_controls(toy.job(init, steps=16, evaluate_every=16), seeds=3)
+    assert found.verdict == "KNOWLEDGE", found
+    assert [(one.name, one.frozen) for one in found.arms] == [
+        (way, frozen) for frozen in (True, False) for way in ("warm", "scratch", "permuted")
+    ]
+    model, _ = toy.job().model()
+    torch.save(model.state_dict(), "untrained.pth")
+    other = toy.make_init("head", source="untrained.pth", output="other.init.safetensors", seed=5)
+    found = run_controls(toy.job(other, steps=16, evaluate_every=16), seeds=3)
+    assert found.verdict != "KNOWLEDGE", found
+
+
+def test_controls_are_paired_and_repeatable(init: str) -> None:
+    one = run_controls(toy.job(init, steps=4), seeds=1)
+    assert run_controls(toy.job(init, steps=4), seeds=1) == one
+    assert one.seeds == 1
+    assert knowledge(one).status == WARN
+
+
+def test_controls_need_an_init_and_something_to_evaluate_on(init: str) -> None:
+    with pytest.raises(cs.ConfigError, match="there is no init"):
+        run_controls(toy.job(), seeds=1)
+    with pytest.raises(cs.ConfigError, match="dev split"):
+        run_controls(toy.job(init, task="toy_task.py:NoDev"), seeds=1)
+
+
+def test_an_init_that_nobody_recorded_is_held_against_itself_alone(source: Path) -> None:
+    toy.write()
+    assert read_init(str(source)).drawn == frozenset()
+    found = before(toy.job(str(source)))["loaded"]
+    assert found.status == PASS
+    assert "its own sources are not known" in found.says

@@ -1,0 +1,116 @@
+"""One step: accumulated as if it were one batch, clipped, and left out where it is not finite."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+from ckptsurgeon.trainer.job import tensors_of
+from ckptsurgeon.trainer.stepping import take_step
+from ckptsurgeon.trainer.tasks._task import Batch
+
+from . import toy
+
+
+def part(batch: Batch, first: int, last: int) -> Batch:
+    return Batch(
+        batch.inputs[first:last], batch.lengths[first:last], batch.labels[first:last],
+        batch.label_lengths[first:last], 1.0, batch.names[first:last],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_batches_of_other_sizes_add_up_to_one(optimizer: str) -> None:
+    """Divided by the items of all: eight clips as six and two are eight clips."""
+    made = []
+    for cuts in ([0, 8], [0, 6, 8]):
+        loop = toy.loop(optimizer=optimizer, clip=None)
+        loop.model.eval()
+        batch = next(loop.stream)
+        parts = [part(batch, a, b) for a, b in pairwise(cuts)]
+        stepped = take_step(loop.model, loop.job.work.task, parts, loop.optimizer, settings=loop.settings)
+        made.append((float(stepped.loss), float(stepped.norm), tensors_of(loop.model)["head.weight"].detach().clone()))
+    (loss, norm, weight), (other_loss, other_norm, other_weight) = made
+    assert loss == pytest.approx(other_loss)
+    assert norm == pytest.approx(other_norm)
+    torch.testing.assert_close(weight, other_weight)
+
+
+def test_the_step_is_that_of_torch() -> None:
+    """The same gradients, clipped by torch and stepped by torch's own plain optimiser."""
+    loop = toy.loop(clip=0.1)
+    twin = toy.loop(clip=0.1)
+    batch = next(loop.stream)
+    loop.model.eval()
+    twin.model.eval()
+    take_step(loop.model, loop.job.work.task, [batch], loop.optimizer, settings=loop.settings)
+    plain = torch.optim.AdamW(twin.optimizer.parameters, 0.01, (0.9, 0.999), 1e-8, 0.01)
+    loss = twin.job.work.task.loss(twin.model, batch)
+    (loss.total / loss.items).backward()
+    torch.nn.utils.clip_grad_norm_(twin.optimizer.parameters, 0.1)
+    plain.step()
+    for key, value in tensors_of(loop.model).items():
+        torch.testing.assert_close(value, tensors_of(twin.model)[key], msg=key)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_NAN_FROM", "3")
+    monkeypatch.setenv("TOY_NAN_TO", "4")
+    loop = toy.loop(optimizer=optimizer)
+    loop.run(until=2)
+    before = tensors_of(loop.model)["head.weight"].detach().clone()
+    loop.run(until=3)
+    assert torch.equal(tensors_of(loop.model)["head.weight"], before)
+    assert (loop.standing.skipped, loop.standing.in_a_row) == (1, 1)
+    assert loop.run() == "done"
+    assert loop.standing.in_a_row == 0
+    assert not torch.equal(tensors_of(loop.model)["head.weight"], before)
+    assert math.isfinite(loop.standing.last_loss or math.nan)
+
+
+def test_too_many_in_a_row_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_NAN_FROM", "5")
+    monkeypatch.setenv("TOY_NAN_TO", "100")
+    loop = toy.loop(nonfinite=2)
+    assert loop.run() == "nonfinite"
+    assert (loop.standing.step, loop.standing.skipped) == (7, 3)
+
+
+def test_bf16_trains_and_keeps_the_weights_in_float32() -> None:
+    loop = toy.loop(precision="bf16", steps=40)
+    loop.run()
+    assert {value.dtype for value in loop.model.parameters()} == {torch.float32}
+    assert loop.standing.last_loss is not None
+    assert loop.standing.first_loss is not None
+    assert loop.standing.last_loss < loop.standing.first_loss / 2
+
+
+def test_it_stops_where_nothing_becomes_better() -> None:
+    loop = toy.loop(steps=400, evaluate_every=2, patience=3, lr=1e-9)
+    assert loop.run() == "patience"
+    assert loop.standing.step == 8
+
+
+def test_a_metric_that_the_task_does_not_give_is_an_error() -> None:
+    with pytest.raises(cs.ConfigError, match=r"train.metric cer: the task gives no such figure. It gives loss, error"):
+        toy.loop(metric="cer").run()
+
+
+def test_the_average_is_what_is_evaluated_and_kept() -> None:
+    loop = toy.loop(ema=0.9, folder="run")
+    loop.run()
+    assert loop.average is not None
+    best = cs.open_checkpoint("run/best.safetensors")
+    last = cs.open_checkpoint("run/last/model.safetensors")
+    key = "head.weight"
+    assert torch.equal(last.tensor(key), tensors_of(loop.model)[key])
+    assert not torch.equal(best.tensor(key), last.tensor(key))
+    if loop.standing.best_step == loop.standing.step:
+        assert torch.equal(best.tensor(key), loop.average.tensors[key])

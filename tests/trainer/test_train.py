@@ -1,0 +1,414 @@
+"""``ckpt train`` and ``train``: what it starts from, what it leaves, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import ckptsurgeon as cs
+from ckptsurgeon.trainer import read_report
+from ckptsurgeon.trainer.checks import Check
+from ckptsurgeon.trainer.settings import settings_of
+
+from . import toy
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained toy's weights."""
+    folder = tmp_path_factory.mktemp("toy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        toy.train_source()
+    return folder / "src.pth"
+
+
+@pytest.fixture
+def init(source: Path) -> str:
+    """A toy.yaml, and an init made for it from what a toy has learned, but for its head."""
+    toy.write()
+    return toy.make_init("head", source=str(source), seed=5)
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the checks that train again or start a process, and without TensorBoard's import."""
+    from ckptsurgeon.trainer import training
+    from ckptsurgeon.trainer.log import Log
+
+    monkeypatch.setattr(training, "checks_after", lambda *args, **options: [Check("cheap", "NOT RUN", "a test")])
+    real = Log.__init__
+    monkeypatch.setattr(Log, "__init__", lambda self, folder, step, **options: real(self, folder, step))
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_a_whole_run(ckpt: Run, init: str) -> None:
+    """With nothing named: the one init here and its configuration."""
+    done = ckpt("train", "--device", "cpu")
+    assert done.code == 0, done
+    assert "PASS loaded tensors equal their source 9 of 9, bit for bit" in flat(done.out)
+    assert "PASS resumed is uninterrupted 4 steps = 2 + 2, bit for bit" in flat(done.out)
+    assert "PASS saved, reopened, the same loss" in flat(done.out)
+    assert done.out.rstrip().endswith("next: ckpt inspect run/best.safetensors, ckpt train --report run")
+    assert "note: took toy.init.safetensors" in done.err
+    there = set(os.listdir("run"))
+    files = {"config.yaml", "lineage.json", "log.jsonl", "checks.json", "result.json", "best.safetensors"}
+    assert there == files | {"steps", "last", "events", "curves.png"}
+    assert Path("run/curves.png").read_bytes().startswith(b"\x89PNG")
+
+    lineage = json.loads(Path("run/lineage.json").read_text())
+    assert lineage["init"]["path"] == "../toy.init.safetensors"
+    assert lineage["init"]["counts"] == {"copied": 9, "initialised": 2}
+    assert lineage["init"]["recipe"]["seed"] == 5
+    assert len(lineage["plan_sha256"]) == 64
+    with cs.open_checkpoint("run/best.safetensors") as best:
+        assert json.loads(best.metadata["lineage"])["init"] == lineage["init"]
+        assert float(best.metadata["error"]) == json.loads(Path("run/result.json").read_text())["best"]
+    rows = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, 13))
+    assert {"parts", "lr", "grad_norm", "clips_s", "audio_s_s", "padding", "peak_bytes"} <= steps[0].keys()
+    assert 0 < steps[0]["padding"] < 1
+
+    again = ckpt("train", "--report")
+    assert flat(done.out).startswith(flat(again.out))
+    assert flat(ckpt("train", "--report", "run").out) == flat(again.out)
+    report = json.loads(ckpt("train", "--report", "run", "--json").out)
+    assert report == json.loads(json.dumps(read_report("run").to_json()))
+    assert (report["kind"], report["ok"], report["step"], report["metric"]) == ("ckpt.train", True, 12, "error")
+    used = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert settings_of(used["train"], "x") == settings_of(toy.DEFAULT, "x")
+
+
+@pytest.mark.usefixtures("cheap")
+def test_python_and_the_command_line_are_twins(ckpt: Run, init: str) -> None:
+    made = cs.train("toy.yaml", init=init, run="a", steps=4, device="cpu", sets=["lr=0.02", "data.min_s=0.5"])
+    assert isinstance(made, cs.Trained)
+    done = ckpt(
+        "train", "toy.yaml", "--init", init, "--run", "b", "--steps", "4", "--device", "cpu", "--set", "lr=0.02",
+        "--set", "data.min_s=0.5", "--json",
+    )  # fmt: skip
+    told = json.loads(done.out)
+    mine = json.loads(json.dumps(made.to_json()))
+    apart = ("run", "elapsed_s")
+    assert {k: v for k, v in told.items() if k not in apart} == {k: v for k, v in mine.items() if k not in apart}
+    weights = [Path(run, "last/model.safetensors").read_bytes() for run in ("a", "b")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.usefixtures("cheap")
+def test_scratch_is_what_transplant_would_draw(ckpt: Run) -> None:
+    import torch
+
+    toy.write()
+    torch.save({"head": {"x": torch.ones(1)}, "body.norm.num_batches_tracked": torch.tensor(0)}, "almost.pth")
+    plan = cs.transplant("almost.pth", "toy.yaml", seed=3)
+    cs.apply(plan, "drawn.safetensors")
+    os.remove("almost.pth")
+    scratch = cs.train("toy.yaml", run="a", steps=2, seed=3, device="cpu", sets=["warmup=1"])
+    same = cs.train("toy.yaml", init="drawn.safetensors", run="b", steps=2, seed=3, device="cpu", sets=["warmup=1"])
+    assert "the weights are drawn by the declared initialiser" in scratch.notes[0]
+    assert Path("a/last/model.safetensors").read_bytes() == Path("b/last/model.safetensors").read_bytes()
+    assert (scratch.init, same.init) == (None, "drawn.safetensors")
+
+
+@pytest.mark.usefixtures("cheap")
+def test_resume_goes_on_and_ends_as_one_run_would(ckpt: Run, init: str) -> None:
+    whole = cs.train(run="whole", device="cpu", seed=1)
+    stopped = stop_at(5, run="part", device="cpu", seed=1)
+    assert (stopped.ended, stopped.step, stopped.exit_code) == ("SIGTERM", 5, 143)
+    os.remove(init)  # a run is initialised once
+    done = ckpt("train", "--run", "part", "--resume", "--json")
+    assert done.code == 0, done
+    told = json.loads(done.out)
+    assert (told["step"], told["init"], told["ended"]) == (12, "toy.init.safetensors", "done")
+    assert told["checks"][0]["says"] == "9 of 9, bit for bit"  # of the day it began
+    assert Path("part/last/model.safetensors").read_bytes() == Path("whole/last/model.safetensors").read_bytes()
+    assert told["best"] == whole.best
+
+
+def stop_at(step: int, number: int = signal.SIGTERM, **options: Any) -> cs.Trained:
+    """Train, and send this process a signal in the middle of a step."""
+
+    def observe(row: Any) -> None:
+        if row.get("step") == step and "loss" in row:
+            os.kill(os.getpid(), number)
+
+    return cs.train(observer=observe, **options)
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_step_saves_and_gives_the_handlers_back(number: int, code: int, init: str) -> None:
+    before = signal.getsignal(number)
+    found = stop_at(3, number, device="cpu")
+    assert (found.exit_code, found.step) == (code, 3)
+    assert os.readlink("run/last") == "steps/3"
+    assert signal.getsignal(number) == before
+
+
+def test_a_terminated_process_exits_with_143_and_says_how_to_go_on(init: str) -> None:
+    command = [sys.executable, "-m", "ckptsurgeon", "train", "--device", "cpu", "--steps", "1000000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "dev" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert out.rstrip().endswith("next: ckpt train --resume")
+    assert "terminated; it finished its step and saved" in out
+    assert "Traceback" not in err
+    step = int(os.path.basename(os.readlink("run/last")))
+    assert json.loads(Path("run/result.json").read_text())["step"] == step > 0
+
+
+def test_check_only_writes_nothing(ckpt: Run, init: str) -> None:
+    before = sorted(os.listdir())
+    done = ckpt("train", "--check-only")
+    assert done.code == 0
+    assert "while it trained" not in done.out
+    assert [name for name in sorted(os.listdir()) if name != "__pycache__"] == before
+
+
+def test_preprocessing_says_what_it_computed_and_trains_nothing(ckpt: Run) -> None:
+    toy.write(task="toy_task.py:Prepared")
+    done = ckpt("train", "toy.yaml", "--preprocess-only")
+    assert (done.code, flat(done.out)) == (0, "prepared; nothing was trained")
+    assert "note: train: 32 clips; 32 computed" in done.err
+    assert not os.path.exists("run")
+
+
+def test_a_failed_check_is_exit_1(ckpt: Run) -> None:
+    toy.write(model={"leaky": True})
+    done = ckpt("train", "toy.yaml", "--check-only")
+    assert done.code == 1
+    assert "FAIL independent of batch and padding" in flat(done.out)
+    assert json.loads(ckpt("train", "toy.yaml", "--check-only", "--json").out)["ok"] is False
+
+
+@pytest.mark.usefixtures("cheap")
+def test_what_is_not_finite_stops_with_exit_1(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_NAN_FROM", "1")
+    monkeypatch.setenv("TOY_NAN_TO", "999")
+    toy.write(nonfinite=3)
+    done = ckpt("train", "toy.yaml")
+    assert done.code == 1
+    assert "stopped: too many steps in a row were not finite" in done.out
+    assert "FAIL finite steps" in flat(done.out)
+    rows = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
+    assert [(row["loss"], row["skipped"]) for row in rows] == [(None, True)] * 4
+
+
+def test_one_batch_is_learned_by_heart(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon.trainer import checking
+
+    for name in ("resumed", "reopened"):
+        monkeypatch.setattr(checking, name, lambda *args, **options: Check("left out", "NOT RUN", ""))
+    found = cs.train(overfit_one_batch=True, device="cpu", steps=40)
+    by_name = {check.name: check for check in found.checks}
+    assert by_name["one batch by heart"].status == "PASS"
+    assert by_name["one batch by heart"].says == "error 0 after 40 steps, to be below 0.05"
+    cold = cs.train("toy.yaml", overfit_one_batch=True, device="cpu", steps=1, run="b", sets=["warmup=0"])
+    assert {check.name: check.status for check in cold.checks}["one batch by heart"] == "FAIL"
+
+
+@pytest.mark.usefixtures("cheap")
+def test_controls_print_a_table_and_a_verdict(ckpt: Run, init: str) -> None:
+    done = ckpt("train", "--controls", "--seeds", "1", "--steps", "4", "--device", "cpu")
+    assert "body frozen all of it trained" in flat(done.out)
+    assert "verdict" in done.out
+    assert "warm  body frozen  seed 0" in done.err
+    told = json.loads(ckpt("train", "--report", "--json").out)["controls"]
+    assert len(told["arms"]) == 6
+
+
+@pytest.mark.usefixtures("cheap")
+def test_without_a_dev_split_the_last_model_is_kept(init: str) -> None:
+    found = cs.train(device="cpu", sets=["task=toy_task.py:NoDev"])
+    assert found.best is None
+    best, last = (cs.open_checkpoint(f"run/{name}") for name in ("best.safetensors", "last/model.safetensors"))
+    assert all((best.tensor(key) == last.tensor(key)).all() for key in best)
+
+
+# What is refused.
+
+
+def refused(ckpt: Run, *args: object, code: int = 2) -> str:
+    before = sorted(os.listdir())
+    done = ckpt("train", *args)
+    assert done.code == code, done
+    assert done.out == ""
+    assert [name for name in sorted(os.listdir()) if name != "__pycache__"] == before
+    told: str = flat(done.err)
+    return told
+
+
+def test_nothing_to_start_from(ckpt: Run) -> None:
+    told = refused(ckpt)
+    assert "no configuration is named, and there is no *.init.safetensors here" in told
+    assert "ckpt transplant SRC dst.yaml makes one" in told
+
+
+def test_several_to_start_from_are_listed(ckpt: Run, init: str) -> None:
+    shutil.copy(init, "b.init.safetensors")
+    assert "there are 2 of *.init.safetensors here: b.init.safetensors, toy.init.safetensors" in refused(ckpt)
+
+
+def test_a_configuration_that_changed_since_the_init(ckpt: Run, init: str) -> None:
+    Path("toy.yaml").write_text(Path("toy.yaml").read_text() + "\n")
+    told = refused(ckpt)
+    assert "toy.yaml is not what it was when toy.init.safetensors was made" in told
+    os.remove("toy.yaml")
+    assert "cannot be read" in refused(ckpt)
+
+
+def test_a_recipe_leads_nowhere_else(ckpt: Run, init: str) -> None:
+    """An init is data that somebody may have sent: its recipe names no file outside its folder."""
+    os.mkdir("inner")
+    plan = cs.transplant("toy.init.safetensors", "toy.yaml")
+    cs.apply(plan, "inner/evil.init.safetensors")
+    os.chdir("inner")
+    told = refused(ckpt)
+    assert "lies outside its folder" in told
+    assert "ckpt train dst.yaml --init evil.init.safetensors" in told
+
+
+def test_an_init_of_unknown_make_does_not_name_a_configuration(ckpt: Run, source: Path) -> None:
+    assert "does not say which configuration" in refused(ckpt, "--init", source)
+
+
+def test_an_init_that_does_not_fit(ckpt: Run, init: str) -> None:
+    toy.write("wide.yaml", model={"hidden": 20})
+    assert "shape mismatch" in refused(ckpt, "wide.yaml", "--init", init, code=4)
+    toy.write("more.yaml", model={"groups": True})
+    assert "groups" in refused(ckpt, "more.yaml", "--init", init, code=4)
+    assert "missing.safetensors" in refused(ckpt, "toy.yaml", "--init", "missing.safetensors", code=3)
+
+
+@pytest.mark.usefixtures("cheap")
+def test_init_is_not_resume(ckpt: Run, init: str) -> None:
+    cs.train(device="cpu", steps=4)
+    assert "run holds a run, at step 4. Go on with it by --resume" in refused(ckpt, "toy.yaml", "--init", init)
+    assert "run holds a run" in refused(ckpt)
+    assert "--init and --resume contradict each other" in refused(ckpt, "--init", init, "--resume")
+
+
+def test_an_empty_folder_cannot_be_resumed(ckpt: Run, init: str) -> None:
+    os.mkdir("empty")
+    assert "there is nothing to resume: empty holds no run" in refused(ckpt, "--run", "empty", "--resume")
+    assert "there is nothing to resume: none does not exist" in refused(ckpt, "--run", "none", "--resume")
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: str) -> None:
+    cs.train(device="cpu", steps=4)
+    told = refused(ckpt, "--resume", "--set", "lr=0.5", "--set", "data.min_s=2")
+    assert "run was started with other settings" in told
+    assert "train.lr was 0.01, is 0.5" in told
+    assert "train.data.min_s was 0.0, is 2.0" in told
+    assert "train.steps was 4, is 8" in refused(ckpt, "--resume", "--steps", "8")
+    toy.write("other.yaml", model={"dropout": 0.5})
+    assert "other.yaml describes another model" in refused(ckpt, "other.yaml", "--resume")
+    assert cs.train(resume=True, device="cpu", sets=["keep=5"]).ended == "done"
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--set", "setps=3"], "--set setps=3: train has no field 'setps'. Did you mean steps?"),
+        (["--set", "steps"], "--set steps is not KEY=VALUE"),
+        (["--set", "data.trian=x"], "train.data has no field 'trian'"),
+        (["--set", "warmup=12"], "train.warmup 12 is not below train.steps 12"),
+        (["--set", "task=cct"], "there is no task 'cct'"),
+        (["--set", "task=no.py:X"], "train.task no.py:X"),
+        (["--set", "task=toy_task.py:X"], "has no"),
+        (["--set", "freeze=[bdoy]"], "train.freeze bdoy matches none of the 11 model keys. Did you mean body"),
+        (["--device", "tpu"], "there is no device 'tpu'"),
+        (["--seeds", "2"], "--seeds goes with --controls"),
+        (["--controls", "--seeds", "0"], "--seeds is 0"),
+        (["--controls"], "there is no init. Give --init"),
+        (["--check-only", "--resume"], "--check-only and --resume contradict each other"),
+        (["--resume", "--controls"], "--controls starts from an init, --resume does not"),
+        (["--preprocess-only"], "computes nothing beforehand"),
+        (["--report", "nowhere"], "nowhere holds no report of a run"),
+    ],
+)
+def test_each_mistake_has_its_own_message(ckpt: Run, init: str, flags: list[str], why: str) -> None:
+    config = [] if "--report" in flags else ["toy.yaml"]
+    assert why in refused(ckpt, *config, *flags)
+
+
+def test_a_model_that_the_task_cannot_use(ckpt: Run) -> None:
+    toy.write()
+    train = yaml.safe_load(Path("toy.yaml").read_text())["train"]
+    Path("odd.yaml").write_text(
+        yaml.safe_dump({"model": {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}, "train": train})
+    )
+    told = refused(ckpt, "odd.yaml")
+    assert "the task toy_task.py:Toy cannot use this model: TypeError:" in told
+
+
+def test_cuda_that_is_not_there(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    toy.write()
+    assert "--device cuda: torch" in refused(ckpt, "toy.yaml", "--device", "cuda")
+
+
+def test_tensors_that_nobody_can_build_cannot_be_trained(ckpt: Run) -> None:
+    toy.write()
+    train = yaml.safe_load(Path("toy.yaml").read_text())["train"]
+    document = {"model": {"tensors": {"w": {"shape": [2], "init": "zeros"}}}, "train": train}
+    Path("bare.yaml").write_text(yaml.safe_dump(document))
+    assert "describes tensors, which nobody can train" in refused(ckpt, "bare.yaml")
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_full_disk_is_exit_5_and_keeps_the_last_checkpoint(
+    ckpt: Run, init: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from ckptsurgeon.engine import staging
+
+    cs.train(device="cpu", seed=1, run="whole")
+    real = staging.StagedFile.write
+
+    def full(self: Any, offset: int, data: Any) -> None:
+        if f"steps{os.sep}8" in self.shown:
+            from ckptsurgeon.engine.places import explained
+
+            raise explained(self.shown, OSError(errno.ENOSPC, "full"))
+        real(self, offset, data)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(staging.StagedFile, "write", full)
+        done = ckpt("train", "--device", "cpu", "--seed", "1")
+    assert done.code == 5
+    assert "there is no space left" in done.err
+    assert os.readlink("run/last") == "steps/4"
+    assert ckpt("train", "--resume", "--device", "cpu").code == 0
+    assert Path("run/last/model.safetensors").read_bytes() == Path("whole/last/model.safetensors").read_bytes()
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    code = "import sys, ckptsurgeon, ckptsurgeon.trainer, ckptsurgeon.render.train; ckptsurgeon.Trained; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,191 @@
+"""A model, a task and their configuration, small enough to be trained in a fraction of a second.
+
+Clips are frames around the prototype of their class; the answer is the class. The files are written to the working
+directory, as a user would have them, so that other processes can use them too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import ckptsurgeon as cs
+from ckptsurgeon.trainer.assembly import job_of
+from ckptsurgeon.trainer.init import read_init
+from ckptsurgeon.trainer.job import Job
+from ckptsurgeon.trainer.loop import Loop
+from ckptsurgeon.trainer.run_folder import RunFolder
+
+NET = '''
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    """(batch, time, 8) to (batch, classes)."""
+
+    def __init__(self, classes=4, hidden=16, dropout=0.1, groups=False, leaky=False):
+        super().__init__()
+        self.body = nn.ModuleDict({
+            "first": nn.Linear(8, hidden), "act": nn.ReLU(), "norm": nn.BatchNorm1d(hidden),
+            "second": nn.Linear(hidden, hidden), "drop": nn.Dropout(dropout),
+        })
+        self.groups = nn.GroupNorm(2, hidden) if groups else None
+        self.leaky = leaky
+        self.head = nn.Linear(hidden, classes)
+
+    def forward(self, x, lengths):
+        x = self.body["act"](self.body["first"](x))
+        x = self.body["norm"](x.transpose(1, 2)).transpose(1, 2)
+        if self.groups is not None:
+            x = self.groups(x.transpose(1, 2)).transpose(1, 2)
+        x = self.body["drop"](torch.relu(self.body["second"](x)))
+        if self.leaky:
+            x = x - x.mean((0, 1), keepdim=True)
+        inside = torch.arange(x.shape[1])[None] < lengths[:, None]
+        return self.head((x * inside[..., None]).sum(1) / lengths[:, None])
+'''
+
+TASK = '''
+import math
+import os
+import torch
+from torch.nn import functional
+from ckptsurgeon.trainer.tasks._task import Batch, Loss
+
+CLASSES, FRAMES = 4, 12
+
+class Clips:
+    """Batches drawn from a generator of their own."""
+
+    def __init__(self, number, batch_size, split, task):
+        self.number, self.batch_size, self.split, self.task = number, batch_size, split, task
+
+    def size(self, epoch):
+        return self.number
+
+    def read(self, seed, epoch, start=0):
+        for index in range(start, self.number):
+            yield self.batch(seed, epoch, index)
+
+    def batch(self, seed, epoch, index):
+        draw = torch.Generator().manual_seed(((seed * 1000 + epoch) * 1000 + index) * 2 + self.split)
+        known = torch.Generator().manual_seed(7)
+        prototypes = torch.randn(CLASSES, 8, generator=known)
+        labels = torch.randint(CLASSES, (self.batch_size, 1), generator=draw)
+        lengths = torch.randint(3, FRAMES + 1, (self.batch_size,), generator=draw)
+        x = prototypes[labels[:, 0]][:, None] + NOISE * torch.randn(self.batch_size, FRAMES, 8, generator=draw)
+        x = x * (torch.arange(FRAMES)[None] < lengths[:, None])[..., None]
+        return Batch(x[:, : int(lengths.max())], lengths, labels, torch.ones_like(lengths),
+                     float(lengths.sum()) / 100, tuple(f"{index}:{i}" for i in range(self.batch_size)))
+
+NOISE = 0.5
+
+class Toy:
+    metric = "error"
+
+    def __init__(self, settings, tokens):
+        self.settings, self.calls = settings, 0
+
+    def splits(self):
+        return {"train": Clips(4, self.settings.batch_size, 0, self), "dev": Clips(2, 32, 1, self)}
+
+    def check(self, clips):
+        pass
+
+    def example(self, clip):
+        return {}
+
+    def collate(self, examples):
+        return None
+
+    def loss(self, model, batch):
+        logits = model(batch.inputs, batch.lengths)
+        total = functional.cross_entropy(logits, batch.labels[:, 0], reduction="sum")
+        if torch.is_grad_enabled():
+            self.calls += 1
+            if self.calls in NANS:
+                total = total * math.nan
+        return Loss(total, len(batch.labels), {"ce": total})
+
+    def uniform_loss(self, model, batch):
+        return math.log(CLASSES)
+
+    def evaluate(self, model, batches):
+        wrong = items = loss = 0
+        for batch in batches:
+            logits = model(batch.inputs, batch.lengths)
+            loss += float(functional.cross_entropy(logits, batch.labels[:, 0], reduction="sum"))
+            wrong += int((logits.argmax(1) != batch.labels[:, 0]).sum())
+            items += len(batch.labels)
+        return {"loss": loss / items, "error": wrong / items}
+
+NANS = range(int(os.environ.get("TOY_NAN_FROM", 10**9)), int(os.environ.get("TOY_NAN_TO", 10**9)))
+
+class NoDev(Toy):
+    def splits(self):
+        return {"train": super().splits()["train"]}
+
+class Prepared(Toy):
+    def prepare(self):
+        return ["train: 32 clips; 32 computed"]
+
+    def notes(self):
+        return ["train: 32 clips"]
+'''
+
+DEFAULT: dict[str, Any] = {
+    "task": "toy_task.py:Toy", "steps": 12, "batch_size": 8, "lr": 0.01, "warmup": 2, "evaluate_every": 4,
+    "save_every": 4, "keep": 2,
+}  # fmt: skip
+
+
+def write(name: str = "toy.yaml", model: dict[str, Any] | None = None, **settings: Any) -> str:
+    """Write the toy's files; returns the configuration's path."""
+    Path("toy_net.py").write_text(NET)
+    Path("toy_task.py").write_text(TASK)
+    document = {"model": {"_target_": "toy_net.Net", **(model or {})}, "train": {**DEFAULT, **settings}}
+    Path(name).write_text(yaml.safe_dump(document))
+    return name
+
+
+def job(init: str | None = None, model: dict[str, Any] | None = None, **settings: Any) -> Job:
+    """A job of the toy, on the CPU."""
+    return job_of(write(model=model, **settings), device="cpu", init=read_init(init) if init else None)
+
+
+def loop(
+    init: str | None = None, *, folder: str | None = None, frozen: list[str] | None = None, **settings: Any
+) -> Loop:
+    """A loop of the toy, about to begin; with a folder, one that can be saved."""
+    made = job(init, **settings)
+    run = None
+    if folder is not None:
+        run = RunFolder(folder)
+        run.create()
+    return Loop(made, made.model()[0], folder=run, frozen=frozen or ())
+
+
+def make_init(*exclude: str, source: str = "src.pth", output: str = "toy.init.safetensors", seed: int = 0) -> str:
+    """Transplant what a trained toy knows, without some modules; returns the init's path."""
+    plan = cs.transplant(source, "toy.yaml", exclude=list(exclude), seed=seed)
+    cs.apply(plan, output)
+    return output
+
+
+def train_source(steps: int = 60) -> str:
+    """Train a toy and keep its weights as src.pth; leaves toy.yaml as it is by default."""
+    made = loop(steps=steps, evaluate_every=steps)
+    made.run()
+    torch.save(made.model.state_dict(), "src.pth")
+    write()
+    return "src.pth"
+
+
+def equal(one: Loop, other: Loop) -> bool:
+    """Whether two runs are the same, bit for bit."""
+    from ckptsurgeon.trainer.checks.resumed import _differing
+
+    return not _differing(one, other)
