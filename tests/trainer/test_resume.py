@@ -127,7 +127,7 @@ def forked(delay: float | None) -> int:
         child = os.fork()
     if child == 0:
         try:
-            loop = toy.loop(folder="run", steps=45, save_every=3, keep=2)
+            loop = toy.loop(folder="run", steps=36, save_every=3, keep=2)
             if RunFolder("run").holds_a_run:
                 loop.restore(*RunFolder("run").load())
             loop.run()
