@@ -127,7 +127,7 @@ def forked(delay: float | None) -> int:
         child = os.fork()
     if child == 0:
         try:
-            loop = toy.loop(folder="run", steps=45, save_every=3, keep=2)
+            loop = toy.loop(folder="run", steps=36, save_every=3, keep=2)
             if RunFolder("run").holds_a_run:
                 loop.restore(*RunFolder("run").load())
             loop.run()
@@ -150,7 +150,7 @@ def test_killed_at_twenty_moments_it_ends_with_the_weights_of_a_run_that_was_not
     chance = random.Random(0)
     steps = []
     for _ in range(20):
-        forked(chance.uniform(0.02, took / 3))
+        forked(chance.uniform(0.02, min(took / 3, 0.6)))
         if RunFolder("run").holds_a_run:
             load_file("run/last/model.safetensors")
             torch.load("run/last/state.pth", weights_only=True)
