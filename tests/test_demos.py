@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+DEMOS = ("minilm", "espnet", "coqui", "speechbrain")
+"""All but the one that trains, which takes minutes; tests/trainer has its parts."""
 SHOWN = {
     "a trained network": ("load_state_dict(strict=True): 71 tensors", "verified text_classifier.init.safetensors"),
     "ESPnet": ("valid.acc.best.pth is a link to 40epoch.pth", "91 of 124 tensors are the English model's"),
@@ -26,7 +28,11 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Everything that the demo prints."""
     folder = tmp_path_factory.mktemp("demo")
     done = subprocess.run(
-        [sys.executable, str(FIXTURES / "demo.py"), "made"], capture_output=True, text=True, timeout=300, cwd=folder
+        [sys.executable, str(FIXTURES / "demo.py"), "made", *DEMOS],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=folder,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = ["curves_png"]
 
 INK, MUTED, LINE, SECOND = "#1f2933", "#7b8794", "#2f6fb0", "#c2571a"
-SMOOTH = 0.9
-"""Of each value this share is the one before it, in the line that is drawn over the steps themselves."""
+AROUND = 7
+"""The line that is drawn over the steps themselves is the mean of each and up to so many on either side of it."""
 
 
 def curves_png(rows: Sequence[Mapping[str, Any]], metric: str) -> bytes | None:
@@ -62,9 +63,10 @@ def _line(
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    made, last = [], values[0]
-    for value in values:
-        if value == value:  # no NaN
-            last = value if last != last else SMOOTH * last + (1 - SMOOTH) * value
-        made.append(last)
+    """Return centred means, over fewer values at the ends: a mean of what came before lags behind a steep beginning."""
+    made = []
+    for i in range(len(values)):
+        side = min(AROUND, i, len(values) - 1 - i)
+        near = [value for value in values[i - side : i + side + 1] if math.isfinite(value)]
+        made.append(sum(near) / len(near) if near else math.nan)
     return made

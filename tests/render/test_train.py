@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ckptsurgeon.cli.sink import print_to
 from ckptsurgeon.render.train import dev_line, step_line, trained_view
 from ckptsurgeon.trainer.checks import Check
@@ -50,7 +52,8 @@ def test_an_evaluation_is_one_line() -> None:
     )
 
 
-def test_the_table_is_aligned_and_the_verdict_stands_below() -> None:
+def test_the_table_is_aligned_and_the_verdict_stands_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     checks = (
         Check("loaded tensors equal their source", "PASS", "150 of 150, bit for bit", "before"),
         Check("first loss", "WARN", "10.07 where uniform outputs give 7.64 (+32%)", "before"),
