@@ -79,9 +79,8 @@ class _Toolkit:
             build, kind="espnet", name=document.name, config=document.path, files=read.files, notes=read.notes,
             ran=(f"{read.task.module}.{read.task.name}.build_model from ESPnet{_version()}",),
         )  # fmt: skip
-        return replace(
-            spec, vocabulary=vocabulary_of(spec.tensors, len(given.token_list)), layers=layers_of(spec.tensors)
-        )
+        vocabulary = vocabulary_of(spec.tensors, len(given.token_list), getattr(given, "decoder", None))
+        return replace(spec, vocabulary=vocabulary, layers=layers_of(spec.tensors))
 
 
 class _Named:

@@ -166,6 +166,18 @@ def test_a_token_list_of_another_size_names_the_tensor(ckpt: Any) -> None:
 
 
 @pytest.mark.usefixtures("_espnet")
+def test_a_row_for_the_mask_that_no_list_has_is_an_error_and_never_another_order() -> None:
+    """Mask-CTC's decoder has a row more than there are tokens; the stand-in's has 10 of 9."""
+    torch.save(state_of(LAYOUTS["conformer"]), "src.pth")
+    tokens = CONFORMER["token_list"][:9]
+    config({"token_list": tokens, "decoder": "mlm"})
+    Path("old.yaml").write_text(yaml.safe_dump({"token_list": tokens[::-1]}))
+    with pytest.raises(cs.PlanError, match=r"old.yaml has 9 tokens; decoder.embed.0.weight is \(10, 8\)") as caught:
+        cs.transplant("src.pth", "config.yaml", vocab="old.yaml:config.yaml")
+    assert "--reinit decoder.embed.0.weight" in caught.value.hint
+
+
+@pytest.mark.usefixtures("_espnet")
 def test_tokens_that_look_like_numbers_are_tokens_as_espnet_reads_them() -> None:
     Path("own.yaml").write_text(Path("conformer.yaml").read_text().replace("'1e5'", "1e5"))
     assert "- 1e5" in Path("own.yaml").read_text()
