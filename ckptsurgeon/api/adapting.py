@@ -9,7 +9,7 @@ from ..checkpoint import Checkpoint
 from ..errors import PlanError
 from ..plan import Plan
 from ..sources import SourceSpec
-from ..tensors import Adapted, TargetSpec
+from ..target import Adapted, TargetSpec
 from ..text import listing
 from .operating import Operated, operate
 

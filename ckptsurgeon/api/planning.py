@@ -14,7 +14,7 @@ from ..keys import rules_from_lines
 from ..plan import Plan, PlanSource
 from ..planners import Options, Planning, SourceView, plan_transplant
 from ..sources import SourceSpec, parse_spec
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ..text import brief_repr, escape
 from .adapting import adapt, check_converted
 from .inputs import OpenInputs, names_of, plan_source, plan_target

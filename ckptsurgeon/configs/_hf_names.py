@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..tensors import Adapted, TensorInfo
+from ..target import Adapted
+from ..tensors import TensorInfo
 from ..text import count, escape, listing
 from ._hf_group import Group, Unknown, opened
 from ._hf_operations import rows_of

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ..text import brief_repr, escape
 from ..yamltext import read_yaml
 from ._document import Document, check_fields, read_document

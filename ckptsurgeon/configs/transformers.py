@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ._document import Document
 
 __all__ = ["CONFIG", "TOOLKIT"]

@@ -9,7 +9,8 @@ from ..errors import FormatError, PlanError
 from ..keys import KeyMatcher
 from ..plan import Equal, Step
 from ..policies import cast_fault, fit, fitting_policies, is_reshape
-from ..tensors import DTYPES, TargetSpec, TensorInfo
+from ..target import TargetSpec
+from ..tensors import DTYPES, TensorInfo
 from ..text import count, escape, listing, shape_text
 from .layers import dropped_layers
 from .options import Options

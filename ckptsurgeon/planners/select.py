@@ -20,7 +20,8 @@ from ..keys import (
 )  # fmt: skip
 from ..operations import MadeBy
 from ..plan import PlanSource
-from ..tensors import TargetSpec, TensorInfo
+from ..target import TargetSpec
+from ..tensors import TensorInfo
 from ..text import count, escape, listing
 from .options import Flag, Options
 

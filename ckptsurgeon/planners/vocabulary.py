@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..errors import PlanError
 from ..keys import KeyMatcher, unmatched
 from ..plan import Rows, Step
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ..text import LISTED, count, escape, listing, shape_text
 from .options import Flag
 
