@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from .errors import ConfigError
 from .tensors import TensorInfo
 
-__all__ = ["Adapted", "Companion", "Initial", "TargetSpec"]
+__all__ = ["Companion", "Initial", "Recognise", "Recognised", "TargetSpec"]
 
 Initial: TypeAlias = Callable[[Iterable[str], int], Iterator[tuple[str, memoryview]]]
 """``initial(keys, seed)`` yields each key with its drawn values: contiguous, little-endian bytes, the caller's own."""
@@ -25,8 +25,8 @@ class Companion:
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """What a destination makes of a source's keys by itself, because it knows their older names.
+class Recognised:
+    """What a destination makes of a source by itself, because it knows its layout or the older names of its keys.
 
     ``operations`` are as people write them; ``names`` maps the keys that they leave to those of the destination, ``by``
     says whose names these are. ``unknown`` maps keys of the destination to why what they would be made of is not.
@@ -39,7 +39,7 @@ class Adapted:
     notes: tuple[str, ...] = ()
 
 
-Adapt: TypeAlias = Callable[[Mapping[str, TensorInfo]], Adapted]
+Recognise: TypeAlias = Callable[[Mapping[str, TensorInfo]], Recognised]
 
 
 def _nothing_to_draw(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:
@@ -57,9 +57,8 @@ class TargetSpec:
     to the path of a checkpoint (and ``keeps_root`` to the root in it) when the destination is one, whose own
     values stay where no source gives one. ``undrawable`` are the keys that say nothing of their initial values.
     ``config``, ``files``: the configuration and what it reads, as paths. ``ran`` names what code was run.
-    ``adapt`` finds a source's older names. A folder gets the ``companions`` too, and lacks those names of tied tensors
-    that are ``implied`` there.
-    ``build`` makes the live module, where the destination is one.
+    ``recognise`` knows a source's layout and older names. A folder gets the ``companions`` too, and lacks those names
+    of tied tensors that are ``implied`` there. ``build`` makes the live module, where the destination is one.
     """
 
     kind: str
@@ -76,7 +75,7 @@ class TargetSpec:
     files: tuple[str, ...] = ()
     ran: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    adapt: Adapt | None = None
+    recognise: Recognise | None = None
     companions: tuple[Companion, ...] = ()
     implied: frozenset[str] = frozenset()
     build: Callable[[], object] | None = None

@@ -38,7 +38,7 @@ class Facts:
         assert self._names is not None
         return {
             "implied": _implied(self._tied, ties),
-            "adapt": self._names.bound(tensors),
+            "recognise": self._names.of_targets(tensors),
         }
 
 
