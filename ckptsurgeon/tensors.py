@@ -1,11 +1,11 @@
-"""What a tensor is before anyone reads its bytes: dtype, shape, where it lies; and what a destination wants."""
+"""What a tensor is before anyone reads its bytes: dtype, shape, where it lies."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from .errors import ConfigError
 
@@ -14,12 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DTYPES",
-    "Adapted",
-    "Companion",
     "DType",
-    "Initial",
     "Storage",
-    "TargetSpec",
     "TensorInfo",
     "alias_groups",
     "contiguous_stride",
@@ -211,75 +207,3 @@ def alias_groups(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
         if owner != key:
             aliases[key] = owner
     return aliases
-
-
-Buffer: TypeAlias = memoryview
-Initial: TypeAlias = Callable[[Iterable[str], int], Iterator[tuple[str, Buffer]]]
-"""``initial(keys, seed)`` yields each key with its drawn values: contiguous, little-endian bytes, the caller's own."""
-
-
-@dataclass(frozen=True)
-class Companion:
-    """A small file that goes into an output folder beside the weights: a copy of ``path``, else ``text``."""
-
-    name: str
-    path: str = ""
-    text: str = ""
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """What a destination makes of a source's keys by itself, because it knows their older names.
-
-    ``operations`` are as people write them; ``names`` maps the keys that they leave to those of the destination, ``by``
-    says whose names these are. ``unknown`` maps keys of the destination to why what they would be made of is not.
-    """
-
-    operations: tuple[Mapping[str, Any], ...] = ()
-    names: Mapping[str, str] = field(default_factory=dict)
-    by: str = ""
-    unknown: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-Adapt: TypeAlias = Callable[[Mapping[str, TensorInfo]], Adapted]
-
-
-def _nothing_to_draw(keys: Iterable[str], seed: int) -> Iterator[tuple[str, Buffer]]:
-    for key in keys:
-        raise ConfigError(f"the destination does not say how {key} is initialised.")
-    return iter(())
-
-
-@dataclass(frozen=True)
-class TargetSpec:
-    """A destination: every tensor it wants, in state-dict order, and how it draws those nobody gives it.
-
-    ``ties`` maps a key to the first key of the same tensor. ``layers`` are module prefixes in the model's own
-    order, output layer last. ``vocabulary`` maps a key to the axis its vocabulary runs along. ``keeps`` is set
-    to the path of a checkpoint (and ``keeps_root`` to the root in it) when the destination is one, whose own
-    values stay where no source gives one. ``undrawable`` are the keys that say nothing of their initial values.
-    ``config``, ``files``: the configuration and what it reads, as paths. ``ran`` names what code was run.
-    ``adapt`` finds a source's older names. A folder gets the ``companions`` too, and lacks those names of tied tensors
-    that are ``implied`` there.
-    ``build`` makes the live module, where the destination is one.
-    """
-
-    kind: str
-    name: str
-    tensors: Mapping[str, TensorInfo]
-    initial: Initial = _nothing_to_draw
-    ties: Mapping[str, str] = field(default_factory=dict)
-    layers: tuple[str, ...] = ()
-    vocabulary: Mapping[str, int] = field(default_factory=dict)
-    keeps: str = ""
-    keeps_root: str = ""
-    undrawable: frozenset[str] = frozenset()
-    config: str = ""
-    files: tuple[str, ...] = ()
-    ran: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    adapt: Adapt | None = None
-    companions: tuple[Companion, ...] = ()
-    implied: frozenset[str] = frozenset()
-    build: Callable[[], object] | None = None

@@ -12,7 +12,7 @@ import ckptsurgeon
 
 ROOT = Path(ckptsurgeon.__file__).parent
 
-OPEN_TO_ALL = {"collection", "errors", "tensors", "composition", "text", "yamltext", "lazy", "version"}
+OPEN_TO_ALL = {"collection", "errors", "target", "tensors", "composition", "text", "yamltext", "lazy", "version"}
 
 # room: the rooms it may import. A room is a file or a folder of the package.
 DOORS: dict[str, set[str]] = {
@@ -23,6 +23,7 @@ DOORS: dict[str, set[str]] = {
     "collection": set(),
     "lazy": set(),
     "version": set(),
+    "target": set(),
     "tensors": set(),
     "composition": set(),
     "yamltext": set(),

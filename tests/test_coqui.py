@@ -162,6 +162,30 @@ def test_the_conversion_is_said_and_recorded(ckpt: Any) -> None:
     assert asked["arguments"] == {"ruleset": ["coqui-stt"]}
 
 
+def test_operations_of_the_user_come_before_the_conversion() -> None:
+    destination(LETTERS)
+    plain, double = made(), made(operations=[{"scale": "layer_6.bias", "by": 2}])
+    for key, value in plain.items():
+        assert torch.equal(double[key], value * 2 if key == "layer_6.bias" else value), key
+    plan = cs.transplant(STT, "dst.yaml", operations=[{"scale": "layer_6.bias", "by": 2}], strict=True)
+    assert any("is Coqui STT's layout" in note for note in plan.notes)
+    assert [*plan.sources[0].operations[0]] == ["scale", "by"]
+    assert len(plan.sources[0].operations) == 9
+
+
+def test_a_spec_names_keys_as_the_conversion_leaves_them() -> None:
+    destination(LETTERS)
+    plan = cs.transplant(f"{STT}:layer_6:layer_6", "dst.yaml")
+    assert {step.key for step in plan.steps if step.kind != "initialised"} == {"layer_6.weight", "layer_6.bias"}
+
+
+def test_of_several_sources_the_note_says_which() -> None:
+    destination(LETTERS)
+    made()
+    plan = cs.transplant(["out.pth", STT], "dst.yaml")
+    assert [note.partition(": the source is")[0] for note in plan.notes if "is Coqui" in note] == [str(STT)]
+
+
 def test_nothing_is_converted_that_is_laid_out_otherwise() -> None:
     """Other shapes under the same names, a part of the names, a destination of other names."""
     destination(LETTERS)

@@ -266,6 +266,29 @@ def test_rules_of_the_user_win_over_names_that_are_known() -> None:
     assert "--map" not in said(spec)
 
 
+def test_what_a_spec_moves_goes_where_it_says_and_older_names_are_known_there() -> None:
+    bert = model_of(BERT, "BertModel")
+    gamma = {key.replace("LayerNorm.weight", "LayerNorm.gamma"): value for key, value in bert.state_dict().items()}
+    save_file(gamma, "old.safetensors")
+    write_config("headed/config.json", BERT, "BertForSequenceClassification")
+    plan = cs.transplant("old.safetensors:encoder:bert.encoder", "headed/config.json")
+    loaded = {step.key for step in plan.steps if step.kind == "copied"}
+    assert loaded == {key for key in (step.key for step in plan.steps) if key.startswith("bert.encoder.")}
+    elsewhere = cs.transplant("old.safetensors:encoder.layer.0:bert.encoder.layer.1", "headed/config.json")
+    loaded = {step.key for step in elsewhere.steps if step.kind == "copied"}
+    assert loaded
+    assert all(key.startswith("bert.encoder.layer.1.") and "LayerNorm.weight" not in key for key in loaded)
+
+
+def test_what_a_spec_moves_is_converted_first() -> None:
+    """Experts are stacked in the whole of a source, then the layer that a spec names is taken."""
+    saved("old", MIXTRAL, "MixtralForCausalLM")
+    plan = cs.transplant("old/model.safetensors:model.layers.0:model.layers.0", "old/config.json")
+    kinds = {step.key: step.kind for step in plan.steps}
+    assert all((kind != "initialised") == key.startswith("model.layers.0.") for key, kind in kinds.items())
+    assert "derived" in kinds.values()
+
+
 def test_a_head_for_another_number_of_labels_needs_a_policy() -> None:
     saved("source", BERT, "BertForSequenceClassification", num_labels=2)
     section("transformers: source, num_labels: 5")

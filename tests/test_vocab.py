@@ -169,6 +169,50 @@ def test_where_sizes_differ_the_one_axis_that_fits_is_taken() -> None:
     assert {step.key: step.axis for step in plan.steps if step.kind == "mapped"} == {"a": 0, "b": 1, "d": 0}
 
 
+def notes_of(plan: cs.Plan) -> str:
+    return " ".join(note for note in plan.notes if "order" in note)
+
+
+def test_a_tensor_that_nobody_declares_and_that_keeps_its_order_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one size or of two: a policy would fit it without a word of its rows."""
+    from ckptsurgeon.trainer.models.hybrid_asr import MODEL
+
+    declared = {key: axis for key, axis in MODEL.vocabulary.items() if key != "ctc.bias"}
+    monkeypatch.setattr(type(MODEL), "vocabulary", declared)
+    tokens("reversed.txt", EN[::-1])
+    options: dict[str, Any] = {"vocab": "en.txt:reversed.txt"}
+    plan = cs.transplant("en.pth", "en.yaml", **options)
+    assert notes_of(plan) == (
+        "1 tensor with an axis of 9 keeps its order; what is a vocabulary's is mapped with --vocab-keys ctc.bias=0"
+    )
+    named = cs.transplant("en.pth", "en.yaml", **options, vocab_keys="ctc.bias=0")
+    assert {step.key for step in named.steps if step.kind == "mapped"} == set(ROWS)  # with those that are declared
+    assert notes_of(named) == ""
+    assert notes_of(cs.transplant("en.pth", "en.yaml", **options, reinit=["ctc.bias"])) == ""
+    assert notes_of(cs.transplant("en.pth", "en.yaml", vocab="en.txt:en.txt")) == ""
+    other: dict[str, Any] = {"vocab": "en.txt:ru.txt"}
+    with pytest.raises(PlanError, match="shape mismatch: ctc.bias"):
+        cs.transplant("en.pth", "ru.yaml", **other)
+    cut = cs.transplant("en.pth", "ru.yaml", **other, on_mismatch="slice")
+    assert "an axis from 9 to 7 keeps its order" in notes_of(cut)
+    assert notes_of(cs.transplant("en.pth", "ru.yaml", **other, on_mismatch="init")) == ""
+
+
+def test_a_size_that_many_tensors_share_is_said_in_one_line() -> None:
+    for name in ("en", "ru"):
+        fields = {**HYBRID, "d_model": 10, "tokens": f"{name}.txt"}
+        Path(f"{name}.yaml").write_text(yaml.safe_dump({"model": fields}))
+    tokens("en.txt", [*EN, "z"])
+    tokens("ru.txt", [*EN[::-1], "z"])
+    torch.save({"ctc.bias": torch.zeros(10)}, "some.pth")
+    cs.apply(cs.transplant("some.pth", "en.yaml"), "en.pth", force=True)
+    plan = cs.transplant("en.pth", "ru.yaml", vocab="en.txt:ru.txt")
+    assert {step.key for step in plan.steps if step.kind == "mapped"} == set(ROWS)
+    said = notes_of(plan)
+    assert "tensors with an axis of 10 keep their order" in said
+    assert said.endswith("is mapped with --vocab-keys GLOB=AXIS")
+
+
 def test_a_tensor_that_differs_elsewhere_too_is_a_mismatch() -> None:
     save_file({"a": torch.randn(9, 4)}, "s.safetensors")
     save_file({"a": torch.zeros(7, 5)}, "d.safetensors")

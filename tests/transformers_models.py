@@ -32,6 +32,23 @@ MIXTRAL = {
     "num_key_value_heads": 2, "intermediate_size": 24, "vocab_size": 50, "num_local_experts": 12,
 }  # fmt: skip
 
+ESM = {
+    "model_type": "esm", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+    "vocab_size": 50, "max_position_embeddings": 20, "pad_token_id": 1, "mask_token_id": 2,
+}  # fmt: skip
+MOBILEBERT = {
+    "model_type": "mobilebert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 32, "embedding_size": 8, "intra_bottleneck_size": 8, "vocab_size": 50,
+    "max_position_embeddings": 20,
+}  # fmt: skip
+PARAKEET = {
+    "model_type": "parakeet_ctc", "vocab_size": 50, "pad_token_id": 49,
+    "encoder_config": {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+        "subsampling_conv_channels": 4, "num_mel_bins": 16,
+    },
+}  # fmt: skip
+
 
 def config(fields: dict[str, Any], architecture: str = "", **more: Any) -> dict[str, Any]:
     listed = {"architectures": [architecture]} if architecture else {}

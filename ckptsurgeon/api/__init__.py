@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ..keys import RULESETS, Rule
     from ..matching import Proposal
     from ..plan import Plan, Receipt, Step, Verification
-    from ..tensors import TargetSpec, TensorInfo
+    from ..target import TargetSpec
+    from ..tensors import TensorInfo
     from .applying import apply, check_output
     from .averaging import average
     from .comparing import diff
@@ -84,7 +85,8 @@ __getattr__ = lazy_names(
         "..keys": ("RULESETS", "Rule"),
         "..matching": ("Proposal",),
         "..plan": ("Plan", "Receipt", "Step", "Verification"),
-        "..tensors": ("TargetSpec", "TensorInfo"),
+        "..target": ("TargetSpec",),
+        "..tensors": ("TensorInfo",),
         ".applying": ("apply", "check_output"),
         ".averaging": ("average",),
         ".comparing": ("diff",),

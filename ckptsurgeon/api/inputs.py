@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import CheckpointError, ConfigError, PlanError, SourceError
 from ..plan import FilePrint, Plan, PlanCompanion, PlanSource, PlanTarget
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ..text import escape
 from .operating import operate
 from .types import Path

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..errors import ConfigError, PatternError
 from ..keys import RULESETS
-from ..operations import CONVERSIONS, MadeBy, conversion_for, parse_operations, perform
-from ..text import count, escape
+from ..operations import CONVERSIONS, MadeBy, parse_operations, perform
+from ..text import escape
 from ..yamltext import read_yaml
 from .types import Operations, Path
 
-__all__ = ["Operated", "asked_conversions", "operate", "operate_into", "operations_file", "operations_of"]
+__all__ = ["Operated", "asked_conversions", "operate", "operations_file", "operations_of"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,6 @@ class Operated:
     checkpoint: Checkpoint
     rows: Sequence[Mapping[str, Any]] = ()
     by: Mapping[str, MadeBy] = field(default_factory=dict)
-    note: str = ""
 
 
 def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]) -> list[Operated]:
@@ -37,22 +36,6 @@ def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]
         Operated(checkpoint.holding(result.tensors), [rows[place] for place in result.done], result.by)
         for checkpoint, result in zip(checkpoints, results, strict=True)
     ]
-
-
-def operate_into(
-    checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]], destination: Collection[str]
-) -> list[Operated]:
-    """Return checkpoints after operations; without any, after the conversion that the destination needs."""
-    return operate(checkpoints, rows) if rows else [_converted(one, destination) for one in checkpoints]
-
-
-def _converted(checkpoint: Checkpoint, destination: Collection[str]) -> Operated:
-    conversion = conversion_for(checkpoint, destination)
-    if conversion is None:
-        return Operated(checkpoint)
-    number = count(len(conversion.rows), "operation")
-    note = f"{escape(checkpoint.path)} is {conversion.said} ({number}, as --ruleset {conversion.name} has them)"
-    return replace(operate([checkpoint], conversion.rows)[0], note=note)
 
 
 def asked_conversions(rulesets: Sequence[str]) -> tuple[list[Mapping[str, Any]], tuple[str, ...]]:

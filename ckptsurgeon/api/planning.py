@@ -14,11 +14,11 @@ from ..keys import rules_from_lines
 from ..plan import Plan, PlanSource
 from ..planners import Options, Planning, SourceView, plan_transplant
 from ..sources import SourceSpec, parse_spec
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ..text import brief_repr, escape
-from .adapting import adapt, check_converted
 from .inputs import OpenInputs, names_of, plan_source, plan_target
-from .operating import asked_conversions, operate_into, operations_file, operations_of
+from .operating import asked_conversions, operations_file, operations_of
+from .recognising import KnownSource, check_converted, recognised
 from .types import Mismatch, Operations, Path, Patterns, Rules, Sources, Vocabularies
 from .vocabularies import vocabulary_files, vocabulary_options
 
@@ -122,51 +122,48 @@ def plan_into(
     rows: Sequence[Mapping[str, Any]] = (),
 ) -> Plan:
     """Open the sources, plan, and leave them open for whoever applies the plan."""
-    checkpoints: list[Checkpoint] = []
+    opened: list[Checkpoint] = []
     try:
         for spec in specs:
             raw = open_checkpoint(spec.uri, root, unwrap=False)
-            checkpoints.append(raw.unwrapped(destination=list(target.tensors)))
-        names = names_of([spec.uri for spec in specs])
-        operated = operate_into(checkpoints, rows, target.tensors)
-        adapted = adapt(checkpoints, operated, specs, target)
-        checkpoints = [one.operated.checkpoint for one in adapted]
-        views = [
-            SourceView(
-                plan_source(name, one.operated.checkpoint, operations=one.operated.rows), one.operated.checkpoint,
-                spec.src, spec.dst, spec.exclude, one.operated.by, one.adapted.names, one.adapted.by,
-            )
-            for name, one, spec in zip(names, adapted, specs, strict=True)
-        ]  # fmt: skip
-        keeper = None
-        if target.kind == "module":
-            keeper = PlanSource(target.name, "", "", (), (), "destination")
-        elif target.keeps:
-            checkpoints.append(open_checkpoint(target.keeps, target.keeps_root or ".", unwrap=False))
-            keeper = plan_source(names_of([*names, target.keeps])[-1], checkpoints[-1], role="destination")
+            opened.append(raw.unwrapped(destination=list(target.tensors)))
+        sources = recognised(opened, rows, specs, target)
+        views = _views(sources, specs)
+        keeper = _keeper(target, [view.source.name for view in views], opened)
         plan = plan_transplant(
-            views,
-            target,
-            options,
-            planned=plan_target(target),
-            keeper=keeper,
-            seed=seed,
-            arguments={**arguments, **_specs_said(specs)},
-            metadata=_metadata(checkpoints[: len(specs)]),
-            notes=[
-                *_notes(specs, checkpoints),
-                *(one.note for one in operated if one.note),
-                *(f"ran {code}" for code in target.ran),
-                *target.notes,
-                *(note for one in adapted for note in one.adapted.notes),
-            ],
-        )
-        check_converted(plan, adapted)
+            views, target, options, planned=plan_target(target), keeper=keeper, seed=seed,
+            arguments={**arguments, **_specs_said(specs)}, metadata=_metadata(opened[: len(specs)]),
+            notes=_notes(specs, sources, target),
+        )  # fmt: skip
+        check_converted(plan, sources)
     except BaseException:
-        for checkpoint in checkpoints:
+        for checkpoint in opened:
             checkpoint.close()
         raise
-    return replace(plan, inputs=OpenInputs(tuple(checkpoints), target, others, Planning(views, target, options)))
+    held = (*(one.operated.checkpoint for one in sources), *opened[len(specs) :])
+    return replace(plan, inputs=OpenInputs(held, target, others, Planning(views, target, options)))
+
+
+def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[SourceView]:
+    """Return the sources as the planner sees them."""
+    names = names_of([spec.uri for spec in specs])
+    return [
+        SourceView(
+            plan_source(name, one.operated.checkpoint, operations=one.operated.rows), one.operated.checkpoint,
+            spec.src, spec.dst, spec.exclude, one.operated.by, one.recognised.names, one.recognised.by,
+        )
+        for name, one, spec in zip(names, sources, specs, strict=True)
+    ]  # fmt: skip
+
+
+def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint]) -> PlanSource | None:
+    """Return the destination as what keeps its values, if it does; a file of its own is opened too."""
+    if target.kind == "module":
+        return PlanSource(target.name, "", "", (), (), "destination")
+    if not target.keeps:
+        return None
+    opened.append(open_checkpoint(target.keeps, target.keeps_root or ".", unwrap=False))
+    return plan_source(names_of([*names, target.keeps])[-1], opened[-1], role="destination")
 
 
 def _specs_said(specs: Sequence[SourceSpec]) -> dict[str, Any]:
@@ -177,13 +174,18 @@ def _specs_said(specs: Sequence[SourceSpec]) -> dict[str, Any]:
     return {"specs": rows}
 
 
-def _notes(specs: Sequence[SourceSpec], checkpoints: Sequence[Checkpoint]) -> list[str]:
+def _notes(specs: Sequence[SourceSpec], sources: Sequence[KnownSource], target: TargetSpec) -> list[str]:
+    """Return what there is to say before anything is planned: of specs, files, what was recognised, the destination."""
     notes = [note for spec in specs for note in spec.notes]
-    for checkpoint in checkpoints[: len(specs)]:
+    for one in sources:
+        checkpoint = one.operated.checkpoint
         notes += checkpoint.notes
         if checkpoint.stripped:
             notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
-    return notes
+    for one in sources:
+        where = f"{escape(one.operated.checkpoint.path)}: " if len(sources) > 1 else ""
+        notes += (f"{where}{note}" for note in one.recognised.notes)
+    return [*notes, *(f"ran {code}" for code in target.ran), *target.notes]
 
 
 def _metadata(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:

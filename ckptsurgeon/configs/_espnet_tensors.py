@@ -27,13 +27,20 @@ _AXES = {
 }
 """The axis of each tensor that ESPnet sizes by the vocabulary: transformer, RNN and transducer decoders, CTC, LMs."""
 
+_WITH_MASK = ("decoder.embed.0.weight", "decoder.output_layer.weight", "decoder.output_layer.bias")
+"""What has one row more in the decoder of mask-CTC, for the mask (espnet2/asr/decoder/mlm_decoder.py)."""
+
 _ENCODER = ("encoder.embed", "encoder.encoders", "encoder.after_norm")
 _DECODER = ("decoder.embed", "decoder.decoders", "decoder.after_norm", "decoder.output_layer")
 
 
-def vocabulary_of(tensors: Mapping[str, TensorInfo], size: int) -> dict[str, int]:
-    """Return the axis along which each tensor holds a row for every one of ``size`` tokens."""
-    return {key: axis for key, axis in _AXES.items() if _size(tensors, key, axis) == size}
+def vocabulary_of(tensors: Mapping[str, TensorInfo], size: int, decoder: object) -> dict[str, int]:
+    """Return the axis along which each tensor holds a row for every one of ``size`` tokens.
+
+    Those of the decoder ``mlm`` are declared too, so that none is copied in another order: no list is as long as they.
+    """
+    sizes = {key: size + (decoder == "mlm" and key in _WITH_MASK) for key in _AXES}
+    return {key: axis for key, axis in _AXES.items() if _size(tensors, key, axis) == sizes[key]}
 
 
 def _size(tensors: Mapping[str, TensorInfo], key: str, axis: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..tensors import Companion
+from ..target import Companion
 
 __all__ = ["companions"]
 

@@ -13,21 +13,19 @@ from ..tensors import TensorInfo
 from ._hf_config import Described
 from ._hf_names import Names
 
-__all__ = ["Facts", "construct", "offline"]
+__all__ = ["Facts", "built", "construct", "offline"]
 
 
 class Facts:
-    """What a model says of itself while it is there: its vocabulary, its ties, the names it had."""
+    """What a model says of itself while it is there: its ties, the names it had."""
 
     def __init__(self, package: Any) -> None:
         self._package = package
-        self._vocabulary: dict[str, int] = {}
         self._tied: list[str] = []
         self._names: Names | None = None
 
     def take(self, model: Any) -> None:
         """Take everything down; nothing of the model is kept."""
-        self._vocabulary = _vocabulary(model)
         self._tied = [
             f"{path}.{key}".removeprefix(".")
             for path, module in model.named_modules()
@@ -39,18 +37,22 @@ class Facts:
         """Return the fields of the destination that hang on the model."""
         assert self._names is not None
         return {
-            "vocabulary": {key: axis for key, axis in self._vocabulary.items() if key in tensors},
             "implied": _implied(self._tied, ties),
-            "adapt": self._names.bound(tensors),
+            "recognise": self._names.of_targets(tensors),
         }
 
 
 def construct(described: Described, facts: Facts) -> Any:
-    """Construct the model as ``from_config`` does."""
-    with offline():
-        model = described.model_class._from_config(copy.deepcopy(described.config))
-        facts.take(model)
+    """Construct the model, and take down what it says of itself."""
+    model = built(described)
+    facts.take(model)
     return model
+
+
+def built(described: Described) -> Any:
+    """Build the model as ``from_config`` does."""
+    with offline():
+        return described.model_class._from_config(copy.deepcopy(described.config))
 
 
 @contextmanager
@@ -71,32 +73,6 @@ def offline() -> Iterator[None]:
     finally:
         constants.HF_HUB_OFFLINE = before
         logging.set_verbosity(verbosity)
-
-
-def _vocabulary(model: Any) -> dict[str, int]:
-    """Return the axis of every tensor that runs along the vocabulary: embeddings, output layer, its bias."""
-    text = model.config.get_text_config()
-    size = getattr(text, "vocab_size", None)
-    names = {id(value): key for key, value in (*model.named_parameters(), *model.named_buffers())}
-    modules = [model.get_input_embeddings, model.get_output_embeddings, lambda: _ctc_head(model)]
-    found: dict[str, int] = {}
-    for give in modules:
-        try:
-            module = give()
-        except (NotImplementedError, AttributeError):  # a model of images or sounds has none
-            continue
-        values = [getattr(module, name, None) for name in ("weight", "bias")]
-        for value in values:
-            if value is not None and id(value) in names and size and value.shape[:1] == (size,):
-                found[names[id(value)]] = 0
-    for key, value in model.named_buffers():
-        if key == "final_logits_bias" and value.shape[1:] == (size,):  # BART and what came of it
-            found[key] = 1
-    return found
-
-
-def _ctc_head(model: Any) -> Any:
-    return model.lm_head if type(model).__name__.endswith("ForCTC") else None
 
 
 def _implied(tied: list[str], ties: Mapping[str, str]) -> frozenset[str]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..tensors import Adapted, TensorInfo
+from ..target import Recognise, Recognised
+from ..tensors import TensorInfo
 from ..text import count, escape, listing
 from ._hf_group import Group, Unknown, opened
 from ._hf_operations import rows_of
@@ -22,7 +23,7 @@ __all__ = ["Names"]
 Rename = Callable[..., tuple[str, str | None]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Names:
     """A model's renamings and conversions, as transformers has them, and how it applies them to a key."""
 
@@ -56,12 +57,11 @@ class Names:
             {},
         )
 
-    def bound(self, targets: Mapping[str, TensorInfo]) -> Callable[[Mapping[str, TensorInfo]], Adapted]:
-        """Return what adapts a source to a destination that has these tensors."""
-        self.targets = targets
-        return self.adapt
+    def of_targets(self, targets: Mapping[str, TensorInfo]) -> Recognise:
+        """Return what recognises the sources of a destination that has these tensors."""
+        return replace(self, targets=targets).recognised
 
-    def adapt(self, tensors: Mapping[str, TensorInfo]) -> Adapted:
+    def recognised(self, tensors: Mapping[str, TensorInfo]) -> Recognised:
         """Return what makes the keys of a source those of the destination."""
         renamings = copy.deepcopy(self.renamings)  # some remember what they have seen
         names: dict[str, str] = {}
@@ -78,7 +78,7 @@ class Names:
                 renamed.append((key, name))
         made, unknown = self._converted(tensors, groups)
         notes = (*self._said_prefix(renamed), *self._said_names(renamed), *self._said_made(made, unknown))
-        return Adapted(tuple(made.rows.values()), {**names, **made.names}, self.by, unknown, notes)
+        return Recognised(tuple(made.rows.values()), {**names, **made.names}, self.by, unknown, notes)
 
     def _named(self, key: str, renamings: list[Any]) -> tuple[str, str | None]:
         """Return the name that ``from_pretrained`` gives a key, and the pattern of the conversion that it goes into."""

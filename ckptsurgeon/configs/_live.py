@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ..text import escape, listing
 from ._state import infos_of, state_of, ties_of
 

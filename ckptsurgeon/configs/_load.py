@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from ..errors import ConfigError, FormatError
 from ..registry import discover
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ..text import escape
 from ._document import Document, read_document
 from .checkpoint import checkpoint_target

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..tensors import TargetSpec, TensorInfo
+from ..target import TargetSpec
+from ..tensors import TensorInfo
 from ..text import count, escape, human_bytes, listing
 from ._recording.graph import Node, Recording, Ref, Unrecordable
 from ._recording.record import recording

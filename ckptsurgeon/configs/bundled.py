@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from ..registry import discover, module_names
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ..text import brief_repr
 from ._document import Document, check_fields
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..checkpoint import open_checkpoint
 from ..errors import FormatError
-from ..tensors import TargetSpec, TensorInfo
+from ..target import TargetSpec
+from ..tensors import TensorInfo
 from ..text import brief_repr, escape
 from ._document import Document, check_fields
 

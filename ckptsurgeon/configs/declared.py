@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import ConfigError
-from ..tensors import TargetSpec, TensorInfo, dtype_named
+from ..target import TargetSpec
+from ..tensors import TensorInfo, dtype_named
 from ..text import brief_repr, escape
 from ..yamltext import Row
 from ._document import Document, check_fields

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ..text import brief_repr, escape
 from ..yamltext import read_yaml
 from ._document import Document, check_fields, read_document
@@ -79,9 +79,8 @@ class _Toolkit:
             build, kind="espnet", name=document.name, config=document.path, files=read.files, notes=read.notes,
             ran=(f"{read.task.module}.{read.task.name}.build_model from ESPnet{_version()}",),
         )  # fmt: skip
-        return replace(
-            spec, vocabulary=vocabulary_of(spec.tensors, len(given.token_list)), layers=layers_of(spec.tensors)
-        )
+        vocabulary = vocabulary_of(spec.tensors, len(given.token_list), getattr(given, "decoder", None))
+        return replace(spec, vocabulary=vocabulary, layers=layers_of(spec.tensors))
 
 
 class _Named:

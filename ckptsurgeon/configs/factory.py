@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import ConfigError
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ..text import brief_repr, escape
 from ._document import Document
 from ._running import own_file, user_code

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ..text import brief_repr, escape, listing
 from ._document import Document, check_fields, read_document
 from ._hyperparams import has_hyperparams_tags, read_hyperparams, restored, said_by, toolkit

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ._document import Document
 
 __all__ = ["CONFIG", "TOOLKIT"]
@@ -29,6 +29,7 @@ class _Transformers:
         from ._hf_config import describe, library
         from ._hf_files import companions
         from ._hf_model import Facts, construct, offline
+        from ._hf_vocabulary import vocabulary_of
         from ._module import module_target
 
         package = library(document)
@@ -46,7 +47,9 @@ class _Transformers:
                 notes=described.notes,
                 companions=files,
             )
-        return replace(spec, **facts.fields(spec.tensors, spec.ties))
+        named = {key: info for key, info in spec.tensors.items() if key not in spec.ties}
+        vocabulary = vocabulary_of(described, named)
+        return replace(spec, vocabulary=vocabulary, **facts.fields(spec.tensors, spec.ties))
 
 
 CONFIG = TOOLKIT = _Transformers()

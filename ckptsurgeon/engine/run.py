@@ -12,7 +12,8 @@ from ..checkpoint import Checkpoint
 from ..errors import PlanError
 from ..plan import MERGES, Input, Plan, Step
 from ..policies import cast_fault, fit
-from ..tensors import DTYPES, TargetSpec, TensorInfo
+from ..target import TargetSpec
+from ..tensors import DTYPES, TensorInfo
 from ..text import count, escape
 from .checksums import crc32
 from .layout import OutputShape

@@ -1,7 +1,7 @@
 """Rule operations: what makes a source's tensors into others before any rule selects or renames them."""
 
 from .conversion import Conversion
-from .conversions import CONVERSIONS, conversion_for
+from .conversions import CONVERSIONS, layouts_known
 from .operation import Operation, parse_operations
 from .perform import MadeBy, Performed, perform
 
@@ -11,7 +11,7 @@ __all__ = [
     "MadeBy",
     "Operation",
     "Performed",
-    "conversion_for",
+    "layouts_known",
     "parse_operations",
     "perform",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ class Conversion:
     """Operations by a name, which ``--ruleset`` takes.
 
     ``converts`` tells by names and shapes whether a source is what they are for; ``gives`` are keys that there are
-    then; ``said`` says what happens.
+    then; ``said`` says what the source is, and what becomes of it.
     """
 
     name: str
@@ -24,7 +24,3 @@ class Conversion:
     converts: Callable[[Mapping[str, TensorInfo]], bool]
     gives: tuple[str, ...]
     rows: tuple[Mapping[str, Any], ...]
-
-    def is_for(self, source: Mapping[str, TensorInfo], destination: Collection[str]) -> bool:
-        """Whether a source has to be converted, and then is what a destination of these keys wants."""
-        return all(key in destination for key in self.gives) and self.converts(source)

@@ -3,7 +3,7 @@
 from .average import ema_weights, plan_average
 from .edit import plan_edit
 from .options import Flag, Options
-from .select import Origin, Planning, Selection, SourceView
+from .select import Origin, Planning, Selection, SourceView, moved
 from .transplant import plan_transplant
 from .vocabulary import VocabularyOptions
 
@@ -16,6 +16,7 @@ __all__ = [
     "SourceView",
     "VocabularyOptions",
     "ema_weights",
+    "moved",
     "plan_average",
     "plan_edit",
     "plan_transplant",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..errors import PatternError, PlanError
 from ..keys import KeyMatcher, nearest, unmatched
 from ..plan import Step
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ..text import count, escape, listing
 from .options import Options
 from .select import Origin, Selection, SourceView

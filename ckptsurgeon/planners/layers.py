@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import ConfigError
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ..text import count, escape
 
 __all__ = ["dropped_layers"]

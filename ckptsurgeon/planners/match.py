@@ -9,7 +9,8 @@ from ..errors import FormatError, PlanError
 from ..keys import KeyMatcher
 from ..plan import Equal, Step
 from ..policies import cast_fault, fit, fitting_policies, is_reshape
-from ..tensors import DTYPES, TargetSpec, TensorInfo
+from ..target import TargetSpec
+from ..tensors import DTYPES, TensorInfo
 from ..text import count, escape, listing, shape_text
 from .layers import dropped_layers
 from .options import Options
@@ -137,17 +138,18 @@ class _Decider:
         return replace(step, rule=rule) if rows.is_identity else made
 
     def check_mapped(self, steps: Sequence[Step]) -> list[str]:
-        """Raise PlanError where a vocabulary is to be mapped and no tensor is; say it where all of them start anew."""
+        """Raise PlanError where no tensor is mapped that should be; say which start anew, and which are passed over."""
         vocabulary = self.options.vocabulary
         if self._axes is None or vocabulary is None or vocabulary.rows.is_identity:
             return []
+        passed = self._axes.passed_over(steps)
         if any(step.rows is not None for step in steps):
-            return []
+            return passed
         anew = [step for step in steps if step.reason == "reinit" and step.key in self.target.vocabulary]
         if not anew:
             raise self._axes.none_found()
         rules = ", ".join(dict.fromkeys(step.rule for step in anew))
-        return [f"{vocabulary} keeps no row: {listing([step.key for step in anew])} start anew by {rules}"]
+        return [f"{vocabulary} keeps no row: {listing([step.key for step in anew])} start anew by {rules}", *passed]
 
     def _resized(self, step: Step, origin: Origin) -> Step:
         policy, rule = self.options.mismatch.everywhere, "--on-mismatch " + self.options.mismatch.everywhere

@@ -20,11 +20,12 @@ from ..keys import (
 )  # fmt: skip
 from ..operations import MadeBy
 from ..plan import PlanSource
-from ..tensors import TargetSpec, TensorInfo
+from ..target import TargetSpec
+from ..tensors import TensorInfo
 from ..text import count, escape, listing
 from .options import Flag, Options
 
-__all__ = ["Excluded", "Origin", "Planning", "Selection", "SourceView", "made_fields", "select"]
+__all__ = ["Excluded", "Origin", "Planning", "Selection", "SourceView", "made_fields", "moved", "select"]
 
 
 @dataclass(frozen=True)
@@ -225,12 +226,15 @@ def _under(key: str, module: str) -> bool:
 
 def _moved(key: str, view: SourceView) -> str:
     """Return the name that a spec's src_key and dst_key give a key, or by which the destination knows it."""
-    if key in view.known:
-        return view.known[key]
-    if not (view.src or view.dst) or not _under(key, view.src):
+    return view.known[key] if key in view.known else moved(key, view.src, view.dst)
+
+
+def moved(key: str, src: str, dst: str) -> str:
+    """Return the name that the src_key and dst_key of a spec give a key."""
+    if not (src or dst) or not _under(key, src):
         return key
-    rest = key[len(view.src) :].lstrip(".") if view.src else key
-    return f"{view.dst}.{rest}".strip(".") if view.dst else rest or key
+    rest = key[len(src) :].lstrip(".") if src else key
+    return f"{dst}.{rest}".strip(".") if dst else rest or key
 
 
 def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, ...]:

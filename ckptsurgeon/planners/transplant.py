@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..plan import Plan, PlanSource, PlanTarget, Step
-from ..tensors import DTYPES, TargetSpec
+from ..target import TargetSpec
+from ..tensors import DTYPES
 from ..text import count, human_bytes, listing
 from .gates import check_destination_patterns, check_gates, check_prefixes
 from .match import decide

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from ..errors import PlanError
 from ..keys import KeyMatcher, unmatched
-from ..plan import Rows
-from ..tensors import TargetSpec
-from ..text import count, escape, listing, shape_text
+from ..plan import Rows, Step
+from ..target import TargetSpec
+from ..text import LISTED, count, escape, listing, shape_text
 from .options import Flag
 
 __all__ = ["Axes", "VocabularyOptions"]
@@ -34,6 +34,7 @@ class Axes:
     def __init__(self, target: TargetSpec, options: VocabularyOptions, destination: Sequence[str]) -> None:
         self._options = options
         self._target = target
+        self._passed: dict[str, list[int]] = {}
         self._matcher = KeyMatcher([flag.pattern for flag, _ in options.keys])
         for (flag, _), hits in zip(options.keys, self._matcher.hits(destination), strict=True):
             if not hits:
@@ -51,12 +52,14 @@ class Axes:
         if hits:
             axis = self._options.keys[max(hits)][1]
             return self._checked(key, axis if axis is not None else self._only(key, have, want), have, want)
-        if self._options.keys:
-            return None
         declared = next((self._target.vocabulary[n] for n in names if n in self._target.vocabulary), None)
-        if declared is not None or self._target.vocabulary:
-            return None if declared is None else self._checked(key, declared, have, want)
-        found = [axis for axis in self._fitting(have, want) if _alike(have, want, axis)]
+        if declared is not None:
+            return self._checked(key, declared, have, want)
+        fitting = self._fitting(have, want)
+        if self._options.keys or self._target.vocabulary:
+            self._passed.update({key: fitting} if fitting else {})
+            return None
+        found = [axis for axis in fitting if _alike(have, want, axis)]
         if len(found) > 1:
             raise self._ambiguous(key, found, want)
         return found[0] if found else None
@@ -83,7 +86,8 @@ class Axes:
             if axis >= len(shape) or shape[axis] != size:
                 raise PlanError(
                     f"{escape(name)} has {count(size, 'token')}; {escape(key)} is {shape_text(shape)} in {where}.",
-                    hint="Is it the vocabulary of this model, with its blank and special tokens?",
+                    hint="Is it the vocabulary of this model, with its blank and special tokens? "
+                    f"--reinit {escape(key)} starts that tensor anew.",
                 )
         return axis
 
@@ -102,6 +106,22 @@ class Axes:
             hint="Name them: --vocab-keys GLOB, or GLOB=AXIS.",
             details=found,
         )
+
+    def passed_over(self, steps: Sequence[Step]) -> list[str]:
+        """Say which tensors come in the source's order although an axis of them is as long as the vocabulary."""
+        rows = self._options.rows
+        axes = {
+            step.key: self._passed[step.key]
+            for step in steps
+            if step.key in self._passed and step.op not in ("init", "keep")
+        }
+        if not axes or rows.is_identity:
+            return []
+        named = [f"--vocab-keys {escape(key)}={'|'.join(map(str, fits))}" for key, fits in axes.items()]
+        size = f"of {rows.size}" if rows.size == len(rows.rows) else f"from {rows.size} to {len(rows.rows)}"
+        keep = "keeps its order" if len(axes) == 1 else "keep their order"
+        add = " ".join(named) if len(named) <= LISTED else "--vocab-keys GLOB=AXIS"
+        return [f"{count(len(axes), 'tensor')} with an axis {size} {keep}; what is a vocabulary's is mapped with {add}"]
 
     def none_found(self) -> PlanError:
         """Return the error that nothing is mapped."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import api
 from ..configs import Document
 from ..errors import ConfigError
-from ..tensors import TargetSpec
+from ..target import TargetSpec
 from ..text import escape
 from .init import Init
 from .random_state import random_kept, seed_all

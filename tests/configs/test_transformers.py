@@ -15,7 +15,20 @@ import yaml
 
 import ckptsurgeon as cs
 
-from ..transformers_models import BERT, GPT2, MIXTRAL, T5, WAV2VEC2, WHISPER, config, model_of, write_config
+from ..transformers_models import (
+    BERT,
+    ESM,
+    GPT2,
+    MIXTRAL,
+    MOBILEBERT,
+    PARAKEET,
+    T5,
+    WAV2VEC2,
+    WHISPER,
+    config,
+    model_of,
+    write_config,
+)
 from .test_exact_values import SEED, ours, real
 
 MODELS = {
@@ -135,6 +148,37 @@ def test_the_vocabulary_axes_are_those_of_embeddings_and_output_layers() -> None
     for architecture, axes in wanted.items():
         write_config("config.json", MODELS[architecture], architecture)
         assert cs.load_target("config.json").vocabulary == axes, architecture
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fields", "some"),
+    [
+        ("EsmForMaskedLM", ESM, "lm_head.bias"),
+        ("MobileBertForMaskedLM", MOBILEBERT, "cls.predictions.dense.weight"),  # (in, tokens)
+        ("ParakeetForCTC", PARAKEET, "ctc_head.bias"),
+        ("BertForPreTraining", BERT, "cls.predictions.bias"),
+        ("Wav2Vec2ForCTC", WAV2VEC2, "lm_head.bias"),
+    ],
+)
+def test_no_axis_along_the_vocabulary_is_left_out(architecture: str, fields: dict[str, Any], some: str) -> None:
+    """Where no other axis has its size, and where others have."""
+    write_config("config.json", {**fields, "vocab_size": 211}, architecture)
+    spec = cs.load_target("config.json")
+    owned = {key: info.shape for key, info in spec.tensors.items() if key not in spec.ties}
+    assert spec.vocabulary == {key: shape.index(211) for key, shape in owned.items() if 211 in shape}
+    assert some in spec.vocabulary
+    write_config("config.json", {**fields, "vocab_size": 32}, architecture, pad_token_id=0)
+    other = cs.load_target("config.json")
+    assert sum(32 in info.shape for info in other.tensors.values()) > len(spec.vocabulary)
+    assert other.vocabulary == spec.vocabulary
+
+
+def test_a_model_without_a_vocabulary_or_with_two_declares_none() -> None:
+    write_config("config.json", {"model_type": "musicgen"}, "MusicgenForConditionalGeneration")
+    assert cs.load_target("config.json").vocabulary == {}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    write_config("config.json", {"model_type": "vit", **sizes}, "ViTModel")
+    assert cs.load_target("config.json").vocabulary == {}
 
 
 # What is refused.

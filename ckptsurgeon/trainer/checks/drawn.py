@@ -8,7 +8,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from ...tensors import TargetSpec
+from ...target import TargetSpec
 from ...text import count, escape, listing
 from ..job import drawn, tensors_of
 from ._check import FAIL, NOT_RUN, PASS, Check

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ...tensors import TargetSpec
+from ...target import TargetSpec
 from ...text import count, listing
 from ..job import drawn, tensors_of
 from ._check import FAIL, PASS, WARN, Check
