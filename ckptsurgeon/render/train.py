@@ -14,12 +14,13 @@ from ..trainer.result import Controls, Trained
 from .columns import Columns
 from .notes import Hanging, next_view
 
-__all__ = ["checks_view", "dev_line", "step_line", "trained_view"]
+__all__ = ["checks_view", "control_line", "dev_line", "step_line", "trained_view"]
 
 TITLES = {"before": "before the first step", "during": "while it trained", "after": "after the last step"}
 STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "NOT RUN": "dim"}
 WIDTH = 33
 """Of the names of checks: tables that are printed one after the other are aligned."""
+HEADS = {True: "body frozen", False: "all of it trained"}
 WAYS = {
     "patience": "ended early: it has not become better for long",
     "nonfinite": "stopped: too many steps in a row were not finite",
@@ -69,8 +70,7 @@ def _controls(found: Controls) -> Iterator[RenderableType]:
     """Yield the table of the controls: a row for each way to start, a column for what was trained."""
     ways = list(dict.fromkeys(arm.name for arm in found.arms))
     kinds = [frozen for frozen in (True, False) if any(arm.frozen == frozen for arm in found.arms)]
-    heads = {True: "body frozen", False: "all of it trained"}
-    rows: list[list[str | Text]] = [[Text(""), *(Text(heads[kind], "dim") for kind in kinds), Text("")]]
+    rows: list[list[str | Text]] = [[Text(""), *(Text(HEADS[kind], "dim") for kind in kinds), Text("")]]
     values = {(arm.name, arm.frozen): arm for arm in found.arms}
     for way in ways:
         rows.append([way, *(_mean(values[way, kind].values) for kind in kinds), ""])
@@ -122,7 +122,22 @@ def step_line(row: Mapping[str, Any], steps: int, left_s: float | None) -> Text:
     return Text("  " + "  ".join(words), no_wrap=True, overflow="ellipsis")
 
 
-def dev_line(row: Mapping[str, Any], steps: int) -> Text:
-    """Return an evaluation in one line."""
-    figures = "  ".join(f"{escape(name)} {value:.3g}" for name, value in row["dev"].items())
-    return Text(f"  step {row['step']}/{steps}  dev  {figures}")
+def dev_line(row: Mapping[str, Any], steps: int) -> RenderableType:
+    """Return an evaluation in one line, if the terminal is wide enough for one."""
+    figures = "  ".join(f"{escape(name)} {_figure(value)}" for name, value in row["dev"].items())
+    step = str(row["step"]).rjust(len(str(steps)))
+    return Hanging(Text(f"  step {step}/{steps}  dev  "), figures)
+
+
+def _figure(value: float) -> str:
+    """Return three digits behind the point, so that what follows stays in its column; none for a count."""
+    return f"{value:.3f}" if value % 1 and abs(value) >= 0.001 else f"{value:.3g}"
+
+
+def control_line(row: Mapping[str, Any]) -> Text:
+    """Return one run of the controls in one line: which it is, and what it reached if it is done."""
+    number = str(row["number"]).rjust(len(str(row["of"])))
+    body = HEADS[row["frozen"]].ljust(max(map(len, HEADS.values())))
+    value = "training" if row["value"] is None else f"{escape(row['metric'])} {row['value']:.3f}"
+    words = (f"control {number}/{row['of']}", body, row["way"].ljust(8), f"seed {row['seed']}", value)
+    return Text("  " + "  ".join(words), no_wrap=True, overflow="ellipsis")
