@@ -373,7 +373,7 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
         (["--check-only", "--resume"], "--check-only and --resume contradict each other"),
         (["--resume", "--controls"], "--controls starts from an init, --resume does not"),
         (["--preprocess-only"], "computes nothing beforehand"),
-        (["--report", "nowhere"], "nowhere holds no report of a run"),
+        (["--report", "nowhere"], "there is no run nowhere"),
     ],
 )
 def test_each_mistake_has_its_own_message(ckpt: Run, init: str, flags: list[str], why: str) -> None:
