@@ -34,7 +34,7 @@ def alphabet_text(labels: Sequence[str]) -> str:
     r"""Return the file that holds these labels, the CTC blank not among them; reading it gives them again.
 
     Coqui STT's own writer leaves ``#`` as it is: a comment, so that every label behind it moves up by one. Raises
-    ConfigError for labels that the format cannot spell: ``\\#``, ``#a``, several lines, nothing.
+    ConfigError for labels that the format cannot spell: ``\#``, ``#a``, several lines, nothing.
     """
     text = "".join(f"{_ESCAPED if label == '#' else label}\n" for label in labels)
     odd = [label for label in labels if _unspelled(label)]
