@@ -79,6 +79,8 @@ class Watching:
         from ..render.train import control_line
 
         if row["value"] is not None:
+            if self._live is not None:
+                self._draw("")
             self._say(control_line(row))
         elif sys.stderr.isatty():
             self._draw(control_line(row))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -187,19 +186,6 @@ def test_what_is_known_of_the_data_is_said_before_the_first_step(ckpt: Run) -> N
     said = ckpt("train", "toy.yaml", "--device", "cpu").err.splitlines()
     assert said[:2] == ["note: no --init: the weights are drawn by the declared initialiser", "note: train: 32 clips"]
     assert [line for line in said[2:] if not line.startswith("  step")] == []
-
-
-def test_an_evaluation_is_a_hanging_line() -> None:
-    from rich.console import Console
-
-    from ckptsurgeon.render.train import dev_line
-
-    console = Console(width=45, record=True, file=io.StringIO())
-    console.print(dev_line({"step": 7, "dev": {"loss": 0.25, "cer": 1.0, "too_short": 0.0, "wer": 0.5}}, 100))
-    assert console.export_text().splitlines() == [
-        "  step   7/100  dev  loss 0.250  cer 1",
-        "                     too_short 0  wer 0.500",
-    ]
 
 
 def test_check_only_writes_nothing(ckpt: Run, init: str) -> None:
