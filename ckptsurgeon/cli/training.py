@@ -18,10 +18,14 @@ SMOOTH = 0.9
 
 
 class Watching:
-    """Is given what a run tells (``observer`` of ``train``) and shows it; ``shown`` says which checks were shown."""
+    """Is given what a run tells (``observer`` of ``train``) and shows it.
+
+    ``shown`` says which checks were shown, ``noted`` which notes.
+    """
 
     def __init__(self, sink: Sink) -> None:
         self.shown: set[str] = set()
+        self.noted: tuple[str, ...] = ()
         self._sink = sink
         self._steps = 0
         self._last: tuple[int, float] | None = None
@@ -41,9 +45,11 @@ class Watching:
             self.shown.add("before")
         elif event == "begin":
             self._steps = row["steps"]
+        elif event == "notes":
+            self._sink.notes(row["notes"])
+            self.noted = tuple(row["notes"])
         elif event == "control":
-            body = "body frozen" if row["frozen"] else "all of it trained"
-            self._say(f"  {row['way']}  {body}  seed {row['seed']}  {row['value']:.3g}")
+            self._control(row)
         elif "dev" in row:
             self._say(render.dev_line(row, self._steps))
         else:
@@ -65,14 +71,29 @@ class Watching:
         self._last = (row["step"], now)
         if not sys.stderr.isatty() or now - self._drawn < 1 / DRAWN_A_SECOND:
             return
-        self._drawn = now
         left = self._step_s * (self._steps - row["step"]) if self._step_s is not None else None
+        self._draw(step_line(row, self._steps, left))
+
+    def _control(self, row: Mapping[str, Any]) -> None:
+        """Say what a run of the controls reached; while it trains, on a terminal, that it does."""
+        from ..render.train import control_line
+
+        if row["value"] is not None:
+            if self._live is not None:
+                self._draw("")
+            self._say(control_line(row))
+        elif sys.stderr.isatty():
+            self._draw(control_line(row))
+
+    def _draw(self, line: Any) -> None:
+        """Let a line be the one that lives."""
+        self._drawn = time.monotonic()
         if self._live is None:
             from rich.live import Live
 
             self._live = Live(console=console_of(sys.stderr), transient=True, auto_refresh=False)
             self._live.start()
-        self._live.update(step_line(row, self._steps, left), refresh=True)
+        self._live.update(line, refresh=True)
 
     def close(self) -> None:
         """Take the line away."""

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from ..text import escape
+from ..text import count, escape
 from ..trainer.checks import Check
 from ..trainer.result import Controls, Trained
 from .columns import Columns
 from .notes import Hanging, next_view
 
-__all__ = ["checks_view", "dev_line", "step_line", "trained_view"]
+__all__ = ["checks_view", "control_line", "dev_line", "step_line", "trained_view"]
 
 TITLES = {"before": "before the first step", "during": "while it trained", "after": "after the last step"}
 STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "NOT RUN": "dim"}
 WIDTH = 33
 """Of the names of checks: tables that are printed one after the other are aligned."""
+HEADS = {True: "body frozen", False: "all of it trained"}
 WAYS = {
     "patience": "ended early: it has not become better for long",
     "nonfinite": "stopped: too many steps in a row were not finite",
@@ -69,12 +70,11 @@ def _controls(found: Controls) -> Iterator[RenderableType]:
     """Yield the table of the controls: a row for each way to start, a column for what was trained."""
     ways = list(dict.fromkeys(arm.name for arm in found.arms))
     kinds = [frozen for frozen in (True, False) if any(arm.frozen == frozen for arm in found.arms)]
-    heads = {True: "body frozen", False: "all of it trained"}
-    rows: list[list[str | Text]] = [[Text(""), *(Text(heads[kind], "dim") for kind in kinds), Text("")]]
+    rows: list[list[str | Text]] = [[Text(""), *(Text(HEADS[kind], "dim") for kind in kinds), Text("")]]
     values = {(arm.name, arm.frozen): arm for arm in found.arms}
     for way in ways:
         rows.append([way, *(_mean(values[way, kind].values) for kind in kinds), ""])
-    yield Text(f"  {escape(found.metric)} after {found.steps} steps, {found.seeds} seeds", style="dim")
+    yield Text(f"  {escape(found.metric)} after {found.steps} steps, {count(found.seeds, 'seed')}", style="dim")
     yield Columns(rows)
     style = {"KNOWLEDGE": "bold green", "NONE": "bold red"}.get(found.verdict, "bold yellow")
     yield Text("  verdict  ").append(found.verdict, style=style)
@@ -104,12 +104,29 @@ def _time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def step_line(row: Mapping[str, Any], steps: int, left_s: float | None) -> Text:
-    """Return a step of the log in one line, with the time that is left in seconds."""
+class _Fitting:
+    """Words on one line; where it is too narrow for all, those at ``spared`` are left out, the first of them first."""
+
+    def __init__(self, words: Sequence[str], spared: Sequence[int]) -> None:
+        self._words, self._spared = words, spared
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        left_out: set[int] = set()
+        for place in (*self._spared, None):
+            line = Text("  " + "  ".join(word for i, word in enumerate(self._words) if i not in left_out))
+            if line.cell_len <= options.max_width or place is None:
+                break
+            left_out.add(place)
+        line.no_wrap, line.overflow = True, "ellipsis"
+        yield line
+
+
+def step_line(row: Mapping[str, Any], steps: int, left_s: float | None) -> RenderableType:
+    """Return a step of the log in one line, with the time that is left in seconds, whatever else finds no room."""
     loss, norm = (row[name] for name in ("loss", "grad_norm"))
     rate = max(row["lr"].values(), default=0.0)
     words = [
-        f"step {row['step']}/{steps}",
+        f"step {str(row['step']).rjust(len(str(steps)))}/{steps}",
         f"loss {loss:.3g}" if loss is not None else "loss is not finite",
         f"grad {norm:.2g}" if norm is not None else "grad is not finite",
         f"lr {rate:.1e}",
@@ -119,10 +136,25 @@ def step_line(row: Mapping[str, Any], steps: int, left_s: float | None) -> Text:
     if left_s is not None:
         minutes, seconds = divmod(int(left_s), 60)
         words.append(f"{minutes}:{seconds:02} left")
+    return _Fitting(words, spared=(5, 3, 4, 2))
+
+
+def dev_line(row: Mapping[str, Any], steps: int) -> RenderableType:
+    """Return an evaluation in one line, if the terminal is wide enough for one."""
+    figures = "  ".join(f"{escape(name)} {_figure(value)}" for name, value in row["dev"].items())
+    step = str(row["step"]).rjust(len(str(steps)))
+    return Hanging(Text(f"  step {step}/{steps}  dev  "), figures)
+
+
+def _figure(value: float) -> str:
+    """Return three digits behind the point, so that what follows stays in its column; none for a count."""
+    return f"{value:.3f}" if value % 1 and abs(value) >= 0.001 else f"{value:.3g}"
+
+
+def control_line(row: Mapping[str, Any]) -> Text:
+    """Return one run of the controls in one line: which it is, and what it reached if it is done."""
+    number = str(row["number"]).rjust(len(str(row["of"])))
+    body = HEADS[row["frozen"]].ljust(max(map(len, HEADS.values())))
+    value = "training" if row["value"] is None else f"{escape(row['metric'])} {row['value']:.3f}"
+    words = (f"control {number}/{row['of']}", body, row["way"].ljust(8), f"seed {row['seed']}", value)
     return Text("  " + "  ".join(words), no_wrap=True, overflow="ellipsis")
-
-
-def dev_line(row: Mapping[str, Any], steps: int) -> Text:
-    """Return an evaluation in one line."""
-    figures = "  ".join(f"{escape(name)} {value:.3g}" for name, value in row["dev"].items())
-    return Text(f"  step {row['step']}/{steps}  dev  {figures}")

@@ -7,7 +7,8 @@ over paired seeds: the same batches, the same draws of what is new.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 from torch import nn
@@ -19,32 +20,53 @@ from .job import Job, draw_into, tensors_of
 from .loop import Loop
 from .result import Arm, Controls
 
-__all__ = ["WAYS", "check_controls", "permute", "run_controls"]
+__all__ = ["WAYS", "ControlRun", "check_controls", "permute", "run_controls"]
 
 WAYS = ("warm", "scratch", "permuted")
 
-Told = Callable[[str, bool, int, float], None]
-"""Is told of each run: which way, whether the body was frozen, its seed, and the metric it reached."""
+
+@dataclass(frozen=True)
+class ControlRun:
+    """One run, the ``number``-th of ``of``: it begins where ``value``, the metric that it reached, is None."""
+
+    way: str
+    frozen: bool
+    seed: int
+    number: int
+    of: int
+    metric: str
+    value: float | None = None
+
+
+Told = Callable[[ControlRun], None]
+"""Is told of each run when it begins and when it is done."""
 
 
 def run_controls(job: Job, *, seeds: int, told: Told | None = None) -> Controls:
     """Train every way with every seed; raises ConfigError where there is no init, or nothing to evaluate on."""
     check_controls(job, seeds)
     assert job.init is not None
-    new = job.init.drawn & job.target.tensors.keys()
-    arms = []
-    for frozen in (True, False) if new else (False,):
-        for way in WAYS:
-            values = []
-            for seed in range(job.settings.seed, job.settings.seed + seeds):
-                values.append(_trained(job, way, seed, frozen=frozen))
-                if told is not None:
-                    told(way, frozen, seed, values[-1])
-            arms.append(Arm(way, frozen, tuple(values)))
+    tell = told or (lambda run: None)
     metric = job.settings.metric or job.work.task.metric
+    values: dict[tuple[str, bool], list[float]] = {}
+    for run in _runs(job, seeds, metric):
+        tell(run)
+        value = _trained(job, run.way, run.seed, frozen=run.frozen)
+        tell(replace(run, value=value))
+        values.setdefault((run.way, run.frozen), []).append(value)
+    arms = [Arm(way, frozen, tuple(found)) for (way, frozen), found in values.items()]
     deciding = [arm for arm in arms if arm.frozen] or arms
     decided_on = "frozen" if deciding[0].frozen else "unfrozen"
     return Controls(metric, seeds, job.settings.steps, tuple(arms), verdict_of(*deciding[:3]), decided_on)
+
+
+def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
+    """Return what is to be run; there is no probe where the init brought everything, and nothing new is trained."""
+    assert job.init is not None
+    frozen = (True, False) if job.init.drawn & job.target.tensors.keys() else (False,)
+    begin = job.settings.seed
+    chosen = list(product(frozen, WAYS, range(begin, begin + seeds)))
+    return [ControlRun(way, held, seed, n, len(chosen), metric) for n, (held, way, seed) in enumerate(chosen, 1)]
 
 
 def check_controls(job: Job, seeds: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import api
 from ..configs import Document
-from ..errors import ConfigError
+from ..errors import ConfigError, PlanError
 from ..target import TargetSpec
 from ..text import escape
 from .init import Init
@@ -58,8 +58,20 @@ class Job:
         if self.init is None:
             draw_into(model, self.target, self.target.tensors, self.settings.seed)
         else:
-            plan = api.load_into(model, self.init.path, strict=True, on_missing="error")
+            plan = self._load(model, self.init.path)
         return model.to(self.device), plan
+
+    def _load(self, model: nn.Module, path: str) -> Plan:
+        """Load the init whole; what does not fit is for ``ckpt transplant`` to fit, whose flags there are not here."""
+        try:
+            return api.load_into(model, path, strict=True, on_missing="error")
+        except PlanError as error:
+            raise PlanError(
+                f"{escape(path)} does not fit {escape(self.document.name)}: {error.message}",
+                hint=f"ckpt transplant {escape(path)} {escape(self.document.path)} makes an init that fits.",
+                details=error.details,
+                rule=error.rule,
+            ) from error
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

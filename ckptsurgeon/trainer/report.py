@@ -14,13 +14,23 @@ from .run_folder import RunFolder
 __all__ = ["read_report"]
 
 
+def _undone(folder: RunFolder) -> ConfigError:
+    begun = folder.holds_a_run
+    hint = f"It is not done: ckpt train --run {escape(folder.path)} --resume goes on with it." if begun else ""
+    return ConfigError(f"{escape(folder.path)} holds no report of a run.", hint=hint)
+
+
 def read_report(run: Path) -> Trained:
     """Return what came of the run in a folder; raises ConfigError where there is none, FormatError where it is odd."""
     folder = RunFolder(os.fspath(run))
+    if not os.path.isdir(folder.path):
+        raise ConfigError(f"there is no run {escape(folder.path)}.", hint="Name its folder: ckpt train --report DIR.")
     if not os.path.exists(folder.of("result.json")):
-        hint = "It is not done: ckpt train --resume goes on with it." if folder.holds_a_run else ""
-        raise ConfigError(f"{escape(folder.path)} holds no report of a run.", hint=hint)
+        raise _undone(folder)
     data = folder.read_json("result.json")
+    step = data.get("step")
+    if folder.holds_a_run and isinstance(step, int) and folder.last_step() > step:
+        raise _undone(folder)  # what there is was written before the run went on, and was killed
     try:
         known = {name: data[name] for name in Trained.__dataclass_fields__}
         made = known["controls"]

@@ -117,7 +117,8 @@ def _faults(made: Settings) -> list[tuple[bool, str]]:
         (made.batch_size < 1 or made.accumulate < 1, "train.batch_size and train.accumulate are 1 or more"),
         (
             made.warmup >= made.steps,
-            f"train.warmup {made.warmup} is not below train.steps {made.steps}: lr would never be reached",
+            f"train.warmup {made.warmup} is not below train.steps {made.steps}: lr would never be reached; "
+                "--set warmup=0 does without",
         ),
         (not 0 < made.lr < math.inf, f"train.lr is {made.lr}"),
         (not 0 <= made.final_lr <= 1, f"train.final_lr is {made.final_lr}: it is a share of lr, from 0 to 1"),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
 
 from ..api.types import Path
 from ..errors import ConfigError
@@ -24,9 +23,6 @@ from .result import Controls, Trained
 from .run_folder import RunFolder
 from .start import Start, found_start
 from .stopping import Stop, listening
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["train"]
 
@@ -67,7 +63,8 @@ def train(
     ``*.init.safetensors`` of the working directory. ``sets`` are ``KEY=VALUE`` over the ``train:`` section. The
     folder ``run`` takes what the run leaves; ``resume`` goes on with the run in it, bit for bit on a CPU.
     ``check_only`` runs the checks that come before the first step, and writes nothing. ``controls`` trains the
-    controls too, with ``seeds`` paired seeds. ``observer`` is given each row of the log as it is made.
+    controls too, with ``seeds`` paired seeds. ``observer`` is given each row of the log as it is made, and what else
+    happens: an ``event`` each.
 
     Raises ConfigError, PatternError, what ``load_into`` raises for an init that does not fit, and OutputError.
     """
@@ -80,6 +77,9 @@ def train(
     if controls:
         check_controls(job, seeds)
     order = _Order(folder, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None))
+    if preprocess_only:  # what it computes of each split is said with what there is
+        job = replace(job, work=replace(job.work, notes=()))
+    order.tell({"event": "notes", "notes": _notes(job, start)})
     with computing(job.settings):
         if preprocess_only:
             return _prepared(job, start)
@@ -178,9 +178,7 @@ def _controls(job: Job, order: _Order) -> Controls | None:
     return run_controls(
         job,
         seeds=order.seeds,
-        told=lambda way, frozen, seed, value: order.tell(
-            {"event": "control", "way": way, "frozen": frozen, "seed": seed, "value": value}
-        ),
+        told=lambda told: order.tell({"event": "control", **asdict(told)}),
     )
 
 
@@ -200,6 +198,11 @@ def _finish(
     return result
 
 
+def _notes(job: Job, start: Start) -> tuple[str, ...]:
+    """Return what is worth saying before the first step."""
+    return (*start.notes, *job.target.notes, *job.work.notes)
+
+
 def _result(job: Job, start: Start, *, checks: tuple[Check, ...], ended: str, notes: tuple[str, ...] = ()) -> Trained:
     made = Trained(
         config=start.config,
@@ -212,6 +215,6 @@ def _result(job: Job, start: Start, *, checks: tuple[Check, ...], ended: str, no
         ended=ended,
         checks=checks,
         metric=job.settings.metric or job.work.task.metric,
-        notes=(*start.notes, *job.target.notes, *job.work.notes, *notes),
+        notes=(*_notes(job, start), *notes),
     )
     return made if made.ok else replace(made, exit_code=1)

@@ -6,12 +6,17 @@ blank between words. Nothing is trimmed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ..errors import ConfigError
+from ..text import brief_repr
 from .plain import lines_of
 from .vocabulary import Vocabulary, checked
 
-__all__ = ["BLANK", "VOCABULARY"]
+__all__ = ["BLANK", "VOCABULARY", "alphabet_text"]
 
 BLANK = "<blank>"
+_ESCAPED = "\\#"
 
 
 class _Coqui:
@@ -22,7 +27,27 @@ class _Coqui:
     def read(self, name: str, data: bytes) -> Vocabulary:
         """Return the labels and the blank."""
         lines = [line for line in lines_of(name, data) if line and not line.startswith("#")]
-        return checked(name, [*("#" if line == "\\#" else line for line in lines), BLANK])
+        return checked(name, [*("#" if line == _ESCAPED else line for line in lines), BLANK])
+
+
+def alphabet_text(labels: Sequence[str]) -> str:
+    r"""Return the file that holds these labels, the CTC blank not among them; reading it gives them again.
+
+    Coqui STT's own writer leaves ``#`` as it is: a comment, so that every label behind it moves up by one. Raises
+    ConfigError for labels that the format cannot spell: ``\#``, ``#a``, several lines, nothing.
+    """
+    text = "".join(f"{_ESCAPED if label == '#' else label}\n" for label in labels)
+    odd = [label for label in labels if _unspelled(label)]
+    if labels and labels[0].startswith("\ufeff"):
+        odd.append(labels[0])  # a reader takes it for the mark of UTF-8
+    if odd:
+        raise ConfigError(f"an alphabet.txt cannot spell the label {brief_repr(odd[0], 40)}.")
+    return text
+
+
+def _unspelled(label: str) -> bool:
+    comment = label.startswith("#") and label != "#"
+    return not label or label == _ESCAPED or comment or any(end in label for end in "\n\r\0")
 
 
 VOCABULARY = _Coqui()

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from .editing import editing
 from .files import make_many, make_model
 from .harness import MB, Measured, Row, ckpt, python, rounds, run
-from .training import training
+from .training import loading, training
 
 IN_PROCESS = """
 import sys, time
@@ -171,9 +171,10 @@ def main() -> None:
     try:
         print(machine())
         print("\n| what | seen | may be | | medians |\n|---|---|---|---|---|", flush=True)
-        for row in training(folder, number) if options.training else ():
-            show(row)
-            missed += not row.held
+        for rows in (training(folder, number), loading(folder, number)) if options.training else ():
+            for row in rows:
+                show(row)
+                missed += not row.held
         if options.training:
             return
         make_model(folder, "big", 200_000_000 if options.quick else 2_000_000_000)
@@ -192,7 +193,7 @@ def main() -> None:
         if not options.quick:
             make_model(folder, "huge", 8_000_000_000)
             names.append("huge")
-        for rows in (header(folder), sizes(folder, names), training(folder, number)):
+        for rows in (header(folder), sizes(folder, names), training(folder, number), loading(folder, number)):
             for row in rows:
                 show(row)
                 missed += not row.held

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from .harness import Row, python
 
-__all__ = ["training"]
+__all__ = ["loading", "training"]
 
 SETUP = """
 import os, sys, tempfile, time
@@ -54,6 +54,31 @@ for batch in batches[: STEPS - 1]:
     optimizer.zero_grad()
 """
 
+LOADING = """
+import os, sys, tempfile, time
+import torch
+torch.set_num_threads(1)
+os.chdir(tempfile.mkdtemp())
+from ckptsurgeon.trainer.assembly import job_of
+from ckptsurgeon.trainer.loop import Loop
+from ckptsurgeon.trainer.speech import demo_data
+demo_data("speech", ["en"], n=640)
+job = job_of("speech/en.yaml", sets=("steps=21", "warmup=0", "evaluate_every=99"), device="cpu")
+loop = Loop(job, job.model()[0])
+loop.run(until=1)
+"""
+
+LOADED = """
+batches = list(job.work.train.read(0, 0))
+began = time.perf_counter()
+batches = list(job.work.train.read(0, 1))
+"""
+
+STEPPED = """
+began = time.perf_counter()
+loop.run(until=20)
+"""
+
 END = "print(time.perf_counter() - began, file=sys.stderr)\n"
 
 
@@ -61,6 +86,16 @@ def seconds(code: str, folder: str) -> float:
     """What a script says it took."""
     done = subprocess.run(python(code), cwd=folder, capture_output=True, text=True, check=True)
     return float(done.stderr.strip().splitlines()[-1])
+
+
+def loading(folder: str, number: int) -> Iterator[Row]:
+    """Batches of 32 clips with their features kept, made by the process that trains, over steps that are given them."""
+    loaded, stepped = [], []
+    for _ in range(number):
+        loaded.append(seconds(LOADING + LOADED + END, folder) / 20)
+        stepped.append(seconds(LOADING + STEPPED + END, folder) / 19)
+    a, b = statistics.median(loaded), statistics.median(stepped)
+    yield Row("making a batch of 32 clips / a step with it", a / b, 0.25, seen=f"{1000 * a:.2f} ms / {1000 * b:.2f} ms")
 
 
 def training(folder: str, number: int, *, steps: int = 150) -> Iterator[Row]:

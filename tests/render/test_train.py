@@ -38,18 +38,35 @@ ROW = {
 }  # fmt: skip
 
 
-def test_a_step_is_one_line() -> None:
-    line = step_line(ROW, 500, 21.4).plain
-    assert line == "  step 120/500  loss 1.31  grad 0.9  lr 5.8e-03  2 310 clips/s  padding 1.5%  0:21 left"
-    assert (
-        "loss is not finite  grad is not finite" in step_line({**ROW, "loss": None, "grad_norm": None}, 500, None).plain
-    )
+def lines(view: object, width: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("COLUMNS", str(width))
+    return shown(view).splitlines()
 
 
-def test_an_evaluation_is_one_line() -> None:
-    assert dev_line({"step": 100, "dev": {"loss": 1.05, "cer": 0.5625}}, 500).plain == (
-        "  step 100/500  dev  loss 1.05  cer 0.562"
-    )
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (120, "  step 120/5000  loss 1.31  grad 0.9  lr 5.8e-03  2 310 clips/s  padding 1.5%  0:21 left"),
+        (80, "  step 120/5000  loss 1.31  grad 0.9  lr 5.8e-03  2 310 clips/s  0:21 left"),
+        (70, "  step 120/5000  loss 1.31  grad 0.9  2 310 clips/s  0:21 left"),
+        (60, "  step 120/5000  loss 1.31  grad 0.9  0:21 left"),
+    ],
+)
+def test_a_step_is_one_line_and_keeps_the_time_left(width: int, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lines(step_line(ROW, 5000, 21.4), width, monkeypatch) == [line.replace("step 120", "step  120")]
+    nan = step_line({**ROW, "loss": None, "grad_norm": None}, 500, None)
+    assert "loss is not finite  grad is not finite" in lines(nan, 120, monkeypatch)[0]
+
+
+def test_an_evaluation_hangs_below_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"step": 20, "dev": {"loss": 1.05, "cer": 0.5625, "wer": 1.0, "too_short": 0.0, "accuracy": 0.0004}}
+    assert lines(dev_line(row, 500), 120, monkeypatch) == [
+        "  step  20/500  dev  loss 1.050  cer 0.562  wer 1  too_short 0  accuracy 0.0004"
+    ]
+    assert lines(dev_line(row, 500), 60, monkeypatch) == [
+        "  step  20/500  dev  loss 1.050  cer 0.562  wer 1  too_short",
+        "                     0  accuracy 0.0004",
+    ]
 
 
 def test_the_table_is_aligned_and_the_verdict_stands_below(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from ckptsurgeon.trainer.checking import checks_after, checks_before, checks_during
-from ckptsurgeon.trainer.settings import Settings, settings_of
+from ckptsurgeon.trainer.settings import Data, Features, Settings, settings_of
 
 from ..test_documentation import quoted, table
 from . import toy
@@ -19,9 +22,40 @@ from . import toy
 PAGE = (Path(__file__).parents[2] / "docs" / "train.md").read_text()
 
 
-def test_every_setting_is_explained() -> None:
-    named = [name for row in table(PAGE, "## The configuration") for name in quoted(row[0])]
-    assert sorted(named) == sorted(field.name for field in fields(Settings))
+@pytest.mark.parametrize(
+    ("kind", "heading"), [(Settings, "| field |"), (Data, "| field of `data` |"), (Features, "| field of `features` |")]
+)
+def test_every_setting_is_explained_with_its_default(kind: Any, heading: str) -> None:
+    rows = table(PAGE[PAGE.index(heading) :], heading)
+    told = {
+        name: yaml.safe_load(default.replace("inf", ".inf"))
+        for row in rows
+        for name, default in zip_longest(quoted(row[0]), quoted(row[1]), fillvalue=quoted(row[1] or "`x`")[0])
+    }
+    made = {field.name: getattr(kind(), field.name) for field in fields(kind)}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in made.items()}
+    assert told.keys() == made.keys()
+    assert {name: value for name, value in told.items() if value != plain[name]} == (
+        {"data": "x", "features": "x"} if kind is Settings else {}
+    )
+
+
+def test_the_exit_codes_are_those_of_the_errors() -> None:
+    codes = [code for row in table(PAGE, "| exit status |") for code in row[0].split(", ")]
+    assert codes == ["0", "1", "2", "3", "4", "5", "130", "143"]
+
+
+def test_the_task_of_ones_own_trains(ckpt: Callable[..., Any]) -> None:
+    found = re.search(r"```python\n(import torch.*?)```", PAGE, re.S)
+    assert found
+    Path("my_task.py").write_text(found[1])
+    train = {"task": "my_task.py:Doubling", "steps": 60, "lr": 0.1, "evaluate_every": 60, "batch_size": 8}
+    model = {"_target_": "torch.nn.Linear", "in_features": 4, "out_features": 4}
+    Path("x.yaml").write_text(yaml.safe_dump({"model": model, "train": train}))
+    done = ckpt("train", "x.yaml", "--device", "cpu", "--json")
+    assert done.code == 0, done.out + done.err
+    told = json.loads(done.out)
+    assert told["best"] < 0.05 < 1 < told["first_loss"]
 
 
 def test_the_example_is_understood() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -179,6 +180,14 @@ def test_a_terminated_process_exits_with_143_and_says_how_to_go_on(init: str) ->
     assert json.loads(Path("run/result.json").read_text())["step"] == step > 0
 
 
+@pytest.mark.usefixtures("cheap")
+def test_what_is_known_of_the_data_is_said_before_the_first_step(ckpt: Run) -> None:
+    toy.write(task="toy_task.py:Prepared")
+    said = ckpt("train", "toy.yaml", "--device", "cpu").err.splitlines()
+    assert said[:2] == ["note: no --init: the weights are drawn by the declared initialiser", "note: train: 32 clips"]
+    assert [line for line in said[2:] if not line.startswith("  step")] == []
+
+
 def test_check_only_writes_nothing(ckpt: Run, init: str) -> None:
     before = sorted(os.listdir())
     done = ckpt("train", "--check-only")
@@ -191,7 +200,7 @@ def test_preprocessing_says_what_it_computed_and_trains_nothing(ckpt: Run) -> No
     toy.write(task="toy_task.py:Prepared")
     done = ckpt("train", "toy.yaml", "--preprocess-only")
     assert (done.code, flat(done.out)) == (0, "prepared; nothing was trained")
-    assert "note: train: 32 clips; 32 computed" in done.err
+    assert [line for line in done.err.splitlines() if "clips" in line] == ["note: train: 32 clips; 32 computed"]
     assert not os.path.exists("run")
 
 
@@ -234,7 +243,10 @@ def test_controls_print_a_table_and_a_verdict(ckpt: Run, init: str) -> None:
     done = ckpt("train", "--controls", "--seeds", "1", "--steps", "4", "--device", "cpu")
     assert "body frozen all of it trained" in flat(done.out)
     assert "verdict" in done.out
-    assert "warm  body frozen  seed 0" in done.err
+    said = [line for line in done.err.splitlines() if "control" in line]
+    assert re.fullmatch(r"  control 1/6  body frozen        warm      seed 0  error \d\.\d{3}", said[0])
+    assert re.fullmatch(r"  control 6/6  all of it trained  permuted  seed 0  error \d\.\d{3}", said[5])
+    assert len(said) == 6
     told = json.loads(ckpt("train", "--report", "--json").out)["controls"]
     assert len(told["arms"]) == 6
 
@@ -347,7 +359,7 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
         (["--check-only", "--resume"], "--check-only and --resume contradict each other"),
         (["--resume", "--controls"], "--controls starts from an init, --resume does not"),
         (["--preprocess-only"], "computes nothing beforehand"),
-        (["--report", "nowhere"], "nowhere holds no report of a run"),
+        (["--report", "nowhere"], "there is no run nowhere"),
     ],
 )
 def test_each_mistake_has_its_own_message(ckpt: Run, init: str, flags: list[str], why: str) -> None:

@@ -7,9 +7,13 @@ import struct
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from ckptsurgeon.errors import ConfigError
 from ckptsurgeon.vocabulary import read_vocabulary
+from ckptsurgeon.vocabulary.coqui import VOCABULARY as COQUI
+from ckptsurgeon.vocabulary.coqui import alphabet_text
 
 
 def read(name: str, content: str | bytes) -> tuple[str, ...]:
@@ -45,6 +49,25 @@ def test_a_text_may_number_its_tokens() -> None:
 def test_coquis_alphabet_and_its_blank_behind_the_last(text: str, labels: tuple[str, ...]) -> None:
     """native_client/alphabet.cc: comments, an escaped #, a blank that is a label, nothing trimmed, any line ends."""
     assert read("alphabet.txt", text) == (*labels, "<blank>")
+
+
+LABELS = st.text(st.sampled_from(" #\\a\tж\ufeff\u2028") | st.characters(codec="utf-8"), max_size=3)
+
+
+@given(st.lists(LABELS, min_size=1, max_size=6, unique=True))
+@example([" ", "!", "#", "a"])
+@example(["#", "\\", "\\\\#", "a#"])
+@example(["\\#", "a"])
+@example(["#a", "b"])
+@example(["\ufeffa", "b"])
+def test_an_alphabet_that_is_written_is_read_again_or_refused(labels: list[str]) -> None:
+    try:
+        text = alphabet_text(labels)
+    except ConfigError:
+        odd = [label for label in labels if not label or label == "\\#" or set(label) & set("\n\r\0")]
+        assert odd or any(label[0] == "#" and label != "#" for label in labels) or labels[0][0] == "\ufeff"
+    else:
+        assert "<blank>" in labels or COQUI.read("alphabet.txt", text.encode()).tokens == (*labels, "<blank>")
 
 
 def test_an_alphabet_that_is_no_utf_8_is_an_error() -> None:

@@ -89,7 +89,7 @@ def run(
             overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only, observer=watch.observe,
         )  # fmt: skip
     if not sink.answer(found):
-        sink.notes(found.notes)
+        sink.notes(note for note in found.notes if note not in watch.noted)
         sink.show(trained_view(found, checked=watch.shown, next_steps=_next(found, folder)))
     if found.exit_code:
         raise typer.Exit(found.exit_code)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...errors import ConfigError
-from ...text import count
+from ...text import count, escape
 from ..manifests import read_manifests
 from ..settings import Data
 from .clip import Clip
@@ -18,11 +18,12 @@ __all__ = ["Split", "located", "read_split"]
 
 @dataclass(frozen=True)
 class Split:
-    """The clips that are used, and how many were left out for which reason."""
+    """The clips that are used, and how many were left out for which reason. ``made_by``: the user's own function."""
 
     name: str
     clips: tuple[Clip, ...]
     dropped: Mapping[str, int]
+    made_by: str = ""
 
     @property
     def seconds(self) -> float:
@@ -36,6 +37,8 @@ class Split:
 
     def says(self) -> str:
         """Return one line on what is there and what was left out."""
+        if self.made_by:
+            return f"{self.name}: {count(len(self.clips), 'example')} of {escape(self.made_by)}, your own code"
         left_out = ", ".join(f"{number} {why}" for why, number in self.dropped.items())
         there = f"{self.name}: {count(len(self.clips), 'clip')}, {self.seconds / 60:.1f} min"
         return f"{there}; left out: {left_out}" if left_out else there

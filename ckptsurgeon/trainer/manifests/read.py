@@ -111,7 +111,9 @@ def _with_length(clip: Clip) -> Clip:
     if end_s > whole + TOLERANCE_S or clip.begin_s > whole:
         until = f"from {clip.begin_s:g} s to {end_s:g} s" if end_s > clip.begin_s else f"from {clip.begin_s:g} s on"
         raise ConfigError(f"{clip.where}: it goes {until}, and {escape(clip.path)} lasts {whole:g} s.")
-    return dataclasses.replace(clip, seconds=max(min(end_s, whole) - clip.begin_s, 0.0))
+    if min(end_s, whole) <= clip.begin_s:
+        raise SourceError(f"{clip.where}: {escape(clip.path)} has no samples.", hint="Remove it from the manifest.")
+    return dataclasses.replace(clip, seconds=min(end_s, whole) - clip.begin_s)
 
 
 def _raise(error: CheckpointError) -> Clip:

@@ -28,7 +28,7 @@ class DeepSpeech(nn.Module):
 
     def __init__(self, outputs: int, *, n_input: int, n_context: int, n_hidden: int, dropout: float) -> None:
         super().__init__()
-        self.n_context = n_context
+        self.n_input, self.n_context = n_input, n_context
         self.layer_1 = nn.Linear((2 * n_context + 1) * n_input, n_hidden)
         self.layer_2 = nn.Linear(n_hidden, n_hidden)
         self.layer_3 = nn.Linear(n_hidden, n_hidden)

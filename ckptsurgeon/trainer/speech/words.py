@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ...errors import ConfigError
 from ...text import count, escape
+from ...vocabulary.coqui import alphabet_text
 
 __all__ = ["LANGUAGES", "alphabet_of", "read_words", "words_of"]
 
@@ -44,5 +45,4 @@ def read_words(path: str | Path) -> tuple[str, ...]:
 
 def alphabet_of(words: tuple[str, ...]) -> str:
     """Return the letters of some words as Coqui STT's ``alphabet.txt`` spells them, the blank between words first."""
-    letters = sorted(set("".join(words)))
-    return "".join(f"{label}\n" for label in [" ", *("\\#" if letter == "#" else letter for letter in letters)])
+    return alphabet_text([" ", *sorted(set("".join(words)))])

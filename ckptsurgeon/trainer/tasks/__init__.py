@@ -1,5 +1,6 @@
 """What models are trained for, one file each: ``TASK``."""
 
 from ._load import load_task, task_file
+from ._task import Batch, Loss, Task
 
-__all__ = ["load_task", "task_file"]
+__all__ = ["Batch", "Loss", "Task", "load_task", "task_file"]

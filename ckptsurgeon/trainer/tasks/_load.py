@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import os
-import sys
 from typing import cast
 
-from ...configs import Document, user_code
-from ...errors import CheckpointError, ConfigError
+from ...errors import ConfigError
 from ...registry import discover, module_names
 from ...text import brief_repr, escape
+from ..users_file import from_users_file
 from ._task import Task
 
 __all__ = ["load_task", "task_file"]
 
 TASKS = "ckptsurgeon.trainer.tasks"
 MEMBERS = ("check", "example", "collate", "loss", "uniform_loss", "evaluate", "metric")
-USERS = "ckptsurgeon_users_task"
-"""What the module of a user's file is called; dataclasses and pickles look it up."""
 
 
 def task_file(name: str, folder: str) -> str:
@@ -58,26 +54,6 @@ def _ours(name: str) -> object:
 
 def _users(name: str, path: str) -> object:
     attribute = name.rpartition(":")[2]
-    if not os.path.isfile(path) or not path.endswith(".py"):
-        why = "does not exist" if not os.path.exists(path) else "is no Python file"
-        raise ConfigError(f"train.task {escape(name)}: {escape(path)} {why}.", hint="It is my_task.py:MyTask.")
-    spec = importlib.util.spec_from_file_location(USERS, path)
-    assert spec is not None  # the suffix is one that Python knows
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        with user_code(Document(path, "", None, {})):
-            sys.modules[USERS] = module
-            spec.loader.exec_module(module)
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"train.task {escape(name)} cannot be imported: {type(error).__name__}: {escape(str(error))}."
-        ) from error
-    if not hasattr(module, attribute):
-        classes = [one for one, value in vars(module).items() if isinstance(value, type)]
-        near = difflib.get_close_matches(attribute, classes, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Its classes are {', '.join(classes) or 'none'}."
-        raise ConfigError(f"{escape(path)} has no {escape(attribute)}.", hint=hint)
-    return getattr(module, attribute)
+    return from_users_file(
+        f"train.task {escape(name)}", path, attribute, example="my_task.py:MyTask", module="ckptsurgeon_users_task"
+    )

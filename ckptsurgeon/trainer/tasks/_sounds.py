@@ -49,9 +49,13 @@ class SoundTask:
         data = self.settings.data
         for name in ("train", "dev", "test"):
             if name not in self._splits and (name == "train" or getattr(data, name)):
-                self._splits[name] = read_split(name, data, check=self.check, fits=self.fits)
+                self._splits[name] = self.split(name)
         # Not kept: workers of a loader that lies in a circle of references take seconds to end.
         return {name: self._batches(split) for name, split in self._splits.items()}
+
+    def split(self, name: str) -> Split:
+        """Return the clips of a split."""
+        return read_split(name, self.settings.data, check=self.check, fits=self.fits)
 
     def _batches(self, split: Split) -> Batches:
         settings = self.settings
@@ -77,7 +81,7 @@ class SoundTask:
     def notes(self) -> list[str]:
         """Return a line on each split: how much there is, what was left out and why; of training, the padding too."""
         splits = self.splits()
-        padded = f"; padding {splits['train'].padding():.1%}"
+        padded = f"; padding {splits['train'].padding():.1%}" if splits["train"].split.seconds else ""
         return [f"{one.split.says()}{padded if name == 'train' else ''}" for name, one in splits.items()]
 
     def example(self, clip: Clip) -> dict[str, Any]:

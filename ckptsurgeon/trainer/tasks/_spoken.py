@@ -32,10 +32,7 @@ def spoken(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor) ->
     an object; or log-probabilities alone, a frame of them for each of the inputs. Logits do as well: they are
     normalised, which changes nothing where that was done.
     """
-    if batch.inputs.dim() == 3 and hasattr(getattr(model, "module", model), "frontend"):
-        raise ConfigError(
-            "the model computes features itself, and is given features.", hint="Write train.features: {kind: waves}."
-        )
+    _check_inputs(getattr(model, "module", model), batch.inputs)
     found: Any = model(batch.inputs, batch.lengths, *previous)
     scores = next((getattr(found, name) for name in ("ctc", "log_probs", "logits") if hasattr(found, name)), None)
     lengths = getattr(found, "lengths", None)
@@ -53,6 +50,28 @@ def spoken(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor) ->
             hint="Name the same list in the model section and in train.data.tokens.",
         )
     return Spoken(scores.float().log_softmax(-1), lengths, getattr(found, "decoder", None))
+
+
+def _check_inputs(model: nn.Module, inputs: Tensor) -> None:
+    """Raise ConfigError where one of our models is given what it does not take; of others nobody knows."""
+    if inputs.dim() == 3 and hasattr(model, "frontend"):
+        raise ConfigError(
+            "the model computes features itself, and is given features.", hint="Write train.features: {kind: waves}."
+        )
+    wanted = getattr(model, "n_input", None)
+    if not isinstance(wanted, int):
+        return
+    if inputs.dim() == 2:
+        raise ConfigError(
+            f"the model takes frames of features (n_input {wanted}), and is given waves.",
+            hint="Write train.features: {kind: log_mel}, with size x stack = n_input.",
+        )
+    if inputs.shape[2] != wanted:
+        raise ConfigError(
+            f"the model takes {wanted} numbers a frame (n_input), and train.features gives {inputs.shape[2]} "
+            "(size x stack).",
+            hint=f"Write n_input: {inputs.shape[2]} under model, or a size and stack whose product is {wanted}.",
+        )
 
 
 def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Tensor:

@@ -1,7 +1,8 @@
 """Classification: any module that takes inputs (batch, …) and returns logits (batch, classes).
 
-Where its ``forward`` has a parameter ``lengths`` it is given those too. Inputs are sounds, or arrays (``.npy``) of
-whatever a model takes; the token list has the classes in the order of the outputs.
+Where its ``forward`` has a parameter ``lengths`` it is given those too. Inputs are sounds, arrays (``.npy``) of
+whatever a model takes, or what a dataset of the user's own gives (``my_data.py:train_set``); the token list has the
+classes in the order of the outputs.
 """
 
 from __future__ import annotations
@@ -9,14 +10,18 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ...text import escape, listing
+from ...text import brief_repr, escape, listing
 from ..data.clip import Clip
+from ..data.split import Split
 from ..settings import Settings
+from ._dataset import Item, dataset_split
 from ._sounds import SoundTask
 from ._task import Batch, Loss, Task
 
@@ -36,6 +41,29 @@ class Classify(SoundTask):
                 hint="Name a text file with one a line, in the order of the model's outputs, with train.data.tokens.",
             )
         self._classes = {name: number for number, name in enumerate(tokens)}
+
+    def split(self, name: str) -> Split:
+        """Return the clips of a split, from manifests or from a function of the user's own."""
+        return dataset_split(name, getattr(self.settings.data, name)) or super().split(name)
+
+    def example(self, clip: Clip) -> dict[str, Any]:
+        """Return the input and the label of a clip."""
+        if not isinstance(clip, Item):
+            return super().example(clip)
+        given, label = clip.read()
+        return {"input": given, "label": self._numbered(label, clip), "seconds": 0.0, "name": clip.where}
+
+    def _numbered(self, label: object, clip: Clip) -> Tensor:
+        """Return the number of a class that is given by number or by name."""
+        number = label.item() if isinstance(label, Tensor) and label.numel() == 1 else label
+        number = self._classes.get(number) if isinstance(number, str) else number
+        if not isinstance(number, Integral) or int(number) not in range(len(self._classes)):
+            last = len(self._classes) - 1
+            raise ConfigError(
+                f"{clip.where}: the label {brief_repr(label, 80)} is no class.",
+                hint=f"It is a number from 0 to {last}, or a name of the list in train.data.tokens.",
+            )
+        return torch.tensor(int(number))
 
     def label(self, clip: Clip) -> Tensor:
         """Return the number of a clip's class, a scalar."""

@@ -1,0 +1,122 @@
+"""What users give that cannot be trained: done through the command line, one clear line each, and nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from ckptsurgeon.errors import ConfigError
+from ckptsurgeon.trainer import read_report
+from ckptsurgeon.trainer.models.deepspeech import DeepSpeech
+
+from .sounds import RATE, corpus
+
+Run = Callable[..., Any]
+
+MODEL = {"name": "deepspeech", "alphabet": "alphabet.txt", "n_input": 20, "n_context": 1, "n_hidden": 8, "dropout": 0}
+TRAIN = {
+    "task": "ctc", "steps": 2, "batch_size": 4, "features": {"size": 10, "stack": 2},
+    "data": {"train": "train.csv", "tokens": "alphabet.txt"},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def files() -> None:
+    """A model of Coqui STT's shape and six tones to train it on."""
+    Path("alphabet.txt").write_text("a\nb\nc\n")
+    corpus("train.csv", ["a", "b", "c", "ab", "bc", "ca"])
+    Path("x.yaml").write_text(yaml.safe_dump({"model": MODEL, "train": TRAIN}))
+
+
+def refused(ckpt: Run, *flags: str, code: int = 2) -> str:
+    """What is said of a run that never began."""
+    done = ckpt("train", "x.yaml", "--device", "cpu", *flags)
+    assert done.code == code, done.err
+    assert "Traceback" not in done.err
+    assert not os.path.exists("run")
+    notes, _, said = " ".join(done.err.split()).rpartition("error: ")
+    assert "error" not in notes
+    return said
+
+
+def first_row(row: str) -> None:
+    """Let a row be the first of the manifest, in line 2."""
+    head, *rows = Path("train.csv").read_text().splitlines()
+    Path("train.csv").write_text("\n".join([head, row, *rows]) + "\n")
+
+
+def test_a_sound_that_is_missing(ckpt: Run) -> None:
+    first_row("no.wav,a")
+    said = refused(ckpt, code=3)
+    assert said.startswith("train.csv, line 2: the sound no.wav does not exist.")
+
+
+@pytest.mark.parametrize(("samples", "why"), [(0, "has no samples"), (3200, "is silent: all of its samples are 0")])
+def test_a_sound_of_nothing(ckpt: Run, samples: int, why: str) -> None:
+    soundfile.write("nothing.wav", np.zeros(samples, "int16"), RATE)
+    first_row("nothing.wav,a")
+    said = refused(ckpt, "--set", "data.cache=features", code=3)
+    assert said == f"train.csv, line 2: nothing.wav {why}. Remove it from the manifest."
+
+
+def test_a_letter_outside_the_alphabet(ckpt: Run) -> None:
+    Path("train.csv").write_text(Path("train.csv").read_text().replace("ca\n", "c\u00e9\n"))
+    assert refused(ckpt).startswith("train.csv, line 7: the letter '\u00e9' (U+00E9) is no token of the list.")
+
+
+def test_clips_too_long_or_too_short_are_counted(ckpt: Run) -> None:
+    first_row("long.wav,a")
+    soundfile.write("long.wav", np.random.default_rng(0).standard_normal(2 * RATE) / 9, RATE)
+    Path("train.csv").write_text(Path("train.csv").read_text().replace(",ca\n", f",{'ca' * 30}\n"))
+    done = ckpt("train", "x.yaml", "--check-only", "--device", "cpu", "--set", "data.max_s=1")
+    assert done.code == 0
+    assert "5 clips" in done.err
+    assert "left out: 1 longer than 1 s, 1 shorter than its labels need" in " ".join(done.err.split())
+    nothing = refused(ckpt, "--set", "data.max_s=0.1")
+    assert "no clip is left of train" in nothing
+    assert "7 longer than 0.1 s" in nothing
+
+
+@pytest.mark.parametrize(
+    ("features", "why"),
+    [
+        ("{size: 10, stack: 3}", "the model takes 20 numbers a frame (n_input), and train.features gives 30"),
+        ("{kind: waves}", "the model takes frames of features (n_input 20), and is given waves"),
+    ],
+)
+def test_features_that_do_not_fit_the_model(ckpt: Run, features: str, why: str) -> None:
+    said = refused(ckpt, "--set", f"features={features}")
+    assert said.startswith(why)
+    assert "size x stack" in said
+
+
+def test_an_init_that_does_not_fit_is_for_transplant_to_fit(ckpt: Run) -> None:
+    wide = DeepSpeech(4, n_input=20, n_context=1, n_hidden=12, dropout=0)
+    torch.save(wide.state_dict(), "wide.pth")
+    said = refused(ckpt, "--init", "wide.pth", code=4)
+    assert said.startswith("wide.pth does not fit x.yaml: shape mismatch: layer_1.weight is (12, 60)")
+    assert said.endswith("ckpt transplant wide.pth x.yaml makes an init that fits.")
+
+
+def test_a_run_that_went_on_and_was_killed_has_no_report() -> None:
+    for step in (4, 6):
+        os.makedirs(f"run/steps/{step}")
+    Path("run/result.json").write_text(json.dumps({"step": 4}))
+    os.symlink("steps/6", "run/last")
+    with pytest.raises(ConfigError, match=r"run holds no report of a run\. It is not done: ckpt train --run run"):
+        read_report("run")
+
+
+def test_a_gpu_that_is_not_there(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = ckpt("train", "x.yaml", "--device", "cuda")
+    assert (done.code, os.path.exists("run")) == (2, False)

@@ -1,0 +1,135 @@
+"""``classify`` on a dataset of torch that a function of the user's own returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ckptsurgeon.trainer import checking
+from ckptsurgeon.trainer.checks import Check
+
+Run = Callable[..., Any]
+
+NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.out(x.flatten(1))
+"""
+
+DATA = """
+import numpy as np
+import torch
+
+class Squares(torch.utils.data.Dataset):
+    def __init__(self, seed, names=False):
+        self.draw, self.names = torch.randn(40, 3, 4, generator=torch.Generator().manual_seed(seed)), names
+
+    def __len__(self):
+        return len(self.draw)
+
+    def __getitem__(self, place):
+        x = self.draw[place].clone()
+        x[place % 3] += 3
+        return x, ("red", "green", "blue")[place % 3] if self.names else place % 3
+
+def train_set():
+    return Squares(0)
+
+def dev_set():
+    return Squares(1, names=True)
+
+def arrays():
+    return [(np.ones((3, 4), "float32"), torch.tensor(2)), (np.zeros((3, 4), "float32"), np.int64(0))]
+
+def wrong_label():
+    return [(torch.zeros(3, 4), 3)]
+
+def wrong_name():
+    return [(torch.zeros(3, 4), "rde")]
+
+def no_pair():
+    return [torch.zeros(3, 4)]
+
+def stream():
+    return (one for one in Squares(0))
+
+def nothing():
+    return []
+
+def broken():
+    return open("nowhere")
+
+def late():
+    class Late(Squares):
+        def __getitem__(self, place):
+            raise KeyError("lost")
+    return Late(0)
+
+Number = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def files() -> None:
+    Path("net.py").write_text(NET)
+    Path("my_data.py").write_text(DATA)
+    Path("classes.txt").write_text("red\ngreen\nblue\n")
+
+
+def configuration(workers: int = 0, **data: Any) -> str:
+    section = {
+        "task": "classify", "steps": 40, "batch_size": 8, "lr": 0.05, "evaluate_every": 40, "save_every": 40,
+        "data": {"tokens": "classes.txt", "workers": workers, **data},
+    }  # fmt: skip
+    Path("x.yaml").write_text(yaml.safe_dump({"model": {"_target_": "net.Net"}, "train": section}))
+    return "x.yaml"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_of_the_users_own_is_learned(ckpt: Run, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("resumed", "reopened"):  # the one is another process, the other trains again
+        monkeypatch.setattr(checking, name, lambda *args, **options: Check("left out", "NOT RUN", ""))
+    config = configuration(workers, train="my_data.py:train_set", dev="my_data.py:dev_set")
+    done = ckpt("train", config, "--device", "cpu", "--set", f"data.workers={workers}")
+    assert done.code == 0, done.out + done.err
+    assert "note: train: 40 examples of my_data.py:train_set, your own code" in done.err
+    assert "note: dev: 40 examples of my_data.py:dev_set, your own code" in done.err
+    assert "best error 0" in " ".join(done.out.split())
+
+
+def test_arrays_and_numbers_of_numpy_do_as_well(ckpt: Run) -> None:
+    assert ckpt("train", configuration(train="my_data.py:arrays"), "--check-only").code == 0
+
+
+@pytest.mark.parametrize(
+    ("train", "why"),
+    [
+        ("no.py:train_set", "train.data.train: no.py:train_set: no.py does not exist. It is my_data.py:train_set."),
+        ("my_data.py:train_ste", "my_data.py has no train_ste. Did you mean train_set?"),
+        ("my_data.py:Number", "my_data.py:Number is no function that returns a dataset."),
+        ("my_data.py:stream", "my_data.py:stream returns generator, no map-style dataset. One has __len__"),
+        ("my_data.py:nothing", "my_data.py:nothing returns a dataset of nothing."),
+        ("my_data.py:broken", "my_data.py:broken fails: FileNotFoundError:"),
+        ("my_data.py:late", "]: KeyError: 'lost'."),
+        ("my_data.py:no_pair", "my_data.py:no_pair[0] is tensor("),
+        ("my_data.py:wrong_label", "my_data.py:wrong_label[0]: the label 3 is no class. It is a number from 0 to 2"),
+        ("my_data.py:wrong_name", "my_data.py:wrong_name[0]: the label 'rde' is no class."),
+        (["my_data.py:train_set", "x.csv"], "train.data.train names a function and something else."),
+    ],
+)
+def test_what_is_no_dataset_to_classify_is_said(ckpt: Run, train: Any, why: str) -> None:
+    done = ckpt("train", configuration(train=train), "--device", "cpu")
+    assert done.code == 2, done.err
+    assert why in " ".join(done.err.split())
+    assert "Traceback" not in done.err
