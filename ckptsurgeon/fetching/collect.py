@@ -17,7 +17,17 @@ from .config import FetchConfig
 from .download import downloaded
 from .hub import commit_of, from_hub
 from .origin import Origin
-from .record import Record, is_unchanged, read_record, record_of, remove_record, sha256_of, write_record
+from .record import (
+    Record,
+    forget_changed,
+    is_unchanged,
+    read_record,
+    record_of,
+    remove_record,
+    sha256_of,
+    write_record,
+)
+from .same import is_same_file
 
 __all__ = ["Collecting", "collect", "collect_file"]
 
@@ -83,8 +93,9 @@ def collect_file(origin: Origin, path: str | None, how: Collecting) -> str:
 def _local(origin: Origin, path: str | None, how: Collecting) -> str:
     source = origin.path
     _check_file(origin)
-    if path is None or source == path:
-        return source
+    if path is None or is_same_file(source, path):
+        how.afterwards(lambda: forget_changed(path or source))
+        return path or source
     if how.strategy == "symlink":
         return _linked(source, path, how, lambda: remove_record(path))
     found = os.stat(source)
@@ -140,6 +151,8 @@ def _hub(origin: Origin, path: str | None, how: Collecting) -> str:
     def record() -> None:
         write_record(path, record_of(origin, path, commit=commit_of(source)))
 
+    if is_same_file(source, path):
+        return path
     if how.strategy == "symlink":
         return _linked(source, path, how, record)
     return _copied(source, path, how, record)

@@ -13,7 +13,10 @@ from ..errors import PlanError
 from ..text import escape
 from .origin import Origin
 
-__all__ = ["Record", "check_unchanged_since", "read_record", "record_of", "remove_record", "sha256_of", "write_record"]
+__all__ = [
+    "Record", "check_unchanged_since", "forget_changed", "is_unchanged", "read_record", "record_of", "remove_record",
+    "sha256_of", "write_record",
+]  # fmt: skip
 
 _MOST = 1 << 16
 
@@ -73,6 +76,13 @@ def remove_record(path: str) -> None:
     """Remove the record of a file that now speaks for itself."""
     with suppress(FileNotFoundError):
         os.unlink(_beside(path))
+
+
+def forget_changed(path: str) -> None:
+    """Remove a record that speaks of another file than lies there now: who names this one wants it as it is."""
+    record = read_record(path)
+    if record is not None and not is_unchanged(path, record):
+        remove_record(path)
 
 
 def sha256_of(path: str) -> str:
