@@ -19,7 +19,7 @@ from .libc import reserve
 from .places import check_output, check_space, explained, identities
 from .temp import remove_leftovers, sync, sync_folder, temp_name
 
-__all__ = ["StagedFile", "staged_file", "write_text"]
+__all__ = ["StagedFile", "staged_file", "temp_file", "write_text"]
 
 
 class StagedFile:
@@ -85,6 +85,22 @@ def staged_file(path: str, size: int | None, *, force: bool) -> Iterator[StagedF
     ``size`` is None where it shows only as the bytes come; otherwise its space is reserved.
     Raises OutputError. Whatever else happens, the temp file is removed and ``path`` is as it was.
     """
+    with temp_file(path, size) as staged:
+        yield staged
+        staged.flush(size)
+        try:
+            _place(staged.path, path, force=force)
+            sync_folder(os.path.dirname(os.path.abspath(path)))
+        except OSError as error:
+            raise explained(path, error) from error
+
+
+@contextmanager
+def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
+    """Give a temp file beside ``path``, for others to put in place; whatever happens, its own name is removed.
+
+    Raises OutputError.
+    """
     remove_leftovers(path)
     check_space(os.path.dirname(os.path.abspath(path)), size or 0, path)
     staged = StagedFile(temp_name(path), path)
@@ -97,16 +113,9 @@ def staged_file(path: str, size: int | None, *, force: bool) -> Iterator[StagedF
             if size is not None:
                 staged.reserve(size)
             yield staged
-            staged.flush(size)
-            try:
-                _place(staged.path, path, force=force)
-                sync_folder(os.path.dirname(os.path.abspath(path)))
-            except OSError as error:
-                raise explained(path, error) from error
-        except BaseException:
+        finally:
             with suppress(OSError):
                 os.unlink(staged.path)
-            raise
     finally:
         staged.close()
 

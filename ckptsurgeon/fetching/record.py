@@ -8,14 +8,13 @@ import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from ..engine import write_text
 from ..errors import PlanError
 from ..text import escape
 from .origin import Origin
 
 __all__ = [
-    "Record", "check_unchanged_since", "forget_changed", "is_unchanged", "read_record", "record_of", "remove_record",
-    "sha256_of", "write_record",
+    "Record", "as_text", "check_unchanged_since", "is_outdated", "is_unchanged", "read_record", "record_of",
+    "record_path", "sha256_of",
 ]  # fmt: skip
 
 _MOST = 1 << 16
@@ -40,24 +39,23 @@ class Record:
     sha256: str = ""
 
 
-def record_of(origin: Origin, path: str, *, commit: str = "", stamp: str = "", sha256: str = "") -> Record:
-    """Return the record of the file at ``path``, as it is now."""
-    link = os.readlink(path) if os.path.islink(path) else ""
-    found = os.stat(path)
-    return Record(
-        origin.kind, origin.shown, origin.mark, commit, stamp, link, found.st_size, found.st_mtime_ns,
-        "" if link else sha256 or sha256_of(path),
-    )  # fmt: skip
+def record_of(
+    origin: Origin, at: str, *, commit: str = "", stamp: str = "", link: str = "", sha256: str = ""
+) -> Record:
+    """Return the record of a file whose bytes lie ``at`` now: a temp file, or what a link leads to."""
+    found = os.stat(at)
+    return Record(origin.kind, origin.shown, origin.mark, commit, stamp, link, found.st_size, found.st_mtime_ns, sha256)
 
 
-def _beside(path: str) -> str:
+def record_path(path: str) -> str:
+    """Return where the record of a collected file lies: beside it."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.collected.json")
 
 
 def read_record(path: str) -> Record | None:
     """Return the record beside a collected file, None where there is none that can be understood."""
-    with suppress(OSError, ValueError, TypeError, RecursionError), open(_beside(path), "rb") as file:
+    with suppress(OSError, ValueError, TypeError, RecursionError), open(record_path(path), "rb") as file:
         record = Record(**json.loads(file.read(_MOST)))
         if all(type(getattr(record, name)) is type(value) for name, value in asdict(_EMPTY).items()):
             return record
@@ -67,22 +65,9 @@ def read_record(path: str) -> Record | None:
 _EMPTY = Record("", "", "")
 
 
-def write_record(path: str, record: Record) -> None:
-    """Put the record beside the file; raises OutputError."""
-    write_text(_beside(path), f"{json.dumps(asdict(record), indent=1)}\n", inputs=(), force=True)
-
-
-def remove_record(path: str) -> None:
-    """Remove the record of a file that now speaks for itself."""
-    with suppress(FileNotFoundError):
-        os.unlink(_beside(path))
-
-
-def forget_changed(path: str) -> None:
-    """Remove a record that speaks of another file than lies there now: who names this one wants it as it is."""
-    record = read_record(path)
-    if record is not None and not is_unchanged(path, record):
-        remove_record(path)
+def as_text(record: Record) -> str:
+    """Return a record as it is written."""
+    return f"{json.dumps(asdict(record), indent=1)}\n"
 
 
 def sha256_of(path: str) -> str:
@@ -102,6 +87,12 @@ def is_unchanged(path: str, record: Record) -> bool:
     if found.st_size != record.size:
         return False
     return found.st_mtime_ns == record.mtime_ns or sha256_of(path) == record.sha256
+
+
+def is_outdated(path: str) -> bool:
+    """Whether there is a record, and it speaks of another file than lies there now."""
+    record = read_record(path)
+    return record is not None and not is_unchanged(path, record)
 
 
 def check_unchanged_since(path: str) -> None:
