@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .layout import OutputOptions, check_options, lay_out
     from .mapping import mapped_block, mapped_boxes
     from .memory import put_tensors, stage_tensors
-    from .places import check_output, explained
+    from .places import check_output, output_error
     from .reading import read_part
     from .run import Inputs, Progress, check_step
     from .staging import StagedFile, staged_file, temp_file, write_text
@@ -39,10 +39,10 @@ __all__ = [
     "combine",
     "computed_blocks",
     "crc32",
-    "explained",
     "lay_out",
     "mapped_block",
     "mapped_boxes",
+    "output_error",
     "overlay",
     "put_tensors",
     "read_part",
@@ -66,7 +66,7 @@ __getattr__ = lazy_names(
         ".memory": ("put_tensors", "stage_tensors"),
         ".reading": ("read_part",),
         ".run": ("Inputs", "Progress", "check_step"),
-        ".places": ("check_output", "explained"),
+        ".places": ("check_output", "output_error"),
         ".staging": ("StagedFile", "staged_file", "temp_file", "write_text"),
         ".temp": ("remove_leftovers", "sync_folder", "temp_name"),
         ".checksums": ("bad_checksum", "check_storage", "check_values", "checkable", "combine", "crc32"),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 
-from ..engine import explained, remove_leftovers
+from ..engine import output_error, remove_leftovers
 from ..errors import ConfigError, OutputError, SourceError
 from ..sources import File, open_source
 from ..text import escape
@@ -60,7 +60,7 @@ def collect(folder: str | None, strategy: str, config: FetchConfig) -> Iterator[
             with suppress(OSError):
                 os.rmdir(path)
         if isinstance(error, OSError):
-            raise explained(error.filename or folder or ".", error) from error
+            raise output_error(error.filename or folder or ".", error) from error
         raise
 
 
@@ -100,11 +100,11 @@ def _local(origin: Origin, path: str | None, how: Collecting) -> str:
         how.forget(path)
         return path
     found = os.stat(source)
-    stamp = f"{found.st_size} {found.st_mtime_ns}"
+    fingerprint = f"{found.st_size} {found.st_mtime_ns}"
     record = _still_good(origin, path)
-    if record is not None and record.stamp == stamp and not how.config.overwrite:
+    if record is not None and record.fingerprint == fingerprint and not how.config.overwrite:
         return path
-    how.note(path, _copy(source, path, how, origin, stamp=stamp))
+    how.note(path, _copy(source, path, how, origin, fingerprint=fingerprint))
     return path
 
 
@@ -162,7 +162,7 @@ def _hub(origin: Origin, path: str | None, how: Collecting) -> str:
 def _still_good(origin: Origin, path: str) -> Record | None:
     """Return the record of a file that was collected from this very origin and is what it was then."""
     record = read_record(path)
-    same = record is not None and record.mark == origin.mark and is_unchanged(path, record)
+    same = record is not None and record.origin_sha256 == origin.sha256 and is_unchanged(path, record)
     return record if same else None
 
 
@@ -189,7 +189,9 @@ def _link(source: str, path: str, how: Collecting) -> None:
         how.placing.link(source, path)
 
 
-def _copy(source: str, path: str, how: Collecting, origin: Origin, *, stamp: str = "", commit: str = "") -> Record:
+def _copy(
+    source: str, path: str, how: Collecting, origin: Origin, *, fingerprint: str = "", commit: str = ""
+) -> Record:
     """Copy ``source`` for ``path``; returns the record of the copy."""
     _check_replaceable(path, how, lambda: sha256_of(source))
     file, digest = open_source(source), hashlib.sha256()
@@ -201,4 +203,4 @@ def _copy(source: str, path: str, how: Collecting, origin: Origin, *, stamp: str
             staged.write(offset, chunk)
             digest.update(chunk)
         staged.flush(file.size)
-    return record_of(origin, staged.path, stamp=stamp, commit=commit, sha256=digest.hexdigest())
+    return record_of(origin, staged.path, fingerprint=fingerprint, commit=commit, sha256=digest.hexdigest())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from ..engine import StagedFile, check_output, explained, sync_folder, temp_file, temp_name
+from ..engine import StagedFile, check_output, output_error, sync_folder, temp_file, temp_name
 from ..errors import OutputError
 from ..text import escape
 from .same import entries, entry_of
@@ -69,7 +69,7 @@ class Placing:
                 try:
                     _carry_out(move)
                 except OSError as error:
-                    raise explained(move.path, error) from error
+                    raise output_error(move.path, error) from error
             for folder in {os.path.dirname(os.path.abspath(move.path)) for move in self._moves}:
                 sync_folder(folder)
 

@@ -24,15 +24,15 @@ _MOST = 1 << 16
 class Record:
     """One collected file: where it came from, and what it was when it was put there.
 
-    ``mark`` tells its origin from others (``Origin.mark``); ``stamp`` is size and time of a local file that was copied;
-    ``link`` where a symbolic link points. Nothing of it is secret.
+    ``origin_sha256`` tells its origin from others (``Origin.sha256``); ``fingerprint`` is size and time of a local file
+    that was copied; ``link`` where a symbolic link points. Nothing of it is secret.
     """
 
     kind: str
     source: str
-    mark: str
+    origin_sha256: str
     commit: str = ""
-    stamp: str = ""
+    fingerprint: str = ""
     link: str = ""
     size: int = 0
     mtime_ns: int = 0
@@ -40,11 +40,13 @@ class Record:
 
 
 def record_of(
-    origin: Origin, at: str, *, commit: str = "", stamp: str = "", link: str = "", sha256: str = ""
+    origin: Origin, at: str, *, commit: str = "", fingerprint: str = "", link: str = "", sha256: str = ""
 ) -> Record:
     """Return the record of a file whose bytes lie ``at`` now: a temp file, or what a link leads to."""
     found = os.stat(at)
-    return Record(origin.kind, origin.shown, origin.mark, commit, stamp, link, found.st_size, found.st_mtime_ns, sha256)
+    return Record(
+        origin.kind, origin.shown, origin.sha256, commit, fingerprint, link, found.st_size, found.st_mtime_ns, sha256
+    )
 
 
 def record_path(path: str) -> str:
