@@ -220,7 +220,10 @@ def _read_file(row: Mapping[str, Any]) -> FilePrint:
 
 
 def _read_companion(row: Mapping[str, Any]) -> PlanCompanion:
-    return PlanCompanion(str(row["name"]), int(row["size"]), str(row["sha256"]))
+    companion = PlanCompanion(str(row["name"]), int(row["size"]), str(row["sha256"]))
+    if not companion.is_plain:
+        raise ValueError(f"a companion {companion.name!r:.80}")
+    return companion
 
 
 def _read_made(key: str, row: Mapping[str, Any]) -> Made:

@@ -407,3 +407,24 @@ def test_minilm_becomes_a_classifier_whose_encoder_gives_what_it_gave(minilm: Pa
     assert torch.equal(wanted.last_hidden_state, found.last_hidden_state)
     assert torch.equal(wanted.pooler_output, found.pooler_output)
     assert (Path("out") / "tokenizer.json").read_bytes() == (minilm / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../config.json", "..", "a\\0b"])
+def test_verify_opens_nothing_but_plain_files_of_the_folder(name: str) -> None:
+    saved("source", BERT, "BertModel")
+    cs.apply(cs.transplant("source", "source/config.json"), "out")
+    recipe = Path("out/ckptsurgeon.json")
+    recipe.write_text(recipe.read_text().replace('"name":"config.json"', f'"name":"{name}"'.replace("\\0", "\\u0000")))
+    (fault,) = cs.verify("out").failed
+    assert fault.why.startswith("its recipe is damaged")
+    assert "a companion" in fault.why
+
+
+def test_verify_waits_for_no_pipe() -> None:
+    saved("source", BERT, "BertModel")
+    cs.apply(cs.transplant("source", "source/config.json"), "out")
+    Path("out/config.json").unlink()
+    os.mkfifo("out/config.json")
+    (fault,) = cs.verify("out").failed
+    assert "config.json beside the weights cannot be read" in fault.why
+    assert "not a regular file" in fault.why or "FIFO" in fault.why or "pipe" in fault.why

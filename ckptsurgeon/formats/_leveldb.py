@@ -16,7 +16,7 @@ from ..errors import FormatError, UnsafeError
 from ..sources import File
 from ..text import escape
 from . import limits
-from ._crc32c import crc32c, unmasked
+from ._crc32c import SHORT, SHORTEST, crc32c, unmasked
 from ._protobuf import varint
 from ._snappy import unsnapped
 
@@ -26,6 +26,8 @@ FOOTER = 48
 _MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 _TRAILER = 5
 _PLAIN, _SNAPPY = 0, 1
+_MANY = 1 << 16
+"""Bytes of a table from which it is worth loading numpy to check its blocks."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,14 @@ def entries(file: File) -> Iterator[tuple[bytes, bytes]]:
             raise _fault("its blocks do not lie one behind the other in front of their index")
         if last is not None and last >= bound:
             raise _fault("its index is not in order")
-        end = handle.end
+        end, before = handle.end, last
         for key, content in _block(raw, handle, allowed):
             if last is not None and last >= key:
                 raise _fault(f"its keys are not in order at {escape(key.decode('utf-8', 'replace'), 80)}")
             yield key, content
             last = key
+        if last is before:
+            raise _fault("it has a block that holds nothing")
         if last is not None and last > bound:
             raise _fault("its index contradicts its blocks")
         last = bound
@@ -109,7 +113,8 @@ def _block(raw: bytes, handle: _Handle, allowed: _Allowance) -> Iterator[tuple[b
     trailer = raw[handle.offset + handle.size : handle.end]
     if len(trailer) < _TRAILER:
         raise _fault("a block ends too early: it is cut short")
-    if crc32c(trailer[:1], crc32c(content)) != unmasked(int.from_bytes(trailer[1:], "little")):
+    short = SHORT if len(raw) < _MANY else SHORTEST
+    if crc32c(trailer[:1], crc32c(content, short=short)) != unmasked(int.from_bytes(trailer[1:], "little")):
         raise FormatError(f"the block at {handle.offset} does not have the checksum it should.", rule="crc")
     if trailer[0] == _SNAPPY:
         content = unsnapped(content, allowed.inflated)

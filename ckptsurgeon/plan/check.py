@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,7 +36,7 @@ def _check_target(plan: Plan) -> None:
     """Companions are plain files of a folder, as they are said to be; of every tie a name is left."""
     names = [one.name for one in plan.target.companions]
     for one in plan.target.companions:
-        if os.path.basename(one.name) != one.name or one.name.startswith(".") or not one.name:
+        if not one.is_plain:
             raise _fault(f"its companion {escape(one.name)} is no plain file name")
         text = one.text.encode("utf-8", "surrogatepass")
         if not one.path and (len(text), hashlib.sha256(text).hexdigest()) != (one.size, one.sha256):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,6 +73,11 @@ class PlanCompanion:
     sha256: str
     path: str = ""
     text: str = ""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its name is that of a file in the folder itself, and of none that is hidden."""
+        return self.name[:1] not in ("", ".") and os.path.basename(self.name) == self.name and "\0" not in self.name
 
 
 @dataclass(frozen=True)

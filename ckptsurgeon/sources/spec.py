@@ -60,9 +60,12 @@ def parse_spec(text: str) -> SourceSpec:
 
 
 def _split(text: str) -> tuple[str, list[str]]:
-    """Cut the fields off a spec: behind the longest beginning that exists, else behind the first colon."""
+    """Cut the fields off a spec: behind the longest beginning that exists, else behind the first colon.
+
+    A colon in the host of an address is that of a port or a password (RFC 3986, 3.2).
+    """
     scheme = scheme_of(text)
-    start = len(scheme) + 3 if scheme else 0
+    start = text.find("/", len(scheme) + 3) % (len(text) + 1) if scheme else 0
     colons = [i for i in range(start, len(text)) if text[i] == ":"]
     if not colons or (not scheme and os.path.exists(text)):
         return text, []

@@ -5,23 +5,35 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
+from ..errors import SourceError
 from ..plan import PlanCompanion
+from ..sources import File, Folder, open_source
 from ..text import escape
 
 __all__ = ["companion_faults"]
 
+BLOCK = 1 << 20
+
 
 def companion_faults(path: str, companions: Sequence[PlanCompanion]) -> Iterator[str]:
-    """Yield what is wrong with the files beside the weights of an output."""
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    """Yield what is wrong with the files beside the weights of an output; only regular files are read."""
+    folder = open_source(path if os.path.isdir(path) else os.path.dirname(path) or os.curdir)
+    assert isinstance(folder, Folder)
     for one in companions:
         try:
-            with open(os.path.join(folder, one.name), "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                same = size == one.size and hashlib.file_digest(file, "sha256").hexdigest() == one.sha256
-        except OSError as error:
-            yield f"{escape(one.name)} beside the weights cannot be read: {error.strerror}"
+            with closing(folder.file(one.name)) as file:
+                same = file.size == one.size and _digest(file) == one.sha256
+        except SourceError as error:
+            yield f"{escape(one.name)} beside the weights cannot be read: {error.message}"
             continue
         if not same:
             yield f"{escape(one.name)} beside the weights is not as it was written"
+
+
+def _digest(file: File) -> str:
+    digest = hashlib.sha256()
+    for begin in range(0, file.size, BLOCK):
+        digest.update(file.read(begin, min(BLOCK, file.size - begin)))
+    return digest.hexdigest()

@@ -203,6 +203,32 @@ def sharing(number: int) -> bytes:
     return tf.table([(b"l", rows + struct.pack("<II", 0, 1))])
 
 
+def many_blocks(contents: list[bytes], keys: list[bytes]) -> bytes:
+    """An index of many blocks."""
+    sealed = [tf.sealed(content) for content in contents]
+    at, handles = 0, []
+    for key, content, whole in zip(keys, contents, sealed, strict=True):
+        handles.append((key, tf.handle(at, len(content))))
+        at += len(whole)
+    meta, index = tf.block([]), tf.block(handles)
+    footer = tf.handle(at, len(meta)) + tf.handle(at + len(meta) + 5, len(index))
+    return b"".join([*sealed, tf.sealed(meta), tf.sealed(index), footer.ljust(40, b"\0"), tf.MAGIC])
+
+
+def blocks_of_nothing(number: int) -> bytes:
+    """An index of blocks of 4 kB, all restart points and no entry."""
+    restarts = bytes(4 * 1023) + struct.pack("<I", 1023)
+    first = tf.block([(b"", tf.HEADER)])
+    keys = [i.to_bytes(4, "big") for i in range(number)]
+    return many_blocks([first, *[restarts] * number], [b"", *keys])
+
+
+def blocks_of_one_key(number: int) -> bytes:
+    """An index of blocks of one long key each."""
+    keys = [i.to_bytes(4, "big") + b"k" * 4000 for i in range(number)]
+    return many_blocks([tf.block([(b"", tf.HEADER)]), *(tf.block([(key, b"")]) for key in keys)], [b"", *keys])
+
+
 def snapped(number: int) -> bytes:
     """An index of blocks that each unpack to a megabyte."""
     size = 1 << 20
@@ -217,6 +243,8 @@ TABLES = {
     "TensorFlow's index of half a million tensors": lambda: table_of([(i.to_bytes(4, "big"), b"") for i in range(1, 500_000)]),
     "TensorFlow's index of millions of fields": lambda: table_of([(b"w", b"\x52\0" * 6_000_000)]),
     "TensorFlow's index of slices that are nowhere": lambda: table_of([(i.to_bytes(4, "big"), tf.entry([1], 0) + b"\x3a\4\x0a\0\x0a\0" * 30) for i in range(1, 45_000)]),
+    "TensorFlow's index of blocks of nothing": lambda: blocks_of_nothing(23_000),
+    "TensorFlow's index of blocks of one long key": lambda: blocks_of_one_key(4_000),
     "TensorFlow's index of dimensions": lambda: table_of([(b"w", tf.field(2, b"\x12\0" * 5_000_000))]),
     "TensorFlow's index of restart points": lambda: tf.table([(b"", bytes(30_000_000) + struct.pack("<I", 7_000_000))]),
     "TensorFlow's index of nothing, and long": lambda: bytes(101_000_000) + tf.MAGIC,

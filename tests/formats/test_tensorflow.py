@@ -318,6 +318,7 @@ BROKEN = {
     "a block beyond the end": (table([], index=block([(b"", handle(0, 2**40))])), "one behind the other"),
     "one block many times": (table([(b"", block([(b"", HEADER)]))], index=block([(bytes([i]), handle(0, 21)) for i in range(100)])), "one behind the other"),
     "an empty block": (table([(b"", b"")]), "restart points"),
+    "a block of no entries": (table([(b"", block([(b"", HEADER)])), (b"w", block([]))]), "a block that holds nothing"),
 }  # fmt: skip
 
 

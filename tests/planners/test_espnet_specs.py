@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
+from ckptsurgeon.sources import parse_spec
 from fixtures.espnet_models import ORDER, declared, layouts, loaded, recorded, toy, write_files
 
 SPECS = recorded("specs")
@@ -281,3 +282,19 @@ def test_what_a_source_key_leaves_is_not_missing() -> None:
 def test_the_numbers_of_the_files_tell_them_apart() -> None:
     first = {int(torch.load(f"{name}.pth")[LAYOUTS["toy"][0][0]].flatten()[0]) for name in ORDER[:2]}
     assert first == {1, 1001}
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("https://host.org:8080/a.pth:enc:encoder:enc.embed", ("https://host.org:8080/a.pth", "enc", "encoder", ("enc.embed",))),
+        ("https://host.org/a.pth::decoder", ("https://host.org/a.pth", "", "decoder", ())),
+        ("https://me:secret@host.org/a.pth", ("https://me:secret@host.org/a.pth", "", "", ())),
+        ("hf://org/repo@main/a.pth:::decoder", ("hf://org/repo@main/a.pth", "", "", ("decoder",))),
+        ("s3://bucket", ("s3://bucket", "", "", ())),
+        ("s3://bucket:9000", ("s3://bucket:9000", "", "", ())),
+    ],
+)  # fmt: skip
+def test_an_address_keeps_its_port(text: str, read: tuple[object, ...]) -> None:
+    spec = parse_spec(text)
+    assert (spec.uri, spec.src, spec.dst, spec.exclude) == read
