@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -13,13 +14,17 @@ import yaml
 from .errors import ConfigError
 from .text import escape
 
-__all__ = ["Row", "dump_yaml", "read_yaml"]
+__all__ = ["Row", "check_yaml", "dump_yaml", "read_yaml"]
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 MOST_BY_ALIASES = 1_000_000
 """How much larger aliases may make a document: in values, a text of 32 characters more counting as one more."""
+
+
+MOST_LEVELS = 100
+"""How deep a document may nest, through aliases too: every reader of YAML calls itself once or more for each level."""
 
 
 class _PlainLoader(_Base):  # type: ignore[misc]
@@ -31,27 +36,52 @@ class _PlainLoader(_Base):  # type: ignore[misc]
         return node
 
 
+def _check_levels(text: str) -> None:
+    """Refuse documents that nest too deep before they are made into nodes: the parser's own stack would end.
+
+    Each level takes a bracket, or one more column of a line.
+    """
+    if text.count("[") + text.count("{") <= MOST_LEVELS and max(map(len, text.splitlines()), default=0) <= MOST_LEVELS:
+        return
+    level = 0
+    for event in yaml.parse(text, Loader=_Base):
+        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if level > MOST_LEVELS:
+            raise _too_deep()
+
+
+def _too_deep() -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, f"it nests over {MOST_LEVELS} levels deep")
+
+
 def _check_aliases(root: Any) -> None:
     """Refuse documents whose aliases nest: each level multiplies them ("billion laughs", CWE-776)."""
-    sizes: dict[int, int] = {}
+    known: dict[int, tuple[int, int]] = {}
     own = 0
 
-    def size_of(node: Any) -> int:
+    def measure(node: Any) -> tuple[int, int]:
+        """Return how many values a node is, and how many levels of collections."""
         nonlocal own
-        known = sizes.get(id(node))
-        if known == 0:
-            raise yaml.constructor.ConstructorError(None, None, "it holds itself", node.start_mark)
-        if known is not None:
-            return known
-        sizes[id(node)] = 0  # being counted
+        if id(node) in known:
+            if known[id(node)] == (0, 0):
+                raise yaml.constructor.ConstructorError(None, None, "it holds itself", node.start_mark)
+            return known[id(node)]
+        known[id(node)] = (0, 0)  # being counted
         alone = 1 + len(node.value) // 32 if isinstance(node, yaml.ScalarNode) else 1
         own += alone
-        sizes[id(node)] = min(alone + sum(map(size_of, _children(node))), sys.maxsize)
-        return sizes[id(node)]
+        size, levels = alone, 0
+        for child in _children(node):
+            more, below = measure(child)
+            size, levels = min(size + more, sys.maxsize), max(levels, below)
+        known[id(node)] = (size, levels + (not isinstance(node, yaml.ScalarNode)))
+        return known[id(node)]
 
-    if size_of(root) - own > MOST_BY_ALIASES:
+    size, levels = measure(root)
+    if size - own > MOST_BY_ALIASES:
         why = f"its aliases (*name) make it over {MOST_BY_ALIASES:,} values larger"
         raise yaml.constructor.ConstructorError(None, None, why)
+    if levels > MOST_LEVELS:
+        raise _too_deep()
 
 
 def _children(node: Any) -> Iterable[Any]:
@@ -91,8 +121,23 @@ def read_yaml(text: str, name: str, *, exponents: bool = True) -> Any:
 
     Without ``exponents`` 1e5 is a text, as it is to those who read a toolkit's file with PyYAML.
     """
-    try:
+    with _reading(text, name):
+        _check_levels(text)
         return yaml.load(text, Loader=_Loader if exponents else _PlainLoader)
+
+
+def check_yaml(text: str, name: str) -> None:
+    """Raise ConfigError for a document, whatever its tags, that is malformed, nests too deep or multiplies itself."""
+    with _reading(text, name):
+        _check_levels(text)
+        yaml.compose(text, Loader=_PlainLoader)
+
+
+@contextmanager
+def _reading(text: str, name: str) -> Iterator[None]:
+    """Turn what is wrong with a document into ConfigError."""
+    try:
+        yield
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""

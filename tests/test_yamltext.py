@@ -43,6 +43,30 @@ def test_nested_aliases_are_refused_at_once(name: str, levels: int, ckpt: Any) -
     assert "aliases" in done.err
 
 
+NESTED = {
+    "sequences": "[" * 2_000 + "]" * 2_000,
+    "so many sequences that a parser's own stack ends": "[" * 300_000 + "]" * 300_000,
+    "mappings": "{a: " * 2_000 + "}" * 2_000,
+    "lines": "".join(f"{' ' * i}a:\n" for i in range(500)),
+    "one line": "- " * 500 + "x",
+    "aliases": "".join(f"- &a{i} [{f'*a{i - 1}' if i else 0}]\n" for i in range(500)),
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_what_nests_too_deep_is_refused(kind: str) -> None:
+    with pytest.raises(cs.ConfigError, match=r"^x\.yaml: it nests over 100 levels deep\.$"):
+        read_yaml(NESTED[kind], "x.yaml")
+
+
+def test_what_nests_as_deep_as_is_allowed_is_read() -> None:
+    found = read_yaml("[" * 100 + "]" * 100, "x.yaml")
+    for _ in range(99):
+        (found,) = found
+    assert found == []
+    assert len(read_yaml(f"a: [{', '.join(['[]'] * 1_000)}]\nb: {'x' * 1_000}", "x.yaml")["a"]) == 1_000
+
+
 def test_what_holds_itself_is_refused() -> None:
     with pytest.raises(cs.ConfigError, match="holds itself"):
         read_yaml("a: &a [*a]", "x.yaml")

@@ -61,6 +61,20 @@ def write_config(path: str | Path, fields: dict[str, Any], architecture: str = "
     return Path(path)
 
 
+def section(text: str, path: str = "dst.yaml") -> str:
+    Path(path).write_text(f"model: {{{text}}}\n")
+    return path
+
+
+def same(model: Any, other: Any, prefix: str = "", theirs: str = "") -> None:
+    import torch
+
+    state = other.state_dict()
+    for key, value in model.state_dict().items():
+        if key.startswith(prefix):
+            assert torch.equal(value, state[theirs + key.removeprefix(prefix)]), key
+
+
 def model_of(fields: dict[str, Any], architecture: str, **more: Any) -> Any:
     """The model as transformers itself makes it, quietly."""
     import transformers

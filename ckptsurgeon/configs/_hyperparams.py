@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..text import brief_repr, count, escape, listing
+from ..yamltext import check_yaml
 from ._document import Document
 from ._named_code import imported
 
@@ -63,6 +64,7 @@ def read_hyperparams(document: Document, entry: str, overrides: Mapping[str, Any
     included = dict.fromkeys(document.resolve(name) for name in _tagged(tree, "!include"))
     with _reading(document):
         text = hyperpyyaml.resolve_references(_stream(document, _dumped(tree))).getvalue()
+        check_yaml(text, document.name)  # references are aliases now
         names = list(_tagged(_ruamel().YAML().load(text), *_RUNS))
     ran, files = imported(document, names)
     notes = (
@@ -110,7 +112,7 @@ def _reading(document: Document) -> Iterator[None]:
     try:
         with restored():
             yield
-    except (ruamel_yaml.error.YAMLError, ValueError, KeyError, TypeError, OSError) as error:
+    except (ruamel_yaml.error.YAMLError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise document.fail(said_by(error)) from error
 
 
@@ -131,6 +133,7 @@ def _stream(document: Document, text: str) -> io.StringIO:
 
 def _tree(document: Document) -> Any:
     ruamel_yaml = _ruamel()
+    check_yaml(document.text, document.name)
     with _reading(document):
         tree = ruamel_yaml.YAML().load(document.text)
     if not isinstance(tree, dict):
@@ -181,20 +184,27 @@ def _needed(tree: Any, entry: str) -> set[str]:
 
 
 def _texts(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        for value in node.values():
-            yield from _texts(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _texts(value)
-    else:
-        value = getattr(node, "value", node)
+    for _, inner in _nodes(node):
+        value = getattr(inner, "value", inner)
         if isinstance(value, str):
             yield value
 
 
+def _nodes(node: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+    """Yield every node of a tree with its path, in the order of the document; one that stands often, once."""
+    seen = set() if seen is None else seen
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    yield path, node
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        yield from _nodes(child, f"{path}.{key}", seen)
+
+
 def _check_placeholders(document: Document, entry: str, needed: Mapping[str, Any]) -> None:
-    open_ones = [path for name, node in needed.items() for path in _placeholders(name, node)]
+    found = (pair for name, node in needed.items() for pair in _nodes(node, name))
+    open_ones = [path for path, node in found if _tag(node) == _PLACEHOLDER]
     if open_ones:
         raise document.fail(
             f"{escape(entry)} needs {listing(open_ones)}, left open as {_PLACEHOLDER}.",
@@ -208,22 +218,9 @@ def _nested(path: str) -> str:
     return f"{{{': {'.join(parts)}: …{'}' * len(parts)}"
 
 
-def _placeholders(path: str, node: Any) -> Iterator[str]:
-    if _tag(node) == _PLACEHOLDER:
-        yield path
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            yield from _placeholders(f"{path}.{key}", value)
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _placeholders(f"{path}.{index}", value)
-
-
-def _tagged(node: Any, *kinds: str) -> Iterator[str]:
+def _tagged(tree: Any, *kinds: str) -> Iterator[str]:
     """Yield what stands behind tags such as ``!new:``, in the order of the document."""
-    kind, colon, name = _tag(node).partition(":")
-    if colon and kind in kinds:
-        yield name
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    for child in children:
-        yield from _tagged(child, *kinds)
+    for _, node in _nodes(tree):
+        kind, colon, name = _tag(node).partition(":")
+        if colon and kind in kinds:
+            yield name

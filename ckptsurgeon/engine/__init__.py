@@ -16,20 +16,22 @@ if TYPE_CHECKING:
     from .layout import OutputOptions, check_options, lay_out
     from .mapping import mapped_block, mapped_boxes
     from .memory import put_tensors, stage_tensors
-    from .places import explained
+    from .places import check_output, output_error
     from .reading import read_part
     from .run import Inputs, Progress, check_step
-    from .staging import staged_file, write_text
-    from .temp import temp_name
+    from .staging import StagedFile, staged_file, temp_file, write_text
+    from .temp import remove_leftovers, sync_folder, temp_name
 
 __all__ = [
     "Inputs",
     "OutputOptions",
     "Progress",
+    "StagedFile",
     "bad_checksum",
     "carry_out",
     "cast_for",
     "check_options",
+    "check_output",
     "check_step",
     "check_storage",
     "check_values",
@@ -37,15 +39,18 @@ __all__ = [
     "combine",
     "computed_blocks",
     "crc32",
-    "explained",
     "lay_out",
     "mapped_block",
     "mapped_boxes",
+    "output_error",
     "overlay",
     "put_tensors",
     "read_part",
+    "remove_leftovers",
     "stage_tensors",
     "staged_file",
+    "sync_folder",
+    "temp_file",
     "temp_name",
     "whole",
     "write_text",
@@ -61,9 +66,9 @@ __getattr__ = lazy_names(
         ".memory": ("put_tensors", "stage_tensors"),
         ".reading": ("read_part",),
         ".run": ("Inputs", "Progress", "check_step"),
-        ".places": ("explained",),
-        ".staging": ("staged_file", "write_text"),
-        ".temp": ("temp_name",),
+        ".places": ("check_output", "output_error"),
+        ".staging": ("StagedFile", "staged_file", "temp_file", "write_text"),
+        ".temp": ("remove_leftovers", "sync_folder", "temp_name"),
         ".checksums": ("bad_checksum", "check_storage", "check_values", "checkable", "combine", "crc32"),
     },
 )

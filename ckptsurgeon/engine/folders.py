@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from ..errors import OutputError
 from ..text import escape
 from .libc import exchange
-from .places import check_space, explained
+from .places import check_space, output_error
 from .staging import StagedFile
 from .temp import remove_leftovers, sync_folder, temp_name
 
@@ -34,7 +34,7 @@ class StagedFolder:
         try:
             staged.open(0o666)
         except OSError as error:
-            raise explained(staged.shown, error) from error
+            raise output_error(staged.shown, error) from error
         self._open.append((staged, size))
         staged.reserve(size)
         return staged
@@ -73,14 +73,14 @@ def staged_folder(path: str, size: int, *, stale: Iterable[str] = ()) -> Iterato
     try:
         temp, lock = _locked_folder(path)
     except OSError as error:
-        raise explained(path, error) from error
+        raise output_error(path, error) from error
     staged = StagedFolder(temp, path)
     try:
         yield staged
         staged.flush()
         _place_folder(staged.path, path, set(stale))
     except OSError as error:
-        raise explained(path, error) from error
+        raise output_error(path, error) from error
     finally:
         staged.close()
         shutil.rmtree(staged.path, ignore_errors=True)

@@ -12,7 +12,7 @@ from ..errors import OutputError
 from ..sources import File
 from ..text import escape, human_bytes
 
-__all__ = ["check_output", "check_space", "explained", "identities"]
+__all__ = ["check_output", "check_space", "identities", "output_error"]
 
 _WHY = {
     errno.ENOSPC: "there is no space left",
@@ -29,7 +29,7 @@ _WHY = {
 }
 
 
-def explained(path: str, error: OSError) -> OutputError:
+def output_error(path: str, error: OSError) -> OutputError:
     """Return the error that says why a path cannot be written."""
     why = _WHY.get(error.errno or 0) or error.strerror or str(error)
     return OutputError(f"cannot write {escape(path)}: {why}.")

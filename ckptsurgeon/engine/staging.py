@@ -16,10 +16,10 @@ from ..errors import OutputError
 from ..sources import File
 from ..text import escape
 from .libc import reserve
-from .places import check_output, check_space, explained, identities
+from .places import check_output, check_space, identities, output_error
 from .temp import remove_leftovers, sync, sync_folder, temp_name
 
-__all__ = ["StagedFile", "staged_file", "write_text"]
+__all__ = ["StagedFile", "staged_file", "temp_file", "write_text"]
 
 
 class StagedFile:
@@ -49,7 +49,7 @@ class StagedFile:
         try:
             reserve(self.fd, size)
         except OSError as error:
-            raise explained(self.shown, error) from error
+            raise output_error(self.shown, error) from error
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of ``data`` at ``offset``; raises OutputError."""
@@ -59,7 +59,7 @@ class StagedFile:
                 done = os.pwrite(self.fd, view, offset)
                 view, offset = view[done:], offset + done
         except OSError as error:
-            raise explained(self.shown, error) from error
+            raise output_error(self.shown, error) from error
 
     def flush(self, size: int | None) -> None:
         """Check the length, where it was known before, and wait until the bytes are on disk; raises OutputError."""
@@ -69,7 +69,7 @@ class StagedFile:
                 raise OutputError(f"{escape(self.shown)} has {found} bytes where {size} were written.")
             sync(self.fd)
         except OSError as error:
-            raise explained(self.shown, error) from error
+            raise output_error(self.shown, error) from error
 
     def close(self) -> None:
         """Close the file, which unlocks it."""
@@ -85,6 +85,22 @@ def staged_file(path: str, size: int | None, *, force: bool) -> Iterator[StagedF
     ``size`` is None where it shows only as the bytes come; otherwise its space is reserved.
     Raises OutputError. Whatever else happens, the temp file is removed and ``path`` is as it was.
     """
+    with temp_file(path, size) as staged:
+        yield staged
+        staged.flush(size)
+        try:
+            _place(staged.path, path, force=force)
+            sync_folder(os.path.dirname(os.path.abspath(path)))
+        except OSError as error:
+            raise output_error(path, error) from error
+
+
+@contextmanager
+def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
+    """Give a temp file beside ``path``, for others to put in place; whatever happens, its own name is removed.
+
+    Raises OutputError.
+    """
     remove_leftovers(path)
     check_space(os.path.dirname(os.path.abspath(path)), size or 0, path)
     staged = StagedFile(temp_name(path), path)
@@ -92,21 +108,14 @@ def staged_file(path: str, size: int | None, *, force: bool) -> Iterator[StagedF
         try:
             staged.open(0o666)
         except OSError as error:
-            raise explained(path, error) from error
+            raise output_error(path, error) from error
         try:
             if size is not None:
                 staged.reserve(size)
             yield staged
-            staged.flush(size)
-            try:
-                _place(staged.path, path, force=force)
-                sync_folder(os.path.dirname(os.path.abspath(path)))
-            except OSError as error:
-                raise explained(path, error) from error
-        except BaseException:
+        finally:
             with suppress(OSError):
                 os.unlink(staged.path)
-            raise
     finally:
         staged.close()
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ..sources import File
 from .checksums import bad_checksum, combine, crc32
 from .libc import start_writing
-from .places import explained
+from .places import output_error
 from .staging import StagedFile
 
 __all__ = ["Advance", "Copy", "Piece", "run_copies"]
@@ -172,7 +172,7 @@ class _Worker:
                 )  # fmt: skip
             except OSError as error:
                 if error.errno not in _NO_KERNEL_COPY:
-                    raise explained(copy.output.shown, error) from error
+                    raise output_error(copy.output.shown, error) from error
                 moved = 0
             if moved == 0:  # refused, or the file shrank: reading says which
                 self._refused.add((source, copy.output.fd))

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 
-from ..engine import explained, staged_file, temp_name
+from ..engine import output_error, remove_leftovers
 from ..errors import ConfigError, OutputError, SourceError
 from ..sources import File, open_source
 from ..text import escape
 from .config import FetchConfig
-from .download import downloaded
+from .download import download
 from .hub import commit_of, from_hub
 from .origin import Origin
-from .record import Record, is_unchanged, read_record, record_of, remove_record, sha256_of, write_record
+from .placing import Placing
+from .record import Record, as_text, is_outdated, is_unchanged, read_record, record_of, record_path, sha256_of
+from .same import is_same_file
 
 __all__ = ["Collecting", "collect", "collect_file"]
 
@@ -26,20 +29,19 @@ CHUNK = 1 << 22
 
 @dataclass
 class Collecting:
-    """How files are collected into a folder; what is begun is finished, or undone, by ``stack``."""
+    """How files are collected into a folder, and what is to be put there once every one of them was fetched."""
 
     strategy: str
     config: FetchConfig
-    stack: ExitStack
+    placing: Placing
 
-    def afterwards(self, action: Callable[[], object]) -> None:
-        """Do something once everything was fetched; later ones are done first."""
+    def note(self, path: str, record: Record) -> None:
+        """Write a record for beside ``path``."""
+        self.placing.text(record_path(path), as_text(record))
 
-        def leave(kind: type[BaseException] | None, *_: object) -> None:
-            if kind is None:
-                action()
-
-        self.stack.push(leave)
+    def forget(self, path: str) -> None:
+        """Let there be no record beside ``path``."""
+        self.placing.remove(record_path(path))
 
 
 @contextmanager
@@ -50,13 +52,15 @@ def collect(folder: str | None, strategy: str, config: FetchConfig) -> Iterator[
         if folder is not None:
             made = _make_folders(folder)
         with ExitStack() as stack:
-            yield Collecting(strategy if folder is not None else "no_link", config, stack)
+            placing = Placing(stack)
+            yield Collecting(strategy if folder is not None else "no_link", config, placing)
+            placing.put()
     except BaseException as error:
         for path in reversed(made):
             with suppress(OSError):
                 os.rmdir(path)
         if isinstance(error, OSError):
-            raise explained(error.filename or folder or ".", error) from error
+            raise output_error(error.filename or folder or ".", error) from error
         raise
 
 
@@ -77,22 +81,31 @@ def _make_folders(folder: str) -> list[str]:
 def collect_file(origin: Origin, path: str | None, how: Collecting) -> str:
     """Bring one file to ``path``, or say where it lies if there is no place for it; returns its absolute path."""
     kinds = {"local": _local, "url": _url, "hub": _hub}
-    return kinds[origin.kind](origin, path if origin.kind == "url" or how.strategy != "no_link" else None, how)
+    place = path if origin.kind == "url" or how.strategy != "no_link" else None
+    if place is not None:
+        remove_leftovers(place)
+        remove_leftovers(record_path(place))
+    return kinds[origin.kind](origin, place, how)
 
 
 def _local(origin: Origin, path: str | None, how: Collecting) -> str:
     source = origin.path
     _check_file(origin)
-    if path is None or source == path:
-        return source
+    if path is None or is_same_file(source, path):
+        if is_outdated(path or source):  # who names a changed file wants it as it is
+            how.forget(path or source)
+        return path or source
     if how.strategy == "symlink":
-        return _linked(source, path, how, lambda: remove_record(path))
-    found = os.stat(source)
-    stamp = f"{found.st_size} {found.st_mtime_ns}"
-    record = _still_good(origin, path)
-    if record is not None and record.stamp == stamp and not how.config.overwrite:
+        _link(source, path, how)
+        how.forget(path)
         return path
-    return _copied(source, path, how, lambda: write_record(path, record_of(origin, path, stamp=stamp)))
+    found = os.stat(source)
+    fingerprint = f"{found.st_size} {found.st_mtime_ns}"
+    record = _still_good(origin, path)
+    if record is not None and record.fingerprint == fingerprint and not how.config.overwrite:
+        return path
+    how.note(path, _copy(source, path, how, origin, fingerprint=fingerprint))
+    return path
 
 
 def _check_file(origin: Origin) -> None:
@@ -118,10 +131,9 @@ def _url(origin: Origin, path: str | None, how: Collecting) -> str:
         return path
     if not how.config.allow_network:
         raise SourceError(f"{escape(origin.shown)} is not in {escape(path)} yet, and allow_network is False.")
-    digest = ""
-    how.afterwards(lambda: write_record(path, record_of(origin, path, sha256=digest)))
-    digest = how.stack.enter_context(downloaded(origin, path))
+    staged, digest = download(origin, path, how.placing)
     _check_replaceable(path, how, lambda: digest)
+    how.note(path, record_of(origin, staged.path, sha256=digest))
     return path
 
 
@@ -132,23 +144,25 @@ def _hub(origin: Origin, path: str | None, how: Collecting) -> str:
     if _still_good(origin, path) is not None and not (config.overwrite or config.allow_updates):
         return path
     if how.strategy == "copy_skip_cache":
-        cache = how.stack.enter_context(tempfile.TemporaryDirectory(dir=os.path.dirname(path)))
-        source = from_hub(origin, config, cache)
-    else:
-        source = from_hub(origin, config, config.huggingface_cache_dir)
-
-    def record() -> None:
-        write_record(path, record_of(origin, path, commit=commit_of(source)))
-
+        with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as cache:
+            source = from_hub(origin, config, cache)
+            how.note(path, _copy(source, path, how, origin, commit=commit_of(source)))
+        return path
+    source = from_hub(origin, config, config.huggingface_cache_dir)
+    if is_same_file(source, path):
+        return path
     if how.strategy == "symlink":
-        return _linked(source, path, how, record)
-    return _copied(source, path, how, record)
+        _link(source, path, how)
+        how.note(path, record_of(origin, source, commit=commit_of(source), link=source))
+    else:
+        how.note(path, _copy(source, path, how, origin, commit=commit_of(source)))
+    return path
 
 
 def _still_good(origin: Origin, path: str) -> Record | None:
     """Return the record of a file that was collected from this very origin and is what it was then."""
     record = read_record(path)
-    same = record is not None and record.mark == origin.mark and is_unchanged(path, record)
+    same = record is not None and record.origin_sha256 == origin.sha256 and is_unchanged(path, record)
     return record if same else None
 
 
@@ -168,39 +182,25 @@ def _check_replaceable(path: str, how: Collecting, digest: Callable[[], str]) ->
     )
 
 
-def _linked(source: str, path: str, how: Collecting, after: Callable[[], None]) -> str:
-    """Put an absolute symbolic link to ``source`` at ``path``, once everything was fetched."""
+def _link(source: str, path: str, how: Collecting) -> None:
+    """Let an absolute symbolic link lead from ``path`` to ``source``."""
     _check_replaceable(path, how, lambda: sha256_of(source))
-
-    def place() -> None:
-        if not (os.path.islink(path) and os.readlink(path) == source):
-            _link(source, path)
-        after()
-
-    how.afterwards(place)
-    return path
+    if not (os.path.islink(path) and os.readlink(path) == source):
+        how.placing.link(source, path)
 
 
-def _link(source: str, path: str) -> None:
-    """Make a link, and let it take the place of what was at ``path`` in one step."""
-    temp = temp_name(path)
-    try:
-        os.symlink(source, temp)
-        os.replace(temp, path)
-    except OSError as error:
-        with suppress(OSError):
-            os.unlink(temp)
-        raise explained(path, error) from error
-
-
-def _copied(source: str, path: str, how: Collecting, after: Callable[[], None]) -> str:
-    """Copy ``source`` to ``path``, in place once everything was fetched."""
+def _copy(
+    source: str, path: str, how: Collecting, origin: Origin, *, fingerprint: str = "", commit: str = ""
+) -> Record:
+    """Copy ``source`` for ``path``; returns the record of the copy."""
     _check_replaceable(path, how, lambda: sha256_of(source))
-    how.afterwards(after)
-    file = open_source(source)
+    file, digest = open_source(source), hashlib.sha256()
     assert isinstance(file, File)
     with closing(file):
-        staged = how.stack.enter_context(staged_file(path, file.size, force=True))
+        staged = how.placing.file(path, file.size)
         for offset in range(0, file.size, CHUNK):
-            staged.write(offset, file.read(offset, min(CHUNK, file.size - offset)))
-    return path
+            chunk = file.read(offset, min(CHUNK, file.size - offset))
+            staged.write(offset, chunk)
+            digest.update(chunk)
+        staged.flush(file.size)
+    return record_of(origin, staged.path, fingerprint=fingerprint, commit=commit, sha256=digest.hexdigest())

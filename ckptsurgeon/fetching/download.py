@@ -12,41 +12,42 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ..engine import staged_file
+from ..engine import StagedFile
 from ..errors import SourceError
 from ..text import escape
 from ..version import __version__
 from .origin import Origin
+from .placing import Placing
 
-__all__ = ["downloaded"]
+__all__ = ["download"]
 
 TIMEOUT = 60.0
 """Seconds without a byte after which a server is given up."""
 CHUNK = 1 << 20
 
 
-@contextmanager
-def downloaded(origin: Origin, path: str) -> Iterator[str]:
-    """Fetch an address to ``path``, in place when the block ends well; yields the SHA-256 of its bytes.
+def download(origin: Origin, path: str, placing: Placing) -> tuple[StagedFile, str]:
+    """Fetch an address into a temp file for ``path``; returns it and the SHA-256 of its bytes.
 
-    Raises SourceError where it cannot be had whole; what stood at ``path`` is then as it was.
+    Raises SourceError where it cannot be had whole.
     """
     with _response(origin) as response:
         said = response.headers.get("Content-Length")
         size = int(said) if said is not None and said.isdigit() else None
-        with staged_file(path, size, force=True) as staged:
-            digest, done = hashlib.sha256(), 0
-            for chunk in _chunks(origin, response):
-                if size is not None and done + len(chunk) > size:
-                    raise SourceError(f"{escape(origin.shown)} sent more than the {size} bytes that it announced.")
-                staged.write(done, chunk)
-                digest.update(chunk)
-                done += len(chunk)
-            if size is not None and done != size:
-                raise SourceError(f"{escape(origin.shown)} broke off: {done} of {size} bytes came.", hint="Try again.")
-            if not done:
-                raise SourceError(f"{escape(origin.shown)} is empty.")
-            yield digest.hexdigest()
+        staged = placing.file(path, size)
+        digest, done = hashlib.sha256(), 0
+        for chunk in _chunks(origin, response):
+            if size is not None and done + len(chunk) > size:
+                raise SourceError(f"{escape(origin.shown)} sent more than the {size} bytes that it announced.")
+            staged.write(done, chunk)
+            digest.update(chunk)
+            done += len(chunk)
+        if size is not None and done != size:
+            raise SourceError(f"{escape(origin.shown)} broke off: {done} of {size} bytes came.", hint="Try again.")
+        if not done:
+            raise SourceError(f"{escape(origin.shown)} is empty.")
+        staged.flush(size)
+        return staged, digest.hexdigest()
 
 
 @contextmanager

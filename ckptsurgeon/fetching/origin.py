@@ -45,7 +45,7 @@ class Origin:
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
     @property
-    def mark(self) -> str:
+    def sha256(self) -> str:
         """What tells it from other origins without saying its secrets: a digest of all but the credentials."""
         parts = urlsplit(self.path) if self.kind == "url" else None
         address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts is not None else self.path

@@ -8,12 +8,14 @@ import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from ..engine import write_text
 from ..errors import PlanError
 from ..text import escape
 from .origin import Origin
 
-__all__ = ["Record", "check_unchanged_since", "read_record", "record_of", "remove_record", "sha256_of", "write_record"]
+__all__ = [
+    "Record", "as_text", "check_unchanged_since", "is_outdated", "is_unchanged", "read_record", "record_of",
+    "record_path", "sha256_of",
+]  # fmt: skip
 
 _MOST = 1 << 16
 
@@ -22,39 +24,40 @@ _MOST = 1 << 16
 class Record:
     """One collected file: where it came from, and what it was when it was put there.
 
-    ``mark`` tells its origin from others (``Origin.mark``); ``stamp`` is size and time of a local file that was copied;
-    ``link`` where a symbolic link points. Nothing of it is secret.
+    ``origin_sha256`` tells its origin from others (``Origin.sha256``); ``fingerprint`` is size and time of a local file
+    that was copied; ``link`` where a symbolic link points. Nothing of it is secret.
     """
 
     kind: str
     source: str
-    mark: str
+    origin_sha256: str
     commit: str = ""
-    stamp: str = ""
+    fingerprint: str = ""
     link: str = ""
     size: int = 0
     mtime_ns: int = 0
     sha256: str = ""
 
 
-def record_of(origin: Origin, path: str, *, commit: str = "", stamp: str = "", sha256: str = "") -> Record:
-    """Return the record of the file at ``path``, as it is now."""
-    link = os.readlink(path) if os.path.islink(path) else ""
-    found = os.stat(path)
+def record_of(
+    origin: Origin, at: str, *, commit: str = "", fingerprint: str = "", link: str = "", sha256: str = ""
+) -> Record:
+    """Return the record of a file whose bytes lie ``at`` now: a temp file, or what a link leads to."""
+    found = os.stat(at)
     return Record(
-        origin.kind, origin.shown, origin.mark, commit, stamp, link, found.st_size, found.st_mtime_ns,
-        "" if link else sha256 or sha256_of(path),
-    )  # fmt: skip
+        origin.kind, origin.shown, origin.sha256, commit, fingerprint, link, found.st_size, found.st_mtime_ns, sha256
+    )
 
 
-def _beside(path: str) -> str:
+def record_path(path: str) -> str:
+    """Return where the record of a collected file lies: beside it."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.collected.json")
 
 
 def read_record(path: str) -> Record | None:
     """Return the record beside a collected file, None where there is none that can be understood."""
-    with suppress(OSError, ValueError, TypeError, RecursionError), open(_beside(path), "rb") as file:
+    with suppress(OSError, ValueError, TypeError, RecursionError), open(record_path(path), "rb") as file:
         record = Record(**json.loads(file.read(_MOST)))
         if all(type(getattr(record, name)) is type(value) for name, value in asdict(_EMPTY).items()):
             return record
@@ -64,15 +67,9 @@ def read_record(path: str) -> Record | None:
 _EMPTY = Record("", "", "")
 
 
-def write_record(path: str, record: Record) -> None:
-    """Put the record beside the file; raises OutputError."""
-    write_text(_beside(path), f"{json.dumps(asdict(record), indent=1)}\n", inputs=(), force=True)
-
-
-def remove_record(path: str) -> None:
-    """Remove the record of a file that now speaks for itself."""
-    with suppress(FileNotFoundError):
-        os.unlink(_beside(path))
+def as_text(record: Record) -> str:
+    """Return a record as it is written."""
+    return f"{json.dumps(asdict(record), indent=1)}\n"
 
 
 def sha256_of(path: str) -> str:
@@ -92,6 +89,12 @@ def is_unchanged(path: str, record: Record) -> bool:
     if found.st_size != record.size:
         return False
     return found.st_mtime_ns == record.mtime_ns or sha256_of(path) == record.sha256
+
+
+def is_outdated(path: str) -> bool:
+    """Whether there is a record, and it speaks of another file than lies there now."""
+    record = read_record(path)
+    return record is not None and not is_unchanged(path, record)
 
 
 def check_unchanged_since(path: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..engine.places import explained
+from ..engine.places import output_error
 from .run_folder import RunFolder
 from .stepping import Stepped
 
@@ -77,7 +77,7 @@ class Log:
         try:
             self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
-            raise explained(self._path, error) from error
+            raise output_error(self._path, error) from error
         if tensorboard and importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -112,7 +112,7 @@ class Log:
         try:
             yield
         except OSError as error:
-            raise explained(self._path, error) from error
+            raise output_error(self._path, error) from error
 
 
 def _scalars(row: Mapping[str, Any]) -> list[tuple[str, float]]:

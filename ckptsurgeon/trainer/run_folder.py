@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..engine.folders import staged_folder
-from ..engine.places import explained
+from ..engine.places import output_error
 from ..engine.staging import staged_file
 from ..engine.temp import remove_leftovers, sync_folder, temp_name
 from ..errors import ConfigError, FormatError, SourceError
@@ -65,7 +65,7 @@ class RunFolder:
         try:
             os.makedirs(self.of("steps"), exist_ok=True)
         except OSError as error:
-            raise explained(self.path, error) from error
+            raise output_error(self.path, error) from error
 
     def save(self, step: int, model: bytes, state: Mapping[str, Any], *, keep: int) -> None:
         """Write a checkpoint, let ``last`` be it, and remove all but the newest ``keep``; raises OutputError.
@@ -93,7 +93,7 @@ class RunFolder:
         except OSError as error:
             with suppress(OSError):
                 os.unlink(temp)
-            raise explained(self.of("last"), error) from error
+            raise output_error(self.of("last"), error) from error
 
     def _prune(self, keep: int) -> None:
         """Remove old checkpoints, and what killed runs left; each is renamed first, so that half a one has no name."""

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ def test_what_is_wrong_is_said(text: str, why: str) -> None:
         ("modules: {a: !new:falls.Thing {}}", "importing falls.Thing failed: RuntimeError: over"),
         ("modules: {a: !new:torch.nn.Linear {in: 3}}", r"TypeError: Invalid argument to class torch\.nn\.Linear"),
         ("modules: {a: !ref <b>}", "ValueError: The reference"),
-        ("modules: {a: !new:torch.nn.Linear [1, 2]", "Parser"),
+        ("modules: {a: !new:torch.nn.Linear [1, 2]", "did not find expected"),
         ("modules: !new:torch.optim.Adam", r"Invalid argument to class torch\.optim\.Adam"),
         ("a: !ref <b>\nb: 3", "no entry modules"),
         ("- !ref <b>", "no mapping of hyperparameters"),
@@ -227,6 +228,49 @@ def test_our_own_pretrainer_stands_in_for_speechbrains_in_the_same_file() -> Non
     made["pretrainer"].collect_files()
     assert made["pretrainer"].load_collected().counts == {"copied": 2}
     assert torch.equal(made["enc"].weight, theirs.weight)
+
+
+HEAD = "size: 4\nmodules: {head: !new:torch.nn.Linear [!ref <size>, 2]}\n"
+WIDE = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)]
+TOO_MUCH = {
+    "brackets": (f"{HEAD}deep: {'[' * 2_000}{']' * 2_000}\n", "nests over 100 levels deep"),
+    "brackets that are needed": (
+        f"modules: {{head: !new:torch.nn.Linear [!ref <deep>, 2]}}\ndeep: {'[' * 2_000}{']' * 2_000}\n",
+        "nests over 100 levels deep",
+    ),
+    "aliases": (f"a0: &a0 [1]\n{''.join(WIDE)}{HEAD}", "aliases"),
+    "references": (
+        "a0: [1]\n" + "".join(f"a{i}: [{', '.join([f'!ref <a{i - 1}>'] * 10)}]\n" for i in range(1, 9))
+        + "modules: {head: !new:torch.nn.Linear [!ref <a8>, 2]}\n",
+        "aliases",
+    ),
+    "references in references": (
+        "a0: [1]\n" + "".join(f"a{i}: [!ref <a{i - 1}>]\n" for i in range(1, 300))
+        + "modules: {head: !new:torch.nn.Linear [!ref <a299>, 2]}\n",
+        "nests over 100 levels deep",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("_installed")
+@pytest.mark.parametrize("kind", TOO_MUCH)
+def test_what_nests_or_multiplies_too_much_is_refused_at_once(kind: str, ckpt: Run) -> None:
+    text, why = TOO_MUCH[kind]
+    Path("hyperparams.yaml").write_text(text)
+    torch.save({"w": torch.ones(2)}, "a.pth")
+    began = time.perf_counter()
+    done = ckpt("transplant", "a.pth", "hyperparams.yaml")
+    assert (done.code, time.perf_counter() - began < 5) == (2, True), done
+    assert why in " ".join(done.err.split())
+
+
+@pytest.mark.usefixtures("_installed")
+def test_what_stands_many_times_is_looked_at_once() -> None:
+    """Aliases that are within what a document may be."""
+    Path("hyperparams.yaml").write_text("a0: &a0 [1]\n" + "".join(WIDE[:4]) + HEAD)
+    assert layout(cs.load_target("hyperparams.yaml")) == [
+        ["head.weight", [2, 4], "float32"], ["head.bias", [2], "float32"],
+    ]  # fmt: skip
 
 
 def test_tags_in_comments_and_texts_make_no_speechbrain_file(ckpt: Run) -> None:

@@ -1,4 +1,4 @@
-"""TensorFlow's index, written by hand: whatever a test wants it to say."""
+"""TensorFlow's files: as TensorFlow wrote them, and an index written by hand that says whatever a test wants."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+import ckptsurgeon as cs
 from ckptsurgeon.formats import crc32c
+
+GOLDEN = Path(__file__).parents[2] / "fixtures/golden/tensorflow"
+BEST = "best_dev-1000"
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 HEADER = b"\x08\x01\x1a\x02\x08\x01"
@@ -86,3 +91,15 @@ def write(prefix: str, tensors: Mapping[str, np.ndarray], header: bytes = HEADER
         data += raw
     Path(f"{prefix}.index").write_bytes(index_of(entries, header))
     Path(f"{prefix}.data-00000-of-00001").write_bytes(data)
+
+
+def read_all(path: str | Path) -> None:
+    with cs.open_checkpoint(path) as checkpoint:
+        for key in checkpoint:
+            checkpoint.tensor(key)
+
+
+def refused(path: str | Path, kind: type[Exception] = cs.FormatError) -> str:
+    with pytest.raises(kind) as error:
+        read_all(path)
+    return " ".join(str(error.value).split())

@@ -406,9 +406,9 @@ def test_a_full_disk_is_exit_5_and_keeps_the_last_checkpoint(
 
     def full(self: Any, offset: int, data: Any) -> None:
         if f"steps{os.sep}8" in self.shown:
-            from ckptsurgeon.engine.places import explained
+            from ckptsurgeon.engine.places import output_error
 
-            raise explained(self.shown, OSError(errno.ENOSPC, "full"))
+            raise output_error(self.shown, OSError(errno.ENOSPC, "full"))
         real(self, offset, data)
 
     with monkeypatch.context() as broken:

@@ -1,0 +1,93 @@
+"""What lies beside the weights in a folder for transformers: written, recorded and verified."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import ckptsurgeon as cs
+
+from .transformers_models import (
+    BERT,
+    saved,
+    section,
+)
+
+
+def test_data_beside_the_configuration_goes_along_and_nothing_else_does() -> None:
+    saved("source", BERT, "BertModel")
+    for name in ("vocab.txt", "tokenizer.json", "preprocessor_config.json"):
+        Path("source", name).write_text(name)
+    for name in ("modeling_bert.py", "trainer_state.json", "adapter_config.json", "README.md"):
+        Path("source", name).write_text(name)
+    plan = cs.transplant("source", section("transformers: source, num_labels: 5"))
+    receipt = cs.apply(plan, "out")
+    wanted = {"config.json", "preprocessor_config.json", "tokenizer.json", "vocab.txt"}
+    assert set(os.listdir("out")) == wanted | {"model.safetensors", "ckptsurgeon.json"}
+    assert all(name in " ".join(receipt.notes) for name in wanted)
+    assert Path("out/vocab.txt").read_text() == "vocab.txt"
+    assert len(json.loads(Path("out/config.json").read_text())["id2label"]) == 5
+    assert receipt.nbytes_written == sum(file.stat().st_size for file in Path("out").iterdir())
+    cs.apply(plan, "one.safetensors")
+    assert set(os.listdir()) == {"source", "dst.yaml", "out", "one.safetensors"}
+    assert cs.verify("one.safetensors").ok
+
+
+def test_a_kept_plan_gives_the_same_bytes_and_refuses_a_file_that_changed() -> None:
+    saved("source", BERT, "BertModel")
+    Path("source/vocab.txt").write_text("a\nb\n")
+    plan = cs.transplant("source", section("transformers: source, architecture: BertForSequenceClassification"))
+    Path("p.json").write_text(json.dumps(plan.to_json()))
+    cs.apply(plan, "out")
+    cs.apply("p.json", "again")
+    for file in Path("out").iterdir():
+        assert Path("again", file.name).read_bytes() == file.read_bytes(), file
+    assert cs.verify("out", plan="p.json").ok
+    Path("source/vocab.txt").write_text("b\na\n")
+    with pytest.raises(cs.PlanError, match=r"vocab\.txt has changed"):
+        cs.apply("p.json", "third")
+    assert not Path("third").exists()
+
+
+@pytest.mark.parametrize("name", ["../vocab.txt", ".vocab", "a/b", ""])
+def test_a_plan_with_a_companion_elsewhere_is_refused(name: str) -> None:
+    saved("source", BERT, "BertModel")
+    data = cs.transplant("source", "source/config.json").to_json()
+    data["target"]["companions"][0]["name"] = name
+    with pytest.raises(cs.ConfigError, match="no plain file name"):
+        cs.Plan.from_json(data)
+
+
+def test_verify_holds_the_files_beside_the_weights_against_the_recipe() -> None:
+    saved("source", BERT, "BertModel")
+    cs.apply(cs.transplant("source", "source/config.json"), "out")
+    text = Path("out/config.json").read_text()
+    Path("out/config.json").write_text(text.replace("16", "32", 1))
+    found = cs.verify("out")
+    assert [fault.why for fault in found.failed] == ["config.json beside the weights is not as it was written"]
+    Path("out/config.json").unlink()
+    assert not cs.verify("out").ok
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../config.json", "..", "a\\0b"])
+def test_verify_opens_nothing_but_plain_files_of_the_folder(name: str) -> None:
+    saved("source", BERT, "BertModel")
+    cs.apply(cs.transplant("source", "source/config.json"), "out")
+    recipe = Path("out/ckptsurgeon.json")
+    recipe.write_text(recipe.read_text().replace('"name":"config.json"', f'"name":"{name}"'.replace("\\0", "\\u0000")))
+    (fault,) = cs.verify("out").failed
+    assert fault.why.startswith("its recipe is damaged")
+    assert "a companion" in fault.why
+
+
+def test_verify_waits_for_no_pipe() -> None:
+    saved("source", BERT, "BertModel")
+    cs.apply(cs.transplant("source", "source/config.json"), "out")
+    Path("out/config.json").unlink()
+    os.mkfifo("out/config.json")
+    (fault,) = cs.verify("out").failed
+    assert "config.json beside the weights cannot be read" in fault.why
+    assert "not a regular file" in fault.why or "FIFO" in fault.why or "pipe" in fault.why
