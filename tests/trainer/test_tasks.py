@@ -246,6 +246,14 @@ def test_the_hybrid_loss_is_weighted_and_smoothed() -> None:
     assert torch.allclose(loss.parts["attention"], attention)
 
 
+def test_waves_of_another_rate_than_the_model_hears_are_an_error() -> None:
+    batch, model = waves([[3, 4], [5, 5, 2]]), small_hybrid().eval()
+    for name, kind in (("hybrid", Hybrid), ("ctc", CTC)):
+        task = kind(settings(task=name, features={"kind": "waves", "rate": 8000}), ESPNET)
+        with pytest.raises(cs.ConfigError, match="hears 16000 samples a second, and train.features gives 8000"):
+            task.loss(model, batch)
+
+
 def test_a_hybrid_that_says_nothing_has_the_uniform_loss() -> None:
     batch, model = waves([[3, 4], [5, 5, 2]]), small_hybrid(0.5).eval()
     for out in (model.ctc, model.decoder.out):

@@ -50,7 +50,7 @@ class LogMel(nn.Module):
 
     def __init__(self, n_mels: int, rate: int = SAMPLE_RATE) -> None:
         super().__init__()
-        self.size, self.hop = int(rate * FRAME_S), int(rate * HOP_S)
+        self.rate, self.size, self.hop = rate, int(rate * FRAME_S), int(rate * HOP_S)
         self.n_fft = 1 << (self.size - 1).bit_length()
         self.register_buffer("melmat", mel_filters(n_mels, self.n_fft, rate))
         self.register_buffer("window", torch.hann_window(self.size), persistent=False)

@@ -25,14 +25,14 @@ class Spoken(NamedTuple):
     decoder: Tensor | None
 
 
-def spoken(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor) -> Spoken:
-    """Run a model on a batch.
+def spoken(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor, rate: int) -> Spoken:
+    """Run a model on a batch, whose waves have ``rate`` samples a second.
 
     It returns log-probabilities and lengths as a pair, or as ``ctc`` (or ``log_probs``, ``logits``) and ``lengths`` of
     an object; or log-probabilities alone, a frame of them for each of the inputs. Logits do as well: they are
     normalised, which changes nothing where that was done.
     """
-    _check_inputs(getattr(model, "module", model), batch.inputs)
+    _check_inputs(getattr(model, "module", model), batch.inputs, rate)
     found: Any = model(batch.inputs, batch.lengths, *previous)
     scores = next((getattr(found, name) for name in ("ctc", "log_probs", "logits") if hasattr(found, name)), None)
     lengths = getattr(found, "lengths", None)
@@ -52,11 +52,17 @@ def spoken(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor) ->
     return Spoken(scores.float().log_softmax(-1), lengths, getattr(found, "decoder", None))
 
 
-def _check_inputs(model: nn.Module, inputs: Tensor) -> None:
+def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
     """Raise ConfigError where one of our models is given what it does not take; of others nobody knows."""
     if inputs.dim() == 3 and hasattr(model, "frontend"):
         raise ConfigError(
             "the model computes features itself, and is given features.", hint="Write train.features: {kind: waves}."
+        )
+    heard = getattr(getattr(model, "frontend", None), "rate", rate)
+    if heard != rate:
+        raise ConfigError(
+            f"the model hears {heard} samples a second, and train.features gives {rate}.",
+            hint=f"Write train.features: {{kind: waves, rate: {heard}}}.",
         )
     wanted = getattr(model, "n_input", None)
     if not isinstance(wanted, int):

@@ -25,7 +25,7 @@ class CTC(TranscribedTask):
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the loss of a batch, as a sum over its labels."""
-        said = spoken(model, batch, self.labels)
+        said = spoken(model, batch, self.labels, rate=self.settings.features.rate)
         total = ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum()
         return Loss(total, self._items(batch, said.lengths), {"ctc": total.detach()})
 
@@ -36,7 +36,7 @@ class CTC(TranscribedTask):
     @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
         """Return the loss per label of a model to which all tokens are alike."""
-        said = spoken(model, batch, self.labels)
+        said = spoken(model, batch, self.labels, rate=self.settings.features.rate)
         total = uniform_losses(said, batch, self.labels.blank).sum()
         return float(total) / self._items(batch, said.lengths)
 
@@ -46,7 +46,7 @@ class CTC(TranscribedTask):
         rates = Rates(self.labels)
         total, items, short = 0.0, 0, 0
         for batch in batches:
-            said = spoken(model, batch, self.labels)
+            said = spoken(model, batch, self.labels, rate=self.settings.features.rate)
             total += float(ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum())
             items += self._items(batch, said.lengths)
             short += int(too_short(said.lengths, batch).sum())

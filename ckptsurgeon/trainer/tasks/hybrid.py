@@ -60,7 +60,7 @@ class Hybrid(TranscribedTask):
 
     def _ask(self, model: nn.Module, batch: Batch) -> _Answer:
         previous, wanted = self._taught(batch)
-        said = spoken(model, batch, self.labels, previous)
+        said = spoken(model, batch, self.labels, previous, rate=self.settings.features.rate)
         if said.decoder is None:
             raise ConfigError("the model has no decoder.", hint="Use the task ctc.")
         ctc = ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum()
@@ -84,7 +84,7 @@ class Hybrid(TranscribedTask):
     @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
         """Return the loss per label of a model to which all tokens are alike."""
-        said = spoken(model, batch, self.labels, self._taught(batch)[0])
+        said = spoken(model, batch, self.labels, self._taught(batch)[0], rate=self.settings.features.rate)
         weight, labels = _weight(model), int(batch.label_lengths.sum())
         ctc = float(uniform_losses(said, batch, self.labels.blank).sum())
         attention = (labels + len(batch.labels)) * math.log(len(self.labels))
