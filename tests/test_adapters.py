@@ -30,9 +30,9 @@ def run(policy: str, values: Array, shape: Shape) -> Array:
     """What a policy makes of values, in one piece, after it was found to fit."""
     found = fit(policy, values.shape, shape, "float64")
     assert found.op == policy.partition(":")[0], found.why
-    part = adaptation_box(found.policy, whole(shape), values.shape, shape)
+    part = adaptation_box(found.policy, whole(shape), source=values.shape, destination=shape)
     given = values[tuple(slice(*ends) for ends in part)]
-    return adapted(found.policy, given, part, whole(shape), values.shape, shape)
+    return adapted(found.policy, given, part, whole(shape), source=values.shape, destination=shape)
 
 
 def noise(*shape: int) -> Array:
@@ -49,7 +49,9 @@ def test_resampling_is_torch_s_for_every_pair_of_small_sizes(method: str, antial
             theirs = functional.interpolate(
                 values[None, None], size=(want, have), mode=method, antialias=antialias, align_corners=False
             )
-            ours = apply_taps(values.numpy(), 0, resampled(have, want, method, antialias=antialias), 0, want, 0)
+            ours = apply_taps(
+                values.numpy(), 0, resampled(have, want, method, antialias=antialias), rows=(0, want), first=0
+            )
             np.testing.assert_allclose(ours, theirs[0, 0].numpy(), rtol=0, atol=1e-14)
 
 
@@ -129,7 +131,9 @@ def test_a_larger_patch_of_a_larger_image_gives_what_the_patch_gave() -> None:
 @pytest.mark.parametrize("method", ["bilinear", "bicubic"])
 def test_the_pseudo_inverse_is_numpy_s(method: str, antialias: bool) -> None:
     for have, want in [(1, 4), (4, 1), (7, 7), (8, 9), (9, 8), (14, 32), (32, 14), (16, 40)]:
-        matrix = apply_taps(np.eye(have), 0, resampled(have, want, method, antialias=antialias), 0, want, 0)
+        matrix = apply_taps(
+            np.eye(have), 0, resampled(have, want, method, antialias=antialias), rows=(0, want), first=0
+        )
         np.testing.assert_allclose(pseudo_inverse(matrix.T.tolist()), np.linalg.pinv(matrix.T), atol=1e-12)
 
 
@@ -161,8 +165,8 @@ def test_a_kernel_in_the_middle_of_a_larger_one_gives_the_same_convolution() -> 
         lambda part: kernel[tuple(slice(*ends) for ends in part)].numpy(),
         np.dtype("f8"),
         whole(shape),
-        kernel.shape,
-        shape,
+        source=kernel.shape,
+        destination=shape,
     )
     image = torch.randn(1, 2, 9, 9, dtype=torch.float64)
     before = functional.conv2d(image, kernel, padding=(1, 0))
@@ -202,7 +206,7 @@ def test_blocks_of_an_adapted_tensor_are_the_whole_bit_for_bit(case: tuple[str, 
     for box in blocks(want, limit):
         part = adaptation_box(spelled, box, have, want)
         given_part = values[tuple(slice(*ends) for ends in part)]
-        block = adapted(spelled, given_part, part, box, have, want)
+        block = adapted(spelled, given_part, part, box, source=have, destination=want)
         assert block.tobytes() == np.ascontiguousarray(made[tuple(slice(*ends) for ends in box)]).tobytes()
 
 

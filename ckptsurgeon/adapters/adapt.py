@@ -27,10 +27,10 @@ def adaptation_box(policy: str, box: Box, source: Shape, destination: Shape) -> 
     return tuple(reach_of(maps[axis], *ends) if axis in maps else ends for axis, ends in enumerate(box))
 
 
-def adapted(policy: str, values: Array, part: Box, box: Box, source: Shape, destination: Shape) -> Array:
+def adapted(policy: str, values: Array, part: Box, box: Box, *, source: Shape, destination: Shape) -> Array:
     """Return ``box`` of an adapted tensor from its ``part`` of the source, in double precision."""
     for axis, taps in _maps(policy, tuple(source), tuple(destination)).items():
-        values = apply_taps(values, axis, taps, *box[axis], part[axis][0])
+        values = apply_taps(values, axis, taps, rows=box[axis], first=part[axis][0])
     return values
 
 

@@ -18,7 +18,7 @@ Shape = Sequence[int]
 
 
 def centred(
-    read: Callable[[Box], Array], dtype: np.dtype[np.generic], box: Box, source: Shape, destination: Shape
+    read: Callable[[Box], Array], dtype: np.dtype[np.generic], box: Box, *, source: Shape, destination: Shape
 ) -> Array:
     """Return ``box`` of a kernel that has the source in its middle; ``read`` gives parts of the source."""
     out = np.zeros(box_shape(box), dtype)

@@ -59,14 +59,14 @@ def reach_of(taps: Taps, begin: int, end: int) -> tuple[int, int]:
     return (int(used.min()), int(used.max()) + 1) if used.size else (0, 0)
 
 
-def apply_taps(values: Array, axis: int, taps: Taps, begin: int, end: int, first: int) -> Array:
-    """Return the output rows ``begin`` to ``end`` along an axis, from values whose first row there is ``first``.
+def apply_taps(values: Array, axis: int, taps: Taps, *, rows: tuple[int, int], first: int) -> Array:
+    """Return the output ``rows`` (begin, end) along an axis, from values whose first row there is ``first``.
 
     One input row after the other, so that a row is the same whatever it is computed together with.
     """
     shape = [1] * values.ndim
     shape[axis] = -1
-    indices, weights = taps.indices[begin:end] - first, taps.weights[begin:end]
+    indices, weights = taps.indices[slice(*rows)] - first, taps.weights[slice(*rows)]
     out: Array = np.take(values, indices[:, 0], axis=axis) * weights[:, 0].reshape(shape)
     for k in range(1, indices.shape[1]):
         counts = weights[:, k] != 0.0

@@ -78,6 +78,7 @@ def _listed(keys: list[str]) -> str:
 def load_pretrained(
     loadables: Mapping[str, object],
     paths: Mapping[str, str],
+    *,
     hooks: Mapping[str, Any],
     skipped: tuple[str, ...],
     options: Mapping[str, Mapping[str, Any]] | None,

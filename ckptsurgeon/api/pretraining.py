@@ -123,7 +123,7 @@ class Pretrainer:
         wanted = [name for name in self.loadables if self.is_loadable(name)]
         skipped = tuple(name for name in self.loadables if name not in wanted)
         paths = {name: self._collected(name) for name in wanted}
-        return load_pretrained(self.loadables, paths, self.custom_hooks, skipped, options)
+        return load_pretrained(self.loadables, paths, hooks=self.custom_hooks, skipped=skipped, options=options)
 
     def _place(self, name: str) -> str | None:
         if self.collect_in is None:

@@ -165,7 +165,7 @@ def _automatic(document: Document, package: Any, config_class: Any) -> str:
 
 
 def _check_overrides(
-    document: Document, config_class: Any, fields: Mapping[str, Any], overrides: Mapping[str, Any], inside: str = ""
+    document: Document, config_class: Any, fields: Mapping[str, Any], overrides: Mapping[str, Any], *, inside: str = ""
 ) -> None:
     """Raise ConfigError for an override that is no field of the configuration: its class would take anything."""
     known = {*_own_fields(config_class), *config_class.attribute_map, *fields, "num_labels"}
@@ -175,7 +175,7 @@ def _check_overrides(
     for name, value in overrides.items():
         part = config_class.sub_configs.get(name)
         if part is not None and isinstance(value, dict) and hasattr(part, "attribute_map"):
-            _check_overrides(document, part, fields.get(name) or {}, value, f" ({name})")
+            _check_overrides(document, part, fields.get(name) or {}, value, inside=f" ({name})")
 
 
 def _own_fields(config_class: Any) -> set[str]:

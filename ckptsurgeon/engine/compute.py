@@ -92,10 +92,14 @@ def _computed(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) ->
     elif step.op in ADAPTERS:
         part = adaptation_box(step.policy, box, info.shape, step.shape)
         wide, _ = cast(read_part(source, info, part), info.dtype, "float64")
-        values, lost = cast_for(step, adapted(step.policy, wide, part, box, info.shape, step.shape), "float64")
+        values, lost = cast_for(
+            step, adapted(step.policy, wide, part, box, source=info.shape, destination=step.shape), "float64"
+        )
     elif step.op == "center":
         dtype = raw_dtype(info.dtype)
-        placed = centred(lambda part: read_part(source, info, part), dtype, box, info.shape, step.shape)
+        placed = centred(
+            lambda part: read_part(source, info, part), dtype, box, source=info.shape, destination=step.shape
+        )
         values, lost = cast_for(step, placed, info.dtype)
     elif step.op == "map":
         values, lost = cast_for(step, mapped_block(step, info, source, box), info.dtype)

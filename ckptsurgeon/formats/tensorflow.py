@@ -127,7 +127,7 @@ def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
         except UnicodeDecodeError:
             raise FormatError("it has a variable whose name is no UTF-8.", rule="name") from None
         if entry.dtype in DTYPES:
-            variables[name] = _variable(key, name, entry, bundle.entries, shards)
+            variables[name] = _variable(key, name, entry, entries=bundle.entries, shards=shards)
         else:
             others[key_of(name)] = Opaque(Name("tensorflow", _KINDS.get(entry.dtype, f"type {entry.dtype}")))
     _check_disjoint(list(bundle.entries.values()))
@@ -135,7 +135,7 @@ def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
     return {**{f"{key} (variable)" if key in tree else key: value for key, value in others.items()}, **tree}
 
 
-def _variable(key: bytes, name: str, entry: Entry, entries: Mapping[bytes, Entry], shards: _Shards) -> TensorInfo:
+def _variable(key: bytes, name: str, entry: Entry, *, entries: Mapping[bytes, Entry], shards: _Shards) -> TensorInfo:
     if not entry.slices:
         return shards.info(name, entry)
     parts = []

@@ -43,6 +43,7 @@ def check_prefixes(views: Sequence[SourceView], target: TargetSpec) -> None:
 def check_gates(
     steps: Sequence[Step],
     unexpected: Sequence[Origin],
+    *,
     selection: Selection,
     options: Options,
     target: TargetSpec,

@@ -43,7 +43,7 @@ def plan_transplant(
     names = [view.source.name for view in views]
     decisions = decide(target, selection, options, names)
     unexpected = _unexpected(selection, decisions.used)
-    check_gates(decisions.steps, unexpected, selection, options, target, views)
+    check_gates(decisions.steps, unexpected, selection=selection, options=options, target=target, views=views)
     sources = tuple(view.source for view in views)
     return Plan(
         verb="transplant",
