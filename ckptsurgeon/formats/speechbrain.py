@@ -68,9 +68,13 @@ def _saved(folder: Folder) -> list[str]:
 
 def _several(folder: Folder, saved: list[str]) -> FormatError:
     """Return the error for a folder of several checkpoints, with what each was worth."""
-    metas = {name: _meta(folder, name).entries for name in saved}
+    read = {name: _meta(folder, name) for name in saved}
+    metas = {name: meta.entries for name, meta in read.items()}
     last = max(saved, key=lambda name: _number(metas[name].get("unixtime")))
-    told = [f"{name} ({_worth(metas[name], last=name == last)})" for name in saved]
+    told = [
+        f"{name} ({f'its {_META} is not understood' if read[name].notes else _worth(metas[name], last=name == last)})"
+        for name in saved
+    ]
     return FormatError(
         f"{escape(folder.uri)} holds several checkpoints: {listing(told)}.",
         hint=f"Name the one you mean, as in {escape(folder.uri.rstrip('/'))}/{escape(last)}.",
@@ -109,10 +113,13 @@ def _meta(folder: Folder, inner: str) -> _Meta:
         header = FileHeader(name, file.size, hashlib.sha256(raw).hexdigest(), file.mtime_ns)
     try:
         read = read_yaml(raw.decode("utf-8"), name)
-    except (ConfigError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        return _Meta({}, header, (f"{escape(name)} is not understood: it is not UTF-8",))
+    except ConfigError as error:
         return _Meta({}, header, (f"{escape(name)} is not understood: {error}",))
-    entries = {str(key): value for key, value in read.items()} if isinstance(read, dict) else {}
-    return _Meta(entries, header)
+    if not isinstance(read, dict):
+        return _Meta({}, header, (f"{escape(name)} is not understood: it holds no names and values",))
+    return _Meta({str(key): value for key, value in read.items()}, header)
 
 
 def _read(folder: Folder, inner: str) -> Header:

@@ -75,13 +75,14 @@ def test_a_plan_is_refused_when_the_checkpoint_changed() -> None:
         cs.apply(replace(plan, inputs=None), "out.safetensors")
 
 
-def test_a_meta_file_that_is_no_yaml_hides_no_weights() -> None:
+def test_a_meta_file_that_is_not_understood_is_said_and_hides_no_weights(ckpt: Run) -> None:
     path = Path("save/CKPT+first/CKPT.yaml")
-    for text in (b"WER: !!python/object/apply:os.system [touch ran]\n", b"\xff", b"a: [", b"[]", b""):
+    for text in (b"WER: !!python/object/apply:os.system [touch ran]\n", b"\xff", b"a: [", b"[]", b"", b"garbage"):
         path.write_bytes(text)
         found = cs.inspect("save/CKPT+first")
         assert len(found.tensors) == 4
-        assert any("CKPT.yaml is not understood" in note for note in found.notes) == (text not in (b"[]", b""))
+        assert any("CKPT.yaml is not understood: " in note for note in found.notes)
+    assert "CKPT+first (its CKPT.yaml is not understood)" in " ".join(ckpt("inspect", "save").err.split())
     assert not Path("ran").exists()
 
 
