@@ -12,7 +12,8 @@ from collections.abc import Sequence
 __all__ = ["chosen_of_run", "example_of_run"]
 
 _KINDS = (
-    (re.compile(r"(?:train|valid)\..+\.ave\.pth"), "the average that ESPnet decodes with"),
+    (re.compile(r"valid\.acc\.ave\.pth"), "the average that ESPnet decodes with"),
+    (re.compile(r"(?:train|valid)\..+\.ave\.pth"), "the one average"),
     (re.compile(r"(?:train|valid)\..+\.ave_\d+best\.pth"), "the one average"),
     (re.compile(r"(?:train|valid)\..+\.best\.pth"), "the one best epoch"),
 )

@@ -41,6 +41,14 @@ def test_a_run_s_average_is_taken_as_espnet_does_and_the_others_are_said() -> No
     assert links == {"valid.acc.ave.pth": "valid.acc.ave_4best.pth"}
 
 
+@pytest.mark.parametrize("other", ["valid.loss.ave.pth", "train.loss.ave.pth", "valid.loss.ave_5best.pth"])
+def test_the_average_by_accuracy_goes_before_those_of_other_criteria(other: str) -> None:
+    shutil.copy(RUN / "39epoch.pth", RUN / other)
+    found = cs.open_checkpoint(RUN)
+    assert [file.name for file in found.files] == ["valid.acc.ave.pth"]
+    assert any("read valid.acc.ave.pth, the average" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("gone", "taken"),
     [
@@ -57,7 +65,7 @@ def test_without_it_the_one_average_or_the_one_best_epoch_is_taken(gone: list[st
 @pytest.mark.parametrize(
     ("more", "gone", "example"),
     [
-        (["valid.loss.ave.pth"], [], "valid.acc.ave.pth"),
+        (["valid.loss.ave.pth", "train.loss.ave.pth"], ["valid.acc.ave.pth"], "train.loss.ave.pth"),
         (["valid.cer_ctc.best.pth"], ["valid.acc.ave.pth", "valid.acc.ave_10best.pth"], "valid.acc.best.pth"),
         ([], ["valid.acc.ave.pth", "valid.acc.ave_10best.pth", "valid.acc.best.pth"], "39epoch.pth"),
     ],
