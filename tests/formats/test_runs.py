@@ -125,6 +125,30 @@ def test_a_link_to_nothing_names_what_it_points_to(ckpt: Any) -> None:
     assert not Path("dst.init.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("link", "gone"),
+    [
+        ("valid.acc.ave.pth", ["valid.acc.ave_10best.pth"]),
+        ("valid.acc.ave.pth", [*LINKS, "39epoch.pth", "checkpoint.pth", "valid.acc.ave_10best.pth"]),
+        ("valid.acc.best.pth", ["valid.acc.ave.pth", "valid.acc.ave_10best.pth"]),
+        ("latest.pth", [*LINKS, "39epoch.pth", "40epoch.pth", "checkpoint.pth", "valid.acc.ave_10best.pth"]),
+    ],
+)
+def test_a_run_whose_checkpoint_is_a_link_to_nothing_takes_no_other(link: str, gone: list[str], ckpt: Any) -> None:
+    for name in {*gone, link}:
+        (RUN / name).unlink()
+    (RUN / link).symlink_to("lost.pth")
+    done = ckpt("transplant", RUN, "dst.yaml", "-o", "out.pth")
+    assert done.code == 3
+    assert f"exp/asr_train/{link} is a link to lost.pth, which does not exist." in " ".join(done.err.split())
+    assert not Path("out.pth").exists()
+
+
+def test_a_link_to_nothing_that_would_not_be_taken_is_no_error() -> None:
+    (RUN / "40epoch.pth").unlink()  # valid.acc.best.pth leads there, and valid.acc.ave.pth is taken
+    assert [file.name for file in cs.open_checkpoint(RUN).files] == ["valid.acc.ave.pth"]
+
+
 @pytest.mark.parametrize("target", ["40epoch.pth", "41epoch.pth"])
 def test_an_output_that_is_a_link_replaces_the_link_and_only_when_forced(target: str, ckpt: Any) -> None:
     link, before = RUN / "best.pth", (RUN / "40epoch.pth").read_bytes()
