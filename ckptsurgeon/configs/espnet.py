@@ -108,6 +108,8 @@ def _read(document: Document) -> _Read:
     # As ESPnet reads it: 1e5 among the tokens is a token, where our own reader takes it for a number.
     values = read_yaml(document.text, document.name, exponents=False)
     task = task_of(document, values)
+    with user_code(document):
+        _imported(document, task)  # without ESPnet a file that is put right would only lead to the next error
     files: list[str] = []
     notes: list[str] = []
     for holder, name in _file_names(document, values):

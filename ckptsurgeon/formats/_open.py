@@ -11,10 +11,10 @@ from typing import cast
 from ..collection import no_collection
 from ..errors import FormatError, UnsafeError
 from ..registry import discover
-from ..sources import File, Folder, Source, link_of
+from ..sources import File, Folder, Source, broken_links, link_of
 from ..text import escape, listing
 from ._header import Format, Header, Writer
-from ._runs import chosen_of_run, example_of_run
+from ._runs import chosen_of_run, example_of_run, lost_of_run
 from ._sharded_writer import folder_frame, folder_recipe
 
 __all__ = ["SUFFIXES", "has_weights", "read_header", "writers"]
@@ -125,6 +125,16 @@ def _read_folder(folder: Folder) -> Header:
     return replace(header, recipe=recipe, frame=lambda: folder_frame(folder, {name: inner()}))
 
 
+def _check_links(folder: Folder, candidates: Sequence[str]) -> None:
+    """Raise SourceError where the checkpoint to take is a link to nothing: the next best is another one."""
+    if has_weights(candidates):
+        return
+    broken = [name for name in broken_links(folder) if name.endswith(SUFFIXES)]
+    lost = lost_of_run(candidates, broken) or ("" if candidates else next(iter(broken), ""))
+    if lost:
+        folder.file(lost).close()  # raises, and names the target
+
+
 def _choose(folder: Folder, names: Sequence[str]) -> tuple[str, list[str]]:
     indexes = [name for name in names if name.endswith(".index.json")]
     singles = [name for name in names if name.endswith(SUFFIXES) and not _SHARD.search(name)]
@@ -137,6 +147,7 @@ def _choose(folder: Folder, names: Sequence[str]) -> tuple[str, list[str]]:
                 rule="stale index",
             )
     candidates = [*indexes, *singles]
+    _check_links(folder, candidates)
     if not candidates:
         shards = [name for name in names if _SHARD.search(name)]
         why = f"{len(shards)} shards and no index" if shards else "no checkpoint in it"

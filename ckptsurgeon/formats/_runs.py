@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["chosen_of_run", "example_of_run"]
+__all__ = ["chosen_of_run", "example_of_run", "lost_of_run"]
 
 _KINDS = (
-    (re.compile(r"(?:train|valid)\..+\.ave\.pth"), "the average that ESPnet decodes with"),
+    (re.compile(r"valid\.acc\.ave\.pth"), "the average that ESPnet decodes with"),
+    (re.compile(r"(?:train|valid)\..+\.ave\.pth"), "the one average"),
     (re.compile(r"(?:train|valid)\..+\.ave_\d+best\.pth"), "the one average"),
     (re.compile(r"(?:train|valid)\..+\.best\.pth"), "the one best epoch"),
 )
@@ -26,6 +27,17 @@ def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
         if found:
             return (found[0], why) if len(found) == 1 else ("", "")
     return "", ""
+
+
+def lost_of_run(names: Sequence[str], broken: Sequence[str]) -> str:
+    """Return the link to nothing that would be taken, or might, were its target there; '' for none."""
+    for pattern, _ in _KINDS:
+        for name in broken:
+            if pattern.fullmatch(name):
+                return name
+        if any(pattern.fullmatch(name) for name in names):
+            return ""
+    return ""
 
 
 def example_of_run(names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ One root for each recoverable that torch saved; what others saved is beside them
 from __future__ import annotations
 
 import hashlib
+from codecs import getincrementaldecoder
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -26,7 +27,10 @@ _META = "CKPT.yaml"
 _FOLDER = "CKPT+"
 _SUFFIX = ".ckpt"
 _META_BYTES = 1 << 20
-_TEXT_BYTES = 200
+_MODEL = "model.ckpt"
+_POINTER = b"version https://git-lfs"
+_TEXT_BYTES = 1 << 20
+_SHOWN_BYTES = 200
 _NO_METRICS = ("unixtime", "end-of-epoch")
 
 
@@ -64,9 +68,13 @@ def _saved(folder: Folder) -> list[str]:
 
 def _several(folder: Folder, saved: list[str]) -> FormatError:
     """Return the error for a folder of several checkpoints, with what each was worth."""
-    metas = {name: _meta(folder, name).entries for name in saved}
+    read = {name: _meta(folder, name) for name in saved}
+    metas = {name: meta.entries for name, meta in read.items()}
     last = max(saved, key=lambda name: _number(metas[name].get("unixtime")))
-    told = [f"{name} ({_worth(metas[name], last=name == last)})" for name in saved]
+    told = [
+        f"{name} ({f'its {_META} is not understood' if read[name].notes else _worth(metas[name], last=name == last)})"
+        for name in saved
+    ]
     return FormatError(
         f"{escape(folder.uri)} holds several checkpoints: {listing(told)}.",
         hint=f"Name the one you mean, as in {escape(folder.uri.rstrip('/'))}/{escape(last)}.",
@@ -105,10 +113,13 @@ def _meta(folder: Folder, inner: str) -> _Meta:
         header = FileHeader(name, file.size, hashlib.sha256(raw).hexdigest(), file.mtime_ns)
     try:
         read = read_yaml(raw.decode("utf-8"), name)
-    except (ConfigError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        return _Meta({}, header, (f"{escape(name)} is not understood: it is not UTF-8",))
+    except ConfigError as error:
         return _Meta({}, header, (f"{escape(name)} is not understood: {error}",))
-    entries = {str(key): value for key, value in read.items()} if isinstance(read, dict) else {}
-    return _Meta(entries, header)
+    if not isinstance(read, dict):
+        return _Meta({}, header, (f"{escape(name)} is not understood: it holds no names and values",))
+    return _Meta({str(key): value for key, value in read.items()}, header)
 
 
 def _read(folder: Folder, inner: str) -> Header:
@@ -121,7 +132,7 @@ def _read(folder: Folder, inner: str) -> Header:
             file = folder.file(f"{inner}/{name}" if inner else name)
             stack.callback(file.close)
             header = _header(file, f"{inner}/{name}" if inner else name)
-            recoverables[name.removesuffix(_SUFFIX)] = header.tree if header else _other(file, name)
+            recoverables[name.removesuffix(_SUFFIX)] = header.tree if header else _text(file, name)
             files.extend(header.files if header else [])
             handles.update(header.handles if header else {})
             if header is None:
@@ -155,12 +166,23 @@ def _header(file: File, name: str) -> Header | None:
         raise
 
 
-def _other(file: File, name: str) -> Any:
-    """Return what a counter, a data loader or a list of labels wrote, where it is a short text."""
-    if file.size <= _TEXT_BYTES:
-        with suppress(UnicodeDecodeError):
-            return file.read(0, file.size).decode("utf-8")
-    return Opaque(Name(name.removesuffix(_SUFFIX), _SUFFIX[1:]))
+def _text(file: File, name: str) -> Any:
+    """Return what a counter, a data loader or a list of labels wrote, a long text by its name alone.
+
+    Raises FormatError for what is no text either: a model of which a full disk left nothing would not be missed.
+    """
+    raw = file.read(0, min(file.size, _TEXT_BYTES))
+    try:
+        text = getincrementaldecoder("utf-8")().decode(raw, final=len(raw) == file.size)
+    except UnicodeDecodeError:
+        text = ""
+    if not text or "\0" in text or name == _MODEL or raw.startswith(_POINTER):
+        raise FormatError(
+            f"{escape(file.uri)} is {'neither a checkpoint nor a text of SpeechBrain' if raw else 'empty'}.",
+            hint="Fetch it anew, or take it out of the folder to read what else is in it.",
+            rule="broken recoverable",
+        )
+    return text if file.size <= _SHOWN_BYTES else Opaque(Name(name.removesuffix(_SUFFIX), _SUFFIX[1:]))
 
 
 FORMAT = _SpeechBrain()

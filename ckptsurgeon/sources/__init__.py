@@ -1,8 +1,8 @@
 """Where bytes come from: a URI becomes a file or a folder that can be read in ranges."""
 
 from .base import File, Folder, Source
-from .local import link_of
+from .local import broken_links, link_of
 from .spec import SourceSpec, parse_spec
 from .uri import open_source
 
-__all__ = ["File", "Folder", "Source", "SourceSpec", "link_of", "open_source", "parse_spec"]
+__all__ = ["File", "Folder", "Source", "SourceSpec", "broken_links", "link_of", "open_source", "parse_spec"]

@@ -11,7 +11,7 @@ from ..errors import FormatError, SourceError
 from ..text import escape
 from .base import Source
 
-__all__ = ["SOURCE", "LocalFile", "LocalFolder", "link_of"]
+__all__ = ["SOURCE", "LocalFile", "LocalFolder", "broken_links", "link_of"]
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -104,13 +104,14 @@ class LocalFolder:
 
     def names(self) -> list[str]:
         """Return the names of the files in it, sorted; folders and other things are left out."""
-        return self._listed(_is_file)
+        return self.listed(_is_file)
 
     def folders(self) -> list[str]:
         """Return the names of the folders in it, sorted."""
-        return self._listed(_is_folder)
+        return self.listed(_is_folder)
 
-    def _listed(self, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
+    def listed(self, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
+        """Return the names of what is ``wanted`` in it, sorted."""
         try:
             with os.scandir(self.path) as entries:
                 return sorted(entry.name for entry in entries if wanted(entry))
@@ -144,6 +145,15 @@ def link_of(source: Source) -> str:
         return os.readlink(source.path)
     except OSError:
         return ""
+
+
+def broken_links(source: Source) -> list[str]:
+    """Return the names of the links in a folder whose targets do not exist, sorted, which ``names`` leaves out."""
+    return source.listed(_is_broken) if isinstance(source, LocalFolder) else []
+
+
+def _is_broken(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -252,6 +252,14 @@ def test_what_cannot_be_built_says_why_and_writes_nothing(change: dict[str, Any]
 
 
 @pytest.mark.usefixtures("_without_espnet")
+@pytest.mark.parametrize("change", [{"token_list": None}, {"normalize_conf": {"stats_file": "exp/s.npz"}}])
+def test_without_espnet_the_package_is_named_before_what_the_configuration_lacks(change: dict[str, Any]) -> None:
+    config(change)
+    with pytest.raises(cs.ConfigError, match="the package espnet is not installed"):
+        cs.load_target("config.yaml")
+
+
+@pytest.mark.usefixtures("_without_espnet")
 def test_without_espnet_the_package_and_another_way_are_named(ckpt: Any) -> None:
     config({"token_list": ["<blank>"], "normalize_conf": {}})
     torch.save(state_of(LAYOUTS["conformer"]), "src.pth")

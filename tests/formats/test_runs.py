@@ -41,6 +41,14 @@ def test_a_run_s_average_is_taken_as_espnet_does_and_the_others_are_said() -> No
     assert links == {"valid.acc.ave.pth": "valid.acc.ave_4best.pth"}
 
 
+@pytest.mark.parametrize("other", ["valid.loss.ave.pth", "train.loss.ave.pth", "valid.loss.ave_5best.pth"])
+def test_the_average_by_accuracy_goes_before_those_of_other_criteria(other: str) -> None:
+    shutil.copy(RUN / "39epoch.pth", RUN / other)
+    found = cs.open_checkpoint(RUN)
+    assert [file.name for file in found.files] == ["valid.acc.ave.pth"]
+    assert any("read valid.acc.ave.pth, the average" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("gone", "taken"),
     [
@@ -57,7 +65,7 @@ def test_without_it_the_one_average_or_the_one_best_epoch_is_taken(gone: list[st
 @pytest.mark.parametrize(
     ("more", "gone", "example"),
     [
-        (["valid.loss.ave.pth"], [], "valid.acc.ave.pth"),
+        (["valid.loss.ave.pth", "train.loss.ave.pth"], ["valid.acc.ave.pth"], "train.loss.ave.pth"),
         (["valid.cer_ctc.best.pth"], ["valid.acc.ave.pth", "valid.acc.ave_10best.pth"], "valid.acc.best.pth"),
         ([], ["valid.acc.ave.pth", "valid.acc.ave_10best.pth", "valid.acc.best.pth"], "39epoch.pth"),
     ],
@@ -115,6 +123,30 @@ def test_a_link_to_nothing_names_what_it_points_to(ckpt: Any) -> None:
         said = " ".join(done.err.split())
         assert "exp/asr_train/valid.loss.best.pth is a link to 41epoch.pth, which does not exist." in said
     assert not Path("dst.init.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("link", "gone"),
+    [
+        ("valid.acc.ave.pth", ["valid.acc.ave_10best.pth"]),
+        ("valid.acc.ave.pth", [*LINKS, "39epoch.pth", "checkpoint.pth", "valid.acc.ave_10best.pth"]),
+        ("valid.acc.best.pth", ["valid.acc.ave.pth", "valid.acc.ave_10best.pth"]),
+        ("latest.pth", [*LINKS, "39epoch.pth", "40epoch.pth", "checkpoint.pth", "valid.acc.ave_10best.pth"]),
+    ],
+)
+def test_a_run_whose_checkpoint_is_a_link_to_nothing_takes_no_other(link: str, gone: list[str], ckpt: Any) -> None:
+    for name in {*gone, link}:
+        (RUN / name).unlink()
+    (RUN / link).symlink_to("lost.pth")
+    done = ckpt("transplant", RUN, "dst.yaml", "-o", "out.pth")
+    assert done.code == 3
+    assert f"exp/asr_train/{link} is a link to lost.pth, which does not exist." in " ".join(done.err.split())
+    assert not Path("out.pth").exists()
+
+
+def test_a_link_to_nothing_that_would_not_be_taken_is_no_error() -> None:
+    (RUN / "40epoch.pth").unlink()  # valid.acc.best.pth leads there, and valid.acc.ave.pth is taken
+    assert [file.name for file in cs.open_checkpoint(RUN).files] == ["valid.acc.ave.pth"]
 
 
 @pytest.mark.parametrize("target", ["40epoch.pth", "41epoch.pth"])

@@ -75,13 +75,14 @@ def test_a_plan_is_refused_when_the_checkpoint_changed() -> None:
         cs.apply(replace(plan, inputs=None), "out.safetensors")
 
 
-def test_a_meta_file_that_is_no_yaml_hides_no_weights() -> None:
+def test_a_meta_file_that_is_not_understood_is_said_and_hides_no_weights(ckpt: Run) -> None:
     path = Path("save/CKPT+first/CKPT.yaml")
-    for text in (b"WER: !!python/object/apply:os.system [touch ran]\n", b"\xff", b"a: [", b"[]", b""):
+    for text in (b"WER: !!python/object/apply:os.system [touch ran]\n", b"\xff", b"a: [", b"[]", b"", b"garbage"):
         path.write_bytes(text)
         found = cs.inspect("save/CKPT+first")
         assert len(found.tensors) == 4
-        assert any("CKPT.yaml is not understood" in note for note in found.notes) == (text not in (b"[]", b""))
+        assert any("CKPT.yaml is not understood: " in note for note in found.notes)
+    assert "CKPT+first (its CKPT.yaml is not understood)" in " ".join(ckpt("inspect", "save").err.split())
     assert not Path("ran").exists()
 
 
@@ -109,10 +110,27 @@ def test_a_damaged_recoverable_is_an_error_and_closes_what_was_open(ckpt: Run) -
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_binary_recoverables_are_named_only() -> None:
-    Path("save/CKPT+first/spm.ckpt").write_bytes(b"\x0a\x0e\xff" * 5000)
+@pytest.mark.parametrize("name", ["model", "normalize", "counter", "spm"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 3000, b"\x0a\x0e\xff" * 5000, b"version https://git-lfs.github.com/spec/v1\n"]
+)
+def test_a_recoverable_that_is_neither_a_checkpoint_nor_a_text_is_an_error(
+    name: str, content: bytes, ckpt: Run
+) -> None:
+    Path(f"save/CKPT+first/{name}.ckpt").write_bytes(content)
+    done = ckpt("convert", "save/CKPT+first", "-o", "out.safetensors")
+    assert done.code == 3
+    assert f"save/CKPT+first/{name}.ckpt is " in " ".join(done.err.split())
+    assert not Path("out.safetensors").exists()
+
+
+def test_a_long_text_is_named_only_and_no_model(ckpt: Run) -> None:
+    text = "'ä' => 0\n" * 200_000  # the bytes that are looked at may end within a letter
+    Path("save/CKPT+first/labels.ckpt").write_text(text, encoding="utf-8")
     extras = {extra.key: (extra.type, extra.value) for extra in cs.inspect("save/CKPT+first").extras}
-    assert extras["spm"] == ("spm.ckpt", None)
+    assert extras["labels"] == ("labels.ckpt", None)
+    os.rename("save/CKPT+first/labels.ckpt", "save/CKPT+first/model.ckpt")
+    assert ckpt("inspect", "save/CKPT+first").code == 3
 
 
 def test_a_folder_with_a_checkpoint_beside_says_so() -> None:
