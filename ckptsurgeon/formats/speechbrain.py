@@ -7,7 +7,6 @@ One root for each recoverable that torch saved; what others saved is beside them
 from __future__ import annotations
 
 import hashlib
-from codecs import getincrementaldecoder
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -167,22 +166,22 @@ def _header(file: File, name: str) -> Header | None:
 
 
 def _text(file: File, name: str) -> Any:
-    """Return what a counter, a data loader or a list of labels wrote, a long text by its name alone.
+    """Return what a counter, a data loader or a list of labels wrote; what is long or binary by its name alone.
 
-    Raises FormatError for what is no text either: a model of which a full disk left nothing would not be missed.
+    Raises FormatError for a model that is no checkpoint, and for what a full disk or an unfetched file leaves: a model of
+    which nothing is there would not be missed.
     """
     raw = file.read(0, min(file.size, _TEXT_BYTES))
-    try:
-        text = getincrementaldecoder("utf-8")().decode(raw, final=len(raw) == file.size)
-    except UnicodeDecodeError:
-        text = ""
-    if not text or "\0" in text or name == _MODEL or raw.startswith(_POINTER):
+    if name == _MODEL or not raw.strip(b"\0") or raw.startswith(_POINTER):
         raise FormatError(
             f"{escape(file.uri)} is {'neither a checkpoint nor a text of SpeechBrain' if raw else 'empty'}.",
             hint="Fetch it anew, or take it out of the folder to read what else is in it.",
             rule="broken recoverable",
         )
-    return text if file.size <= _SHOWN_BYTES else Opaque(Name(name.removesuffix(_SUFFIX), _SUFFIX[1:]))
+    if file.size <= _SHOWN_BYTES:
+        with suppress(UnicodeDecodeError):
+            return raw.decode("utf-8")
+    return Opaque(Name(name.removesuffix(_SUFFIX), _SUFFIX[1:]))
 
 
 FORMAT = _SpeechBrain()

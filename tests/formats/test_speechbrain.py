@@ -110,13 +110,22 @@ def test_a_damaged_recoverable_is_an_error_and_closes_what_was_open(ckpt: Run) -
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.parametrize("name", ["model", "normalize", "counter", "spm"])
+def test_binary_recoverables_are_named_only() -> None:
+    Path("save/CKPT+first/spm.ckpt").write_bytes(b"\x0a\x0e\xff" * 5000)
+    extras = {extra.key: (extra.type, extra.value) for extra in cs.inspect("save/CKPT+first").extras}
+    assert extras["spm"] == ("spm.ckpt", None)
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"\0" * 3000, b"\x0a\x0e\xff" * 5000, b"version https://git-lfs.github.com/spec/v1\n"]
+    ("name", "content"),
+    [
+        *((name, content) for name in ("model", "normalize", "counter", "spm") for content in (b"", b"\0" * 3000)),
+        ("spm", b"version https://git-lfs.github.com/spec/v1\n"),
+        ("model", b"\x0a\x0e\xff" * 5000),
+        ("model", b"garbage"),
+    ],
 )
-def test_a_recoverable_that_is_neither_a_checkpoint_nor_a_text_is_an_error(
-    name: str, content: bytes, ckpt: Run
-) -> None:
+def test_a_recoverable_of_which_nothing_is_there_is_an_error(name: str, content: bytes, ckpt: Run) -> None:
     Path(f"save/CKPT+first/{name}.ckpt").write_bytes(content)
     done = ckpt("convert", "save/CKPT+first", "-o", "out.safetensors")
     assert done.code == 3
