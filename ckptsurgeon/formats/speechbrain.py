@@ -168,8 +168,8 @@ def _header(file: File, name: str) -> Header | None:
 def _text(file: File, name: str) -> Any:
     """Return what a counter, a data loader or a list of labels wrote; what is long or binary by its name alone.
 
-    Raises FormatError for a model that is no checkpoint, and for what a full disk or an unfetched file leaves: a model of
-    which nothing is there would not be missed.
+    Raises FormatError for a model that is no checkpoint, and for what a full disk or an unfetched file leaves: a
+    model of which nothing is there would not be missed.
     """
     raw = file.read(0, min(file.size, _TEXT_BYTES))
     if name == _MODEL or not raw.strip(b"\0") or raw.startswith(_POINTER):
