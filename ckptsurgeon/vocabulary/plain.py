@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ..errors import ConfigError
 from ..text import brief_repr
 from .vocabulary import Vocabulary, checked
+from .wordpiece import marked
 
 __all__ = ["VOCABULARY", "lines_of"]
 
@@ -37,7 +38,7 @@ class _Plain:
         found = [match for match in map(_NUMBERED.fullmatch, lines) if match is not None]
         if len(lines) > 1 and len(found) == len(lines):
             lines = _by_number(name, [(match[1], int(match[2])) for match in found])
-        return checked(name, lines)
+        return marked(checked(name, lines))
 
 
 def _by_number(name: str, pairs: Sequence[tuple[str, int]]) -> list[str]:
