@@ -23,7 +23,7 @@ def marked(vocabulary: Vocabulary) -> Vocabulary:
 def greedy(token: str, rows: Mapping[str, int], inside: str, longest: int) -> tuple[int, ...]:
     """Return the rows of the pieces of a token, the longest first piece first; none where one is missing.
 
-    A token that itself begins with the mark stands inside a word: all its pieces do. ``[MASK]`` and the like stay whole.
+    A token that itself begins with the mark stands inside a word: all its pieces do. ``[MASK]`` and such stay whole.
     """
     if token[0] == "[" and token[-1] == "]":
         return ()
