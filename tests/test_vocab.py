@@ -309,3 +309,12 @@ def test_a_large_embedding_is_mapped_in_bounded_memory() -> None:
     tracemalloc.stop()
     assert torch.equal(load_file("out.safetensors")["e"], load_file("s.safetensors")["e"].flip(0))
     assert peak < size * width * 4 // 2
+
+
+def test_a_list_of_another_length_than_any_tensor_is_named_with_the_sizes() -> None:
+    save_file({"w": torch.zeros(5, 4)}, "five.safetensors")
+    save_file({"w": torch.zeros(7, 4)}, "seven.safetensors")
+    tokens("short.txt", ["a", "b"])
+    tokens("long.txt", list("abcdefg"))
+    with pytest.raises(PlanError, match=r"short\.txt has 2 tokens and long\.txt 7.*w from \(5, 4\) to \(7, 4\)"):
+        cs.transplant("five.safetensors", "seven.safetensors", vocab="short.txt:long.txt")

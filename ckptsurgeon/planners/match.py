@@ -178,7 +178,8 @@ class _Decider:
     def raise_faults(self) -> None:
         """Raise what was gathered: mismatches with the option that would settle each, what cannot be drawn or cast."""
         if self.faults.mismatches:
-            raise _mismatch_error(self.faults.mismatches, self.names, self.target.name)
+            wrong = self._axes.of_no_list([step for step, _, _ in self.faults.mismatches]) if self._axes else None
+            raise wrong or _mismatch_error(self.faults.mismatches, self.names, self.target.name)
         if self.faults.undrawable:
             raise PlanError(
                 f"{escape(self.target.name)} does not say how to initialise {listing(self.faults.undrawable)}, "

@@ -123,6 +123,21 @@ class Axes:
         add = " ".join(named) if len(named) <= LISTED else "--vocab-keys GLOB=AXIS"
         return [f"{count(len(axes), 'tensor')} with an axis {size} {keep}; what is a vocabulary's is mapped with {add}"]
 
+    def of_no_list(self, steps: Sequence[Step]) -> PlanError | None:
+        """Return the error that no tensor of another shape is as long as the lists; None where one may be."""
+        rows = self._options.rows
+        if self._options.keys or self._target.vocabulary or rows.size == len(rows.rows):
+            return None
+        if any(self._fitting(step.source_shape, step.shape) for step in steps):
+            return None
+        shapes = [f"{s.key} from {shape_text(s.source_shape)} to {shape_text(s.shape)}" for s in steps]
+        return PlanError(
+            f"{escape(rows.source)} has {count(rows.size, 'token')} and {escape(rows.destination)} {len(rows.rows)}, "
+            f"but no tensor goes from {rows.size} to {len(rows.rows)}. These differ: {listing(shapes)}.",
+            hint="Are they the vocabularies of these models, with their blank and special tokens?",
+            details=shapes,
+        )
+
     def none_found(self) -> PlanError:
         """Return the error that nothing is mapped."""
         rows = self._options.rows

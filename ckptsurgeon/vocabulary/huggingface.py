@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError
 from .vocabulary import MOST, Vocabulary, checked
+from .wordpiece import INSIDE, marked
 
 __all__ = ["VOCABULARY"]
 
@@ -24,12 +26,14 @@ class _HuggingFace:
             raise ConfigError(f"{name} is no JSON: {error}.") from None
         model = document.get("model")
         if not isinstance(model, dict):
-            return _in_order(name, document)
+            return marked(_in_order(name, document))
         found = model.get("vocab")
         if isinstance(found, list):  # a unigram model: [token, log-probability]
             return _unigram(name, document, found)
         numbers = dict(found) if isinstance(found, dict) else {}
-        return _in_order(name, {**numbers, **_added(document)})
+        vocabulary = _in_order(name, {**numbers, **_added(document)})
+        inside = model.get("continuing_subword_prefix", INSIDE) if model.get("type") == "WordPiece" else ""
+        return replace(vocabulary, inside=inside) if isinstance(inside, str) else vocabulary
 
 
 def _added(document: dict[str, Any]) -> dict[Any, Any]:

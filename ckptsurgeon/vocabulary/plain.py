@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from ..errors import ConfigError
+from ..text import brief_repr
 from .vocabulary import Vocabulary, checked
+from .wordpiece import marked
 
 __all__ = ["VOCABULARY", "lines_of"]
+
+_NUMBERED = re.compile(r"(.+?)[ \t]+(0|[1-9][0-9]{0,17})")
 
 
 def lines_of(name: str, data: bytes) -> list[str]:
@@ -26,12 +33,29 @@ class _Plain:
         return True
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the lines that are not empty; ``token number`` lines, as of Kaldi's words.txt, in their order."""
+        """Return the lines that are not empty; where all are ``token number``, as in Kaldi's words.txt, by number."""
         lines = [line for line in lines_of(name, data) if line]
-        pairs = [line.rsplit(None, 1) for line in lines]
-        if len(lines) > 1 and all(len(pair) == 2 and pair[1] == str(i) for i, pair in enumerate(pairs)):
-            lines = [pair[0] for pair in pairs]
-        return checked(name, lines)
+        found = [match for match in map(_NUMBERED.fullmatch, lines) if match is not None]
+        if len(lines) > 1 and len(found) == len(lines):
+            lines = _by_number(name, [(match[1], int(match[2])) for match in found])
+        return marked(checked(name, lines))
+
+
+def _by_number(name: str, pairs: Sequence[tuple[str, int]]) -> list[str]:
+    """Return the tokens by their numbers, which count from 0 or from 1; raises ConfigError for a double or a hole."""
+    tokens: dict[int, str] = {}
+    hint = "Tokens that themselves end in numbers can be given as a vocab.json."
+    for token, number in pairs:
+        if number in tokens:
+            both = f"{brief_repr(tokens[number], 40)} and {brief_repr(token, 40)}"
+            raise ConfigError(f"{name} gives two tokens the number {number}: {both}.", hint=hint)
+        tokens[number] = token
+    first = 0 if 0 in tokens else 1
+    numbers = range(first, first + len(tokens))
+    absent = next((number for number in numbers if number not in tokens), None)
+    if absent is not None:
+        raise ConfigError(f"{name} has {len(tokens)} numbered tokens and none of number {absent}.", hint=hint)
+    return [tokens[number] for number in numbers]
 
 
 VOCABULARY = _Plain()

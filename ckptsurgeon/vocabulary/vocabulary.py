@@ -18,11 +18,16 @@ MOST = 4_000_000
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens in the order of their rows; ``scores`` are log-probabilities where a unigram model has them."""
+    """The tokens in the order of their rows.
+
+    ``scores`` are log-probabilities where a unigram model has them; ``inside`` begins every piece of WordPiece that
+    does not begin a word (``##``), and is empty for other kinds.
+    """
 
     name: str
     tokens: tuple[str, ...]
     scores: tuple[float, ...] = ()
+    inside: str = ""
 
 
 class Reader(Protocol):

@@ -28,7 +28,11 @@ def test_a_text_has_a_token_a_line(end: str) -> None:
 
 def test_a_text_may_number_its_tokens() -> None:
     assert read("words.txt", "<eps> 0\na 1\nb 2\n") == ("<eps>", "a", "b")
-    assert read("words.txt", "a 1\nb 0\n") == ("a 1", "b 0")
+    assert read("words.txt", "b 1\na 0\nc 2\nd 3\ne 4\n") == ("a", "b", "c", "d", "e")
+    assert read("units.txt", "b 2\n<unk>\t1\n") == ("<unk>", "b")  # ESPnet's units.txt counts from 1
+    assert read("words.txt", "  1\na 0\n") == ("a", " ")
+    assert read("words.txt", "a 1\nb 0\nc\n") == ("a 1", "b 0", "c")
+    assert read("words.txt", "a 01\nb 00\n") == ("a 01", "b 00")
 
 
 @pytest.mark.parametrize(
@@ -151,6 +155,9 @@ WRONG: dict[str, tuple[str, str | bytes, str]] = {
     "a hole": ("vocab.json", '{"a": 0, "b": 2}', "none of number 1"),
     "a huge number": ("vocab.json", '{"a": 0, "b": 99999999999}', "does not map tokens to numbers"),
     "a number below zero": ("vocab.json", '{"a": -1, "b": 0}', "does not map tokens to numbers"),
+    "a line's hole": ("t.txt", "a 0\nc 3\nb 1\n", "3 numbered tokens and none of number 2"),
+    "a line's number twice": ("t.txt", "a 0\nb 1\nc 1\n", "two tokens the number 1: 'b' and 'c'"),
+    "lines that count from 2": ("t.txt", "a 2\nb 3\n", "none of number 1"),
     "a label without number": ("labels.txt", "'a' => 0\n'b' => x\n======\n", "is no label and number"),
     "a label that is code": ("labels.txt", "'a' => 0\n__import__('os') => 1\n======\n", "is no label"),
     "a label's hole": ("labels.txt", "'a' => 0\n'b' => 2\n======\n", "none of number 1"),
