@@ -91,3 +91,12 @@ def test_verify_waits_for_no_pipe() -> None:
     (fault,) = cs.verify("out").failed
     assert "config.json beside the weights cannot be read" in fault.why
     assert "not a regular file" in fault.why or "FIFO" in fault.why or "pipe" in fault.why
+
+
+@pytest.mark.parametrize("order", ["num_labels: 3, id2label: {0: a, 1: b}", "id2label: {0: a, 1: b}, num_labels: 3"])
+def test_labels_of_another_number_than_is_said_are_an_error(order: str) -> None:
+    saved("source", BERT, "BertForSequenceClassification")
+    with pytest.raises(cs.ConfigError, match="num_labels is 3, and id2label has 2"):
+        cs.transplant("source", section(f"transformers: source, {order}"))
+    cs.apply(cs.transplant("source", section("transformers: source, num_labels: 2, id2label: {0: a, 1: b}")), "out")
+    assert json.loads(Path("out/config.json").read_text())["id2label"] == {"0": "a", "1": "b"}
