@@ -7,11 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 import ckptsurgeon as cs
 
 from .transformers_models import (
     BERT,
+    opened,
     saved,
     section,
 )
@@ -91,3 +93,36 @@ def test_verify_waits_for_no_pipe() -> None:
     (fault,) = cs.verify("out").failed
     assert "config.json beside the weights cannot be read" in fault.why
     assert "not a regular file" in fault.why or "FIFO" in fault.why or "pipe" in fault.why
+
+
+@pytest.mark.parametrize("order", ["num_labels: 3, id2label: {0: a, 1: b}", "id2label: {0: a, 1: b}, num_labels: 3"])
+def test_labels_of_another_number_than_is_said_are_an_error(order: str) -> None:
+    saved("source", BERT, "BertForSequenceClassification")
+    with pytest.raises(cs.ConfigError, match="num_labels is 3, and id2label has 2"):
+        cs.transplant("source", section(f"transformers: source, {order}"))
+    cs.apply(cs.transplant("source", section("transformers: source, num_labels: 2, id2label: {0: a, 1: b}")), "out")
+    assert json.loads(Path("out/config.json").read_text())["id2label"] == {"0": "a", "1": "b"}
+
+
+@pytest.mark.parametrize(("source", "dtype"), [("float32", "bf16"), ("bfloat16", "keep")])
+def test_a_folder_opens_in_the_dtype_that_its_weights_have(source: str, dtype: str) -> None:
+    saved("source", BERT, "BertModel", dtype=source)
+    plan = cs.transplant("source", section("transformers: source, dtype: float32"), dtype=dtype)
+    cs.apply(plan, "out")
+    assert {step.dtype for step in plan.steps} == {"bfloat16"}
+    assert json.loads(Path("out/config.json").read_text())["dtype"] == "bfloat16"
+    model, faults = opened("BertModel", "out")
+    assert not faults
+    assert {value.dtype for value in model.state_dict().values()} == {torch.bfloat16}
+    Path("p.json").write_text(json.dumps(plan.to_json()))
+    assert cs.verify("out", plan="p.json").ok
+
+
+def test_a_configuration_stays_where_its_weights_have_several_dtypes_and_a_note_says_so() -> None:
+    saved("source", BERT, "BertModel", dtype="bfloat16")
+    target = section("transformers: source, dtype: float32")
+    plan = cs.transplant("source", target, dtype="keep", exclude="pooler")
+    assert "config.json says float32" in " ".join(plan.notes)
+    assert "bfloat16 and float32" in " ".join(plan.notes)
+    cs.apply(plan, "out")
+    assert json.loads(Path("out/config.json").read_text())["dtype"] == "float32"

@@ -16,6 +16,7 @@ from ..planners import Options, Planning, SourceView, plan_transplant
 from ..sources import SourceSpec, parse_spec
 from ..target import TargetSpec
 from ..text import brief_repr, escape
+from .beside import with_dtype_said
 from .inputs import OpenInputs, names_of, plan_source, plan_target
 from .operating import asked_conversions, operations_file, operations_of
 from .recognising import KnownSource, check_converted, recognised
@@ -136,6 +137,7 @@ def plan_into(
             notes=_notes(specs, sources, target),
         )  # fmt: skip
         check_converted(plan, sources)
+        plan = with_dtype_said(plan, target)
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()

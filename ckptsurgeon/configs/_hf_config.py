@@ -172,6 +172,12 @@ def _check_overrides(
     hidden = {"architectures", "auto_map", "model_type", "transformers_version", *_FETCHING}
     known = {name for name in known if not name.startswith("_")} - hidden
     check_fields(document, f"{config_class.__name__}{inside}", overrides, sorted(known))
+    labels, number = overrides.get("id2label"), overrides.get("num_labels")
+    if isinstance(labels, dict) and number is not None and len(labels) != number:
+        raise document.fail(
+            f"num_labels{inside} is {brief_repr(number, 60)}, and id2label has {len(labels)}.",
+            "Leave one of them out: each says the other.",
+        )
     for name, value in overrides.items():
         part = config_class.sub_configs.get(name)
         if part is not None and isinstance(value, dict) and hasattr(part, "attribute_map"):
