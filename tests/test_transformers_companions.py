@@ -126,3 +126,36 @@ def test_a_configuration_stays_where_its_weights_have_several_dtypes_and_a_note_
     assert "bfloat16 and float32" in " ".join(plan.notes)
     cs.apply(plan, "out")
     assert json.loads(Path("out/config.json").read_text())["dtype"] == "float32"
+
+
+def test_force_removes_what_the_former_output_had_beside_its_weights_and_nothing_else() -> None:
+    saved("source", BERT, "BertModel")
+    for name in ("vocab.txt", "merges.txt", "tokenizer.json"):
+        Path("source", name).write_text(name)
+    cs.apply(cs.transplant("source", "source/config.json"), "out")
+    Path("out/README.md").write_text("mine")
+    Path("out/merges.txt").write_text("edited")
+    Path("out/spiece.model").write_text("mine")
+    saved("other", BERT, "BertModel")
+    Path("other/tokenizer.json").write_text("another")
+    plan = cs.transplant("other", "other/config.json")
+    with pytest.raises(cs.OutputError, match="holds a checkpoint"):
+        cs.apply(plan, "out")
+    assert Path("out/vocab.txt").read_text() == "vocab.txt"
+    receipt = cs.apply(plan, "out", force=True)
+    ours = {"config.json", "tokenizer.json", "model.safetensors", "ckptsurgeon.json"}
+    assert set(os.listdir("out")) == ours | {"README.md", "merges.txt", "spiece.model"}
+    assert Path("out/tokenizer.json").read_text() == "another"
+    assert "removed, from the output that was there: vocab.txt" in receipt.notes
+    assert "left from the output that was there, changed since: merges.txt" in receipt.notes
+    assert cs.verify("out").ok
+
+
+def test_force_removes_nothing_on_the_word_of_a_damaged_recipe() -> None:
+    saved("source", BERT, "BertModel")
+    Path("source/vocab.txt").write_text("vocab.txt")
+    cs.apply(cs.transplant("source", "source/config.json"), "out")
+    Path("out/ckptsurgeon.json").write_text("{}")
+    Path("source/vocab.txt").unlink()
+    cs.apply(cs.transplant("source", "source/config.json"), "out", force=True)
+    assert Path("out/vocab.txt").exists()

@@ -16,6 +16,7 @@ from ..text import escape, listing
 from .companions import all_checksums, as_written, copy_companions, recipe_as_written, told_companions
 from .copy_steps import check_storages, copy_steps
 from .folders import StagedFolder, staged_folder
+from .former import Former, former_companions
 from .layout import OutputOptions, OutputShape, existing_checkpoint, lay_out
 from .places import check_output, identities
 from .run import Inputs, Progress, Run, check_step, check_unchanged, is_copy, overflow_notes
@@ -39,7 +40,8 @@ def carry_out(
     recipe = recipe_as_written(recipe, written)
     shape = lay_out(written, options, recipe_text(recipe), _beside(plan, inputs))
     check_unchanged(inputs)
-    with _staged(shape, inputs, written, options) as (files, folder):
+    former = former_companions(options.path, written.target.companions) if shape.folder else Former()
+    with _staged(shape, inputs, written, options, former) as (files, folder):
         run = Run(written, inputs, shape, files, progress or (lambda done, total: None))
         _check_equal(run)
         check_storages(run)
@@ -56,7 +58,7 @@ def carry_out(
         nbytes_written=nbytes,
         elapsed_s=time.perf_counter() - began,
         plan_sha256=plan.sha256(),
-        notes=(*overflow_notes(run.overflowed), *told_companions(written)),
+        notes=(*overflow_notes(run.overflowed), *told_companions(written), *former.notes),
     )
 
 
@@ -113,7 +115,7 @@ def _compute_others(run: Run) -> None:
 
 @contextmanager
 def _staged(
-    shape: OutputShape, inputs: Inputs, plan: Plan, options: OutputOptions
+    shape: OutputShape, inputs: Inputs, plan: Plan, options: OutputOptions, former: Former
 ) -> Iterator[tuple[Mapping[str, StagedFile], StagedFolder | None]]:
     """Give the temp files of an output by their names."""
     path = os.path.realpath(options.path) if shape.folder else options.path
@@ -123,7 +125,7 @@ def _staged(
         with staged_file(path, shape.size, force=options.force) as file:
             yield {"": file}, None
         return
-    present = [*existing_checkpoint(path), *_existing_companions(path, plan)]
+    present = [*existing_checkpoint(path), *_existing_companions(path, plan), *former.stale]
     if present and not options.force:
         raise OutputError(
             f"{escape(options.path)} holds a checkpoint: {listing(present)}.",

@@ -1,0 +1,66 @@
+"""What a former output left in a folder beside its weights: ours to take away, while it is still what we wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ..errors import CheckpointError
+from ..formats import RECIPE_FILE
+from ..plan import PlanCompanion
+from ..recipe import parse_recipe
+from ..sources import Folder, open_source
+from ..text import listing
+
+__all__ = ["Former", "former_companions"]
+
+RECIPE_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class Former:
+    """Companions of a former output that the new one has not: ``stale`` as they were written, ``changed`` since."""
+
+    stale: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what went and what stayed."""
+        gone = f"removed, from the output that was there: {listing(self.stale, 12, where='')}"
+        left = f"left from the output that was there, changed since: {listing(self.changed, 12, where='')}"
+        return (*((gone,) if self.stale else ()), *((left,) if self.changed else ()))
+
+
+def former_companions(path: str, written: Iterable[PlanCompanion]) -> Former:
+    """Return what lies in a folder of the companions that its recipe lists, but for those that are written anew."""
+    anew = {one.name for one in written}
+    others = [one for one in _listed(path) if one.name not in anew and os.path.lexists(os.path.join(path, one.name))]
+    stale = tuple(one.name for one in others if _is_as_written(os.path.join(path, one.name), one))
+    return Former(stale, tuple(one.name for one in others if one.name not in stale))
+
+
+def _listed(path: str) -> tuple[PlanCompanion, ...]:
+    """Return the companions that the recipe in a folder lists; none where there is no recipe, or a damaged one."""
+    if not os.path.isdir(path):
+        return ()
+    with suppress(CheckpointError):
+        folder = open_source(path)
+        if isinstance(folder, Folder) and RECIPE_FILE in folder.names():
+            file = folder.file(RECIPE_FILE)
+            if file.size <= RECIPE_BYTES:
+                return parse_recipe(file.read(0, file.size).decode("utf-8", "replace")).target.companions
+    return ()
+
+
+def _is_as_written(path: str, one: PlanCompanion) -> bool:
+    with suppress(OSError):
+        found = os.lstat(path)
+        if stat.S_ISREG(found.st_mode) and found.st_size == one.size:
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == one.sha256
+    return False
