@@ -11,11 +11,13 @@ from ..lazy import lazy_names
 
 if TYPE_CHECKING:
     from .apply import carry_out
+    from .casting import cast_for
     from .checksums import bad_checksum, check_storage, check_values, checkable, combine, crc32
-    from .compute import cast_for, computed_blocks, overlay, whole
+    from .compute import computed_blocks
     from .layout import OutputOptions, check_options, lay_out
-    from .mapping import mapped_block, mapped_boxes
+    from .mapping import mapped_block
     from .memory import put_tensors, stage_tensors
+    from .overlaying import overlaid_boxes
     from .places import check_output, output_error
     from .reading import read_part
     from .run import Inputs, Progress, check_step
@@ -41,9 +43,8 @@ __all__ = [
     "crc32",
     "lay_out",
     "mapped_block",
-    "mapped_boxes",
     "output_error",
-    "overlay",
+    "overlaid_boxes",
     "put_tensors",
     "read_part",
     "remove_leftovers",
@@ -52,7 +53,6 @@ __all__ = [
     "sync_folder",
     "temp_file",
     "temp_name",
-    "whole",
     "write_text",
 ]
 
@@ -60,9 +60,11 @@ __getattr__ = lazy_names(
     __name__,
     {
         ".apply": ("carry_out",),
-        ".compute": ("cast_for", "computed_blocks", "overlay", "whole"),
+        ".casting": ("cast_for",),
+        ".compute": ("computed_blocks",),
         ".layout": ("OutputOptions", "check_options", "lay_out"),
-        ".mapping": ("mapped_block", "mapped_boxes"),
+        ".mapping": ("mapped_block",),
+        ".overlaying": ("overlaid_boxes",),
         ".memory": ("put_tensors", "stage_tensors"),
         ".reading": ("read_part",),
         ".run": ("Inputs", "Progress", "check_step"),

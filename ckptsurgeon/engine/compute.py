@@ -8,7 +8,6 @@ from math import prod
 import numpy as np
 
 from ..adapters import ADAPTERS, adaptation_box, adapted, centred
-from ..checkpoint import Checkpoint
 from ..errors import PlanError
 from ..means import average, largest, rounded
 from ..ops import (
@@ -19,17 +18,17 @@ from ..ops import (
     cast,
     interpolate,
     interpolation_box,
-    overlap_shape,
     raw_dtype,
 )
 from ..plan import MERGES, Step
 from ..tensors import TensorInfo
 from ..text import escape
-from .checksums import check_values
-from .mapping import mapped_block, mapped_boxes
+from .casting import cast_for, named
+from .mapping import mapped_block
+from .overlaying import Part, overlaid_block
 from .reading import read_part
 
-__all__ = ["Computed", "Part", "block_places", "cast_for", "computed_block", "computed_blocks", "overlay", "whole"]
+__all__ = ["Computed", "Part", "block_places", "computed_block", "computed_blocks"]
 
 BLOCK_BYTES = 2 << 20
 """About the bytes of an output block, or of what it is read from if that is more; two threads hold one each."""
@@ -49,12 +48,13 @@ Computed = tuple[int, Array, int]
 
 Seen = Callable[[int, Array], None]
 """Called with the number of an input and what was read of it."""
-Part = tuple[TensorInfo, Checkpoint]
-"""An input of a step: its header and the checkpoint it is of."""
 
 
 def computed_blocks(step: Step, parts: Sequence[Part]) -> Iterator[Computed]:
-    """Yield the blocks of a tensor that comes from its sources alone, in order."""
+    """Yield the blocks of a tensor in order.
+
+    ``parts`` are the step's inputs; where a source is laid over initial values, those are one more, of a checkpoint.
+    """
     for offset, box in block_places(step, parts):
         values, lost = computed_block(step, parts, box)
         yield offset, values, lost
@@ -101,6 +101,8 @@ def _computed(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) ->
             lambda part: read_part(source, info, part), dtype, box, source=info.shape, destination=step.shape
         )
         values, lost = cast_for(step, placed, info.dtype)
+    elif step.overlays:
+        values, lost = overlaid_block(step, parts[0], parts[1], box)
     elif step.op == "map":
         values, lost = cast_for(step, mapped_block(step, info, source, box), info.dtype)
     elif step.op in MERGES:
@@ -122,7 +124,7 @@ def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[
 def _merged(step: Step, parts: Iterator[tuple[Array, str]]) -> tuple[Array, int]:
     if step.op == "max":
         return cast_for(step, *largest(parts))
-    return _named(step, rounded, *average(parts, step.weights))
+    return named(step, rounded, *average(parts, step.weights))
 
 
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
@@ -135,48 +137,3 @@ def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
     if step.op == "average":
         limit = min(limit, CACHED)
     return max(1, limit)
-
-
-def whole(checkpoint: Checkpoint, key: str) -> Array:
-    """Return all of a tensor, its checksum checked."""
-    info = checkpoint[key]
-    check_values(checkpoint, info)
-    return read_part(checkpoint, info, tuple((0, size) for size in info.shape))
-
-
-def overlay(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) -> int:
-    """Put the part of a source that fits over a tensor's initial values; returns values that became infinite."""
-    if step.op == "map":
-        return _overlay_rows(step, info, source, initial)
-    shared = overlap_shape(info.shape, step.shape)
-    lost = 0
-    for box in blocks(shared, max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))):
-        values, more = cast_for(step, read_part(source, info, box), info.dtype)
-        initial[tuple(slice(*ends) for ends in box)] = values.reshape(box_shape(box))
-        lost += more
-    return lost
-
-
-def _overlay_rows(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) -> int:
-    """Put the rows of the tokens that a source has over a tensor's initial values."""
-    lost = 0
-    limit = max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))
-    for box in mapped_boxes(step, limit):
-        values, more = cast_for(step, mapped_block(step, info, source, box), info.dtype)
-        initial[tuple(slice(*ends) for ends in box)] = values.reshape(box_shape(box))
-        lost += more
-    return lost
-
-
-def cast_for(step: Step, values: Array, dtype: str) -> tuple[Array, int]:
-    """Return values in a step's dtype, and how many became infinite; raises PlanError naming the source's key."""
-    return _named(step, cast, values, dtype)
-
-
-def _named(
-    step: Step, how: Callable[[Array, str, str], tuple[Array, int]], values: Array, dtype: str
-) -> tuple[Array, int]:
-    try:
-        return how(values, dtype, step.dtype)
-    except PlanError as error:
-        raise PlanError(f"{escape(step.source_key)}: {error.message}", hint=error.hint) from error

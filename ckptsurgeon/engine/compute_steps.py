@@ -14,7 +14,8 @@ from ..ops import Array, Box, cast, raw_dtype
 from ..plan import Plan, Step
 from ..text import escape
 from .checksums import bad_checksum, combine, crc32
-from .compute import Part, block_places, computed_block, computed_blocks, overlay, whole
+from .compute import block_places, computed_block, computed_blocks
+from .overlaying import Part, overlay
 from .run import Run, checked_on_the_way, has_slot, is_copy
 
 __all__ = ["check_equal", "compute_steps", "draw_steps"]
@@ -39,11 +40,11 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
 
 
 def compute_steps(run: Run) -> None:
-    """Write every tensor that is cast, sliced, interpolated, averaged or gathered from strides."""
+    """Write every tensor whose values lie in checkpoints and are not copied: cast, resized, merged, gathered."""
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="compute")
     try:
         for step in run.plan.steps:
-            if step.source is None or step.draws or not has_slot(run, step):
+            if step.source is None or run.draws(step) or not has_slot(run, step):
                 continue
             if not is_copy(step, run.info(step)):
                 _compute(run, step, pool)
@@ -109,11 +110,11 @@ def _check_sums(parts: Sequence[Part], sums: Sequence[_Sum | None]) -> None:
 
 
 def draw_steps(run: Run) -> None:
-    """Write every tensor that starts from the destination's own initial values, one at a time."""
-    steps = {step.key: step for step in run.plan.steps if step.draws and not step.tied_to}
+    """Write every tensor whose initial values are drawn, one at a time."""
+    steps = {step.key: step for step in run.plan.steps if run.draws(step) and not step.tied_to}
     aliases: dict[str, list[Step]] = {}
     for step in run.plan.steps:
-        if step.draws and step.tied_to and has_slot(run, step):
+        if run.draws(step) and step.tied_to and has_slot(run, step):
             aliases.setdefault(step.tied_to, []).append(step)
     for key, dtype, data in _initial_values(run, list(steps)):
         step = steps[key]
@@ -125,12 +126,9 @@ def draw_steps(run: Run) -> None:
 
 
 def _initial_values(run: Run, keys: Sequence[str]) -> Iterator[tuple[str, str, memoryview]]:
-    """Yield each key with the dtype and bytes that the destination itself gives it: drawn, or its own values."""
-    target, keeper = run.inputs.target, run.inputs.keeper
-    if keeper is not None:
-        for key in keys:
-            yield key, keeper[key].dtype, _raw(whole(keeper, key))
-    elif keys:
+    """Yield each key with the dtype and bytes that the destination gives it."""
+    target = run.inputs.target
+    if keys:
         assert target is not None
         for key, data in target.initial(keys, run.plan.seed):
             yield key, target.tensors[key].dtype, data

@@ -13,8 +13,9 @@ from ..plan import Plan, Step
 from ..tensors import TensorInfo
 from ..text import escape
 from .checksums import check_storage, checkable
-from .compute import computed_blocks, overlay
+from .compute import computed_blocks
 from .compute_steps import check_equal
+from .overlaying import overlay
 from .run import Inputs, check_step, check_unchanged, overflow_notes
 
 if TYPE_CHECKING:

@@ -76,13 +76,29 @@ class Run:
             self._done += nbytes
             self.progress(self._done, self.shape.size)
 
+    def draws(self, step: Step) -> bool:
+        """Whether initial values of a step are drawn, and lie in no checkpoint."""
+        return step.draws and self.inputs.keeper is None
+
     def info(self, step: Step) -> TensorInfo:
         """Return the header of a step's first input, which must be what the plan was made from."""
         return self._part(step.inputs[0])[0]
 
     def parts(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
-        """Return each input of a step: its header and the checkpoint it is of."""
-        return [self._part(one) for one in step.inputs]
+        """Return each input of a step: its header and the checkpoint it is of.
+
+        Where a source is laid over values that a checkpoint keeps, those are the last.
+        """
+        return [*map(self._part, step.inputs), *self._kept(step)]
+
+    def _kept(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
+        keeper = self.inputs.keeper
+        if keeper is None or not step.overlays:
+            return []
+        info = keeper.get(step.key)
+        if info is None or info.shape != step.shape or info.opaque:
+            raise PlanError(f"{escape(keeper.path)} no longer has {escape(step.key)} as it was planned.")
+        return [(info, keeper)]
 
     def _part(self, one: Input) -> tuple[TensorInfo, Checkpoint]:
         source = self.inputs.sources[one.source]

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint import Checkpoint
-from ..engine import cast_for, computed_blocks, mapped_block, mapped_boxes, overlay, read_part, whole
-from ..ops import blocks, cast, overlap_shape
+from ..engine import cast_for, computed_blocks, mapped_block, overlaid_boxes, read_part
 from ..plan import Step
 from ..tensors import TensorInfo, contiguous_stride
 
@@ -41,11 +40,10 @@ def first_difference(
     if step.op in ("copy", "keep") and info.dtype == origin.dtype and origin.is_plain:
         return first_different_byte(output, info, theirs, origin)
     read = reader(output, info)
-    if step.overlays:
-        if keeper is not None:
-            return _overlaid_difference(step, info, output, origins, keeper)
+    if step.overlays and keeper is None:
         return _overlay_difference(step, output, info, theirs, origin)
-    for offset, values, _ in computed_blocks(step, origins):
+    kept = [(keeper[step.key], keeper)] if step.overlays and keeper is not None else []
+    for offset, values, _ in computed_blocks(step, [*origins, *kept]):
         raw = values.reshape(-1).view("u1").data
         here = read(offset, len(raw))
         if raw != here:
@@ -77,24 +75,11 @@ def _overlay_difference(
     """Compare the part that a source was laid over; the rest was drawn."""
     stride = contiguous_stride(info.shape)
     limit = BLOCK // info.itemsize
-    maps = step.op == "map"
-    for box in mapped_boxes(step, limit) if maps else blocks(overlap_shape(origin.shape, info.shape), limit):
+    for box in overlaid_boxes(step, origin, limit):
         here = read_part(output, info, box)
+        maps = step.op == "map"
         values = mapped_block(step, origin, theirs, box) if maps else read_part(theirs, origin, box)
         there, _ = cast_for(step, values, origin.dtype)
         if not np.array_equal(here.view("u1"), there.view("u1")):
             return sum(begin * step for (begin, _), step in zip(box, stride, strict=True)) * info.itemsize
     return None
-
-
-def _overlaid_difference(
-    step: Step, info: TensorInfo, output: Checkpoint, origins: Origins, keeper: Checkpoint
-) -> int | None:
-    """Compare a source laid over the destination's own values."""
-    values, _ = cast(whole(keeper, step.key), keeper[step.key].dtype, step.dtype)
-    values = np.array(values)
-    overlay(step, *origins[0], values)
-    here = read_part(output, info, tuple((0, size) for size in info.shape))
-    if here.tobytes() == values.tobytes():
-        return None
-    return _mismatch(here.tobytes(), values.tobytes())
