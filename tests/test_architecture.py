@@ -38,6 +38,7 @@ DOORS: dict[str, set[str]] = {
     "adapters": {"ops", "policies"},
     "ops": set(),
     "means": {"ops"},
+    "merges": {"registry", "ops"},
     "plan": set(),
     "operations": {"keys"},
     "planners": {"plan", "keys", "policies", "operations"},

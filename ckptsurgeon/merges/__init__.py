@@ -1,0 +1,21 @@
+"""Merge methods: how several tensors of one name become one. One file per family, pure functions.
+
+A file offers its methods as ``METHODS``; its functions, their signatures and their papers are all there is to a method.
+"""
+
+from ._method import Merging, Method, Slice, Tensors, merge_method
+from ._parameters import Between, Parameter, PerModel
+from ._registry import load_plugin, merge_methods
+
+__all__ = [
+    "Between",
+    "Merging",
+    "Method",
+    "Parameter",
+    "PerModel",
+    "Slice",
+    "Tensors",
+    "load_plugin",
+    "merge_method",
+    "merge_methods",
+]

@@ -1,0 +1,122 @@
+"""What a merge method is: a function of whole tensors that says how to merge any part of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from ..errors import ConfigError
+from ..ops import Array
+from ._parameters import Parameter, parameters_of
+
+__all__ = ["BASES", "Merging", "Method", "Slice", "Tensors", "merge_method"]
+
+T = TypeVar("T")
+
+BASES = ("none", "optional", "required", "model")
+"""What a method does with a base: nothing, something if there is one, it needs one, or it merges it as a model too."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of the tensors that are merged: values that follow each other in memory, of all of them the same.
+
+    ``models`` and ``base`` are float32, or float64 where that is computed in, of one shape. ``offset`` counts the
+    elements before it, row-major; ``index`` the slices before it. ``xp`` is the Python array API of their library
+    (https://data-apis.org/array-api/2024.12/): numpy's, or that of torch on a device.
+    """
+
+    models: tuple[Array, ...]
+    base: Array | None
+    offset: int
+    index: int
+    xp: ModuleType
+
+    @property
+    def deltas(self) -> tuple[Array, ...]:
+        """What each model adds to the base, or the models where there is none."""
+        return self.models if self.base is None else tuple(model - self.base for model in self.models)
+
+
+class Tensors(Protocol):
+    """The tensors of one name in all models, of one shape, read slice by slice."""
+
+    key: str
+    shape: tuple[int, ...]
+    count: int
+    """Of models; the base is not counted."""
+    has_base: bool
+
+    def map(self, look: Callable[[Slice], T]) -> list[T]:
+        """Return what ``look`` gives for each slice, in order: one pass over the values, several slices at once."""
+        ...
+
+    def whole(self) -> Slice:
+        """Return everything in one slice: more memory than the budget allows is an error."""
+        ...
+
+    def uniform(self, at: Slice, model: int) -> Array:
+        """Return a random number in [0, 1) for each element of a slice: the same for the seed, key, model and place."""
+        ...
+
+
+Merging: TypeAlias = Callable[[Slice], Array]
+"""Returns the merged values of a slice, in its shape."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A merge method: its name, its function, where it comes from, and what it takes.
+
+    ``base`` is one of ``BASES``; ``models`` the least and the most models it merges, the base not counted unless it
+    is merged as one. ``by_rows`` asks for slices that hold whole rows (all of the last dimension).
+    """
+
+    name: str
+    function: Callable[..., Merging | Array]
+    paper: str
+    parameters: tuple[Parameter, ...]
+    base: str = "none"
+    models: tuple[int, int | None] = (1, None)
+    by_rows: bool = False
+
+    @property
+    def summary(self) -> str:
+        """The first line of its documentation."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    def prepare(self, tensors: Tensors, parameters: dict[str, Any]) -> Merging:
+        """Look at the tensors as far as the method needs, and return what merges their slices."""
+        made = self.function(tensors, **parameters)
+        if callable(made):
+            return made
+        flat = made.reshape(-1)
+        return lambda at: flat[at.offset : at.offset + at.models[0].size].reshape(at.models[0].shape)
+
+
+def merge_method(
+    name: str,
+    *,
+    paper: str,
+    base: str = "none",
+    models: tuple[int, int | None] = (1, None),
+    by_rows: bool = False,
+) -> Callable[[Callable[..., Merging | Array]], Method]:
+    """Make a function a merge method.
+
+    Its first argument are the ``Tensors``; what else it takes, by keyword, are its parameters: their annotations and
+    defaults are the schema that the command line, a recipe and Python hold them to. It returns a function of a
+    ``Slice``, or the whole merged array. ``paper`` is where it is described.
+
+    Raises ConfigError for a signature that says no schema.
+    """
+    if base not in BASES:
+        raise ConfigError(f"the merge method {name} has base {base!r}.", hint=f"Use one of {', '.join(BASES)}.")
+
+    def made(function: Callable[..., Merging | Array]) -> Method:
+        return Method(name, function, paper, parameters_of(name, function), base, models, by_rows)
+
+    return made

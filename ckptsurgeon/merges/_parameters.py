@@ -1,0 +1,100 @@
+"""The parameters of merge methods, read off their functions' signatures."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
+
+from ..errors import ConfigError
+from ..text import brief_repr
+
+__all__ = ["Between", "Parameter", "PerModel", "parameters_of"]
+
+
+@dataclass(frozen=True)
+class Between:
+    """The least and the most that a number may be, both allowed."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        return f"from {self.low:g} to {self.high:g}" if math.isfinite(self.high) else f"{self.low:g} or more"
+
+
+class _Each:
+    """Marks a parameter that has a value for each model."""
+
+
+PerModel: TypeAlias = Annotated[Sequence[float], _Each()]
+"""A number for each model, in their order."""
+
+_KINDS: dict[Any, str] = {float: "number", int: "whole number", bool: "true or false", str: "text"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter as people write it: ``lambda`` for the argument ``lambda_``.
+
+    ``kind`` is what a value is, in words; ``default`` is None where it must be given; ``each`` says that every model
+    has a value of its own.
+    """
+
+    name: str
+    kind: str
+    default: float | bool | str | None
+    each: bool
+    bounds: Between
+    choices: tuple[str, ...] = ()
+
+    @property
+    def argument(self) -> str:
+        """The name of the function's argument."""
+        return f"{self.name}_" if self.name == "lambda" else self.name
+
+    def checked(self, value: Any) -> float | bool | str:
+        """Return a value as the function takes it; raises ConfigError for another kind, or one out of bounds."""
+        if self.kind == "true or false" and isinstance(value, bool):
+            return value
+        if self.kind == "text" and isinstance(value, str) and (not self.choices or value in self.choices):
+            return value
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if self.kind == "whole number" and is_number and value == int(value):
+            return self._bounded(int(value))
+        if self.kind == "number" and is_number:
+            return self._bounded(float(value))
+        wanted = f"one of {', '.join(self.choices)}" if self.choices else f"a {self.kind}"
+        raise ConfigError(f"{self.name} is {brief_repr(value, 40)}, not {wanted}.")
+
+    def _bounded(self, value: float) -> float:
+        if not self.bounds.low <= value <= self.bounds.high:
+            raise ConfigError(f"{self.name} is {value:g}; it goes {self.bounds}.")
+        return value
+
+
+def parameters_of(name: str, function: Callable[..., Any]) -> tuple[Parameter, ...]:
+    """Return the parameters of a function: its keyword arguments; raises ConfigError for one without a known kind."""
+    hints = get_type_hints(function, include_extras=True)
+    found = inspect.signature(function).parameters.values()
+    return tuple(_parameter(name, one, hints.get(one.name)) for one in found if one.kind is one.KEYWORD_ONLY)
+
+
+def _parameter(method: str, one: inspect.Parameter, hint: Any) -> Parameter:
+    marks: tuple[Any, ...] = ()
+    while get_origin(hint) is Annotated:
+        hint, *more = get_args(hint)
+        marks = (*marks, *more)
+    each = any(isinstance(mark, _Each) for mark in marks)
+    bounds = next((mark for mark in marks if isinstance(mark, Between)), Between())
+    choices = next((mark for mark in marks if isinstance(mark, tuple)), ())
+    kind = "number" if each else _KINDS.get(hint)
+    if kind is None:
+        raise ConfigError(
+            f"the merge method {method} has a parameter {one.name} of no known kind.",
+            hint="Annotate it as float, int, bool, str or PerModel.",
+        )
+    default = None if one.default is one.empty else one.default
+    return Parameter("lambda" if one.name == "lambda_" else one.name, kind, default, each, bounds, choices)
