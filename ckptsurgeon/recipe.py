@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import VerifyError
 from .formats import UNSEALED
-from .plan import FilePrint, Plan, PlanCompanion, PlanSource, PlanTarget, Rows, Step
+from .plan import FilePrint, Merge, Plan, PlanCompanion, PlanSource, PlanTarget, Rows, Step
 
 __all__ = ["Made", "Recipe", "made_of", "make_recipe", "parse_recipe", "recipe_text"]
 
@@ -27,7 +27,8 @@ class Made:
     """What a recipe says of one tensor: how it came about, from which source, and its CRC-32.
 
     ``more`` are (source, key) of further inputs, ``weights`` what each counts, ``axis`` where a vocabulary runs along.
-    ``implied`` is set where the output leaves the name to its reader, who ties it.
+    ``merge`` is the method that merged them. ``implied`` is set where the output leaves the name to its reader, who
+    ties it.
     """
 
     op: str
@@ -41,6 +42,7 @@ class Made:
     weights: tuple[float, ...] = ()
     axis: int = 0
     implied: bool = False
+    merge: Merge | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def made_of(step: Step) -> Made:
     more = tuple((one.source, one.key) for one in step.more)
     return Made(
         step.op, step.kind, step.source, step.source_key, step.policy, step.tied_to, more=more, weights=step.weights,
-        axis=step.axis,
+        axis=step.axis, merge=step.merge,
     )  # fmt: skip
 
 
@@ -173,6 +175,8 @@ def _made_json(key: str, made: Made) -> dict[str, Any]:
         row["weights"] = list(made.weights)
     if made.axis:
         row["axis"] = made.axis
+    if made.merge is not None:
+        row["merge"] = made.merge.to_json()
     if made.implied:
         row["implied"] = True
     row["crc32"] = f"{made.crc32:08x}"
@@ -240,4 +244,5 @@ def _read_made(key: str, row: Mapping[str, Any]) -> Made:
         weights=tuple(map(float, row.get("weights", ()))),
         axis=int(row.get("axis", 0)),
         implied=bool(row.get("implied", False)),
+        merge=Merge.from_json(row.get("merge")),
     )

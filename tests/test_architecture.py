@@ -43,7 +43,7 @@ DOORS: dict[str, set[str]] = {
     "operations": {"keys"},
     "planners": {"plan", "keys", "policies", "operations"},
     "recipe": {"plan", "formats"},
-    "engine": {"plan", "ops", "means", "policies", "adapters", "formats", "checkpoint", "recipe", "sources"},
+    "engine": {"merges", "plan", "ops", "means", "policies", "adapters", "formats", "checkpoint", "recipe", "sources"},
     "fetching": {"engine", "sources"},
     "comparison": {"checkpoint", "keys", "engine", "ops", "sources"},
     "matching": {"keys"},
@@ -52,7 +52,7 @@ DOORS: dict[str, set[str]] = {
     "verification": {"plan", "checkpoint", "engine", "recipe", "ops", "sources"},
     "api": {
         "checkpoint", "comparison", "configs", "explanation", "fetching", "matching", "engine", "formats", "inspection",
-        "keys", "operations", "plan", "planners", "recipe", "sources", "verification", "vocabulary",
+        "keys", "merges", "operations", "plan", "planners", "recipe", "sources", "verification", "vocabulary",
     },
     "render": {"plan", "inspection", "comparison", "explanation", "matching", "trainer"},
     "cli": {"api", "trainer", "render", "plan", "registry"},

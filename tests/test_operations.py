@@ -147,7 +147,7 @@ def test_splits_are_copied_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """A split of the first dimension lies in the file as it is, and is never computed."""
     import ckptsurgeon.engine.compute as compute
 
-    monkeypatch.setattr(compute, "computed_block", None)
+    monkeypatch.setattr(compute, "_computed", None)
     plan = cs.rename("gpt.pth", operations=[{"split": "head.weight", "into": ["a", "b"], "sizes": [7, 3]}])
     cs.apply(plan, "out.safetensors")
     assert torch.equal(load_file("out.safetensors")["b"], GPT["head.weight"][7:])

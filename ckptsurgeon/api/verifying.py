@@ -21,18 +21,23 @@ def verify(
     *,
     plan: Plan | Path | None = None,
     sources: Mapping[str, Path] | None = None,
+    plugin: Path | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Check an output against its recipe (and ``plan``): checksums, then every copied and computed tensor bit for bit.
 
-    ``sources`` gives new places to sources by name. Tensors whose source is gone are NOT COMPARED, and said to be.
+    ``sources`` gives new places to sources by name, ``plugin`` is the file of a merge method of your own. Tensors whose
+    source is gone are NOT COMPARED, and said to be.
     An output so damaged that it cannot be opened is a failed verification. Raises SourceError when it is missing,
     ConfigError when there is neither recipe nor plan.
     """
+    from ..engine import MergeContext
+    from ..merges import load_plugin
     from ..recipe import parse_recipe
     from ..verification import expected_of_plan, expected_of_recipe, verify_output
 
     planned = read_plan(plan) if plan is not None and not isinstance(plan, Plan) else plan
+    context = MergeContext(plugins=load_plugin(os.fspath(plugin)) if plugin is not None else ())
     with ExitStack() as stack:
         try:
             checkpoint = stack.enter_context(open_checkpoint(output, unwrap=False))
@@ -45,10 +50,10 @@ def verify(
             except VerifyError as error:
                 return Verification(os.fspath(output), 0, 0, 0, failed=(Failure("", str(error)),))
             found, absent = find_sources(recipe.sources, folder, sources or {}, stack)
-            expected = expected_of_recipe(recipe, found, absent)
+            expected = expected_of_recipe(recipe, found, absent, context)
         elif planned is not None:
             found, absent = find_sources(planned.sources, "", sources or {}, stack)
-            expected = expected_of_plan(planned, found, absent)
+            expected = expected_of_plan(planned, found, absent, context)
         else:
             raise ConfigError(
                 f"{escape(os.fspath(output))} carries no recipe: ckptsurgeon did not write it.",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .layout import OutputOptions, check_options, lay_out
     from .mapping import mapped_block
     from .memory import put_tensors, stage_tensors
+    from .merging import MergeContext
     from .overlaying import overlaid_boxes
     from .places import check_output, output_error
     from .reading import read_part
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Inputs",
+    "MergeContext",
     "OutputOptions",
     "Progress",
     "StagedFile",
@@ -65,6 +67,7 @@ __getattr__ = lazy_names(
         ".layout": ("OutputOptions", "check_options", "lay_out"),
         ".mapping": ("mapped_block",),
         ".overlaying": ("overlaid_boxes",),
+        ".merging": ("MergeContext",),
         ".memory": ("put_tensors", "stage_tensors"),
         ".reading": ("read_part",),
         ".run": ("Inputs", "Progress", "check_step"),

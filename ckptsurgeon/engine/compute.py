@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,7 +16,6 @@ from ..ops import (
     Array,
     Box,
     blocks,
-    box_shape,
     cast,
     interpolate,
     interpolation_box,
@@ -25,10 +26,14 @@ from ..tensors import TensorInfo
 from ..text import escape
 from .casting import cast_for, named
 from .mapping import mapped_block
-from .overlaying import Part, overlaid_block
+from .merging import MergeContext, merging_of, merging_places
+from .overlaying import overlaid_block
+from .part import Blockwise, Part, Place, Seen, placed
 from .reading import read_part
 
-__all__ = ["Computed", "Part", "block_places", "computed_block", "computed_blocks"]
+__all__ = ["Computed", "block_places", "blockwise", "computed_blocks"]
+
+T = TypeVar("T")
 
 BLOCK_BYTES = 2 << 20
 """About the bytes of an output block, or of what it is read from if that is more; two threads hold one each."""
@@ -46,45 +51,54 @@ Computed = tuple[int, Array, int]
 """Offset in the tensor (bytes), the values as ``raw_dtype`` of the step's dtype, finite values that became infinite."""
 
 
-Seen = Callable[[int, Array], None]
-"""Called with the number of an input and what was read of it."""
-
-
-def computed_blocks(step: Step, parts: Sequence[Part]) -> Iterator[Computed]:
+def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | None = None) -> Iterator[Computed]:
     """Yield the blocks of a tensor in order.
 
     ``parts`` are the step's inputs; where a source is laid over initial values, those are one more, of a checkpoint.
     """
-    for offset, box in block_places(step, parts):
-        values, lost = computed_block(step, parts, box)
-        yield offset, values, lost
+    context = context or MergeContext()
+    compute = blockwise(step, parts, context)
+    for place in block_places(step, parts, context):
+        values, lost = compute(place, None)
+        yield place.offset, values, lost
 
 
-def block_places(step: Step, parts: Sequence[Part]) -> Iterator[tuple[int, Box]]:
-    """Yield the place of each block of an output tensor: its offset in bytes, and which part of it it is."""
+def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> list[Place]:
+    """Return the blocks in which an output tensor is computed."""
+    if step.op == "merge":
+        return merging_places(step, context)
     itemsize = raw_dtype(step.dtype).itemsize
     shape = step.shape if step.op != "copy" else parts[0][0].shape  # (1,) and () have the same bytes
-    offset = 0
-    for box in blocks(shape, _limit(step, parts[0][0], itemsize)):
-        yield offset, box
-        offset += prod(box_shape(box)) * itemsize
+    return list(placed(blocks(shape, _limit(step, parts[0][0], itemsize)), itemsize))
 
 
-def computed_block(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None = None) -> tuple[Array, int]:
-    """Return one block of an output tensor, and how many values became infinite in it.
+def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
+    """Return what computes the blocks of an output tensor, in any order, in several threads.
 
-    ``seen`` is shown what was read of each of several inputs.
+    It shows ``seen``, if given, what was read of each of several inputs.
     """
+    compute: Blockwise = partial(_computed, step, parts)
+    if step.op == "merge":
+        compute = _about(step, partial(merging_of, step, parts, context))
+
+    def block(place: Place, seen: Seen | None = None) -> tuple[Array, int]:
+        values, lost = _about(step, partial(compute, place, seen))
+        return np.ascontiguousarray(values), lost
+
+    return block
+
+
+def _about(step: Step, work: Callable[[], T]) -> T:
+    """Return what some work gives; what it raises as PlanError names the step's key."""
     try:
-        values, lost = _computed(step, parts, box, seen)
+        return work()
     except PlanError as error:
         key = f"{escape(step.key)}: "
         raise PlanError(f"{key}{error.message.removeprefix(key)}", hint=error.hint) from error
-    return np.ascontiguousarray(values), lost
 
 
-def _computed(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> tuple[Array, int]:
-    info, source = parts[0]
+def _computed(step: Step, parts: Sequence[Part], place: Place, seen: Seen | None) -> tuple[Array, int]:
+    (info, source), box = parts[0], place.box
     if step.op == "interpolate":
         part = interpolation_box(box, info.shape, step.shape)
         floats = interpolate(read_part(source, info, part), part, box, info.shape, step.shape, info.dtype)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
-from ..ops import Array, Box, cast, raw_dtype
+from ..ops import Array, cast, raw_dtype
 from ..plan import Plan, Step
 from ..text import escape
 from .checksums import bad_checksum, combine, crc32
-from .compute import block_places, computed_block, computed_blocks
-from .overlaying import Part, overlay
+from .compute import block_places, blockwise, computed_blocks
+from .merging import MergeContext
+from .overlaying import overlay
+from .part import Part, Place
 from .run import Run, checked_on_the_way, has_slot, is_copy
 
 __all__ = ["check_equal", "compute_steps", "draw_steps"]
 
-THREADS = 2
+THREADS = min(8, len(os.sched_getaffinity(0)))
+"""As many as the machine has cores, up to where the disk is the limit."""
 
 
 def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
@@ -55,21 +60,25 @@ def compute_steps(run: Run) -> None:
 def _compute(run: Run, step: Step, pool: ThreadPoolExecutor) -> None:
     """Compute one tensor block by block; numpy lets two threads work at once."""
     parts = run.parts(step)
+    context = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory, pool.map)
+    places = block_places(step, parts, context)
+    if len(places) < 2:  # a thread of its own would cost more than it saves
+        context = replace(context, spread=map)
     sums = [_Sum() if checked_on_the_way(step, info) else None for info, _ in parts]
+    compute = blockwise(step, parts, context)
 
-    def block(index: int, place: tuple[int, Box]) -> tuple[int, int, int]:
+    def block(place: Place) -> tuple[int, int, int]:
         def seen(number: int, read: Array) -> None:
             kept = sums[number]
             if kept is not None:
-                kept.add(index, _raw(read))
+                kept.add(place.index, _raw(read))
 
-        values, lost = computed_block(step, parts, place[1], seen)
-        crc = run.write(step.key, place[0], _raw(values))
+        values, lost = compute(place, seen)
+        crc = run.write(step.key, place.offset, _raw(values))
         run.advance(values.nbytes)
         return crc, values.nbytes, lost
 
-    places = list(block_places(step, parts))
-    done = list(pool.map(block, range(len(places)), places)) if len(places) > 1 else [block(0, p) for p in places]
+    done = list(context.spread(block, places))
     _check_sums(parts, sums)
     lost = sum(number for _, _, number in done)
     if lost:

@@ -12,15 +12,13 @@ from ..plan import Step
 from ..tensors import TensorInfo
 from .casting import cast_for
 from .mapping import mapped_block, mapped_boxes
+from .part import Part
 from .reading import read_part
 
 __all__ = ["overlaid_block", "overlaid_boxes", "overlay"]
 
 BLOCK_BYTES = 2 << 20
 """About the bytes of what is read at once."""
-
-Part = tuple[TensorInfo, Checkpoint]
-"""An input of a step: its header and the checkpoint it is of."""
 
 
 def overlay(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) -> int:

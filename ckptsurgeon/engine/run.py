@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, prod
+from typing import TYPE_CHECKING
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
@@ -20,6 +21,9 @@ from .layout import OutputShape
 from .libc import start_writing
 from .staging import StagedFile
 from .transfer import SMALL
+
+if TYPE_CHECKING:
+    from ..merges import Method
 
 __all__ = [
     "Inputs",
@@ -35,6 +39,9 @@ __all__ = [
 
 WRITE = 1 << 20
 
+MEMORY = 1 << 30
+"""Bytes that a merge may take where its method needs whole tensors or rows, unless it is told otherwise."""
+
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
 
@@ -47,6 +54,10 @@ class Inputs:
     target: TargetSpec | None
     keeper: Checkpoint | None = None
     """The destination, where it is a checkpoint whose own values stay."""
+    plugins: tuple[Method, ...] = ()
+    """Merge methods of the user's own."""
+    memory: int = MEMORY
+    """Bytes that a merge may take where its method needs whole tensors or rows."""
 
 
 @dataclass
@@ -144,6 +155,7 @@ def check_step(step: Step) -> None:
         "keep": have == want,
         "map": _maps(step),
         "average": _merges(step) and DTYPES[step.source_dtype].is_floating,
+        "merge": _merges(step) and step.merge is not None and DTYPES[step.source_dtype].kind == "float",
         "max": _merges(step) and not DTYPES[step.source_dtype].is_floating and not step.weights,
     }
     possible = fits[step.op] if step.op in fits else _resizes(step)

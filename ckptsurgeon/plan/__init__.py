@@ -1,5 +1,6 @@
 """Plans: for every destination tensor where its values come from, made from headers alone, reviewable as JSON."""
 
+from .merge import Merge, Value
 from .plan import CLASSES, MERGES, Carried, Equal, FilePrint, Input, Plan, PlanCompanion, PlanSource, PlanTarget, Step
 from .receipt import Failure, Receipt, Verification
 from .rows import Row, Rows
@@ -12,6 +13,7 @@ __all__ = [
     "Failure",
     "FilePrint",
     "Input",
+    "Merge",
     "Plan",
     "PlanCompanion",
     "PlanSource",
@@ -20,5 +22,6 @@ __all__ = [
     "Row",
     "Rows",
     "Step",
+    "Value",
     "Verification",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .check import check_plan
+from .merge import Merge
 from .plan import MERGES, Carried, Equal, FilePrint, Input, Plan, PlanCompanion, PlanSource, PlanTarget, Step
 from .rows import Rows
 
@@ -84,6 +85,7 @@ def _step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
         "tied_to": step.tied_to or None,
         **({"operation": step.operation, "made_of": list(step.made_of)} if step.operation else {}),
         **({"axis": step.axis} if step.rows is not None else {}),
+        **({"merge": step.merge.to_json()} if step.merge is not None else {}),
         **several,
     }
 
@@ -193,6 +195,7 @@ def _read_step(row: Mapping[str, Any], index: Mapping[str, int], rows: Rows | No
         made_of=tuple(map(_text, row.get("made_of") or ())),
         rows=rows if row["op"] == "map" else None,
         axis=int(row.get("axis") or 0),
+        merge=Merge.from_json(row.get("merge")),
     )
 
 

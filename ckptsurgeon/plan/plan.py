@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..text import count
+from .merge import Merge
 from .rows import Rows
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
     "Step",
 ]
 
-MERGES = ("average", "max")
+MERGES = ("average", "max", "merge")
 """Operations on several inputs, element by element."""
 CLASSES = ("copied", "cast", "reshaped", "derived", "resized", "mapped", "merged", "initialised", "kept")
 """What can become of a destination tensor; each is in exactly one class."""
@@ -115,7 +116,7 @@ class Step:
     missing, excluded, reinit or mismatch. ``tied_to`` names the first key of the same tensor. ``more`` are inputs
     beyond the first, ``weights`` what each counts (none: all the same). ``operation`` is the last operation that made
     the source's tensor, if one did, and ``made_of`` the keys that went into it. ``rows`` are those of a vocabulary that
-    runs along ``axis``, where a tensor is mapped.
+    runs along ``axis``, where a tensor is mapped. ``merge`` says how inputs are merged, where it is by a method.
     """
 
     key: str
@@ -136,6 +137,7 @@ class Step:
     made_of: tuple[str, ...] = ()
     rows: Rows | None = None
     axis: int = 0
+    merge: Merge | None = None
 
     @property
     def inputs(self) -> tuple[Input, ...]:

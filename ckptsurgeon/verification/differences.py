@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint import Checkpoint
-from ..engine import cast_for, computed_blocks, mapped_block, overlaid_boxes, read_part
+from ..engine import MergeContext, cast_for, computed_blocks, mapped_block, overlaid_boxes, read_part
 from ..plan import Step
 from ..tensors import TensorInfo, contiguous_stride
 
@@ -30,11 +30,18 @@ def reader(source: Checkpoint, info: TensorInfo) -> Callable[[int, int], bytes]:
 
 
 def first_difference(
-    step: Step, info: TensorInfo, output: Checkpoint, origins: Origins, keeper: Checkpoint | None
+    step: Step,
+    info: TensorInfo,
+    output: Checkpoint,
+    origins: Origins,
+    *,
+    keeper: Checkpoint | None,
+    context: MergeContext,
 ) -> int | None:
     """Return the first byte at which a tensor is not what its sources make of it, None when there is none.
 
-    ``keeper`` is the destination's own checkpoint, over whose values a source may have been laid.
+    ``keeper`` is the destination's own checkpoint, over whose values a source may have been laid; ``context`` what
+    merges were carried out with.
     """
     origin, theirs = origins[0]
     if step.op in ("copy", "keep") and info.dtype == origin.dtype and origin.is_plain:
@@ -43,7 +50,7 @@ def first_difference(
     if step.overlays and keeper is None:
         return _overlay_difference(step, output, info, theirs, origin)
     kept = [(keeper[step.key], keeper)] if step.overlays and keeper is not None else []
-    for offset, values, _ in computed_blocks(step, [*origins, *kept]):
+    for offset, values, _ in computed_blocks(step, [*origins, *kept], context):
         raw = values.reshape(-1).view("u1").data
         here = read(offset, len(raw))
         if raw != here:

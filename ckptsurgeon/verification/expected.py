@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from ..checkpoint import Checkpoint
+from ..engine import MergeContext
 from ..plan import Plan, PlanSource, Rows
 from ..recipe import Made, Recipe, made_of
 
@@ -27,13 +28,17 @@ class Expected:
     """What the output says of itself."""
     keeper: int | None = None
     """The index of the source that is the destination itself."""
+    context: MergeContext = field(default_factory=MergeContext)
+    """What merges were carried out with."""
 
 
-def expected_of_recipe(recipe: Recipe, sources: Mapping[int, Checkpoint], absent: Mapping[int, str]) -> Expected:
+def expected_of_recipe(
+    recipe: Recipe, sources: Mapping[int, Checkpoint], absent: Mapping[int, str], context: MergeContext
+) -> Expected:
     """Return what a recipe says its output is."""
     return Expected(
         recipe.tensors, sources, absent, seal=recipe.seal, seed=recipe.seed, rows=recipe.rows,
-        said=recipe, keeper=_keeper(recipe.sources),
+        said=recipe, keeper=_keeper(recipe.sources), context=replace(context, seed=recipe.seed),
     )  # fmt: skip
 
 
@@ -41,7 +46,12 @@ def _keeper(sources: Sequence[PlanSource]) -> int | None:
     return next((i for i, source in enumerate(sources) if source.role == "destination"), None)
 
 
-def expected_of_plan(plan: Plan, sources: Mapping[int, Checkpoint], absent: Mapping[int, str]) -> Expected:
+def expected_of_plan(
+    plan: Plan, sources: Mapping[int, Checkpoint], absent: Mapping[int, str], context: MergeContext
+) -> Expected:
     """Return what a plan says its output should be; there are no checksums in a plan."""
     made = {step.key: made_of(step) for step in plan.steps}
-    return Expected(made, sources, absent, has_checksums=False, rows=plan.rows, keeper=_keeper(plan.sources))
+    return Expected(
+        made, sources, absent, has_checksums=False, rows=plan.rows, keeper=_keeper(plan.sources),
+        context=replace(context, seed=plan.seed),
+    )  # fmt: skip

@@ -209,7 +209,7 @@ def _compare(check: _Check, key: str, info: TensorInfo, made: Made) -> None:
     check_step(step)
     origins = [(source[name], source) for source, name in sources]
     keeper = check.expected.sources[over] if over is not None else None
-    where = first_difference(step, info, check.output, origins, keeper)
+    where = first_difference(step, info, check.output, origins, keeper=keeper, context=check.expected.context)
     if where is not None:
         check.fail(key, f"differs from {escape(made.source_key)} of {escape(sources[0][0].path)} at byte {where}")
     check.compared += where is None
@@ -222,7 +222,7 @@ def _step(key: str, made: Made, info: TensorInfo, rows: Rows | None, inputs: lis
     first, *more = inputs
     return Step(
         key, made.op, info.dtype, info.shape, first.source, first.key, first.dtype, first.shape,
-        policy=made.policy, more=tuple(more), weights=made.weights, rows=rows, axis=made.axis,
+        policy=made.policy, more=tuple(more), weights=made.weights, rows=rows, axis=made.axis, merge=made.merge,
     )  # fmt: skip
 
 

@@ -1,0 +1,49 @@
+"""How several tensors become one: a method and what it is given, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+__all__ = ["Merge", "Value"]
+
+Value: TypeAlias = "float | bool | str"
+"""What a parameter of a method can be."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The method that merges the inputs of a step, and its parameters: a tuple where each model has its own.
+
+    With ``base`` the last input is the base. ``compute`` is the dtype of the values that the method is given.
+    """
+
+    method: str
+    parameters: Mapping[str, Value | tuple[Value, ...]]
+    base: bool = False
+    compute: str = "float32"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        given = {name: list(value) if isinstance(value, tuple) else value for name, value in self.parameters.items()}
+        return {"method": self.method, "parameters": given, "base": self.base, "compute": self.compute}
+
+    @staticmethod
+    def from_json(data: Any) -> Merge | None:
+        """Return what plain data spells, None for none; raises TypeError, ValueError or KeyError."""
+        if data is None:
+            return None
+        parameters = {
+            str(name): tuple(map(_value, value)) if isinstance(value, list) else _value(value)
+            for name, value in dict(data["parameters"]).items()
+        }
+        if data["compute"] not in ("float32", "float64"):
+            raise ValueError(f"it computes in {data['compute']!r:.40}")
+        return Merge(str(data["method"]), parameters, bool(data["base"]), str(data["compute"]))
+
+
+def _value(value: Any) -> Value:
+    if not isinstance(value, (bool, int, float, str)):
+        raise TypeError(f"{value!r:.60} is no parameter")
+    return value
