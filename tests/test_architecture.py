@@ -41,7 +41,7 @@ DOORS: dict[str, set[str]] = {
     "merges": {"registry", "ops"},
     "plan": set(),
     "operations": {"keys"},
-    "planners": {"plan", "keys", "policies", "operations"},
+    "planners": {"merges", "plan", "keys", "policies", "operations"},
     "recipe": {"plan", "formats"},
     "engine": {"merges", "plan", "ops", "means", "policies", "adapters", "formats", "checkpoint", "recipe", "sources"},
     "fetching": {"engine", "sources"},
@@ -54,7 +54,7 @@ DOORS: dict[str, set[str]] = {
         "checkpoint", "comparison", "configs", "explanation", "fetching", "matching", "engine", "formats", "inspection",
         "keys", "merges", "operations", "plan", "planners", "recipe", "sources", "verification", "vocabulary",
     },
-    "render": {"plan", "inspection", "comparison", "explanation", "matching", "trainer"},
+    "render": {"merges", "plan", "inspection", "comparison", "explanation", "matching", "trainer"},
     "cli": {"api", "trainer", "render", "plan", "registry"},
     "trainer": {"api", "configs", "keys", "registry", "vocabulary", "plan", "recipe", "engine"},
 }  # fmt: skip

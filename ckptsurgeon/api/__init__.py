@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..inspection import Inspection
     from ..keys import RULESETS, Rule
     from ..matching import Proposal
+    from ..merges import Between, MergeMethods, PerModel, Slice, Tensors, merge_method
     from ..plan import Plan, Receipt, Step, Verification
     from ..target import TargetSpec
     from ..tensors import TensorInfo
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .live import load_into
     from .looking import init_config, inspect
     from .matching import match
+    from .merging import list_methods, merge
     from .planning import transplant
     from .pretrained import Pretrained
     from .pretraining import Pretrainer
@@ -37,21 +39,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RULESETS",
+    "Between",
     "Checkpoint",
     "Difference",
     "Explained",
     "Explanation",
     "FetchConfig",
     "Inspection",
+    "MergeMethods",
+    "PerModel",
     "Plan",
     "Pretrained",
     "Pretrainer",
     "Proposal",
     "Receipt",
     "Rule",
+    "Slice",
     "Step",
     "TargetSpec",
     "TensorInfo",
+    "Tensors",
     "Verification",
     "apply",
     "average",
@@ -62,11 +69,14 @@ __all__ = [
     "filter",
     "init_config",
     "inspect",
+    "list_methods",
     "load_into",
     "load_order",
     "load_plan",
     "load_target",
     "match",
+    "merge",
+    "merge_method",
     "open_checkpoint",
     "rename",
     "transplant",
@@ -89,6 +99,8 @@ __getattr__ = lazy_names(
         "..tensors": ("TensorInfo",),
         ".applying": ("apply", "check_output"),
         ".averaging": ("average",),
+        ".merging": ("list_methods", "merge"),
+        "..merges": ("Between", "MergeMethods", "PerModel", "Slice", "Tensors", "merge_method"),
         ".comparing": ("diff",),
         ".editing": ("convert", "filter", "rename"),
         ".explaining": ("explain",),

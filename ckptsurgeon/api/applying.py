@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
+from ..merges import load_plugin
 from ..plan import Plan, Receipt
 from ..version import __version__
-from .inputs import OpenInputs, close_inputs, close_plan, inputs_of, read_plan
+from .inputs import OpenInputs, close_inputs, close_plan, inputs_of, read_plan, with_merging
 from .types import Path, Progress
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def apply(
     to: str | None = None,
     max_shard_size: str | None = None,
     force: bool = False,
+    memory: str | None = None,
+    plugin: Path | None = None,
     progress: Progress | None = None,
 ) -> Receipt:
     """Carry a plan, or the file of a plan or recipe, out: write ``output`` whole, or leave everything as it was.
@@ -32,12 +35,14 @@ def apply(
     A recipe (YAML) may say where and how to write; what is given here wins.
 
     The format follows the suffix, or ``to`` ("safetensors", "pth", "dcp"); a folder, or ``max_shard_size`` as in "5GB",
-    gives shards with an index. ``progress`` is called with (bytes done, bytes in all).
+    gives shards with an index. ``memory`` bounds, as in "512MB", what a merge method may take that needs whole tensors;
+    ``plugin`` is a file with merge methods of your own, which is run. ``progress`` is called with (bytes done, bytes in
+    all).
 
     Raises PlanError where an input changed since the plan, OutputError where the output exists (without
     ``force``), is an input or cannot be written, FormatError where an input fails its checksum.
     """
-    from ..engine import carry_out
+    from ..engine import carry_out, parse_size
     from ..recipe import make_recipe
 
     from_file = not isinstance(plan, Plan)
@@ -57,7 +62,9 @@ def apply(
         close_plan(plan)
         raise _nowhere()
     others += plan.inputs.others if isinstance(plan.inputs, OpenInputs) else ()
-    inputs = inputs_of(plan)
+    memory_bytes = parse_size(memory, "--memory") if memory is not None else 0
+    plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()
+    inputs = with_merging(inputs_of(plan), plan, plugins=plugins, memory=memory_bytes)
     try:
         options = _options(output, to, max_shard_size, force=force, inputs=others)
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)

@@ -20,6 +20,7 @@ from .types import Path
 
 if TYPE_CHECKING:
     from ..engine import Inputs
+    from ..merges import Method
     from ..planners import Planning
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "plan_source",
     "plan_target",
     "read_plan",
+    "with_merging",
 ]
 
 
@@ -39,13 +41,16 @@ __all__ = [
 class OpenInputs:
     """The files a plan was made from, still open; ``others`` are read already, and must not be written.
 
-    ``planning`` is what a transplant was planned from, for questions about the plan.
+    ``planning`` is what a transplant was planned from, for questions about the plan. ``plugins`` are merge methods of
+    the user's own, ``memory`` the bytes that a merge may take (0: not said).
     """
 
     sources: tuple[Checkpoint, ...]
     target: TargetSpec | None
     others: tuple[str, ...] = ()
     planning: Planning | None = None
+    plugins: tuple[Method, ...] = ()
+    memory: int = 0
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
@@ -143,6 +148,13 @@ def inputs_of(plan: Plan) -> Inputs:
             checkpoint.close()
         raise
     return Inputs(tuple(opened), target, keeper)
+
+
+def with_merging(inputs: Inputs, plan: Plan, *, plugins: tuple[Method, ...] = (), memory: int = 0) -> Inputs:
+    """Return inputs with merge methods and bytes of memory: as given here, else as when the plan was made."""
+    if isinstance(plan.inputs, OpenInputs):
+        plugins, memory = plugins or plan.inputs.plugins, memory or plan.inputs.memory
+    return replace(inputs, plugins=plugins, memory=memory or inputs.memory)
 
 
 def _keeper(plan: Plan, opened: Sequence[Checkpoint]) -> Checkpoint | None:

@@ -24,9 +24,8 @@ nothing, a bad configuration; 3 an input is missing, corrupt or unsafe; 4 the pl
 be written; 70 a bug; 129 hung up; 130 interrupted; 141 nobody reads the answer; 143 terminated."""
 
 ORDER = (
-    "inspect", "diff", "match", "transplant", "rename", "filter", "convert", "average", "apply", "verify", "init",
-    "train",
-    "demo_data",
+    "inspect", "diff", "match", "transplant", "rename", "filter", "convert", "average", "merge", "apply", "verify",
+    "init", "train", "demo_data",
 )  # fmt: skip
 GLOBAL = ("--json", "-q", "--quiet", "-v", "--verbose")
 SIGPIPE = 141

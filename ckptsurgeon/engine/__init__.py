@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .casting import cast_for
     from .checksums import bad_checksum, check_storage, check_values, checkable, combine, crc32
     from .compute import computed_blocks
-    from .layout import OutputOptions, check_options, lay_out
+    from .layout import OutputOptions, check_options, lay_out, parse_size
     from .mapping import mapped_block
     from .memory import put_tensors, stage_tensors
     from .merging import MergeContext
@@ -47,6 +47,7 @@ __all__ = [
     "mapped_block",
     "output_error",
     "overlaid_boxes",
+    "parse_size",
     "put_tensors",
     "read_part",
     "remove_leftovers",
@@ -64,7 +65,7 @@ __getattr__ = lazy_names(
         ".apply": ("carry_out",),
         ".casting": ("cast_for",),
         ".compute": ("computed_blocks",),
-        ".layout": ("OutputOptions", "check_options", "lay_out"),
+        ".layout": ("OutputOptions", "check_options", "lay_out", "parse_size"),
         ".mapping": ("mapped_block",),
         ".overlaying": ("overlaid_boxes",),
         ".merging": ("MergeContext",),

@@ -3,12 +3,14 @@
 A file offers its methods as ``METHODS``; its functions, their signatures and their papers are all there is to a method.
 """
 
+from ._listing import MergeMethods
 from ._method import Merging, Method, Slice, Tensors, merge_method
 from ._parameters import Between, Parameter, PerModel
 from ._registry import load_plugin, merge_methods
 
 __all__ = [
     "Between",
+    "MergeMethods",
     "Merging",
     "Method",
     "Parameter",

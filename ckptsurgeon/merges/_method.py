@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -63,6 +64,29 @@ class Tensors(Protocol):
         ...
 
 
+class _LookError(Exception):
+    """A method wants to look at values that nobody has read yet."""
+
+
+@dataclass(frozen=True)
+class _Unseen:
+    """Tensors of which only the shape is known."""
+
+    shape: tuple[int, ...]
+    count: int
+    has_base: bool
+    key: str = ""
+
+    def map(self, look: Callable[[Slice], Any]) -> list[Any]:
+        raise _LookError
+
+    def whole(self) -> Slice:
+        raise _LookError
+
+    def uniform(self, at: Slice, model: int) -> Array:
+        raise _LookError
+
+
 Merging: TypeAlias = Callable[[Slice], Array]
 """Returns the merged values of a slice, in its shape."""
 
@@ -87,6 +111,13 @@ class Method:
     def summary(self) -> str:
         """The first line of its documentation."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    def check(self, shape: tuple[int, ...], count: int, parameters: Mapping[str, Any], *, has_base: bool) -> None:
+        """Raise what the function raises of its parameters alone, before it looks at a value."""
+        argument = {one.name: one.argument for one in self.parameters}
+        given = {argument[name]: value for name, value in parameters.items()}
+        with suppress(_LookError):
+            self.function(_Unseen(shape, count, has_base), **given)
 
     def prepare(self, tensors: Tensors, parameters: dict[str, Any]) -> Merging:
         """Look at the tensors as far as the method needs, and return what merges their slices."""

@@ -2,22 +2,34 @@
 
 from .average import ema_weights, plan_average
 from .edit import plan_edit
+from .merge import pieces_of, plan_merge
+from .merge_options import MergeOptions, Piece, Place
+from .merge_values import Depths, Setting, Settings, Values
 from .options import Flag, Options
 from .select import Origin, Planning, Selection, SourceView, moved
 from .transplant import plan_transplant
 from .vocabulary import VocabularyOptions
 
 __all__ = [
+    "Depths",
     "Flag",
+    "MergeOptions",
     "Options",
     "Origin",
+    "Piece",
+    "Place",
     "Planning",
     "Selection",
+    "Setting",
+    "Settings",
     "SourceView",
+    "Values",
     "VocabularyOptions",
     "ema_weights",
     "moved",
+    "pieces_of",
     "plan_average",
     "plan_edit",
+    "plan_merge",
     "plan_transplant",
 ]

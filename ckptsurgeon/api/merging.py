@@ -1,0 +1,161 @@
+"""``merge``: several models become one, by a method."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from ..checkpoint import Checkpoint, open_checkpoint
+from ..engine import parse_size
+from ..errors import ConfigError
+from ..merges import MergeMethods, Method, load_plugin, merge_methods
+from ..plan import Plan
+from ..planners import MergeOptions, Setting, Settings, SourceView, Values, pieces_of, plan_merge
+from ..text import count, escape
+from .inputs import OpenInputs, names_of, plan_source
+from .merge_settings import GRADIENT, settings_of
+from .planning import arguments_said
+from .types import Path
+
+__all__ = ["list_methods", "merge"]
+
+
+def list_methods(plugin: Path | None = None) -> MergeMethods:
+    """Return the merge methods that ``merge`` knows, and those of a plugin, which is run."""
+    return MergeMethods(merge_methods(load_plugin(os.fspath(plugin)) if plugin is not None else ()))
+
+
+def merge(
+    models: Sequence[Path],
+    *,
+    method: str,
+    base: Path | None = None,
+    weights: Sequence[float] | None = None,
+    parameters: Mapping[str, Any] | Sequence[str] = (),
+    on_missing: str = "error",
+    on_mismatch: str = "error",
+    int_buffers: str = "last",
+    dtype: str | None = None,
+    compute: str | None = None,
+    seed: int = 0,
+    plugin: Path | None = None,
+    memory: str | None = None,
+    unwrap: bool = False,
+    root: str | None = None,
+    **more: Any,
+) -> Plan:
+    """Plan the merge of models by a method; reads headers only.
+
+    ``base`` is what task vectors are taken from, or the model that a method starts at. ``parameters`` of the method may
+    be given as arguments of their own, too (``density=0.5``): a number, a list of one for each model, a map from
+    patterns to them, ``{"gradient": [0, 1]}`` from the first layer to the last. ``weights`` is short for ``weight``.
+    ``on_missing`` says what becomes of a tensor that not all have: error, base (it counts as the base's), skip (it is
+    left out), any (those that have it are merged); ``on_mismatch`` of other shapes: error, or skip the model;
+    ``int_buffers`` whose integers are taken: last, first, max. ``dtype`` is that of the output, by default the widest
+    there is; ``compute`` float32 or float64. ``plugin`` is a file with merge methods of your own, which is run.
+    ``memory`` bounds what a method may take that needs whole tensors, as in "512MB".
+
+    Raises ConfigError for an unknown method or parameter, PlanError where the models differ, and what
+    ``open_checkpoint`` raises.
+    """
+    budget = parse_size(memory, "--memory") if memory is not None else 0
+    plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()
+    found = _method(method, plugins)
+    options = MergeOptions.of(
+        on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype, compute=compute
+    )
+    paths = [os.fspath(path) for path in models]
+    start = os.fspath(base) if base is not None else None
+    _check_number(found, len(paths), start)
+    settings = _settings(found, parameters, more, weights)
+    with ExitStack() as stack:
+        ordered = paths if start is None else [*paths, start]
+        opened = [stack.enter_context(open_checkpoint(path, root, unwrap=unwrap)) for path in ordered]
+        views = _views(ordered, opened)
+        numbers, at = list(range(len(paths))), len(paths) if start is not None else None
+        if found.base == "model" and at is not None:
+            numbers, at = [at, *numbers], None
+        values = Values(found, settings, [{} for _ in numbers])
+        plan = plan_merge(
+            views,
+            pieces_of(views, numbers, at, found, values),
+            options,
+            seed=seed,
+            arguments={
+                **arguments_said(
+                    method=method, on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers,
+                    dtype=dtype, compute=compute, unwrap=unwrap, root=root,
+                ),
+                **({"parameters": {name: _said(found) for name, found in settings.items()}} if settings else {}),
+                **({"base": views[-1].source.name} if start is not None else {}),
+            },
+            metadata=opened[-1 if start is not None else 0].metadata,
+            notes=[note for checkpoint in opened for note in checkpoint.notes],
+        )  # fmt: skip
+        stack.pop_all()
+    return replace(plan, inputs=OpenInputs(tuple(opened), None, plugins=plugins, memory=budget))
+
+
+def _method(name: str, plugins: Sequence[Method]) -> Method:
+    known = merge_methods(plugins)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
+        raise ConfigError(f"there is no merge method {escape(name)}.", hint=hint)
+    return known[name]
+
+
+def _check_number(method: Method, number: int, base: str | None) -> None:
+    """Raise ConfigError where a method takes more models than there are, or fewer, or a base."""
+    least, most = method.models
+    if method.base == "required" and base is None:
+        raise ConfigError(f"{method.name} needs the model that all others come from.", hint="Name it with --base.")
+    if method.base == "none" and base is not None:
+        raise ConfigError(f"{method.name} takes no base.", hint="Leave it out, or name it among the models.")
+    merged = number + (method.base == "model" and base is not None)
+    if merged < least:
+        raise ConfigError(f"{method.name} needs {count(least, 'model')}, and there is {merged or 'none'}.")
+    if most is not None and merged > most:
+        raise ConfigError(f"{method.name} merges {count(most, 'model')}, and there are {merged}.")
+
+
+def _settings(
+    method: Method,
+    parameters: Mapping[str, Any] | Sequence[str],
+    more: Mapping[str, Any],
+    weights: Sequence[float] | None,
+) -> Settings:
+    """Return the settings that were given in one way or another; raises ConfigError for what is given twice."""
+    ways = [settings_of(method, parameters), settings_of(method, {_name(name): value for name, value in more.items()})]
+    if weights is not None:
+        ways.append(settings_of(method, {"weight": list(weights)}))
+    found: dict[str, Any] = {}
+    for way in ways:
+        for name, setting in way.items():
+            if name in found:
+                raise ConfigError(f"{escape(name)} is given twice.", hint="Leave one out.")
+            found[name] = setting
+    return found
+
+
+def _said(found: Sequence[Setting]) -> Any:
+    """Return the settings of a parameter as plain data, as ``settings_of`` reads them."""
+    said = {one.pattern.text if one.pattern else "**": _value(one) for one in reversed(found)}
+    return said["**"] if len(said) == 1 and "**" in said else said
+
+
+def _value(one: Setting) -> Any:
+    return list(one.models) if one.models else {GRADIENT: list(one.layers)} if one.layers else one.value
+
+
+def _name(argument: str) -> str:
+    return argument.rstrip("_")
+
+
+def _views(paths: Sequence[str], opened: Sequence[Checkpoint]) -> list[SourceView]:
+    named = zip(names_of(paths), opened, strict=True)
+    return [SourceView(plan_source(name, checkpoint), checkpoint) for name, checkpoint in named]

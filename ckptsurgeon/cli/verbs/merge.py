@@ -1,0 +1,110 @@
+"""``ckpt merge``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..options import DryRun, Force, Json, MaxShard, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose
+from ..sink import Sink
+from ..writing import Writing
+
+NAME = "merge"
+HELP = """Merge models into one, by a method.
+
+Values are computed slice by slice, so that memory does not grow with the models; what a method has to know of whole
+tensors (norms, thresholds) it finds in a pass before. A parameter is one number, one for each model (0.3,0.7), or
+from the first layer to the last ([0, 0.5, 1]), everywhere or for some keys (NAME:GLOB=VALUE, the last match wins).
+Integers and truth values, such as BatchNorm's counter, are not merged but taken. ckpt merge --list shows all methods
+with their parameters and papers.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt merge a.safetensors b.safetensors --method linear --weights 0.3,0.7 -o soup.safetensors
+  ckpt merge a b --method ties --base llama --param density=0.5 --weights 1,1 -o merged/
+  ckpt merge a b --method slerp --param 't=[0, 0.5, 1]' --param 't:model.layers.*.mlp=0.3' -o merged/
+  ckpt merge --list
+"""
+
+
+def run(
+    models: Annotated[list[str] | None, typer.Argument(metavar="CKPT…", help="The models, in order.")] = None,
+    method: Annotated[str | None, typer.Option("--method", "-m", metavar="NAME", help="How; see --list.")] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="CKPT", help="What the models were trained from.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", metavar="W,W,…", help="What each model counts: --param weight=W,W,….")
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option("--param", metavar="NAME[:GLOB]=VALUE", help="A parameter of the method; repeatable."),
+    ] = None,
+    on_missing: Annotated[
+        str,
+        typer.Option(
+            metavar="error|base|skip|any",
+            help="A tensor that some lack: an error, the base's, none, or of those that have it.",
+        ),
+    ] = "error",
+    on_mismatch: Annotated[
+        str, typer.Option(metavar="error|skip", help="A model whose shape differs: an error, or not counted.")
+    ] = "error",
+    int_buffers: Annotated[
+        str, typer.Option("--int-buffers", metavar="last|first|max", help="What becomes of integers.")
+    ] = "last",
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", metavar="DTYPE", help="Of the output; by default the widest of the inputs.")
+    ] = None,
+    compute: Annotated[
+        str | None, typer.Option("--compute", metavar="float32|float64", help="In what the values are computed.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of methods that draw.")] = 0,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory", metavar="SIZE", help="The most that a method may take that needs whole tensors; 1GiB."
+        ),
+    ] = None,
+    plugin: Annotated[
+        str | None, typer.Option("--plugin", metavar="FILE.py", help="A file of yours with merge methods; it is run.")
+    ] = None,
+    list_methods: Annotated[
+        bool, typer.Option("--list", help="Show the methods, their parameters and papers.")
+    ] = False,
+    output: OutputUnlessDry = None,
+    root: Root = None,
+    unwrap: Unwrap = False,
+    to: To = None,
+    max_shard_size: MaxShard = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Merge models."""
+    from ... import api
+    from ...errors import ConfigError
+
+    sink = Sink(json, quiet, verbose)
+    if list_methods:
+        found = api.list_methods(plugin)
+        if not sink.answer(found):
+            from ...render.methods import methods_view
+
+            sink.show(methods_view(found))
+        return
+    if not models or method is None:
+        lacks = "models" if not models else "a method"
+        raise ConfigError(f"it does not say {lacks}.", hint="As in ckpt merge A B --method linear --weights 0.5,0.5.")
+    params = [*(param or []), *([f"weight={weights}"] if weights is not None else [])]
+    writing = Writing(sink, output, to, max_shard_size, force, dry_run)
+    writing.check()
+    plan = api.merge(
+        models, method=method, base=base, parameters=params, on_missing=on_missing, on_mismatch=on_mismatch,
+        int_buffers=int_buffers, dtype=dtype, compute=compute, seed=seed, plugin=plugin, memory=memory,
+        unwrap=unwrap, root=root,
+    )  # fmt: skip
+    writing.carry_out(plan)

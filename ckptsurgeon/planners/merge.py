@@ -1,0 +1,82 @@
+"""The merge planner: tensors of several models become one by a method, name by name. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..errors import PlanError
+from ..merges import Method
+from ..plan import Plan, PlanTarget, Step
+from ..tensors import alias_groups
+from .merge_options import MergeOptions, Piece, Place
+from .merge_steps import MergeSteps
+from .merge_values import Depths, Values
+from .select import SourceView
+
+__all__ = ["pieces_of", "plan_merge"]
+
+
+def pieces_of(
+    views: Sequence[SourceView], models: Sequence[int], base: int | None, method: Method, values: Values
+) -> list[Piece]:
+    """Return the tensors that an output has if each is merged with those of its own name; the base's order first."""
+    order = [*([base] if base is not None else []), *models]
+    keys = list(dict.fromkeys(key for index in order for key in views[index].tensors))
+    depths = Depths(keys)
+    return [
+        Piece(
+            key, tuple(Place(index, key) for index in models), Place(base, key) if base is not None else None,
+            method, values, depths.of(key),
+        )
+        for key in keys
+    ]  # fmt: skip
+
+
+def plan_merge(
+    views: Sequence[SourceView],
+    pieces: Sequence[Piece],
+    options: MergeOptions,
+    *,
+    target: PlanTarget | None = None,
+    seed: int = 0,
+    arguments: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Plan the merge of models that hold the same tensors.
+
+    Raises ConfigError for a parameter that is missing or out of bounds, PatternError for a pattern that matches
+    nothing, PlanError where keys, shapes or kinds of numbers differ and nothing says what to do, FormatError where a
+    tensor is not plain values.
+    """
+    for values in {id(piece.values): piece.values for piece in pieces}.values():
+        values.check_patterns([piece.key for piece in pieces if piece.values is values])
+    planner = MergeSteps(views, options)
+    steps = [step for piece in pieces for step in planner.steps(piece)]
+    planner.check()
+    if not steps:
+        raise PlanError("nothing is left: no tensor is in all models.", hint="Use --on-missing any or base.")
+    return Plan(
+        verb="merge",
+        sources=tuple(view.source for view in views),
+        target=target or PlanTarget("edit", views[0].source.name, ""),
+        steps=tuple(_tied(steps, views)),
+        seed=seed,
+        arguments=arguments or {},
+        metadata=metadata or {},
+        notes=(*notes, *planner.notes.said(options)),
+    )
+
+
+def _tied(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[Step]:
+    """Yield the steps, those tied to an earlier one that are made of tensors tied to its in all their sources."""
+    owners = [alias_groups(view.tensors) for view in views]
+    made: dict[tuple[Any, ...], str] = {}
+    for step in steps:
+        origin = tuple((one.source, owners[one.source].get(one.key, one.key)) for one in step.inputs)
+        parameters = tuple(sorted((step.merge.parameters if step.merge is not None else {}).items()))
+        found = made.setdefault((origin, step.op, step.dtype, parameters), step.key)
+        tied = found != step.key and any(one.key in owners[one.source] for one in step.inputs)
+        yield replace(step, tied_to=found) if tied else step

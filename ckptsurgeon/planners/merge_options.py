@@ -1,0 +1,69 @@
+"""What a merge was asked to do where models differ, and the tensors that it makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+from ..merges import Method
+from ..tensors import DTYPES, dtype_named
+from ..text import escape
+from .merge_values import Values
+
+__all__ = ["MergeOptions", "Piece", "Place"]
+
+ON_MISSING = ("error", "base", "skip", "any")
+ON_MISMATCH = ("error", "skip")
+INT_BUFFERS = ("last", "first", "max")
+COMPUTE = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """What is done where models differ, and in which dtypes it is computed and written. Raises ConfigError."""
+
+    on_missing: str = "error"
+    on_mismatch: str = "error"
+    int_buffers: str = "last"
+    dtype: str = ""
+    compute: str = ""
+
+    @staticmethod
+    def of(
+        *, on_missing: str, on_mismatch: str, int_buffers: str, dtype: str | None, compute: str | None
+    ) -> MergeOptions:
+        """Check options as people write them."""
+        chosen = (
+            ("--on-missing", on_missing, ON_MISSING), ("--on-mismatch", on_mismatch, ON_MISMATCH),
+            ("--int-buffers", int_buffers, INT_BUFFERS), ("--compute", compute or COMPUTE[0], COMPUTE),
+        )  # fmt: skip
+        for flag, value, known in chosen:
+            if value not in known:
+                raise ConfigError(f"{flag} {escape(str(value))} is unknown.", hint=f"Use {', '.join(known)}.")
+        wanted = dtype_named(dtype) if dtype else ""
+        if wanted and DTYPES[wanted].kind != "float":
+            raise ConfigError(f"--dtype {wanted} is no real floating point.", hint="Use float32, bfloat16, float16, …")
+        return MergeOptions(on_missing, on_mismatch, int_buffers, wanted, compute or "")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model has a tensor: its source, by number, and the key there."""
+
+    source: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor of the output: where each model has it, where the base does, how it is merged.
+
+    ``models`` has a place for each model, whether it is there or not. ``depth`` is from 0, the first layer, to 1.
+    """
+
+    key: str
+    models: tuple[Place, ...]
+    base: Place | None
+    method: Method
+    values: Values
+    depth: float

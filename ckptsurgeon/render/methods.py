@@ -1,0 +1,51 @@
+"""The merge methods as a person wants to see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isfinite
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ..merges import MergeMethods, Method, Parameter
+from .columns import Columns
+
+__all__ = ["methods_view"]
+
+BASES = {
+    "none": "",
+    "optional": "base or none",
+    "required": "needs a base",
+    "model": "a base counts as the first model",
+}
+
+
+def methods_view(found: MergeMethods) -> RenderableType:
+    """Return each method with what it does, what it merges, its parameters and its paper."""
+    parts: list[RenderableType] = []
+    for method in found.methods.values():
+        parts.append(Text(f"  {method.name}", style="bold"))
+        parts.append(Columns([["", method.summary], ["", "; ".join(_said(method))], ["", method.paper]]))
+    return Group(*parts)
+
+
+def _said(method: Method) -> Iterator[str]:
+    least, most = method.models
+    number = f"{least} or more" if most is None else f"{least}" if least == most else f"{least} to {most}"
+    yield f"{number} model{'s' if number != '1' else ''}"
+    if BASES[method.base]:
+        yield BASES[method.base]
+    yield ", ".join(map(_parameter, method.parameters)) or "no parameters"
+
+
+def _parameter(one: Parameter) -> str:
+    bounds = f" {one.bounds.low:g}..{one.bounds.high:g}" if isfinite(one.bounds.high) else ""
+    choices = f" {'|'.join(one.choices)}" if one.choices else ""
+    default = (
+        ""
+        if one.default is None
+        else f" = {str(one.default).lower() if isinstance(one.default, bool) else one.default}"
+    )
+    each = " by model" if one.each else ""
+    return f"{one.name}{bounds}{choices}{each}{default}"
