@@ -19,7 +19,7 @@ from ..text import count, escape
 from .inputs import OpenInputs, names_of, plan_source
 from .merge_settings import GRADIENT, settings_of
 from .planning import arguments_said
-from .types import Path
+from .types import Given, Parameters, Path
 
 __all__ = ["list_methods", "merge"]
 
@@ -35,7 +35,7 @@ def merge(
     method: str,
     base: Path | None = None,
     weights: Sequence[float] | None = None,
-    parameters: Mapping[str, Any] | Sequence[str] = (),
+    parameters: Parameters = (),
     on_missing: str = "error",
     on_mismatch: str = "error",
     int_buffers: str = "last",
@@ -46,7 +46,7 @@ def merge(
     memory: str | None = None,
     unwrap: bool = False,
     root: str | None = None,
-    **more: Any,
+    **more: Given,
 ) -> Plan:
     """Plan the merge of models by a method; reads headers only.
 
@@ -125,8 +125,8 @@ def _check_number(method: Method, number: int, base: str | None) -> None:
 
 def _settings(
     method: Method,
-    parameters: Mapping[str, Any] | Sequence[str],
-    more: Mapping[str, Any],
+    parameters: Parameters,
+    more: Mapping[str, Given],
     weights: Sequence[float] | None,
 ) -> Settings:
     """Return the settings that were given in one way or another; raises ConfigError for what is given twice."""
