@@ -48,6 +48,12 @@ class Slice:
         """Return what a model adds to the base, or the model where there is none."""
         return self.models[model] if self.base is None else self.models[model] - self.base
 
+    def onto(self, delta: Array) -> Array:
+        """Return what is added to the base, added to it, in place; where there is none, as it is."""
+        if self.base is not None:
+            delta += self.base
+        return delta
+
 
 class Tensors(Protocol):
     """The tensors of one name in all models, of one shape, read slice by slice."""

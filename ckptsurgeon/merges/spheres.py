@@ -15,9 +15,7 @@ from ._parameters import Between, PerModel
 __all__ = ["METHODS"]
 
 
-@merge_method(
-    "multislerp", paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea", base="optional"
-)
+@merge_method("multislerp", paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea", base="optional")
 def multislerp(
     tensors: Tensors,
     *,
@@ -47,7 +45,8 @@ def multislerp(
     if tensors.count == 2:
         return combination(shares)
     raise PlanError(
-        f"the directions of {tensors.key} in the models cancel each other.", hint="Give other weights, or another method."
+        f"the directions of {tensors.key} in the models cancel each other.",
+        hint="Give other weights, or another method.",
     )
 
 
@@ -109,7 +108,7 @@ def _tangent(mean: Array, cosines: Array, tol: float) -> Array:
 
 def _length(factors: Array, products: Array) -> float:
     """Return the norm of a sum of vectors with these factors."""
-    return float(np.sqrt(max(factors @ products @ factors, 0.0)))
+    return float(np.sqrt(max(float(factors @ products @ factors), 0.0)))
 
 
 METHODS = (multislerp, karcher)
