@@ -33,7 +33,7 @@ def arcee_fusion(tensors: Tensors) -> Merging:
     """
     columns, total = row_length(tensors), math.prod(tensors.shape)
     if total < 2:
-        return lambda at: at.models[0]  # its row is the same distribution, whatever it holds
+        return lambda at: at.onto(at.delta(0))  # its row is the same distribution, whatever it holds
     rows = np.concatenate([np.zeros(0), *tensors.map(lambda at: _divergences(at, columns))])
 
     def importance(at: Slice) -> Array:
