@@ -49,7 +49,7 @@ def merging(folder: str, number: int, tool: str = MERGEKIT) -> Iterator[Row]:
         os.sync()
 
     ours = ["merge", "a.safetensors", "b.safetensors", "-o", "out.safetensors", "-q", "-m"]
-    theirs = [os.path.abspath(tool), "--quiet"]
+    theirs = ["sh", "-c", f'exec {os.path.abspath(tool)} "$@" 2>/dev/null', "mergekit"]
     seen = rounds(
         {
             "linear": ckpt(*ours, "linear", "--weights", "0.3,0.7"),
