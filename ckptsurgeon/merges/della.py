@@ -55,7 +55,7 @@ def della_linear(
 
     The smallest magnitude of a row is kept with the probability ``density - epsilon``, the largest with
     ``density + epsilon``; with ``rescale`` what is kept is multiplied so that the sum of its magnitudes is what it was.
-    ``int8_mask`` changes nothing.
+    A row is all of the last dimension; mergekit ranks along the second. ``int8_mask`` changes nothing.
     """
     how = Mixing(weight, normalize, rescale, lambda_)
     return mixed(tensors, _ranked(tensors, density, epsilon), how, row_length(tensors))

@@ -188,6 +188,17 @@ def test_at_full_density_ties_is_the_mean_of_those_that_agree() -> None:
     np.testing.assert_allclose(merge("ties", models, base), wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("columns", [5, 70_000])
+@pytest.mark.parametrize("has_base", [True, False])
+def test_columns_are_rows_turned(columns: int, has_base: bool) -> None:
+    draw = np.random.RandomState(0)
+    a, b, base = (draw.standard_normal((3, columns)).astype("f4") for _ in range(3))
+    given = {"weight": [1.0, 2.0], "nuslerp_flatten": False}
+    by_columns = merge("nuslerp", [a, b], base if has_base else None, limit=9, nuslerp_row_wise=True, **given)
+    by_rows = merge("nuslerp", [a.T.copy(), b.T.copy()], base.T.copy() if has_base else None, **given)
+    np.testing.assert_allclose(by_columns, by_rows.T, atol=1e-6)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
 def test_median_and_trimmed_mean_are_those_of_numpy(count: int) -> None:
     models = [np.random.RandomState(seed).standard_normal((5, 4)).astype("f4") for seed in range(count)]
