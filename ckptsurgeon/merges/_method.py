@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,14 +12,17 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from ..errors import ConfigError
 from ..ops import Array
-from ._parameters import Parameter, parameters_of
+from ._parameters import Parameter, bound, parameters_of
 
 __all__ = ["BASES", "Merging", "Method", "Slice", "Tensors", "merge_method"]
 
 T = TypeVar("T")
 
 BASES = ("none", "optional", "required", "model")
-"""What a method does with a base: nothing, something if there is one, it needs one, or it merges it as a model too."""
+"""What a method does with a base: nothing, something if there is one, it needs one, or it merges it as a model too.
+
+Merged as a model, it is the first of them.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,11 @@ class Slice:
     @property
     def deltas(self) -> tuple[Array, ...]:
         """What each model adds to the base, or the models where there is none."""
-        return self.models if self.base is None else tuple(model - self.base for model in self.models)
+        return tuple(self.delta(model) for model in range(len(self.models)))
+
+    def delta(self, model: int) -> Array:
+        """Return what a model adds to the base, or the model where there is none."""
+        return self.models[model] if self.base is None else self.models[model] - self.base
 
 
 class Tensors(Protocol):
@@ -52,7 +60,10 @@ class Tensors(Protocol):
     has_base: bool
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
-        """Return what ``look`` gives for each slice, in order: one pass over the values, several slices at once."""
+        """Return what ``look`` gives for each slice, in order: one pass over the values, several slices at once.
+
+        The slices are the same in every pass, and when they are merged.
+        """
         ...
 
     def whole(self) -> Slice:
@@ -60,7 +71,10 @@ class Tensors(Protocol):
         ...
 
     def uniform(self, at: Slice, model: int) -> Array:
-        """Return a random number in [0, 1) for each element of a slice: the same for the seed, key, model and place."""
+        """Return a random number in [0, 1) for each element of a slice, or of a part of one, in its shape.
+
+        It is the same for the seed, key, model and place: the slice's offset, and those behind it.
+        """
         ...
 
 
@@ -120,12 +134,16 @@ class Method:
             self.function(_Unseen(shape, count, has_base), **given)
 
     def prepare(self, tensors: Tensors, parameters: dict[str, Any]) -> Merging:
-        """Look at the tensors as far as the method needs, and return what merges their slices."""
-        made = self.function(tensors, **parameters)
+        """Look at the tensors as far as the method needs, and return what merges their slices.
+
+        Parameters go by their own names or their arguments'. What is left out has its default; a number stands for
+        the same of each model. Raises ConfigError for what the method does not take, PlanError for what cannot be.
+        """
+        made = self.function(tensors, **bound(self.name, self.parameters, parameters, tensors.count))
         if callable(made):
             return made
         flat = made.reshape(-1)
-        return lambda at: flat[at.offset : at.offset + at.models[0].size].reshape(at.models[0].shape)
+        return lambda at: flat[at.offset : at.offset + math.prod(at.models[0].shape)].reshape(at.models[0].shape)
 
 
 def merge_method(
