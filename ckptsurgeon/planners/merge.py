@@ -12,7 +12,7 @@ from ..plan import Plan, PlanTarget, Step
 from ..tensors import alias_groups
 from .merge_options import MergeOptions, Piece, Place
 from .merge_steps import MergeSteps
-from .merge_values import Depths, Values
+from .merge_values import Depths, Values, check_matched
 from .select import SourceView
 
 __all__ = ["pieces_of", "plan_merge"]
@@ -51,8 +51,7 @@ def plan_merge(
     nothing, PlanError where keys, shapes or kinds of numbers differ and nothing says what to do, FormatError where a
     tensor is not plain values.
     """
-    for values in {id(piece.values): piece.values for piece in pieces}.values():
-        values.check_patterns([piece.key for piece in pieces if piece.values is values])
+    check_matched((piece.values, piece.key, [one.key for one in piece.models]) for piece in pieces)
     planner = MergeSteps(views, options)
     steps = [step for piece in pieces for step in planner.steps(piece)]
     planner.check()
