@@ -31,7 +31,7 @@ from .merge_settings import GRADIENT, settings_of
 from .merged_folder import with_folder
 from .model_folders import model_folder
 from .planning import arguments_said
-from .types import Path
+from .types import Given, Parameters, Path, Sources
 
 __all__ = ["list_methods", "merge"]
 
@@ -42,12 +42,12 @@ def list_methods(plugin: Path | None = None) -> MergeMethods:
 
 
 def merge(
-    models: Path | Sequence[Path],
+    models: Sources,
     *,
     method: str | None = None,
     base: Path | None = None,
     weights: Sequence[float] | None = None,
-    parameters: Mapping[str, Any] | Sequence[str] = (),
+    parameters: Parameters = (),
     on_missing: str = "error",
     on_mismatch: str = "error",
     int_buffers: str = "last",
@@ -58,7 +58,7 @@ def merge(
     memory: str | None = None,
     unwrap: bool = False,
     root: str | None = None,
-    **more: Any,
+    **more: Given,
 ) -> Plan:
     """Plan the merge of models by a method, or the one that a recipe of mergekit's asks for; reads headers only.
 
@@ -161,8 +161,8 @@ def _check_number(method: Method, number: int, base: str | None) -> None:
 
 def _settings(
     method: Method,
-    parameters: Mapping[str, Any] | Sequence[str],
-    more: Mapping[str, Any],
+    parameters: Parameters,
+    more: Mapping[str, Given],
     weights: Sequence[float] | None,
 ) -> Settings:
     """Return the settings that were given in one way or another; raises ConfigError for what is given twice."""

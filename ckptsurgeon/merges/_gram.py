@@ -6,7 +6,7 @@ what remains is arithmetic on a matrix of a few rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from ._method import Merging, Slice, Tensors
 from ._pieces import in_pieces, pieces
 
 __all__ = ["angle", "combination", "gram", "lengths"]
+
 
 def gram(tensors: Tensors) -> Array:
     """Return the products of what each model adds to the base, or of the models where there is none, in float64."""
@@ -45,7 +46,7 @@ def angle(cosine: float) -> float:
     return float(np.arccos(np.clip(cosine, -1, 1)))
 
 
-def combination(factors: Sequence[float]) -> Merging:
+def combination(factors: Iterable[float]) -> Merging:
     """Return the sum of the deltas times their factors, onto the base where there is one."""
     numbers = [float(factor) for factor in factors]
 
@@ -54,8 +55,6 @@ def combination(factors: Sequence[float]) -> Merging:
         total = deltas[0] * numbers[0]
         for delta, number in zip(deltas[1:], numbers[1:], strict=True):
             total += delta * number
-        if at.base is not None:
-            total += at.base
-        return total
+        return at.onto(total)
 
     return in_pieces(merged)

@@ -49,6 +49,12 @@ class Slice:
         """Return what a model adds to the base, or the model where there is none."""
         return self.models[model] if self.base is None else self.models[model] - self.base
 
+    def onto(self, delta: Array) -> Array:
+        """Return what is added to the base, added to it, in place; where there is none, as it is."""
+        if self.base is not None:
+            delta += self.base
+        return delta
+
 
 class Tensors(Protocol):
     """The tensors of one name in all models, of one shape, read slice by slice."""
@@ -128,10 +134,8 @@ class Method:
 
     def check(self, shape: tuple[int, ...], count: int, parameters: Mapping[str, Any], *, has_base: bool) -> None:
         """Raise what the function raises of its parameters alone, before it looks at a value."""
-        argument = {one.name: one.argument for one in self.parameters}
-        given = {argument[name]: value for name, value in parameters.items()}
         with suppress(_LookError):
-            self.function(_Unseen(shape, count, has_base), **given)
+            self.function(_Unseen(shape, count, has_base), **bound(self.name, self.parameters, parameters, count))
 
     def prepare(self, tensors: Tensors, parameters: dict[str, Any]) -> Merging:
         """Look at the tensors as far as the method needs, and return what merges their slices.

@@ -59,7 +59,7 @@ def in_pieces(merge: Callable[[Slice], Array], columns: int | None = None) -> Me
     """Merge a slice piece by piece."""
 
     def merged(at: Slice) -> Array:
-        result = at.xp.empty_like(at.models[0])
+        result: Array = at.xp.empty_like(at.models[0])
         flat = _flat(at, result)
         for piece in pieces(at, columns=columns):
             begin = piece.offset - at.offset

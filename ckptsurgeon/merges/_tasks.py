@@ -40,7 +40,7 @@ def everything(at: Slice, model: int, delta: Array) -> None:
 
 
 def agreement(at: Slice, deltas: Sequence[Array]) -> list[Array]:
-    """Return, for each delta, 1 where its sign is that of the sum of all, and 0 elsewhere; a sum of zero is positive."""
+    """Return, for each delta, 1 where its sign is that of the sum of all, 0 elsewhere; a sum of zero is positive."""
     sign = sum(deltas[1:], deltas[0])
     sign = at.xp.copysign(at.xp.ones_like(sign), sign)
     return [at.xp.asarray(delta * sign > 0, dtype=sign.dtype) for delta in deltas]
@@ -62,8 +62,7 @@ def mixed(tensors: Tensors, masks: Masks, how: Mixing, columns: int | None = Non
         total = _elected(at, deltas, how) if how.elect else _summed(deltas, how)
         if how.scale != 1:
             total *= how.scale
-        total += at.base
-        return total
+        return at.onto(total)
 
     return in_pieces(merged, columns)
 

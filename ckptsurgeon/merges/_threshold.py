@@ -69,7 +69,7 @@ class Cut:
 
 @dataclass
 class _Search:
-    """How far the search for a rank is: the bits known so far, and its place, from below, among those that share them."""
+    """How far the search for a rank is: the bits known so far, and its place from below among those that have them."""
 
     rank: Rank
     index: int
@@ -98,8 +98,8 @@ class _Counts:
     of: Array = field(default_factory=lambda: np.zeros(_BINS, np.int64))
 
 
-def cuts(tensors: Tensors, quantities: Quantities, ranks: Sequence[Rank]) -> list[Cut]:
-    """Return where each rank ends, in passes over the tensors."""
+def cuts(tensors: Tensors, quantities: Quantities, ranks: Sequence[Rank], *, settle: bool = True) -> list[Cut]:
+    """Return where each rank ends, in passes over the tensors; without ``settle`` all that equal its last are in."""
     total = math.prod(tensors.shape)
     searches = {
         number: _Search(rank, total - rank.count if rank.largest else rank.count - 1)
@@ -109,7 +109,7 @@ def cuts(tensors: Tensors, quantities: Quantities, ranks: Sequence[Rank]) -> lis
     width = _descend(tensors, quantities, list(searches.values())) if searches else 0
     values = {number: _float(search.bits, width) for number, search in searches.items()}
     # Of values that are zero it makes no difference which are in.
-    tied = [number for number, one in searches.items() if one.wanted < one.alike and values[number]]
+    tied = [number for number, one in searches.items() if settle and one.wanted < one.alike and values[number]]
     ends = _ends(tensors, quantities, [(searches[number], values[number]) for number in tied])
     places = dict(zip(tied, ends, strict=True))
     return [
@@ -180,9 +180,7 @@ def _following(lanes: Array, bits: int, level: int) -> Array:
     return following
 
 
-def _ends(
-    tensors: Tensors, quantities: Quantities, tied: Sequence[tuple[_Search, float]]
-) -> list[tuple[float, int]]:
+def _ends(tensors: Tensors, quantities: Quantities, tied: Sequence[tuple[_Search, float]]) -> list[tuple[float, int]]:
     """Return, for values of which only the first few are in, the piece that holds the last, and how many it holds."""
     if not tied:
         return []
@@ -198,10 +196,7 @@ def _ends(
     counted = list(chain.from_iterable(tensors.map(look)))
     ends = []
     for number, (search, _) in enumerate(tied):
-        left = search.wanted
-        for offset, counts in counted:
-            if left <= counts[number]:
-                break
-            left -= counts[number]
-        ends.append((float(offset), left))
+        before = np.cumsum([0, *(counts[number] for _, counts in counted)])
+        last = int(np.searchsorted(before, search.wanted)) - 1
+        ends.append((float(counted[last][0]), search.wanted - int(before[last])))
     return ends

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def arcee_fusion(tensors: Tensors) -> Merging:
     """
     columns, total = row_length(tensors), math.prod(tensors.shape)
     if total < 2:
-        return lambda at: at.models[0]  # its row is the same distribution, whatever it holds
+        return lambda at: at.onto(at.delta(0))  # its row is the same distribution, whatever it holds
     rows = np.concatenate([np.zeros(0), *tensors.map(lambda at: _divergences(at, columns))])
 
     def importance(at: Slice) -> Array:
@@ -41,18 +42,18 @@ def arcee_fusion(tensors: Tensors) -> Merging:
         begin = at.offset // columns
         where = (at.offset % columns + np.arange(size.shape[0])) // columns + begin
         size *= beside(size, rows[where], at)
-        return size
+        made: Array = size
+        return made
 
-    places = [int(share * (total - 1)) for share in (0.25, 0.5, 0.75)]
-    found = cuts(tensors, lambda at: [importance(at)], [Rank(0, place + 1, largest=False) for place in places])
+    ranks = [Rank(0, int(share * (total - 1)) + 1, largest=False) for share in (0.25, 0.5, 0.75)]
+    found = cuts(tensors, lambda at: [importance(at)], ranks, settle=False)
     low, middle, high = (np.float32(cut.value) for cut in found)
     threshold = float(middle + np.float32(1.5) * (high - low))
 
     def merged(at: Slice) -> Array:
         delta = at.delta(0)
         delta *= importance(at) >= threshold
-        delta += at.base
-        return delta
+        return at.onto(delta)
 
     return in_pieces(merged)
 
@@ -61,14 +62,14 @@ def _divergences(at: Slice, columns: int) -> Array:
     """Return the divergence of each row, in float64: it is a small difference of large sums."""
     found = []
     for piece in pieces(at, columns=columns):
-        mine, bases = _softmax(piece, piece.models[0]), _softmax(piece, piece.base)
+        mine, bases = _softmax(piece, piece.models[0]), _softmax(piece, cast(Array, piece.base))
         found.append(np.clip(on_host(at.xp.sum(mine * at.xp.log(mine / bases), axis=-1)), 0, None))
     return np.concatenate([np.zeros(0), *found])
 
 
 def _softmax(at: Slice, values: Array) -> Array:
     wide = at.xp.asarray(values, dtype=at.xp.float64)
-    powers = at.xp.exp(wide - at.xp.amax(wide, axis=-1)[:, None])
+    powers: Array = at.xp.exp(wide - at.xp.amax(wide, axis=-1)[:, None])
     powers /= at.xp.sum(powers, axis=-1)[:, None]
     powers += _EPSILON
     return powers

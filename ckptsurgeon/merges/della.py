@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
+import numpy as np
+
 from ..errors import ConfigError
 from ..ops import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between, PerModel
-from ._pieces import row_length
+from ._pieces import beside, row_length
 from ._tasks import Masks, Mixing, mixed
 
 __all__ = ["METHODS"]
@@ -61,7 +63,7 @@ def della_linear(
 
 def _ranked(tensors: Tensors, density: Sequence[float], epsilon: Sequence[float]) -> Masks:
     for share, spread in zip(density, epsilon, strict=True):
-        if 0 < share < 1 and not (0 < share - spread and share + spread < 1):
+        if 0 < share < 1 and (share - spread <= 0 or share + spread >= 1):
             raise ConfigError(
                 f"density {share:g} with epsilon {spread:g}: the probabilities to keep a change go from "
                 f"{share - spread:g} to {share + spread:g}, not between 0 and 1.",
@@ -86,11 +88,26 @@ def _ranks(at: Slice, delta: Array) -> Array:
     """
     rows, size = delta.shape
     if size == 1:
-        return at.xp.full_like(delta, 0.5)
-    order = at.xp.argsort(at.xp.abs(delta), stable=True)
-    ranks = at.xp.empty_like(delta)
-    ranks[at.xp.reshape(at.xp.arange(rows), (-1, 1)), order] = at.xp.linspace(0, 1, size, dtype=delta.dtype)
+        half: Array = at.xp.full_like(delta, 0.5)
+        return half
+    order = _order(at, at.xp.abs(delta))
+    ranks: Array = at.xp.empty_like(delta)
+    ranks[at.xp.reshape(at.xp.arange(rows), (-1, 1)), order] = beside(delta, np.linspace(0, 1, size), at)
     return ranks
+
+
+def _order(at: Slice, sizes: Array) -> Array:
+    """Return where the magnitudes of each row are, smallest first; of equal ones the first in the row is the first."""
+    if not isinstance(sizes, np.ndarray) or sizes.dtype != np.float32:
+        order: Array = at.xp.argsort(sizes, stable=True)
+        return order
+    # Bits and place in one integer: numpy sorts those many times faster than it sorts places by magnitude.
+    keys = sizes.view("<u4").astype("<u8")
+    keys <<= 32
+    keys |= np.arange(sizes.shape[1], dtype="<u8")
+    keys.sort(axis=1)
+    keys &= 0xFFFFFFFF
+    return keys.view("<i8")
 
 
 METHODS = (della, della_linear)

@@ -16,9 +16,7 @@ __all__ = ["METHODS"]
 _SHORT, _SINGULAR = 1e-6, 1e-6
 
 
-@merge_method(
-    "model_stock", paper="https://arxiv.org/abs/2403.19522", base="required", models=(2, None), by_rows=True
-)
+@merge_method("model_stock", paper="https://arxiv.org/abs/2403.19522", base="required", models=(2, None), by_rows=True)
 def model_stock(tensors: Tensors, *, filter_wise: bool = False) -> Merging:
     """Return the point between the base and the mean of the models that their mean angle at the base asks for.
 
@@ -43,10 +41,12 @@ def _by_rows(tensors: Tensors) -> Merging:
         norms = [np.sqrt(on_host(xp.sum(delta * delta, axis=-1))) for delta in wide]
         products = [on_host(xp.sum(wide[i] * wide[j], axis=-1)) for i, j in pairs]
         cosines = [
-            product / np.clip(norms[i] * norms[j], _SHORT, None) for product, (i, j) in zip(products, pairs, strict=True)
+            product / np.clip(norms[i] * norms[j], _SHORT, None)
+            for product, (i, j) in zip(products, pairs, strict=True)
         ]
         ratio = _ratio(np.mean(np.clip(cosines, -1, 1), axis=0), tensors.count)
-        return at.base + sum(deltas[1:], deltas[0]) * beside(at.base, ratio / tensors.count, at)[:, None]
+        total = sum(deltas[1:], deltas[0])
+        return at.onto(total * beside(total, ratio / tensors.count, at)[:, None])
 
     return in_pieces(merged, row_length(tensors))
 

@@ -23,8 +23,7 @@ def nearswap(tensors: Tensors, *, t: Annotated[float, Between(0)]) -> Merging:
     def merged(at: Slice) -> Array:
         delta = at.delta(0)
         delta *= at.xp.clip(t / at.xp.clip(at.xp.abs(delta), _NEAREST, None), 0, 1)
-        delta += at.base
-        return delta
+        return at.onto(delta)
 
     return in_pieces(merged)
 

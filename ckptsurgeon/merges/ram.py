@@ -31,8 +31,8 @@ def ramplus_tl(
 ) -> Merging:
     """Return what ram does, with the elements that one model alone has changed raised.
 
-    They are multiplied by 1 + ``r`` times the ratio of the elements that the model shares to those it has alone, in this
-    tensor, which counts up to ``alpha``.
+    They are multiplied by 1 + ``r`` times the ratio of the elements that the model shares to those it has alone in
+    this tensor; the ratio counts up to ``alpha``.
     """
     shared, alone = _counts(tensors, epsilon)
     ratios = [both / max(own, epsilon) if both else 0.0 for both, own in zip(shared, alone, strict=True)]
@@ -67,15 +67,14 @@ def _merged(tensors: Tensors, epsilon: float, raised: Sequence[float]) -> Mergin
     def merged(at: Slice) -> Array:
         deltas = at.deltas
         masks, count = _masks(at, deltas, epsilon)
-        total = at.xp.zeros_like(at.base)
+        total = at.xp.zeros_like(deltas[0])
         for delta, mask, factor in zip(deltas, masks, raised, strict=True):
             delta *= mask
             if factor != 1:
                 delta *= (count == 1) * (factor - 1) + 1
             total += delta
         total /= at.xp.clip(count, 1, None)
-        total += at.base
-        return total
+        return at.onto(total)
 
     return in_pieces(merged)
 

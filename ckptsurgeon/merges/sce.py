@@ -19,9 +19,7 @@ _TINY = 1e-6
 
 
 @merge_method("sce", paper="https://arxiv.org/abs/2408.07990", base="required")
-def sce(
-    tensors: Tensors, *, select_topk: Annotated[float, Between(0, 1)] = 1.0, int8_mask: bool = False
-) -> Merging:
+def sce(tensors: Tensors, *, select_topk: Annotated[float, Between(0, 1)] = 1.0, int8_mask: bool = False) -> Merging:
     """Return the base and the mean of what the models add where they differ most, weighted by its mean square.
 
     Of the elements in which the models' deltas vary, the share ``select_topk`` of largest variance is merged; deltas
@@ -33,15 +31,14 @@ def sce(
     def merged(at: Slice) -> Array:
         deltas = _selected(at, cut)
         agree = agreement(at, deltas)
-        total, whole = at.xp.zeros_like(at.base), at.xp.zeros_like(at.base)
+        total, whole = at.xp.zeros_like(deltas[0]), at.xp.zeros_like(deltas[0])
         for delta, mask, weight in zip(deltas, agree, weights, strict=True):
             mask *= weight
             whole += mask
             delta *= mask
             total += delta
         total /= at.xp.clip(whole, _TINY, None)
-        total += at.base
-        return total
+        return at.onto(total)
 
     return in_pieces(merged)
 

@@ -76,26 +76,23 @@ def _by_rows(tensors: Tensors, t: float) -> Merging:
         first, second = at.deltas
         wide = [at.xp.asarray(delta, dtype=at.xp.float64) for delta in (first, second)]
         products = [on_host(at.xp.sum(wide[i] * wide[j], axis=-1)) for i, j in PAIRS]
-        factors = [beside(first, factor, at)[:, None] for factor in _arc(*products, t)]
-        return _onto(at, first * factors[0] + second * factors[1])
+        near, far = (beside(first, factor, at)[:, None] for factor in _arc(products[0], products[1], products[2], t))
+        return at.onto(first * near + second * far)
 
     return in_pieces(merged, row_length(tensors))
 
 
 def _by_columns(tensors: Tensors, t: float) -> Merging:
     products = column_products(tensors)
-    factors = _arc(*products, t)
+    factors = _arc(products[0], products[1], products[2], t)
 
     def merged(at: Slice) -> Array:
         first, second = at.deltas
         where = columns_at(at, products.shape[1])
-        return _onto(at, first * beside(first, factors[0][where], at) + second * beside(first, factors[1][where], at))
+        near, far = (beside(first, factor[where], at) for factor in factors)
+        return at.onto(first * near + second * far)
 
     return in_pieces(merged)
-
-
-def _onto(at: Slice, delta: Array) -> Array:
-    return delta if at.base is None else delta + at.base
 
 
 METHODS = (slerp, nuslerp)

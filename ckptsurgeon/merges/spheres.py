@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import PlanError
 from ..ops import Array
+from ..text import escape
 from ._gram import angle, combination, gram, lengths
 from ._method import Merging, Tensors, merge_method
 from ._parameters import Between, PerModel
@@ -15,9 +16,7 @@ from ._parameters import Between, PerModel
 __all__ = ["METHODS"]
 
 
-@merge_method(
-    "multislerp", paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea", base="optional"
-)
+@merge_method("multislerp", paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea", base="optional")
 def multislerp(
     tensors: Tensors,
     *,
@@ -42,13 +41,14 @@ def multislerp(
         return combination([0.0] * tensors.count)
     factors = shares / (norms + eps)
     length = _length(factors, products)
-    if length >= eps:
-        return combination(factors / length * (norms @ shares))
-    if tensors.count == 2:
+    if length < eps and tensors.count == 2:
         return combination(shares)
-    raise PlanError(
-        f"the directions of {tensors.key} in the models cancel each other.", hint="Give other weights, or another method."
-    )
+    if length < eps:
+        raise PlanError(
+            f"the directions of {escape(tensors.key)} in the models cancel each other.",
+            hint="Give other weights, or another method.",
+        )
+    return combination(factors / length * (norms @ shares))
 
 
 @merge_method("karcher", paper="https://arxiv.org/abs/2603.04972")
@@ -109,7 +109,7 @@ def _tangent(mean: Array, cosines: Array, tol: float) -> Array:
 
 def _length(factors: Array, products: Array) -> float:
     """Return the norm of a sum of vectors with these factors."""
-    return float(np.sqrt(max(factors @ products @ factors, 0.0)))
+    return float(np.sqrt(max(float(factors @ products @ factors), 0.0)))
 
 
 METHODS = (multislerp, karcher)

@@ -106,7 +106,7 @@ def run(
     if not models or (method is None and not is_recipe):
         lacks = "models" if not models else "a method"
         raise ConfigError(f"it does not say {lacks}.", hint="As in ckpt merge A B --method linear --weights 0.5,0.5.")
-    params: tuple[str, ...] = (*(param or []), *([f"weight={weights}"] if weights is not None else []))
+    params: tuple[str, ...] = (*([f"weight={weights}"] if weights is not None else []), *(param or []))
     writing = Writing(sink, output, to, max_shard_size, force, dry_run)
     writing.check()
     plan = api.merge(
