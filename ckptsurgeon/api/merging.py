@@ -14,12 +14,24 @@ from ..engine import parse_size
 from ..errors import ConfigError
 from ..merges import MergeMethods, Method, load_plugin, merge_methods
 from ..plan import Plan
-from ..planners import MergeOptions, Setting, Settings, SourceView, Values, pieces_of, plan_merge
+from ..planners import (
+    MergeOptions,
+    Setting,
+    Settings,
+    SourceView,
+    Values,
+    pieces_of,
+    plan_merge,
+    with_tied_heads,
+)
 from ..text import count, escape
 from .inputs import OpenInputs, names_of, plan_source
+from .merge_recipe import is_recipe, plan_configuration, read_recipe
 from .merge_settings import GRADIENT, settings_of
+from .merged_folder import with_folder
+from .model_folders import model_folder
 from .planning import arguments_said
-from .types import Given, Parameters, Path
+from .types import Given, Parameters, Path, Sources
 
 __all__ = ["list_methods", "merge"]
 
@@ -30,9 +42,9 @@ def list_methods(plugin: Path | None = None) -> MergeMethods:
 
 
 def merge(
-    models: Sequence[Path],
+    models: Sources,
     *,
-    method: str,
+    method: str | None = None,
     base: Path | None = None,
     weights: Sequence[float] | None = None,
     parameters: Parameters = (),
@@ -48,7 +60,7 @@ def merge(
     root: str | None = None,
     **more: Given,
 ) -> Plan:
-    """Plan the merge of models by a method; reads headers only.
+    """Plan the merge of models by a method, or the one that a recipe of mergekit's asks for; reads headers only.
 
     ``base`` is what task vectors are taken from, or the model that a method starts at. ``parameters`` of the method may
     be given as arguments of their own, too (``density=0.5``): a number, a list of one for each model, a map from
@@ -58,16 +70,31 @@ def merge(
     ``int_buffers`` whose integers are taken: last, first, max. ``dtype`` is that of the output, by default the widest
     there is; ``compute`` float32 or float64. ``plugin`` is a file with merge methods of your own, which is run.
     ``memory`` bounds what a method may take that needs whole tensors, as in "512MB".
+    A recipe (``merge("recipe.yaml")``) says its models, method, base and parameters itself. The folder of a model that
+    is one of transformers' lends the output its configuration and tokeniser: the base's, else the first model's.
 
     Raises ConfigError for an unknown method or parameter, PlanError where the models differ, and what
     ``open_checkpoint`` raises.
     """
     budget = parse_size(memory, "--memory") if memory is not None else 0
     plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()
-    found = _method(method, plugins)
     options = MergeOptions.of(
         on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype, compute=compute
     )
+    said = arguments_said(
+        method=method, on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
+        compute=compute, unwrap=unwrap, root=root,
+    )  # fmt: skip
+    if isinstance(models, (str, os.PathLike)):
+        _check_alone(models, method=method, base=base, weights=weights, parameters=parameters, **more)
+        path, document = os.fspath(models), read_recipe(os.fspath(models))
+        return plan_configuration(
+            path, document, _method(str(document["merge_method"]), plugins), options,
+            seed=seed, plugins=plugins, memory=budget, unwrap=unwrap, root=root, arguments=said,
+        )  # fmt: skip
+    if method is None:
+        raise ConfigError("it does not say a method.", hint="As in merge(models, method='linear', weights=[0.5, 0.5]).")
+    found = _method(method, plugins)
     paths = [os.fspath(path) for path in models]
     start = os.fspath(base) if base is not None else None
     _check_number(found, len(paths), start)
@@ -80,24 +107,33 @@ def merge(
         if found.base == "model" and at is not None:
             numbers, at = [at, *numbers], None
         values = Values(found, settings, [{} for _ in numbers])
+        folders = [model_folder(path) for path in ordered]
+        tied = {number for number, one in enumerate(folders) if one.is_tied}
         plan = plan_merge(
             views,
-            pieces_of(views, numbers, at, found, values),
+            list(with_tied_heads(pieces_of(views, numbers, at, found, values), views, tied)),
             options,
             seed=seed,
             arguments={
-                **arguments_said(
-                    method=method, on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers,
-                    dtype=dtype, compute=compute, unwrap=unwrap, root=root,
-                ),
+                **said,
                 **({"parameters": {name: _said(found) for name, found in settings.items()}} if settings else {}),
                 **({"base": views[-1].source.name} if start is not None else {}),
             },
             metadata=opened[-1 if start is not None else 0].metadata,
             notes=[note for checkpoint in opened for note in checkpoint.notes],
         )  # fmt: skip
+        plan = with_folder(plan, folders[-1 if start is not None else 0], folders)
         stack.pop_all()
     return replace(plan, inputs=OpenInputs(tuple(opened), None, plugins=plugins, memory=budget))
+
+
+def _check_alone(recipe: Path, **given: Any) -> None:
+    """Raise ConfigError for what is no recipe, or is said beside one that says it itself."""
+    if not is_recipe(os.fspath(recipe)):
+        raise ConfigError(f"{escape(os.fspath(recipe))} is no recipe.", hint="Name several models, in a list.")
+    doubled = next((name for name, value in given.items() if value not in (None, ())), "")
+    if doubled:
+        raise ConfigError(f"{escape(doubled)} is given beside a recipe.", hint="Write it into the recipe.")
 
 
 def _method(name: str, plugins: Sequence[Method]) -> Method:

@@ -3,7 +3,10 @@
 from .average import ema_weights, plan_average
 from .edit import plan_edit
 from .merge import pieces_of, plan_merge
+from .merge_heads import HEAD, with_tied_heads
+from .merge_layers import LayerList, layer_list, layer_lists, numbered_lists
 from .merge_options import MergeOptions, Piece, Place
+from .merge_slices import LayerSlice, LayerSource, sliced_pieces
 from .merge_values import Depths, Setting, Settings, Values
 from .options import Flag, Options
 from .select import Origin, Planning, Selection, SourceView, moved
@@ -11,8 +14,12 @@ from .transplant import plan_transplant
 from .vocabulary import VocabularyOptions
 
 __all__ = [
+    "HEAD",
     "Depths",
     "Flag",
+    "LayerList",
+    "LayerSlice",
+    "LayerSource",
     "MergeOptions",
     "Options",
     "Origin",
@@ -26,10 +33,15 @@ __all__ = [
     "Values",
     "VocabularyOptions",
     "ema_weights",
+    "layer_list",
+    "layer_lists",
     "moved",
+    "numbered_lists",
     "pieces_of",
     "plan_average",
     "plan_edit",
     "plan_merge",
     "plan_transplant",
+    "sliced_pieces",
+    "with_tied_heads",
 ]

@@ -126,7 +126,6 @@ class MergeSteps:
         kind = DTYPES[inputs[0].dtype].kind
         if kind != "float":
             return self._integers(piece, inputs, kind)
-        numbers = list(there)
         if piece.method.base == "required" and base is None:
             if len(inputs) == 1:
                 return _copy(piece, inputs[0], self._dtype(piece, inputs))
@@ -136,7 +135,7 @@ class MergeSteps:
             )
         merges_base = base is not None and piece.method.base in ("required", "optional")
         every = [*inputs, *([self._input(base)] if merges_base and base is not None else [])]
-        parameters = piece.values.of(piece.key, numbers, piece.depth)
+        parameters = piece.values.of(piece.key, {number: place.key for number, place in there.items()}, piece.depth)
         self._check_parameters(piece, inputs[0].shape, parameters, number=len(inputs), has_base=merges_base)
         dtype = self._dtype(piece, every)
         if _copies(piece.method, parameters):
