@@ -15,28 +15,28 @@ import ckptsurgeon as cs
 
 transformers = pytest.importorskip("transformers")
 
-WORDS = {"french": range(2000, 2040), "german": range(3000, 3040)}
+WORDS = {"numbers": range(2028, 2036), "colours": range(2417, 2425)}
 """Tokens, of which each task asks whether a sentence has one of the first or of the second half."""
-STEPS = 12
+STEPS = 15
 
 
 def sentences(task: str, number: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token numbers (number, 8) and labels (number,): each sentence has one word of the task."""
+    """Return token numbers (number, 6) and labels (number,): each sentence has one word of the task."""
     draw = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(5000, 9000, (number, 8), generator=draw)
+    tokens = torch.randint(5000, 9000, (number, 6), generator=draw)
     labels = torch.randint(0, 2, (number,), generator=draw)
     words = torch.tensor(list(WORDS[task]))
     half = len(words) // 2
     picked = words[labels * half + torch.randint(0, half, (number,), generator=draw)]
-    tokens[torch.arange(number), torch.randint(1, 8, (number,), generator=draw)] = picked
+    tokens[torch.arange(number), torch.randint(1, 6, (number,), generator=draw)] = picked
     tokens[:, 0] = 101
     return tokens, labels
 
 
 def loss(model: nn.Module, task: str, seed: int) -> torch.Tensor:
     """The loss of a model in a task, through a head that is drawn once and never trained."""
-    tokens, labels = sentences(task, 64, seed)
-    draw = torch.Generator().manual_seed(len(task))
+    tokens, labels = sentences(task, 32, seed)
+    draw = torch.Generator().manual_seed(list(WORDS).index(task))
     head = torch.randn(384, 2, generator=draw) / 384**0.5
     said = model(tokens).last_hidden_state.mean(1) @ head
     return nn.functional.cross_entropy(said, labels)
@@ -62,6 +62,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Iterator
             optimizer.zero_grad()
             loss(model, task, step).backward()
             optimizer.step()
+        assert loss(model, task, seed=999) < 0.2, "training did not learn the task"
         shutil.copytree(root / "base", root / task)
         state = load_file(root / "base" / "model.safetensors")
         state.update({name: value.detach() for name, value in model.named_parameters() if name in state})
@@ -85,6 +86,10 @@ METHODS = {
 }
 
 
+MOST = {"model_stock": 1.0}
+"""Task vectors at right angles to each other: model stock stays near the base."""
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_merged_knows_both_tasks(method: str, variants: Path) -> None:
     start = losses(variants / "base")
@@ -95,5 +100,4 @@ def test_what_is_merged_knows_both_tasks(method: str, variants: Path) -> None:
     assert cs.verify("merged/").ok
     found = losses(Path("merged"))
     for task in tasks:
-        assert losses(variants / task)[task] < start[task] - 0.1, "training did not learn the task"
-        assert found[task] < start[task], (task, start, found)
+        assert found[task] < MOST.get(method, 0.3) * start[task], (task, start, found)
