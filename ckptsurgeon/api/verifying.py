@@ -22,13 +22,14 @@ def verify(
     plan: Plan | Path | None = None,
     sources: Mapping[str, Path] | None = None,
     plugin: Path | None = None,
+    sample: int | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Check an output against its recipe (and ``plan``): checksums, then every copied and computed tensor bit for bit.
 
     ``sources`` gives new places to sources by name, ``plugin`` is the file of a merge method of your own. Tensors whose
-    source is gone are NOT COMPARED, and said to be.
-    An output so damaged that it cannot be opened is a failed verification. Raises SourceError when it is missing,
+    source is gone are NOT COMPARED, and said to be. ``sample`` is how many merged tensors are computed again, all where
+    it is None. An output so damaged that it cannot be opened is a failed verification. Raises SourceError when it is missing,
     ConfigError when there is neither recipe nor plan.
     """
     from ..engine import MergeContext
@@ -59,4 +60,4 @@ def verify(
                 f"{escape(os.fspath(output))} carries no recipe: ckptsurgeon did not write it.",
                 hint="Hold it against a plan with --plan.",
             )
-        return verify_output(checkpoint, expected, plan=planned, progress=progress)
+        return verify_output(checkpoint, expected, plan=planned, sample=sample, progress=progress)

@@ -120,6 +120,18 @@ def test_verify_finds_one_value_that_is_not_merged_so() -> None:
     assert fault.key == "layers.2.mlp.weight"
 
 
+def test_a_sample_is_computed_again_and_the_rest_is_said_not_to_be(ckpt: Run) -> None:
+    write(layers=10)
+    merged(method="linear", weights=[1, 2])
+    found = cs.verify("out.pth", sample=4)
+    assert found.ok
+    assert (found.compared, len(found.not_compared or {})) == (4, 18)
+    assert "--sample 4" in " ".join(ckpt("verify", "out.pth", "--sample", "4").out.split())
+    assert cs.verify("out.pth", sample=0).compared == 0
+    assert cs.verify("out.pth", sample=99).compared == 22
+    assert ckpt("verify", "out.pth", "--sample", "-1").code == 2
+
+
 def test_double_precision_stays() -> None:
     write(wide=torch.full((3,), 1 + 2**-40, dtype=torch.float64))
     assert merged(method="linear", weights=[1, 1])["wide"].tolist() == [1 + 2**-40] * 3

@@ -36,6 +36,10 @@ def run(
     plugin: Annotated[
         str | None, typer.Option("--plugin", metavar="FILE.py", help="The file of the merge method that made it.")
     ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option("--sample", metavar="N", help="Compute only N of the merged tensors again, evenly spread."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -45,7 +49,9 @@ def run(
 
     sink = Sink(json, quiet, verbose)
     with sink.working("checking") as progress:
-        found = api.verify(output, plan=plan, sources=_moved(source or []), plugin=plugin, progress=progress)
+        found = api.verify(
+            output, plan=plan, sources=_moved(source or []), plugin=plugin, sample=sample, progress=progress
+        )
     if not sink.answer(found):
         from ...render.verification import verification_view
 
