@@ -29,8 +29,8 @@ def verify(
 
     ``sources`` gives new places to sources by name, ``plugin`` is the file of a merge method of your own. Tensors whose
     source is gone are NOT COMPARED, and said to be. ``sample`` is how many merged tensors are computed again, all where
-    it is None. An output so damaged that it cannot be opened is a failed verification. Raises SourceError when it is missing,
-    ConfigError when there is neither recipe nor plan.
+    it is None. An output so damaged that it cannot be opened is a failed verification. Raises SourceError when it is
+    missing, ConfigError when there is neither recipe nor plan.
     """
     from ..engine import MergeContext
     from ..merges import load_plugin
