@@ -260,6 +260,20 @@ def test_which_of_several_lists_is_meant_has_to_be_said(ckpt: Run) -> None:
     assert ckpt("merge", recipe(**sliced((0, 1)), layers="tower"), "-n").code == 2
 
 
+def test_layers_may_be_said_for_whole_models_too() -> None:
+    write(**{f"towers.{n}.weight": torch.ones(4, 2) for n in range(3)})
+    found = weights(**pair([0.0, 1.0], layers="towers"))
+    assert [found[f"towers.{n}.weight"] for n in range(3)] == [1.0, 1.5, 2.0]
+    assert of_layers(found) == [0.0] * 3
+
+
+def test_a_list_longer_than_the_configuration_says_is_taken_where_it_is_the_only_one() -> None:
+    write(config={"num_hidden_layers": 2})
+    plan = cs.merge(recipe(**sliced((0, 3))))
+    assert "config.json does not say how many model.layers there are: 3 now" in plan.notes
+    assert of_layers(weights(**pair([0.0, 1.0]))) == [0.0, 0.5, 1.0]
+
+
 def test_files_without_a_configuration_have_one_list_of_layers() -> None:
     write(folder=False)
     asked = sliced((0, 2), (1, 3))
@@ -355,6 +369,13 @@ def test_a_tied_model_s_output_layer_is_its_embedding() -> None:
     assert (
         next(step for step in plan.steps if step.key == "lm_head.weight").inputs[0].key == "model.embed_tokens.weight"
     )
+
+
+def test_an_output_layer_that_is_merged_otherwise_is_not_tied() -> None:
+    write(config={"tie_word_embeddings": True})
+    for weight, tied in ((0.5, True), ([{"filter": "lm_head", "value": 1}, {"value": 0.5}], False)):
+        cs.apply(cs.merge(recipe(**pair(weight))), "out", force=True)
+        assert json.loads(Path("out/config.json").read_text())["tie_word_embeddings"] is tied
 
 
 def test_an_untied_model_that_lacks_its_output_layer_is_an_error() -> None:
@@ -557,7 +578,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "a list in a list": (pair([[0.5]]), 2, "weight[0] is [0.5], not a number"),
     "an unknown parameter": ({**pair(1), "parameters": {"normalise": True}}, 2, "no parameter normalise. Did you mean normalize?"),
     "an unknown method": ({**pair(1), "merge_method": "liner"}, 2, "there is no merge method liner. Did you mean linear?"),
-    "a weight that lacks": ({"models": [{"model": "a"}, {"model": "b"}]}, 2, "linear needs a weight for each model"),
+    "a weight that lacks": ({"models": [{"model": "a"}, {"model": "b"}]}, 2, "linear needs a weight for each model. Write it into parameters, of all or of each model."),
     "no base": ({**pair(1), "merge_method": "ties"}, 2, "models has no base_model, which ties needs"),
     "a base outside a slice": (
         {**sliced((0, 1)), "merge_method": "ties", "base_model": "c"}, 2,
