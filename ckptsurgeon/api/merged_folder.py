@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..plan import Plan
-from ..planners import HEAD
+from ..planners import has_own_head
 from ..target import Companion, TargetSpec
 from .inputs import plan_target
 from .model_config import with_dtype
@@ -34,7 +34,7 @@ def with_folder(
         return plan
     fields, note = with_dtype(donor.config if config is None else config, plan)
     notes = [note] if note else []
-    if donor.is_tied and not all(one.is_tied for one in models) and any(HEAD.search(step.key) for step in plan.steps):
+    if donor.is_tied and has_own_head(plan.steps, all(one.is_tied for one in models)):
         fields["tie_word_embeddings"] = False
         notes.append("the output layer has weights of its own: config.json does not tie it to the embedding")
     said = Companion(CONFIG, text=json.dumps(fields, indent=2, ensure_ascii=False) + "\n")

@@ -73,8 +73,12 @@ def _of_layer(config: Mapping[str, Any], path: _Path, number: int, known: Sequen
 
 def _chosen(paths: Sequence[_Path], prefix: str) -> Sequence[_Path]:
     """Return the fields that speak of a list: of its side of the model, and of its encoder or decoder."""
-    side = next((name for name, words in _SIDES.items() if any(word in prefix for word in words)), "text")
-    paths = [path for path in paths if path[0] == f"{side}_config"] or [path for path in paths if len(path) == 1]
+    side = next((name for name, words in _SIDES.items() if any(word in prefix for word in words)), "")
+    top = [path for path in paths if len(path) == 1]
+    if side:
+        paths = [path for path in paths if path[0] == f"{side}_config"] or top
+    else:
+        paths = [*top, *(path for path in paths if path[0] == "text_config")]
     own = [path for path in paths if "decoder" in path[-1]] if "decoder" in prefix else []
     own = own or [
         path for path in paths if "decoder" not in path[-1] and ("encoder" in prefix or "encoder" not in path[-1])

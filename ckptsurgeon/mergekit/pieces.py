@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ..keys import KeyPattern
 from ..merges import Method
@@ -88,7 +89,7 @@ class _Builder:
             counts = self._models.counts[numbers[0] if base is None else self._number(base)]
             self.layout.pieces += pieces_of(
                 views, numbers, self._number(base) if base is not None else None, self._method,
-                self._values(models, shared), owned=part.owns, layers=lambda keys: layer_lists(keys, counts),
+                self._values(models, shared), owned=part.owns, layers=partial(self._lists, module, counts),
             )  # fmt: skip
             return
         layers = self._layers(module, part.owns)
@@ -98,6 +99,11 @@ class _Builder:
             (one.sources[0].source, one.sources[0].first + offset) for one in slices for offset in range(one.length)
         ]
         self.layout.stacks.append(Stack(layers, tuple(origins)))
+
+    def _lists(self, module: Module, counts: Collection[int], keys: Sequence[str]) -> Sequence[LayerList]:
+        if not module.layers:
+            return layer_lists(keys, counts)
+        return [layer_list(keys, counts, name="the base or first model", pattern=KeyPattern(module.layers))]
 
     def _layers(self, module: Module, owns: Callable[[str], bool]) -> LayerList:
         first = self._number(module.slices[0].sources[0])
@@ -120,7 +126,7 @@ class _Builder:
 
     def _values(self, models: Sequence[Source], shared: Settings) -> Values:
         own = [self._read(f"{one.where}.parameters", one.parameters) for one in models]
-        return Values(self._method, shared, own)
+        return Values(self._method, shared, own, "Write it into parameters, of all or of each model.")
 
     def _read(self, where: str, data: Mapping[str, object]) -> Settings:
         for name in without_effect(self._method, data):

@@ -3,7 +3,7 @@
 from .average import ema_weights, plan_average
 from .edit import plan_edit
 from .merge import pieces_of, plan_merge
-from .merge_heads import HEAD, with_tied_heads
+from .merge_heads import has_own_head, with_tied_heads
 from .merge_layers import LayerList, layer_list, layer_lists, numbered_lists
 from .merge_options import MergeOptions, Piece, Place
 from .merge_slices import LayerSlice, LayerSource, sliced_pieces
@@ -14,7 +14,6 @@ from .transplant import plan_transplant
 from .vocabulary import VocabularyOptions
 
 __all__ = [
-    "HEAD",
     "Depths",
     "Flag",
     "LayerList",
@@ -33,6 +32,7 @@ __all__ = [
     "Values",
     "VocabularyOptions",
     "ema_weights",
+    "has_own_head",
     "layer_list",
     "layer_lists",
     "moved",

@@ -6,10 +6,11 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
+from ..plan import Step
 from .merge_options import Piece, Place
 from .select import SourceView
 
-__all__ = ["HEAD", "with_tied_heads"]
+__all__ = ["has_own_head", "with_tied_heads"]
 
 HEAD = re.compile(r"^(\D*\.)?(lm_head|embed_out|output|output_layer|proj_out|decoder)\.weight$")
 """Names of output layers over a vocabulary; they lie in no numbered module."""
@@ -36,3 +37,10 @@ def _place(place: Place, piece: Piece, views: Sequence[SourceView], tied: Collec
         return place
     found = [key for key, info in tensors.items() if EMBEDDING.search(key) and len(info.shape) == 2]
     return Place(place.source, found[0]) if len(found) == 1 else place
+
+
+def has_own_head(steps: Sequence[Step], all_tied: bool) -> bool:
+    """Whether the output layer is no input embedding: not all models tie it, or it is made otherwise."""
+    heads = [step for step in steps if HEAD.search(step.key)]
+    made = [(one.op, one.merge, one.dtype) for one in steps if EMBEDDING.search(one.key)]
+    return any(not all_tied or (made and (one.op, one.merge, one.dtype) not in made) for one in heads)

@@ -44,9 +44,10 @@ def numbered_lists(keys: Iterable[str]) -> list[LayerList]:
 def layer_lists(keys: Iterable[str], counts: Collection[int]) -> list[LayerList]:
     """Return the lists that may be a model's layers: of as many modules as its configuration says that it has.
 
-    Without ``counts`` any will do. A list within a layer of another is none.
+    Where there is none, or it does not say, any will do. A list within a layer of another is none.
     """
-    return _outermost([one for one in numbered_lists(keys) if not counts or one.count in counts])
+    lists = numbered_lists(keys)
+    return _outermost([one for one in lists if one.count in counts]) or _outermost(lists)
 
 
 def _outermost(lists: Sequence[LayerList]) -> list[LayerList]:

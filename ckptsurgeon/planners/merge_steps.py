@@ -23,6 +23,7 @@ class _Notes:
 
     integers: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    nowhere: list[str] = field(default_factory=list)
     from_base: list[str] = field(default_factory=list)
     fewer: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
@@ -32,6 +33,7 @@ class _Notes:
         for keys, what in (
             (self.integers, f"not merged but taken by --int-buffers {options.int_buffers}"),
             (self.skipped, "left out, since not all models have it (--on-missing skip)"),
+            (self.nowhere, "left out, since no model that it would be merged of has it"),
             (self.from_base, "counted as the base's where a model lacks it (--on-missing base)"),
             (self.fewer, "merged of fewer models than there are"),
             (self.mixed, "of several dtypes: the output has the widest"),
@@ -68,7 +70,9 @@ class MergeSteps:
                     self._lacking.setdefault(self._name(place), []).append(piece.key)
                 return
         there = self._alike(piece, there, base)
-        if there or base is not None:
+        if not there and base is None:
+            self.notes.nowhere.append(piece.key)
+        else:
             yield self._step(piece, there, base)
 
     def _info(self, place: Place) -> TensorInfo | None:

@@ -99,11 +99,12 @@ class Values:
     """The values of a method's parameters, by key and model.
 
     ``own`` are the settings of each model, which win over those ``shared`` by all. Raises ConfigError for a parameter
-    that the method does not have, that has to be given and is not, or whose value is not of its kind.
+    that the method does not have, that has to be given and is not, or whose value is not of its kind. ``how`` says how
+    one is given, where that is not on the command line.
     """
 
-    def __init__(self, method: Method, shared: Settings, own: Sequence[Settings]) -> None:
-        self._method, self._shared, self._own = method, shared, own
+    def __init__(self, method: Method, shared: Settings, own: Sequence[Settings], how: str = "") -> None:
+        self._method, self._shared, self._own, self._how = method, shared, own, how
         known = {one.name: one for one in method.parameters}
         for settings in (shared, *own):
             for name, found in settings.items():
@@ -156,7 +157,7 @@ class Values:
             raise ConfigError(
                 f"{self._method.name} needs a {parameter.name}{' for each model' if parameter.each else ''}"
                 f"{f' (for {escape(key)})' if self.conditions() else ''}.",
-                hint=f"Give it with {_flag(parameter)}.",
+                hint=self._how or f"Give it with {_flag(parameter)}.",
             )
         return parameter.default
 
