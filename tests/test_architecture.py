@@ -39,11 +39,14 @@ DOORS: dict[str, set[str]] = {
     "ops": set(),
     "means": {"ops"},
     "merges": {"registry", "ops"},
+    "lora": {"means", "ops"},
     "plan": set(),
     "operations": {"keys"},
-    "planners": {"plan", "keys", "policies", "operations"},
+    "planners": {"plan", "keys", "policies", "operations", "lora"},
     "recipe": {"plan", "formats"},
-    "engine": {"merges", "plan", "ops", "means", "policies", "adapters", "formats", "checkpoint", "recipe", "sources"},
+    "engine": {
+        "merges", "lora", "plan", "ops", "means", "policies", "adapters", "formats", "checkpoint", "recipe", "sources",
+    },
     "fetching": {"engine", "sources"},
     "comparison": {"checkpoint", "keys", "engine", "ops", "sources"},
     "matching": {"keys"},
@@ -52,7 +55,7 @@ DOORS: dict[str, set[str]] = {
     "verification": {"plan", "checkpoint", "engine", "recipe", "ops", "sources"},
     "api": {
         "checkpoint", "comparison", "configs", "explanation", "fetching", "matching", "engine", "formats", "inspection",
-        "keys", "merges", "operations", "plan", "planners", "recipe", "sources", "verification", "vocabulary",
+        "keys", "lora", "merges", "operations", "plan", "planners", "recipe", "sources", "verification", "vocabulary",
     },
     "render": {"plan", "inspection", "comparison", "explanation", "matching", "trainer"},
     "cli": {"api", "trainer", "render", "plan", "registry"},
@@ -154,6 +157,7 @@ def test_pure_rooms_open_no_file_and_log_nothing() -> None:
             "operations",
             "composition",
             "explanation",
+            "lora",
         ):
             tree = ast.parse(path.read_text())
             called = {

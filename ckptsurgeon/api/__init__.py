@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .explaining import explain
     from .live import load_into
     from .looking import init_config, inspect
+    from .lora import lora_merge
     from .matching import match
     from .planning import transplant
     from .pretrained import Pretrained
@@ -66,6 +67,7 @@ __all__ = [
     "load_order",
     "load_plan",
     "load_target",
+    "lora_merge",
     "match",
     "open_checkpoint",
     "rename",
@@ -94,6 +96,7 @@ __getattr__ = lazy_names(
         ".explaining": ("explain",),
         ".live": ("load_into",),
         ".looking": ("init_config", "inspect"),
+        ".lora": ("lora_merge",),
         ".matching": ("match",),
         ".planning": ("transplant",),
         ".pretrained": ("Pretrained",),

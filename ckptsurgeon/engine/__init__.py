@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .merging import MergeContext
     from .overlaying import overlaid_boxes
     from .places import check_output, output_error
-    from .reading import read_part
+    from .reading import read_number, read_part
     from .run import Inputs, Progress, check_step
     from .staging import StagedFile, staged_file, temp_file, write_text
     from .temp import remove_leftovers, sync_folder, temp_name
@@ -48,6 +48,7 @@ __all__ = [
     "output_error",
     "overlaid_boxes",
     "put_tensors",
+    "read_number",
     "read_part",
     "remove_leftovers",
     "stage_tensors",
@@ -69,7 +70,7 @@ __getattr__ = lazy_names(
         ".overlaying": ("overlaid_boxes",),
         ".merging": ("MergeContext",),
         ".memory": ("put_tensors", "stage_tensors"),
-        ".reading": ("read_part",),
+        ".reading": ("read_number", "read_part"),
         ".run": ("Inputs", "Progress", "check_step"),
         ".places": ("check_output", "output_error"),
         ".staging": ("StagedFile", "staged_file", "temp_file", "write_text"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .check import check_plan
+from .lora import Factor, Lora
 from .merge import Merge
 from .plan import MERGES, Carried, Equal, FilePrint, Input, Plan, PlanCompanion, PlanSource, PlanTarget, Step
 from .rows import Rows
@@ -15,7 +16,7 @@ __all__ = ["plan_from_json", "plan_to_json"]
 
 OPS = (
     "copy", "slice", "pad", "overlap", "interpolate", "positions-1d", "positions-2d", "patch", "channels", "center",
-    "map", "init", "keep", *MERGES,
+    "map", "init", "keep", "lora", "factor", *MERGES,
 )  # fmt: skip
 VERSION = 1
 
@@ -86,6 +87,8 @@ def _step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
         **({"operation": step.operation, "made_of": list(step.made_of)} if step.operation else {}),
         **({"axis": step.axis} if step.rows is not None else {}),
         **({"merge": step.merge.to_json()} if step.merge is not None else {}),
+        **({"lora": step.lora.to_json()} if step.lora is not None else {}),
+        **({"factor": step.factor.to_json()} if step.factor is not None else {}),
         **several,
     }
 
@@ -196,6 +199,8 @@ def _read_step(row: Mapping[str, Any], index: Mapping[str, int], rows: Rows | No
         rows=rows if row["op"] == "map" else None,
         axis=int(row.get("axis") or 0),
         merge=Merge.from_json(row.get("merge")),
+        lora=Lora.from_json(row.get("lora")),
+        factor=Factor.from_json(row.get("factor")),
     )
 
 
