@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from ..lora import Change, changed
+from ..lora import Change, changing, wide_dtype
 from ..ops import Array, Box, blocks, cast, raw_dtype
 from ..plan import Lora, Step, Term
 from .part import Blockwise, Part, Place, Seen, placed
@@ -29,11 +29,13 @@ def adapting_of(step: Step, parts: Sequence[Part]) -> Blockwise:
     """Read the factors of all adapters, which stay in memory, and return what makes the blocks of a tensor."""
     assert step.lora is not None  # by check_step
     changes = _changes(step, step.lora, parts)
+    wide = wide_dtype(parts[0][0].dtype, changes, step.dtype)
+    change, out = changing(changes, wide, step.dtype), raw_dtype(step.dtype)
 
     def block(place: Place, seen: Seen | None) -> tuple[Array, int]:
         begin = place.box[0][0] if place.box else 0
-        made, lost = changed(_rows(parts[0], place.box, seen), begin, changes, step.dtype)
-        return made.reshape(-1), lost
+        made, lost = change(_rows(parts[0], place.box, seen, wide), begin)
+        return made.reshape(-1).view(out), lost
 
     return block
 
@@ -74,13 +76,13 @@ def _norms(step: Step, change: Change, base: Part) -> Array:
     return np.sqrt(squares)
 
 
-def _rows(part: Part, box: Box, seen: Seen | None) -> Array:
-    """Return rows of a tensor as a matrix, in double precision."""
+def _rows(part: Part, box: Box, seen: Seen | None, dtype: str = "float64") -> Array:
+    """Return rows of a tensor as a matrix of ``dtype``."""
     info, source = part
     values = read_part(source, info, box)
     if seen is not None:
         seen(0, values)
-    wide, _ = cast(values, info.dtype, "float64")
+    wide, _ = cast(values, info.dtype, dtype)
     return wide.reshape(len(wide) if box else 1, -1)
 
 

@@ -1,32 +1,37 @@
-"""What adapters do to the values of a tensor, in double precision and rounded once. numpy, no files.
+"""What adapters do to the values of a tensor: summed in double precision, in order, and rounded once. No files.
 
-The products are the work of whatever BLAS there is, whose last bits depend on the machine. Where they could decide how
-a value is rounded it is summed again, in an order of our own: so the same inputs give the same bytes everywhere.
+Plain products are the work of whatever BLAS there is, in single precision where that is far more than the output has.
+Where what this may be off could decide how a value is rounded, it is summed as said: so the bytes are the same on every
+machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from ..means import rounded
 from ..ops import Array
 
-__all__ = ["Change", "changed"]
+__all__ = ["Change", "Changing", "changing", "wide_dtype"]
 
-UNCERTAIN = 2.0**-49
-"""Times the terms of a sum and their size: more than two ways of adding up doubles can be apart."""
-
-TIES = {"bfloat16": (0xFFFF, 0x8000), "float16": (0x1FFF, 0x1000)}
-"""What lies halfway between two values of a type has these of the last bits of a float32."""
+WIDE = {"float32": "float64", "bfloat16": "float32", "float16": "float32"}
+"""What products are computed in for an output whose rounding can then be checked."""
 
 ALONE = 1 << 17
 """Multiplications that OpenBLAS does in one thread; waiting for each other took two six times as long."""
 
-SUBNORMAL = 2.0**-13
-"""Below it, values of float16 may lie closer to each other."""
+FINITE = {"bfloat16": 2.0**127, "float16": 2.0**15, "float32": 2.0**127}
+"""Sums below it are finite in a type, however they are rounded."""
+
+SOME = 1 << 13
+"""Elements that are summed in order at once."""
+
+Changing: TypeAlias = Callable[[Array, int], tuple[Array, int]]
+"""Given rows of the base and the number of the first: the rows changed, and how many values became infinite."""
 
 
 @dataclass(frozen=True)
@@ -46,42 +51,55 @@ class Change:
     norms: Array | None = None
     values: Callable[[int, int], Array] | None = None
 
-    def product(self, begin: int, end: int) -> Array:
-        """Return rows of left times right, each element summed in order: slow, and the same on every machine."""
+    def pair(self) -> tuple[Array, Array]:
+        """Return the factors; there are some."""
         assert self.left is not None
         assert self.right is not None
-        total = np.zeros((end - begin, self.right.shape[1]))
+        return self.left, self.right
+
+    def product(self, begin: int, end: int) -> Array:
+        """Return rows of left times right, each element summed in order: slow, and the same on every machine."""
+        left, right = self.pair()
+        total = np.zeros((end - begin, right.shape[1]))
         part = np.empty_like(total)
-        for k in range(self.right.shape[0]):
-            np.multiply(self.left[begin:end, k : k + 1], self.right[k], out=part)
+        for k in range(len(right)):
+            np.multiply(left[begin:end, k : k + 1], right[k], out=part)
             total += part
         return total
 
 
-def changed(base: Array, begin: int, changes: Sequence[Change], dtype: str) -> tuple[Array, int]:
-    """Return rows of a tensor, from ``begin`` on, with all changes, as ``dtype``, and how many values became infinite.
+def wide_dtype(base: str, changes: Sequence[Change], dtype: str) -> str:
+    """Return the dtype in which ``changing`` wants the rows of a base of a dtype, for an output of another."""
+    plain = all(change.kind == "product" for change in changes)
+    return WIDE.get(dtype, "float64") if plain and base != "float64" else "float64"
 
-    ``base`` is (rows, columns) in double precision; it is not kept. All changes are of the same base.
+
+def changing(changes: Sequence[Change], wide: str, dtype: str) -> Changing:
+    """Return what changes rows of a base, which are of dtype ``wide``, and rounds them to ``dtype``.
+
+    All changes are of the same base.
     """
+    if all(change.kind == "product" for change in changes) and WIDE.get(dtype) == wide:
+        return _Products(changes, dtype).changed
+    return lambda base, begin: _changed(changes, dtype, base, begin)
+
+
+def _changed(changes: Sequence[Change], dtype: str, base: Array, begin: int) -> tuple[Array, int]:
+    """Return rows of a tensor, from ``begin`` on, with all changes, every element summed in order."""
     end = begin + len(base)
     total = base.copy()
     for change in changes:
-        if change.kind != "product":
-            total += change.weight * _apart(base, begin, end, change)
-    products = [change for change in changes if change.kind == "product"]
-    if dtype == "float64":
-        for change in products:
-            total += change.weight * change.product(begin, end)
-    elif products:
-        total = _added(total, begin, products, dtype)
+        total += change.weight * _apart(base, begin, end, change)
     return rounded(total, "float64", dtype)
 
 
 def _apart(base: Array, begin: int, end: int, change: Change) -> Array:
-    """Return what a change that is no plain product adds to its base."""
+    """Return what a change adds to its base."""
     if change.values is not None:
         values: Array = change.values(begin, end)
         return values - base if change.kind == "saved" else values
+    if change.kind == "product":
+        return change.product(begin, end)
     adapted = base + change.product(begin, end)
     assert change.magnitude is not None
     if change.transposed:
@@ -94,29 +112,60 @@ def _apart(base: Array, begin: int, end: int, change: Change) -> Array:
     return adapted
 
 
-def _added(base: Array, begin: int, products: Sequence[Change], dtype: str) -> Array:
-    """Return ``base`` and the products; what could be rounded either way is summed in order."""
-    pairs = [_pair(change, begin, begin + len(base)) for change in products]
-    left, right = pairs[0] if len(pairs) == 1 else (np.hstack([p[0] for p in pairs]), np.vstack([p[1] for p in pairs]))
-    if not left.any():
-        return base
-    total = _multiplied(left, right)
-    total += base
-    size = _largest(base) + float(np.abs(left).sum(axis=1).max(initial=0.0)) * _largest(right)
-    apart = UNCERTAIN * (left.shape[1] + 2) * size
-    at = np.flatnonzero(_uncertain(total, apart, dtype))
-    for some in _pieces(at):
-        rows, columns = np.divmod(some, base.shape[1])
-        sums = base[rows, columns]
-        for k in range(left.shape[1]):
-            sums += left[rows, k] * right[k, columns]
-        total.reshape(-1)[some] = sums
-    return total
+class _Products:
+    """Plain products that are added to rows of a base."""
+
+    def __init__(self, changes: Sequence[Change], dtype: str) -> None:
+        pairs = [change.pair() for change in changes]
+        weighted = [change.weight * left for change, (left, _) in zip(changes, pairs, strict=True)]
+        self.dtype = dtype
+        self.left = np.ascontiguousarray(np.hstack(weighted))
+        right = np.vstack([right for _, right in pairs])
+        self.columns = np.ascontiguousarray(right.T)
+        wide = np.dtype(WIDE[dtype])
+        self.fast = self.left.astype(wide), right.astype(wide)
+        self.sizes = np.abs(self.left) @ np.abs(right).max(axis=1, initial=0.0)
+        self.terms = len(right)
+        self.unit = float(np.finfo(wide).eps) / 2
+
+    def changed(self, base: Array, begin: int) -> tuple[Array, int]:
+        """Return rows of the base with the products, and how many values became infinite."""
+        sizes = self.sizes[begin : begin + len(base)] + max(float(base.max()), -float(base.min()))
+        if not float(sizes.max()) < FINITE[self.dtype]:
+            return self._in_order(base, begin)
+        left, right = self.fast
+        total = _multiplied(left[begin : begin + len(base)], right)
+        total += base
+        apart = ((2 * self.terms + 16) * self.unit * sizes[:, None]).astype(total.dtype)
+        low, high = _narrow(total - apart, self.dtype), _narrow(total + apart, self.dtype)
+        at = np.flatnonzero(low != high)
+        if at.size:
+            low.reshape(-1)[at] = self._at(base, begin, at)
+        return low, 0
+
+    def _at(self, base: Array, begin: int, at: Array) -> Array:
+        """Return single elements of the output, by their numbers in the block."""
+        made = np.empty(at.size, _narrow(np.empty(0, "<f4"), self.dtype).dtype)
+        for first in range(0, at.size, SOME):
+            some = at[first : first + SOME]
+            rows, columns = np.divmod(some, base.shape[1])
+            sums = base[rows, columns].astype("<f8")
+            left, right = self.left[begin + rows], self.columns[columns]
+            for k in range(self.terms):
+                sums += left[:, k] * right[:, k]
+            made[first : first + SOME] = _bits(rounded(sums, "float64", self.dtype)[0])
+        return made
+
+    def _in_order(self, base: Array, begin: int) -> tuple[Array, int]:
+        """Return what ``changed`` does where values are not finite, or may not stay so."""
+        change = Change("product", 1.0, self.left, np.ascontiguousarray(self.columns.T))
+        values, lost = _changed([change], self.dtype, base.astype("<f8"), begin)
+        return _bits(values), lost
 
 
 def _multiplied(left: Array, right: Array) -> Array:
     """Return the product, in parts that BLAS does not spread over threads: there are threads enough around it."""
-    total = np.empty((len(left), right.shape[1]))
+    total = np.empty((len(left), right.shape[1]), left.dtype)
     rows = min(len(left), 64)
     columns = max(8, ALONE // (rows * len(right)))
     for top in range(0, len(left), rows):
@@ -126,27 +175,14 @@ def _multiplied(left: Array, right: Array) -> Array:
     return total
 
 
-def _pair(change: Change, begin: int, end: int) -> tuple[Array, Array]:
-    assert change.left is not None
-    assert change.right is not None
-    return change.weight * change.left[begin:end], change.right
+def _narrow(values: Array, dtype: str) -> Array:
+    """Return finite values, rounded, as integers of the output's size; what lies halfway goes either way."""
+    if dtype == "bfloat16":
+        bits = values.view("<u4")
+        bits += np.uint32(0x8000)
+        return (bits >> np.uint32(16)).astype("<u2")
+    return _bits(values.astype({"float16": "<f2", "float32": "<f4"}[dtype]))
 
 
-def _largest(values: Array) -> float:
-    return max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
-
-
-def _uncertain(total: Array, apart: float, dtype: str) -> Array:
-    """Return where values that are ``apart`` or less from these could be rounded otherwise."""
-    low, high = (total - apart).astype("<f4"), (total + apart).astype("<f4")
-    unsure: Array = low != high
-    if dtype != "float32":
-        mask, halfway = TIES.get(dtype, (0xFFF, 0))
-        unsure |= low.view("<u4") & np.uint32(mask) == halfway
-    if dtype == "float16":
-        unsure |= np.abs(low) < SUBNORMAL
-    return unsure
-
-
-def _pieces(at: Array, size: int = 1 << 14) -> Iterator[Array]:
-    return (at[begin : begin + size] for begin in range(0, len(at), size))
+def _bits(values: Array) -> Array:
+    return np.ascontiguousarray(values).view(f"<u{values.itemsize}")

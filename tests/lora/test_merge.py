@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine import adapting
-from ckptsurgeon.lora import Change, changed
+from ckptsurgeon.lora import Change, arithmetic, changing
+from ckptsurgeon.means import rounded
 
 from .adapters import base_state, factors, peft_folder
 
@@ -71,19 +72,20 @@ def test_blocks_change_nothing(elements: int, dora: bool, monkeypatch: pytest.Mo
 def test_the_last_bits_of_a_product_do_not_decide(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another BLAS adds up otherwise: here with errors that are as large as they may be."""
     made = np.random.default_rng(0)
-    base = made.standard_normal((300, 200)).astype("f4").astype("f8")
+    wide = arithmetic.WIDE[dtype]
+    base = made.standard_normal((300, 200)).astype(wide)
     change = Change("product", 1.0, made.standard_normal((300, 16)), made.standard_normal((16, 200)))
-    wanted, _ = changed(base, 0, [change], dtype)
-    from ckptsurgeon.lora import arithmetic
-
-    true = arithmetic._multiplied
+    wanted, _ = changing([change], wide, dtype)(base, 0)
+    exact, true = base.astype("f8") + change.product(0, 300), arithmetic._multiplied
+    assert np.array_equal(wanted, rounded(exact, "float64", dtype)[0].view(wanted.dtype))
 
     def other(left: Any, right: Any) -> Any:
         size = np.abs(left) @ np.abs(right)
-        return true(left, right) + np.where(made.random(size.shape) < 0.5, 1, -1) * 2.0**-50 * size
+        wrong = np.where(made.random(size.shape) < 0.5, 8, -8) * np.finfo(wide).eps * size
+        return (true(left, right) + wrong).astype(wide)
 
     monkeypatch.setattr(arithmetic, "_multiplied", other)
-    found, _ = changed(base, 0, [change], dtype)
+    found, _ = changing([change], wide, dtype)(base, 0)
     assert np.array_equal(found, wanted)
 
 
