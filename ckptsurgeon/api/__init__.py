@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .comparing import diff
     from .editing import convert, filter, rename
     from .explaining import explain
+    from .extracting import lora_extract
     from .live import load_into
     from .looking import init_config, inspect
     from .lora import lora_merge
@@ -67,6 +68,7 @@ __all__ = [
     "load_order",
     "load_plan",
     "load_target",
+    "lora_extract",
     "lora_merge",
     "match",
     "open_checkpoint",
@@ -94,6 +96,7 @@ __getattr__ = lazy_names(
         ".comparing": ("diff",),
         ".editing": ("convert", "filter", "rename"),
         ".explaining": ("explain",),
+        ".extracting": ("lora_extract",),
         ".live": ("load_into",),
         ".looking": ("init_config", "inspect"),
         ".lora": ("lora_merge",),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .casting import cast_for
     from .checksums import bad_checksum, check_storage, check_values, checkable, combine, crc32
     from .compute import computed_blocks
+    from .factoring import differ
     from .layout import OutputOptions, check_options, lay_out
     from .mapping import mapped_block
     from .memory import put_tensors, stage_tensors
@@ -43,6 +44,7 @@ __all__ = [
     "combine",
     "computed_blocks",
     "crc32",
+    "differ",
     "lay_out",
     "mapped_block",
     "output_error",
@@ -66,6 +68,7 @@ __getattr__ = lazy_names(
         ".casting": ("cast_for",),
         ".compute": ("computed_blocks",),
         ".layout": ("OutputOptions", "check_options", "lay_out"),
+        ".factoring": ("differ",),
         ".mapping": ("mapped_block",),
         ".overlaying": ("overlaid_boxes",),
         ".merging": ("MergeContext",),

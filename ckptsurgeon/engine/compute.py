@@ -26,6 +26,7 @@ from ..tensors import TensorInfo
 from ..text import escape
 from .adapting import adapting_of, adapting_places
 from .casting import cast_for, named
+from .factoring import factoring_of, factoring_places
 from .mapping import mapped_block
 from .merging import MergeContext, merging_of, merging_places
 from .overlaying import overlaid_block
@@ -70,6 +71,8 @@ def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> li
         return merging_places(step, context)
     if step.op == "lora":
         return adapting_places(step)
+    if step.op == "factor":
+        return factoring_places(step)
     itemsize = raw_dtype(step.dtype).itemsize
     shape = step.shape if step.op != "copy" else parts[0][0].shape  # (1,) and () have the same bytes
     return list(placed(blocks(shape, _limit(step, parts[0][0], itemsize)), itemsize))
@@ -85,6 +88,8 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
         compute = _about(step, partial(merging_of, step, parts, context))
     elif step.op == "lora":
         compute = _about(step, partial(adapting_of, step, parts))
+    elif step.op == "factor":
+        compute = factoring_of(step, parts, context.factors)
 
     def block(place: Place, seen: Seen | None = None) -> tuple[Array, int]:
         values, lost = _about(step, partial(compute, place, seen))

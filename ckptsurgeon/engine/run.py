@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
-from ..plan import MERGES, Input, Plan, Step
+from ..plan import MERGES, Fit, Input, Plan, Step
 from ..policies import cast_fault, fit
 from ..target import TargetSpec
 from ..tensors import DTYPES, TensorInfo
@@ -72,6 +72,7 @@ class Run:
     checksums: dict[str, int] = field(default_factory=dict)
     overflowed: dict[str, int] = field(default_factory=dict)
     nbytes_read: int = 0
+    fits: tuple[Fit, ...] = ()
     _done: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -3,6 +3,7 @@
 from .adapter import Adapter, Module, Scales, read_adapter
 from .arithmetic import Change, Changing, changing, wide_dtype
 from .config import AdapterConfig, parse_config
+from .decomposition import Decomposition, decompose
 from .matching import Names, matched
 
 __all__ = [
@@ -10,10 +11,12 @@ __all__ = [
     "AdapterConfig",
     "Change",
     "Changing",
+    "Decomposition",
     "Module",
     "Names",
     "Scales",
     "changing",
+    "decompose",
     "matched",
     "parse_config",
     "read_adapter",

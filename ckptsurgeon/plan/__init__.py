@@ -3,7 +3,7 @@
 from .lora import FACTORS, Factor, Lora, Term, plain_shape
 from .merge import Merge, Value
 from .plan import CLASSES, MERGES, Carried, Equal, FilePrint, Input, Plan, PlanCompanion, PlanSource, PlanTarget, Step
-from .receipt import Failure, Receipt, Verification
+from .receipt import Failure, Fit, Receipt, Verification
 from .rows import Row, Rows
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Factor",
     "Failure",
     "FilePrint",
+    "Fit",
     "Input",
     "Lora",
     "Merge",

@@ -59,6 +59,7 @@ def _companions_json(target: PlanTarget) -> dict[str, Any]:
     return {
         **({"companions": rows} if rows else {}),
         **({"implied": list(target.implied)} if target.implied else {}),
+        **({"weights": target.weights} if target.weights else {}),
     }
 
 
@@ -153,6 +154,7 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
             _read_prints(target["files"]),
             tuple(_read_companion(row) for row in target.get("companions", ())),
             tuple(_text(key) for key in target.get("implied", ())),
+            _text(target.get("weights", "")),
         ),
         steps=tuple(_read_step(step, index, rows) for step in data["steps"]),
         unexpected=tuple((index[row["source"]], _text(row["key"])) for row in data["unexpected"]),

@@ -87,7 +87,7 @@ class PlanTarget:
     """The destination: its kind, its configuration, and the files that this reads.
 
     A folder that is written for it has its ``companions`` too, and lacks those names of tied tensors that are
-    ``implied`` there.
+    ``implied`` there. ``weights`` is what its one file of tensors is called, where it is always one of that name.
     """
 
     kind: str
@@ -96,6 +96,7 @@ class PlanTarget:
     files: tuple[FilePrint, ...] = ()
     companions: tuple[PlanCompanion, ...] = ()
     implied: tuple[str, ...] = ()
+    weights: str = ""
 
 
 @dataclass(frozen=True)
