@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import VerifyError
 from .formats import UNSEALED
-from .plan import FilePrint, Merge, Plan, PlanCompanion, PlanSource, PlanTarget, Rows, Step
+from .plan import Factor, FilePrint, Lora, Merge, Plan, PlanCompanion, PlanSource, PlanTarget, Rows, Step
 
 __all__ = ["Made", "Recipe", "made_of", "make_recipe", "parse_recipe", "recipe_text"]
 
@@ -27,8 +27,8 @@ class Made:
     """What a recipe says of one tensor: how it came about, from which source, and its CRC-32.
 
     ``more`` are (source, key) of further inputs, ``weights`` what each counts, ``axis`` where a vocabulary runs along.
-    ``merge`` is the method that merged them. ``implied`` is set where the output leaves the name to its reader, who
-    ties it.
+    ``merge`` is the method that merged them, ``lora`` what adapters did, ``factor`` which factor it is. ``implied`` is
+    set where the output leaves the name to its reader, who ties it.
     """
 
     op: str
@@ -43,6 +43,8 @@ class Made:
     axis: int = 0
     implied: bool = False
     merge: Merge | None = None
+    lora: Lora | None = None
+    factor: Factor | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def made_of(step: Step) -> Made:
     more = tuple((one.source, one.key) for one in step.more)
     return Made(
         step.op, step.kind, step.source, step.source_key, step.policy, step.tied_to, more=more, weights=step.weights,
-        axis=step.axis, merge=step.merge,
+        axis=step.axis, merge=step.merge, lora=step.lora, factor=step.factor,
     )  # fmt: skip
 
 
@@ -177,6 +179,10 @@ def _made_json(key: str, made: Made) -> dict[str, Any]:
         row["axis"] = made.axis
     if made.merge is not None:
         row["merge"] = made.merge.to_json()
+    if made.lora is not None:
+        row["lora"] = made.lora.to_json()
+    if made.factor is not None:
+        row["factor"] = made.factor.to_json()
     if made.implied:
         row["implied"] = True
     row["crc32"] = f"{made.crc32:08x}"
@@ -245,4 +251,6 @@ def _read_made(key: str, row: Mapping[str, Any]) -> Made:
         axis=int(row.get("axis", 0)),
         implied=bool(row.get("implied", False)),
         merge=Merge.from_json(row.get("merge")),
+        lora=Lora.from_json(row.get("lora")),
+        factor=Factor.from_json(row.get("factor")),
     )

@@ -39,12 +39,15 @@ DOORS: dict[str, set[str]] = {
     "ops": set(),
     "means": {"ops"},
     "merges": {"registry", "ops"},
+    "lora": {"means", "ops"},
     "plan": set(),
     "operations": {"keys"},
     "mergekit": {"merges", "planners", "keys"},
-    "planners": {"merges", "plan", "keys", "policies", "operations"},
+    "planners": {"merges", "plan", "keys", "policies", "operations", "lora"},
     "recipe": {"plan", "formats"},
-    "engine": {"merges", "plan", "ops", "means", "policies", "adapters", "formats", "checkpoint", "recipe", "sources"},
+    "engine": {
+        "merges", "lora", "plan", "ops", "means", "policies", "adapters", "formats", "checkpoint", "recipe", "sources",
+    },
     "fetching": {"engine", "sources"},
     "comparison": {"checkpoint", "keys", "engine", "ops", "sources"},
     "matching": {"keys"},
@@ -53,7 +56,8 @@ DOORS: dict[str, set[str]] = {
     "verification": {"plan", "checkpoint", "engine", "recipe", "ops", "sources"},
     "api": {
         "checkpoint", "comparison", "configs", "explanation", "fetching", "matching", "engine", "formats", "inspection",
-        "keys", "mergekit", "merges", "operations", "plan", "planners", "recipe", "sources", "verification", "vocabulary",
+        "keys", "lora", "mergekit", "merges", "operations", "plan", "planners", "recipe", "sources", "verification",
+        "vocabulary",
     },
     "render": {"merges", "plan", "inspection", "comparison", "explanation", "matching", "trainer"},
     "cli": {"api", "trainer", "render", "plan", "registry"},
@@ -156,6 +160,7 @@ def test_pure_rooms_open_no_file_and_log_nothing() -> None:
             "operations",
             "composition",
             "explanation",
+            "lora",
         ):
             tree = ast.parse(path.read_text())
             called = {

@@ -54,7 +54,7 @@ def test_the_readme_opens_with_the_two_commands() -> None:
 
 def test_the_table_of_commands_has_every_verb() -> None:
     named = [quoted(row[0])[0].split()[1] for row in table(README, "## The commands")]
-    assert sorted(named) == verbs()
+    assert sorted(named) == sorted({verb.split()[0] for verb in verbs()})
 
 
 @pytest.mark.parametrize("page", sorted(HOWTO.glob("*.md")), ids=lambda page: page.stem)

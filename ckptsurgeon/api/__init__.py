@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from .comparing import diff
     from .editing import convert, filter, rename
     from .explaining import explain
+    from .extracting import lora_extract
     from .live import load_into
     from .looking import init_config, inspect
+    from .lora import lora_merge
     from .matching import match
     from .merging import list_methods, merge
     from .planning import transplant
@@ -74,6 +76,8 @@ __all__ = [
     "load_order",
     "load_plan",
     "load_target",
+    "lora_extract",
+    "lora_merge",
     "match",
     "merge",
     "merge_method",
@@ -104,8 +108,10 @@ __getattr__ = lazy_names(
         ".comparing": ("diff",),
         ".editing": ("convert", "filter", "rename"),
         ".explaining": ("explain",),
+        ".extracting": ("lora_extract",),
         ".live": ("load_into",),
         ".looking": ("init_config", "inspect"),
+        ".lora": ("lora_merge",),
         ".matching": ("match",),
         ".planning": ("transplant",),
         ".pretrained": ("Pretrained",),

@@ -24,9 +24,10 @@ nothing, a bad configuration; 3 an input is missing, corrupt or unsafe; 4 the pl
 be written; 70 a bug; 129 hung up; 130 interrupted; 141 nobody reads the answer; 143 terminated."""
 
 ORDER = (
-    "inspect", "diff", "match", "transplant", "rename", "filter", "convert", "average", "merge", "apply", "verify",
-    "init", "train", "demo_data",
+    "inspect", "diff", "match", "transplant", "rename", "filter", "convert", "average", "merge", "lora_merge",
+    "lora_extract", "apply", "verify", "init", "train", "demo_data",
 )  # fmt: skip
+GROUPS = {"lora": "Low-rank adapters: merge them into their base, or extract one from what was tuned."}
 GLOBAL = ("--json", "-q", "--quiet", "-v", "--verbose")
 SIGPIPE = 141
 
@@ -100,10 +101,22 @@ def _app(as_json: bool) -> typer.Typer:
     ) -> None:
         pass
 
+    groups: dict[str, typer.Typer] = {}
     for verb in _verbs():
         summary = verb.HELP.partition("\n")[0]
-        app.command(verb.NAME, cls=Verb, help=verb.HELP, epilog=verb.EXAMPLES, short_help=summary)(verb.run)
+        *group, name = verb.NAME.split()
+        within = _group(app, groups, group[0]) if group else app
+        within.command(name, cls=Verb, help=verb.HELP, epilog=verb.EXAMPLES, short_help=summary)(verb.run)
     return app
+
+
+def _group(app: typer.Typer, groups: dict[str, typer.Typer], name: str) -> typer.Typer:
+    """Return the group of verbs of a name, as ``lora`` in ``lora merge``."""
+    if name not in groups:
+        settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+        groups[name] = typer.Typer(rich_markup_mode=None, no_args_is_help=False, context_settings=settings)
+        app.add_typer(groups[name], name=name, help=GROUPS[name], epilog=EXIT_CODES)
+    return groups[name]
 
 
 def _verbs() -> list[Any]:
@@ -119,4 +132,5 @@ def _verb_first(args: Sequence[str]) -> list[str]:
         head += 1
     if head == len(args) or args[head].startswith("-"):
         return list(args)
-    return [args[head], *args[:head], *args[head + 1 :]]
+    words = 2 if args[head] in GROUPS and not "".join(args[head + 1 : head + 2]).startswith("-") else 1
+    return [*args[head : head + words], *args[:head], *args[head + words :]]

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..registry import discover
 from ..text import escape
 
-__all__ = ["check_explain", "check_output", "default_output", "mismatch_policies", "quoted"]
+__all__ = ["check_explain", "check_output", "default_output", "mismatch_policies", "numbers", "quoted"]
 
 
 def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
@@ -23,6 +23,14 @@ def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
             hint="Keep one, or scope the other, as in --on-mismatch ctc=pad.",
         )
     return [*(["init"] if ignore else []), *on_mismatch]
+
+
+def numbers(option: str, text: str | None) -> list[float] | None:
+    """Return numbers with commas between them, None for none; raises ConfigError for what is no number."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} {escape(text or '')} are no numbers.", hint="Write 0.7,0.3.") from None
 
 
 def check_explain(**writing: object) -> None:

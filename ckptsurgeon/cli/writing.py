@@ -63,7 +63,9 @@ class Writing:
         from ..render.receipt import receipt_view
 
         show_plan(self.sink, plan)
-        self.sink.show(receipt_view(receipt, next_steps=[f"ckpt verify {quoted(self.output)}"]))
+        self.sink.show(
+            receipt_view(receipt, next_steps=[f"ckpt verify {quoted(self.output)}"], every=self.sink.verbose)
+        )
 
 
 def show_explained(sink: Sink, plan: Plan, keys: Sequence[str]) -> None:

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from .casting import cast_for
     from .checksums import bad_checksum, check_storage, check_values, checkable, combine, crc32
     from .compute import computed_blocks
+    from .factoring import differ
     from .layout import OutputOptions, check_options, lay_out, parse_size
     from .mapping import mapped_block
     from .memory import put_tensors, stage_tensors
     from .merging import MergeContext
     from .overlaying import overlaid_boxes
     from .places import check_output, output_error
-    from .reading import read_part
+    from .reading import read_number, read_part
     from .run import Inputs, Progress, check_step
     from .staging import StagedFile, staged_file, temp_file, write_text
     from .temp import remove_leftovers, sync_folder, temp_name
@@ -43,12 +44,14 @@ __all__ = [
     "combine",
     "computed_blocks",
     "crc32",
+    "differ",
     "lay_out",
     "mapped_block",
     "output_error",
     "overlaid_boxes",
     "parse_size",
     "put_tensors",
+    "read_number",
     "read_part",
     "remove_leftovers",
     "stage_tensors",
@@ -66,11 +69,12 @@ __getattr__ = lazy_names(
         ".casting": ("cast_for",),
         ".compute": ("computed_blocks",),
         ".layout": ("OutputOptions", "check_options", "lay_out", "parse_size"),
+        ".factoring": ("differ",),
         ".mapping": ("mapped_block",),
         ".overlaying": ("overlaid_boxes",),
         ".merging": ("MergeContext",),
         ".memory": ("put_tensors", "stage_tensors"),
-        ".reading": ("read_part",),
+        ".reading": ("read_number", "read_part"),
         ".run": ("Inputs", "Progress", "check_step"),
         ".places": ("check_output", "output_error"),
         ".staging": ("StagedFile", "staged_file", "temp_file", "write_text"),

@@ -59,6 +59,7 @@ def carry_out(
         elapsed_s=time.perf_counter() - began,
         plan_sha256=plan.sha256(),
         notes=(*overflow_notes(run.overflowed), *told_companions(written), *former.notes),
+        fits=run.fits,
     )
 
 
@@ -136,7 +137,8 @@ def _staged(
 
 
 def _existing_companions(path: str, plan: Plan) -> Iterator[str]:
-    return (one.name for one in plan.target.companions if os.path.lexists(os.path.join(path, one.name)))
+    names = [one.name for one in plan.target.companions] + ([plan.target.weights] if plan.target.weights else [])
+    return (name for name in names if os.path.lexists(os.path.join(path, name)))
 
 
 def _identities(inputs: Inputs, plan: Plan, options: OutputOptions) -> Iterator[tuple[int, int]]:

@@ -24,7 +24,9 @@ from ..ops import (
 from ..plan import MERGES, Step
 from ..tensors import TensorInfo
 from ..text import escape
+from .adapting import adapting_of, adapting_places
 from .casting import cast_for, named
+from .factoring import factoring_of, factoring_places
 from .mapping import mapped_block
 from .merging import MergeContext, merging_of, merging_places
 from .overlaying import overlaid_block
@@ -67,6 +69,10 @@ def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> li
     """Return the blocks in which an output tensor is computed."""
     if step.op == "merge":
         return merging_places(step, context)
+    if step.op == "lora":
+        return adapting_places(step)
+    if step.op == "factor":
+        return factoring_places(step)
     itemsize = raw_dtype(step.dtype).itemsize
     shape = step.shape if step.op != "copy" else parts[0][0].shape  # (1,) and () have the same bytes
     return list(placed(blocks(shape, _limit(step, parts[0][0], itemsize)), itemsize))
@@ -80,6 +86,10 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
     compute: Blockwise = partial(_computed, step, parts)
     if step.op == "merge":
         compute = _about(step, partial(merging_of, step, parts, context))
+    elif step.op == "lora":
+        compute = _about(step, partial(adapting_of, step, parts))
+    elif step.op == "factor":
+        compute = factoring_of(step, parts, context.factors)
 
     def block(place: Place, seen: Seen | None = None) -> tuple[Array, int]:
         values, lost = _about(step, partial(compute, place, seen))

@@ -47,20 +47,21 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
 def compute_steps(run: Run) -> None:
     """Write every tensor whose values lie in checkpoints and are not copied: cast, resized, merged, gathered."""
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="compute")
+    shared = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory, pool.map)
     try:
         for step in run.plan.steps:
             if step.source is None or run.draws(step) or not has_slot(run, step):
                 continue
             if not is_copy(step, run.info(step)):
-                _compute(run, step, pool)
+                _compute(run, step, shared)
+        run.fits = tuple(shared.factors.fits.values())
     finally:
         pool.shutdown(cancel_futures=True)  # of a tensor that failed or was interrupted, the rest is not computed
 
 
-def _compute(run: Run, step: Step, pool: ThreadPoolExecutor) -> None:
+def _compute(run: Run, step: Step, context: MergeContext) -> None:
     """Compute one tensor block by block; numpy lets two threads work at once."""
     parts = run.parts(step)
-    context = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory, pool.map)
     places = block_places(step, parts, context)
     if len(places) < 2:  # a thread of its own would cost more than it saves
         context = replace(context, spread=map)

@@ -149,6 +149,8 @@ def lay_out(plan: Plan, options: OutputOptions, recipe: str, beside: Beside | No
     OutputError for a dtype the format lacks.
     """
     writer = writer_of(options)
+    if plan.target.weights:
+        _check_adapter(options, writer)
     if beside is not None and (is_folder(options) or not writer.carries):
         where = "a folder" if is_folder(options) else writer.name
         raise ConfigError(f"{where} has no place for entries that are no tensors.", hint="Write one .pth file.")
@@ -156,13 +158,23 @@ def lay_out(plan: Plan, options: OutputOptions, recipe: str, beside: Beside | No
     metadata: Mapping[str, str] = {"format": "pt", **plan.metadata}
     if not is_folder(options):
         return OutputShape((Part("", writer.layout(tensors, metadata, recipe, beside), tensors),), folder=False)
-    shards = split_shards(tensors, parse_size(options.max_shard_size or DEFAULT_SHARD), shares=writer.shares)
-    names = writer.sharding.names(len(shards))
+    size = parse_size(options.max_shard_size or DEFAULT_SHARD)
+    shards = [tensors] if plan.target.weights else split_shards(tensors, size, shares=writer.shares)
+    names = [plan.target.weights] if plan.target.weights else writer.sharding.names(len(shards))
     parts = tuple(
         Part(name, writer.layout(shard, metadata, ""), shard) for name, shard in zip(names, shards, strict=True)
     )
     index = writer.sharding.index({part.name: (part.tensors, part.layout) for part in parts})
     return OutputShape(parts, folder=True, index=index)
+
+
+def _check_adapter(options: OutputOptions, writer: Writer) -> None:
+    """Raise ConfigError where an output is not a folder with one file of safetensors."""
+    if not is_folder(options) or options.max_shard_size or writer.name != "safetensors":
+        raise ConfigError(
+            f"{escape(options.path)} is to hold an adapter: a folder with one file of safetensors.",
+            hint="Name a folder, and no --to or --max-shard-size.",
+        )
 
 
 def existing_checkpoint(path: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol, TypeVar
 
@@ -17,6 +17,7 @@ from ..ops import Array, Box, blocks, box_shape, cast, raw_dtype
 from ..plan import Merge, Step
 from ..text import escape, human_bytes
 from .casting import cast_for
+from .factoring import Factors
 from .part import Blockwise, Part, Place, Seen, placed
 from .reading import read_part
 from .run import MEMORY
@@ -44,13 +45,14 @@ class Spread(Protocol):
 class MergeContext:
     """What merges are carried out with beside their plan: the seed, the user's methods, the memory, the threads.
 
-    ``memory`` is in bytes.
+    ``memory`` is in bytes; ``factors`` are those that were extracted last.
     """
 
     seed: int = 0
     plugins: tuple[Method, ...] = ()
     memory: int = MEMORY
     spread: Spread = map
+    factors: Factors = field(default_factory=Factors)
 
     def method(self, name: str) -> Method:
         """Return a method by its name; raises ConfigError for one that is not known."""

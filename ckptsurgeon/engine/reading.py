@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint import Checkpoint
-from ..ops import Array, Box, box_shape, raw_dtype
+from ..ops import Array, Box, box_shape, cast, raw_dtype
 from ..sources import File
 from ..tensors import DTYPES, TensorInfo, contiguous_stride, reach
 from .composed import read_made
 
-__all__ = ["read_part"]
+__all__ = ["read_number", "read_part"]
 
 SPARSE = 4
 """A part is read in one go when what lies between its elements is at most this many times its size …"""
@@ -27,6 +27,14 @@ def read_part(source: Checkpoint, info: TensorInfo, part: Box) -> Array:
     if info.made is not None:
         return np.ascontiguousarray(read_made(lambda one, box: read_part(source, one, box), info, part))
     return _read_stored(source.file(info), info, part)
+
+
+def read_number(source: Checkpoint, key: str) -> float | None:
+    """Return the one number that a tensor holds, None where it is not finite."""
+    info = source[key]
+    values = read_part(source, info, tuple((0, size) for size in info.shape))
+    number = float(cast(values, info.dtype, "float64")[0].reshape(-1)[0])
+    return number if math.isfinite(number) else None
 
 
 def _read_stored(file: File, info: TensorInfo, part: Box) -> Array:

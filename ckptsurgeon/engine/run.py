@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
-from ..plan import MERGES, Input, Plan, Step
+from ..plan import MERGES, Fit, Input, Plan, Step
 from ..policies import cast_fault, fit
 from ..target import TargetSpec
 from ..tensors import DTYPES, TensorInfo
@@ -72,6 +72,7 @@ class Run:
     checksums: dict[str, int] = field(default_factory=dict)
     overflowed: dict[str, int] = field(default_factory=dict)
     nbytes_read: int = 0
+    fits: tuple[Fit, ...] = ()
     _done: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -156,6 +157,8 @@ def check_step(step: Step) -> None:
         "map": _maps(step),
         "average": _merges(step) and DTYPES[step.source_dtype].is_floating,
         "merge": _merges(step) and step.merge is not None and DTYPES[step.source_dtype].kind == "float",
+        "lora": _adapts(step),
+        "factor": _factors(step),
         "max": _merges(step) and not DTYPES[step.source_dtype].is_floating and not step.weights,
     }
     possible = fits[step.op] if step.op in fits else _resizes(step)
@@ -194,6 +197,20 @@ def _merges(step: Step) -> bool:
         and len(step.weights) in (0, len(inputs))
         and all(map(isfinite, step.weights))
     )
+
+
+def _adapts(step: Step) -> bool:
+    """Whether all inputs of a step are real numbers, with the shapes that its adapters need."""
+    return step.lora is not None and _real(step) and step.lora.fits(step.shape, [one.shape for one in step.inputs])
+
+
+def _factors(step: Step) -> bool:
+    """Whether a step is a factor of the difference of its inputs."""
+    return step.factor is not None and _real(step) and step.factor.fits(step.shape, [one.shape for one in step.inputs])
+
+
+def _real(step: Step) -> bool:
+    return all(DTYPES[one.dtype].kind == "float" and not DTYPES[one.dtype].is_packed for one in step.inputs)
 
 
 def is_copy(step: Step, info: TensorInfo) -> bool:

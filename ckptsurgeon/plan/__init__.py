@@ -1,18 +1,23 @@
 """Plans: for every destination tensor where its values come from, made from headers alone, reviewable as JSON."""
 
+from .lora import FACTORS, Factor, Lora, Term, plain_shape
 from .merge import Merge, Value
 from .plan import CLASSES, MERGES, Carried, Equal, FilePrint, Input, Plan, PlanCompanion, PlanSource, PlanTarget, Step
-from .receipt import Failure, Receipt, Verification
+from .receipt import Failure, Fit, Receipt, Verification
 from .rows import Row, Rows
 
 __all__ = [
     "CLASSES",
+    "FACTORS",
     "MERGES",
     "Carried",
     "Equal",
+    "Factor",
     "Failure",
     "FilePrint",
+    "Fit",
     "Input",
+    "Lora",
     "Merge",
     "Plan",
     "PlanCompanion",
@@ -22,6 +27,8 @@ __all__ = [
     "Row",
     "Rows",
     "Step",
+    "Term",
     "Value",
     "Verification",
+    "plain_shape",
 ]

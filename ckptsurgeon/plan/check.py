@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..tensors import DTYPES
 from ..text import escape
-from .plan import Plan, Step
+from .plan import Plan, PlanCompanion, Step
 
 __all__ = ["check_plan"]
 
@@ -35,6 +35,9 @@ def check_plan(plan: Plan, data: Mapping[str, Any]) -> None:
 def _check_target(plan: Plan) -> None:
     """Companions are plain files of a folder, as they are said to be; of every tie a name is left."""
     names = [one.name for one in plan.target.companions]
+    weights = plan.target.weights
+    if weights and not (PlanCompanion(weights, 0, "").is_plain and weights.endswith(".safetensors")):
+        raise _fault(f"its weights {escape(weights)} are no plain file name of safetensors")
     for one in plan.target.companions:
         if not one.is_plain:
             raise _fault(f"its companion {escape(one.name)} is no plain file name")

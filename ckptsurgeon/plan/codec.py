@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .check import check_plan
+from .lora import Factor, Lora
 from .merge import Merge
 from .plan import MERGES, Carried, Equal, FilePrint, Input, Plan, PlanCompanion, PlanSource, PlanTarget, Step
 from .rows import Rows
@@ -15,7 +16,7 @@ __all__ = ["plan_from_json", "plan_to_json"]
 
 OPS = (
     "copy", "slice", "pad", "overlap", "interpolate", "positions-1d", "positions-2d", "patch", "channels", "center",
-    "map", "init", "keep", *MERGES,
+    "map", "init", "keep", "lora", "factor", *MERGES,
 )  # fmt: skip
 VERSION = 1
 
@@ -58,6 +59,7 @@ def _companions_json(target: PlanTarget) -> dict[str, Any]:
     return {
         **({"companions": rows} if rows else {}),
         **({"implied": list(target.implied)} if target.implied else {}),
+        **({"weights": target.weights} if target.weights else {}),
     }
 
 
@@ -86,6 +88,8 @@ def _step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
         **({"operation": step.operation, "made_of": list(step.made_of)} if step.operation else {}),
         **({"axis": step.axis} if step.rows is not None else {}),
         **({"merge": step.merge.to_json()} if step.merge is not None else {}),
+        **({"lora": step.lora.to_json()} if step.lora is not None else {}),
+        **({"factor": step.factor.to_json()} if step.factor is not None else {}),
         **several,
     }
 
@@ -150,6 +154,7 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
             _read_prints(target["files"]),
             tuple(_read_companion(row) for row in target.get("companions", ())),
             tuple(_text(key) for key in target.get("implied", ())),
+            _text(target.get("weights", "")),
         ),
         steps=tuple(_read_step(step, index, rows) for step in data["steps"]),
         unexpected=tuple((index[row["source"]], _text(row["key"])) for row in data["unexpected"]),
@@ -196,6 +201,8 @@ def _read_step(row: Mapping[str, Any], index: Mapping[str, int], rows: Rows | No
         rows=rows if row["op"] == "map" else None,
         axis=int(row.get("axis") or 0),
         merge=Merge.from_json(row.get("merge")),
+        lora=Lora.from_json(row.get("lora")),
+        factor=Factor.from_json(row.get("factor")),
     )
 
 

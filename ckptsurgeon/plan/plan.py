@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..text import count
+from .lora import Factor, Lora
 from .merge import Merge
 from .rows import Rows
 
@@ -86,7 +87,7 @@ class PlanTarget:
     """The destination: its kind, its configuration, and the files that this reads.
 
     A folder that is written for it has its ``companions`` too, and lacks those names of tied tensors that are
-    ``implied`` there.
+    ``implied`` there. ``weights`` is what its one file of tensors is called, where it is always one of that name.
     """
 
     kind: str
@@ -95,6 +96,7 @@ class PlanTarget:
     files: tuple[FilePrint, ...] = ()
     companions: tuple[PlanCompanion, ...] = ()
     implied: tuple[str, ...] = ()
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class Step:
     missing, excluded, reinit or mismatch. ``tied_to`` names the first key of the same tensor. ``more`` are inputs
     beyond the first, ``weights`` what each counts (none: all the same). ``operation`` is the last operation that made
     the source's tensor, if one did, and ``made_of`` the keys that went into it. ``rows`` are those of a vocabulary that
-    runs along ``axis``, where a tensor is mapped. ``merge`` says how inputs are merged, where it is by a method.
+    runs along ``axis``, where a tensor is mapped. ``merge`` says how inputs are merged, where it is by a method,
+    ``lora`` how adapters change the first input, ``factor`` which factor of a difference it is.
     """
 
     key: str
@@ -138,6 +141,8 @@ class Step:
     rows: Rows | None = None
     axis: int = 0
     merge: Merge | None = None
+    lora: Lora | None = None
+    factor: Factor | None = None
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -151,10 +156,12 @@ class Step:
         """The class of the tensor."""
         if self.op in ("init", "keep"):
             return {"init": "initialised", "keep": "kept"}[self.op]
-        if self.op in MERGES:
+        if self.op in (*MERGES, "lora"):
             return "merged"
         if self.op == "map":
             return "mapped"
+        if self.op == "factor":
+            return "derived"
         if self.op != "copy":
             return "resized"
         if self.operation:

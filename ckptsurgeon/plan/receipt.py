@@ -9,12 +9,26 @@ from typing import Any
 from ..errors import VerifyError
 from ..text import escape, listing
 
-__all__ = ["Failure", "Receipt", "Verification"]
+__all__ = ["Failure", "Fit", "Receipt", "Verification"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a product of a rank is the difference of a tensor: what it lacks, over the difference, by norm."""
+
+    key: str
+    shape: tuple[int, int]
+    rank: int
+    error: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {"key": self.key, "shape": list(self.shape), "rank": self.rank, "error": float(f"{self.error:.4g}")}
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was written. Sizes in bytes, ``elapsed_s`` in seconds."""
+    """What was written. Sizes in bytes, ``elapsed_s`` in seconds; ``fits`` of factors that were extracted."""
 
     output: str
     counts: Mapping[str, int]
@@ -24,6 +38,7 @@ class Receipt:
     elapsed_s: float
     plan_sha256: str
     notes: tuple[str, ...] = ()
+    fits: tuple[Fit, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the receipt as plain data."""
@@ -38,6 +53,7 @@ class Receipt:
             "elapsed_s": round(self.elapsed_s, 3),
             "plan_sha256": self.plan_sha256,
             "notes": list(self.notes),
+            **({"modules": [fit.to_json() for fit in self.fits]} if self.fits else {}),
         }
 
 

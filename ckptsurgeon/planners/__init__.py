@@ -2,6 +2,8 @@
 
 from .average import ema_weights, plan_average
 from .edit import plan_edit
+from .extract import Extraction, check_extraction, comparable, plan_lora_extract
+from .lora import AdapterView, plan_lora_merge
 from .merge import pieces_of, plan_merge
 from .merge_heads import has_own_head, with_tied_heads
 from .merge_layers import LayerList, layer_list, layer_lists, numbered_lists
@@ -14,7 +16,9 @@ from .transplant import plan_transplant
 from .vocabulary import VocabularyOptions
 
 __all__ = [
+    "AdapterView",
     "Depths",
+    "Extraction",
     "Flag",
     "LayerList",
     "LayerSlice",
@@ -31,6 +35,8 @@ __all__ = [
     "SourceView",
     "Values",
     "VocabularyOptions",
+    "check_extraction",
+    "comparable",
     "ema_weights",
     "has_own_head",
     "layer_list",
@@ -40,6 +46,8 @@ __all__ = [
     "pieces_of",
     "plan_average",
     "plan_edit",
+    "plan_lora_extract",
+    "plan_lora_merge",
     "plan_merge",
     "plan_transplant",
     "sliced_pieces",

@@ -230,6 +230,7 @@ def _step(key: str, made: Made, info: TensorInfo, rows: Rows | None, inputs: lis
     return Step(
         key, made.op, info.dtype, info.shape, first.source, first.key, first.dtype, first.shape,
         policy=made.policy, more=tuple(more), weights=made.weights, rows=rows, axis=made.axis, merge=made.merge,
+        lora=made.lora, factor=made.factor,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,14 @@ def pair() -> None:
     other = {key.replace("layers", "blocks"): value for key, value in state.items()}
     other["norm"] = torch.tensor([1.0, 1.0, 1.0, 1.5])
     save_file(other, "b.safetensors")
+    factors = {"up.lora_A": torch.ones(2, 3), "up.lora_B": torch.ones(2, 2)}
+    Path("adapter").mkdir()
+    save_file(
+        {f"base_model.model.{key}.weight": one for key, one in factors.items()}, "adapter/adapter_model.safetensors"
+    )
+    Path("adapter/adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}')
+    save_file({"up.weight": torch.zeros(2, 3), "norm": torch.ones(2)}, "plain.safetensors")
+    save_file({"up.weight": torch.tensor([[3.0, 0, 0], [0, 4, 0]]), "norm": torch.zeros(2)}, "tuned.safetensors")
 
 
 def stable(data: dict[str, Any]) -> str:
@@ -42,6 +51,8 @@ COMMANDS = {
     "filter": ["filter", "a.safetensors", "--exclude", "norm", "-n"],
     "convert": ["convert", "a.safetensors", "--dtype", "bf16", "--set-metadata", "who=you", "-n"],
     "average": ["average", "a.safetensors", "a.safetensors", "--ema", "0.5", "-n"],
+    "lora-merge": ["lora", "merge", "plain.safetensors", "adapter", "--weights", "0.5", "-n"],
+    "lora-extract": ["lora", "extract", "tuned.safetensors", "plain.safetensors", "--rank", "1", "-o", "out"],
     "receipt": ["rename", "a.safetensors", "--map", "layers=blocks", "-o", "o.safetensors"],
 }
 

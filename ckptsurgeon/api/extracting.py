@@ -1,0 +1,103 @@
+"""``lora_extract``: what a network was tuned to, as a low-rank adapter of its base."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..checkpoint import Checkpoint, open_checkpoint
+from ..errors import PlanError
+from ..plan import Plan
+from ..planners import Extraction, Options, SourceView, check_extraction, comparable, plan_lora_extract
+from ..text import count, escape, listing
+from .inputs import OpenInputs, names_of, plan_source
+from .planning import arguments_said
+from .types import Path, Patterns
+
+__all__ = ["lora_extract"]
+
+
+def lora_extract(
+    tuned: Path,
+    base: Path,
+    *,
+    rank: int = 16,
+    alpha: float | None = None,
+    include: Patterns = (),
+    exclude: Patterns = (),
+    embeddings: bool = False,
+    fan_in_fan_out: bool = False,
+    save_modules: bool = False,
+    dtype: str = "float32",
+    seed: int = 0,
+    unwrap: bool = False,
+    root: str | None = None,
+) -> Plan:
+    """Plan an adapter for PEFT whose factors are the best of a rank for each weight of ``tuned`` minus the base's.
+
+    It reads the values of both, to know what differs. ``alpha`` is by default the rank. ``include`` and ``exclude``
+    choose keys; ``embeddings`` takes those too, ``fan_in_fan_out`` is for weights that are (in, out), GPT-2's. What
+    differs and is no such weight is named, or with ``save_modules`` goes along whole. ``dtype`` is the factors'. The
+    decomposition starts from random numbers with ``seed``. How well each factor fits is in the receipt of ``apply``.
+
+    Raises ConfigError for a rank or an alpha that is none, PlanError where nothing can be extracted, PatternError for a
+    pattern that matches nothing, and what ``open_checkpoint`` raises.
+    """
+    options = Options.of(include=include, exclude=exclude, dtype=str(dtype))
+    asked = Extraction(
+        rank, alpha, options.include, options.exclude, embeddings, fan_in_fan_out, save_modules, options.dtype, seed
+    )
+    check_extraction(asked)
+    opened: list[Checkpoint] = []
+    try:
+        opened += (open_checkpoint(path, root, unwrap=unwrap) for path in (tuned, base))
+        ours, theirs = opened
+        names = names_of([os.fspath(tuned), os.fspath(base)])
+        views = [SourceView(plan_source(name, one), one) for name, one in zip(names, opened, strict=True)]
+        differing = list(_differing(ours, theirs))
+        plan = plan_lora_extract(
+            views[0],
+            views[1],
+            differing,
+            asked,
+            arguments={
+                **arguments_said(
+                    rank=rank, include=include, exclude=exclude, embeddings=embeddings, save_modules=save_modules,
+                    fan_in_fan_out=fan_in_fan_out, dtype=options.dtype, unwrap=unwrap, root=root,
+                ),
+                **({"alpha": alpha} if alpha is not None else {}),
+            },
+            notes=[*(note for one in opened for note in one.notes), *_lacking(ours, theirs)],
+        )  # fmt: skip
+    except BaseException:
+        for checkpoint in opened:
+            checkpoint.close()
+        raise
+    return replace(plan, inputs=OpenInputs(tuple(opened), None))
+
+
+def _differing(ours: Checkpoint, theirs: Checkpoint) -> Iterator[str]:
+    """Yield the keys of the tuned network that the base has not, or not so: this reads all values."""
+    from ..engine import differ
+
+    if not any(key in theirs for key in ours):
+        raise PlanError(
+            f"{escape(ours.path)} and {escape(theirs.path)} have no key in common.",
+            hint="Name the base that it was tuned from; --unwrap strips wrappers such as module.",
+        )
+    for key, info in ours.items():
+        if info.opaque:
+            raise PlanError(f"{escape(key)} of {escape(ours.path)} cannot be compared: {info.opaque}.")
+        base = theirs.get(key)
+        same = base is not None and not base.opaque and comparable(info, base)
+        if not same or differ((info, ours), (theirs[key], theirs)):
+            yield key
+
+
+def _lacking(ours: Checkpoint, theirs: Checkpoint) -> list[str]:
+    lacking = [key for key in theirs if key not in ours]
+    if not lacking:
+        return []
+    number = count(len(lacking), "tensor")
+    return [f"{escape(ours.path)} lacks {number} of the base, which stay as they are: {listing(lacking, where='')}"]

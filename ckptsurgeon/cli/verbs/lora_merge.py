@@ -1,0 +1,68 @@
+"""``ckpt lora merge``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..checks import numbers
+from ..options import DryRun, Force, Json, MaxShard, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose
+from ..sink import Sink
+from ..writing import Writing
+
+NAME = "lora merge"
+HELP = """Add low-rank adapters to the base that they were trained on.
+
+An adapter is a folder that PEFT wrote (ranks and alphas per module, rslora, DoRA, saved modules and biases are as it
+means them) or one file with kohya's or diffusers' names. Sums are made in double precision and rounded once. A base
+that is a folder of transformers keeps its configuration and tokeniser; tensors without an adapter are copied as they
+are.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt lora merge base.safetensors adapter/ -o merged.safetensors
+  ckpt lora merge llama/ en/ ru/ --weights 0.7,0.3 -o merged/
+  ckpt lora merge unet.safetensors style.safetensors --exclude 'lora_te_*' -o styled.safetensors
+
+\b
+Exit status: 2 an adapter of another kind, a pattern that matches nothing; 3 an adapter that is missing or damaged; 4 an
+adapter for another model; 5 the output cannot be written.
+"""
+
+
+def run(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="What the adapters were trained on.")],
+    adapters: Annotated[list[str], typer.Argument(metavar="ADAPTER…", help="Folders of PEFT's, or adapters' files.")],
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", metavar="W,W…", help="What each adapter counts, as in 0.7,0.3; 1 if not given."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="PATTERN", help="Leave modules of the adapters out; repeatable."),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", metavar="DTYPE", help="Of all floating tensors; else the base's.")
+    ] = None,
+    output: OutputUnlessDry = None,
+    root: Root = None,
+    unwrap: Unwrap = False,
+    to: To = None,
+    max_shard_size: MaxShard = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Merge adapters."""
+    from ... import api
+
+    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run)
+    writing.check()
+    plan = api.lora_merge(
+        base, adapters, weights=numbers("--weights", weights), exclude=exclude or (), dtype=dtype, unwrap=unwrap,
+        root=root,
+    )  # fmt: skip
+    writing.carry_out(plan)

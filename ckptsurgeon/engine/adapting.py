@@ -1,0 +1,97 @@
+"""Adds adapters to the tensors they are for, in blocks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import numpy as np
+
+from ..lora import Change, changing, wide_dtype
+from ..ops import Array, Box, blocks, cast, raw_dtype
+from ..plan import Lora, Step, Term
+from .part import Blockwise, Part, Place, Seen, placed
+from .reading import read_part
+
+__all__ = ["adapting_of", "adapting_places"]
+
+ELEMENTS = 1 << 17
+"""Elements of a block: in double precision, with the product and the sum, a core's cache holds so many."""
+
+
+def adapting_places(step: Step) -> list[Place]:
+    """Return the blocks of a tensor: whole rows, since DoRA's norms are theirs."""
+    limit = max(ELEMENTS, prod(step.shape[1:]))
+    return list(placed(blocks(step.shape, limit), raw_dtype(step.dtype).itemsize))
+
+
+def adapting_of(step: Step, parts: Sequence[Part]) -> Blockwise:
+    """Read the factors of all adapters, which stay in memory, and return what makes the blocks of a tensor."""
+    assert step.lora is not None  # by check_step
+    changes = _changes(step, step.lora, parts)
+    wide = wide_dtype(parts[0][0].dtype, changes, step.dtype)
+    change, out = changing(changes, wide, step.dtype), raw_dtype(step.dtype)
+
+    def block(place: Place, seen: Seen | None) -> tuple[Array, int]:
+        begin = place.box[0][0] if place.box else 0
+        made, lost = change(_rows(parts[0], place.box, seen, wide), begin)
+        return made.reshape(-1).view(out), lost
+
+    return block
+
+
+def _changes(step: Step, lora: Lora, parts: Sequence[Part]) -> list[Change]:
+    return [_change(step, term, own, parts[0]) for term, own in lora.parted(parts)]
+
+
+def _change(step: Step, term: Term, own: Sequence[Part], base: Part) -> Change:
+    if term.kind in ("saved", "added"):
+        scale = 1.0 if term.kind == "saved" else term.scale
+        return Change(term.kind, term.weight, values=_values(step, own[0], scale))
+    a, b = _matrix(own[0]), _matrix(own[1])
+    left, right = (a.T, b.T) if term.transposed else (b, a)
+    left, right = np.ascontiguousarray(term.scale * left), np.ascontiguousarray(right)
+    if term.kind == "product":
+        return Change("product", term.weight, left, right)
+    magnitude = _whole(own[2]).reshape(-1)
+    change = Change("dora", term.weight, left, right, term.transposed, magnitude)
+    if not term.transposed:
+        return change
+    return Change("dora", term.weight, left, right, True, magnitude, _norms(step, change, base))
+
+
+def _values(step: Step, part: Part, scale: float) -> Callable[[int, int], Array]:
+    """Return what reads rows of a tensor that is shaped like the base."""
+    tail = tuple((0, size) for size in step.shape[1:])
+    return lambda begin, end: scale * _rows(part, ((begin, end), *tail) if step.shape else (), None)
+
+
+def _norms(step: Step, change: Change, base: Part) -> Array:
+    """Return the norm of each column of the base and the product."""
+    squares = np.zeros(step.shape[1])
+    for place in adapting_places(step):
+        begin, end = place.box[0]
+        adapted = _rows(base, place.box, None) + change.product(begin, end)
+        squares += np.add.reduce(adapted * adapted, axis=0)
+    return np.sqrt(squares)
+
+
+def _rows(part: Part, box: Box, seen: Seen | None, dtype: str = "float64") -> Array:
+    """Return rows of a tensor as a matrix of ``dtype``."""
+    info, source = part
+    values = read_part(source, info, box)
+    if seen is not None:
+        seen(0, values)
+    wide, _ = cast(values, info.dtype, dtype)
+    return wide.reshape(len(wide) if box else 1, -1)
+
+
+def _whole(part: Part) -> Array:
+    info, source = part
+    return cast(read_part(source, info, tuple((0, size) for size in info.shape)), info.dtype, "float64")[0]
+
+
+def _matrix(part: Part) -> Array:
+    """Return a factor as a matrix: what a convolution has beyond rows and columns lies along the columns."""
+    wide = _whole(part)
+    return wide.reshape(len(wide), -1)

@@ -1,0 +1,24 @@
+"""Low-rank adapters: how files spell them, which tensors they are for, and what they do to values. Opens nothing."""
+
+from .adapter import Adapter, Module, Scales, read_adapter
+from .arithmetic import Change, Changing, changing, wide_dtype
+from .config import AdapterConfig, parse_config
+from .decomposition import Decomposition, decompose
+from .matching import Names, matched
+
+__all__ = [
+    "Adapter",
+    "AdapterConfig",
+    "Change",
+    "Changing",
+    "Decomposition",
+    "Module",
+    "Names",
+    "Scales",
+    "changing",
+    "decompose",
+    "matched",
+    "parse_config",
+    "read_adapter",
+    "wide_dtype",
+]

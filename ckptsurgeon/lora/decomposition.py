@@ -1,0 +1,73 @@
+"""The best product of a rank for a matrix that is read row by row: a randomised singular value decomposition. No files.
+
+Halko, Martinsson and Tropp 2011, https://arxiv.org/abs/0909.4061, algorithms 4.4 and 5.1. What is held in memory is a
+block of rows, and as many columns as the rank and some more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from ..errors import PlanError
+from ..ops import Array
+
+__all__ = ["Decomposition", "Rows", "decompose"]
+
+MORE = 10
+"""Directions beyond the rank that are looked at."""
+
+POWERS = 2
+"""Times that the matrix and its transpose are applied again: singular values that fall slowly are told apart so."""
+
+Rows = Callable[[], Iterator[Array]]
+"""Gives the rows of a matrix from the first on, in blocks, in double precision; each time anew."""
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """``left`` (rows, rank) times ``right`` (rank, columns); ``error`` is what they lack, over the matrix, by norm."""
+
+    left: Array
+    right: Array
+    error: float
+
+
+def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decomposition:
+    """Return two factors that share the singular values of a matrix evenly; raises PlanError where it is not finite."""
+    size = min(rank + MORE, *shape)
+    start = np.random.Generator(np.random.Philox(seed)).standard_normal((shape[1], size))
+    square = sum(float(np.vdot(block, block)) for block in rows())
+    if not np.isfinite(square):
+        raise PlanError("its difference from the base is not finite.", hint="Leave it out with --exclude.")
+    basis = _orthonormal(_applied(rows, start))
+    for _ in range(POWERS):
+        basis = _orthonormal(_applied(rows, _orthonormal(_transposed(rows, basis, shape[1]))))
+    inner, values, right = np.linalg.svd(_transposed(rows, basis, shape[1]).T, full_matrices=False)
+    left, values, right = basis @ inner[:, :rank], values[:rank], right[:rank]
+    signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])  # else LAPACK's mood
+    roots = np.sqrt(values)
+    error = sqrt(max(0.0, square - float(values @ values)) / square) if square else 0.0
+    return Decomposition(left * (signs * roots), (signs * roots)[:, None] * right, error)
+
+
+def _orthonormal(matrix: Array) -> Array:
+    basis: Array = np.linalg.qr(matrix)[0]
+    return basis
+
+
+def _applied(rows: Rows, columns: Array) -> Array:
+    """Return the matrix times some columns."""
+    return np.vstack([block @ columns for block in rows()])
+
+
+def _transposed(rows: Rows, columns: Array, size: int) -> Array:
+    """Return the transposed matrix, of ``size`` rows, times some columns."""
+    total, begin = np.zeros((size, columns.shape[1])), 0
+    for block in rows():
+        total += block.T @ columns[begin : begin + len(block)]
+        begin += len(block)
+    return total

@@ -1,0 +1,82 @@
+"""How files spell the tensors of an adapter: PEFT, kohya, diffusers. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["COMPONENTS", "Part", "loose_part", "peft_part"]
+
+COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "prior", "controlnet")
+"""What diffusers puts before the names of the models of a pipeline."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a key says: of which module it is, and which part: A, B, bias, magnitude, alpha, or saved as it is.
+
+    ``joined`` names have underscores where the model's have dots. ``component`` is the model of a pipeline. ``times``
+    is how often the network that it was trained in adds it.
+    """
+
+    module: str
+    part: str
+    embedding: bool = False
+    joined: bool = False
+    component: str = ""
+    times: int = 1
+
+
+_OUT_PROJ = ".base_layer.out_proj"
+"""Within torch's attention: PEFT adds this adapter twice, whenever the layer runs (peft 0.18 to 0.21)."""
+
+_FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.(?!weight$|bias$)[^.]+)?(\.weight|\.bias)?")
+_MAGNITUDE = re.compile(r"(.+)\.lora_magnitude_vector(?:\.(?!weight$)[^.]+)?(?:\.weight)?")
+_OURS = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|oft_|ia3_|vera_|dora_|token_adapter|trainable_tokens)")
+_KOHYA = re.compile(r"(lora_[A-Za-z0-9]+)_([^.]+)\.(?:lora_(down|up)\.weight|(alpha))")
+_PROCESSOR = re.compile(r"(.+)\.processor\.(\w+)_lora\.(?:(down|up)\.weight|(alpha))")
+_DOTTED = re.compile(r"(.+)\.(?:lora|lora_linear_layer)\.(down|up)\.weight|(.+)\.lora_(down|up)\.weight")
+_SIDES = {"down": "A", "up": "B"}
+
+
+def peft_part(key: str) -> Part | None:
+    """Return what a key of PEFT's says; None for one that is not known."""
+    name = key.removeprefix("base_model.model.")
+    if found := _FACTOR.fullmatch(name):
+        module, embedding, side, ending = found.groups()
+        if ending == ".bias":
+            return Part(_module(module), "bias") if side == "B" and not embedding else None
+        return Part(_module(module), side, bool(embedding), times=2 if module.endswith(_OUT_PROJ) else 1)
+    if found := _MAGNITUDE.fullmatch(name):
+        return Part(_module(found[1]), "magnitude")
+    return None if _OURS.search(name) else Part(_module(name), "saved")
+
+
+def _module(name: str) -> str:
+    """Return a module's name without what PEFT wraps it in."""
+    name = re.sub(r"\.modules_to_save(?:\.default)?(?=\.)", "", name)
+    return re.sub(r"\.base_layer(?=\.|$)", "", name)
+
+
+def loose_part(key: str) -> Part | None:
+    """Return what a key of a single file says, in kohya's or diffusers' spelling; None for one that is not known."""
+    if key.startswith("base_model."):
+        return None  # PEFT's, whose scale is in a file beside it
+    if found := _KOHYA.fullmatch(key):
+        prefix, module, side, _ = found.groups()
+        return Part(module, _SIDES.get(side, "alpha"), joined=True, component=prefix)
+    if found := _PROCESSOR.fullmatch(key):
+        module, layer, side, _ = found.groups()
+        layer = "to_out.0" if layer == "to_out" else layer
+        return _loose(f"{module}.{layer}", _SIDES.get(side, "alpha"))
+    if found := _DOTTED.fullmatch(key):
+        return _loose(found[1] or found[3], _SIDES[found[2] or found[4]])
+    if key.endswith(".alpha") and "." in key:
+        return _loose(re.sub(r"\.(?:lora|lora_linear_layer)$", "", key[: -len(".alpha")]), "alpha")
+    part = peft_part(key)
+    return None if part is None or part.part == "saved" else _loose(part.module, part.part, part.embedding)
+
+
+def _loose(module: str, part: str, embedding: bool = False) -> Part:
+    head = module.partition(".")[0]
+    return Part(module, part, embedding, component=head if head in COMPONENTS else "")
