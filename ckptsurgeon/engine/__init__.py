@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .checksums import bad_checksum, check_storage, check_values, checkable, combine, crc32
     from .compute import computed_blocks
     from .layout import OutputOptions, check_options, lay_out, parse_size
+    from .libraries import check_device
     from .mapping import mapped_block
     from .memory import put_tensors, stage_tensors
     from .merging import MergeContext
@@ -34,6 +35,7 @@ __all__ = [
     "bad_checksum",
     "carry_out",
     "cast_for",
+    "check_device",
     "check_options",
     "check_output",
     "check_step",
@@ -65,6 +67,7 @@ __getattr__ = lazy_names(
         ".apply": ("carry_out",),
         ".casting": ("cast_for",),
         ".compute": ("computed_blocks",),
+        ".libraries": ("check_device",),
         ".layout": ("OutputOptions", "check_options", "lay_out", "parse_size"),
         ".mapping": ("mapped_block",),
         ".overlaying": ("overlaid_boxes",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ class Method:
         if callable(made):
             return made
         flat = made.reshape(-1)
-        return lambda at: flat[at.offset : at.offset + at.models[0].size].reshape(at.models[0].shape)
+        return lambda at: flat[at.offset : at.offset + math.prod(at.models[0].shape)].reshape(at.models[0].shape)
 
 
 def merge_method(

@@ -3,8 +3,10 @@
 from .average import ema_weights, plan_average
 from .edit import plan_edit
 from .merge import pieces_of, plan_merge
+from .merge_mismatch import MergeMismatch
 from .merge_options import MergeOptions, Piece, Place
 from .merge_values import Depths, Setting, Settings, Values
+from .merge_vocabulary import MergeVocabulary
 from .options import Flag, Options
 from .select import Origin, Planning, Selection, SourceView, moved
 from .transplant import plan_transplant
@@ -13,7 +15,9 @@ from .vocabulary import VocabularyOptions
 __all__ = [
     "Depths",
     "Flag",
+    "MergeMismatch",
     "MergeOptions",
+    "MergeVocabulary",
     "Options",
     "Origin",
     "Piece",

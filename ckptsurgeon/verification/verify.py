@@ -14,7 +14,7 @@ from ..checkpoint import Checkpoint
 from ..engine import check_step, crc32
 from ..errors import CheckpointError, FormatError
 from ..ops import count_special, raw_dtype
-from ..plan import Failure, Input, Plan, PlanSource, PlanTarget, Rows, Step, Verification
+from ..plan import Failure, Input, Plan, PlanSource, PlanTarget, Rows, Step, Verification, with_vocabularies
 from ..recipe import Made, Recipe, made_of
 from ..tensors import DTYPES, TensorInfo
 from ..text import escape, shape_text
@@ -131,7 +131,7 @@ def _check_plan(check: _Check, plan: Plan) -> None:
 
 def _other_than_planned(said: Recipe, plan: Plan) -> Iterator[str]:
     """Yield what an output says of its making that a plan does not: vocabulary, metadata, sources."""
-    if said.rows != plan.rows:
+    if (said.rows, said.vocabularies) != (plan.rows, plan.vocabularies):
         yield "was made with another vocabulary than was planned"
     if dict(said.metadata or {}) != dict(plan.metadata):
         yield "carries other metadata than was planned"
@@ -206,6 +206,11 @@ def _compare(check: _Check, key: str, info: TensorInfo, made: Made) -> None:
             return
     inputs = [Input(i, name, source[name].dtype, source[name].shape) for i, (source, name) in enumerate(sources)]
     step = _step(key, made, info, check.expected.rows, inputs)
+    every = check.expected.vocabularies
+    if made.policy == "vocab" and not every:
+        check.fail(key, "goes by vocabularies that the recipe does not have")
+        return
+    step = with_vocabularies(step, [every[index] for index, _ in wanted] if every else ())
     check_step(step)
     origins = [(source[name], source) for source, name in sources]
     keeper = check.expected.sources[over] if over is not None else None

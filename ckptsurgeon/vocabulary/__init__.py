@@ -1,7 +1,18 @@
 """Token lists of the toolkits, and which row of one vocabulary is which row of another. Nothing in a file is run."""
 
+from .beside import tokens_beside
 from .mapping import NEW_TOKENS, map_tokens
 from .read import BYTES, read_vocabulary
+from .union import rows_in, united
 from .vocabulary import Vocabulary
 
-__all__ = ["BYTES", "NEW_TOKENS", "Vocabulary", "map_tokens", "read_vocabulary"]
+__all__ = [
+    "BYTES",
+    "NEW_TOKENS",
+    "Vocabulary",
+    "map_tokens",
+    "read_vocabulary",
+    "rows_in",
+    "tokens_beside",
+    "united",
+]
