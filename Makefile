@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Two threads on two busy cores can be many times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-ORACLES := espnet speechbrain tensorflow mfcc
+ORACLES := espnet speechbrain tensorflow mfcc mergekit
 
 .PHONY: help demo test test-faults check bench oracle format clean
 

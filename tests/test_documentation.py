@@ -63,6 +63,8 @@ def test_the_commands_of_a_howto_run(page: Path, ckpt: Run) -> None:
     text = page.read_text()
     torch.manual_seed(0)
     exec(re.search(r"```python\n(.*?)```", text, re.S)[1], {})  # type: ignore[index]  # noqa: S102 - our own page
+    for name, code in re.findall(r"^```python (\S+\.py)\n(.*?)```", text, re.S | re.M):
+        Path(name).write_text(code)
     commands = re.findall(r"^    \$ ckpt (.*)$", text, re.M)
     assert commands
     for command in commands:

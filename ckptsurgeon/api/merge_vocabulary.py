@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import ConfigError
 from ..planners import MergeVocabulary
@@ -13,9 +14,24 @@ from ..vocabulary import Vocabulary, read_vocabulary, rows_in, tokens_beside, un
 from .types import Path, Patterns
 from .vocabularies import vocabulary_key
 
-__all__ = ["ModelTokens", "merge_vocabulary"]
+__all__ = ["Asked", "ModelTokens", "merge_vocabulary"]
 
 UNION, BASE = "union", "base"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The vocabulary that an output is to have, the token lists of the models, the tensors that go by them."""
+
+    vocab: str | None = None
+    tokens: Mapping[str, Path] | Sequence[str] = ()
+    keys: Patterns = ()
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What a recipe records of it: of a file its name alone."""
+        known = self.vocab is None or self.vocab.lower() in (UNION, BASE)
+        return {"vocab": self.vocab if known else os.path.basename(str(self.vocab)), "vocab_keys": self.keys}
 
 
 @dataclass(frozen=True)
@@ -33,20 +49,15 @@ class ModelTokens:
 
 
 def merge_vocabulary(
-    vocab: str | None,
-    models: Sequence[str],
-    names: Sequence[str],
-    *,
-    tokens: Mapping[str, Path] | Sequence[str],
-    keys: Patterns,
-    first: int,
+    asked: Asked, models: Sequence[str], names: Sequence[str], *, first: int
 ) -> tuple[MergeVocabulary, ModelTokens] | None:
     """Return the vocabularies of a merge, None where none is asked for.
 
     ``models`` are paths, ``names`` what they are called; ``first`` is the number of the base, or the first model.
     Raises ConfigError for a list that there is not, PatternError for a pattern that cannot be understood.
     """
-    named = [keys] if isinstance(keys, str) else list(keys or ())
+    vocab, tokens = asked.vocab, asked.tokens
+    named = [asked.keys] if isinstance(asked.keys, str) else list(asked.keys or ())
     if vocab is None:
         if named or tokens:
             raise ConfigError("--tokens and --vocab-keys go with --vocab.", hint="Write --vocab union, base or a FILE.")

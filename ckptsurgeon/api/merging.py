@@ -14,13 +14,25 @@ from ..engine import check_device, parse_size
 from ..errors import ConfigError
 from ..merges import MergeMethods, Method, load_plugin, merge_methods
 from ..plan import Plan
-from ..planners import MergeOptions, Setting, Settings, SourceView, Values, pieces_of, plan_merge
+from ..planners import (
+    MergeOptions,
+    Setting,
+    Settings,
+    SourceView,
+    Values,
+    pieces_of,
+    plan_merge,
+    with_tied_heads,
+)
 from ..text import count, escape
 from .inputs import OpenInputs, names_of, plan_source
+from .merge_recipe import is_recipe, plan_configuration, read_recipe
 from .merge_settings import GRADIENT, settings_of
-from .merge_vocabulary import merge_vocabulary
+from .merge_vocabulary import Asked, merge_vocabulary
+from .merged_folder import with_folder
+from .model_folders import model_folder
 from .planning import arguments_said
-from .types import Path, Patterns
+from .types import Given, Mismatch, Parameters, Path, Patterns, Sources
 
 __all__ = ["list_methods", "merge"]
 
@@ -31,14 +43,14 @@ def list_methods(plugin: Path | None = None) -> MergeMethods:
 
 
 def merge(
-    models: Sequence[Path],
+    models: Sources,
     *,
-    method: str,
+    method: str | None = None,
     base: Path | None = None,
     weights: Sequence[float] | None = None,
-    parameters: Mapping[str, Any] | Sequence[str] = (),
+    parameters: Parameters = (),
     on_missing: str = "error",
-    on_mismatch: str | Mapping[str, str] | Sequence[str] = "error",
+    on_mismatch: Mismatch = "error",
     vocab: str | None = None,
     tokens: Mapping[str, Path] | Sequence[str] = (),
     vocab_keys: Patterns = (),
@@ -51,9 +63,9 @@ def merge(
     device: str = "cpu",
     unwrap: bool = False,
     root: str | None = None,
-    **more: Any,
+    **more: Given,
 ) -> Plan:
-    """Plan the merge of models by a method; reads headers only.
+    """Plan the merge of models by a method, or the one that a recipe of mergekit's asks for; reads headers only.
 
     ``base`` is what task vectors are taken from, or the model that a method starts at. ``parameters`` of the method may
     be given as arguments of their own, too (``density=0.5``): a number, a list of one for each model, a map from
@@ -67,6 +79,8 @@ def merge(
     ``int_buffers`` says whose integers are taken: last, first, max. ``dtype`` is that of the output, by default the
     widest there is; ``compute`` float32 or float64. ``plugin`` is a file with merge methods of your own, which is run.
     ``memory`` bounds what it takes to compute, as in "512MB". ``device`` is cpu, or cuda, where torch computes.
+    A recipe (``merge("recipe.yaml")``) says its models, method, base and parameters itself. The folder of a model that
+    is one of transformers' lends the output its configuration and tokeniser: the base's, else the first model's.
 
     Raises ConfigError for an unknown method or parameter, PlanError where the models differ, and what
     ``open_checkpoint`` raises.
@@ -74,19 +88,33 @@ def merge(
     check_device(device)
     budget = parse_size(memory, "--memory") if memory is not None else 0
     plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()
+    options = MergeOptions.of(
+        on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype, compute=compute,
+        device=device if device != "cpu" else "",
+    )  # fmt: skip
+    asked = Asked(vocab, tokens, vocab_keys)
+    said = arguments_said(
+        method=method, on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
+        compute=compute, unwrap=unwrap, root=root, device=device if device != "cpu" else None, **asked.said,
+    )  # fmt: skip
+    if isinstance(models, (str, os.PathLike)):
+        _check_alone(models, method=method, base=base, weights=weights, parameters=parameters, **more)
+        path, document = os.fspath(models), read_recipe(os.fspath(models))
+        return plan_configuration(
+            path, document, _method(str(document["merge_method"]), plugins), options, asked,
+            seed=seed, plugins=plugins, memory=budget, unwrap=unwrap, root=root, arguments=said,
+        )  # fmt: skip
+    if method is None:
+        raise ConfigError("it does not say a method.", hint="As in merge(models, method='linear', weights=[0.5, 0.5]).")
     found = _method(method, plugins)
     paths = [os.fspath(path) for path in models]
     start = os.fspath(base) if base is not None else None
     _check_number(found, len(paths), start)
     ordered = paths if start is None else [*paths, start]
     names = names_of(ordered)
-    chosen = merge_vocabulary(
-        vocab, ordered, names, tokens=tokens, keys=vocab_keys, first=0 if start is None else len(paths)
-    )
-    options = MergeOptions.of(
-        on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype, compute=compute,
-        vocabulary=chosen[0] if chosen is not None else None, device=device if device != "cpu" else "",
-    )  # fmt: skip
+    donor = 0 if start is None else len(paths)
+    chosen = merge_vocabulary(asked, ordered, names, first=donor)
+    options = replace(options, vocabulary=chosen[0] if chosen is not None else None)
     settings = _settings(found, parameters, more, weights)
     with ExitStack() as stack:
         opened = [stack.enter_context(open_checkpoint(path, root, unwrap=unwrap)) for path in ordered]
@@ -95,25 +123,33 @@ def merge(
         if found.base == "model" and at is not None:
             numbers, at = [at, *numbers], None
         values = Values(found, settings, [{} for _ in numbers])
+        folders = [model_folder(path) for path in ordered]
+        tied = {number for number, one in enumerate(folders) if one.is_tied}
         plan = plan_merge(
             views,
-            pieces_of(views, numbers, at, found, values),
+            list(with_tied_heads(pieces_of(views, numbers, at, found, values), views, tied)),
             options,
             seed=seed,
             arguments={
-                **arguments_said(
-                    method=method, on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers,
-                    dtype=dtype, compute=compute, unwrap=unwrap, root=root, vocab=vocab, vocab_keys=vocab_keys,
-                    device=device if device != "cpu" else None,
-                ),
+                **said,
                 **({"parameters": {name: _said(found) for name, found in settings.items()}} if settings else {}),
                 **({"base": views[-1].source.name} if start is not None else {}),
             },
-            metadata=opened[-1 if start is not None else 0].metadata,
+            metadata=opened[donor].metadata,
             notes=[note for checkpoint in opened for note in checkpoint.notes],
         )  # fmt: skip
+        plan = with_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
         stack.pop_all()
     return replace(plan, inputs=OpenInputs(tuple(opened), None, plugins=plugins, memory=budget))
+
+
+def _check_alone(recipe: Path, **given: Any) -> None:
+    """Raise ConfigError for what is no recipe, or is said beside one that says it itself."""
+    if not is_recipe(os.fspath(recipe)):
+        raise ConfigError(f"{escape(os.fspath(recipe))} is no recipe.", hint="Name several models, in a list.")
+    doubled = next((name for name, value in given.items() if value not in (None, ())), "")
+    if doubled:
+        raise ConfigError(f"{escape(doubled)} is given beside a recipe.", hint="Write it into the recipe.")
 
 
 def _method(name: str, plugins: Sequence[Method]) -> Method:
@@ -141,8 +177,8 @@ def _check_number(method: Method, number: int, base: str | None) -> None:
 
 def _settings(
     method: Method,
-    parameters: Mapping[str, Any] | Sequence[str],
-    more: Mapping[str, Any],
+    parameters: Parameters,
+    more: Mapping[str, Given],
     weights: Sequence[float] | None,
 ) -> Settings:
     """Return the settings that were given in one way or another; raises ConfigError for what is given twice."""

@@ -41,6 +41,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_number, value))
+
+
+def _are_named(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value))
+
+
 def _any_of(*checks: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Whether one of several checks holds, or nothing is said: what may be left out may be left empty."""
     return lambda value: value is None or any(check(value) for check in checks)
@@ -53,6 +61,8 @@ KINDS: Mapping[str, _Kind] = {
     "bool": _Kind("true or false", lambda value: isinstance(value, bool)),
     "int": _Kind("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
     "float | None": _Kind("a number", _any_of(_is_number)),
+    "Sequence[float] | None": _Kind("a list of numbers", _any_of(_are_numbers)),
+    "Parameters": _Kind("a map of parameters or a list of texts NAME=VALUE", _any_of(_are_named, _are_texts)),
     "Mapping[str, str] | None": _Kind("a map of texts", _any_of(_is_map)),
     "Path": _Kind("a path", _is_text),
     "Path | None": _Kind("a path", _any_of(_is_text)),

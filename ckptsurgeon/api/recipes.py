@@ -17,6 +17,7 @@ from ..yamltext import read_yaml
 from .averaging import average
 from .editing import convert, filter, rename
 from .inputs import close_plan, read_plan
+from .merging import merge
 from .planning import transplant
 from .recipe_types import check_types
 from .types import Path
@@ -31,9 +32,10 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
     "filter": filter,
     "convert": convert,
     "average": average,
+    "merge": merge,
 }
 _OUTPUT = ("output", "to", "max_shard_size")
-_PATHS = ("source", "sources", "destination", "map_file", "operations", "vocab", "output")
+_PATHS = ("source", "sources", "destination", "map_file", "operations", "vocab", "models", "base", "plugin", "output")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,10 @@ def plan_recipe(path: Path) -> Order:
     verb = document.pop("verb", "transplant" if "destination" in document else None)
     if not isinstance(verb, str) or verb not in _VERBS:
         said = f"verb is {brief_repr(verb, 40)}" if verb is not None else "it names no verb"
-        raise ConfigError(f"{escape(name)}: {said}.", hint=f"A recipe is for one of {', '.join(_VERBS)}.")
+        hint = f"A recipe is for one of {', '.join(_VERBS)}."
+        if verb is None and "merge_method" in document:
+            hint = f"One of mergekit's is run by ckpt merge {escape(name)}."
+        raise ConfigError(f"{escape(name)}: {said}.", hint=hint)
     wanted = document.pop("assert", None)
     written = {field: _text(name, field, document.pop(field, None)) for field in _OUTPUT}
     plan = _planned(name, verb, document)
@@ -122,7 +127,7 @@ def _text(name: str, field: str, value: Any) -> str | None:
 def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
     """Call a verb with the arguments of a recipe; raises ConfigError for one that it does not have."""
     call = _VERBS[verb]
-    known = inspect.signature(call).parameters
+    known = {n: p for n, p in inspect.signature(call).parameters.items() if p.kind is not p.VAR_KEYWORD}
     for field in given:
         if field not in known:
             near = difflib.get_close_matches(str(field), [*known, *_OUTPUT, "assert", "verb"], n=1)

@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-__all__ = ["Mismatch", "Operations", "Path", "Patterns", "Progress", "Rules", "Sources", "Vocabularies"]
+__all__ = [
+    "Given", "Mismatch", "Operations", "Parameters", "Path", "Patterns", "Progress", "Rules", "Sources", "Vocabularies",
+]  # fmt: skip
 
 Path: TypeAlias = str | os.PathLike[str]
 Sources: TypeAlias = Path | Sequence[Path]
@@ -26,6 +28,12 @@ Vocabularies: TypeAlias = str | Sequence[Path] | None
 
 Mismatch: TypeAlias = str | Mapping[str, str] | Sequence[str] | None
 """One policy for all, a map from pattern to policy, or texts as the command line takes them."""
+
+Given: TypeAlias = bool | float | str | Sequence[float] | Mapping[str, Any]
+"""A parameter of a merge: a value, one for each model, a map from patterns to these, or a gradient over the layers."""
+
+Parameters: TypeAlias = Mapping[str, Given] | Sequence[str]
+"""The parameters of a merge by name, or texts as the command line takes them."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (bytes done, bytes in all), from any thread."""

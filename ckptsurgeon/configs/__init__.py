@@ -1,6 +1,7 @@
 """Destinations: a configuration, a checkpoint or a live module becomes a TargetSpec. One file for each kind."""
 
 from ._document import Document, read_document
+from ._hf_files import weights_folder_files
 from ._load import adopt, is_configuration, load_target, module_destination
 from ._running import user_code
 from .declared import declare
@@ -14,4 +15,5 @@ __all__ = [
     "module_destination",
     "read_document",
     "user_code",
+    "weights_folder_files",
 ]

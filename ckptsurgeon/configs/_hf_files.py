@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from ..target import Companion
 
-__all__ = ["companions"]
+__all__ = ["companions", "weights_folder_files"]
 
 FILES = (
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "feature_extractor_config.json",
@@ -23,6 +24,15 @@ FILES = (
 
 def companions(config: Any, folder: str) -> tuple[Companion, ...]:
     """Return the files of an output folder: the configuration as it is used, then copies of those that lie beside."""
-    paths = {name: os.path.join(folder, name) for name in sorted(FILES)}
-    copies = [Companion(name, path) for name, path in paths.items() if os.path.isfile(path)]
-    return (Companion("config.json", text=config.to_json_string()), *copies)
+    return (Companion("config.json", text=config.to_json_string()), *_copies(folder, FILES))
+
+
+def weights_folder_files(folder: str) -> tuple[Companion, ...]:
+    """Return what lies beside the weights in a folder of transformers: nothing where it has no config.json."""
+    copies = _copies(folder, ("config.json", *FILES))
+    return copies if any(one.name == "config.json" for one in copies) else ()
+
+
+def _copies(folder: str, names: Iterable[str]) -> tuple[Companion, ...]:
+    paths = {name: os.path.join(folder, name) for name in sorted(names)}
+    return tuple(Companion(name, path) for name, path in paths.items() if os.path.isfile(path))

@@ -12,14 +12,17 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from ..errors import ConfigError
 from ..ops import Array
-from ._parameters import Parameter, parameters_of
+from ._parameters import Parameter, bound, parameters_of
 
 __all__ = ["BASES", "Merging", "Method", "Slice", "Tensors", "merge_method"]
 
 T = TypeVar("T")
 
 BASES = ("none", "optional", "required", "model")
-"""What a method does with a base: nothing, something if there is one, it needs one, or it merges it as a model too."""
+"""What a method does with a base: nothing, something if there is one, it needs one, or it merges it as a model too.
+
+Merged as a model, it is the first of them.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,17 @@ class Slice:
     @property
     def deltas(self) -> tuple[Array, ...]:
         """What each model adds to the base, or the models where there is none."""
-        return self.models if self.base is None else tuple(model - self.base for model in self.models)
+        return tuple(self.delta(model) for model in range(len(self.models)))
+
+    def delta(self, model: int) -> Array:
+        """Return what a model adds to the base, or the model where there is none."""
+        return self.models[model] if self.base is None else self.models[model] - self.base
+
+    def onto(self, delta: Array) -> Array:
+        """Return what is added to the base, added to it, in place; where there is none, as it is."""
+        if self.base is not None:
+            delta += self.base
+        return delta
 
 
 class Tensors(Protocol):
@@ -53,7 +66,10 @@ class Tensors(Protocol):
     has_base: bool
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
-        """Return what ``look`` gives for each slice, in order: one pass over the values, several slices at once."""
+        """Return what ``look`` gives for each slice, in order: one pass over the values, several slices at once.
+
+        The slices are the same in every pass, and when they are merged.
+        """
         ...
 
     def whole(self) -> Slice:
@@ -61,7 +77,10 @@ class Tensors(Protocol):
         ...
 
     def uniform(self, at: Slice, model: int) -> Array:
-        """Return a random number in [0, 1) for each element of a slice: the same for the seed, key, model and place."""
+        """Return a random number in [0, 1) for each element of a slice, or of a part of one, in its shape.
+
+        It is the same for the seed, key, model and place: the slice's offset, and those behind it.
+        """
         ...
 
 
@@ -115,14 +134,16 @@ class Method:
 
     def check(self, shape: tuple[int, ...], count: int, parameters: Mapping[str, Any], *, has_base: bool) -> None:
         """Raise what the function raises of its parameters alone, before it looks at a value."""
-        argument = {one.name: one.argument for one in self.parameters}
-        given = {argument[name]: value for name, value in parameters.items()}
         with suppress(_LookError):
-            self.function(_Unseen(shape, count, has_base), **given)
+            self.function(_Unseen(shape, count, has_base), **bound(self.name, self.parameters, parameters, count))
 
     def prepare(self, tensors: Tensors, parameters: dict[str, Any]) -> Merging:
-        """Look at the tensors as far as the method needs, and return what merges their slices."""
-        made = self.function(tensors, **parameters)
+        """Look at the tensors as far as the method needs, and return what merges their slices.
+
+        Parameters go by their own names or their arguments'. What is left out has its default; a number stands for
+        the same of each model. Raises ConfigError for what the method does not take, PlanError for what cannot be.
+        """
+        made = self.function(tensors, **bound(self.name, self.parameters, parameters, tensors.count))
         if callable(made):
             return made
         flat = made.reshape(-1)

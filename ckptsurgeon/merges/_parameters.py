@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError
-from ..text import brief_repr
+from ..text import brief_repr, count, escape
 
-__all__ = ["Between", "Parameter", "PerModel", "parameters_of"]
+__all__ = ["Between", "Parameter", "PerModel", "bound", "parameters_of"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Parameter:
     """A parameter as people write it: ``lambda`` for the argument ``lambda_``.
 
     ``kind`` is what a value is, in words; ``default`` is None where it must be given; ``each`` says that every model
-    has a value of its own.
+    has a value of its own: in the signature, its default is a sequence of the one that all of them have.
     """
 
     name: str
@@ -82,6 +82,35 @@ def parameters_of(name: str, function: Callable[..., Any]) -> tuple[Parameter, .
     return tuple(_parameter(name, one, hints.get(one.name)) for one in found if one.kind is one.KEYWORD_ONLY)
 
 
+def bound(
+    method: str, parameters: Sequence[Parameter], given: Mapping[str, Any], models: int
+) -> dict[str, float | bool | str | list[float | bool | str]]:
+    """Return the arguments of a method for so many models; raises ConfigError where they do not fit its parameters."""
+    left, found = dict(given), {}
+    for one in parameters:
+        name = one.argument if one.argument in left else one.name
+        value = left.pop(name, one.default)
+        if value is None:
+            raise ConfigError(f"{method} needs {one.name}.", hint=f"Give {one.name}, {_wanted(one)}.")
+        found[one.argument] = _each(one, value, models) if one.each else one.checked(value)
+    if left:
+        known = ", ".join(one.name for one in parameters) or "none"
+        raise ConfigError(f"{method} has no parameter {escape(', '.join(left))}.", hint=f"It has {known}.")
+    return found
+
+
+def _wanted(one: Parameter) -> str:
+    kind = f"one of {', '.join(one.choices)}" if one.choices else f"a {one.kind}"
+    return f"{kind} for each model" if one.each else kind
+
+
+def _each(one: Parameter, value: Any, models: int) -> list[float | bool | str]:
+    values = list(value) if isinstance(value, (list, tuple)) else [value] * models
+    if len(values) != models:
+        raise ConfigError(f"{one.name} has {count(len(values), 'value')} for {count(models, 'model')}.")
+    return [one.checked(each) for each in values]
+
+
 def _parameter(method: str, one: inspect.Parameter, hint: Any) -> Parameter:
     marks: tuple[Any, ...] = ()
     while get_origin(hint) is Annotated:
@@ -97,4 +126,6 @@ def _parameter(method: str, one: inspect.Parameter, hint: Any) -> Parameter:
             hint="Annotate it as float, int, bool, str or PerModel.",
         )
     default = None if one.default is one.empty else one.default
+    if each and default is not None:
+        (default,) = default
     return Parameter("lambda" if one.name == "lambda_" else one.name, kind, default, each, bounds, choices)

@@ -6,6 +6,7 @@ from ..errors import PlanError
 from ..ops import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import PerModel
+from ._pieces import in_pieces
 
 __all__ = ["METHODS"]
 
@@ -21,10 +22,10 @@ def linear(tensors: Tensors, *, weight: PerModel, normalize: bool = True) -> Mer
     def merged(at: Slice) -> Array:
         result = at.models[0] * shares[0]
         for model, share in zip(at.models[1:], shares[1:], strict=True):
-            result = result + model * share
+            result += model * share
         return result
 
-    return merged
+    return in_pieces(merged)
 
 
 METHODS = (linear,)

@@ -3,8 +3,11 @@
 from .average import ema_weights, plan_average
 from .edit import plan_edit
 from .merge import pieces_of, plan_merge
+from .merge_heads import HEAD, with_tied_heads
+from .merge_layers import LayerList, layer_list, layer_lists, numbered_lists
 from .merge_mismatch import MergeMismatch
 from .merge_options import MergeOptions, Piece, Place
+from .merge_slices import LayerSlice, LayerSource, sliced_pieces
 from .merge_values import Depths, Setting, Settings, Values
 from .merge_vocabulary import MergeVocabulary
 from .options import Flag, Options
@@ -13,8 +16,12 @@ from .transplant import plan_transplant
 from .vocabulary import VocabularyOptions
 
 __all__ = [
+    "HEAD",
     "Depths",
     "Flag",
+    "LayerList",
+    "LayerSlice",
+    "LayerSource",
     "MergeMismatch",
     "MergeOptions",
     "MergeVocabulary",
@@ -30,10 +37,15 @@ __all__ = [
     "Values",
     "VocabularyOptions",
     "ema_weights",
+    "layer_list",
+    "layer_lists",
     "moved",
+    "numbered_lists",
     "pieces_of",
     "plan_average",
     "plan_edit",
     "plan_merge",
     "plan_transplant",
+    "sliced_pieces",
+    "with_tied_heads",
 ]

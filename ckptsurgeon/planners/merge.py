@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ..errors import PlanError
 from ..merges import Method
 from ..plan import Plan, PlanTarget
+from .merge_layers import LayerList, depth_in
 from .merge_options import MergeOptions, Piece, Place
 from .merge_steps import MergeSteps
 from .merge_ties import Ties
-from .merge_values import Depths, Values
+from .merge_values import Depths, Values, check_matched
 from .select import SourceView
 
 __all__ = ["pieces_of", "plan_merge"]
 
 
 def pieces_of(
-    views: Sequence[SourceView], models: Sequence[int], base: int | None, method: Method, values: Values
+    views: Sequence[SourceView],
+    models: Sequence[int],
+    base: int | None,
+    method: Method,
+    values: Values,
+    *,
+    owned: Callable[[str], bool] = lambda key: True,
+    layers: Callable[[Sequence[str]], Sequence[LayerList]] | None = None,
 ) -> list[Piece]:
-    """Return the tensors that an output has if each is merged with those of its own name; the base's order first."""
+    """Return the tensors that an output has if each is merged with those of its own name; the base's order first.
+
+    Only keys that are ``owned`` count. ``layers`` finds the lists that say how deep a key lies, which count from their
+    first layer to their last, all else as their first; without it a layer is the first number in a key, and what comes
+    after the layers counts as the last.
+    """
     order = [*([base] if base is not None else []), *models]
-    keys = list(dict.fromkeys(key for index in order for key in views[index].tensors))
-    depths = Depths(keys)
+    keys = list(dict.fromkeys(key for index in order for key in views[index].tensors if owned(key)))
+    depth = partial(depth_in, layers(keys)) if layers is not None else Depths(keys).of
     return [
         Piece(
             key, tuple(Place(index, key) for index in models), Place(base, key) if base is not None else None,
-            method, values, depths.of(key),
+            method, values, depth(key),
         )
         for key in keys
     ]  # fmt: skip
@@ -50,8 +64,7 @@ def plan_merge(
     nothing, PlanError where keys, shapes or kinds of numbers differ and nothing says what to do, FormatError where a
     tensor is not plain values.
     """
-    for values in {id(piece.values): piece.values for piece in pieces}.values():
-        values.check_patterns([piece.key for piece in pieces if piece.values is values])
+    check_matched((piece.values, piece.key, [one.key for one in piece.models]) for piece in pieces)
     planner = MergeSteps(views, options, [piece.key for piece in pieces])
     steps = [step for piece in pieces for step in planner.steps(piece)]
     planner.check()

@@ -36,7 +36,7 @@ class MergeOptions:
     def of(
         *,
         on_missing: str,
-        on_mismatch: str | Mapping[str, str] | Sequence[str],
+        on_mismatch: str | Mapping[str, str] | Sequence[str] | None,
         int_buffers: str,
         dtype: str | None,
         compute: str | None,
@@ -54,7 +54,7 @@ class MergeOptions:
         wanted = dtype_named(dtype) if dtype else ""
         if wanted and DTYPES[wanted].kind != "float":
             raise ConfigError(f"--dtype {wanted} is no real floating point.", hint="Use float32, bfloat16, float16, …")
-        mismatch = MergeMismatch.of(on_mismatch)
+        mismatch = MergeMismatch.of(on_mismatch or "error")
         return MergeOptions(on_missing, mismatch, int_buffers, wanted, compute or "", vocabulary, device)
 
 

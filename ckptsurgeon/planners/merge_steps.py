@@ -102,7 +102,7 @@ class MergeSteps:
         self._fitting.check()
 
     def _step(self, piece: Piece, fitted: Fitted) -> Step:
-        numbers, inputs, base = list(fitted.inputs), list(fitted.inputs.values()), fitted.base
+        inputs, base = list(fitted.inputs.values()), fitted.base
         if len(inputs) < len(piece.models):
             self._notes.fewer.append(piece.key)
         if not inputs or (len(inputs) < len(piece.models) and len(inputs) < piece.method.models[0]):
@@ -120,7 +120,7 @@ class MergeSteps:
             )
         merges_base = base is not None and piece.method.base in ("required", "optional")
         every = [*inputs, *([base] if merges_base and base is not None else [])]
-        parameters = piece.values.of(piece.key, numbers, piece.depth)
+        parameters = piece.values.of(piece.key, {number: one.key for number, one in fitted.inputs.items()}, piece.depth)
         self._check_parameters(piece, fitted.shape, parameters, number=len(inputs), has_base=merges_base)
         if _copies(piece.method, parameters) and not fitted.policy:
             return _copy(piece, every[0], self._dtype(piece, every))

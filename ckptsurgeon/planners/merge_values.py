@@ -8,27 +8,38 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ..errors import ConfigError
-from ..keys import KeyMatcher, KeyPattern, unmatched
+from ..errors import ConfigError, PatternError
+from ..keys import KeyPattern, quoted, unmatched
 from ..merges import Method, Parameter
 from ..plan import Value
 from ..text import count, escape
 
-__all__ = ["Depths", "Setting", "Settings", "Values"]
+__all__ = ["INPUT", "Depths", "Setting", "Settings", "Values", "check_matched"]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A value of a parameter for the keys that a pattern matches, all where there is none.
+    """A value of a parameter for the keys that a pattern matches, or that contain a text; for all without either.
 
     ``value`` may be one for each model (``models``), or a gradient over the layers (``layers``): points that are as far
-    from each other as the first layer is from the last, straight lines between them.
+    from each other as the first layer is from the last, straight lines between them. What is no number does not slide:
+    each point counts until the next.
     """
 
     value: Value = 0.0
     pattern: KeyPattern | None = None
     models: tuple[Value, ...] = ()
-    layers: tuple[float, ...] = ()
+    layers: tuple[Value, ...] = ()
+    contains: str = ""
+
+    @property
+    def is_for_all(self) -> bool:
+        """Whether it counts for every key."""
+        return self.pattern is None and not self.contains
+
+    def matches(self, key: str) -> bool:
+        """Whether it counts for a key."""
+        return self.contains in key and (self.pattern is None or self.pattern.matches(key))
 
     def at(self, model: int, depth: float) -> Value:
         """Return the value for a model, at a depth from 0, the first layer, to 1, the last."""
@@ -38,14 +49,20 @@ class Setting:
             return self.value
         place = depth * (len(self.layers) - 1)
         below = min(int(place), len(self.layers) - 1)
-        above = min(below + 1, len(self.layers) - 1)
-        return self.layers[below] + (self.layers[above] - self.layers[below]) * (place - below)
+        first, second = self.layers[below], self.layers[min(below + 1, len(self.layers) - 1)]
+        if not (_is_number(first) and _is_number(second)):
+            return first
+        return (1 - (place - below)) * float(first) + (place - below) * float(second)
+
+
+def _is_number(value: Value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 Settings: TypeAlias = Mapping[str, Sequence[Setting]]
 """The settings of each parameter by its name; of those that match a key the first wins."""
 
-INPUT = re.compile(r"(^|[._])(embed\w*|wte|wpe|tok_embeddings|word_embeddings|position_embeddings)([._]|$)")
+INPUT = re.compile(r"(^|[._])(embed(?!_out)\w*|wte|wpe|tok_embeddings|word_embeddings|position_embeddings)([._]|$)")
 """Names of what comes before the first layer."""
 
 
@@ -110,25 +127,21 @@ class Values:
         for value in setting.models or setting.layers or (setting.value,):
             parameter.checked(value)
 
-    def patterns(self) -> list[tuple[str, KeyPattern]]:
-        """Return every pattern with the parameter it is for."""
-        every = (self._shared, *self._own)
+    def conditions(self) -> list[tuple[str, int | None, Setting]]:
+        """Return the settings that are not for all keys: of which parameter, and of which model where it is its own."""
+        scopes = [(None, self._shared), *enumerate(self._own)]
         return [
-            (name, one.pattern) for settings in every for name, found in settings.items()
-            for one in found if one.pattern is not None
+            (name, model, one) for model, settings in scopes for name, found in settings.items()
+            for one in found if not one.is_for_all
         ]  # fmt: skip
 
-    def check_patterns(self, keys: Sequence[str]) -> None:
-        """Raise PatternError for a pattern that matches none of the keys."""
-        named = self.patterns()
-        for (name, pattern), hits in zip(named, KeyMatcher([one for _, one in named]).hits(keys), strict=True):
-            if not hits:
-                raise unmatched(f"{name} of {pattern.text}", pattern, keys, "output")
+    def of(self, key: str, models: Mapping[int, str], depth: float) -> dict[str, Value | tuple[Value, ...]]:
+        """Return the parameters for a key, whose inputs are of these models under these keys of their own.
 
-    def of(self, key: str, models: Sequence[int], depth: float) -> dict[str, Value | tuple[Value, ...]]:
-        """Return the parameters for a key, whose inputs are of these models; ``depth`` is from 0 to 1."""
+        ``depth`` is from 0 to 1.
+        """
         return {
-            one.name: tuple(self._one(one, key, model, depth) for model in models)
+            one.name: tuple(self._one(one, name, model, depth) for model, name in models.items())
             if one.each
             else self._one(one, key, None, depth)
             for one in self._method.parameters
@@ -137,12 +150,12 @@ class Values:
     def _one(self, parameter: Parameter, key: str, model: int | None, depth: float) -> Value:
         own = self._own[model].get(parameter.name, ()) if model is not None else ()
         for setting in (*own, *self._shared.get(parameter.name, ())):
-            if setting.pattern is None or setting.pattern.matches(key):
+            if setting.matches(key):
                 return parameter.checked(setting.at(model or 0, depth))
         if parameter.default is None:
             raise ConfigError(
                 f"{self._method.name} needs a {parameter.name}{' for each model' if parameter.each else ''}"
-                f"{f' (for {escape(key)})' if self.patterns() else ''}.",
+                f"{f' (for {escape(key)})' if self.conditions() else ''}.",
                 hint=f"Give it with {_flag(parameter)}.",
             )
         return parameter.default
@@ -157,3 +170,31 @@ def _check_known(method: Method, name: str, known: Mapping[str, Parameter]) -> N
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known) or 'none'}."
         raise ConfigError(f"the merge method {method.name} has no parameter {escape(name)}.", hint=hint)
+
+
+def check_matched(used: Iterable[tuple[Values, str, Sequence[str]]]) -> None:
+    """Raise PatternError for a setting that counts for none of the keys that it could.
+
+    ``used`` are the values of each tensor, its key in the output and those that the models have it under.
+    """
+    pending: dict[int, tuple[str, Setting, dict[str, None]]] = {}
+    matched: set[int] = set()
+    conditions: dict[int, list[tuple[str, int | None, Setting]]] = {}
+    for values, key, own in used:
+        for name, model, setting in conditions.setdefault(id(values), values.conditions()):
+            if id(setting) in matched:
+                continue
+            keys = (key, *own) if model is None else own[model : model + 1]
+            pending.setdefault(id(setting), (name, setting, {}))[2].update(dict.fromkeys(keys))
+            if any(map(setting.matches, keys)):
+                matched.add(id(setting))
+    for number, (name, setting, seen) in pending.items():
+        if number not in matched:
+            raise _unmatched(name, setting, list(seen))
+
+
+def _unmatched(name: str, setting: Setting, keys: Sequence[str]) -> PatternError:
+    if setting.pattern is not None:
+        return unmatched(f"{name} of {setting.pattern.text}", setting.pattern, keys, "output")
+    pattern = KeyPattern(f"**.{quoted(setting.contains)}")
+    return unmatched(f"{name} with filter {escape(setting.contains)}", pattern, keys, "output")

@@ -5,6 +5,7 @@ from .mapping import NEW_TOKENS, map_tokens
 from .read import BYTES, read_vocabulary
 from .union import rows_in, united
 from .vocabulary import Vocabulary
+from .writing import token_file, with_added_tokens
 
 __all__ = [
     "BYTES",
@@ -13,6 +14,8 @@ __all__ = [
     "map_tokens",
     "read_vocabulary",
     "rows_in",
+    "token_file",
     "tokens_beside",
     "united",
+    "with_added_tokens",
 ]

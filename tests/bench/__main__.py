@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from .editing import editing
 from .files import make_many, make_model
 from .harness import MB, Measured, Row, ckpt, python, rounds, run
+from .merging import merging
 from .training import loading, training
 
 IN_PROCESS = """
@@ -162,6 +163,7 @@ def main() -> None:
     parser.add_argument("--dir", default=None, help="where to make the files; else a new folder here")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--editing", action="store_true", help="only diff, rename and average")
+    parser.add_argument("--merging", action="store_true", help="only merges")
     parser.add_argument("--training", action="store_true", help="only the trainer's loop")
     parser.add_argument("--quick", action="store_true", help="small files, one round: to see that it runs")
     options = parser.parse_args()
@@ -171,11 +173,13 @@ def main() -> None:
     try:
         print(machine())
         print("\n| what | seen | may be | | medians |\n|---|---|---|---|---|", flush=True)
-        for rows in (training(folder, number), loading(folder, number)) if options.training else ():
+        only = [training(folder, number), loading(folder, number)] if options.training else []
+        only += [merging(folder, number)] if options.merging else []
+        for rows in only:
             for row in rows:
                 show(row)
                 missed += not row.held
-        if options.training:
+        if only:
             return
         make_model(folder, "big", 200_000_000 if options.quick else 2_000_000_000)
         for rows in (start_up(folder, number), copying(folder, number)) if not options.editing else ():
@@ -193,7 +197,13 @@ def main() -> None:
         if not options.quick:
             make_model(folder, "huge", 8_000_000_000)
             names.append("huge")
-        for rows in (header(folder), sizes(folder, names), training(folder, number), loading(folder, number)):
+        for rows in (
+            header(folder),
+            sizes(folder, names),
+            training(folder, number),
+            loading(folder, number),
+            merging(folder, number),
+        ):
             for row in rows:
                 show(row)
                 missed += not row.held

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .harness import python, run
 
-__all__ = ["make_many", "make_model", "make_parts"]
+__all__ = ["make_many", "make_model", "make_parts", "make_variants"]
 
 MODEL = """
 import torch
@@ -57,3 +57,20 @@ def make_parts(folder: str) -> None:
 def make_many(folder: str) -> None:
     """A ``.pth`` of 92,000 tensors."""
     run(python(MANY), folder)
+
+
+VARIANTS = """
+import torch
+from safetensors.torch import save_file
+number = {size} // (4 * 2048 * 2048)
+torch.manual_seed(0)
+base = {{f"model.layers.{{i}}.weight": torch.randn(2048, 2048) for i in range(number)}}
+save_file(base, "base.safetensors")
+for name in "ab":
+    save_file({{key: value + 0.1 * torch.randn_like(value) for key, value in base.items()}}, name + ".safetensors")
+"""
+
+
+def make_variants(folder: str, size: int) -> None:
+    """A base and two models trained from it, ``size`` bytes each."""
+    run(python(VARIANTS.format(size=size)), folder)

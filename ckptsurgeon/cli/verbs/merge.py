@@ -18,18 +18,24 @@ tensors (norms, thresholds) it finds in a pass before. A parameter is one number
 from the first layer to the last ([0, 0.5, 1]), everywhere or for some keys (NAME:GLOB=VALUE, the last match wins).
 Integers and truth values, such as BatchNorm's counter, are not merged but taken. ckpt merge --list shows all methods
 with their parameters and papers.
+
+A recipe that mergekit reads (recipe.yaml, with merge_method) says models, method and parameters itself; its paths are
+seen from here, else from where it lies.
 """
 EXAMPLES = """\b
 Examples:
   ckpt merge a.safetensors b.safetensors --method linear --weights 0.3,0.7 -o soup.safetensors
   ckpt merge a b --method ties --base llama --param density=0.5 --weights 1,1 -o merged/
   ckpt merge a b --method slerp --param 't=[0, 0.5, 1]' --param 't:model.layers.*.mlp=0.3' -o merged/
+  ckpt merge recipe.yaml -o merged/
   ckpt merge --list
 """
 
 
 def run(
-    models: Annotated[list[str] | None, typer.Argument(metavar="CKPT…", help="The models, in order.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="CKPT…|RECIPE.yaml", help="The models, in order, or a recipe.")
+    ] = None,
     method: Annotated[str | None, typer.Option("--method", "-m", metavar="NAME", help="How; see --list.")] = None,
     base: Annotated[
         str | None, typer.Option("--base", metavar="CKPT", help="What the models were trained from.")
@@ -121,15 +127,17 @@ def run(
 
             sink.show(methods_view(found))
         return
-    if not models or method is None:
+    is_recipe = len(models or ()) == 1 and (models or [""])[0].lower().endswith((".yaml", ".yml"))
+    if not models or (method is None and not is_recipe):
         lacks = "models" if not models else "a method"
         raise ConfigError(f"it does not say {lacks}.", hint="As in ckpt merge A B --method linear --weights 0.5,0.5.")
-    params = [*(param or []), *([f"weight={weights}"] if weights is not None else [])]
+    params: tuple[str, ...] = (*([f"weight={weights}"] if weights is not None else []), *(param or []))
     writing = Writing(sink, output, to, max_shard_size, force, dry_run)
     writing.check()
     plan = api.merge(
-        models, method=method, base=base, parameters=params, on_missing=on_missing, on_mismatch=on_mismatch or "error",
-        vocab=vocab, tokens=tokens or (), vocab_keys=vocab_keys, int_buffers=int_buffers, dtype=dtype, compute=compute,
-        seed=seed, plugin=plugin, memory=memory, device=device, unwrap=unwrap, root=root,
+        models[0] if is_recipe else models, method=method, base=base, parameters=params, on_missing=on_missing,
+        on_mismatch=on_mismatch or "error", vocab=vocab, tokens=tokens or (), vocab_keys=vocab_keys,
+        int_buffers=int_buffers, dtype=dtype, compute=compute, seed=seed, plugin=plugin, memory=memory, device=device,
+        unwrap=unwrap, root=root,
     )  # fmt: skip
     writing.carry_out(plan)

@@ -33,6 +33,9 @@ def run(
         list[str] | None,
         typer.Option("--source", metavar="NAME=PATH", help="Where a source is now; repeatable."),
     ] = None,
+    plugin: Annotated[
+        str | None, typer.Option("--plugin", metavar="FILE.py", help="The file of the merge method that made it.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -42,7 +45,7 @@ def run(
 
     sink = Sink(json, quiet, verbose)
     with sink.working("checking") as progress:
-        found = api.verify(output, plan=plan, sources=_moved(source or []), progress=progress)
+        found = api.verify(output, plan=plan, sources=_moved(source or []), plugin=plugin, progress=progress)
     if not sink.answer(found):
         from ...render.verification import verification_view
 

@@ -1,0 +1,100 @@
+"""The configuration of a model that was made of others: as many layers as it has, in the dtype it has, tied or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..plan import Plan
+from ..planners import LayerList
+from ..tensors import DTYPES
+
+__all__ = ["layer_counts", "with_dtype", "with_layers"]
+
+LAYERS = (
+    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "num_encoder_layers",
+    "num_decoder_layers", "depth",
+)  # fmt: skip
+"""The names that transformers' configurations have for numbers of layers."""
+BY_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_layers", "attention_layers")
+"""Lists that say something of each layer."""
+OF_MODELS = ("float32", "bfloat16", "float16", "float64")
+"""What a model can be made in."""
+DTYPE = ("dtype", "torch_dtype")
+"""What the dtype is called, and was before transformers 4.56."""
+_SIDES = {"vision": ("vis", "image"), "audio": ("audio",)}
+
+_Path = tuple[str, ...]
+
+
+def _counts(config: Mapping[str, Any], above: _Path = ()) -> Iterator[tuple[_Path, int]]:
+    for name, value in config.items():
+        if name in LAYERS and type(value) is int:
+            yield (*above, name), value
+        elif isinstance(value, dict) and not above:
+            yield from _counts(value, (name,))
+
+
+def layer_counts(config: Mapping[str, Any]) -> frozenset[int]:
+    """Return every number of layers that a configuration gives, for whatever part of the model."""
+    return frozenset(value for _, value in _counts(config))
+
+
+def with_layers(
+    config: Mapping[str, Any], old: LayerList, origins: Sequence[tuple[Mapping[str, Any], int]]
+) -> tuple[dict[str, Any], bool]:
+    """Return a configuration for a list of layers that came from elsewhere, and whether it says how many there are.
+
+    ``old`` is the list as the configuration knows it; ``origins`` are, for each layer, the configuration of the model
+    that it was in and its number there.
+    """
+    fields = _chosen([path for path, value in _counts(config) if value == old.count], old.prefix)
+    changed = dict(config)
+    for path in fields:
+        inner, above = changed, path[:-1]
+        for name in above:
+            inner[name] = dict(inner[name])
+            inner = inner[name]
+        inner[path[-1]] = len(origins)
+        for name in BY_LAYER:
+            if isinstance(inner.get(name), list) and len(inner[name]) == old.count:
+                inner[name] = [_of_layer(one, (*above, name), number, inner[name]) for one, number in origins]
+    return changed, bool(fields)
+
+
+def _of_layer(config: Mapping[str, Any], path: _Path, number: int, known: Sequence[Any]) -> Any:
+    """Return what a configuration says of one of its layers; where it says nothing, what the first one says."""
+    found: Any = config
+    for name in path:
+        found = found.get(name) if isinstance(found, dict) else None
+    found = found if isinstance(found, list) and number < len(found) else known
+    return found[min(number, len(found) - 1)]
+
+
+def _chosen(paths: Sequence[_Path], prefix: str) -> Sequence[_Path]:
+    """Return the fields that speak of a list: of its side of the model, and of its encoder or decoder."""
+    side = next((name for name, words in _SIDES.items() if any(word in prefix for word in words)), "text")
+    paths = [path for path in paths if path[0] == f"{side}_config"] or [path for path in paths if len(path) == 1]
+    own = [path for path in paths if "decoder" in path[-1]] if "decoder" in prefix else []
+    own = own or [
+        path for path in paths if "decoder" not in path[-1] and ("encoder" in prefix or "encoder" not in path[-1])
+    ]
+    return own or paths
+
+
+def with_dtype(config: Mapping[str, Any], plan: Plan) -> tuple[dict[str, Any], str]:
+    """Return a configuration that names the dtype of a plan's weights; where it cannot, and why not, as a note."""
+    planned = sorted({step.dtype for step in plan.steps if DTYPES[step.dtype].kind == "float"})
+    if len(planned) == 1 and planned[0] in OF_MODELS:
+        return _named(config, planned[0], top=True), ""
+    said = next((config[name] for name in DTYPE if config.get(name)), OF_MODELS[0])
+    note = f"config.json says {said}, which from_pretrained makes of weights that are {' and '.join(planned)} here"
+    return dict(config), note if planned else ""
+
+
+def _named(config: Mapping[str, Any], dtype: str, *, top: bool) -> dict[str, Any]:
+    changed = {
+        key: _named(value, dtype, top=False) if isinstance(value, dict) else value for key, value in config.items()
+    }
+    there = [name for name in DTYPE if str(config.get(name)) in DTYPES] or ([DTYPE[0]] if top else [])
+    return {**changed, **dict.fromkeys(there, dtype)}

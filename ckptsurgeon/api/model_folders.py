@@ -1,0 +1,117 @@
+"""What lies beside the weights of a model in a folder of transformers: its configuration, its tokeniser."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from ..configs import weights_folder_files
+from ..errors import ConfigError, SourceError
+from ..target import Companion
+from ..text import escape
+from ..vocabulary import read_vocabulary
+
+__all__ = ["CONFIG", "TOKENIZER", "ModelFolder", "model_folder"]
+
+CONFIG = "config.json"
+CHAT = "chat_template.jinja"
+TOKENIZER = "tokenizer_config.json"
+NOT_OF_TOKENIZERS = (
+    CONFIG, "feature_extractor_config.json", "generation_config.json", "preprocessor_config.json",
+    "processor_config.json", "video_preprocessor_config.json",
+)  # fmt: skip
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""Where a tokeniser's vocabulary is, the first that is there."""
+BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model's folder; of a single file, and of a folder without config.json, there are no ``files``."""
+
+    path: str
+    files: tuple[Companion, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the output layer is the input embedding; transformers takes it so unless it is said."""
+        text = self.config.get("text_config")
+        fields = {**(text if isinstance(text, dict) else {}), **self.config}
+        return bool(fields) and fields.get("tie_word_embeddings", True) is not False
+
+    @property
+    def tokenizer(self) -> tuple[Companion, ...]:
+        """The files of its tokeniser."""
+        return tuple(one for one in self.files if one.name not in NOT_OF_TOKENIZERS)
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """A digest of its tokens in their order, or of the file where they cannot be read; '' where it has none."""
+        named = {one.name: one.path for one in self.files}
+        path = next((named[one] for one in VOCABULARIES if one in named), "")
+        if not path:
+            return ""
+        try:
+            data = "\0".join(read_vocabulary(path).tokens).encode("utf-8", "surrogatepass")
+        except ConfigError:
+            data = _read(path)
+        return hashlib.sha256(data).hexdigest()
+
+    @property
+    def chat_template(self) -> str:
+        """The chat template of its tokeniser, '' where it has none."""
+        named = {one.name: one.path for one in self.files}
+        if CHAT in named:
+            return _read(named[CHAT]).decode("utf-8", "replace")
+        said = _json(named[TOKENIZER]).get("chat_template") if TOKENIZER in named else None
+        if isinstance(said, list):
+            said = {one.get("name"): one.get("template") for one in said if isinstance(one, dict)}
+        said = said.get("default") if isinstance(said, dict) else said
+        return said if isinstance(said, str) else ""
+
+    def with_template(self, files: tuple[Companion, ...], template: str) -> tuple[Companion, ...]:
+        """Return files with another chat template, where transformers looks for it: a file, and an older field."""
+        found = [one for one in files if one.name not in (CHAT, "chat_template.json", TOKENIZER)]
+        config = next((_json(one.path) for one in files if one.name == TOKENIZER), None)
+        if config is not None:
+            text = json.dumps({**config, "chat_template": template}, indent=2, ensure_ascii=False) + "\n"
+            found.append(Companion(TOKENIZER, text=text))
+        return (*found, Companion(CHAT, text=template))
+
+
+def model_folder(path: str) -> ModelFolder:
+    """Return what lies beside the weights; raises SourceError or ConfigError for a config.json that is none."""
+    files = weights_folder_files(path) if os.path.isdir(path) else ()
+    config = next((one.path for one in files if one.name == CONFIG), "")
+    return ModelFolder(path, files, _json(config)) if config else ModelFolder(path)
+
+
+def _json(path: str) -> dict[str, Any]:
+    try:
+        data = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{escape(path)} is no JSON: {escape(str(error))}.") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{escape(path)} is no JSON object.")
+    return data
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(BYTES)
+    except OSError as error:
+        raise SourceError(f"{escape(path)} cannot be read: {error.strerror}.") from error

@@ -1,0 +1,127 @@
+"""What the methods share that add to a base what its models have learned: task arithmetic, thinned or by majority."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TypeAlias
+
+from ..ops import Array
+from ._method import Merging, Slice, Tensors
+from ._pieces import in_pieces, pieces
+
+__all__ = ["Masks", "Mixing", "agreement", "everything", "mixed"]
+
+Masks: TypeAlias = Callable[[Slice, int, Array], Array | None]
+"""Returns which elements of a model's delta are kept, in a piece; None for all of them."""
+
+_TINY_SUM, _TINY_NORM = 1e-8, 1e-7
+"""Below these a sum of weights, or of magnitudes, is taken for zero, as mergekit does."""
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How deltas become one: ``elect`` keeps those of the majority's sign, ``normalize`` divides by their weights.
+
+    ``rescale`` gives each thinned delta the sum of magnitudes that it had before; ``scale`` multiplies the result.
+    """
+
+    weight: Sequence[float]
+    normalize: bool
+    rescale: bool
+    scale: float
+    elect: bool = False
+
+
+def everything(at: Slice, model: int, delta: Array) -> None:
+    """Keep all."""
+
+
+def agreement(at: Slice, deltas: Sequence[Array]) -> list[Array]:
+    """Return, for each delta, 1 where its sign is that of the sum of all, 0 elsewhere; a sum of zero is positive."""
+    sign = sum(deltas[1:], deltas[0])
+    sign = at.xp.copysign(at.xp.ones_like(sign), sign)
+    return [at.xp.asarray(delta * sign > 0, dtype=sign.dtype) for delta in deltas]
+
+
+def mixed(tensors: Tensors, masks: Masks, how: Mixing, columns: int | None = None) -> Merging:
+    """Return the base, and the weighted sum of the deltas that ``masks`` leaves."""
+    growth = _growth(tensors, masks, columns) if how.rescale else [1.0] * tensors.count
+    factors = [weight * grown for weight, grown in zip(how.weight, growth, strict=True)]
+
+    def merged(at: Slice) -> Array:
+        deltas = list(at.deltas)
+        for model, delta in enumerate(deltas):
+            mask = masks(at, model, delta)
+            if mask is not None:
+                delta *= mask
+            if factors[model] != 1:
+                delta *= factors[model]
+        total = _elected(at, deltas, how) if how.elect else _summed(deltas, how)
+        if how.scale != 1:
+            total *= how.scale
+        return at.onto(total)
+
+    return in_pieces(merged, columns)
+
+
+def _summed(deltas: Sequence[Array], how: Mixing) -> Array:
+    total = _added(deltas)
+    whole = sum(how.weight)
+    if how.normalize and abs(whole) >= _TINY_SUM:
+        total /= whole
+    return total
+
+
+def _elected(at: Slice, deltas: Sequence[Array], how: Mixing) -> Array:
+    """Return the sum of those of the majority's sign, divided by the sum of their weights where it is normalised."""
+    agree = agreement(at, deltas)
+    for delta, mask in zip(deltas, agree, strict=True):
+        delta *= mask
+    total = _added(deltas)
+    if how.normalize:
+        for mask, weight in zip(agree, how.weight, strict=True):
+            mask *= weight
+        whole = _added(agree)
+        whole += whole == 0
+        total /= whole
+    return total
+
+
+def _added(parts: Sequence[Array]) -> Array:
+    """Return the sum of arrays, in the first of them."""
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def _growth(tensors: Tensors, masks: Masks, columns: int | None) -> list[float]:
+    """Return for each model by how much its delta shrinks under its mask, in the sum of its magnitudes."""
+
+    def sums(at: Slice) -> list[tuple[int, float, float]]:
+        return list(chain.from_iterable(_sums(piece, masks) for piece in pieces(at, columns=columns)))
+
+    growth = [1.0] * tensors.count
+    found = list(chain.from_iterable(tensors.map(sums)))
+    for model in range(tensors.count):
+        before = math.fsum(all_of_it for number, all_of_it, _ in found if number == model)
+        after = math.fsum(kept for number, _, kept in found if number == model)
+        if before >= _TINY_NORM and after >= _TINY_NORM:
+            growth[model] = before / after
+    return growth
+
+
+def _sums(at: Slice, masks: Masks) -> list[tuple[int, float, float]]:
+    """Return for each model the sum of magnitudes of its delta, all of it and what is kept."""
+    found = []
+    for model, delta in enumerate(at.deltas):
+        mask = masks(at, model, delta)
+        if mask is None:
+            continue
+        size = at.xp.abs(delta)
+        before = float(at.xp.sum(size, dtype=at.xp.float64))
+        found.append((model, before, float(at.xp.sum(size * mask, dtype=at.xp.float64))))
+    return found

@@ -1,0 +1,68 @@
+"""What models have learned, added to their base: task arithmetic, and TIES, which settles their quarrels."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from ..ops import Array
+from ._method import Merging, Slice, Tensors, merge_method
+from ._parameters import Between, PerModel
+from ._tasks import Masks, Mixing, everything, mixed
+from ._threshold import Rank, cuts
+
+__all__ = ["METHODS"]
+
+
+@merge_method("task_arithmetic", paper="https://arxiv.org/abs/2212.04089", base="required")
+def task_arithmetic(
+    tensors: Tensors,
+    *,
+    weight: PerModel = (1.0,),
+    normalize: bool = False,
+    lambda_: float = 1.0,
+    int8_mask: bool = False,
+) -> Merging:
+    """Return the base and the weighted sum of what each model adds to it.
+
+    ``int8_mask`` changes nothing: it is there because recipes for mergekit have it.
+    """
+    return mixed(tensors, everything, Mixing(weight, normalize, False, lambda_))
+
+
+@merge_method("ties", paper="https://arxiv.org/abs/2306.01708", base="required")
+def ties(
+    tensors: Tensors,
+    *,
+    weight: PerModel = (1.0,),
+    density: Annotated[PerModel, Between(0, 1)] = (1.0,),
+    normalize: bool = True,
+    rescale: bool = False,
+    lambda_: float = 1.0,
+    int8_mask: bool = False,
+) -> Merging:
+    """Return the base and the mean of the largest changes, of those with the sign of the majority.
+
+    Of each model's delta the share ``density`` of largest magnitude is kept; where deltas disagree, those against the
+    sign of their weighted sum are dropped. ``int8_mask`` changes nothing.
+    """
+    masks = _largest(tensors, density)
+    return mixed(tensors, masks, Mixing(weight, normalize, rescale, lambda_, elect=True))
+
+
+def _largest(tensors: Tensors, density: PerModel) -> Masks:
+    """Keep the largest magnitudes of each delta: a share of them, but one at least."""
+    total = math.prod(tensors.shape)
+    thinned = [model for model, share in enumerate(density) if share < 1]
+    counts = [max(1, int(density[model] * total)) if density[model] > 0 else 0 for model in thinned]
+    ranks = [Rank(place, count) for place, count in enumerate(counts)]
+    found = cuts(tensors, lambda at: [at.delta(model) for model in thinned], ranks)
+    cut = dict(zip(thinned, found, strict=True))
+
+    def masks(at: Slice, model: int, delta: Array) -> Array | None:
+        return cut[model].holds(at, at.xp.abs(delta)) if model in cut else None
+
+    return masks
+
+
+METHODS = (task_arithmetic, ties)

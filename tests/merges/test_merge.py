@@ -1,0 +1,233 @@
+"""``merge``: what a method gives, tensor by tensor; values by model, by pattern, by layer; nothing that is not said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+from ckptsurgeon.engine import merging
+
+Run = Callable[..., Any]
+MODELS = ["a.pth", "b.pth"]
+
+
+def write(number: int = 2, layers: int = 4, **change: Any) -> list[dict[str, torch.Tensor]]:
+    states = []
+    for i in range(number):
+        torch.manual_seed(i)
+        state = {"embed.weight": torch.randn(6, 4)}
+        for layer in range(layers):
+            state[f"layers.{layer}.mlp.weight"] = torch.randn(5, 4)
+            state[f"layers.{layer}.norm.weight"] = torch.randn(4)
+        states.append({**state, "head.weight": torch.randn(6, 4), **change})
+        torch.save(states[-1], f"{'abcde'[i]}.pth")
+    return states
+
+
+def merged(**how: Any) -> dict[str, torch.Tensor]:
+    cs.apply(cs.merge(MODELS, **how), "out.pth", force=True)
+    assert cs.verify("out.pth").ok
+    found: dict[str, torch.Tensor] = torch.load("out.pth", weights_only=True)
+    return found
+
+
+def share(found: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> float:
+    """How much of the first there is in what was merged linearly."""
+    return float(((found - second) / (first - second)).median())
+
+
+def test_the_weighted_mean_is_torch_s() -> None:
+    first, second = write()
+    found = merged(method="linear", weights=[1, 3])
+    for key, value in found.items():
+        assert torch.allclose(value, 0.25 * first[key] + 0.75 * second[key], rtol=1e-6, atol=1e-7), key
+    assert list(found) == list(first)
+
+
+@pytest.mark.parametrize("elements", [1, 3, 7, 1 << 17])
+def test_slices_of_any_size_give_the_same(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    write()
+    whole = merged(method="linear", weights=[0.3, 0.7])
+    monkeypatch.setattr(merging, "ELEMENTS", elements)
+    cut = merged(method="linear", weights=[0.3, 0.7])
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+def test_the_last_pattern_that_matches_wins() -> None:
+    first, second = write()
+    found = merged(method="linear", weight={"**": [1, 1], "layers": [1, 3], "layers.*.norm": [1, 0]})
+    wanted = {"embed.weight": 0.5, "layers.1.mlp.weight": 0.25, "layers.2.norm.weight": 1.0, "head.weight": 0.5}
+    for key, part in wanted.items():
+        assert share(found[key], first[key], second[key]) == pytest.approx(part, abs=1e-4), key
+
+
+def test_a_gradient_runs_from_the_first_layer_to_the_last() -> None:
+    write(layers=5)
+    plan = cs.merge(MODELS, method="linear", parameters=["weight=1,1", "weight:layers=[1, 3, 5]"])
+    weights = {step.key: step.merge.parameters["weight"] for step in plan.steps if step.merge is not None}
+    assert [weights[f"layers.{n}.mlp.weight"] for n in range(5)] == [(n, n) for n in (1, 2, 3, 4, 5)]
+    assert weights["embed.weight"] == (1, 1)
+
+
+def test_embeddings_count_as_the_first_layer_and_the_rest_as_the_last() -> None:
+    write()
+    plan = cs.merge(MODELS, method="linear", weight={"gradient": [1, 5]})
+    weights = {step.key: step.merge.parameters["weight"][0] for step in plan.steps if step.merge is not None}
+    assert (weights["embed.weight"], weights["head.weight"], weights["layers.3.norm.weight"]) == (1, 5, 5)
+
+
+def test_the_command_line_and_python_plan_the_same(ckpt: Run) -> None:
+    write()
+    said = ckpt(
+        "merge", *MODELS, "-m", "linear", "--weights", "1,2", "--param", "weight:layers.*.mlp=0,1", "-n", "--json"
+    )
+    plan = cs.merge(MODELS, method="linear", weight={"**": [1, 2], "layers.*.mlp": [0, 1]})
+    assert json.loads(said.out) == plan.to_json()
+
+
+def test_a_plan_that_was_kept_is_carried_out(ckpt: Run) -> None:
+    write()
+    Path("p.json").write_text(ckpt("merge", *MODELS, "-m", "linear", "--weights", "1,2", "-n", "--json").out)
+    assert ckpt("apply", "p.json", "-o", "from_plan.pth").code == 0
+    kept, now = torch.load("from_plan.pth"), merged(method="linear", weights=[1, 2])
+    assert all(torch.equal(kept[key], now[key]) for key in now)
+
+
+def test_an_edited_plan_is_refused(ckpt: Run) -> None:
+    write()
+    data = cs.merge(MODELS, method="linear", weights=[1, 2]).to_json()
+    for change in ({"method": "nothing"}, {"parameters": {"wait": [1, 2]}}, {"compute": "float8"}, {"parameters": 3}):
+        step = {**data["steps"][0], "merge": {**data["steps"][0]["merge"], **change}}
+        Path("p.json").write_text(json.dumps({**data, "steps": [step, *data["steps"][1:]]}))
+        done = ckpt("apply", "p.json", "-o", "out.pth")
+        assert done.code in (2, 4), done
+        assert not Path("out.pth").exists()
+
+
+def test_verify_finds_one_value_that_is_not_merged_so() -> None:
+    write()
+    plan = cs.merge(MODELS, method="linear", weights=[1, 2])
+    state = merged(method="linear", weights=[1, 2])
+    state["layers.2.mlp.weight"][3, 1] += 1e-5
+    torch.save(state, "other.pth")
+    (fault,) = cs.verify("other.pth", plan=plan).failed
+    assert fault.key == "layers.2.mlp.weight"
+
+
+def test_double_precision_stays() -> None:
+    write(wide=torch.full((3,), 1 + 2**-40, dtype=torch.float64))
+    assert merged(method="linear", weights=[1, 1])["wide"].tolist() == [1 + 2**-40] * 3
+
+
+def test_computing_in_double_precision_rounds_once() -> None:
+    torch.save({"w": torch.tensor([1.0, 2.0**24])}, "a.pth")
+    torch.save({"w": torch.tensor([3.0, 3.0])}, "b.pth")
+    found = merged(method="linear", weights=[1, 1], normalize=False, compute="float64")["w"]
+    assert found.tolist() == [4.0, 2.0**24 + 4]
+
+
+PLUGIN = '''
+from ckptsurgeon import Slice, Tensors, merge_method
+
+@merge_method("clipped", paper="ours", models=(2, None))
+def clipped(tensors: Tensors, *, most: float = 1.0):
+    """Return the sum of the models, clipped."""
+    largest = max(tensors.map(lambda at: abs(at.models[0]).max())) * most
+    return lambda at: sum(at.models).clip(-largest, largest)
+
+@merge_method("whole", paper="ours", models=(2, 2))
+def whole(tensors: Tensors):
+    """Return the first model in the order of the second's magnitudes."""
+    at = tensors.whole()
+    return at.models[0].reshape(-1)[abs(at.models[1]).reshape(-1).argsort()]
+'''
+
+
+def test_a_method_of_the_user_s_own(ckpt: Run) -> None:
+    first, second = write()
+    Path("mine.py").write_text(PLUGIN)
+    done = ckpt("merge", *MODELS, "-m", "clipped", "--plugin", "mine.py", "--param", "most=0.5", "-o", "out.pth")
+    assert done.code == 0, done
+    found = torch.load("out.pth")
+    for key, value in found.items():
+        most = first[key].abs().max() * 0.5
+        assert torch.allclose(value, (first[key] + second[key]).clip(-most, most)), key
+    assert ckpt("verify", "out.pth", "--plugin", "mine.py").code == 0
+    assert "--plugin" in " ".join(ckpt("verify", "out.pth").out.split())
+    assert "clipped" in ckpt("merge", "--list", "--plugin", "mine.py").out
+
+
+def test_whole_tensors_beyond_the_memory_are_an_error(ckpt: Run) -> None:
+    first, second = write()
+    Path("mine.py").write_text(PLUGIN)
+    cs.apply(cs.merge(MODELS, method="whole", plugin="mine.py"), "out.pth")
+    found = torch.load("out.pth")["head.weight"]
+    assert torch.equal(
+        found.reshape(-1), first["head.weight"].reshape(-1)[second["head.weight"].abs().reshape(-1).argsort()]
+    )
+    done = ckpt("merge", *MODELS, "-m", "whole", "--plugin", "mine.py", "--memory", "100B", "-o", "no.pth")
+    assert done.code == 4
+    assert "--memory" in done.err
+    assert not Path("no.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no merge method"),
+        ("raise OSError('no')", "fails"),
+        ("from ckptsurgeon import merge_method\n@merge_method('x', paper='')\ndef x(t, *, y: list): ...", "known kind"),
+        ("from ckptsurgeon import merge_method\n@merge_method('linear', paper='')\ndef x(t): ...", "two merge methods"),
+        ("def x(:", "fails"),
+    ],
+)
+def test_a_plugin_that_is_none_says_why(text: str, why: str, ckpt: Run) -> None:
+    write()
+    Path("mine.py").write_text(text)
+    done = ckpt("merge", *MODELS, "-m", "linear", "--plugin", "mine.py", "-n")
+    assert done.code == 2
+    assert why in " ".join(done.err.split())
+
+
+BAD = {
+    "no models": ([], ["-m", "linear"], 2, "models"),
+    "no method": (MODELS, [], 2, "method"),
+    "an unknown method": (MODELS, ["-m", "linaer"], 2, "Did you mean linear?"),
+    "no weights": (MODELS, ["-m", "linear"], 2, "--weights"),
+    "weights that sum to zero": (MODELS, ["-m", "linear", "--weights", "1,-1"], 4, "sum to zero"),
+    "too many weights": (MODELS, ["-m", "linear", "--weights", "1,1,1"], 2, "3 values for 2 models"),
+    "one weight": (MODELS, ["-m", "linear", "--weights", "nan,1"], 2, "weight"),
+    "an unknown parameter": (MODELS, ["-m", "linear", "--weights", "1,1", "--param", "normalise=true"], 2, "normalize?"),
+    "another kind": (MODELS, ["-m", "linear", "--weights", "1,1", "--param", "normalize=3"], 2, "true or false"),
+    "given twice": (MODELS, ["-m", "linear", "--weights", "1,1", "--param", "weight"], 2, "NAME=VALUE"),
+    "a pattern that matches nothing": (MODELS, ["-m", "linear", "--weights", "1,1", "--param", "weight:layer=1"], 2, "layers"),
+    "a base": (MODELS, ["-m", "linear", "--weights", "1,1", "--base", "a.pth"], 2, "no base"),
+    "an unknown policy": (MODELS, ["-m", "linear", "--weights", "1,1", "--on-missing", "zero"], 2, "error, base, skip, any"),
+    "an integer dtype": (MODELS, ["-m", "linear", "--weights", "1,1", "--dtype", "int8"], 2, "int8"),
+    "a missing model": (["a.pth", "z.pth"], ["-m", "linear", "--weights", "1,1"], 3, "z.pth"),
+    "no size": (MODELS, ["-m", "linear", "--weights", "1,1", "--memory", "lots"], 2, "--memory lots"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_says_what_to_do(case: str, ckpt: Run) -> None:
+    write()
+    models, options, code, said = BAD[case]
+    done = ckpt("merge", *models, *options, "-o", "out.pth")
+    assert done.code == code, done
+    assert said in " ".join(done.err.split()), done
+    assert not Path("out.pth").exists()
+
+
+def test_the_methods_are_listed_with_papers_and_parameters(ckpt: Run) -> None:
+    data = json.loads(ckpt("merge", "--list", "--json").out)
+    linear = next(one for one in data["methods"] if one["name"] == "linear")
+    assert linear["paper"].startswith("https://")
+    assert {one["name"] for one in linear["parameters"]} == {"weight", "normalize"}
+    assert all(one["summary"] and one["paper"] for one in data["methods"])

@@ -1,0 +1,66 @@
+"""Exact thresholds by magnitude, against a sort."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from ckptsurgeon.merges._pieces import in_pieces
+from ckptsurgeon.merges._threshold import Rank, cuts
+from ckptsurgeon.ops import Array
+
+from .arrays import Arrays
+
+MANY = pytest.mark.parametrize("dtype", ["f4", "f8"])
+
+
+def held(values: Array, rank: Rank, limit: int) -> Array:
+    """Return which values are in."""
+    tensors = Arrays([values], limit=limit, threads=3)
+    (cut,) = cuts(tensors, lambda at: [at.models[0]], [rank])
+    return tensors.merged(in_pieces(lambda at: cut.holds(at, abs(at.models[0])))).astype(bool)
+
+
+def sorted_out(values: Array, rank: Rank) -> Array:
+    sizes = np.abs(values)
+    order = np.argsort(-sizes if rank.largest else sizes, kind="stable")[: rank.count]
+    mask = np.zeros(len(values), bool)
+    mask[order] = True
+    return mask | (sizes == 0)  # of zeros it makes no difference
+
+
+@MANY
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("limit", [3000, 300_000])
+def test_a_cut_is_where_a_sort_says(dtype: str, largest: bool, limit: int) -> None:
+    draw = np.random.RandomState(0)
+    for values in (draw.standard_normal(100_003), draw.randint(-9, 10, 100_003) / 8):
+        values = values.astype(dtype)
+        for count in (0, 1, 37_777, 100_002, 100_003):
+            rank = Rank(0, count, largest)
+            assert np.array_equal(held(values, rank, limit) | (values == 0), sorted_out(values, rank)), count
+
+
+@MANY
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_any_values_any_rank_any_slices(dtype: str, data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, 40))
+    elements = st.one_of(
+        st.floats(width=32, allow_nan=False, allow_infinity=False), st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, 1e38])
+    )
+    values = data.draw(arrays.arrays(dtype, size, elements=elements))
+    rank = Rank(0, data.draw(st.integers(0, size)), data.draw(st.booleans()))
+    mask = held(values, rank, data.draw(st.integers(1, 50)))
+    assert np.array_equal(mask | (values == 0), sorted_out(values, rank))
+
+
+def test_a_threshold_takes_two_passes_and_one_for_ties() -> None:
+    draw = np.random.RandomState(0)
+    for values, passes in ((np.arange(1, 1001) / 7, 2), (draw.randint(1, 9, 1000) / 8, 3)):
+        tensors = Arrays([values.astype("f4")], limit=100)
+        cuts(tensors, lambda at: [at.models[0]], [Rank(0, 300)])
+        assert tensors.passes == passes
