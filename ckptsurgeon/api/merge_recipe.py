@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
+from ..engine import MEMORY, MergeContext, costs_of
 from ..errors import ConfigError, SourceError
 from ..mergekit import Configuration, Layout, Models, Reference, pieces_of_configuration, read_configuration
 from ..merges import Method
@@ -92,7 +93,10 @@ def plan_configuration(
             stack.pop_all()
     except ConfigError as error:
         raise type(error)(f"{escape(os.path.basename(path))}: {error.message}", hint=error.hint) from error
-    return replace(plan, inputs=OpenInputs(tuple(opened), None, (path,), plugins=tuple(plugins), memory=memory))
+    costs = costs_of(plan, MergeContext(seed, tuple(plugins), memory or MEMORY))
+    return replace(
+        plan, costs=costs, inputs=OpenInputs(tuple(opened), None, (path,), plugins=tuple(plugins), memory=memory)
+    )
 
 
 def _found(one: Reference, folder: str) -> str:

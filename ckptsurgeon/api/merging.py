@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
-from ..engine import check_device, parse_size
+from ..engine import MEMORY, MergeContext, check_device, costs_of, parse_size
 from ..errors import ConfigError
 from ..merges import MergeMethods, Method, load_plugin, merge_methods
 from ..plan import Plan
@@ -140,7 +140,8 @@ def merge(
         )  # fmt: skip
         plan = with_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
         stack.pop_all()
-    return replace(plan, inputs=OpenInputs(tuple(opened), None, plugins=plugins, memory=budget))
+    costs = costs_of(plan, MergeContext(seed, plugins, budget or MEMORY))
+    return replace(plan, costs=costs, inputs=OpenInputs(tuple(opened), None, plugins=plugins, memory=budget))
 
 
 def _check_alone(recipe: Path, **given: Any) -> None:

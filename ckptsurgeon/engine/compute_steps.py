@@ -22,7 +22,7 @@ from .overlaying import overlay
 from .part import Part, Place
 from .run import Run, checked_on_the_way, has_slot, is_copy
 
-__all__ = ["check_equal", "compute_steps", "draw_steps"]
+__all__ = ["check_equal", "compute_steps", "draw_steps", "threads_of"]
 
 THREADS = min(8, len(os.sched_getaffinity(0)))
 """As many as the machine has cores, up to where the disk is the limit."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..merges import Method
 
 __all__ = [
+    "MEMORY",
     "Inputs",
     "Progress",
     "Run",
@@ -40,7 +41,7 @@ __all__ = [
 WRITE = 1 << 20
 
 MEMORY = 1 << 30
-"""Bytes that a merge may take where its method needs whole tensors or rows, unless it is told otherwise."""
+"""Bytes that computing a merge may take, unless it is told otherwise."""
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""

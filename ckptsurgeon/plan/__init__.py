@@ -1,5 +1,6 @@
 """Plans: for every destination tensor where its values come from, made from headers alone, reviewable as JSON."""
 
+from .costs import Costs
 from .merge import Merge, Value
 from .plan import (
     CLASSES,
@@ -22,6 +23,7 @@ __all__ = [
     "CLASSES",
     "MERGES",
     "Carried",
+    "Costs",
     "Equal",
     "Failure",
     "FilePrint",

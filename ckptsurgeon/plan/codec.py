@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .check import check_plan
+from .costs import Costs
 from .merge import Merge
 from .plan import (
     MERGES,
@@ -57,6 +58,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         **({"vocabularies": [rows.to_json() for rows in plan.vocabularies]} if plan.vocabularies else {}),
         "carried": {"root": plan.carried.root, "entries": list(plan.carried.entries)},
         "counts": plan.counts,
+        **({"costs": plan.costs.to_json()} if plan.costs is not None else {}),
         "metadata": dict(plan.metadata),
         "notes": list(plan.notes),
     }
@@ -176,6 +178,7 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
         arguments=dict(data["arguments"]),
         metadata={_text(k): _text(v) for k, v in data["metadata"].items()},
         notes=tuple(map(_text, data["notes"])),
+        costs=Costs.from_json(data.get("costs")),
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..text import count
+from .costs import Costs
 from .merge import Merge
 from .rows import Rows
 
@@ -216,7 +217,8 @@ class Carried:
 class Plan:
     """Everything that will happen, before it does. ``rows`` are those of the vocabulary that its steps map.
 
-    Where models of other vocabularies are merged, ``vocabularies`` has the rows of each source.
+    Where models of other vocabularies are merged, ``vocabularies`` has the rows of each source. ``costs`` are what it
+    takes on this machine, and no part of its digest.
     ``inputs`` holds the files open for whoever applies the plan at once; it is no part of its JSON.
     """
 
@@ -234,6 +236,7 @@ class Plan:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    costs: Costs | None = None
     inputs: object = field(default=None, repr=False, compare=False)
 
     @property
@@ -256,7 +259,7 @@ class Plan:
 
     def sha256(self) -> str:
         """Return the SHA-256 of the plan's JSON."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(replace(self, costs=None).to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     @staticmethod

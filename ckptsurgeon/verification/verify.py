@@ -36,6 +36,7 @@ class _Check:
     not_compared: dict[str, str] = field(default_factory=dict)
     compared: int = 0
     drawn: int = 0
+    near: int = 0
     nan: int = 0
     inf: int = 0
 
@@ -81,6 +82,7 @@ def verify_output(
         checked=len(keys),
         compared=check.compared,
         drawn=check.drawn,
+        near=check.near,
         failed=tuple(check.failed),
         not_compared=check.not_compared,
         nan=check.nan,
@@ -217,7 +219,10 @@ def _compare(check: _Check, key: str, info: TensorInfo, made: Made) -> None:
     where = first_difference(step, info, check.output, origins, keeper=keeper, context=check.expected.context)
     if where is not None:
         check.fail(key, f"differs from {escape(made.source_key)} of {escape(sources[0][0].path)} at byte {where}")
-    check.compared += where is None
+    if step.merge is not None and step.merge.device:
+        check.near += where is None
+    else:
+        check.compared += where is None
 
 
 def _step(key: str, made: Made, info: TensorInfo, rows: Rows | None, inputs: list[Input]) -> Step:
