@@ -9,18 +9,21 @@ from dataclasses import replace
 from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
+from ..engine import MEMORY, MergeContext, costs_of
 from ..errors import ConfigError, SourceError
 from ..mergekit import Configuration, Layout, Models, Reference, pieces_of_configuration, read_configuration
 from ..merges import Method
 from ..plan import Plan
 from ..planners import MergeOptions, SourceView, numbered_lists, plan_merge, with_tied_heads
 from ..text import escape
+from ..vocabulary import tokens_beside
 from ..yamltext import read_yaml
 from .inputs import OpenInputs, names_of, plan_source
+from .merge_vocabulary import Asked, ModelTokens, merge_vocabulary
 from .merged_folder import with_folder
 from .model_config import layer_counts, with_layers
 from .model_folders import model_folder
-from .tokenizers import tokenizer_files
+from .tokenizers import different, number_of, tokenizer_files
 
 __all__ = ["is_recipe", "plan_configuration", "read_recipe"]
 
@@ -53,6 +56,7 @@ def plan_configuration(
     document: Mapping[str, Any],
     method: Method,
     options: MergeOptions,
+    asked: Asked,
     *,
     seed: int,
     plugins: Sequence[Method],
@@ -77,11 +81,22 @@ def plan_configuration(
         with ExitStack() as stack:
             opened = [stack.enter_context(open_checkpoint(one, root, unwrap=unwrap)) for one in paths]
             merged = _Merged(configuration, references, paths, opened)
-            plan = merged.plan(method, options, seed, {**arguments, "recipe": merged.said(document)})
+            chosen = merge_vocabulary(merged.asked(asked), paths, names_of(paths), first=merged.donor)
+            options = replace(options, vocabulary=chosen[0] if chosen is not None else None)
+            plan = merged.plan(
+                method,
+                options,
+                chosen[1] if chosen is not None else None,
+                seed,
+                {**arguments, "recipe": merged.said(document)},
+            )
             stack.pop_all()
     except ConfigError as error:
         raise type(error)(f"{escape(os.path.basename(path))}: {error.message}", hint=error.hint) from error
-    return replace(plan, inputs=OpenInputs(tuple(opened), None, (path,), plugins=tuple(plugins), memory=memory))
+    costs = costs_of(plan, MergeContext(seed, tuple(plugins), memory or MEMORY))
+    return replace(
+        plan, costs=costs, inputs=OpenInputs(tuple(opened), None, (path,), plugins=tuple(plugins), memory=memory)
+    )
 
 
 def _found(one: Reference, folder: str) -> str:
@@ -115,23 +130,46 @@ class _Merged:
         self._configuration = configuration
         self._names = names_of(paths)
         self._views = [SourceView(plan_source(name, one), one) for name, one in zip(self._names, opened, strict=True)]
+        self._paths = paths
         self._folders = [model_folder(path) for path in paths]
         self._numbers = {one: number for number, one in enumerate(references)}
-        self._metadata = opened[self._donor].metadata
+        self._metadata = opened[self.donor].metadata
         self._notes = [note for one in opened for note in one.notes]
 
     @property
-    def _donor(self) -> int:
+    def donor(self) -> int:
         """The number of the model whose configuration and files the output has."""
         base = self._configuration.base
         return self._numbers[base] if base is not None else 0
 
-    def plan(self, method: Method, options: MergeOptions, seed: int, arguments: Mapping[str, Any]) -> Plan:
+    def asked(self, asked: Asked) -> Asked:
+        """Return the vocabulary that the output is to have: as the recipe says, where rows have to go by token."""
+        tokenizer = self._configuration.tokenizer
+        if asked.vocab is not None or tokenizer is None or tokenizer.tokens or tokenizer.padded:
+            return asked
+        if not different(self._folders, self.donor):
+            return asked
+        source = tokenizer.source
+        if isinstance(source, Reference):
+            return replace(asked, vocab=tokens_beside(self._paths[number_of(source, tokenizer.where, self._numbers)]))
+        return replace(asked, vocab=source)
+
+    def plan(
+        self,
+        method: Method,
+        options: MergeOptions,
+        tokens: ModelTokens | None,
+        seed: int,
+        arguments: Mapping[str, Any],
+    ) -> Plan:
         """Return the plan with everything that goes beside the weights."""
         counts = [layer_counts(one.config) for one in self._folders]
         layout = pieces_of_configuration(self._configuration, Models(self._views, self._numbers, counts), method)
         tied = {number for number, one in enumerate(self._folders) if one.is_tied}
-        files, said = tokenizer_files(self._configuration, self._numbers, self._folders, self._names, self._donor)
+        by_token = tokens is not None
+        files, said = tokenizer_files(
+            self._configuration, self._numbers, self._folders, self._names, self.donor, by_token=by_token
+        )
         plan = plan_merge(
             self._views,
             list(with_tied_heads(layout.pieces, self._views, tied)),
@@ -143,14 +181,14 @@ class _Merged:
         )
         config, more = self._config(layout)
         plan = replace(plan, notes=(*plan.notes, *more))
-        return with_folder(plan, self._folders[self._donor], self._folders, config=config, files=files)
+        return with_folder(plan, self._folders[self.donor], self._folders, config=config, files=files, tokens=tokens)
 
     def _config(self, layout: Layout) -> tuple[Mapping[str, Any], list[str]]:
         """Return the donor's configuration with the layers that were stacked."""
-        folder, notes = self._folders[self._donor], []
+        folder, notes = self._folders[self.donor], []
         config: Mapping[str, Any] = folder.config
         for one in layout.stacks if config else ():
-            view = self._views[self._donor]
+            view = self._views[self.donor]
             old = next(
                 (found for found in numbered_lists(view.tensors) if found.prefix == one.layers.prefix), one.layers
             )

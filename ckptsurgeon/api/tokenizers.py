@@ -11,7 +11,7 @@ from ..target import Companion
 from ..text import brief_repr, escape, listing
 from .model_folders import ModelFolder
 
-__all__ = ["tokenizer_files"]
+__all__ = ["different", "number_of", "tokenizer_files"]
 
 
 def tokenizer_files(
@@ -20,23 +20,26 @@ def tokenizer_files(
     folders: Sequence[ModelFolder],
     names: Sequence[str],
     donor: int,
+    *,
+    by_token: bool = False,
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return the files of an output folder, and what is to be said of them.
 
-    Raises PlanError where vocabularies differ and rows were to go token by token, ConfigError for a chat template that
-    is none.
+    Raises PlanError where rows were to go token by token and do not (``by_token``), ConfigError for a chat template
+    that is none.
     """
     notes: list[str] = []
     files = folders[donor].files
     asked = configuration.tokenizer
-    different = _different(folders, donor)
+    others = different(folders, donor)
     if asked is not None:
-        _check_rows(asked, [names[one] for one in different], names[donor])
+        if not by_token:
+            _check_rows(asked, [names[one] for one in others], names[donor])
         if isinstance(asked.source, Reference):
-            files = _with_tokenizer_of(folders, donor, _number(asked.source, asked.where, numbers))
-    elif different:
+            files = _with_tokenizer_of(folders, donor, number_of(asked.source, asked.where, numbers))
+    elif others and not by_token:
         notes.append(
-            f"the vocabularies of {escape(names[donor])} and {listing([names[one] for one in different])} differ: "
+            f"the vocabularies of {escape(names[donor])} and {listing([names[one] for one in others])} differ: "
             "rows are merged by their numbers"
         )
     if configuration.chat_template:
@@ -61,13 +64,14 @@ def _check_rows(asked: Tokenizer, different: Sequence[str], donor: str) -> None:
     )
 
 
-def _different(folders: Sequence[ModelFolder], donor: int) -> list[int]:
+def different(folders: Sequence[ModelFolder], donor: int) -> list[int]:
     """Return the models whose vocabulary is another than the donor's; one without any counts as having the same."""
     own = folders[donor].vocabulary
     return [n for n, one in enumerate(folders) if own and one.vocabulary and one.vocabulary != own]
 
 
-def _number(source: Reference, where: str, numbers: Mapping[Reference, int]) -> int:
+def number_of(source: Reference, where: str, numbers: Mapping[Reference, int]) -> int:
+    """Return the number of a model that a recipe names; raises ConfigError where it is none of the merged."""
     if source not in numbers:
         raise ConfigError(
             f"{where} is {escape(source.said)}, which is no model of the recipe.",

@@ -1,16 +1,31 @@
 """Plans: for every destination tensor where its values come from, made from headers alone, reviewable as JSON."""
 
+from .costs import Costs
 from .lora import FACTORS, Factor, Lora, Term, plain_shape
 from .merge import Merge, Value
-from .plan import CLASSES, MERGES, Carried, Equal, FilePrint, Input, Plan, PlanCompanion, PlanSource, PlanTarget, Step
+from .plan import (
+    CLASSES,
+    MERGES,
+    Carried,
+    Equal,
+    FilePrint,
+    Input,
+    Plan,
+    PlanCompanion,
+    PlanSource,
+    PlanTarget,
+    Step,
+    with_vocabularies,
+)
 from .receipt import Failure, Fit, Receipt, Verification
-from .rows import Row, Rows
+from .rows import Row, Rows, rows_of_each
 
 __all__ = [
     "CLASSES",
     "FACTORS",
     "MERGES",
     "Carried",
+    "Costs",
     "Equal",
     "Factor",
     "Failure",
@@ -31,4 +46,6 @@ __all__ = [
     "Value",
     "Verification",
     "plain_shape",
+    "rows_of_each",
+    "with_vocabularies",
 ]

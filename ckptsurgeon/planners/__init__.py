@@ -7,9 +7,11 @@ from .lora import AdapterView, plan_lora_merge
 from .merge import pieces_of, plan_merge
 from .merge_heads import has_own_head, with_tied_heads
 from .merge_layers import LayerList, layer_list, layer_lists, numbered_lists
+from .merge_mismatch import MergeMismatch
 from .merge_options import MergeOptions, Piece, Place
 from .merge_slices import LayerSlice, LayerSource, sliced_pieces
 from .merge_values import Depths, Setting, Settings, Values
+from .merge_vocabulary import MergeVocabulary
 from .options import Flag, Options
 from .select import Origin, Planning, Selection, SourceView, moved
 from .transplant import plan_transplant
@@ -23,7 +25,9 @@ __all__ = [
     "LayerList",
     "LayerSlice",
     "LayerSource",
+    "MergeMismatch",
     "MergeOptions",
+    "MergeVocabulary",
     "Options",
     "Origin",
     "Piece",
