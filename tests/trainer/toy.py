@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 
@@ -182,6 +183,23 @@ def train_source(steps: int = 60) -> str:
     torch.save(made.model.state_dict(), "src.pth")
     write()
     return "src.pth"
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained toy's weights."""
+    folder = tmp_path_factory.mktemp("toy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train_source()
+    return folder / "src.pth"
+
+
+@pytest.fixture
+def init(source: Path) -> str:
+    """A toy.yaml, and an init made for it from what a toy has learned, but for its head."""
+    write()
+    return make_init("head", source=str(source), seed=5)
 
 
 def equal(one: Loop, other: Loop) -> bool:
