@@ -50,6 +50,10 @@ class Watching:
             self.noted = tuple(row["notes"])
         elif event == "control":
             self._control(row)
+        elif event == "test":
+            self._testing(row)
+        elif "test" in row:
+            pass  # the last of what is shown of a run
         elif "dev" in row:
             self._say(render.dev_line(row, self._steps))
         else:
@@ -84,6 +88,12 @@ class Watching:
             self._say(control_line(row))
         elif sys.stderr.isatty():
             self._draw(control_line(row))
+
+    def _testing(self, row: Mapping[str, Any]) -> None:
+        from ..render.train import testing_line
+
+        if sys.stderr.isatty():
+            self._draw(testing_line(row))
 
     def _draw(self, line: Any) -> None:
         """Let a line be the one that lives."""

@@ -14,7 +14,7 @@ from ..trainer.result import Controls, Trained
 from .columns import Columns
 from .notes import Hanging, next_view
 
-__all__ = ["checks_view", "control_line", "dev_line", "step_line", "trained_view"]
+__all__ = ["checks_view", "control_line", "dev_line", "step_line", "testing_line", "trained_view"]
 
 TITLES = {"before": "before the first step", "during": "while it trained", "after": "after the last step"}
 STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "NOT RUN": "dim"}
@@ -63,6 +63,8 @@ def trained_view(found: Trained, *, checked: Iterable[str] = (), next_steps: Seq
         parts.append(Text(f"  {WAYS[found.ended]}", style=style))
     if found.run is not None:
         parts.append(Hanging(Text("  trained "), _summary(found)))
+    if found.test_clips:
+        parts.append(Hanging(Text("  test    "), f"{count(found.test_clips, 'clip')}  {_figures(found.test)}"))
     return Group(*parts, *next_view(next_steps))
 
 
@@ -141,9 +143,17 @@ def step_line(row: Mapping[str, Any], steps: int, left_s: float | None) -> Rende
 
 def dev_line(row: Mapping[str, Any], steps: int) -> RenderableType:
     """Return an evaluation in one line, if the terminal is wide enough for one."""
-    figures = "  ".join(f"{escape(name)} {_figure(value)}" for name, value in row["dev"].items())
     step = str(row["step"]).rjust(len(str(steps)))
-    return Hanging(Text(f"  step {step}/{steps}  dev  "), figures)
+    return Hanging(Text(f"  step {step}/{steps}  dev  "), _figures(row["dev"]))
+
+
+def testing_line(row: Mapping[str, Any]) -> Text:
+    """Return that the best weights are being evaluated."""
+    return Text(f"  test  the best weights, of step {row['step']}", no_wrap=True, overflow="ellipsis")
+
+
+def _figures(figures: Mapping[str, float]) -> str:
+    return "  ".join(f"{escape(name)} {_figure(value)}" for name, value in figures.items())
 
 
 def _figure(value: float) -> str:

@@ -44,4 +44,4 @@ def job_of(config: str, *, sets: Sequence[str] = (), device: str | None = None, 
 def with_one_batch(job: Job) -> Job:
     """Return a job that learns its first batch by heart, and is asked for that."""
     one = OneBatch(first_batch(job.work.train, job.settings.seed))
-    return replace(job, work=replace(job.work, train=one, dev=one))
+    return replace(job, work=replace(job.work, train=one, dev=one, test=None))

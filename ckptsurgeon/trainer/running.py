@@ -16,6 +16,7 @@ from .result import Controls, Trained
 from .run_folder import RunFolder
 from .start import Start
 from .stopping import Stop, listening
+from .testing import UNTESTED, Tested, tested, wants_test
 
 __all__ = ["Order", "carried_out", "notes_of", "result_of"]
 
@@ -50,11 +51,12 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
     if job.work.dev is None and ended != NONFINITE and loop.standing.step:
         loop.save_best()
     checks, controls = before, None
+    test = tested(loop, order.tell) if wants_test(loop) else None
     if not stop.name:
         checks = (*before, *at("during", checks_during(loop)))
         controls = _controls(job, order)
         checks = (*checks, *at("after", checks_after(loop, order.sets, controls, overfitting=order.overfit)))
-    return _finish(job, start, loop, order, stop=stop, checks=checks, controls=controls)
+    return _finish(job, start, loop, order, stop=stop, checks=checks, controls=controls, test=test)
 
 
 def _resumed(job: Job, order: Order) -> Loop:
@@ -77,14 +79,16 @@ def _controls(job: Job, order: Order) -> Controls | None:
 
 def _finish(
     job: Job, start: Start, loop: Loop, order: Order, *, stop: Stop, checks: tuple[Check, ...],
-    controls: Controls | None,
+    controls: Controls | None, test: Tested | None,
 ) -> Trained:  # fmt: skip
     standing = loop.standing
-    result = result_of(job, start, checks=checks, ended=standing.ended)
+    notes = (UNTESTED,) if wants_test(loop) and test is None else ()
+    result = result_of(job, start, checks=checks, ended=standing.ended, notes=notes)
     result = replace(
         result, run=order.folder.path, step=standing.step, metric=loop.metric, best=standing.best,
         best_step=standing.best_step, figures=standing.figures, first_loss=standing.first_loss,
         last_loss=standing.last_loss, skipped=standing.skipped, elapsed_s=standing.seconds, controls=controls,
+        test=test.figures if test is not None else {}, test_clips=test.clips if test is not None else 0,
         exit_code=stop.exit_code or result.exit_code,
     )  # fmt: skip
     end_records(order.folder, result, curves=not stop.name)
