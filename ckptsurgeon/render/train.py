@@ -14,7 +14,16 @@ from ..trainer.result import Controls, Trained
 from .columns import Columns
 from .notes import Hanging, next_view
 
-__all__ = ["checks_view", "control_line", "dev_line", "step_line", "testing_line", "trained_view"]
+__all__ = [
+    "checks_view",
+    "control_line",
+    "dev_line",
+    "filled_line",
+    "filling_line",
+    "step_line",
+    "testing_line",
+    "trained_view",
+]
 
 TITLES = {"before": "before the first step", "during": "while it trained", "after": "after the last step"}
 STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "NOT RUN": "dim"}
@@ -135,10 +144,22 @@ def step_line(row: Mapping[str, Any], steps: int, left_s: float | None) -> Rende
         f"{row['clips_s']:,.0f} clips/s".replace(",", " "),
         f"padding {row['padding']:.1%}",
     ]
-    if left_s is not None:
-        minutes, seconds = divmod(int(left_s), 60)
-        words.append(f"{minutes}:{seconds:02} left")
-    return _Fitting(words, spared=(5, 3, 4, 2))
+    return _Fitting([*words, *_left(left_s)], spared=(5, 3, 4, 2))
+
+
+def _left(seconds: float | None) -> list[str]:
+    return [] if seconds is None else [f"{int(seconds) // 60}:{int(seconds) % 60:02} left"]
+
+
+def filling_line(row: Mapping[str, Any], left_s: float | None) -> RenderableType:
+    """Return how many clips of a split have their features, with the time that is left in seconds."""
+    clips = f"{row['clips']:,}/{row['of']:,} clips".replace(",", " ")
+    return _Fitting([f"features  {escape(row['split'])}", clips, *_left(left_s)], spared=())
+
+
+def filled_line(row: Mapping[str, Any]) -> Text:
+    """Return of how many clips the features were computed, and where they are kept."""
+    return Text(f"  features of {count(row['clips'], 'clip')} computed, kept in {escape(row['cache'])}")
 
 
 def dev_line(row: Mapping[str, Any], steps: int) -> RenderableType:

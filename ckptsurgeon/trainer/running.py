@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from .checking import at, checks_after, checks_before, checks_during
 from .checks._check import Check
 from .controls import run_controls
+from .filling import fill
 from .job import Job
 from .lineage import NAME as LINEAGE
 from .lineage import check_unchanged, metadata_of, recorded
@@ -38,8 +39,10 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
     """Train, or go on; then check, write down and tell what came of it."""
     if order.resume:
         loop, before = _resumed(job, order), checks_in(order.folder)
+        fill(job, order.tell)
     else:
         model, plan = job.model()
+        fill(job, order.tell)
         before = at("before", checks_before(job, model, plan))
         order.tell({"event": "checks", "checks": before})
         loop = Loop(job, model, folder=order.folder, observer=order.tell)

@@ -13,6 +13,7 @@ from .assembly import job_of, with_one_batch
 from .checking import at, checks_before
 from .controls import check_controls
 from .device import computing
+from .filling import fill, telling
 from .job import Job
 from .lineage import recorded
 from .loop import Observer
@@ -66,11 +67,12 @@ def train(
     order.tell({"event": "notes", "notes": notes_of(job, start)})
     with computing(job.settings):
         if preprocess_only:
-            return _prepared(job, start)
+            return _prepared(job, start, order)
         if overfit_one_batch:
+            fill(job, order.tell, only_train=True)
             job = with_one_batch(job)
         if check_only:
-            return _checked(job, start)
+            return _checked(job, start, order)
         return carried_out(job, start, order)
 
 
@@ -113,12 +115,13 @@ def _start(
     return Start(config, from_=from_), (*known["sets"], *sets)
 
 
-def _prepared(job: Job, start: Start) -> Trained:
+def _prepared(job: Job, start: Start, order: Order) -> Trained:
     if job.work.prepare is None:
         raise ConfigError(f"the task {escape(job.settings.task)} computes nothing beforehand.")
-    return result_of(job, start, checks=(), ended="prepared", notes=tuple(job.work.prepare()))
+    return result_of(job, start, checks=(), ended="prepared", notes=tuple(job.work.prepare(telling(order.tell))))
 
 
-def _checked(job: Job, start: Start) -> Trained:
+def _checked(job: Job, start: Start, order: Order) -> Trained:
     model, plan = job.model()
+    fill(job, order.tell, only_train=True)
     return result_of(job, start, checks=at("before", checks_before(job, model, plan)), ended="")

@@ -14,7 +14,7 @@ from .data.split import located
 from .settings import Settings
 from .source import Source
 from .tasks._load import load_task
-from .tasks._task import Task
+from .tasks._task import Progress, Task
 
 __all__ = ["Work", "load_work"]
 
@@ -23,14 +23,14 @@ __all__ = ["Work", "load_work"]
 class Work:
     """A task and its splits; ``dev`` is None where there is nothing to evaluate on, ``test`` where nothing at the end.
 
-    ``prepare`` computes once what would otherwise be computed from the clips each time, and says what it did.
+    ``prepare`` computes once what would otherwise be computed from the clips each time, and returns what it did.
     """
 
     task: Task
     train: Source
     dev: Source | None = None
     test: Source | None = None
-    prepare: Callable[[], Sequence[str]] | None = None
+    prepare: Callable[[Progress], Sequence[str]] | None = None
     notes: tuple[str, ...] = ()
 
 

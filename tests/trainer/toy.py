@@ -144,7 +144,7 @@ class NoDev(Toy):
         return {"train": super().splits()["train"]}
 
 class Prepared(Toy):
-    def prepare(self):
+    def prepare(self, progress):
         return ["train: 32 clips; 32 computed"]
 
     def notes(self):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,7 +17,7 @@ from ..data.labels import Labels, UnknownLetterError
 from ..data.loader import Batches
 from ..data.split import Split, read_split
 from ..settings import Settings
-from ._task import Batch, Task
+from ._task import Batch, Progress, Task
 
 __all__ = ["SoundTask", "TranscribedTask"]
 
@@ -65,16 +66,13 @@ class SoundTask:
             shuffled=split.name == "train", inputs=self.inputs,
         )  # fmt: skip
 
-    def prepare(self, progress: Callable[[int, int], None] | None = None) -> list[str]:
-        """Fill the cache for all splits; returns a line on each. Raises ConfigError where there is no cache.
-
-        ``progress`` is called with the clips of a split that are done and all of them.
-        """
+    def prepare(self, progress: Progress | None = None) -> list[str]:
+        """Fill the cache for all splits; returns a line on each. Raises ConfigError where there is no cache."""
         if self.settings.data.cache is None:
             raise ConfigError("there is no folder to keep features in.", hint="Name one with train.data.cache.")
         lines = []
-        for batches in self.splits().values():
-            made = batches.fill(progress)
+        for name, batches in self.splits().items():
+            made = batches.fill(partial(progress, name) if progress is not None else None)
             lines.append(f"{batches.split.says()}; {count(made, 'clip')} computed")
         return lines
 
