@@ -56,6 +56,7 @@ class Settings:
     ``freeze`` maps key patterns to the step from which their tensors are trained (None: never), ``lr_scale`` patterns
     to what their learning rate is multiplied by. ``final_lr`` is the share of ``lr`` that a schedule ends at, ``clip``
     the largest gradient norm. ``patience`` ends a run after so many evaluations without a better ``metric``.
+    ``decoding`` says by what texts are read off a model with a decoder, ``beam`` how many prefixes ``joint`` follows.
     ``nonfinite`` is how many steps whose loss or gradient is not finite may be skipped in a row.
     """
 
@@ -79,6 +80,8 @@ class Settings:
     ema: float | None = None
     precision: str = "float32"
     label_smoothing: float = 0.0
+    decoding: str = "ctc"
+    beam: int = 4
     seed: int = 0
     evaluate_every: int = 100
     save_every: int = 100
@@ -94,6 +97,7 @@ CHOICES = {
     "schedule": ("cosine", "linear", "constant"),
     "optimizer": ("adamw", "sgd"),
     "precision": ("float32", "bf16"),
+    "decoding": ("ctc", "attention", "joint"),
     "kind": ("log_mel", "mfcc", "waves"),
 }
 
@@ -127,6 +131,7 @@ def _faults(made: Settings) -> list[tuple[bool, str]]:
         (made.clip is not None and made.clip <= 0, f"train.clip is {made.clip}"),
         (made.data.min_s > made.data.max_s, "train.data.min_s is above train.data.max_s: that leaves nothing"),
         (made.features.stack < 1 or made.features.size < 1, "train.features.stack and size are 1 or more"),
+        (made.beam < 1, f"train.beam is {made.beam}: it is 1 or more"),
         (min(made.evaluate_every, made.save_every, made.keep, made.threads) < 1, "a number below 1 among its counts"),
     ]  # fmt: skip
 

@@ -23,9 +23,19 @@ __all__ = ["SoundTask", "TranscribedTask"]
 
 
 class SoundTask:
-    """A task whose examples are clips of manifests; a task says how a clip's text becomes its label."""
+    """A task whose examples are clips of manifests; a task says how a clip's text becomes its label.
+
+    ``decodings`` are the values of ``train.decoding`` that it knows.
+    """
+
+    decodings: tuple[str, ...] = ("ctc",)
 
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
+        if settings.decoding not in self.decodings:
+            raise ConfigError(
+                f"train.decoding is {settings.decoding}: the task {escape(settings.task)} has no decoder to ask.",
+                hint="The task hybrid has one.",
+            )
         self.settings = settings
         self.inputs = Inputs(settings)
         self._splits: dict[str, Split] = {}
