@@ -12,7 +12,7 @@ from ..text import count, escape
 from ..trainer.checks import Check
 from ..trainer.result import Controls, Trained
 from .columns import Columns
-from .notes import Hanging, next_view
+from .notes import Spread, next_view
 
 __all__ = [
     "checks_view",
@@ -71,9 +71,9 @@ def trained_view(found: Trained, *, checked: Iterable[str] = (), next_steps: Seq
         style = "" if found.ended == "prepared" else "yellow"
         parts.append(Text(f"  {WAYS[found.ended]}", style=style))
     if found.run is not None:
-        parts.append(Hanging(Text("  trained "), _summary(found)))
+        parts.append(Spread(Text("  trained "), [Text(escape(found.run), "bold"), *_summary(found)]))
     if found.test_clips:
-        parts.append(Hanging(Text("  test    "), f"{count(found.test_clips, 'clip')}  {_figures(found.test)}"))
+        parts.append(Spread(Text("  test    "), [count(found.test_clips, "clip"), *_figures(found.test)]))
     return Group(*parts, *next_view(next_steps))
 
 
@@ -96,14 +96,13 @@ def _mean(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.3g}{spread}"
 
 
-def _summary(found: Trained) -> Text:
-    line = Text(escape(found.run or ""), style="bold")
+def _summary(found: Trained) -> list[str]:
     words = [f"{found.step}/{found.steps} steps", _time(found.elapsed_s)]
     if found.first_loss is not None and found.last_loss is not None:
         words.append(f"loss {found.first_loss:.3g} to {found.last_loss:.3g}")
     if found.best is not None:
         words.append(f"best {found.metric} {found.best:.3g} at step {found.best_step}")
-    return line.append("  " + "  ".join(words), "default not bold")
+    return words
 
 
 def _time(seconds: float) -> str:
@@ -165,7 +164,7 @@ def filled_line(row: Mapping[str, Any]) -> Text:
 def dev_line(row: Mapping[str, Any], steps: int) -> RenderableType:
     """Return an evaluation in one line, if the terminal is wide enough for one."""
     step = str(row["step"]).rjust(len(str(steps)))
-    return Hanging(Text(f"  step {step}/{steps}  dev  "), _figures(row["dev"]))
+    return Spread(Text(f"  step {step}/{steps}  dev  "), _figures(row["dev"]))
 
 
 def testing_line(row: Mapping[str, Any]) -> Text:
@@ -173,8 +172,8 @@ def testing_line(row: Mapping[str, Any]) -> Text:
     return Text(f"  test  the best weights, of step {row['step']}", no_wrap=True, overflow="ellipsis")
 
 
-def _figures(figures: Mapping[str, float]) -> str:
-    return "  ".join(f"{escape(name)} {_figure(value)}" for name, value in figures.items())
+def _figures(figures: Mapping[str, float]) -> list[str]:
+    return [f"{escape(name)} {_figure(value)}" for name, value in figures.items()]
 
 
 def _figure(value: float) -> str:

@@ -261,6 +261,12 @@ def test_nothing_to_start_from(ckpt: Run) -> None:
     assert "ckpt transplant SRC dst.yaml makes one" in told
 
 
+def test_a_configuration_that_is_not_there(ckpt: Run, init: str) -> None:
+    wanted = "error: the configuration nothing.yaml cannot be read: No such file or directory."
+    assert refused(ckpt, "nothing.yaml").endswith(wanted)
+    assert refused(ckpt, "nothing.yaml", "--init", init).endswith(wanted)
+
+
 def test_several_to_start_from_are_listed(ckpt: Run, init: str) -> None:
     shutil.copy(init, "b.init.safetensors")
     assert "there are 2 of *.init.safetensors here: b.init.safetensors, toy.init.safetensors" in refused(ckpt)
