@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -22,7 +23,7 @@ from ._task import Batch, Progress, Task
 __all__ = ["SoundTask", "TranscribedTask"]
 
 
-class SoundTask:
+class SoundTask(ABC):
     """A task whose examples are clips of manifests; a task says how a clip's text becomes its label.
 
     ``decodings`` are the values of ``train.decoding`` that it knows.
@@ -40,13 +41,13 @@ class SoundTask:
         self.inputs = Inputs(settings)
         self._splits: dict[str, Split] = {}
 
+    @abstractmethod
     def label(self, clip: Clip) -> Tensor:
         """Return what is to be answered to a clip."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, clips: Sequence[Clip]) -> None:
         """Raise ConfigError for a clip that cannot be learned from."""
-        raise NotImplementedError
 
     def fits(self, clip: Clip) -> bool:
         """Return whether a clip is long enough for its label."""
