@@ -11,7 +11,10 @@ from typing import Any
 from ..errors import ConfigError
 from ..text import brief_repr, escape
 
-__all__ = ["Data", "Features", "Settings", "check_section", "settings_of"]
+__all__ = ["Data", "Features", "Named", "Settings", "check_section", "settings_of"]
+
+Named = str | Mapping[str, Any]
+"""What clips or examples come from: a manifest, ``my_data.py:function``, or an entry with ``_target_``."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,9 @@ class Data:
     left out. ``cache`` is the folder of what is computed from clips once, None to compute it each time.
     """
 
-    train: tuple[str, ...] = ()
-    dev: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
+    train: tuple[Named, ...] = ()
+    dev: tuple[Named, ...] = ()
+    test: tuple[Named, ...] = ()
     tokens: str | None = None
     min_s: float = 0.0
     max_s: float = math.inf
@@ -198,6 +201,17 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(map(_text, [value] if isinstance(value, str) else _sequence(value)))
 
 
+def _named(value: Any) -> tuple[Named, ...]:
+    """Return texts, and entries with ``_target_``, which say who makes a dataset."""
+    several = [value] if isinstance(value, (str, Mapping)) else _sequence(value)
+    return tuple(_factory(one) if isinstance(one, Mapping) else _text(one) for one in several)
+
+
+def _factory(value: Mapping[Any, Any]) -> dict[str, Any]:
+    _text(value.get("_target_"))
+    return {_text(name): one for name, one in value.items()}
+
+
 def _numbers(value: Any) -> tuple[float, ...]:
     return tuple(map(_number, _sequence(value)))
 
@@ -228,6 +242,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "bool": _truth,
     "tuple[str, ...]": _texts,
     "tuple[float, ...]": _numbers,
+    "tuple[Named, ...]": _named,
     "freeze": _freeze,
     "lr_scale": _scales,
 }
@@ -238,6 +253,7 @@ _MEANT = {
     "bool": "true or false",
     "tuple[str, ...]": "a text or a list of texts",
     "tuple[float, ...]": "a list of numbers",
+    "tuple[Named, ...]": "a text, a map with _target_, or a list of them",
     "Mapping[str, int": "a list of patterns, or a map from pattern to step",
     "Mapping[str, float]": "a map from pattern to number",
 }

@@ -179,6 +179,12 @@ def test_a_task_without_tokens_says_what_to_name(kind: Any) -> None:
         kind(settings(), ())
 
 
+def test_a_task_that_reads_manifests_takes_no_target() -> None:
+    data = {"train": {"_target_": "my_data.train_set"}}
+    with pytest.raises(cs.ConfigError, match="train.data.train has a _target_: this task reads manifests"):
+        CTC(settings(data=data), TOKENS).splits()
+
+
 def test_ctc_learns_tones() -> None:
     texts = ["a", "b", "c", "a b", "b c", "ca", "cb", "ab"]
     corpus("train.csv", texts, shortest=0.4)
