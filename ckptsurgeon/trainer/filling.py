@@ -30,5 +30,6 @@ def fill(job: Job, tell: Tell, *, only_train: bool = False) -> None:
     for name, source in splits.items():
         if isinstance(source, Batches):
             made += source.fill(partial(telling(tell), name))
-    if made:
-        tell({"event": "filled", "clips": made, "cache": job.settings.data.cache})
+    cache = job.settings.data.cache
+    if made and cache is not None:
+        tell({"event": "filled", "clips": made, "cache": job.document.resolve(cache)})

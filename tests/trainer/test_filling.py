@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -86,8 +87,11 @@ def test_a_run_that_cannot_go_on_computes_nothing() -> None:
 
 
 def test_without_a_terminal_a_line_says_what_was_computed(ckpt: Run) -> None:
-    said = ckpt("train", "x.yaml", "--device", "cpu").err.splitlines()
-    assert [line for line in said if "features" in line] == ["  features of 12 clips computed, kept in cache"]
+    os.mkdir("elsewhere")
+    os.chdir("elsewhere")
+    said = ckpt("train", "../x.yaml", "--device", "cpu").err.splitlines()
+    assert [line for line in said if "features" in line] == ["  features of 12 clips computed, kept in ../cache"]
+    os.chdir("..")
     said = ckpt("train", "x.yaml", "--run", "again").err.splitlines()
     assert [line for line in said if "features" in line] == []
     Path("cache").rename("old")
