@@ -42,19 +42,22 @@ class Watching:
 
         event = row.get("event")
         if event == "checks":
-            self._sink.show(render.checks_view(row["checks"]))
+            self.close()
+            self._sink.show(render.checks_view(row["checks"], every=self._sink.verbose))
             self.shown.add("before")
         elif event == "begin":
             self._steps = row["steps"]
         elif event == "notes":
             self._sink.notes(row["notes"])
-            self.noted = tuple(row["notes"])
+            self.noted += tuple(row["notes"])
         elif event == "control":
             self._control(row)
         elif event == "progress":
             self._filling(row)
         elif event == "filled":
             self._say(render.filled_line(row))
+        elif event == "checking":
+            self._checking(row)
         elif event == "test":
             self._testing(row)
         elif "test" in row:
@@ -106,6 +109,12 @@ class Watching:
         elif sys.stderr.isatty() and now - self._drawn >= 1 / DRAWN_A_SECOND:
             left = (now - self._began[1]) / row["clips"] * (row["of"] - row["clips"]) if row["clips"] else None
             self._draw(filling_line(row, left))
+
+    def _checking(self, row: Mapping[str, Any]) -> None:
+        from ..render.train import checking_line
+
+        if sys.stderr.isatty():
+            self._draw(checking_line(row))
 
     def _testing(self, row: Mapping[str, Any]) -> None:
         from ..render.train import testing_line

@@ -12,9 +12,10 @@ from ..text import count, escape
 from ..trainer.checks import Check
 from ..trainer.result import Controls, Trained
 from .columns import Columns
-from .notes import Spread, next_view
+from .notes import Hanging, Spread, next_view
 
 __all__ = [
+    "checking_line",
     "checks_view",
     "control_line",
     "dev_line",
@@ -39,17 +40,22 @@ WAYS = {
 }
 
 
-def checks_view(checks: Sequence[Check]) -> RenderableType:
-    """Return a table of checks, those of one time together."""
-    return Group(*_sections(checks))
+def checks_view(checks: Sequence[Check], *, every: bool = False) -> RenderableType:
+    """Return a table of checks, those of one time together; those that did not run in one line, unless ``every``."""
+    return Group(*_sections(checks, every=every))
 
 
-def _sections(checks: Sequence[Check]) -> Iterator[RenderableType]:
+def _sections(checks: Sequence[Check], *, every: bool) -> Iterator[RenderableType]:
     for when, title in TITLES.items():
-        rows = [_row(check) for check in checks if check.when == when]
-        if rows:
+        made = [check for check in checks if check.when == when]
+        rows = [_row(check) for check in made if every or check.status != "NOT RUN"]
+        idle = [check.name for check in made if not every and check.status == "NOT RUN"]
+        if made:
             yield Text(f"  {title}", style="dim")
+        if rows:
             yield Columns(rows)
+        if idle:
+            yield Hanging(Text("  not run: ", style="dim"), Text(", ".join(idle), style="dim"))
 
 
 def _row(check: Check) -> list[str | Text]:
@@ -60,11 +66,13 @@ def _row(check: Check) -> list[str | Text]:
     ]  # fmt: skip
 
 
-def trained_view(found: Trained, *, checked: Iterable[str] = (), next_steps: Sequence[str] = ()) -> RenderableType:
+def trained_view(
+    found: Trained, *, checked: Iterable[str] = (), next_steps: Sequence[str] = (), every: bool = False
+) -> RenderableType:
     """Return what came of a run; checks of the times in ``checked`` were shown already."""
     shown = set(checked)
     left = [check for check in found.checks if check.when not in shown]
-    parts: list[RenderableType] = [checks_view(left)] if left else []
+    parts: list[RenderableType] = [checks_view(left, every=every)] if left else []
     if found.controls is not None:
         parts += _controls(found.controls)
     if found.ended in WAYS:
@@ -74,6 +82,10 @@ def trained_view(found: Trained, *, checked: Iterable[str] = (), next_steps: Seq
         parts.append(Spread(Text("  trained "), [Text(escape(found.run), "bold"), *_summary(found)]))
     if found.test_clips:
         parts.append(Spread(Text("  test    "), [count(found.test_clips, "clip"), *_figures(found.test)]))
+    failed = [check.name for check in found.checks if check.status == "FAIL"]
+    if failed:
+        said = Text(f"{count(len(failed), 'check')} failed: {', '.join(failed)}", "bold red")
+        parts.append(Hanging(Text("  FAIL    ", "bold red"), said))
     return Group(*parts, *next_view(next_steps))
 
 
@@ -88,7 +100,11 @@ def _controls(found: Controls) -> Iterator[RenderableType]:
     yield Text(f"  {escape(found.metric)} after {found.steps} steps, {count(found.seeds, 'seed')}", style="dim")
     yield Columns(rows)
     style = {"KNOWLEDGE": "bold green", "NONE": "bold red"}.get(found.verdict, "bold yellow")
-    yield Text("  verdict  ").append(found.verdict, style=style)
+    line = Text("  verdict  ").append(found.verdict, style=style)
+    yield line.append(f"  by dev after the last step, {HEADS[found.decided_on == 'frozen']}", style="dim")
+    if found.plateau:
+        flat = f"{' and '.join(found.plateau)} {'has' if len(found.plateau) == 1 else 'have'} learned nothing yet"
+        yield Hanging(Text("           "), Text(flat, style="yellow"))
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -165,6 +181,12 @@ def dev_line(row: Mapping[str, Any], steps: int) -> RenderableType:
     """Return an evaluation in one line, if the terminal is wide enough for one."""
     step = str(row["step"]).rjust(len(str(steps)))
     return Spread(Text(f"  step {step}/{steps}  dev  "), _figures(row["dev"]))
+
+
+def checking_line(row: Mapping[str, Any]) -> Text:
+    """Return that checks are being made, and how many are."""
+    line = f"  checks {TITLES[row['when']]}  {row['done']} done"
+    return Text(line, no_wrap=True, overflow="ellipsis")
 
 
 def testing_line(row: Mapping[str, Any]) -> Text:

@@ -29,7 +29,7 @@ from .checks.reopened import reopened
 from .checks.resumed import resumed
 from .evaluating import loss_per_item
 from .job import Job
-from .loop import Loop
+from .loop import Loop, Observer
 from .result import Controls
 from .run_folder import MODEL
 from .source import first_batch
@@ -38,9 +38,14 @@ from .tasks._task import Batch
 __all__ = ["at", "checks_after", "checks_before", "checks_during"]
 
 
-def at(when: str, checks: Iterable[Check]) -> tuple[Check, ...]:
-    """Return checks that know when they were made."""
-    return tuple(replace(check, when=when) for check in checks)
+def at(when: str, checks: Iterable[Check], tell: Observer) -> tuple[Check, ...]:
+    """Return checks that know when they were made; tells how many are, for some take long."""
+    made: list[Check] = []
+    tell({"event": "checking", "when": when, "done": 0})
+    for check in checks:
+        made.append(replace(check, when=when))
+        tell({"event": "checking", "when": when, "done": len(made)})
+    return tuple(made)
 
 
 def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Check]:
@@ -96,7 +101,7 @@ def checks_after(loop: Loop, sets: Sequence[str], controls: Controls | None, *, 
         yield Check(BY_HEART, NOT_RUN, "--overfit-one-batch asks for it")
     yield resumed(job, step_s=standing.seconds / max(standing.step, 1))
     yield knowledge(controls)
-    if loop.folder is None or not loop.folder.holds_a_run:
+    if loop.folder is None or not loop.folder.saved_steps:
         yield Check(REOPENED, NOT_RUN, "nothing was saved")
         return
     loss = loss_per_item(

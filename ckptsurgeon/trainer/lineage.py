@@ -22,21 +22,25 @@ from .settings import Settings
 if TYPE_CHECKING:
     from ..plan import Plan
 
-__all__ = ["check_unchanged", "config_text", "lineage_of", "metadata_of", "recorded"]
+__all__ = ["check_unchanged", "config_text", "edited", "lineage_of", "metadata_of", "recorded"]
 
 NAME = "lineage.json"
 FREE = ("save_every", "keep", "threads", "data.workers", "data.cache")
 """Settings that may be others in a run that goes on: the weights do not depend on them."""
 
 
-def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[str]) -> dict[str, Any]:
-    """Return where a run comes from, as plain data; paths are relative to the run's folder."""
+def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[str], used: bytes) -> dict[str, Any]:
+    """Return where a run comes from, as plain data; paths are relative to the run's folder.
+
+    ``used`` is what the run keeps of its configuration.
+    """
     return {
         "kind": "ckpt.lineage",
         "version": 1,
         "ckptsurgeon": __version__,
         "config": os.path.relpath(os.path.abspath(job.document.path), os.path.abspath(folder.path)),
         "config_sha256": hashlib.sha256(job.document.text.encode()).hexdigest(),
+        "used_sha256": hashlib.sha256(used).hexdigest(),
         "model_sha256": _model_sha256(job.document),
         "sets": list(sets),
         "settings": plain(asdict(job.settings)),
@@ -78,6 +82,19 @@ def recorded(folder: RunFolder, step: int) -> dict[str, Any]:
     if found.get("kind") != "ckpt.lineage" or found.get("version") != 1:
         raise FormatError(f"{escape(folder.of(NAME))} is no lineage of a run at step {step}.")
     return found
+
+
+def edited(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
+    """Return that somebody has changed what a run keeps of its configuration, which is not read again; else ''."""
+    path = folder.of("config.yaml")
+    try:
+        with open(path, "rb") as file:
+            found = hashlib.sha256(file.read()).hexdigest()
+    except OSError:
+        return ""
+    if found == lineage.get("used_sha256", found):
+        return ""
+    return f"{escape(path)} was edited; it is a record that --resume does not read, and the run goes on as it began"
 
 
 def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> None:

@@ -30,9 +30,9 @@ def begin_records(
     """Make the folder, and write what was started and how it was found; raises OutputError."""
     folder.create()
     home = os.path.dirname(os.path.abspath(job.document.path))
-    used = config_text(job, os.path.relpath(home, os.path.abspath(folder.path)))
-    folder.write("config.yaml", used.encode("utf-8", "surrogatepass"))
-    folder.write_json(LINEAGE, lineage_of(job, plan, folder, sets))
+    used = config_text(job, os.path.relpath(home, os.path.abspath(folder.path))).encode("utf-8", "surrogatepass")
+    folder.write("config.yaml", used)
+    folder.write_json(LINEAGE, lineage_of(job, plan, folder, sets, used))
     _write_checks(folder, checks)
 
 

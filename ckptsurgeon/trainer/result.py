@@ -30,7 +30,9 @@ class Arm:
 class Controls:
     """Whether knowledge moved: the warm start against scratch and against its own weights, permuted.
 
-    ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` says by which arms: "frozen" or "unfrozen".
+    ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` says by which arms: "frozen" or "unfrozen". What is
+    compared is the evaluation on ``dev`` after the last step. ``plateau`` names the ways of those arms in which some
+    run has learned nothing yet: it says blanks alone, or its loss is that of uniform outputs.
     """
 
     metric: str
@@ -39,6 +41,7 @@ class Controls:
     arms: tuple[Arm, ...]
     verdict: str
     decided_on: str
+    plateau: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ class Trained:
     """What came of ``train``. ``ended`` says why it did: done, patience, nonfinite, a signal's name; '' checks only.
 
     ``figures`` are those of the last evaluation, ``best`` the best of ``metric``. ``test`` are those of the best
-    weights over ``test_clips`` clips of the split ``test``, empty where it was not evaluated. ``elapsed_s`` is the
-    run's own time, ``exit_code`` what the program ends with.
+    weights over ``test_clips`` clips of the split ``test``, empty where it was not evaluated. ``elapsed_s`` is all
+    that it took, checks too (of a run that went on: from then on, beside the steps before), ``train_s`` steps and
+    evaluations alone. ``exit_code`` is what the program ends with.
     """
 
     config: str
@@ -69,6 +73,7 @@ class Trained:
     last_loss: float | None = None
     skipped: int = 0
     elapsed_s: float = 0.0
+    train_s: float = 0.0
     controls: Controls | None = None
     notes: tuple[str, ...] = ()
     exit_code: int = 0

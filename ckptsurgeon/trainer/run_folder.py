@@ -1,7 +1,7 @@
 """A run's folder: checkpoints that are there whole or not at all, the best model, and what else a run leaves.
 
 config.yaml  lineage.json  log.jsonl  checks.json  result.json  curves.png
-steps/<n>/model.safetensors, steps/<n>/state.pth     last -> steps/<n>     best.safetensors
+steps/<n>/{model.safetensors,state.pth,sums.json}     last -> steps/<n>     best.safetensors
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from ..engine.staging import staged_file
 from ..engine.temp import remove_leftovers, sync_folder, temp_name
 from ..errors import ConfigError, FormatError, SourceError
 from ..text import escape
+from .newest import FILES, led_to, make_way, whole_steps
+from .sums import SUMS, check_sums, damaged, sums_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["RunFolder", "safetensors_bytes"]
 
-MODEL, STATE, BEST = "model.safetensors", "state.pth", "best.safetensors"
+MODEL, STATE = FILES
+BEST = "best.safetensors"
 _LEFT_OVER = re.compile(r"\.(\d+)\.[0-9a-f]{8}\.ckpt-tmpx*")
 
 
@@ -44,21 +47,40 @@ class RunFolder:
 
     @property
     def holds_a_run(self) -> bool:
-        """Whether there is a run to go on with."""
-        return os.path.lexists(self.of("last"))
+        """Whether a run was saved here: nothing is begun over it, even where it cannot be gone on with."""
+        return os.path.lexists(self.of("last")) or bool(whole_steps(self.path)) or os.path.exists(self.of(BEST))
+
+    @property
+    def saved_steps(self) -> list[int]:
+        """The steps of its whole checkpoints, the newest last."""
+        return whole_steps(self.path)
 
     def last_step(self) -> int:
-        """Return the step of the newest checkpoint; raises ConfigError where there is none."""
+        """Return the step of the checkpoint to go on from; raises ConfigError or SourceError where there is none."""
         if not os.path.isdir(self.path) or not self.holds_a_run:
             what = "holds no run" if os.path.isdir(self.path) else "does not exist"
             raise ConfigError(
                 f"there is nothing to resume: {escape(self.path)} {what}.",
                 hint="Start one without --resume, or name its folder with --run.",
             )
-        name = os.path.basename(os.path.realpath(self.of("last")))
-        if not name.isdigit() or not os.path.isdir(self.of("last")):
-            raise SourceError(f"{escape(self.of('last'))} leads to no checkpoint of a run.")
-        return int(name)
+        step = led_to(self.path)
+        if step is not None:
+            return step
+        if not self.saved_steps:
+            raise SourceError(
+                f"{escape(self.path)} holds a run without a whole checkpoint: none is in {escape(self.of('steps'))}.",
+                hint="Put one back, or start another run with --run; what is left of this one stays.",
+            )
+        return self.saved_steps[-1]
+
+    def relinked(self) -> str:
+        """Let ``last`` lead to the checkpoint to go on from, if it was lost; returns what was done, '' for nothing."""
+        step = self.last_step()
+        if led_to(self.path) == step:
+            return ""
+        make_way(self.path, step)
+        self._point(step)
+        return f"{escape(self.of('last'))} led to no checkpoint; going on from {escape(self.of('steps', str(step)))}"
 
     def create(self) -> None:
         """Make the folder; raises OutputError."""
@@ -77,6 +99,7 @@ class RunFolder:
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         data = {MODEL: model, STATE: buffer.getvalue()}
+        data[SUMS] = sums_of(data)
         with staged_folder(self.of("steps", str(step)), sum(map(len, data.values())), stale=data) as staged:
             for name, content in data.items():
                 staged.write(name, content)
@@ -119,13 +142,17 @@ class RunFolder:
 
         step = self.last_step()
         where = self.of("steps", str(step))
+        others = [self.of("steps", str(other)) for other in self.saved_steps if other != step]
+        check_sums(where, others=others)
+        name = MODEL
         try:
             tensors = load_file(os.path.join(where, MODEL))
+            name = STATE
             state = torch.load(os.path.join(where, STATE), map_location="cpu", weights_only=True)
         except OSError as error:
             raise SourceError(f"{escape(where)} cannot be read: {error.strerror or error}.") from error
         except Exception as error:
-            raise FormatError(f"{escape(where)} is damaged: {escape(str(error), 200)}") from error
+            raise damaged(os.path.join(where, name), where, others, "it is cut short, or no such file") from error
         return tensors, state
 
     def write(self, name: str, data: bytes) -> None:
@@ -162,4 +189,13 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         place = value.untyped_storage().data_ptr()
         apart[key] = value.clone() if place in seen else value
         seen.add(place)
-    return bytes(save(apart, dict(metadata or {})))
+    return _in_order(bytes(save(apart, dict(metadata))), metadata) if metadata else bytes(save(apart))
+
+
+def _in_order(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file with its metadata in their order: safetensors has them in another one each time."""
+    size = int.from_bytes(data[:8], "little")
+    header = {**json.loads(data[8 : 8 + size]), "__metadata__": dict(metadata)}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[8 + size :]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, replace
 
 from .checking import at, checks_after, checks_before, checks_during
@@ -11,9 +12,11 @@ from .filling import fill
 from .job import Job
 from .lineage import NAME as LINEAGE
 from .lineage import check_unchanged, metadata_of, recorded
+from .locking import RunLock
 from .loop import NONFINITE, Loop, Observer
 from .records import begin_records, checks_in, end_records
 from .result import Controls, Trained
+from .room import check_room
 from .run_folder import RunFolder
 from .start import Start
 from .stopping import Stop, listening
@@ -27,12 +30,15 @@ class Order:
     """What was asked for beside the job itself."""
 
     folder: RunFolder
+    lock: RunLock
     resume: bool
     sets: tuple[str, ...]
     seeds: int
     controls: bool
     overfit: bool
     tell: Observer
+    began: float
+    """When that was, in seconds of time.perf_counter()."""
 
 
 def carried_out(job: Job, start: Start, order: Order) -> Trained:
@@ -43,10 +49,15 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
     else:
         model, plan = job.model()
         fill(job, order.tell)
-        before = at("before", checks_before(job, model, plan))
+        before = at("before", checks_before(job, model, plan), order.tell)
         order.tell({"event": "checks", "checks": before})
         loop = Loop(job, model, folder=order.folder, observer=order.tell)
+        _claim(order)
         begin_records(order.folder, job, plan, sets=order.sets, checks=before)
+    before_s = loop.standing.seconds
+    notes = _already(loop) if order.resume else ()
+    if notes:
+        order.tell({"event": "notes", "notes": notes})
     loop.lineage = metadata_of(order.folder.read_json(LINEAGE))
     order.tell({"event": "begin", "step": loop.standing.step, "steps": job.settings.steps, "folder": order.folder.path})
     with listening() as stop:
@@ -56,10 +67,29 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
     checks, controls = before, None
     test = tested(loop, order.tell) if wants_test(loop) else None
     if not stop.name:
-        checks = (*before, *at("during", checks_during(loop)))
+        checks = (*before, *at("during", checks_during(loop), order.tell))
         controls = _controls(job, order)
-        checks = (*checks, *at("after", checks_after(loop, order.sets, controls, overfitting=order.overfit)))
-    return _finish(job, start, loop, order, stop=stop, checks=checks, controls=controls, test=test)
+        after = checks_after(loop, order.sets, controls, overfitting=order.overfit)
+        checks = (*checks, *at("after", after, order.tell))
+    return _finish(
+        job, replace(start, notes=(*start.notes, *notes)), loop, order,
+        stop=stop, checks=checks, controls=controls, test=test, before_s=before_s,
+    )  # fmt: skip
+
+
+def _already(loop: Loop) -> tuple[str, ...]:
+    """Return what is to be said of a run that is gone on with and was done."""
+    step, steps = loop.standing.step, loop.settings.steps
+    if step < steps:
+        return ()
+    return (f"the run was done, at step {step}/{steps}: nothing is left to train, it is only checked again",)
+
+
+def _claim(order: Order) -> None:
+    """Make the folder this run's own: another one may have begun there since it was looked at."""
+    order.folder.create()
+    order.lock.take()
+    check_room(order.folder)
 
 
 def _resumed(job: Job, order: Order) -> Loop:
@@ -82,7 +112,7 @@ def _controls(job: Job, order: Order) -> Controls | None:
 
 def _finish(
     job: Job, start: Start, loop: Loop, order: Order, *, stop: Stop, checks: tuple[Check, ...],
-    controls: Controls | None, test: Tested | None,
+    controls: Controls | None, test: Tested | None, before_s: float,
 ) -> Trained:  # fmt: skip
     standing = loop.standing
     notes = (UNTESTED,) if wants_test(loop) and test is None else ()
@@ -90,7 +120,8 @@ def _finish(
     result = replace(
         result, run=order.folder.path, step=standing.step, metric=loop.metric, best=standing.best,
         best_step=standing.best_step, figures=standing.figures, first_loss=standing.first_loss,
-        last_loss=standing.last_loss, skipped=standing.skipped, elapsed_s=standing.seconds, controls=controls,
+        last_loss=standing.last_loss, skipped=standing.skipped, controls=controls,
+        elapsed_s=before_s + time.perf_counter() - order.began, train_s=standing.seconds,
         test=test.figures if test is not None else {}, test_clips=test.clips if test is not None else 0,
         exit_code=stop.exit_code or result.exit_code,
     )  # fmt: skip

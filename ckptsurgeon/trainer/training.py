@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,21 +16,26 @@ from .controls import check_controls
 from .device import computing
 from .filling import fill, telling
 from .job import Job
-from .lineage import recorded
+from .lineage import edited, recorded
+from .locking import RunLock
 from .loop import Observer
 from .result import Trained
+from .room import check_room
 from .run_folder import RunFolder
 from .running import Order, carried_out, notes_of, result_of
 from .start import Start, found_start
 
-__all__ = ["train"]
+__all__ = ["OVERFIT", "RUN", "train"]
+
+RUN, OVERFIT = "run", "run-overfit"
+"""Folders of a run that nobody names; one batch by heart is no run to go on with, and stands in no way of one."""
 
 
 def train(
     config: Path | None = None,
     *,
     init: Path | None = None,
-    run: Path = "run",
+    run: Path | None = None,
     resume: bool = False,
     sets: Sequence[str] = (),
     steps: int | None = None,
@@ -46,34 +52,43 @@ def train(
 
     Without ``config`` it is the one that the init's recipe names; without ``init`` too, the one
     ``*.init.safetensors`` of the working directory. ``sets`` are ``KEY=VALUE`` over the ``train:`` section. The
-    folder ``run`` takes what the run leaves; ``resume`` goes on with the run in it, bit for bit on a CPU.
+    folder ``run`` (``run``; ``run-overfit`` with ``overfit_one_batch``) takes what the run leaves; ``resume`` goes on
+    with the run in it, bit for bit on a CPU.
     ``check_only`` runs the checks that come before the first step, and writes nothing. ``controls`` trains the
     controls too, with ``seeds`` paired seeds. ``observer`` is given each row of the log as it is made, and what else
     happens: an ``event`` each.
 
     Raises ConfigError, PatternError, what ``load_into`` raises for an init that does not fit, and OutputError.
     """
+    began = time.perf_counter()
     _check_modes(check_only, preprocess_only, resume, controls=controls, overfit=overfit_one_batch)
+    if isinstance(sets, str):
+        raise ConfigError(f"sets is the text {escape(sets)!r}, not a list of them.", hint=f"Write [{escape(sets)!r}].")
     sets = (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
-    folder = RunFolder(os.fspath(run))
+    folder = RunFolder(os.fspath(run) if run is not None else OVERFIT if overfit_one_batch else RUN)
     writes = not (check_only or preprocess_only)
-    start, sets = _start(folder, _text(config), _text(init), resume=resume, sets=sets, writes=writes)
-    job = job_of(start.config, sets=sets, device=device, init=start.init)
-    if controls:
-        check_controls(job, seeds)
-    order = Order(folder, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None))
-    if preprocess_only:  # what it computes of each split is said with what there is
-        job = replace(job, work=replace(job.work, notes=()))
-    order.tell({"event": "notes", "notes": notes_of(job, start)})
-    with computing(job.settings):
-        if preprocess_only:
-            return _prepared(job, start, order)
-        if overfit_one_batch:
-            fill(job, order.tell, only_train=True)
-            job = with_one_batch(job)
-        if check_only:
-            return _checked(job, start, order)
-        return carried_out(job, start, order)
+    with RunLock(folder.path) as lock:
+        start, sets = _start(lock, folder, _text(config), _text(init), resume=resume, sets=sets, writes=writes)
+        # What is only looked at is computed anew, for there would be a cache to write.
+        unkept = ("data.cache=null",) if check_only else ()
+        job = job_of(start.config, sets=(*sets, *unkept), device=device, init=start.init)
+        if controls:
+            check_controls(job, seeds)
+        order = Order(
+            folder, lock, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None), began
+        )  # fmt: skip
+        if preprocess_only:  # what it computes of each split is said with what there is
+            job = replace(job, work=replace(job.work, notes=()))
+        order.tell({"event": "notes", "notes": notes_of(job, start)})
+        with computing(job.settings):
+            if preprocess_only:
+                return _prepared(job, start, order)
+            if overfit_one_batch:
+                fill(job, order.tell, only_train=True)
+                job = with_one_batch(job)
+            if check_only:
+                return _checked(job, start, order)
+            return carried_out(job, start, order)
 
 
 def _check_modes(check_only: bool, preprocess_only: bool, resume: bool, *, controls: bool, overfit: bool) -> None:
@@ -92,15 +107,20 @@ def _text(path: Path | None) -> str | None:
 
 
 def _start(
-    folder: RunFolder, config: str | None, init: str | None, *, resume: bool, sets: Sequence[str], writes: bool
+    lock: RunLock,
+    folder: RunFolder,
+    config: str | None,
+    init: str | None,
+    *,
+    resume: bool,
+    sets: Sequence[str],
+    writes: bool,
 ) -> tuple[Start, tuple[str, ...]]:
     """Return what to start from: anew, or as a run in a folder was started. Init is not resume, and never both."""
     if not resume:
-        if folder.holds_a_run and writes:
-            raise ConfigError(
-                f"{escape(folder.path)} holds a run, at step {folder.last_step()}.",
-                hint="Go on with it by --resume, or start another with --run.",
-            )
+        if writes:
+            lock.check()
+            check_room(folder)
         return found_start(config, init), tuple(sets)
     if init is not None:
         raise ConfigError(
@@ -108,11 +128,13 @@ def _start(
             hint="Leave one out.",
         )
     known = recorded(folder, folder.last_step())
+    lock.take()
+    notes = tuple(filter(None, (folder.relinked(), edited(folder, known))))
     if config is None:
         config = os.path.relpath(os.path.join(folder.path, known["config"]))
     begun = known["init"]["path"] if known["init"] is not None else None
     from_ = os.path.relpath(os.path.join(folder.path, begun)) if begun is not None else None
-    return Start(config, from_=from_), (*known["sets"], *sets)
+    return Start(config, notes=notes, from_=from_), (*known["sets"], *sets)
 
 
 def _prepared(job: Job, start: Start, order: Order) -> Trained:
@@ -123,5 +145,4 @@ def _prepared(job: Job, start: Start, order: Order) -> Trained:
 
 def _checked(job: Job, start: Start, order: Order) -> Trained:
     model, plan = job.model()
-    fill(job, order.tell, only_train=True)
-    return result_of(job, start, checks=at("before", checks_before(job, model, plan)), ended="")
+    return result_of(job, start, checks=at("before", checks_before(job, model, plan), order.tell), ended="")

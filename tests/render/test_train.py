@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ckptsurgeon.cli.sink import print_to
@@ -99,13 +101,22 @@ def test_the_table_is_aligned_and_the_verdict_stands_below(monkeypatch: pytest.M
         "  PASS     loaded tensors equal their source  150 of 150, bit for bit\n"
         "  WARN     first loss                         10.07 where uniform outputs give 7.64 (+32%)\n"
         "  after the last step\n"
-        "  NOT RUN  knowledge moved                    why not\n"
+        "  not run: knowledge moved\n"
         "  cer after 100 steps, 2 seeds\n"
         "            body frozen        all of it trained\n"
         "  warm      0.15 (0.1 to 0.2)  0.15 (0.1 to 0.2)\n"
         "  scratch   0.15 (0.1 to 0.2)  0.15 (0.1 to 0.2)\n"
         "  permuted  0.15 (0.1 to 0.2)  0.15 (0.1 to 0.2)\n"
-        "  verdict  KNOWLEDGE\n"
+        "  verdict  KNOWLEDGE  by dev after the last step, body frozen\n"
         "  trained run  500/500 steps  1:05  loss 7.6 to 0.31  best cer 0.14 at step 480\n"
     )
     assert "before the first step" not in shown(trained_view(found, checked=["before"]))
+    assert "  NOT RUN  knowledge moved                    why not\n" in shown(trained_view(found, every=True))
+    flat = replace(found, controls=replace(found.controls, plateau=("scratch", "permuted")))
+    assert "\n           scratch and permuted have learned nothing yet\n" in shown(trained_view(flat))
+
+
+def test_a_run_with_a_failed_check_does_not_end_like_a_good_one() -> None:
+    checks = (Check("first loss", "FAIL", "nan", "before"), Check("dead units", "PASS", "0", "before"))
+    found = Trained("x.yaml", "run", None, "ctc", "cpu", 5, 5, "done", checks)
+    assert shown(trained_view(found)).endswith("  FAIL    1 check failed: first loss\n")

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def test_python_and_the_command_line_are_twins(ckpt: Run, init: str) -> None:
     )  # fmt: skip
     told = json.loads(done.out)
     mine = json.loads(json.dumps(made.to_json()))
-    apart = ("run", "elapsed_s")
+    apart = ("run", "elapsed_s", "train_s")
     assert {k: v for k, v in told.items() if k not in apart} == {k: v for k, v in mine.items() if k not in apart}
     weights = [Path(run, "last/model.safetensors").read_bytes() for run in ("a", "b")]
     assert weights[0] == weights[1]
@@ -349,6 +350,10 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
         (["--resume", "--controls"], "--controls starts from an init, --resume does not"),
         (["--preprocess-only"], "computes nothing beforehand"),
         (["--report", "nowhere"], "there is no run nowhere"),
+        (["--report", "run", "--resume"], "--report and --resume contradict each other: it trains nothing."),
+        (["--report", "run", "--seed", "0"], "--report and --seed contradict each other"),
+        (["--report", "run", "--set", "lr=1"], "--report and --set contradict each other"),
+        (["--report", "run", "--run", "other"], "--report is asked of run and of --run other"),
     ],
 )
 def test_each_mistake_has_its_own_message(ckpt: Run, init: str, flags: list[str], why: str) -> None:
@@ -413,3 +418,25 @@ def test_a_full_disk_is_exit_5_and_keeps_the_last_checkpoint(
 def test_importing_the_package_loads_no_torch() -> None:
     code = "import sys, ckptsurgeon, ckptsurgeon.trainer, ckptsurgeon.render.train; ckptsurgeon.Trained; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.usefixtures("cheap")
+def test_the_time_is_that_of_the_whole_command(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon.trainer import running
+
+    def slow(*args: Any, **options: Any) -> Any:
+        time.sleep(0.3)
+        return []
+
+    monkeypatch.setattr(running, "checks_during", slow)
+    told: list[Any] = []
+    found = cs.train(device="cpu", steps=4, observer=told.append)
+    assert found.elapsed_s > 0.3 + found.train_s > 0.3
+    seen = [(row["when"], row["done"]) for row in told if row.get("event") == "checking"]
+    assert seen[:2] == [("before", 0), ("before", 1)]
+    assert seen[-1] == ("after", 1)
+
+
+def test_a_text_is_no_list_of_settings(init: str) -> None:
+    with pytest.raises(cs.ConfigError, match=r"sets is the text 'lr=1', not a list of them\. Write \['lr=1'\]"):
+        cs.train(sets="lr=1")
