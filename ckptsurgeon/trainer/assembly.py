@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import api
 from ..configs import Document, read_document
+from ..errors import ConfigError
 from .device import device_of
 from .freezing import freedoms
 from .init import Init
@@ -19,6 +20,9 @@ from .work import load_work
 
 __all__ = ["job_of", "section_of", "settings_in", "with_one_batch"]
 
+MOST_SEED = 1 << 63
+"""What torch's generators take."""
+
 
 def section_of(document: Document) -> Any:
     """Return the ``train:`` section of a configuration; raises ConfigError where it cannot be read."""
@@ -29,7 +33,10 @@ def section_of(document: Document) -> Any:
 
 def settings_in(document: Document, sets: Sequence[str]) -> Settings:
     """Return the settings of a configuration, with ``KEY=VALUE`` over them; raises ConfigError."""
-    return settings_of(overridden(section_of(document), sets), document.name)
+    settings = settings_of(overridden(section_of(document), sets), document.name)
+    if not 0 <= settings.seed < MOST_SEED:
+        raise ConfigError(f"train.seed is {settings.seed}: it is from 0 to 2^63 - 1.")
+    return settings
 
 
 def job_of(config: str, *, sets: Sequence[str] = (), device: str | None = None, init: Init | None = None) -> Job:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError
 from ..plan import Plan
-from ..text import escape
+from ..text import brief_repr, count, escape
 from .checks import NOT_RUN, Check
 from .checks.activations import dead_units, layers_of, scale
 from .checks.blanks import blanks, too_short
+from .checks.diverged import diverged
 from .checks.drawn import drawn_fit
 from .checks.finite import finite, varied
 from .checks.first_loss import first_loss
@@ -27,13 +28,15 @@ from .checks.overfit import overfit
 from .checks.reopened import NAME as REOPENED
 from .checks.reopened import reopened
 from .checks.resumed import resumed
-from .evaluating import loss_per_item
+from .device import autocast
+from .evaluating import looking, loss_per_item
 from .job import Job
 from .loop import Loop, Observer
 from .result import Controls
 from .run_folder import MODEL
 from .source import first_batch
-from .tasks._task import Batch
+from .tasks._load import is_users
+from .tasks._task import Batch, Loss
 
 __all__ = ["at", "checks_after", "checks_before", "checks_during"]
 
@@ -70,6 +73,8 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
 def _try_out(job: Job, model: nn.Module, batch: Batch) -> None:
     """Raise ConfigError where model and task do not go together; both may be the user's own code."""
     try:
+        if is_users(job.work.task):
+            _check_loss(job, model, batch)
         loss_per_item(model, job.work.task, [batch], settings=job.settings)
     except CheckpointError:
         raise
@@ -81,9 +86,26 @@ def _try_out(job: Job, model: nn.Module, batch: Batch) -> None:
         ) from error
 
 
+def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
+    """Raise ConfigError for a loss that is no Loss, or is of nothing."""
+    with looking(model), autocast(job.settings, job.device):
+        loss: object = job.work.task.loss(model, batch.to(job.device))
+    name = f"loss of the task {escape(job.settings.task)}"
+    if not isinstance(loss, Loss):
+        raise ConfigError(f"{name} returns {brief_repr(loss)}, no Loss(total, items, parts).")
+    if not isinstance(loss.items, int) or loss.items < 1:
+        raise ConfigError(
+            f"{name} is of {brief_repr(loss.items)} items, for the {count(len(batch.names), 'example')} of a batch.",
+            hint="items is what the sum is divided by: how many labels, frames or examples it is over.",
+        )
+    if not isinstance(loss.total, Tensor) or loss.total.numel() != 1 or not isinstance(loss.parts, Mapping):
+        raise ConfigError(f"{name} has no total that is one number as a tensor, or no parts by name.")
+
+
 def checks_during(loop: Loop) -> Iterator[Check]:
     """Yield what was seen while training."""
     yield held(loop)
+    yield diverged(loop)
     yield moved(loop)
     yield step_size(loop)
     yield gradient_norm(loop)

@@ -14,6 +14,7 @@ from .device import autocast
 from .ema import Average
 from .random_state import random_kept
 from .settings import Settings
+from .tasks._load import users_task
 from .tasks._task import Batch, Task
 
 __all__ = ["evaluate", "looking", "loss_per_item", "uniform_loss"]
@@ -39,7 +40,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Return a task's figures over batches."""
     device = next(model.parameters()).device
-    with looking(model, average), autocast(settings, device):
+    with looking(model, average), autocast(settings, device), users_task(settings.task):
         found = task.evaluate(model, (batch.to(device) for batch in batches))
     return _figures(found, task)
 
@@ -72,5 +73,5 @@ def loss_per_item(model: nn.Module, task: Task, batches: Iterable[Batch], *, set
 def uniform_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> float:
     """Return the loss per item of outputs that say nothing."""
     device = next(model.parameters()).device
-    with looking(model), autocast(settings, device):
+    with looking(model), autocast(settings, device), users_task(settings.task):
         return float(task.uniform_loss(model, batch.to(device)))

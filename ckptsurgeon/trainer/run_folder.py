@@ -48,7 +48,11 @@ class RunFolder:
     @property
     def holds_a_run(self) -> bool:
         """Whether a run was saved here: nothing is begun over it, even where it cannot be gone on with."""
-        return os.path.lexists(self.of("last")) or bool(whole_steps(self.path)) or os.path.exists(self.of(BEST))
+        return os.path.lexists(self.of("last")) or bool(whole_steps(self.path)) or self._ended
+
+    @property
+    def _ended(self) -> bool:
+        return os.path.exists(self.of(BEST)) and os.path.exists(self.of("result.json"))
 
     @property
     def saved_steps(self) -> list[int]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from ..configs import Document, user_code
-from ..text import escape
+from ..text import brief_repr, escape
 from ..vocabulary import read_vocabulary
 from .data.split import located
 from .settings import Settings
 from .source import Source
-from .tasks._load import load_task
+from .tasks._load import load_task, users_task
 from .tasks._task import Progress, Task
 
 __all__ = ["Work", "load_work"]
@@ -44,9 +44,15 @@ def load_work(settings: Settings, document: Document) -> Work:
     kind = load_task(settings.task, folder)
     data = located(settings.data, folder)
     with user_code(document):
-        task: Any = kind(replace(settings, data=data), _tokens(data.tokens, document))
-        splits = task.splits() if hasattr(task, "splits") else {}
-        notes = task.notes() if hasattr(task, "notes") else ()
+        tokens = _tokens(data.tokens, document)
+        with users_task(settings.task):
+            task: Any = kind(replace(settings, data=data), tokens)
+            splits = task.splits() if hasattr(task, "splits") else {}
+            notes = task.notes() if hasattr(task, "notes") else ()
+    if not isinstance(splits, Mapping):
+        raise document.fail(
+            f"splits of the task {escape(settings.task)} returns {brief_repr(splits)}, no sources by name."
+        )
     if "train" not in splits:
         raise document.fail(f"the task {escape(settings.task)} does not say where its data come from.")
     prepare = getattr(task, "prepare", None)

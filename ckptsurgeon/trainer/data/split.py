@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from ...errors import ConfigError
 from ...text import count, escape
+from ..faults import Faults
 from ..manifests import read_manifests
 from ..settings import Data, Named
 from .clip import Clip
@@ -79,8 +80,11 @@ def read_split(
     if not paths or len(paths) < len(named):
         why = "has a _target_: this task reads manifests" if named else "names no manifest"
         raise ConfigError(f"train.data.{name} {why}.", hint=f"Name one or more, as in {name}: {name}.csv.")
-    clips = read_manifests(paths)
-    check(clips)
+    faults = Faults()
+    clips = read_manifests(paths, faults)
+    with faults.gathering():
+        check(clips)
+    faults.check()
     reasons = [_reason(clip, data, fits) for clip in clips]
     kept = tuple(clip for clip, why in zip(clips, reasons, strict=True) if not why)
     dropped = dict(Counter(filter(None, reasons)))

@@ -17,6 +17,7 @@ from ..data.inputs import Inputs
 from ..data.labels import Labels, UnknownLetterError
 from ..data.loader import Batches
 from ..data.split import Split, read_split
+from ..faults import Faults
 from ..settings import Settings
 from ._task import Batch, Progress, Task
 
@@ -58,10 +59,12 @@ class SoundTask(ABC):
 
         Raises ConfigError for a manifest or a text that is wrong, and SourceError for a missing sound.
         """
-        data = self.settings.data
+        data, faults = self.settings.data, Faults()
         for name in ("train", "dev", "test"):
             if name not in self._splits and (name == "train" or getattr(data, name)):
-                self._splits[name] = self.split(name)
+                with faults.gathering():
+                    self._splits[name] = self.split(name)
+        faults.check()
         # Not kept: workers of a loader that lies in a circle of references take seconds to end.
         return {name: self._batches(split) for name, split in self._splits.items()}
 
@@ -144,12 +147,16 @@ class TranscribedTask(SoundTask):
 
     def check(self, clips: Sequence[Clip]) -> None:
         """Raise ConfigError for transcripts that are empty, or hold letters that no token is; all are its details."""
+        faults = Faults()
         empty = [clip.where for clip in clips if not clip.text.strip()]
         if empty:
             more = f", and {len(empty) - 1} more are" if len(empty) > 1 else ""
-            raise ConfigError(
-                f"{empty[0]}: the transcript is empty{more}.", hint="Write it, or remove the line.", details=empty
-            )
+            faults.add(
+                ConfigError(
+                    f"{empty[0]}: the transcript is empty{more}.", hint="Write it, or remove the line.",
+                    details=[f"{where}: the transcript is empty" for where in empty],
+                )
+            )  # fmt: skip
         unknown = {}
         for clip in clips:
             try:
@@ -157,7 +164,8 @@ class TranscribedTask(SoundTask):
             except UnknownLetterError as error:
                 unknown[clip.where] = error
         if unknown:
-            raise self._unknown(unknown)
+            faults.add(self._unknown(unknown))
+        faults.check()
 
     def _unknown(self, unknown: Mapping[str, UnknownLetterError]) -> ConfigError:
         where, first = next(iter(unknown.items()))
