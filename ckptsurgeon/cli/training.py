@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .sink import Sink, console_of, print_to
+from .stopping import trains_in
 
 __all__ = ["Watching", "watching"]
 
@@ -36,6 +37,8 @@ class Watching:
 
     def observe(self, row: Mapping[str, Any]) -> None:
         """Show one thing."""
+        if row.get("event") == "begin":
+            trains_in(row["folder"])
         if self._sink.quiet or self._sink.json:
             return
         from ..render import train as render

@@ -1,12 +1,13 @@
 """Destinations: a configuration, a checkpoint or a live module becomes a TargetSpec. One file for each kind."""
 
-from ._document import Document, read_document
+from ._document import RELATIVE_TO, Document, read_document
 from ._load import adopt, is_configuration, load_target, module_destination
 from ._running import user_code
 from .declared import declare
 from .factory import instantiated
 
 __all__ = [
+    "RELATIVE_TO",
     "Document",
     "adopt",
     "declare",

@@ -9,6 +9,7 @@ from typing import Any
 from .. import api
 from ..configs import Document, read_document
 from ..errors import ConfigError
+from ..text import escape
 from .device import device_of
 from .freezing import freedoms
 from .init import Init
@@ -33,10 +34,29 @@ def section_of(document: Document) -> Any:
 
 def settings_in(document: Document, sets: Sequence[str]) -> Settings:
     """Return the settings of a configuration, with ``KEY=VALUE`` over them; raises ConfigError."""
-    settings = settings_of(overridden(section_of(document), sets), document.name)
+    section = section_of(document)
+    try:
+        return _settings(overridden(section, sets), document.name)
+    except ConfigError:
+        if not sets or not _is_sound(section, document.name):
+            raise
+    # The file alone is right, so that what is wrong was said on the command line.
+    return _settings(overridden(section, sets), ", ".join(f"--set {text}" for text in sets))
+
+
+def _settings(section: Any, where: str) -> Settings:
+    settings = settings_of(section, where)
     if not 0 <= settings.seed < MOST_SEED:
-        raise ConfigError(f"train.seed is {settings.seed}: it is from 0 to 2^63 - 1.")
+        raise ConfigError(f"{escape(where)}: train.seed is {settings.seed}: it is from 0 to 2^63 - 1.")
     return settings
+
+
+def _is_sound(section: Any, where: str) -> bool:
+    try:
+        _settings(section, where)
+    except ConfigError:
+        return False
+    return True
 
 
 def job_of(config: str, *, sets: Sequence[str] = (), device: str | None = None, init: Init | None = None) -> Job:

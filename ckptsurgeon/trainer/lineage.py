@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..configs import Document
+from ..configs import RELATIVE_TO, Document
 from ..errors import ConfigError, FormatError
 from ..text import escape, listing
 from ..version import __version__
@@ -59,21 +59,23 @@ def metadata_of(lineage: Mapping[str, Any]) -> dict[str, str]:
 
 
 def config_text(job: Job, folder: str) -> str:
-    """Return the configuration as it is used: every setting said. Paths in it are relative to where it came from."""
+    """Return the configuration as it is used, every setting said, to be used again from where it lies.
+
+    ``folder`` is where its paths begin, as seen from there.
+    """
     content = job.document.content
     if not isinstance(content, dict):
         return job.document.text
-    settings = _said(plain(asdict(job.settings)))
-    return f"# as it was used; paths in it are relative to {folder}\n" + dump_yaml({**content, "train": settings})
+    rest = {name: value for name, value in content.items() if name != RELATIVE_TO}
+    document = {RELATIVE_TO: folder, **rest, "train": _listed(asdict(job.settings))}
+    return "# as it was used, with what nobody said too\n" + dump_yaml(document)
 
 
-def _said(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what is open: a longest clip of infinity has no spelling in YAML that everybody reads."""
-    return {
-        name: _said(value) if name in ("data", "features") else value
-        for name, value in settings.items()
-        if value is not None
-    }
+def _listed(value: Any) -> Any:
+    """Return settings with lists where they have tuples, which YAML has not."""
+    if isinstance(value, Mapping):
+        return {name: _listed(one) for name, one in value.items()}
+    return [_listed(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def recorded(folder: RunFolder, step: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..text import escape
 from .checks import Check
 from .curves import curves_png
 from .job import Job
@@ -29,7 +30,7 @@ def begin_records(
 ) -> None:
     """Make the folder, and write what was started and how it was found; raises OutputError."""
     folder.create()
-    home = os.path.dirname(os.path.abspath(job.document.path))
+    home = os.path.abspath(job.document.folder)
     used = config_text(job, os.path.relpath(home, os.path.abspath(folder.path))).encode("utf-8", "surrogatepass")
     folder.write("config.yaml", used)
     folder.write_json(LINEAGE, lineage_of(job, plan, folder, sets, used))
@@ -46,9 +47,19 @@ def end_records(folder: RunFolder, result: Trained, *, curves: bool) -> None:
     """Write what came of a run; raises OutputError."""
     _write_checks(folder, result.checks)
     folder.write_json("result.json", result.to_json())
-    drawn = curves_png(read_log(folder.of(LOG)), result.metric) if curves else None
+    rows = read_log(folder.of(LOG)) if curves else []
+    drawn = (
+        curves_png(rows, result.metric, title=_title(folder, result), best_step=result.best_step) if curves else None
+    )
     if drawn is not None:
         folder.write("curves.png", drawn)
+
+
+def _title(folder: RunFolder, result: Trained) -> str:
+    """Return what a picture is of: the run, the task, and what it started from."""
+    name = os.path.basename(os.path.abspath(folder.path))
+    begun = f"from {os.path.basename(result.init)}" if result.init else "from scratch"
+    return escape(f"{name}  {result.task}  {begun}", 100)
 
 
 def _write_checks(folder: RunFolder, checks: Sequence[Check]) -> None:

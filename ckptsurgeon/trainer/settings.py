@@ -96,6 +96,7 @@ class Settings:
     deterministic: bool = False
 
 
+COUNTS = ("evaluate_every", "save_every", "keep", "threads")
 CHOICES = {
     "schedule": ("cosine", "linear", "constant"),
     "optimizer": ("adamw", "sgd"),
@@ -127,15 +128,20 @@ def _faults(made: Settings) -> list[tuple[bool, str]]:
             f"train.warmup {made.warmup} is not below train.steps {made.steps}: lr would never be reached; "
                 "--set warmup=0 does without",
         ),
-        (not 0 < made.lr < math.inf, f"train.lr is {made.lr}"),
+        (
+            not 0 < made.lr < math.inf,
+            f"train.lr is {made.lr}: it is a finite number above 0; what is not to be trained is named by freeze",
+        ),
         (not 0 <= made.final_lr <= 1, f"train.final_lr is {made.final_lr}: it is a share of lr, from 0 to 1"),
         (made.ema is not None and not 0 < made.ema < 1, f"train.ema is {made.ema}, no decay between 0 and 1"),
-        (len(made.betas) != 2 or not all(0 <= beta < 1 for beta in made.betas), f"train.betas are {made.betas}"),
-        (made.clip is not None and made.clip <= 0, f"train.clip is {made.clip}"),
+        (len(made.betas) != 2 or not all(0 <= beta < 1 for beta in made.betas),
+            f"train.betas are {list(made.betas)}: they are two numbers, each from 0 to below 1"),
+        (made.clip is not None and made.clip <= 0,
+            f"train.clip is {made.clip}: it is above 0, or null so as not to clip"),
         (made.data.min_s > made.data.max_s, "train.data.min_s is above train.data.max_s: that leaves nothing"),
         (made.features.stack < 1 or made.features.size < 1, "train.features.stack and size are 1 or more"),
         (made.beam < 1, f"train.beam is {made.beam}: it is 1 or more"),
-        (min(made.evaluate_every, made.save_every, made.keep, made.threads) < 1, "a number below 1 among its counts"),
+        *((getattr(made, one) < 1, f"train.{one} is {getattr(made, one)}: it is 1 or more") for one in COUNTS),
     ]  # fmt: skip
 
 
@@ -174,6 +180,8 @@ def _value(one: Any, value: Any, where: str, path: str) -> Any:
 
 
 def _whole(value: Any) -> int:
+    if type(value) is float and value.is_integer():  # 1e3
+        return int(value)
     if type(value) is not int:
         raise TypeError
     return value

@@ -77,8 +77,9 @@ def train(
         order = Order(
             folder, lock, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None), began
         )  # fmt: skip
-        if preprocess_only:  # what it computes of each split is said with what there is
+        if preprocess_only:  # what it computes of each split is said with what there is, and no weights are made
             job = replace(job, work=replace(job.work, notes=()))
+            start = replace(start, notes=start.notes if start.init is not None else ())
         order.tell({"event": "notes", "notes": notes_of(job, start)})
         with computing(job.settings):
             if preprocess_only:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -40,7 +39,7 @@ def load_work(settings: Settings, document: Document) -> Work:
     The task's method ``splits`` returns the sources ``train`` and, if there are such, ``dev`` and ``test``. One that
     keeps what it computes from clips has a method ``prepare``, one that has something to say of them has ``notes``.
     """
-    folder = os.path.dirname(document.path)
+    folder = document.folder
     kind = load_task(settings.task, folder)
     data = located(settings.data, folder)
     with user_code(document):

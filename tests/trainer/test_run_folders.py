@@ -207,3 +207,48 @@ def test_one_batch_by_heart_stands_in_no_runs_way(ckpt: Run, init: str) -> None:
     assert ckpt("train", "--overfit-one-batch", "--steps", "40", "--device", "cpu").code == 0
     assert sorted(name for name in os.listdir() if name.startswith("run")) == ["run-overfit"]
     assert ckpt("train", "--steps", "4", "--device", "cpu").code == 0
+
+
+def test_the_kept_configuration_is_a_configuration(ckpt: Run, init: str, tmp_path: Path) -> None:
+    """From where it lies, and from elsewhere: its model's code, its task and its paths are found."""
+    import yaml
+
+    from ckptsurgeon.trainer.settings import Settings, settings_of
+
+    cs.train(device="cpu", steps=4, sets=["clip=null", "data.min_s=0.5"])
+    kept = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert kept["relative_to"] == ".."
+    assert set(kept["train"]) == set(Settings.__dataclass_fields__)
+    assert settings_of(kept["train"], "x").clip is None
+    done = ckpt("train", "run/config.yaml", "--check-only", "--init", init, "--device", "cpu")
+    assert done.code == 0, done
+    os.mkdir("elsewhere")
+    os.chdir("elsewhere")
+    assert ckpt("train", "../run/config.yaml", "--check-only", "--device", "cpu").code == 0
+    again = cs.train("../run/config.yaml", init=f"../{init}", device="cpu", run="again")
+    assert Path("again/config.yaml").read_text().replace("../..", "..") == Path("../run/config.yaml").read_text()
+    assert again.step == 4
+    ours, theirs = (Path(run, "last/model.safetensors").read_bytes() for run in ("again", "../run"))
+    assert ours == theirs
+
+
+def test_a_second_signal_says_what_is_saved(init: str) -> None:
+    """It does not wait for the step, which here never ends."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from ckptsurgeon.cli import main\n"
+        "from ckptsurgeon.trainer import loop\n"
+        "real, steps = loop.Loop._step, []\n"
+        "def step(self):\n"
+        "    steps.append(1)\n"
+        "    if len(steps) == 6:\n"
+        "        for _ in range(2):\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "            time.sleep(1.2)\n"
+        "    return real(self)\n"
+        "loop.Loop._step = step\n"
+        "sys.exit(main(['train', '--run', 'r', '--device', 'cpu']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 143, done
+    assert "r/steps/4 is saved, and ckpt train --run r --resume goes on." in " ".join(done.stderr.split())

@@ -121,7 +121,7 @@ def _next(found: Trained) -> list[str]:
     if found.run is None:
         return []
     at = "" if found.run == "run" else f" --run {quoted(found.run)}"
-    if found.ended in ("SIGTERM", "SIGINT"):
+    if found.ended in ("SIGTERM", "SIGINT", "SIGHUP"):
         return [f"ckpt train{at} --resume"]
     if not found.ok:
         return [f"ckpt train --report {quoted(found.run)} -v"]

@@ -47,7 +47,8 @@ class Manifest(Protocol):
 def read_manifests(paths: Sequence[str], faults: Faults | None = None) -> list[Clip]:
     """Return the clips of some manifests, in their order, with their lengths.
 
-    What is wrong with sounds is added to ``faults``, or raised as SourceError where there are none to add to. Raises ConfigError where a manifest is none, is malformed, or a clip stands twice.
+    What is wrong with sounds is added to ``faults``, or raised as SourceError where there are none to add to.
+    Raises ConfigError where a manifest is none, is malformed, or a clip stands twice.
     """
     own = Faults() if faults is None else faults
     clips = [clip for path in paths for clip in _read(path)]
