@@ -78,7 +78,7 @@ def _line(
 
 
 def _legend(panel: Any) -> None:
-    panel.legend(loc="upper right", fontsize=8, frameon=False, labelcolor=MUTED)
+    panel.legend(loc="best", fontsize=8, frameon=False, labelcolor=MUTED)
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:

@@ -48,9 +48,7 @@ def end_records(folder: RunFolder, result: Trained, *, curves: bool) -> None:
     _write_checks(folder, result.checks)
     folder.write_json("result.json", result.to_json())
     rows = read_log(folder.of(LOG)) if curves else []
-    drawn = (
-        curves_png(rows, result.metric, title=_title(folder, result), best_step=result.best_step) if curves else None
-    )
+    drawn = curves_png(rows, result.metric, title=_title(folder, result), best_step=result.best_step)
     if drawn is not None:
         folder.write("curves.png", drawn)
 
@@ -59,7 +57,7 @@ def _title(folder: RunFolder, result: Trained) -> str:
     """Return what a picture is of: the run, the task, and what it started from."""
     name = os.path.basename(os.path.abspath(folder.path))
     begun = f"from {os.path.basename(result.init)}" if result.init else "from scratch"
-    return escape(f"{name}  {result.task}  {begun}", 100)
+    return escape(f"{name}: {result.task}, {begun}", 100)
 
 
 def _write_checks(folder: RunFolder, checks: Sequence[Check]) -> None:

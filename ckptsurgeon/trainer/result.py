@@ -32,7 +32,7 @@ class Controls:
 
     ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` says by which arms: "frozen" or "unfrozen". What is
     compared is the evaluation on ``dev`` after the last step. ``plateau`` names the ways of those arms in which some
-    run has learned nothing yet: it says blanks alone, or its loss is that of uniform outputs.
+    run has learned nothing yet: it says blanks alone, or its loss has hardly fallen.
     """
 
     metric: str

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ckptsurgeon.cli.sink import print_to
-from ckptsurgeon.render.train import dev_line, step_line, trained_view
+from ckptsurgeon.render.train import checks_view, dev_line, step_line, trained_view
 from ckptsurgeon.trainer.checks import Check
 from ckptsurgeon.trainer.result import Arm, Controls, Trained
 
@@ -114,6 +114,22 @@ def test_the_table_is_aligned_and_the_verdict_stands_below(monkeypatch: pytest.M
     assert "  NOT RUN  knowledge moved                    why not\n" in shown(trained_view(found, every=True))
     flat = replace(found, controls=replace(found.controls, plateau=("scratch", "permuted")))
     assert "\n           scratch and permuted have learned nothing yet\n" in shown(trained_view(flat))
+
+
+def test_a_narrow_table_has_what_a_check_says_below_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = (
+        Check("first loss", "PASS", "5.15 where uniform outputs give 5.20 (-1%)", "before"),
+        Check("independent of batch and padding", "WARN", "two", "before"),
+        Check("ties are still ties", "NOT RUN", "why", "before"),
+    )
+    assert lines(checks_view(checks), 60, monkeypatch) == [
+        "  before the first step",
+        "  PASS     first loss",
+        "             5.15 where uniform outputs give 5.20 (-1%)",
+        "  WARN     independent of batch and padding",
+        "             two",
+        "  not run: ties are still ties",
+    ]
 
 
 def test_a_run_with_a_failed_check_does_not_end_like_a_good_one() -> None:

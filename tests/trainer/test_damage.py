@@ -227,3 +227,35 @@ def test_a_run_that_diverged_fails(ckpt: Run) -> None:
     assert "FAIL loss fell" in " ".join(done.out.split())
     good = cs.train("toy.yaml", device="cpu", run="good", sets=["lr=0.01", "optimizer=adamw"])
     assert {check.name: check.status for check in good.checks}["loss fell"] == "PASS"
+
+
+def test_controls_say_where_nothing_was_learned(init: str) -> None:
+    """What stands on the plateau on which it began is no measure of the one that left it."""
+    from ckptsurgeon.trainer.checks.knowledge import knowledge
+    from ckptsurgeon.trainer.controls import run_controls
+
+    made = toy.job(init, steps=2, warmup=0, lr=1e-7, model={"dropout": 0})
+    found = run_controls(made, seeds=1)
+    assert {"scratch", "permuted"} <= set(found.plateau)
+    assert "scratch and permuted have learned nothing yet: train longer" in knowledge(found).says
+    assert "permuted" not in run_controls(toy.job(init, steps=60, model={"dropout": 0}), seeds=1).plateau
+
+
+def test_the_picture_marks_the_best_and_a_single_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    from ckptsurgeon.trainer.curves import curves_png
+
+    drawn: list[Any] = []
+    real = Axes.plot
+    monkeypatch.setattr(
+        Axes, "plot", lambda self, *args, **how: (drawn.append((args, how)), real(self, *args, **how))[1]
+    )
+    steps = [{"step": n, "loss": 1.0, "grad_norm": 1.0, "lr": {"1": 0.1}} for n in range(1, 30)]
+    rows = [*steps, {"step": 29, "dev": {"cer": 0.5}}]
+    assert curves_png(rows, "cer", title="run: ctc, from $a$ b_1", best_step=29)
+    assert [how["label"] for _, how in drawn if "label" in how] == [
+        "each step", "mean of 15", "best: 0.5 at step 29", "each step", "mean of 15",
+    ]  # fmt: skip
+    (how,) = [how for args, how in drawn if args[0] == [29] and "label" not in how]
+    assert (how["marker"], how["markersize"]) == ("o", 6)
