@@ -4,11 +4,13 @@ from ._document import Document, read_document
 from ._load import adopt, is_configuration, load_target, module_destination
 from ._running import user_code
 from .declared import declare
+from .factory import instantiated
 
 __all__ = [
     "Document",
     "adopt",
     "declare",
+    "instantiated",
     "is_configuration",
     "load_target",
     "module_destination",

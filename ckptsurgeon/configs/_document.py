@@ -61,8 +61,11 @@ class Document:
         return text
 
 
-def read_document(path: str) -> Document:
-    """Read a configuration, ours or a toolkit's; raises ConfigError where it is missing or no text."""
+def read_document(path: str, what: str = "destination") -> Document:
+    """Read a configuration, ours or a toolkit's; raises ConfigError where it is missing or no text.
+
+    ``what`` says what it is to whoever named it.
+    """
     try:
         if os.path.getsize(path) > MAX_BYTES:
             raise ConfigError(f"{escape(path)} is too large for a configuration.")
@@ -71,7 +74,7 @@ def read_document(path: str) -> Document:
     except UnicodeDecodeError:
         raise ConfigError(f"{escape(path)} is not a configuration: it is no UTF-8.") from None
     except OSError as error:
-        raise ConfigError(f"the destination {escape(path)} cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"the {what} {escape(path)} cannot be read: {error.strerror}.") from error
     content, fault = None, None
     try:
         content = _json(text, path) if path.lower().endswith(".json") else read_yaml(text, os.path.basename(path))

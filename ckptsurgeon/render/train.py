@@ -12,9 +12,18 @@ from ..text import count, escape
 from ..trainer.checks import Check
 from ..trainer.result import Controls, Trained
 from .columns import Columns
-from .notes import Hanging, next_view
+from .notes import Spread, next_view
 
-__all__ = ["checks_view", "control_line", "dev_line", "step_line", "trained_view"]
+__all__ = [
+    "checks_view",
+    "control_line",
+    "dev_line",
+    "filled_line",
+    "filling_line",
+    "step_line",
+    "testing_line",
+    "trained_view",
+]
 
 TITLES = {"before": "before the first step", "during": "while it trained", "after": "after the last step"}
 STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "NOT RUN": "dim"}
@@ -62,7 +71,9 @@ def trained_view(found: Trained, *, checked: Iterable[str] = (), next_steps: Seq
         style = "" if found.ended == "prepared" else "yellow"
         parts.append(Text(f"  {WAYS[found.ended]}", style=style))
     if found.run is not None:
-        parts.append(Hanging(Text("  trained "), _summary(found)))
+        parts.append(Spread(Text("  trained "), [Text(escape(found.run), "bold"), *_summary(found)]))
+    if found.test_clips:
+        parts.append(Spread(Text("  test    "), [count(found.test_clips, "clip"), *_figures(found.test)]))
     return Group(*parts, *next_view(next_steps))
 
 
@@ -85,14 +96,13 @@ def _mean(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.3g}{spread}"
 
 
-def _summary(found: Trained) -> Text:
-    line = Text(escape(found.run or ""), style="bold")
+def _summary(found: Trained) -> list[str]:
     words = [f"{found.step}/{found.steps} steps", _time(found.elapsed_s)]
     if found.first_loss is not None and found.last_loss is not None:
         words.append(f"loss {found.first_loss:.3g} to {found.last_loss:.3g}")
     if found.best is not None:
         words.append(f"best {found.metric} {found.best:.3g} at step {found.best_step}")
-    return line.append("  " + "  ".join(words), "default not bold")
+    return words
 
 
 def _time(seconds: float) -> str:
@@ -133,17 +143,37 @@ def step_line(row: Mapping[str, Any], steps: int, left_s: float | None) -> Rende
         f"{row['clips_s']:,.0f} clips/s".replace(",", " "),
         f"padding {row['padding']:.1%}",
     ]
-    if left_s is not None:
-        minutes, seconds = divmod(int(left_s), 60)
-        words.append(f"{minutes}:{seconds:02} left")
-    return _Fitting(words, spared=(5, 3, 4, 2))
+    return _Fitting([*words, *_left(left_s)], spared=(5, 3, 4, 2))
+
+
+def _left(seconds: float | None) -> list[str]:
+    return [] if seconds is None else [f"{int(seconds) // 60}:{int(seconds) % 60:02} left"]
+
+
+def filling_line(row: Mapping[str, Any], left_s: float | None) -> RenderableType:
+    """Return how many clips of a split have their features, with the time that is left in seconds."""
+    clips = f"{row['clips']:,}/{row['of']:,} clips".replace(",", " ")
+    return _Fitting([f"features  {escape(row['split'])}", clips, *_left(left_s)], spared=())
+
+
+def filled_line(row: Mapping[str, Any]) -> Text:
+    """Return of how many clips the features were computed, and where they are kept."""
+    return Text(f"  features of {count(row['clips'], 'clip')} computed, kept in {escape(row['cache'])}")
 
 
 def dev_line(row: Mapping[str, Any], steps: int) -> RenderableType:
     """Return an evaluation in one line, if the terminal is wide enough for one."""
-    figures = "  ".join(f"{escape(name)} {_figure(value)}" for name, value in row["dev"].items())
     step = str(row["step"]).rjust(len(str(steps)))
-    return Hanging(Text(f"  step {step}/{steps}  dev  "), figures)
+    return Spread(Text(f"  step {step}/{steps}  dev  "), _figures(row["dev"]))
+
+
+def testing_line(row: Mapping[str, Any]) -> Text:
+    """Return that the best weights are being evaluated."""
+    return Text(f"  test  the best weights, of step {row['step']}", no_wrap=True, overflow="ellipsis")
+
+
+def _figures(figures: Mapping[str, float]) -> list[str]:
+    return [f"{escape(name)} {_figure(value)}" for name, value in figures.items()]
 
 
 def _figure(value: float) -> str:

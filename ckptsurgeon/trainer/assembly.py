@@ -34,7 +34,7 @@ def settings_in(document: Document, sets: Sequence[str]) -> Settings:
 
 def job_of(config: str, *, sets: Sequence[str] = (), device: str | None = None, init: Init | None = None) -> Job:
     """Return the job that a configuration describes; raises ConfigError."""
-    document = read_document(config)
+    document = read_document(config, "configuration")
     settings = settings_in(document, sets)
     where, target = device_of(device), api.load_target(config)
     freedoms(settings, list(target.tensors))  # a pattern that matches nothing is said before anything is done
@@ -44,4 +44,4 @@ def job_of(config: str, *, sets: Sequence[str] = (), device: str | None = None, 
 def with_one_batch(job: Job) -> Job:
     """Return a job that learns its first batch by heart, and is asked for that."""
     one = OneBatch(first_batch(job.work.train, job.settings.seed))
-    return replace(job, work=replace(job.work, train=one, dev=one))
+    return replace(job, work=replace(job.work, train=one, dev=one, test=None))

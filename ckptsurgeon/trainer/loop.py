@@ -21,7 +21,7 @@ from .job import Job, tensors_of
 from .log import Log, Pending, rows_of
 from .optimizing import Optimizer
 from .random_state import random_state, seed_all, set_random_state
-from .run_folder import RunFolder, safetensors_bytes
+from .run_folder import BEST, RunFolder, safetensors_bytes
 from .schedule import lr_factor
 from .source import Stream
 from .standing import Standing
@@ -126,7 +126,7 @@ class Loop:
         pending: list[Pending] = []
         began = since = time.perf_counter()
         before = standing.seconds
-        why = ""
+        why = PATIENCE if standing.waited and self._waited_long() else ""  # a run that ended, and was resumed
         while standing.step < until and not why:
             if standing.step in thaws:
                 self.freezing.begin(standing.step)
@@ -204,8 +204,11 @@ class Loop:
             self.save_best()
         else:
             standing.waited += 1
+        return PATIENCE if self._waited_long() else ""
+
+    def _waited_long(self) -> bool:
         patience = self.settings.patience
-        return PATIENCE if patience is not None and standing.waited >= patience else ""
+        return patience is not None and self.standing.waited >= patience
 
     @property
     def metric(self) -> str:
@@ -225,7 +228,7 @@ class Loop:
             return
         with self.average.in_place() if self.average is not None else nullcontext():
             data = safetensors_bytes(tensors_of(self.model), self._metadata())
-        self.folder.write("best.safetensors", data)
+        self.folder.write(BEST, data)
 
     def _metadata(self) -> dict[str, str]:
         figure = {} if self.standing.best is None else {self.metric: repr(self.standing.best)}

@@ -32,8 +32,8 @@ def read_report(run: Path) -> Trained:
     if folder.holds_a_run and isinstance(step, int) and folder.last_step() > step:
         raise _undone(folder)  # what there is was written before the run went on, and was killed
     try:
-        known = {name: data[name] for name in Trained.__dataclass_fields__}
-        made = known["controls"]
+        known = {name: data[name] for name in Trained.__dataclass_fields__ if name in data}
+        made = known.get("controls")
         if made is not None:
             arms = tuple(Arm(arm["name"], arm["frozen"], tuple(arm["values"])) for arm in made["arms"])
             known["controls"] = Controls(**{**made, "arms": arms})

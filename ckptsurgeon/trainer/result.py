@@ -45,8 +45,9 @@ class Controls:
 class Trained:
     """What came of ``train``. ``ended`` says why it did: done, patience, nonfinite, a signal's name; '' checks only.
 
-    ``figures`` are those of the last evaluation, ``best`` the best of ``metric``; ``elapsed_s`` is the run's own time.
-    ``exit_code`` is what the program ends with.
+    ``figures`` are those of the last evaluation, ``best`` the best of ``metric``. ``test`` are those of the best
+    weights over ``test_clips`` clips of the split ``test``, empty where it was not evaluated. ``elapsed_s`` is the
+    run's own time, ``exit_code`` what the program ends with.
     """
 
     config: str
@@ -62,6 +63,8 @@ class Trained:
     best: float | None = None
     best_step: int = 0
     figures: Mapping[str, float] = field(default_factory=dict)
+    test: Mapping[str, float] = field(default_factory=dict)
+    test_clips: int = 0
     first_loss: float | None = None
     last_loss: float | None = None
     skipped: int = 0

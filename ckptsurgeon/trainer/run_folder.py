@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunFolder", "safetensors_bytes"]
 
-MODEL, STATE = "model.safetensors", "state.pth"
+MODEL, STATE, BEST = "model.safetensors", "state.pth", "best.safetensors"
 _LEFT_OVER = re.compile(r"\.(\d+)\.[0-9a-f]{8}\.ckpt-tmpx*")
 
 

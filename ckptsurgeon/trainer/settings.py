@@ -11,7 +11,10 @@ from typing import Any
 from ..errors import ConfigError
 from ..text import brief_repr, escape
 
-__all__ = ["Data", "Features", "Settings", "check_section", "settings_of"]
+__all__ = ["Data", "Features", "Named", "Settings", "check_section", "settings_of"]
+
+Named = str | Mapping[str, Any]
+"""What clips or examples come from: a manifest, ``my_data.py:function``, or an entry with ``_target_``."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,9 @@ class Data:
     left out. ``cache`` is the folder of what is computed from clips once, None to compute it each time.
     """
 
-    train: tuple[str, ...] = ()
-    dev: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
+    train: tuple[Named, ...] = ()
+    dev: tuple[Named, ...] = ()
+    test: tuple[Named, ...] = ()
     tokens: str | None = None
     min_s: float = 0.0
     max_s: float = math.inf
@@ -56,6 +59,7 @@ class Settings:
     ``freeze`` maps key patterns to the step from which their tensors are trained (None: never), ``lr_scale`` patterns
     to what their learning rate is multiplied by. ``final_lr`` is the share of ``lr`` that a schedule ends at, ``clip``
     the largest gradient norm. ``patience`` ends a run after so many evaluations without a better ``metric``.
+    ``decoding`` says by what texts are read off a model with a decoder, ``beam`` how many prefixes ``joint`` follows.
     ``nonfinite`` is how many steps whose loss or gradient is not finite may be skipped in a row.
     """
 
@@ -79,6 +83,8 @@ class Settings:
     ema: float | None = None
     precision: str = "float32"
     label_smoothing: float = 0.0
+    decoding: str = "ctc"
+    beam: int = 4
     seed: int = 0
     evaluate_every: int = 100
     save_every: int = 100
@@ -94,6 +100,7 @@ CHOICES = {
     "schedule": ("cosine", "linear", "constant"),
     "optimizer": ("adamw", "sgd"),
     "precision": ("float32", "bf16"),
+    "decoding": ("ctc", "attention", "joint"),
     "kind": ("log_mel", "mfcc", "waves"),
 }
 
@@ -127,6 +134,7 @@ def _faults(made: Settings) -> list[tuple[bool, str]]:
         (made.clip is not None and made.clip <= 0, f"train.clip is {made.clip}"),
         (made.data.min_s > made.data.max_s, "train.data.min_s is above train.data.max_s: that leaves nothing"),
         (made.features.stack < 1 or made.features.size < 1, "train.features.stack and size are 1 or more"),
+        (made.beam < 1, f"train.beam is {made.beam}: it is 1 or more"),
         (min(made.evaluate_every, made.save_every, made.keep, made.threads) < 1, "a number below 1 among its counts"),
     ]  # fmt: skip
 
@@ -193,6 +201,17 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(map(_text, [value] if isinstance(value, str) else _sequence(value)))
 
 
+def _named(value: Any) -> tuple[Named, ...]:
+    """Return texts, and entries with ``_target_``, which say who makes a dataset."""
+    several = [value] if isinstance(value, (str, Mapping)) else _sequence(value)
+    return tuple(_factory(one) if isinstance(one, Mapping) else _text(one) for one in several)
+
+
+def _factory(value: Mapping[Any, Any]) -> dict[str, Any]:
+    _text(value.get("_target_"))
+    return {_text(name): one for name, one in value.items()}
+
+
 def _numbers(value: Any) -> tuple[float, ...]:
     return tuple(map(_number, _sequence(value)))
 
@@ -223,6 +242,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "bool": _truth,
     "tuple[str, ...]": _texts,
     "tuple[float, ...]": _numbers,
+    "tuple[Named, ...]": _named,
     "freeze": _freeze,
     "lr_scale": _scales,
 }
@@ -233,6 +253,7 @@ _MEANT = {
     "bool": "true or false",
     "tuple[str, ...]": "a text or a list of texts",
     "tuple[float, ...]": "a list of numbers",
+    "tuple[Named, ...]": "a text, a map with _target_, or a list of them",
     "Mapping[str, int": "a list of patterns, or a map from pattern to step",
     "Mapping[str, float]": "a map from pattern to number",
 }

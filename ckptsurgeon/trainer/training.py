@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 from ..api.types import Path
 from ..errors import ConfigError
 from ..text import escape
 from .assembly import job_of, with_one_batch
-from .checking import at, checks_after, checks_before, checks_during
-from .checks._check import Check
-from .controls import check_controls, run_controls
+from .checking import at, checks_before
+from .controls import check_controls
 from .device import computing
+from .filling import fill, telling
 from .job import Job
-from .lineage import NAME as LINEAGE
-from .lineage import check_unchanged, metadata_of, recorded
-from .loop import NONFINITE, Loop, Observer
-from .records import begin_records, checks_in, end_records
-from .result import Controls, Trained
+from .lineage import recorded
+from .loop import Observer
+from .result import Trained
 from .run_folder import RunFolder
+from .running import Order, carried_out, notes_of, result_of
 from .start import Start, found_start
-from .stopping import Stop, listening
 
 __all__ = ["train"]
-
-
-@dataclass(frozen=True)
-class _Order:
-    """What was asked for beside the job itself."""
-
-    folder: RunFolder
-    resume: bool
-    sets: tuple[str, ...]
-    seeds: int
-    controls: bool
-    overfit: bool
-    tell: Observer
 
 
 def train(
@@ -76,18 +61,19 @@ def train(
     job = job_of(start.config, sets=sets, device=device, init=start.init)
     if controls:
         check_controls(job, seeds)
-    order = _Order(folder, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None))
+    order = Order(folder, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None))
     if preprocess_only:  # what it computes of each split is said with what there is
         job = replace(job, work=replace(job.work, notes=()))
-    order.tell({"event": "notes", "notes": _notes(job, start)})
+    order.tell({"event": "notes", "notes": notes_of(job, start)})
     with computing(job.settings):
         if preprocess_only:
-            return _prepared(job, start)
+            return _prepared(job, start, order)
         if overfit_one_batch:
+            fill(job, order.tell, only_train=True)
             job = with_one_batch(job)
         if check_only:
-            return _checked(job, start)
-        return _trained(job, start, order)
+            return _checked(job, start, order)
+        return carried_out(job, start, order)
 
 
 def _check_modes(check_only: bool, preprocess_only: bool, resume: bool, *, controls: bool, overfit: bool) -> None:
@@ -129,92 +115,13 @@ def _start(
     return Start(config, from_=from_), (*known["sets"], *sets)
 
 
-def _prepared(job: Job, start: Start) -> Trained:
+def _prepared(job: Job, start: Start, order: Order) -> Trained:
     if job.work.prepare is None:
         raise ConfigError(f"the task {escape(job.settings.task)} computes nothing beforehand.")
-    return _result(job, start, checks=(), ended="prepared", notes=tuple(job.work.prepare()))
+    return result_of(job, start, checks=(), ended="prepared", notes=tuple(job.work.prepare(telling(order.tell))))
 
 
-def _checked(job: Job, start: Start) -> Trained:
+def _checked(job: Job, start: Start, order: Order) -> Trained:
     model, plan = job.model()
-    return _result(job, start, checks=at("before", checks_before(job, model, plan)), ended="")
-
-
-def _trained(job: Job, start: Start, order: _Order) -> Trained:
-    """Train, or go on; then check, write down and tell what came of it."""
-    if order.resume:
-        loop, before = _resumed(job, order), checks_in(order.folder)
-    else:
-        model, plan = job.model()
-        before = at("before", checks_before(job, model, plan))
-        order.tell({"event": "checks", "checks": before})
-        loop = Loop(job, model, folder=order.folder, observer=order.tell)
-        begin_records(order.folder, job, plan, sets=order.sets, checks=before)
-    loop.lineage = metadata_of(order.folder.read_json(LINEAGE))
-    order.tell({"event": "begin", "step": loop.standing.step, "steps": job.settings.steps, "folder": order.folder.path})
-    with listening() as stop:
-        ended = loop.run(stop=stop, tensorboard=True)
-    if job.work.dev is None and ended != NONFINITE and loop.standing.step:
-        loop.save_best()
-    checks, controls = before, None
-    if not stop.name:
-        checks = (*before, *at("during", checks_during(loop)))
-        controls = _controls(job, order)
-        checks = (*checks, *at("after", checks_after(loop, order.sets, controls, overfitting=order.overfit)))
-    return _finish(job, start, loop, order, stop=stop, checks=checks, controls=controls)
-
-
-def _resumed(job: Job, order: _Order) -> Loop:
-    """Return the run in a folder as it was saved."""
-    check_unchanged(job, recorded(order.folder, order.folder.last_step()), order.folder)
-    loop = Loop(job, job.empty_model().to(job.device), folder=order.folder, observer=order.tell)
-    loop.restore(*order.folder.load())
-    return loop
-
-
-def _controls(job: Job, order: _Order) -> Controls | None:
-    if not order.controls:
-        return None
-    return run_controls(
-        job,
-        seeds=order.seeds,
-        told=lambda told: order.tell({"event": "control", **asdict(told)}),
-    )
-
-
-def _finish(
-    job: Job, start: Start, loop: Loop, order: _Order, *, stop: Stop, checks: tuple[Check, ...],
-    controls: Controls | None,
-) -> Trained:  # fmt: skip
-    standing = loop.standing
-    result = _result(job, start, checks=checks, ended=standing.ended)
-    result = replace(
-        result, run=order.folder.path, step=standing.step, metric=loop.metric, best=standing.best,
-        best_step=standing.best_step, figures=standing.figures, first_loss=standing.first_loss,
-        last_loss=standing.last_loss, skipped=standing.skipped, elapsed_s=standing.seconds, controls=controls,
-        exit_code=stop.exit_code or result.exit_code,
-    )  # fmt: skip
-    end_records(order.folder, result, curves=not stop.name)
-    return result
-
-
-def _notes(job: Job, start: Start) -> tuple[str, ...]:
-    """Return what is worth saying before the first step."""
-    return (*start.notes, *job.target.notes, *job.work.notes)
-
-
-def _result(job: Job, start: Start, *, checks: tuple[Check, ...], ended: str, notes: tuple[str, ...] = ()) -> Trained:
-    made = Trained(
-        config=start.config,
-        run=None,
-        init=start.from_,
-        task=job.settings.task,
-        device=job.device.type,
-        step=0,
-        steps=job.settings.steps,
-        ended=ended,
-        checks=checks,
-        metric=job.settings.metric or job.work.task.metric,
-        notes=(*_notes(job, start), *notes),
-    )
-    return made if made.ok else replace(made, exit_code=1)
+    fill(job, order.tell, only_train=True)
+    return result_of(job, start, checks=at("before", checks_before(job, model, plan)), ended="")

@@ -14,30 +14,31 @@ from .data.split import located
 from .settings import Settings
 from .source import Source
 from .tasks._load import load_task
-from .tasks._task import Task
+from .tasks._task import Progress, Task
 
 __all__ = ["Work", "load_work"]
 
 
 @dataclass(frozen=True)
 class Work:
-    """A task and its splits; ``dev`` is None where there is nothing to evaluate on.
+    """A task and its splits; ``dev`` is None where there is nothing to evaluate on, ``test`` where nothing at the end.
 
-    ``prepare`` computes once what would otherwise be computed from the clips each time, and says what it did.
+    ``prepare`` computes once what would otherwise be computed from the clips each time, and returns what it did.
     """
 
     task: Task
     train: Source
     dev: Source | None = None
-    prepare: Callable[[], Sequence[str]] | None = None
+    test: Source | None = None
+    prepare: Callable[[Progress], Sequence[str]] | None = None
     notes: tuple[str, ...] = ()
 
 
 def load_work(settings: Settings, document: Document) -> Work:
     """Return the task and its data; raises ConfigError where there is no such task, or no data for it.
 
-    The task's method ``splits`` returns the sources ``train`` and, if there is one, ``dev``. One that keeps what it
-    computes from clips has a method ``prepare``, one that has something to say of its data a method ``notes``.
+    The task's method ``splits`` returns the sources ``train`` and, if there are such, ``dev`` and ``test``. One that
+    keeps what it computes from clips has a method ``prepare``, one that has something to say of them has ``notes``.
     """
     folder = os.path.dirname(document.path)
     kind = load_task(settings.task, folder)
@@ -49,7 +50,9 @@ def load_work(settings: Settings, document: Document) -> Work:
     if "train" not in splits:
         raise document.fail(f"the task {escape(settings.task)} does not say where its data come from.")
     prepare = getattr(task, "prepare", None)
-    return Work(cast(Task, task), cast(Source, splits["train"]), splits.get("dev"), prepare, tuple(notes))
+    return Work(
+        cast(Task, task), cast(Source, splits["train"]), splits.get("dev"), splits.get("test"), prepare, tuple(notes)
+    )
 
 
 def _tokens(path: str | None, document: Document) -> Sequence[str]:

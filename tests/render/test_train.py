@@ -64,8 +64,21 @@ def test_an_evaluation_hangs_below_its_step(monkeypatch: pytest.MonkeyPatch) -> 
         "  step  20/500  dev  loss 1.050  cer 0.562  wer 1  too_short 0  accuracy 0.0004"
     ]
     assert lines(dev_line(row, 500), 60, monkeypatch) == [
-        "  step  20/500  dev  loss 1.050  cer 0.562  wer 1  too_short",
-        "                     0  accuracy 0.0004",
+        "  step  20/500  dev  loss 1.050  cer 0.562  wer 1",
+        "                     too_short 0  accuracy 0.0004",
+    ]
+
+
+def test_what_came_of_a_run_wraps_between_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Trained(
+        "x.yaml", "run", None, "ctc", "cpu", 500, 500, "done", (), "cer", 0.14, 480, elapsed_s=65.2, first_loss=7.6,
+        last_loss=0.31, test={"loss": 0.5, "cer": 0.1234, "wer": 0.25, "too_short": 0.0}, test_clips=1,
+    )  # fmt: skip
+    assert lines(trained_view(found), 60, monkeypatch) == [
+        "  trained run  500/500 steps  1:05  loss 7.6 to 0.31",
+        "          best cer 0.14 at step 480",
+        "  test    1 clip  loss 0.500  cer 0.123  wer 0.250",
+        "          too_short 0",
     ]
 
 

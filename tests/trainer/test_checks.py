@@ -40,22 +40,6 @@ NAMES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained toy's weights."""
-    folder = tmp_path_factory.mktemp("toy")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        toy.train_source()
-    return folder / "src.pth"
-
-
-@pytest.fixture
-def init(source: Path) -> str:
-    toy.write()
-    return toy.make_init("head", source=str(source), seed=5)
-
-
 def before(job: Job, spoil: Callable[[dict[str, Tensor]], object] = lambda tensors: None) -> dict[str, Check]:
     """The checks before the first step, of a model that something was done to; by their short names."""
     model, plan = job.model()

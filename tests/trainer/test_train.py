@@ -26,30 +26,13 @@ from . import toy
 Run = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained toy's weights."""
-    folder = tmp_path_factory.mktemp("toy")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        toy.train_source()
-    return folder / "src.pth"
-
-
-@pytest.fixture
-def init(source: Path) -> str:
-    """A toy.yaml, and an init made for it from what a toy has learned, but for its head."""
-    toy.write()
-    return toy.make_init("head", source=str(source), seed=5)
-
-
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the checks that train again or start a process, and without TensorBoard's import."""
-    from ckptsurgeon.trainer import training
+    from ckptsurgeon.trainer import running
     from ckptsurgeon.trainer.log import Log
 
-    monkeypatch.setattr(training, "checks_after", lambda *args, **options: [Check("cheap", "NOT RUN", "a test")])
+    monkeypatch.setattr(running, "checks_after", lambda *args, **options: [Check("cheap", "NOT RUN", "a test")])
     real = Log.__init__
     monkeypatch.setattr(Log, "__init__", lambda self, folder, step, **options: real(self, folder, step))
 
@@ -276,6 +259,12 @@ def test_nothing_to_start_from(ckpt: Run) -> None:
     told = refused(ckpt)
     assert "no configuration is named, and there is no *.init.safetensors here" in told
     assert "ckpt transplant SRC dst.yaml makes one" in told
+
+
+def test_a_configuration_that_is_not_there(ckpt: Run, init: str) -> None:
+    wanted = "error: the configuration nothing.yaml cannot be read: No such file or directory."
+    assert refused(ckpt, "nothing.yaml").endswith(wanted)
+    assert refused(ckpt, "nothing.yaml", "--init", init).endswith(wanted)
 
 
 def test_several_to_start_from_are_listed(ckpt: Run, init: str) -> None:

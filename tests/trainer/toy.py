@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 
@@ -124,12 +125,26 @@ class Toy:
 
 NANS = range(int(os.environ.get("TOY_NAN_FROM", 10**9)), int(os.environ.get("TOY_NAN_TO", 10**9)))
 
+class WithTest(Toy):
+    def splits(self):
+        return {**super().splits(), "test": Clips(3, 20, 1, self)}
+
+    def evaluate(self, model, batches):
+        found = super().evaluate(model, batches)
+        with open("evaluated.txt", "a") as file:
+            print(found, file=file)
+        return found
+
+class TestAlone(WithTest):
+    def splits(self):
+        return {name: split for name, split in super().splits().items() if name != "dev"}
+
 class NoDev(Toy):
     def splits(self):
         return {"train": super().splits()["train"]}
 
 class Prepared(Toy):
-    def prepare(self):
+    def prepare(self, progress):
         return ["train: 32 clips; 32 computed"]
 
     def notes(self):
@@ -182,6 +197,23 @@ def train_source(steps: int = 60) -> str:
     torch.save(made.model.state_dict(), "src.pth")
     write()
     return "src.pth"
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained toy's weights."""
+    folder = tmp_path_factory.mktemp("toy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train_source()
+    return folder / "src.pth"
+
+
+@pytest.fixture
+def init(source: Path) -> str:
+    """A toy.yaml, and an init made for it from what a toy has learned, but for its head."""
+    write()
+    return make_init("head", source=str(source), seed=5)
 
 
 def equal(one: Loop, other: Loop) -> bool:

@@ -49,8 +49,11 @@ class Inputs:
         """
         if self._cache is None:
             return 0
-        pieces = self._cache.pieces([clip for clip in clips if not is_array(clip.path)])
+        clips = [clip for clip in clips if not is_array(clip.path)]
+        pieces = self._cache.pieces(clips)
         done = computed = 0
+        if progress is not None:
+            progress(0, len(clips))
         for piece, made in zip(pieces, _filled(self._cache, pieces, self._workers), strict=True):
             if isinstance(made, CheckpointError):
                 try:

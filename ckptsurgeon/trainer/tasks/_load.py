@@ -33,6 +33,7 @@ def load_task(name: str, folder: str) -> type[Task]:
     path = task_file(name, folder)
     found = _users(name, path) if path else _ours(name)
     lacking = [member for member in MEMBERS if not hasattr(found, member)]
+    lacking += sorted(getattr(found, "__abstractmethods__", frozenset()).difference(lacking))
     if not isinstance(found, type) or lacking:
         why = f"it has no {', '.join(lacking)}" if isinstance(found, type) else "it is no class"
         raise ConfigError(

@@ -1,0 +1,121 @@
+"""A run carried out: trained or gone on with, checked, written down."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from .checking import at, checks_after, checks_before, checks_during
+from .checks._check import Check
+from .controls import run_controls
+from .filling import fill
+from .job import Job
+from .lineage import NAME as LINEAGE
+from .lineage import check_unchanged, metadata_of, recorded
+from .loop import NONFINITE, Loop, Observer
+from .records import begin_records, checks_in, end_records
+from .result import Controls, Trained
+from .run_folder import RunFolder
+from .start import Start
+from .stopping import Stop, listening
+from .testing import UNTESTED, Tested, tested, wants_test
+
+__all__ = ["Order", "carried_out", "notes_of", "result_of"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked for beside the job itself."""
+
+    folder: RunFolder
+    resume: bool
+    sets: tuple[str, ...]
+    seeds: int
+    controls: bool
+    overfit: bool
+    tell: Observer
+
+
+def carried_out(job: Job, start: Start, order: Order) -> Trained:
+    """Train, or go on; then check, write down and tell what came of it."""
+    if order.resume:
+        loop, before = _resumed(job, order), checks_in(order.folder)
+        fill(job, order.tell)
+    else:
+        model, plan = job.model()
+        fill(job, order.tell)
+        before = at("before", checks_before(job, model, plan))
+        order.tell({"event": "checks", "checks": before})
+        loop = Loop(job, model, folder=order.folder, observer=order.tell)
+        begin_records(order.folder, job, plan, sets=order.sets, checks=before)
+    loop.lineage = metadata_of(order.folder.read_json(LINEAGE))
+    order.tell({"event": "begin", "step": loop.standing.step, "steps": job.settings.steps, "folder": order.folder.path})
+    with listening() as stop:
+        ended = loop.run(stop=stop, tensorboard=True)
+    if job.work.dev is None and ended != NONFINITE and loop.standing.step:
+        loop.save_best()
+    checks, controls = before, None
+    test = tested(loop, order.tell) if wants_test(loop) else None
+    if not stop.name:
+        checks = (*before, *at("during", checks_during(loop)))
+        controls = _controls(job, order)
+        checks = (*checks, *at("after", checks_after(loop, order.sets, controls, overfitting=order.overfit)))
+    return _finish(job, start, loop, order, stop=stop, checks=checks, controls=controls, test=test)
+
+
+def _resumed(job: Job, order: Order) -> Loop:
+    """Return the run in a folder as it was saved."""
+    check_unchanged(job, recorded(order.folder, order.folder.last_step()), order.folder)
+    loop = Loop(job, job.empty_model().to(job.device), folder=order.folder, observer=order.tell)
+    loop.restore(*order.folder.load())
+    return loop
+
+
+def _controls(job: Job, order: Order) -> Controls | None:
+    if not order.controls:
+        return None
+    return run_controls(
+        job,
+        seeds=order.seeds,
+        told=lambda told: order.tell({"event": "control", **asdict(told)}),
+    )
+
+
+def _finish(
+    job: Job, start: Start, loop: Loop, order: Order, *, stop: Stop, checks: tuple[Check, ...],
+    controls: Controls | None, test: Tested | None,
+) -> Trained:  # fmt: skip
+    standing = loop.standing
+    notes = (UNTESTED,) if wants_test(loop) and test is None else ()
+    result = result_of(job, start, checks=checks, ended=standing.ended, notes=notes)
+    result = replace(
+        result, run=order.folder.path, step=standing.step, metric=loop.metric, best=standing.best,
+        best_step=standing.best_step, figures=standing.figures, first_loss=standing.first_loss,
+        last_loss=standing.last_loss, skipped=standing.skipped, elapsed_s=standing.seconds, controls=controls,
+        test=test.figures if test is not None else {}, test_clips=test.clips if test is not None else 0,
+        exit_code=stop.exit_code or result.exit_code,
+    )  # fmt: skip
+    end_records(order.folder, result, curves=not stop.name)
+    return result
+
+
+def notes_of(job: Job, start: Start) -> tuple[str, ...]:
+    """Return what is worth saying before the first step."""
+    return (*start.notes, *job.target.notes, *job.work.notes)
+
+
+def result_of(job: Job, start: Start, *, checks: tuple[Check, ...], ended: str, notes: tuple[str, ...] = ()) -> Trained:
+    """Return what is known of a job whether it trained or not; a check that failed makes the exit status 1."""
+    made = Trained(
+        config=start.config,
+        run=None,
+        init=start.from_,
+        task=job.settings.task,
+        device=job.device.type,
+        step=0,
+        steps=job.settings.steps,
+        ended=ended,
+        checks=checks,
+        metric=job.settings.metric or job.work.task.metric,
+        notes=(*notes_of(job, start), *notes),
+    )
+    return made if made.ok else replace(made, exit_code=1)
