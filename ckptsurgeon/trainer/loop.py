@@ -217,7 +217,7 @@ class Loop:
 
     def save(self) -> None:
         """Write a checkpoint to go on from."""
-        self._log.flush()
+        self._log.sync()
         if self.folder is not None:
             model = safetensors_bytes(tensors_of(self.model))
             self.folder.save(self.standing.step, model, self.state(), keep=self.settings.keep)

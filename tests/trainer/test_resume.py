@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import signal
-import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -118,47 +115,3 @@ def test_a_save_that_fails_keeps_the_old_checkpoint(call: str, monkeypatch: pyte
     assert Path("run/last/model.safetensors").read_bytes() == before
     assert [name for place in ("run", "run/steps") for name in os.listdir(place) if "ckpt-tmp" in name] == []
     folder.load()
-
-
-def forked(delay: float | None) -> int:
-    """Train, or go on, in a process of its own that is killed after ``delay`` seconds; returns its status."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking: there is one thread
-        child = os.fork()
-    if child == 0:
-        try:
-            loop = toy.loop(folder="run", steps=36, save_every=3, keep=2)
-            if RunFolder("run").holds_a_run:
-                loop.restore(*RunFolder("run").load())
-            loop.run()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    if delay is not None:
-        time.sleep(delay)
-        os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1]
-
-
-def test_killed_at_twenty_moments_it_ends_with_the_weights_of_a_run_that_was_not() -> None:
-    began = time.monotonic()
-    assert forked(None) == 0
-    took = time.monotonic() - began
-    wanted = load_file("run/last/model.safetensors")
-    best = load_file("run/best.safetensors")
-    os.rename("run", "unkilled")
-    chance = random.Random(0)
-    steps = []
-    for _ in range(20):
-        forked(chance.uniform(0.02, min(took / 3, 0.6)))
-        if RunFolder("run").holds_a_run:
-            load_file("run/last/model.safetensors")
-            torch.load("run/last/state.pth", weights_only=True)
-            steps.append(RunFolder("run").last_step())
-    assert steps == sorted(steps)
-    assert forked(None) == 0
-    for name, known in (("last/model", wanted), ("best", best)):
-        found = load_file(f"run/{name}.safetensors")
-        assert all(torch.equal(found[key], value) for key, value in known.items()), name
-    assert {name for name in os.listdir("run/steps") if not name.isdigit()} == set()
-    assert len(os.listdir("run/steps")) == 2
