@@ -72,11 +72,11 @@ def _said(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def recorded(folder: RunFolder, step: int) -> dict[str, Any]:
+def recorded(folder: RunFolder) -> dict[str, Any]:
     """Return the lineage of a run; raises SourceError or FormatError where it is not there."""
     found = folder.read_json(NAME)
     if found.get("kind") != "ckpt.lineage" or found.get("version") != 1:
-        raise FormatError(f"{escape(folder.of(NAME))} is no lineage of a run at step {step}.")
+        raise FormatError(f"{escape(folder.of(NAME))} is no lineage of a run.")
     return found
 
 

@@ -14,7 +14,7 @@ from .lineage import config_text, lineage_of
 from .log import NAME as LOG
 from .log import read_log
 from .result import Trained
-from .run_folder import RunFolder
+from .run_folder import BEST, RunFolder
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -29,6 +29,8 @@ def begin_records(
 ) -> None:
     """Make the folder, and write what was started and how it was found; raises OutputError."""
     folder.create()
+    for name in (BEST, "result.json"):  # of a run that was killed before it saved
+        folder.remove(name)
     home = os.path.dirname(os.path.abspath(job.document.path))
     used = config_text(job, os.path.relpath(home, os.path.abspath(folder.path)))
     folder.write("config.yaml", used.encode("utf-8", "surrogatepass"))

@@ -150,6 +150,15 @@ class RunFolder:
         with staged_file(self.of(name), len(data), force=True) as staged:
             staged.write(0, data)
 
+    def remove(self, name: str) -> None:
+        """Remove a file of the folder, if there is one; raises OutputError."""
+        try:
+            os.unlink(self.of(name))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise output_error(self.of(name), error) from error
+
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write a file of plain data."""
         self.write(name, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))

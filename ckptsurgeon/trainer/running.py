@@ -64,7 +64,7 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
 
 def _resumed(job: Job, order: Order) -> Loop:
     """Return the run in a folder as it was saved."""
-    check_unchanged(job, recorded(order.folder, order.folder.last_step()), order.folder)
+    check_unchanged(job, recorded(order.folder), order.folder)
     loop = Loop(job, job.empty_model().to(job.device), folder=order.folder, observer=order.tell)
     loop.restore(*order.folder.load())
     return loop

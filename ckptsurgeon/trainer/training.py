@@ -11,6 +11,7 @@ from ..errors import ConfigError
 from ..text import escape
 from .assembly import job_of, with_one_batch
 from .checking import at, checks_before
+from .claim import check_free, check_no_input
 from .controls import check_controls
 from .device import computing
 from .filling import fill, telling
@@ -59,6 +60,8 @@ def train(
     writes = not (check_only or preprocess_only)
     start, sets = _start(folder, _text(config), _text(init), resume=resume, sets=sets, writes=writes)
     job = job_of(start.config, sets=sets, device=device, init=start.init)
+    if writes and not resume:
+        check_no_input(folder, job)
     if controls:
         check_controls(job, seeds)
     order = Order(folder, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None))
@@ -96,18 +99,16 @@ def _start(
 ) -> tuple[Start, tuple[str, ...]]:
     """Return what to start from: anew, or as a run in a folder was started. Init is not resume, and never both."""
     if not resume:
-        if folder.holds_a_run and writes:
-            raise ConfigError(
-                f"{escape(folder.path)} holds a run, at step {folder.last_step()}.",
-                hint="Go on with it by --resume, or start another with --run.",
-            )
+        if writes:
+            check_free(folder)
         return found_start(config, init), tuple(sets)
     if init is not None:
         raise ConfigError(
             "--init and --resume contradict each other: a run is initialised once, and its folder says from what.",
             hint="Leave one out.",
         )
-    known = recorded(folder, folder.last_step())
+    folder.last_step()
+    known = recorded(folder)
     if config is None:
         config = os.path.relpath(os.path.join(folder.path, known["config"]))
     begun = known["init"]["path"] if known["init"] is not None else None

@@ -26,17 +26,6 @@ from . import toy
 Run = Callable[..., Any]
 
 
-@pytest.fixture
-def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the checks that train again or start a process, and without TensorBoard's import."""
-    from ckptsurgeon.trainer import running
-    from ckptsurgeon.trainer.log import Log
-
-    monkeypatch.setattr(running, "checks_after", lambda *args, **options: [Check("cheap", "NOT RUN", "a test")])
-    real = Log.__init__
-    monkeypatch.setattr(Log, "__init__", lambda self, folder, step, **options: real(self, folder, step))
-
-
 def flat(text: str) -> str:
     return " ".join(text.split())
 
