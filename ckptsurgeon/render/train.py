@@ -35,6 +35,7 @@ WAYS = {
     "nonfinite": "stopped: too many steps in a row were not finite",
     "SIGTERM": "terminated; it finished its step and saved",
     "SIGINT": "interrupted; it finished its step and saved",
+    "SIGHUP": "hung up; it finished its step and saved",
     "prepared": "prepared; nothing was trained",
 }
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 
 from .. import api
 from .assembly import job_of
+from .device import computing
 from .evaluating import loss_per_item
 from .source import first_batch
 
@@ -20,9 +22,10 @@ def main() -> None:
     job = job_of(order["config"], sets=order["sets"], device=order["device"])
     model = job.empty_model()
     api.load_into(model, order["weights"], strict=True, on_missing="error")
-    found = loss_per_item(
-        model.to(job.device), job.work.task, [first_batch(job.work.train, job.settings.seed)], settings=job.settings
-    )
+    with computing(job.settings), closing(job.work):
+        found = loss_per_item(
+            model.to(job.device), job.work.task, [first_batch(job.work.train, job.settings.seed)], settings=job.settings
+        )
     sys.stdout.write(f"{found!r}\n")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from ..api.types import Path
@@ -68,7 +69,7 @@ def train(
     if preprocess_only:  # what it computes of each split is said with what there is
         job = replace(job, work=replace(job.work, notes=()))
     order.tell({"event": "notes", "notes": notes_of(job, start)})
-    with computing(job.settings):
+    with computing(job.settings), closing(job.work):
         if preprocess_only:
             return _prepared(job, start, order)
         if overfit_one_batch:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from ..configs import Document, user_code
 from ..text import escape
 from ..vocabulary import read_vocabulary
+from .data.loader import Batches
 from .data.split import located
 from .settings import Settings
 from .source import Source
@@ -32,6 +33,12 @@ class Work:
     test: Source | None = None
     prepare: Callable[[Progress], Sequence[str]] | None = None
     notes: tuple[str, ...] = ()
+
+    def close(self) -> None:
+        """Let go of what the sources hold: processes."""
+        for source in (self.train, self.dev, self.test):
+            if isinstance(source, Batches):
+                source.close()
 
 
 def load_work(settings: Settings, document: Document) -> Work:
