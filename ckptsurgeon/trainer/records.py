@@ -10,7 +10,7 @@ from .checks import Check
 from .curves import curves_png
 from .job import Job
 from .lineage import NAME as LINEAGE
-from .lineage import config_text, lineage_of
+from .lineage import OVERFITTING, config_text, lineage_of
 from .log import NAME as LOG
 from .log import read_log
 from .result import Trained
@@ -25,7 +25,7 @@ CHECKS = "checks.json"
 
 
 def begin_records(
-    folder: RunFolder, job: Job, plan: Plan | None, *, sets: Sequence[str], checks: Sequence[Check]
+    folder: RunFolder, job: Job, plan: Plan | None, *, sets: Sequence[str], checks: Sequence[Check], overfitting: bool
 ) -> None:
     """Make the folder, and write what was started and how it was found; raises OutputError."""
     folder.create()
@@ -34,7 +34,7 @@ def begin_records(
     home = os.path.dirname(os.path.abspath(job.document.path))
     used = config_text(job, os.path.relpath(home, os.path.abspath(folder.path)))
     folder.write("config.yaml", used.encode("utf-8", "surrogatepass"))
-    folder.write_json(LINEAGE, lineage_of(job, plan, folder, sets))
+    folder.write_json(LINEAGE, {**lineage_of(job, plan, folder, sets), OVERFITTING: overfitting})
     _write_checks(folder, checks)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from .checking import at, checks_after, checks_before, checks_during
-from .checks._check import Check
+from .checks._check import NOT_RUN, Check
 from .controls import run_controls
 from .filling import fill
 from .job import Job
 from .lineage import NAME as LINEAGE
-from .lineage import check_unchanged, metadata_of, recorded
+from .lineage import metadata_of
 from .loop import NONFINITE, Loop, Observer
 from .records import begin_records, checks_in, end_records
 from .result import Controls, Trained
@@ -20,6 +21,9 @@ from .stopping import Stop, listening
 from .testing import UNTESTED, Tested, tested, wants_test
 
 __all__ = ["Order", "carried_out", "notes_of", "result_of"]
+
+
+UNCHECKED = Check("checks after the last step", NOT_RUN, "the program ended first; --resume makes them", "after")
 
 
 @dataclass(frozen=True)
@@ -46,25 +50,26 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
         before = at("before", checks_before(job, model, plan))
         order.tell({"event": "checks", "checks": before})
         loop = Loop(job, model, folder=order.folder, observer=order.tell)
-        begin_records(order.folder, job, plan, sets=order.sets, checks=before)
+        begin_records(order.folder, job, plan, sets=order.sets, checks=before, overfitting=order.overfit)
     loop.lineage = metadata_of(order.folder.read_json(LINEAGE))
     order.tell({"event": "begin", "step": loop.standing.step, "steps": job.settings.steps, "folder": order.folder.path})
     with listening() as stop:
         ended = loop.run(stop=stop, tensorboard=True)
     if job.work.dev is None and ended != NONFINITE and loop.standing.step:
         loop.save_best()
-    checks, controls = before, None
+    finish = partial(_finish, job, start, loop, order, stop=stop)
+    if stop.name:
+        return finish(checks=before)
+    checks = (*before, *at("during", checks_during(loop)))
+    finish(checks=(*checks, UNCHECKED), done=False)  # what comes now takes long, and may be stopped
     test = tested(loop, order.tell) if wants_test(loop) else None
-    if not stop.name:
-        checks = (*before, *at("during", checks_during(loop)))
-        controls = _controls(job, order)
-        checks = (*checks, *at("after", checks_after(loop, order.sets, controls, overfitting=order.overfit)))
-    return _finish(job, start, loop, order, stop=stop, checks=checks, controls=controls, test=test)
+    controls = _controls(job, order)
+    checks = (*checks, *at("after", checks_after(loop, order.sets, controls, overfitting=order.overfit)))
+    return finish(checks=checks, controls=controls, test=test)
 
 
 def _resumed(job: Job, order: Order) -> Loop:
     """Return the run in a folder as it was saved."""
-    check_unchanged(job, recorded(order.folder), order.folder)
     loop = Loop(job, job.empty_model().to(job.device), folder=order.folder, observer=order.tell)
     loop.restore(*order.folder.load())
     return loop
@@ -82,10 +87,10 @@ def _controls(job: Job, order: Order) -> Controls | None:
 
 def _finish(
     job: Job, start: Start, loop: Loop, order: Order, *, stop: Stop, checks: tuple[Check, ...],
-    controls: Controls | None, test: Tested | None,
+    controls: Controls | None = None, test: Tested | None = None, done: bool = True,
 ) -> Trained:  # fmt: skip
     standing = loop.standing
-    notes = (UNTESTED,) if wants_test(loop) and test is None else ()
+    notes = (UNTESTED,) if done and wants_test(loop) and test is None else ()
     result = result_of(job, start, checks=checks, ended=standing.ended, notes=notes)
     result = replace(
         result, run=order.folder.path, step=standing.step, metric=loop.metric, best=standing.best,
@@ -94,7 +99,7 @@ def _finish(
         test=test.figures if test is not None else {}, test_clips=test.clips if test is not None else 0,
         exit_code=stop.exit_code or result.exit_code,
     )  # fmt: skip
-    end_records(order.folder, result, curves=not stop.name)
+    end_records(order.folder, result, curves=done and not stop.name)
     return result
 
 

@@ -17,9 +17,10 @@ from .controls import check_controls
 from .device import computing
 from .filling import fill, telling
 from .job import Job
-from .lineage import recorded
+from .lineage import check_unchanged
 from .loop import Observer
 from .result import Trained
+from .resuming import check_overfitting, resumed_start
 from .run_folder import RunFolder
 from .running import Order, carried_out, notes_of, result_of
 from .start import Start, found_start
@@ -48,7 +49,8 @@ def train(
 
     Without ``config`` it is the one that the init's recipe names; without ``init`` too, the one
     ``*.init.safetensors`` of the working directory. ``sets`` are ``KEY=VALUE`` over the ``train:`` section. The
-    folder ``run`` takes what the run leaves; ``resume`` goes on with the run in it, bit for bit on a CPU.
+    folder ``run`` takes what the run leaves; ``resume`` goes on with the run in it, bit for bit on a CPU; with
+    ``controls`` a run that is done may be gone on with for them alone.
     ``check_only`` runs the checks that come before the first step, and writes nothing. ``controls`` trains the
     controls too, with ``seeds`` paired seeds. ``observer`` is given each row of the log as it is made, and what else
     happens: an ``event`` each.
@@ -59,10 +61,13 @@ def train(
     sets = (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
     folder = RunFolder(os.fspath(run))
     writes = not (check_only or preprocess_only)
-    start, sets = _start(folder, _text(config), _text(init), resume=resume, sets=sets, writes=writes)
+    start, sets = _start(folder, _text(config), _text(init), resume=resume, sets=sets, writes=writes, controls=controls)
     job = job_of(start.config, sets=sets, device=device, init=start.init)
-    if writes and not resume:
+    if start.known is not None:
+        start = replace(start, notes=(*start.notes, *check_unchanged(job, start.known, folder)))
+    elif writes:
         check_no_input(folder, job)
+    overfit_one_batch = check_overfitting(start, overfit_one_batch, folder)
     if controls:
         check_controls(job, seeds)
     order = Order(folder, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None))
@@ -87,8 +92,6 @@ def _check_modes(check_only: bool, preprocess_only: bool, resume: bool, *, contr
     more = [*alone[1:], *(flag for flag, given in others if given)]
     if alone and more:
         raise ConfigError(f"{alone[0]} and {more[0]} contradict each other.", hint="Leave one out.")
-    if resume and controls:
-        raise ConfigError("--controls starts from an init, --resume does not.", hint="Leave one out.")
 
 
 def _text(path: Path | None) -> str | None:
@@ -96,7 +99,14 @@ def _text(path: Path | None) -> str | None:
 
 
 def _start(
-    folder: RunFolder, config: str | None, init: str | None, *, resume: bool, sets: Sequence[str], writes: bool
+    folder: RunFolder,
+    config: str | None,
+    init: str | None,
+    *,
+    resume: bool,
+    sets: Sequence[str],
+    writes: bool,
+    controls: bool,
 ) -> tuple[Start, tuple[str, ...]]:
     """Return what to start from: anew, or as a run in a folder was started. Init is not resume, and never both."""
     if not resume:
@@ -108,13 +118,7 @@ def _start(
             "--init and --resume contradict each other: a run is initialised once, and its folder says from what.",
             hint="Leave one out.",
         )
-    folder.last_step()
-    known = recorded(folder)
-    if config is None:
-        config = os.path.relpath(os.path.join(folder.path, known["config"]))
-    begun = known["init"]["path"] if known["init"] is not None else None
-    from_ = os.path.relpath(os.path.join(folder.path, begun)) if begun is not None else None
-    return Start(config, from_=from_), (*known["sets"], *sets)
+    return resumed_start(folder, config, sets=sets, controls=controls)
 
 
 def _prepared(job: Job, start: Start, order: Order) -> Trained:

@@ -25,6 +25,7 @@ class Work:
     """A task and its splits; ``dev`` is None where there is nothing to evaluate on, ``test`` where nothing at the end.
 
     ``prepare`` computes once what would otherwise be computed from the clips each time, and returns what it did.
+    ``tokens`` is the token list, empty where there is none.
     """
 
     task: Task
@@ -33,6 +34,7 @@ class Work:
     test: Source | None = None
     prepare: Callable[[Progress], Sequence[str]] | None = None
     notes: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
 
     def close(self) -> None:
         """Let go of what the sources hold: processes."""
@@ -51,14 +53,21 @@ def load_work(settings: Settings, document: Document) -> Work:
     kind = load_task(settings.task, folder)
     data = located(settings.data, folder)
     with user_code(document):
-        task: Any = kind(replace(settings, data=data), _tokens(data.tokens, document))
+        tokens = _tokens(data.tokens, document)
+        task: Any = kind(replace(settings, data=data), tokens)
         splits = task.splits() if hasattr(task, "splits") else {}
         notes = task.notes() if hasattr(task, "notes") else ()
     if "train" not in splits:
         raise document.fail(f"the task {escape(settings.task)} does not say where its data come from.")
     prepare = getattr(task, "prepare", None)
     return Work(
-        cast(Task, task), cast(Source, splits["train"]), splits.get("dev"), splits.get("test"), prepare, tuple(notes)
+        cast(Task, task),
+        cast(Source, splits["train"]),
+        splits.get("dev"),
+        splits.get("test"),
+        prepare,
+        tuple(notes),
+        tuple(tokens),
     )
 
 

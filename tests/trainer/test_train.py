@@ -335,7 +335,6 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
         (["--controls", "--seeds", "0"], "--seeds is 0"),
         (["--controls"], "there is no init. Give --init"),
         (["--check-only", "--resume"], "--check-only and --resume contradict each other"),
-        (["--resume", "--controls"], "--controls starts from an init, --resume does not"),
         (["--preprocess-only"], "computes nothing beforehand"),
         (["--report", "nowhere"], "there is no run nowhere"),
     ],
