@@ -14,7 +14,7 @@ from ..text import escape
 
 __all__ = ["RunLock"]
 
-NAME = "lock"
+NAME = ".ckpt-lock"
 
 
 @dataclass

@@ -17,7 +17,7 @@ from .device import peak_bytes
 from .ema import Average
 from .evaluating import evaluate
 from .freezing import Freezing
-from .job import Job, tensors_of
+from .job import Job, tensors_of, unsaved_of
 from .log import Log, Pending, rows_of
 from .optimizing import Optimizer
 from .random_state import random_state, seed_all, set_random_state
@@ -79,6 +79,7 @@ class Loop:
             "random": random_state(),
             "before": self.freezing.before,
             "moved": self.freezing.moved,
+            "unsaved": {key: buffer.detach().cpu() for key, buffer in unsaved_of(self.model).items()},
         }
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -90,6 +91,9 @@ class Loop:
         with torch.no_grad():
             for key, value in own.items():
                 value.copy_(tensors[key])
+        for key, buffer in state.get("unsaved", {}).items():
+            path, _, name = key.rpartition(".")
+            setattr(self.model.get_submodule(path), name, buffer.to(self.job.device))
         self.standing = Standing(**state["standing"])
         self.standing.ended = ""
         self.stream = Stream(self.job.work.train, self.settings.seed, tuple(state["position"]))
@@ -201,6 +205,7 @@ class Loop:
         value = standing.figures[name]
         if not math.isnan(value) and (standing.best is None or value < standing.best):
             standing.best, standing.best_step, standing.waited = value, standing.step, 0
+            standing.best_loss = standing.figures.get("loss")
             self.save_best()
         else:
             standing.waited += 1
@@ -217,7 +222,7 @@ class Loop:
 
     def save(self) -> None:
         """Write a checkpoint to go on from."""
-        self._log.flush()
+        self._log.sync()
         if self.folder is not None:
             model = safetensors_bytes(tensors_of(self.model))
             self.folder.save(self.standing.step, model, self.state(), keep=self.settings.keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,12 +11,12 @@ from ..text import escape
 from .checks import Check
 from .curves import curves_png
 from .job import Job
+from .lineage import KEPT, OVERFITTING, config_text, lineage_of
 from .lineage import NAME as LINEAGE
-from .lineage import config_text, lineage_of
 from .log import NAME as LOG
 from .log import read_log
 from .result import Trained
-from .run_folder import RunFolder
+from .run_folder import BEST, RunFolder
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -26,14 +27,23 @@ CHECKS = "checks.json"
 
 
 def begin_records(
-    folder: RunFolder, job: Job, plan: Plan | None, *, sets: Sequence[str], checks: Sequence[Check]
+    folder: RunFolder, job: Job, plan: Plan | None, *, sets: Sequence[str], checks: Sequence[Check], overfitting: bool
 ) -> None:
     """Make the folder, and write what was started and how it was found; raises OutputError."""
     folder.create()
+    for name in (BEST, "result.json"):  # of a run that was killed before it saved
+        folder.remove(name)
     home = os.path.abspath(job.document.folder)
     used = config_text(job, os.path.relpath(home, os.path.abspath(folder.path))).encode("utf-8", "surrogatepass")
     folder.write("config.yaml", used)
-    folder.write_json(LINEAGE, lineage_of(job, plan, folder, sets, used))
+    folder.write_json(
+        LINEAGE,
+        {
+            **lineage_of(job, plan, folder, sets),
+            KEPT: hashlib.sha256(used).hexdigest(),
+            OVERFITTING: overfitting,
+        },
+    )
     _write_checks(folder, checks)
 
 

@@ -89,14 +89,17 @@ class RunFolder:
     def create(self) -> None:
         """Make the folder; raises OutputError."""
         try:
+            made = [self.path, *_absent(self.path)]
             os.makedirs(self.of("steps"), exist_ok=True)
+            for folder in made:
+                sync_folder(folder)
         except OSError as error:
             raise output_error(self.path, error) from error
 
     def save(self, step: int, model: bytes, state: Mapping[str, Any], *, keep: int) -> None:
-        """Write a checkpoint, let ``last`` be it, and remove all but the newest ``keep``; raises OutputError.
+        """Write a checkpoint, let ``last`` be it, and keep ``keep`` of those that led to it; raises OutputError.
 
-        Whatever happens, ``last`` leads to a whole checkpoint: the newest, or the one before.
+        Whatever happens, ``last`` leads to a whole checkpoint: this one, or the one before.
         """
         import torch
 
@@ -108,7 +111,7 @@ class RunFolder:
             for name, content in data.items():
                 staged.write(name, content)
         self._point(step)
-        self._prune(keep)
+        self._prune(step, keep)
 
     def _point(self, step: int) -> None:
         """Let ``last`` lead to a step, in one rename."""
@@ -122,15 +125,20 @@ class RunFolder:
                 os.unlink(temp)
             raise output_error(self.of("last"), error) from error
 
-    def _prune(self, keep: int) -> None:
-        """Remove old checkpoints, and what killed runs left; each is renamed first, so that half a one has no name."""
+    def _prune(self, step: int, keep: int) -> None:
+        """Remove old checkpoints, and what killed runs left: those of later steps too, which did not happen.
+
+        Each is renamed before it is emptied, on disk too, so that half a one has no name.
+        """
         names = os.listdir(self.of("steps"))
-        for step in sorted(int(name) for name in names if name.isdigit())[:-keep]:
-            old = self.of("steps", str(step))
-            gone = temp_name(old)
-            with suppress(OSError):
-                os.rename(old, gone)
-                shutil.rmtree(gone)
+        found = sorted(int(name) for name in names if name.isdigit())
+        kept = [one for one in found if one <= step][-keep:]
+        gone = [temp for one in found if one not in kept for temp in self._unnamed(one)]
+        with suppress(OSError):
+            if gone:
+                sync_folder(self.of("steps"))
+            for temp in gone:
+                shutil.rmtree(temp)
         for name in names:
             if left := _LEFT_OVER.fullmatch(name):
                 remove_leftovers(self.of("steps", left[1]))
@@ -138,6 +146,15 @@ class RunFolder:
             if name.startswith(".last.") and ".ckpt-tmp" in name and os.path.islink(self.of(name)):
                 with suppress(OSError):
                     os.unlink(self.of(name))
+
+    def _unnamed(self, step: int) -> list[str]:
+        """Take a checkpoint's name away; returns what it is called now, nothing where it could not be renamed."""
+        gone = temp_name(self.of("steps", str(step)))
+        try:
+            os.rename(self.of("steps", str(step)), gone)
+        except OSError:
+            return []
+        return [gone]
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and the state of the newest checkpoint; raises SourceError or FormatError."""
@@ -164,6 +181,15 @@ class RunFolder:
         with staged_file(self.of(name), len(data), force=True) as staged:
             staged.write(0, data)
 
+    def remove(self, name: str) -> None:
+        """Remove a file of the folder, if there is one; raises OutputError."""
+        try:
+            os.unlink(self.of(name))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise output_error(self.of(name), error) from error
+
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write a file of plain data."""
         self.write(name, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
@@ -180,6 +206,15 @@ class RunFolder:
         if not isinstance(data, dict):
             raise FormatError(f"{escape(self.of(name))} is not what a run writes.")
         return data
+
+
+def _absent(path: str) -> list[str]:
+    """Return the folders in which something has to be made for a path to be one."""
+    path, found = os.path.abspath(path), []
+    while not os.path.isdir(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+        found.append(path)
+    return found
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:

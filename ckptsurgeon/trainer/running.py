@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from .checking import at, checks_after, checks_before, checks_during
-from .checks._check import Check
+from .checks._check import NOT_RUN, Check
+from .claim import check_free
 from .controls import run_controls
 from .filling import fill
 from .job import Job
 from .lineage import NAME as LINEAGE
-from .lineage import check_unchanged, metadata_of, recorded
+from .lineage import metadata_of
 from .locking import RunLock
 from .loop import NONFINITE, Loop, Observer
 from .records import begin_records, checks_in, end_records
 from .result import Controls, Trained
-from .room import check_room
 from .run_folder import RunFolder
 from .start import Start
 from .stopping import Stop, listening
 from .testing import UNTESTED, Tested, tested, wants_test
 
 __all__ = ["Order", "carried_out", "notes_of", "result_of"]
+
+
+UNCHECKED = Check("checks after the last step", NOT_RUN, "the program ended first; --resume makes them", "after")
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
         order.tell({"event": "checks", "checks": before})
         loop = Loop(job, model, folder=order.folder, observer=order.tell)
         _claim(order)
-        begin_records(order.folder, job, plan, sets=order.sets, checks=before)
+        begin_records(order.folder, job, plan, sets=order.sets, checks=before, overfitting=order.overfit)
     before_s = loop.standing.seconds
     notes = _already(loop) if order.resume else ()
     if notes:
@@ -64,17 +68,16 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
         ended = loop.run(stop=stop, tensorboard=True)
     if job.work.dev is None and ended != NONFINITE and loop.standing.step:
         loop.save_best()
-    checks, controls = before, None
+    start = replace(start, notes=(*start.notes, *notes))
+    finish = partial(_finish, job, start, loop, order, stop=stop, before_s=before_s)
+    if stop.name:
+        return finish(checks=before)
+    checks = (*before, *at("during", checks_during(loop), order.tell))
+    finish(checks=(*checks, UNCHECKED), done=False)  # what comes now takes long, and may be stopped
     test = tested(loop, order.tell) if wants_test(loop) else None
-    if not stop.name:
-        checks = (*before, *at("during", checks_during(loop), order.tell))
-        controls = _controls(job, order)
-        after = checks_after(loop, order.sets, controls, overfitting=order.overfit)
-        checks = (*checks, *at("after", after, order.tell))
-    return _finish(
-        job, replace(start, notes=(*start.notes, *notes)), loop, order,
-        stop=stop, checks=checks, controls=controls, test=test, before_s=before_s,
-    )  # fmt: skip
+    controls = _controls(job, order)
+    after = checks_after(loop, order.sets, controls, overfitting=order.overfit)
+    return finish(checks=(*checks, *at("after", after, order.tell)), controls=controls, test=test)
 
 
 def _already(loop: Loop) -> tuple[str, ...]:
@@ -89,12 +92,12 @@ def _claim(order: Order) -> None:
     """Make the folder this run's own: another one may have begun there since it was looked at."""
     order.folder.create()
     order.lock.take()
-    check_room(order.folder)
+    if order.folder.holds_a_run:
+        check_free(order.folder)
 
 
 def _resumed(job: Job, order: Order) -> Loop:
     """Return the run in a folder as it was saved."""
-    check_unchanged(job, recorded(order.folder, order.folder.last_step()), order.folder)
     loop = Loop(job, job.empty_model().to(job.device), folder=order.folder, observer=order.tell)
     loop.restore(*order.folder.load())
     return loop
@@ -112,10 +115,10 @@ def _controls(job: Job, order: Order) -> Controls | None:
 
 def _finish(
     job: Job, start: Start, loop: Loop, order: Order, *, stop: Stop, checks: tuple[Check, ...],
-    controls: Controls | None, test: Tested | None, before_s: float,
+    controls: Controls | None = None, test: Tested | None = None, done: bool = True, before_s: float,
 ) -> Trained:  # fmt: skip
     standing = loop.standing
-    notes = (UNTESTED,) if wants_test(loop) and test is None else ()
+    notes = (UNTESTED,) if done and wants_test(loop) and test is None else ()
     result = result_of(job, start, checks=checks, ended=standing.ended, notes=notes)
     result = replace(
         result, run=order.folder.path, step=standing.step, metric=loop.metric, best=standing.best,
@@ -125,7 +128,7 @@ def _finish(
         test=test.figures if test is not None else {}, test_clips=test.clips if test is not None else 0,
         exit_code=stop.exit_code or result.exit_code,
     )  # fmt: skip
-    end_records(order.folder, result, curves=not stop.name)
+    end_records(order.folder, result, curves=done and not stop.name)
     return result
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from ..api.types import Path
@@ -12,15 +13,16 @@ from ..errors import ConfigError
 from ..text import escape
 from .assembly import job_of, with_one_batch
 from .checking import at, checks_before
+from .claim import check_free, check_no_input, company
 from .controls import check_controls
 from .device import computing
 from .filling import fill, telling
 from .job import Job
-from .lineage import edited, recorded
+from .lineage import check_unchanged
 from .locking import RunLock
 from .loop import Observer
 from .result import Trained
-from .room import check_room
+from .resuming import check_overfitting, resumed_start
 from .run_folder import RunFolder
 from .running import Order, carried_out, notes_of, result_of
 from .start import Start, found_start
@@ -53,7 +55,7 @@ def train(
     Without ``config`` it is the one that the init's recipe names; without ``init`` too, the one
     ``*.init.safetensors`` of the working directory. ``sets`` are ``KEY=VALUE`` over the ``train:`` section. The
     folder ``run`` (``run``; ``run-overfit`` with ``overfit_one_batch``) takes what the run leaves; ``resume`` goes on
-    with the run in it, bit for bit on a CPU.
+    with the run in it, bit for bit on a CPU; with ``controls`` a run that is done may be gone on with for them alone.
     ``check_only`` runs the checks that come before the first step, and writes nothing. ``controls`` trains the
     controls too, with ``seeds`` paired seeds. ``observer`` is given each row of the log as it is made, and what else
     happens: an ``event`` each.
@@ -68,10 +70,17 @@ def train(
     folder = RunFolder(os.fspath(run) if run is not None else OVERFIT if overfit_one_batch else RUN)
     writes = not (check_only or preprocess_only)
     with RunLock(folder.path) as lock:
-        start, sets = _start(lock, folder, _text(config), _text(init), resume=resume, sets=sets, writes=writes)
+        start, sets = _start(
+            lock, folder, _text(config), _text(init), resume=resume, sets=sets, writes=writes, controls=controls
+        )
         # What is only looked at is computed anew, for there would be a cache to write.
         unkept = ("data.cache=null",) if check_only else ()
         job = job_of(start.config, sets=(*sets, *unkept), device=device, init=start.init)
+        if start.known is not None:
+            start = replace(start, notes=(*start.notes, *check_unchanged(job, start.known, folder)))
+        elif writes:
+            check_no_input(folder, job)
+        overfit_one_batch = check_overfitting(start, overfit_one_batch, folder)
         if controls:
             check_controls(job, seeds)
         order = Order(
@@ -81,7 +90,7 @@ def train(
             job = replace(job, work=replace(job.work, notes=()))
             start = replace(start, notes=start.notes if start.init is not None else ())
         order.tell({"event": "notes", "notes": notes_of(job, start)})
-        with computing(job.settings):
+        with computing(job.settings), closing(job.work):
             if preprocess_only:
                 return _prepared(job, start, order)
             if overfit_one_batch:
@@ -99,8 +108,6 @@ def _check_modes(check_only: bool, preprocess_only: bool, resume: bool, *, contr
     more = [*alone[1:], *(flag for flag, given in others if given)]
     if alone and more:
         raise ConfigError(f"{alone[0]} and {more[0]} contradict each other.", hint="Leave one out.")
-    if resume and controls:
-        raise ConfigError("--controls starts from an init, --resume does not.", hint="Leave one out.")
 
 
 def _text(path: Path | None) -> str | None:
@@ -116,26 +123,21 @@ def _start(
     resume: bool,
     sets: Sequence[str],
     writes: bool,
+    controls: bool,
 ) -> tuple[Start, tuple[str, ...]]:
     """Return what to start from: anew, or as a run in a folder was started. Init is not resume, and never both."""
     if not resume:
         if writes:
             lock.check()
-            check_room(folder)
-        return found_start(config, init), tuple(sets)
+            check_free(folder)
+        found = found_start(config, init)
+        return (replace(found, notes=(*found.notes, *company(folder))) if writes else found), tuple(sets)
     if init is not None:
         raise ConfigError(
             "--init and --resume contradict each other: a run is initialised once, and its folder says from what.",
             hint="Leave one out.",
         )
-    known = recorded(folder, folder.last_step())
-    lock.take()
-    notes = tuple(filter(None, (folder.relinked(), edited(folder, known))))
-    if config is None:
-        config = os.path.relpath(os.path.join(folder.path, known["config"]))
-    begun = known["init"]["path"] if known["init"] is not None else None
-    from_ = os.path.relpath(os.path.join(folder.path, begun)) if begun is not None else None
-    return Start(config, notes=notes, from_=from_), (*known["sets"], *sets)
+    return resumed_start(lock, folder, config, sets=sets, controls=controls)
 
 
 def _prepared(job: Job, start: Start, order: Order) -> Trained:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from ..configs import Document, user_code
 from ..text import brief_repr, escape
 from ..vocabulary import read_vocabulary
+from .data.loader import Batches
 from .data.split import located
 from .settings import Settings
 from .source import Source
@@ -23,6 +24,7 @@ class Work:
     """A task and its splits; ``dev`` is None where there is nothing to evaluate on, ``test`` where nothing at the end.
 
     ``prepare`` computes once what would otherwise be computed from the clips each time, and returns what it did.
+    ``tokens`` is the token list, empty where there is none.
     """
 
     task: Task
@@ -31,6 +33,13 @@ class Work:
     test: Source | None = None
     prepare: Callable[[Progress], Sequence[str]] | None = None
     notes: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+
+    def close(self) -> None:
+        """Let go of what the sources hold: processes."""
+        for source in (self.train, self.dev, self.test):
+            if isinstance(source, Batches):
+                source.close()
 
 
 def load_work(settings: Settings, document: Document) -> Work:
@@ -56,7 +65,13 @@ def load_work(settings: Settings, document: Document) -> Work:
         raise document.fail(f"the task {escape(settings.task)} does not say where its data come from.")
     prepare = getattr(task, "prepare", None)
     return Work(
-        cast(Task, task), cast(Source, splits["train"]), splits.get("dev"), splits.get("test"), prepare, tuple(notes)
+        cast(Task, task),
+        cast(Source, splits["train"]),
+        splits.get("dev"),
+        splits.get("test"),
+        prepare,
+        tuple(notes),
+        tuple(tokens),
     )
 
 

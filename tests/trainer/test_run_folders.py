@@ -60,7 +60,9 @@ def refused(ckpt: Run, *flags: str, code: int) -> str:
 
 
 def tree(folder: str) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file() and path.name != "lock"}
+    return {
+        str(path): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file() and path.name != ".ckpt-lock"
+    }
 
 
 def part(step: int) -> None:
@@ -81,7 +83,7 @@ def test_one_process_trains_in_a_folder(ckpt: Run, init: str) -> None:
         assert f"run is being trained by process {other.pid}" in refused(ckpt, code=5)
         assert ckpt("train", "--check-only", "--device", "cpu").code == 0
     assert ckpt("train", "--resume", "--device", "cpu").code == 0  # the other one was killed
-    assert not os.path.exists("run/lock")
+    assert not os.path.exists("run/.ckpt-lock")
 
 
 def test_a_run_that_began_meanwhile_is_not_overwritten(ckpt: Run, init: str) -> None:
@@ -185,13 +187,14 @@ def test_a_run_that_was_done_is_said_to_be(ckpt: Run, init: str) -> None:
     assert said.count("note: the run was done, at step 4/4: nothing is left to train, it is only checked again") == 1
 
 
-def test_a_folder_with_other_things_is_no_place_for_a_run(ckpt: Run, init: str) -> None:
+def test_a_folder_with_other_things_is_said(ckpt: Run, init: str) -> None:
     os.mkdir("wav")
     Path("wav/1.wav").touch()
     done = ckpt("train", "--run", "wav", "--device", "cpu")
-    assert done.code == 5
-    assert "wav holds other things than a run: 1.wav. Name a folder of the run's own" in " ".join(done.err.split())
-    assert os.listdir("wav") == ["1.wav"]
+    assert done.code == 0
+    assert "wav holds other things too, and the run lies between them: 1.wav" in " ".join(done.err.split())
+    Path("file").touch()
+    assert "file is no folder." in ckpt("train", "--run", "file", "--device", "cpu").err
 
 
 def test_identical_runs_leave_identical_files(init: str) -> None:

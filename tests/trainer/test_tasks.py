@@ -165,7 +165,10 @@ def test_transcripts_that_cannot_be_learned_are_named() -> None:
     corpus("train.csv", ["a", "", " ", "b"])
     with pytest.raises(cs.ConfigError, match="train.csv, line 3: the transcript is empty, and 1 more are") as caught:
         CTC(settings(), TOKENS).splits()
-    assert caught.value.details == ("train.csv, line 3", "train.csv, line 4")
+    assert caught.value.details == (
+        "train.csv, line 3: the transcript is empty",
+        "train.csv, line 4: the transcript is empty",
+    )
     corpus("train.csv", ["a", "bä", "xb", "a"])
     with pytest.raises(cs.ConfigError, match=r"train.csv, line 3: the letter 'ä' \(U\+00E4\) is no token") as caught:
         CTC(settings(), TOKENS).splits()

@@ -27,17 +27,6 @@ from . import toy
 Run = Callable[..., Any]
 
 
-@pytest.fixture
-def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the checks that train again or start a process, and without TensorBoard's import."""
-    from ckptsurgeon.trainer import running
-    from ckptsurgeon.trainer.log import Log
-
-    monkeypatch.setattr(running, "checks_after", lambda *args, **options: [Check("cheap", "NOT RUN", "a test")])
-    real = Log.__init__
-    monkeypatch.setattr(Log, "__init__", lambda self, folder, step, **options: real(self, folder, step))
-
-
 def flat(text: str) -> str:
     return " ".join(text.split())
 
@@ -347,7 +336,6 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
         (["--controls", "--seeds", "0"], "--seeds is 0"),
         (["--controls"], "there is no init. Give --init"),
         (["--check-only", "--resume"], "--check-only and --resume contradict each other"),
-        (["--resume", "--controls"], "--controls starts from an init, --resume does not"),
         (["--preprocess-only"], "computes nothing beforehand"),
         (["--report", "nowhere"], "there is no run nowhere"),
         (["--report", "run", "--resume"], "--report and --resume contradict each other: it trains nothing."),

@@ -21,8 +21,8 @@ HELP = """Train from initial weights, and check that it worked.
 
 The configuration says what the model is and, under train:, how it is trained. Without one it is that of the one
 *.init.safetensors in the working directory, which is also the init. Before the first step, during and after the last
-the run is checked: PASS, WARN, FAIL, or NOT RUN with the reason. Exit status 1 when a check fails. SIGTERM and SIGINT
-end the run after its step, saved; the exit status is 143 or 130, and --resume goes on.
+the run is checked: PASS, WARN, FAIL, or NOT RUN with the reason. Exit status 1 when a check fails. SIGTERM, SIGINT and
+SIGHUP end the run after its step, saved; the exit status is 143, 130 or 129, and --resume goes on.
 """
 EXAMPLES = """\b
 Examples:
@@ -121,7 +121,7 @@ def _next(found: Trained) -> list[str]:
     if found.run is None:
         return []
     at = "" if found.run == "run" else f" --run {quoted(found.run)}"
-    if found.ended in ("SIGTERM", "SIGINT", "SIGHUP"):
+    if found.ended.startswith("SIG"):
         return [f"ckpt train{at} --resume"]
     if not found.ok:
         return [f"ckpt train --report {quoted(found.run)} -v"]

@@ -15,6 +15,7 @@ from .cache import FeatureCache
 from .clip import Clip
 from .features import Extractor
 from .sound import is_array, read_array, read_sound
+from .workers import deaf, started_deaf
 
 __all__ = ["Inputs"]
 
@@ -91,8 +92,8 @@ def _filled(cache: FeatureCache, pieces: Sequence[Sequence[Clip]], workers: int)
     if not workers:
         return (dataset[place] for place in range(len(pieces)))
     private = torch.Generator()  # else the loader draws from the global one
-    return iter(
+    return started_deaf(
         torch.utils.data.DataLoader(
-            dataset, batch_size=None, num_workers=min(workers, len(pieces) or 1), generator=private
+            dataset, batch_size=None, num_workers=min(workers, len(pieces) or 1), generator=private, worker_init_fn=deaf
         )
     )

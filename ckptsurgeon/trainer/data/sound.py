@@ -67,14 +67,15 @@ def read_sound(clip: Clip, rate: int) -> Samples:
         with soundfile.SoundFile(clip.path) as file:
             own = file.samplerate
             file.seek(min(round(clip.begin_s * own), file.frames))
+            promised = min(round(clip.seconds * own), file.frames - file.tell())
             samples = file.read(round(clip.seconds * own), dtype="float32", always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:
         raise _unreadable(clip.path, clip.where, error) from error
     mono: Samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1, dtype=np.float32)
     if own != rate and len(mono):
         mono = extra("soxr").resample(mono, own, rate)
-    if len(samples) < round((clip.seconds - TOLERANCE_S) * own):
-        raise _unusable(clip, f"ends after {len(samples) / own:g} s of {clip.seconds:g} s")
+    if len(samples) < promised - TOLERANCE_S * own:
+        raise _unusable(clip, f"is cut short: it ends after {len(samples) / own:g} s of {promised / own:g} s")
     if not len(mono):
         raise _unusable(clip, "has no samples")
     if not np.isfinite(mono).all():
