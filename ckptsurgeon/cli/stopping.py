@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["Stopped", "output_in_place", "say", "stop_of", "stoppable", "unwinding"]
+__all__ = ["Stopped", "output_in_place", "say", "stop_of", "stoppable", "trains_in", "unwinding"]
 
 WORDS = {int(signal.SIGINT): "interrupted", int(signal.SIGTERM): "terminated", int(signal.SIGHUP): "hung up"}
 IMPATIENT_S = 1.0
@@ -38,6 +38,7 @@ class _State:
     output = ""
     before: Identity = None
     hasty = False
+    run = ""
 
 
 @contextmanager
@@ -47,6 +48,7 @@ def stoppable(as_json: bool, *, whole_program: bool) -> Iterator[None]:
     When the whole program is done they are ignored, because the interpreter's own end cannot be interrupted tidily.
     """
     _State.as_json, _State.unwinds, _State.number, _State.output = as_json, not whole_program, 0, ""
+    _State.run = ""
     taken = [number for number in WORDS if signal.getsignal(number) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, _stop) for number in (*taken, int(signal.SIGALRM))}
     hook, sys.unraisablehook = sys.unraisablehook, _unraisable
@@ -116,7 +118,26 @@ def stop_of(number: int = 0) -> tuple[int, str]:
     return code, f'{head}{code}, "message": "{quoted}", "hint": "", "rule": null, "details": []}}'
 
 
+def trains_in(folder: str) -> None:
+    """Let what a signal leaves be a run's last checkpoint."""
+    _State.run = folder
+
+
+def _saved() -> str:
+    """Return which checkpoint a run has and how it goes on, '' where nothing was saved."""
+    try:
+        step = os.readlink(os.path.join(_State.run, "last")) if _State.run else ""
+    except OSError:
+        return ""
+    from ..text import escape
+
+    at = "" if _State.run == "run" else f" --run {escape(_State.run)}"
+    return f"{escape(os.path.join(_State.run, step))} is saved, and ckpt train{at} --resume goes on" if step else ""
+
+
 def _left() -> str:
+    if saved := _saved():
+        return saved
     placed = output_in_place()
     if placed:
         return f"{placed} was already in place"

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .sink import Sink, console_of, print_to
+from .stopping import trains_in
 
 __all__ = ["Watching", "watching"]
 
@@ -32,24 +33,38 @@ class Watching:
         self._step_s: float | None = None
         self._live: Any = None
         self._drawn = 0.0
+        self._began: tuple[str, float] | None = None
 
     def observe(self, row: Mapping[str, Any]) -> None:
         """Show one thing."""
+        if row.get("event") == "begin":
+            trains_in(row["folder"])
         if self._sink.quiet or self._sink.json:
             return
         from ..render import train as render
 
         event = row.get("event")
         if event == "checks":
-            self._sink.show(render.checks_view(row["checks"]))
+            self.close()
+            self._sink.show(render.checks_view(row["checks"], every=self._sink.verbose))
             self.shown.add("before")
         elif event == "begin":
             self._steps = row["steps"]
         elif event == "notes":
             self._sink.notes(row["notes"])
-            self.noted = tuple(row["notes"])
+            self.noted += tuple(row["notes"])
         elif event == "control":
             self._control(row)
+        elif event == "progress":
+            self._filling(row)
+        elif event == "filled":
+            self._say(render.filled_line(row))
+        elif event == "checking":
+            self._checking(row)
+        elif event == "test":
+            self._testing(row)
+        elif "test" in row:
+            pass  # the last of what is shown of a run
         elif "dev" in row:
             self._say(render.dev_line(row, self._steps))
         else:
@@ -84,6 +99,31 @@ class Watching:
             self._say(control_line(row))
         elif sys.stderr.isatty():
             self._draw(control_line(row))
+
+    def _filling(self, row: Mapping[str, Any]) -> None:
+        """Show how far the cache is, on a terminal, once that takes time."""
+        from ..render.train import filling_line
+
+        now, split = time.monotonic(), row["split"]
+        if self._began is None or self._began[0] != split:
+            self._began, self._drawn = (split, now), now
+        if row["clips"] == row["of"]:
+            self.close()
+        elif sys.stderr.isatty() and now - self._drawn >= 1 / DRAWN_A_SECOND:
+            left = (now - self._began[1]) / row["clips"] * (row["of"] - row["clips"]) if row["clips"] else None
+            self._draw(filling_line(row, left))
+
+    def _checking(self, row: Mapping[str, Any]) -> None:
+        from ..render.train import checking_line
+
+        if sys.stderr.isatty():
+            self._draw(checking_line(row))
+
+    def _testing(self, row: Mapping[str, Any]) -> None:
+        from ..render.train import testing_line
+
+        if sys.stderr.isatty():
+            self._draw(testing_line(row))
 
     def _draw(self, line: Any) -> None:
         """Let a line be the one that lives."""

@@ -13,9 +13,10 @@ from ..errors import ConfigError
 from ..text import brief_repr, escape
 from ..yamltext import read_yaml
 
-__all__ = ["Document", "check_fields", "read_document"]
+__all__ = ["RELATIVE_TO", "Document", "check_fields", "read_document"]
 
 MAX_BYTES = 256 << 20
+RELATIVE_TO = "relative_to"
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,16 @@ class Document:
         """What messages call it."""
         return os.path.basename(self.path)
 
+    @property
+    def folder(self) -> str:
+        """Where its paths begin: its own folder, or the one that it names as ``relative_to``, as a run's copy does."""
+        own = os.path.dirname(self.path)
+        named = self.content.get(RELATIVE_TO) if isinstance(self.content, dict) else None
+        return os.path.normpath(os.path.join(own, named)) if isinstance(named, str) else own
+
     def resolve(self, path: str) -> str:
         """Return a path of the configuration, which is relative to it."""
-        return os.path.normpath(os.path.join(os.path.dirname(self.path), path))
+        return os.path.normpath(os.path.join(self.folder, path))
 
     def fail(self, why: str, hint: str = "") -> ConfigError:
         """Return the error that this configuration is wrong."""
@@ -61,8 +69,11 @@ class Document:
         return text
 
 
-def read_document(path: str) -> Document:
-    """Read a configuration, ours or a toolkit's; raises ConfigError where it is missing or no text."""
+def read_document(path: str, what: str = "destination") -> Document:
+    """Read a configuration, ours or a toolkit's; raises ConfigError where it is missing or no text.
+
+    ``what`` says what it is to whoever named it.
+    """
     try:
         if os.path.getsize(path) > MAX_BYTES:
             raise ConfigError(f"{escape(path)} is too large for a configuration.")
@@ -71,7 +82,7 @@ def read_document(path: str) -> Document:
     except UnicodeDecodeError:
         raise ConfigError(f"{escape(path)} is not a configuration: it is no UTF-8.") from None
     except OSError as error:
-        raise ConfigError(f"the destination {escape(path)} cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"the {what} {escape(path)} cannot be read: {error.strerror}.") from error
     content, fault = None, None
     try:
         content = _json(text, path) if path.lower().endswith(".json") else read_yaml(text, os.path.basename(path))

@@ -23,7 +23,7 @@ def user_code(document: Document) -> Iterator[None]:
     another folder.
     """
     before, here = list(sys.path), os.getcwd()
-    folder = os.path.dirname(os.path.abspath(document.path))
+    folder = os.path.abspath(document.folder)
     sys.path[:0] = list(dict.fromkeys([here, folder]))
     try:
         with redirect_stdout(sys.stderr):

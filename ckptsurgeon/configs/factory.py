@@ -17,7 +17,7 @@ from ..text import brief_repr, escape
 from ._document import Document
 from ._running import own_file, user_code
 
-__all__ = ["CONFIG"]
+__all__ = ["CONFIG", "instantiated"]
 
 _OWN = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
@@ -104,6 +104,15 @@ def _resolve_all(document: Document, node: Any, found: list[_Located]) -> None:
     elif isinstance(node, list):
         for value in node:
             _resolve_all(document, value, found)
+
+
+def instantiated(document: Document, node: Mapping[str, Any]) -> Any:
+    """Return what an entry with ``_target_`` describes: the user's own code, which is run.
+
+    Raises ConfigError for what cannot be imported, and whatever that code raises.
+    """
+    _resolve_all(document, node, [])
+    return _instantiate(document, node)
 
 
 def _instantiate(document: Document, node: Any) -> Any:

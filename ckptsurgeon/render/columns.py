@@ -44,6 +44,7 @@ class Columns:
                 start = line.cell_len
                 first, *more = hanging(cell, room, first=start, rest=start)
                 line.append_text(first[start:])
+                line.rstrip()
                 yield from (line, *more)
                 line, cell = Text(" " * start), Text()
             line.append_text(_set(cell, width, right=i in self._right))

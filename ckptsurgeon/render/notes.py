@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
@@ -10,7 +10,7 @@ from rich.text import Text
 from ..text import escape
 from .columns import hanging
 
-__all__ = ["Hanging", "next_view", "notes_view", "written_view"]
+__all__ = ["Hanging", "Spread", "next_view", "notes_view", "written_view"]
 
 
 class Hanging:
@@ -28,6 +28,23 @@ class Hanging:
         line.rstrip()
         yield line
         yield from more
+
+
+class Spread:
+    """Words behind a label, two blanks between them; a line ends between two words, never inside one."""
+
+    def __init__(self, label: Text, words: Sequence[str | Text]) -> None:
+        self._label, self._words = label, [word if isinstance(word, Text) else Text(word) for word in words]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        line, start = self._label.copy(), self._label.cell_len
+        for number, word in enumerate(self._words):
+            between = "  " if line.cell_len > start else ""
+            if number and line.cell_len + len(between) + word.cell_len > options.max_width:
+                yield line
+                line, between = Text(" " * start), ""
+            line.append(between).append_text(word)
+        yield line
 
 
 def notes_view(notes: Iterable[str]) -> RenderableType:

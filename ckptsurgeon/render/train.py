@@ -12,9 +12,19 @@ from ..text import count, escape
 from ..trainer.checks import Check
 from ..trainer.result import Controls, Trained
 from .columns import Columns
-from .notes import Hanging, next_view
+from .notes import Hanging, Spread, next_view
 
-__all__ = ["checks_view", "control_line", "dev_line", "step_line", "trained_view"]
+__all__ = [
+    "checking_line",
+    "checks_view",
+    "control_line",
+    "dev_line",
+    "filled_line",
+    "filling_line",
+    "step_line",
+    "testing_line",
+    "trained_view",
+]
 
 TITLES = {"before": "before the first step", "during": "while it trained", "after": "after the last step"}
 STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "NOT RUN": "dim"}
@@ -25,22 +35,28 @@ WAYS = {
     "patience": "ended early: it has not become better for long",
     "nonfinite": "stopped: too many steps in a row were not finite",
     "SIGTERM": "terminated; it finished its step and saved",
+    "SIGHUP": "hung up; it finished its step and saved",
     "SIGINT": "interrupted; it finished its step and saved",
     "prepared": "prepared; nothing was trained",
 }
 
 
-def checks_view(checks: Sequence[Check]) -> RenderableType:
-    """Return a table of checks, those of one time together."""
-    return Group(*_sections(checks))
+def checks_view(checks: Sequence[Check], *, every: bool = False) -> RenderableType:
+    """Return a table of checks, those of one time together; those that did not run in one line, unless ``every``."""
+    return Group(*_sections(checks, every=every))
 
 
-def _sections(checks: Sequence[Check]) -> Iterator[RenderableType]:
+def _sections(checks: Sequence[Check], *, every: bool) -> Iterator[RenderableType]:
     for when, title in TITLES.items():
-        rows = [_row(check) for check in checks if check.when == when]
-        if rows:
+        made = [check for check in checks if check.when == when]
+        rows = [_row(check) for check in made if every or check.status != "NOT RUN"]
+        idle = [check.name for check in made if not every and check.status == "NOT RUN"]
+        if made:
             yield Text(f"  {title}", style="dim")
+        if rows:
             yield Columns(rows)
+        if idle:
+            yield Hanging(Text("  not run: ", style="dim"), Text(", ".join(idle), style="dim"))
 
 
 def _row(check: Check) -> list[str | Text]:
@@ -51,18 +67,26 @@ def _row(check: Check) -> list[str | Text]:
     ]  # fmt: skip
 
 
-def trained_view(found: Trained, *, checked: Iterable[str] = (), next_steps: Sequence[str] = ()) -> RenderableType:
+def trained_view(
+    found: Trained, *, checked: Iterable[str] = (), next_steps: Sequence[str] = (), every: bool = False
+) -> RenderableType:
     """Return what came of a run; checks of the times in ``checked`` were shown already."""
     shown = set(checked)
     left = [check for check in found.checks if check.when not in shown]
-    parts: list[RenderableType] = [checks_view(left)] if left else []
+    parts: list[RenderableType] = [checks_view(left, every=every)] if left else []
     if found.controls is not None:
         parts += _controls(found.controls)
     if found.ended in WAYS:
         style = "" if found.ended == "prepared" else "yellow"
         parts.append(Text(f"  {WAYS[found.ended]}", style=style))
     if found.run is not None:
-        parts.append(Hanging(Text("  trained "), _summary(found)))
+        parts.append(Spread(Text("  trained "), [Text(escape(found.run), "bold"), *_summary(found)]))
+    if found.test_clips:
+        parts.append(Spread(Text("  test    "), [count(found.test_clips, "clip"), *_figures(found.test)]))
+    failed = [check.name for check in found.checks if check.status == "FAIL"]
+    if failed:
+        said = Text(f"{count(len(failed), 'check')} failed: {', '.join(failed)}", "bold red")
+        parts.append(Hanging(Text("  FAIL    ", "bold red"), said))
     return Group(*parts, *next_view(next_steps))
 
 
@@ -77,7 +101,11 @@ def _controls(found: Controls) -> Iterator[RenderableType]:
     yield Text(f"  {escape(found.metric)} after {found.steps} steps, {count(found.seeds, 'seed')}", style="dim")
     yield Columns(rows)
     style = {"KNOWLEDGE": "bold green", "NONE": "bold red"}.get(found.verdict, "bold yellow")
-    yield Text("  verdict  ").append(found.verdict, style=style)
+    line = Text("  verdict  ").append(found.verdict, style=style)
+    yield line.append(f"  by dev after the last step, {HEADS[found.decided_on == 'frozen']}", style="dim")
+    if found.plateau:
+        flat = f"{' and '.join(found.plateau)} {'has' if len(found.plateau) == 1 else 'have'} learned nothing yet"
+        yield Hanging(Text("           "), Text(flat, style="yellow"))
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -85,14 +113,13 @@ def _mean(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.3g}{spread}"
 
 
-def _summary(found: Trained) -> Text:
-    line = Text(escape(found.run or ""), style="bold")
+def _summary(found: Trained) -> list[str]:
     words = [f"{found.step}/{found.steps} steps", _time(found.elapsed_s)]
     if found.first_loss is not None and found.last_loss is not None:
         words.append(f"loss {found.first_loss:.3g} to {found.last_loss:.3g}")
     if found.best is not None:
         words.append(f"best {found.metric} {found.best:.3g} at step {found.best_step}")
-    return line.append("  " + "  ".join(words), "default not bold")
+    return words
 
 
 def _time(seconds: float) -> str:
@@ -133,17 +160,43 @@ def step_line(row: Mapping[str, Any], steps: int, left_s: float | None) -> Rende
         f"{row['clips_s']:,.0f} clips/s".replace(",", " "),
         f"padding {row['padding']:.1%}",
     ]
-    if left_s is not None:
-        minutes, seconds = divmod(int(left_s), 60)
-        words.append(f"{minutes}:{seconds:02} left")
-    return _Fitting(words, spared=(5, 3, 4, 2))
+    return _Fitting([*words, *_left(left_s)], spared=(5, 3, 4, 2))
+
+
+def _left(seconds: float | None) -> list[str]:
+    return [] if seconds is None else [f"{int(seconds) // 60}:{int(seconds) % 60:02} left"]
+
+
+def filling_line(row: Mapping[str, Any], left_s: float | None) -> RenderableType:
+    """Return how many clips of a split have their features, with the time that is left in seconds."""
+    clips = f"{row['clips']:,}/{row['of']:,} clips".replace(",", " ")
+    return _Fitting([f"features  {escape(row['split'])}", clips, *_left(left_s)], spared=())
+
+
+def filled_line(row: Mapping[str, Any]) -> Text:
+    """Return of how many clips the features were computed, and where they are kept."""
+    return Text(f"  features of {count(row['clips'], 'clip')} computed, kept in {escape(row['cache'])}")
 
 
 def dev_line(row: Mapping[str, Any], steps: int) -> RenderableType:
     """Return an evaluation in one line, if the terminal is wide enough for one."""
-    figures = "  ".join(f"{escape(name)} {_figure(value)}" for name, value in row["dev"].items())
     step = str(row["step"]).rjust(len(str(steps)))
-    return Hanging(Text(f"  step {step}/{steps}  dev  "), figures)
+    return Spread(Text(f"  step {step}/{steps}  dev  "), _figures(row["dev"]))
+
+
+def checking_line(row: Mapping[str, Any]) -> Text:
+    """Return that checks are being made, and how many are."""
+    line = f"  checks {TITLES[row['when']]}  {row['done']} done"
+    return Text(line, no_wrap=True, overflow="ellipsis")
+
+
+def testing_line(row: Mapping[str, Any]) -> Text:
+    """Return that the best weights are being evaluated."""
+    return Text(f"  test  the best weights, of step {row['step']}", no_wrap=True, overflow="ellipsis")
+
+
+def _figures(figures: Mapping[str, float]) -> list[str]:
+    return [f"{escape(name)} {_figure(value)}" for name, value in figures.items()]
 
 
 def _figure(value: float) -> str:

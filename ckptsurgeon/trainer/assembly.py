@@ -8,6 +8,8 @@ from typing import Any
 
 from .. import api
 from ..configs import Document, read_document
+from ..errors import ConfigError
+from ..text import escape
 from .device import device_of
 from .freezing import freedoms
 from .init import Init
@@ -19,6 +21,9 @@ from .work import load_work
 
 __all__ = ["job_of", "section_of", "settings_in", "with_one_batch"]
 
+MOST_SEED = 1 << 63
+"""What torch's generators take."""
+
 
 def section_of(document: Document) -> Any:
     """Return the ``train:`` section of a configuration; raises ConfigError where it cannot be read."""
@@ -29,12 +34,34 @@ def section_of(document: Document) -> Any:
 
 def settings_in(document: Document, sets: Sequence[str]) -> Settings:
     """Return the settings of a configuration, with ``KEY=VALUE`` over them; raises ConfigError."""
-    return settings_of(overridden(section_of(document), sets), document.name)
+    section = section_of(document)
+    try:
+        return _settings(overridden(section, sets), document.name)
+    except ConfigError:
+        if not sets or not _is_sound(section, document.name):
+            raise
+    # The file alone is right, so that what is wrong was said on the command line.
+    return _settings(overridden(section, sets), ", ".join(f"--set {text}" for text in sets))
+
+
+def _settings(section: Any, where: str) -> Settings:
+    settings = settings_of(section, where)
+    if not 0 <= settings.seed < MOST_SEED:
+        raise ConfigError(f"{escape(where)}: train.seed is {settings.seed}: it is from 0 to 2^63 - 1.")
+    return settings
+
+
+def _is_sound(section: Any, where: str) -> bool:
+    try:
+        _settings(section, where)
+    except ConfigError:
+        return False
+    return True
 
 
 def job_of(config: str, *, sets: Sequence[str] = (), device: str | None = None, init: Init | None = None) -> Job:
     """Return the job that a configuration describes; raises ConfigError."""
-    document = read_document(config)
+    document = read_document(config, "configuration")
     settings = settings_in(document, sets)
     where, target = device_of(device), api.load_target(config)
     freedoms(settings, list(target.tensors))  # a pattern that matches nothing is said before anything is done
@@ -44,4 +71,4 @@ def job_of(config: str, *, sets: Sequence[str] = (), device: str | None = None, 
 def with_one_batch(job: Job) -> Job:
     """Return a job that learns its first batch by heart, and is asked for that."""
     one = OneBatch(first_batch(job.work.train, job.settings.seed))
-    return replace(job, work=replace(job.work, train=one, dev=one))
+    return replace(job, work=replace(job.work, train=one, dev=one, test=None))

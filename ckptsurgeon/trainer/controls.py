@@ -6,7 +6,7 @@ over paired seeds: the same batches, the same draws of what is new.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -14,15 +14,19 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError
+from .checks.blanks import PLATEAU
 from .checks.knowledge import verdict_of
-from .evaluating import evaluate
+from .evaluating import evaluate, loss_per_item
 from .job import Job, draw_into, tensors_of
 from .loop import Loop
 from .result import Arm, Controls
+from .source import first_batch
 
 __all__ = ["WAYS", "ControlRun", "check_controls", "permute", "run_controls"]
 
 WAYS = ("warm", "scratch", "permuted")
+FALLEN = 0.95
+"""A loss above this share of what it was before the first step is one of a model that has learned nothing."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,19 @@ def run_controls(job: Job, *, seeds: int, told: Told | None = None) -> Controls:
     tell = told or (lambda run: None)
     metric = job.settings.metric or job.work.task.metric
     values: dict[tuple[str, bool], list[float]] = {}
+    flat: set[tuple[str, bool]] = set()
     for run in _runs(job, seeds, metric):
         tell(run)
-        value = _trained(job, run.way, run.seed, frozen=run.frozen)
+        value, learned = _trained(job, run.way, run.seed, frozen=run.frozen)
+        if not learned:
+            flat.add((run.way, run.frozen))
         tell(replace(run, value=value))
         values.setdefault((run.way, run.frozen), []).append(value)
     arms = [Arm(way, frozen, tuple(found)) for (way, frozen), found in values.items()]
     deciding = [arm for arm in arms if arm.frozen] or arms
     decided_on = "frozen" if deciding[0].frozen else "unfrozen"
-    return Controls(metric, seeds, job.settings.steps, tuple(arms), verdict_of(*deciding[:3]), decided_on)
+    plateau = tuple(arm.name for arm in deciding[:3] if (arm.name, arm.frozen) in flat)
+    return Controls(metric, seeds, job.settings.steps, tuple(arms), verdict_of(*deciding[:3]), decided_on, plateau)
 
 
 def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
@@ -79,18 +87,30 @@ def check_controls(job: Job, seeds: int) -> None:
         raise ConfigError("--controls compares figures of a dev split, and the configuration has none.")
 
 
-def _trained(job: Job, way: str, seed: int, *, frozen: bool) -> float:
-    """Train one way from one seed; returns the metric at the end."""
+def _trained(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[float, bool]:
+    """Train one way from one seed; returns the metric at the end, and whether anything was learned."""
     settings = replace(
         job.settings, seed=seed, patience=None, evaluate_every=job.settings.steps, save_every=job.settings.steps
     )
     own = replace(job, settings=settings)
     loop = Loop(own, _start(own, way), frozen=_body(job) if frozen else ())
+    before = _first_loss(loop)
     loop.run()
-    if loop.metric in loop.standing.figures:
-        return loop.standing.figures[loop.metric]
-    assert job.work.dev is not None
-    return evaluate(loop.model, job.work.task, job.work.dev.read(0, 0), settings=settings)[loop.metric]
+    figures: Mapping[str, float] = loop.standing.figures
+    if loop.metric not in figures:
+        assert job.work.dev is not None
+        figures = evaluate(loop.model, job.work.task, job.work.dev.read(0, 0), settings=settings)
+    return figures[loop.metric], _has_learned(loop, figures, before)
+
+
+def _has_learned(loop: Loop, figures: Mapping[str, float], before: float) -> bool:
+    """Return whether a model has left the plateau on which it began."""
+    return figures["blanks"] < PLATEAU if "blanks" in figures else _first_loss(loop) < FALLEN * before
+
+
+def _first_loss(loop: Loop) -> float:
+    batch = first_batch(loop.job.work.train, loop.settings.seed)
+    return loss_per_item(loop.model, loop.job.work.task, [batch], settings=loop.settings)
 
 
 def _body(job: Job) -> list[str]:

@@ -15,8 +15,11 @@ AROUND = 7
 """The line that is drawn over the steps themselves is the mean of each and up to so many on either side of it."""
 
 
-def curves_png(rows: Sequence[Mapping[str, Any]], metric: str) -> bytes | None:
-    """Return the curves of a log as PNG; None where matplotlib is not installed or there is nothing to draw."""
+def curves_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str = "", best_step: int = 0) -> bytes | None:
+    """Return the curves of a log as PNG; None where matplotlib is not installed or there is nothing to draw.
+
+    ``title`` stands above them; the evaluation after ``best_step`` steps is marked, 0 for none.
+    """
     steps = [row for row in rows if "loss" in row and row["loss"] is not None]
     if not steps or importlib.util.find_spec("matplotlib") is None:
         return None
@@ -25,14 +28,12 @@ def curves_png(rows: Sequence[Mapping[str, Any]], metric: str) -> bytes | None:
 
     figure = Figure(figsize=(9.6, 6), dpi=120, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK, parse_math=False)
     panels = figure.subplots(2, 2, sharex=True).flat
     x = [row["step"] for row in steps]
     _line(next(panels), "loss", x, [row["loss"] for row in steps], smooth=True)
-    dev = [row for row in rows if metric in row.get("dev", {})]
-    panel = next(panels)
-    _line(panel, f"dev {metric}", [row["step"] for row in dev], [row["dev"][metric] for row in dev], marks=True)
-    if not dev:
-        panel.text(0.5, 0.5, "not evaluated", ha="center", va="center", color=MUTED, transform=panel.transAxes)
+    _evaluations(next(panels), metric, [row for row in rows if metric in row.get("dev", {})], best_step)
     _line(next(panels), "gradient norm", x, [row["grad_norm"] for row in steps], smooth=True)
     panel = next(panels)
     for name in steps[-1]["lr"]:
@@ -44,6 +45,19 @@ def curves_png(rows: Sequence[Mapping[str, Any]], metric: str) -> bytes | None:
     return buffer.getvalue()
 
 
+def _evaluations(panel: Any, metric: str, rows: Sequence[Mapping[str, Any]], best_step: int) -> None:
+    """Draw what ``dev`` gave, each evaluation as a point, the best of them ringed and named."""
+    values = [row["dev"][metric] for row in rows]
+    _line(panel, f"dev {metric}", [row["step"] for row in rows], values, marks=True)
+    if not rows:
+        panel.text(0.5, 0.5, "not evaluated", ha="center", va="center", color=MUTED, transform=panel.transAxes)
+    best = next((row["dev"][metric] for row in rows if row["step"] == best_step), None)
+    if best is not None and math.isfinite(best):
+        ring = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": INK, "linestyle": "none"}
+        panel.plot([best_step], [best], label=f"best: {best:.3g} at step {best_step}", **ring)
+        _legend(panel)
+
+
 def _line(
     panel: Any, title: str, x: Sequence[int], y: Sequence[float | None], *, smooth: bool = False, marks: bool = False
 ) -> None:
@@ -53,13 +67,18 @@ def _line(
     panel.tick_params(colors=MUTED, labelsize=9)
     panel.grid(axis="y", color="#e4e7eb", linewidth=0.8)
     values = [float("nan") if value is None else value for value in y]
-    if smooth and len(values) > 20:
-        panel.plot(x, values, color=LINE, alpha=0.25, linewidth=0.8)
-        panel.plot(x, _smoothed(values), color=LINE, linewidth=1.6)
+    if smooth and len(values) > 2 * AROUND + 6:
+        panel.plot(x, values, color=LINE, alpha=0.25, linewidth=0.8, label="each step")
+        panel.plot(x, _smoothed(values), color=LINE, linewidth=1.6, label=f"mean of {2 * AROUND + 1}")
+        _legend(panel)
     else:
-        panel.plot(
-            x, values, color=SECOND if marks else LINE, linewidth=1.6, marker="o" if marks else None, markersize=3
-        )
+        size = 6 if marks and len(values) == 1 else 3
+        marker = "o" if marks or len(values) == 1 else None
+        panel.plot(x, values, color=SECOND if marks else LINE, linewidth=1.6, marker=marker, markersize=size)
+
+
+def _legend(panel: Any) -> None:
+    panel.legend(loc="best", fontsize=8, frameon=False, labelcolor=MUTED)
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
 
+from ..errors import ConfigError
+from ..text import brief_repr, escape
 from .device import autocast
 from .ema import Average
 from .random_state import random_kept
 from .settings import Settings
+from .tasks._load import users_task
 from .tasks._task import Batch, Task
 
-__all__ = ["evaluate", "looking", "loss_per_item"]
+__all__ = ["evaluate", "looking", "loss_per_item", "uniform_loss"]
+
+_LIKE = 'As in {"loss": 1.5, "cer": 0.25}.'
 
 
 @contextmanager
@@ -35,9 +40,23 @@ def evaluate(
 ) -> dict[str, float]:
     """Return a task's figures over batches."""
     device = next(model.parameters()).device
-    with looking(model, average), autocast(settings, device):
+    with looking(model, average), autocast(settings, device), users_task(settings.task):
         found = task.evaluate(model, (batch.to(device) for batch in batches))
-    return {name: float(value) for name, value in found.items()}
+    return _figures(found, task)
+
+
+def _figures(found: object, task: Task) -> dict[str, float]:
+    """Return what a task gives as figures; raises ConfigError where it is the user's own and gives something else."""
+    name = f"evaluate of the task {escape(type(task).__name__)}"
+    if not isinstance(found, Mapping) or not found:
+        raise ConfigError(f"{name} returns {brief_repr(found)}, no figures by name.", hint=_LIKE)
+    made = {}
+    for key, value in found.items():
+        try:
+            made[str(key)] = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"{name} gives {key!r} as {brief_repr(value)}, no number.", hint=_LIKE) from error
+    return made
 
 
 def loss_per_item(model: nn.Module, task: Task, batches: Iterable[Batch], *, settings: Settings) -> float:
@@ -49,3 +68,10 @@ def loss_per_item(model: nn.Module, task: Task, batches: Iterable[Batch], *, set
             loss = task.loss(model, batch.to(device))
             total, items = total + float(loss.total), items + loss.items
     return total / max(items, 1)
+
+
+def uniform_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> float:
+    """Return the loss per item of outputs that say nothing."""
+    device = next(model.parameters()).device
+    with looking(model), autocast(settings, device), users_task(settings.task):
+        return float(task.uniform_loss(model, batch.to(device)))

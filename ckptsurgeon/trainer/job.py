@@ -22,7 +22,7 @@ from .work import Work
 if TYPE_CHECKING:
     from ..plan import Plan
 
-__all__ = ["Job", "draw_into", "tensors_of"]
+__all__ = ["Job", "draw_into", "tensors_of", "unsaved_of"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,12 @@ class Job:
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of a state dict themselves, by key."""
     return {key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+
+
+def unsaved_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers that no state dict has (``persistent=False``): a model may count or cache in them."""
+    saved = model.state_dict(keep_vars=True).keys()
+    return {key: buffer for key, buffer in model.named_buffers() if key not in saved}
 
 
 @torch.no_grad()

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..configs import Document
+from ..configs import RELATIVE_TO, Document
 from ..errors import ConfigError, FormatError
 from ..text import escape, listing
 from ..version import __version__
 from ..yamltext import dump_yaml
+from .corpus import check_corpus, corpus_of
 from .job import Job
 from .result import plain
 from .run_folder import RunFolder
@@ -22,11 +23,16 @@ from .settings import Settings
 if TYPE_CHECKING:
     from ..plan import Plan
 
-__all__ = ["check_unchanged", "config_text", "lineage_of", "metadata_of", "recorded"]
+__all__ = ["KEPT", "OVERFITTING", "check_unchanged", "config_text", "edited", "lineage_of", "metadata_of", "recorded"]
 
 NAME = "lineage.json"
-FREE = ("save_every", "keep", "threads", "data.workers", "data.cache")
+OVERFITTING = "overfit_one_batch"
+KEPT = "kept_sha256"
+"""Of what a run keeps of its configuration."""
+FREE = ("save_every", "keep", "data.workers", "data.cache")
 """Settings that may be others in a run that goes on: the weights do not depend on them."""
+NEARLY_FREE = ("threads",)
+"""Those on which only the order of sums depends."""
 
 
 def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[str]) -> dict[str, Any]:
@@ -43,6 +49,7 @@ def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[st
         "seed": job.settings.seed,
         "device": job.device.type,
         "target": {"kind": job.target.kind, "tensors": len(job.target.tensors), "ran": list(job.target.ran)},
+        "data": corpus_of(job),
         "init": job.init.lineage(folder.path) if job.init is not None else None,
         "plan_sha256": plan.sha256() if plan is not None else None,
     }
@@ -55,49 +62,71 @@ def metadata_of(lineage: Mapping[str, Any]) -> dict[str, str]:
 
 
 def config_text(job: Job, folder: str) -> str:
-    """Return the configuration as it is used: every setting said. Paths in it are relative to where it came from."""
+    """Return the configuration as it is used, every setting said, to be used again from where it lies.
+
+    ``folder`` is where its paths begin, as seen from there.
+    """
     content = job.document.content
     if not isinstance(content, dict):
         return job.document.text
-    settings = _said(plain(asdict(job.settings)))
-    return f"# as it was used; paths in it are relative to {folder}\n" + dump_yaml({**content, "train": settings})
+    rest = {name: value for name, value in content.items() if name != RELATIVE_TO}
+    document = {RELATIVE_TO: folder, **rest, "train": _listed(asdict(job.settings))}
+    return "# as it was used, with what nobody said too\n" + dump_yaml(document)
 
 
-def _said(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what is open: a longest clip of infinity has no spelling in YAML that everybody reads."""
-    return {
-        name: _said(value) if name in ("data", "features") else value
-        for name, value in settings.items()
-        if value is not None
-    }
+def _listed(value: Any) -> Any:
+    """Return settings with lists where they have tuples, which YAML has not."""
+    if isinstance(value, Mapping):
+        return {name: _listed(one) for name, one in value.items()}
+    return [_listed(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-def recorded(folder: RunFolder, step: int) -> dict[str, Any]:
+def recorded(folder: RunFolder) -> dict[str, Any]:
     """Return the lineage of a run; raises SourceError or FormatError where it is not there."""
     found = folder.read_json(NAME)
     if found.get("kind") != "ckpt.lineage" or found.get("version") != 1:
-        raise FormatError(f"{escape(folder.of(NAME))} is no lineage of a run at step {step}.")
+        raise FormatError(f"{escape(folder.of(NAME))} is no lineage of a run.")
     return found
 
 
-def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> None:
-    """Raise ConfigError where a run was started with another model or other settings, saying which."""
+def edited(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
+    """Return that somebody has changed what a run keeps of its configuration, which is not read again; else ''."""
+    path = folder.of("config.yaml")
+    try:
+        with open(path, "rb") as file:
+            found = hashlib.sha256(file.read()).hexdigest()
+    except OSError:
+        return ""
+    if found == lineage.get(KEPT, found):
+        return ""
+    return f"{escape(path)} was edited; it is a record that --resume does not read, and the run goes on as it began"
+
+
+def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> list[str]:
+    """Return notes on what is another than when a run was started, and changes its last bits at most.
+
+    Raises ConfigError where it was started with another model, other settings or other data, saying which.
+    """
     if lineage["model_sha256"] != _model_sha256(job.document):
         raise ConfigError(
             f"{escape(job.document.name)} describes another model than the one that {escape(folder.path)} trains.",
             hint="Start another run: --run.",
         )
-    differing = _differing(lineage["settings"], plain(asdict(job.settings)), job.settings)
+    old, new = lineage["settings"], plain(asdict(job.settings))
+    differing = _differing(old, new, job.settings)
     if differing:
         raise ConfigError(
             f"{escape(folder.path)} was started with other settings: {listing(differing)}.",
             hint="Go on with the old ones, or start another run: --run.", details=differing,
         )  # fmt: skip
+    pairs = [("device", lineage["device"], job.device.type), *((name, old[name], new[name]) for name in NEARLY_FREE)]
+    changed = [f"{name} was {a}, is {b}: it goes on, but not bit for bit" for name, a, b in pairs if a != b]
+    return [*check_corpus(job, lineage.get("data", {}), folder.path), *changed]
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any], settings: Settings) -> list[str]:
     flat_old, flat_new = _flat(old), _flat(new)
-    free = (*FREE, "steps") if settings.schedule == "constant" else FREE
+    free = (*FREE, *NEARLY_FREE, *(("steps",) if settings.schedule == "constant" else ()))
     return [
         f"train.{name} was {flat_old.get(name)!r}, is {flat_new.get(name)!r}"
         for name in flat_new | flat_old

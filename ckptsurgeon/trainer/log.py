@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..engine.places import output_error
+from ..engine.temp import sync
 from .run_folder import RunFolder
 from .stepping import Stepped
 
@@ -98,6 +99,13 @@ class Log:
         if self._file is not None:
             with self._explaining():
                 self._file.flush()
+
+    def sync(self) -> None:
+        """Let it survive a power cut, as the checkpoint does that is saved next."""
+        if self._file is not None:
+            with self._explaining():
+                self._file.flush()
+                sync(self._file.fileno())
 
     def close(self) -> None:
         """Close the files."""

@@ -17,11 +17,11 @@ from .device import peak_bytes
 from .ema import Average
 from .evaluating import evaluate
 from .freezing import Freezing
-from .job import Job, tensors_of
+from .job import Job, tensors_of, unsaved_of
 from .log import Log, Pending, rows_of
 from .optimizing import Optimizer
 from .random_state import random_state, seed_all, set_random_state
-from .run_folder import RunFolder, safetensors_bytes
+from .run_folder import BEST, RunFolder, safetensors_bytes
 from .schedule import lr_factor
 from .source import Stream
 from .standing import Standing
@@ -79,6 +79,7 @@ class Loop:
             "random": random_state(),
             "before": self.freezing.before,
             "moved": self.freezing.moved,
+            "unsaved": {key: buffer.detach().cpu() for key, buffer in unsaved_of(self.model).items()},
         }
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -90,6 +91,9 @@ class Loop:
         with torch.no_grad():
             for key, value in own.items():
                 value.copy_(tensors[key])
+        for key, buffer in state.get("unsaved", {}).items():
+            path, _, name = key.rpartition(".")
+            setattr(self.model.get_submodule(path), name, buffer.to(self.job.device))
         self.standing = Standing(**state["standing"])
         self.standing.ended = ""
         self.stream = Stream(self.job.work.train, self.settings.seed, tuple(state["position"]))
@@ -126,7 +130,7 @@ class Loop:
         pending: list[Pending] = []
         began = since = time.perf_counter()
         before = standing.seconds
-        why = ""
+        why = PATIENCE if standing.waited and self._waited_long() else ""  # a run that ended, and was resumed
         while standing.step < until and not why:
             if standing.step in thaws:
                 self.freezing.begin(standing.step)
@@ -201,11 +205,15 @@ class Loop:
         value = standing.figures[name]
         if not math.isnan(value) and (standing.best is None or value < standing.best):
             standing.best, standing.best_step, standing.waited = value, standing.step, 0
+            standing.best_loss = standing.figures.get("loss")
             self.save_best()
         else:
             standing.waited += 1
+        return PATIENCE if self._waited_long() else ""
+
+    def _waited_long(self) -> bool:
         patience = self.settings.patience
-        return PATIENCE if patience is not None and standing.waited >= patience else ""
+        return patience is not None and self.standing.waited >= patience
 
     @property
     def metric(self) -> str:
@@ -214,7 +222,7 @@ class Loop:
 
     def save(self) -> None:
         """Write a checkpoint to go on from."""
-        self._log.flush()
+        self._log.sync()
         if self.folder is not None:
             model = safetensors_bytes(tensors_of(self.model))
             self.folder.save(self.standing.step, model, self.state(), keep=self.settings.keep)
@@ -225,7 +233,7 @@ class Loop:
             return
         with self.average.in_place() if self.average is not None else nullcontext():
             data = safetensors_bytes(tensors_of(self.model), self._metadata())
-        self.folder.write("best.safetensors", data)
+        self.folder.write(BEST, data)
 
     def _metadata(self) -> dict[str, str]:
         figure = {} if self.standing.best is None else {self.metric: repr(self.standing.best)}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..text import escape
 from .checks import Check
 from .curves import curves_png
 from .job import Job
+from .lineage import KEPT, OVERFITTING, config_text, lineage_of
 from .lineage import NAME as LINEAGE
-from .lineage import config_text, lineage_of
 from .log import NAME as LOG
 from .log import read_log
 from .result import Trained
-from .run_folder import RunFolder
+from .run_folder import BEST, RunFolder
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -25,14 +27,23 @@ CHECKS = "checks.json"
 
 
 def begin_records(
-    folder: RunFolder, job: Job, plan: Plan | None, *, sets: Sequence[str], checks: Sequence[Check]
+    folder: RunFolder, job: Job, plan: Plan | None, *, sets: Sequence[str], checks: Sequence[Check], overfitting: bool
 ) -> None:
     """Make the folder, and write what was started and how it was found; raises OutputError."""
     folder.create()
-    home = os.path.dirname(os.path.abspath(job.document.path))
-    used = config_text(job, os.path.relpath(home, os.path.abspath(folder.path)))
-    folder.write("config.yaml", used.encode("utf-8", "surrogatepass"))
-    folder.write_json(LINEAGE, lineage_of(job, plan, folder, sets))
+    for name in (BEST, "result.json"):  # of a run that was killed before it saved
+        folder.remove(name)
+    home = os.path.abspath(job.document.folder)
+    used = config_text(job, os.path.relpath(home, os.path.abspath(folder.path))).encode("utf-8", "surrogatepass")
+    folder.write("config.yaml", used)
+    folder.write_json(
+        LINEAGE,
+        {
+            **lineage_of(job, plan, folder, sets),
+            KEPT: hashlib.sha256(used).hexdigest(),
+            OVERFITTING: overfitting,
+        },
+    )
     _write_checks(folder, checks)
 
 
@@ -46,9 +57,17 @@ def end_records(folder: RunFolder, result: Trained, *, curves: bool) -> None:
     """Write what came of a run; raises OutputError."""
     _write_checks(folder, result.checks)
     folder.write_json("result.json", result.to_json())
-    drawn = curves_png(read_log(folder.of(LOG)), result.metric) if curves else None
+    rows = read_log(folder.of(LOG)) if curves else []
+    drawn = curves_png(rows, result.metric, title=_title(folder, result), best_step=result.best_step)
     if drawn is not None:
         folder.write("curves.png", drawn)
+
+
+def _title(folder: RunFolder, result: Trained) -> str:
+    """Return what a picture is of: the run, the task, and what it started from."""
+    name = os.path.basename(os.path.abspath(folder.path))
+    begun = f"from {os.path.basename(result.init)}" if result.init else "from scratch"
+    return escape(f"{name}: {result.task}, {begun}", 100)
 
 
 def _write_checks(folder: RunFolder, checks: Sequence[Check]) -> None:

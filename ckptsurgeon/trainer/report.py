@@ -29,14 +29,14 @@ def read_report(run: Path) -> Trained:
         raise _undone(folder)
     data = folder.read_json("result.json")
     step = data.get("step")
-    if folder.holds_a_run and isinstance(step, int) and folder.last_step() > step:
+    if folder.saved_steps and isinstance(step, int) and folder.last_step() > step:
         raise _undone(folder)  # what there is was written before the run went on, and was killed
     try:
-        known = {name: data[name] for name in Trained.__dataclass_fields__}
-        made = known["controls"]
+        known = {name: data[name] for name in Trained.__dataclass_fields__ if name in data}
+        made = known.get("controls")
         if made is not None:
             arms = tuple(Arm(arm["name"], arm["frozen"], tuple(arm["values"])) for arm in made["arms"])
-            known["controls"] = Controls(**{**made, "arms": arms})
+            known["controls"] = Controls(**{**made, "arms": arms, "plateau": tuple(made.get("plateau", ()))})
         checks = tuple(Check(**check) for check in known["checks"])
         return Trained(**{**known, "checks": checks, "notes": tuple(known["notes"])})
     except (KeyError, TypeError) as error:

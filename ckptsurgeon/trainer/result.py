@@ -30,7 +30,9 @@ class Arm:
 class Controls:
     """Whether knowledge moved: the warm start against scratch and against its own weights, permuted.
 
-    ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` says by which arms: "frozen" or "unfrozen".
+    ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` says by which arms: "frozen" or "unfrozen". What is
+    compared is the evaluation on ``dev`` after the last step. ``plateau`` names the ways of those arms in which some
+    run has learned nothing yet: it says blanks alone, or its loss has hardly fallen.
     """
 
     metric: str
@@ -39,14 +41,17 @@ class Controls:
     arms: tuple[Arm, ...]
     verdict: str
     decided_on: str
+    plateau: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Trained:
     """What came of ``train``. ``ended`` says why it did: done, patience, nonfinite, a signal's name; '' checks only.
 
-    ``figures`` are those of the last evaluation, ``best`` the best of ``metric``; ``elapsed_s`` is the run's own time.
-    ``exit_code`` is what the program ends with.
+    ``figures`` are those of the last evaluation, ``best`` the best of ``metric``. ``test`` are those of the best
+    weights over ``test_clips`` clips of the split ``test``, empty where it was not evaluated. ``elapsed_s`` is all
+    that it took, checks too (of a run that went on: from then on, beside the steps before), ``train_s`` steps and
+    evaluations alone. ``exit_code`` is what the program ends with.
     """
 
     config: str
@@ -62,10 +67,13 @@ class Trained:
     best: float | None = None
     best_step: int = 0
     figures: Mapping[str, float] = field(default_factory=dict)
+    test: Mapping[str, float] = field(default_factory=dict)
+    test_clips: int = 0
     first_loss: float | None = None
     last_loss: float | None = None
     skipped: int = 0
     elapsed_s: float = 0.0
+    train_s: float = 0.0
     controls: Controls | None = None
     notes: tuple[str, ...] = ()
     exit_code: int = 0

@@ -1,7 +1,7 @@
 """A run's folder: checkpoints that are there whole or not at all, the best model, and what else a run leaves.
 
 config.yaml  lineage.json  log.jsonl  checks.json  result.json  curves.png
-steps/<n>/model.safetensors, steps/<n>/state.pth     last -> steps/<n>     best.safetensors
+steps/<n>/{model.safetensors,state.pth,sums.json}     last -> steps/<n>     best.safetensors
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from ..engine.staging import staged_file
 from ..engine.temp import remove_leftovers, sync_folder, temp_name
 from ..errors import ConfigError, FormatError, SourceError
 from ..text import escape
+from .newest import FILES, led_to, make_way, whole_steps
+from .sums import SUMS, check_sums, damaged, sums_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["RunFolder", "safetensors_bytes"]
 
-MODEL, STATE = "model.safetensors", "state.pth"
+MODEL, STATE = FILES
+BEST = "best.safetensors"
 _LEFT_OVER = re.compile(r"\.(\d+)\.[0-9a-f]{8}\.ckpt-tmpx*")
 
 
@@ -44,44 +47,71 @@ class RunFolder:
 
     @property
     def holds_a_run(self) -> bool:
-        """Whether there is a run to go on with."""
-        return os.path.lexists(self.of("last"))
+        """Whether a run was saved here: nothing is begun over it, even where it cannot be gone on with."""
+        return os.path.lexists(self.of("last")) or bool(whole_steps(self.path)) or self._ended
+
+    @property
+    def _ended(self) -> bool:
+        return os.path.exists(self.of(BEST)) and os.path.exists(self.of("result.json"))
+
+    @property
+    def saved_steps(self) -> list[int]:
+        """The steps of its whole checkpoints, the newest last."""
+        return whole_steps(self.path)
 
     def last_step(self) -> int:
-        """Return the step of the newest checkpoint; raises ConfigError where there is none."""
+        """Return the step of the checkpoint to go on from; raises ConfigError or SourceError where there is none."""
         if not os.path.isdir(self.path) or not self.holds_a_run:
             what = "holds no run" if os.path.isdir(self.path) else "does not exist"
             raise ConfigError(
                 f"there is nothing to resume: {escape(self.path)} {what}.",
                 hint="Start one without --resume, or name its folder with --run.",
             )
-        name = os.path.basename(os.path.realpath(self.of("last")))
-        if not name.isdigit() or not os.path.isdir(self.of("last")):
-            raise SourceError(f"{escape(self.of('last'))} leads to no checkpoint of a run.")
-        return int(name)
+        step = led_to(self.path)
+        if step is not None:
+            return step
+        if not self.saved_steps:
+            raise SourceError(
+                f"{escape(self.path)} holds a run without a whole checkpoint: none is in {escape(self.of('steps'))}.",
+                hint="Put one back, or start another run with --run; what is left of this one stays.",
+            )
+        return self.saved_steps[-1]
+
+    def relinked(self) -> str:
+        """Let ``last`` lead to the checkpoint to go on from, if it was lost; returns what was done, '' for nothing."""
+        step = self.last_step()
+        if led_to(self.path) == step:
+            return ""
+        make_way(self.path, step)
+        self._point(step)
+        return f"{escape(self.of('last'))} led to no checkpoint; going on from {escape(self.of('steps', str(step)))}"
 
     def create(self) -> None:
         """Make the folder; raises OutputError."""
         try:
+            made = [self.path, *_absent(self.path)]
             os.makedirs(self.of("steps"), exist_ok=True)
+            for folder in made:
+                sync_folder(folder)
         except OSError as error:
             raise output_error(self.path, error) from error
 
     def save(self, step: int, model: bytes, state: Mapping[str, Any], *, keep: int) -> None:
-        """Write a checkpoint, let ``last`` be it, and remove all but the newest ``keep``; raises OutputError.
+        """Write a checkpoint, let ``last`` be it, and keep ``keep`` of those that led to it; raises OutputError.
 
-        Whatever happens, ``last`` leads to a whole checkpoint: the newest, or the one before.
+        Whatever happens, ``last`` leads to a whole checkpoint: this one, or the one before.
         """
         import torch
 
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         data = {MODEL: model, STATE: buffer.getvalue()}
+        data[SUMS] = sums_of(data)
         with staged_folder(self.of("steps", str(step)), sum(map(len, data.values())), stale=data) as staged:
             for name, content in data.items():
                 staged.write(name, content)
         self._point(step)
-        self._prune(keep)
+        self._prune(step, keep)
 
     def _point(self, step: int) -> None:
         """Let ``last`` lead to a step, in one rename."""
@@ -95,15 +125,20 @@ class RunFolder:
                 os.unlink(temp)
             raise output_error(self.of("last"), error) from error
 
-    def _prune(self, keep: int) -> None:
-        """Remove old checkpoints, and what killed runs left; each is renamed first, so that half a one has no name."""
+    def _prune(self, step: int, keep: int) -> None:
+        """Remove old checkpoints, and what killed runs left: those of later steps too, which did not happen.
+
+        Each is renamed before it is emptied, on disk too, so that half a one has no name.
+        """
         names = os.listdir(self.of("steps"))
-        for step in sorted(int(name) for name in names if name.isdigit())[:-keep]:
-            old = self.of("steps", str(step))
-            gone = temp_name(old)
-            with suppress(OSError):
-                os.rename(old, gone)
-                shutil.rmtree(gone)
+        found = sorted(int(name) for name in names if name.isdigit())
+        kept = [one for one in found if one <= step][-keep:]
+        gone = [temp for one in found if one not in kept for temp in self._unnamed(one)]
+        with suppress(OSError):
+            if gone:
+                sync_folder(self.of("steps"))
+            for temp in gone:
+                shutil.rmtree(temp)
         for name in names:
             if left := _LEFT_OVER.fullmatch(name):
                 remove_leftovers(self.of("steps", left[1]))
@@ -112,6 +147,15 @@ class RunFolder:
                 with suppress(OSError):
                     os.unlink(self.of(name))
 
+    def _unnamed(self, step: int) -> list[str]:
+        """Take a checkpoint's name away; returns what it is called now, nothing where it could not be renamed."""
+        gone = temp_name(self.of("steps", str(step)))
+        try:
+            os.rename(self.of("steps", str(step)), gone)
+        except OSError:
+            return []
+        return [gone]
+
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and the state of the newest checkpoint; raises SourceError or FormatError."""
         import torch
@@ -119,19 +163,32 @@ class RunFolder:
 
         step = self.last_step()
         where = self.of("steps", str(step))
+        others = [self.of("steps", str(other)) for other in self.saved_steps if other != step]
+        check_sums(where, others=others)
+        name = MODEL
         try:
             tensors = load_file(os.path.join(where, MODEL))
+            name = STATE
             state = torch.load(os.path.join(where, STATE), map_location="cpu", weights_only=True)
         except OSError as error:
             raise SourceError(f"{escape(where)} cannot be read: {error.strerror or error}.") from error
         except Exception as error:
-            raise FormatError(f"{escape(where)} is damaged: {escape(str(error), 200)}") from error
+            raise damaged(os.path.join(where, name), where, others, "it is cut short, or no such file") from error
         return tensors, state
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file of the folder, whole or not at all; raises OutputError."""
         with staged_file(self.of(name), len(data), force=True) as staged:
             staged.write(0, data)
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the folder, if there is one; raises OutputError."""
+        try:
+            os.unlink(self.of(name))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise output_error(self.of(name), error) from error
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write a file of plain data."""
@@ -151,6 +208,15 @@ class RunFolder:
         return data
 
 
+def _absent(path: str) -> list[str]:
+    """Return the folders in which something has to be made for a path to be one."""
+    path, found = os.path.abspath(path), []
+    while not os.path.isdir(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+        found.append(path)
+    return found
+
+
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """Return tensors as a safetensors file; every key of a tied tensor is written, as ``strict`` loading wants."""
     from safetensors.torch import save
@@ -162,4 +228,13 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         place = value.untyped_storage().data_ptr()
         apart[key] = value.clone() if place in seen else value
         seen.add(place)
-    return bytes(save(apart, dict(metadata or {})))
+    return _in_order(bytes(save(apart, dict(metadata))), metadata) if metadata else bytes(save(apart))
+
+
+def _in_order(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file with its metadata in their order: safetensors has them in another one each time."""
+    size = int.from_bytes(data[:8], "little")
+    header = {**json.loads(data[8 : 8 + size]), "__metadata__": dict(metadata)}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[8 + size :]))

@@ -11,7 +11,10 @@ from typing import Any
 from ..errors import ConfigError
 from ..text import brief_repr, escape
 
-__all__ = ["Data", "Features", "Settings", "check_section", "settings_of"]
+__all__ = ["Data", "Features", "Named", "Settings", "check_section", "settings_of"]
+
+Named = str | Mapping[str, Any]
+"""What clips or examples come from: a manifest, ``my_data.py:function``, or an entry with ``_target_``."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,9 @@ class Data:
     left out. ``cache`` is the folder of what is computed from clips once, None to compute it each time.
     """
 
-    train: tuple[str, ...] = ()
-    dev: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
+    train: tuple[Named, ...] = ()
+    dev: tuple[Named, ...] = ()
+    test: tuple[Named, ...] = ()
     tokens: str | None = None
     min_s: float = 0.0
     max_s: float = math.inf
@@ -56,6 +59,7 @@ class Settings:
     ``freeze`` maps key patterns to the step from which their tensors are trained (None: never), ``lr_scale`` patterns
     to what their learning rate is multiplied by. ``final_lr`` is the share of ``lr`` that a schedule ends at, ``clip``
     the largest gradient norm. ``patience`` ends a run after so many evaluations without a better ``metric``.
+    ``decoding`` says by what texts are read off a model with a decoder, ``beam`` how many prefixes ``joint`` follows.
     ``nonfinite`` is how many steps whose loss or gradient is not finite may be skipped in a row.
     """
 
@@ -79,6 +83,8 @@ class Settings:
     ema: float | None = None
     precision: str = "float32"
     label_smoothing: float = 0.0
+    decoding: str = "ctc"
+    beam: int = 4
     seed: int = 0
     evaluate_every: int = 100
     save_every: int = 100
@@ -90,10 +96,12 @@ class Settings:
     deterministic: bool = False
 
 
+COUNTS = ("evaluate_every", "save_every", "keep", "threads")
 CHOICES = {
     "schedule": ("cosine", "linear", "constant"),
     "optimizer": ("adamw", "sgd"),
     "precision": ("float32", "bf16"),
+    "decoding": ("ctc", "attention", "joint"),
     "kind": ("log_mel", "mfcc", "waves"),
 }
 
@@ -120,14 +128,20 @@ def _faults(made: Settings) -> list[tuple[bool, str]]:
             f"train.warmup {made.warmup} is not below train.steps {made.steps}: lr would never be reached; "
                 "--set warmup=0 does without",
         ),
-        (not 0 < made.lr < math.inf, f"train.lr is {made.lr}"),
+        (
+            not 0 < made.lr < math.inf,
+            f"train.lr is {made.lr}: it is a finite number above 0; what is not to be trained is named by freeze",
+        ),
         (not 0 <= made.final_lr <= 1, f"train.final_lr is {made.final_lr}: it is a share of lr, from 0 to 1"),
         (made.ema is not None and not 0 < made.ema < 1, f"train.ema is {made.ema}, no decay between 0 and 1"),
-        (len(made.betas) != 2 or not all(0 <= beta < 1 for beta in made.betas), f"train.betas are {made.betas}"),
-        (made.clip is not None and made.clip <= 0, f"train.clip is {made.clip}"),
+        (len(made.betas) != 2 or not all(0 <= beta < 1 for beta in made.betas),
+            f"train.betas are {list(made.betas)}: they are two numbers, each from 0 to below 1"),
+        (made.clip is not None and made.clip <= 0,
+            f"train.clip is {made.clip}: it is above 0, or null so as not to clip"),
         (made.data.min_s > made.data.max_s, "train.data.min_s is above train.data.max_s: that leaves nothing"),
         (made.features.stack < 1 or made.features.size < 1, "train.features.stack and size are 1 or more"),
-        (min(made.evaluate_every, made.save_every, made.keep, made.threads) < 1, "a number below 1 among its counts"),
+        (made.beam < 1, f"train.beam is {made.beam}: it is 1 or more"),
+        *((getattr(made, one) < 1, f"train.{one} is {getattr(made, one)}: it is 1 or more") for one in COUNTS),
     ]  # fmt: skip
 
 
@@ -166,6 +180,8 @@ def _value(one: Any, value: Any, where: str, path: str) -> Any:
 
 
 def _whole(value: Any) -> int:
+    if type(value) is float and value.is_integer():  # 1e3
+        return int(value)
     if type(value) is not int:
         raise TypeError
     return value
@@ -191,6 +207,17 @@ def _truth(value: Any) -> bool:
 
 def _texts(value: Any) -> tuple[str, ...]:
     return tuple(map(_text, [value] if isinstance(value, str) else _sequence(value)))
+
+
+def _named(value: Any) -> tuple[Named, ...]:
+    """Return texts, and entries with ``_target_``, which say who makes a dataset."""
+    several = [value] if isinstance(value, (str, Mapping)) else _sequence(value)
+    return tuple(_factory(one) if isinstance(one, Mapping) else _text(one) for one in several)
+
+
+def _factory(value: Mapping[Any, Any]) -> dict[str, Any]:
+    _text(value.get("_target_"))
+    return {_text(name): one for name, one in value.items()}
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
@@ -223,6 +250,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "bool": _truth,
     "tuple[str, ...]": _texts,
     "tuple[float, ...]": _numbers,
+    "tuple[Named, ...]": _named,
     "freeze": _freeze,
     "lr_scale": _scales,
 }
@@ -233,6 +261,7 @@ _MEANT = {
     "bool": "true or false",
     "tuple[str, ...]": "a text or a list of texts",
     "tuple[float, ...]": "a list of numbers",
+    "tuple[Named, ...]": "a text, a map with _target_, or a list of them",
     "Mapping[str, int": "a list of patterns, or a map from pattern to step",
     "Mapping[str, float]": "a map from pattern to number",
 }

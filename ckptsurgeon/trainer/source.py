@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..errors import ConfigError
 from .random_state import random_kept
 
 if TYPE_CHECKING:
@@ -47,13 +48,16 @@ class Stream:
         epoch, used = self.position
         if used >= self._source.size(epoch):
             epoch, used, self._batches = epoch + 1, 0, None
+        batch: Batch | None
         # Beginning an epoch draws from the global generator in torch's DataLoader, and a resumed run begins one more.
         if self._batches is None:
             with random_kept():
                 self._batches = iter(self._source.read(self._seed, epoch, used))
-                batch: Batch = next(self._batches)
+                batch = next(self._batches, None)
         else:
-            batch = next(self._batches)
+            batch = next(self._batches, None)
+        if batch is None:
+            raise _nothing(epoch, used, self._source.size(epoch))
         self.position = (epoch, used + 1)
         return batch
 
@@ -61,7 +65,17 @@ class Stream:
 def first_batch(source: Source, seed: int) -> Batch:
     """Return the first batch of the first epoch."""
     with random_kept():
-        return next(iter(source.read(seed, 0)))
+        batch = next(iter(source.read(seed, 0)), None)
+    if batch is None:
+        raise _nothing(0, 0, source.size(0))
+    return batch
+
+
+def _nothing(epoch: int, used: int, size: int) -> ConfigError:
+    return ConfigError(
+        f"the split train gives no batch {used} in epoch {epoch}, of {size} that it promises.",
+        hint="size(epoch) and read(seed, epoch, start) of the task's source are to agree, and size is 1 or more.",
+    )
 
 
 class OneBatch:

@@ -12,15 +12,16 @@ __all__ = ["Standing"]
 class Standing:
     """``step`` is how many steps are done. ``best`` is the best metric, reached after ``best_step`` steps.
 
-    ``waited`` counts evaluations since then, ``skipped`` steps that were not finite, ``in_a_row`` the last of them.
-    ``ratios`` is how far each tensor moved in one step, as a share of its norm, when that was last measured.
-    ``seconds`` is the time spent. ``figures`` are those of the last evaluation; ``norms`` of the gradient's norm the
-    number of steps, how many were clipped, the largest, and the sum of all.
+    ``best_loss`` is the loss of that evaluation. ``waited`` counts evaluations since then, ``skipped`` steps that were
+    not finite, ``in_a_row`` the last of them. ``ratios`` is how far each tensor moved in one step, as a share of its
+    norm, when that was last measured. ``seconds`` is the time spent. ``figures`` are those of the last evaluation;
+    ``norms`` of the gradient's norm the number of steps, how many were clipped, the largest, and the sum of all.
     """
 
     step: int = 0
     best: float | None = None
     best_step: int = 0
+    best_loss: float | None = None
     waited: int = 0
     skipped: int = 0
     in_a_row: int = 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import ConfigError
 from ..text import escape, listing
@@ -21,13 +23,15 @@ MAKES_ONE = "ckpt transplant SRC dst.yaml makes one; or name a configuration: ck
 class Start:
     """A configuration, the init to load, and what was decided on the way.
 
-    ``from_`` is the path of the init that the run starts from, or that a run to be resumed once started from.
+    ``from_`` is the path of the init that the run starts from, or that a run to be resumed once started from;
+    ``known`` is the lineage of such a run.
     """
 
     config: str
     init: Init | None = None
     notes: tuple[str, ...] = ()
     from_: str | None = None
+    known: Mapping[str, Any] | None = None
 
 
 def found_start(config: str | None, init: str | None) -> Start:

@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Stop", "listening"]
+__all__ = ["SIGNALS", "Stop", "listening"]
+
+
+SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGHUP))
 
 
 @dataclass
@@ -20,13 +23,13 @@ class Stop:
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a program that a signal ended: 130 for SIGINT, 143 for SIGTERM."""
+        """What a shell expects of a program that a signal ended: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM."""
         return 128 + int(signal.Signals[self.name]) if self.name else 0
 
 
 @contextmanager
 def listening() -> Iterator[Stop]:
-    """Note SIGINT and SIGTERM while the block runs; after the first one they do again what they did before."""
+    """Note SIGINT, SIGTERM and SIGHUP while the block runs; after the first one they do what they did before."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -37,7 +40,7 @@ def listening() -> Iterator[Stop]:
         stop.name = signal.Signals(number).name
         _restore(before)
 
-    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+    for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.getsignal(number)
     for number in before:

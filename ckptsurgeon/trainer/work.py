@@ -2,54 +2,77 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from ..configs import Document, user_code
-from ..text import escape
+from ..text import brief_repr, escape
 from ..vocabulary import read_vocabulary
+from .data.loader import Batches
 from .data.split import located
 from .settings import Settings
 from .source import Source
-from .tasks._load import load_task
-from .tasks._task import Task
+from .tasks._load import load_task, users_task
+from .tasks._task import Progress, Task
 
 __all__ = ["Work", "load_work"]
 
 
 @dataclass(frozen=True)
 class Work:
-    """A task and its splits; ``dev`` is None where there is nothing to evaluate on.
+    """A task and its splits; ``dev`` is None where there is nothing to evaluate on, ``test`` where nothing at the end.
 
-    ``prepare`` computes once what would otherwise be computed from the clips each time, and says what it did.
+    ``prepare`` computes once what would otherwise be computed from the clips each time, and returns what it did.
+    ``tokens`` is the token list, empty where there is none.
     """
 
     task: Task
     train: Source
     dev: Source | None = None
-    prepare: Callable[[], Sequence[str]] | None = None
+    test: Source | None = None
+    prepare: Callable[[Progress], Sequence[str]] | None = None
     notes: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+
+    def close(self) -> None:
+        """Let go of what the sources hold: processes."""
+        for source in (self.train, self.dev, self.test):
+            if isinstance(source, Batches):
+                source.close()
 
 
 def load_work(settings: Settings, document: Document) -> Work:
     """Return the task and its data; raises ConfigError where there is no such task, or no data for it.
 
-    The task's method ``splits`` returns the sources ``train`` and, if there is one, ``dev``. One that keeps what it
-    computes from clips has a method ``prepare``, one that has something to say of its data a method ``notes``.
+    The task's method ``splits`` returns the sources ``train`` and, if there are such, ``dev`` and ``test``. One that
+    keeps what it computes from clips has a method ``prepare``, one that has something to say of them has ``notes``.
     """
-    folder = os.path.dirname(document.path)
+    folder = document.folder
     kind = load_task(settings.task, folder)
     data = located(settings.data, folder)
     with user_code(document):
-        task: Any = kind(replace(settings, data=data), _tokens(data.tokens, document))
-        splits = task.splits() if hasattr(task, "splits") else {}
-        notes = task.notes() if hasattr(task, "notes") else ()
+        tokens = _tokens(data.tokens, document)
+        with users_task(settings.task):
+            task: Any = kind(replace(settings, data=data), tokens)
+            splits = task.splits() if hasattr(task, "splits") else {}
+            notes = task.notes() if hasattr(task, "notes") else ()
+    if not isinstance(splits, Mapping):
+        raise document.fail(
+            f"splits of the task {escape(settings.task)} returns {brief_repr(splits)}, no sources by name."
+        )
     if "train" not in splits:
         raise document.fail(f"the task {escape(settings.task)} does not say where its data come from.")
     prepare = getattr(task, "prepare", None)
-    return Work(cast(Task, task), cast(Source, splits["train"]), splits.get("dev"), prepare, tuple(notes))
+    return Work(
+        cast(Task, task),
+        cast(Source, splits["train"]),
+        splits.get("dev"),
+        splits.get("test"),
+        prepare,
+        tuple(notes),
+        tuple(tokens),
+    )
 
 
 def _tokens(path: str | None, document: Document) -> Sequence[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ckptsurgeon.cli.sink import print_to
-from ckptsurgeon.render.train import dev_line, step_line, trained_view
+from ckptsurgeon.render.train import checks_view, dev_line, step_line, trained_view
 from ckptsurgeon.trainer.checks import Check
 from ckptsurgeon.trainer.result import Arm, Controls, Trained
 
@@ -64,8 +66,21 @@ def test_an_evaluation_hangs_below_its_step(monkeypatch: pytest.MonkeyPatch) -> 
         "  step  20/500  dev  loss 1.050  cer 0.562  wer 1  too_short 0  accuracy 0.0004"
     ]
     assert lines(dev_line(row, 500), 60, monkeypatch) == [
-        "  step  20/500  dev  loss 1.050  cer 0.562  wer 1  too_short",
-        "                     0  accuracy 0.0004",
+        "  step  20/500  dev  loss 1.050  cer 0.562  wer 1",
+        "                     too_short 0  accuracy 0.0004",
+    ]
+
+
+def test_what_came_of_a_run_wraps_between_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Trained(
+        "x.yaml", "run", None, "ctc", "cpu", 500, 500, "done", (), "cer", 0.14, 480, elapsed_s=65.2, first_loss=7.6,
+        last_loss=0.31, test={"loss": 0.5, "cer": 0.1234, "wer": 0.25, "too_short": 0.0}, test_clips=1,
+    )  # fmt: skip
+    assert lines(trained_view(found), 60, monkeypatch) == [
+        "  trained run  500/500 steps  1:05  loss 7.6 to 0.31",
+        "          best cer 0.14 at step 480",
+        "  test    1 clip  loss 0.500  cer 0.123  wer 0.250",
+        "          too_short 0",
     ]
 
 
@@ -86,13 +101,38 @@ def test_the_table_is_aligned_and_the_verdict_stands_below(monkeypatch: pytest.M
         "  PASS     loaded tensors equal their source  150 of 150, bit for bit\n"
         "  WARN     first loss                         10.07 where uniform outputs give 7.64 (+32%)\n"
         "  after the last step\n"
-        "  NOT RUN  knowledge moved                    why not\n"
+        "  not run: knowledge moved\n"
         "  cer after 100 steps, 2 seeds\n"
         "            body frozen        all of it trained\n"
         "  warm      0.15 (0.1 to 0.2)  0.15 (0.1 to 0.2)\n"
         "  scratch   0.15 (0.1 to 0.2)  0.15 (0.1 to 0.2)\n"
         "  permuted  0.15 (0.1 to 0.2)  0.15 (0.1 to 0.2)\n"
-        "  verdict  KNOWLEDGE\n"
+        "  verdict  KNOWLEDGE  by dev after the last step, body frozen\n"
         "  trained run  500/500 steps  1:05  loss 7.6 to 0.31  best cer 0.14 at step 480\n"
     )
     assert "before the first step" not in shown(trained_view(found, checked=["before"]))
+    assert "  NOT RUN  knowledge moved                    why not\n" in shown(trained_view(found, every=True))
+    flat = replace(found, controls=replace(found.controls, plateau=("scratch", "permuted")))
+    assert "\n           scratch and permuted have learned nothing yet\n" in shown(trained_view(flat))
+
+
+def test_a_narrow_table_has_what_a_check_says_below_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = (
+        Check("first loss", "PASS", "5.15 where uniform outputs give 5.20 (-1%)", "before"),
+        Check("independent of batch and padding", "WARN", "two", "before"),
+        Check("ties are still ties", "NOT RUN", "why", "before"),
+    )
+    assert lines(checks_view(checks), 60, monkeypatch) == [
+        "  before the first step",
+        "  PASS     first loss",
+        "             5.15 where uniform outputs give 5.20 (-1%)",
+        "  WARN     independent of batch and padding",
+        "             two",
+        "  not run: ties are still ties",
+    ]
+
+
+def test_a_run_with_a_failed_check_does_not_end_like_a_good_one() -> None:
+    checks = (Check("first loss", "FAIL", "nan", "before"), Check("dead units", "PASS", "0", "before"))
+    found = Trained("x.yaml", "run", None, "ctc", "cpu", 5, 5, "done", checks)
+    assert shown(trained_view(found)).endswith("  FAIL    1 check failed: first loss\n")

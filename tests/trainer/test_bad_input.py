@@ -110,6 +110,8 @@ def test_an_init_that_does_not_fit_is_for_transplant_to_fit(ckpt: Run) -> None:
 def test_a_run_that_went_on_and_was_killed_has_no_report() -> None:
     for step in (4, 6):
         os.makedirs(f"run/steps/{step}")
+        for name in ("model.safetensors", "state.pth"):
+            Path(f"run/steps/{step}", name).touch()
     Path("run/result.json").write_text(json.dumps({"step": 4}))
     os.symlink("steps/6", "run/last")
     with pytest.raises(ConfigError, match=r"run holds no report of a run\. It is not done: ckpt train --run run"):

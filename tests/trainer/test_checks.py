@@ -21,7 +21,7 @@ from ckptsurgeon.trainer.checks.knowledge import knowledge, verdict_of
 from ckptsurgeon.trainer.checks.loaded import tied
 from ckptsurgeon.trainer.checks.moved import moved
 from ckptsurgeon.trainer.checks.overfit import overfit
-from ckptsurgeon.trainer.checks.reopened import reopened
+from ckptsurgeon.trainer.checks.reopened import Saved, reopened
 from ckptsurgeon.trainer.checks.resumed import resumed
 from ckptsurgeon.trainer.controls import permute, run_controls
 from ckptsurgeon.trainer.evaluating import loss_per_item
@@ -38,22 +38,6 @@ NAMES = {
     "finite": "no NaN, no Inf", "varied": "no constant tensors", "first": "first loss",
     "scale": "scale of activations", "dead": "dead units", "independent": "independent of batch and padding",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained toy's weights."""
-    folder = tmp_path_factory.mktemp("toy")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        toy.train_source()
-    return folder / "src.pth"
-
-
-@pytest.fixture
-def init(source: Path) -> str:
-    toy.write()
-    return toy.make_init("head", source=str(source), seed=5)
 
 
 def before(job: Job, spoil: Callable[[dict[str, Tensor]], object] = lambda tensors: None) -> dict[str, Check]:
@@ -323,8 +307,13 @@ def test_a_saved_file_that_another_process_reads_otherwise_fails() -> None:
     loop = toy.loop(folder="run", save_every=4)
     loop.run(until=4)
     loss = loss_per_item(loop.model, loop.job.work.task, [first_batch(loop.job.work.train, 0)], settings=loop.settings)
-    found = reopened(loop.job, "run/last/model.safetensors", loss=loss * 1.001, sets=())
-    assert (found.status, found.says) == (FAIL, f"{loss:.6g} where it was {loss * 1.001:.6g}")
+    last = Saved("last", "run/last/model.safetensors", loss * 1.001)
+    best = Saved("best", "run/best.safetensors", loop.standing.best_loss or 0, dev=True)
+    Path("no.safetensors").write_bytes(b"")
+    found = list(reopened(loop.job, [last, best, replace(last, weights="no.safetensors")], sets=()))
+    assert [check.status for check in found] == [FAIL, PASS, FAIL]
+    assert found[0].says == f"{loss:.6g} where it was {loss * 1.001:.6g}"
+    assert found[2].says.startswith("it cannot be opened")
 
 
 def test_permuting_keeps_the_values_and_nothing_else() -> None:

@@ -49,6 +49,20 @@ def train_set():
 def dev_set():
     return Squares(1, names=True)
 
+def some(seed, names, number=40):
+    return torch.utils.data.Subset(Squares(seed, names), range(number))
+
+class Scaled(torch.utils.data.Dataset):
+    def __init__(self, inner, by):
+        self.inner, self.by = inner, by
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, place):
+        x, label = self.inner[place]
+        return self.by * x, label
+
 def arrays():
     return [(np.ones((3, 4), "float32"), torch.tensor(2)), (np.zeros((3, 4), "float32"), np.int64(0))]
 
@@ -112,6 +126,38 @@ def test_arrays_and_numbers_of_numpy_do_as_well(ckpt: Run) -> None:
     assert ckpt("train", configuration(train="my_data.py:arrays"), "--check-only").code == 0
 
 
+SOME = {"_target_": "my_data.some", "seed": 0, "names": True, "number": 30}
+
+
+def test_a_target_is_given_its_arguments(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a configuration in another folder, whose file is found there; one may be an argument of another."""
+    for name in ("resumed", "reopened"):
+        monkeypatch.setattr(checking, name, lambda *args, **options: Check("left out", "NOT RUN", ""))
+    scaled = {"_target_": "my_data.Scaled", "inner": SOME, "by": 0.5}
+    configuration(train=scaled, dev={**SOME, "seed": 1, "number": 20})
+    Path("conf").mkdir()
+    for name in ("x.yaml", "net.py", "my_data.py", "classes.txt"):
+        Path(name).rename(f"conf/{name}")
+    done = ckpt("train", "conf/x.yaml", "--device", "cpu")
+    assert done.code == 0, done.out + done.err
+    assert "note: train: 30 examples of my_data.Scaled, your own code" in done.err
+    assert "note: dev: 20 examples of my_data.some, your own code" in done.err
+    used = yaml.safe_load(Path("run/config.yaml").read_text())["train"]["data"]
+    assert used["train"] == [scaled]
+    assert ckpt("train", "--resume", "--device", "cpu").code == 0
+    Path("conf/x.yaml").write_text(Path("conf/x.yaml").read_text().replace("by: 0.5", "by: 2"))
+    refused = ckpt("train", "--resume", "--device", "cpu")
+    assert refused.code == 2
+    assert "train.data.train was [{'_target_': 'my_data.Scaled'" in " ".join(refused.err.split())
+
+
+def test_a_target_may_be_set_where_a_run_is_started(ckpt: Run) -> None:
+    config = configuration(train="nothing.csv")
+    done = ckpt("train", config, "--check-only", "--set", "data.train={_target_: my_data.some, seed: 0, names: false}")
+    assert done.code == 0, done
+    assert "train: 40 examples of my_data.some" in done.err
+
+
 @pytest.mark.parametrize(
     ("train", "why"),
     [
@@ -125,6 +171,17 @@ def test_arrays_and_numbers_of_numpy_do_as_well(ckpt: Run) -> None:
         ("my_data.py:no_pair", "my_data.py:no_pair[0] is tensor("),
         ("my_data.py:wrong_label", "my_data.py:wrong_label[0]: the label 3 is no class. It is a number from 0 to 2"),
         ("my_data.py:wrong_name", "my_data.py:wrong_name[0]: the label 'rde' is no class."),
+        (
+            {**SOME, "names": None, "nubmer": 3},
+            "my_data.some fails: TypeError: some() got an unexpected keyword argument",
+        ),
+        ({"_target_": "my_data.smoe"}, "train.data.train: my_data has no smoe."),
+        ({"_target_": "my_dtaa.some"}, "my_dtaa.some cannot be imported: there is no module my_dtaa."),
+        ({"_target_": "my_data.py:some"}, "it must be package.module.function. Write my_data.some."),
+        ({"_target_": "my_data.Squares", "seed": "${x}"}, "is an interpolation, which is not resolved here"),
+        ({**SOME, "_partial_": True}, "my_data.some returns partial, no map-style dataset."),
+        ({"target": "my_data.some"}, "not a text, a map with _target_, or a list of them."),
+        ([SOME, "x.csv"], "train.data.train names a function and something else."),
         (["my_data.py:train_set", "x.csv"], "train.data.train names a function and something else."),
     ],
 )

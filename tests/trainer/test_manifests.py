@@ -91,7 +91,7 @@ def test_every_missing_sound_is_a_detail() -> None:
         cs.SourceError, match=r"x.csv, line 3: the sound b.wav does not exist, and 1 of 3 more"
     ) as caught:
         read_manifests(["x.csv"])
-    assert caught.value.details == ("x.csv, line 3: b.wav", "x.csv, line 4: c.wav")
+    assert caught.value.details == ("x.csv, line 3: b.wav does not exist", "x.csv, line 4: c.wav does not exist")
 
 
 def test_what_is_no_sound_is_named() -> None:

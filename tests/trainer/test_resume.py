@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import random
-import signal
-import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.trainer.checks import Check
+from ckptsurgeon.trainer.checks.held import held
+from ckptsurgeon.trainer.job import tensors_of
 from ckptsurgeon.trainer.log import read_log
+from ckptsurgeon.trainer.random_state import random_state, seed_all
 from ckptsurgeon.trainer.run_folder import RunFolder
 
 from . import toy
@@ -25,11 +27,22 @@ from . import toy
 EVERYTHING: dict[str, Any] = {
     "ema": 0.9, "accumulate": 3, "freeze": {"body.second": 5}, "lr_scale": {"head": 2}, "schedule": "linear",
 }  # fmt: skip
+DRAWS: dict[str, Any] = {"model": {"_target_": "toy_drawing.Net"}}
+"""A model that draws from Python's and numpy's generators and has buffers that no state dict has."""
 
 
 @pytest.mark.parametrize(
     ("at", "settings"),
-    [(1, {}), (6, {}), (4, EVERYTHING), (5, EVERYTHING), (11, EVERYTHING), (6, {"optimizer": "sgd"})],
+    [
+        (1, {}),
+        (6, {}),
+        (4, EVERYTHING),
+        (5, EVERYTHING),
+        (11, EVERYTHING),
+        (6, {"optimizer": "sgd"}),
+        (5, DRAWS),
+        (6, {**DRAWS, **EVERYTHING}),
+    ],
 )
 def test_a_run_in_two_parts_is_a_run_in_one(at: int, settings: dict[str, Any]) -> None:
     """Dropout is on, an epoch has four batches, and evaluations are between."""
@@ -57,9 +70,11 @@ def test_the_test_of_equality_sees_a_difference() -> None:
     assert not toy.equal(one, other)
 
 
-def test_looking_changes_nothing() -> None:
+@pytest.mark.parametrize("settings", [{}, DRAWS])
+def test_looking_changes_nothing(settings: dict[str, Any]) -> None:
     """Evaluations, saves and an end draw nothing that the run would have drawn."""
-    often, seldom = toy.loop(evaluate_every=1, save_every=1, folder="run"), toy.loop(evaluate_every=12)
+    often = toy.loop(evaluate_every=1, save_every=1, folder="run", **settings)
+    seldom = toy.loop(evaluate_every=12, **settings)
     often.run()
     seldom.run()
     assert toy.equal(often, seldom)
@@ -120,45 +135,87 @@ def test_a_save_that_fails_keeps_the_old_checkpoint(call: str, monkeypatch: pyte
     folder.load()
 
 
-def forked(delay: float | None) -> int:
-    """Train, or go on, in a process of its own that is killed after ``delay`` seconds; returns its status."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking: there is one thread
-        child = os.fork()
-    if child == 0:
-        try:
-            loop = toy.loop(folder="run", steps=36, save_every=3, keep=2)
-            if RunFolder("run").holds_a_run:
-                loop.restore(*RunFolder("run").load())
-            loop.run()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    if delay is not None:
-        time.sleep(delay)
-        os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1]
+@pytest.mark.parametrize("lost", ["torch", "python", "numpy"])
+def test_each_random_state_that_is_lost_is_seen(lost: str) -> None:
+    whole, first = toy.loop(**DRAWS), toy.loop(folder="run", **DRAWS)
+    whole.run()
+    first.run(until=5)
+    second = toy.loop(**DRAWS)
+    tensors, state = RunFolder("run").load()
+    seed_all(99)
+    other = random_state()
+    second.restore(tensors, {**state, "random": {**state["random"], lost: other[lost]}})
+    second.run()
+    assert not toy.equal(whole, second)
 
 
-def test_killed_at_twenty_moments_it_ends_with_the_weights_of_a_run_that_was_not() -> None:
-    began = time.monotonic()
-    assert forked(None) == 0
-    took = time.monotonic() - began
-    wanted = load_file("run/last/model.safetensors")
-    best = load_file("run/best.safetensors")
-    os.rename("run", "unkilled")
-    chance = random.Random(0)
-    steps = []
-    for _ in range(20):
-        forked(chance.uniform(0.02, min(took / 3, 0.6)))
-        if RunFolder("run").holds_a_run:
-            load_file("run/last/model.safetensors")
-            torch.load("run/last/state.pth", weights_only=True)
-            steps.append(RunFolder("run").last_step())
-    assert steps == sorted(steps)
-    assert forked(None) == 0
-    for name, known in (("last/model", wanted), ("best", best)):
-        found = load_file(f"run/{name}.safetensors")
-        assert all(torch.equal(found[key], value) for key, value in known.items()), name
-    assert {name for name in os.listdir("run/steps") if not name.isdigit()} == set()
-    assert len(os.listdir("run/steps")) == 2
+def spoilt(key: str, at: int, *, resumed_at: int, **settings: Any) -> Check:
+    """The check of what is frozen, of a run whose tensor is changed after some steps and which is then resumed."""
+    first = toy.loop(folder="run", **settings)
+    first.run(until=at)
+    with torch.no_grad():
+        tensors_of(first.model)[key].add_(1)
+    first.run(until=resumed_at)
+    second = toy.loop(folder="run", **settings)
+    second.restore(*RunFolder("run").load())
+    second.run()
+    return held(second)
+
+
+def test_a_frozen_tensor_that_moved_before_a_resume_is_seen_after_it() -> None:
+    found = spoilt("body.second.weight", 2, resumed_at=4, freeze=["body.second"])
+    assert (found.status, found.says) == ("FAIL", "1 tensor of 2 did: body.second.weight")
+
+
+def test_a_tensor_that_moved_before_it_thawed_is_seen_after_a_resume() -> None:
+    found = spoilt("body.second.weight", 2, resumed_at=8, freeze={"body.second": 5})
+    assert (found.status, found.says) == ("FAIL", "1 tensor of 2 did: body.second.weight")
+
+
+def test_a_frozen_tensor_that_did_not_move_is_no_other_after_a_resume() -> None:
+    first = toy.loop(folder="run", save_every=4, freeze=["body.second"])
+    first.run(until=4)
+    second = toy.loop(folder="run", freeze=["body.second"])
+    second.restore(*RunFolder("run").load())
+    second.run()
+    assert held(second).status == "PASS"
+    assert second.freezing.before == first.freezing.before
+
+
+# Early stopping.
+
+
+def test_a_run_that_ended_for_want_of_patience_is_saved_and_ends_there_when_resumed() -> None:
+    settings: dict[str, Any] = {"steps": 40, "evaluate_every": 2, "save_every": 100, "patience": 3, "lr": 1e-9}
+    first = toy.loop(folder="run", **settings)
+    assert first.run() == "patience"
+    ended = first.standing.step
+    assert RunFolder("run").last_step() == ended < 40
+    second = toy.loop(folder="run", **settings)
+    second.restore(*RunFolder("run").load())
+    assert (second.standing.waited, second.run()) == (3, "patience")
+    assert second.standing.step == ended
+    assert len(read_log("run/log.jsonl")) == ended + ended // 2
+
+
+@pytest.mark.parametrize(
+    ("figures", "waited", "best"),
+    [
+        ([0.5, 0.6, 0.4, 0.5], [0, 1, 0, 1], 0.4),
+        ([0.5, math.nan, 0.5, 0.4], [0, 1, 2, 0], 0.4),
+        ([math.nan, 0.5], [1, 0], 0.5),
+        ([math.nan, math.nan], [1, 2], None),
+    ],
+)
+def test_evaluations_without_a_better_figure_are_counted_from_the_last_better_one(
+    figures: list[float], waited: list[int], best: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = toy.loop(steps=2 * len(figures), evaluate_every=2, patience=3, folder="run")
+    given = iter(figures)
+    monkeypatch.setattr("ckptsurgeon.trainer.loop.evaluate", lambda *args, **options: {"error": next(given)})
+    seen = []
+    for step in range(2, 2 * len(figures) + 1, 2):
+        assert loop.run(until=step) == ("done" if step == 2 * len(figures) else "")
+        seen.append(loop.standing.waited)
+    assert (seen, loop.standing.best) == (waited, best)
+    assert os.path.exists("run/best.safetensors") == (best is not None)

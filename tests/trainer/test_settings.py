@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ def test_sections_and_lists_are_read() -> None:
         ({"clip": 0}, "train.clip is 0.0"),
         ({"final_lr": 2}, "a share of lr"),
         ({"data": {"min_s": 3, "max_s": 2}}, "leaves nothing"),
-        ({"keep": 0}, "below 1"),
+        ({"keep": 0}, "it is 1 or more"),
     ],
 )
 def test_what_is_wrong_is_said(section: Any, why: str) -> None:
@@ -67,3 +68,33 @@ def test_what_is_wrong_is_said(section: Any, why: str) -> None:
         settings_of(section, "x.yaml")
     assert str(caught.value).startswith("x.yaml: ")
     assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("lr=0", "--set lr=0: train.lr is 0.0: it is a finite number above 0"),
+        ("lr=.inf", "--set lr=.inf: train.lr is inf: it is a finite number above 0"),
+        ("clip=-1", "--set clip=-1: train.clip is -1.0: it is above 0, or null so as not to clip"),
+        (
+            "betas=[1, 2]",
+            "--set betas=[1, 2]: train.betas are [1.0, 2.0]: they are two numbers, each from 0 to below 1",
+        ),
+        ("keep=0", "--set keep=0: train.keep is 0: it is 1 or more"),
+        ("steps=.inf", "--set steps=.inf: train.steps is inf, not a whole number"),
+        ("steps=1.5", "--set steps=1.5: train.steps is 1.5, not a whole number"),
+    ],
+)
+def test_a_value_of_the_command_line_is_blamed_on_it(text: str, why: str) -> None:
+    from ckptsurgeon.configs import read_document
+    from ckptsurgeon.trainer.assembly import settings_in
+
+    Path("x.yaml").write_text("train: {steps: 5}\n")
+    document = read_document("x.yaml")
+    with pytest.raises(cs.ConfigError) as caught:
+        settings_in(document, [text])
+    assert caught.value.message.startswith(why)
+    assert settings_in(document, ["steps=1e3"]).steps == 1000
+    Path("y.yaml").write_text("train: {keep: 0}\n")
+    with pytest.raises(cs.ConfigError, match=r"y\.yaml: train\.keep is 0"):
+        settings_in(read_document("y.yaml"), ["steps=5"])

@@ -165,7 +165,10 @@ def test_transcripts_that_cannot_be_learned_are_named() -> None:
     corpus("train.csv", ["a", "", " ", "b"])
     with pytest.raises(cs.ConfigError, match="train.csv, line 3: the transcript is empty, and 1 more are") as caught:
         CTC(settings(), TOKENS).splits()
-    assert caught.value.details == ("train.csv, line 3", "train.csv, line 4")
+    assert caught.value.details == (
+        "train.csv, line 3: the transcript is empty",
+        "train.csv, line 4: the transcript is empty",
+    )
     corpus("train.csv", ["a", "bä", "xb", "a"])
     with pytest.raises(cs.ConfigError, match=r"train.csv, line 3: the letter 'ä' \(U\+00E4\) is no token") as caught:
         CTC(settings(), TOKENS).splits()
@@ -177,6 +180,12 @@ def test_transcripts_that_cannot_be_learned_are_named() -> None:
 def test_a_task_without_tokens_says_what_to_name(kind: Any) -> None:
     with pytest.raises(cs.ConfigError, match=r"train\.data\.tokens"):
         kind(settings(), ())
+
+
+def test_a_task_that_reads_manifests_takes_no_target() -> None:
+    data = {"train": {"_target_": "my_data.train_set"}}
+    with pytest.raises(cs.ConfigError, match="train.data.train has a _target_: this task reads manifests"):
+        CTC(settings(data=data), TOKENS).splits()
 
 
 def test_ctc_learns_tones() -> None:
@@ -383,6 +392,12 @@ def test_a_users_own_task_lies_beside_the_configuration() -> None:
         ("my_task.txt:MyTask", "", "my_task.txt is no Python file"),
         ("my_task.py:MyTsak", "class MyTask: pass", "my_task.py has no MyTsak. Did you mean MyTask"),
         ("my_task.py:MyTask", "class MyTask: metric = 'x'", "is no task: it has no check, example, collate, loss"),
+        (
+            "my_task.py:MyTask",
+            "from ckptsurgeon.trainer.tasks._sounds import SoundTask\n"
+            "class MyTask(SoundTask):\n    metric = 'x'\n    loss = uniform_loss = evaluate = None",
+            "is no task: it has no check, label",
+        ),
         ("my_task.py:MyTask", "MyTask = 3", "is no task: it is no class"),
         ("my_task.py:MyTask", "import not_there", "cannot be imported: ModuleNotFoundError"),
         ("my_task.py:MyTask", "raise SystemExit(3)", "its code ended the program"),

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,34 +25,6 @@ from ckptsurgeon.trainer.settings import settings_of
 from . import toy
 
 Run = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained toy's weights."""
-    folder = tmp_path_factory.mktemp("toy")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        toy.train_source()
-    return folder / "src.pth"
-
-
-@pytest.fixture
-def init(source: Path) -> str:
-    """A toy.yaml, and an init made for it from what a toy has learned, but for its head."""
-    toy.write()
-    return toy.make_init("head", source=str(source), seed=5)
-
-
-@pytest.fixture
-def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the checks that train again or start a process, and without TensorBoard's import."""
-    from ckptsurgeon.trainer import training
-    from ckptsurgeon.trainer.log import Log
-
-    monkeypatch.setattr(training, "checks_after", lambda *args, **options: [Check("cheap", "NOT RUN", "a test")])
-    real = Log.__init__
-    monkeypatch.setattr(Log, "__init__", lambda self, folder, step, **options: real(self, folder, step))
 
 
 def flat(text: str) -> str:
@@ -106,7 +79,7 @@ def test_python_and_the_command_line_are_twins(ckpt: Run, init: str) -> None:
     )  # fmt: skip
     told = json.loads(done.out)
     mine = json.loads(json.dumps(made.to_json()))
-    apart = ("run", "elapsed_s")
+    apart = ("run", "elapsed_s", "train_s")
     assert {k: v for k, v in told.items() if k not in apart} == {k: v for k, v in mine.items() if k not in apart}
     weights = [Path(run, "last/model.safetensors").read_bytes() for run in ("a", "b")]
     assert weights[0] == weights[1]
@@ -278,6 +251,12 @@ def test_nothing_to_start_from(ckpt: Run) -> None:
     assert "ckpt transplant SRC dst.yaml makes one" in told
 
 
+def test_a_configuration_that_is_not_there(ckpt: Run, init: str) -> None:
+    wanted = "error: the configuration nothing.yaml cannot be read: No such file or directory."
+    assert refused(ckpt, "nothing.yaml").endswith(wanted)
+    assert refused(ckpt, "nothing.yaml", "--init", init).endswith(wanted)
+
+
 def test_several_to_start_from_are_listed(ckpt: Run, init: str) -> None:
     shutil.copy(init, "b.init.safetensors")
     assert "there are 2 of *.init.safetensors here: b.init.safetensors, toy.init.safetensors" in refused(ckpt)
@@ -357,9 +336,12 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
         (["--controls", "--seeds", "0"], "--seeds is 0"),
         (["--controls"], "there is no init. Give --init"),
         (["--check-only", "--resume"], "--check-only and --resume contradict each other"),
-        (["--resume", "--controls"], "--controls starts from an init, --resume does not"),
         (["--preprocess-only"], "computes nothing beforehand"),
         (["--report", "nowhere"], "there is no run nowhere"),
+        (["--report", "run", "--resume"], "--report and --resume contradict each other: it trains nothing."),
+        (["--report", "run", "--seed", "0"], "--report and --seed contradict each other"),
+        (["--report", "run", "--set", "lr=1"], "--report and --set contradict each other"),
+        (["--report", "run", "--run", "other"], "--report is asked of run and of --run other"),
     ],
 )
 def test_each_mistake_has_its_own_message(ckpt: Run, init: str, flags: list[str], why: str) -> None:
@@ -424,3 +406,25 @@ def test_a_full_disk_is_exit_5_and_keeps_the_last_checkpoint(
 def test_importing_the_package_loads_no_torch() -> None:
     code = "import sys, ckptsurgeon, ckptsurgeon.trainer, ckptsurgeon.render.train; ckptsurgeon.Trained; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.usefixtures("cheap")
+def test_the_time_is_that_of_the_whole_command(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon.trainer import running
+
+    def slow(*args: Any, **options: Any) -> Any:
+        time.sleep(0.3)
+        return []
+
+    monkeypatch.setattr(running, "checks_during", slow)
+    told: list[Any] = []
+    found = cs.train(device="cpu", steps=4, observer=told.append)
+    assert found.elapsed_s > 0.3 + found.train_s > 0.3
+    seen = [(row["when"], row["done"]) for row in told if row.get("event") == "checking"]
+    assert seen[:2] == [("before", 0), ("before", 1)]
+    assert seen[-1] == ("after", 1)
+
+
+def test_a_text_is_no_list_of_settings(init: str) -> None:
+    with pytest.raises(cs.ConfigError, match=r"sets is the text 'lr=1', not a list of them\. Write \['lr=1'\]"):
+        cs.train(sets="lr=1")

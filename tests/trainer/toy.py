@@ -9,11 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.assembly import job_of
+from ckptsurgeon.trainer.checks.resumed import everything
+from ckptsurgeon.trainer.digests import digests
 from ckptsurgeon.trainer.init import read_init
 from ckptsurgeon.trainer.job import Job
 from ckptsurgeon.trainer.loop import Loop
@@ -46,6 +49,27 @@ class Net(nn.Module):
             x = x - x.mean((0, 1), keepdim=True)
         inside = torch.arange(x.shape[1])[None] < lengths[:, None]
         return self.head((x * inside[..., None]).sum(1) / lengths[:, None])
+'''
+
+DRAWING = '''
+import random
+import numpy
+import torch
+from toy_net import Net as Plain
+
+class Net(Plain):
+    """Draws from Python's and numpy's generators too, and counts what it was given where no checkpoint looks."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+        self.body.register_buffer("noise", torch.ones(1), persistent=False)
+
+    def forward(self, x, lengths):
+        if self.training:
+            self.seen += len(x)
+            self.body.noise = torch.full((1 + int(self.seen) % 3,), random.random() + numpy.random.random())
+        return super().forward(x * (1 + 0.1 * self.body.noise.sum() + 0.001 * self.seen), lengths)
 '''
 
 TASK = '''
@@ -124,12 +148,32 @@ class Toy:
 
 NANS = range(int(os.environ.get("TOY_NAN_FROM", 10**9)), int(os.environ.get("TOY_NAN_TO", 10**9)))
 
+class WithTest(Toy):
+    def splits(self):
+        return {**super().splits(), "test": Clips(3, 20, 1, self)}
+
+    def evaluate(self, model, batches):
+        found = super().evaluate(model, batches)
+        with open("evaluated.txt", "a") as file:
+            print(found, file=file)
+        return found
+
+class TestAlone(WithTest):
+    def splits(self):
+        return {name: split for name, split in super().splits().items() if name != "dev"}
+
 class NoDev(Toy):
     def splits(self):
         return {"train": super().splits()["train"]}
 
+class NoFigure(Toy):
+    """Its metric is never a number: no model is the best."""
+
+    def evaluate(self, model, batches):
+        return {**super().evaluate(model, batches), "error": math.nan}
+
 class Prepared(Toy):
-    def prepare(self):
+    def prepare(self, progress):
         return ["train: 32 clips; 32 computed"]
 
     def notes(self):
@@ -146,6 +190,7 @@ def write(name: str = "toy.yaml", model: dict[str, Any] | None = None, **setting
     """Write the toy's files; returns the configuration's path."""
     Path("toy_net.py").write_text(NET)
     Path("toy_task.py").write_text(TASK)
+    Path("toy_drawing.py").write_text(DRAWING)
     document = {"model": {"_target_": "toy_net.Net", **(model or {})}, "train": {**DEFAULT, **settings}}
     Path(name).write_text(yaml.safe_dump(document))
     return name
@@ -157,10 +202,15 @@ def job(init: str | None = None, model: dict[str, Any] | None = None, **settings
 
 
 def loop(
-    init: str | None = None, *, folder: str | None = None, frozen: list[str] | None = None, **settings: Any
+    init: str | None = None,
+    *,
+    folder: str | None = None,
+    frozen: list[str] | None = None,
+    model: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Loop:
     """A loop of the toy, about to begin; with a folder, one that can be saved."""
-    made = job(init, **settings)
+    made = job(init, model, **settings)
     run = None
     if folder is not None:
         run = RunFolder(folder)
@@ -184,8 +234,23 @@ def train_source(steps: int = 60) -> str:
     return "src.pth"
 
 
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained toy's weights."""
+    folder = tmp_path_factory.mktemp("toy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train_source()
+    return folder / "src.pth"
+
+
+@pytest.fixture
+def init(source: Path) -> str:
+    """A toy.yaml, and an init made for it from what a toy has learned, but for its head."""
+    write()
+    return make_init("head", source=str(source), seed=5)
+
+
 def equal(one: Loop, other: Loop) -> bool:
     """Whether two runs are the same, bit for bit."""
-    from ckptsurgeon.trainer.checks.resumed import _differing
-
-    return not _differing(one, other)
+    return digests(everything(one)) == digests(everything(other))

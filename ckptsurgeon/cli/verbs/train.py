@@ -21,8 +21,8 @@ HELP = """Train from initial weights, and check that it worked.
 
 The configuration says what the model is and, under train:, how it is trained. Without one it is that of the one
 *.init.safetensors in the working directory, which is also the init. Before the first step, during and after the last
-the run is checked: PASS, WARN, FAIL, or NOT RUN with the reason. Exit status 1 when a check fails. SIGTERM and SIGINT
-end the run after its step, saved; the exit status is 143 or 130, and --resume goes on.
+the run is checked: PASS, WARN, FAIL, or NOT RUN with the reason. Exit status 1 when a check fails. SIGTERM, SIGINT and
+SIGHUP end the run after its step, saved; the exit status is 143, 130 or 129, and --resume goes on.
 """
 EXAMPLES = """\b
 Examples:
@@ -37,7 +37,9 @@ def run(
         str | None, typer.Argument(metavar="[CONFIG]", help="The configuration; with --report, a run's folder.")
     ] = None,
     init: Annotated[str | None, typer.Option("--init", metavar="CKPT", help="The initial weights.")] = None,
-    folder: Annotated[str, typer.Option("--run", metavar="DIR", help="The run's folder.")] = "run",
+    folder: Annotated[
+        str | None, typer.Option("--run", metavar="DIR", help="The run's folder; run, if nothing else is said.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
     sets: Annotated[
         list[str] | None,
@@ -75,12 +77,19 @@ def run(
     from ...render.train import trained_view
 
     sink = Sink(json, quiet, verbose)
+    if report:
+        _check_report(
+            init=init, resume=resume, set=sets, steps=steps, device=device, seed=seed, check_only=check_only,
+            controls=controls, seeds=seeds, overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only,
+        )  # fmt: skip
+        if config is not None and folder is not None:
+            raise ConfigError(f"--report is asked of {config} and of --run {folder}.", hint="Leave one out.")
     if seeds is not None and not controls:
         raise ConfigError("--seeds goes with --controls.")
     if report:
-        found = trainer.read_report(config or folder)
+        found = trainer.read_report(config or folder or "run")
         if not sink.answer(found):
-            sink.show(trained_view(found))
+            sink.show(trained_view(found, every=verbose))
         return
     with unwinding(), watching(sink) as watch:
         found = trainer.train(
@@ -90,16 +99,31 @@ def run(
         )  # fmt: skip
     if not sink.answer(found):
         sink.notes(note for note in found.notes if note not in watch.noted)
-        sink.show(trained_view(found, checked=watch.shown, next_steps=_next(found, folder)))
+        sink.show(trained_view(found, checked=watch.shown, next_steps=_next(found), every=verbose))
     if found.exit_code:
         raise typer.Exit(found.exit_code)
 
 
-def _next(found: Trained, folder: str) -> list[str]:
+def _check_report(**asked: object) -> None:
+    """Raise ConfigError for --report with an option of training, of which it does none."""
+    from ...errors import ConfigError
+
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, value in asked.items()
+        if value not in (None, [], ()) and value is not False
+    ]
+    if given:
+        raise ConfigError(f"--report and {given[0]} contradict each other: it trains nothing.", hint="Leave one out.")
+
+
+def _next(found: Trained) -> list[str]:
     if found.run is None:
         return []
-    at = "" if folder == "run" else f" --run {quoted(folder)}"
-    if found.ended in ("SIGTERM", "SIGINT"):
+    at = "" if found.run == "run" else f" --run {quoted(found.run)}"
+    if found.ended.startswith("SIG"):
         return [f"ckpt train{at} --resume"]
+    if not found.ok:
+        return [f"ckpt train --report {quoted(found.run)} -v"]
     best = os.path.join(found.run, "best.safetensors")
     return [f"ckpt inspect {quoted(best)}", f"ckpt train --report {quoted(found.run)}"] if os.path.exists(best) else []

@@ -6,8 +6,7 @@ import math
 
 from torch import nn
 
-from ..device import autocast
-from ..evaluating import looking, loss_per_item
+from ..evaluating import loss_per_item, uniform_loss
 from ..settings import Settings
 from ..tasks._task import Batch, Task
 from ._check import FAIL, PASS, WARN, Check
@@ -24,12 +23,10 @@ def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings
     of the model is new; where nothing is, a low loss is what is hoped for.
     """
     name = "first loss"
-    device = next(model.parameters()).device
     found = loss_per_item(model, task, [batch], settings=settings)
     if not math.isfinite(found):
         return Check(name, FAIL, f"{found}")
-    with looking(model), autocast(settings, device):
-        uniform = task.uniform_loss(model, batch.to(device))
+    uniform = uniform_loss(model, task, batch, settings=settings)
     if not math.isfinite(uniform) or uniform <= 0:
         return Check(name, PASS, f"{found:.3g}; uniform outputs say nothing here ({uniform:.3g})")
     share = found / uniform - 1

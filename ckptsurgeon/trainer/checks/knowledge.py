@@ -40,6 +40,9 @@ def knowledge(found: Controls | None, why: str = "--controls trains scratch and 
     figures = ", ".join(f"{arm.mean:.3g} {arm.name}" for arm in arms)
     body = "body frozen" if found.decided_on == "frozen" else "all of it trained"
     says = f"{found.verdict}  {found.metric} {figures} ({body}, {count(found.seeds, 'seed')})"
+    if {"scratch", "permuted"} <= set(found.plateau):
+        flat = "scratch and permuted have learned nothing yet: train longer, or it says little"
+        return Check(NAME, FAIL if found.verdict == NONE else WARN, f"{says}; {flat}")
     if found.seeds < SEEDS:
         return Check(NAME, WARN, f"{says}; fewer than {SEEDS} seeds say little")
     return Check(NAME, {KNOWLEDGE: PASS, SCALE_ONLY: WARN, NONE: FAIL}[found.verdict], says)

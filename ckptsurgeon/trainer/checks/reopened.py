@@ -1,4 +1,4 @@
-"""The saved model, opened again by another process, gives the same loss."""
+"""What was saved, opened again by another process, gives the same loss."""
 
 from __future__ import annotations
 
@@ -6,33 +6,57 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 from .. import again
 from ..job import Job
 from ._check import FAIL, NOT_RUN, PASS, Check
 
-__all__ = ["NAME", "reopened"]
+__all__ = ["BEST_NAME", "NAME", "Saved", "reopened"]
 
 NAME = "saved, reopened, the same loss"
+BEST_NAME = "best, reopened, the same loss"
 NEAR, NEAR_ON_GPU = 1e-6, 1e-3
 LONGEST_S = 600
 
 
-def reopened(job: Job, weights: str, *, loss: float, sets: Sequence[str], folder: str | None = None) -> Check:
-    """Start a process that loads ``weights`` and compares its loss, of the first batch, with ``loss``."""
-    order = {"config": job.document.path, "sets": list(sets), "weights": weights, "device": job.device.type}
+@dataclass(frozen=True)
+class Saved:
+    """A file of weights and the loss that its model had: over ``dev``, or of the first batch of training."""
+
+    name: str
+    weights: str
+    loss: float
+    dev: bool = False
+
+
+def reopened(
+    job: Job, saved: Sequence[Saved], *, sets: Sequence[str], overfitting: bool = False, folder: str | None = None
+) -> Iterator[Check]:
+    """Start a process that loads what was ``saved``, and compare its losses with what they were."""
+    order = {
+        "config": job.document.path, "sets": list(sets), "device": job.device.type, "overfitting": overfitting,
+        "saved": [asdict(one) for one in saved],
+    }  # fmt: skip
     command = [sys.executable, "-m", again.__name__]
     try:
         done = subprocess.run(
             command, input=json.dumps(order), capture_output=True, text=True, timeout=LONGEST_S, cwd=folder
         )
     except subprocess.TimeoutExpired:
-        return Check(NAME, NOT_RUN, f"it took longer than {LONGEST_S} s")
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        return Check(NAME, FAIL, f"it cannot be opened: {last[:200]}")
-    found = float(done.stdout.strip().splitlines()[-1])
-    near = NEAR if job.device.type == "cpu" else NEAR_ON_GPU
-    says = f"{found:.6g} where it was {loss:.6g}"
-    return Check(NAME, PASS if math.isclose(found, loss, rel_tol=near, abs_tol=1e-9) else FAIL, says)
+        yield from (Check(one.name, NOT_RUN, f"it took longer than {LONGEST_S} s") for one in saved)
+        return
+    lines = done.stdout.splitlines()
+    losses = [float(line.removeprefix(again.MARK)) for line in lines if line.startswith(again.MARK)]
+    for one, loss in zip(saved, losses, strict=False):
+        yield _same(one, loss, NEAR if job.device.type == "cpu" else NEAR_ON_GPU)
+    last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+    for one in saved[len(losses) :]:
+        yield Check(one.name, FAIL, f"it cannot be opened: {last[:200]}")
+
+
+def _same(saved: Saved, found: float, near: float) -> Check:
+    same = math.isclose(found, saved.loss, rel_tol=near, abs_tol=1e-9) or (math.isnan(found) and math.isnan(saved.loss))
+    over = " over dev" if saved.dev else ""
+    return Check(saved.name, PASS if same else FAIL, f"{found:.6g} where it was {saved.loss:.6g}{over}")

@@ -10,12 +10,13 @@ import torch
 
 from ...text import count, listing
 from ..digests import digests
-from ..job import Job, tensors_of
-from ..loop import Loop
+from ..job import Job, tensors_of, unsaved_of
+from ..loop import NONFINITE, Loop
+from ..random_state import random_state
 from ..run_folder import RunFolder
 from ._check import FAIL, NOT_RUN, PASS, Check
 
-__all__ = ["NAME", "resumed"]
+__all__ = ["NAME", "differing", "everything", "resumed"]
 
 NAME = "resumed is uninterrupted"
 STEPS = 2
@@ -31,16 +32,19 @@ def resumed(job: Job, *, step_s: float) -> Check:
     if 4 * STEPS * step_s > LONGEST_S:
         return Check(NAME, NOT_RUN, f"{4 * STEPS} steps would take {4 * STEPS * step_s:.0f} s")
     whole = _fresh(job)
-    whole.run(until=2 * STEPS)
+    if whole.run(until=2 * STEPS) == NONFINITE:
+        return Check(NAME, NOT_RUN, "too many of the first steps are not finite")
+    wanted = {**digests(everything(whole)), **digests(_generators())}
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(folder)
         run.create()
         first = _fresh(job, run)
-        first.run(until=STEPS)
+        if first.run(until=STEPS) == NONFINITE:
+            return Check(NAME, NOT_RUN, "it is not finite a second time: nothing was saved to resume from")
         second = _fresh(job)
         second.restore(*run.load())
     second.run(until=2 * STEPS)
-    wrong = _differing(whole, second)
+    wrong = differing(wanted, {**digests(everything(second)), **digests(_generators())})
     if wrong:
         return Check(
             NAME, FAIL, f"{count(len(wrong), 'tensor')} after {STEPS} + {STEPS} steps: {listing(wrong, where='')}"
@@ -53,16 +57,26 @@ def _fresh(job: Job, folder: RunFolder | None = None) -> Loop:
     return Loop(job, model, folder=folder)
 
 
-def _differing(one: Loop, other: Loop) -> list[str]:
-    """Return what differs: tensors of the model, of the optimiser and the average, and the random state."""
-    a, b = (digests(_everything(loop)) for loop in (one, other))
-    return [key for key in a if a[key] != b.get(key)] + [key for key in b if key not in a]
+def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """Return the keys of digests that differ, or are in one of them only."""
+    return [key for key in one if one[key] != other.get(key)] + [key for key in other if key not in one]
 
 
-def _everything(loop: Loop) -> Mapping[str, torch.Tensor]:
+def everything(loop: Loop) -> dict[str, torch.Tensor]:
+    """Return every tensor that decides how a run goes on: of the model, of the optimiser and the average."""
     found: dict[str, torch.Tensor] = dict(tensors_of(loop.model))
     state: dict[Any, Any] = loop.optimizer.inner.state_dict()["state"]
     for index, entries in state.items():
         found |= {f"optimizer.{index}.{name}": value for name, value in entries.items() if torch.is_tensor(value)}
     found |= {f"average.{key}": value for key, value in (loop.average.tensors if loop.average else {}).items()}
-    return {**found, "random": loop.state()["random"]["torch"]}
+    return found | {f"unsaved.{key}": value for key, value in unsaved_of(loop.model).items()}
+
+
+def _generators() -> dict[str, torch.Tensor]:
+    """Return the states of the global generators, as they are now: there is one of each, whichever run draws."""
+    state = random_state()
+    return {
+        "random": state["torch"],
+        "random of Python": torch.tensor(state["python"][1]),
+        "random of numpy": torch.cat([state["numpy"][1], torch.tensor(state["numpy"][2:3])]),
+    }

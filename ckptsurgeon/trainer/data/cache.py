@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +28,9 @@ from .clip import Clip
 
 __all__ = ["FeatureCache", "Place"]
 
+_log = logging.getLogger(__name__)
 MAGIC = b"ckptfeat"
-VERSION = 1
+VERSION = 2
 """Of the layout and of how features are computed: another one makes all files anew."""
 MOST_CLIPS, MOST_S = 256, 600.0
 """What a file holds at most, so that one is made in seconds and fits into memory."""
@@ -45,7 +49,7 @@ class FeatureCache:
 
     def __init__(self, folder: str, features: Features, width: int, compute: Callable[[Clip], Tensor]) -> None:
         self._folder, self._features, self._width, self._compute = folder, features, width, compute
-        self._found: dict[Place, tuple[np.ndarray[Any, Any], int, int]] = {}
+        self._found: dict[Place, _Kept] = {}
 
     def pieces(self, clips: Sequence[Clip]) -> list[Sequence[Clip]]:
         """Return the clips in the groups that share a file."""
@@ -73,30 +77,41 @@ class FeatureCache:
         except OSError as error:
             raise OutputError(f"cannot make the folder {escape(self._folder)}: {error.strerror}.") from error
         ends = np.cumsum([len(one) for one in computed], dtype=np.int64)
-        head = MAGIC + np.array([len(clips), self._width], dtype="<i8").tobytes() + ends.astype("<i8").tobytes()
-        size = len(head) + 4 * self._width * int(ends[-1])
-        with staged_file(path, size, force=True) as staged:
+        data = [one.numpy().astype("<f4", copy=False).tobytes() for one in computed]
+        index = [len(clips), self._width, *ends.tolist(), *(zlib.crc32(one) for one in data)]
+        head = MAGIC + np.array(index, dtype="<i8").tobytes()
+        with staged_file(path, len(head) + sum(map(len, data)), force=True) as staged:
             staged.write(0, head)
-            staged.write(len(head), torch.cat(computed).numpy().astype("<f4", copy=False).tobytes())
+            staged.write(len(head), b"".join(data))
         return True
 
     def open(self, clips: Sequence[Clip]) -> None:
         """Map the file of a group that ``fill`` was given."""
-        mapped = _mapped(self._path(clips), len(clips), self._width)
+        path = self._path(clips)
+        mapped = _mapped(path, len(clips), self._width)
         if mapped is None:
             raise SourceError(f"the features in {escape(self._folder)} are gone or cut short.", hint="Run it again.")
-        ends, frames = mapped
+        ends, sums, frames = mapped
         begins = [0, *ends[:-1]]
-        for clip, begin, end in zip(clips, begins, ends, strict=True):
-            self._found[place_of(clip)] = (frames, int(begin), int(end))
+        for clip, begin, end, crc in zip(clips, begins, ends, sums, strict=True):
+            self._found[place_of(clip)] = _Kept(path, frames, begin, end, crc)
 
     def get(self, clip: Clip) -> Tensor | None:
-        """Return the features (frames, width) of a clip; None where no file that was opened has them."""
+        """Return the features (frames, width) of a clip; None where no file that was opened has them.
+
+        Damaged ones are said and not used; their file is removed, so that the next run computes it anew.
+        """
         found = self._found.get(place_of(clip))
         if found is None:
             return None
-        frames, begin, end = found
-        return torch.from_numpy(np.array(frames[begin:end], dtype=np.float32))
+        frames = np.array(found.frames[found.begin : found.end], dtype="<f4")
+        if zlib.crc32(frames.tobytes()) != found.crc:
+            del self._found[place_of(clip)]
+            with suppress(OSError):
+                os.unlink(found.path)
+            _log.warning("%s: its features in %s are damaged, and computed anew", clip.where, escape(found.path))
+            return None
+        return torch.from_numpy(frames.astype(np.float32, copy=False))
 
     def _path(self, clips: Sequence[Clip]) -> str:
         digest = hashlib.sha256(json.dumps([VERSION, asdict(self._features)]).encode())
@@ -114,20 +129,30 @@ class FeatureCache:
             yield f"\n{path}\0{found.st_size} {found.st_mtime_ns} {clip.begin_s!r} {clip.seconds!r}"
 
 
-def _mapped(path: str, clips: int, width: int) -> tuple[list[int], np.ndarray[Any, Any]] | None:
-    """Return where each clip ends and the mapped frames (frames, width), None where there is no such file or no whole.
+class _Kept(NamedTuple):
+    """Where the features of a clip lie: a file, its mapped frames (frames, width), and their CRC-32."""
+
+    path: str
+    frames: np.ndarray[Any, Any]
+    begin: int
+    end: int
+    crc: int
+
+
+def _mapped(path: str, clips: int, width: int) -> tuple[list[int], list[int], np.ndarray[Any, Any]] | None:
+    """Return where each clip ends, its sum, and the mapped frames (frames, width); None where no such file is whole.
 
     A file is never written in place, so that a map of it keeps its content.
     """
     try:
         with open(path, "rb") as file:
-            head = file.read(len(MAGIC) + 16 + 8 * clips)
+            head = file.read(len(MAGIC) + 16 + 16 * clips)
             size = os.fstat(file.fileno()).st_size
         numbers = np.frombuffer(head[len(MAGIC) :], "<i8").tolist()
         begins_right = head.startswith(MAGIC) and numbers[:2] == [clips, width]
-        ends = numbers[2:]
-        if not begins_right or len(ends) != clips or size != len(head) + 4 * width * ends[-1]:
+        ends, sums = numbers[2 : 2 + clips], numbers[2 + clips :]
+        if not begins_right or len(sums) != clips or size != len(head) + 4 * width * ends[-1]:
             return None
-        return ends, np.memmap(path, "<f4", "r", offset=len(head), shape=(ends[-1], width))
+        return ends, sums, np.memmap(path, "<f4", "r", offset=len(head), shape=(ends[-1], width))
     except (OSError, ValueError):
         return None

@@ -15,6 +15,7 @@ from .cache import FeatureCache
 from .clip import Clip
 from .features import Extractor
 from .sound import is_array, read_array, read_sound
+from .workers import deaf, started_deaf
 
 __all__ = ["Inputs"]
 
@@ -49,8 +50,11 @@ class Inputs:
         """
         if self._cache is None:
             return 0
-        pieces = self._cache.pieces([clip for clip in clips if not is_array(clip.path)])
+        clips = [clip for clip in clips if not is_array(clip.path)]
+        pieces = self._cache.pieces(clips)
         done = computed = 0
+        if progress is not None:
+            progress(0, len(clips))
         for piece, made in zip(pieces, _filled(self._cache, pieces, self._workers), strict=True):
             if isinstance(made, CheckpointError):
                 try:
@@ -88,8 +92,8 @@ def _filled(cache: FeatureCache, pieces: Sequence[Sequence[Clip]], workers: int)
     if not workers:
         return (dataset[place] for place in range(len(pieces)))
     private = torch.Generator()  # else the loader draws from the global one
-    return iter(
+    return started_deaf(
         torch.utils.data.DataLoader(
-            dataset, batch_size=None, num_workers=min(workers, len(pieces) or 1), generator=private
+            dataset, batch_size=None, num_workers=min(workers, len(pieces) or 1), generator=private, worker_init_fn=deaf
         )
     )

@@ -10,6 +10,7 @@ import torch
 from ...errors import CheckpointError
 from .order import epoch_batches, padding, sorted_batches
 from .split import Split
+from .workers import deaf, started_deaf
 
 if TYPE_CHECKING:
     from ..tasks._task import Batch, Task
@@ -39,6 +40,7 @@ class Batches:
             batch_sampler=self._places,
             collate_fn=_Collate(task),
             num_workers=workers,
+            worker_init_fn=deaf,
             prefetch_factor=AHEAD if workers else None,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -63,13 +65,20 @@ class Batches:
         """Yield the batches of an epoch from the ``start``-th on; raises what reading a clip raises."""
         self.fill()
         self._places.batches = self.order(seed, epoch)[start:]
-        for batch in self._loader:
+        for batch in started_deaf(self._loader):
             if isinstance(batch, CheckpointError):
                 try:
                     raise batch
                 finally:
                     del batch  # an error that its own frame holds is a circle, in which workers take seconds to end
             yield batch
+
+    def close(self) -> None:
+        """End the workers now: those of a loader that lies in a circle of references take seconds to end."""
+        under_way = getattr(self._loader, "_iterator", None)
+        if under_way is not None and self._loader.num_workers:
+            under_way._shutdown_workers()
+            self._loader._iterator = None
 
     def fill(self, progress: Callable[[int, int], None] | None = None) -> int:
         """Compute what the cache lacks of these clips; returns of how many. ``progress``: clips done, of all."""

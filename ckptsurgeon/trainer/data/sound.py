@@ -8,13 +8,18 @@ from ...errors import SourceError
 from ...text import escape
 from ..extras import extra
 from .clip import Clip
+from .riff import missing_bytes
 
 if TYPE_CHECKING:
     import numpy as np
 
     Samples = np.ndarray[Any, np.dtype[np.float32]]
 
-__all__ = ["is_array", "read_array", "read_sound", "sound_rate", "sound_seconds"]
+__all__ = ["TOLERANCE_S", "is_array", "read_array", "read_sound", "sound_rate", "sound_seconds"]
+
+
+TOLERANCE_S = 0.1
+"""How far what is said of a sound's length may be from what there is."""
 
 
 def is_array(path: str) -> bool:
@@ -23,8 +28,17 @@ def is_array(path: str) -> bool:
 
 
 def sound_seconds(path: str, where: str) -> float:
-    """Return how long a sound is, from its header; raises SourceError."""
+    """Return how long a sound is, from its header; raises SourceError, for one that was cut short too."""
     header = _header(path, where)
+    try:
+        missing = missing_bytes(path)
+    except OSError as error:
+        raise _unreadable(path, where, error) from error
+    if missing:
+        raise SourceError(
+            f"{where}: {escape(path)} is cut short: {missing} bytes of the sound that its header tells of are missing.",
+            hint="Copy it again, or remove it from the manifest.",
+        )
     return float(header.frames / header.samplerate)
 
 
@@ -53,12 +67,15 @@ def read_sound(clip: Clip, rate: int) -> Samples:
         with soundfile.SoundFile(clip.path) as file:
             own = file.samplerate
             file.seek(min(round(clip.begin_s * own), file.frames))
+            promised = min(round(clip.seconds * own), file.frames - file.tell())
             samples = file.read(round(clip.seconds * own), dtype="float32", always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:
         raise _unreadable(clip.path, clip.where, error) from error
     mono: Samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1, dtype=np.float32)
     if own != rate and len(mono):
         mono = extra("soxr").resample(mono, own, rate)
+    if len(samples) < promised - TOLERANCE_S * own:
+        raise _unusable(clip, f"is cut short: it ends after {len(samples) / own:g} s of {promised / own:g} s")
     if not len(mono):
         raise _unusable(clip, "has no samples")
     if not np.isfinite(mono).all():

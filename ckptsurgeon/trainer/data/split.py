@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from ...errors import ConfigError
 from ...text import count, escape
+from ..faults import Faults
 from ..manifests import read_manifests
-from ..settings import Data
+from ..settings import Data, Named
 from .clip import Clip
 
 __all__ = ["Split", "located", "read_split"]
@@ -50,14 +51,17 @@ def located(data: Data, folder: str) -> Data:
     def path(name: str) -> str:
         return os.path.normpath(os.path.join(folder, name))
 
+    def paths(several: Sequence[Named]) -> tuple[Named, ...]:
+        return tuple(path(one) if isinstance(one, str) else one for one in several)
+
     tokens = data.tokens
     if tokens is not None and (tokens != "bytes" or os.path.exists(path(tokens))):  # Coqui's bytes mode is no file
         tokens = path(tokens)
     return replace(
         data,
-        train=tuple(map(path, data.train)),
-        dev=tuple(map(path, data.dev)),
-        test=tuple(map(path, data.test)),
+        train=paths(data.train),
+        dev=paths(data.dev),
+        test=paths(data.test),
         tokens=tokens,
         cache=path(data.cache) if data.cache is not None else None,
     )
@@ -71,11 +75,16 @@ def read_split(
     ``check`` raises for texts that the task cannot use, ``fits`` says whether a clip is long enough for its text.
     Raises ConfigError for a manifest that is wrong, or where nothing is left, and SourceError for a missing sound.
     """
-    paths = {"train": data.train, "dev": data.dev, "test": data.test}[name]
-    if not paths:
-        raise ConfigError(f"train.data.{name} names no manifest.", hint=f"Name one or more, as in {name}: {name}.csv.")
-    clips = read_manifests(paths)
-    check(clips)
+    named = {"train": data.train, "dev": data.dev, "test": data.test}[name]
+    paths = [one for one in named if isinstance(one, str)]
+    if not paths or len(paths) < len(named):
+        why = "has a _target_: this task reads manifests" if named else "names no manifest"
+        raise ConfigError(f"train.data.{name} {why}.", hint=f"Name one or more, as in {name}: {name}.csv.")
+    faults = Faults()
+    clips = read_manifests(paths, faults)
+    with faults.gathering():
+        check(clips)
+    faults.check()
     reasons = [_reason(clip, data, fits) for clip in clips]
     kept = tuple(clip for clip, why in zip(clips, reasons, strict=True) if not why)
     dropped = dict(Counter(filter(None, reasons)))

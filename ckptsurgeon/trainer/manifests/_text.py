@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
@@ -10,7 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from ...errors import ConfigError
 from ...text import escape
 
-__all__ = ["Row", "check_columns", "columns_of", "file_beside", "place", "read_rows", "read_text"]
+__all__ = ["Row", "check_columns", "columns_of", "file_beside", "first_line", "place", "read_rows", "read_text"]
+
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
+)  # fmt: skip
 
 Row = tuple[str, Mapping[str, str]]
 """Where a line is written, and its values by column."""
@@ -31,6 +37,7 @@ def read_text(path: str) -> str:
     try:
         with open(path, "rb") as file:
             data = file.read()
+        _check_encoding(path, data)
         return data.decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"the manifest {escape(path)} cannot be read: {error.strerror}.") from error
@@ -44,8 +51,28 @@ def columns_of(path: str) -> list[str]:
     if not path.lower().endswith(".csv"):
         return []
     with open(path, "rb") as file:
-        first = file.readline(1 << 16).decode("utf-8-sig", "replace")
-    return [column.strip() for column in next(csv.reader([first]), [])]
+        data = file.readline(1 << 16)
+    _check_encoding(path, data)
+    return [column.strip() for column in next(csv.reader([data.decode("utf-8-sig", "replace")]), [])]
+
+
+def first_line(path: str) -> str:
+    """Return the first line of a manifest, to be shown; '' where it has none."""
+    if not os.path.isfile(path):
+        return ""
+    with open(path, "rb") as file:
+        return file.readline(1 << 10).decode("utf-8-sig", "replace").strip()
+
+
+def _check_encoding(path: str, data: bytes) -> None:
+    """Raise ConfigError for UTF-16 and UTF-32, which spreadsheets write, by their marks or by their zeros."""
+    mark = next((name for mark, name in _MARKS if data.startswith(mark)), "")
+    if mark or b"\0" in data:
+        named = f"is {mark}, not UTF-8" if mark else "holds zero bytes, and is no UTF-8"
+        name = mark or "UTF-16LE"
+        raise ConfigError(
+            f"{place(path, 1)}: it {named}.", hint=f"iconv -f {name} -t UTF-8 converts it, or the spreadsheet does."
+        )
 
 
 def read_rows(path: str, needed: Sequence[str]) -> Iterator[Row]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import math
 import os
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, cast
@@ -13,14 +15,15 @@ from ...errors import CheckpointError, ConfigError, SourceError
 from ...registry import discover
 from ...text import escape
 from ..data.clip import Clip
-from ..data.sound import is_array, sound_seconds
+from ..data.sound import TOLERANCE_S, is_array, sound_seconds
+from ..faults import Faults
+from ._text import first_line
 
 __all__ = ["Manifest", "read_manifests"]
 
+_RELATIVE = "Paths are relative to the configuration."
 AT_ONCE = 8
 """Headers read at the same time: over a network each is waited for."""
-TOLERANCE_S = 0.1
-"""How far what a manifest says of a sound's length may be from what the sound says."""
 
 
 class Manifest(Protocol):
@@ -41,35 +44,74 @@ class Manifest(Protocol):
         ...
 
 
-def read_manifests(paths: Sequence[str]) -> list[Clip]:
+def read_manifests(paths: Sequence[str], faults: Faults | None = None) -> list[Clip]:
     """Return the clips of some manifests, in their order, with their lengths.
 
-    Raises ConfigError where a manifest is none, is malformed, or a clip stands twice, and SourceError where a sound
-    is missing or cannot be read.
+    What is wrong with sounds is added to ``faults``, or raised as SourceError where there are none to add to.
+    Raises ConfigError where a manifest is none, is malformed, or a clip stands twice.
     """
+    own = Faults() if faults is None else faults
     clips = [clip for path in paths for clip in _read(path)]
     _check_twice(clips)
-    _check_there(clips)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return [clip if isinstance(clip, Clip) else _raise(clip) for clip in pool.map(_measured, clips)]
+        found = list(pool.map(_measured, clips))
+    with own.gathering():
+        _check_there(clips)
+    wrong = [one for one in found if isinstance(one, CheckpointError)]
+    if wrong:
+        own.add(_together(wrong, len(clips)))
+    if faults is None:
+        own.check()
+    return [one if isinstance(one, Clip) else clip for one, clip in zip(found, clips, strict=True)]
+
+
+def _together(wrong: Sequence[CheckpointError], of: int) -> CheckpointError:
+    """Return errors of single sounds as one."""
+    first = wrong[0]
+    if len(wrong) == 1:
+        return first
+    more = f" So it is with {len(wrong) - 1} of {of} more."
+    return type(first)(first.message + more, hint=first.hint, details=[error.message for error in wrong])
 
 
 def _read(path: str) -> list[Clip]:
     if not os.path.exists(path):
-        raise ConfigError(
-            f"the manifest {escape(path)} does not exist.", hint="Paths are relative to the configuration."
-        )
+        several = "," in path or glob.has_magic(path)
+        hint = "Several are a list, as in [a.csv, b.csv]; wildcards are not read." if several else _RELATIVE
+        raise ConfigError(f"the manifest {escape(path)} does not exist.", hint=hint)
     if not os.path.isfile(path) and not os.path.isdir(path):
         raise ConfigError(f"the manifest {escape(path)} is no regular file.")
+    if os.path.isfile(path) and not os.path.getsize(path):
+        raise ConfigError(f"the manifest {escape(path)} is empty.", hint=f"Known are: {_known()}.")
     kinds = cast("dict[str, Manifest]", discover("ckptsurgeon.trainer.manifests", "MANIFEST"))
     found = next((kind for kind in kinds.values() if kind.sniff(path)), None)
     if found is None:
-        named = "; ".join(kind.kind for kind in kinds.values())
-        raise ConfigError(f"{escape(path)} is no manifest that is known here.", hint=f"Known are: {named}.")
+        raise ConfigError(f"{escape(path)} is no manifest that is known here{_seen(path)}.", hint=_known_hint(path))
     clips = found.read(path)
     if not clips:
         raise ConfigError(f"{escape(path)} names no clip.")
     return clips
+
+
+def _known() -> str:
+    kinds = cast("dict[str, Manifest]", discover("ckptsurgeon.trainer.manifests", "MANIFEST"))
+    return "; ".join(kind.kind for kind in kinds.values())
+
+
+def _seen(path: str) -> str:
+    """Return how a file begins that is no manifest, or what a folder has."""
+    line = first_line(path)
+    if line:
+        return f": its first line is {escape(line, 80)!r}"
+    return ": it is a folder without them" if os.path.isdir(path) else ": its first line is empty"
+
+
+def _known_hint(path: str) -> str:
+    line = first_line(path)
+    apart = next((name for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")) if mark in line), "")
+    if apart and path.lower().endswith(".csv") and "," not in line:
+        return f"Its columns stand between {apart}; they are to stand between commas. Known are: {_known()}."
+    return f"Known are: {_known()}."
 
 
 def _check_twice(clips: Sequence[Clip]) -> None:
@@ -84,19 +126,35 @@ def _check_twice(clips: Sequence[Clip]) -> None:
 
 def _check_there(clips: Sequence[Clip]) -> None:
     """Raise SourceError where sounds are missing; all of them are its details."""
-    missing = [clip for clip in clips if not os.path.isfile(clip.path)]
+    missing = [(clip, _absence(clip.path)) for clip in clips if not _is_sound(clip.path)]
     if missing:
-        first = missing[0]
-        more = f", and {len(missing) - 1} of {len(clips)} more do not" if len(missing) > 1 else ""
+        (first, why), *rest = missing
+        more = f", and {len(rest)} of {len(clips)} more cannot be used" if rest else ""
         raise SourceError(
-            f"{first.where}: the sound {escape(first.path)} does not exist{more}.",
+            f"{first.where}: the sound {escape(first.path)} {why}{more}.",
             hint="Relative paths begin at the manifest's folder.",
-            details=[f"{clip.where}: {escape(clip.path)}" for clip in missing],
+            details=[f"{clip.where}: {escape(clip.path)} {said}" for clip, said in missing],
         )
+
+
+def _is_sound(path: str) -> bool:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
+
+
+def _absence(path: str) -> str:
+    if os.path.isdir(path):
+        return "is a folder"
+    return "is an empty file" if os.path.isfile(path) else "does not exist"
 
 
 def _measured(clip: Clip) -> Clip | CheckpointError:
     """Return a clip with its length, or what is wrong with it: in a thread, where raising would wait for the others."""
+    if not _is_sound(clip.path):
+        return clip
     try:
         return _with_length(clip)
     except CheckpointError as error:
@@ -114,7 +172,3 @@ def _with_length(clip: Clip) -> Clip:
     if min(end_s, whole) <= clip.begin_s:
         raise SourceError(f"{clip.where}: {escape(clip.path)} has no samples.", hint="Remove it from the manifest.")
     return dataclasses.replace(clip, seconds=min(end_s, whole) - clip.begin_s)
-
-
-def _raise(error: CheckpointError) -> Clip:
-    raise error

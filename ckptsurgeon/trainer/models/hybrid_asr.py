@@ -107,13 +107,19 @@ class HybridASR(nn.Module):
 
         ``previous`` (batch, length) are the tokens before each position, start first.
         """
-        features, frames = self.frontend(waves, lengths)
-        memory, frames = self.encoder(features, frames)
-        ctc = self.ctc(memory).log_softmax(-1)
-        logits = None
-        if previous is not None:
-            logits = self.decoder(previous, memory, padding_mask(frames, memory.shape[1]))
-        return HybridOutput(ctc, frames, logits)
+        memory, frames = self.encode(waves, lengths)
+        logits = self.decode(previous, memory, frames) if previous is not None else None
+        return HybridOutput(self.ctc(memory).log_softmax(-1), frames, logits)
+
+    def encode(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the decoder attends to (batch, frames, d_model), and the frames of each."""
+        found: tuple[Tensor, Tensor] = self.encoder(*self.frontend(waves, lengths))
+        return found
+
+    def decode(self, previous: Tensor, memory: Tensor, frames: Tensor) -> Tensor:
+        """Return the decoder's logits (batch, length, tokens) of what follows each of the previous tokens."""
+        logits: Tensor = self.decoder(previous, memory, padding_mask(frames, memory.shape[1]))
+        return logits
 
 
 class _HybridASRModel:

@@ -1,19 +1,21 @@
-"""Examples of a dataset that a function of the user's own returns: ``data: {train: my_data.py:train_set}``."""
+"""Examples of a dataset that the user's own code makes: ``data: {train: my_data.py:train_set}``, or a ``_target_``."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...configs import Document, instantiated
 from ...errors import CheckpointError, ConfigError
 from ...text import brief_repr, escape
 from ..data.clip import Clip
 from ..data.split import Split
+from ..settings import Named
 from ..users_file import from_users_file, named_in_file
 
 __all__ = ["Item", "dataset_split"]
@@ -39,34 +41,51 @@ class Item(Clip):
             raise ConfigError(f"{self.where}: {type(error).__name__}: {escape(str(error))}.") from error
 
 
-def dataset_split(name: str, paths: Sequence[str]) -> Split | None:
-    """Return the examples of ``my_data.py:function``, which is called with nothing; None where none is named.
+def dataset_split(name: str, named: Sequence[Named]) -> Split | None:
+    """Return the examples of a dataset that the user's own code makes; None where there are only manifests.
 
-    Raises ConfigError where there is no such function, it fails, or what it returns is no map-style dataset.
+    It is made by ``my_data.py:function``, called with nothing, or by an entry with ``_target_``, called with what else
+    stands there (https://hydra.cc/docs/advanced/instantiate_objects/overview/). Raises ConfigError where there is no
+    such code, it fails, or what it returns is no map-style dataset.
     """
-    named = [found for found in map(named_in_file, paths) if found is not None]
-    if not named:
+    makers = [one for one in named if not isinstance(one, str) or named_in_file(one)]
+    if not makers:
         return None
-    if len(paths) > 1:
+    if len(named) > 1:
         raise ConfigError(
             f"train.data.{name} names a function and something else.", hint="torch.utils.data.ConcatDataset makes one."
         )
-    path, attribute = named[0]
-    called = f"{os.path.basename(path)}:{attribute}"
-    dataset = _made(f"train.data.{name}: {escape(called)}", path, attribute)
+    called, dataset = _dataset(f"train.data.{name}", makers[0])
     clips = (Item("", "", f"{called}[{n}]", 0.0, dataset=dataset, place=n) for n in range(len(dataset)))
     return Split(name, tuple(clips), {}, called)
 
 
-def _made(what: str, path: str, attribute: str) -> Any:
-    """Return the dataset that a function returns."""
-    function = from_users_file(
+def _dataset(field: str, maker: Named) -> tuple[str, Any]:
+    """Return what messages call a maker of datasets, and the dataset that it makes."""
+    if not isinstance(maker, str):
+        called = str(maker["_target_"])
+        if named_in_file(called):
+            raise ConfigError(
+                f"{field}: _target_ is {escape(called)}; it must be package.module.function.",
+                hint=f"Write {escape(called.replace('.py:', '.').replace(os.sep, '.'))}.",
+            )
+        what = f"{field}: {escape(called)}"
+        return called, _checked(what, lambda: instantiated(Document(field, "", None, {}), maker))
+    path, _, attribute = maker.rpartition(":")
+    called = f"{os.path.basename(path)}:{attribute}"
+    what = f"{field}: {escape(called)}"
+    function: Any = from_users_file(
         what, path, attribute, example="my_data.py:train_set", module="ckptsurgeon_users_data"
     )  # fmt: skip
     if not callable(function):
         raise ConfigError(f"{what} is no function that returns a dataset.")
+    return called, _checked(what, function)
+
+
+def _checked(what: str, make: Callable[[], Any]) -> Any:
+    """Return the dataset that is made."""
     try:
-        dataset: Any = function()
+        dataset = make()
         number = len(dataset) if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") else None
     except CheckpointError:
         raise

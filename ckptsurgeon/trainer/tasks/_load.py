@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import difflib
 import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
-from ...errors import ConfigError
+from ...errors import CheckpointError, ConfigError
 from ...registry import discover, module_names
 from ...text import brief_repr, escape
 from ..users_file import from_users_file
 from ._task import Task
 
-__all__ = ["load_task", "task_file"]
+__all__ = ["is_users", "load_task", "task_file", "users_task"]
 
 TASKS = "ckptsurgeon.trainer.tasks"
+USERS = "ckptsurgeon_users_task"
 MEMBERS = ("check", "example", "collate", "loss", "uniform_loss", "evaluate", "metric")
 
 
@@ -33,6 +37,7 @@ def load_task(name: str, folder: str) -> type[Task]:
     path = task_file(name, folder)
     found = _users(name, path) if path else _ours(name)
     lacking = [member for member in MEMBERS if not hasattr(found, member)]
+    lacking += sorted(getattr(found, "__abstractmethods__", frozenset()).difference(lacking))
     if not isinstance(found, type) or lacking:
         why = f"it has no {', '.join(lacking)}" if isinstance(found, type) else "it is no class"
         raise ConfigError(
@@ -40,6 +45,34 @@ def load_task(name: str, folder: str) -> type[Task]:
             hint="ckptsurgeon/trainer/tasks/_task.py says what one has; SoundTask of _sounds.py brings most of it.",
         )
     return cast("type[Task]", found)
+
+
+def is_users(task: object) -> bool:
+    """Whether a task is a class of the user's own."""
+    return type(task).__module__ == USERS
+
+
+@contextmanager
+def users_task(name: str) -> Iterator[None]:
+    """Let what a task of the user's own raises be an error of the configuration that names it; ours have none."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        if ":" not in name:
+            raise
+        raise ConfigError(
+            f"the task {escape(name)} fails{_where(error, name)}: {type(error).__name__}: {escape(str(error), 500)}.",
+            hint="A task is made with (settings, tokens). CKPT_DEBUG=1 shows where it failed.",
+        ) from error
+
+
+def _where(error: Exception, name: str) -> str:
+    """Return the line of the user's file that was being run, where it was."""
+    file = os.path.basename(name.rpartition(":")[0])
+    lines = [one.lineno for one in traceback.extract_tb(error.__traceback__) if os.path.basename(one.filename) == file]
+    return f" in line {lines[-1]}" if lines else ""
 
 
 def _ours(name: str) -> object:
@@ -54,6 +87,4 @@ def _ours(name: str) -> object:
 
 def _users(name: str, path: str) -> object:
     attribute = name.rpartition(":")[2]
-    return from_users_file(
-        f"train.task {escape(name)}", path, attribute, example="my_task.py:MyTask", module="ckptsurgeon_users_task"
-    )
+    return from_users_file(f"train.task {escape(name)}", path, attribute, example="my_task.py:MyTask", module=USERS)

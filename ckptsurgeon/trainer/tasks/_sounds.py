@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,27 +17,38 @@ from ..data.inputs import Inputs
 from ..data.labels import Labels, UnknownLetterError
 from ..data.loader import Batches
 from ..data.split import Split, read_split
+from ..faults import Faults
 from ..settings import Settings
-from ._task import Batch, Task
+from ._task import Batch, Progress, Task
 
 __all__ = ["SoundTask", "TranscribedTask"]
 
 
-class SoundTask:
-    """A task whose examples are clips of manifests; a task says how a clip's text becomes its label."""
+class SoundTask(ABC):
+    """A task whose examples are clips of manifests; a task says how a clip's text becomes its label.
+
+    ``decodings`` are the values of ``train.decoding`` that it knows.
+    """
+
+    decodings: tuple[str, ...] = ("ctc",)
 
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
+        if settings.decoding not in self.decodings:
+            raise ConfigError(
+                f"train.decoding is {settings.decoding}: the task {escape(settings.task)} has no decoder to ask.",
+                hint="The task hybrid has one.",
+            )
         self.settings = settings
         self.inputs = Inputs(settings)
         self._splits: dict[str, Split] = {}
 
+    @abstractmethod
     def label(self, clip: Clip) -> Tensor:
         """Return what is to be answered to a clip."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, clips: Sequence[Clip]) -> None:
         """Raise ConfigError for a clip that cannot be learned from."""
-        raise NotImplementedError
 
     def fits(self, clip: Clip) -> bool:
         """Return whether a clip is long enough for its label."""
@@ -46,10 +59,12 @@ class SoundTask:
 
         Raises ConfigError for a manifest or a text that is wrong, and SourceError for a missing sound.
         """
-        data = self.settings.data
+        data, faults = self.settings.data, Faults()
         for name in ("train", "dev", "test"):
             if name not in self._splits and (name == "train" or getattr(data, name)):
-                self._splits[name] = self.split(name)
+                with faults.gathering():
+                    self._splits[name] = self.split(name)
+        faults.check()
         # Not kept: workers of a loader that lies in a circle of references take seconds to end.
         return {name: self._batches(split) for name, split in self._splits.items()}
 
@@ -65,16 +80,13 @@ class SoundTask:
             shuffled=split.name == "train", inputs=self.inputs,
         )  # fmt: skip
 
-    def prepare(self, progress: Callable[[int, int], None] | None = None) -> list[str]:
-        """Fill the cache for all splits; returns a line on each. Raises ConfigError where there is no cache.
-
-        ``progress`` is called with the clips of a split that are done and all of them.
-        """
+    def prepare(self, progress: Progress | None = None) -> list[str]:
+        """Fill the cache for all splits; returns a line on each. Raises ConfigError where there is no cache."""
         if self.settings.data.cache is None:
             raise ConfigError("there is no folder to keep features in.", hint="Name one with train.data.cache.")
         lines = []
-        for batches in self.splits().values():
-            made = batches.fill(progress)
+        for name, batches in self.splits().items():
+            made = batches.fill(partial(progress, name) if progress is not None else None)
             lines.append(f"{batches.split.says()}; {count(made, 'clip')} computed")
         return lines
 
@@ -135,12 +147,16 @@ class TranscribedTask(SoundTask):
 
     def check(self, clips: Sequence[Clip]) -> None:
         """Raise ConfigError for transcripts that are empty, or hold letters that no token is; all are its details."""
+        faults = Faults()
         empty = [clip.where for clip in clips if not clip.text.strip()]
         if empty:
             more = f", and {len(empty) - 1} more are" if len(empty) > 1 else ""
-            raise ConfigError(
-                f"{empty[0]}: the transcript is empty{more}.", hint="Write it, or remove the line.", details=empty
-            )
+            faults.add(
+                ConfigError(
+                    f"{empty[0]}: the transcript is empty{more}.", hint="Write it, or remove the line.",
+                    details=[f"{where}: the transcript is empty" for where in empty],
+                )
+            )  # fmt: skip
         unknown = {}
         for clip in clips:
             try:
@@ -148,7 +164,8 @@ class TranscribedTask(SoundTask):
             except UnknownLetterError as error:
                 unknown[clip.where] = error
         if unknown:
-            raise self._unknown(unknown)
+            faults.add(self._unknown(unknown))
+        faults.check()
 
     def _unknown(self, unknown: Mapping[str, UnknownLetterError]) -> ConfigError:
         where, first = next(iter(unknown.items()))

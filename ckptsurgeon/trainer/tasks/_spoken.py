@@ -104,7 +104,7 @@ def too_short(lengths: Tensor, batch: Batch) -> Tensor:
 
 
 class Rates:
-    """Error rates of what is read off greedily, over many batches; and how often the blank is likeliest."""
+    """Error rates of what is read off, over many batches; and how often CTC finds the blank likeliest."""
 
     def __init__(self, labels: Labels) -> None:
         self._labels = labels
@@ -112,16 +112,17 @@ class Rates:
         self._read: list[str] = []
         self._blanks = self._frames = 0
 
-    def add(self, said: Spoken, batch: Batch) -> None:
-        """Read off a batch."""
+    def add(self, said: Spoken, batch: Batch, read: Sequence[Sequence[int]] | None = None) -> None:
+        """Take note of a batch: of the tokens that were ``read``, or of what CTC says, each frame by itself."""
         best = said.log_probs.argmax(-1).cpu()
-        for path, frames, ids, size in zip(
-            best, said.lengths.tolist(), batch.labels.cpu(), batch.label_lengths.tolist(), strict=True
+        for clip, (path, frames, ids, size) in enumerate(
+            zip(best, said.lengths.tolist(), batch.labels.cpu(), batch.label_lengths.tolist(), strict=True)
         ):
             likeliest = path[:frames].tolist()
             self._blanks += likeliest.count(self._labels.blank)
             self._frames += frames
-            self._read.append(self._labels.decode(self._labels.collapse(likeliest)))
+            tokens = self._labels.collapse(likeliest) if read is None else read[clip]
+            self._read.append(self._labels.decode(tokens))
             self._right.append(self._labels.decode(ids[:size].tolist()))
 
     def figures(self) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from ..data.clip import Clip
     from ..settings import Settings
 
-__all__ = ["Batch", "Loss", "Task"]
+__all__ = ["Batch", "Loss", "Progress", "Task"]
+
+Progress = Callable[[str, int, int], None]
+"""Is told of a split how many of its clips are done, and how many there are."""
 
 
 @dataclass(frozen=True)

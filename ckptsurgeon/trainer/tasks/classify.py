@@ -1,7 +1,7 @@
 """Classification: any module that takes inputs (batch, …) and returns logits (batch, classes).
 
 Where its ``forward`` has a parameter ``lengths`` it is given those too. Inputs are sounds, arrays (``.npy``) of
-whatever a model takes, or what a dataset of the user's own gives (``my_data.py:train_set``); the token list has the
+whatever a model takes, or what a dataset of the user's own gives (``_dataset.py``); the token list has the
 classes in the order of the outputs.
 """
 
@@ -43,7 +43,7 @@ class Classify(SoundTask):
         self._classes = {name: number for number, name in enumerate(tokens)}
 
     def split(self, name: str) -> Split:
-        """Return the clips of a split, from manifests or from a function of the user's own."""
+        """Return the clips of a split, from manifests or from a dataset of the user's own."""
         return dataset_split(name, getattr(self.settings.data, name)) or super().split(name)
 
     def example(self, clip: Clip) -> dict[str, Any]:

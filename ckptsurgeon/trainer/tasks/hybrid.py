@@ -2,7 +2,7 @@
 
 A model is called with inputs, lengths and the previous tokens (batch, length), start first; it returns CTC's
 log-probabilities as ``ctc``, ``lengths``, and ``decoder``, logits (batch, length, tokens). Its ``ctc_weight`` says how
-much of the loss is CTC's.
+much of the loss is CTC's, and of the score of a text where both decode. ``_decoding.py`` has what decoding needs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ..settings import Settings
+from ._decoding import Symbols, beam_search, decoder_of, greedy
 from ._sounds import TranscribedTask
 from ._spoken import Rates, Spoken, ctc_losses, spoken, too_short, uniform_losses
 from ._task import Batch, Loss, Task
@@ -40,6 +41,7 @@ class Hybrid(TranscribedTask):
     """CTC and attention. Items are labels; the decoder is asked for the end of each text too."""
 
     metric = "cer"
+    decodings = ("ctc", "attention", "joint")
 
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
         super().__init__(settings, tokens)
@@ -49,6 +51,15 @@ class Hybrid(TranscribedTask):
                 hint="ESPnet has <sos/eos> last; <sos> and <eos>, or <s> and </s>, will do.",
             )
         self._start, self._end = self.labels.start, self.labels.end
+        self._symbols = Symbols(self._start, self._end, self.labels.blank)
+
+    def notes(self) -> list[str]:
+        """Return what there is to say of the data, and what the error rates are of."""
+        return [*super().notes(), f"error rates are of {self._said_by()} (train.decoding: {self.settings.decoding})"]
+
+    def _said_by(self) -> str:
+        both = f"CTC and the decoder together, beam {self.settings.beam}"
+        return {"ctc": "CTC alone", "attention": "the decoder alone", "joint": both}[self.settings.decoding]
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the weighted loss of a batch, as a sum over its labels."""
@@ -92,7 +103,7 @@ class Hybrid(TranscribedTask):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return loss per label, error rates of CTC read off greedily, and the taught decoder's accuracy."""
+        """Return loss per label, error rates of what is decoded, and the taught decoder's accuracy."""
         rates, weight = Rates(self.labels), _weight(model)
         total, items, right, asked, short = 0.0, 0, 0, 0, 0
         for batch in batches:
@@ -101,11 +112,22 @@ class Hybrid(TranscribedTask):
             items += int(batch.label_lengths.sum())
             right, asked = right + int(answer.right), asked + answer.asked
             short += int(too_short(answer.said.lengths, batch).sum())
-            rates.add(answer.said, batch)
+            rates.add(answer.said, batch, self._read(model, batch, answer.said.log_probs))
         return {
             "loss": total / max(items, 1), **rates.figures(), "accuracy": right / max(asked, 1),
             "too_short": float(short),
         }  # fmt: skip
+
+    def _read(self, model: nn.Module, batch: Batch, log_probs: Tensor) -> list[list[int]] | None:
+        """Return the tokens that are read off each clip; None where CTC alone is asked."""
+        if self.settings.decoding == "ctc":
+            return None
+        decoder = decoder_of(model)
+        if self.settings.decoding == "attention":
+            return greedy(decoder, batch, self._symbols)
+        return beam_search(
+            decoder, batch, log_probs, self._symbols, weight=_weight(model), beam=self.settings.beam
+        )  # fmt: skip
 
 
 def _weight(model: nn.Module) -> float:

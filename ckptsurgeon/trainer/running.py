@@ -1,0 +1,155 @@
+"""A run carried out: trained or gone on with, checked, written down."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+from .checking import at, checks_after, checks_before, checks_during
+from .checks._check import NOT_RUN, Check
+from .claim import check_free
+from .controls import run_controls
+from .filling import fill
+from .job import Job
+from .lineage import NAME as LINEAGE
+from .lineage import metadata_of
+from .locking import RunLock
+from .loop import NONFINITE, Loop, Observer
+from .records import begin_records, checks_in, end_records
+from .result import Controls, Trained
+from .run_folder import RunFolder
+from .start import Start
+from .stopping import Stop, listening
+from .testing import UNTESTED, Tested, tested, wants_test
+
+__all__ = ["Order", "carried_out", "notes_of", "result_of"]
+
+
+UNCHECKED = Check("checks after the last step", NOT_RUN, "the program ended first; --resume makes them", "after")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked for beside the job itself."""
+
+    folder: RunFolder
+    lock: RunLock
+    resume: bool
+    sets: tuple[str, ...]
+    seeds: int
+    controls: bool
+    overfit: bool
+    tell: Observer
+    began: float
+    """When that was, in seconds of time.perf_counter()."""
+
+
+def carried_out(job: Job, start: Start, order: Order) -> Trained:
+    """Train, or go on; then check, write down and tell what came of it."""
+    if order.resume:
+        loop, before = _resumed(job, order), checks_in(order.folder)
+        fill(job, order.tell)
+    else:
+        model, plan = job.model()
+        fill(job, order.tell)
+        before = at("before", checks_before(job, model, plan), order.tell)
+        order.tell({"event": "checks", "checks": before})
+        loop = Loop(job, model, folder=order.folder, observer=order.tell)
+        _claim(order)
+        begin_records(order.folder, job, plan, sets=order.sets, checks=before, overfitting=order.overfit)
+    before_s = loop.standing.seconds
+    notes = _already(loop) if order.resume else ()
+    if notes:
+        order.tell({"event": "notes", "notes": notes})
+    loop.lineage = metadata_of(order.folder.read_json(LINEAGE))
+    order.tell({"event": "begin", "step": loop.standing.step, "steps": job.settings.steps, "folder": order.folder.path})
+    with listening() as stop:
+        ended = loop.run(stop=stop, tensorboard=True)
+    if job.work.dev is None and ended != NONFINITE and loop.standing.step:
+        loop.save_best()
+    start = replace(start, notes=(*start.notes, *notes))
+    finish = partial(_finish, job, start, loop, order, stop=stop, before_s=before_s)
+    if stop.name:
+        return finish(checks=before)
+    checks = (*before, *at("during", checks_during(loop), order.tell))
+    finish(checks=(*checks, UNCHECKED), done=False)  # what comes now takes long, and may be stopped
+    test = tested(loop, order.tell) if wants_test(loop) else None
+    controls = _controls(job, order)
+    after = checks_after(loop, order.sets, controls, overfitting=order.overfit)
+    return finish(checks=(*checks, *at("after", after, order.tell)), controls=controls, test=test)
+
+
+def _already(loop: Loop) -> tuple[str, ...]:
+    """Return what is to be said of a run that is gone on with and was done."""
+    step, steps = loop.standing.step, loop.settings.steps
+    if step < steps:
+        return ()
+    return (f"the run was done, at step {step}/{steps}: nothing is left to train, it is only checked again",)
+
+
+def _claim(order: Order) -> None:
+    """Make the folder this run's own: another one may have begun there since it was looked at."""
+    order.folder.create()
+    order.lock.take()
+    if order.folder.holds_a_run:
+        check_free(order.folder)
+
+
+def _resumed(job: Job, order: Order) -> Loop:
+    """Return the run in a folder as it was saved."""
+    loop = Loop(job, job.empty_model().to(job.device), folder=order.folder, observer=order.tell)
+    loop.restore(*order.folder.load())
+    return loop
+
+
+def _controls(job: Job, order: Order) -> Controls | None:
+    if not order.controls:
+        return None
+    return run_controls(
+        job,
+        seeds=order.seeds,
+        told=lambda told: order.tell({"event": "control", **asdict(told)}),
+    )
+
+
+def _finish(
+    job: Job, start: Start, loop: Loop, order: Order, *, stop: Stop, checks: tuple[Check, ...],
+    controls: Controls | None = None, test: Tested | None = None, done: bool = True, before_s: float,
+) -> Trained:  # fmt: skip
+    standing = loop.standing
+    notes = (UNTESTED,) if done and wants_test(loop) and test is None else ()
+    result = result_of(job, start, checks=checks, ended=standing.ended, notes=notes)
+    result = replace(
+        result, run=order.folder.path, step=standing.step, metric=loop.metric, best=standing.best,
+        best_step=standing.best_step, figures=standing.figures, first_loss=standing.first_loss,
+        last_loss=standing.last_loss, skipped=standing.skipped, controls=controls,
+        elapsed_s=before_s + time.perf_counter() - order.began, train_s=standing.seconds,
+        test=test.figures if test is not None else {}, test_clips=test.clips if test is not None else 0,
+        exit_code=stop.exit_code or result.exit_code,
+    )  # fmt: skip
+    end_records(order.folder, result, curves=done and not stop.name)
+    return result
+
+
+def notes_of(job: Job, start: Start) -> tuple[str, ...]:
+    """Return what is worth saying before the first step."""
+    return (*start.notes, *job.target.notes, *job.work.notes)
+
+
+def result_of(job: Job, start: Start, *, checks: tuple[Check, ...], ended: str, notes: tuple[str, ...] = ()) -> Trained:
+    """Return what is known of a job whether it trained or not; a check that failed makes the exit status 1."""
+    made = Trained(
+        config=start.config,
+        run=None,
+        init=start.from_,
+        task=job.settings.task,
+        device=job.device.type,
+        step=0,
+        steps=job.settings.steps,
+        ended=ended,
+        checks=checks,
+        metric=job.settings.metric or job.work.task.metric,
+        notes=(*notes_of(job, start), *notes),
+    )
+    return made if made.ok else replace(made, exit_code=1)

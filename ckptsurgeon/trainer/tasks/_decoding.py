@@ -1,0 +1,192 @@
+"""What an attention decoder says of sounds: greedily alone, or in a beam search together with CTC.
+
+A model that is decoded has ``encode(inputs, lengths)``, which returns what the decoder attends to (clips, frames, …)
+and how many frames of each are no padding, and ``decode(previous, memory, lengths)``, which returns logits
+(clips, length, tokens) for what follows each of the previous tokens, start first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ._prefixes import PrefixScores, Spelled
+from ._task import Batch
+
+__all__ = ["Decoder", "Symbols", "beam_search", "decoder_of", "greedy"]
+
+CANDIDATES = 40
+"""How many next tokens, the decoder's likeliest, CTC is asked about; ESPnet asks about 1.5 times the beam."""
+
+
+class Symbols(NamedTuple):
+    """The tokens that are no letters."""
+
+    start: int
+    end: int
+    blank: int
+
+
+class Decoder(Protocol):
+    """What a model that is decoded has."""
+
+    def encode(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the decoder attends to, and its lengths."""
+        ...
+
+    def decode(self, previous: Tensor, memory: Tensor, lengths: Tensor) -> Tensor:
+        """Return logits of what follows each of the previous tokens."""
+        ...
+
+
+def decoder_of(model: nn.Module) -> Decoder:
+    """Return a model as one that is decoded; raises ConfigError where it is none."""
+    inner: Any = getattr(model, "module", model)
+    if not hasattr(inner, "encode") or not hasattr(inner, "decode"):
+        raise ConfigError(
+            "the model has no methods encode and decode, by which its decoder is asked for one token after another.",
+            hint="Write train.decoding: ctc, or give it encode(inputs, lengths) and decode(previous, memory, lengths).",
+        )
+    return cast(Decoder, inner)
+
+
+def greedy(model: Decoder, batch: Batch, symbols: Symbols) -> list[list[int]]:
+    """Return the tokens of each clip, each the likeliest behind those before it; no more than there are frames."""
+    memory, frames = model.encode(batch.inputs, batch.lengths)
+    previous = frames.new_full((len(frames), 1), symbols.start)
+    going = torch.ones_like(frames, dtype=torch.bool)
+    for size in range(1, int(frames.max()) + 1):
+        following = _log_probs(model.decode(previous, memory, frames), symbols).argmax(-1)
+        previous = torch.cat([previous, following.where(going, symbols.end)[:, None]], 1)
+        going &= (following != symbols.end) & (size < frames)
+        if not going.any():
+            break
+    return [_until(tokens[1:], symbols.end) for tokens in previous.tolist()]
+
+
+def _log_probs(logits: Tensor, symbols: Symbols) -> Tensor:
+    """Return the log-probabilities (rows, tokens) of what follows the last; blank and start never do."""
+    found = logits[:, -1].double().log_softmax(-1)
+    found[:, symbols.blank] = -math.inf
+    if symbols.start != symbols.end:
+        found[:, symbols.start] = -math.inf
+    return found
+
+
+def _until(tokens: Sequence[int], end: int) -> list[int]:
+    return list(tokens[: tokens.index(end)] if end in tokens else tokens)
+
+
+class _Beams(NamedTuple):
+    """The prefixes that are followed: ``beam`` of each of the ``clips`` (n) that are not done, all as long as another.
+
+    ``tokens`` (n, beam, length), start first; ``decoder`` (n, beam) what the decoder says of them, ``scores`` what
+    both do, -inf where there is none; ``spelled`` (n, beam, frames + 1).
+    """
+
+    clips: Tensor
+    tokens: Tensor
+    decoder: Tensor
+    scores: Tensor
+    spelled: Spelled
+
+    def of(self, chosen: Tensor) -> _Beams:
+        """Return those of some clips."""
+        clips, tokens, decoder, scores, spelled = self
+        return _Beams(
+            clips[chosen], tokens[chosen], decoder[chosen], scores[chosen], Spelled(*(one[chosen] for one in spelled))
+        )
+
+
+class _Search:
+    """A beam search of the clips of a batch, all at once."""
+
+    def __init__(self, model: Decoder, batch: Batch, symbols: Symbols, *, weight: float, beam: int) -> None:
+        self._model, self._symbols, self._weight, self._beam = model, symbols, weight, beam
+        self._memory, self.frames = model.encode(batch.inputs, batch.lengths)
+        self.best: list[tuple[float, list[int]]] = [(-math.inf, []) for _ in batch.names]
+
+    def run(self, ctc: PrefixScores) -> list[list[int]]:
+        """Follow prefixes until none can become better than a whole text that was found."""
+        beams = self._begin(ctc)
+        while len(beams.clips):
+            following = self._following(beams)
+            self._end(beams, following[..., self._symbols.end])
+            beams = self._open(self._extend(beams, following, ctc))
+        return [tokens for _, tokens in self.best]
+
+    def _begin(self, ctc: PrefixScores) -> _Beams:
+        start = ctc.start()
+        clips, shape = torch.arange(len(self.frames), device=self.frames.device), (len(self.frames), self._beam)
+        scores = start.blank.new_full(shape, -math.inf)
+        scores[:, 0] = 0.0  # one empty prefix
+        return _Beams(
+            clips, clips.new_full((*shape, 1), self._symbols.start), torch.zeros_like(scores), scores,
+            Spelled(*(one[:, None].expand(*shape, -1) for one in start)),
+        )  # fmt: skip
+
+    def _following(self, beams: _Beams) -> Tensor:
+        """Return the decoder's log-probabilities (n, beam, tokens) of what follows."""
+        rows = beams.clips.repeat_interleave(self._beam)
+        logits = self._model.decode(beams.tokens.flatten(0, 1), self._memory[rows], self.frames[rows])
+        return self._by_clip(_log_probs(logits, self._symbols))
+
+    def _by_clip(self, rows: Tensor) -> Tensor:
+        """Return (n, beam, …) of (n * beam, …)."""
+        return rows.reshape(-1, self._beam, *rows.shape[1:])
+
+    def _joined(self, decoder: Tensor, ctc: Tensor) -> Tensor:
+        return (1 - self._weight) * decoder + self._weight * ctc
+
+    def _end(self, beams: _Beams, ends: Tensor) -> None:
+        """Keep the best of the texts that end here."""
+        scores = self._joined(beams.decoder + ends, PrefixScores.whole(beams.spelled))
+        scores = scores.masked_fill(beams.scores.isinf(), -math.inf)
+        values, places = scores.max(1)
+        for clip, value, place, tokens in zip(
+            beams.clips.tolist(), values.tolist(), places.tolist(), beams.tokens.tolist(), strict=True
+        ):
+            if value > self.best[clip][0]:
+                self.best[clip] = value, tokens[place][1:]
+
+    def _extend(self, beams: _Beams, following: Tensor, ctc: PrefixScores) -> _Beams:
+        """Return the best prefixes that are a token longer."""
+        letters = following.clone()
+        letters[..., self._symbols.end] = -math.inf
+        values, tokens = letters.topk(min(CANDIDATES, int(letters[0, 0].isfinite().sum())), -1)  # (n, beam, candidates)
+        last = beams.tokens[..., -1] if beams.tokens.shape[2] > 1 else beams.tokens[..., 0].new_full((), -1)
+        flat = (beams.clips.repeat_interleave(self._beam), Spelled(*(one.flatten(0, 1) for one in beams.spelled)))
+        begun, spelled = ctc.extend(*flat, last.expand(tokens.shape[:2]).flatten(), tokens.flatten(0, 1))
+        decoder = beams.decoder[..., None] + values
+        scores = self._joined(decoder, self._by_clip(begun))
+        scores = scores.masked_fill(beams.scores.isinf()[..., None], -math.inf).flatten(1)
+        chosen, places = scores.topk(self._beam, 1)
+        rows = torch.arange(len(places), device=places.device)[:, None]
+        parents = beams.tokens[rows, places // tokens.shape[2]]
+        return _Beams(
+            beams.clips, torch.cat([parents, tokens.flatten(1)[rows, places][..., None]], 2),
+            decoder.flatten(1)[rows, places], chosen,
+            Spelled(*(self._by_clip(one).flatten(1, 2)[rows, places] for one in spelled)),
+        )  # fmt: skip
+
+    def _open(self, beams: _Beams) -> _Beams:
+        """Return those of clips that are not done: what is longer is less likely, and has a frame for each token."""
+        found = beams.scores.new_tensor([self.best[clip][0] for clip in beams.clips.tolist()])
+        return beams.of((beams.scores[:, 0] > found) & (beams.tokens.shape[2] - 1 <= self.frames[beams.clips]))
+
+
+def beam_search(
+    model: Decoder, batch: Batch, log_probs: Tensor, symbols: Symbols, *, weight: float, beam: int
+) -> list[list[int]]:
+    """Return the tokens of each clip that CTC and the decoder together find likeliest, among those that a beam sees.
+
+    https://arxiv.org/abs/1706.02737: the score is ``weight`` times CTC's log-probability and the rest the decoder's;
+    prefixes of one length compete by CTC's prefix score. ``log_probs`` (clips, frames, tokens) are CTC's.
+    """
+    search = _Search(model, batch, symbols, weight=weight, beam=beam)
+    return search.run(PrefixScores(log_probs, search.frames, symbols.blank))

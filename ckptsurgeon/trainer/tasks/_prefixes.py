@@ -1,0 +1,71 @@
+"""How likely it is, by CTC, that a text begins with some tokens: https://arxiv.org/abs/1706.02737, algorithm 2.
+
+There the frames are gone through one by one. Both recursions are linear, so that each is a cumulative sum here::
+
+    label[t] = p[t](c) (label[t-1] + begun[t])          = sum over s <= t of begun[s] p[s](c) … p[t](c)
+    blank[t] = p[t](blank) (blank[t-1] + label[t-1])
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["PrefixScores", "Spelled"]
+
+NEVER = -1e6
+"""The logarithm of what is as good as 0: differences of sums of it are still numbers, and in float64 exact enough."""
+
+
+class Spelled(NamedTuple):
+    """Log-probabilities (…, frames + 1) that so many frames spell a prefix: with its last ``label``, or a ``blank``."""
+
+    label: Tensor
+    blank: Tensor
+
+
+class PrefixScores:
+    """Scores of prefixes of the texts of some clips.
+
+    ``log_probs`` (clips, frames, tokens) are CTC's, ``lengths`` (clips) how many frames are no padding.
+    """
+
+    def __init__(self, log_probs: Tensor, lengths: Tensor, blank: int) -> None:
+        values = log_probs.double().clamp(min=NEVER).transpose(1, 2)
+        padding = torch.arange(values.shape[2], device=values.device)[None] >= lengths[:, None]
+        values = values.masked_fill(padding[:, None], NEVER)
+        values[:, blank] = values[:, blank].masked_fill(padding, 0.0)  # what was spelled stays as it is
+        self._sums = torch.nn.functional.pad(values.cumsum(2), (1, 0))
+        self._blank = blank
+
+    def start(self) -> Spelled:
+        """Return the empty prefix of each clip: frames of nothing but blanks."""
+        blank = self._sums[:, self._blank]
+        return Spelled(torch.full_like(blank, NEVER), blank)
+
+    def extend(self, clips: Tensor, spelled: Spelled, last: Tensor, tokens: Tensor) -> tuple[Tensor, Spelled]:
+        """Return the log-probabilities (n, m) that a clip's text begins with a prefix and a token; what spells them.
+
+        Prefixes are those of ``clips`` (n), end in the tokens ``last`` (n), -1 for the empty one, and are ``spelled``
+        (n, frames + 1); each is extended by ``tokens`` (n, m).
+        """
+        own, silence = self._sums[clips[:, None], tokens], self._sums[clips, self._blank][:, None]
+        either = torch.logaddexp(spelled.blank, spelled.label)
+        repeated = (tokens == last[:, None])[..., None]  # without a blank between it would be the same label
+        begun = torch.where(repeated, spelled.blank[:, None], either[:, None])[..., :-1]
+        scores = (begun + own.diff(dim=-1)).logsumexp(-1)
+        label = _behind(own, begun)
+        return scores, Spelled(label, _behind(silence, label[..., :-1]))
+
+    @staticmethod
+    def whole(spelled: Spelled) -> Tensor:
+        """Return the log-probability that a prefix is the whole text."""
+        return torch.logaddexp(spelled.label[..., -1], spelled.blank[..., -1])
+
+
+def _behind(sums: Tensor, begun: Tensor) -> Tensor:
+    """Return the log-probabilities that something begun in any frame went on to each: (…, frames) → (…, frames + 1)."""
+    found = sums[..., 1:] + (begun - sums[..., :-1]).logcumsumexp(-1)
+    return torch.nn.functional.pad(found, (1, 0), value=NEVER)
