@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,9 @@ def pair() -> None:
     other = {key.replace("layers", "blocks"): value for key, value in state.items()}
     other["norm"] = torch.tensor([1.0, 1.0, 1.0, 1.5])
     save_file(other, "b.safetensors")
+    save_file({**state, "norm": torch.ones(5)}, "wide.safetensors")
+    Path("a.txt").write_text("\n".join("abcd"))
+    Path("wide.txt").write_text("\n".join("dcbae"))
 
 
 def stable(data: dict[str, Any]) -> str:
@@ -29,6 +33,8 @@ def stable(data: dict[str, Any]) -> str:
     for source in data.get("sources", []):
         for file in source["files"]:
             file.update({"size": 0, "sha256": "", "mtime_ns": 0})
+    if "costs" in data:
+        data["costs"]["memory_nbytes"] = 0  # it goes by the machine
     for field in ("elapsed_s", "plan_sha256", "nbytes_written", "nbytes_read"):
         if field in data:
             data[field] = 0
@@ -42,8 +48,12 @@ COMMANDS = {
     "filter": ["filter", "a.safetensors", "--exclude", "norm", "-n"],
     "convert": ["convert", "a.safetensors", "--dtype", "bf16", "--set-metadata", "who=you", "-n"],
     "average": ["average", "a.safetensors", "a.safetensors", "--ema", "0.5", "-n"],
+    "merge": ["merge", "a.safetensors", "a.safetensors", "--base", "wide.safetensors", "--method", "task_arithmetic",
+              "--weights", "0.5,1", "--on-mismatch", "norm=overlap", "-n"],
+    "merge-vocab": ["merge", "a.safetensors", "wide.safetensors", "--method", "linear", "--weights", "1,1", "--vocab",
+                    "union", "--tokens", "a.safetensors=a.txt", "--tokens", "wide.safetensors=wide.txt", "-n"],
     "receipt": ["rename", "a.safetensors", "--map", "layers=blocks", "-o", "o.safetensors"],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMMANDS)
