@@ -89,3 +89,31 @@ def test_values_are_drawn_on_the_cpu_whatever_the_default_device_is() -> None:
     assert Path("cpu.safetensors").read_bytes() == Path("gpu.safetensors").read_bytes()
     assert torch.equal(states[0], torch.cuda.get_rng_state())
     assert torch.equal(states[1], torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("linear", {"weights": [0.3, 0.7]}),
+        ("slerp", {"t": 0.3}),
+        ("ties", {"weights": [1, 1], "density": 0.5, "base": "base.safetensors"}),
+        ("dare_ties", {"weights": [1, 1], "density": 0.5, "base": "base.safetensors"}),
+        ("model_stock", {"base": "base.safetensors"}),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_merge_on_a_gpu_is_near_the_one_of_numpy(method: str, more: dict[str, Any], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    base = {"w": torch.randn(3000, 2000), "v": torch.randn(9)}
+    for name in ("a", "b", "base"):
+        state = {key: (value + 0.1 * torch.randn(value.shape)).to(dtype) for key, value in base.items()}
+        save_file(state, f"{name}.safetensors")
+    for device in ("cpu", "cuda"):
+        plan = cs.merge(["a.safetensors", "b.safetensors"], method=method, device=device, **more)
+        cs.apply(plan, f"{device}.safetensors")
+    found = cs.verify("cuda.safetensors")
+    assert found.ok, found.failed
+    assert found.near == 2
+    ours, theirs = load_file("cpu.safetensors"), load_file("cuda.safetensors")
+    tolerance = 1e-5 if dtype == torch.float32 else 2**-7
+    assert all(torch.allclose(ours[key], theirs[key], rtol=tolerance, atol=1e-5) for key in ours)

@@ -58,9 +58,16 @@ def carry_out(
         nbytes_written=nbytes,
         elapsed_s=time.perf_counter() - began,
         plan_sha256=plan.sha256(),
-        notes=(*overflow_notes(run.overflowed), *told_companions(written), *former.notes),
         fits=run.fits,
+        notes=(*overflow_notes(run.overflowed), *told_companions(written), *_left_out(plan, written), *former.notes),
     )
+
+
+def _left_out(plan: Plan, written: Plan) -> Iterator[str]:
+    """Yield which token list does not go with a single file."""
+    if plan.vocabularies and plan.target.companions and not written.target.companions:
+        names = listing([one.name for one in plan.target.companions], 12, where="")
+        yield f"not written, since they lie beside the weights in a folder (-o NAME/): {names}"
 
 
 def _beside(plan: Plan, inputs: Inputs) -> Beside | None:

@@ -64,7 +64,9 @@ def check_device(device: str) -> None:
 
 @lru_cache
 def library(device: str) -> Library:
-    """Return numpy for "", else torch on a device."""
+    """Return numpy for "", else torch on a device; raises ConfigError where there is no such."""
+    if device:
+        check_device(device)
     return Library(_torch(), device) if device else Library(np)
 
 

@@ -102,7 +102,7 @@ class MergeAxes:
             raise PlanError(
                 f"{escape(key)}: {who} {'has' if len(inputs) == 1 else 'have'} no row for "
                 f"{listing([repr(token) for token in none])}.",
-                hint="Leave them out of --vocab, or map a model's tokens to them.",
+                hint="Leave them out of the list that --vocab names; a row has to come from a model.",
                 details=none,
             )
 

@@ -1,0 +1,139 @@
+"""What a merge takes is known before, and kept to: bytes, passes, memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.engine import merging
+from fixtures.mergekit_cases import CASES, models
+
+from .arrays import METHODS, Arrays
+
+Run = Callable[..., Any]
+
+MODELS = models()
+
+
+def save(name: str, seed: int, shape: tuple[int, ...] = (40, 30)) -> int:
+    values = np.random.default_rng(seed).standard_normal(shape, "f4")
+    save_file({"w": values, "v": values[0].copy()}, name)
+    return int(values.nbytes + values[0].nbytes)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_declares_as_many_passes_as_it_makes_at_most(method: str) -> None:
+    made, takes = [], {one.name for one in METHODS[method].parameters}
+    cases = [one for one in CASES.values() if one.method == method]
+    cases += [replace(one, parameters={**one.parameters, "rescale": True}) for one in cases if "rescale" in takes]
+    for case, key in product(cases, MODELS["a"]):
+        for change in (np.asarray, np.rint):  # of rounded values many are equal
+            base = None if case.base is None else change(MODELS[case.base][key])
+            tensors = Arrays([change(MODELS[name][key]) for name in case.models], base, by_rows=METHODS[method].by_rows)
+            with suppress(cs.PlanError):
+                METHODS[method].prepare(tensors, dict(case.parameters))
+            made.append(tensors.passes + 1)
+    assert max(made, default=1) == METHODS[method].passes
+
+
+@pytest.mark.parametrize(("method", "more"), [("linear", {}), ("ties", {"density": 0.5}), ("slerp", {"t": 0.5})])
+def test_what_is_read_and_written_is_what_the_plan_says(
+    method: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = min([save(f"{name}.safetensors", seed) for seed, name in enumerate("abc")])
+    seen = [0]
+    read = merging.read_part
+
+    def counted(*given: Any) -> Any:
+        values = read(*given)
+        seen[0] += values.nbytes
+        return values
+
+    monkeypatch.setattr(merging, "read_part", counted)
+    base = {"base": "c.safetensors"} if method == "ties" else {}
+    weights = {} if method == "slerp" else {"weights": [0.5, 0.5]}
+    plan = cs.merge(["a.safetensors", "b.safetensors"], method=method, **base, **weights, **more)
+    receipt = cs.apply(plan, "o.safetensors")
+    assert plan.costs is not None
+    assert plan.costs.nbytes_written == size < receipt.nbytes_written
+    inputs = size * (3 if base else 2)
+    assert plan.costs.nbytes_read == inputs * METHODS[method].passes
+    assert inputs < seen[0] <= plan.costs.nbytes_read if METHODS[method].passes > 1 else seen[0] == inputs
+
+
+def test_a_dry_run_says_what_it_takes(ckpt: Run) -> None:
+    for seed, name in enumerate("abc"):
+        save(f"{name}.safetensors", seed)
+    asked = ["merge", "a.safetensors", "b.safetensors", "--base", "c.safetensors", "--method", "ties",
+             "--weights", "1,1", "--param", "density=0.5", "-n"]  # fmt: skip
+    shown = " ".join(ckpt(*asked).out.split())
+    assert "ties of 2 models onto the base" in shown
+    assert "takes reads up to 73.8 kB in 5 passes, writes 4.9 kB, about 16.8 MB of memory" in shown
+    costs = json.loads(ckpt(*asked, "--json").out)["costs"]
+    assert costs == {"passes": 5, "nbytes_read": 73800, "nbytes_written": 4920, "memory_nbytes": 16 << 20}
+    assert not list(Path().glob("o.*"))
+
+
+def test_costs_are_no_part_of_a_plans_digest_and_survive_json() -> None:
+    save("a.safetensors", 0)
+    plan = cs.merge(["a.safetensors"], method="linear", weights=[1.0])
+    again = cs.Plan.from_json(plan.to_json())
+    assert again.costs == plan.costs is not None
+    del (data := plan.to_json())["costs"]
+    assert cs.Plan.from_json(data).sha256() == plan.sha256()
+
+
+PEAK = """
+import sys
+import ckptsurgeon as cs
+*models, memory, output = sys.argv[1:]
+cs.apply(cs.merge(models, method="METHOD", MORE memory=memory), output)
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+
+
+def peak(models: list[str], memory: str, method: str, more: str) -> int:
+    """The most memory, in bytes, of a process of its own."""
+    code = PEAK.replace("METHOD", method).replace("MORE", more)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *models, memory, "o.safetensors"], capture_output=True, timeout=120
+    )
+    assert not done.returncode, done.stderr
+    Path("o.safetensors").unlink()
+    return int(done.stdout) << 10
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "memory"),
+    [("linear", "weights=[1.0] * 4,", 24 << 20), ("ties", "base='m0', weights=[1.0] * 4, density=0.5,", 32 << 20)],
+)
+def test_the_memory_is_kept_to_whatever_the_tensors_sizes(method: str, more: str, memory: int) -> None:
+    names = [f"m{number}.safetensors" for number in range(4)]
+    more = more.replace("m0", names[0])
+    for number, name in enumerate(names):
+        save(name, number, (4, 4))
+    interpreter = peak(names, str(memory), method, more)
+    for number, name in enumerate(names):
+        save(name, number, (9000, 1000))  # 36 MB each
+    assert peak(names, str(memory), method, more) - interpreter < memory
+
+
+def test_a_slice_that_does_not_fit_the_memory_is_an_error() -> None:
+    for name in ("a.safetensors", "b.safetensors"):
+        save(name, 0, (600, 1000))
+    plan = cs.merge(["a.safetensors", "b.safetensors"], method="linear", weights=[1, 1], memory="1MB")
+    with pytest.raises(cs.PlanError, match=r"w takes 4\.2 MB of memory.*it has 1\.0 MB") as error:
+        cs.apply(plan, "o.safetensors")
+    assert "--memory" in error.value.hint

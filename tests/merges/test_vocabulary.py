@@ -1,0 +1,287 @@
+"""Models of other vocabularies are merged token by token."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.engine import merging
+from ckptsurgeon.vocabulary import read_vocabulary
+from fixtures.mergekit_cases import GOLDEN
+
+Run = Callable[..., Any]
+State = dict[str, torch.Tensor]
+TOKENS = {"a": list("abcde"), "b": list("cbaxyz"), "base": list("abxd")}
+WEIGHTS = {"a": 0.25, "b": 0.75}
+
+
+def model(name: str, tokens: Sequence[str], dtype: torch.dtype = torch.float32) -> State:
+    torch.manual_seed(len(name) + ord(name[0]))
+    state = {"embed.w": torch.randn(len(tokens), 7), "out.w": torch.randn(4, len(tokens)), "body.w": torch.randn(4, 7)}
+    state = {key: value.to(dtype) for key, value in state.items()}
+    Path(name).mkdir(exist_ok=True)
+    save_file(state, f"{name}/model.safetensors")
+    Path(f"{name}/tokens.txt").write_text("".join(f"{token}\n" for token in tokens))
+    return state
+
+
+@pytest.fixture
+def states() -> dict[str, State]:
+    return {name: model(name, tokens) for name, tokens in TOKENS.items()}
+
+
+def row(states: dict[str, State], key: str, name: str, token: str) -> torch.Tensor | None:
+    """The row of a token, as floats, None where a model lacks it."""
+    if token not in TOKENS[name]:
+        return None
+    values = states[name][key].float()
+    return (values if key == "embed.w" else values.T)[TOKENS[name].index(token)]
+
+
+def expected(states: dict[str, State], key: str, tokens: Sequence[str], base: str = "") -> torch.Tensor:
+    """What a weighted sum of two models gives, or, with a base, of what they add to it."""
+    made = []
+    for token in tokens:
+        own = {name: row(states, key, name, token) for name in WEIGHTS}
+        there = [one for one in own.values() if one is not None]
+        start = row(states, key, base, token) if base else None
+        other = start if start is not None else sum(there) / len(there)
+        full = {name: other if one is None else one for name, one in own.items()}
+        zero = other if base else torch.zeros_like(other)
+        made.append(zero + sum(WEIGHTS[name] * (one - zero) for name, one in full.items()))
+    found = torch.stack(made)
+    return found if key == "embed.w" else found.T
+
+
+def merged(vocab: str, output: str = "out/", **how: Any) -> State:
+    plan = cs.merge(["a", "b"], **{"method": "linear", "weights": [0.25, 0.75], **how}, vocab=vocab)
+    assert cs.Plan.from_json(plan.to_json()) == plan
+    cs.apply(plan, output, force=True)
+    found = cs.verify(output)
+    assert found.ok, found.failed
+    return load_file("out/model.safetensors" if output == "out/" else output)
+
+
+@pytest.mark.parametrize("elements", [1, 9, 1 << 17])
+@pytest.mark.parametrize(
+    ("vocab", "tokens"), [("union", "abcdexyz"), ("base", "abcde"), ("UNION", "abcdexyz"), ("list.txt", "zdba")]
+)
+def test_rows_go_by_token_and_one_that_a_model_lacks_is_that_of_those_that_have_it(
+    vocab: str, tokens: str, elements: int, states: dict[str, State], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "ELEMENTS", elements)
+    Path("list.txt").write_text("\n".join(tokens))
+    found = merged(vocab)
+    for key in ("embed.w", "out.w"):
+        assert torch.allclose(found[key], expected(states, key, tokens), atol=1e-6), key
+    assert torch.allclose(found["body.w"], 0.25 * states["a"]["body.w"] + 0.75 * states["b"]["body.w"])
+    name = "tokens.txt" if vocab != "list.txt" else "list.txt"
+    assert read_vocabulary(f"out/{name}").tokens == tuple(tokens)
+
+
+@pytest.mark.parametrize("vocab", ["union", "base"])
+def test_with_a_base_a_row_that_a_model_lacks_is_the_bases(vocab: str, states: dict[str, State]) -> None:
+    tokens = "".join(dict.fromkeys("abxd" + ("abcde" + "cbaxyz" if vocab == "union" else "")))
+    found = merged(vocab, method="task_arithmetic", base="base")
+    for key in ("embed.w", "out.w"):
+        assert torch.allclose(found[key], expected(states, key, tokens, "base"), atol=1e-6), key
+    assert read_vocabulary("out/tokens.txt").tokens == tuple(tokens)
+
+
+def test_the_mean_of_a_lacking_row_is_of_all_models_that_have_it(states: dict[str, State]) -> None:
+    found = merged("union", method="task_arithmetic", base="base", weights=[1.0, 0.0])["embed.w"]
+    tokens = list(dict.fromkeys("abxd" + "abcde" + "cbaxyz"))
+    c = (states["a"]["embed.w"][2] + states["b"]["embed.w"][0]) / 2  # of the base, which lacks it
+    assert torch.allclose(found[tokens.index("c")], c + (states["a"]["embed.w"][2] - c), atol=1e-6)
+
+
+def test_token_lists_are_given_by_model(states: dict[str, State], ckpt: Run) -> None:
+    for name in TOKENS:
+        shutil.move(f"{name}/tokens.txt", f"{name}.lst")
+        shutil.move(f"{name}/model.safetensors", f"{name}.safetensors")
+        Path(name).rmdir()
+    asked = ["merge", "a.safetensors", "b.safetensors", "-m", "linear", "--weights", "0.25,0.75", "--vocab", "union"]
+    done = ckpt(*asked, "-n")
+    assert done.code == 2
+    assert "there is no token list beside a.safetensors. Name it: --tokens a.safetensors=LIST" in " ".join(
+        done.err.split()
+    )
+    done = ckpt(*asked, "--tokens", "a.safetensors=a.lst", "--tokens", "b.safetensors=b.lst", "-o", "out.safetensors")
+    assert not done.code, done
+    assert "a.safetensors has 5 of the 8 tokens" in done.err
+    assert "b.safetensors has 6 of the 8 tokens (5 moved)" in done.err
+    assert "linear of 2 models, by token" in done.out
+    found = load_file("out.safetensors")
+    assert torch.allclose(found["embed.w"], expected(states, "embed.w", "abcdexyz"), atol=1e-6)
+    assert not ckpt("verify", "out.safetensors").code
+    done = ckpt(*asked, "--tokens", "c=a.lst", "-n")
+    assert (done.code, "there is no such model" in done.err) == (2, True)
+
+
+def test_lists_of_one_size_are_never_guessed(ckpt: Run) -> None:
+    states = {name: model(name, tokens) for name, tokens in (("a", "abcd"), ("b", "dcba"))}
+    asked = ["merge", "a", "b", "-m", "linear", "--weights", "0.25,0.75", "--vocab", "base"]
+    done = ckpt(*asked, "-n")
+    assert done.code == 4
+    said = " ".join(done.err.split())
+    assert "These have an axis as long as the lists: body.w, embed.w, out.w. Name those that do: --vocab-keys" in said
+    assert not ckpt(*asked, "--vocab-keys", "embed", "--vocab-keys", "out=1", "-o", "out/").code
+    found, back = load_file("out/model.safetensors"), [3, 2, 1, 0]
+    assert torch.allclose(found["embed.w"], 0.25 * states["a"]["embed.w"] + 0.75 * states["b"]["embed.w"][back])
+    assert torch.allclose(found["out.w"], 0.25 * states["a"]["out.w"] + 0.75 * states["b"]["out.w"][:, back])
+    assert torch.allclose(found["body.w"], 0.25 * states["a"]["body.w"] + 0.75 * states["b"]["body.w"])
+    done = ckpt(*asked, "--vocab-keys", "out", "-n")
+    assert "axes 0 and 1 of out.w both fit. Say which: --vocab-keys out.w=0." in " ".join(done.err.split())
+    done = ckpt(*asked, "--vocab-keys", "embed", "-n")
+    assert "2 tensors as long as the token lists keep their order" in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        ({"--vocab": "more.txt"}, 4, "embed.w: a, b have no row for 'f', 'g', 'q'"),
+        ({"--tokens": "a=more.txt"}, 4, "embed.w is float32 (5, 7) in a, float32 (6, 7) in b"),
+        ({"--vocab-keys": "body"}, 4, "body.w is (4, 7) in a, which has 5 tokens"),
+        ({"--vocab-keys": "nosuch"}, 2, "--vocab-keys nosuch matches none"),
+        ({"--vocab": "missing.txt"}, 2, "the vocabulary missing.txt cannot be read"),
+    ],
+)
+def test_lists_that_do_not_fit_say_so(
+    change: dict[str, str], code: int, said: str, states: dict[str, State], ckpt: Run
+) -> None:
+    Path("more.txt").write_text("\n".join("abcdefgq"))
+    given = {"--vocab": "union", **change}
+    flags = [text for pair in given.items() for text in pair]
+    done = ckpt("merge", "a", "b", "-m", "linear", "--weights", "1,1", *flags, "-n")
+    assert done.code == code
+    assert said in " ".join(done.err.split())
+    done = ckpt("merge", "a", "b", "-m", "linear", "--weights", "1,1", "--tokens", "a=more.txt", "-n")
+    assert (done.code, "go with --vocab" in done.err) == (2, True)
+
+
+def test_a_plan_with_other_rows_is_refused(states: dict[str, State]) -> None:
+    data = cs.merge(["a", "b"], method="linear", weights=[1, 1], vocab="union").to_json()
+    changed = json.loads(json.dumps(data))
+    changed["vocabularies"][0]["rows"][0] = changed["vocabularies"][1]["rows"][0] = None  # nobody has it
+    with pytest.raises(cs.PlanError, match="the plan cannot be"):
+        cs.apply(cs.Plan.from_json(changed), "out/")
+    for broken in (data["vocabularies"][:1], [], [data["vocabularies"][0], {**data["vocabularies"][1], "rows": [0]}]):
+        with pytest.raises(cs.ConfigError, match="the plan is malformed"):
+            cs.Plan.from_json({**data, "vocabularies": broken})
+
+
+def test_verify_finds_a_row_that_was_made_otherwise(states: dict[str, State]) -> None:
+    found = merged("union", "out.safetensors")
+    data = bytearray(Path("out.safetensors").read_bytes())
+    data[data.index(found["embed.w"][6].numpy().tobytes())] ^= 1
+    Path("out.safetensors").write_bytes(data)
+    assert {failure.key for failure in cs.verify("out.safetensors").failed} == {"embed.w"}
+
+
+def test_16_bits_are_merged_in_full_precision() -> None:
+    states = {name: model(name, tokens, torch.bfloat16) for name, tokens in TOKENS.items()}
+    found = merged("union")["embed.w"]
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected(states, "embed.w", "abcdexyz").bfloat16())
+
+
+def test_a_tied_embedding_stays_tied_and_what_one_model_has_is_put_in_order() -> None:
+    for name, tokens in TOKENS.items():
+        state = model(name, tokens)
+        Path(f"{name}/model.safetensors").unlink()
+        more = {"extra.w": torch.arange(6.0)[:, None]} if name == "b" else {}
+        torch.save({**state, "head.w": state["embed.w"], **more}, f"{name}/model.pth")
+    plan = cs.merge(
+        ["a/model.pth", "b/model.pth"], method="linear", weights=[1, 1], vocab="union", on_missing="any",
+        vocab_keys=["embed", "head", "out=1"],
+    )  # fmt: skip
+    cs.apply(plan, "out.pth")
+    assert cs.verify("out.pth").ok
+    found = torch.load("out.pth", weights_only=True)
+    assert found["head.w"].data_ptr() == found["embed.w"].data_ptr()
+    assert found["extra.w"].flatten().tolist() == [0, 1, 2, 3, 4, 5]  # named by nobody
+    with pytest.raises(cs.PlanError, match=r"extra\.w: b/model\.pth has no row for 'd', 'e'"):
+        cs.merge(["a/model.pth", "b/model.pth"], method="linear", weights=[1, 1], vocab="union", on_missing="any",
+                 vocab_keys=["embed", "head", "out=1", "extra"])  # fmt: skip
+
+
+def test_one_vocabulary_for_all_is_an_ordinary_merge() -> None:
+    for name in "ab":
+        model(name, "abcd")
+    plan = cs.merge(["a", "b"], method="linear", weights=[1, 1], vocab="union")
+    assert not plan.vocabularies
+    assert {step.policy for step in plan.steps} == {""}
+
+
+@pytest.mark.parametrize("method", ["slerp", "ties"])
+def test_methods_that_look_first_see_the_rows_as_they_are_merged(method: str, states: dict[str, State]) -> None:
+    how = {"t": 0.3, "weights": None} if method == "slerp" else {"base": "base", "density": 0.5}
+    by_token = merged("base", method=method, **how)
+    tokens = TOKENS["base" if method == "ties" else "a"]
+    for name in TOKENS:
+        rows = [row(states, "embed.w", name, token) for token in tokens]
+        others = [[row(states, "embed.w", other, token) for other in "ab"] for token in tokens]
+        base = [row(states, "embed.w", "base", token) if method == "ties" else None for token in tokens]
+        full = []
+        for own, there, start in zip(rows, others, base, strict=True):
+            has = [one for one in there if one is not None]
+            full.append(own if own is not None else start if start is not None else sum(has) / len(has))
+        save_file({"embed.w": torch.stack(full)}, f"{name}.safetensors")
+    how = {**how, **({"base": "base.safetensors"} if method == "ties" else {})}
+    plan = cs.merge(["a.safetensors", "b.safetensors"], method=method, **{"weights": [0.25, 0.75], **how})
+    cs.apply(plan, "plain.safetensors")
+    assert torch.equal(load_file("plain.safetensors")["embed.w"], by_token["embed.w"])
+
+
+# Folders of transformers, and mergekit's own results
+
+
+def test_mergekits_union_gives_mergekits_rows_and_a_tokeniser_with_its_tokens() -> None:
+    for name in ("a", "wide"):
+        shutil.copytree(GOLDEN / "models" / name, name)
+    golden = GOLDEN / "yaml" / "union_tokenizer"
+    shutil.copy(golden / "recipe.yml", "recipe.yml")
+    cs.apply(cs.merge("recipe.yml"), "out/")
+    assert cs.verify("out").ok
+    ours, theirs = read_vocabulary("out/tokenizer.json"), read_vocabulary(str(golden / "expected_tokenizer.json"))
+    assert sorted(ours.tokens) == sorted(theirs.tokens)
+    order = [ours.tokens.index(token) for token in theirs.tokens]
+    found, wanted = load_file("out/model.safetensors"), load_file(golden / "expected.safetensors")
+    for key, value in wanted.items():
+        made = found[key][order] if len(value) == len(order) else found[key]
+        assert torch.allclose(made.float(), value.float(), rtol=2**-7, atol=1e-7), key
+    assert json.loads(Path("out/config.json").read_text())["vocab_size"] == len(ours.tokens)
+
+
+def test_added_tokens_join_a_tokeniser_and_words_do_not() -> None:
+    for name in ("a", "wide"):
+        shutil.copytree(GOLDEN / "models" / name, name)
+    plan = cs.merge(["a", "wide"], method="linear", weights=[1, 1], vocab="union")
+    cs.apply(plan, "out/")
+    made = json.loads(Path("out/tokenizer.json").read_text())
+    assert [(row["content"], row["id"]) for row in made["added_tokens"][-2:]] == [
+        ("<|im_end|>", 32),
+        ("<|im_start|>", 33),
+    ]
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained("out")
+    before = AutoTokenizer.from_pretrained("a")
+    assert tokenizer("a<|im_end|>b", add_special_tokens=False).input_ids[1] == 32
+    assert tokenizer("a b").input_ids == before("a b").input_ids
+    words = json.loads(Path("wide/tokenizer.json").read_text())
+    words["added_tokens"] = [row for row in words["added_tokens"] if row["content"] != "<|im_end|>"]
+    Path("wide/tokenizer.json").write_text(json.dumps(words))
+    plan = cs.merge(["a", "wide"], method="linear", weights=[1, 1], vocab="union")
+    assert "the output has a token list and no tokeniser" in "; ".join(plan.notes)
+    cs.apply(plan, "out2/")
+    assert read_vocabulary("out2/tokens.txt").tokens == read_vocabulary("out/tokenizer.json").tokens
+    assert not Path("out2/tokenizer.json").exists()
