@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
@@ -19,10 +19,10 @@ from ..yamltext import read_yaml
 from .inputs import OpenInputs, names_of, plan_source
 from .merged_folder import with_folder
 from .model_config import layer_counts, with_layers
-from .model_folders import model_folder
+from .model_folders import ModelFolder, model_folder
 from .tokenizers import tokenizer_files
 
-__all__ = ["is_recipe", "plan_configuration", "read_recipe"]
+__all__ = ["Asked", "is_recipe", "plan_configuration", "read_recipe"]
 
 
 def is_recipe(path: str) -> bool:
@@ -48,40 +48,47 @@ def read_recipe(path: str) -> dict[str, Any]:
     return document
 
 
-def plan_configuration(
-    path: str,
-    document: Mapping[str, Any],
-    method: Method,
-    options: MergeOptions,
-    *,
-    seed: int,
-    plugins: Sequence[Method],
-    memory: int,
-    unwrap: bool,
-    root: str | None,
-    arguments: Mapping[str, Any],
-) -> Plan:
+@dataclass(frozen=True)
+class Asked:
+    """What a merge was asked for beside models, method and parameters; ``arguments`` are that as it is recorded."""
+
+    options: MergeOptions
+    arguments: Mapping[str, Any]
+    seed: int = 0
+    plugins: tuple[Method, ...] = ()
+    memory: int = 0
+    unwrap: bool = False
+    root: str | None = None
+
+    def opened(self, paths: Sequence[str], stack: ExitStack) -> list[Checkpoint]:
+        """Open models; the stack closes them."""
+        return [stack.enter_context(open_checkpoint(one, self.root, unwrap=self.unwrap)) for one in paths]
+
+    def inputs(self, opened: Sequence[Checkpoint], *others: str) -> OpenInputs:
+        """Return what a plan keeps open, and the files that must not be written."""
+        return OpenInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)
+
+
+def plan_configuration(path: str, document: Mapping[str, Any], method: Method, asked: Asked) -> Plan:
     """Plan what the document of a recipe at ``path`` asks for; its paths are seen from here, else from there.
 
     Raises ConfigError with the field that is wrong, PlanError for what the models cannot give.
     """
+    folder = os.path.dirname(path)
     try:
         configuration = read_configuration(document)
-        if configuration.dtype and not options.dtype:
-            said = MergeOptions.of(
-                on_missing="error", on_mismatch="error", int_buffers="last", dtype=configuration.dtype, compute=None
-            )
-            options = replace(options, dtype=said.dtype)
+        options = asked.options.or_dtype(configuration.dtype)
         references = configuration.references
-        paths = [_found(one, os.path.dirname(path)) for one in references]
+        paths = [_found(one, folder) for one in references]
         with ExitStack() as stack:
-            opened = [stack.enter_context(open_checkpoint(one, root, unwrap=unwrap)) for one in paths]
-            merged = _Merged(configuration, references, paths, opened)
-            plan = merged.plan(method, options, seed, {**arguments, "recipe": merged.said(document)})
+            opened = asked.opened(paths, stack)
+            merged = _Merged(configuration, folder, dict(zip(references, paths, strict=True)), opened)
+            arguments = {**asked.arguments, "recipe": merged.said(document)}
+            plan = merged.plan(method, options, asked.seed, arguments)
             stack.pop_all()
     except ConfigError as error:
         raise type(error)(f"{escape(os.path.basename(path))}: {error.message}", hint=error.hint) from error
-    return replace(plan, inputs=OpenInputs(tuple(opened), None, (path,), plugins=tuple(plugins), memory=memory))
+    return replace(plan, inputs=asked.inputs(opened, path))
 
 
 def _found(one: Reference, folder: str) -> str:
@@ -106,17 +113,13 @@ class _Merged:
     """The models of a configuration, opened, with what lies beside them."""
 
     def __init__(
-        self,
-        configuration: Configuration,
-        references: Sequence[Reference],
-        paths: Sequence[str],
-        opened: Sequence[Checkpoint],
+        self, configuration: Configuration, folder: str, paths: Mapping[Reference, str], opened: Sequence[Checkpoint]
     ) -> None:
-        self._configuration = configuration
-        self._names = names_of(paths)
+        self._configuration, self._folder = configuration, folder
+        self._names = names_of(list(paths.values()))
         self._views = [SourceView(plan_source(name, one), one) for name, one in zip(self._names, opened, strict=True)]
-        self._folders = [model_folder(path) for path in paths]
-        self._numbers = {one: number for number, one in enumerate(references)}
+        self._folders = [model_folder(path) for path in paths.values()]
+        self._numbers = {one: number for number, one in enumerate(paths)}
         self._metadata = opened[self._donor].metadata
         self._notes = [note for one in opened for note in one.notes]
 
@@ -131,7 +134,7 @@ class _Merged:
         counts = [layer_counts(one.config) for one in self._folders]
         layout = pieces_of_configuration(self._configuration, Models(self._views, self._numbers, counts), method)
         tied = {number for number, one in enumerate(self._folders) if one.is_tied}
-        files, said = tokenizer_files(self._configuration, self._numbers, self._folders, self._names, self._donor)
+        files, said = tokenizer_files(self._configuration, self._folders, self._names, self._donor, self._folder_of)
         plan = plan_merge(
             self._views,
             list(with_tied_heads(layout.pieces, self._views, tied)),
@@ -144,6 +147,10 @@ class _Merged:
         config, more = self._config(layout)
         plan = replace(plan, notes=(*plan.notes, *more))
         return with_folder(plan, self._folders[self._donor], self._folders, config=config, files=files)
+
+    def _folder_of(self, one: Reference) -> ModelFolder:
+        number = self._numbers.get(one)
+        return self._folders[number] if number is not None else model_folder(_found(one, self._folder))
 
     def _config(self, layout: Layout) -> tuple[Mapping[str, Any], list[str]]:
         """Return the donor's configuration with the layers that were stacked."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from ..errors import ConfigError, PlanError
 from ..mergekit import TEMPLATES, Configuration, Reference, Tokenizer
@@ -16,12 +16,12 @@ __all__ = ["tokenizer_files"]
 
 def tokenizer_files(
     configuration: Configuration,
-    numbers: Mapping[Reference, int],
     folders: Sequence[ModelFolder],
     names: Sequence[str],
     donor: int,
+    folder_of: Callable[[Reference], ModelFolder],
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files of an output folder, and what is to be said of them.
+    """Return the files of an output folder, and what is to be said of them; ``folder_of`` finds models.
 
     Raises PlanError where vocabularies differ and rows were to go token by token, ConfigError for a chat template that
     is none.
@@ -29,14 +29,17 @@ def tokenizer_files(
     notes: list[str] = []
     files = folders[donor].files
     asked = configuration.tokenizer
-    different = _different(folders, donor)
+    different = [name for name, one in zip(names, folders, strict=True) if not one.has_tokens_of(folders[donor])]
     if asked is not None:
-        _check_rows(asked, [names[one] for one in different], names[donor])
-        if isinstance(asked.source, Reference):
-            files = _with_tokenizer_of(folders, donor, _number(asked.source, asked.where, numbers))
+        other = folder_of(asked.source) if isinstance(asked.source, Reference) else folders[donor]
+        if not other.has_tokens_of(folders[donor]):
+            different.append(str(other.path))
+        _check_rows(asked, different, names[donor])
+        if other is not folders[donor]:
+            files = _with_tokenizer(folders[donor], other, asked.where)
     elif different:
         notes.append(
-            f"the vocabularies of {escape(names[donor])} and {listing([names[one] for one in different])} differ: "
+            f"the vocabularies of {escape(names[donor])} and {listing(different)} differ: "
             "rows are merged by their numbers"
         )
     if configuration.chat_template:
@@ -61,24 +64,14 @@ def _check_rows(asked: Tokenizer, different: Sequence[str], donor: str) -> None:
     )
 
 
-def _different(folders: Sequence[ModelFolder], donor: int) -> list[int]:
-    """Return the models whose vocabulary is another than the donor's; one without any counts as having the same."""
-    own = folders[donor].vocabulary
-    return [n for n, one in enumerate(folders) if own and one.vocabulary and one.vocabulary != own]
-
-
-def _number(source: Reference, where: str, numbers: Mapping[Reference, int]) -> int:
-    if source not in numbers:
+def _with_tokenizer(donor: ModelFolder, other: ModelFolder, where: str) -> tuple[Companion, ...]:
+    """Return the donor's files with another tokeniser; raises ConfigError where the other has none."""
+    if not other.tokenizer:
         raise ConfigError(
-            f"{where} is {escape(source.said)}, which is no model of the recipe.",
-            hint=f"Name one of {', '.join(escape(one.said) for one in numbers)}, base or union.",
+            f"{where} is {escape(other.path)}, which has no tokeniser.", hint="Name base, union or another model."
         )
-    return numbers[source]
-
-
-def _with_tokenizer_of(folders: Sequence[ModelFolder], donor: int, other: int) -> tuple[Companion, ...]:
-    own = {one.name for one in folders[donor].tokenizer}
-    return (*(one for one in folders[donor].files if one.name not in own), *folders[other].tokenizer)
+    own = {one.name for one in donor.tokenizer}
+    return (*(one for one in donor.files if one.name not in own), *other.tokenizer)
 
 
 def _template(said: str, folders: Sequence[ModelFolder]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import ConfigError
 from ..merges import Method
@@ -40,10 +40,14 @@ class MergeOptions:
         for flag, value, known in chosen:
             if value not in known:
                 raise ConfigError(f"{flag} {escape(str(value))} is unknown.", hint=f"Use {', '.join(known)}.")
+        return MergeOptions(on_missing, on_mismatch, int_buffers, compute=compute or "").or_dtype(dtype or "")
+
+    def or_dtype(self, dtype: str) -> MergeOptions:
+        """Return options with a dtype, where none was given before."""
         wanted = dtype_named(dtype) if dtype else ""
         if wanted and DTYPES[wanted].kind != "float":
-            raise ConfigError(f"--dtype {wanted} is no real floating point.", hint="Use float32, bfloat16, float16, …")
-        return MergeOptions(on_missing, on_mismatch, int_buffers, wanted, compute or "")
+            raise ConfigError(f"dtype {wanted} is no real floating point.", hint="Use float32, bfloat16, float16, …")
+        return replace(self, dtype=self.dtype or wanted)
 
 
 @dataclass(frozen=True)

@@ -403,10 +403,14 @@ def vocabulary(name: str, *tokens: str, template: str = "") -> None:
     )
 
 
-@pytest.mark.parametrize(("source", "whose"), [("base", "a"), ("union", "a"), ("b", "b"), (None, "a")])
+@pytest.mark.parametrize(
+    ("source", "whose"), [("base", "a"), ("union", "a"), ("b", "b"), ("other", "other"), (None, "a")]
+)
 def test_a_tokeniser_is_whose_it_is_said_to_be(source: str | None, whose: str) -> None:
     write()
-    for name in "ab":
+    Path("other").mkdir()
+    Path("other/config.json").write_text("{}")
+    for name in ("a", "b", "other"):
         vocabulary(name, "x", "y")
     fields = {"tokenizer_source": source} if source else {}
     cs.apply(cs.merge(recipe(**pair(1), **fields)), "out")
@@ -602,7 +606,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "an unknown dtype": ({**pair(1), "dtype": "float31"}, 2, "float31"),
     "an integer dtype": ({**pair(1), "dtype": "int64"}, 2, "int64 is no real floating point"),
     "two tokenisers": ({**pair(1), "tokenizer_source": "base", "tokenizer": {"source": "base"}}, 2, "tokenizer_source and tokenizer both stand there"),
-    "a strange tokeniser": ({**pair(1), "tokenizer_source": "c"}, 2, "tokenizer_source is c, which is no model of the recipe. Name one of a, b, base or union."),
+    "a strange tokeniser": ({**pair(1), "tokenizer_source": "c"}, 2, "tokenizer_source is c, which has no tokeniser."),
     "tokens": ({**pair(1), "tokenizer": {"source": "base", "tokens": {"<x>": {"source": "a"}}}}, 4, "tokenizer asks for tokens, or a size, of its own"),
     "layers beside modules": ({"modules": {"default": pair(1)["models"]}, "layers": "x"}, 2, "modules.default is"),
     "a module that is not there": ({"modules": {"vison": {"models": [{"model": "a"}]}}}, 2, "modules.vison is the name of no module of the models"),
