@@ -25,7 +25,7 @@ def average(parts: Iterable[Part], weights: Sequence[float]) -> Part:
     """
     total, wide, number = np.empty(0), "float64", 0
     for values, dtype in parts:
-        plain = np.asarray(widened(values, dtype) if "float8" not in dtype else cast(values, dtype, "float32")[0])
+        plain = np.asarray(widened(values, dtype))
         if not number:
             wide = "complex128" if DTYPES[dtype].kind == "complex" else "float64"
             total = plain.astype(raw_dtype(wide))

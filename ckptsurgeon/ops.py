@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import PlanError
+from .small_floats import SMALL_FLOATS, from_small, to_small
 from .tensors import DTYPES
 
 __all__ = [
@@ -87,8 +88,6 @@ def cast(array: Array, source: str, destination: str) -> tuple[Array, int]:
     if source == destination:
         return array, 0
     with np.errstate(all="ignore"):
-        if "float8" in source or "float8" in destination:
-            return _cast_with_torch(array, source, destination)
         plain = widened(array, source)
         if DTYPES[destination].kind in ("int", "uint"):
             return _to_integer(plain, destination), 0
@@ -97,11 +96,16 @@ def cast(array: Array, source: str, destination: str) -> tuple[Array, int]:
     return made, lost
 
 
+_POWERS = {
+    "float64": 1024, "float32": 128, "bfloat16": 128, "float16": 16, "bool": 1, "float8_e4m3fn": 9, "float8_e5m2": 16,
+    "float8_e4m3fnuz": 8, "float8_e5m2fnuz": 16, "float8_e8m0fnu": 128,
+}  # fmt: skip
+
+
 def _reach(dtype: str) -> int:
     """Return the power of two that the largest finite values of a type lie just below."""
     dtype = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}.get(dtype, dtype)
-    exponents = {"float64": 1024, "float32": 128, "bfloat16": 128, "float16": 16, "bool": 1}
-    return exponents.get(dtype) or DTYPES[dtype].bits
+    return _POWERS.get(dtype) or DTYPES[dtype].bits
 
 
 def widened(array: Array, dtype: str) -> Array:
@@ -109,6 +113,8 @@ def widened(array: Array, dtype: str) -> Array:
     if dtype == "bfloat16":
         wide: Array = (array.astype("<u4") << 16).view("<f4")
         return wide
+    if dtype in SMALL_FLOATS:
+        return from_small(array, dtype)
     if dtype == "bool":
         truth: Array = array != 0
         return truth
@@ -122,6 +128,8 @@ def _narrowed(plain: Array, dtype: str) -> Array:
     """Return values in the raw form of a floating or complex type."""
     if dtype == "bfloat16":
         return _to_bfloat16(plain.astype("<f4"))
+    if dtype in SMALL_FLOATS:
+        return to_small(plain.astype("<f4"), dtype)
     if dtype == "float16":
         return plain.astype("<f4").astype("<f2")
     if dtype == "complex32":
@@ -153,23 +161,7 @@ def _to_integer(plain: Array, dtype: str) -> Array:
 
 def _new_infinities(plain: Array, made: Array, dtype: str) -> int:
     after = widened(made, dtype)
-    return int(np.count_nonzero(np.isinf(after) & np.isfinite(plain)))
-
-
-def _cast_with_torch(array: Array, source: str, destination: str) -> tuple[Array, int]:
-    """Cast to or from an 8-bit float, whose rounding numpy does not know."""
-    import torch
-
-    def dtype(name: str) -> torch.dtype:
-        found: torch.dtype = getattr(torch, name)
-        return found
-
-    flat = torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view("u1")).view(dtype(source))
-    made = flat.to(dtype(destination))
-    lost = 0
-    if DTYPES[destination].kind == "float":
-        lost = int((torch.isfinite(flat.to(torch.float32)) & ~torch.isfinite(made.to(torch.float32))).sum())
-    return made.view(torch.uint8).numpy().view(raw_dtype(destination)).reshape(array.shape), lost
+    return int(np.count_nonzero(~np.isfinite(after) & np.isfinite(plain)))
 
 
 _EXPONENTS = {"bfloat16": (0x7FFF, 0x7F80), "float16": (0x7FFF, 0x7C00), "float8_e5m2": (0x7F, 0x7C)}

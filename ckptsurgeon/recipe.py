@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import VerifyError
 from .formats import UNSEALED
-from .plan import FilePrint, Merge, Plan, PlanCompanion, PlanSource, PlanTarget, Rows, Step
+from .plan import FilePrint, Merge, Plan, PlanCompanion, PlanSource, PlanTarget, Rows, Step, rows_of_each
 
 __all__ = ["Made", "Recipe", "made_of", "make_recipe", "parse_recipe", "recipe_text"]
 
@@ -59,6 +59,7 @@ class Recipe:
     unexpected: tuple[tuple[int, str], ...] = ()
     metadata: Mapping[str, str] | None = None
     rows: Rows | None = None
+    vocabularies: tuple[Rows, ...] = ()
     seal: str = UNSEALED
 
     def with_checksums(self, checksums: Mapping[str, int]) -> Recipe:
@@ -87,6 +88,7 @@ def make_recipe(plan: Plan, output: str, version: str) -> Recipe:
         unexpected=plan.unexpected,
         metadata=plan.metadata,
         rows=plan.rows,
+        vocabularies=plan.vocabularies,
     )
 
 
@@ -147,6 +149,7 @@ def recipe_text(recipe: Recipe) -> str:
             ),
         },
         **({"vocabulary": recipe.rows.to_json()} if recipe.rows is not None else {}),
+        **({"vocabularies": [rows.to_json() for rows in recipe.vocabularies]} if recipe.vocabularies else {}),
         "metadata": dict(recipe.metadata or {}),
         "unexpected": [[source, key] for source, key in recipe.unexpected],
         "tensors": {key: _made_json(key, made) for key, made in recipe.tensors.items()},
@@ -204,6 +207,7 @@ def parse_recipe(text: str) -> Recipe:
             unexpected=tuple((int(source), str(key)) for source, key in data["unexpected"]),
             metadata={str(k): str(v) for k, v in data["metadata"].items()},
             rows=Rows.from_json(data.get("vocabulary")),
+            vocabularies=rows_of_each(data, len(data["sources"])),
             seal=str(data["seal"]),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:

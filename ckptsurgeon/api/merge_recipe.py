@@ -9,20 +9,24 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
+from ..engine import MEMORY, MergeContext, costs_of
 from ..errors import ConfigError, SourceError
+from ..keys import quoted
 from ..mergekit import Configuration, Layout, Models, Reference, pieces_of_configuration, read_configuration
 from ..merges import Method
 from ..plan import Plan
-from ..planners import MergeOptions, SourceView, numbered_lists, plan_merge, with_tied_heads
+from ..planners import MergeOptions, SourceView, numbered_lists, plan_merge, vocabulary_keys, with_tied_heads
 from ..text import escape
+from ..vocabulary import tokens_beside
 from ..yamltext import read_yaml
 from .inputs import OpenInputs, names_of, plan_source
+from .merge_vocabulary import Asked, ModelTokens, merge_vocabulary
 from .merged_folder import with_folder
 from .model_config import layer_counts, with_layers
 from .model_folders import ModelFolder, model_folder
-from .tokenizers import tokenizer_files
+from .tokenizers import different, tokenizer_files, wanted
 
-__all__ = ["Asked", "is_recipe", "plan_configuration", "read_recipe"]
+__all__ = ["Request", "is_recipe", "plan_configuration", "read_recipe"]
 
 
 def is_recipe(path: str) -> bool:
@@ -49,10 +53,11 @@ def read_recipe(path: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """What a merge was asked for beside models, method and parameters; ``arguments`` are that as it is recorded."""
 
     options: MergeOptions
+    vocabulary: Asked
     arguments: Mapping[str, Any]
     seed: int = 0
     plugins: tuple[Method, ...] = ()
@@ -64,12 +69,14 @@ class Asked:
         """Open models; the stack closes them."""
         return [stack.enter_context(open_checkpoint(one, self.root, unwrap=self.unwrap)) for one in paths]
 
-    def inputs(self, opened: Sequence[Checkpoint], *others: str) -> OpenInputs:
-        """Return what a plan keeps open, and the files that must not be written."""
-        return OpenInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)
+    def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str) -> Plan:
+        """Return a plan with what it costs, what it keeps open, and the files that must not be written."""
+        costs = costs_of(plan, MergeContext(self.seed, self.plugins, self.memory or MEMORY))
+        inputs = OpenInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)
+        return replace(plan, costs=costs, inputs=inputs)
 
 
-def plan_configuration(path: str, document: Mapping[str, Any], method: Method, asked: Asked) -> Plan:
+def plan_configuration(path: str, document: Mapping[str, Any], method: Method, asked: Request) -> Plan:
     """Plan what the document of a recipe at ``path`` asks for; its paths are seen from here, else from there.
 
     Raises ConfigError with the field that is wrong, PlanError for what the models cannot give.
@@ -83,12 +90,16 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
         with ExitStack() as stack:
             opened = asked.opened(paths, stack)
             merged = _Merged(configuration, folder, dict(zip(references, paths, strict=True)), opened)
+            names = merged.names
+            chosen = merge_vocabulary(merged.vocabulary(asked.vocabulary), paths, names, first=merged.donor)
+            options = replace(options, vocabulary=chosen[0] if chosen is not None else None)
+            tokens = chosen[1] if chosen is not None else None
             arguments = {**asked.arguments, "recipe": merged.said(document)}
-            plan = merged.plan(method, options, asked.seed, arguments)
+            plan = merged.plan(method, options, tokens, asked.seed, arguments)
             stack.pop_all()
     except ConfigError as error:
         raise type(error)(f"{escape(os.path.basename(path))}: {error.message}", hint=error.hint) from error
-    return replace(plan, inputs=asked.inputs(opened, path))
+    return asked.carried(plan, opened, path)
 
 
 def _found(one: Reference, folder: str) -> str:
@@ -116,25 +127,49 @@ class _Merged:
         self, configuration: Configuration, folder: str, paths: Mapping[Reference, str], opened: Sequence[Checkpoint]
     ) -> None:
         self._configuration, self._folder = configuration, folder
-        self._names = names_of(list(paths.values()))
-        self._views = [SourceView(plan_source(name, one), one) for name, one in zip(self._names, opened, strict=True)]
+        self.names = names_of(list(paths.values()))
+        self._views = [SourceView(plan_source(name, one), one) for name, one in zip(self.names, opened, strict=True)]
         self._folders = [model_folder(path) for path in paths.values()]
         self._numbers = {one: number for number, one in enumerate(paths)}
-        self._metadata = opened[self._donor].metadata
+        self._metadata = opened[self.donor].metadata
         self._notes = [note for one in opened for note in one.notes]
 
     @property
-    def _donor(self) -> int:
+    def donor(self) -> int:
         """The number of the model whose configuration and files the output has."""
         base = self._configuration.base
         return self._numbers[base] if base is not None else 0
 
-    def plan(self, method: Method, options: MergeOptions, seed: int, arguments: Mapping[str, Any]) -> Plan:
+    def vocabulary(self, asked: Asked) -> Asked:
+        """Return the vocabulary that the output is to have: as the recipe says, where rows have to go by token."""
+        tokenizer = self._configuration.tokenizer
+        if asked.vocab is not None or tokenizer is None or tokenizer.tokens or tokenizer.padded:
+            return asked
+        other = wanted(self._configuration, self._folders[self.donor], self._folder_of)
+        if not different(self._folders, self.names, self.donor, other):
+            return asked
+        keys = dict.fromkeys(key for view in self._views for key in vocabulary_keys(view.tensors))
+        return replace(
+            asked,
+            vocab=tokenizer.source if isinstance(tokenizer.source, str) else tokens_beside(other.path),
+            keys=asked.keys or [f"{quoted(key)}=0" for key in keys],
+        )
+
+    def plan(
+        self,
+        method: Method,
+        options: MergeOptions,
+        tokens: ModelTokens | None,
+        seed: int,
+        arguments: Mapping[str, Any],
+    ) -> Plan:
         """Return the plan with everything that goes beside the weights."""
         counts = [layer_counts(one.config) for one in self._folders]
         layout = pieces_of_configuration(self._configuration, Models(self._views, self._numbers, counts), method)
         tied = {number for number, one in enumerate(self._folders) if one.is_tied}
-        files, said = tokenizer_files(self._configuration, self._folders, self._names, self._donor, self._folder_of)
+        files, said = tokenizer_files(
+            self._configuration, self._folders, self.names, self.donor, self._folder_of, by_token=tokens is not None
+        )
         plan = plan_merge(
             self._views,
             list(with_tied_heads(layout.pieces, self._views, tied)),
@@ -146,7 +181,7 @@ class _Merged:
         )
         config, more = self._config(layout)
         plan = replace(plan, notes=(*plan.notes, *more))
-        return with_folder(plan, self._folders[self._donor], self._folders, config=config, files=files)
+        return with_folder(plan, self._folders[self.donor], self._folders, config=config, files=files, tokens=tokens)
 
     def _folder_of(self, one: Reference) -> ModelFolder:
         number = self._numbers.get(one)
@@ -154,10 +189,10 @@ class _Merged:
 
     def _config(self, layout: Layout) -> tuple[Mapping[str, Any], list[str]]:
         """Return the donor's configuration with the layers that were stacked."""
-        folder, notes = self._folders[self._donor], []
+        folder, notes = self._folders[self.donor], []
         config: Mapping[str, Any] = folder.config
         for one in layout.stacks if config else ():
-            view = self._views[self._donor]
+            view = self._views[self.donor]
             old = next(
                 (found for found in numbered_lists(view.tensors) if found.prefix == one.layers.prefix), one.layers
             )
@@ -169,7 +204,7 @@ class _Merged:
 
     def said(self, document: Any) -> Any:
         """Return a document whose models go by their names, as a recipe is recorded: no path leaves this machine."""
-        names = {one.said: self._names[number] for one, number in self._numbers.items()}
+        names = {one.said: self.names[number] for one, number in self._numbers.items()}
         if isinstance(document, dict):
             return {str(key): self.said(value) for key, value in document.items()}
         if isinstance(document, list):

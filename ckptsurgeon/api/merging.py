@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..checkpoint import Checkpoint
-from ..engine import parse_size
+from ..engine import check_device, parse_size
 from ..errors import ConfigError
 from ..merges import MergeMethods, Method, load_plugin, merge_methods
 from ..plan import Plan
@@ -26,12 +26,13 @@ from ..planners import (
 )
 from ..text import count, escape
 from .inputs import names_of, plan_source
-from .merge_recipe import Asked, is_recipe, plan_configuration, read_recipe
+from .merge_recipe import Request, is_recipe, plan_configuration, read_recipe
 from .merge_settings import GRADIENT, settings_of
+from .merge_vocabulary import Asked, merge_vocabulary
 from .merged_folder import with_folder
 from .model_folders import model_folder
 from .planning import arguments_said
-from .types import Given, Parameters, Path, Sources
+from .types import Given, Mismatch, Parameters, Path, Patterns, Sources
 
 __all__ = ["list_methods", "merge"]
 
@@ -49,13 +50,17 @@ def merge(
     weights: Sequence[float] | None = None,
     parameters: Parameters = (),
     on_missing: str = "error",
-    on_mismatch: str = "error",
+    on_mismatch: Mismatch = "error",
+    vocab: str | None = None,
+    tokens: Mapping[str, Path] | Sequence[str] = (),
+    vocab_keys: Patterns = (),
     int_buffers: str = "last",
     dtype: str | None = None,
     compute: str | None = None,
     seed: int = 0,
     plugin: Path | None = None,
     memory: str | None = None,
+    device: str = "cpu",
     unwrap: bool = False,
     root: str | None = None,
     **more: Given,
@@ -66,23 +71,32 @@ def merge(
     be given as arguments of their own, too (``density=0.5``): a number, a list of one for each model, a map from
     patterns to them, ``{"gradient": [0, 1]}`` from the first layer to the last. ``weights`` is short for ``weight``.
     ``on_missing`` says what becomes of a tensor that not all have: error, base (it counts as the base's), skip (it is
-    left out), any (those that have it are merged); ``on_mismatch`` of other shapes: error, or skip the model;
-    ``int_buffers`` whose integers are taken: last, first, max. ``dtype`` is that of the output, by default the widest
-    there is; ``compute`` float32 or float64. ``plugin`` is a file with merge methods of your own, which is run.
-    ``memory`` bounds what a method may take that needs whole tensors, as in "512MB".
+    left out), any (those that have it are merged). ``on_mismatch`` is what becomes of a model whose shape is not the
+    base's, or the first's: error, skip (it does not count), slice (its leading part), overlap (what all have is merged,
+    the rest is the base's or the first's), for all, or by pattern. ``vocab`` merges models of other vocabularies by
+    token: ``union``, ``base`` (the base's or the first's), or the file of a list; ``tokens`` has the list of each
+    model where none lies beside it, ``vocab_keys`` names the tensors (GLOB, GLOB=AXIS) where their sizes do not tell.
+    ``int_buffers`` says whose integers are taken: last, first, max. ``dtype`` is that of the output, by default the
+    widest there is; ``compute`` float32 or float64. ``plugin`` is a file with merge methods of your own, which is run.
+    ``memory`` bounds what it takes to compute, as in "512MB". ``device`` is cpu, or cuda, where torch computes.
     A recipe (``merge("recipe.yaml")``) says its models, method, base and parameters itself. The folder of a model that
     is one of transformers' lends the output its configuration and tokeniser: the base's, else the first model's.
 
     Raises ConfigError for an unknown method or parameter, PlanError where the models differ, and what
     ``open_checkpoint`` raises.
     """
-    asked = Asked(
+    check_device(device)
+    vocabulary = Asked(vocab, tokens, vocab_keys)
+    elsewhere = device if device != "cpu" else ""
+    asked = Request(
         MergeOptions.of(
-            on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype, compute=compute
+            on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype, compute=compute,
+            device=elsewhere,
         ),
+        vocabulary,
         arguments_said(
             method=method, on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
-            compute=compute, unwrap=unwrap, root=root,
+            compute=compute, unwrap=unwrap, root=root, device=elsewhere or None, **vocabulary.said,
         ),
         seed,
         load_plugin(os.fspath(plugin)) if plugin is not None else (),
@@ -105,24 +119,25 @@ def merge(
     )
 
 
-def _plan_models(paths: list[str], base: str | None, method: Method, settings: Settings, asked: Asked) -> Plan:
+def _plan_models(paths: list[str], base: str | None, method: Method, settings: Settings, asked: Request) -> Plan:
     """Plan the merge of models name by name."""
     _check_number(method, len(paths), base)
     ordered = paths if base is None else [*paths, base]
+    names, donor = names_of(ordered), 0 if base is None else len(paths)
+    chosen = merge_vocabulary(asked.vocabulary, ordered, names, first=donor)
     with ExitStack() as stack:
         opened = asked.opened(ordered, stack)
-        views = _views(ordered, opened)
+        views = _views(names, opened)
         numbers, at = list(range(len(paths))), len(paths) if base is not None else None
         if method.base == "model" and at is not None:
             numbers, at = [at, *numbers], None
         values = Values(method, settings, [{} for _ in numbers])
         folders = [model_folder(path) for path in ordered]
         tied = {number for number, one in enumerate(folders) if one.is_tied}
-        donor = 0 if base is None else -1
         plan = plan_merge(
             views,
             list(with_tied_heads(pieces_of(views, numbers, at, method, values), views, tied)),
-            asked.options,
+            replace(asked.options, vocabulary=chosen[0] if chosen is not None else None),
             seed=asked.seed,
             arguments={
                 **asked.arguments,
@@ -132,9 +147,9 @@ def _plan_models(paths: list[str], base: str | None, method: Method, settings: S
             metadata=opened[donor].metadata,
             notes=[note for checkpoint in opened for note in checkpoint.notes],
         )  # fmt: skip
-        plan = with_folder(plan, folders[donor], folders)
+        plan = with_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
         stack.pop_all()
-    return replace(plan, inputs=asked.inputs(opened))
+    return asked.carried(plan, opened)
 
 
 def _check_alone(recipe: Path, **given: Any) -> None:
@@ -202,6 +217,6 @@ def _name(argument: str) -> str:
     return argument.rstrip("_")
 
 
-def _views(paths: Sequence[str], opened: Sequence[Checkpoint]) -> list[SourceView]:
-    named = zip(names_of(paths), opened, strict=True)
+def _views(names: Sequence[str], opened: Sequence[Checkpoint]) -> list[SourceView]:
+    named = zip(names, opened, strict=True)
     return [SourceView(plan_source(name, checkpoint), checkpoint) for name, checkpoint in named]

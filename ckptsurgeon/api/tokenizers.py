@@ -11,7 +11,7 @@ from ..target import Companion
 from ..text import brief_repr, escape, listing
 from .model_folders import ModelFolder
 
-__all__ = ["tokenizer_files"]
+__all__ = ["different", "tokenizer_files", "wanted"]
 
 
 def tokenizer_files(
@@ -20,27 +20,26 @@ def tokenizer_files(
     names: Sequence[str],
     donor: int,
     folder_of: Callable[[Reference], ModelFolder],
+    *,
+    by_token: bool = False,
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return the files of an output folder, and what is to be said of them; ``folder_of`` finds models.
 
-    Raises PlanError where vocabularies differ and rows were to go token by token, ConfigError for a chat template that
-    is none.
+    Raises PlanError where rows were to go token by token and do not (``by_token``), ConfigError for a chat template
+    that is none.
     """
     notes: list[str] = []
     files = folders[donor].files
     asked = configuration.tokenizer
-    different = [name for name, one in zip(names, folders, strict=True) if not one.has_tokens_of(folders[donor])]
+    other = wanted(configuration, folders[donor], folder_of)
+    others = [] if by_token else different(folders, names, donor, other)
     if asked is not None:
-        other = folder_of(asked.source) if isinstance(asked.source, Reference) else folders[donor]
-        if not other.has_tokens_of(folders[donor]):
-            different.append(str(other.path))
-        _check_rows(asked, different, names[donor])
+        _check_rows(asked, others, names[donor])
         if other is not folders[donor]:
             files = _with_tokenizer(folders[donor], other, asked.where)
-    elif different:
+    elif others:
         notes.append(
-            f"the vocabularies of {escape(names[donor])} and {listing(different)} differ: "
-            "rows are merged by their numbers"
+            f"the vocabularies of {escape(names[donor])} and {listing(others)} differ: rows are merged by their numbers"
         )
     if configuration.chat_template:
         template = _template(configuration.chat_template, folders)
@@ -49,6 +48,20 @@ def tokenizer_files(
         else:
             notes.append("no model has a chat template to choose")
     return files, notes
+
+
+def wanted(
+    configuration: Configuration, donor: ModelFolder, folder_of: Callable[[Reference], ModelFolder]
+) -> ModelFolder:
+    """Return the model whose tokeniser the output has: the one that is named, else the donor."""
+    asked = configuration.tokenizer
+    return folder_of(asked.source) if asked is not None and isinstance(asked.source, Reference) else donor
+
+
+def different(folders: Sequence[ModelFolder], names: Sequence[str], donor: int, other: ModelFolder) -> list[str]:
+    """Return the models whose vocabulary is another than the donor's; one without any counts as having the same."""
+    found = [name for name, one in zip(names, folders, strict=True) if not one.has_tokens_of(folders[donor])]
+    return found if other.has_tokens_of(folders[donor]) or other in folders else [*found, other.path]
 
 
 def _check_rows(asked: Tokenizer, different: Sequence[str], donor: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 
@@ -37,7 +38,8 @@ def verify(
     from ..verification import expected_of_plan, expected_of_recipe, verify_output
 
     planned = read_plan(plan) if plan is not None and not isinstance(plan, Plan) else plan
-    context = MergeContext(plugins=load_plugin(os.fspath(plugin)) if plugin is not None else ())
+    plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()
+    context = MergeContext(plugins=plugins, memory=sys.maxsize, device="")  # as much as it took, and with numpy
     with ExitStack() as stack:
         try:
             checkpoint = stack.enter_context(open_checkpoint(output, unwrap=False))

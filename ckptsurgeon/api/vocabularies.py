@@ -12,7 +12,7 @@ from ..text import escape
 from ..vocabulary import map_tokens, read_vocabulary
 from .types import Patterns, Rules, Vocabularies
 
-__all__ = ["vocabulary_files", "vocabulary_options"]
+__all__ = ["vocabulary_files", "vocabulary_key", "vocabulary_options"]
 
 
 def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
@@ -43,7 +43,7 @@ def vocabulary_options(files: Sequence[str], *, keys: Patterns, new: str, spelle
             )
         return None
     rows = map_tokens(*map(read_vocabulary, files), spelled=_spelled(pairs), new=new)
-    return VocabularyOptions(rows, tuple(_key(text) for text in named))
+    return VocabularyOptions(rows, tuple(vocabulary_key(text) for text in named))
 
 
 def _spelled(pairs: Rules) -> dict[str, str]:
@@ -61,7 +61,8 @@ def _spelled(pairs: Rules) -> dict[str, str]:
     return found
 
 
-def _key(text: str) -> tuple[Flag, int | None]:
+def vocabulary_key(text: str) -> tuple[Flag, int | None]:
+    """Return what ``GLOB`` or ``GLOB=AXIS`` names; raises ConfigError or PatternError."""
     pattern, equals, axis = text.rpartition("=")
     if not equals:
         pattern, axis = text, ""

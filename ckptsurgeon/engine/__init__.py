@@ -14,18 +14,21 @@ if TYPE_CHECKING:
     from .casting import cast_for
     from .checksums import bad_checksum, check_storage, check_values, checkable, combine, crc32
     from .compute import computed_blocks
+    from .costs import costs_of
     from .layout import OutputOptions, check_options, lay_out, parse_size
+    from .libraries import check_device
     from .mapping import mapped_block
     from .memory import put_tensors, stage_tensors
     from .merging import MergeContext
     from .overlaying import overlaid_boxes
     from .places import check_output, output_error
     from .reading import read_part
-    from .run import Inputs, Progress, check_step
+    from .run import MEMORY, Inputs, Progress, check_step
     from .staging import StagedFile, staged_file, temp_file, write_text
     from .temp import remove_leftovers, sync_folder, temp_name
 
 __all__ = [
+    "MEMORY",
     "Inputs",
     "MergeContext",
     "OutputOptions",
@@ -34,6 +37,7 @@ __all__ = [
     "bad_checksum",
     "carry_out",
     "cast_for",
+    "check_device",
     "check_options",
     "check_output",
     "check_step",
@@ -42,6 +46,7 @@ __all__ = [
     "checkable",
     "combine",
     "computed_blocks",
+    "costs_of",
     "crc32",
     "lay_out",
     "mapped_block",
@@ -64,14 +69,16 @@ __getattr__ = lazy_names(
     {
         ".apply": ("carry_out",),
         ".casting": ("cast_for",),
+        ".costs": ("costs_of",),
         ".compute": ("computed_blocks",),
+        ".libraries": ("check_device",),
         ".layout": ("OutputOptions", "check_options", "lay_out", "parse_size"),
         ".mapping": ("mapped_block",),
         ".overlaying": ("overlaid_boxes",),
         ".merging": ("MergeContext",),
         ".memory": ("put_tensors", "stage_tensors"),
         ".reading": ("read_part",),
-        ".run": ("Inputs", "Progress", "check_step"),
+        ".run": ("MEMORY", "Inputs", "Progress", "check_step"),
         ".places": ("check_output", "output_error"),
         ".staging": ("StagedFile", "staged_file", "temp_file", "write_text"),
         ".temp": ("remove_leftovers", "sync_folder", "temp_name"),

@@ -17,12 +17,12 @@ from ..plan import Plan, Step
 from ..text import escape
 from .checksums import bad_checksum, combine, crc32
 from .compute import block_places, blockwise, computed_blocks
-from .merging import MergeContext
+from .merging import MergeContext, merging_bytes
 from .overlaying import overlay
 from .part import Part, Place
 from .run import Run, checked_on_the_way, has_slot, is_copy
 
-__all__ = ["check_equal", "compute_steps", "draw_steps"]
+__all__ = ["check_equal", "compute_steps", "draw_steps", "threads_of"]
 
 THREADS = min(8, len(os.sched_getaffinity(0)))
 """As many as the machine has cores, up to where the disk is the limit."""
@@ -46,24 +46,28 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
 
 def compute_steps(run: Run) -> None:
     """Write every tensor whose values lie in checkpoints and are not copied: cast, resized, merged, gathered."""
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="compute")
+    pools: dict[int, ThreadPoolExecutor] = {}
     try:
         for step in run.plan.steps:
             if step.source is None or run.draws(step) or not has_slot(run, step):
                 continue
             if not is_copy(step, run.info(step)):
-                _compute(run, step, pool)
+                _compute(run, step, pools)
     finally:
-        pool.shutdown(cancel_futures=True)  # of a tensor that failed or was interrupted, the rest is not computed
+        for pool in pools.values():
+            pool.shutdown(cancel_futures=True)  # of a tensor that failed or was interrupted, the rest is not computed
 
 
-def _compute(run: Run, step: Step, pool: ThreadPoolExecutor) -> None:
+def _compute(run: Run, step: Step, pools: dict[int, ThreadPoolExecutor]) -> None:
     """Compute one tensor block by block; numpy lets two threads work at once."""
     parts = run.parts(step)
-    context = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory, pool.map)
+    context = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory)
     places = block_places(step, parts, context)
-    if len(places) < 2:  # a thread of its own would cost more than it saves
-        context = replace(context, spread=map)
+    number = threads_of(step, places, context.memory)
+    if number > 1:  # of one block, a thread of its own would cost more than it saves
+        if number not in pools:
+            pools[number] = ThreadPoolExecutor(number, thread_name_prefix="compute")
+        context = replace(context, spread=pools[number].map)
     sums = [_Sum() if checked_on_the_way(step, info) else None for info, _ in parts]
     compute = blockwise(step, parts, context)
 
@@ -85,6 +89,15 @@ def _compute(run: Run, step: Step, pool: ThreadPoolExecutor) -> None:
         run.overflowed[step.key] = lost
     run.nbytes_read += sum(info.nbytes for info, _ in parts)
     run.checksums[step.key] = combine([(crc, nbytes) for crc, nbytes, _ in done])
+
+
+def threads_of(step: Step, places: Sequence[Place], memory: int) -> int:
+    """Return how many blocks are computed at once: as many as there are cores, and as the memory holds."""
+    if len(places) < 2:
+        return 1
+    if step.op != "merge":
+        return THREADS
+    return max(1, min(THREADS, memory // max(1, merging_bytes(step, places))))
 
 
 class _Sum:

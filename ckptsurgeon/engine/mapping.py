@@ -14,9 +14,12 @@ from ..plan import Rows, Step
 from ..tensors import TensorInfo
 from .reading import read_part
 
-__all__ = ["mapped_block", "mapped_boxes"]
+__all__ = ["gathered", "mapped_block", "mapped_boxes"]
 
 ELEMENTS = 1 << 18
+
+NEAR = 8
+"""Rows that are this many times as far apart as they would be one beside the other are read one by one."""
 
 
 def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
@@ -38,9 +41,7 @@ def mapped_block(step: Step, info: TensorInfo, source: Checkpoint, box: Box) -> 
     """Return a part of a mapped tensor, as the source's dtype is held; rows that are drawn are zero in it."""
     rows, axis = _rows(step), step.axis
     begin, end = box[axis]
-    out = np.zeros(box_shape(box), raw_dtype(info.dtype))
-    for place, row, number in rows.runs(begin, end):
-        out[_along(box, axis, place - begin, number)] = read_part(source, info, _part(box, axis, row, number))
+    out = gathered(rows, axis, info, source, box)
     for place in range(begin, end):
         these = rows.rows[place]
         if isinstance(these, tuple):
@@ -49,6 +50,24 @@ def mapped_block(step: Step, info: TensorInfo, source: Checkpoint, box: Box) -> 
         elif these is None and rows.new == "mean":
             inner = tuple(slice(0, 1) if d == axis else slice(*ends) for d, ends in enumerate(box))
             out[_along(box, axis, place - begin, 1)] = _mean(step, info, source)[inner]
+    return out
+
+
+def gathered(rows: Rows, axis: int, info: TensorInfo, source: Checkpoint, box: Box) -> Array:
+    """Return a part of a tensor whose rows lie elsewhere in its source; those that are not one of its are zero."""
+    begin, end = box[axis]
+    found = [(place - begin, row) for place in range(begin, end) if isinstance(row := rows.rows[place], int)]
+    out = np.zeros(box_shape(box), raw_dtype(info.dtype))
+    if not found:
+        return out
+    places, of = (list(numbers) for numbers in zip(*found, strict=True))
+    low, high = min(of), max(of) + 1
+    if axis and high - low <= NEAR * len(of):  # rows that lie across are read in one go
+        part = read_part(source, info, _part(box, axis, low, high - low))
+        out[_these(box, axis, places)] = part[_these(box, axis, [row - low for row in of])]
+        return out
+    for place, row, number in rows.runs(begin, end):
+        out[_along(box, axis, place - begin, number)] = read_part(source, info, _part(box, axis, row, number))
     return out
 
 
@@ -63,6 +82,10 @@ def _part(box: Box, axis: int, row: int, number: int) -> Box:
 
 def _along(box: Box, axis: int, place: int, number: int) -> tuple[slice, ...]:
     return tuple(slice(place, place + number) if d == axis else slice(None) for d in range(len(box)))
+
+
+def _these(box: Box, axis: int, rows: list[int]) -> tuple[slice | list[int], ...]:
+    return tuple(rows if d == axis else slice(None) for d in range(len(box)))
 
 
 def _mean(step: Step, info: TensorInfo, source: Checkpoint) -> Array:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..merges import Method
 
 __all__ = [
+    "MEMORY",
     "Inputs",
     "Progress",
     "Run",
@@ -40,7 +41,7 @@ __all__ = [
 WRITE = 1 << 20
 
 MEMORY = 1 << 30
-"""Bytes that a merge may take where its method needs whole tensors or rows, unless it is told otherwise."""
+"""Bytes that computing a merge may take, unless it is told otherwise."""
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -155,7 +156,7 @@ def check_step(step: Step) -> None:
         "keep": have == want,
         "map": _maps(step),
         "average": _merges(step) and DTYPES[step.source_dtype].is_floating,
-        "merge": _merges(step) and step.merge is not None and DTYPES[step.source_dtype].kind == "float",
+        "merge": _merges_by_method(step),
         "max": _merges(step) and not DTYPES[step.source_dtype].is_floating and not step.weights,
     }
     possible = fits[step.op] if step.op in fits else _resizes(step)
@@ -196,6 +197,14 @@ def _merges(step: Step) -> bool:
     )
 
 
+def _merges_by_method(step: Step) -> bool:
+    """Whether all inputs of a step are real floating numbers that its policy makes fit."""
+    from .aligning import aligns
+
+    dtypes = [DTYPES[one.dtype] for one in step.inputs]
+    return step.merge is not None and all(one.kind == "float" and not one.is_packed for one in dtypes) and aligns(step)
+
+
 def is_copy(step: Step, info: TensorInfo) -> bool:
     """Whether the output's bytes lie in the source as they are."""
     return step.op in ("copy", "keep") and step.dtype == info.dtype and info.is_plain
@@ -205,7 +214,7 @@ def checked_on_the_way(step: Step, info: TensorInfo) -> bool:
     """Whether all bytes of an input's record pass by when the step is computed, so that they are checked then."""
     storage = info.storage
     whole = storage is not None and info.is_plain and info.nbytes == storage.nbytes and info.numel > 0
-    return step.op in MERGES and whole and storage is not None and storage.crc32 is not None
+    return step.op in MERGES and not step.policy and whole and storage is not None and storage.crc32 is not None
 
 
 def has_slot(run: Run, step: Step) -> bool:

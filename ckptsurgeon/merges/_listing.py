@@ -30,6 +30,7 @@ def _method_json(method: Method) -> dict[str, Any]:
         "paper": method.paper,
         "base": method.base,
         "models": list(method.models),
+        "passes": method.passes,
         "parameters": [
             {
                 "name": one.name, "kind": one.kind, "default": one.default, "by_model": one.each,

@@ -116,7 +116,8 @@ class Method:
     """A merge method: its name, its function, where it comes from, and what it takes.
 
     ``base`` is one of ``BASES``; ``models`` the least and the most models it merges, the base not counted unless it
-    is merged as one. ``by_rows`` asks for slices that hold whole rows (all of the last dimension).
+    is merged as one. ``by_rows`` asks for slices that hold whole rows (all of the last dimension). ``passes`` is how
+    often it goes over float32 tensors at most, when they are merged included.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Method:
     base: str = "none"
     models: tuple[int, int | None] = (1, None)
     by_rows: bool = False
+    passes: int = 1
 
     @property
     def summary(self) -> str:
@@ -157,12 +159,14 @@ def merge_method(
     base: str = "none",
     models: tuple[int, int | None] = (1, None),
     by_rows: bool = False,
+    passes: int = 1,
 ) -> Callable[[Callable[..., Merging | Array]], Method]:
     """Make a function a merge method.
 
     Its first argument are the ``Tensors``; what else it takes, by keyword, are its parameters: their annotations and
     defaults are the schema that the command line, a recipe and Python hold them to. It returns a function of a
-    ``Slice``, or the whole merged array. ``paper`` is where it is described.
+    ``Slice``, or the whole merged array. ``paper`` is where it is described, ``passes`` how often it goes over the
+    tensors at most: once for each ``map`` and ``whole``, and once when they are merged.
 
     Raises ConfigError for a signature that says no schema.
     """
@@ -170,6 +174,6 @@ def merge_method(
         raise ConfigError(f"the merge method {name} has base {base!r}.", hint=f"Use one of {', '.join(BASES)}.")
 
     def made(function: Callable[..., Merging | Array]) -> Method:
-        return Method(name, function, paper, parameters_of(name, function), base, models, by_rows)
+        return Method(name, function, paper, parameters_of(name, function), base, models, by_rows, passes)
 
     return made

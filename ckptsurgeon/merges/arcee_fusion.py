@@ -23,6 +23,7 @@ _EPSILON = 1e-8
     base="required",
     models=(1, 1),
     by_rows=True,
+    passes=4,
 )
 def arcee_fusion(tensors: Tensors) -> Merging:
     """Return the base and the most important changes of a model.

@@ -16,7 +16,7 @@ __all__ = ["METHODS"]
 _PAPER = "https://arxiv.org/abs/2312.06795"
 
 
-@merge_method("breadcrumbs", paper=_PAPER, base="required")
+@merge_method("breadcrumbs", paper=_PAPER, base="required", passes=5)
 def breadcrumbs(
     tensors: Tensors,
     *,
@@ -37,7 +37,7 @@ def breadcrumbs(
     return mixed(tensors, _middling(tensors, density, gamma), Mixing(weight, normalize, rescale, lambda_))
 
 
-@merge_method("breadcrumbs_ties", paper=_PAPER, base="required")
+@merge_method("breadcrumbs_ties", paper=_PAPER, base="required", passes=5)
 def breadcrumbs_ties(
     tensors: Tensors,
     *,

@@ -14,7 +14,7 @@ __all__ = ["METHODS"]
 _PAPER = "https://arxiv.org/abs/2311.03099"
 
 
-@merge_method("dare_linear", paper=_PAPER, base="required")
+@merge_method("dare_linear", paper=_PAPER, base="required", passes=2)
 def dare_linear(
     tensors: Tensors,
     *,
@@ -33,7 +33,7 @@ def dare_linear(
     return mixed(tensors, _random(tensors, density), Mixing(weight, normalize, rescale, lambda_))
 
 
-@merge_method("dare_ties", paper=_PAPER, base="required")
+@merge_method("dare_ties", paper=_PAPER, base="required", passes=2)
 def dare_ties(
     tensors: Tensors,
     *,

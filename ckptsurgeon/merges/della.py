@@ -19,7 +19,7 @@ __all__ = ["METHODS"]
 _PAPER = "https://arxiv.org/abs/2406.11617"
 
 
-@merge_method("della", paper=_PAPER, base="required", by_rows=True)
+@merge_method("della", paper=_PAPER, base="required", by_rows=True, passes=2)
 def della(
     tensors: Tensors,
     *,
@@ -39,7 +39,7 @@ def della(
     return mixed(tensors, _ranked(tensors, density, epsilon), how, row_length(tensors))
 
 
-@merge_method("della_linear", paper=_PAPER, base="required", by_rows=True)
+@merge_method("della_linear", paper=_PAPER, base="required", by_rows=True, passes=2)
 def della_linear(
     tensors: Tensors,
     *,

@@ -16,7 +16,9 @@ __all__ = ["METHODS"]
 _SHORT, _SINGULAR = 1e-6, 1e-6
 
 
-@merge_method("model_stock", paper="https://arxiv.org/abs/2403.19522", base="required", models=(2, None), by_rows=True)
+@merge_method(
+    "model_stock", paper="https://arxiv.org/abs/2403.19522", base="required", models=(2, None), by_rows=True, passes=2
+)
 def model_stock(tensors: Tensors, *, filter_wise: bool = False) -> Merging:
     """Return the point between the base and the mean of the models that their mean angle at the base asks for.
 

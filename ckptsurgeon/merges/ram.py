@@ -21,7 +21,7 @@ def ram(tensors: Tensors, *, epsilon: Annotated[float, Between(0)] = 1e-5) -> Me
     return _merged(tensors, epsilon, [1.0] * tensors.count)
 
 
-@merge_method("ramplus_tl", paper=_PAPER, base="required")
+@merge_method("ramplus_tl", paper=_PAPER, base="required", passes=2)
 def ramplus_tl(
     tensors: Tensors,
     *,

@@ -18,7 +18,7 @@ __all__ = ["METHODS"]
 _TINY = 1e-6
 
 
-@merge_method("sce", paper="https://arxiv.org/abs/2408.07990", base="required")
+@merge_method("sce", paper="https://arxiv.org/abs/2408.07990", base="required", passes=6)
 def sce(tensors: Tensors, *, select_topk: Annotated[float, Between(0, 1)] = 1.0, int8_mask: bool = False) -> Merging:
     """Return the base and the mean of what the models add where they differ most, weighted by its mean square.
 

@@ -25,7 +25,7 @@ _ALIGNED = 2.0**-24
 """A squared sine that float32 does not tell from zero."""
 
 
-@merge_method("slerp", paper=_PAPER, base="model", models=(2, 2))
+@merge_method("slerp", paper=_PAPER, base="model", models=(2, 2), passes=2)
 def slerp(tensors: Tensors, *, t: float) -> Merging:
     """Return the point at ``t`` on the arc from the first model, or the base, at 0, to the other at 1.
 
@@ -40,7 +40,7 @@ def slerp(tensors: Tensors, *, t: float) -> Merging:
     return combination((math.sin((1 - t) * theta) / math.sin(theta), math.sin(t * theta) / math.sin(theta)))
 
 
-@merge_method("nuslerp", paper=_PAPER, base="optional", models=(2, 2), by_rows=True)
+@merge_method("nuslerp", paper=_PAPER, base="optional", models=(2, 2), by_rows=True, passes=2)
 def nuslerp(
     tensors: Tensors, *, weight: PerModel, nuslerp_row_wise: bool = False, nuslerp_flatten: bool = True
 ) -> Merging:

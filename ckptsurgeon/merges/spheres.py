@@ -16,7 +16,9 @@ from ._parameters import Between, PerModel
 __all__ = ["METHODS"]
 
 
-@merge_method("multislerp", paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea", base="optional")
+@merge_method(
+    "multislerp", paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea", base="optional", passes=2
+)
 def multislerp(
     tensors: Tensors,
     *,
@@ -51,7 +53,7 @@ def multislerp(
     return combination(factors / length * (norms @ shares))
 
 
-@merge_method("karcher", paper="https://arxiv.org/abs/2603.04972")
+@merge_method("karcher", paper="https://arxiv.org/abs/2603.04972", passes=2)
 def karcher(
     tensors: Tensors,
     *,

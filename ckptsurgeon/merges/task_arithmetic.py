@@ -30,7 +30,7 @@ def task_arithmetic(
     return mixed(tensors, everything, Mixing(weight, normalize, False, lambda_))
 
 
-@merge_method("ties", paper="https://arxiv.org/abs/2306.01708", base="required")
+@merge_method("ties", paper="https://arxiv.org/abs/2306.01708", base="required", passes=5)
 def ties(
     tensors: Tensors,
     *,

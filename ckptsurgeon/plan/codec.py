@@ -7,9 +7,22 @@ from typing import Any
 
 from ..errors import ConfigError
 from .check import check_plan
+from .costs import Costs
 from .merge import Merge
-from .plan import MERGES, Carried, Equal, FilePrint, Input, Plan, PlanCompanion, PlanSource, PlanTarget, Step
-from .rows import Rows
+from .plan import (
+    MERGES,
+    Carried,
+    Equal,
+    FilePrint,
+    Input,
+    Plan,
+    PlanCompanion,
+    PlanSource,
+    PlanTarget,
+    Step,
+    with_vocabularies,
+)
+from .rows import Rows, rows_of_each
 
 __all__ = ["plan_from_json", "plan_to_json"]
 
@@ -42,8 +55,10 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "excluded": plan.excluded,
         "equal": [{"source": names[e.source], "first": e.first, "second": e.second} for e in plan.equal],
         **({"vocabulary": plan.rows.to_json()} if plan.rows is not None else {}),
+        **({"vocabularies": [rows.to_json() for rows in plan.vocabularies]} if plan.vocabularies else {}),
         "carried": {"root": plan.carried.root, "entries": list(plan.carried.entries)},
         "counts": plan.counts,
+        **({"costs": plan.costs.to_json()} if plan.costs is not None else {}),
         "metadata": dict(plan.metadata),
         "notes": list(plan.notes),
     }
@@ -84,7 +99,7 @@ def _step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
         "shape": list(step.shape),
         "tied_to": step.tied_to or None,
         **({"operation": step.operation, "made_of": list(step.made_of)} if step.operation else {}),
-        **({"axis": step.axis} if step.rows is not None else {}),
+        **({"axis": step.axis} if step.rows is not None or step.vocabularies else {}),
         **({"merge": step.merge.to_json()} if step.merge is not None else {}),
         **several,
     }
@@ -140,6 +155,7 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
     index = {source.name: i for i, source in enumerate(sources)}
     target = data["target"]
     rows = Rows.from_json(data.get("vocabulary"))
+    vocabularies = rows_of_each(data, len(sources))
     return Plan(
         verb=_text(data["verb"]),
         sources=sources,
@@ -151,16 +167,18 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
             tuple(_read_companion(row) for row in target.get("companions", ())),
             tuple(_text(key) for key in target.get("implied", ())),
         ),
-        steps=tuple(_read_step(step, index, rows) for step in data["steps"]),
+        steps=tuple(_read_step(step, index, rows, vocabularies) for step in data["steps"]),
         unexpected=tuple((index[row["source"]], _text(row["key"])) for row in data["unexpected"]),
         excluded=int(data["excluded"]),
         equal=tuple(Equal(index[e["source"]], _text(e["first"]), _text(e["second"])) for e in data["equal"]),
         carried=_read_carried(data.get("carried") or {}),
         rows=rows,
+        vocabularies=vocabularies,
         seed=int(data["seed"]),
         arguments=dict(data["arguments"]),
         metadata={_text(k): _text(v) for k, v in data["metadata"].items()},
         notes=tuple(map(_text, data["notes"])),
+        costs=Costs.from_json(data.get("costs")),
     )
 
 
@@ -172,11 +190,13 @@ def _read_prints(rows: Sequence[Mapping[str, Any]]) -> tuple[FilePrint, ...]:
     return tuple(FilePrint(_text(r["name"]), int(r["size"]), _text(r["sha256"]), r["mtime_ns"]) for r in rows)
 
 
-def _read_step(row: Mapping[str, Any], index: Mapping[str, int], rows: Rows | None) -> Step:
+def _read_step(
+    row: Mapping[str, Any], index: Mapping[str, int], rows: Rows | None, vocabularies: Sequence[Rows]
+) -> Step:
     if row["op"] not in OPS:
         raise ValueError(f"unknown op {row['op']!r}")
     origin = row["from"] or {}
-    return Step(
+    step = Step(
         key=_text(row["key"]),
         op=row["op"],
         dtype=_text(row["dtype"]),
@@ -197,6 +217,7 @@ def _read_step(row: Mapping[str, Any], index: Mapping[str, int], rows: Rows | No
         axis=int(row.get("axis") or 0),
         merge=Merge.from_json(row.get("merge")),
     )
+    return with_vocabularies(step, vocabularies)
 
 
 def _text(value: Any) -> str:

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 __all__ = ["Merge", "Value"]
 
+DEVICES = ("", "cpu", "cuda")
+
 Value: TypeAlias = "float | bool | str"
 """What a parameter of a method can be."""
 
@@ -16,18 +18,21 @@ Value: TypeAlias = "float | bool | str"
 class Merge:
     """The method that merges the inputs of a step, and its parameters: a tuple where each model has its own.
 
-    With ``base`` the last input is the base. ``compute`` is the dtype of the values that the method is given.
+    With ``base`` the last input is the base. ``compute`` is the dtype of the values that the method is given,
+    ``device`` where torch computes with them ("" for numpy).
     """
 
     method: str
     parameters: Mapping[str, Value | tuple[Value, ...]]
     base: bool = False
     compute: str = "float32"
+    device: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
         given = {name: list(value) if isinstance(value, tuple) else value for name, value in self.parameters.items()}
-        return {"method": self.method, "parameters": given, "base": self.base, "compute": self.compute}
+        where = {"device": self.device} if self.device else {}
+        return {"method": self.method, "parameters": given, "base": self.base, "compute": self.compute, **where}
 
     @staticmethod
     def from_json(data: Any) -> Merge | None:
@@ -40,7 +45,10 @@ class Merge:
         }
         if data["compute"] not in ("float32", "float64"):
             raise ValueError(f"it computes in {data['compute']!r:.40}")
-        return Merge(str(data["method"]), parameters, bool(data["base"]), str(data["compute"]))
+        device = data.get("device", "")
+        if device not in DEVICES:
+            raise ValueError(f"it computes on {device!r:.40}")
+        return Merge(str(data["method"]), parameters, bool(data["base"]), str(data["compute"]), str(device))
 
 
 def _value(value: Any) -> Value:

@@ -10,11 +10,12 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..text import count
+from .costs import Costs
 from .merge import Merge
 from .rows import Rows
 
@@ -30,6 +31,7 @@ __all__ = [
     "PlanSource",
     "PlanTarget",
     "Step",
+    "with_vocabularies",
 ]
 
 MERGES = ("average", "max", "merge")
@@ -116,7 +118,9 @@ class Step:
     missing, excluded, reinit or mismatch. ``tied_to`` names the first key of the same tensor. ``more`` are inputs
     beyond the first, ``weights`` what each counts (none: all the same). ``operation`` is the last operation that made
     the source's tensor, if one did, and ``made_of`` the keys that went into it. ``rows`` are those of a vocabulary that
-    runs along ``axis``, where a tensor is mapped. ``merge`` says how inputs are merged, where it is by a method.
+    runs along ``axis``, where a tensor is mapped. ``merge`` says how inputs are merged, where it is by a method;
+    inputs of other shapes are made to fit by ``policy`` (slice, overlap, vocab), with ``vocab`` by ``vocabularies``
+    along ``axis``, one for each input.
     """
 
     key: str
@@ -138,6 +142,7 @@ class Step:
     rows: Rows | None = None
     axis: int = 0
     merge: Merge | None = None
+    vocabularies: tuple[Rows, ...] = ()
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -164,6 +169,11 @@ class Step:
         return "copied" if self.source_dtype == self.dtype else "cast"
 
     @property
+    def keeper(self) -> Input:
+        """The input of a merge that has the output's shape: the base, or the first model."""
+        return self.inputs[-1 if self.merge is not None and self.merge.base else 0]
+
+    @property
     def draws(self) -> bool:
         """Whether the destination's own initial values are needed."""
         return self.op == "init" or self.overlays
@@ -172,6 +182,15 @@ class Step:
     def overlays(self) -> bool:
         """Whether a source is laid over the destination's own initial values."""
         return self.op in ("pad", "overlap") or (self.op == "map" and self.rows is not None and self.rows.draws)
+
+
+def with_vocabularies(step: Step, vocabularies: Sequence[Rows]) -> Step:
+    """Return a step with the rows of each of its inputs, where it goes by vocabularies; raises ValueError."""
+    if step.op != "merge" or step.policy != "vocab":
+        return step
+    if not vocabularies:
+        raise ValueError(f"{step.key!r:.80} goes by vocabularies that are not there")
+    return replace(step, vocabularies=tuple(vocabularies[one.source] for one in step.inputs))
 
 
 @dataclass(frozen=True)
@@ -198,6 +217,8 @@ class Carried:
 class Plan:
     """Everything that will happen, before it does. ``rows`` are those of the vocabulary that its steps map.
 
+    Where models of other vocabularies are merged, ``vocabularies`` has the rows of each source. ``costs`` are what it
+    takes on this machine, and no part of its digest.
     ``inputs`` holds the files open for whoever applies the plan at once; it is no part of its JSON.
     """
 
@@ -210,10 +231,12 @@ class Plan:
     equal: tuple[Equal, ...] = ()
     carried: Carried = Carried()
     rows: Rows | None = None
+    vocabularies: tuple[Rows, ...] = ()
     seed: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    costs: Costs | None = None
     inputs: object = field(default=None, repr=False, compare=False)
 
     @property
@@ -236,7 +259,7 @@ class Plan:
 
     def sha256(self) -> str:
         """Return the SHA-256 of the plan's JSON."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(replace(self, costs=None).to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     @staticmethod

@@ -54,7 +54,8 @@ class Verification:
     """What a verification found.
 
     ``compared`` tensors equal their sources bit for bit, ``drawn`` ones match the checksum that was recorded when
-    they were drawn. ``not_compared`` maps what could not be held against anything to the reason. ``nan`` and
+    they were drawn, ``near`` ones were computed on a device, whose results differ in their last digits, and are equal
+    within a tolerance. ``not_compared`` maps what could not be held against anything to the reason. ``nan`` and
     ``inf`` count elements over all floating tensors. Without a ``recipe`` only a plan says how it was made.
     """
 
@@ -69,6 +70,7 @@ class Verification:
     nbytes: int = 0
     elapsed_s: float = 0.0
     recipe: bool = True
+    near: int = 0
 
     @property
     def ok(self) -> bool:
@@ -92,6 +94,7 @@ class Verification:
             "checked": self.checked,
             "compared": self.compared,
             "drawn": self.drawn,
+            **({"near": self.near} if self.near else {}),
             "failed": [{"key": failure.key, "why": failure.why} for failure in self.failed],
             "not_compared": [{"key": key, "why": why} for key, why in (self.not_compared or {}).items()],
             "nan": self.nan,

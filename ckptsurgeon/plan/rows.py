@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-__all__ = ["Row", "Rows"]
+__all__ = ["Row", "Rows", "rows_of_each"]
 
 Row: TypeAlias = "int | tuple[int, ...] | None"
 """A row of the source, the mean of several, or None for a token that the source does not have."""
@@ -17,7 +17,8 @@ class Rows:
     """A row for each token of the destination.
 
     ``source`` and ``destination`` name the vocabularies, ``size`` is how many tokens the source's has, ``new`` what
-    becomes of rows that are None: ``init``, ``mean`` or ``zero``.
+    becomes of rows that are None: ``init``, ``mean``, ``zero``, or, where several models are merged, ``others``: the
+    row of the base, else the mean of the models that have the token.
     """
 
     source: str
@@ -84,7 +85,7 @@ class Rows:
             return None
         size, new = int(data["size"]), str(data["new"])
         rows = tuple(_row(row, size) for row in data["rows"])
-        if new not in ("init", "mean", "zero"):
+        if new not in ("init", "mean", "zero", "others"):
             raise ValueError(f"new tokens become {new!r:.40}")
         return Rows(str(data["source"]), str(data["destination"]), size, rows, new)
 
@@ -97,3 +98,13 @@ def _row(row: Any, size: int) -> Row:
     if not several or not all(type(number) is int and 0 <= number < size for number in several):
         raise ValueError(f"a row is {row!r:.40}")
     return one
+
+
+def rows_of_each(data: Mapping[str, Any], sources: int) -> tuple[Rows, ...]:
+    """Return the rows of each source that a plan or a recipe has, if any; raises as ``Rows.from_json`` does."""
+    found = tuple(rows for one in data.get("vocabularies") or () if (rows := Rows.from_json(one)) is not None)
+    if found and len(found) != sources:
+        raise ValueError(f"it has {len(found)} vocabularies for {sources} sources")
+    if len({len(rows.rows) for rows in found}) > 1:
+        raise ValueError("its vocabularies are of several lengths")
+    return found

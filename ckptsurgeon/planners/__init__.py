@@ -3,11 +3,13 @@
 from .average import ema_weights, plan_average
 from .edit import plan_edit
 from .merge import pieces_of, plan_merge
-from .merge_heads import has_own_head, with_tied_heads
+from .merge_heads import has_own_head, vocabulary_keys, with_tied_heads
 from .merge_layers import LayerList, layer_list, layer_lists, numbered_lists
+from .merge_mismatch import MergeMismatch
 from .merge_options import MergeOptions, Piece, Place
 from .merge_slices import LayerSlice, LayerSource, sliced_pieces
 from .merge_values import Depths, Setting, Settings, Values
+from .merge_vocabulary import MergeVocabulary
 from .options import Flag, Options
 from .select import Origin, Planning, Selection, SourceView, moved
 from .transplant import plan_transplant
@@ -19,7 +21,9 @@ __all__ = [
     "LayerList",
     "LayerSlice",
     "LayerSource",
+    "MergeMismatch",
     "MergeOptions",
+    "MergeVocabulary",
     "Options",
     "Origin",
     "Piece",
@@ -43,5 +47,6 @@ __all__ = [
     "plan_merge",
     "plan_transplant",
     "sliced_pieces",
+    "vocabulary_keys",
     "with_tied_heads",
 ]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from ..errors import PlanError
 from ..merges import Method
-from ..plan import Plan, PlanTarget, Step
-from ..tensors import alias_groups
+from ..plan import Plan, PlanTarget
 from .merge_layers import LayerList, depth_in
 from .merge_options import MergeOptions, Piece, Place
 from .merge_steps import MergeSteps
+from .merge_ties import Ties
 from .merge_values import Depths, Values, check_matched
 from .select import SourceView
 
@@ -66,30 +65,21 @@ def plan_merge(
     tensor is not plain values.
     """
     check_matched((piece.values, piece.key, [one.key for one in piece.models]) for piece in pieces)
-    planner = MergeSteps(views, options)
+    planner = MergeSteps(views, options, [piece.key for piece in pieces])
     steps = [step for piece in pieces for step in planner.steps(piece)]
     planner.check()
     if not steps:
         raise PlanError("nothing is left: no tensor is in all models.", hint="Use --on-missing any or base.")
+    ties = Ties(views)
+    steps = ties.tied(steps)
     return Plan(
         verb="merge",
         sources=tuple(view.source for view in views),
         target=target or PlanTarget("edit", views[0].source.name, ""),
-        steps=tuple(_tied(steps, views)),
+        steps=tuple(steps),
+        vocabularies=options.vocabulary.rows if any(step.vocabularies for step in steps) and options.vocabulary else (),
         seed=seed,
         arguments=arguments or {},
         metadata=metadata or {},
-        notes=(*notes, *planner.notes.said(options)),
+        notes=(*notes, *planner.notes(), *ties.apart(steps)),
     )
-
-
-def _tied(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[Step]:
-    """Yield the steps, those tied to an earlier one that are made of tensors tied to its in all their sources."""
-    owners = [alias_groups(view.tensors) for view in views]
-    made: dict[tuple[Any, ...], str] = {}
-    for step in steps:
-        origin = tuple((one.source, owners[one.source].get(one.key, one.key)) for one in step.inputs)
-        parameters = tuple(sorted((step.merge.parameters if step.merge is not None else {}).items()))
-        found = made.setdefault((origin, step.op, step.dtype, parameters), step.key)
-        tied = found != step.key and any(one.key in owners[one.source] for one in step.inputs)
-        yield replace(step, tied_to=found) if tied else step

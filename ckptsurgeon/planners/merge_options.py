@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ..errors import ConfigError
 from ..merges import Method
 from ..tensors import DTYPES, dtype_named
 from ..text import escape
+from .merge_mismatch import MergeMismatch
 from .merge_values import Values
+from .merge_vocabulary import MergeVocabulary
 
 __all__ = ["MergeOptions", "Piece", "Place"]
 
 ON_MISSING = ("error", "base", "skip", "any")
-ON_MISMATCH = ("error", "skip")
 INT_BUFFERS = ("last", "first", "max")
 COMPUTE = ("float32", "float64")
 
@@ -23,24 +25,35 @@ class MergeOptions:
     """What is done where models differ, and in which dtypes it is computed and written. Raises ConfigError."""
 
     on_missing: str = "error"
-    on_mismatch: str = "error"
+    mismatch: MergeMismatch = field(default_factory=MergeMismatch)
     int_buffers: str = "last"
     dtype: str = ""
     compute: str = ""
+    vocabulary: MergeVocabulary | None = None
+    device: str = ""
 
     @staticmethod
     def of(
-        *, on_missing: str, on_mismatch: str, int_buffers: str, dtype: str | None, compute: str | None
+        *,
+        on_missing: str,
+        on_mismatch: str | Mapping[str, str] | Sequence[str] | None,
+        int_buffers: str,
+        dtype: str | None,
+        compute: str | None,
+        vocabulary: MergeVocabulary | None = None,
+        device: str = "",
     ) -> MergeOptions:
         """Check options as people write them."""
         chosen = (
-            ("--on-missing", on_missing, ON_MISSING), ("--on-mismatch", on_mismatch, ON_MISMATCH),
+            ("--on-missing", on_missing, ON_MISSING),
             ("--int-buffers", int_buffers, INT_BUFFERS), ("--compute", compute or COMPUTE[0], COMPUTE),
         )  # fmt: skip
         for flag, value, known in chosen:
             if value not in known:
                 raise ConfigError(f"{flag} {escape(str(value))} is unknown.", hint=f"Use {', '.join(known)}.")
-        return MergeOptions(on_missing, on_mismatch, int_buffers, compute=compute or "").or_dtype(dtype or "")
+        mismatch = MergeMismatch.of(on_mismatch or "error")
+        options = MergeOptions(on_missing, mismatch, int_buffers, "", compute or "", vocabulary, device)
+        return options.or_dtype(dtype or "")
 
     def or_dtype(self, dtype: str) -> MergeOptions:
         """Return options with a dtype, where none was given before."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import FormatError, PlanError
 from ..merges import Method
-from ..plan import Input, Merge, Step
-from ..tensors import DTYPES, TensorInfo
-from ..text import count, escape, listing, shape_text
+from ..plan import Input, Merge, Step, with_vocabularies
+from ..tensors import DTYPES
+from ..text import count, escape, listing
+from .merge_fitting import Fitted, Fitting
 from .merge_options import MergeOptions, Piece, Place
+from .merge_ties import Ties
 from .select import SourceView
 
 __all__ = ["MergeSteps"]
@@ -45,62 +47,51 @@ class _Notes:
 class MergeSteps:
     """Decides one tensor after the other, and keeps what cannot be decided until all are known."""
 
-    def __init__(self, views: Sequence[SourceView], options: MergeOptions) -> None:
+    def __init__(self, views: Sequence[SourceView], options: MergeOptions, keys: Sequence[str]) -> None:
         self._views, self._options = views, options
+        self._fitting = Fitting(views, options, keys)
+        self._ties = Ties(views)
         self._lacking: dict[str, list[str]] = {}
-        self._unlike: list[str] = []
         self._checked: set[tuple[Any, ...]] = set()
-        self.notes = _Notes()
+        self._notes = _Notes()
+
+    def notes(self) -> Iterator[str]:
+        """Yield what is to be said of the steps."""
+        if self._fitting.axes is not None:
+            yield from self._fitting.axes.notes()
+        yield from self._notes.said(self._options)
 
     def steps(self, piece: Piece) -> Iterator[Step]:
         """Yield the step of a tensor, or none where it is left out or cannot be."""
-        there = {number: place for number, place in enumerate(piece.models) if self._info(place) is not None}
-        base = piece.base if piece.base is not None and self._info(piece.base) is not None else None
-        absent = [piece.models[number] for number in range(len(piece.models)) if number not in there]
+        places = [self._ties.place(place, piece.models) for place in piece.models]
+        there = {number: place for number, place in enumerate(places) if self._has(place)}
+        base = self._ties.place(piece.base, piece.models) if piece.base is not None else None
+        base = base if base is not None and self._has(base) else None
+        absent = [place for place in places if not self._has(place)]
         absent += [piece.base] if piece.base is not None and base is None else []
         if absent:
             if self._options.on_missing == "skip":
-                self.notes.skipped.append(piece.key)
+                self._notes.skipped.append(piece.key)
                 return
             if self._options.on_missing == "base" and base is not None:
                 there = {number: there.get(number, base) for number in range(len(piece.models))}
-                self.notes.from_base.append(piece.key)
+                self._notes.from_base.append(piece.key)
             elif self._options.on_missing != "any":
                 for place in absent:
                     self._lacking.setdefault(self._name(place), []).append(piece.key)
                 return
-        there = self._alike(piece, there, base)
         if not there and base is None:
-            self.notes.nowhere.append(piece.key)
-        else:
-            yield self._step(piece, there, base)
+            self._notes.nowhere.append(piece.key)
+            return
+        fitted = self._fitting.fitted(piece, there, base)
+        if fitted.inputs or fitted.base is not None:
+            yield self._step(piece, fitted)
 
-    def _info(self, place: Place) -> TensorInfo | None:
-        return self._views[place.source].tensors.get(place.key)
-
-    def _known(self, place: Place) -> TensorInfo:
-        return self._views[place.source].tensors[place.key]
+    def _has(self, place: Place) -> bool:
+        return place.key in self._views[place.source].tensors
 
     def _name(self, place: Place) -> str:
         return self._views[place.source].source.name
-
-    def _alike(self, piece: Piece, there: dict[int, Place], base: Place | None) -> dict[int, Place]:
-        """Return the places whose tensors can be merged with the first, or the base's."""
-        first = base or next(iter(there.values()), None)
-        if first is None:
-            return there
-        one = self._known(first)
-        fitting = {}
-        for number, place in there.items():
-            info = self._known(place)
-            if info.shape == one.shape and DTYPES[info.dtype].kind == DTYPES[one.dtype].kind:
-                fitting[number] = place
-            elif self._options.on_mismatch != "skip":
-                self._unlike.append(
-                    f"{escape(piece.key)} is {one.dtype} {shape_text(one.shape)} in {escape(self._name(first))}, "
-                    f"{info.dtype} {shape_text(info.shape)} in {escape(self._name(place))}"
-                )
-        return fitting
 
     def check(self) -> None:
         """Raise PlanError for what could not be decided: all of it at once."""
@@ -112,45 +103,52 @@ class MergeSteps:
                 hint="Merge models of one kind, or say --on-missing base, skip or any.",
                 details=[f"{other}: {key}" for other, keys in self._lacking.items() for key in keys],
             )
-        if self._unlike:
-            raise PlanError(
-                f"{listing(self._unlike)}.",
-                hint="Merge models of one kind; --on-mismatch skip merges without those that differ.",
-                details=self._unlike,
-            )
+        self._fitting.check()
 
-    def _step(self, piece: Piece, there: Mapping[int, Place], base: Place | None) -> Step:
-        if len(there) < len(piece.models):
-            self.notes.fewer.append(piece.key)
-        inputs = [self._input(place) for place in there.values()]
-        if not inputs or (len(there) < len(piece.models) and len(there) < piece.method.models[0]):
-            one = self._input(base) if base is not None else inputs[0]
-            return _copy(piece, one, one.dtype)
+    def _step(self, piece: Piece, fitted: Fitted) -> Step:
+        inputs, base = list(fitted.inputs.values()), fitted.base
+        if len(inputs) < len(piece.models):
+            self._notes.fewer.append(piece.key)
+        if not inputs or (len(inputs) < len(piece.models) and len(inputs) < piece.method.models[0]):
+            return self._alone(piece, fitted, base if base is not None else inputs[0])
         self._check_values(piece, inputs)
         kind = DTYPES[inputs[0].dtype].kind
         if kind != "float":
-            return self._integers(piece, inputs, kind)
+            return self._integers(piece, fitted, kind)
         if piece.method.base == "required" and base is None:
             if len(inputs) == 1:
-                return _copy(piece, inputs[0], self._dtype(piece, inputs))
+                return self._alone(piece, fitted, inputs[0])
             raise PlanError(
                 f"{escape(piece.key)} is not in the base, which {piece.method.name} needs.",
                 hint="Leave it out with --on-missing skip.",
             )
         merges_base = base is not None and piece.method.base in ("required", "optional")
-        every = [*inputs, *([self._input(base)] if merges_base and base is not None else [])]
-        parameters = piece.values.of(piece.key, {number: place.key for number, place in there.items()}, piece.depth)
-        self._check_parameters(piece, inputs[0].shape, parameters, number=len(inputs), has_base=merges_base)
-        dtype = self._dtype(piece, every)
-        if _copies(piece.method, parameters):
-            return _copy(piece, every[0], dtype)
-        compute = self._options.compute or ("float64" if any(one.dtype == "float64" for one in every) else "float32")
-        merge = Merge(piece.method.name, parameters, merges_base, compute)
-        first = every[0]
-        return Step(
-            piece.key, "merge", dtype, first.shape, first.source, first.key, first.dtype, first.shape,
-            rule=f"--method {piece.method.name}", more=tuple(every[1:]), merge=merge,
+        every = [*inputs, *([base] if merges_base and base is not None else [])]
+        parameters = piece.values.of(piece.key, {number: one.key for number, one in fitted.inputs.items()}, piece.depth)
+        self._check_parameters(piece, fitted.shape, parameters, number=len(inputs), has_base=merges_base)
+        if _copies(piece.method, parameters) and not fitted.policy:
+            return _copy(piece, every[0], self._dtype(piece, every))
+        return self._merged(piece, fitted, every, Merge(piece.method.name, parameters, merges_base))
+
+    def _merged(self, piece: Piece, fitted: Fitted, every: Sequence[Input], merge: Merge) -> Step:
+        wide = any(one.dtype == "float64" for one in every)
+        compute = self._options.compute or ("float64" if wide else "float32")
+        first, vocabulary = every[0], self._options.vocabulary
+        step = Step(
+            piece.key, "merge", self._dtype(piece, every), fitted.shape, first.source, first.key, first.dtype,
+            first.shape, rule=f"--method {piece.method.name}", policy=fitted.policy, more=tuple(every[1:]),
+            axis=fitted.axis, merge=replace(merge, compute=compute, device=self._options.device),
         )  # fmt: skip
+        return with_vocabularies(step, vocabulary.rows if vocabulary is not None else ())
+
+    def _alone(self, piece: Piece, fitted: Fitted, one: Input) -> Step:
+        """Return the step of a tensor that is not merged but taken; its rows may have to be put in order."""
+        if fitted.policy != "vocab":
+            floating = DTYPES[one.dtype].kind == "float"
+            return _copy(piece, one, self._dtype(piece, [one]) if floating else one.dtype)
+        every = [*fitted.inputs.values(), *([fitted.base] if fitted.base is not None else [])]
+        weights = tuple(float(other is one) for other in every)
+        return self._merged(piece, fitted, every, Merge("linear", {"weight": weights, "normalize": False}))
 
     def _check_parameters(
         self, piece: Piece, shape: tuple[int, ...], parameters: Mapping[str, Any], *, number: int, has_base: bool
@@ -164,10 +162,6 @@ class MergeSteps:
             except PlanError as error:
                 raise PlanError(f"{escape(piece.key)}: {error.message}", hint=error.hint) from error
 
-    def _input(self, place: Place) -> Input:
-        info = self._known(place)
-        return Input(place.source, place.key, info.dtype, info.shape)
-
     def _check_values(self, piece: Piece, inputs: Sequence[Input]) -> None:
         for one in inputs:
             info, name = self._views[one.source].tensors[one.key], escape(self._views[one.source].source.name)
@@ -179,30 +173,42 @@ class MergeSteps:
                     hint="Filter it out first.",
                 )
 
-    def _integers(self, piece: Piece, inputs: Sequence[Input], kind: str) -> Step:
+    def _integers(self, piece: Piece, fitted: Fitted, kind: str) -> Step:
         """Return the step of a tensor that has no mean: integers, truth values; complex numbers have no method."""
+        inputs = list(fitted.inputs.values())
         if kind == "complex":
             raise PlanError(
                 f"{escape(piece.key)} is {inputs[0].dtype}: there is no merge method for complex numbers.",
                 hint="Average them, or filter them out first.",
             )
-        self.notes.integers.append(piece.key)
+        self._notes.integers.append(piece.key)
         first, last = inputs[0], inputs[-1]
         rule = f"--int-buffers {self._options.int_buffers}"
-        if self._options.int_buffers == "max" and len(inputs) > 1:
-            return Step(
-                piece.key, "max", first.dtype, first.shape, first.source, first.key, first.dtype, first.shape,
-                rule=rule, more=tuple(inputs[1:]),
-            )  # fmt: skip
         one = last if self._options.int_buffers == "last" else first
-        return _copy(piece, one, one.dtype, rule=rule)
+        if self._options.int_buffers == "max" and len(inputs) > 1:
+            if not fitted.policy:
+                return Step(
+                    piece.key, "max", first.dtype, first.shape, first.source, first.key, first.dtype, first.shape,
+                    rule=rule, more=tuple(inputs[1:]),
+                )  # fmt: skip
+        elif one.shape == fitted.shape:
+            return _copy(piece, one, one.dtype, rule=rule)
+        elif fitted.policy == "slice":
+            return Step(
+                piece.key, "slice", one.dtype, fitted.shape, one.source, one.key, one.dtype, one.shape,
+                rule=rule, policy="slice",
+            )  # fmt: skip
+        raise PlanError(
+            f"{escape(piece.key)} is {one.dtype} and has several shapes: with {rule} it cannot {fitted.policy}.",
+            hint=f"Use --int-buffers first, or --on-mismatch {escape(piece.key)}=skip.",
+        )
 
     def _dtype(self, piece: Piece, inputs: Sequence[Input]) -> str:
         """Return the dtype of an output: as asked, else that of all inputs, else one that holds them all."""
         dtypes = {one.dtype for one in inputs}
         if len(dtypes) == 1 or self._options.dtype:
             return self._options.dtype or inputs[0].dtype
-        self.notes.mixed.append(piece.key)
+        self._notes.mixed.append(piece.key)
         bits = max(DTYPES[dtype].bits for dtype in dtypes)
         widest = [dtype for dtype in dtypes if DTYPES[dtype].bits == bits]
         return widest[0] if len(widest) == 1 else "float32"

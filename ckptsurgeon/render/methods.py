@@ -36,6 +36,8 @@ def _said(method: Method) -> Iterator[str]:
     yield f"{number} model{'s' if number != '1' else ''}"
     if BASES[method.base]:
         yield BASES[method.base]
+    if method.passes > 1:
+        yield f"up to {method.passes} passes"
     yield ", ".join(map(_parameter, method.parameters)) or "no parameters"
 
 

@@ -10,13 +10,13 @@ from math import prod
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..plan import CLASSES, Plan, Rows, Step
-from ..text import escape, human_count, listing, shape_text
+from ..plan import CLASSES, Costs, Merge, Plan, Rows, Step
+from ..text import count, escape, human_bytes, human_count, listing, shape_text
 from .branches import branch_names
 from .columns import Columns
 from .notes import Hanging
 
-__all__ = ["plan_lines", "plan_view", "rows_said"]
+__all__ = ["costs_said", "plan_lines", "plan_view", "rows_said"]
 
 BAR = 12
 UNLOADED = ("initialised", "kept")
@@ -66,6 +66,25 @@ def rows_said(rows: Rows) -> str:
     return ", ".join([f"{rows.kept} of {len(rows.rows)} tokens kept{moved}", *more])
 
 
+def costs_said(costs: Costs) -> str:
+    """Return ``reads up to 2.0 GB in 3 passes, writes 0.5 GB, about 96 MB of memory``."""
+    passes = f"up to {human_bytes(costs.nbytes_read)} in {costs.passes} passes"
+    reads = passes if costs.passes > 1 else human_bytes(costs.nbytes_read)
+    return (
+        f"reads {reads}, writes {human_bytes(costs.nbytes_written)}, about {human_bytes(costs.memory_nbytes)} of memory"
+    )
+
+
+FITTED = {"vocab": "by token", "slice": "their leading parts", "overlap": "where all have it"}
+
+
+def _merged(step: Step, merge: Merge) -> str:
+    """Return ``ties of 2 models onto the base, by token``."""
+    onto = " onto the base" if merge.base else ""
+    fitted = f", {FITTED[step.policy]}" if step.policy in FITTED else ""
+    return f"{merge.method} of {count(len(step.inputs) - merge.base, 'model')}{onto}{fitted}"
+
+
 def _reason(step: Step) -> str:
     if step.reason == "excluded":
         return f"excluded by {step.rule}" if step.rule.startswith("--") else step.rule
@@ -75,6 +94,8 @@ def _reason(step: Step) -> str:
         return step.rule
     if step.rows is not None:
         return rows_said(step.rows)
+    if step.merge is not None:
+        return _merged(step, step.merge)
     if step.policy:
         return f"{step.policy} {shape_text(step.source_shape)} to {shape_text(step.shape)}"
     if step.operation:
@@ -102,6 +123,8 @@ def plan_view(plan: Plan) -> RenderableType:
     rows += [_branch_row(branch, present) for branch in branches]
     rows.append(_total_row(branches, present))
     parts: list[RenderableType] = [Columns(rows, right=range(1, len(present) + 1))]
+    if plan.costs is not None:
+        parts.append(Hanging(Text("  takes     ", "dim"), costs_said(plan.costs)))
     if plan.unexpected:
         parts.append(Hanging(Text("  not used  ", "yellow"), listing([key for _, key in plan.unexpected])))
     return Group(*parts)

@@ -24,6 +24,7 @@ class Expected:
     seed: int | None = None
     has_checksums: bool = True
     rows: Rows | None = None
+    vocabularies: tuple[Rows, ...] = ()
     said: Recipe | None = None
     """What the output says of itself."""
     keeper: int | None = None
@@ -38,7 +39,8 @@ def expected_of_recipe(
     """Return what a recipe says its output is."""
     return Expected(
         recipe.tensors, sources, absent, seal=recipe.seal, seed=recipe.seed, rows=recipe.rows,
-        said=recipe, keeper=_keeper(recipe.sources), context=replace(context, seed=recipe.seed),
+        vocabularies=recipe.vocabularies, said=recipe, keeper=_keeper(recipe.sources),
+        context=replace(context, seed=recipe.seed),
     )  # fmt: skip
 
 
@@ -52,6 +54,6 @@ def expected_of_plan(
     """Return what a plan says its output should be; there are no checksums in a plan."""
     made = {step.key: made_of(step) for step in plan.steps}
     return Expected(
-        made, sources, absent, has_checksums=False, rows=plan.rows, keeper=_keeper(plan.sources),
-        context=replace(context, seed=plan.seed),
+        made, sources, absent, has_checksums=False, rows=plan.rows, vocabularies=plan.vocabularies,
+        keeper=_keeper(plan.sources), context=replace(context, seed=plan.seed),
     )  # fmt: skip

@@ -1,7 +1,21 @@
 """Token lists of the toolkits, and which row of one vocabulary is which row of another. Nothing in a file is run."""
 
+from .beside import tokens_beside
 from .mapping import NEW_TOKENS, map_tokens
 from .read import BYTES, read_vocabulary
+from .union import rows_in, united
 from .vocabulary import Vocabulary
+from .writing import token_file, with_added_tokens
 
-__all__ = ["BYTES", "NEW_TOKENS", "Vocabulary", "map_tokens", "read_vocabulary"]
+__all__ = [
+    "BYTES",
+    "NEW_TOKENS",
+    "Vocabulary",
+    "map_tokens",
+    "read_vocabulary",
+    "rows_in",
+    "token_file",
+    "tokens_beside",
+    "united",
+    "with_added_tokens",
+]

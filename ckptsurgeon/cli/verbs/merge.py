@@ -55,8 +55,32 @@ def run(
         ),
     ] = "error",
     on_mismatch: Annotated[
-        str, typer.Option(metavar="error|skip", help="A model whose shape differs: an error, or not counted.")
-    ] = "error",
+        list[str] | None,
+        typer.Option(
+            metavar="[GLOB=]error|skip|slice|overlap",
+            help="A model whose shape differs: an error, not counted, its leading part, what all have; repeatable.",
+        ),
+    ] = None,
+    vocab: Annotated[
+        str | None,
+        typer.Option(
+            "--vocab",
+            metavar="union|base|FILE",
+            help="Merge rows by token: all tokens, the base's or first's, a list's.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tokens", metavar="MODEL=LIST", help="A model's token list, where none lies beside it; repeatable."
+        ),
+    ] = None,
+    vocab_keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vocab-keys", metavar="GLOB[=AXIS]", help="The tensors along the vocabulary, where sizes do not tell."
+        ),
+    ] = None,
     int_buffers: Annotated[
         str, typer.Option("--int-buffers", metavar="last|first|max", help="What becomes of integers.")
     ] = "last",
@@ -69,10 +93,11 @@ def run(
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of methods that draw.")] = 0,
     memory: Annotated[
         str | None,
-        typer.Option(
-            "--memory", metavar="SIZE", help="The most that a method may take that needs whole tensors; 1GiB."
-        ),
+        typer.Option("--memory", metavar="SIZE", help="The most that computing may take, as in 512MB; 1GiB."),
     ] = None,
+    device: Annotated[
+        str, typer.Option("--device", metavar="cpu|cuda", help="Where it is computed; with a GPU, by torch.")
+    ] = "cpu",
     plugin: Annotated[
         str | None, typer.Option("--plugin", metavar="FILE.py", help="A file of yours with merge methods; it is run.")
     ] = None,
@@ -111,7 +136,8 @@ def run(
     writing.check()
     plan = api.merge(
         models[0] if is_recipe else models, method=method, base=base, parameters=params, on_missing=on_missing,
-        on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype, compute=compute, seed=seed, plugin=plugin,
-        memory=memory, unwrap=unwrap, root=root,
+        on_mismatch=on_mismatch or "error", vocab=vocab, tokens=tokens or (), vocab_keys=vocab_keys,
+        int_buffers=int_buffers, dtype=dtype, compute=compute, seed=seed, plugin=plugin, memory=memory, device=device,
+        unwrap=unwrap, root=root,
     )  # fmt: skip
     writing.carry_out(plan)

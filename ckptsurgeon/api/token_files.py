@@ -1,0 +1,73 @@
+"""The token list of a merged model, or its tokeniser, as files beside the weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..target import Companion
+from ..text import escape
+from ..vocabulary import token_file, with_added_tokens
+from .merge_vocabulary import ModelTokens
+from .model_folders import ModelFolder
+
+__all__ = ["config_for", "token_files"]
+
+TOKENIZER = "tokenizer.json"
+
+
+def token_files(
+    chosen: ModelTokens, files: Sequence[Companion], folders: Sequence[ModelFolder], donor: int
+) -> tuple[tuple[Companion, ...], list[str]]:
+    """Return the ``files`` of an output folder that has another vocabulary than its donor, and what is to be said.
+
+    The tokeniser is that of the model whose vocabulary the output has; of a union, the donor's with the added tokens of
+    the others, where that is all there is to it. Else there is the list alone.
+    """
+    own = {one.name for one in folders[donor].tokenizer}
+    rest = tuple(one for one in files if one.name not in own or one.text)  # a chat template that was asked for stays
+    if chosen.of is not None and folders[chosen.of].tokenizer:
+        theirs = [one for one in folders[chosen.of].tokenizer if one.name not in {other.name for other in rest}]
+        return (*rest, *theirs), []
+    if chosen.path:
+        return (*rest, Companion(os.path.basename(chosen.path), chosen.path)), _without(own)
+    text = _united(chosen, donor)
+    if text is not None and TOKENIZER in own:
+        kept = tuple(one for one in files if one.name != TOKENIZER)
+        return (*kept, Companion(TOKENIZER, text=text)), []
+    name, text = token_file(chosen.output.tokens)
+    return (*rest, Companion(name, text=text)), _without(own)
+
+
+def _without(own: set[str]) -> list[str]:
+    if not own:
+        return []
+    return ["the output has a token list and no tokeniser: make one that gives these tokens these numbers"]
+
+
+def _united(chosen: ModelTokens, donor: int) -> str | None:
+    if any(os.path.basename(path) != TOKENIZER for path in chosen.paths):
+        return None
+    data = [_read(path) for path in chosen.paths]
+    others = [one for number, one in enumerate(data) if number != donor]
+    return with_added_tokens(data[donor], others, chosen.output.tokens)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:  # it was read as a vocabulary before
+        return file.read()
+
+
+def config_for(config: Mapping[str, Any], size: int) -> tuple[dict[str, Any], list[str]]:
+    """Return a configuration with another number of tokens, and a note where it does not say how many there are."""
+    changed = dict(config)
+    if not config:
+        return changed, []
+    if isinstance(changed.get("text_config"), dict) and "vocab_size" in changed["text_config"]:
+        changed["text_config"] = {**changed["text_config"], "vocab_size": size}
+    elif "vocab_size" not in changed:
+        return changed, [f"config.json does not say how many tokens there are: {escape(str(size))} now"]
+    if "vocab_size" in changed:
+        changed["vocab_size"] = size
+    return changed, []

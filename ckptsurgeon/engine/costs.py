@@ -1,0 +1,42 @@
+"""What it takes to carry a plan out: bytes to read and write, passes, memory."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ..plan import Costs, Plan, Step
+from ..tensors import DTYPES
+from .compute_steps import threads_of
+from .merging import MergeContext, merging_bytes, merging_places
+
+__all__ = ["costs_of"]
+
+BUFFERS = 16 << 20
+"""Bytes that copying takes, whatever it copies."""
+
+
+def costs_of(plan: Plan, context: MergeContext) -> Costs:
+    """Return what a plan takes; raises ConfigError for a merge method that is not known."""
+    passes = [_passes(step, context) for step in plan.steps]
+    read = sum(
+        number * sum(_nbytes(one.dtype, one.shape) for one in step.inputs)
+        for number, step in zip(passes, plan.steps, strict=True)
+    )
+    written = sum(_nbytes(step.dtype, step.shape) for step in plan.steps)
+    memory = max((_memory(step, context) for step in plan.steps), default=0)
+    return Costs(max(passes, default=1), read, written, memory)
+
+
+def _passes(step: Step, context: MergeContext) -> int:
+    return context.method(step.merge.method).passes if step.merge is not None else 1
+
+
+def _memory(step: Step, context: MergeContext) -> int:
+    if step.merge is None:
+        return BUFFERS
+    places = merging_places(step, context)
+    return max(BUFFERS, threads_of(step, places, context.memory) * merging_bytes(step, places))
+
+
+def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return (prod(shape) * DTYPES[dtype].bits + 7) // 8

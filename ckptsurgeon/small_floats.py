@@ -1,0 +1,119 @@
+"""8-bit floats: a table of their 256 values to read them, integer arithmetic to round to them. numpy, no torch.
+
+The types are those of https://arxiv.org/abs/2209.05433 (e4m3fn, e5m2), https://arxiv.org/abs/2206.02915 (fnuz) and of
+the OCP microscaling formats (e8m0fnu). What is too large becomes what torch 2.13 makes of it: the largest value in
+e4m3fn, infinity in e5m2, NaN in the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["SMALL_FLOATS", "from_small", "to_small"]
+
+Array: TypeAlias = npt.NDArray[Any]
+
+_POWERS = "float8_e8m0fnu"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the bits are dealt out: those of the fraction, the bias of the exponent, the largest finite code.
+
+    ``beyond`` is the code of what is too large, ``nan`` that of NaN, ``infinity`` that of infinity, 0 where there is
+    none. With ``unsigned_zero`` NaN stands where -0 would be.
+    """
+
+    fraction: int
+    bias: int
+    largest: int
+    beyond: int
+    nan: int
+    infinity: int = 0
+    unsigned_zero: bool = False
+
+
+_LAYOUTS = {
+    "float8_e4m3fn": _Layout(3, 7, 0x7E, 0x7E, 0x7F),
+    "float8_e5m2": _Layout(2, 15, 0x7B, 0x7C, 0x7F, infinity=0x7C),
+    "float8_e4m3fnuz": _Layout(3, 8, 0x7F, 0x80, 0x80, unsigned_zero=True),
+    "float8_e5m2fnuz": _Layout(2, 16, 0x7F, 0x80, 0x80, unsigned_zero=True),
+}
+SMALL_FLOATS = frozenset({*_LAYOUTS, _POWERS})
+
+
+def from_small(codes: Array, dtype: str) -> Array:
+    """Return the values of 8-bit floats as float32."""
+    values: Array = _table(dtype)[codes]
+    return values
+
+
+@lru_cache
+def _table(dtype: str) -> Array:
+    codes = np.arange(256)
+    if dtype == _POWERS:
+        values = np.ldexp(np.float32(1), np.minimum(codes, 254) - 127)
+        return _with_nan(values, codes == 255, _SIGNALLING)
+    layout = _LAYOUTS[dtype]
+    magnitude = codes & 0x7F
+    exponent, fraction = magnitude >> layout.fraction, magnitude & ((1 << layout.fraction) - 1)
+    ones = np.where(exponent > 0, 1 << layout.fraction, 0) + fraction
+    values = np.ldexp(ones.astype("<f4"), np.maximum(exponent, 1) - layout.bias - layout.fraction)
+    if layout.infinity:
+        values[magnitude == layout.infinity] = np.inf
+    values = np.where(codes >= 0x80, -values, values).astype("<f4")
+    if layout.unsigned_zero:
+        return _with_nan(values, codes == layout.nan, _SIGNALLING)
+    bits = (codes & 0x80) << 24 | _QUIET | fraction << (23 - layout.fraction)
+    return _with_nan(values, magnitude > max(layout.largest, layout.infinity), bits)
+
+
+_QUIET, _SIGNALLING = 0x7FC0_0000, 0x7F80_0001
+"""The NaN that torch makes: quiet with the bits there were, or, of the types that have one NaN, this one."""
+
+
+def _with_nan(values: Array, where: Array, bits: Array | int) -> Array:
+    raw = np.where(where, bits, values.view("<u4")).astype("<u4")
+    raw.setflags(write=False)
+    found: Array = raw.view("<f4")
+    return found
+
+
+def to_small(values: Array, dtype: str) -> Array:
+    """Return float32 as 8-bit floats: the nearest, of two as near the even one."""
+    bits = np.ascontiguousarray(values, "<f4").view("<u4")
+    codes = _to_powers(bits) if dtype == _POWERS else _rounded(bits, _LAYOUTS[dtype])
+    return codes.reshape(values.shape)
+
+
+def _rounded(bits: Array, layout: _Layout) -> Array:
+    magnitude = bits & np.uint32(0x7FFF_FFFF)
+    shift = 23 - layout.fraction
+    half, odd = np.uint32((1 << (shift - 1)) - 1), (magnitude >> np.uint32(shift)) & np.uint32(1)
+    codes = ((magnitude + half + odd) >> np.uint32(shift)).astype("<i4") - ((127 - layout.bias) << layout.fraction)
+    small = magnitude < np.uint32((128 - layout.bias) << 23)  # below the first value with a leading one
+    if small.any():
+        steps = np.ldexp(magnitude[small].view("<f4"), layout.bias - 1 + layout.fraction)
+        codes[small] = np.rint(steps).astype("<i4")
+    codes[codes > layout.largest] = layout.beyond
+    codes[magnitude > np.uint32(0x7F80_0000)] = layout.nan
+    sign = (bits >> np.uint32(24)).astype("<i4") & 0x80
+    if layout.unsigned_zero:
+        sign[(codes == 0) | (codes == layout.nan)] = 0
+    codes |= sign
+    return codes.astype("u1")
+
+
+def _to_powers(bits: Array) -> Array:
+    """Round to powers of two; the sign is lost, as torch loses it."""
+    exponent = ((bits >> np.uint32(23)) & np.uint32(0xFF)).astype("<i4")
+    rest = bits & np.uint32(0x7F_FFFF)
+    half = np.uint32(0x40_0000)
+    up = (rest > half) | ((rest == half) & (exponent > 0))
+    codes = np.where(exponent == 0xFF, 0xFF, exponent + up)
+    return codes.astype("u1")

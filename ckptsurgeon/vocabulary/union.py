@@ -1,0 +1,23 @@
+"""One vocabulary of several: the first one's tokens, then those of the others that are new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..plan import Rows
+from .vocabulary import Vocabulary
+
+__all__ = ["rows_in", "united"]
+
+
+def united(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
+    """Return the tokens of all, in the order of the first, then of the next one's that are new, and so on."""
+    tokens = dict.fromkeys(token for one in vocabularies for token in one.tokens)
+    return Vocabulary("union", tuple(tokens))
+
+
+def rows_in(vocabulary: Vocabulary, output: Vocabulary) -> Rows:
+    """Return which row of a vocabulary each token of the output's has, None where it lacks it."""
+    places = {token: row for row, token in enumerate(vocabulary.tokens)}
+    rows = tuple(places.get(token) for token in output.tokens)
+    return Rows(vocabulary.name, output.name, len(vocabulary.tokens), rows, "others")
