@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..engine import MEMORY, MergeContext, costs_of
 from ..errors import ConfigError, SourceError
+from ..keys import quoted
 from ..mergekit import Configuration, Layout, Models, Reference, pieces_of_configuration, read_configuration
 from ..merges import Method
 from ..plan import Plan
-from ..planners import MergeOptions, SourceView, numbered_lists, plan_merge, with_tied_heads
+from ..planners import MergeOptions, SourceView, numbered_lists, plan_merge, vocabulary_keys, with_tied_heads
 from ..text import escape
 from ..vocabulary import tokens_beside
 from ..yamltext import read_yaml
@@ -22,10 +23,10 @@ from .inputs import OpenInputs, names_of, plan_source
 from .merge_vocabulary import Asked, ModelTokens, merge_vocabulary
 from .merged_folder import with_folder
 from .model_config import layer_counts, with_layers
-from .model_folders import model_folder
-from .tokenizers import different, number_of, tokenizer_files
+from .model_folders import ModelFolder, model_folder
+from .tokenizers import different, tokenizer_files, wanted
 
-__all__ = ["is_recipe", "plan_configuration", "read_recipe"]
+__all__ = ["Request", "is_recipe", "plan_configuration", "read_recipe"]
 
 
 def is_recipe(path: str) -> bool:
@@ -51,52 +52,54 @@ def read_recipe(path: str) -> dict[str, Any]:
     return document
 
 
-def plan_configuration(
-    path: str,
-    document: Mapping[str, Any],
-    method: Method,
-    options: MergeOptions,
-    asked: Asked,
-    *,
-    seed: int,
-    plugins: Sequence[Method],
-    memory: int,
-    unwrap: bool,
-    root: str | None,
-    arguments: Mapping[str, Any],
-) -> Plan:
+@dataclass(frozen=True)
+class Request:
+    """What a merge was asked for beside models, method and parameters; ``arguments`` are that as it is recorded."""
+
+    options: MergeOptions
+    vocabulary: Asked
+    arguments: Mapping[str, Any]
+    seed: int = 0
+    plugins: tuple[Method, ...] = ()
+    memory: int = 0
+    unwrap: bool = False
+    root: str | None = None
+
+    def opened(self, paths: Sequence[str], stack: ExitStack) -> list[Checkpoint]:
+        """Open models; the stack closes them."""
+        return [stack.enter_context(open_checkpoint(one, self.root, unwrap=self.unwrap)) for one in paths]
+
+    def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str) -> Plan:
+        """Return a plan with what it costs, what it keeps open, and the files that must not be written."""
+        costs = costs_of(plan, MergeContext(self.seed, self.plugins, self.memory or MEMORY))
+        inputs = OpenInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)
+        return replace(plan, costs=costs, inputs=inputs)
+
+
+def plan_configuration(path: str, document: Mapping[str, Any], method: Method, asked: Request) -> Plan:
     """Plan what the document of a recipe at ``path`` asks for; its paths are seen from here, else from there.
 
     Raises ConfigError with the field that is wrong, PlanError for what the models cannot give.
     """
+    folder = os.path.dirname(path)
     try:
         configuration = read_configuration(document)
-        if configuration.dtype and not options.dtype:
-            said = MergeOptions.of(
-                on_missing="error", on_mismatch="error", int_buffers="last", dtype=configuration.dtype, compute=None
-            )
-            options = replace(options, dtype=said.dtype)
+        options = asked.options.or_dtype(configuration.dtype)
         references = configuration.references
-        paths = [_found(one, os.path.dirname(path)) for one in references]
+        paths = [_found(one, folder) for one in references]
         with ExitStack() as stack:
-            opened = [stack.enter_context(open_checkpoint(one, root, unwrap=unwrap)) for one in paths]
-            merged = _Merged(configuration, references, paths, opened)
-            chosen = merge_vocabulary(merged.asked(asked), paths, names_of(paths), first=merged.donor)
+            opened = asked.opened(paths, stack)
+            merged = _Merged(configuration, folder, dict(zip(references, paths, strict=True)), opened)
+            names = merged.names
+            chosen = merge_vocabulary(merged.vocabulary(asked.vocabulary), paths, names, first=merged.donor)
             options = replace(options, vocabulary=chosen[0] if chosen is not None else None)
-            plan = merged.plan(
-                method,
-                options,
-                chosen[1] if chosen is not None else None,
-                seed,
-                {**arguments, "recipe": merged.said(document)},
-            )
+            tokens = chosen[1] if chosen is not None else None
+            arguments = {**asked.arguments, "recipe": merged.said(document)}
+            plan = merged.plan(method, options, tokens, asked.seed, arguments)
             stack.pop_all()
     except ConfigError as error:
         raise type(error)(f"{escape(os.path.basename(path))}: {error.message}", hint=error.hint) from error
-    costs = costs_of(plan, MergeContext(seed, tuple(plugins), memory or MEMORY))
-    return replace(
-        plan, costs=costs, inputs=OpenInputs(tuple(opened), None, (path,), plugins=tuple(plugins), memory=memory)
-    )
+    return asked.carried(plan, opened, path)
 
 
 def _found(one: Reference, folder: str) -> str:
@@ -121,18 +124,13 @@ class _Merged:
     """The models of a configuration, opened, with what lies beside them."""
 
     def __init__(
-        self,
-        configuration: Configuration,
-        references: Sequence[Reference],
-        paths: Sequence[str],
-        opened: Sequence[Checkpoint],
+        self, configuration: Configuration, folder: str, paths: Mapping[Reference, str], opened: Sequence[Checkpoint]
     ) -> None:
-        self._configuration = configuration
-        self._names = names_of(paths)
-        self._views = [SourceView(plan_source(name, one), one) for name, one in zip(self._names, opened, strict=True)]
-        self._paths = paths
-        self._folders = [model_folder(path) for path in paths]
-        self._numbers = {one: number for number, one in enumerate(references)}
+        self._configuration, self._folder = configuration, folder
+        self.names = names_of(list(paths.values()))
+        self._views = [SourceView(plan_source(name, one), one) for name, one in zip(self.names, opened, strict=True)]
+        self._folders = [model_folder(path) for path in paths.values()]
+        self._numbers = {one: number for number, one in enumerate(paths)}
         self._metadata = opened[self.donor].metadata
         self._notes = [note for one in opened for note in one.notes]
 
@@ -142,17 +140,20 @@ class _Merged:
         base = self._configuration.base
         return self._numbers[base] if base is not None else 0
 
-    def asked(self, asked: Asked) -> Asked:
+    def vocabulary(self, asked: Asked) -> Asked:
         """Return the vocabulary that the output is to have: as the recipe says, where rows have to go by token."""
         tokenizer = self._configuration.tokenizer
         if asked.vocab is not None or tokenizer is None or tokenizer.tokens or tokenizer.padded:
             return asked
-        if not different(self._folders, self.donor):
+        other = wanted(self._configuration, self._folders[self.donor], self._folder_of)
+        if not different(self._folders, self.names, self.donor, other):
             return asked
-        source = tokenizer.source
-        if isinstance(source, Reference):
-            return replace(asked, vocab=tokens_beside(self._paths[number_of(source, tokenizer.where, self._numbers)]))
-        return replace(asked, vocab=source)
+        keys = dict.fromkeys(key for view in self._views for key in vocabulary_keys(view.tensors))
+        return replace(
+            asked,
+            vocab=tokenizer.source if isinstance(tokenizer.source, str) else tokens_beside(other.path),
+            keys=asked.keys or [f"{quoted(key)}=0" for key in keys],
+        )
 
     def plan(
         self,
@@ -166,9 +167,8 @@ class _Merged:
         counts = [layer_counts(one.config) for one in self._folders]
         layout = pieces_of_configuration(self._configuration, Models(self._views, self._numbers, counts), method)
         tied = {number for number, one in enumerate(self._folders) if one.is_tied}
-        by_token = tokens is not None
         files, said = tokenizer_files(
-            self._configuration, self._numbers, self._folders, self._names, self.donor, by_token=by_token
+            self._configuration, self._folders, self.names, self.donor, self._folder_of, by_token=tokens is not None
         )
         plan = plan_merge(
             self._views,
@@ -182,6 +182,10 @@ class _Merged:
         config, more = self._config(layout)
         plan = replace(plan, notes=(*plan.notes, *more))
         return with_folder(plan, self._folders[self.donor], self._folders, config=config, files=files, tokens=tokens)
+
+    def _folder_of(self, one: Reference) -> ModelFolder:
+        number = self._numbers.get(one)
+        return self._folders[number] if number is not None else model_folder(_found(one, self._folder))
 
     def _config(self, layout: Layout) -> tuple[Mapping[str, Any], list[str]]:
         """Return the donor's configuration with the layers that were stacked."""
@@ -200,7 +204,7 @@ class _Merged:
 
     def said(self, document: Any) -> Any:
         """Return a document whose models go by their names, as a recipe is recorded: no path leaves this machine."""
-        names = {one.said: self._names[number] for one, number in self._numbers.items()}
+        names = {one.said: self.names[number] for one, number in self._numbers.items()}
         if isinstance(document, dict):
             return {str(key): self.said(value) for key, value in document.items()}
         if isinstance(document, list):

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from ..checkpoint import Checkpoint, open_checkpoint
-from ..engine import MEMORY, MergeContext, check_device, costs_of, parse_size
+from ..checkpoint import Checkpoint
+from ..engine import check_device, parse_size
 from ..errors import ConfigError
 from ..merges import MergeMethods, Method, load_plugin, merge_methods
 from ..plan import Plan
@@ -25,8 +25,8 @@ from ..planners import (
     with_tied_heads,
 )
 from ..text import count, escape
-from .inputs import OpenInputs, names_of, plan_source
-from .merge_recipe import is_recipe, plan_configuration, read_recipe
+from .inputs import names_of, plan_source
+from .merge_recipe import Request, is_recipe, plan_configuration, read_recipe
 from .merge_settings import GRADIENT, settings_of
 from .merge_vocabulary import Asked, merge_vocabulary
 from .merged_folder import with_folder
@@ -86,62 +86,70 @@ def merge(
     ``open_checkpoint`` raises.
     """
     check_device(device)
-    budget = parse_size(memory, "--memory") if memory is not None else 0
-    plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()
-    options = MergeOptions.of(
-        on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype, compute=compute,
-        device=device if device != "cpu" else "",
-    )  # fmt: skip
-    asked = Asked(vocab, tokens, vocab_keys)
-    said = arguments_said(
-        method=method, on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
-        compute=compute, unwrap=unwrap, root=root, device=device if device != "cpu" else None, **asked.said,
+    vocabulary = Asked(vocab, tokens, vocab_keys)
+    elsewhere = device if device != "cpu" else ""
+    asked = Request(
+        MergeOptions.of(
+            on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype, compute=compute,
+            device=elsewhere,
+        ),
+        vocabulary,
+        arguments_said(
+            method=method, on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
+            compute=compute, unwrap=unwrap, root=root, device=elsewhere or None, **vocabulary.said,
+        ),
+        seed,
+        load_plugin(os.fspath(plugin)) if plugin is not None else (),
+        parse_size(memory, "--memory") if memory is not None else 0,
+        unwrap,
+        root,
     )  # fmt: skip
     if isinstance(models, (str, os.PathLike)):
         _check_alone(models, method=method, base=base, weights=weights, parameters=parameters, **more)
-        path, document = os.fspath(models), read_recipe(os.fspath(models))
+        document = read_recipe(os.fspath(models))
         return plan_configuration(
-            path, document, _method(str(document["merge_method"]), plugins), options, asked,
-            seed=seed, plugins=plugins, memory=budget, unwrap=unwrap, root=root, arguments=said,
-        )  # fmt: skip
+            os.fspath(models), document, _method(str(document["merge_method"]), asked.plugins), asked
+        )
     if method is None:
         raise ConfigError("it does not say a method.", hint="As in merge(models, method='linear', weights=[0.5, 0.5]).")
-    found = _method(method, plugins)
-    paths = [os.fspath(path) for path in models]
-    start = os.fspath(base) if base is not None else None
-    _check_number(found, len(paths), start)
-    ordered = paths if start is None else [*paths, start]
-    names = names_of(ordered)
-    donor = 0 if start is None else len(paths)
-    chosen = merge_vocabulary(asked, ordered, names, first=donor)
-    options = replace(options, vocabulary=chosen[0] if chosen is not None else None)
+    found = _method(method, asked.plugins)
     settings = _settings(found, parameters, more, weights)
+    return _plan_models(
+        [os.fspath(path) for path in models], os.fspath(base) if base is not None else None, found, settings, asked
+    )
+
+
+def _plan_models(paths: list[str], base: str | None, method: Method, settings: Settings, asked: Request) -> Plan:
+    """Plan the merge of models name by name."""
+    _check_number(method, len(paths), base)
+    ordered = paths if base is None else [*paths, base]
+    names, donor = names_of(ordered), 0 if base is None else len(paths)
+    chosen = merge_vocabulary(asked.vocabulary, ordered, names, first=donor)
     with ExitStack() as stack:
-        opened = [stack.enter_context(open_checkpoint(path, root, unwrap=unwrap)) for path in ordered]
+        opened = asked.opened(ordered, stack)
         views = _views(names, opened)
-        numbers, at = list(range(len(paths))), len(paths) if start is not None else None
-        if found.base == "model" and at is not None:
+        numbers, at = list(range(len(paths))), len(paths) if base is not None else None
+        if method.base == "model" and at is not None:
             numbers, at = [at, *numbers], None
-        values = Values(found, settings, [{} for _ in numbers])
+        values = Values(method, settings, [{} for _ in numbers])
         folders = [model_folder(path) for path in ordered]
         tied = {number for number, one in enumerate(folders) if one.is_tied}
         plan = plan_merge(
             views,
-            list(with_tied_heads(pieces_of(views, numbers, at, found, values), views, tied)),
-            options,
-            seed=seed,
+            list(with_tied_heads(pieces_of(views, numbers, at, method, values), views, tied)),
+            replace(asked.options, vocabulary=chosen[0] if chosen is not None else None),
+            seed=asked.seed,
             arguments={
-                **said,
+                **asked.arguments,
                 **({"parameters": {name: _said(found) for name, found in settings.items()}} if settings else {}),
-                **({"base": views[-1].source.name} if start is not None else {}),
+                **({"base": views[-1].source.name} if base is not None else {}),
             },
             metadata=opened[donor].metadata,
             notes=[note for checkpoint in opened for note in checkpoint.notes],
         )  # fmt: skip
         plan = with_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
         stack.pop_all()
-    costs = costs_of(plan, MergeContext(seed, plugins, budget or MEMORY))
-    return replace(plan, costs=costs, inputs=OpenInputs(tuple(opened), None, plugins=plugins, memory=budget))
+    return asked.carried(plan, opened)
 
 
 def _check_alone(recipe: Path, **given: Any) -> None:

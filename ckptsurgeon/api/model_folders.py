@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -57,18 +58,30 @@ class ModelFolder:
         """The files of its tokeniser."""
         return tuple(one for one in self.files if one.name not in NOT_OF_TOKENIZERS)
 
-    @cached_property
-    def vocabulary(self) -> str:
-        """A digest of its tokens in their order, or of the file where they cannot be read; '' where it has none."""
+    def has_tokens_of(self, other: ModelFolder) -> bool:
+        """Whether two models have the same tokens in the same order; one without a vocabulary has any."""
+        if not self._vocabulary or not other._vocabulary or self._digest == other._digest:
+            return True
+        return self._tokens is not None and self._tokens == other._tokens
+
+    @property
+    def _vocabulary(self) -> str:
         named = {one.name: one.path for one in self.files}
-        path = next((named[one] for one in VOCABULARIES if one in named), "")
-        if not path:
-            return ""
+        return next((named[one] for one in VOCABULARIES if one in named), "")
+
+    @cached_property
+    def _digest(self) -> bytes:
         try:
-            data = "\0".join(read_vocabulary(path).tokens).encode("utf-8", "surrogatepass")
-        except ConfigError:
-            data = _read(path)
-        return hashlib.sha256(data).hexdigest()
+            with open(self._vocabulary, "rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            raise SourceError(f"{escape(self._vocabulary)} cannot be read: {error.strerror}.") from error
+
+    @cached_property
+    def _tokens(self) -> tuple[str, ...] | None:
+        with suppress(ConfigError):
+            return tuple(read_vocabulary(self._vocabulary).tokens)
+        return None
 
     @property
     def chat_template(self) -> str:

@@ -63,6 +63,9 @@ KINDS: Mapping[str, _Kind] = {
     "float | None": _Kind("a number", _any_of(_is_number)),
     "Sequence[float] | None": _Kind("a list of numbers", _any_of(_are_numbers)),
     "Parameters": _Kind("a map of parameters or a list of texts NAME=VALUE", _any_of(_are_named, _are_texts)),
+    "Mapping[str, Path] | Sequence[str]": _Kind(
+        "a map of paths or a list of texts MODEL=LIST", _any_of(_is_map, _are_texts)
+    ),
     "Mapping[str, str] | None": _Kind("a map of texts", _any_of(_is_map)),
     "Path": _Kind("a path", _is_text),
     "Path | None": _Kind("a path", _any_of(_is_text)),

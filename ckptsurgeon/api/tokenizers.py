@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from ..errors import ConfigError, PlanError
 from ..mergekit import TEMPLATES, Configuration, Reference, Tokenizer
@@ -11,19 +11,19 @@ from ..target import Companion
 from ..text import brief_repr, escape, listing
 from .model_folders import ModelFolder
 
-__all__ = ["different", "number_of", "tokenizer_files"]
+__all__ = ["different", "tokenizer_files", "wanted"]
 
 
 def tokenizer_files(
     configuration: Configuration,
-    numbers: Mapping[Reference, int],
     folders: Sequence[ModelFolder],
     names: Sequence[str],
     donor: int,
+    folder_of: Callable[[Reference], ModelFolder],
     *,
     by_token: bool = False,
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files of an output folder, and what is to be said of them.
+    """Return the files of an output folder, and what is to be said of them; ``folder_of`` finds models.
 
     Raises PlanError where rows were to go token by token and do not (``by_token``), ConfigError for a chat template
     that is none.
@@ -31,16 +31,15 @@ def tokenizer_files(
     notes: list[str] = []
     files = folders[donor].files
     asked = configuration.tokenizer
-    others = different(folders, donor)
+    other = wanted(configuration, folders[donor], folder_of)
+    others = [] if by_token else different(folders, names, donor, other)
     if asked is not None:
-        if not by_token:
-            _check_rows(asked, [names[one] for one in others], names[donor])
-        if isinstance(asked.source, Reference):
-            files = _with_tokenizer_of(folders, donor, number_of(asked.source, asked.where, numbers))
-    elif others and not by_token:
+        _check_rows(asked, others, names[donor])
+        if other is not folders[donor]:
+            files = _with_tokenizer(folders[donor], other, asked.where)
+    elif others:
         notes.append(
-            f"the vocabularies of {escape(names[donor])} and {listing([names[one] for one in others])} differ: "
-            "rows are merged by their numbers"
+            f"the vocabularies of {escape(names[donor])} and {listing(others)} differ: rows are merged by their numbers"
         )
     if configuration.chat_template:
         template = _template(configuration.chat_template, folders)
@@ -49,6 +48,20 @@ def tokenizer_files(
         else:
             notes.append("no model has a chat template to choose")
     return files, notes
+
+
+def wanted(
+    configuration: Configuration, donor: ModelFolder, folder_of: Callable[[Reference], ModelFolder]
+) -> ModelFolder:
+    """Return the model whose tokeniser the output has: the one that is named, else the donor."""
+    asked = configuration.tokenizer
+    return folder_of(asked.source) if asked is not None and isinstance(asked.source, Reference) else donor
+
+
+def different(folders: Sequence[ModelFolder], names: Sequence[str], donor: int, other: ModelFolder) -> list[str]:
+    """Return the models whose vocabulary is another than the donor's; one without any counts as having the same."""
+    found = [name for name, one in zip(names, folders, strict=True) if not one.has_tokens_of(folders[donor])]
+    return found if other.has_tokens_of(folders[donor]) or other in folders else [*found, other.path]
 
 
 def _check_rows(asked: Tokenizer, different: Sequence[str], donor: str) -> None:
@@ -64,25 +77,14 @@ def _check_rows(asked: Tokenizer, different: Sequence[str], donor: str) -> None:
     )
 
 
-def different(folders: Sequence[ModelFolder], donor: int) -> list[int]:
-    """Return the models whose vocabulary is another than the donor's; one without any counts as having the same."""
-    own = folders[donor].vocabulary
-    return [n for n, one in enumerate(folders) if own and one.vocabulary and one.vocabulary != own]
-
-
-def number_of(source: Reference, where: str, numbers: Mapping[Reference, int]) -> int:
-    """Return the number of a model that a recipe names; raises ConfigError where it is none of the merged."""
-    if source not in numbers:
+def _with_tokenizer(donor: ModelFolder, other: ModelFolder, where: str) -> tuple[Companion, ...]:
+    """Return the donor's files with another tokeniser; raises ConfigError where the other has none."""
+    if not other.tokenizer:
         raise ConfigError(
-            f"{where} is {escape(source.said)}, which is no model of the recipe.",
-            hint=f"Name one of {', '.join(escape(one.said) for one in numbers)}, base or union.",
+            f"{where} is {escape(other.path)}, which has no tokeniser.", hint="Name base, union or another model."
         )
-    return numbers[source]
-
-
-def _with_tokenizer_of(folders: Sequence[ModelFolder], donor: int, other: int) -> tuple[Companion, ...]:
-    own = {one.name for one in folders[donor].tokenizer}
-    return (*(one for one in folders[donor].files if one.name not in own), *folders[other].tokenizer)
+    own = {one.name for one in donor.tokenizer}
+    return (*(one for one in donor.files if one.name not in own), *other.tokenizer)
 
 
 def _template(said: str, folders: Sequence[ModelFolder]) -> str:

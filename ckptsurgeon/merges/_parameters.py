@@ -61,7 +61,7 @@ class Parameter:
             return value
         if self.kind == "text" and isinstance(value, str) and (not self.choices or value in self.choices):
             return value
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value)
         if self.kind == "whole number" and is_number and value == int(value):
             return self._bounded(int(value))
         if self.kind == "number" and is_number:
@@ -73,6 +73,13 @@ class Parameter:
         if not self.bounds.low <= value <= self.bounds.high:
             raise ConfigError(f"{self.name} is {value:g}; it goes {self.bounds}.")
         return value
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond float64
+        return False
 
 
 def parameters_of(name: str, function: Callable[..., Any]) -> tuple[Parameter, ...]:

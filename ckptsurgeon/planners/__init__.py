@@ -5,7 +5,7 @@ from .edit import plan_edit
 from .extract import Extraction, check_extraction, comparable, plan_lora_extract
 from .lora import AdapterView, plan_lora_merge
 from .merge import pieces_of, plan_merge
-from .merge_heads import has_own_head, with_tied_heads
+from .merge_heads import has_own_head, vocabulary_keys, with_tied_heads
 from .merge_layers import LayerList, layer_list, layer_lists, numbered_lists
 from .merge_mismatch import MergeMismatch
 from .merge_options import MergeOptions, Piece, Place
@@ -55,5 +55,6 @@ __all__ = [
     "plan_merge",
     "plan_transplant",
     "sliced_pieces",
+    "vocabulary_keys",
     "with_tied_heads",
 ]

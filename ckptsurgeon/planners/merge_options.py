@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import ConfigError
 from ..merges import Method
@@ -51,11 +51,16 @@ class MergeOptions:
         for flag, value, known in chosen:
             if value not in known:
                 raise ConfigError(f"{flag} {escape(str(value))} is unknown.", hint=f"Use {', '.join(known)}.")
+        mismatch = MergeMismatch.of(on_mismatch or "error")
+        options = MergeOptions(on_missing, mismatch, int_buffers, "", compute or "", vocabulary, device)
+        return options.or_dtype(dtype or "")
+
+    def or_dtype(self, dtype: str) -> MergeOptions:
+        """Return options with a dtype, where none was given before."""
         wanted = dtype_named(dtype) if dtype else ""
         if wanted and DTYPES[wanted].kind != "float":
-            raise ConfigError(f"--dtype {wanted} is no real floating point.", hint="Use float32, bfloat16, float16, …")
-        mismatch = MergeMismatch.of(on_mismatch or "error")
-        return MergeOptions(on_missing, mismatch, int_buffers, wanted, compute or "", vocabulary, device)
+            raise ConfigError(f"dtype {wanted} is no real floating point.", hint="Use float32, bfloat16, float16, …")
+        return replace(self, dtype=self.dtype or wanted)
 
 
 @dataclass(frozen=True)

@@ -403,10 +403,14 @@ def vocabulary(name: str, *tokens: str, template: str = "") -> None:
     )
 
 
-@pytest.mark.parametrize(("source", "whose"), [("base", "a"), ("union", "a"), ("b", "b"), (None, "a")])
+@pytest.mark.parametrize(
+    ("source", "whose"), [("base", "a"), ("union", "a"), ("b", "b"), ("other", "other"), (None, "a")]
+)
 def test_a_tokeniser_is_whose_it_is_said_to_be(source: str | None, whose: str) -> None:
     write()
-    for name in "ab":
+    Path("other").mkdir()
+    Path("other/config.json").write_text("{}")
+    for name in ("a", "b", "other"):
         vocabulary(name, "x", "y")
     fields = {"tokenizer_source": source} if source else {}
     cs.apply(cs.merge(recipe(**pair(1), **fields)), "out")
@@ -422,9 +426,44 @@ def test_vocabularies_that_differ_are_said() -> None:
     vocabulary("b", "y", "x")
     plan = cs.merge(recipe(**pair(1)))
     assert "the vocabularies of a and b differ: rows are merged by their numbers" in plan.notes
-    for source in ("base", "union"):
-        with pytest.raises(cs.PlanError, match="tokenizer_source asks for rows by token: a and b differ in theirs"):
-            cs.merge(recipe(**pair(1), tokenizer_source=source))
+
+
+@pytest.mark.parametrize(("source", "order"), [("base", "wxyz"), ("union", "wxyz"), ("b", "zyxw")])
+def test_rows_go_by_token_where_vocabularies_differ(source: str, order: str) -> None:
+    write()
+    vocabulary("a", *"wxyz")
+    vocabulary("b", *"zyxw")
+    state = load_file("b/model.safetensors")
+    rows = torch.arange(4.0)[:, None].expand(4, 2).contiguous()
+    save_file({**state, "lm_head.weight": rows, "model.norm.weight": rows.clone()}, "b/model.safetensors")
+    plan = cs.merge(recipe(**pair(0), tokenizer_source=source))
+    cs.apply(plan, "out")
+    assert cs.verify("out").ok
+    found = load_file("out/model.safetensors")
+    assert found["lm_head.weight"][:, 0].tolist() == [float("zyxw".index(token)) for token in order]
+    assert torch.equal(found["model.norm.weight"], rows)  # as long, and no vocabulary's
+
+
+def test_a_union_of_vocabularies_is_mergekits_token_by_token(models: Path) -> None:
+    recipe, wanted, config = golden("union_tokenizer")
+    cs.apply(cs.merge(recipe, dtype="float32"), models / "out")
+    found = load_file(models / "out" / "model.safetensors")
+    ours = numbers(models / "out" / "tokenizer.json")
+    theirs = numbers(GOLDEN / "yaml" / "union_tokenizer" / "expected_tokenizer.json")
+    assert ours.keys() == theirs.keys()
+    assert json.loads((models / "out" / "config.json").read_text())["vocab_size"] == config["vocab_size"] == 34
+    for key, expected in wanted.items():
+        made, exact = found[key].double(), expected.double()
+        if len(exact) == len(theirs):
+            made = made[[ours[token] for token in theirs]]
+            exact = exact[[theirs[token] for token in theirs]]
+        assert ((made - exact).abs() <= 2**-8 * exact.abs() + 1e-6).all(), key
+    assert (models / "out" / "chat_template.jinja").read_text() == Path("a/chat_template.jinja").read_text()
+
+
+def numbers(path: Path) -> dict[str, int]:
+    said = json.loads(path.read_text())
+    return {**said["model"]["vocab"], **{one["content"]: one["id"] for one in said["added_tokens"]}}
 
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -602,7 +641,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "an unknown dtype": ({**pair(1), "dtype": "float31"}, 2, "float31"),
     "an integer dtype": ({**pair(1), "dtype": "int64"}, 2, "int64 is no real floating point"),
     "two tokenisers": ({**pair(1), "tokenizer_source": "base", "tokenizer": {"source": "base"}}, 2, "tokenizer_source and tokenizer both stand there"),
-    "a strange tokeniser": ({**pair(1), "tokenizer_source": "c"}, 2, "tokenizer_source is c, which is no model of the recipe. Name one of a, b, base or union."),
+    "a strange tokeniser": ({**pair(1), "tokenizer_source": "c"}, 2, "tokenizer_source is c, which has no tokeniser."),
     "tokens": ({**pair(1), "tokenizer": {"source": "base", "tokens": {"<x>": {"source": "a"}}}}, 4, "tokenizer asks for tokens, or a size, of its own"),
     "layers beside modules": ({"modules": {"default": pair(1)["models"]}, "layers": "x"}, 2, "modules.default is"),
     "a module that is not there": ({"modules": {"vison": {"models": [{"model": "a"}]}}}, 2, "modules.vison is the name of no module of the models"),
