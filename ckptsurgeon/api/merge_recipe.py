@@ -20,7 +20,7 @@ from ..text import escape
 from ..vocabulary import tokens_beside
 from ..yamltext import read_yaml
 from .inputs import OpenInputs, names_of, plan_source
-from .merge_vocabulary import Asked, ModelTokens, merge_vocabulary
+from .merge_vocabulary import ModelTokens, VocabularyAsked, merge_vocabulary
 from .merged_folder import with_folder
 from .model_config import layer_counts, with_layers
 from .model_folders import ModelFolder, model_folder
@@ -57,7 +57,7 @@ class Request:
     """What a merge was asked for beside models, method and parameters; ``arguments`` are that as it is recorded."""
 
     options: MergeOptions
-    vocabulary: Asked
+    vocabulary: VocabularyAsked
     arguments: Mapping[str, Any]
     seed: int = 0
     plugins: tuple[Method, ...] = ()
@@ -140,7 +140,7 @@ class _Merged:
         base = self._configuration.base
         return self._numbers[base] if base is not None else 0
 
-    def vocabulary(self, asked: Asked) -> Asked:
+    def vocabulary(self, asked: VocabularyAsked) -> VocabularyAsked:
         """Return the vocabulary that the output is to have: as the recipe says, where rows have to go by token."""
         tokenizer = self._configuration.tokenizer
         if asked.vocab is not None or tokenizer is None or tokenizer.tokens or tokenizer.padded:

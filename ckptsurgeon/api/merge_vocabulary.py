@@ -14,13 +14,13 @@ from ..vocabulary import Vocabulary, read_vocabulary, rows_in, tokens_beside, un
 from .types import Path, Patterns
 from .vocabularies import vocabulary_key
 
-__all__ = ["Asked", "ModelTokens", "merge_vocabulary"]
+__all__ = ["ModelTokens", "VocabularyAsked", "merge_vocabulary"]
 
 UNION, BASE = "union", "base"
 
 
 @dataclass(frozen=True)
-class Asked:
+class VocabularyAsked:
     """The vocabulary that an output is to have, the token lists of the models, the tensors that go by them."""
 
     vocab: str | None = None
@@ -49,7 +49,7 @@ class ModelTokens:
 
 
 def merge_vocabulary(
-    asked: Asked, models: Sequence[str], names: Sequence[str], *, first: int
+    asked: VocabularyAsked, models: Sequence[str], names: Sequence[str], *, first: int
 ) -> tuple[MergeVocabulary, ModelTokens] | None:
     """Return the vocabularies of a merge, None where none is asked for.
 

@@ -28,7 +28,7 @@ from ..text import count, escape
 from .inputs import names_of, plan_source
 from .merge_recipe import Request, is_recipe, plan_configuration, read_recipe
 from .merge_settings import GRADIENT, settings_of
-from .merge_vocabulary import Asked, merge_vocabulary
+from .merge_vocabulary import VocabularyAsked, merge_vocabulary
 from .merged_folder import with_folder
 from .model_folders import model_folder
 from .planning import arguments_said
@@ -86,7 +86,7 @@ def merge(
     ``open_checkpoint`` raises.
     """
     check_device(device)
-    vocabulary = Asked(vocab, tokens, vocab_keys)
+    vocabulary = VocabularyAsked(vocab, tokens, vocab_keys)
     elsewhere = device if device != "cpu" else ""
     asked = Request(
         MergeOptions.of(
