@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..planners import MergeVocabulary
 from ..text import escape
 from ..vocabulary import Vocabulary, read_vocabulary, rows_in, tokens_beside, united
-from .types import Path, Patterns
+from .types import Patterns, Rules
 from .vocabularies import vocabulary_key
 
 __all__ = ["ModelTokens", "VocabularyAsked", "merge_vocabulary"]
@@ -24,7 +24,7 @@ class VocabularyAsked:
     """The vocabulary that an output is to have, the token lists of the models, the tensors that go by them."""
 
     vocab: str | None = None
-    tokens: Mapping[str, Path] | Sequence[str] = ()
+    tokens: Rules = ()
     keys: Patterns = ()
 
     @property
@@ -80,9 +80,11 @@ def merge_vocabulary(
     return chosen, ModelTokens(tuple(found), lists, output, of, path)
 
 
-def _paths(models: Sequence[str], names: Sequence[str], tokens: Mapping[str, Path] | Sequence[str]) -> list[str]:
+def _paths(models: Sequence[str], names: Sequence[str], tokens: Rules) -> list[str]:
     """Return the path of each model's list: as named, else as it lies beside the model."""
-    pairs = tokens.items() if isinstance(tokens, Mapping) else [_pair(text, (*models, *names)) for text in tokens]
+    pairs = (
+        tokens.items() if isinstance(tokens, Mapping) else [_pair(text, (*models, *names)) for text in _texts(tokens)]
+    )
     given: dict[str, str] = {}
     for model, path in pairs:
         if model not in (*models, *names):
@@ -95,6 +97,10 @@ def _paths(models: Sequence[str], names: Sequence[str], tokens: Mapping[str, Pat
     return [
         given.get(name) or given.get(model) or tokens_beside(model) for model, name in zip(models, names, strict=True)
     ]
+
+
+def _texts(tokens: Iterable[str] | None) -> list[str]:
+    return [tokens] if isinstance(tokens, str) else list(tokens or ())
 
 
 def _pair(text: str, known: Sequence[str]) -> tuple[str, str]:

@@ -32,7 +32,7 @@ from .merge_vocabulary import VocabularyAsked, merge_vocabulary
 from .merged_folder import with_folder
 from .model_folders import model_folder
 from .planning import arguments_said
-from .types import Given, Mismatch, Parameters, Path, Patterns, Sources
+from .types import Given, Mismatch, Parameters, Path, Patterns, Rules, Sources
 
 __all__ = ["list_methods", "merge"]
 
@@ -52,7 +52,7 @@ def merge(
     on_missing: str = "error",
     on_mismatch: Mismatch = "error",
     vocab: str | None = None,
-    tokens: Mapping[str, Path] | Sequence[str] = (),
+    tokens: Rules = (),
     vocab_keys: Patterns = (),
     int_buffers: str = "last",
     dtype: str | None = None,

@@ -35,7 +35,12 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
     "merge": merge,
 }
 _OUTPUT = ("output", "to", "max_shard_size")
-_PATHS = ("source", "sources", "destination", "map_file", "operations", "vocab", "models", "base", "plugin", "output")
+_PATHS = (
+    "source", "sources", "destination", "map_file", "operations", "vocab", "tokens", "models", "base", "plugin", "output",
+)  # fmt: skip
+
+_NO_LISTS = ("union", "base")
+"""What vocab says of a merge that is the name of no file."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +110,19 @@ def _read(name: str) -> dict[str, Any]:
             f"{escape(name)} is no recipe.", hint="It needs a verb and its arguments, as in verb: filter."
         )
     folder = os.path.dirname(name)
-    return {key: _resolved(folder, value) if key in _PATHS else value for key, value in document.items()}
+    return {key: _resolved(folder, value) if _is_path(key, value) else value for key, value in document.items()}
+
+
+def _is_path(field: str, value: Any) -> bool:
+    return field in _PATHS and not (field == "vocab" and value in _NO_LISTS)
 
 
 def _resolved(folder: str, value: Any) -> Any:
     """Return paths as they are seen from here; they are written relative to the recipe."""
     if isinstance(value, list):
         return [_resolved(folder, one) for one in value]
+    if isinstance(value, dict):  # the token list of each model, by name
+        return {key: _resolved(folder, one) for key, one in value.items()}
     if not isinstance(value, str) or "://" in value or not folder:
         return value
     slash = "/" if value.endswith("/") else ""

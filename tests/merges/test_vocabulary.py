@@ -119,6 +119,9 @@ def test_token_lists_are_given_by_model(states: dict[str, State], ckpt: Run) -> 
     assert "a.safetensors has 5 of the 8 tokens" in done.err
     assert "b.safetensors has 6 of the 8 tokens (5 moved)" in done.err
     assert "linear of 2 models, by token" in done.out
+    assert "note not written, since they lie beside the weights in a folder (-o NAME/): tokens.txt" in " ".join(
+        done.out.split()
+    )
     found = load_file("out.safetensors")
     assert torch.allclose(found["embed.w"], expected(states, "embed.w", "abcdexyz"), atol=1e-6)
     assert not ckpt("verify", "out.safetensors").code
@@ -285,3 +288,17 @@ def test_added_tokens_join_a_tokeniser_and_words_do_not() -> None:
     cs.apply(plan, "out2/")
     assert read_vocabulary("out2/tokens.txt").tokens == read_vocabulary("out/tokenizer.json").tokens
     assert not Path("out2/tokenizer.json").exists()
+
+
+def test_a_recipe_says_it_too(states: dict[str, State]) -> None:
+    Path("sub").mkdir()
+    for name in ("a", "b"):
+        shutil.move(name, f"sub/{name}")
+        shutil.move(f"sub/{name}/tokens.txt", f"sub/{name}.lst")
+    Path("sub/recipe.yaml").write_text(
+        "{verb: merge, models: [a, b], method: linear, weights: [0.25, 0.75], vocab: union, output: out/,"
+        " tokens: {a: a.lst, b: b.lst}}"
+    )
+    cs.apply("sub/recipe.yaml")
+    found = load_file("sub/out/model.safetensors")
+    assert torch.allclose(found["embed.w"], expected(states, "embed.w", "abcdexyz"), atol=1e-6)
