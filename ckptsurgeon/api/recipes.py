@@ -36,7 +36,8 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
 }
 _OUTPUT = ("output", "to", "max_shard_size")
 _PATHS = (
-    "source", "sources", "destination", "map_file", "operations", "vocab", "tokens", "models", "base", "plugin", "output",
+    "source", "sources", "destination", "map_file", "operations", "vocab", "tokens", "models", "base", "plugin",
+    "output",
 )  # fmt: skip
 
 _NO_LISTS = ("union", "base")
