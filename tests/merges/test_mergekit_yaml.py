@@ -100,6 +100,7 @@ def test_the_folder_is_mergekits(name: str, models: Path) -> None:
     del said["torch_dtype"]  # what transformers 5 writes as dtype
     assert said.items() <= config.items()
     expected = set((GOLDEN / "yaml" / name / "expected_files.txt").read_text().split())
+    expected.discard("chat_template.jinja")  # whose template mergekit takes changes from run to run
     assert expected <= set(os.listdir(models / "out"))
     assert cs.verify(models / "out").ok
 
