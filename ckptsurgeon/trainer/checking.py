@@ -14,7 +14,7 @@ from .checks import NOT_RUN, Check
 from .checks.activations import dead_units, layers_of, scale
 from .checks.blanks import blanks, too_short
 from .checks.drawn import drawn_fit
-from .checks.finite import finite, varied
+from .checks.finite import figures_finite, finite, varied
 from .checks.first_loss import first_loss
 from .checks.gradient import gradient_norm, nonfinite
 from .checks.held import held
@@ -83,6 +83,8 @@ def checks_during(loop: Loop) -> Iterator[Check]:
     yield step_size(loop)
     yield gradient_norm(loop)
     yield nonfinite(loop)
+    yield finite(loop.model, loop.average.tensors if loop.average is not None else None)
+    yield figures_finite(loop.standing.figures, ("loss", loop.metric))
     yield blanks(loop.standing.figures)
     yield too_short(loop.standing.figures)
 

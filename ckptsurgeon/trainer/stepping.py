@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .buffers import Kept
 from .device import autocast
 from .optimizing import Optimizer
 from .settings import Settings
@@ -42,6 +43,7 @@ def take_step(
     too much (https://github.com/huggingface/transformers/issues/34191).
     """
     device = next(model.parameters()).device
+    kept = Kept(model)
     total: Tensor | None = None
     items = 0
     parts: dict[str, Tensor] = {}
@@ -59,6 +61,7 @@ def take_step(
     norm = _normalise(optimizer.parameters, share, settings.clip)
     bad = ~(torch.isfinite(norm) & torch.isfinite(total))
     optimizer.step(bad)
+    kept.put_back(bad)
     used, room = _places(batches)
     return Stepped(
         loss=total * share, parts={name: part * share for name, part in parts.items()}, norm=norm, bad=bad,

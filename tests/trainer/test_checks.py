@@ -16,7 +16,7 @@ from ckptsurgeon.trainer.checking import checks_before, checks_during
 from ckptsurgeon.trainer.checks import FAIL, NOT_RUN, PASS, WARN, Check
 from ckptsurgeon.trainer.checks.blanks import blanks, too_short
 from ckptsurgeon.trainer.checks.drawn import drawn_fit
-from ckptsurgeon.trainer.checks.finite import finite
+from ckptsurgeon.trainer.checks.finite import figures_finite, finite
 from ckptsurgeon.trainer.checks.knowledge import knowledge, verdict_of
 from ckptsurgeon.trainer.checks.loaded import tied
 from ckptsurgeon.trainer.checks.moved import moved
@@ -277,6 +277,21 @@ def test_a_nan_at_step_5_is_counted_and_many_of_them_fail(monkeypatch: pytest.Mo
     loop.run()
     found = during(loop)["finite steps"]
     assert (found.status, found.says) == (FAIL, "stopped at step 6: 2 in a row were not finite")
+
+
+def test_what_is_no_number_after_training_fails() -> None:
+    loop = toy.loop(ema=0.9)
+    loop.run()
+    assert during(loop)["no NaN, no Inf"].says == "20 of 20 tensors"
+    assert during(loop)["figures are numbers"].says == "2 of 2"
+    assert loop.average is not None
+    loop.average.tensors[HEAD][0, 0] = float("inf")
+    loop.standing.figures["error"] = float("nan")
+    found = during(loop)
+    assert found["no NaN, no Inf"] == Check("no NaN, no Inf", FAIL, f"in 1 tensor: average of {HEAD}")
+    assert found["figures are numbers"] == Check("figures are numbers", FAIL, "error nan")
+    assert figures_finite({"loss": 1.0, "other": float("nan")}, ("loss",)).status == WARN
+    assert figures_finite({}, ("loss",)).status == NOT_RUN
 
 
 def test_the_all_blank_plateau_fails_and_short_clips_warn() -> None:
