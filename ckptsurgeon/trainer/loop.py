@@ -75,6 +75,7 @@ class Loop:
             "standing": self.standing.to_json(),
             "position": self.stream.position,
             "optimizer": self.optimizer.inner.state_dict(),
+            "reached": self.optimizer.reached,
             "average": dict(self.average.tensors) if self.average is not None else {},
             "random": random_state(),
             "before": self.freezing.before,
@@ -94,6 +95,7 @@ class Loop:
         self.standing.ended = ""
         self.stream = Stream(self.job.work.train, self.settings.seed, tuple(state["position"]))
         self.optimizer.inner.load_state_dict(state["optimizer"])
+        self.optimizer.reached.copy_(state["reached"])
         if self.average is not None:
             self.average.load(state["average"])
         self.freezing.before, self.freezing.moved = state["before"], state["moved"]

@@ -1,4 +1,7 @@
-"""One step: batches in, gradients normalised by all their items, clipped, applied; nothing waits for the device."""
+"""One step: batches in, gradients normalised by all their items, clipped, applied.
+
+Nothing here waits for a GPU, and no loss of ours does, but torch's ``ctc_loss``: it fetches the lengths itself.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def take_step(
     device = next(model.parameters()).device
     kept = Kept(model)
     total: Tensor | None = None
-    items = 0
+    items: int | Tensor = 0
     parts: dict[str, Tensor] = {}
     for batch in batches:
         with autocast(settings, device):
@@ -53,14 +56,15 @@ def take_step(
         loss.total.backward()  # type: ignore[no-untyped-call]
         value = loss.total.detach()
         total = value if total is None else total + value
-        items += loss.items
+        items = items + loss.items
         for name, part in loss.parts.items():
             parts[name] = parts[name] + part.detach() if name in parts else part.detach()
     assert total is not None
-    share = 1 / max(items, 1)
-    norm = _normalise(optimizer.parameters, share, settings.clip)
+    share = 1 / torch.as_tensor(items, dtype=torch.float32, device=device).clamp(min=1)
+    norms = optimizer.gradient_norms()
+    norm = _normalise(optimizer.parameters, norms, share, settings.clip)
     bad = ~(torch.isfinite(norm) & torch.isfinite(total))
-    optimizer.step(bad)
+    optimizer.step(bad, norms)
     kept.put_back(bad)
     used, room = _places(batches)
     return Stepped(
@@ -71,14 +75,13 @@ def take_step(
 
 
 @torch.no_grad()
-def _normalise(parameters: Sequence[nn.Parameter], share: float, clip: float | None) -> Tensor:
+def _normalise(parameters: Sequence[nn.Parameter], norms: Tensor, share: Tensor, clip: float | None) -> Tensor:
     """Multiply the gradients by ``share``, and by less where their norm is above ``clip``; return that norm."""
+    norm: Tensor = torch.linalg.vector_norm(norms) * share
+    factor = share * (clip / (norm + 1e-6)).clamp(max=1) if clip is not None else share
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
-        return torch.zeros((), device=parameters[0].device if parameters else None)
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) * share
-    factor = share * (clip / (norm + 1e-6)).clamp(max=1) if clip is not None else torch.full_like(norm, share)
-    torch._foreach_mul_(gradients, factor)
+    if gradients:
+        torch._foreach_mul_(gradients, factor)
     return norm
 
 

@@ -28,6 +28,7 @@ from ckptsurgeon.trainer.evaluating import loss_per_item
 from ckptsurgeon.trainer.init import read_init
 from ckptsurgeon.trainer.job import Job, draw_into, tensors_of
 from ckptsurgeon.trainer.result import Arm, Controls
+from ckptsurgeon.trainer.run_folder import RunFolder
 from ckptsurgeon.trainer.source import first_batch
 
 from . import toy
@@ -245,6 +246,18 @@ def test_a_tensor_without_a_gradient_fails() -> None:
     assert found.says == "2 tensors never had a gradient: body.second.weight, body.second.bias"
 
 
+def test_a_plain_gradient_descent_has_gradients_too() -> None:
+    """SGD without momentum keeps no state; what a gradient reached was read from it."""
+    loop = toy.loop(optimizer="sgd", betas=[0.0, 0.9], folder="run", save_every=3)
+    loop.run(until=3)
+    other = toy.loop(optimizer="sgd", betas=[0.0, 0.9])
+    other.restore(*RunFolder("run").load())
+    for one in (loop, other):
+        assert moved(one).status == PASS
+    other.optimizer.reached[0] = False
+    assert moved(other).says == f"1 tensor never had a gradient: {other.optimizer.order[0]}"
+
+
 def test_a_tensor_that_does_not_move_fails() -> None:
     loop = toy.loop(lr_scale={"head": 0}, weight_decay=0)
     loop.run(until=3)
@@ -264,6 +277,24 @@ def test_gradients_that_are_always_clipped_warn() -> None:
     found = during(loop)["gradient norm"]
     assert found.status == WARN
     assert "100% of steps clipped" in found.says
+
+
+@pytest.mark.parametrize(("largest", "status"), [(90.0, PASS), (110.0, WARN)])
+def test_one_gradient_far_above_the_others_warns_in_a_short_run(largest: float, status: str) -> None:
+    """Their mean with it can be no hundredth of it in fewer than a hundred steps."""
+    loop = toy.loop(clip=None)
+    loop.standing.norms = {"steps": 10, "clipped": 0, "largest": largest, "sum": 9.0 + largest}
+    assert during(loop)["gradient norm"].status == status
+
+
+def test_a_band_that_a_task_names_warns() -> None:
+    loop = toy.loop(clip=None)
+    loop.run(until=2)
+    mean = loop.standing.norms["sum"] / 2
+    loop.job.work.task.gradient_band = (mean * 1.1, 99.0)  # type: ignore[attr-defined]
+    assert "healthy runs of this task have" in during(loop)["gradient norm"].says
+    loop.job.work.task.gradient_band = (mean * 0.9, 99.0)  # type: ignore[attr-defined]
+    assert during(loop)["gradient norm"].status == PASS
 
 
 def test_a_nan_at_step_5_is_counted_and_many_of_them_fail(monkeypatch: pytest.MonkeyPatch) -> None:

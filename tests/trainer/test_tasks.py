@@ -91,6 +91,13 @@ def test_a_clip_too_short_to_be_spelled_counts_for_nothing_and_is_counted() -> N
     assert task.evaluate(model, [batch_of([[3, 3, 3]], [5])])["too_short"] == 0
 
 
+def test_batches_of_which_one_has_nothing_to_spell_add_up_too() -> None:
+    task, model = CTC(settings(), TOKENS), Frames()
+    short, sound = batch_of([[3, 3, 3]], [3]), batch_of([[1, 2]], [8])
+    assert [int(task.loss(model, one).items) for one in (short, sound)] == [0, 2]
+    assert (task.uniform_loss(model, short), task.evaluate(model, [short])["loss"]) == (0, 0)
+
+
 def test_the_uniform_loss_is_that_of_a_model_that_says_nothing() -> None:
     task, model, batch = CTC(settings(), TOKENS), Frames(), batch_of([[1, 2], [3, 3, 0]], [8, 9])
     nn.init.zeros_(model.out.weight)

@@ -48,11 +48,12 @@ class Batch:
 class Loss:
     """The sum of a loss over ``items`` (labels, frames, examples), so that it can be divided by those of many batches.
 
-    ``parts`` are its sums by name, for the log.
+    ``items`` may be a tensor (0-d): to make a number of it would wait for the device. ``parts`` are its sums by name, for
+    the log.
     """
 
     total: Tensor
-    items: int
+    items: int | Tensor
     parts: Mapping[str, Tensor]
 
 
