@@ -86,7 +86,7 @@ def checks_during(loop: Loop) -> Iterator[Check]:
     yield finite(loop.model, loop.average.tensors if loop.average is not None else None)
     yield figures_finite(loop.standing.figures, ("loss", loop.metric))
     yield blanks(loop.standing.figures)
-    yield too_short(loop.standing.figures)
+    yield too_short(loop.standing)
 
 
 def checks_after(loop: Loop, sets: Sequence[str], controls: Controls | None, *, overfitting: bool) -> Iterator[Check]:

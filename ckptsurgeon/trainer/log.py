@@ -31,16 +31,12 @@ def rows_of(pending: list[Pending], since: float) -> list[dict[str, Any]]:
     """
     if not pending:
         return []
-    names = [("loss", "norm", "bad", *stepped.parts) for _, _, stepped, _ in pending]
-    flat = [
-        value.float()
-        for _, _, stepped, _ in pending
-        for value in (stepped.loss, stepped.norm, stepped.bad, *stepped.parts.values())
-    ]
-    values = iter(torch.stack(flat).tolist())
+    on_device = [_on_device(stepped) for _, _, stepped, _ in pending]
+    values = iter(torch.stack([value.float() for one in on_device for value in one.values()]).tolist())
     rows = []
-    for (step, rates, stepped, at), wanted in zip(pending, names, strict=True):
+    for (step, rates, stepped, at), wanted in zip(pending, on_device, strict=True):
         got = {name: next(values) for name in wanted}
+        short = got.pop("too_short", None)
         took, since = max(at - since, 1e-9), at
         rows.append(
             {
@@ -48,15 +44,23 @@ def rows_of(pending: list[Pending], since: float) -> list[dict[str, Any]]:
                 "loss": _finite(got.pop("loss")),
                 "grad_norm": _finite(got.pop("norm")),
                 "skipped": bool(got.pop("bad")),
-                "parts": {name: _finite(value) for name, value in got.items()},
+                "parts": {name.removeprefix("part "): _finite(value) for name, value in got.items()},
                 "lr": rates,
                 "clips": stepped.clips,
                 "clips_s": stepped.clips / took,
                 "audio_s_s": stepped.seconds / took,
                 "padding": 1 - stepped.used / stepped.room if stepped.room else 0.0,
+                **({} if short is None else {"too_short": int(short), "fresh": stepped.fresh}),
             }
         )
     return rows
+
+
+def _on_device(stepped: Stepped) -> dict[str, torch.Tensor]:
+    """Return the figures of a step that wait to be fetched."""
+    parts = {f"part {name}": value for name, value in stepped.parts.items()}
+    short = {} if stepped.too_short is None else {"too_short": stepped.too_short}
+    return {"loss": stepped.loss, "norm": stepped.norm, "bad": stepped.bad, **short, **parts}
 
 
 def _finite(value: float) -> float | None:

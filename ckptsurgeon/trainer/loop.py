@@ -136,7 +136,7 @@ class Loop:
             now = time.perf_counter()
             standing.seconds = before + now - began
             due = self._due()
-            if due or stop.name or len(pending) >= self._flush_every or standing.step == until:
+            if any(due.values()) or stop.name or len(pending) >= self._flush_every or standing.step == until:
                 why = self._note(pending, since)
                 pending, since = [], now
             if not why and due["evaluate"]:
@@ -144,6 +144,9 @@ class Loop:
                 since = time.perf_counter()
             signalled = stop.name  # read once: one that comes while saving is for the next step
             ends = standing.step == until or signalled or why == PATIENCE
+            if pending and ends:  # a signal that came since
+                why = self._note(pending, since) or why
+                pending = []
             if why != NONFINITE and (due["save"] or ends):
                 self.save()
                 since = time.perf_counter()
@@ -161,10 +164,15 @@ class Loop:
         """Take one step."""
         standing = self.standing
         rates = self.optimizer.rates(lr_factor(self.settings, standing.step))
-        batches = [next(self.stream) for _ in range(self.settings.accumulate)]
+        batches, fresh = [], 0
+        for _ in range(self.settings.accumulate):
+            batches.append(next(self.stream))
+            fresh += self.stream.position[0] == 0
         measured = (standing.step + 1) % self.settings.evaluate_every == 0 or standing.step + 1 == self.settings.steps
         old = [one.detach().clone() for one in self.optimizer.parameters] if measured else []
-        stepped = take_step(self.model, self.job.work.task, batches, self.optimizer, settings=self.settings)
+        stepped = take_step(
+            self.model, self.job.work.task, batches, self.optimizer, settings=self.settings, fresh=fresh
+        )
         if measured:
             standing.ratios = self.optimizer.moved_since(old)
         if self.average is not None:

@@ -24,7 +24,8 @@ __all__ = ["Stepped", "take_step"]
 class Stepped:
     """What a step was like. ``loss`` and ``parts`` are per item; ``norm`` is the gradient's, before clipping.
 
-    ``seconds`` is the sound in it; of ``room`` places in the batches ``used`` were no padding.
+    ``seconds`` is the sound in it; of ``room`` places in the batches ``used`` were no padding. ``too_short`` is how
+    many of its ``fresh`` clips, those that the run had not seen yet, CTC can spell in no way.
     """
 
     loss: Tensor
@@ -35,12 +36,15 @@ class Stepped:
     seconds: float
     used: int
     room: int
+    too_short: Tensor | None = None
+    fresh: int = 0
 
 
 def take_step(
-    model: nn.Module, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings
-) -> Stepped:
-    """Take one step on one or more batches together.
+    model: nn.Module, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings,
+    fresh: int = 0,
+) -> Stepped:  # fmt: skip
+    """Take one step on one or more batches together, of whose clips the run has not seen the first ``fresh`` batches'.
 
     The loss is divided by the items of all batches, not each batch's by its own: batches with few labels would weigh
     too much (https://github.com/huggingface/transformers/issues/34191).
@@ -50,13 +54,16 @@ def take_step(
     total: Tensor | None = None
     items: int | Tensor = 0
     parts: dict[str, Tensor] = {}
-    for batch in batches:
+    short: list[Tensor] = []
+    for place, batch in enumerate(batches):
         with autocast(settings, device):
             loss = task.loss(model, batch.to(device))
         loss.total.backward()  # type: ignore[no-untyped-call]
         value = loss.total.detach()
         total = value if total is None else total + value
         items = items + loss.items
+        if loss.too_short is not None and place < fresh:
+            short.append(loss.too_short)
         for name, part in loss.parts.items():
             parts[name] = parts[name] + part.detach() if name in parts else part.detach()
     assert total is not None
@@ -70,7 +77,8 @@ def take_step(
     return Stepped(
         loss=total * share, parts={name: part * share for name, part in parts.items()}, norm=norm, bad=bad,
         clips=sum(len(batch.names) for batch in batches), seconds=sum(batch.seconds for batch in batches),
-        used=used, room=room,
+        used=used, room=room, too_short=torch.stack(short).sum() if short else None,
+        fresh=sum(len(batch.names) for batch in batches[:fresh]),
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from ckptsurgeon.trainer.job import Job, draw_into, tensors_of
 from ckptsurgeon.trainer.result import Arm, Controls
 from ckptsurgeon.trainer.run_folder import RunFolder
 from ckptsurgeon.trainer.source import first_batch
+from ckptsurgeon.trainer.standing import Standing
 
 from . import toy
 
@@ -329,9 +330,16 @@ def test_the_all_blank_plateau_fails_and_short_clips_warn() -> None:
     assert blanks({"blanks": 1.0}).status == FAIL
     assert "all-blank plateau" in blanks({"blanks": 1.0}).says
     assert blanks({"blanks": 0.8}).status == PASS
-    assert too_short({"too_short": 3.0}).says.startswith("3 clips with fewer frames")
-    assert (too_short({"too_short": 3.0}).status, too_short({"too_short": 0.0}).status) == (WARN, PASS)
-    assert blanks({}).status == too_short({}).status == NOT_RUN
+    assert blanks({"loss": 1.0}).says == "no CTC in this task"
+    assert blanks({}).says == "nothing was evaluated"
+    found = [
+        too_short(Standing(step=1, figures=figures, too_short=short, fresh=9))
+        for short, figures in ((2, {"too_short": 3.0}), (2, {}), (0, {"too_short": 1.0}), (0, {}), (None, {}))
+    ]
+    assert [one.status for one in found] == [WARN, WARN, WARN, PASS, NOT_RUN]
+    assert found[0].says == "2 of 9 clips of train, 3 of dev with fewer frames than labels and repeats"
+    assert found[3].says == "too short: 0 of 9 clips of train"
+    assert (found[4].says, too_short(Standing()).says) == ("no CTC in this task", "no step was taken")
 
 
 # After the last step.

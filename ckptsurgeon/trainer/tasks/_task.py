@@ -48,13 +48,15 @@ class Batch:
 class Loss:
     """The sum of a loss over ``items`` (labels, frames, examples), so that it can be divided by those of many batches.
 
-    ``items`` may be a tensor (0-d): to make a number of it would wait for the device. ``parts`` are its sums by name, for
-    the log.
+    ``items`` may be a tensor (0-d): to make a number of it would wait for the device. ``parts`` are its sums by name,
+    for the log. ``too_short`` is how many clips CTC can spell in no way, after whatever the model takes off their
+    lengths; None where nothing is spelled.
     """
 
     total: Tensor
     items: int | Tensor
     parts: Mapping[str, Tensor]
+    too_short: Tensor | None = None
 
 
 class Task(Protocol):

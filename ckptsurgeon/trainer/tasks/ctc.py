@@ -27,7 +27,8 @@ class CTC(TranscribedTask):
         """Return the loss of a batch, as a sum over its labels."""
         said = spoken(model, batch, self.labels, rate=self.settings.features.rate)
         total = ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum()
-        return Loss(total, self._items(batch, said.lengths), {"ctc": total.detach()})
+        short = too_short(said.lengths, batch).sum()
+        return Loss(total, self._items(batch, said.lengths), {"ctc": total.detach()}, short)
 
     def _items(self, batch: Batch, lengths: Tensor) -> Tensor:
         return (batch.label_lengths * ~too_short(lengths, batch)).sum()

@@ -56,7 +56,7 @@ class Hybrid(TranscribedTask):
         weight = _weight(model)
         total = weight * answer.ctc + (1 - weight) * answer.attention
         parts = {"ctc": answer.ctc.detach(), "attention": answer.attention.detach()}
-        return Loss(total, batch.label_lengths.sum(), parts)
+        return Loss(total, batch.label_lengths.sum(), parts, too_short(answer.said.lengths, batch).sum())
 
     def _ask(self, model: nn.Module, batch: Batch) -> _Answer:
         previous, wanted = self._taught(batch)
