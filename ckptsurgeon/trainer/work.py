@@ -11,6 +11,7 @@ from ..configs import Document, user_code
 from ..text import escape
 from ..vocabulary import read_vocabulary
 from .data.split import located
+from .random_state import drawing_kept, seed_drawing
 from .settings import Settings
 from .source import Source
 from .tasks._load import load_task
@@ -42,7 +43,8 @@ def load_work(settings: Settings, document: Document) -> Work:
     folder = os.path.dirname(document.path)
     kind = load_task(settings.task, folder)
     data = located(settings.data, folder)
-    with user_code(document):
+    with user_code(document), drawing_kept():
+        seed_drawing(settings.seed)  # a dataset may draw when it is made: which examples are whose
         task: Any = kind(replace(settings, data=data), _tokens(data.tokens, document))
         splits = task.splits() if hasattr(task, "splits") else {}
         notes = task.notes() if hasattr(task, "notes") else ()
