@@ -27,13 +27,13 @@ from .checks.overfit import overfit
 from .checks.reopened import NAME as REOPENED
 from .checks.reopened import reopened
 from .checks.resumed import resumed
-from .evaluating import loss_per_item
-from .job import Job
+from .evaluating import evaluate, loss_per_item
+from .job import Job, unknown_metric
 from .loop import Loop
 from .result import Controls
 from .run_folder import MODEL
 from .source import first_batch
-from .tasks._task import Batch
+from .tasks._task import Batch, is_higher_better
 
 __all__ = ["at", "checks_after", "checks_before", "checks_during"]
 
@@ -63,9 +63,15 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
 
 
 def _try_out(job: Job, model: nn.Module, batch: Batch) -> None:
-    """Raise ConfigError where model and task do not go together; both may be the user's own code."""
+    """Raise ConfigError where model and task do not go together, or the task gives no such metric.
+
+    Both may be the user's own code.
+    """
+    figures = {}
     try:
         loss_per_item(model, job.work.task, [batch], settings=job.settings)
+        if job.work.dev is not None:
+            figures = evaluate(model, job.work.task, [batch], settings=job.settings)
     except CheckpointError:
         raise
     except Exception as error:
@@ -74,6 +80,8 @@ def _try_out(job: Job, model: nn.Module, batch: Batch) -> None:
             f"{escape(str(error), 500)}.",
             hint="CKPT_DEBUG=1 shows where it happened.",
         ) from error
+    if job.work.dev is not None and job.metric not in figures:
+        raise unknown_metric(job.metric, figures)
 
 
 def checks_during(loop: Loop) -> Iterator[Check]:
@@ -93,7 +101,7 @@ def checks_after(loop: Loop, sets: Sequence[str], controls: Controls | None, *, 
     """Yield what is looked at after the last step."""
     job, standing = loop.job, loop.standing
     if overfitting:
-        yield overfit(standing.figures, loop.metric, standing.step)
+        yield overfit(standing.figures, loop.metric, standing.step, higher=is_higher_better(job.work.task, loop.metric))
     else:
         yield Check(BY_HEART, NOT_RUN, "--overfit-one-batch asks for it")
     yield resumed(job, step_s=standing.seconds / max(standing.step, 1))

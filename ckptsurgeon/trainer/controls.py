@@ -19,6 +19,7 @@ from .evaluating import evaluate
 from .job import Job, draw_into, tensors_of
 from .loop import Loop
 from .result import Arm, Controls
+from .tasks._task import is_higher_better
 
 __all__ = ["WAYS", "ControlRun", "check_controls", "permute", "run_controls"]
 
@@ -47,7 +48,7 @@ def run_controls(job: Job, *, seeds: int, told: Told | None = None) -> Controls:
     check_controls(job, seeds)
     assert job.init is not None
     tell = told or (lambda run: None)
-    metric = job.settings.metric or job.work.task.metric
+    metric = job.metric
     values: dict[tuple[str, bool], list[float]] = {}
     for run in _runs(job, seeds, metric):
         tell(run)
@@ -56,8 +57,9 @@ def run_controls(job: Job, *, seeds: int, told: Told | None = None) -> Controls:
         values.setdefault((run.way, run.frozen), []).append(value)
     arms = [Arm(way, frozen, tuple(found)) for (way, frozen), found in values.items()]
     deciding = [arm for arm in arms if arm.frozen] or arms
+    verdict = verdict_of(*deciding[:3], higher=is_higher_better(job.work.task, metric))
     decided_on = "frozen" if deciding[0].frozen else "unfrozen"
-    return Controls(metric, seeds, job.settings.steps, tuple(arms), verdict_of(*deciding[:3]), decided_on)
+    return Controls(metric, seeds, job.settings.steps, tuple(arms), verdict, decided_on)
 
 
 def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:

@@ -22,7 +22,7 @@ from .work import Work
 if TYPE_CHECKING:
     from ..plan import Plan
 
-__all__ = ["Job", "draw_into", "tensors_of"]
+__all__ = ["Job", "draw_into", "drawn", "tensors_of", "unknown_metric"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Job:
     work: Work
     device: torch.device
     init: Init | None = None
+
+    @property
+    def metric(self) -> str:
+        """The figure that says which model is best."""
+        return self.settings.metric or self.work.task.metric
 
     def empty_model(self) -> nn.Module:
         """Build the model; what its tensors hold is the constructor's. Raises ConfigError where nobody can build it."""
@@ -72,6 +77,13 @@ class Job:
                 details=error.details,
                 rule=error.rule,
             ) from error
+
+
+def unknown_metric(name: str, known: Iterable[str]) -> ConfigError:
+    """Return the error for a metric that the task does not give."""
+    return ConfigError(
+        f"train.metric {escape(name)}: the task gives no such figure.", hint=f"It gives {escape(', '.join(known))}."
+    )
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from .device import peak_bytes
 from .ema import Average
 from .evaluating import evaluate
 from .freezing import Freezing
-from .job import Job, tensors_of
+from .job import Job, tensors_of, unknown_metric
 from .log import Log, Pending, rows_of
 from .optimizing import Optimizer
 from .random_state import random_state, seed_all, set_random_state
@@ -27,6 +27,7 @@ from .source import Stream
 from .standing import Standing
 from .stepping import take_step
 from .stopping import Stop
+from .tasks._task import is_higher_better
 
 __all__ = ["DONE", "NONFINITE", "PATIENCE", "Loop", "Observer"]
 
@@ -205,11 +206,9 @@ class Loop:
         self._observer({"step": standing.step, "dev": standing.figures})
         name = self.metric
         if name not in standing.figures:
-            raise ConfigError(
-                f"train.metric {name}: the task gives no such figure.", hint=f"It gives {', '.join(standing.figures)}."
-            )
+            raise unknown_metric(name, standing.figures)
         value = standing.figures[name]
-        if not math.isnan(value) and (standing.best is None or value < standing.best):
+        if self._is_better(value):
             standing.best, standing.best_step, standing.waited = value, standing.step, 0
             self.save_best()
         else:
@@ -217,10 +216,16 @@ class Loop:
         patience = self.settings.patience
         return PATIENCE if patience is not None and standing.waited >= patience else ""
 
+    def _is_better(self, value: float) -> bool:
+        best = self.standing.best
+        if math.isnan(value) or best is None:
+            return not math.isnan(value)
+        return value > best if is_higher_better(self.job.work.task, self.metric) else value < best
+
     @property
     def metric(self) -> str:
         """The figure that says which model is best."""
-        return self.settings.metric or self.job.work.task.metric
+        return self.job.metric
 
     def save(self) -> None:
         """Write a checkpoint to go on from."""

@@ -348,6 +348,9 @@ def test_the_all_blank_plateau_fails_and_short_clips_warn() -> None:
 def test_what_cannot_be_learned_by_heart_fails() -> None:
     assert overfit({"error": 0.3}, "error", 9).status == FAIL
     assert overfit({"error": 0.0}, "error", 9).status == PASS
+    assert [overfit({"error": value}, "error", 9).status for value in (0.049, 0.051)] == [PASS, FAIL]
+    assert overfit({"accuracy": 0.3}, "accuracy", 9, higher=True).status == FAIL
+    assert overfit({"accuracy": 0.96}, "accuracy", 9, higher=True).status == PASS
 
 
 def test_a_resume_that_drifts_fails() -> None:
@@ -402,11 +405,15 @@ def arm(name: str, *values: float) -> Arm:
         ((0.1, 0.2, 0.1), (0.9, 0.8, 0.9), (0.2, 0.1, 0.9), "SCALE ONLY", WARN),  # not with every seed
         ((0.9, 0.8, 0.9), (0.9, 0.8, 0.8), (1.0, 1.0, 1.0), "NONE", FAIL),
         ((0.80, 0.80, 0.80), (0.81, 0.81, 0.81), (0.9, 0.9, 0.9), "NONE", FAIL),  # better, and not clearly
+        ((0.76, 0.76, 0.76), (0.81, 0.81, 0.81), (0.9, 0.9, 0.9), "KNOWLEDGE", PASS),  # by 6 %
+        ((0.5, 0.5, 0.5), (0.4, 0.4, 0.4), (0.9, 0.9, 0.9), "NONE", FAIL),  # beats permuted, and not scratch
     ],
 )
 def test_the_verdict(warm: Any, scratch: Any, permuted: Any, verdict: str, status: str) -> None:
     arms = (arm("warm", *warm), arm("scratch", *scratch), arm("permuted", *permuted))
     assert verdict_of(*arms) == verdict
+    mirrored = [arm(one.name, *(-value for value in one.values)) for one in arms]
+    assert verdict_of(*mirrored, higher=True) == verdict
     found = knowledge(Controls("error", 3, 100, arms, verdict, "frozen"))
     assert found.status == status
     assert verdict in found.says

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.trainer.checking import checks_before
 from ckptsurgeon.trainer.job import tensors_of
 from ckptsurgeon.trainer.stepping import take_step
 from ckptsurgeon.trainer.tasks._task import Batch, Loss
@@ -133,9 +134,23 @@ def test_it_stops_where_nothing_becomes_better() -> None:
     assert loop.standing.step == 8
 
 
-def test_a_metric_that_the_task_does_not_give_is_an_error() -> None:
-    with pytest.raises(cs.ConfigError, match=r"train.metric cer: the task gives no such figure. It gives loss, error"):
+def test_a_metric_that_the_task_does_not_give_is_an_error_before_the_first_step() -> None:
+    why = r"train.metric cer: the task gives no such figure. It gives loss, error"
+    with pytest.raises(cs.ConfigError, match=why):
         toy.loop(metric="cer").run()
+    job = toy.job(metric="cer")
+    with pytest.raises(cs.ConfigError, match=why):
+        next(checks_before(job, job.model()[0], None))
+
+
+@pytest.mark.parametrize(("higher", "best"), [((), 1), (("accuracy",), 2)])
+def test_a_figure_that_is_better_when_higher_keeps_the_highest(higher: tuple[str, ...], best: int) -> None:
+    loop = toy.loop(metric="accuracy", steps=3, evaluate_every=1, warmup=0)
+    task, figures = loop.job.work.task, iter([0.2, 0.9, 0.5])
+    task.higher = higher
+    task.evaluate = lambda model, batches: {"accuracy": next(figures)}  # type: ignore[method-assign]
+    loop.run()
+    assert (loop.standing.best_step, loop.standing.waited) == (best, 3 - best)
 
 
 def test_the_average_is_what_is_evaluated_and_kept() -> None:

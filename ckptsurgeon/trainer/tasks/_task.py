@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..data.clip import Clip
     from ..settings import Settings
 
-__all__ = ["Batch", "Loss", "Task"]
+__all__ = ["Batch", "Loss", "Task", "is_higher_better"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Loss:
 class Task(Protocol):
     """A task. One module of this folder offers one as ``TASK``, a class that takes the settings and the token list.
 
-    ``metric`` is the figure that says which model is best, lower being better.
+    ``metric`` is the figure that says which model is best. One that has an attribute ``higher`` names in it the figures
+    that are better when they are higher; all others are when lower.
     """
 
     metric: str
@@ -92,3 +93,8 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return figures over a whole split: ``loss``, the metric, and others."""
         ...
+
+
+def is_higher_better(task: Task, figure: str) -> bool:
+    """Whether a figure of a task is better when higher; a task of a user's own need not say so."""
+    return figure in getattr(task, "higher", ())

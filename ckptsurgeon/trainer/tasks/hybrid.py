@@ -40,6 +40,7 @@ class Hybrid(TranscribedTask):
     """CTC and attention. Items are labels; the decoder is asked for the end of each text too."""
 
     metric = "cer"
+    higher = ("accuracy",)
 
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
         super().__init__(settings, tokens)
