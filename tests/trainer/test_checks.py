@@ -17,6 +17,7 @@ from ckptsurgeon.trainer.checks import FAIL, NOT_RUN, PASS, WARN, Check
 from ckptsurgeon.trainer.checks.blanks import blanks, too_short
 from ckptsurgeon.trainer.checks.drawn import drawn_fit
 from ckptsurgeon.trainer.checks.finite import figures_finite, finite
+from ckptsurgeon.trainer.checks.independence import independent
 from ckptsurgeon.trainer.checks.knowledge import knowledge, verdict_of
 from ckptsurgeon.trainer.checks.loaded import tied
 from ckptsurgeon.trainer.checks.moved import moved
@@ -196,6 +197,40 @@ def test_a_model_that_looks_at_the_batch_fails_and_a_group_norm_warns() -> None:
     found = before(toy.job(model={"groups": True}))["independent"]
     assert found.status == WARN
     assert "the group norm groups sees padding, by design" in found.says
+
+
+def test_a_group_norm_excuses_padding_and_no_company() -> None:
+    found = before(toy.job(model={"groups": True, "leaky": True}))["independent"]
+    assert found.status == FAIL
+    assert "with more padding" not in found.says
+
+
+def test_a_model_that_looks_at_padding_alone_fails() -> None:
+    job = toy.job()
+    model, _ = job.model()
+    forward = model.forward
+    model.forward = lambda x, lengths: forward(x, lengths) * (1 + 0.1 * x.shape[1])  # type: ignore[method-assign]
+    found = independent(model, job.work.task, first_batch(job.work.train, 0), settings=job.settings)
+    assert found.status == FAIL
+    assert "with more padding" in found.says
+
+
+def test_a_model_of_one_input_size_is_held_against_its_batch_alone() -> None:
+    job = toy.job()
+    batch = first_batch(job.work.train, 0)
+    for leaky, status in ((False, PASS), (True, FAIL)):
+        model, _ = toy.job(model={"leaky": leaky}).model()
+        forward = model.forward
+
+        def fixed(x: Tensor, lengths: Tensor, forward: Any = forward) -> Any:
+            if x.shape[1] != batch.inputs.shape[1]:
+                raise IndexError("no place 12")
+            return forward(x, lengths)
+
+        model.forward = fixed  # type: ignore[method-assign]
+        found = independent(model, job.work.task, batch, settings=job.settings)
+        assert found.status == status, found
+        assert ("does not take longer inputs: IndexError: no place 12" in found.says) == (status == PASS)
 
 
 # While it trains.
