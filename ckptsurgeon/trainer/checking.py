@@ -30,6 +30,7 @@ from .checks.resumed import resumed
 from .evaluating import evaluate, loss_per_item
 from .job import Job, unknown_metric
 from .loop import Loop
+from .new_parts import parts_of
 from .result import Controls
 from .run_folder import MODEL
 from .source import first_batch
@@ -52,10 +53,10 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
     seed = settings.seed if job.init is None or job.init.seed is None else job.init.seed
     yield loaded(model, job.init, plan)
     yield tied(model, target.ties)
-    yield drawn_fit(model, target, new, seed)
+    yield drawn_fit(model, target, new, seed, parts=parts_of(job, plan))
     yield finite(model)
     yield varied(model, target, seed)
-    yield first_loss(model, task, batch, settings=settings, drawn=bool(new))
+    yield first_loss(model, task, batch, settings=settings, drawn=job.init is None or bool(job.init.new))
     layers = layers_of(model, task, batch, settings=settings)
     yield scale(layers)
     yield dead_units(layers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,10 +92,14 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def draw_into(model: nn.Module, target: TargetSpec, keys: Iterable[str], seed: int) -> None:
-    """Give tensors the values that ``ckpt transplant --seed`` would draw for them."""
-    tensors = tensors_of(model)
-    for key, value in drawn(target, keys, seed):
+def draw_into(
+    model: nn.Module, target: TargetSpec, keys: Iterable[str], seed: int, *, parts: Mapping[str, Tensor] | None = None
+) -> None:
+    """Give tensors the values that ``ckpt transplant --seed`` would draw; ``parts`` get them where they are true."""
+    tensors, parts = tensors_of(model), parts or {}
+    for key, value in drawn(target, [*keys, *parts], seed):
+        if key in parts:
+            value = torch.where(parts[key], value, tensors[key])
         tensors[key].copy_(value)
 
 

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.trainer import controls
 from ckptsurgeon.trainer.checking import checks_before, checks_during
 from ckptsurgeon.trainer.checks import FAIL, NOT_RUN, PASS, WARN, Check
+from ckptsurgeon.trainer.checks._distance import WORST, distance
 from ckptsurgeon.trainer.checks.blanks import blanks, too_short
 from ckptsurgeon.trainer.checks.drawn import drawn_fit
 from ckptsurgeon.trainer.checks.finite import figures_finite, finite
@@ -466,6 +468,86 @@ def test_knowledge_of_a_trained_body_is_seen_and_that_of_an_untrained_one_is_not
     other = toy.make_init("head", source="untrained.pth", output="other.init.safetensors", seed=5)
     found = run_controls(toy.job(other, steps=16, evaluate_every=16), seeds=3)
     assert found.verdict != "KNOWLEDGE", found
+
+
+def in_part(source: Path, how: str) -> Job:
+    """A job whose head has five classes, four of the source's, of whose own there are others."""
+    toy.write(model={"classes": 5})
+    Path("old.txt").write_text("a\nb\nc\nd\n")
+    Path("new.txt").write_text("a\nx\nc\nd\ny\n")
+    options: dict[str, Any] = {"on_mismatch": {"head": "pad"}}
+    if how.startswith("map"):
+        options = {"vocab": "old.txt:new.txt", "vocab_keys": ["head.*=0"], "new_tokens": how.partition(" ")[2]}
+    cs.apply(cs.transplant(str(source), "toy.yaml", seed=5, **options), "part.init.safetensors")
+    return toy.job("part.init.safetensors", model={"classes": 5})
+
+
+@pytest.mark.parametrize(
+    ("how", "new"), [("pad", [4]), ("map init", [1, 4]), ("map mean", [])], ids=["pad", "map", "mean"]
+)
+def test_what_is_partly_new_is_trained_in_the_probe(source: Path, how: str, new: list[int]) -> None:
+    """A head that was laid over drawn values, or mapped to new tokens, was frozen as if all of it had been brought."""
+    job = in_part(source, how)
+    assert job.init is not None
+    assert (job.init.drawn, job.init.partly) == (frozenset(), {"head.weight", "head.bias"})
+    assert not {"head.weight", "head.bias"} & set(controls._body(job))
+    assert [run.frozen for run in controls._runs(job, 1, "error")] == [True] * 3 + [False] * 3
+    old = [place for place in range(5) if place not in new]
+    starts = {
+        (way, seed): tensors_of(controls._start(replace(job, settings=replace(job.settings, seed=seed)), way))
+        for way in ("warm", "scratch", "permuted")
+        for seed in (0, 1)
+    }
+    warm, other = starts["warm", 0]["head.weight"], starts["warm", 1]["head.weight"]
+    assert torch.equal(warm[old], other[old])
+    assert not any(torch.equal(warm[row], other[row]) for row in new)
+    assert torch.equal(warm[new], starts["scratch", 0]["head.weight"][new])
+    permuted = starts["permuted", 0]["head.weight"]
+    assert torch.equal(permuted[new], warm[new])
+    assert not torch.equal(permuted[old], warm[old])
+    assert torch.equal(permuted[old].flatten().sort().values, warm[old].flatten().sort().values)
+    other_order = starts["permuted", 1]["body.first.weight"]
+    assert not torch.equal(starts["permuted", 0]["body.first.weight"], other_order)
+
+
+@pytest.mark.parametrize(("how", "row"), [("pad", 4), ("map init", 1)])
+def test_the_new_part_of_a_tensor_is_looked_at_too(source: Path, how: str, row: int) -> None:
+    job = in_part(source, how)
+    assert before(job)["drawn"].says.startswith("2 of 2, 2 in part, worst z")
+    found = before(job, lambda tensors: tensors[HEAD][row].mul_(9))["drawn"]
+    assert found.status == FAIL
+    assert found.says.startswith(f"1 tensor of 2 do not: {HEAD} (z")
+
+
+def test_a_new_part_that_was_saved_rounded_is_found(source: Path) -> None:
+    toy.write(model={"classes": 5})
+    plan = cs.transplant(str(source), "toy.yaml", on_mismatch={"head": "pad"}, dtype="bf16")
+    cs.apply(plan, "part.init.safetensors")
+    assert before(toy.job("part.init.safetensors", model={"classes": 5}))["drawn"].says.startswith("2 of 2, 2 in part")
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 16, 29])
+@pytest.mark.parametrize("draw", [torch.randn, torch.rand])
+def test_few_values_are_held_against_exact_bounds(number: int, draw: Any) -> None:
+    """Of 16 values four times as wide and shifted, nothing was seen."""
+    torch.manual_seed(number)
+    others = [draw(number) for _ in range(32)]
+    assert max(distance(draw(number), others) for _ in range(300)) < WORST
+    spread = torch.stack(others).std()
+    assert distance(draw(number) + 12 * spread, others) > WORST
+    if number >= 5:
+        assert distance((draw(number) - 0.5) * 30, others) > WORST
+    if number >= 16:
+        assert distance(draw(number) * 4 + 0.8, others) > WORST
+    if number >= 2:
+        assert distance(torch.full((number,), float(others[0][0])), others) > WORST
+
+
+def test_values_that_vary_together_are_no_fault() -> None:
+    """One draw for a whole tensor: the deviation inside it is none, and says nothing."""
+    torch.manual_seed(0)
+    others = [torch.randn(()).expand(8) for _ in range(32)]
+    assert all(distance(torch.randn(()).expand(8), others) < WORST for _ in range(50))
 
 
 def test_controls_are_paired_and_repeatable(init: str) -> None:
