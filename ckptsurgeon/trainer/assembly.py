@@ -8,12 +8,14 @@ from typing import Any
 
 from .. import api
 from ..configs import Document, read_document
+from .bounds import idle
 from .device import device_of
 from .freezing import freedoms
 from .init import Init
 from .job import Job
 from .overrides import overridden
-from .settings import Settings, settings_of
+from .section import settings_of
+from .settings import Settings
 from .source import OneBatch, first_batch
 from .work import load_work
 
@@ -38,7 +40,8 @@ def job_of(config: str, *, sets: Sequence[str] = (), device: str | None = None, 
     settings = settings_in(document, sets)
     where, target = device_of(device), api.load_target(config)
     freedoms(settings, list(target.tensors))  # a pattern that matches nothing is said before anything is done
-    return Job(document, settings, target, load_work(settings, document), where, init)
+    work = load_work(settings, document)
+    return Job(document, settings, target, replace(work, notes=(*work.notes, *idle(settings))), where, init)
 
 
 def with_one_batch(job: Job) -> Job:

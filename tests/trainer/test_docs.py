@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from ckptsurgeon.trainer.checking import checks_after, checks_before, checks_during
-from ckptsurgeon.trainer.settings import Data, Features, Settings, settings_of
+from ckptsurgeon.trainer.section import settings_of
+from ckptsurgeon.trainer.settings import Data, Features, Settings
 
 from ..test_documentation import quoted, table
 from . import toy

@@ -19,7 +19,8 @@ from ckptsurgeon.trainer.checking import checks_during
 from ckptsurgeon.trainer.checks import NOT_RUN, WARN
 from ckptsurgeon.trainer.loop import Loop
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
-from ckptsurgeon.trainer.settings import Settings, settings_of
+from ckptsurgeon.trainer.section import settings_of
+from ckptsurgeon.trainer.settings import Settings
 from ckptsurgeon.trainer.tasks import load_task, task_file
 from ckptsurgeon.trainer.tasks._task import Batch
 from ckptsurgeon.trainer.tasks.classify import Classify
