@@ -12,9 +12,9 @@ __all__ = ["fault_in", "idle"]
 
 FROM: Mapping[str, float] = {
     "steps": 1, "batch_size": 1, "accumulate": 1, "weight_decay": 0, "warmup": 0, "final_lr": 0, "betas": 0,
-    "freeze": 0, "lr_scale": 0, "label_smoothing": 0, "seed": 0, "evaluate_every": 1, "save_every": 1, "keep": 1, "patience": 1,
-    "nonfinite": 0, "threads": 1, "data.min_s": 0, "data.workers": 0, "features.size": 1, "features.rate": 1,
-    "features.stack": 1,
+    "freeze": 0, "lr_scale": 0, "label_smoothing": 0, "seed": 0, "evaluate_every": 1, "save_every": 1, "keep": 1,
+    "patience": 1, "nonfinite": 0, "threads": 1, "data.min_s": 0, "data.workers": 0, "features.size": 1,
+    "features.rate": 1, "features.stack": 1,
 }  # fmt: skip
 """The least that a number may be."""
 ABOVE: Mapping[str, float] = dict.fromkeys(

@@ -21,6 +21,7 @@ from .job import Job, tensors_of, unknown_metric
 from .log import Log, Pending, rows_of
 from .optimizing import Optimizer
 from .random_state import random_state, seed_all, set_random_state
+from .recomputing import recompute
 from .run_folder import RunFolder, safetensors_bytes
 from .schedule import lr_factor
 from .source import Stream
@@ -59,6 +60,8 @@ class Loop:
         if not set(trained) - set(self.freezing.frozen(0)):
             raise ConfigError("everything is frozen: the first step has nothing to train.", hint="See train.freeze.")
         self.optimizer = Optimizer(job.settings, trained, self.freezing.freedoms)
+        if job.settings.gradient_checkpointing:
+            recompute(model)
         self.average = Average(model, job.settings.ema) if job.settings.ema is not None else None
         self.standing = Standing()
         self.stream = Stream(job.work.train, job.settings.seed)

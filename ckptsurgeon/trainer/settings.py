@@ -73,6 +73,7 @@ class Settings:
     lr_scale: Mapping[str, float] = field(default_factory=dict)
     ema: float | None = None
     precision: str = "float32"
+    gradient_checkpointing: bool = False
     label_smoothing: float = 0.0
     seed: int = 0
     evaluate_every: int = 100
