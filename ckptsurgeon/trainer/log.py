@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,24 +21,27 @@ __all__ = ["Log", "read_log", "rows_of"]
 
 NAME = "log.jsonl"
 
-Pending = tuple[int, dict[str, float], Stepped, float]
-"""A step that is done, its learning rates, what it was like, and when it ended."""
+Pending = tuple[int, dict[str, float], Stepped]
+"""A step that is done, its learning rates, and what it was like."""
 
 
-def rows_of(pending: list[Pending], since: float) -> list[dict[str, Any]]:
+def rows_of(pending: list[Pending], since: float, *, flops: float, peak: float | None) -> list[dict[str, Any]]:
     """Return steps as plain data; waits for the device once for all of them.
 
-    ``since`` is when the first of them began. What is not finite is None: JSON has no such numbers.
+    ``since`` is when the first of them began; they are said to have taken the same time. ``flops`` are the operations
+    for each place of a batch, ``peak`` is what the device can do in a second. What is not finite is None: JSON has no
+    such numbers.
     """
     if not pending:
         return []
-    on_device = [_on_device(stepped) for _, _, stepped, _ in pending]
+    on_device = [_on_device(stepped) for _, _, stepped in pending]
     values = iter(torch.stack([value.float() for one in on_device for value in one.values()]).tolist())
+    took = max((time.perf_counter() - since) / len(pending), 1e-9)
     rows = []
-    for (step, rates, stepped, at), wanted in zip(pending, on_device, strict=True):
+    for (step, rates, stepped), wanted in zip(pending, on_device, strict=True):
         got = {name: next(values) for name in wanted}
         short = got.pop("too_short", None)
-        took, since = max(at - since, 1e-9), at
+        done = round(flops * stepped.places)
         rows.append(
             {
                 "step": step,
@@ -50,6 +54,8 @@ def rows_of(pending: list[Pending], since: float) -> list[dict[str, Any]]:
                 "clips_s": stepped.clips / took,
                 "audio_s_s": stepped.seconds / took,
                 "padding": 1 - stepped.used / stepped.room if stepped.room else 0.0,
+                "flops": done,
+                **({} if peak is None else {"utilisation": done / took / peak}),
                 **({} if short is None else {"too_short": int(short), "fresh": stepped.fresh}),
             }
         )

@@ -16,6 +16,7 @@ from ..text import listing
 from .device import peak_bytes
 from .ema import Average
 from .evaluating import evaluate
+from .flops import Counted, peak_flops
 from .freezing import Freezing
 from .job import Job, tensors_of, unknown_metric
 from .log import Log, Pending, rows_of
@@ -71,6 +72,9 @@ class Loop:
         self._log = Log(None, 0)
         self._random: Mapping[str, Any] | None = None
         self._entered = False
+        self._flops: float | None = None
+        """Operations for each place of a batch, as counted in the first step."""
+        self._peak = peak_flops(job.settings, job.device)
 
     def state(self) -> dict[str, Any]:
         """Return everything beside the model that decides how the run goes on."""
@@ -80,6 +84,7 @@ class Loop:
             "position": self.stream.position,
             "optimizer": self.optimizer.inner.state_dict(),
             "reached": self.optimizer.reached,
+            "flops": self._flops,
             "average": dict(self.average.tensors) if self.average is not None else {},
             "random": random_state(),
             "before": self.freezing.before,
@@ -100,6 +105,7 @@ class Loop:
         self.stream = Stream(self.job.work.train, self.settings.seed, tuple(state["position"]))
         self.optimizer.inner.load_state_dict(state["optimizer"])
         self.optimizer.reached.copy_(state["reached"])
+        self._flops = state["flops"]
         if self.average is not None:
             self.average.load(state["average"])
         self.freezing.before, self.freezing.moved = state["before"], state["moved"]
@@ -142,7 +148,7 @@ class Loop:
             due = self._due()
             if any(due.values()) or stop.name or len(pending) >= self._flush_every or standing.step == until:
                 why = self._note(pending, since)
-                pending, since = [], now
+                pending, since = [], time.perf_counter()
             if not why and due["evaluate"]:
                 why = self._evaluate()
                 since = time.perf_counter()
@@ -174,19 +180,22 @@ class Loop:
             fresh += self.stream.position[0] == 0
         measured = (standing.step + 1) % self.settings.evaluate_every == 0 or standing.step + 1 == self.settings.steps
         old = [one.detach().clone() for one in self.optimizer.parameters] if measured else []
-        stepped = take_step(
-            self.model, self.job.work.task, batches, self.optimizer, settings=self.settings, fresh=fresh
-        )
+        with Counted() if self._flops is None else nullcontext() as counted:
+            stepped = take_step(
+                self.model, self.job.work.task, batches, self.optimizer, settings=self.settings, fresh=fresh
+            )
+        if counted is not None:
+            self._flops = counted.flops / max(stepped.places, 1)
         if measured:
             standing.ratios = self.optimizer.moved_since(old)
         if self.average is not None:
             self.average.update()
         standing.step += 1
-        return standing.step, rates, stepped, time.perf_counter()
+        return standing.step, rates, stepped
 
     def _note(self, pending: list[Pending], since: float) -> str:
         """Write steps to the log; returns NONFINITE where too many in a row were not finite."""
-        for row in rows_of(pending, since):
+        for row in rows_of(pending, since, flops=self._flops or 0.0, peak=self._peak):
             row["peak_bytes"] = peak_bytes(self.job.device)
             row["seconds"] = self.standing.seconds
             self.standing.count(row, self.settings.clip)

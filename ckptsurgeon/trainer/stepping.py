@@ -39,6 +39,11 @@ class Stepped:
     too_short: Tensor | None = None
     fresh: int = 0
 
+    @property
+    def places(self) -> int:
+        """What its operations grow with: the places in its batches, or their clips."""
+        return self.room or self.clips
+
 
 def take_step(
     model: nn.Module, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings,
