@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.trainer.checking import checks_before
 from ckptsurgeon.trainer.job import tensors_of
 from ckptsurgeon.trainer.stepping import take_step
-from ckptsurgeon.trainer.tasks._task import Batch
+from ckptsurgeon.trainer.tasks._task import Batch, Loss
 
 from . import toy
 
@@ -75,6 +78,39 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
     assert math.isfinite(loop.standing.last_loss or math.nan)
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_clip_with_inf_changes_no_buffer(replaced: bool) -> None:
+    """Batch norm's statistics were inf for ever, and every evaluation after it NaN."""
+    loop = toy.loop(ema=0.5)
+    loop.run(until=2)
+    norm = loop.model.body["norm"]  # type: ignore[index]
+    old = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+    task = loop.job.work.task
+    sound, forward = task.loss, norm.forward
+
+    def replacing(x: Tensor) -> Tensor:
+        norm.running_mean = norm.running_mean.clone()
+        return forward(x)  # type: ignore[no-any-return]
+
+    def spoiled(model: nn.Module, batch: Batch) -> Loss:
+        inputs = batch.inputs.clone()
+        inputs[0, 0, 0] = math.inf
+        return sound(model, replace(batch, inputs=inputs))
+
+    task.loss = spoiled  # type: ignore[method-assign]
+    if replaced:
+        norm.forward = replacing
+    loop.run(until=3)
+    assert loop.standing.skipped == 1
+    assert all(torch.equal(buffer, old[name]) for name, buffer in norm.named_buffers())
+    task.loss = sound  # type: ignore[method-assign]
+    loop.run()
+    assert math.isfinite(loop.standing.figures["loss"])
+    assert loop.average is not None
+    assert all(bool(torch.isfinite(one).all()) for one in loop.average.tensors.values())
+    assert not torch.equal(norm.running_mean, old["running_mean"])
+
+
 def test_too_many_in_a_row_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_NAN_FROM", "5")
     monkeypatch.setenv("TOY_NAN_TO", "100")
@@ -98,9 +134,23 @@ def test_it_stops_where_nothing_becomes_better() -> None:
     assert loop.standing.step == 8
 
 
-def test_a_metric_that_the_task_does_not_give_is_an_error() -> None:
-    with pytest.raises(cs.ConfigError, match=r"train.metric cer: the task gives no such figure. It gives loss, error"):
+def test_a_metric_that_the_task_does_not_give_is_an_error_before_the_first_step() -> None:
+    why = r"train.metric cer: the task gives no such figure. It gives loss, error"
+    with pytest.raises(cs.ConfigError, match=why):
         toy.loop(metric="cer").run()
+    job = toy.job(metric="cer")
+    with pytest.raises(cs.ConfigError, match=why):
+        next(checks_before(job, job.model()[0], None))
+
+
+@pytest.mark.parametrize(("higher", "best"), [((), 1), (("accuracy",), 2)])
+def test_a_figure_that_is_better_when_higher_keeps_the_highest(higher: tuple[str, ...], best: int) -> None:
+    loop = toy.loop(metric="accuracy", steps=3, evaluate_every=1, warmup=0)
+    task, figures = loop.job.work.task, iter([0.2, 0.9, 0.5])
+    task.higher = higher
+    task.evaluate = lambda model, batches: {"accuracy": next(figures)}  # type: ignore[method-assign]
+    loop.run()
+    assert (loop.standing.best_step, loop.standing.waited) == (best, 3 - best)
 
 
 def test_the_average_is_what_is_evaluated_and_kept() -> None:
