@@ -16,13 +16,16 @@ from ckptsurgeon.trainer import controls
 from ckptsurgeon.trainer.checking import checks_before, checks_during
 from ckptsurgeon.trainer.checks import FAIL, NOT_RUN, PASS, WARN, Check
 from ckptsurgeon.trainer.checks._distance import WORST, distance
+from ckptsurgeon.trainer.checks.activations import Layer, dead_units, scale
 from ckptsurgeon.trainer.checks.blanks import blanks, too_short
 from ckptsurgeon.trainer.checks.drawn import drawn_fit
 from ckptsurgeon.trainer.checks.finite import figures_finite, finite
+from ckptsurgeon.trainer.checks.first_loss import first_loss
+from ckptsurgeon.trainer.checks.gradient import gradient_norm
 from ckptsurgeon.trainer.checks.independence import independent
 from ckptsurgeon.trainer.checks.knowledge import knowledge, verdict_of
 from ckptsurgeon.trainer.checks.loaded import tied
-from ckptsurgeon.trainer.checks.moved import moved
+from ckptsurgeon.trainer.checks.moved import moved, step_size
 from ckptsurgeon.trainer.checks.overfit import overfit
 from ckptsurgeon.trainer.checks.reopened import Saved, reopened
 from ckptsurgeon.trainer.checks.resumed import resumed
@@ -150,6 +153,40 @@ def test_a_first_loss_far_from_uniform_warns_and_one_that_is_not_finite_fails() 
     job = toy.job()
     assert before(job, lambda tensors: tensors[HEAD].mul_(50))["first"].status == WARN
     assert before(job, lambda tensors: tensors[HEAD].fill_(float("nan")))["first"].status == FAIL
+
+
+@pytest.mark.parametrize(
+    ("share", "status"), [(0.7, WARN), (0.8, PASS), (1.2, PASS), (1.3, WARN)]
+)  # fmt: skip
+def test_a_first_loss_may_be_a_quarter_off_either_way(share: float, status: str) -> None:
+    job = toy.job()
+    model, _ = job.model()
+    batch = first_batch(job.work.train, 0)
+    loss = loss_per_item(model, job.work.task, [batch], settings=job.settings)
+    job.work.task.uniform_loss = lambda model, batch: loss / share  # type: ignore[method-assign]
+    found = first_loss(model, job.work.task, batch, settings=job.settings, drawn=True)
+    assert found.status == status, found
+
+
+def layer(name: str, ratio: float, dead: int = 0) -> Layer:
+    return Layer(name, ratio, 1.0, 4, dead, norm=False)
+
+
+def test_the_bounds_of_activations_and_of_updates() -> None:
+    assert [scale([layer("x", ratio)]).status for ratio in (0.45, 0.55, 1.9, 2.1)] == [WARN, PASS, PASS, WARN]
+    assert [dead_units([layer("x", 1, dead)]).status for dead in (0, 1, 4)] == [PASS, WARN, FAIL]
+    assert [blanks({"blanks": share}).status for share in (0.994, 0.996)] == [PASS, FAIL]
+    loop = toy.loop(clip=1.0)
+    found = []
+    for ratio in (0.9e-6, 1.1e-6, 0.09, 0.11):
+        loop.standing.ratios = {HEAD: ratio}
+        found.append(step_size(loop).status)
+    assert found == [WARN, PASS, PASS, WARN]
+    found = []
+    for clipped in (5, 6):
+        loop.standing.norms = {"steps": 10, "clipped": clipped, "largest": 1.0, "sum": 10.0}
+        found.append(gradient_norm(loop).status)
+    assert found == [PASS, WARN]
 
 
 def test_a_low_first_loss_is_fine_where_nothing_is_new(source: Path) -> None:
@@ -537,6 +574,27 @@ def test_values_that_vary_together_are_no_fault() -> None:
     torch.manual_seed(0)
     others = [torch.randn(()).expand(8) for _ in range(32)]
     assert all(distance(torch.randn(()).expand(8), others) < WORST for _ in range(50))
+
+
+def test_each_seed_of_the_controls_is_trained_with_it_to_the_end(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int | None, int]] = []
+
+    class Seen(toy.Loop):
+        def run(self, **options: Any) -> str:
+            ended = super().run(**options)
+            seen.append((self.settings.seed, self.settings.patience, self.standing.step))
+            return ended
+
+    monkeypatch.setattr(controls, "Loop", Seen)
+    job = toy.job(init, steps=4, evaluate_every=1, patience=1, lr=1e-9, seed=7)
+    run_controls(job, seeds=2)
+    assert seen == [(7, None, 4), (8, None, 4)] * 6
+    for way in ("warm", "scratch", "permuted"):
+        starts = [
+            tensors_of(controls._start(replace(job, settings=replace(job.settings, seed=seed)), way)) for seed in (7, 8)
+        ]
+        assert not torch.equal(starts[0][HEAD], starts[1][HEAD]), way
+        assert torch.equal(starts[0][FIRST], starts[1][FIRST]) == (way == "warm"), way
 
 
 def test_controls_are_paired_and_repeatable(init: str) -> None:

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checking import checks_before
+from ckptsurgeon.trainer.evaluating import evaluate
 from ckptsurgeon.trainer.job import tensors_of
 from ckptsurgeon.trainer.stepping import take_step
 from ckptsurgeon.trainer.tasks._task import Batch, Loss
 
 from . import toy
+
+KEY = "head.weight"
 
 
 def part(batch: Batch, first: int, last: int) -> Batch:
@@ -126,6 +129,91 @@ def test_bf16_trains_and_keeps_the_weights_in_float32() -> None:
     assert loop.standing.last_loss is not None
     assert loop.standing.first_loss is not None
     assert loop.standing.last_loss < loop.standing.first_loss / 2
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("float32", torch.float32)])
+def test_the_model_computes_in_the_precision_that_is_asked_for(precision: str, dtype: torch.dtype) -> None:
+    loop = toy.loop(precision=precision, steps=4)
+    seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    loop.model.head.register_forward_hook(  # type: ignore[union-attr]
+        lambda module, given, found: seen[torch.is_grad_enabled()].add(found.dtype)
+    )
+    loop.run()
+    assert seen == {True: {dtype}, False: {dtype}}  # training, evaluating
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_either_of_loss_and_gradient_that_is_not_finite_skips_the_step(what: str) -> None:
+    loop = toy.loop()
+    before = {key: value.detach().clone() for key, value in tensors_of(loop.model).items()}
+    sound = loop.job.work.task.loss
+
+    def spoiled(model: nn.Module, batch: Batch) -> Loss:
+        found = sound(model, batch)
+        if what == "loss":  # a constant has no gradient
+            return replace(found, total=found.total + math.inf)
+        total = found.total.clone()
+        total.register_hook(lambda gradient: gradient * math.nan)
+        return replace(found, total=total)
+
+    loop.job.work.task.loss = spoiled  # type: ignore[method-assign]
+    stepped = take_step(
+        loop.model, loop.job.work.task, [next(loop.stream)], loop.optimizer, settings=loop.settings
+    )  # fmt: skip
+    assert (math.isfinite(float(stepped.loss)), math.isfinite(float(stepped.norm))) == (what != "loss", what == "loss")
+    assert bool(stepped.bad)
+    assert all(torch.equal(value, before[key]) for key, value in tensors_of(loop.model).items())
+    assert not any(loop.optimizer.learned().values())
+
+
+def test_sgd_has_the_first_of_betas_as_momentum() -> None:
+    loop, twin = toy.loop(optimizer="sgd", betas=[0.7, 0.9], clip=None), toy.loop()
+    plain = torch.optim.SGD(twin.optimizer.parameters, 0.01, 0.7, weight_decay=0.01)
+    loop.model.eval()
+    twin.model.eval()
+    for _ in range(3):
+        batch = next(loop.stream)
+        take_step(loop.model, loop.job.work.task, [batch], loop.optimizer, settings=loop.settings)
+        loss = twin.job.work.task.loss(twin.model, batch)
+        plain.zero_grad()
+        (loss.total / loss.items).backward()
+        plain.step()
+    for key, value in tensors_of(loop.model).items():
+        torch.testing.assert_close(value, tensors_of(twin.model)[key], msg=key)
+
+
+def test_the_average_follows_each_step_by_its_decay_and_is_what_is_evaluated() -> None:
+    loop = toy.loop(ema=0.9, evaluate_every=3, lr=0.1)
+    assert loop.average is not None
+    wanted = loop.average.tensors[KEY].clone()
+    for until in (1, 2, 3):
+        loop.run(until=until)
+        wanted = 0.9 * wanted + 0.1 * tensors_of(loop.model)[KEY].detach()
+        torch.testing.assert_close(loop.average.tensors[KEY], wanted)
+    dev = loop.job.work.dev
+    assert dev is not None
+    found = [
+        evaluate(loop.model, loop.job.work.task, dev.read(0, 0), settings=loop.settings, average=average)
+        for average in (loop.average, None)
+    ]
+    assert loop.standing.figures == found[0]
+    assert found[0] != found[1]
+
+
+def test_threads_and_determinism_are_set_for_a_run_and_put_back() -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def look(row: object) -> None:
+        seen.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
+
+    before = torch.get_num_threads()
+    for threads, exact in ((before + 1, True), (before, False)):
+        seen.clear()
+        toy.write(threads=threads, deterministic=exact, steps=3)
+        cs.train("toy.yaml", run=f"run{threads}", device="cpu", observer=look)
+        assert (threads, exact) in seen[1:]
+        assert set(seen[2:]) == {(threads, exact)}
+        assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (before, False)
 
 
 def test_it_stops_where_nothing_becomes_better() -> None:
