@@ -9,20 +9,18 @@ from typing import Any
 from .. import api
 from ..configs import Document, read_document
 from ..errors import ConfigError
-from ..text import escape
+from .bounds import idle
 from .device import device_of
 from .freezing import freedoms
 from .init import Init
 from .job import Job
 from .overrides import overridden
-from .settings import Settings, settings_of
+from .section import settings_of
+from .settings import Settings
 from .source import OneBatch, first_batch
 from .work import load_work
 
 __all__ = ["job_of", "section_of", "settings_in", "with_one_batch"]
-
-MOST_SEED = 1 << 63
-"""What torch's generators take."""
 
 
 def section_of(document: Document) -> Any:
@@ -36,24 +34,17 @@ def settings_in(document: Document, sets: Sequence[str]) -> Settings:
     """Return the settings of a configuration, with ``KEY=VALUE`` over them; raises ConfigError."""
     section = section_of(document)
     try:
-        return _settings(overridden(section, sets), document.name)
+        return settings_of(overridden(section, sets), document.name)
     except ConfigError:
         if not sets or not _is_sound(section, document.name):
             raise
     # The file alone is right, so that what is wrong was said on the command line.
-    return _settings(overridden(section, sets), ", ".join(f"--set {text}" for text in sets))
-
-
-def _settings(section: Any, where: str) -> Settings:
-    settings = settings_of(section, where)
-    if not 0 <= settings.seed < MOST_SEED:
-        raise ConfigError(f"{escape(where)}: train.seed is {settings.seed}: it is from 0 to 2^63 - 1.")
-    return settings
+    return settings_of(overridden(section, sets), ", ".join(f"--set {text}" for text in sets))
 
 
 def _is_sound(section: Any, where: str) -> bool:
     try:
-        _settings(section, where)
+        settings_of(section, where)
     except ConfigError:
         return False
     return True
@@ -65,7 +56,8 @@ def job_of(config: str, *, sets: Sequence[str] = (), device: str | None = None, 
     settings = settings_in(document, sets)
     where, target = device_of(device), api.load_target(config)
     freedoms(settings, list(target.tensors))  # a pattern that matches nothing is said before anything is done
-    return Job(document, settings, target, load_work(settings, document), where, init)
+    work = load_work(settings, document)
+    return Job(document, settings, target, replace(work, notes=(*work.notes, *idle(settings))), where, init)
 
 
 def with_one_batch(job: Job) -> Job:

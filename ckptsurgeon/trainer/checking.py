@@ -17,7 +17,7 @@ from .checks.activations import dead_units, layers_of, scale
 from .checks.blanks import blanks, too_short
 from .checks.diverged import diverged
 from .checks.drawn import drawn_fit
-from .checks.finite import finite, varied
+from .checks.finite import figures_finite, finite, varied
 from .checks.first_loss import first_loss
 from .checks.gradient import gradient_norm, nonfinite
 from .checks.held import held
@@ -33,14 +33,15 @@ from .checks.reopened import Saved, reopened
 from .checks.resumed import NAME as RESUMED
 from .checks.resumed import resumed
 from .device import autocast
-from .evaluating import looking, loss_per_item
-from .job import Job
+from .evaluating import evaluate, looking, loss_per_item
+from .job import Job, unknown_metric
 from .loop import NONFINITE, Loop, Observer
+from .new_parts import parts_of
 from .result import Controls
 from .run_folder import BEST, MODEL
 from .source import first_batch
 from .tasks._load import is_users
-from .tasks._task import Batch, Loss
+from .tasks._task import Batch, Loss, is_higher_better
 
 __all__ = ["at", "checks_after", "checks_before", "checks_during"]
 
@@ -64,10 +65,10 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
     seed = settings.seed if job.init is None or job.init.seed is None else job.init.seed
     yield loaded(model, job.init, plan)
     yield tied(model, target.ties)
-    yield drawn_fit(model, target, new, seed)
+    yield drawn_fit(model, target, new, seed, parts=parts_of(job, plan))
     yield finite(model)
     yield varied(model, target, seed)
-    yield first_loss(model, task, batch, settings=settings, drawn=bool(new))
+    yield first_loss(model, task, batch, settings=settings, drawn=job.init is None or bool(job.init.new))
     layers = layers_of(model, task, batch, settings=settings)
     yield scale(layers)
     yield dead_units(layers)
@@ -75,11 +76,17 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
 
 
 def _try_out(job: Job, model: nn.Module, batch: Batch) -> None:
-    """Raise ConfigError where model and task do not go together; both may be the user's own code."""
+    """Raise ConfigError where model and task do not go together, or the task gives no such metric.
+
+    Both may be the user's own code.
+    """
+    figures = {}
     try:
         if is_users(job.work.task):
             _check_loss(job, model, batch)
         loss_per_item(model, job.work.task, [batch], settings=job.settings)
+        if job.work.dev is not None:
+            figures = evaluate(model, job.work.task, [batch], settings=job.settings)
     except CheckpointError:
         raise
     except Exception as error:
@@ -88,6 +95,8 @@ def _try_out(job: Job, model: nn.Module, batch: Batch) -> None:
             f"{escape(str(error), 500)}.",
             hint="CKPT_DEBUG=1 shows where it happened.",
         ) from error
+    if job.work.dev is not None and job.metric not in figures:
+        raise unknown_metric(job.metric, figures)
 
 
 def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
@@ -97,13 +106,22 @@ def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
     name = f"loss of the task {escape(job.settings.task)}"
     if not isinstance(loss, Loss):
         raise ConfigError(f"{name} returns {brief_repr(loss)}, no Loss(total, items, parts).")
-    if not isinstance(loss.items, int) or loss.items < 1:
+    if not _is_of_something(loss):
         raise ConfigError(
             f"{name} is of {brief_repr(loss.items)} items, for the {count(len(batch.names), 'example')} of a batch.",
             hint="items is what the sum is divided by: how many labels, frames or examples it is over.",
         )
     if not isinstance(loss.total, Tensor) or loss.total.numel() != 1 or not isinstance(loss.parts, Mapping):
         raise ConfigError(f"{name} has no total that is one number as a tensor, or no parts by name.")
+
+
+def _is_of_something(loss: Loss) -> bool:
+    """Whether a loss counts items; none where CTC can spell no clip of a batch are as they should be."""
+    items: object = loss.items
+    if isinstance(items, Tensor):
+        items = int(items) if items.numel() == 1 and not items.is_floating_point() else None
+    least = 0 if loss.too_short is not None and int(loss.too_short) else 1
+    return isinstance(items, int) and items >= least
 
 
 def checks_during(loop: Loop) -> Iterator[Check]:
@@ -114,17 +132,20 @@ def checks_during(loop: Loop) -> Iterator[Check]:
     yield step_size(loop)
     yield gradient_norm(loop)
     yield nonfinite(loop)
+    yield finite(loop.model, loop.average.tensors if loop.average is not None else None)
+    yield figures_finite(loop.standing.figures, ("loss", loop.metric))
     yield blanks(loop.standing.figures)
-    yield too_short(loop.standing.figures)
+    yield too_short(loop.standing)
 
 
 def checks_after(loop: Loop, sets: Sequence[str], controls: Controls | None, *, overfitting: bool) -> Iterator[Check]:
     """Yield what is looked at after the last step; none of them can take what is known of the run with it."""
     job, standing = loop.job, loop.standing
+    higher = is_higher_better(job.work.task, loop.metric)
     yield from _guarded(
         (BY_HEART,),
         lambda: [
-            overfit(standing.figures, loop.metric, standing.step)
+            overfit(standing.figures, loop.metric, standing.step, higher=higher)
             if overfitting
             else Check(BY_HEART, NOT_RUN, "--overfit-one-batch asks for it")
         ],

@@ -1,17 +1,17 @@
 """Controls: the same training from the init, from scratch, and from the init's own weights permuted.
 
-Each of them with the body frozen (the probe: only what the init did not load is trained) and with all of it trained,
-over paired seeds: the same batches, the same draws of what is new.
+Each of them with the body frozen (the probe: only tensors in which something is new are trained) and with all of it
+trained, over paired seeds: the same batches, the same draws of what is new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .checks.blanks import PLATEAU
@@ -19,8 +19,10 @@ from .checks.knowledge import verdict_of
 from .evaluating import evaluate, loss_per_item
 from .job import Job, draw_into, tensors_of
 from .loop import Loop
+from .new_parts import parts_of
 from .result import Arm, Controls
 from .source import first_batch
+from .tasks._task import is_higher_better
 
 __all__ = ["WAYS", "ControlRun", "check_controls", "permute", "run_controls"]
 
@@ -51,7 +53,7 @@ def run_controls(job: Job, *, seeds: int, told: Told | None = None) -> Controls:
     check_controls(job, seeds)
     assert job.init is not None
     tell = told or (lambda run: None)
-    metric = job.settings.metric or job.work.task.metric
+    metric = job.metric
     values: dict[tuple[str, bool], list[float]] = {}
     flat: set[tuple[str, bool]] = set()
     for run in _runs(job, seeds, metric):
@@ -63,15 +65,16 @@ def run_controls(job: Job, *, seeds: int, told: Told | None = None) -> Controls:
         values.setdefault((run.way, run.frozen), []).append(value)
     arms = [Arm(way, frozen, tuple(found)) for (way, frozen), found in values.items()]
     deciding = [arm for arm in arms if arm.frozen] or arms
+    verdict = verdict_of(*deciding[:3], higher=is_higher_better(job.work.task, metric))
     decided_on = "frozen" if deciding[0].frozen else "unfrozen"
     plateau = tuple(arm.name for arm in deciding[:3] if (arm.name, arm.frozen) in flat)
-    return Controls(metric, seeds, job.settings.steps, tuple(arms), verdict_of(*deciding[:3]), decided_on, plateau)
+    return Controls(metric, seeds, job.settings.steps, tuple(arms), verdict, decided_on, plateau)
 
 
 def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
     """Return what is to be run; there is no probe where the init brought everything, and nothing new is trained."""
     assert job.init is not None
-    frozen = (True, False) if job.init.drawn & job.target.tensors.keys() else (False,)
+    frozen = (True, False) if job.init.new & job.target.tensors.keys() else (False,)
     begin = job.settings.seed
     chosen = list(product(frozen, WAYS, range(begin, begin + seeds)))
     return [ControlRun(way, held, seed, n, len(chosen), metric) for n, (held, way, seed) in enumerate(chosen, 1)]
@@ -114,9 +117,9 @@ def _first_loss(loop: Loop) -> float:
 
 
 def _body(job: Job) -> list[str]:
-    """Return the keys that the init brought, ties of what it did not bring left out."""
+    """Return the keys that the init brought whole, ties of what it did not bring left out."""
     assert job.init is not None
-    return [key for key in job.target.tensors if job.target.ties.get(key, key) not in job.init.drawn]
+    return [key for key in job.target.tensors if job.target.ties.get(key, key) not in job.init.new]
 
 
 def _start(job: Job, way: str) -> nn.Module:
@@ -125,17 +128,21 @@ def _start(job: Job, way: str) -> nn.Module:
     if way == "scratch":
         model, _ = replace(job, init=None).model()
         return model
-    model, _ = job.model()
+    model, plan = job.model()
     model.to("cpu")
-    draw_into(model, job.target, sorted(job.init.drawn), job.settings.seed)
+    parts = parts_of(job, plan)
+    draw_into(model, job.target, sorted(job.init.drawn), job.settings.seed, parts=parts)
     if way == "permuted":
-        permute(model, _body(job), job.settings.seed)
+        permute(model, [*_body(job), *parts], job.settings.seed, parts=parts)
     return model.to(job.device)
 
 
 @torch.no_grad()
-def permute(model: nn.Module, keys: list[str], seed: int) -> None:
-    """Shuffle the values inside each floating tensor: the same numbers, nothing learned."""
+def permute(model: nn.Module, keys: Sequence[str], seed: int, *, parts: Mapping[str, Tensor] | None = None) -> None:
+    """Shuffle the values inside each floating tensor: the same numbers, nothing learned.
+
+    ``parts`` say where a tensor is drawn; only what it has from its source is shuffled, and stays there.
+    """
     generator = torch.Generator().manual_seed(seed)
     tensors = tensors_of(model)
     done: set[int] = set()
@@ -143,5 +150,6 @@ def permute(model: nn.Module, keys: list[str], seed: int) -> None:
         tensor = tensors[key]
         if tensor.is_floating_point() and id(tensor) not in done:
             done.add(id(tensor))
-            order = torch.randperm(tensor.numel(), generator=generator)
-            tensor.copy_(tensor.reshape(-1)[order].reshape(tensor.shape))
+            brought = ~parts[key] if parts and key in parts else torch.ones(tensor.shape, dtype=torch.bool)
+            values = tensor[brought]
+            tensor[brought] = values[torch.randperm(values.numel(), generator=generator)]

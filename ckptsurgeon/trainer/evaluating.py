@@ -66,7 +66,7 @@ def loss_per_item(model: nn.Module, task: Task, batches: Iterable[Batch], *, set
     with looking(model), autocast(settings, device):
         for batch in batches:
             loss = task.loss(model, batch.to(device))
-            total, items = total + float(loss.total), items + loss.items
+            total, items = total + float(loss.total), items + int(loss.items)
     return total / max(items, 1)
 
 

@@ -30,6 +30,20 @@ class Init:
         return frozenset(key for key, made in tensors.items() if made.kind == "initialised")
 
     @property
+    def partly(self) -> frozenset[str]:
+        """The keys of which a source gave a part alone: laid over what was drawn, or mapped to tokens it lacks."""
+        if self.recipe is None:
+            return frozenset()
+        rows = self.recipe.rows
+        ops = ("pad", "overlap", "map") if rows is not None and rows.fresh else ("pad", "overlap")
+        return frozenset(key for key, made in self.recipe.tensors.items() if made.op in ops)
+
+    @property
+    def new(self) -> frozenset[str]:
+        """The keys in which something has to be learned from nothing."""
+        return self.drawn | self.partly
+
+    @property
     def seed(self) -> int | None:
         """The seed they were drawn with."""
         return self.recipe.seed if self.recipe is not None else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from .work import Work
 if TYPE_CHECKING:
     from ..plan import Plan
 
-__all__ = ["Job", "draw_into", "tensors_of", "unsaved_of"]
+__all__ = ["Job", "draw_into", "drawn", "tensors_of", "unknown_metric", "unsaved_of"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Job:
     work: Work
     device: torch.device
     init: Init | None = None
+
+    @property
+    def metric(self) -> str:
+        """The figure that says which model is best."""
+        return self.settings.metric or self.work.task.metric
 
     def empty_model(self) -> nn.Module:
         """Build the model; what its tensors hold is the constructor's. Raises ConfigError where nobody can build it."""
@@ -74,6 +79,13 @@ class Job:
             ) from error
 
 
+def unknown_metric(name: str, known: Iterable[str]) -> ConfigError:
+    """Return the error for a metric that the task does not give."""
+    return ConfigError(
+        f"train.metric {escape(name)}: the task gives no such figure.", hint=f"It gives {escape(', '.join(known))}."
+    )
+
+
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of a state dict themselves, by key."""
     return {key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
@@ -86,10 +98,14 @@ def unsaved_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def draw_into(model: nn.Module, target: TargetSpec, keys: Iterable[str], seed: int) -> None:
-    """Give tensors the values that ``ckpt transplant --seed`` would draw for them."""
-    tensors = tensors_of(model)
-    for key, value in drawn(target, keys, seed):
+def draw_into(
+    model: nn.Module, target: TargetSpec, keys: Iterable[str], seed: int, *, parts: Mapping[str, Tensor] | None = None
+) -> None:
+    """Give tensors the values that ``ckpt transplant --seed`` would draw; ``parts`` get them where they are true."""
+    tensors, parts = tensors_of(model), parts or {}
+    for key, value in drawn(target, [*keys, *parts], seed):
+        if key in parts:
+            value = torch.where(parts[key], value, tensors[key])
         tensors[key].copy_(value)
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,43 +22,52 @@ __all__ = ["Log", "read_log", "rows_of"]
 
 NAME = "log.jsonl"
 
-Pending = tuple[int, dict[str, float], Stepped, float]
-"""A step that is done, its learning rates, what it was like, and when it ended."""
+Pending = tuple[int, dict[str, float], Stepped]
+"""A step that is done, its learning rates, and what it was like."""
 
 
-def rows_of(pending: list[Pending], since: float) -> list[dict[str, Any]]:
+def rows_of(pending: list[Pending], since: float, *, flops: float, peak: float | None) -> list[dict[str, Any]]:
     """Return steps as plain data; waits for the device once for all of them.
 
-    ``since`` is when the first of them began. What is not finite is None: JSON has no such numbers.
+    ``since`` is when the first of them began; they are said to have taken the same time. ``flops`` are the operations
+    for each place of a batch, ``peak`` is what the device can do in a second. What is not finite is None: JSON has no
+    such numbers.
     """
     if not pending:
         return []
-    names = [("loss", "norm", "bad", *stepped.parts) for _, _, stepped, _ in pending]
-    flat = [
-        value.float()
-        for _, _, stepped, _ in pending
-        for value in (stepped.loss, stepped.norm, stepped.bad, *stepped.parts.values())
-    ]
-    values = iter(torch.stack(flat).tolist())
+    on_device = [_on_device(stepped) for _, _, stepped in pending]
+    values = iter(torch.stack([value.float() for one in on_device for value in one.values()]).tolist())
+    took = max((time.perf_counter() - since) / len(pending), 1e-9)
     rows = []
-    for (step, rates, stepped, at), wanted in zip(pending, names, strict=True):
+    for (step, rates, stepped), wanted in zip(pending, on_device, strict=True):
         got = {name: next(values) for name in wanted}
-        took, since = max(at - since, 1e-9), at
+        short = got.pop("too_short", None)
+        done = round(flops * stepped.places)
         rows.append(
             {
                 "step": step,
                 "loss": _finite(got.pop("loss")),
                 "grad_norm": _finite(got.pop("norm")),
                 "skipped": bool(got.pop("bad")),
-                "parts": {name: _finite(value) for name, value in got.items()},
+                "parts": {name.removeprefix("part "): _finite(value) for name, value in got.items()},
                 "lr": rates,
                 "clips": stepped.clips,
                 "clips_s": stepped.clips / took,
                 "audio_s_s": stepped.seconds / took,
                 "padding": 1 - stepped.used / stepped.room if stepped.room else 0.0,
+                "flops": done,
+                **({} if peak is None else {"utilisation": done / took / peak}),
+                **({} if short is None else {"too_short": int(short), "fresh": stepped.fresh}),
             }
         )
     return rows
+
+
+def _on_device(stepped: Stepped) -> dict[str, torch.Tensor]:
+    """Return the figures of a step that wait to be fetched."""
+    parts = {f"part {name}": value for name, value in stepped.parts.items()}
+    short = {} if stepped.too_short is None else {"too_short": stepped.too_short}
+    return {"loss": stepped.loss, "norm": stepped.norm, "bad": stepped.bad, **short, **parts}
 
 
 def _finite(value: float) -> float | None:

@@ -16,17 +16,20 @@ from ..text import listing
 from .device import peak_bytes
 from .ema import Average
 from .evaluating import evaluate
+from .flops import Counted, peak_flops
 from .freezing import Freezing
-from .job import Job, tensors_of, unsaved_of
+from .job import Job, tensors_of, unknown_metric, unsaved_of
 from .log import Log, Pending, rows_of
 from .optimizing import Optimizer
 from .random_state import random_state, seed_all, set_random_state
+from .recomputing import recompute
 from .run_folder import BEST, RunFolder, safetensors_bytes
 from .schedule import lr_factor
 from .source import Stream
 from .standing import Standing
 from .stepping import take_step
 from .stopping import Stop
+from .tasks._task import is_higher_better
 
 __all__ = ["DONE", "NONFINITE", "PATIENCE", "Loop", "Observer"]
 
@@ -58,6 +61,8 @@ class Loop:
         if not set(trained) - set(self.freezing.frozen(0)):
             raise ConfigError("everything is frozen: the first step has nothing to train.", hint="See train.freeze.")
         self.optimizer = Optimizer(job.settings, trained, self.freezing.freedoms)
+        if job.settings.gradient_checkpointing:
+            recompute(model)
         self.average = Average(model, job.settings.ema) if job.settings.ema is not None else None
         self.standing = Standing()
         self.stream = Stream(job.work.train, job.settings.seed)
@@ -67,6 +72,9 @@ class Loop:
         self._log = Log(None, 0)
         self._random: Mapping[str, Any] | None = None
         self._entered = False
+        self._flops: float | None = None
+        """Operations for each place of a batch, as counted in the first step."""
+        self._peak = peak_flops(job.settings, job.device)
 
     def state(self) -> dict[str, Any]:
         """Return everything beside the model that decides how the run goes on."""
@@ -75,6 +83,8 @@ class Loop:
             "standing": self.standing.to_json(),
             "position": self.stream.position,
             "optimizer": self.optimizer.inner.state_dict(),
+            "reached": self.optimizer.reached,
+            "flops": self._flops,
             "average": dict(self.average.tensors) if self.average is not None else {},
             "random": random_state(),
             "before": self.freezing.before,
@@ -98,6 +108,8 @@ class Loop:
         self.standing.ended = ""
         self.stream = Stream(self.job.work.train, self.settings.seed, tuple(state["position"]))
         self.optimizer.inner.load_state_dict(state["optimizer"])
+        self.optimizer.reached.copy_(state["reached"])
+        self._flops = state["flops"]
         if self.average is not None:
             self.average.load(state["average"])
         self.freezing.before, self.freezing.moved = state["before"], state["moved"]
@@ -138,14 +150,17 @@ class Loop:
             now = time.perf_counter()
             standing.seconds = before + now - began
             due = self._due()
-            if due or stop.name or len(pending) >= self._flush_every or standing.step == until:
+            if any(due.values()) or stop.name or len(pending) >= self._flush_every or standing.step == until:
                 why = self._note(pending, since)
-                pending, since = [], now
+                pending, since = [], time.perf_counter()
             if not why and due["evaluate"]:
                 why = self._evaluate()
                 since = time.perf_counter()
             signalled = stop.name  # read once: one that comes while saving is for the next step
             ends = standing.step == until or signalled or why == PATIENCE
+            if pending and ends:  # a signal that came since
+                why = self._note(pending, since) or why
+                pending = []
             if why != NONFINITE and (due["save"] or ends):
                 self.save()
                 since = time.perf_counter()
@@ -163,20 +178,28 @@ class Loop:
         """Take one step."""
         standing = self.standing
         rates = self.optimizer.rates(lr_factor(self.settings, standing.step))
-        batches = [next(self.stream) for _ in range(self.settings.accumulate)]
+        batches, fresh = [], 0
+        for _ in range(self.settings.accumulate):
+            batches.append(next(self.stream))
+            fresh += self.stream.position[0] == 0
         measured = (standing.step + 1) % self.settings.evaluate_every == 0 or standing.step + 1 == self.settings.steps
         old = [one.detach().clone() for one in self.optimizer.parameters] if measured else []
-        stepped = take_step(self.model, self.job.work.task, batches, self.optimizer, settings=self.settings)
+        with Counted() if self._flops is None else nullcontext() as counted:
+            stepped = take_step(
+                self.model, self.job.work.task, batches, self.optimizer, settings=self.settings, fresh=fresh
+            )
+        if counted is not None:
+            self._flops = counted.flops / max(stepped.places, 1)
         if measured:
             standing.ratios = self.optimizer.moved_since(old)
         if self.average is not None:
             self.average.update()
         standing.step += 1
-        return standing.step, rates, stepped, time.perf_counter()
+        return standing.step, rates, stepped
 
     def _note(self, pending: list[Pending], since: float) -> str:
         """Write steps to the log; returns NONFINITE where too many in a row were not finite."""
-        for row in rows_of(pending, since):
+        for row in rows_of(pending, since, flops=self._flops or 0.0, peak=self._peak):
             row["peak_bytes"] = peak_bytes(self.job.device)
             row["seconds"] = self.standing.seconds
             self.standing.count(row, self.settings.clip)
@@ -199,11 +222,9 @@ class Loop:
         self._observer({"step": standing.step, "dev": standing.figures})
         name = self.metric
         if name not in standing.figures:
-            raise ConfigError(
-                f"train.metric {name}: the task gives no such figure.", hint=f"It gives {', '.join(standing.figures)}."
-            )
+            raise unknown_metric(name, standing.figures)
         value = standing.figures[name]
-        if not math.isnan(value) and (standing.best is None or value < standing.best):
+        if self._is_better(value):
             standing.best, standing.best_step, standing.waited = value, standing.step, 0
             standing.best_loss = standing.figures.get("loss")
             self.save_best()
@@ -215,10 +236,16 @@ class Loop:
         patience = self.settings.patience
         return patience is not None and self.standing.waited >= patience
 
+    def _is_better(self, value: float) -> bool:
+        best = self.standing.best
+        if math.isnan(value) or best is None:
+            return not math.isnan(value)
+        return value > best if is_higher_better(self.job.work.task, self.metric) else value < best
+
     @property
     def metric(self) -> str:
         """The figure that says which model is best."""
-        return self.settings.metric or self.job.work.task.metric
+        return self.job.metric
 
     def save(self) -> None:
         """Write a checkpoint to go on from."""

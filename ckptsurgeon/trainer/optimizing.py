@@ -17,7 +17,8 @@ __all__ = ["Optimizer"]
 class Optimizer:
     """AdamW or SGD (momentum: the first of ``betas``) over the parameters that are trained at some time.
 
-    One group for each share of the learning rate. What is frozen has no gradient, and so no state.
+    One group for each share of the learning rate. What is frozen has no gradient, and so no state. ``reached`` says of
+    each parameter whether a gradient other than zero ever came to it.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Optimizer:
         self._scales = list(dict.fromkeys(scales.values()))
         self.order = [key for scale in self._scales for key in parameters if scales[key] == scale]
         self.parameters = [parameters[key] for key in self.order]
+        self.reached = torch.zeros(len(self.parameters), dtype=torch.bool, device=self.parameters[0].device)
         groups: list[dict[str, Any]] = [
             {"params": [parameters[key] for key in parameters if scales[key] == scale]} for scale in self._scales
         ]
@@ -52,8 +54,17 @@ class Optimizer:
             group["lr"] = self._lr * scale * factor
         return {f"{scale:g}": group["lr"] for group, scale in zip(self.inner.param_groups, self._scales, strict=True)}
 
-    def step(self, bad: Tensor) -> None:
-        """Take a step, unless ``bad`` (0-d) is true; drop the gradients."""
+    @torch.no_grad()
+    def gradient_norms(self) -> Tensor:
+        """Return the norm of each parameter's gradient, 0 where there is none."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norms = iter(torch._foreach_norm(gradients) if gradients else ())
+        none = torch.zeros((), device=self.reached.device)
+        return torch.stack([none if parameter.grad is None else next(norms) for parameter in self.parameters])
+
+    def step(self, bad: Tensor, norms: Tensor) -> None:
+        """Take a step, unless ``bad`` (0-d) is true; drop the gradients, whose ``norms`` are noted."""
+        self.reached |= (norms > 0) & ~bad
         if self.skips_on_device:
             # What torch's GradScaler sets for the same purpose.
             self.inner.found_inf = bad.float()  # type: ignore[attr-defined]
@@ -65,12 +76,7 @@ class Optimizer:
 
     def learned(self) -> dict[str, bool]:
         """Return for each trained key whether a gradient other than zero ever reached it."""
-        found = {}
-        for key, parameter in zip(self.order, self.parameters, strict=True):
-            state = self.inner.state.get(parameter, {})
-            moment = state.get("exp_avg_sq", state.get("momentum_buffer"))
-            found[key] = moment is not None and bool(moment.ne(0).any())
-        return found
+        return dict(zip(self.order, self.reached.tolist(), strict=True))
 
     @torch.no_grad()
     def moved_since(self, old: Sequence[Tensor]) -> dict[str, float]:

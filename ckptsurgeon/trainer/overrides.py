@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..text import escape
 from ..yamltext import read_yaml
-from .settings import check_section
+from .section import check_section
 
 __all__ = ["overridden"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 import numpy
 import torch
 
-__all__ = ["random_kept", "random_state", "seed_all", "set_random_state"]
+__all__ = ["drawing_kept", "random_kept", "random_state", "seed_all", "seed_drawing", "set_random_state"]
 
 
 def seed_all(seed: int) -> None:
@@ -54,3 +55,24 @@ def random_kept() -> Iterator[None]:
         yield
     finally:
         set_random_state(state)
+
+
+def seed_drawing(*of: object) -> None:
+    """Seed what a user's own data code draws from on the CPU, torch, Python and numpy, as a function of ``of``."""
+    text = " ".join(map(str, of))
+    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    torch.default_generator.manual_seed(number)
+    random.seed(number)
+    numpy.random.seed(number % 2**32)
+
+
+@contextmanager
+def drawing_kept() -> Iterator[None]:
+    """Leave the generators that ``seed_drawing`` seeds as they were found; a GPU is not asked, which would wait."""
+    states = torch.get_rng_state(), random.getstate(), numpy.random.get_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        numpy.random.set_state(states[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 from ..api.types import Path
@@ -20,6 +21,11 @@ def _undone(folder: RunFolder) -> ConfigError:
     return ConfigError(f"{escape(folder.path)} holds no report of a run.", hint=hint)
 
 
+def _number(value: float | None) -> float:
+    """Return a figure; JSON has no NaN, and None stands for it."""
+    return math.nan if value is None else float(value)
+
+
 def read_report(run: Path) -> Trained:
     """Return what came of the run in a folder; raises ConfigError where there is none, FormatError where it is odd."""
     folder = RunFolder(os.fspath(run))
@@ -35,9 +41,10 @@ def read_report(run: Path) -> Trained:
         known = {name: data[name] for name in Trained.__dataclass_fields__ if name in data}
         made = known.get("controls")
         if made is not None:
-            arms = tuple(Arm(arm["name"], arm["frozen"], tuple(arm["values"])) for arm in made["arms"])
+            arms = tuple(Arm(arm["name"], arm["frozen"], tuple(map(_number, arm["values"]))) for arm in made["arms"])
             known["controls"] = Controls(**{**made, "arms": arms, "plateau": tuple(made.get("plateau", ()))})
+        known["figures"] = {name: _number(value) for name, value in known["figures"].items()}
         checks = tuple(Check(**check) for check in known["checks"])
         return Trained(**{**known, "checks": checks, "notes": tuple(known["notes"])})
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{escape(folder.of('result.json'))} is not what a run writes: {error}.") from error

@@ -16,6 +16,8 @@ class Standing:
     not finite, ``in_a_row`` the last of them. ``ratios`` is how far each tensor moved in one step, as a share of its
     norm, when that was last measured. ``seconds`` is the time spent. ``figures`` are those of the last evaluation;
     ``norms`` of the gradient's norm the number of steps, how many were clipped, the largest, and the sum of all.
+    ``too_short`` is how many of the ``fresh`` clips of the first epoch CTC can spell in no way, None where nothing is
+    spelled.
     """
 
     step: int = 0
@@ -31,6 +33,8 @@ class Standing:
     figures: dict[str, float] = field(default_factory=dict)
     ratios: dict[str, float] = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=lambda: {"steps": 0, "clipped": 0, "largest": 0.0, "sum": 0.0})
+    too_short: int | None = None
+    fresh: int = 0
     ended: str = ""
 
     def count(self, row: dict[str, Any], clip: float | None) -> None:
@@ -39,6 +43,9 @@ class Standing:
         self.skipped += row["skipped"]
         self.first_loss = row["loss"] if self.first_loss is None else self.first_loss
         self.last_loss = row["loss"]
+        if "too_short" in row:
+            self.too_short = (self.too_short or 0) + row["too_short"]
+            self.fresh += row["fresh"]
         norm = row["grad_norm"]
         if norm is not None:
             self.norms["steps"] += 1

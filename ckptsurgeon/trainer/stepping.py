@@ -1,4 +1,7 @@
-"""One step: batches in, gradients normalised by all their items, clipped, applied; nothing waits for the device."""
+"""One step: batches in, gradients normalised by all their items, clipped, applied.
+
+Nothing here waits for a GPU, and no loss of ours does, but torch's ``ctc_loss``: it fetches the lengths itself.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .buffers import Kept
 from .device import autocast
 from .optimizing import Optimizer
 from .settings import Settings
@@ -20,7 +24,8 @@ __all__ = ["Stepped", "take_step"]
 class Stepped:
     """What a step was like. ``loss`` and ``parts`` are per item; ``norm`` is the gradient's, before clipping.
 
-    ``seconds`` is the sound in it; of ``room`` places in the batches ``used`` were no padding.
+    ``seconds`` is the sound in it; of ``room`` places in the batches ``used`` were no padding. ``too_short`` is how
+    many of its ``fresh`` clips, those that the run had not seen yet, CTC can spell in no way.
     """
 
     loss: Tensor
@@ -31,51 +36,65 @@ class Stepped:
     seconds: float
     used: int
     room: int
+    too_short: Tensor | None = None
+    fresh: int = 0
+
+    @property
+    def places(self) -> int:
+        """What its operations grow with: the places in its batches, or their clips."""
+        return self.room or self.clips
 
 
 def take_step(
-    model: nn.Module, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings
-) -> Stepped:
-    """Take one step on one or more batches together.
+    model: nn.Module, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings,
+    fresh: int = 0,
+) -> Stepped:  # fmt: skip
+    """Take one step on one or more batches together, of whose clips the run has not seen the first ``fresh`` batches'.
 
     The loss is divided by the items of all batches, not each batch's by its own: batches with few labels would weigh
     too much (https://github.com/huggingface/transformers/issues/34191).
     """
     device = next(model.parameters()).device
+    kept = Kept(model)
     total: Tensor | None = None
-    items = 0
+    items: int | Tensor = 0
     parts: dict[str, Tensor] = {}
-    for batch in batches:
+    short: list[Tensor] = []
+    for place, batch in enumerate(batches):
         with autocast(settings, device):
             loss = task.loss(model, batch.to(device))
         loss.total.backward()  # type: ignore[no-untyped-call]
         value = loss.total.detach()
         total = value if total is None else total + value
-        items += loss.items
+        items = items + loss.items
+        if loss.too_short is not None and place < fresh:
+            short.append(loss.too_short)
         for name, part in loss.parts.items():
             parts[name] = parts[name] + part.detach() if name in parts else part.detach()
     assert total is not None
-    share = 1 / max(items, 1)
-    norm = _normalise(optimizer.parameters, share, settings.clip)
+    share = 1 / torch.as_tensor(items, dtype=torch.float32, device=device).clamp(min=1)
+    norms = optimizer.gradient_norms()
+    norm = _normalise(optimizer.parameters, norms, share, settings.clip)
     bad = ~(torch.isfinite(norm) & torch.isfinite(total))
-    optimizer.step(bad)
+    optimizer.step(bad, norms)
+    kept.put_back(bad)
     used, room = _places(batches)
     return Stepped(
         loss=total * share, parts={name: part * share for name, part in parts.items()}, norm=norm, bad=bad,
         clips=sum(len(batch.names) for batch in batches), seconds=sum(batch.seconds for batch in batches),
-        used=used, room=room,
+        used=used, room=room, too_short=torch.stack(short).sum() if short else None,
+        fresh=sum(len(batch.names) for batch in batches[:fresh]),
     )  # fmt: skip
 
 
 @torch.no_grad()
-def _normalise(parameters: Sequence[nn.Parameter], share: float, clip: float | None) -> Tensor:
+def _normalise(parameters: Sequence[nn.Parameter], norms: Tensor, share: Tensor, clip: float | None) -> Tensor:
     """Multiply the gradients by ``share``, and by less where their norm is above ``clip``; return that norm."""
+    norm: Tensor = torch.linalg.vector_norm(norms) * share
+    factor = share * (clip / (norm + 1e-6)).clamp(max=1) if clip is not None else share
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
-        return torch.zeros((), device=parameters[0].device if parameters else None)
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) * share
-    factor = share * (clip / (norm + 1e-6)).clamp(max=1) if clip is not None else torch.full_like(norm, share)
-    torch._foreach_mul_(gradients, factor)
+    if gradients:
+        torch._foreach_mul_(gradients, factor)
     return norm
 
 

@@ -11,6 +11,7 @@ from ..text import brief_repr, escape
 from ..vocabulary import read_vocabulary
 from .data.loader import Batches
 from .data.split import located
+from .random_state import drawing_kept, seed_drawing
 from .settings import Settings
 from .source import Source
 from .tasks._load import load_task, users_task
@@ -51,7 +52,8 @@ def load_work(settings: Settings, document: Document) -> Work:
     folder = document.folder
     kind = load_task(settings.task, folder)
     data = located(settings.data, folder)
-    with user_code(document):
+    with user_code(document), drawing_kept():
+        seed_drawing(settings.seed)  # a dataset may draw when it is made: which examples are whose
         tokens = _tokens(data.tokens, document)
         with users_task(settings.task):
             task: Any = kind(replace(settings, data=data), tokens)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +15,14 @@ import pytest
 import soundfile
 import torch
 import yaml
+from rich.console import Console
 
-from ckptsurgeon.errors import ConfigError
+from ckptsurgeon.errors import ConfigError, FormatError
+from ckptsurgeon.render.train import trained_view
 from ckptsurgeon.trainer import read_report
 from ckptsurgeon.trainer.models.deepspeech import DeepSpeech
+from ckptsurgeon.trainer.result import Arm, Controls, Trained
+from ckptsurgeon.trainer.run_folder import RunFolder
 
 from .sounds import RATE, corpus
 
@@ -122,3 +128,25 @@ def test_a_gpu_that_is_not_there(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     done = ckpt("train", "x.yaml", "--device", "cuda")
     assert (done.code, os.path.exists("run")) == (2, False)
+
+
+def test_a_report_of_figures_that_are_no_numbers_is_read_back() -> None:
+    """JSON has no NaN: None stands for it."""
+    arms = tuple(Arm(way, True, (0.1, math.nan)) for way in ("warm", "scratch", "permuted"))
+    made = Trained(
+        config="c", run="run", init="i", task="t", device="cpu", step=1, steps=1, ended="done", checks=(),
+        metric="loss", controls=Controls("loss", 2, 1, arms, "NONE", "frozen"), figures={"loss": math.inf},
+    )  # fmt: skip
+    Path("run").mkdir()
+    RunFolder("run").write_json("result.json", made.to_json())
+    found = read_report("run")
+    assert found.controls is not None
+    assert math.isnan(found.controls.arms[0].mean)
+    assert math.isnan(found.figures["loss"])
+    assert found.to_json() == made.to_json()
+    Console(file=io.StringIO()).print(trained_view(found))
+    for odd in ("3", [1], {"arms": 3}):
+        data = {**made.to_json(), "controls": odd}
+        RunFolder("run").write_json("result.json", data)
+        with pytest.raises(FormatError, match="is not what a run writes"):
+            read_report("run")

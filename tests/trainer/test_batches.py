@@ -14,7 +14,8 @@ import torch
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.data import located
 from ckptsurgeon.trainer.data.loader import Batches
-from ckptsurgeon.trainer.settings import Data, Settings, settings_of
+from ckptsurgeon.trainer.section import settings_of
+from ckptsurgeon.trainer.settings import Data, Settings
 from ckptsurgeon.trainer.tasks._task import Batch
 from ckptsurgeon.trainer.tasks.ctc import CTC
 

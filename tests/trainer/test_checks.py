@@ -12,14 +12,20 @@ import torch
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.trainer import controls
 from ckptsurgeon.trainer.checking import checks_before, checks_during
 from ckptsurgeon.trainer.checks import FAIL, NOT_RUN, PASS, WARN, Check
+from ckptsurgeon.trainer.checks._distance import WORST, distance
+from ckptsurgeon.trainer.checks.activations import Layer, dead_units, scale
 from ckptsurgeon.trainer.checks.blanks import blanks, too_short
 from ckptsurgeon.trainer.checks.drawn import drawn_fit
-from ckptsurgeon.trainer.checks.finite import finite
+from ckptsurgeon.trainer.checks.finite import figures_finite, finite
+from ckptsurgeon.trainer.checks.first_loss import first_loss
+from ckptsurgeon.trainer.checks.gradient import gradient_norm
+from ckptsurgeon.trainer.checks.independence import independent
 from ckptsurgeon.trainer.checks.knowledge import knowledge, verdict_of
 from ckptsurgeon.trainer.checks.loaded import tied
-from ckptsurgeon.trainer.checks.moved import moved
+from ckptsurgeon.trainer.checks.moved import moved, step_size
 from ckptsurgeon.trainer.checks.overfit import overfit
 from ckptsurgeon.trainer.checks.reopened import Saved, reopened
 from ckptsurgeon.trainer.checks.resumed import resumed
@@ -28,7 +34,9 @@ from ckptsurgeon.trainer.evaluating import loss_per_item
 from ckptsurgeon.trainer.init import read_init
 from ckptsurgeon.trainer.job import Job, draw_into, tensors_of
 from ckptsurgeon.trainer.result import Arm, Controls
+from ckptsurgeon.trainer.run_folder import RunFolder
 from ckptsurgeon.trainer.source import first_batch
+from ckptsurgeon.trainer.standing import Standing
 
 from . import toy
 
@@ -147,6 +155,40 @@ def test_a_first_loss_far_from_uniform_warns_and_one_that_is_not_finite_fails() 
     assert before(job, lambda tensors: tensors[HEAD].fill_(float("nan")))["first"].status == FAIL
 
 
+@pytest.mark.parametrize(
+    ("share", "status"), [(0.7, WARN), (0.8, PASS), (1.2, PASS), (1.3, WARN)]
+)  # fmt: skip
+def test_a_first_loss_may_be_a_quarter_off_either_way(share: float, status: str) -> None:
+    job = toy.job()
+    model, _ = job.model()
+    batch = first_batch(job.work.train, 0)
+    loss = loss_per_item(model, job.work.task, [batch], settings=job.settings)
+    job.work.task.uniform_loss = lambda model, batch: loss / share  # type: ignore[method-assign]
+    found = first_loss(model, job.work.task, batch, settings=job.settings, drawn=True)
+    assert found.status == status, found
+
+
+def layer(name: str, ratio: float, dead: int = 0) -> Layer:
+    return Layer(name, ratio, 1.0, 4, dead, norm=False)
+
+
+def test_the_bounds_of_activations_and_of_updates() -> None:
+    assert [scale([layer("x", ratio)]).status for ratio in (0.45, 0.55, 1.9, 2.1)] == [WARN, PASS, PASS, WARN]
+    assert [dead_units([layer("x", 1, dead)]).status for dead in (0, 1, 4)] == [PASS, WARN, FAIL]
+    assert [blanks({"blanks": share}).status for share in (0.994, 0.996)] == [PASS, FAIL]
+    loop = toy.loop(clip=1.0)
+    found = []
+    for ratio in (0.9e-6, 1.1e-6, 0.09, 0.11):
+        loop.standing.ratios = {HEAD: ratio}
+        found.append(step_size(loop).status)
+    assert found == [WARN, PASS, PASS, WARN]
+    found = []
+    for clipped in (5, 6):
+        loop.standing.norms = {"steps": 10, "clipped": clipped, "largest": 1.0, "sum": 10.0}
+        found.append(gradient_norm(loop).status)
+    assert found == [PASS, WARN]
+
+
 def test_a_low_first_loss_is_fine_where_nothing_is_new(source: Path) -> None:
     toy.write()
     found = before(toy.job(toy.make_init(source=str(source))))
@@ -178,6 +220,40 @@ def test_a_model_that_looks_at_the_batch_fails_and_a_group_norm_warns() -> None:
     found = before(toy.job(model={"groups": True}))["independent"]
     assert found.status == WARN
     assert "the group norm groups sees padding, by design" in found.says
+
+
+def test_a_group_norm_excuses_padding_and_no_company() -> None:
+    found = before(toy.job(model={"groups": True, "leaky": True}))["independent"]
+    assert found.status == FAIL
+    assert "with more padding" not in found.says
+
+
+def test_a_model_that_looks_at_padding_alone_fails() -> None:
+    job = toy.job()
+    model, _ = job.model()
+    forward = model.forward
+    model.forward = lambda x, lengths: forward(x, lengths) * (1 + 0.1 * x.shape[1])  # type: ignore[method-assign]
+    found = independent(model, job.work.task, first_batch(job.work.train, 0), settings=job.settings)
+    assert found.status == FAIL
+    assert "with more padding" in found.says
+
+
+def test_a_model_of_one_input_size_is_held_against_its_batch_alone() -> None:
+    job = toy.job()
+    batch = first_batch(job.work.train, 0)
+    for leaky, status in ((False, PASS), (True, FAIL)):
+        model, _ = toy.job(model={"leaky": leaky}).model()
+        forward = model.forward
+
+        def fixed(x: Tensor, lengths: Tensor, forward: Any = forward) -> Any:
+            if x.shape[1] != batch.inputs.shape[1]:
+                raise IndexError("no place 12")
+            return forward(x, lengths)
+
+        model.forward = fixed  # type: ignore[method-assign]
+        found = independent(model, job.work.task, batch, settings=job.settings)
+        assert found.status == status, found
+        assert ("does not take longer inputs: IndexError: no place 12" in found.says) == (status == PASS)
 
 
 # While it trains.
@@ -229,6 +305,18 @@ def test_a_tensor_without_a_gradient_fails() -> None:
     assert found.says == "2 tensors never had a gradient: body.second.weight, body.second.bias"
 
 
+def test_a_plain_gradient_descent_has_gradients_too() -> None:
+    """SGD without momentum keeps no state; what a gradient reached was read from it."""
+    loop = toy.loop(optimizer="sgd", betas=[0.0, 0.9], folder="run", save_every=3)
+    loop.run(until=3)
+    other = toy.loop(optimizer="sgd", betas=[0.0, 0.9])
+    other.restore(*RunFolder("run").load())
+    for one in (loop, other):
+        assert moved(one).status == PASS
+    other.optimizer.reached[0] = False
+    assert moved(other).says == f"1 tensor never had a gradient: {other.optimizer.order[0]}"
+
+
 def test_a_tensor_that_does_not_move_fails() -> None:
     loop = toy.loop(lr_scale={"head": 0}, weight_decay=0)
     loop.run(until=3)
@@ -250,6 +338,24 @@ def test_gradients_that_are_always_clipped_warn() -> None:
     assert "100% of steps clipped" in found.says
 
 
+@pytest.mark.parametrize(("largest", "status"), [(90.0, PASS), (110.0, WARN)])
+def test_one_gradient_far_above_the_others_warns_in_a_short_run(largest: float, status: str) -> None:
+    """Their mean with it can be no hundredth of it in fewer than a hundred steps."""
+    loop = toy.loop(clip=None)
+    loop.standing.norms = {"steps": 10, "clipped": 0, "largest": largest, "sum": 9.0 + largest}
+    assert during(loop)["gradient norm"].status == status
+
+
+def test_a_band_that_a_task_names_warns() -> None:
+    loop = toy.loop(clip=None)
+    loop.run(until=2)
+    mean = loop.standing.norms["sum"] / 2
+    loop.job.work.task.gradient_band = (mean * 1.1, 99.0)  # type: ignore[attr-defined]
+    assert "healthy runs of this task have" in during(loop)["gradient norm"].says
+    loop.job.work.task.gradient_band = (mean * 0.9, 99.0)  # type: ignore[attr-defined]
+    assert during(loop)["gradient norm"].status == PASS
+
+
 def test_a_nan_at_step_5_is_counted_and_many_of_them_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_NAN_FROM", "5")
     monkeypatch.setenv("TOY_NAN_TO", "6")
@@ -263,13 +369,35 @@ def test_a_nan_at_step_5_is_counted_and_many_of_them_fail(monkeypatch: pytest.Mo
     assert (found.status, found.says) == (FAIL, "stopped at step 6: 2 in a row were not finite")
 
 
+def test_what_is_no_number_after_training_fails() -> None:
+    loop = toy.loop(ema=0.9)
+    loop.run()
+    assert during(loop)["no NaN, no Inf"].says == "20 of 20 tensors"
+    assert during(loop)["figures are numbers"].says == "2 of 2"
+    assert loop.average is not None
+    loop.average.tensors[HEAD][0, 0] = float("inf")
+    loop.standing.figures["error"] = float("nan")
+    found = during(loop)
+    assert found["no NaN, no Inf"] == Check("no NaN, no Inf", FAIL, f"in 1 tensor: average of {HEAD}")
+    assert found["figures are numbers"] == Check("figures are numbers", FAIL, "error nan")
+    assert figures_finite({"loss": 1.0, "other": float("nan")}, ("loss",)).status == WARN
+    assert figures_finite({}, ("loss",)).status == NOT_RUN
+
+
 def test_the_all_blank_plateau_fails_and_short_clips_warn() -> None:
     assert blanks({"blanks": 1.0}).status == FAIL
     assert "all-blank plateau" in blanks({"blanks": 1.0}).says
     assert blanks({"blanks": 0.8}).status == PASS
-    assert too_short({"too_short": 3.0}).says.startswith("3 clips with fewer frames")
-    assert (too_short({"too_short": 3.0}).status, too_short({"too_short": 0.0}).status) == (WARN, PASS)
-    assert blanks({}).status == too_short({}).status == NOT_RUN
+    assert blanks({"loss": 1.0}).says == "no CTC in this task"
+    assert blanks({}).says == "nothing was evaluated"
+    found = [
+        too_short(Standing(step=1, figures=figures, too_short=short, fresh=9))
+        for short, figures in ((2, {"too_short": 3.0}), (2, {}), (0, {"too_short": 1.0}), (0, {}), (None, {}))
+    ]
+    assert [one.status for one in found] == [WARN, WARN, WARN, PASS, NOT_RUN]
+    assert found[0].says == "2 of 9 clips of train, 3 of dev with fewer frames than labels and repeats"
+    assert found[3].says == "too short: 0 of 9 clips of train"
+    assert (found[4].says, too_short(Standing()).says) == ("no CTC in this task", "no step was taken")
 
 
 # After the last step.
@@ -278,6 +406,9 @@ def test_the_all_blank_plateau_fails_and_short_clips_warn() -> None:
 def test_what_cannot_be_learned_by_heart_fails() -> None:
     assert overfit({"error": 0.3}, "error", 9).status == FAIL
     assert overfit({"error": 0.0}, "error", 9).status == PASS
+    assert [overfit({"error": value}, "error", 9).status for value in (0.049, 0.051)] == [PASS, FAIL]
+    assert overfit({"accuracy": 0.3}, "accuracy", 9, higher=True).status == FAIL
+    assert overfit({"accuracy": 0.96}, "accuracy", 9, higher=True).status == PASS
 
 
 def test_a_resume_that_drifts_fails() -> None:
@@ -337,11 +468,15 @@ def arm(name: str, *values: float) -> Arm:
         ((0.1, 0.2, 0.1), (0.9, 0.8, 0.9), (0.2, 0.1, 0.9), "SCALE ONLY", WARN),  # not with every seed
         ((0.9, 0.8, 0.9), (0.9, 0.8, 0.8), (1.0, 1.0, 1.0), "NONE", FAIL),
         ((0.80, 0.80, 0.80), (0.81, 0.81, 0.81), (0.9, 0.9, 0.9), "NONE", FAIL),  # better, and not clearly
+        ((0.76, 0.76, 0.76), (0.81, 0.81, 0.81), (0.9, 0.9, 0.9), "KNOWLEDGE", PASS),  # by 6 %
+        ((0.5, 0.5, 0.5), (0.4, 0.4, 0.4), (0.9, 0.9, 0.9), "NONE", FAIL),  # beats permuted, and not scratch
     ],
 )
 def test_the_verdict(warm: Any, scratch: Any, permuted: Any, verdict: str, status: str) -> None:
     arms = (arm("warm", *warm), arm("scratch", *scratch), arm("permuted", *permuted))
     assert verdict_of(*arms) == verdict
+    mirrored = [arm(one.name, *(-value for value in one.values)) for one in arms]
+    assert verdict_of(*mirrored, higher=True) == verdict
     found = knowledge(Controls("error", 3, 100, arms, verdict, "frozen"))
     assert found.status == status
     assert verdict in found.says
@@ -359,6 +494,107 @@ def test_knowledge_of_a_trained_body_is_seen_and_that_of_an_untrained_one_is_not
     other = toy.make_init("head", source="untrained.pth", output="other.init.safetensors", seed=5)
     found = run_controls(toy.job(other, steps=16, evaluate_every=16), seeds=3)
     assert found.verdict != "KNOWLEDGE", found
+
+
+def in_part(source: Path, how: str) -> Job:
+    """A job whose head has five classes, four of the source's, of whose own there are others."""
+    toy.write(model={"classes": 5})
+    Path("old.txt").write_text("a\nb\nc\nd\n")
+    Path("new.txt").write_text("a\nx\nc\nd\ny\n")
+    options: dict[str, Any] = {"on_mismatch": {"head": "pad"}}
+    if how.startswith("map"):
+        options = {"vocab": "old.txt:new.txt", "vocab_keys": ["head.*=0"], "new_tokens": how.partition(" ")[2]}
+    cs.apply(cs.transplant(str(source), "toy.yaml", seed=5, **options), "part.init.safetensors")
+    return toy.job("part.init.safetensors", model={"classes": 5})
+
+
+@pytest.mark.parametrize(
+    ("how", "new"), [("pad", [4]), ("map init", [1, 4]), ("map mean", [])], ids=["pad", "map", "mean"]
+)
+def test_what_is_partly_new_is_trained_in_the_probe(source: Path, how: str, new: list[int]) -> None:
+    """A head that was laid over drawn values, or mapped to new tokens, was frozen as if all of it had been brought."""
+    job = in_part(source, how)
+    assert job.init is not None
+    assert (job.init.drawn, job.init.partly) == (frozenset(), {"head.weight", "head.bias"})
+    assert not {"head.weight", "head.bias"} & set(controls._body(job))
+    assert [run.frozen for run in controls._runs(job, 1, "error")] == [True] * 3 + [False] * 3
+    old = [place for place in range(5) if place not in new]
+    starts = {
+        (way, seed): tensors_of(controls._start(replace(job, settings=replace(job.settings, seed=seed)), way))
+        for way in ("warm", "scratch", "permuted")
+        for seed in (0, 1)
+    }
+    warm, other = starts["warm", 0]["head.weight"], starts["warm", 1]["head.weight"]
+    assert torch.equal(warm[old], other[old])
+    assert not any(torch.equal(warm[row], other[row]) for row in new)
+    assert torch.equal(warm[new], starts["scratch", 0]["head.weight"][new])
+    permuted = starts["permuted", 0]["head.weight"]
+    assert torch.equal(permuted[new], warm[new])
+    assert not torch.equal(permuted[old], warm[old])
+    assert torch.equal(permuted[old].flatten().sort().values, warm[old].flatten().sort().values)
+    other_order = starts["permuted", 1]["body.first.weight"]
+    assert not torch.equal(starts["permuted", 0]["body.first.weight"], other_order)
+
+
+@pytest.mark.parametrize(("how", "row"), [("pad", 4), ("map init", 1)])
+def test_the_new_part_of_a_tensor_is_looked_at_too(source: Path, how: str, row: int) -> None:
+    job = in_part(source, how)
+    assert before(job)["drawn"].says.startswith("2 of 2, 2 in part, worst z")
+    found = before(job, lambda tensors: tensors[HEAD][row].mul_(9))["drawn"]
+    assert found.status == FAIL
+    assert found.says.startswith(f"1 tensor of 2 do not: {HEAD} (z")
+
+
+def test_a_new_part_that_was_saved_rounded_is_found(source: Path) -> None:
+    toy.write(model={"classes": 5})
+    plan = cs.transplant(str(source), "toy.yaml", on_mismatch={"head": "pad"}, dtype="bf16")
+    cs.apply(plan, "part.init.safetensors")
+    assert before(toy.job("part.init.safetensors", model={"classes": 5}))["drawn"].says.startswith("2 of 2, 2 in part")
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 16, 29])
+@pytest.mark.parametrize("draw", [torch.randn, torch.rand])
+def test_few_values_are_held_against_exact_bounds(number: int, draw: Any) -> None:
+    """Of 16 values four times as wide and shifted, nothing was seen."""
+    torch.manual_seed(number)
+    others = [draw(number) for _ in range(32)]
+    assert max(distance(draw(number), others) for _ in range(300)) < WORST
+    spread = torch.stack(others).std()
+    assert distance(draw(number) + 12 * spread, others) > WORST
+    if number >= 5:
+        assert distance((draw(number) - 0.5) * 30, others) > WORST
+    if number >= 16:
+        assert distance(draw(number) * 4 + 0.8, others) > WORST
+    if number >= 2:
+        assert distance(torch.full((number,), float(others[0][0])), others) > WORST
+
+
+def test_values_that_vary_together_are_no_fault() -> None:
+    """One draw for a whole tensor: the deviation inside it is none, and says nothing."""
+    torch.manual_seed(0)
+    others = [torch.randn(()).expand(8) for _ in range(32)]
+    assert all(distance(torch.randn(()).expand(8), others) < WORST for _ in range(50))
+
+
+def test_each_seed_of_the_controls_is_trained_with_it_to_the_end(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int | None, int]] = []
+
+    class Seen(toy.Loop):
+        def run(self, **options: Any) -> str:
+            ended = super().run(**options)
+            seen.append((self.settings.seed, self.settings.patience, self.standing.step))
+            return ended
+
+    monkeypatch.setattr(controls, "Loop", Seen)
+    job = toy.job(init, steps=4, evaluate_every=1, patience=1, lr=1e-9, seed=7)
+    run_controls(job, seeds=2)
+    assert seen == [(7, None, 4), (8, None, 4)] * 6
+    for way in ("warm", "scratch", "permuted"):
+        starts = [
+            tensors_of(controls._start(replace(job, settings=replace(job.settings, seed=seed)), way)) for seed in (7, 8)
+        ]
+        assert not torch.equal(starts[0][HEAD], starts[1][HEAD]), way
+        assert torch.equal(starts[0][FIRST], starts[1][FIRST]) == (way == "warm"), way
 
 
 def test_controls_are_paired_and_repeatable(init: str) -> None:

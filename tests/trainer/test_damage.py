@@ -175,6 +175,11 @@ class NoItems(Toy):
         found = super().loss(model, batch)
         return Loss(found.total, 0, found.parts)
 
+class OnDevice(Toy):
+    def loss(self, model, batch):
+        found = super().loss(model, batch)
+        return Loss(found.total, torch.tensor(found.items), found.parts)
+
 class NoLoss(Toy):
     def loss(self, model, batch):
         return super().loss(model, batch).total
@@ -198,7 +203,7 @@ class Fails(Toy):
         ("NoItems", "loss of the task own.py:NoItems is of 0 items, for the 8 examples of a batch."),
         ("NoLoss", "loss of the task own.py:NoLoss returns tensor("),
         ("Empty", "the split train gives no batch 0 in epoch 0, of 0 that it promises."),
-        ("Fails", "the task own.py:Fails fails in line 33: KeyError: 1."),
+        ("Fails", "the task own.py:Fails fails in line 38: KeyError: 1."),
     ],
 )
 @pytest.mark.usefixtures("cheap")
@@ -211,10 +216,18 @@ def test_a_task_of_the_users_own_that_is_wrong(name: str, why: str, ckpt: Run) -
     assert "Traceback" not in done.err
 
 
+@pytest.mark.usefixtures("cheap")
+def test_items_may_be_a_tensor(ckpt: Run) -> None:
+    toy.write(task="own.py:OnDevice", steps=2, warmup=0)
+    Path("own.py").write_text(OWN)
+    done = ckpt("train", "toy.yaml", "--device", "cpu", "--check-only")
+    assert done.code == 0, done
+
+
 @pytest.mark.parametrize("seed", [2**63, -1])
 def test_a_seed_that_no_generator_takes(seed: int, ckpt: Run) -> None:
     toy.write()
-    assert f"train.seed is {seed}: it is from 0 to 2^63 - 1." in refused(
+    assert f"train.seed is {seed}; it must be 0 or more, at most 9223372036854775807." in refused(
         ckpt, "--set", f"seed={seed}", config="toy.yaml"
     )
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch import Tensor
 
 from ckptsurgeon.trainer import checking
+from ckptsurgeon.trainer.assembly import job_of
 from ckptsurgeon.trainer.checks import Check
+from ckptsurgeon.trainer.random_state import random_state, seed_all
+from ckptsurgeon.trainer.source import Stream
 
 Run = Callable[..., Any]
 
@@ -28,6 +34,7 @@ class Net(nn.Module):
 """
 
 DATA = """
+import random
 import numpy as np
 import torch
 
@@ -89,6 +96,15 @@ def late():
         def __getitem__(self, place):
             raise KeyError("lost")
     return Late(0)
+
+def drawn():
+    class Drawn(Squares):
+        def __getitem__(self, place):
+            x, label = super().__getitem__(place)
+            if random.random() < 0.5:
+                x = x.flip(1)
+            return x + torch.randn(3, 4) + np.random.rand(), label
+    return torch.utils.data.random_split(Drawn(0), [30, 10])[0]
 
 Number = 3
 """
@@ -156,6 +172,38 @@ def test_a_target_may_be_set_where_a_run_is_started(ckpt: Run) -> None:
     done = ckpt("train", config, "--check-only", "--set", "data.train={_target_: my_data.some, seed: 0, names: false}")
     assert done.code == 0, done
     assert "train: 40 examples of my_data.some" in done.err
+
+
+def batches(workers: int, seed: int, number: int = 9, begin: Any = (0, 0)) -> list[Tensor]:
+    job = job_of(configuration(workers, train="my_data.py:drawn"), sets=[f"seed={seed}"], device="cpu")
+    stream = Stream(job.work.train, seed, begin)
+    return [next(stream).inputs for _ in range(number)]
+
+
+def test_what_an_example_draws_follows_from_seed_epoch_and_place() -> None:
+    """Any number of workers and a resumed run see the same, another seed and another epoch something else."""
+    seed_all(5)
+    before = random_state()
+    first = batches(0, 0)
+    assert all(torch.equal(a, b) for a, b in zip(first, batches(2, 0), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first[6:], batches(1, 0, 3, (1, 2)), strict=True))
+    rows = [row for batch in first for row in batch.flatten(1)]
+    assert len(rows) > 60  # two epochs of 30, and none of the draws twice
+    assert len({tuple(row.tolist()) for row in rows}) == len(rows)
+    assert not {tuple(row.tolist()) for row in rows} & {
+        tuple(row.tolist()) for batch in batches(2, 1) for row in batch.flatten(1)
+    }
+    after = random_state()
+    assert torch.equal(before["torch"], after["torch"])
+    assert before["python"] == after["python"]
+    assert torch.equal(before["numpy"][1], after["numpy"][1])
+
+
+def test_a_dataset_that_draws_passes_every_check(ckpt: Run) -> None:
+    done = ckpt("train", configuration(train="my_data.py:drawn"), "--device", "cpu", "--steps", "8", "--json")
+    checks = {check["name"]: check for check in json.loads(done.out)["checks"]}
+    for name in ("resumed is uninterrupted", "saved, reopened, the same loss"):
+        assert checks[name]["status"] == "PASS", checks[name]
 
 
 @pytest.mark.parametrize(

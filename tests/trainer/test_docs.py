@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from ckptsurgeon.trainer.checking import checks_after, checks_before, checks_during
-from ckptsurgeon.trainer.settings import Data, Features, Settings, settings_of
+from ckptsurgeon.trainer.section import settings_of
+from ckptsurgeon.trainer.settings import Data, Features, Settings
 
 from ..test_documentation import quoted, table
 from . import toy
@@ -80,7 +81,7 @@ def test_every_check_is_explained(monkeypatch: Any) -> None:
     rows = [name for row in table(PAGE, "## The checks") for name in row[0].split(", ")]
     told = " ".join(rows)
     assert len(before) == 9  # "the first nine"
-    assert len(names) == 22  # as the changelog says
+    assert len(set(names)) == 23  # as the changelog says
     assert all(name in told or name.replace(", ", " ") in told.replace(", ", " ") for name in names)
 
 

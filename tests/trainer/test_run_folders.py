@@ -216,7 +216,8 @@ def test_the_kept_configuration_is_a_configuration(ckpt: Run, init: str, tmp_pat
     """From where it lies, and from elsewhere: its model's code, its task and its paths are found."""
     import yaml
 
-    from ckptsurgeon.trainer.settings import Settings, settings_of
+    from ckptsurgeon.trainer.section import settings_of
+    from ckptsurgeon.trainer.settings import Settings
 
     cs.train(device="cpu", steps=4, sets=["clip=null", "data.min_s=0.5"])
     kept = yaml.safe_load(Path("run/config.yaml").read_text())

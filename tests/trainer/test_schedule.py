@@ -28,3 +28,12 @@ def test_what_falls_falls_to_the_final_share() -> None:
 def test_constant_stays() -> None:
     settings = Settings(steps=10, schedule="constant")
     assert {lr_factor(settings, step) for step in range(10)} == {1.0}
+
+
+def test_what_falls_begins_after_the_warm_up_and_ends_at_the_last_step() -> None:
+    """Halfway between, not halfway through the run."""
+    for schedule in ("cosine", "linear"):
+        settings = Settings(steps=100, warmup=20, schedule=schedule, final_lr=0.0)
+        assert lr_factor(settings, 19) == lr_factor(settings, 20) == 1
+        assert lr_factor(settings, 60) == pytest.approx(0.5)
+        assert lr_factor(settings, 100) == pytest.approx(0)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.settings import settings_of
+from ckptsurgeon.trainer.section import settings_of
+
+from . import toy
 
 
 def test_what_is_not_said_has_a_default() -> None:
@@ -49,18 +51,47 @@ def test_sections_and_lists_are_read() -> None:
         ({"freeze": {"a": "b"}}, "a list of patterns"),
         ({"lr_scale": {"a": "x"}}, "a map from pattern to number"),
         ({"lr_scale": ["a"]}, "a map from pattern to number"),
-        ({"betas": [0.9]}, "train.betas are"),
+        ({"betas": [0.9]}, "train.betas are [0.9]; they must be two numbers, each 0 or more, below 1"),
         ({"betas": 0.9}, "a list of numbers"),
         ({"schedule": "cos"}, "'cos'. Use one of cosine, linear, constant"),
         ({"features": {"kind": "x"}}, "Use one of log_mel, mfcc, waves"),
-        ({"steps": 0}, "there is nothing to do"),
+        ({"steps": 0}, "train.steps is 0; it must be 1 or more"),
         ({"steps": 100, "warmup": 100}, "warmup 100 is not below train.steps 100"),
-        ({"batch_size": 0}, "1 or more"),
-        ({"ema": 1}, "no decay between 0 and 1"),
-        ({"clip": 0}, "train.clip is 0.0"),
-        ({"final_lr": 2}, "a share of lr"),
+        ({"batch_size": 0}, "train.batch_size is 0; it must be 1 or more"),
+        ({"ema": 1}, "train.ema is 1.0; it must be above 0, below 1"),
+        ({"ema": 0}, "train.ema is 0.0"),
+        ({"clip": 0}, "train.clip is 0.0; it must be above 0"),
+        ({"final_lr": 2}, "train.final_lr is 2.0; it must be 0 or more, at most 1"),
+        ({"betas": [0.9, 1]}, "train.betas is 1.0; it must be 0 or more, below 1"),
+        ({"weight_decay": -1}, "train.weight_decay is -1.0; it must be 0 or more"),
+        ({"weight_decay": math.inf}, "train.weight_decay is inf"),
+        ({"eps": 0}, "train.eps is 0.0"),
+        ({"eps": -1}, "train.eps is -1.0; it must be above 0"),
+        ({"lr": math.inf}, "train.lr is inf"),
+        ({"nonfinite": -1}, "train.nonfinite is -1; it must be 0 or more"),
+        ({"patience": 0}, "train.patience is 0; it must be 1 or more"),
+        ({"lr_scale": {"head": -1}}, "train.lr_scale head is -1.0"),
+        ({"lr_scale": {"head": math.inf}}, "train.lr_scale head is inf"),
+        ({"freeze": {"body": -5}}, "train.freeze body is -5"),
+        ({"warmup": -3}, "train.warmup is -3"),
+        ({"seed": -3}, "train.seed is -3"),
+        ({"seed": 2**63}, "train.seed is 9223372036854775808; it must be 0 or more, at most 9223372036854775807"),
+        ({"seed": 10**400}, "it must be 0 or more"),
+        ({"lr": 10**400}, "not a number"),
+        ({"beam": 0}, "train.beam is 0; it must be 1 or more"),
+        ({"data": {"workers": -1}}, "train.data.workers is -1"),
+        ({"data": {"workers": 100_000}}, "train.data.workers is 100000"),
+        ({"threads": 0}, "train.threads is 0"),
+        ({"threads": 100_000}, "train.threads is 100000; it must be 1 or more, at most 1024"),
+        ({"label_smoothing": 1}, "train.label_smoothing is 1.0"),
+        ({"evaluate_every": 0}, "train.evaluate_every is 0"),
+        ({"accumulate": 0}, "train.accumulate is 0"),
+        ({"features": {"rate": 0}}, "train.features.rate is 0"),
+        ({"features": {"window_s": -1}}, "train.features.window_s is -1.0; it must be above 0"),
+        ({"data": {"max_s": 0}}, "train.data.max_s is 0.0"),
+        ({"data": {"min_s": -1}}, "train.data.min_s is -1.0"),
         ({"data": {"min_s": 3, "max_s": 2}}, "leaves nothing"),
-        ({"keep": 0}, "it is 1 or more"),
+        ({"keep": 0}, "train.keep is 0; it must be 1 or more"),
     ],
 )
 def test_what_is_wrong_is_said(section: Any, why: str) -> None:
@@ -73,14 +104,17 @@ def test_what_is_wrong_is_said(section: Any, why: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("lr=0", "--set lr=0: train.lr is 0.0: it is a finite number above 0"),
-        ("lr=.inf", "--set lr=.inf: train.lr is inf: it is a finite number above 0"),
-        ("clip=-1", "--set clip=-1: train.clip is -1.0: it is above 0, or null so as not to clip"),
+        (
+            "lr=0",
+            "--set lr=0: train.lr is 0.0; it must be above 0, finite; what is not to be trained is named by freeze",
+        ),
+        ("lr=.inf", "--set lr=.inf: train.lr is inf; it must be above 0, finite"),
+        ("clip=-1", "--set clip=-1: train.clip is -1.0; it must be above 0, or null so as not to clip"),
         (
             "betas=[1, 2]",
-            "--set betas=[1, 2]: train.betas are [1.0, 2.0]: they are two numbers, each from 0 to below 1",
+            "--set betas=[1, 2]: train.betas is 1.0; it must be 0 or more, below 1",
         ),
-        ("keep=0", "--set keep=0: train.keep is 0: it is 1 or more"),
+        ("keep=0", "--set keep=0: train.keep is 0; it must be 1 or more"),
         ("steps=.inf", "--set steps=.inf: train.steps is inf, not a whole number"),
         ("steps=1.5", "--set steps=1.5: train.steps is 1.5, not a whole number"),
     ],
@@ -98,3 +132,13 @@ def test_a_value_of_the_command_line_is_blamed_on_it(text: str, why: str) -> Non
     Path("y.yaml").write_text("train: {keep: 0}\n")
     with pytest.raises(cs.ConfigError, match=r"y\.yaml: train\.keep is 0"):
         settings_in(read_document("y.yaml"), ["steps=5"])
+
+
+def test_what_may_be_as_large_as_one_likes_may() -> None:
+    made = settings_of({"clip": math.inf, "data": {"max_s": math.inf}, "lr_scale": {"x": 0}, "freeze": {"x": 0}}, "x")
+    assert (made.clip, made.data.max_s) == (math.inf, math.inf)
+
+
+def test_a_layer_that_thaws_after_the_end_is_a_note() -> None:
+    notes = toy.job(freeze={"body": 12, "head": 11}).work.notes
+    assert notes == ("train.freeze body: 12 is not below train.steps 12: it is never trained",)

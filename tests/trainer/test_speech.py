@@ -17,7 +17,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.trainer.data import located
 from ckptsurgeon.trainer.data.features import Extractor
 from ckptsurgeon.trainer.manifests import read_manifests
-from ckptsurgeon.trainer.settings import settings_of
+from ckptsurgeon.trainer.section import settings_of
 from ckptsurgeon.trainer.speech import LANGUAGES, demo_data
 from ckptsurgeon.trainer.speech.espeak import check_language
 from ckptsurgeon.trainer.speech.words import words_of

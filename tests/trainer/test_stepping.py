@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.trainer.checking import checks_before
+from ckptsurgeon.trainer.evaluating import evaluate
 from ckptsurgeon.trainer.job import tensors_of
 from ckptsurgeon.trainer.stepping import take_step
-from ckptsurgeon.trainer.tasks._task import Batch
+from ckptsurgeon.trainer.tasks._task import Batch, Loss
 
 from . import toy
+
+KEY = "head.weight"
 
 
 def part(batch: Batch, first: int, last: int) -> Batch:
@@ -75,6 +81,39 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
     assert math.isfinite(loop.standing.last_loss or math.nan)
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_clip_with_inf_changes_no_buffer(replaced: bool) -> None:
+    """Batch norm's statistics were inf for ever, and every evaluation after it NaN."""
+    loop = toy.loop(ema=0.5)
+    loop.run(until=2)
+    norm = loop.model.body["norm"]  # type: ignore[index]
+    old = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+    task = loop.job.work.task
+    sound, forward = task.loss, norm.forward
+
+    def replacing(x: Tensor) -> Tensor:
+        norm.running_mean = norm.running_mean.clone()
+        return forward(x)  # type: ignore[no-any-return]
+
+    def spoiled(model: nn.Module, batch: Batch) -> Loss:
+        inputs = batch.inputs.clone()
+        inputs[0, 0, 0] = math.inf
+        return sound(model, replace(batch, inputs=inputs))
+
+    task.loss = spoiled  # type: ignore[method-assign]
+    if replaced:
+        norm.forward = replacing
+    loop.run(until=3)
+    assert loop.standing.skipped == 1
+    assert all(torch.equal(buffer, old[name]) for name, buffer in norm.named_buffers())
+    task.loss = sound  # type: ignore[method-assign]
+    loop.run()
+    assert math.isfinite(loop.standing.figures["loss"])
+    assert loop.average is not None
+    assert all(bool(torch.isfinite(one).all()) for one in loop.average.tensors.values())
+    assert not torch.equal(norm.running_mean, old["running_mean"])
+
+
 def test_too_many_in_a_row_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_NAN_FROM", "5")
     monkeypatch.setenv("TOY_NAN_TO", "100")
@@ -92,15 +131,114 @@ def test_bf16_trains_and_keeps_the_weights_in_float32() -> None:
     assert loop.standing.last_loss < loop.standing.first_loss / 2
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("float32", torch.float32)])
+def test_the_model_computes_in_the_precision_that_is_asked_for(precision: str, dtype: torch.dtype) -> None:
+    loop = toy.loop(precision=precision, steps=4)
+    seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    loop.model.head.register_forward_hook(  # type: ignore[union-attr]
+        lambda module, given, found: seen[torch.is_grad_enabled()].add(found.dtype)
+    )
+    loop.run()
+    assert seen == {True: {dtype}, False: {dtype}}  # training, evaluating
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_either_of_loss_and_gradient_that_is_not_finite_skips_the_step(what: str) -> None:
+    loop = toy.loop()
+    before = {key: value.detach().clone() for key, value in tensors_of(loop.model).items()}
+    sound = loop.job.work.task.loss
+
+    def spoiled(model: nn.Module, batch: Batch) -> Loss:
+        found = sound(model, batch)
+        if what == "loss":  # a constant has no gradient
+            return replace(found, total=found.total + math.inf)
+        total = found.total.clone()
+        total.register_hook(lambda gradient: gradient * math.nan)
+        return replace(found, total=total)
+
+    loop.job.work.task.loss = spoiled  # type: ignore[method-assign]
+    stepped = take_step(
+        loop.model, loop.job.work.task, [next(loop.stream)], loop.optimizer, settings=loop.settings
+    )  # fmt: skip
+    assert (math.isfinite(float(stepped.loss)), math.isfinite(float(stepped.norm))) == (what != "loss", what == "loss")
+    assert bool(stepped.bad)
+    assert all(torch.equal(value, before[key]) for key, value in tensors_of(loop.model).items())
+    assert not any(loop.optimizer.learned().values())
+
+
+def test_sgd_has_the_first_of_betas_as_momentum() -> None:
+    loop, twin = toy.loop(optimizer="sgd", betas=[0.7, 0.9], clip=None), toy.loop()
+    plain = torch.optim.SGD(twin.optimizer.parameters, 0.01, 0.7, weight_decay=0.01)
+    loop.model.eval()
+    twin.model.eval()
+    for _ in range(3):
+        batch = next(loop.stream)
+        take_step(loop.model, loop.job.work.task, [batch], loop.optimizer, settings=loop.settings)
+        loss = twin.job.work.task.loss(twin.model, batch)
+        plain.zero_grad()
+        (loss.total / loss.items).backward()
+        plain.step()
+    for key, value in tensors_of(loop.model).items():
+        torch.testing.assert_close(value, tensors_of(twin.model)[key], msg=key)
+
+
+def test_the_average_follows_each_step_by_its_decay_and_is_what_is_evaluated() -> None:
+    loop = toy.loop(ema=0.9, evaluate_every=3, lr=0.1)
+    assert loop.average is not None
+    wanted = loop.average.tensors[KEY].clone()
+    for until in (1, 2, 3):
+        loop.run(until=until)
+        wanted = 0.9 * wanted + 0.1 * tensors_of(loop.model)[KEY].detach()
+        torch.testing.assert_close(loop.average.tensors[KEY], wanted)
+    dev = loop.job.work.dev
+    assert dev is not None
+    found = [
+        evaluate(loop.model, loop.job.work.task, dev.read(0, 0), settings=loop.settings, average=average)
+        for average in (loop.average, None)
+    ]
+    assert loop.standing.figures == found[0]
+    assert found[0] != found[1]
+
+
+def test_threads_and_determinism_are_set_for_a_run_and_put_back() -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def look(row: object) -> None:
+        seen.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
+
+    before = torch.get_num_threads()
+    for threads, exact in ((before + 1, True), (before, False)):
+        seen.clear()
+        toy.write(threads=threads, deterministic=exact, steps=3)
+        cs.train("toy.yaml", run=f"run{threads}", device="cpu", observer=look)
+        assert (threads, exact) in seen[1:]
+        assert set(seen[2:]) == {(threads, exact)}
+        assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (before, False)
+
+
 def test_it_stops_where_nothing_becomes_better() -> None:
     loop = toy.loop(steps=400, evaluate_every=2, patience=3, lr=1e-9)
     assert loop.run() == "patience"
     assert loop.standing.step == 8
 
 
-def test_a_metric_that_the_task_does_not_give_is_an_error() -> None:
-    with pytest.raises(cs.ConfigError, match=r"train.metric cer: the task gives no such figure. It gives loss, error"):
+def test_a_metric_that_the_task_does_not_give_is_an_error_before_the_first_step() -> None:
+    why = r"train.metric cer: the task gives no such figure. It gives loss, error"
+    with pytest.raises(cs.ConfigError, match=why):
         toy.loop(metric="cer").run()
+    job = toy.job(metric="cer")
+    with pytest.raises(cs.ConfigError, match=why):
+        next(checks_before(job, job.model()[0], None))
+
+
+@pytest.mark.parametrize(("higher", "best"), [((), 1), (("accuracy",), 2)])
+def test_a_figure_that_is_better_when_higher_keeps_the_highest(higher: tuple[str, ...], best: int) -> None:
+    loop = toy.loop(metric="accuracy", steps=3, evaluate_every=1, warmup=0)
+    task, figures = loop.job.work.task, iter([0.2, 0.9, 0.5])
+    task.higher = higher
+    task.evaluate = lambda model, batches: {"accuracy": next(figures)}  # type: ignore[method-assign]
+    loop.run()
+    assert (loop.standing.best_step, loop.standing.waited) == (best, 3 - best)
 
 
 def test_the_average_is_what_is_evaluated_and_kept() -> None:

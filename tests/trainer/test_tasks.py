@@ -10,11 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.trainer.assembly import job_of
+from ckptsurgeon.trainer.checking import checks_during
+from ckptsurgeon.trainer.checks import NOT_RUN, WARN
+from ckptsurgeon.trainer.loop import Loop
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
-from ckptsurgeon.trainer.settings import Settings, settings_of
+from ckptsurgeon.trainer.section import settings_of
+from ckptsurgeon.trainer.settings import Settings
 from ckptsurgeon.trainer.tasks import load_task, task_file
 from ckptsurgeon.trainer.tasks._task import Batch
 from ckptsurgeon.trainer.tasks.classify import Classify
@@ -89,6 +95,13 @@ def test_a_clip_too_short_to_be_spelled_counts_for_nothing_and_is_counted() -> N
     assert (loss.items, bool(torch.isfinite(loss.total))) == (2, True)
     assert task.evaluate(model, [both])["too_short"] == 1
     assert task.evaluate(model, [batch_of([[3, 3, 3]], [5])])["too_short"] == 0
+
+
+def test_batches_of_which_one_has_nothing_to_spell_add_up_too() -> None:
+    task, model = CTC(settings(), TOKENS), Frames()
+    short, sound = batch_of([[3, 3, 3]], [3]), batch_of([[1, 2]], [8])
+    assert [int(task.loss(model, one).items) for one in (short, sound)] == [0, 2]
+    assert (task.uniform_loss(model, short), task.evaluate(model, [short])["loss"]) == (0, 0)
 
 
 def test_the_uniform_loss_is_that_of_a_model_that_says_nothing() -> None:
@@ -253,6 +266,34 @@ def test_the_hybrid_loss_is_weighted_and_smoothed() -> None:
     assert loss.items == 5
     assert torch.allclose(loss.parts["ctc"], ctc)
     assert torch.allclose(loss.parts["attention"], attention)
+
+
+@pytest.mark.parametrize("dev", [False, True])
+def test_clips_that_the_models_subsampling_makes_too_short_are_counted(dev: bool) -> None:
+    """In both splits, each once; what waves become is not known before."""
+    Path("tokens.txt").write_text("\n".join(["<blank>", "<unk>", "<space>", *"abcdef", "<sos/eos>"]) + "\n")
+    corpus("train.csv", ["abcdefabcdef", "a", "b", "abcdefabcdefabcdefabcdef"])
+    corpus("dev.csv", ["a", "abcdefabcdefabcdef"])
+    model = {
+        "name": "hybrid_asr", "tokens": "tokens.txt", "d_model": 16, "heads": 2, "encoder_layers": 1,
+        "decoder_layers": 1, "n_mels": 20,
+    }  # fmt: skip
+    data = {"train": "train.csv", **({"dev": "dev.csv"} if dev else {})}
+    section = {"task": "hybrid", "steps": 3, "batch_size": 2, "accumulate": 2, "features": {"kind": "waves"}}
+    Path("h.yaml").write_text(yaml.safe_dump({"model": model, "train": {**section, "data": data}}))
+    job = job_of("h.yaml", device="cpu")
+    assert job.work.notes[0].startswith("train: 4 clips")
+    assert "left out" not in job.work.notes[0]
+    loop = Loop(job, job.model()[0])
+    loop.run()
+    assert (loop.standing.too_short, loop.standing.fresh) == (2, 4)
+    found = {check.name: check for check in checks_during(loop)}
+    long_enough = found["clips long enough"]
+    there = ", 1 of dev" if dev else ""
+    assert long_enough.says == f"2 of 4 clips of train{there} with fewer frames than labels and repeats"
+    assert long_enough.status == WARN
+    if not dev:
+        assert (found["share of blanks"].status, found["share of blanks"].says) == (NOT_RUN, "nothing was evaluated")
 
 
 def test_waves_of_another_rate_than_the_model_hears_are_an_error() -> None:

@@ -53,7 +53,7 @@ def test_the_best_weights_are_evaluated_once_and_it_is_told_everywhere(ckpt: Run
     toy.write(**SECTION, ema=0.5)
     done = ckpt("train", "toy.yaml", "--device", "cpu")
     assert done.code == 0, done
-    assert evaluations() == 5  # four on dev
+    assert evaluations() == 6  # one batch before the first step, and four on dev
     told = json.loads(ckpt("train", "--report", "--json").out)
     assert told["test"] == figures_of("run/best.safetensors") != figures_of("run/last/model.safetensors")
     assert told["test_clips"] == 60

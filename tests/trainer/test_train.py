@@ -20,7 +20,7 @@ import yaml
 import ckptsurgeon as cs
 from ckptsurgeon.trainer import read_report
 from ckptsurgeon.trainer.checks import Check
-from ckptsurgeon.trainer.settings import settings_of
+from ckptsurgeon.trainer.section import settings_of
 
 from . import toy
 

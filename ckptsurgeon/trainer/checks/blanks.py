@@ -5,30 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...text import count
+from ..standing import Standing
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
 __all__ = ["blanks", "too_short"]
 
 PLATEAU = 0.995
+NO_CTC = "no CTC in this task"
+UNSEEN = "nothing was evaluated"
 
 
 def blanks(figures: Mapping[str, float]) -> Check:
     """Name the plateau on which CTC models begin and may stay: every frame is blank, the loss falls no further."""
     name = "share of blanks"
     if "blanks" not in figures:
-        return Check(name, NOT_RUN, "no CTC in this task")
+        return Check(name, NOT_RUN, NO_CTC if figures else UNSEEN)
     share = figures["blanks"]
     if share >= PLATEAU:
         return Check(name, FAIL, f"{share:.1%} of frames: the all-blank plateau; train longer, or with another lr")
     return Check(name, PASS, f"{share:.1%} of frames")
 
 
-def too_short(figures: Mapping[str, float]) -> Check:
-    """Count clips with fewer frames than labels and repeats: no alignment exists, their loss is infinite."""
+def too_short(standing: Standing) -> Check:
+    """Count clips with fewer frames than labels and repeats: no alignment exists, and nothing is learned of them.
+
+    Those of training in the first epoch, as far as it came, those of dev in the last evaluation.
+    """
     name = "clips long enough"
-    if "too_short" not in figures:
-        return Check(name, NOT_RUN, "no CTC in this task")
-    number = int(figures["too_short"])
-    if number:
-        return Check(name, WARN, f"{count(number, 'clip')} with fewer frames than labels and repeats")
-    return Check(name, PASS, "all of them")
+    trained, seen = standing.too_short, standing.fresh
+    evaluated = standing.figures.get("too_short")
+    if trained is None and evaluated is None:
+        return Check(name, NOT_RUN, NO_CTC if standing.step or standing.figures else "no step was taken")
+    said = [f"{trained} of {count(seen, 'clip')} of train"] if trained is not None else []
+    said += [f"{int(evaluated)} of dev"] if evaluated is not None else []
+    if trained or evaluated:
+        return Check(name, WARN, f"{', '.join(said)} with fewer frames than labels and repeats")
+    return Check(name, PASS, f"too short: {', '.join(said)}")

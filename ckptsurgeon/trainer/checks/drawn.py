@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,65 +13,62 @@ from ...target import TargetSpec
 from ...text import count, escape, listing
 from ..job import drawn, tensors_of
 from ._check import FAIL, NOT_RUN, PASS, Check
+from ._distance import FEW, WORST, distance
 
 __all__ = ["drawn_fit"]
 
 NAME = "initialised tensors fit"
-WORST = 6.0
-"""Standard errors that a mean or a deviation may be off: by chance once in 500 million."""
-FEW = 30
-"""Fewer values than this say little of a distribution: only their size is looked at."""
-OTHERS = (1, 2)
-"""Draws with other seeds that a tensor is held against, as what is added to its own."""
+OTHERS = 2
+"""Draws with the next seeds that a tensor is held against."""
+OTHERS_OF_FEW = 32
+"""As many of a tensor with few values, if they are drawn in a few seconds."""
+LONGEST_S = 3.0
 
 
-def drawn_fit(model: nn.Module, target: TargetSpec, keys: Collection[str], seed: int) -> Check:
+def drawn_fit(
+    model: nn.Module, target: TargetSpec, keys: Collection[str], seed: int, *, parts: Mapping[str, Tensor] | None = None
+) -> Check:
     """Compare drawn tensors with draws of other seeds: mean, deviation and bounds; constants must be equal.
 
-    What is random must differ between seeds.
+    What is random must differ between seeds. Of ``parts`` only what is true is drawn, and compared.
     """
-    wanted = [key for key in target.tensors if key in keys and target.tensors[key].numel]
+    parts = {key: part for key, part in (parts or {}).items() if part.any()}
+    wanted = [key for key in target.tensors if (key in keys or key in parts) and target.tensors[key].numel]
     if not wanted:
         return Check(NAME, NOT_RUN, "no tensor is known to be drawn")
     tensors = tensors_of(model)
-    others: dict[str, list[Tensor]] = {key: [] for key in wanted}
-    for more in OTHERS:
-        for key, value in drawn(target, wanted, seed + more):
-            others[key].append(value.clone())
-    worst, wrong = 0.0, []
-    for key in wanted:
-        z = _distance(tensors[key].detach().cpu(), others[key])
-        worst = max(worst, z if math.isfinite(z) else worst)
-        if z > WORST:
-            wrong.append(f"{key} ({'another constant' if math.isinf(z) else f'z {z:.0f}'})")
+    values = {key: _of(tensors[key].detach().cpu(), parts.get(key)) for key in wanted}
+    others = _others(target, wanted, seed, parts)
+    found = {key: distance(values[key], others[key]) for key in wanted}
+    wrong = [
+        f"{key} ({'another constant' if math.isinf(z) else f'z {z:.0f}'})" for key, z in found.items() if z > WORST
+    ]
     if wrong:
         return Check(NAME, FAIL, f"{count(len(wrong), 'tensor')} of {len(wanted)} do not: {listing(wrong, where='')}")
-    same = [key for key in wanted if _repeats(tensors[key].detach().cpu(), others[key])]
+    same = [key for key in wanted if _repeats(values[key], others[key])]
     if same:
         return Check(NAME, FAIL, f"the same values with another seed: {escape(listing(same, where=''))}")
-    return Check(NAME, PASS, f"{len(wanted)} of {len(wanted)}, worst z {worst:.1f}")
+    rest = f", {len(parts)} in part" if parts else ""
+    return Check(NAME, PASS, f"{len(wanted)} of {len(wanted)}{rest}, worst z {max(found.values()):.1f}")
 
 
-def _distance(value: Tensor, others: list[Tensor]) -> float:
-    """Return how far a tensor is from the others of its make, in standard errors; infinite for another constant."""
-    if torch.equal(others[0], others[1]):  # nothing is random about it
-        return 0.0 if torch.equal(value, others[0]) else math.inf
-    mine, theirs = value.double().flatten(), torch.stack(others).double().flatten()
-    centre, spread = theirs.mean(), theirs.std()
-    if not torch.isfinite(mine).all():
-        return math.inf
-    if mine.numel() < FEW:
-        furthest = (mine - centre).abs().max() / spread.clamp(min=1e-300)
-        return max(0.0, float(furthest) - 4)  # about 4 deviations are the largest of a few dozen
-    share = 1 / mine.numel() + 1 / theirs.numel()
-    mean_z = (mine.mean() - centre).abs() / (spread * math.sqrt(share))
-    fourth = ((theirs - centre) ** 4).mean()
-    error = ((fourth - spread**4).clamp(min=1e-3 * spread**4) * share).sqrt()  # of a variance
-    spread_z = (mine.var() - spread**2).abs() / error
-    width = theirs.max() - theirs.min()
-    beyond = torch.maximum(mine.max() - theirs.max(), theirs.min() - mine.min()) / width.clamp(min=1e-300)
-    bounds_z = WORST * 2 * float(beyond) if float(beyond) > 0.5 else 0.0  # half as wide again as was ever drawn
-    return max(float(mean_z), float(spread_z), bounds_z)
+def _of(value: Tensor, part: Tensor | None) -> Tensor:
+    return value if part is None else value[part]
+
+
+def _others(target: TargetSpec, keys: list[str], seed: int, parts: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+    """Return what other seeds draw; of few values often, so that their deviation is known too."""
+    others: dict[str, list[Tensor]] = {key: [] for key in keys}
+    until, more = time.monotonic() + LONGEST_S, 0
+    while keys and (more < OTHERS or time.monotonic() < until):
+        more += 1
+        for key, value in drawn(target, keys, seed + more):
+            others[key].append(_of(value, parts.get(key)).clone())
+        if more == OTHERS:  # constants are no other the next time
+            keys = [key for key in keys if others[key][0].numel() < FEW and not torch.equal(*others[key])]
+        if more == OTHERS_OF_FEW:
+            break
+    return others
 
 
 def _repeats(value: Tensor, others: list[Tensor]) -> bool:

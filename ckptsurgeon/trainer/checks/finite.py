@@ -1,28 +1,41 @@
-"""No tensor holds NaN or Inf, and none is constant that is not declared to be."""
+"""No tensor and no figure is NaN or Inf, and no tensor is constant that is not declared to be."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ...target import TargetSpec
-from ...text import count, listing
+from ...text import count, escape, listing
 from ..job import drawn, tensors_of
-from ._check import FAIL, PASS, WARN, Check
+from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
-__all__ = ["finite", "varied"]
+__all__ = ["figures_finite", "finite", "varied"]
 
 
-def finite(model: nn.Module) -> Check:
-    """Count tensors with values that are no numbers."""
+def finite(model: nn.Module, average: Mapping[str, Tensor] | None = None) -> Check:
+    """Count tensors, of the model and of its ``average``, with values that are no numbers."""
     name = "no NaN, no Inf"
-    tensors = _floating(model)
+    tensors = {**_floating(model), **{f"average of {key}": value for key, value in (average or {}).items()}}
     wrong = [key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if wrong:
         return Check(name, FAIL, f"in {count(len(wrong), 'tensor')}: {listing(wrong, where='')}")
     return Check(name, PASS, f"{len(tensors)} of {len(tensors)} tensors")
+
+
+def figures_finite(figures: Mapping[str, float], decisive: Collection[str]) -> Check:
+    """Find figures of the last evaluation that are no numbers: a failure where they are ``decisive``."""
+    name = "figures are numbers"
+    if not figures:
+        return Check(name, NOT_RUN, "nothing was evaluated")
+    wrong = [key for key, value in figures.items() if not math.isfinite(value)]
+    if wrong:
+        said = escape(", ".join(f"{key} {figures[key]}" for key in wrong))
+        return Check(name, FAIL if set(wrong) & set(decisive) else WARN, said)
+    return Check(name, PASS, f"{len(figures)} of {len(figures)}")
 
 
 def varied(model: nn.Module, target: TargetSpec, seed: int) -> Check:

@@ -15,21 +15,23 @@ CLEARLY = 0.05
 SEEDS = 3
 
 
-def beats(one: Arm, other: Arm) -> bool:
-    """Whether one start is clearly better than another, lower being better; their seeds are pairs."""
-    gaps = [b - a for a, b in zip(one.values, other.values, strict=True)]
+def beats(one: Arm, other: Arm, *, higher: bool = False) -> bool:
+    """Whether one start is clearly better than another; their seeds are pairs. ``higher`` is better, else lower."""
+    sign = -1 if higher else 1
+    gaps = [sign * (theirs - own) for own, theirs in zip(one.values, other.values, strict=True)]
     return all(gap > 0 for gap in gaps) and sum(gaps) / len(gaps) > CLEARLY * abs(other.mean)
 
 
-def verdict_of(warm: Arm, scratch: Arm, permuted: Arm) -> str:
-    """Return KNOWLEDGE (beats permuted), SCALE ONLY (beats scratch alone) or NONE.
+def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) -> str:
+    """Return KNOWLEDGE (warm beats scratch and permuted), SCALE ONLY (it beats scratch alone) or NONE.
 
     Much of what looks like transfer is scale: of English weights permuted inside each tensor a Russian model learned
-    better than of torch's default initialisers.
+    better than of torch's default initialisers. A start that beats its permuted weights and not scratch brought
+    nothing worth having, and is NONE.
     """
-    if beats(warm, permuted) and beats(warm, scratch):
-        return KNOWLEDGE
-    return SCALE_ONLY if beats(warm, scratch) else NONE
+    if not beats(warm, scratch, higher=higher):
+        return NONE
+    return KNOWLEDGE if beats(warm, permuted, higher=higher) else SCALE_ONLY
 
 
 def knowledge(found: Controls | None, why: str = "--controls trains scratch and permuted weights beside it") -> Check:

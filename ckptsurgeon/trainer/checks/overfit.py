@@ -12,9 +12,11 @@ NAME = "one batch by heart"
 BELOW = 0.05
 
 
-def overfit(figures: Mapping[str, float], metric: str, step: int) -> Check:
-    """Hold the metric on the one batch that was trained on against 0.05."""
+def overfit(figures: Mapping[str, float], metric: str, step: int, *, higher: bool = False) -> Check:
+    """Hold the metric on the one batch that was trained on against 0.05, or 0.95 where ``higher`` is better."""
     if metric not in figures:
         return Check(NAME, NOT_RUN, f"the task gives no {metric}")
-    says = f"{metric} {figures[metric]:.3g} after {step} steps, to be below {BELOW}"
-    return Check(NAME, PASS if figures[metric] < BELOW else FAIL, says)
+    value = figures[metric]
+    wanted = f"above {1 - BELOW}" if higher else f"below {BELOW}"
+    says = f"{metric} {value:.3g} after {step} steps, to be {wanted}"
+    return Check(NAME, PASS if (value > 1 - BELOW if higher else value < BELOW) else FAIL, says)

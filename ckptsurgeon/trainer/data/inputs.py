@@ -39,8 +39,12 @@ class Inputs:
         return cached[:, 0] if self.extractor.features.kind == "waves" else cached
 
     def frames(self, clip: Clip) -> float:
-        """Return how many frames a clip's input has, without opening it; infinite where that cannot be said."""
-        return math.inf if is_array(clip.path) else self.extractor.frames(clip.seconds)
+        """Return how many frames a clip's input has, without opening it; infinite where that cannot be said.
+
+        What a model makes of waves is its own affair: samples are no frames.
+        """
+        unknown = is_array(clip.path) or self.extractor.features.kind == "waves"
+        return math.inf if unknown else self.extractor.frames(clip.seconds)
 
     def prepare(self, clips: Sequence[Clip], progress: Callable[[int, int], None] | None = None) -> int:
         """Fill the cache with these clips, so that ``inputs(clip)`` only maps; returns how many had to be computed.

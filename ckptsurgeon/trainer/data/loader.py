@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import CheckpointError
+from ..random_state import drawing_kept, seed_drawing
 from .order import epoch_batches, padding, sorted_batches
 from .split import Split
 from .workers import deaf, started_deaf
@@ -21,11 +22,15 @@ __all__ = ["Batches"]
 AHEAD = 4
 """Batches that each worker has ready."""
 
+Key = tuple[int, int, int]
+"""The seed, the epoch and the place of an example: what it is made of, and what it draws follows from."""
+
 
 class Batches:
     """The batches of a split. ``shuffled``: in an order that is a function of seed and epoch; else the longest first.
 
-    ``inputs`` is filled before the first batch, where it has a cache. The global random state is left alone.
+    ``inputs`` is filled before the first batch, where it has a cache. What an example draws from the global generators
+    follows from seed, epoch and place, whoever makes it; they are left as they were.
     """
 
     def __init__(
@@ -36,9 +41,9 @@ class Batches:
         self._batch_size, self._shuffled, self._inputs = batch_size, shuffled, inputs
         self._places = _Places()
         self._loader = torch.utils.data.DataLoader(
-            _Examples(task, split),
+            _Made(task, split),
             batch_sampler=self._places,
-            collate_fn=_Collate(task),
+            collate_fn=_as_it_is,
             num_workers=workers,
             worker_init_fn=deaf,
             prefetch_factor=AHEAD if workers else None,
@@ -64,7 +69,7 @@ class Batches:
     def read(self, seed: int = 0, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from the ``start``-th on; raises what reading a clip raises."""
         self.fill()
-        self._places.batches = self.order(seed, epoch)[start:]
+        self._places.batches = [[(seed, epoch, at) for at in batch] for batch in self.order(seed, epoch)[start:]]
         for batch in started_deaf(self._loader):
             if isinstance(batch, CheckpointError):
                 try:
@@ -86,42 +91,38 @@ class Batches:
         return inputs.prepare(self.split.clips, progress) if inputs is not None else 0
 
 
-class _Places(torch.utils.data.Sampler[list[int]]):
+class _Places(torch.utils.data.Sampler[list[Key]]):
     """What the loader is to load next: another list each epoch, so that its workers are kept."""
 
     def __init__(self) -> None:
-        self.batches: Sequence[list[int]] = ()
+        self.batches: Sequence[list[Key]] = ()
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         return iter(self.batches)
 
     def __len__(self) -> int:
         return len(self.batches)
 
 
-class _Examples(torch.utils.data.Dataset[Any]):
-    """Examples of clips; an error is given back as one, so that it is raised where it can be caught."""
+class _Made(torch.utils.data.Dataset[Any]):
+    """Batches of examples; an error is given back as one, so that it is raised where it can be caught."""
 
     def __init__(self, task: Task, split: Split) -> None:
         self._task, self._clips = task, split.clips
 
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def __getitem__(self, place: int) -> Mapping[str, Any] | CheckpointError:
+    def __getitems__(self, keys: Sequence[Key]) -> Batch | CheckpointError:
         try:
-            return self._task.example(self._clips[place])
+            with drawing_kept():
+                examples = [self._example(key) for key in keys]
+                seed_drawing(*keys[0], "batch")
+                return self._task.collate(examples)
         except CheckpointError as error:
             return error
 
+    def _example(self, key: Key) -> Mapping[str, Any]:
+        seed_drawing(*key)
+        return self._task.example(self._clips[key[2]])
 
-class _Collate:
-    def __init__(self, task: Task) -> None:
-        self._task = task
 
-    def __call__(self, examples: Sequence[Any]) -> Batch | CheckpointError:
-        wrong = next((one for one in examples if isinstance(one, CheckpointError)), None)
-        try:
-            return self._task.collate(examples) if wrong is None else wrong
-        except CheckpointError as error:
-            return error
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -24,7 +24,12 @@ LAYERS = ("layer_1", "layer_2", "layer_3", "lstm", "layer_5", "layer_6")
 
 
 class DeepSpeech(nn.Module):
-    """Features in, CTC log-probabilities out; ``outputs`` are the labels and, last, the blank."""
+    """Features in, CTC log-probabilities out; ``outputs`` are the labels and, last, the blank.
+
+    ``stages`` are computed again for the gradient where gradient checkpointing is asked for.
+    """
+
+    stages = ("_before", "lstm", "_after")
 
     def __init__(self, outputs: int, *, n_input: int, n_context: int, n_hidden: int, dropout: float) -> None:
         super().__init__()
@@ -51,11 +56,16 @@ class DeepSpeech(nn.Module):
 
         ``lengths`` (batch) are the frames of each; features behind them should be zero, as they are before the first.
         """
+        x, _ = self.lstm(self._before(features))
+        return self._after(x.masked_fill(padding_mask(lengths, x.shape[1])[..., None], 0.0))
+
+    def _before(self, features: Tensor) -> Tensor:
         x = self._windows(features)
         for layer in (self.layer_1, self.layer_2, self.layer_3):
             x = self._dense(layer, x)
-        x, _ = self.lstm(x)
-        x = x.masked_fill(padding_mask(lengths, x.shape[1])[..., None], 0.0)
+        return x
+
+    def _after(self, x: Tensor) -> Tensor:
         return F.log_softmax(self.layer_6(self._dense(self.layer_5, x)), -1)
 
     def _dense(self, layer: nn.Linear, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..data.clip import Clip
     from ..settings import Settings
 
-__all__ = ["Batch", "Loss", "Progress", "Task"]
+__all__ = ["Batch", "Loss", "Progress", "Task", "is_higher_better"]
 
 Progress = Callable[[str, int, int], None]
 """Is told of a split how many of its clips are done, and how many there are."""
@@ -51,18 +51,22 @@ class Batch:
 class Loss:
     """The sum of a loss over ``items`` (labels, frames, examples), so that it can be divided by those of many batches.
 
-    ``parts`` are its sums by name, for the log.
+    ``items`` may be a tensor (0-d): to make a number of it would wait for the device. ``parts`` are its sums by name,
+    for the log. ``too_short`` is how many clips CTC can spell in no way, after whatever the model takes off their
+    lengths; None where nothing is spelled.
     """
 
     total: Tensor
-    items: int
+    items: int | Tensor
     parts: Mapping[str, Tensor]
+    too_short: Tensor | None = None
 
 
 class Task(Protocol):
     """A task. One module of this folder offers one as ``TASK``, a class that takes the settings and the token list.
 
-    ``metric`` is the figure that says which model is best, lower being better.
+    ``metric`` is the figure that says which model is best. One that has an attribute ``higher`` names in it the figures
+    that are better when they are higher; all others are when lower.
     """
 
     metric: str
@@ -92,3 +96,8 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return figures over a whole split: ``loss``, the metric, and others."""
         ...
+
+
+def is_higher_better(task: Task, figure: str) -> bool:
+    """Whether a figure of a task is better when higher; a task of a user's own need not say so."""
+    return figure in getattr(task, "higher", ())

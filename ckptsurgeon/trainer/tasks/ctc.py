@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ._sounds import TranscribedTask
 from ._spoken import Rates, ctc_losses, spoken, too_short, uniform_losses
@@ -27,18 +27,18 @@ class CTC(TranscribedTask):
         """Return the loss of a batch, as a sum over its labels."""
         said = spoken(model, batch, self.labels, rate=self.settings.features.rate)
         total = ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum()
-        return Loss(total, self._items(batch, said.lengths), {"ctc": total.detach()})
+        short = too_short(said.lengths, batch).sum()
+        return Loss(total, self._items(batch, said.lengths), {"ctc": total.detach()}, short)
 
-    def _items(self, batch: Batch, lengths: object) -> int:
-        long_enough = ~too_short(lengths, batch)  # type: ignore[arg-type]
-        return max(int((batch.label_lengths * long_enough).sum()), 1)
+    def _items(self, batch: Batch, lengths: Tensor) -> Tensor:
+        return (batch.label_lengths * ~too_short(lengths, batch)).sum()
 
     @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
         """Return the loss per label of a model to which all tokens are alike."""
         said = spoken(model, batch, self.labels, rate=self.settings.features.rate)
         total = uniform_losses(said, batch, self.labels.blank).sum()
-        return float(total) / self._items(batch, said.lengths)
+        return float(total) / max(int(self._items(batch, said.lengths)), 1)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
@@ -48,7 +48,7 @@ class CTC(TranscribedTask):
         for batch in batches:
             said = spoken(model, batch, self.labels, rate=self.settings.features.rate)
             total += float(ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum())
-            items += self._items(batch, said.lengths)
+            items += int(self._items(batch, said.lengths))
             short += int(too_short(said.lengths, batch).sum())
             rates.add(said, batch)
         return {"loss": total / max(items, 1), **rates.figures(), "too_short": float(short)}

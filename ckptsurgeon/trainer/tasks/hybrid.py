@@ -34,7 +34,7 @@ class _Answer(NamedTuple):
     ctc: Tensor
     attention: Tensor
     right: Tensor
-    asked: int
+    asked: Tensor
 
 
 class Hybrid(TranscribedTask):
@@ -42,6 +42,7 @@ class Hybrid(TranscribedTask):
 
     metric = "cer"
     decodings = ("ctc", "attention", "joint")
+    higher = ("accuracy",)
 
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
         super().__init__(settings, tokens)
@@ -67,7 +68,7 @@ class Hybrid(TranscribedTask):
         weight = _weight(model)
         total = weight * answer.ctc + (1 - weight) * answer.attention
         parts = {"ctc": answer.ctc.detach(), "attention": answer.attention.detach()}
-        return Loss(total, int(batch.label_lengths.sum()), parts)
+        return Loss(total, batch.label_lengths.sum(), parts, too_short(answer.said.lengths, batch).sum())
 
     def _ask(self, model: nn.Module, batch: Batch) -> _Answer:
         previous, wanted = self._taught(batch)
@@ -80,7 +81,7 @@ class Hybrid(TranscribedTask):
             label_smoothing=self.settings.label_smoothing,
         )  # fmt: skip
         right = (said.decoder.argmax(-1) == wanted).sum()
-        return _Answer(said, ctc, attention, right, int((wanted != IGNORED).sum()))
+        return _Answer(said, ctc, attention, right, (wanted != IGNORED).sum())
 
     def _taught(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the tokens before each position (batch, longest + 1), and those that are to follow."""
@@ -110,7 +111,7 @@ class Hybrid(TranscribedTask):
             answer = self._ask(model, batch)
             total += float(weight * answer.ctc + (1 - weight) * answer.attention)
             items += int(batch.label_lengths.sum())
-            right, asked = right + int(answer.right), asked + answer.asked
+            right, asked = right + int(answer.right), asked + int(answer.asked)
             short += int(too_short(answer.said.lengths, batch).sum())
             rates.add(answer.said, batch, self._read(model, batch, answer.said.log_probs))
         return {
