@@ -14,7 +14,7 @@ from ..plan import Plan, Receipt
 from ..recipe import Recipe, recipe_text
 from ..text import escape, listing
 from .companions import all_checksums, as_written, copy_companions, recipe_as_written, told_companions
-from .copy_steps import check_storages, copy_steps
+from .copy_steps import check_storages, copied_steps
 from .folders import StagedFolder, staged_folder
 from .former import Former, former_companions
 from .layout import OutputOptions, OutputShape, existing_checkpoint, lay_out
@@ -45,8 +45,8 @@ def carry_out(
         run = Run(written, inputs, shape, files, progress or (lambda done, total: None))
         _check_equal(run)
         check_storages(run)
-        copy_steps(run)
-        _compute_others(run)
+        with copied_steps(run):
+            _compute_others(run)
         check_unchanged(inputs)
         _finish(run, recipe.with_checksums(all_checksums(plan, run.checksums)), folder)
         nbytes = folder.nbytes if folder is not None else shape.size

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from ..sources import File
 from ..tensors import Storage
 from .checksums import check_storage, checkable
 from .run import Run, checked_on_the_way, has_slot, is_copy
-from .transfer import THREADS, Copy, Piece, run_copies
+from .transfer import THREADS, Copy, Piece, copying
 
-__all__ = ["check_storages", "copy_steps"]
+__all__ = ["check_storages", "copied_steps"]
 
 
-def copy_steps(run: Run) -> None:
-    """Copy every tensor whose bytes stay as they are."""
+@contextmanager
+def copied_steps(run: Run) -> Iterator[None]:
+    """Copy every tensor whose bytes stay as they are, while the body of the ``with`` computes the others."""
     copies, pieces = [], {}
     for step in run.plan.steps:
         if step.source is None or not has_slot(run, step):
@@ -29,7 +32,10 @@ def copy_steps(run: Run) -> None:
         piece = Piece(info.storage.name, nbytes, info.storage.crc32 if whole else None)
         pieces[step.key] = piece
         copies.append(Copy(source.file(info), info.storage.offset + info.offset, file, offset, [piece]))
-    run.nbytes_read += run_copies(copies, run.advance)
+    nbytes = sum(copy.nbytes for copy in copies)
+    with copying(copies, run.advance):
+        yield
+    run.nbytes_read += nbytes
     run.checksums.update({key: piece.checksum() for key, piece in pieces.items()})
 
 

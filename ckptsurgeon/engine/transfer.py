@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ..sources import File
@@ -19,7 +20,7 @@ from .libc import start_writing
 from .places import output_error
 from .staging import StagedFile
 
-__all__ = ["Advance", "Copy", "Piece", "run_copies"]
+__all__ = ["Advance", "Copy", "Piece", "copying"]
 
 CHUNK = 8 << 20
 """Bytes of one task: enough to keep a disk busy, little enough for two threads to share a tensor."""
@@ -211,26 +212,27 @@ class _Worker:
         return view
 
 
-def run_copies(copies: Iterable[Copy], advance: Advance) -> int:
-    """Carry out copies with their checksums; returns the bytes copied.
+@contextmanager
+def copying(copies: Iterable[Copy], advance: Advance) -> Iterator[None]:
+    """Carry out copies with their checksums while the body of the ``with`` does something else; all is done at its end.
 
     Raises FormatError when a piece does not have the checksum that its source recorded, SourceError and
-    OutputError when a file cannot be read or written.
+    OutputError when a file cannot be read or written; what the body raises ends the copies first.
     """
     runs = joined(copies)
     worker = _Worker(advance)
-    tasks = list(_tasks(runs))
-    batches = list(_batches(tasks))
+    batches = list(_batches(_tasks(runs)))
     if len(batches) < THREADS:
         for batch in batches:
             worker.run_all(batch)
+        yield
     else:
-        _in_threads(worker, batches)
+        with _in_threads(worker, batches):
+            yield
     for run in runs:
         for piece in run.pieces:
             if piece.expected is not None and piece.checksum() != piece.expected:
                 raise bad_checksum(run.source, piece.name)
-    return sum(run.nbytes for run in runs)
 
 
 def _batches(tasks: Iterable[_Task]) -> Iterator[list[_Task]]:
@@ -247,10 +249,12 @@ def _batches(tasks: Iterable[_Task]) -> Iterator[list[_Task]]:
         yield batch
 
 
-def _in_threads(worker: _Worker, batches: Sequence[list[_Task]]) -> None:
+@contextmanager
+def _in_threads(worker: _Worker, batches: Sequence[list[_Task]]) -> Iterator[None]:
     with ThreadPoolExecutor(THREADS, thread_name_prefix="copy") as pool:
         futures = [pool.submit(worker.run_all, batch) for batch in batches]
         try:
+            yield
             wait(futures, return_when=FIRST_EXCEPTION)
             for future in futures:
                 if future.done():
