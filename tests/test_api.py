@@ -64,6 +64,16 @@ assert cs.verify("out.safetensors").ok
     assert not loaded_after(code, "torch", "huggingface_hub")
 
 
+def test_copying_loads_no_numpy(minilm: object) -> None:
+    code = f"""
+import ckptsurgeon as cs
+path = {str(minilm)!r} + "/model.safetensors"
+cs.apply(cs.transplant(path, path, exclude=["pooler"]), "out.safetensors")
+cs.apply(cs.rename(path, map=["encoder=body"]), "renamed.safetensors")
+"""
+    assert not loaded_after(code, "torch", "numpy")
+
+
 def test_inspect_as_a_command_loads_no_torch(minilm: object) -> None:
     code = f"from ckptsurgeon.cli import main\nassert main(['inspect', {str(minilm)!r}]) == 0"
     assert not loaded_after(code, "torch", "numpy", "huggingface_hub")

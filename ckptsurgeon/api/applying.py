@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from ..merges import load_plugin
 from ..plan import Plan, Receipt
 from ..version import __version__
 from .inputs import OpenInputs, close_inputs, close_plan, inputs_of, read_plan, with_merging
@@ -15,6 +14,7 @@ from .types import Path, Progress
 
 if TYPE_CHECKING:
     from ..engine import OutputOptions
+    from ..merges import Method
 
 __all__ = ["apply", "check_output"]
 
@@ -63,7 +63,7 @@ def apply(
         raise _nowhere()
     others += plan.inputs.others if isinstance(plan.inputs, OpenInputs) else ()
     memory_bytes = parse_size(memory, "--memory") if memory is not None else 0
-    plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()
+    plugins = _loaded(plugin) if plugin is not None else ()
     inputs = with_merging(inputs_of(plan), plan, plugins=plugins, memory=memory_bytes)
     try:
         options = _options(output, to, max_shard_size, force=force, inputs=others)
@@ -73,6 +73,12 @@ def apply(
         close_inputs(inputs)
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
     return replace(receipt, notes=(*(f"ran {code}" for code in ran), *receipt.notes))
+
+
+def _loaded(plugin: Path) -> tuple[Method, ...]:
+    from ..merges import load_plugin  # with numpy, which copying does without
+
+    return load_plugin(os.fspath(plugin))
 
 
 def _nowhere() -> ConfigError:

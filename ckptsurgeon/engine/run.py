@@ -216,10 +216,12 @@ def _real(step: Step) -> bool:
 
 def _merges_by_method(step: Step) -> bool:
     """Whether all inputs of a step are real floating numbers that its policy makes fit."""
-    from .aligning import aligns
+    if step.merge is None:
+        return False
+    from .aligning import aligns  # with numpy, which copying does without
 
     dtypes = [DTYPES[one.dtype] for one in step.inputs]
-    return step.merge is not None and all(one.kind == "float" and not one.is_packed for one in dtypes) and aligns(step)
+    return all(one.kind == "float" and not one.is_packed for one in dtypes) and aligns(step)
 
 
 def is_copy(step: Step, info: TensorInfo) -> bool:

@@ -1,21 +1,31 @@
-"""Planners: headers and rules become a plan. They open nothing, log nothing and read no tensor."""
+"""Planners: headers and rules become a plan. They open nothing, log nothing and read no tensor.
 
-from .average import ema_weights, plan_average
-from .edit import plan_edit
-from .extract import Extraction, check_extraction, comparable, plan_lora_extract
-from .lora import AdapterView, plan_lora_merge
-from .merge import pieces_of, plan_merge
-from .merge_heads import has_own_head, vocabulary_keys, with_tied_heads
-from .merge_layers import LayerList, layer_list, layer_lists, numbered_lists
-from .merge_mismatch import MergeMismatch
-from .merge_options import MergeOptions, Piece, Place
-from .merge_slices import LayerSlice, LayerSource, sliced_pieces
-from .merge_values import Depths, Setting, Settings, Values
-from .merge_vocabulary import MergeVocabulary
-from .options import Flag, Options
-from .select import Origin, Planning, Selection, SourceView, moved
-from .transplant import plan_transplant
-from .vocabulary import VocabularyOptions
+Names are imported when they are used: merging and adapting need numpy, copying does not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .average import ema_weights, plan_average
+    from .edit import plan_edit
+    from .extract import Extraction, check_extraction, comparable, plan_lora_extract
+    from .lora import AdapterView, plan_lora_merge
+    from .merge import pieces_of, plan_merge
+    from .merge_heads import has_own_head, vocabulary_keys, with_tied_heads
+    from .merge_layers import LayerList, layer_list, layer_lists, numbered_lists
+    from .merge_mismatch import MergeMismatch
+    from .merge_options import MergeOptions, Piece, Place
+    from .merge_slices import LayerSlice, LayerSource, sliced_pieces
+    from .merge_values import Depths, Setting, Settings, Values
+    from .merge_vocabulary import MergeVocabulary
+    from .options import Flag, Options
+    from .select import Origin, Planning, Selection, SourceView, moved
+    from .transplant import plan_transplant
+    from .vocabulary import VocabularyOptions
 
 __all__ = [
     "AdapterView",
@@ -58,3 +68,70 @@ __all__ = [
     "vocabulary_keys",
     "with_tied_heads",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        ".average": (
+            "ema_weights",
+            "plan_average",
+        ),
+        ".edit": ("plan_edit",),
+        ".extract": (
+            "Extraction",
+            "check_extraction",
+            "comparable",
+            "plan_lora_extract",
+        ),
+        ".lora": (
+            "AdapterView",
+            "plan_lora_merge",
+        ),
+        ".merge": (
+            "pieces_of",
+            "plan_merge",
+        ),
+        ".merge_heads": (
+            "has_own_head",
+            "vocabulary_keys",
+            "with_tied_heads",
+        ),
+        ".merge_layers": (
+            "LayerList",
+            "layer_list",
+            "layer_lists",
+            "numbered_lists",
+        ),
+        ".merge_mismatch": ("MergeMismatch",),
+        ".merge_options": (
+            "MergeOptions",
+            "Piece",
+            "Place",
+        ),
+        ".merge_slices": (
+            "LayerSlice",
+            "LayerSource",
+            "sliced_pieces",
+        ),
+        ".merge_values": (
+            "Depths",
+            "Setting",
+            "Settings",
+            "Values",
+        ),
+        ".merge_vocabulary": ("MergeVocabulary",),
+        ".options": (
+            "Flag",
+            "Options",
+        ),
+        ".select": (
+            "Origin",
+            "Planning",
+            "Selection",
+            "SourceView",
+            "moved",
+        ),
+        ".transplant": ("plan_transplant",),
+        ".vocabulary": ("VocabularyOptions",),
+    },
+)
