@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -250,7 +251,12 @@ def test_controls_say_where_nothing_was_learned(init: str) -> None:
     made = toy.job(init, steps=2, warmup=0, lr=1e-7, model={"dropout": 0})
     found = run_controls(made, seeds=1)
     assert {"scratch", "permuted"} <= set(found.plateau)
-    assert "scratch and permuted have learned nothing yet: train longer" in knowledge(found).says
+    whole = dataclasses.replace(found, decided_on="unfrozen", seeds=3, verdict="KNOWLEDGE")
+    assert knowledge(whole).status == "WARN"
+    assert "scratch and permuted have learned nothing yet: train longer" in knowledge(whole).says
+    frozen = dataclasses.replace(whole, decided_on="frozen")
+    assert knowledge(frozen).status == "PASS"
+    assert knowledge(frozen).says.endswith("scratch and permuted have learned nothing yet")
     assert "permuted" not in run_controls(toy.job(init, steps=60, model={"dropout": 0}), seeds=1).plateau
 
 
