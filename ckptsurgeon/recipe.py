@@ -216,7 +216,7 @@ def parse_recipe(text: str) -> Recipe:
             vocabularies=rows_of_each(data, len(data["sources"])),
             seal=str(data["seal"]),
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, AttributeError, IndexError, RecursionError) as error:
         why = f"{type(error).__name__} {error}"
         raise VerifyError(f"its recipe is damaged, or is none of ckptsurgeon's ({why}).") from error
 

@@ -15,7 +15,7 @@ from ..means import rounded
 from ..merges import Merging, Method, Slice, merge_methods
 from ..ops import Array, Box, blocks, box_shape, cast, raw_dtype
 from ..plan import Merge, Step
-from ..text import escape, human_bytes
+from ..text import count, escape, human_bytes
 from .aligning import common_shape, filling, inner_places
 from .casting import cast_for, named
 from .factoring import Factors
@@ -97,6 +97,7 @@ def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Bloc
     """
     merge = _merge(step)
     method = context.method(merge.method)
+    _check_inputs(merge, method, len(parts) - merge.base)
     tensors = _Tensors(step, parts, context)
     argument = {one.name: one.argument for one in method.parameters}
     if unknown := [name for name in merge.parameters if name not in argument]:
@@ -116,6 +117,22 @@ def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Bloc
         return whole, lost + more
 
     return block
+
+
+def _check_inputs(merge: Merge, method: Method, number: int) -> None:
+    """Raise PlanError where a plan, which may have been edited, gives a method what it does not merge."""
+    least, most = method.models
+    needs, takes = method.base == "required", method.base in ("required", "optional")
+    if (
+        (needs and not merge.base)
+        or (merge.base and not takes)
+        or number < least
+        or (most is not None and number > most)
+    ):
+        with_base = " and a base" if merge.base else ""
+        raise PlanError(
+            f"{escape(merge.method)} does not merge {count(number, 'model')}{with_base}.", hint="Plan again."
+        )
 
 
 def _finished(

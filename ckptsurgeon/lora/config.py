@@ -13,7 +13,11 @@ from ..text import brief_repr, escape
 
 __all__ = ["AdapterConfig", "parse_config"]
 
-PATTERN, REPEATS, MODULE = 400, 4, 400
+PATTERN, REPEATS, CHOICES, MODULE = 400, 4, 12, 400
+
+ENDS = r"(.*\.)?({})$"
+"""How PEFT looks for a pattern at the end of a module's name."""
+
 """Characters of a pattern, repetitions in it and characters of what it is held against: so none takes for ever."""
 
 REMADE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -65,7 +69,7 @@ class AdapterConfig:
 def _found(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
     """Return what the first pattern says that a module ends with, as PEFT's ``get_pattern_key`` looks."""
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module[-MODULE:]):
+        if re.match(ENDS.format(pattern), module[-MODULE:]):
             return value
     return otherwise
 
@@ -83,7 +87,7 @@ def parse_config(data: Any, name: str) -> AdapterConfig:
     _check_meaning(data, name)
     try:
         return _parsed(data)
-    except (KeyError, TypeError, ValueError, re.error) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
         raise ConfigError(f"{escape(name)} is damaged: {type(error).__name__} {escape(str(error))}.") from error
 
 
@@ -110,12 +114,24 @@ def _parsed(data: Mapping[str, Any]) -> AdapterConfig:
         alpha=_alpha(data["lora_alpha"]),
         ranks={_pattern(text): _rank(value) for text, value in dict(data.get("rank_pattern") or {}).items()},
         alphas={_pattern(text): _alpha(value) for text, value in dict(data.get("alpha_pattern") or {}).items()},
-        rslora=bool(data.get("use_rslora")),
-        dora=bool(data.get("use_dora")),
-        transposed=bool(data.get("fan_in_fan_out")),
-        saved=tuple(map(str, [saved] if isinstance(saved, str) else _list(saved))),
-        bias=str(data.get("bias") or "none"),
+        rslora=_truth(data.get("use_rslora")),
+        dora=_truth(data.get("use_dora")),
+        transposed=_truth(data.get("fan_in_fan_out")),
+        saved=tuple(map(_text, [saved] if isinstance(saved, str) else _list(saved))),
+        bias=_text(data.get("bias") or "none"),
     )
+
+
+def _truth(value: Any) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{brief_repr(value)} is neither true nor false")
+    return bool(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{brief_repr(value)} is no text")
+    return value
 
 
 def _list(value: Any) -> Sequence[Any]:
@@ -141,7 +157,8 @@ def _pattern(text: Any) -> str:
     if not isinstance(text, str) or len(text) > PATTERN:
         raise ValueError(f"a pattern {brief_repr(text)}")
     plain = re.sub(r"\\.", "", text)
-    if sum(map(plain.count, "*+{")) > REPEATS or re.search(r"\)[*+{]", plain):
+    often = sum(map(plain.count, "*+{")) > REPEATS or sum(map(plain.count, "?|")) > CHOICES
+    if often or re.search(r"\)[*+{?]", plain):
         raise ValueError(f"the pattern {brief_repr(text)} repeats too much")
-    re.compile(text)
+    re.compile(ENDS.format(text))  # as it is used: flags, and groups that are closed too early, are faults there
     return text

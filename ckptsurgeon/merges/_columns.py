@@ -15,12 +15,15 @@ __all__ = ["PAIRS", "column_products", "columns_at"]
 PAIRS = ((0, 0), (1, 1), (0, 1))
 """Which of two vectors are multiplied: each with itself, and both."""
 
+SLICE, SUMS, MOST = 1 << 17, 8 * len(PAIRS), 16 << 20
+"""About the elements of a slice, the bytes that are kept of each column for it, and how many of all may be kept."""
+
 
 def column_products(tensors: Tensors) -> Array:
     """Return the products of ``PAIRS`` of the deltas, in float64: an array of (3, columns)."""
     columns = math.prod(tensors.shape[1:])
-    if columns > PIECE:
-        # Sums of all columns for every slice would be larger than the tensors.
+    if columns > PIECE or math.prod(tensors.shape) // SLICE * columns * SUMS > MOST:
+        # Sums of all columns for every slice would be larger than the tensors, whose memory is counted.
         deltas = [on_host(delta).reshape(-1, columns) for delta in tensors.whole().deltas]
         return np.stack([np.einsum("ij,ij->j", deltas[i], deltas[j], dtype=np.float64) for i, j in PAIRS])
 

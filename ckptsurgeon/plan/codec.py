@@ -126,7 +126,7 @@ def plan_from_json(data: Any) -> Plan:
     try:
         plan = _read_plan(data)
         check_plan(plan, data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ConfigError(f"the plan is malformed: {type(error).__name__} {error}.") from error
     return plan
 

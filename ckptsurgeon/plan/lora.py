@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import isfinite, prod
 from typing import Any
 
+from .merge import truth
+
 __all__ = ["FACTORS", "Factor", "Lora", "Term", "plain_shape"]
 
 FACTORS: Mapping[str, int] = {"product": 2, "dora": 3, "saved": 1, "added": 1}
@@ -73,7 +75,7 @@ class Lora:
         if data is None:
             return None
         terms = (
-            Term(str(row["kind"]), float(row["weight"]), float(row["scale"]), bool(row["transposed"])) for row in data
+            Term(str(row["kind"]), float(row["weight"]), float(row["scale"]), truth(row["transposed"])) for row in data
         )
         return Lora(tuple(terms))
 
@@ -115,7 +117,7 @@ class Factor:
         if data is None:
             return None
         return Factor(
-            str(data["part"]), int(data["rank"]), float(data["scale"]), bool(data["transposed"]), int(data["seed"])
+            str(data["part"]), int(data["rank"]), float(data["scale"]), truth(data["transposed"]), int(data["seed"])
         )
 
 

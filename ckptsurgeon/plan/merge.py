@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["Merge", "Value"]
+__all__ = ["Merge", "Value", "truth"]
 
 DEVICES = ("", "cpu", "cuda")
 
@@ -48,7 +48,14 @@ class Merge:
         device = data.get("device", "")
         if device not in DEVICES:
             raise ValueError(f"it computes on {device!r:.40}")
-        return Merge(str(data["method"]), parameters, bool(data["base"]), str(data["compute"]), str(device))
+        return Merge(str(data["method"]), parameters, truth(data["base"]), str(data["compute"]), str(device))
+
+
+def truth(value: Any) -> bool:
+    """Return what is true or false; raises TypeError for anything else, which would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r:.60} is neither true nor false")
+    return value
 
 
 def _value(value: Any) -> Value:

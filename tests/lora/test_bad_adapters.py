@@ -28,6 +28,14 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
         ({"layer_replication": [[0, 1]]}, 2, "sets layer_replication: it repeats layers"),
         ({"trainable_token_indices": [1]}, 2, "it trains single tokens"),
         ({"rank_pattern": {"(a*)*b": 2}}, 2, "repeats too much"),
+        ({"rank_pattern": {"a?" * 40 + "b": 2}}, 2, "repeats too much"),
+        ({"rank_pattern": {"(a|a)" * 40 + "b": 2}}, 2, "repeats too much"),
+        ({"rank_pattern": {"a{99999999999}": 2}}, 2, "damaged"),
+        ({"rank_pattern": {"(?i)up": 2}}, 2, "damaged"),
+        ({"lora_alpha": 10**400}, 2, "damaged"),
+        ({"use_rslora": "false"}, 2, "neither true nor false"),
+        ({"fan_in_fan_out": "False"}, 2, "neither true nor false"),
+        ({"modules_to_save": [{"a": 1}]}, 2, "no text"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_said(config: dict[str, Any], code: int, why: str, ckpt: Any) -> None:

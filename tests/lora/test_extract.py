@@ -87,8 +87,19 @@ def test_a_matrix_that_is_smaller_than_the_rank_has_a_rank_of_its_own() -> None:
     write()
     cs.apply(cs.lora_extract("tuned.safetensors", "base.safetensors", rank=16, alpha=4), "a/")
     config = json.loads(Path("a/adapter_config.json").read_text())
-    assert config["rank_pattern"] == {r"layers\.0\.q": 8, r"layers\.1\.up": 8}
-    assert config["alpha_pattern"] == {r"layers\.0\.q": 2, r"layers\.1\.up": 2}
+    assert config["rank_pattern"] == {r"^layers\.0\.q": 8, r"^layers\.1\.up": 8}
+    assert config["alpha_pattern"] == {r"^layers\.0\.q": 2, r"^layers\.1\.up": 2}
+
+
+def test_a_rank_of_its_own_is_not_that_of_a_module_whose_name_ends_so() -> None:
+    torch.manual_seed(0)
+    base = {"proj.weight": torch.randn(8, 8), "enc.proj.weight": torch.randn(64, 64)}
+    save_file(base, "base.safetensors")
+    save_file({key: value + 0.1 * torch.randn_like(value) for key, value in base.items()}, "tuned.safetensors")
+    cs.apply(cs.lora_extract("tuned.safetensors", "base.safetensors", rank=16), "a/")
+    cs.apply(cs.lora_merge("base.safetensors", "a"), "out.safetensors")
+    found, wanted = load_file("out.safetensors"), load_file("tuned.safetensors")
+    assert torch.allclose(found["proj.weight"], wanted["proj.weight"], atol=1e-5)  # of full rank
 
 
 def test_what_differs_and_is_no_matrix_is_named_or_saved() -> None:

@@ -102,7 +102,12 @@ def test_a_plan_that_was_kept_is_carried_out(ckpt: Run) -> None:
 def test_an_edited_plan_is_refused(ckpt: Run) -> None:
     write()
     data = cs.merge(MODELS, method="linear", weights=[1, 2]).to_json()
-    for change in ({"method": "nothing"}, {"parameters": {"wait": [1, 2]}}, {"compute": "float8"}, {"parameters": 3}):
+    for change in (
+        {"method": "nothing"}, {"parameters": {"wait": [1, 2]}}, {"compute": "float8"}, {"parameters": 3},
+        {"base": True}, {"base": "false"}, {"method": "arcee_fusion", "parameters": {}},
+        {"method": "ties", "parameters": {"weight": [1, 1]}}, {"method": "slerp", "parameters": {"t": 0.5}, "base": True},
+        {"parameters": {"weight": [10**400, 1]}},
+    ):  # fmt: skip
         step = {**data["steps"][0], "merge": {**data["steps"][0]["merge"], **change}}
         Path("p.json").write_text(json.dumps({**data, "steps": [step, *data["steps"][1:]]}))
         done = ckpt("apply", "p.json", "-o", "out.pth")
