@@ -31,6 +31,8 @@ def settings_of(method: Method, given: Mapping[str, Any] | Sequence[str]) -> Set
         found: dict[str, list[Setting]] = {}
         for text in given:
             name, setting = _from_text(text)
+            if setting.pattern is None and any(one.pattern is None for one in found.get(name, ())):
+                raise ConfigError(f"{escape(name)} is given twice for all keys.", hint="Leave one out.")
             found.setdefault(name, []).insert(0, setting)
         return found
     each = {one.name for one in method.parameters if one.each}

@@ -31,7 +31,7 @@ from .merge_settings import GRADIENT, settings_of
 from .merge_vocabulary import VocabularyAsked, merge_vocabulary
 from .merged_folder import with_folder
 from .model_folders import model_folder
-from .planning import arguments_said
+from .planning import arguments_said, check_seed
 from .types import Given, Mismatch, Parameters, Path, Patterns, Rules, Sources
 
 __all__ = ["list_methods", "merge"]
@@ -86,6 +86,7 @@ def merge(
     ``open_checkpoint`` raises.
     """
     check_device(device)
+    check_seed(seed)
     vocabulary = VocabularyAsked(vocab, tokens, vocab_keys)
     elsewhere = device if device != "cpu" else ""
     asked = Request(

@@ -26,7 +26,13 @@ from .vocabularies import vocabulary_files, vocabulary_options
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["arguments_said", "plan_into", "rules_as_text", "rules_of", "specs_of", "transplant"]
+__all__ = ["arguments_said", "check_seed", "plan_into", "rules_as_text", "rules_of", "specs_of", "transplant"]
+
+
+def check_seed(seed: int) -> None:
+    """Raise ConfigError for a seed that is none."""
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ConfigError(f"--seed {brief_repr(seed, 40)} is no seed.", hint="Use a whole number from 0 to 2^63 - 1.")
 
 
 def transplant(
@@ -70,8 +76,7 @@ def transplant(
     Raises PatternError, ConfigError, SourceError, FormatError, or PlanError where the plan is impossible.
     """
     map = [*rules_as_text(map), *rules_of(map_file)]
-    if not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ConfigError(f"--seed {brief_repr(seed, 40)} is no seed.", hint="Use a whole number from 0 to 2^63 - 1.")
+    check_seed(seed)
     dtype = str(dtype) if dtype is not None else None
     target = load_target(destination)
     options = Options.of(

@@ -144,6 +144,20 @@ def _finished(
     wanted = box_shape(inner.box)
     if values.shape != wanted:
         raise PlanError(f"the merge method {escape(merge.method)} gives {values.shape} for a slice of {wanted}.")
+    lost = _overflown(values, tensors, inner) if not np.isfinite(values).all() else 0
+    made, more = _rounded(step, merge, values)
+    return made, lost + more
+
+
+def _overflown(values: Array, tensors: _Tensors, inner: Place) -> int:
+    """Return how many values are infinite that are finite in all inputs, which are read again: it is seldom."""
+    at = tensors.slice(inner)
+    inputs = [tensors.library.get(one) for one in (*at.models, *([at.base] if at.base is not None else []))]
+    finite = np.logical_and.reduce([np.isfinite(one) for one in inputs])
+    return int(np.count_nonzero(np.isinf(values) & finite))
+
+
+def _rounded(step: Step, merge: Merge, values: Array) -> tuple[Array, int]:
     if merge.compute == "float64" or step.dtype == "float8_e8m0fnu":  # which has no sign: below zero is an error
         return named(step, rounded, values.astype("<f8", copy=False), "float64")
     return cast_for(step, values.astype("<f4", copy=False), "float32")

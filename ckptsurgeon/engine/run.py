@@ -242,7 +242,5 @@ def has_slot(run: Run, step: Step) -> bool:
 
 
 def overflow_notes(overflowed: Mapping[str, int]) -> tuple[str, ...]:
-    """Say how many finite values of each tensor became infinite when they were cast."""
-    return tuple(
-        f"{count(number, 'value')} of {escape(key)} became infinite when cast" for key, number in overflowed.items()
-    )
+    """Say how many values of each tensor became infinite that were finite before."""
+    return tuple(f"{count(number, 'value')} of {escape(key)} became infinite" for key, number in overflowed.items())

@@ -149,6 +149,20 @@ def test_computing_in_double_precision_rounds_once() -> None:
     assert found.tolist() == [4.0, 2.0**24 + 4]
 
 
+def test_what_becomes_infinite_is_said(ckpt: Run) -> None:
+    torch.save({"w": torch.tensor([1.0, 2.0, float("inf")])}, "a.pth")
+    torch.save({"w": torch.tensor([0.0, 0.0, 1.0])}, "b.pth")
+    done = ckpt("merge", *MODELS, "-m", "linear", "--weights", "3e38,1", "--param", "normalize=false", "-o", "o.pth")
+    assert "1 value of w became infinite" in " ".join((done.out + done.err).split()), done
+
+
+@pytest.mark.parametrize("how", [{"seed": "q"}, {"seed": -1}, {"parameters": ["weight=1,1", "weight=1,2"]}])
+def test_what_is_no_argument_is_said(how: dict[str, Any]) -> None:
+    write()
+    with pytest.raises(cs.ConfigError):
+        cs.merge(MODELS, method="linear", **how)
+
+
 PLUGIN = '''
 from ckptsurgeon import Slice, Tensors, merge_method
 
