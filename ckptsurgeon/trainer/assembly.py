@@ -50,10 +50,19 @@ def _is_sound(section: Any, where: str) -> bool:
     return True
 
 
-def job_of(config: str, *, sets: Sequence[str] = (), device: str | None = None, init: Init | None = None) -> Job:
-    """Return the job that a configuration describes; raises ConfigError."""
+def job_of(
+    config: str,
+    *,
+    sets: Sequence[str] = (),
+    device: str | None = None,
+    init: Init | None = None,
+    cached: bool = True,
+) -> Job:
+    """Return the job that a configuration describes; without ``cached`` it writes no features. Raises ConfigError."""
     document = read_document(config, "configuration")
     settings = settings_in(document, sets)
+    if not cached:
+        settings = replace(settings, data=replace(settings.data, cache=None))
     where, target = device_of(device), api.load_target(config)
     freedoms(settings, list(target.tensors))  # a pattern that matches nothing is said before anything is done
     work = load_work(settings, document)

@@ -73,9 +73,7 @@ def train(
         start, sets = _start(
             lock, folder, _text(config), _text(init), resume=resume, sets=sets, writes=writes, controls=controls
         )
-        # What is only looked at is computed anew, for there would be a cache to write.
-        unkept = ("data.cache=null",) if check_only else ()
-        job = job_of(start.config, sets=(*sets, *unkept), device=device, init=start.init)
+        job = job_of(start.config, sets=sets, device=device, init=start.init, cached=not check_only)
         if start.known is not None:
             start = replace(start, notes=(*start.notes, *check_unchanged(job, start.known, folder)))
         elif writes:

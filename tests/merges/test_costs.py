@@ -137,3 +137,16 @@ def test_a_slice_that_does_not_fit_the_memory_is_an_error() -> None:
     with pytest.raises(cs.PlanError, match=r"w takes 4\.2 MB of memory.*it has 1\.0 MB") as error:
         cs.apply(plan, "o.safetensors")
     assert "--memory" in error.value.hint
+
+
+def test_sums_of_all_columns_are_counted_where_they_are_large() -> None:
+    """nuslerp of columns: a sum of each for every slice would be 170 MB, which nobody had counted."""
+    names = ["a.safetensors", "b.safetensors"]
+    for seed, name in enumerate(names):
+        save(name, seed, (256, 60_000))
+    columns = {"nuslerp_flatten": False, "nuslerp_row_wise": True}
+    plan = cs.merge(names, method="nuslerp", weights=[1, 1], memory="64MB", parameters=columns)
+    with pytest.raises(cs.PlanError, match="a whole tensor at once") as error:
+        cs.apply(plan, "o.safetensors")
+    assert "--memory" in error.value.hint
+    assert not Path("o.safetensors").exists()

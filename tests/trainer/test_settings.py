@@ -142,3 +142,12 @@ def test_what_may_be_as_large_as_one_likes_may() -> None:
 def test_a_layer_that_thaws_after_the_end_is_a_note() -> None:
     notes = toy.job(freeze={"body": 12, "head": 11}).work.notes
     assert notes == ("train.freeze body: 12 is not below train.steps 12: it is never trained",)
+
+
+def test_what_only_looks_blames_nothing_that_nobody_said(ckpt: Any) -> None:
+    toy.write()
+    done = ckpt("train", "toy.yaml", "--check-only", "--set", "warmup=9", "--set", "steps=5")
+    said = " ".join(done.err.split())
+    assert done.code == 2
+    assert "--set warmup=9, --set steps=5: train.warmup 9 is not below" in said
+    assert "cache" not in said
