@@ -78,6 +78,7 @@ def _compute(run: Run, step: Step, context: MergeContext, pools: dict[int, Threa
             if kept is not None:
                 kept.add(place.index, _raw(read))
 
+        run.check()
         values, lost = compute(place, seen)
         crc = run.write(step.key, place.offset, _raw(values))
         run.advance(values.nbytes)

@@ -33,7 +33,7 @@ def copied_steps(run: Run) -> Iterator[None]:
         pieces[step.key] = piece
         copies.append(Copy(source.file(info), info.storage.offset + info.offset, file, offset, [piece]))
     nbytes = sum(copy.nbytes for copy in copies)
-    with copying(copies, run.advance):
+    with copying(copies, run.advance) as run.check:
         yield
     run.nbytes_read += nbytes
     run.checksums.update({key: piece.checksum() for key, piece in pieces.items()})

@@ -74,6 +74,8 @@ class Run:
     overflowed: dict[str, int] = field(default_factory=dict)
     nbytes_read: int = 0
     fits: tuple[Fit, ...] = ()
+    check: Callable[[], None] = lambda: None
+    """Raises what has gone wrong elsewhere in the run, so that what is computed beside it ends."""
     _done: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

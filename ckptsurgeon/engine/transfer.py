@@ -139,12 +139,23 @@ class _Worker:
         self._local = threading.local()
         self._refused: set[tuple[int, int]] = set()
         self.stopped = False
+        self._failure: BaseException | None = None
 
     def run_all(self, tasks: Iterable[_Task]) -> None:
-        for task in tasks:
-            if self.stopped:
-                return
-            self.run(task)
+        """Carry out tasks; a failure ends those of all other threads, too."""
+        try:
+            for task in tasks:
+                if self.stopped:
+                    return
+                self.run(task)
+        except BaseException as error:
+            self._failure, self.stopped = self._failure or error, True
+            raise
+
+    def check(self) -> None:
+        """Raise what has made a task fail."""
+        if self._failure is not None:
+            raise self._failure
 
     def run(self, task: _Task) -> None:
         copy = task.copy
@@ -213,9 +224,10 @@ class _Worker:
 
 
 @contextmanager
-def copying(copies: Iterable[Copy], advance: Advance) -> Iterator[None]:
+def copying(copies: Iterable[Copy], advance: Advance) -> Iterator[Callable[[], None]]:
     """Carry out copies with their checksums while the body of the ``with`` does something else; all is done at its end.
 
+    The body is given what raises the failure of a copy, so that it need not go on for nothing.
     Raises FormatError when a piece does not have the checksum that its source recorded, SourceError and
     OutputError when a file cannot be read or written; what the body raises ends the copies first.
     """
@@ -225,10 +237,10 @@ def copying(copies: Iterable[Copy], advance: Advance) -> Iterator[None]:
     if len(batches) < THREADS:
         for batch in batches:
             worker.run_all(batch)
-        yield
+        yield worker.check
     else:
         with _in_threads(worker, batches):
-            yield
+            yield worker.check
     for run in runs:
         for piece in run.pieces:
             if piece.expected is not None and piece.checksum() != piece.expected:
@@ -256,9 +268,7 @@ def _in_threads(worker: _Worker, batches: Sequence[list[_Task]]) -> Iterator[Non
         try:
             yield
             wait(futures, return_when=FIRST_EXCEPTION)
-            for future in futures:
-                if future.done():
-                    future.result()
+            worker.check()
         except BaseException:
             worker.stopped = True
             pool.shutdown(cancel_futures=True)

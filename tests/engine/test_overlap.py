@@ -70,3 +70,42 @@ def test_a_copy_that_fails_while_others_are_computed_is_an_error(monkeypatch: py
         cs.apply(plan, "out.pth")
     assert not copiers()
     assert sorted(os.listdir()) == ["dst.pth", "src.pth"]
+
+
+def test_a_failed_copy_ends_what_is_computed_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"big": torch.ones(12 << 20), "wide": torch.ones(3000, 1000)}, "src.pth")
+    torch.save({"big": torch.zeros(12 << 20), "wide": torch.zeros(3000, 900)}, "dst.pth")
+    plan = cs.transplant("src.pth", "dst.pth", on_mismatch="slice")
+    failed, computed = threading.Event(), []
+    written = compute_steps.blockwise
+
+    def no_space(*args: Any) -> bool:
+        failed.set()
+        raise cs.OutputError("no space is left.")
+
+    def counted(*args: Any) -> Any:
+        compute = written(*args)
+        assert failed.wait(30)
+        while not any(one._failure for one in workers):
+            pass
+
+        def block(*given: Any) -> Any:
+            computed.append(given)
+            return compute(*given)
+
+        return block
+
+    workers: list[Any] = []
+    made = transfer._Worker.__init__
+
+    def noted(self: Any, *args: Any) -> None:
+        made(self, *args)
+        workers.append(self)
+
+    monkeypatch.setattr(transfer._Worker, "__init__", noted)
+    monkeypatch.setattr(transfer._Worker, "_in_kernel", no_space)
+    monkeypatch.setattr(compute_steps, "blockwise", counted)
+    with pytest.raises(cs.OutputError, match="no space"):
+        cs.apply(plan, "out.pth")
+    assert not computed
+    assert sorted(os.listdir()) == ["dst.pth", "src.pth"]
