@@ -10,20 +10,9 @@ from .check import check_plan
 from .costs import Costs
 from .lora import Factor, Lora
 from .merge import Merge
-from .plan import (
-    MERGES,
-    Carried,
-    Equal,
-    FilePrint,
-    Input,
-    Plan,
-    PlanCompanion,
-    PlanSource,
-    PlanTarget,
-    Step,
-    with_vocabularies,
-)
+from .plan import Carried, Equal, FilePrint, Plan, PlanCompanion, PlanSource, PlanTarget
 from .rows import Rows, rows_of_each
+from .step import MERGES, Input, Step, with_vocabularies
 
 __all__ = ["plan_from_json", "plan_to_json"]
 
