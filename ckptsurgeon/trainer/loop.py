@@ -23,13 +23,14 @@ from .log import Log, Pending, rows_of
 from .optimizing import Optimizer
 from .random_state import random_state, seed_all, set_random_state
 from .recomputing import recompute
-from .run_folder import BEST, RunFolder, safetensors_bytes
+from .run_folder import BEST, RunFolder
 from .schedule import lr_factor
 from .source import Stream
 from .standing import Standing
 from .stepping import take_step
 from .stopping import Stop
 from .tasks._task import is_higher_better
+from .weights import safetensors_bytes
 
 __all__ = ["DONE", "NONFINITE", "PATIENCE", "Loop", "Observer"]
 
