@@ -14,7 +14,8 @@ from ..planners import Options
 from ..sources import SourceSpec
 from ..text import escape
 from .inputs import close_inputs, close_plan, inputs_of
-from .planning import plan_into, rules_as_text, specs_of
+from .planning import rules_as_text, specs_of
+from .transplanting import plan_into
 from .types import Mismatch, Patterns, Rules, Sources
 
 if TYPE_CHECKING:
