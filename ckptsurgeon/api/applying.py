@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigError
 from ..plan import Plan, Receipt
 from ..version import __version__
-from .inputs import OpenInputs, close_inputs, close_plan, inputs_of, read_plan, with_merging
+from .inputs import OpenInputs, close_inputs, close_plan
+from .reopening import inputs_of, read_plan, with_merging
 from .types import Path, Progress
 
 if TYPE_CHECKING:

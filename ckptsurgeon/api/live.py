@@ -13,8 +13,10 @@ from ..plan import Plan
 from ..planners import Options
 from ..sources import SourceSpec
 from ..text import escape
-from .inputs import close_inputs, close_plan, inputs_of
-from .planning import plan_into, rules_as_text, specs_of
+from .inputs import close_inputs, close_plan
+from .planning import rules_as_text, specs_of
+from .reopening import inputs_of
+from .transplanting import plan_into
 from .types import Mismatch, Patterns, Rules, Sources
 
 if TYPE_CHECKING:

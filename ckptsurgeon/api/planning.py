@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint import Checkpoint, open_checkpoint
 from ..configs import load_target
 from ..errors import ConfigError
 from ..keys import rules_from_lines
-from ..plan import Plan, PlanSource
-from ..planners import Options, Planning, SourceView, plan_transplant
+from ..plan import Plan
+from ..planners import Options
 from ..sources import SourceSpec, parse_spec
-from ..target import TargetSpec
 from ..text import brief_repr, escape
-from .beside import with_dtype_said
-from .inputs import OpenInputs, names_of, plan_source, plan_target
 from .operating import asked_conversions, operations_file, operations_of
-from .recognising import KnownSource, check_converted, recognised
+from .transplanting import plan_into
 from .types import Mismatch, Operations, Path, Patterns, Rules, Sources, Vocabularies
 from .vocabularies import vocabulary_files, vocabulary_options
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["arguments_said", "check_seed", "plan_into", "rules_as_text", "rules_of", "specs_of", "transplant"]
+__all__ = ["arguments_said", "check_seed", "rules_as_text", "rules_of", "specs_of", "transplant"]
 
 
 def check_seed(seed: int) -> None:
@@ -114,93 +110,6 @@ def _rule(pattern: str, target: str) -> str:
             f"a map gives {brief_repr(pattern)} the target {brief_repr(target)}, not a text.", hint="Write '' to strip."
         )
     return f"{pattern}={target}"
-
-
-def plan_into(
-    specs: Sequence[SourceSpec],
-    target: TargetSpec,
-    options: Options,
-    *,
-    seed: int,
-    arguments: Mapping[str, Any],
-    root: str | None,
-    others: tuple[str, ...] = (),
-    rows: Sequence[Mapping[str, Any]] = (),
-) -> Plan:
-    """Open the sources, plan, and leave them open for whoever applies the plan."""
-    opened: list[Checkpoint] = []
-    try:
-        for spec in specs:
-            raw = open_checkpoint(spec.uri, root, unwrap=False)
-            opened.append(raw.unwrapped(destination=list(target.tensors)))
-        sources = recognised(opened, rows, specs, target)
-        views = _views(sources, specs)
-        keeper = _keeper(target, [view.source.name for view in views], opened)
-        plan = plan_transplant(
-            views, target, options, planned=plan_target(target), keeper=keeper, seed=seed,
-            arguments={**arguments, **_specs_said(specs)}, metadata=_metadata(opened[: len(specs)]),
-            notes=_notes(specs, sources, target),
-        )  # fmt: skip
-        check_converted(plan, sources)
-        plan = with_dtype_said(plan, target)
-    except BaseException:
-        for checkpoint in opened:
-            checkpoint.close()
-        raise
-    held = (*(one.operated.checkpoint for one in sources), *opened[len(specs) :])
-    return replace(plan, inputs=OpenInputs(held, target, others, Planning(views, target, options)))
-
-
-def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[SourceView]:
-    """Return the sources as the planner sees them."""
-    names = names_of([spec.uri for spec in specs])
-    return [
-        SourceView(
-            plan_source(name, one.operated.checkpoint, operations=one.operated.rows), one.operated.checkpoint,
-            spec.src, spec.dst, spec.exclude, one.operated.by, one.recognised.names, one.recognised.by,
-        )
-        for name, one, spec in zip(names, sources, specs, strict=True)
-    ]  # fmt: skip
-
-
-def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint]) -> PlanSource | None:
-    """Return the destination as what keeps its values, if it does; a file of its own is opened too."""
-    if target.kind == "module":
-        return PlanSource(target.name, "", "", (), (), "destination")
-    if not target.keeps:
-        return None
-    opened.append(open_checkpoint(target.keeps, target.keeps_root or ".", unwrap=False))
-    return plan_source(names_of([*names, target.keeps])[-1], opened[-1], role="destination")
-
-
-def _specs_said(specs: Sequence[SourceSpec]) -> dict[str, Any]:
-    """Return what specs in ESPnet's form ask for beside their files, in the order of the sources."""
-    if not any(spec.src or spec.dst or spec.exclude for spec in specs):
-        return {}
-    rows = [{"src_key": spec.src, "dst_key": spec.dst, "exclude_keys": list(spec.exclude)} for spec in specs]
-    return {"specs": rows}
-
-
-def _notes(specs: Sequence[SourceSpec], sources: Sequence[KnownSource], target: TargetSpec) -> list[str]:
-    """Return what there is to say before anything is planned: of specs, files, what was recognised, the destination."""
-    notes = [note for spec in specs for note in spec.notes]
-    for one in sources:
-        checkpoint = one.operated.checkpoint
-        notes += checkpoint.notes
-        if checkpoint.stripped:
-            notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
-    for one in sources:
-        where = f"{escape(one.operated.checkpoint.path)}: " if len(sources) > 1 else ""
-        notes += (f"{where}{note}" for note in one.recognised.notes)
-    return [*notes, *(f"ran {code}" for code in target.ran), *target.notes]
-
-
-def _metadata(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
-    merged: dict[str, str] = {}
-    for checkpoint in checkpoints:
-        merged.update(checkpoint.metadata)
-    merged.pop("format", None)
-    return merged
 
 
 def arguments_said(**given: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ..checkpoint import open_checkpoint
 from ..errors import ConfigError, FormatError, VerifyError
 from ..plan import Failure, Plan, Verification
 from ..text import escape
-from .inputs import find_sources, read_plan
+from .reopening import find_sources, read_plan
 from .types import Path, Progress
 
 __all__ = ["verify"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import importlib
 import json
@@ -13,17 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from ..tensors import dtype_named
 from ..text import brief_repr, escape
-from ._document import Document, check_fields
+from ._document import Document
+from ._hf_overrides import FETCHING, check_overrides, merged_fields
 
 __all__ = ["Described", "describe", "library"]
 
 OLDEST = 5
 """The first version of transformers that is known here."""
 _OWN = ("transformers", "architecture")
-_FETCHING = ("attn_implementation", "experts_implementation", "_attn_implementation", "_experts_implementation")
-"""Fields that may name code on the hub; what they choose has no weights, so they are left out."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +58,16 @@ def describe(document: Document, package: Any) -> Described:
     fields, folder, where = _fields(document)
     config_class = _config_class(document, package, fields)
     overrides = {name: value for name, value in document.model.items() if name not in _OWN}
-    _check_overrides(document, config_class, fields, overrides)
+    check_overrides(document, config_class, fields, overrides)
     name, notes = _architecture(document, package, config_class, fields)
     model_class = getattr(package, name)
     if fields.get("quantization_config") is not None:
         raise document.fail(
             "it has a quantization_config; quantised models are no destinations.", "Take it out, and quantise at last."
         )
-    merged = _merged(config_class, fields, overrides)
+    merged = merged_fields(config_class, fields, overrides)
     try:
-        config = config_class.from_dict({key: value for key, value in merged.items() if key not in _FETCHING})
+        config = config_class.from_dict({key: value for key, value in merged.items() if key not in FETCHING})
     except Exception as error:
         why = " ".join(str(error).split())
         raise document.fail(f"{config_class.__name__} refuses {where}: {escape(why, 400)}.") from error
@@ -162,49 +159,3 @@ def _automatic(document: Document, package: Any, config_class: Any) -> str:
             f"AutoModel has nothing for the model_type {config_class.model_type}.", "Give it an architecture."
         ) from None
     return str((found[0] if isinstance(found, tuple) else found).__name__)
-
-
-def _check_overrides(
-    document: Document, config_class: Any, fields: Mapping[str, Any], overrides: Mapping[str, Any], *, inside: str = ""
-) -> None:
-    """Raise ConfigError for an override that is no field of the configuration: its class would take anything."""
-    known = {*_own_fields(config_class), *config_class.attribute_map, *fields, "num_labels"}
-    hidden = {"architectures", "auto_map", "model_type", "transformers_version", *_FETCHING}
-    known = {name for name in known if not name.startswith("_")} - hidden
-    check_fields(document, f"{config_class.__name__}{inside}", overrides, sorted(known))
-    labels, number = overrides.get("id2label"), overrides.get("num_labels")
-    if isinstance(labels, dict) and number is not None and len(labels) != number:
-        raise document.fail(
-            f"num_labels{inside} is {brief_repr(number, 60)}, and id2label has {len(labels)}.",
-            "Leave one of them out: each says the other.",
-        )
-    for name, value in overrides.items():
-        part = config_class.sub_configs.get(name)
-        if part is not None and isinstance(value, dict) and hasattr(part, "attribute_map"):
-            _check_overrides(document, part, fields.get(name) or {}, value, inside=f" ({name})")
-
-
-def _own_fields(config_class: Any) -> set[str]:
-    """Return the fields of a configuration's class: of a dataclass, or in older ones what it starts with."""
-    if dataclasses.is_dataclass(config_class):
-        return {field.name for field in dataclasses.fields(config_class)}
-    return set(config_class().to_dict())
-
-
-def _merged(config_class: Any, fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with the overrides, under one name each; labels follow their number."""
-    merged = {config_class.attribute_map.get(key, key): value for key, value in fields.items()}
-    for key, value in overrides.items():
-        key = config_class.attribute_map.get(key, key)
-        if key in ("dtype", "torch_dtype"):
-            merged.pop("torch_dtype", None)
-            key, value = "dtype", dtype_named(str(value))
-        if key == "num_labels" and len(merged.get("id2label") or ()) != value:
-            merged = {name: old for name, old in merged.items() if name not in ("id2label", "label2id")}
-        if key == "id2label" and isinstance(value, dict) and "label2id" not in overrides:
-            merged["label2id"] = {label: int(number) for number, label in value.items()}
-        part = config_class.sub_configs.get(key)
-        if isinstance(value, dict) and hasattr(part, "attribute_map"):
-            value = _merged(part, merged.get(key) or {}, value)
-        merged[key] = value
-    return merged

@@ -7,28 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..tensors import TensorInfo
+from ._hf_chain import Chain, Row, Value, Values
 from ._hf_group import Group, Naming, Unknown
 
 __all__ = ["rows_of"]
-
-Row: TypeAlias = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Value:
-    """A tensor on its way: what it is called, which may be a pattern, and its shape. ``many`` are those of a list."""
-
-    name: str
-    shape: tuple[int, ...]
-    many: int = 0
-
-
-Values: TypeAlias = dict[str, _Value]
-"""By the pattern of the conversion that it stands for."""
 
 
 def rows_of(
@@ -39,8 +24,8 @@ def rows_of(
     Raises Unknown where the conversion is none that is known here.
     """
     names, write = naming
-    chain = _Chain(group, config, targets, write)
-    values = {p: _Value(name, group.shapes[p], len(group.found[p])) for p, name in names.items()}
+    chain = Chain(group, config, targets, write)
+    values = {p: Value(name, group.shapes[p], len(group.found[p])) for p, name in names.items()}
     for operation in group.converter.operations:
         step = _STEPS.get(type(operation).__name__)
         if step is None:
@@ -49,55 +34,7 @@ def rows_of(
     return chain.rows, chain.finals(values)
 
 
-@dataclass
-class _Chain:
-    """The operations of one group so far."""
-
-    group: Group
-    config: Any
-    targets: Mapping[str, TensorInfo]
-    write: Callable[[str], str]
-    rows: list[Row] = field(default_factory=list)
-    _parts: int = 0
-
-    def fresh(self) -> str:
-        """Return a name for what is made on the way."""
-        self._parts += 1
-        return f"{self.write(self.group.target)}.part{self._parts}"
-
-    def names(self, patterns: Sequence[str]) -> list[str]:
-        """Return the names in the destination that patterns of the conversion stand for."""
-        outputs = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
-        return [self.write(outputs.get(pattern, self.group.target)) for pattern in patterns]
-
-    def only(self, values: Values) -> tuple[str, _Value]:
-        """Return the one tensor there is."""
-        if len(values) != 1 or next(iter(values.values())).many > 1:
-            raise Unknown("several tensors go where one is expected")
-        return next(iter(values.items()))
-
-    def target(self, values: Values) -> str:
-        """Return the pattern that a single tensor stands for after an operation in place."""
-        patterns = self.group.converter.target_patterns
-        return patterns[0] if len(patterns) == 1 else next(iter(values))
-
-    def finals(self, values: Values) -> dict[str, str]:
-        """Rename what does not have its name in the destination yet; by key, as renamings are."""
-        wanted = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
-        last: dict[str, str] = {}
-        for pattern, value in values.items():
-            name = wanted.get(pattern, self.group.target)
-            if value.name in self._sources():
-                last[self.group.keys[0]] = name
-            elif value.name != self.write(name):
-                self.rows.append({"concat": [value.name], "into": self.write(name)})
-        return last
-
-    def _sources(self) -> set[str]:
-        return {*self.group.literal()[0].values(), *self.group.general()[0].values()}
-
-
-def _merge(chain: _Chain, operation: Any, values: Values) -> Values:
+def _merge(chain: Chain, operation: Any, values: Values) -> Values:
     """``MergeModulelist``: the tensors of each list become one."""
     made: Values = {}
     for pattern, value in values.items():
@@ -105,15 +42,15 @@ def _merge(chain: _Chain, operation: Any, values: Values) -> Values:
         into = into or (chain.names([name])[0] if _is_last(chain, operation) else chain.fresh())
         chain.rows.append({"stack": value.name, "into": into, "dim": operation.dim})
         shape = (*value.shape[: operation.dim], max(value.many, 1), *value.shape[operation.dim :])
-        made[name] = _Value(into, shape)
+        made[name] = Value(into, shape)
     return made
 
 
-def _is_last(chain: _Chain, operation: Any) -> bool:
+def _is_last(chain: Chain, operation: Any) -> bool:
     return operation is chain.group.converter.operations[-1]
 
 
-def _concatenate(chain: _Chain, operation: Any, values: Values) -> Values:
+def _concatenate(chain: Chain, operation: Any, values: Values) -> Values:
     """``Concatenate``: in the order of the conversion's patterns."""
     lacking = [pattern for pattern in chain.group.converter.source_patterns if pattern not in values]
     if lacking:
@@ -125,10 +62,10 @@ def _concatenate(chain: _Chain, operation: Any, values: Values) -> Values:
     chain.rows.append({"concat": given if len(given) > 1 else given[0], "into": into, "dim": operation.dim})
     shape = list(parts[0].shape)
     shape[operation.dim] = sum(part.shape[operation.dim] * max(part.many, 1) for part in parts)
-    return {name: _Value(into, tuple(shape))}
+    return {name: Value(into, tuple(shape))}
 
 
-def _chunk(chain: _Chain, operation: Any, values: Values) -> Values:
+def _chunk(chain: Chain, operation: Any, values: Values) -> Values:
     """``Chunk``: equal parts."""
     patterns = chain.group.converter.target_patterns
     if getattr(operation, "num_shards_attribute", None) is not None:
@@ -136,7 +73,7 @@ def _chunk(chain: _Chain, operation: Any, values: Values) -> Values:
     return _split(chain, operation, values, patterns, ())
 
 
-def _pieces(chain: _Chain, operation: Any, values: Values) -> Values:
+def _pieces(chain: Chain, operation: Any, values: Values) -> Values:
     """``Split``: parts as large as the destination has them."""
     patterns = chain.group.converter.target_patterns
     outputs = chain.group.outputs()
@@ -144,7 +81,7 @@ def _pieces(chain: _Chain, operation: Any, values: Values) -> Values:
     return _split(chain, operation, values, patterns, sizes)
 
 
-def _split(chain: _Chain, operation: Any, values: Values, patterns: Sequence[str], sizes: Sequence[int]) -> Values:
+def _split(chain: Chain, operation: Any, values: Values, patterns: Sequence[str], sizes: Sequence[int]) -> Values:
     _, value = chain.only(values)
     into = chain.names(patterns)
     row: Row = {"split": value.name, "into": into, "dim": operation.dim}
@@ -154,10 +91,10 @@ def _split(chain: _Chain, operation: Any, values: Values, patterns: Sequence[str
         shape = list(value.shape)
         shape[operation.dim] = sizes[place] if sizes else shape[operation.dim] // len(patterns)
         shapes.append(tuple(shape))
-    return {p: _Value(name, shape) for p, name, shape in zip(patterns, into, shapes, strict=True)}
+    return {p: Value(name, shape) for p, name, shape in zip(patterns, into, shapes, strict=True)}
 
 
-def _transpose(chain: _Chain, operation: Any, values: Values) -> Values:
+def _transpose(chain: Chain, operation: Any, values: Values) -> Values:
     """``Transpose``: two dimensions swapped; with ``check_dims`` only where the shape is not yet right."""
     pattern, value = chain.only(values)
     wanted = chain.targets.get(chain.group.target)
@@ -166,11 +103,11 @@ def _transpose(chain: _Chain, operation: Any, values: Values) -> Values:
         shape = list(value.shape)
         first, second = operation.dim0, operation.dim1
         shape[first], shape[second] = shape[second], shape[first]
-        value = _Value(value.name, tuple(shape))
+        value = Value(value.name, tuple(shape))
     return {chain.target({pattern: value}): value}
 
 
-def _interleave(chain: _Chain, operation: Any, values: Values) -> Values:
+def _interleave(chain: Chain, operation: Any, values: Values) -> Values:
     """``Interleave``: every second index behind the others, or back."""
     pattern, value = chain.only(values)
     dim = operation.dim % len(value.shape)
@@ -180,7 +117,7 @@ def _interleave(chain: _Chain, operation: Any, values: Values) -> Values:
     return {chain.target({pattern: value}): value}
 
 
-def _permute_for_rope(chain: _Chain, operation: Any, values: Values) -> Values:
+def _permute_for_rope(chain: Chain, operation: Any, values: Values) -> Values:
     """``PermuteForRope``: the halves of each head from side by side to one behind the other, or back."""
     if not hasattr(operation, "subconfig_key"):
         raise Unknown("PermuteForRope of this version of transformers is another")
@@ -197,7 +134,7 @@ def _permute_for_rope(chain: _Chain, operation: Any, values: Values) -> Values:
     return made
 
 
-def _turn(chain: _Chain, value: _Value, shape: Sequence[int], dim: int) -> None:
+def _turn(chain: Chain, value: Value, shape: Sequence[int], dim: int) -> None:
     """Swap two dimensions of a tensor that is seen in another shape for it."""
     if math.prod(shape) != math.prod(value.shape):
         raise Unknown("its shape does not divide")
@@ -208,7 +145,7 @@ def _turn(chain: _Chain, value: _Value, shape: Sequence[int], dim: int) -> None:
     ]
 
 
-_STEPS: Mapping[str, Callable[[_Chain, Any, Values], Values]] = {
+_STEPS: Mapping[str, Callable[[Chain, Any, Values], Values]] = {
     "MergeModulelist": _merge,
     "Concatenate": _concatenate,
     "Chunk": _chunk,

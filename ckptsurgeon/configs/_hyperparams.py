@@ -19,13 +19,13 @@ from ..errors import ConfigError
 from ..text import brief_repr, count, escape, listing
 from ..yamltext import check_yaml
 from ._document import Document
+from ._hyperparams_tree import needed_by, nodes, tag_of, tagged
 from ._named_code import imported
 
 __all__ = ["Hyperparams", "has_hyperparams_tags", "read_hyperparams", "restored", "said_by", "toolkit"]
 
 _TAG = re.compile(r"(?:^|[\s\[{,])!(?:new:|name:|apply:|applyref:|module:|include:|ref\b|copy\b|tuple\b|PLACEHOLDER\b)")
 _RUNS = ("!new", "!name", "!apply", "!applyref", "!module")
-_REFERENCE = re.compile(r"<([^>]*)>")
 _PLACEHOLDER = "!PLACEHOLDER"
 
 
@@ -56,16 +56,16 @@ def read_hyperparams(document: Document, entry: str, overrides: Mapping[str, Any
     top = entry.partition(".")[0]
     if top not in tree:
         raise _no_entry(document, top, tree)
-    needed = _needed(tree, top)
+    needed = needed_by(tree, top)
     _check_placeholders(document, top, {name: tree[name] for name in needed})
     others = len(tree) - len(needed)
     for name in [name for name in tree if name not in needed]:
         del tree[name]
-    included = dict.fromkeys(document.resolve(name) for name in _tagged(tree, "!include"))
+    included = dict.fromkeys(document.resolve(name) for name in tagged(tree, "!include"))
     with _reading(document):
         text = hyperpyyaml.resolve_references(_stream(document, _dumped(tree))).getvalue()
         check_yaml(text, document.name)  # references are aliases now
-        names = list(_tagged(_ruamel().YAML().load(text), *_RUNS))
+        names = list(tagged(_ruamel().YAML().load(text), *_RUNS))
     ran, files = imported(document, names)
     notes = (
         (f"built what {escape(top)} needs; {count(others, 'other entry', 'other entries')} not run",) if others else ()
@@ -160,51 +160,16 @@ def _override(document: Document, hyperpyyaml: Any, tree: Any, overrides: Mappin
 
 
 def _no_entry(document: Document, name: str, tree: Any) -> ConfigError:
-    made = [str(key) for key, value in tree.items() if str(_tag(value)).startswith("!new:")]
+    made = [str(key) for key, value in tree.items() if str(tag_of(value)).startswith("!new:")]
     hint = f"Choose another: model: {{speechbrain: {document.name}, entry: NAME}}"
     return document.fail(
         f"it has no entry {escape(name)}.", f"{hint}; it makes {listing(made, where='')}." if made else hint
     )
 
 
-def _tag(node: Any) -> str:
-    return str(getattr(getattr(node, "tag", None), "value", "") or "")
-
-
-def _needed(tree: Any, entry: str) -> set[str]:
-    """Return the entries that one refers to, and those that these refer to, and itself."""
-    needed, waiting = set[str](), [entry]
-    while waiting:
-        name = waiting.pop()
-        if name not in needed:
-            needed.add(name)
-            references = (ref for text in _texts(tree[name]) for ref in _REFERENCE.findall(text))
-            waiting += [top for top in (re.split(r"[\[.]", ref)[0].strip() for ref in references) if top in tree]
-    return needed
-
-
-def _texts(node: Any) -> Iterator[str]:
-    for _, inner in _nodes(node):
-        value = getattr(inner, "value", inner)
-        if isinstance(value, str):
-            yield value
-
-
-def _nodes(node: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """Yield every node of a tree with its path, in the order of the document; one that stands often, once."""
-    seen = set() if seen is None else seen
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    yield path, node
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, child in children:
-        yield from _nodes(child, f"{path}.{key}", seen)
-
-
 def _check_placeholders(document: Document, entry: str, needed: Mapping[str, Any]) -> None:
-    found = (pair for name, node in needed.items() for pair in _nodes(node, name))
-    open_ones = [path for path, node in found if _tag(node) == _PLACEHOLDER]
+    found = (pair for name, node in needed.items() for pair in nodes(node, name))
+    open_ones = [path for path, node in found if tag_of(node) == _PLACEHOLDER]
     if open_ones:
         raise document.fail(
             f"{escape(entry)} needs {listing(open_ones)}, left open as {_PLACEHOLDER}.",
@@ -216,11 +181,3 @@ def _nested(path: str) -> str:
     """Return the mapping that overrides what lies at a path: ``{a: {b: …}}``."""
     parts = path.split(".")
     return f"{{{': {'.join(parts)}: …{'}' * len(parts)}"
-
-
-def _tagged(tree: Any, *kinds: str) -> Iterator[str]:
-    """Yield what stands behind tags such as ``!new:``, in the order of the document."""
-    for _, node in _nodes(tree):
-        kind, colon, name = _tag(node).partition(":")
-        if colon and kind in kinds:
-            yield name

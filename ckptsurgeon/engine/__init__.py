@@ -12,6 +12,7 @@ from ..lazy import lazy_names
 if TYPE_CHECKING:
     from .apply import carry_out
     from .casting import cast_for
+    from .check_steps import check_step
     from .checksums import bad_checksum, check_storage, check_values, checkable, combine, crc32
     from .compute import computed_blocks
     from .costs import costs_of
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .overlaying import overlaid_boxes
     from .places import check_output, output_error
     from .reading import read_number, read_part
-    from .run import MEMORY, Inputs, Progress, check_step
+    from .run import MEMORY, Inputs, Progress
     from .staging import StagedFile, staged_file, temp_file, write_text
     from .temp import remove_leftovers, sync_folder, temp_name
 
@@ -72,6 +73,7 @@ __getattr__ = lazy_names(
     {
         ".apply": ("carry_out",),
         ".casting": ("cast_for",),
+        ".check_steps": ("check_step",),
         ".costs": ("costs_of",),
         ".compute": ("computed_blocks",),
         ".libraries": ("check_device",),
@@ -82,7 +84,7 @@ __getattr__ = lazy_names(
         ".merging": ("MergeContext",),
         ".memory": ("put_tensors", "stage_tensors"),
         ".reading": ("read_number", "read_part"),
-        ".run": ("MEMORY", "Inputs", "Progress", "check_step"),
+        ".run": ("MEMORY", "Inputs", "Progress"),
         ".places": ("check_output", "output_error"),
         ".staging": ("StagedFile", "staged_file", "temp_file", "write_text"),
         ".temp": ("remove_leftovers", "sync_folder", "temp_name"),

@@ -13,13 +13,14 @@ from ..formats import RECIPE_FILE, Beside, folder_digest, seal
 from ..plan import Plan, Receipt
 from ..recipe import Recipe, recipe_text
 from ..text import escape, listing
+from .check_steps import check_step
 from .companions import all_checksums, as_written, copy_companions, recipe_as_written, told_companions
 from .copy_steps import check_storages, copied_steps
 from .folders import StagedFolder, staged_folder
 from .former import Former, former_companions
 from .layout import OutputOptions, OutputShape, existing_checkpoint, lay_out
 from .places import check_output, identities
-from .run import Inputs, Progress, Run, check_step, check_unchanged, is_copy, overflow_notes
+from .run import Inputs, Progress, Run, check_unchanged, is_copy, overflow_notes
 from .staging import StagedFile, staged_file
 
 __all__ = ["carry_out"]

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from ..sources import File
 from ..tensors import Storage
 from .checksums import check_storage, checkable
+from .copies import Copy, Piece
 from .run import Run, checked_on_the_way, has_slot, is_copy
-from .transfer import THREADS, Copy, Piece, copying
+from .transfer import THREADS, copying
 
 __all__ = ["check_storages", "copied_steps"]
 

@@ -12,11 +12,12 @@ from ..ops import raw_dtype
 from ..plan import Plan, Step
 from ..tensors import TensorInfo
 from ..text import escape
+from .check_steps import check_step
 from .checksums import check_storage, checkable
 from .compute import computed_blocks
 from .compute_steps import check_equal
 from .overlaying import overlay
-from .run import Inputs, check_step, check_unchanged, overflow_notes
+from .run import Inputs, check_unchanged, overflow_notes
 
 if TYPE_CHECKING:
     import torch

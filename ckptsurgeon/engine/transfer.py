@@ -12,24 +12,19 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from ..sources import File
-from .checksums import bad_checksum, combine, crc32
+from .checksums import bad_checksum, crc32
+from .copies import Copy, Task, batched, joined, tasks_of
 from .libc import start_writing
 from .places import output_error
-from .staging import StagedFile
 
-__all__ = ["Advance", "Copy", "Piece", "copying"]
+__all__ = ["SMALL", "THREADS", "Advance", "copying"]
 
-CHUNK = 8 << 20
-"""Bytes of one task: enough to keep a disk busy, little enough for two threads to share a tensor."""
 BLOCK = 1 << 20
 """Bytes held at once: about what a core's cache holds."""
 SMALL = 256 << 10
 """Below this many bytes the kernel is not asked to copy: reading and writing are as quick."""
-BATCH = 256
-"""Small tasks that a thread takes at once."""
 THREADS = 2
 
 _NO_KERNEL_COPY = {
@@ -48,89 +43,6 @@ Advance = Callable[[int], None]
 """Called with the number of bytes just done, from any thread."""
 
 
-@dataclass(slots=True)
-class Piece:
-    """A tensor's bytes within a copy; ``expected`` is the checksum its source recorded, if any."""
-
-    name: str
-    nbytes: int
-    expected: int | None = None
-    parts: list[tuple[int, int, int]] = field(default_factory=list)
-
-    def checksum(self) -> int:
-        """Return the CRC-32 of the bytes that were copied."""
-        return combine([(crc, length) for _, crc, length in sorted(self.parts)])
-
-
-@dataclass(slots=True)
-class Copy:
-    """A run of bytes that lie one after the other in the source and in the output."""
-
-    source: File
-    source_offset: int
-    output: StagedFile
-    output_offset: int
-    pieces: list[Piece]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the run."""
-        return sum(piece.nbytes for piece in self.pieces)
-
-    def follows(self, other: Copy) -> bool:
-        """Whether this run begins where ``other`` ends, on both sides."""
-        size = other.nbytes
-        return (
-            self.source is other.source
-            and self.output is other.output
-            and self.source_offset == other.source_offset + size
-            and self.output_offset == other.output_offset + size
-        )
-
-
-def joined(copies: Iterable[Copy]) -> list[Copy]:
-    """Join runs that follow each other."""
-    made: list[Copy] = []
-    for copy in sorted(copies, key=lambda c: (id(c.output), c.output_offset)):
-        if made and copy.follows(made[-1]):
-            made[-1].pieces.extend(copy.pieces)
-        else:
-            made.append(copy)
-    return made
-
-
-@dataclass(slots=True)
-class _Task:
-    """Part of a run: from ``begin``, with the pieces that lie in it as (piece, offset in the piece, bytes)."""
-
-    copy: Copy
-    begin: int
-    slices: list[tuple[Piece, int, int]]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(length for _, _, length in self.slices)
-
-
-def _tasks(copies: Sequence[Copy]) -> Iterator[_Task]:
-    """Cut runs into tasks of about ``CHUNK`` bytes."""
-    for copy in copies:
-        begin, slices, size = 0, list[tuple[Piece, int, int]](), 0
-        for piece in copy.pieces:
-            done = 0
-            while done < piece.nbytes or (piece.nbytes == 0 and not piece.parts and done == 0):
-                length = min(piece.nbytes - done, CHUNK - size)
-                slices.append((piece, done, length))
-                done, size = done + length, size + length
-                if size >= CHUNK:
-                    yield _Task(copy, begin, slices)
-                    begin, slices, size = begin + size, [], 0
-                if piece.nbytes == 0:
-                    break
-        if slices:
-            yield _Task(copy, begin, slices)
-
-
 class _Worker:
     """Carries out tasks; knows for each pair of files whether the kernel copies between them."""
 
@@ -141,7 +53,7 @@ class _Worker:
         self.stopped = False
         self._failure: BaseException | None = None
 
-    def run_all(self, tasks: Iterable[_Task]) -> None:
+    def run_all(self, tasks: Iterable[Task]) -> None:
         """Carry out tasks; a failure ends those of all other threads, too."""
         try:
             for task in tasks:
@@ -157,7 +69,7 @@ class _Worker:
         if self._failure is not None:
             raise self._failure
 
-    def run(self, task: _Task) -> None:
+    def run(self, task: Task) -> None:
         copy = task.copy
         if task.nbytes < SMALL or not self._in_kernel(task):
             self._by_hand(task)
@@ -169,7 +81,7 @@ class _Worker:
         start_writing(copy.output.fd, copy.output_offset + task.begin, task.nbytes)
         self._advance(task.nbytes)
 
-    def _in_kernel(self, task: _Task) -> bool:
+    def _in_kernel(self, task: Task) -> bool:
         """Copy within the kernel; False where it cannot, with nothing lost."""
         copy, size = task.copy, task.nbytes
         source = copy.source.fileno()
@@ -192,7 +104,7 @@ class _Worker:
             done += moved
         return True
 
-    def _by_hand(self, task: _Task) -> None:
+    def _by_hand(self, task: Task) -> None:
         copy, at = task.copy, task.begin
         for piece, begin, length in task.slices:
             crc, done = 0, 0
@@ -233,7 +145,7 @@ def copying(copies: Iterable[Copy], advance: Advance) -> Iterator[Callable[[], N
     """
     runs = joined(copies)
     worker = _Worker(advance)
-    batches = list(_batches(_tasks(runs)))
+    batches = list(batched(tasks_of(runs)))
     if len(batches) < THREADS:
         for batch in batches:
             worker.run_all(batch)
@@ -247,22 +159,8 @@ def copying(copies: Iterable[Copy], advance: Advance) -> Iterator[Callable[[], N
                 raise bad_checksum(run.source, piece.name)
 
 
-def _batches(tasks: Iterable[_Task]) -> Iterator[list[_Task]]:
-    """Gather small tasks, of which a model may have a hundred thousand."""
-    batch: list[_Task] = []
-    size = 0
-    for task in tasks:
-        batch.append(task)
-        size += task.nbytes
-        if size >= CHUNK // 2 or len(batch) >= BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
 @contextmanager
-def _in_threads(worker: _Worker, batches: Sequence[list[_Task]]) -> Iterator[None]:
+def _in_threads(worker: _Worker, batches: Sequence[list[Task]]) -> Iterator[None]:
     with ThreadPoolExecutor(THREADS, thread_name_prefix="copy") as pool:
         futures = [pool.submit(worker.run_all, batch) for batch in batches]
         try:

@@ -4,7 +4,8 @@ from .hints import deeper_note, nearest, unmatched
 from .induce import left_out, rules_for, unspelled
 from .matcher import KeyMatcher
 from .pattern import Captures, KeyPattern
-from .rules import Renaming, Rule, RuleLine, check_shadowed, parse_rule, rename, rules_from_lines, target_rule
+from .renaming import Renaming, check_shadowed, rename
+from .rules import Rule, RuleLine, parse_rule, rules_from_lines, target_rule
 from .rulesets import RULESETS, rules_of_sets
 from .spell import quoted
 

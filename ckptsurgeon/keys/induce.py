@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import PatternError
-from .rules import parse_rule, rename
+from .renaming import rename
+from .rules import parse_rule
 from .spell import is_printable, quoted, rule_text, spelled, spelled_exactly
 
 __all__ = ["left_out", "rules_for", "unspelled"]

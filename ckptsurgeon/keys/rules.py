@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ..errors import PatternError
-from ..text import count, escape
-from .matcher import KeyMatcher
+from ..text import escape
 from .pattern import Captures, KeyPattern
 from .target import Target
 
-__all__ = ["Renaming", "Rule", "RuleLine", "check_shadowed", "parse_rule", "rename", "rules_from_lines", "target_rule"]
+__all__ = ["Rule", "RuleLine", "parse_rule", "rules_from_lines", "target_rule"]
 
 _COMMENT = re.compile(r"(^|\s)#.*", re.DOTALL)
 
@@ -79,25 +78,6 @@ class Rule:
                 hint="Strip only what something follows.",
             )
         return names
-
-
-@dataclass(frozen=True)
-class Renaming:
-    """The names of every key, several where its rule lists them, and which rule gave them (None: it kept its name)."""
-
-    names: dict[str, tuple[str, ...]]
-    by: dict[str, int | None]
-    used: tuple[int, ...]
-    shadowed: Mapping[int, int] = field(default_factory=dict)
-    """The rules that earlier ones leave no key, and how many they match."""
-
-    def collisions(self) -> dict[str, list[str]]:
-        """Return the names on which several keys land, with those keys."""
-        landed: dict[str, list[str]] = {}
-        for key, names in self.names.items():
-            for name in names:
-                landed.setdefault(name, []).append(key)
-        return {name: keys for name, keys in landed.items() if len(keys) > 1}
 
 
 def parse_rule(text: str) -> Rule:
@@ -189,49 +169,3 @@ def _trimmed(text: str) -> str:
     short = text.rstrip()
     escapes = len(short) - len(short.rstrip("\\"))
     return text[: len(short) + escapes % 2]
-
-
-def _renamed(rule: Rule, key: str) -> tuple[str, ...]:
-    names = rule.names(key)
-    if not names:
-        raise PatternError(
-            f"{rule.label} matches {escape(key)} segment by segment and not as a whole.",
-            hint="Please report it: it is a fault of ours.",
-        )
-    return names
-
-
-def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
-    """Rename every key by the first rule that matches it; no rule sees what another made.
-
-    Rules that match nothing are not in ``used``, and ``check_shadowed`` is for those that match and never apply: the
-    caller, who knows every source, judges them.
-    """
-    matcher = KeyMatcher([rule.pattern for rule in rules if rule.pattern is not None])
-    dotted = [i for i, rule in enumerate(rules) if rule.pattern is not None]
-    always = [i for i, rule in enumerate(rules) if rule.pattern is None]
-    names: dict[str, tuple[str, ...]] = {}
-    by: dict[str, int | None] = {}
-    seen: dict[int, int] = dict.fromkeys(range(len(rules)), 0)
-    won: set[int] = set()
-    for key in keys:
-        matching = sorted([dotted[i] for i in matcher.match(key)] + always)
-        for index in matching:
-            seen[index] += 1
-        by[key] = matching[0] if matching else None
-        won.update(matching[:1])
-        names[key] = _renamed(rules[matching[0]], key) if matching else (key,)
-    shadowed = {index: number for index, number in seen.items() if number and index not in won}
-    return Renaming(names, by, tuple(sorted(won)), shadowed)
-
-
-def check_shadowed(rules: Sequence[Rule], renamings: Sequence[Renaming]) -> None:
-    """Raise PatternError for a rule that matches keys of some source, all of them taken by earlier rules."""
-    used = {index for renaming in renamings for index in renaming.used}
-    for index, rule in enumerate(rules):
-        number = sum(renaming.shadowed.get(index, 0) for renaming in renamings)
-        if number and index not in used and not rule.lenient:
-            raise PatternError(
-                f"{rule.label} never applies: earlier rules take all of its {count(number, 'key')}.",
-                hint="Put it first, or remove it.",
-            )

@@ -3,22 +3,10 @@
 from .costs import Costs
 from .lora import FACTORS, Factor, Lora, Term, plain_shape
 from .merge import Merge, Value
-from .plan import (
-    CLASSES,
-    MERGES,
-    Carried,
-    Equal,
-    FilePrint,
-    Input,
-    Plan,
-    PlanCompanion,
-    PlanSource,
-    PlanTarget,
-    Step,
-    with_vocabularies,
-)
+from .plan import Carried, Equal, FilePrint, Plan, PlanCompanion, PlanSource, PlanTarget
 from .receipt import Failure, Fit, Receipt, Verification
 from .rows import Row, Rows, rows_of_each
+from .step import CLASSES, MERGES, Input, Step, with_vocabularies
 
 __all__ = [
     "CLASSES",

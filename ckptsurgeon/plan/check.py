@@ -9,7 +9,8 @@ from typing import Any
 from ..errors import ConfigError
 from ..tensors import DTYPES
 from ..text import escape
-from .plan import Plan, PlanCompanion, Step
+from .plan import Plan, PlanCompanion
+from .step import Step
 
 __all__ = ["check_plan"]
 

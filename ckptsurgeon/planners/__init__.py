@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .merge_values import Depths, Setting, Settings, Values
     from .merge_vocabulary import MergeVocabulary
     from .options import Flag, Options
-    from .select import Origin, Planning, Selection, SourceView, moved
+    from .select import Origin, Planning, Selection, SourceView
+    from .spec import moved
     from .transplant import plan_transplant
     from .vocabulary import VocabularyOptions
 
@@ -129,8 +130,8 @@ __getattr__ = lazy_names(
             "Planning",
             "Selection",
             "SourceView",
-            "moved",
         ),
+        ".spec": ("moved",),
         ".transplant": ("plan_transplant",),
         ".vocabulary": ("VocabularyOptions",),
     },

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from ..errors import FormatError, PlanError
 from ..keys import KeyMatcher
 from ..plan import Equal, Step
-from ..policies import cast_fault, fit, fitting_policies, is_reshape
+from ..policies import cast_fault, fit, is_reshape
 from ..target import TargetSpec
 from ..tensors import DTYPES, TensorInfo
-from ..text import count, escape, listing, shape_text
+from ..text import escape, listing
+from .faults import Faults, raise_faults
 from .layers import dropped_layers
 from .options import Options
+from .origins import origin_of
 from .select import Origin, Selection, made_fields
 from .vocabulary import Axes
 
@@ -30,22 +32,13 @@ class Decisions:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass
-class _Faults:
-    """Everything that is wrong, gathered so that it can be said at once."""
-
-    mismatches: list[tuple[Step, Origin, str]] = field(default_factory=list)
-    casts: list[str] = field(default_factory=list)
-    undrawable: list[str] = field(default_factory=list)
-
-
 class _Decider:
     def __init__(self, target: TargetSpec, selection: Selection, options: Options, names: Sequence[str]) -> None:
         self.target = target
         self.selection = selection
         self.options = options
         self.names = names
-        self.faults = _Faults()
+        self.faults = Faults()
         self.keeper = len(names) if target.keeps else None
         self.aliases: dict[str, list[str]] = {}
         for alias, owner in target.ties.items():
@@ -53,7 +46,7 @@ class _Decider:
         self._dropped = dropped_layers(target, options.drop_last)
         self._reinit = KeyMatcher([flag.pattern for flag in options.reinit])
         self._scoped = KeyMatcher([flag.pattern for flag, _ in options.mismatch.scoped])
-        self._axes = Axes(target, options.vocabulary, list(target.tensors)) if options.vocabulary is not None else None
+        self.axes = Axes(target, options.vocabulary, list(target.tensors)) if options.vocabulary is not None else None
 
     def step(self, key: str, origin: Origin | None) -> Step:
         """Return what becomes of one tensor, by the first of: reinit, drop-last, missing, vocabulary, mismatch."""
@@ -76,7 +69,7 @@ class _Decider:
             source_key=origin.key, source_dtype=origin.info.dtype, source_shape=origin.info.shape, rule=origin.rule,
             **made_fields(origin),
         )  # fmt: skip
-        mapped = self._mapped(step) if self._axes is not None else None
+        mapped = self._mapped(step) if self.axes is not None else None
         if mapped is not None:
             step = mapped
         elif origin.info.shape != info.shape and not is_reshape(origin.info.shape, info.shape):
@@ -120,10 +113,10 @@ class _Decider:
 
     def _mapped(self, step: Step) -> Step | None:
         """Return the step of a tensor that runs along the vocabulary; None where it does not, or differs besides."""
-        assert self._axes is not None
+        assert self.axes is not None
         assert self.options.vocabulary is not None
         rows, have, want = self.options.vocabulary.rows, step.source_shape, step.shape
-        axis = self._axes.axis(step.key, [step.key, *self.aliases.get(step.key, ())], have, want)
+        axis = self.axes.axis(step.key, [step.key, *self.aliases.get(step.key, ())], have, want)
         if axis is None or any(h != w for i, (h, w) in enumerate(zip(have, want, strict=True)) if i != axis):
             return None
         if (rows.composed or (rows.new == "mean" and rows.fresh)) and not DTYPES[step.source_dtype].is_floating:
@@ -140,14 +133,14 @@ class _Decider:
     def check_mapped(self, steps: Sequence[Step]) -> list[str]:
         """Raise PlanError where no tensor is mapped that should be; say which start anew, and which are passed over."""
         vocabulary = self.options.vocabulary
-        if self._axes is None or vocabulary is None or vocabulary.rows.is_identity:
+        if self.axes is None or vocabulary is None or vocabulary.rows.is_identity:
             return []
-        passed = self._axes.passed_over(steps)
+        passed = self.axes.passed_over(steps)
         if any(step.rows is not None for step in steps):
             return passed
         anew = [step for step in steps if step.reason == "reinit" and step.key in self.target.vocabulary]
         if not anew:
-            raise self._axes.none_found()
+            raise self.axes.none_found()
         rules = ", ".join(dict.fromkeys(step.rule for step in anew))
         return [f"{vocabulary} keeps no row: {listing([step.key for step in anew])} start anew by {rules}", *passed]
 
@@ -175,27 +168,6 @@ class _Decider:
             return have.dtype if have is not None else wanted.dtype
         return choice if choice and DTYPES[wanted.dtype].kind == "float" else wanted.dtype
 
-    def raise_faults(self) -> None:
-        """Raise what was gathered: mismatches with the option that would settle each, what cannot be drawn or cast."""
-        if self.faults.mismatches:
-            wrong = self._axes.of_no_list([step for step, _, _ in self.faults.mismatches]) if self._axes else None
-            raise wrong or _mismatch_error(self.faults.mismatches, self.names, self.target.name)
-        if self.faults.undrawable:
-            raise PlanError(
-                f"{escape(self.target.name)} does not say how to initialise {listing(self.faults.undrawable)}, "
-                "not taken whole from a source.",
-                hint="Give each an init.",
-                details=self.faults.undrawable,
-            )
-        if self.faults.casts:
-            first = self.faults.casts[0]
-            more = len(self.faults.casts) - 1
-            raise PlanError(
-                f"dtype mismatch: {escape(first, 600)}{f' (and {more} more)' if more else ''}.",
-                hint="Exclude it, or use --dtype keep.",
-                details=self.faults.casts,
-            )
-
 
 def decide(target: TargetSpec, selection: Selection, options: Options, names: Sequence[str]) -> Decisions:
     """Decide every destination tensor; ``names`` are the sources' in messages.
@@ -211,75 +183,11 @@ def decide(target: TargetSpec, selection: Selection, options: Options, names: Se
         if owner is not None:
             decisions.steps.append(replace(owned[owner], key=key, tied_to=owner))
             continue
-        origin = _origin([key, *decider.aliases.get(key, ())], selection, decisions, names)
+        group = [key, *decider.aliases.get(key, ())]
+        decisions.used.update(name for name in group if name in selection.origins)
+        origin = origin_of(group, selection, decisions.equal, names)
         owned[key] = decider.step(key, origin)
         decisions.steps.append(owned[key])
-    decider.raise_faults()
+    raise_faults(decider.faults, names, target.name, decider.axes)
     decisions.notes += decider.check_mapped(decisions.steps)
     return decisions
-
-
-def _origin(group: Sequence[str], selection: Selection, decisions: Decisions, names: Sequence[str]) -> Origin | None:
-    """Return the origin of a tensor that has one or more names: the last source that has any of them."""
-    found = [origin for name in group for origin in selection.origins.get(name, ())]
-    decisions.used.update(name for name in group if name in selection.origins)
-    if not found:
-        return None
-    last = max(origin.source for origin in found)
-    same = [origin for origin in found if origin.source == last]
-    for other in same[1:]:
-        _check_equal(same[0], other, decisions, names)
-    return same[0]
-
-
-def _check_equal(first: Origin, other: Origin, decisions: Decisions, names: Sequence[str]) -> None:
-    """Two sources for one tensor: the same bytes are fine, known different ones are not, else apply looks."""
-    a, b = first.info, other.info
-    if a.place is not None and a.place == b.place:
-        return
-    known = [_checksum(info) for info in (a, b)]
-    if a.shape != b.shape or a.dtype != b.dtype or (None not in known and known[0] != known[1]):
-        raise PlanError(
-            f"{escape(first.key)} and {escape(other.key)} of {escape(names[first.source])} differ, "
-            "but the destination ties them.",
-            hint="Exclude the one that should not count.",
-        )
-    decisions.equal.append(Equal(first.source, first.key, other.key))
-
-
-def _checksum(info: TensorInfo) -> int | None:
-    """Return the CRC-32 that the container recorded for a tensor, if it did for just its bytes."""
-    whole = info.is_plain and info.storage is not None and info.nbytes == info.storage.nbytes
-    return info.storage.crc32 if whole and info.storage is not None else None
-
-
-def _mismatch_error(faults: Sequence[tuple[Step, Origin, str]], names: Sequence[str], target: str) -> PlanError:
-    details = []
-    for step, origin, why in faults:
-        fits = fitting_policies(step.source_shape, step.shape, step.source_dtype)
-        details.append(
-            f"{step.key} is {shape_text(step.source_shape)} in {names[origin.source]}, "
-            f"{shape_text(step.shape)} in {target}: {f'{why}; ' if why else ''}"
-            f"--on-mismatch {step.key}={'|'.join(fits)}"
-        )
-    first, origin, why = faults[0]
-    shapes = (
-        f"{escape(first.key)} is {shape_text(first.source_shape)} in {escape(names[origin.source])}, "
-        f"{shape_text(first.shape)} in {escape(target)}"
-    )
-    others = listing([step.key for step, _, _ in faults[1:]], limit=4)
-    also = f"; {count(len(faults) - 1, 'other')} too: {others}" if others else ""
-    fits = [p for p in fitting_policies(first.source_shape, first.shape, first.source_dtype) if p != "init"]
-    module, source_module = _module(first.key), _module(origin.key)
-    hint = f"Use --on-mismatch {escape(module)}=init"
-    hint += f" (or {', '.join(fits)})" if fits else ""
-    if {_module(step.key) for step, _, _ in faults} == {module}:
-        hint += f", or --exclude {escape(source_module)}."
-    else:
-        hint += f" for one, --ignore-mismatch for all, or --exclude {escape(source_module)}."
-    unfit = f" {escape(why, 600)}." if why else ""
-    return PlanError(f"shape mismatch: {shapes}{also}.{unfit}", hint=hint, details=details)
-
-
-def _module(key: str) -> str:
-    return key.rpartition(".")[0] or key

@@ -9,7 +9,6 @@ from typing import Any
 from ..errors import PatternError, PlanError
 from ..keys import (
     KeyMatcher,
-    KeyPattern,
     Renaming,
     Rule,
     check_shadowed,
@@ -22,10 +21,11 @@ from ..operations import MadeBy
 from ..plan import PlanSource
 from ..target import TargetSpec
 from ..tensors import TensorInfo
-from ..text import count, escape, listing
+from ..text import escape
 from .options import Flag, Options
+from .spec import check_src_key, excluded_by_prefix, is_under, moved
 
-__all__ = ["Excluded", "Origin", "Planning", "Selection", "SourceView", "made_fields", "moved", "select"]
+__all__ = ["Excluded", "Origin", "Planning", "Selection", "SourceView", "made_fields", "select"]
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _check_rule(rule: Rule, views: Sequence[SourceView], keys: Sequence[str], se
 
 def _select_one(index: int, view: SourceView, options: Options, selection: Selection) -> Renaming:
     dropped = _dropped(view, options, selection)
-    chosen = [key for key in view.tensors if key not in dropped and _under(key, view.src)]
+    chosen = [key for key in view.tensors if key not in dropped and is_under(key, view.src)]
     renaming = rename(chosen, options.rules)
     landed: dict[str, str] = {}
     for key, by in renaming.by.items():
@@ -165,52 +165,13 @@ def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[s
             dropped[key] = str(options.exclude[min(hits)])
         elif options.include and not includes.match(key):
             dropped[key] = "not in --include"
-        elif not _under(key, view.src):
+        elif not is_under(key, view.src):
             dropped[key] = f"not under src_key {view.src}"
     for prefix in view.prefixes:
-        dropped.update(_by_prefix(view, prefix, selection))
-    if view.src and not any(_under(key, view.src) for key in view.tensors):
-        pattern = KeyPattern(_quoted(view.src))
-        raise unmatched(f"src_key {view.src}", pattern, list(view.tensors), "source")
+        dropped.update(excluded_by_prefix(prefix, list(view.tensors), of=view.source.name, notes=selection.notes))
+    if view.src:
+        check_src_key(view.src, list(view.tensors))
     return dropped
-
-
-def _by_prefix(view: SourceView, prefix: str, selection: Selection) -> dict[str, str]:
-    """Return the keys that an exclude of ESPnet's form takes: plain text from the start, no dot needed."""
-    hit = [key for key in view.tensors if key.startswith(prefix)]
-    if not hit:
-        raise _unmatched_prefix(prefix, list(view.tensors))
-    module = prefix.rstrip(".")
-    beyond = [key for key in hit if not _under(key, module)]
-    if beyond:
-        others = list(dict.fromkeys(_module_at(key, prefix) for key in beyond))
-        also, exact = (" too", f"--exclude {module}") if len(beyond) < len(hit) else ("", f"--exclude {others[0]}")
-        selection.notes.append(
-            f"the exclude {prefix} of {view.source.name} takes {listing(others)}{also}, by prefix; "
-            f"{exact} is the exact form"
-        )
-    return dict.fromkeys(hit, f"exclude {prefix} of {view.source.name}")
-
-
-def _unmatched_prefix(prefix: str, keys: Sequence[str]) -> PatternError:
-    deeper = list(dict.fromkeys(_module_at(key, prefix, inside=True) for key in keys if f".{prefix}" in key))
-    if deeper:
-        return PatternError(
-            f"exclude {prefix} matches none of the {count(len(keys), 'source key')}.",
-            hint=f"Did you mean {' or '.join(map(escape, deeper[:3]))}?",
-        )
-    return unmatched(f"exclude {prefix}", KeyPattern(_quoted(prefix)), keys, "source")
-
-
-def _quoted(text: str) -> str:
-    return "".join(f"\\{char}" if char in "\\*?[]{}" else char for char in text.strip(".")) or "\\*"
-
-
-def _module_at(key: str, prefix: str, *, inside: bool = False) -> str:
-    """Return the module or key that ends with the segment in which ``prefix`` ends."""
-    start = key.find(f".{prefix}") + 1 if inside else 0
-    end = key.find(".", start + len(prefix))
-    return key if end < 0 else key[:end]
 
 
 def _spec_rule(view: SourceView, key: str, name: str) -> str:
@@ -220,21 +181,9 @@ def _spec_rule(view: SourceView, key: str, name: str) -> str:
     return f"{view.source.name}:{view.src}:{view.dst}" if name != key else ""
 
 
-def _under(key: str, module: str) -> bool:
-    return not module or key == module or key.startswith(f"{module}.")
-
-
 def _moved(key: str, view: SourceView) -> str:
     """Return the name that a spec's src_key and dst_key give a key, or by which the destination knows it."""
     return view.known[key] if key in view.known else moved(key, view.src, view.dst)
-
-
-def moved(key: str, src: str, dst: str) -> str:
-    """Return the name that the src_key and dst_key of a spec give a key."""
-    if not (src or dst) or not _under(key, src):
-        return key
-    rest = key[len(src) :].lstrip(".") if src else key
-    return f"{dst}.{rest}".strip(".") if dst else rest or key
 
 
 def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, ...]:

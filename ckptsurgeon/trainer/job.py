@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from .. import api
 from ..configs import Document
-from ..errors import ConfigError, PlanError
+from ..errors import ConfigError, FormatError, PlanError
 from ..target import TargetSpec
-from ..text import escape
+from ..text import escape, listing
 from .init import Init
 from .random_state import random_kept, seed_all
 from .settings import Settings
@@ -22,7 +22,7 @@ from .work import Work
 if TYPE_CHECKING:
     from ..plan import Plan
 
-__all__ = ["Job", "draw_into", "drawn", "tensors_of", "unknown_metric", "unsaved_of"]
+__all__ = ["Job", "draw_into", "drawn", "restore_tensors", "tensors_of", "unknown_metric", "unsaved_of"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,22 @@ def unsaved_of(model: nn.Module) -> dict[str, Tensor]:
     """Return the buffers that no state dict has (``persistent=False``): a model may count or cache in them."""
     saved = model.state_dict(keep_vars=True).keys()
     return {key: buffer for key, buffer in model.named_buffers() if key not in saved}
+
+
+@torch.no_grad()
+def restore_tensors(
+    model: nn.Module, tensors: Mapping[str, Tensor], unsaved: Mapping[str, Tensor], *, device: torch.device
+) -> None:
+    """Give a model the tensors and the buffers of one that was saved; raises FormatError where it is another model."""
+    own = tensors_of(model)
+    if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in tensors.items()}:
+        other = sorted(own.keys() ^ tensors.keys())
+        raise FormatError(f"the checkpoint is of another model: {listing(other, where='')}.", details=other)
+    for key, value in own.items():
+        value.copy_(tensors[key])
+    for key, buffer in unsaved.items():
+        path, _, name = key.rpartition(".")
+        setattr(model.get_submodule(path), name, buffer.to(device))
 
 
 @torch.no_grad()

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, FormatError
-from ..text import listing
+from ..errors import ConfigError
 from .device import peak_bytes
 from .ema import Average
 from .evaluating import evaluate
 from .flops import Counted, peak_flops
 from .freezing import Freezing
-from .job import Job, tensors_of, unknown_metric, unsaved_of
+from .job import Job, restore_tensors, tensors_of, unknown_metric, unsaved_of
 from .log import Log, Pending, rows_of
 from .optimizing import Optimizer
 from .random_state import random_state, seed_all, set_random_state
 from .recomputing import recompute
-from .run_folder import BEST, RunFolder, safetensors_bytes
+from .run_folder import BEST, RunFolder
 from .schedule import lr_factor
 from .source import Stream
 from .standing import Standing
 from .stepping import take_step
 from .stopping import Stop
 from .tasks._task import is_higher_better
+from .weights import safetensors_bytes
 
 __all__ = ["DONE", "NONFINITE", "PATIENCE", "Loop", "Observer"]
 
@@ -94,16 +92,7 @@ class Loop:
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take the place of a run that was saved; raises FormatError where it is another model's."""
-        own = tensors_of(self.model)
-        if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in tensors.items()}:
-            other = sorted(own.keys() ^ tensors.keys())
-            raise FormatError(f"the checkpoint is of another model: {listing(other, where='')}.", details=other)
-        with torch.no_grad():
-            for key, value in own.items():
-                value.copy_(tensors[key])
-        for key, buffer in state.get("unsaved", {}).items():
-            path, _, name = key.rpartition(".")
-            setattr(self.model.get_submodule(path), name, buffer.to(self.job.device))
+        restore_tensors(self.model, tensors, state.get("unsaved", {}), device=self.job.device)
         self.standing = Standing(**state["standing"])
         self.standing.ended = ""
         self.stream = Stream(self.job.work.train, self.settings.seed, tuple(state["position"]))
@@ -142,7 +131,8 @@ class Loop:
         pending: list[Pending] = []
         began = since = time.perf_counter()
         before = standing.seconds
-        why = PATIENCE if standing.waited and self._waited_long() else ""  # a run that ended, and was resumed
+        ended = standing.waited and standing.waited_for(self.settings.patience)
+        why = PATIENCE if ended else ""  # a run that ended, and was resumed
         while standing.step < until and not why:
             if standing.step in thaws:
                 self.freezing.begin(standing.step)
@@ -224,23 +214,9 @@ class Loop:
         if name not in standing.figures:
             raise unknown_metric(name, standing.figures)
         value = standing.figures[name]
-        if self._is_better(value):
-            standing.best, standing.best_step, standing.waited = value, standing.step, 0
-            standing.best_loss = standing.figures.get("loss")
+        if standing.improves(value, higher_is_better=is_higher_better(work.task, name)):
             self.save_best()
-        else:
-            standing.waited += 1
-        return PATIENCE if self._waited_long() else ""
-
-    def _waited_long(self) -> bool:
-        patience = self.settings.patience
-        return patience is not None and self.standing.waited >= patience
-
-    def _is_better(self, value: float) -> bool:
-        best = self.standing.best
-        if math.isnan(value) or best is None:
-            return not math.isnan(value)
-        return value > best if is_higher_better(self.job.work.task, self.metric) else value < best
+        return PATIENCE if standing.waited_for(self.settings.patience) else ""
 
     @property
     def metric(self) -> str:

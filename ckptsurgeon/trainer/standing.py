@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -52,6 +53,24 @@ class Standing:
             self.norms["sum"] += norm
             self.norms["largest"] = max(self.norms["largest"], norm)
             self.norms["clipped"] += clip is not None and norm > clip
+
+    def improves(self, value: float, *, higher_is_better: bool) -> bool:
+        """Take note of the metric of the evaluation in ``figures``; whether it is the best yet."""
+        if not self._is_better(value, higher_is_better=higher_is_better):
+            self.waited += 1
+            return False
+        self.best, self.best_step, self.waited = value, self.step, 0
+        self.best_loss = self.figures.get("loss")
+        return True
+
+    def _is_better(self, value: float, *, higher_is_better: bool) -> bool:
+        if math.isnan(value) or self.best is None:
+            return not math.isnan(value)
+        return value > self.best if higher_is_better else value < self.best
+
+    def waited_for(self, patience: int | None) -> bool:
+        """Whether the best has not changed for as many evaluations as there is patience for."""
+        return patience is not None and self.waited >= patience
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""

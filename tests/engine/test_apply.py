@@ -145,10 +145,10 @@ def test_a_resized_tensor_can_be_cast_and_come_from_strides(policy: str) -> None
 
 
 def test_large_tensors_go_through_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.engine import compute, reading, transfer
+    from ckptsurgeon.engine import compute, copies, reading, transfer
 
     monkeypatch.setattr(compute, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(transfer, "CHUNK", 4096)
+    monkeypatch.setattr(copies, "CHUNK", 4096)
     monkeypatch.setattr(transfer, "BLOCK", 512)
     monkeypatch.setattr(reading, "SMALL", 2000)
     torch.manual_seed(0)

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import folders, staging, transfer
+from ckptsurgeon.engine import copies, folders, staging, transfer
 
 from ..planners.test_transplant import declare
 
@@ -562,8 +562,8 @@ def test_two_sources_whose_bytes_meet_in_the_output_are_kept_apart() -> None:
 
 
 def test_a_tensor_copied_by_two_threads_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "CHUNK", 512)
-    monkeypatch.setattr(transfer, "BATCH", 2)
+    monkeypatch.setattr(copies, "CHUNK", 512)
+    monkeypatch.setattr(copies, "BATCH", 2)
     write()
     assert torch.equal(load_file("out.safetensors")["a"], A)
     assert cs.verify("out.safetensors").ok
