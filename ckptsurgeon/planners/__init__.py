@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .average import ema_weights, plan_average
     from .edit import plan_edit
     from .extract import plan_lora_extract
+    from .extract_check import check_adapter
     from .extract_options import Extraction, check_extraction
     from .extract_sorting import comparable
     from .lora import plan_lora_merge
@@ -52,6 +53,7 @@ __all__ = [
     "SourceView",
     "Values",
     "VocabularyOptions",
+    "check_adapter",
     "check_extraction",
     "comparable",
     "ema_weights",
@@ -81,6 +83,7 @@ __getattr__ = lazy_names(
         ),
         ".edit": ("plan_edit",),
         ".extract": ("plan_lora_extract",),
+        ".extract_check": ("check_adapter",),
         ".extract_options": (
             "Extraction",
             "check_extraction",

@@ -11,6 +11,7 @@ from ..errors import PlanError
 from ..keys import KeyMatcher, unmatched
 from ..plan import Plan, PlanCompanion, PlanTarget
 from ..text import count, escape, listing
+from .extract_check import CONFIG, WEIGHTS
 from .extract_config import adapter_config
 from .extract_options import Extraction, check_extraction
 from .extract_sorting import Sorted, sorted_keys
@@ -18,8 +19,6 @@ from .extract_steps import factor_steps, saved_name, saved_step
 from .select import SourceView
 
 __all__ = ["plan_lora_extract"]
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 def plan_lora_extract(
@@ -44,13 +43,11 @@ def plan_lora_extract(
     _check_any(found, tuned, base)
     steps = [step for key in found.factored for step in factor_steps(key, tuned.tensors[key], base.tensors[key], asked)]
     steps += [saved_step(key, saved_name(key, found), tuned.tensors[key]) for key in (*found.biases, *found.saved)]
-    config = json.dumps(adapter_config(found, tuned.tensors, base.source.name, asked), indent=2, sort_keys=True) + "\n"
-    data = config.encode("utf-8", "surrogatepass")
-    companion = PlanCompanion("adapter_config.json", len(data), hashlib.sha256(data).hexdigest(), text=config)
+    config = adapter_config(steps, tuned.tensors, base.source.name)
     return Plan(
         verb="lora extract",
         sources=(tuned.source, base.source),
-        target=PlanTarget("edit", "an adapter", "", companions=(companion,), weights=WEIGHTS),
+        target=PlanTarget("edit", "an adapter", "", companions=(_companion(config),), weights=WEIGHTS),
         steps=tuple(steps),
         unexpected=tuple((0, key) for key in found.left),
         seed=asked.seed,
@@ -77,3 +74,9 @@ def _left_out(left: Sequence[str], asked: Extraction) -> list[str]:
         return []
     hint = "" if asked.save_modules else "; --save-modules saves what is no matrix"
     return [f"{count(len(left), 'tensor')} that differ are not in the adapter: {listing(left, where='')}{hint}"]
+
+
+def _companion(config: Mapping[str, Any]) -> PlanCompanion:
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    data = text.encode("utf-8", "surrogatepass")
+    return PlanCompanion(CONFIG, len(data), hashlib.sha256(data).hexdigest(), text=text)

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
 from ..plan import Factor, Input, Step
 from ..tensors import TensorInfo
 from ..text import shape_text
 from .extract_options import Extraction
 from .extract_sorting import Sorted, is_embedding, module_of
 
-__all__ = ["factor_steps", "saved_name", "saved_step", "scale_of"]
+__all__ = ["PREFIX", "FactorName", "factor_name", "factor_steps", "saved_name", "saved_step", "unwrapped"]
 
 PREFIX = "base_model.model."
+WRAPPED = "base_layer."
+
+_FACTOR = re.compile(r"base_model\.model\.(.+)\.(?:(lora_[AB])\.weight|(lora_embedding_[AB]))")
 
 
-def scale_of(asked: Extraction) -> float:
+@dataclass(frozen=True)
+class FactorName:
+    """What the name of a factor says: of which module it is, which part, and what PEFT calls it."""
+
+    module: str
+    part: str
+    ending: str
+
+
+def _scale(asked: Extraction) -> float:
     """Return what the product of the factors counts: alpha over the rank that was asked for."""
     return 1.0 if asked.alpha is None else asked.alpha / asked.rank
 
@@ -33,7 +48,7 @@ def factor_steps(key: str, ours: TensorInfo, theirs: TensorInfo, asked: Extracti
     )
     made = []
     for part, name in names.items():
-        factor = Factor(part, rank, scale_of(asked), _lies(key, asked), asked.seed)
+        factor = Factor(part, rank, _scale(asked), _lies(key, asked), asked.seed)
         made.append(
             Step(
                 f"{PREFIX}{module}.{name}", "factor", asked.dtype, factor.shape(ours.shape), 0, key, ours.dtype,
@@ -53,3 +68,16 @@ def saved_name(key: str, found: Sorted) -> str:
 def saved_step(key: str, name: str, info: TensorInfo) -> Step:
     """Return the step of a tensor that goes along as it is, under a name of PEFT's."""
     return Step(name, "copy", info.dtype, info.shape, 0, key, info.dtype, info.shape, rule="--save-modules")
+
+
+def factor_name(key: str) -> FactorName | None:
+    """Return what the key of a factor says, None for a key of anything else."""
+    found = _FACTOR.fullmatch(key)
+    ending = found and (found[2] or found[3])
+    return FactorName(found[1], ending[-1], ending) if found and ending else None
+
+
+def unwrapped(name: str) -> str:
+    """Return the key in the network of what PEFT's wrapping renames."""
+    module, _, last = name.rpartition(".")
+    return f"{module.removesuffix('.base_layer')}.{last}" if module else name
