@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from ..plan import Plan, Receipt
+from ..planners import check_adapter
 from ..version import __version__
 from .inputs import OpenInputs, close_inputs, close_plan
 from .reopening import inputs_of, read_plan, with_merging
@@ -67,6 +68,8 @@ def apply(
     plugins = _loaded(plugin) if plugin is not None else ()
     inputs = with_merging(inputs_of(plan), plan, plugins=plugins, memory=memory_bytes)
     try:
+        if inputs.sources:
+            check_adapter(plan, inputs.sources[0])
         options = _options(output, to, max_shard_size, force=force, inputs=others)
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
         receipt = carry_out(plan, inputs, options, recipe, progress)

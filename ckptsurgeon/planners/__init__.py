@@ -12,8 +12,12 @@ from ..lazy import lazy_names
 if TYPE_CHECKING:
     from .average import ema_weights, plan_average
     from .edit import plan_edit
-    from .extract import Extraction, check_extraction, comparable, plan_lora_extract
-    from .lora import AdapterView, plan_lora_merge
+    from .extract import plan_lora_extract
+    from .extract_check import check_adapter
+    from .extract_options import Extraction, check_extraction
+    from .extract_sorting import comparable
+    from .lora import plan_lora_merge
+    from .lora_fitting import AdapterView
     from .merge import pieces_of, plan_merge
     from .merge_heads import has_own_head, vocabulary_keys, with_tied_heads
     from .merge_layers import LayerList, layer_list, layer_lists, numbered_lists
@@ -50,6 +54,7 @@ __all__ = [
     "SourceView",
     "Values",
     "VocabularyOptions",
+    "check_adapter",
     "check_extraction",
     "comparable",
     "ema_weights",
@@ -78,16 +83,15 @@ __getattr__ = lazy_names(
             "plan_average",
         ),
         ".edit": ("plan_edit",),
-        ".extract": (
+        ".extract": ("plan_lora_extract",),
+        ".extract_check": ("check_adapter",),
+        ".extract_options": (
             "Extraction",
             "check_extraction",
-            "comparable",
-            "plan_lora_extract",
         ),
-        ".lora": (
-            "AdapterView",
-            "plan_lora_merge",
-        ),
+        ".extract_sorting": ("comparable",),
+        ".lora": ("plan_lora_merge",),
+        ".lora_fitting": ("AdapterView",),
         ".merge": (
             "pieces_of",
             "plan_merge",

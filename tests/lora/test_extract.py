@@ -84,9 +84,11 @@ def test_weights_that_lie_the_other_way_are_extracted_so() -> None:
 
 
 def test_a_matrix_that_is_smaller_than_the_rank_has_a_rank_of_its_own() -> None:
-    write()
+    write(embed__weight=torch.randn(11, 8), wide__weight=torch.randn(20, 20))
+    save_file({**base_state(), "wide.weight": torch.zeros(20, 20)}, "base.safetensors")
     cs.apply(cs.lora_extract("tuned.safetensors", "base.safetensors", rank=16, alpha=4), "a/")
     config = json.loads(Path("a/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (16, 4)
     assert config["rank_pattern"] == {r"^layers\.0\.q": 8, r"^layers\.1\.up": 8}
     assert config["alpha_pattern"] == {r"^layers\.0\.q": 2, r"^layers\.1\.up": 2}
 
