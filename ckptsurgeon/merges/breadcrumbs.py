@@ -34,7 +34,8 @@ def breadcrumbs(
     the share ``density`` is kept; where that does not leave room, fewer of the largest go. ``int8_mask`` changes
     nothing.
     """
-    return mixed(tensors, _middling(tensors, density, gamma), Mixing(weight, normalize, rescale, lambda_))
+    how = Mixing(weight, normalize, rescale, lambda_)
+    return mixed(tensors, _middling(tensors, density, gamma), how)
 
 
 @merge_method("breadcrumbs_ties", paper=_PAPER, base="required", passes=5)
