@@ -6,10 +6,11 @@ import math
 from typing import Annotated
 
 from ..ops import Array
+from ._cut import Rank
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between, PerModel
 from ._tasks import Masks, Mixing, mixed
-from ._threshold import Rank, cuts
+from ._threshold import cuts
 
 __all__ = ["METHODS"]
 
