@@ -16,6 +16,7 @@ from ..planners import Options, Planning, SourceView, plan_transplant
 from ..sources import SourceSpec, parse_spec
 from ..target import TargetSpec
 from ..text import brief_repr, escape
+from .argument_types import checked
 from .beside import with_dtype_said
 from .inputs import OpenInputs, names_of, plan_source, plan_target
 from .operating import asked_conversions, operations_file, operations_of
@@ -35,6 +36,7 @@ def check_seed(seed: int) -> None:
         raise ConfigError(f"--seed {brief_repr(seed, 40)} is no seed.", hint="Use a whole number from 0 to 2^63 - 1.")
 
 
+@checked
 def transplant(
     source: Sources,
     destination: Path,
