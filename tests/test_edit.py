@@ -185,9 +185,9 @@ def test_an_empty_entry_of_the_source_is_kept() -> None:
 @pytest.mark.parametrize(
     ("metadata", "why"),
     [
-        ({"epoch": 3}, "epoch is 3, not a text"),
-        ({"epoch": None}, "epoch is None, not a text"),
-        ({3: "x"}, "the name 3 is no text"),
+        ({"epoch": 3}, "metadata is {'epoch': 3}, not a map of texts"),
+        ({"epoch": None}, "metadata gives 'epoch' no value"),
+        ({3: "x"}, "metadata is {3: 'x'}, not a map of texts"),
         ({"ckptsurgeon": "x"}, "ckptsurgeon is where the recipe goes"),
         (["a=b"], "metadata is .*, not a map of texts"),
     ],

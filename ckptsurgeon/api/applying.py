@@ -28,7 +28,7 @@ def apply(
     to: str | None = None,
     max_shard_size: str | None = None,
     force: bool = False,
-    memory: str | None = None,
+    memory: str | int | None = None,
     plugin: Path | None = None,
     progress: Progress | None = None,
 ) -> Receipt:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..plan import Plan
 from ..planners import SourceView, ema_weights, plan_average
+from .argument_types import checked
 from .inputs import OpenInputs, names_of, plan_source
 from .planning import arguments_said
 from .types import Path
@@ -16,6 +17,7 @@ from .types import Path
 __all__ = ["average"]
 
 
+@checked
 def average(
     sources: Sequence[Path],
     *,

@@ -12,7 +12,8 @@ from ..errors import ConfigError
 from ..formats import RECIPE_KEY
 from ..plan import Carried, Plan
 from ..planners import Options, SourceView, plan_edit
-from ..text import brief_repr, escape, listing
+from ..text import listing
+from .argument_types import checked
 from .inputs import OpenInputs, names_of, plan_source
 from .operating import asked_conversions, operate, operations_file, operations_of
 from .planning import arguments_said, rules_as_text, rules_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["convert", "filter", "rename"]
 
 
+@checked
 def rename(
     source: Path,
     *,
@@ -60,6 +62,7 @@ def rename(
     return _edit("rename", source, options, arguments, unwrap, keep_extras, root, others=others, rows=rows)
 
 
+@checked
 def filter(
     source: Path,
     *,
@@ -80,6 +83,7 @@ def filter(
     return _edit("filter", source, options, arguments, unwrap, keep_extras, root)
 
 
+@checked
 def convert(
     source: Path,
     *,
@@ -139,18 +143,9 @@ def _edit(
 
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:
-    """Refuse entries with which no reader opens a safetensors file, and the one that we write ourselves."""
-    if not isinstance(metadata, Mapping):
-        raise ConfigError(f"metadata is {brief_repr(metadata)}, not a map of texts.")
-    for name, value in metadata.items():
-        if not isinstance(name, str):
-            raise ConfigError(f"metadata: the name {brief_repr(name)} is no text.", hint="Write it in quotes.")
-        if not isinstance(value, str):
-            raise ConfigError(
-                f"metadata: {escape(name)} is {brief_repr(value)}, not a text.", hint="Write it in quotes."
-            )
-        if name == RECIPE_KEY:
-            raise ConfigError(f"metadata: {name} is where the recipe goes.", hint="Choose another name.")
+    """Refuse the entry that we write ourselves."""
+    if RECIPE_KEY in metadata:
+        raise ConfigError(f"metadata: {RECIPE_KEY} is where the recipe goes.", hint="Choose another name.")
 
 
 def _merged(carried: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:

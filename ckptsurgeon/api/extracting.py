@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import PlanError
 from ..plan import Plan
 from ..planners import Extraction, Options, SourceView, check_extraction, comparable, plan_lora_extract
 from ..text import count, escape, listing
+from .argument_types import checked
 from .inputs import OpenInputs, names_of, plan_source
 from .planning import arguments_said
 from .types import Path, Patterns
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["lora_extract"]
 
 
+@checked
 def lora_extract(
     tuned: Path,
     base: Path,
@@ -29,7 +35,7 @@ def lora_extract(
     embeddings: bool = False,
     fan_in_fan_out: bool = False,
     save_modules: bool = False,
-    dtype: str = "float32",
+    dtype: str | torch.dtype = "float32",
     seed: int = 0,
     unwrap: bool = False,
     root: str | None = None,

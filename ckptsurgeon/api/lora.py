@@ -18,10 +18,11 @@ from ..target import Companion, TargetSpec
 from ..tensors import TensorInfo
 from ..text import count
 from .adapters import open_adapter
+from .argument_types import checked
 from .beside import with_dtype_said
 from .inputs import OpenInputs, names_of, plan_source, plan_target
 from .planning import arguments_said
-from .types import Path, Patterns
+from .types import Path, Patterns, Sources
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +32,10 @@ __all__ = ["lora_merge"]
 CONFIG_BYTES = 16 << 20
 
 
+@checked
 def lora_merge(
     base: Path,
-    adapters: Path | Sequence[Path],
+    adapters: Sources,
     *,
     weights: Sequence[float] | None = None,
     exclude: Patterns = (),

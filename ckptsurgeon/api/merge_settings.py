@@ -18,7 +18,7 @@ GRADIENT = "gradient"
 """The name under which values for the first to the last layer stand."""
 
 
-def settings_of(method: Method, given: Mapping[str, Any] | Sequence[str]) -> Settings:
+def settings_of(method: Method, given: Mapping[str, Any] | Sequence[str] | None) -> Settings:
     """Return the settings of parameters.
 
     A value is a number, a text or true and false; a list where each model has its own; ``{"gradient": [0, 0.5, 1]}``
@@ -29,7 +29,7 @@ def settings_of(method: Method, given: Mapping[str, Any] | Sequence[str]) -> Set
     """
     if not isinstance(given, Mapping):
         found: dict[str, list[Setting]] = {}
-        for text in given:
+        for text in [given] if isinstance(given, str) else given or ():
             name, setting = _from_text(text)
             if setting.pattern is None and any(one.pattern is None for one in found.get(name, ())):
                 raise ConfigError(f"{escape(name)} is given twice for all keys.", hint="Leave one out.")
@@ -40,6 +40,8 @@ def settings_of(method: Method, given: Mapping[str, Any] | Sequence[str]) -> Set
 
 
 def _settings(name: str, value: Any, *, by_model: bool) -> list[Setting]:
+    if isinstance(value, Mapping) and not value:
+        raise ConfigError(f"{escape(name)} is a map of nothing.", hint="Give values by pattern, or leave it out.")
     if isinstance(value, Mapping) and set(value) != {GRADIENT}:
         pairs = [(KeyPattern(_pattern(name, text)), one) for text, one in value.items()]
         return [_setting(name, one, by_model=by_model, pattern=pattern) for pattern, one in reversed(pairs)]

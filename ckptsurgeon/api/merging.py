@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Checkpoint
 from ..engine import check_device, parse_size
@@ -25,6 +26,7 @@ from ..planners import (
     with_tied_heads,
 )
 from ..text import count, escape
+from .argument_types import checked
 from .inputs import names_of, plan_source
 from .merge_recipe import Request, is_recipe, plan_configuration, read_recipe
 from .merge_settings import GRADIENT, settings_of
@@ -34,6 +36,9 @@ from .model_folders import model_folder
 from .planning import arguments_said, check_seed
 from .types import Given, Mismatch, Parameters, Path, Patterns, Rules, Sources
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["list_methods", "merge"]
 
 
@@ -42,6 +47,7 @@ def list_methods(plugin: Path | None = None) -> MergeMethods:
     return MergeMethods(merge_methods(load_plugin(os.fspath(plugin)) if plugin is not None else ()))
 
 
+@checked
 def merge(
     models: Sources,
     *,
@@ -51,15 +57,15 @@ def merge(
     parameters: Parameters = (),
     on_missing: str = "error",
     on_mismatch: Mismatch = "error",
-    vocab: str | None = None,
+    vocab: Path | None = None,
     tokens: Rules = (),
     vocab_keys: Patterns = (),
     int_buffers: str = "last",
-    dtype: str | None = None,
-    compute: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    compute: str | torch.dtype | None = None,
     seed: int = 0,
     plugin: Path | None = None,
-    memory: str | None = None,
+    memory: str | int | None = None,
     device: str = "cpu",
     unwrap: bool = False,
     root: str | None = None,
@@ -85,14 +91,15 @@ def merge(
     Raises ConfigError for an unknown method or parameter, PlanError where the models differ, and what
     ``open_checkpoint`` raises.
     """
+    dtype, compute = (None if one is None else str(one) for one in (dtype, compute))
     check_device(device)
     check_seed(seed)
-    vocabulary = VocabularyAsked(vocab, tokens, vocab_keys)
+    vocabulary = VocabularyAsked(os.fspath(vocab) if vocab is not None else None, tokens, vocab_keys)
     elsewhere = device if device != "cpu" else ""
     asked = Request(
         MergeOptions.of(
-            on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype, compute=compute,
-            device=elsewhere,
+            on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
+            compute=compute, device=elsewhere,
         ),
         vocabulary,
         arguments_said(
@@ -114,6 +121,8 @@ def merge(
     if method is None:
         raise ConfigError("it does not say a method.", hint="As in merge(models, method='linear', weights=[0.5, 0.5]).")
     found = _method(method, asked.plugins)
+    _check_names(found, more)
+    _check_number(found, len(models), base)
     settings = _settings(found, parameters, more, weights)
     return _plan_models(
         [os.fspath(path) for path in models], os.fspath(base) if base is not None else None, found, settings, asked
@@ -122,7 +131,6 @@ def merge(
 
 def _plan_models(paths: list[str], base: str | None, method: Method, settings: Settings, asked: Request) -> Plan:
     """Plan the merge of models name by name."""
-    _check_number(method, len(paths), base)
     ordered = paths if base is None else [*paths, base]
     names, donor = names_of(ordered), 0 if base is None else len(paths)
     chosen = merge_vocabulary(asked.vocabulary, ordered, names, first=donor)
@@ -157,7 +165,7 @@ def _check_alone(recipe: Path, **given: Any) -> None:
     """Raise ConfigError for what is no recipe, or is said beside one that says it itself."""
     if not is_recipe(os.fspath(recipe)):
         raise ConfigError(f"{escape(os.fspath(recipe))} is no recipe.", hint="Name several models, in a list.")
-    doubled = next((name for name, value in given.items() if value not in (None, ())), "")
+    doubled = next((name for name, value in given.items() if value not in (None, [], {})), "")
     if doubled:
         raise ConfigError(f"{escape(doubled)} is given beside a recipe.", hint="Write it into the recipe.")
 
@@ -165,13 +173,23 @@ def _check_alone(recipe: Path, **given: Any) -> None:
 def _method(name: str, plugins: Sequence[Method]) -> Method:
     known = merge_methods(plugins)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(sorted(known))}."
         raise ConfigError(f"there is no merge method {escape(name)}.", hint=hint)
     return known[name]
 
 
-def _check_number(method: Method, number: int, base: str | None) -> None:
+def _check_names(method: Method, more: Mapping[str, Given]) -> None:
+    """Raise ConfigError for an argument that is neither the verb's nor a parameter of the method."""
+    known = [one.name for one in method.parameters]
+    for name in map(_name, more):
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, *inspect.signature(merge).parameters], n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"{method.name} takes {', '.join(known) or 'none'}."
+            raise ConfigError(f"merge has no argument {escape(name)}, and {method.name} no such parameter.", hint=hint)
+
+
+def _check_number(method: Method, number: int, base: Path | None) -> None:
     """Raise ConfigError where a method takes more models than there are, or fewer, or a base."""
     least, most = method.models
     if method.base == "required" and base is None:

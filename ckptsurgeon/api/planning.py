@@ -14,6 +14,7 @@ from ..plan import Plan
 from ..planners import Options
 from ..sources import SourceSpec, parse_spec
 from ..text import brief_repr, escape
+from .argument_types import checked
 from .operating import asked_conversions, operations_file, operations_of
 from .transplanting import plan_into
 from .types import Mismatch, Operations, Path, Patterns, Rules, Sources, Vocabularies
@@ -31,6 +32,7 @@ def check_seed(seed: int) -> None:
         raise ConfigError(f"--seed {brief_repr(seed, 40)} is no seed.", hint="Use a whole number from 0 to 2^63 - 1.")
 
 
+@checked
 def transplant(
     source: Sources,
     destination: Path,

@@ -14,12 +14,12 @@ from ..keys import KeyMatcher, KeyPattern, unmatched
 from ..plan import CLASSES, Plan
 from ..text import brief_repr, count, escape, listing
 from ..yamltext import read_yaml
+from .argument_types import check_types
 from .averaging import average
 from .editing import convert, filter, rename
 from .inputs import close_plan
 from .merging import merge
 from .planning import transplant
-from .recipe_types import check_types
 from .reopening import read_plan
 from .types import Path
 

@@ -32,7 +32,7 @@ Mismatch: TypeAlias = str | Mapping[str, str] | Sequence[str] | None
 Given: TypeAlias = bool | float | str | Sequence[float] | Mapping[str, Any]
 """A parameter of a merge: a value, one for each model, a map from patterns to these, or a gradient over the layers."""
 
-Parameters: TypeAlias = Mapping[str, Given] | Sequence[str]
+Parameters: TypeAlias = Mapping[str, Given] | Sequence[str] | None
 """The parameters of a merge by name, or texts as the command line takes them."""
 
 Progress: TypeAlias = Callable[[int, int], None]

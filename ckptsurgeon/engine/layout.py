@@ -69,7 +69,7 @@ class OutputShape:
         return sum(part.layout.size for part in self.parts)
 
 
-def parse_size(text: str, option: str = "--max-shard-size") -> int:
+def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
     """Return the bytes of ``5GB``, ``200 MB``, ``1GiB`` or a plain number; raises ConfigError."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
     size = int(float(found[1]) * _UNITS[found[2].upper()]) if found and found[2].upper() in _UNITS else 0

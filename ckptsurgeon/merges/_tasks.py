@@ -11,21 +11,26 @@ from typing import TypeAlias
 from ..ops import Array
 from ._method import Merging, Slice, Tensors
 from ._pieces import in_pieces, pieces
+from ._weights import check_some, sum_of
 
 __all__ = ["Masks", "Mixing", "agreement", "everything", "mixed"]
 
 Masks: TypeAlias = Callable[[Slice, int, Array], Array | None]
 """Returns which elements of a model's delta are kept, in a piece; None for all of them."""
 
-_TINY_SUM, _TINY_NORM = 1e-8, 1e-7
-"""Below these a sum of weights, or of magnitudes, is taken for zero, as mergekit does."""
+_TINY = 1e-7
+"""Below it a sum of magnitudes is zero, as for mergekit."""
 
 
 @dataclass(frozen=True)
 class Mixing:
     """How deltas become one: ``elect`` keeps those of the majority's sign, ``normalize`` divides by their weights.
 
-    ``rescale`` gives each thinned delta the sum of magnitudes that it had before; ``scale`` multiplies the result.
+    Of elected deltas that is, at each element, the sum of the weights of those that are of the majority there; where
+    it is zero (1 and -1) the sum of the deltas stays as it is, as mergekit has it. ``rescale`` gives each thinned delta
+    the sum of magnitudes that it had before; ``scale`` multiplies the result.
+
+    Raises PlanError for weights that cannot be divided by. It is made before any tensor is looked at.
     """
 
     weight: Sequence[float]
@@ -33,6 +38,12 @@ class Mixing:
     rescale: bool
     scale: float
     elect: bool = False
+
+    def __post_init__(self) -> None:
+        if self.normalize and self.elect:
+            check_some(self.weight)
+        elif self.normalize:
+            sum_of(self.weight)
 
 
 def everything(at: Slice, model: int, delta: Array) -> None:
@@ -69,9 +80,8 @@ def mixed(tensors: Tensors, masks: Masks, how: Mixing, columns: int | None = Non
 
 def _summed(deltas: Sequence[Array], how: Mixing) -> Array:
     total = _added(deltas)
-    whole = sum(how.weight)
-    if how.normalize and abs(whole) >= _TINY_SUM:
-        total /= whole
+    if how.normalize:
+        total /= sum_of(how.weight)
     return total
 
 
@@ -109,7 +119,7 @@ def _growth(tensors: Tensors, masks: Masks, columns: int | None) -> list[float]:
     for model in range(tensors.count):
         before = math.fsum(all_of_it for number, all_of_it, _ in found if number == model)
         after = math.fsum(kept for number, _, kept in found if number == model)
-        if before >= _TINY_NORM and after >= _TINY_NORM:
+        if before >= _TINY and after >= _TINY:
             growth[model] = before / after
     return growth
 

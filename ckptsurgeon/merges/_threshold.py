@@ -16,10 +16,11 @@ from threading import Lock
 import numpy as np
 
 from ..ops import Array
+from ._cut import Cut, Rank, trivial
 from ._method import Slice, Tensors
 from ._pieces import on_host, pieces
 
-__all__ = ["Cut", "Rank", "cuts"]
+__all__ = ["cuts"]
 
 Quantities = Callable[[Slice], Sequence[Array]]
 """Returns arrays of a piece; their signs do not count."""
@@ -27,44 +28,6 @@ Quantities = Callable[[Slice], Sequence[Array]]
 _BINS = 1 << 16
 _WIDE = 1 << 18
 """Elements that are counted at once: of fewer it would take longer to add up the counts."""
-
-
-@dataclass(frozen=True)
-class Rank:
-    """The ``count`` largest or smallest magnitudes of a quantity; of equal ones, those that come first."""
-
-    quantity: int
-    count: int
-    largest: bool = True
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where the magnitudes of a rank end.
-
-    Those that equal ``value`` are in where they lie in a piece before ``place``, or are among the first ``quota`` of
-    the piece there. (The pieces that are merged are those that were counted.)
-    """
-
-    value: float
-    largest: bool
-    place: float = math.inf
-    quota: int = 0
-
-    def holds(self, at: Slice, magnitudes: Array) -> Array:
-        """Return which magnitudes of a piece are in."""
-        if at.offset < self.place:
-            return self._reaches(magnitudes)
-        mask: Array = magnitudes > self.value if self.largest else magnitudes < self.value
-        if at.offset == self.place:
-            equal = np.flatnonzero(on_host(magnitudes == self.value))
-            end = int(equal[self.quota - 1]) + 1
-            mask[:end] = self._reaches(magnitudes[:end])
-        return mask
-
-    def _reaches(self, magnitudes: Array) -> Array:
-        mask: Array = magnitudes >= self.value if self.largest else magnitudes <= self.value
-        return mask
 
 
 @dataclass
@@ -98,56 +61,55 @@ class _Counts:
     of: Array = field(default_factory=lambda: np.zeros(_BINS, np.int64))
 
 
-def cuts(tensors: Tensors, quantities: Quantities, ranks: Sequence[Rank], *, settle: bool = True) -> list[Cut]:
-    """Return where each rank ends, in passes over the tensors; without ``settle`` all that equal its last are in."""
+def cuts(
+    tensors: Tensors, quantities: Quantities, ranks: Sequence[Rank], *, columns: int | None = None, settle: bool = True
+) -> list[Cut]:
+    """Return where each rank ends, in passes over the tensors, in pieces that are whole rows of so many ``columns``.
+
+    Without ``settle`` all that equal its last are in.
+    """
     total = math.prod(tensors.shape)
     searches = {
         number: _Search(rank, total - rank.count if rank.largest else rank.count - 1)
         for number, rank in enumerate(ranks)
         if 0 < rank.count < total
     }
-    width = _descend(tensors, quantities, list(searches.values())) if searches else 0
+    width = _descend(tensors, quantities, list(searches.values()), columns) if searches else 0
     values = {number: _float(search.bits, width) for number, search in searches.items()}
     # Of values that are zero it makes no difference which are in.
     tied = [number for number, one in searches.items() if settle and one.wanted < one.alike and values[number]]
-    ends = _ends(tensors, quantities, [(searches[number], values[number]) for number in tied])
+    ends = _ends(tensors, quantities, [(searches[number], values[number]) for number in tied], columns)
     places = dict(zip(tied, ends, strict=True))
     return [
-        Cut(values[number], rank.largest, *places.get(number, ())) if number in values else _trivial(rank)
+        Cut(values[number], rank.largest, *places.get(number, ())) if number in values else trivial(rank)
         for number, rank in enumerate(ranks)
     ]
-
-
-def _trivial(rank: Rank) -> Cut:
-    """Return the cut that holds all, or none."""
-    none = math.inf if rank.largest else -math.inf
-    return Cut(none, rank.largest, -1) if rank.count <= 0 else Cut(-none, rank.largest)
 
 
 def _float(bits: int, width: int) -> float:
     return float(np.array(bits, f"<u{width}").view(f"<f{width}"))
 
 
-def _descend(tensors: Tensors, quantities: Quantities, searches: Sequence[_Search]) -> int:
+def _descend(tensors: Tensors, quantities: Quantities, searches: Sequence[_Search], columns: int | None) -> int:
     """Find the bits of the values that are searched for; returns how many bytes a value has."""
     width, level = 4, 0
     while level < width // 2:
         groups = {(one.rank.quantity, one.bits): _Counts(one.rank.quantity, one.bits) for one in searches}
-        width = _count(tensors, quantities, list(groups.values()), level)
+        width = _count(tensors, quantities, list(groups.values()), level, columns)
         for one in searches:
             one.follow(groups[one.rank.quantity, one.bits].of)
         level += 1
     return width
 
 
-def _count(tensors: Tensors, quantities: Quantities, groups: Sequence[_Counts], level: int) -> int:
+def _count(tensors: Tensors, quantities: Quantities, groups: Sequence[_Counts], level: int, columns: int | None) -> int:
     """Count the next 16 bits of the values of each group; returns how many bytes a value has."""
     lock = Lock()
 
     def look(at: Slice) -> int:
         found: list[list[Array]] = [[] for _ in groups]
         width = 0
-        for piece in pieces(at, _WIDE):
+        for piece in pieces(at, _WIDE, columns):
             lanes = [_lanes(quantity) for quantity in quantities(piece)]
             width = lanes[0].shape[1] * 2
             for group, parts in zip(groups, found, strict=True):
@@ -180,14 +142,16 @@ def _following(lanes: Array, bits: int, level: int) -> Array:
     return following
 
 
-def _ends(tensors: Tensors, quantities: Quantities, tied: Sequence[tuple[_Search, float]]) -> list[tuple[float, int]]:
+def _ends(
+    tensors: Tensors, quantities: Quantities, tied: Sequence[tuple[_Search, float]], columns: int | None
+) -> list[tuple[float, int]]:
     """Return, for values of which only the first few are in, the piece that holds the last, and how many it holds."""
     if not tied:
         return []
 
     def look(at: Slice) -> list[tuple[int, list[int]]]:
         seen = []
-        for piece in pieces(at):
+        for piece in pieces(at, columns=columns):
             made = quantities(piece)
             equal = [abs(made[search.rank.quantity]) == value for search, value in tied]
             seen.append((piece.offset, [int(at.xp.count_nonzero(one)) for one in equal]))

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from collections.abc import Callable
+from typing import TypeAlias, cast
 
 import numpy as np
 
 from ..ops import Array
+from ._cut import Rank
 from ._method import Merging, Slice, Tensors, merge_method
 from ._pieces import beside, in_pieces, on_host, pieces, row_length
-from ._threshold import Rank, cuts
+from ._threshold import cuts
 
 __all__ = ["METHODS"]
 
 _EPSILON = 1e-8
+
+MOST = 4 << 20
+"""Bytes of divergences that are kept; of more rows, they are computed again in every pass."""
+
+Divergences: TypeAlias = Callable[[Slice], Array]
+"""Returns the divergence of each row of a piece, in float64."""
 
 
 @merge_method(
@@ -35,19 +43,16 @@ def arcee_fusion(tensors: Tensors) -> Merging:
     columns, total = row_length(tensors), math.prod(tensors.shape)
     if total < 2:
         return lambda at: at.onto(at.delta(0))  # its row is the same distribution, whatever it holds
-    rows = np.concatenate([np.zeros(0), *tensors.map(lambda at: _divergences(at, columns))])
+    divergence = _kept(tensors, columns) if total // columns * 8 <= MOST else _divergence
 
     def importance(at: Slice) -> Array:
-        delta = at.delta(0)
-        size = at.xp.abs(delta)
-        begin = at.offset // columns
-        where = (at.offset % columns + np.arange(size.shape[0])) // columns + begin
-        size *= beside(size, rows[where], at)
+        size = at.xp.abs(at.delta(0))
+        size *= beside(size, divergence(at), at)[:, None]
         made: Array = size
         return made
 
     ranks = [Rank(0, int(share * (total - 1)) + 1, largest=False) for share in (0.25, 0.5, 0.75)]
-    found = cuts(tensors, lambda at: [importance(at)], ranks, settle=False)
+    found = cuts(tensors, lambda at: [importance(at)], ranks, columns=columns, settle=False)
     low, middle, high = (np.float32(cut.value) for cut in found)
     threshold = float(middle + np.float32(1.5) * (high - low))
 
@@ -56,16 +61,25 @@ def arcee_fusion(tensors: Tensors) -> Merging:
         delta *= importance(at) >= threshold
         return at.onto(delta)
 
-    return in_pieces(merged)
+    return in_pieces(merged, columns)
 
 
-def _divergences(at: Slice, columns: int) -> Array:
-    """Return the divergence of each row, in float64: it is a small difference of large sums."""
-    found = []
-    for piece in pieces(at, columns=columns):
-        mine, bases = _softmax(piece, piece.models[0]), _softmax(piece, cast(Array, piece.base))
-        found.append(np.clip(on_host(at.xp.sum(mine * at.xp.log(mine / bases), axis=-1)), 0, None))
-    return np.concatenate([np.zeros(0), *found])
+def _kept(tensors: Tensors, columns: int) -> Divergences:
+    """Compute the divergences of all rows at once, and return what looks them up."""
+
+    def look(at: Slice) -> Array:
+        return np.concatenate([np.zeros(0), *(_divergence(piece) for piece in pieces(at, columns=columns))])
+
+    rows = np.concatenate([np.zeros(0), *tensors.map(look)])
+    return lambda at: rows[at.offset // columns :][: at.models[0].shape[0]]
+
+
+def _divergence(at: Slice) -> Array:
+    """Return the divergence of each row of a piece, in float64: it is a small difference of large sums."""
+    mine = _softmax(at, at.models[0])
+    parts = at.xp.log(mine / _softmax(at, cast(Array, at.base)))
+    parts *= mine
+    return np.clip(on_host(at.xp.sum(parts, axis=-1)), 0, None)
 
 
 def _softmax(at: Slice, values: Array) -> Array:

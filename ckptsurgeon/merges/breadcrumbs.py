@@ -6,10 +6,11 @@ import math
 from typing import Annotated
 
 from ..ops import Array
+from ._cut import Rank
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between, PerModel
 from ._tasks import Masks, Mixing, mixed
-from ._threshold import Rank, cuts
+from ._threshold import cuts
 
 __all__ = ["METHODS"]
 
@@ -34,7 +35,8 @@ def breadcrumbs(
     the share ``density`` is kept; where that does not leave room, fewer of the largest go. ``int8_mask`` changes
     nothing.
     """
-    return mixed(tensors, _middling(tensors, density, gamma), Mixing(weight, normalize, rescale, lambda_))
+    how = Mixing(weight, normalize, rescale, lambda_)
+    return mixed(tensors, _middling(tensors, density, gamma), how)
 
 
 @merge_method("breadcrumbs_ties", paper=_PAPER, base="required", passes=5)

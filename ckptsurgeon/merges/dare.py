@@ -30,7 +30,8 @@ def dare_linear(
     Each element of a model's delta is kept with the probability ``density``; with ``rescale`` what is kept is
     multiplied so that the sum of its magnitudes is what it was. ``int8_mask`` changes nothing.
     """
-    return mixed(tensors, _random(tensors, density), Mixing(weight, normalize, rescale, lambda_))
+    how = Mixing(weight, normalize, rescale, lambda_)
+    return mixed(tensors, _random(tensors, density), how)
 
 
 @merge_method("dare_ties", paper=_PAPER, base="required", passes=2)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from ..ops import Array
+from ._cut import Cut, Rank
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between
 from ._pieces import in_pieces, pieces
 from ._tasks import agreement
-from ._threshold import Cut, Rank, cuts
+from ._threshold import cuts
 
 __all__ = ["METHODS"]
 

@@ -29,7 +29,8 @@ _ALIGNED = 2.0**-24
 def slerp(tensors: Tensors, *, t: float) -> Merging:
     """Return the point at ``t`` on the arc from the first model, or the base, at 0, to the other at 1.
 
-    The tensors are taken as vectors. Where they point the same way or opposite ways, it lies on the straight line.
+    The tensors are taken as vectors. Where they point the same way or opposite ways, it lies on the straight line. A
+    ``t`` below 0 or above 1 goes on beyond them, as mergekit has it.
     """
     products = gram(tensors)
     norms = [float(norm) if norm > _ZERO_LENGTH else 1.0 for norm in lengths(products)]

@@ -12,6 +12,7 @@ from ..text import escape
 from ._gram import angle, combination, gram, lengths
 from ._method import Merging, Tensors, merge_method
 from ._parameters import Between, PerModel
+from ._weights import sum_of
 
 __all__ = ["METHODS"]
 
@@ -33,10 +34,7 @@ def multislerp(
     """
     if tensors.count == 1:
         return combination((1.0,))
-    total = sum(weight)
-    if normalize_weights and abs(total) < 1e-8:
-        raise PlanError("the weights sum to zero.", hint="Give others, or normalize_weights=false.")
-    shares = np.array(weight, np.float64) / (total if normalize_weights else 1)
+    shares = np.array(weight, np.float64) / (sum_of(weight, "normalize_weights") if normalize_weights else 1)
     products = gram(tensors)
     norms = lengths(products)
     if not norms.any():

@@ -6,10 +6,11 @@ import math
 from typing import Annotated
 
 from ..ops import Array
+from ._cut import Rank
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between, PerModel
 from ._tasks import Masks, Mixing, everything, mixed
-from ._threshold import Rank, cuts
+from ._threshold import cuts
 
 __all__ = ["METHODS"]
 
@@ -44,10 +45,11 @@ def ties(
     """Return the base and the mean of the largest changes, of those with the sign of the majority.
 
     Of each model's delta the share ``density`` of largest magnitude is kept; where deltas disagree, those against the
-    sign of their weighted sum are dropped. ``int8_mask`` changes nothing.
+    sign of their weighted sum are dropped. ``normalize`` divides what is left by the weights of those that it is of,
+    element by element; where these sum to zero, it is not divided. ``int8_mask`` changes nothing.
     """
-    masks = _largest(tensors, density)
-    return mixed(tensors, masks, Mixing(weight, normalize, rescale, lambda_, elect=True))
+    how = Mixing(weight, normalize, rescale, lambda_, elect=True)
+    return mixed(tensors, _largest(tensors, density), how)
 
 
 def _largest(tensors: Tensors, density: PerModel) -> Masks:

@@ -130,6 +130,17 @@ def test_the_memory_is_kept_to_whatever_the_tensors_sizes(method: str, more: str
     assert peak(names, str(memory), method, more) - interpreter < memory
 
 
+def test_what_a_method_keeps_of_each_row_is_bounded() -> None:
+    """arcee_fusion: a divergence of each of 4.5 million rows would be 36 MB, and as much again to put them together."""
+    more, memory = "base='base.safetensors',", 32 << 20
+    for seed, name in enumerate(("base.safetensors", "m.safetensors")):
+        save(name, seed, (4, 4))
+    interpreter = peak(["m.safetensors"], str(memory), "arcee_fusion", more)
+    for seed, name in enumerate(("base.safetensors", "m.safetensors")):
+        save(name, seed, (4_500_000, 2))  # 36 MB each
+    assert peak(["m.safetensors"], str(memory), "arcee_fusion", more) - interpreter < memory
+
+
 def test_a_slice_that_does_not_fit_the_memory_is_an_error() -> None:
     for name in ("a.safetensors", "b.safetensors"):
         save(name, 0, (600, 1000))

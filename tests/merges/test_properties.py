@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ckptsurgeon.merges import arcee_fusion
 from ckptsurgeon.ops import Array
 
 from .arrays import METHODS, Arrays, merge
@@ -186,6 +187,15 @@ def test_at_full_density_ties_is_the_mean_of_those_that_agree() -> None:
     agree = np.sign(deltas) == sign
     wanted = base + (deltas * agree).sum(0) / np.maximum(agree.sum(0), 1)
     np.testing.assert_allclose(merge("ties", models, base), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [1 << 20, 40])
+def test_divergences_that_are_not_kept_are_computed_again(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    models, base = inputs("arcee_fusion", (300, 20))
+    kept = merge("arcee_fusion", models, base, limit=limit)
+    monkeypatch.setattr(arcee_fusion, "MOST", 0)
+    assert np.array_equal(merge("arcee_fusion", models, base, limit=limit), kept)
+    assert 0 < np.count_nonzero(kept != base) < kept.size / 2
 
 
 @pytest.mark.parametrize("columns", [5, 70_000])

@@ -87,13 +87,6 @@ def test_lambda_goes_by_its_name_and_by_its_argument() -> None:
     assert not np.array_equal(one, merge("task_arithmetic", [a], base))
 
 
-@pytest.mark.parametrize(("method", "switch"), [("linear", "normalize"), ("multislerp", "normalize_weights")])
-def test_weights_that_sum_to_zero_are_refused_where_they_are_divided_by(method: str, switch: str) -> None:
-    with pytest.raises(PlanError, match="the weights sum to zero"):
-        merge(method, [some(2, 2), some(2, 2, seed=1)], weight=[1, -1])
-    merge(method, [some(2, 2), some(2, 2, seed=1)], weight=[1, -1], **{switch: False})
-
-
 def test_epsilon_that_leads_beyond_certainty_is_refused() -> None:
     with pytest.raises(ConfigError, match="go from 0.8 to 1, not between"):
         merge("della", [some(3, 4)], some(3, 4, seed=1), density=0.9, epsilon=0.1)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from ckptsurgeon.merges._cut import Rank
 from ckptsurgeon.merges._pieces import in_pieces
-from ckptsurgeon.merges._threshold import Rank, cuts
+from ckptsurgeon.merges._threshold import cuts
 from ckptsurgeon.ops import Array
 
 from .arrays import Arrays

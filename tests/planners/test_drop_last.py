@@ -59,7 +59,7 @@ def test_the_first_layer_can_never_go(number: int) -> None:
 
 @pytest.mark.parametrize("number", [-1, True, "1", 1.0])
 def test_what_is_no_number_of_layers_is_an_error(number: Any) -> None:
-    with pytest.raises(cs.ConfigError, match="is no number of layers"):
+    with pytest.raises(cs.ConfigError, match="is no number of layers|drop_last is .*, not a whole number"):
         cs.transplant("src.pth", "dst.yaml", drop_last=number)
 
 

@@ -1,0 +1,134 @@
+"""Arguments of the verbs: of another type they are named, and what other libraries call a list or a dtype is taken."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.api.argument_types import KINDS
+
+VERBS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "merge": ("models", cs.merge),
+    "average": ("sources", cs.average),
+    "transplant": ("source destination", cs.transplant),
+    "lora_merge": ("base adapters", cs.lora_merge),
+    "lora_extract": ("tuned base", cs.lora_extract),
+    "rename": ("source", cs.rename),
+    "filter": ("source", cs.filter),
+    "convert": ("source", cs.convert),
+}
+"""The verbs that plan, and what they need."""
+
+PAIR = ["a.safetensors", "b.safetensors"]
+
+
+@pytest.fixture(autouse=True)
+def files() -> None:
+    for seed, name in enumerate((*PAIR, "base.safetensors")):
+        save_file({"w": np.random.default_rng(seed).standard_normal((4, 4), "f4")}, name)
+
+
+def arguments() -> list[tuple[str, str]]:
+    return [
+        (name, one.name)
+        for name, (_, verb) in VERBS.items()
+        for one in inspect.signature(verb).parameters.values()
+        if one.kind is not one.VAR_KEYWORD
+    ]
+
+
+@pytest.mark.parametrize(("verb", "argument"), arguments())
+@pytest.mark.parametrize("wrong", [object(), [object()], {1: object()}], ids=["one", "a list", "a map"])
+def test_an_argument_of_another_type_is_named(verb: str, argument: str, wrong: Any) -> None:
+    needs, call = VERBS[verb]
+    given = dict.fromkeys(needs.split(), PAIR if verb in ("merge", "average") else PAIR[0])
+    with pytest.raises(cs.ConfigError, match=rf"^{verb}: {argument} is .*, not \w"):
+        call(**{**given, argument: wrong})
+
+
+def test_every_annotation_is_in_the_table() -> None:
+    for name, (_, verb) in VERBS.items():
+        for one in inspect.signature(verb).parameters.values():
+            assert one.annotation in KINDS, f"{name} {one}"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"weights": 0.5}, "weights is 0.5, not a list of numbers."),
+        ({"weights": "0.5,0.5"}, "weights is '0.5,0.5', not a list of numbers."),
+        ({"weights": [True, 1]}, "weights is [True, 1], not a list of numbers."),
+        ({"dtype": 7}, "dtype is 7, not the name of a dtype."),
+        ({"on_mismatch": 3}, "on_mismatch is 3, not a policy"),
+        ({"models": None}, "models is None, not a path or a list of paths."),
+        ({"base": 3}, "base is 3, not a path."),
+        ({"method": 7}, "method is 7, not a text."),
+        ({"memory": 0.5}, "memory is 0.5, not a size, as in 512MB."),
+        ({"seed": True}, "seed is True, not a whole number."),
+        ({"density": None}, "density is None, not a number, "),
+    ],
+)
+def test_what_merge_takes_is_said(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(cs.ConfigError) as error:
+        cs.merge(**{"models": PAIR, "method": "linear", **given})
+    assert str(error.value).startswith(f"merge: {says}")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"memory": "lots"}, r"--memory lots is no size\."),
+        ({"models": "a.safetensors"}, r"a\.safetensors is no recipe\. Name several models, in a list\."),
+        ({"models": []}, r"linear needs 1 model, and there is none\."),
+        ({"method": "LINEAR"}, r"no merge method LINEAR\. Did you mean linear\?"),
+        ({"method": "dare-ties"}, r"Did you mean dare_ties\?"),
+        ({"on_mising": "skip"}, r"no argument on_mising, and linear no such parameter\. Did you mean on_missing\?"),
+        ({"normalise": True}, r"no argument normalise, and linear no such parameter\. Did you mean normalize\?"),
+        ({"normalize": {}}, r"normalize is a map of nothing\."),
+    ],
+)
+def test_what_is_of_the_type_and_still_wrong_says_what_to_do(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(cs.ConfigError, match=says):
+        cs.merge(**{"models": PAIR, "method": "linear", "weights": [1, 1], **given})
+
+
+@pytest.mark.parametrize("weights", [(1, 3), np.array([1, 3], "f4"), torch.tensor([1.0, 3.0]), iter([1, 3])])
+def test_numbers_may_come_in_any_list(weights: Any) -> None:
+    (step,) = cs.merge(iter(map(Path, PAIR)), method="linear", weights=weights).steps
+    assert step.merge is not None
+    assert step.merge.parameters["weight"] == (1.0, 3.0)
+
+
+def test_a_number_may_be_numpy_s() -> None:
+    (step,) = cs.merge(PAIR, method="ties", base=Path("base.safetensors"), density=np.float32(0.5)).steps
+    assert step.merge is not None
+    assert step.merge.parameters["density"] == (0.5, 0.5)
+
+
+def test_a_dtype_may_be_torch_s() -> None:
+    (step,) = cs.merge(PAIR, method="linear", weights=[1, 1], dtype=torch.bfloat16, compute=torch.float64).steps
+    assert step.merge is not None
+    assert (step.dtype, step.merge.compute) == ("bfloat16", "float64")
+    assert cs.merge(PAIR, method="linear", weights=[1, 1], dtype=torch.half).steps[0].dtype == "float16"
+    assert cs.transplant(Path(PAIR[0]), Path(PAIR[1]), dtype=torch.bfloat16).steps[0].dtype == "bfloat16"
+    assert cs.convert(PAIR[0], dtype=torch.float64).steps[0].dtype == "float64"
+
+
+def test_types_are_checked_without_torch() -> None:
+    code = (
+        "import sys, ckptsurgeon as cs\n"
+        "cs.merge(sys.argv[1:], method='linear', weights=[1, 1], dtype='bf16')\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *PAIR], capture_output=True, timeout=60)
+    assert not done.returncode, done.stderr
