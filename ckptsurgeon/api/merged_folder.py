@@ -38,8 +38,8 @@ def with_folder(
     config = donor.config if config is None else config
     if tokens is not None:
         files, notes = token_files(tokens, donor.files if files is None else files, models, models.index(donor))
-        config, more = config_for(config, len(tokens.output.tokens))
-        notes += more
+        config, more = config_for(config, tokens.size)
+        notes = [*tokens.notes, *notes, *more]
     if not donor.config:
         return replace(_beside(plan, files), notes=(*plan.notes, *notes)) if files else plan
     fields, note = with_dtype(config, plan)

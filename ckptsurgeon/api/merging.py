@@ -30,7 +30,7 @@ from .argument_types import checked
 from .inputs import names_of, plan_source
 from .merge_recipe import Request, is_recipe, plan_configuration, read_recipe
 from .merge_settings import GRADIENT, settings_of
-from .merge_vocabulary import VocabularyAsked, merge_vocabulary
+from .merge_vocabulary import MergedModel, VocabularyAsked, merge_vocabulary
 from .merged_folder import with_folder
 from .model_folders import model_folder
 from .planning import arguments_said, check_seed
@@ -133,7 +133,6 @@ def _plan_models(paths: list[str], base: str | None, method: Method, settings: S
     """Plan the merge of models name by name."""
     ordered = paths if base is None else [*paths, base]
     names, donor = names_of(ordered), 0 if base is None else len(paths)
-    chosen = merge_vocabulary(asked.vocabulary, ordered, names, first=donor)
     with ExitStack() as stack:
         opened = asked.opened(ordered, stack)
         views = _views(names, opened)
@@ -142,6 +141,7 @@ def _plan_models(paths: list[str], base: str | None, method: Method, settings: S
             numbers, at = [at, *numbers], None
         values = Values(method, settings, [{} for _ in numbers])
         folders = [model_folder(path) for path in ordered]
+        chosen = merge_vocabulary(asked.vocabulary, list(map(MergedModel, ordered, views, folders)), first=donor)
         tied = {number for number, one in enumerate(folders) if one.is_tied}
         plan = plan_merge(
             views,

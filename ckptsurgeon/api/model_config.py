@@ -9,7 +9,7 @@ from ..plan import Plan
 from ..planners import LayerList
 from ..tensors import DTYPES
 
-__all__ = ["layer_counts", "with_dtype", "with_layers"]
+__all__ = ["layer_counts", "vocabulary_size", "with_dtype", "with_layers"]
 
 LAYERS = (
     "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "num_encoder_layers",
@@ -38,6 +38,13 @@ def _counts(config: Mapping[str, Any], above: _Path = ()) -> Iterator[tuple[_Pat
 def layer_counts(config: Mapping[str, Any]) -> frozenset[int]:
     """Return every number of layers that a configuration gives, for whatever part of the model."""
     return frozenset(value for _, value in _counts(config))
+
+
+def vocabulary_size(config: Mapping[str, Any]) -> int:
+    """Return how many rows a configuration gives the vocabulary, 0 where it does not say."""
+    text = config.get("text_config")
+    said = (config.get("vocab_size"), text.get("vocab_size") if isinstance(text, dict) else None)
+    return next((one for one in said if type(one) is int and one > 0), 0)
 
 
 def with_layers(

@@ -15,7 +15,8 @@ from ..configs import weights_folder_files
 from ..errors import ConfigError, SourceError
 from ..target import Companion
 from ..text import escape
-from ..vocabulary import read_vocabulary
+from ..vocabulary import vocabulary_beside
+from .model_config import vocabulary_size
 
 __all__ = ["CONFIG", "TOKENIZER", "ModelFolder", "model_folder"]
 
@@ -60,27 +61,43 @@ class ModelFolder:
 
     def has_tokens_of(self, other: ModelFolder) -> bool:
         """Whether two models have the same tokens in the same order; one without a vocabulary has any."""
-        if not self._vocabulary or not other._vocabulary or self._digest == other._digest:
+        if not self.vocabulary or not other.vocabulary:
+            return True
+        alone = os.path.basename(self.vocabulary) == VOCABULARIES[0]  # further tokens may lie beside the other kinds
+        if self._digest == other._digest and (alone or self._tokens is None):
             return True
         return self._tokens is not None and self._tokens == other._tokens
 
     @property
-    def _vocabulary(self) -> str:
+    def rows(self) -> int:
+        """How many rows its configuration gives the vocabulary, 0 where it does not say."""
+        return vocabulary_size(self.config)
+
+    @property
+    def has_a_row_for_each_token(self) -> bool:
+        """Whether it has as many rows as tokens, as far as is known."""
+        if not self.rows or not self.vocabulary or self._tokens is None:
+            return True
+        return self.rows == len(self._tokens)
+
+    @property
+    def vocabulary(self) -> str:
+        """The path of its tokens, '' where it has none."""
         named = {one.name: one.path for one in self.files}
         return next((named[one] for one in VOCABULARIES if one in named), "")
 
     @cached_property
     def _digest(self) -> bytes:
         try:
-            with open(self._vocabulary, "rb") as file:
+            with open(self.vocabulary, "rb") as file:
                 return hashlib.file_digest(file, "sha256").digest()
         except OSError as error:
-            raise SourceError(f"{escape(self._vocabulary)} cannot be read: {error.strerror}.") from error
+            raise SourceError(f"{escape(self.vocabulary)} cannot be read: {error.strerror}.") from error
 
     @cached_property
     def _tokens(self) -> tuple[str, ...] | None:
         with suppress(ConfigError):
-            return tuple(read_vocabulary(self._vocabulary).tokens)
+            return vocabulary_beside(self.vocabulary).tokens
         return None
 
     @property

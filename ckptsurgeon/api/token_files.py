@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..target import Companion
-from ..text import escape
 from ..vocabulary import token_file, with_added_tokens
 from .merge_vocabulary import ModelTokens
 from .model_folders import ModelFolder
@@ -23,7 +22,7 @@ def token_files(
     """Return the ``files`` of an output folder that has another vocabulary than its donor, and what is to be said.
 
     The tokeniser is that of the model whose vocabulary the output has; of a union, the donor's with the added tokens of
-    the others, where that is all there is to it. Else there is the list alone.
+    the others, where that is all there is to it, and with those that were asked for. Else there is the list alone.
     """
     own = {one.name for one in folders[donor].tokenizer}
     rest = tuple(one for one in files if one.name not in own or one.text)  # a chat template that was asked for stays
@@ -31,9 +30,11 @@ def token_files(
         theirs = [one for one in folders[chosen.of].tokenizer if one.name not in {other.name for other in rest}]
         return (*rest, *theirs), []
     if chosen.path:
+        if any(one.path == chosen.path for one in files):  # of a model that was named for its tokeniser
+            return tuple(files), []
         return (*rest, Companion(os.path.basename(chosen.path), chosen.path)), _without(own)
-    text = _united(chosen, donor)
-    if text is not None and TOKENIZER in own:
+    text = _extended(chosen)
+    if text is not None and any(one.name == TOKENIZER for one in files):
         kept = tuple(one for one in files if one.name != TOKENIZER)
         return (*kept, Companion(TOKENIZER, text=text)), []
     name, text = token_file(chosen.output.tokens)
@@ -46,12 +47,13 @@ def _without(own: set[str]) -> list[str]:
     return ["the output has a token list and no tokeniser: make one that gives these tokens these numbers"]
 
 
-def _united(chosen: ModelTokens, donor: int) -> str | None:
-    if any(os.path.basename(path) != TOKENIZER for path in chosen.paths):
+def _extended(chosen: ModelTokens) -> str | None:
+    """Return the tokeniser whose tokens the output has first with those of the others, None where that is not right."""
+    paths = dict.fromkeys((chosen.begins, *chosen.paths))
+    if any(os.path.basename(path) != TOKENIZER for path in paths):
         return None
-    data = [_read(path) for path in chosen.paths]
-    others = [one for number, one in enumerate(data) if number != donor]
-    return with_added_tokens(data[donor], others, chosen.output.tokens)
+    first, *others = map(_read, paths)
+    return with_added_tokens(first, others, chosen.output.tokens, chosen.added)
 
 
 def _read(path: str) -> bytes:
@@ -60,14 +62,14 @@ def _read(path: str) -> bytes:
 
 
 def config_for(config: Mapping[str, Any], size: int) -> tuple[dict[str, Any], list[str]]:
-    """Return a configuration with another number of tokens, and a note where it does not say how many there are."""
+    """Return a configuration with another number of rows, and a note where it does not say how many there are."""
     changed = dict(config)
     if not config:
         return changed, []
     if isinstance(changed.get("text_config"), dict) and "vocab_size" in changed["text_config"]:
         changed["text_config"] = {**changed["text_config"], "vocab_size": size}
     elif "vocab_size" not in changed:
-        return changed, [f"config.json does not say how many tokens there are: {escape(str(size))} now"]
+        return changed, [f"config.json does not say how many rows the vocabulary has: {size} now"]
     if "vocab_size" in changed:
         changed["vocab_size"] = size
     return changed, []

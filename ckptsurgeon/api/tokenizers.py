@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from ..errors import ConfigError, PlanError
-from ..mergekit import TEMPLATES, Configuration, Reference, Tokenizer
+from ..errors import ConfigError
+from ..mergekit import TEMPLATES, Configuration, Reference
 from ..target import Companion
 from ..text import brief_repr, escape, listing
 from .model_folders import ModelFolder
@@ -25,8 +25,8 @@ def tokenizer_files(
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return the files of an output folder, and what is to be said of them; ``folder_of`` finds models.
 
-    Raises PlanError where rows were to go token by token and do not (``by_token``), ConfigError for a chat template
-    that is none.
+    ``by_token`` is where rows go by token, however the vocabularies differ. Raises ConfigError for a chat template that
+    is none.
     """
     notes: list[str] = []
     files = folders[donor].files
@@ -34,7 +34,6 @@ def tokenizer_files(
     other = wanted(configuration, folders[donor], folder_of)
     others = [] if by_token else different(folders, names, donor, other)
     if asked is not None:
-        _check_rows(asked, others, names[donor])
         if other is not folders[donor]:
             files = _with_tokenizer(folders[donor], other, asked.where)
     elif others:
@@ -62,19 +61,6 @@ def different(folders: Sequence[ModelFolder], names: Sequence[str], donor: int, 
     """Return the models whose vocabulary is another than the donor's; one without any counts as having the same."""
     found = [name for name, one in zip(names, folders, strict=True) if not one.has_tokens_of(folders[donor])]
     return found if other.has_tokens_of(folders[donor]) or other in folders else [*found, other.path]
-
-
-def _check_rows(asked: Tokenizer, different: Sequence[str], donor: str) -> None:
-    """Raise PlanError where rows would have to go by token."""
-    if not (asked.tokens or asked.padded or different):
-        return
-    wanted = f"{asked.where} asks for tokens, or a size, of its own"
-    if different:
-        wanted = f"{asked.where} asks for rows by token: {escape(donor)} and {listing(different)} differ in theirs"
-    raise PlanError(
-        f"{wanted}.",
-        hint="Give all models one vocabulary first, with ckpt transplant MODEL CONFIG --vocab THEIRS:WANTED.",
-    )
 
 
 def _with_tokenizer(donor: ModelFolder, other: ModelFolder, where: str) -> tuple[Companion, ...]:

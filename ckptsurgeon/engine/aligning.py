@@ -1,17 +1,15 @@
-"""Inputs of a merge that have another shape than the output: what all have of them, and rows by token."""
+"""Inputs of a merge that have another shape than the output: what all have of it, and whether they can be made fit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 
-import numpy as np
-
-from ..ops import Array, Box, blocks
+from ..ops import Box, blocks
 from ..plan import Rows, Step
 from .part import Place, placed
 
-__all__ = ["Fill", "aligns", "common_shape", "filling", "inner_places"]
+__all__ = ["aligns", "common_shape", "inner_places"]
 
 Shape = tuple[int, ...]
 
@@ -56,45 +54,22 @@ def _goes_by_vocabularies(step: Step, shapes: Sequence[Shape]) -> bool:
     axis, every = step.axis, step.vocabularies
     if len(every) != len(shapes) or not 0 <= axis < len(step.shape):
         return False
-    expected = [(*step.shape[:axis], rows.size, *step.shape[axis + 1 :]) for rows in every]
-    sizes = all(len(rows.rows) == step.shape[axis] for rows in every)
-    return sizes and list(shapes) == expected and _every_token_is_had(every)
+    lengths = all(len(rows.rows) == step.shape[axis] for rows in every)
+    return lengths and all(map(partial(_has_rows, step.shape, axis), shapes, every)) and _every_token_is_had(every)
+
+
+def _has_rows(want: Shape, axis: int, shape: Shape, rows: Rows) -> bool:
+    """Whether an input is as long as its vocabulary at least, and elsewhere like the output."""
+    others = all(have == size for d, (have, size) in enumerate(zip(shape, want, strict=True)) if d != axis)
+    return others and shape[axis] >= rows.size
 
 
 def _every_token_is_had(every: Sequence[Rows]) -> bool:
-    if any(isinstance(row, tuple) for rows in every for row in rows.rows):
+    """Whether each row of the output comes from somewhere: none is the mean of several rows of one model."""
+    if any(isinstance(row, tuple) and row for rows in every for row in rows.rows):
         return False
-    return all(any(row is not None for row in rows) for rows in zip(*(one.rows for one in every), strict=True))
-
-
-Fill = Callable[[list[Array], Box], list[Array]]
-"""Gives each input of a part, in the dtype that is computed in, the rows of tokens that it lacks."""
-
-
-@dataclass(frozen=True)
-class _Others:
-    """Which tokens each input has, and whether the last is the base."""
-
-    has: Array
-    has_base: bool
-    axis: int
-
-    def __call__(self, values: list[Array], box: Box) -> list[Array]:
-        has = self.has[:, slice(*box[self.axis])]
-        if has.all():
-            return values
-        along = [-1 if d == self.axis else 1 for d in range(len(box))]
-        models = len(values) - self.has_base
-        number = np.maximum(has[:models].sum(0), 1).astype(values[0].dtype).reshape(along)
-        others = sum(values[1:models], values[0]) / number  # a row that a model lacks is zero in it
-        if self.has_base:
-            others = np.where(has[-1].reshape(along), values[-1], others)
-        return [np.where(own.reshape(along), one, others) for own, one in zip(has, values, strict=True)]
-
-
-def filling(step: Step) -> Fill | None:
-    """Return what fills in the rows of tokens that inputs lack: the base's, else the mean of those that have them."""
-    if step.policy != "vocab":
-        return None
-    has = np.array([[row is not None for row in rows.rows] for rows in step.vocabularies])
-    return _Others(has, step.merge is not None and step.merge.base, step.axis)
+    lent = {place for rows in every for place, _ in rows.lent}
+    tokens = len(every[0].rows) - every[0].padded
+    had = zip(*(rows.rows[:tokens] for rows in every), strict=True)
+    zeros = all(rows.new == "others or zero" for rows in every)
+    return zeros or all(place in lent or any(row is not None for row in rows) for place, rows in enumerate(had))

@@ -28,7 +28,9 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
 
 
 def _passes(step: Step, context: MergeContext) -> int:
-    return context.method(step.merge.method).passes if step.merge is not None else 1
+    """Return how often the inputs of a step are read; once more where the mean of all rows is needed first."""
+    means = any(rows.padded for rows in step.vocabularies)
+    return means + (context.method(step.merge.method).passes if step.merge is not None else 1)
 
 
 def _memory(step: Step, context: MergeContext) -> int:

@@ -14,11 +14,12 @@ from ..errors import ConfigError, PlanError
 from ..means import rounded
 from ..merges import Merging, Method, Slice, merge_methods
 from ..ops import Array, Box, blocks, box_shape, cast, raw_dtype
-from ..plan import Merge, Step
+from ..plan import Merge, Rows, Step
 from ..text import count, escape, human_bytes
-from .aligning import common_shape, filling, inner_places
+from .aligning import common_shape, inner_places
 from .casting import cast_for, named
 from .factoring import Factors
+from .filling import Filling
 from .libraries import library
 from .mapping import gathered
 from .part import Blockwise, Part, Place, Seen, placed
@@ -183,8 +184,8 @@ class _Tensors:
         places = merging_places(step, context)
         self.inner = inner_places(places, self.shape)
         self._step, self._parts, self._context, self._compute = step, parts, context, merge.compute
-        self._fill = filling(step)
         self._check(merging_bytes(step, places), "a slice of all models")
+        self._fill = Filling(step, self._rows) if step.policy == "vocab" else None
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
         """Return what ``look`` gives for each slice, in order."""
@@ -222,12 +223,18 @@ class _Tensors:
     def _read(self, number: int, box: Box, seen: Seen | None) -> Array:
         info, source = self._parts[number]
         if self._fill is not None:
-            values = gathered(self._step.vocabularies[number], self._step.axis, info, source, box)
-        else:
-            values = read_part(source, info, box)
+            return self._rows(number, self._step.vocabularies[number], box)
+        values = read_part(source, info, box)
         if seen is not None:
             seen(number, values)
-        return cast(values, info.dtype, self._compute)[0].reshape(box_shape(box))
+        return self._widened(values, info.dtype, box)
+
+    def _rows(self, number: int, rows: Rows, box: Box) -> Array:
+        info, source = self._parts[number]
+        return self._widened(gathered(rows, self._step.axis, info, source, box), info.dtype, box)
+
+    def _widened(self, values: Array, dtype: str, box: Box) -> Array:
+        return cast(values, dtype, self._compute)[0].reshape(box_shape(box))
 
     def kept(self, box: Box) -> tuple[Array, int]:
         """Return a part of the output that is not merged: the base's, or the first model's."""

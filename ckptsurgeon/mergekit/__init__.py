@@ -3,10 +3,11 @@
 https://github.com/arcee-ai/mergekit#merge-configuration
 """
 
-from .configuration import Configuration, Module, Slice, Source, Tokenizer, read_configuration
+from .configuration import Configuration, Module, Slice, Source, read_configuration
 from .fields import Reference
 from .pieces import Layout, Models, pieces_of_configuration
 from .templates import TEMPLATES
+from .tokenizer import Tokenizer, TokenRow
 
 __all__ = [
     "TEMPLATES",
@@ -17,6 +18,7 @@ __all__ = [
     "Reference",
     "Slice",
     "Source",
+    "TokenRow",
     "Tokenizer",
     "pieces_of_configuration",
     "read_configuration",

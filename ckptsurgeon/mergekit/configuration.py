@@ -8,8 +8,9 @@ from typing import Any
 
 from ..text import brief_repr
 from .fields import Reference, at, fault, items, reference, table, text
+from .tokenizer import Tokenizer, read_tokenizer
 
-__all__ = ["Configuration", "Module", "Slice", "Source", "Tokenizer", "read_configuration"]
+__all__ = ["Configuration", "Module", "Slice", "Source", "read_configuration"]
 
 FIELDS = (
     "merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype",
@@ -47,16 +48,6 @@ class Module:
     slices: tuple[Slice, ...] = ()
     layers: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Tokenizer:
-    """Whose tokeniser the output has: "base", "union" or a model; whether rows are asked for token by token."""
-
-    where: str
-    source: str | Reference
-    tokens: bool = False
-    padded: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +102,7 @@ def read_configuration(data: Any) -> Configuration:
         base=base,
         parameters=_parameters("parameters", given),
         dtype=_dtype(given),
-        tokenizer=_tokenizer(given),
+        tokenizer=read_tokenizer(given),
         chat_template=text("chat_template", template) if template else "",
         notes=tuple(notes),
     )
@@ -174,18 +165,3 @@ def _parameters(where: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
         raise fault(where, f"is {brief_repr(data)}, not a map of parameters")
     return data
-
-
-def _tokenizer(given: Mapping[str, Any]) -> Tokenizer | None:
-    if "tokenizer" not in given:
-        source = given.get("tokenizer_source")
-        return Tokenizer("tokenizer_source", _vocabulary("tokenizer_source", source)) if source else None
-    if "tokenizer_source" in given:
-        raise fault("tokenizer_source", "and tokenizer both stand there", "Leave one out.")
-    said = table("tokenizer", given["tokenizer"], ("source", "tokens", "pad_to_multiple_of"))
-    source = _vocabulary("tokenizer.source", said.get("source", "union"))
-    return Tokenizer("tokenizer", source, bool(said.get("tokens")), "pad_to_multiple_of" in said)
-
-
-def _vocabulary(where: str, data: Any) -> str | Reference:
-    return data if data in ("base", "union") else reference(where, data)

@@ -9,16 +9,16 @@ from typing import Any, TypeAlias
 __all__ = ["Row", "Rows", "rows_of_each"]
 
 Row: TypeAlias = "int | tuple[int, ...] | None"
-"""A row of the source, the mean of several, or None for a token that the source does not have."""
+"""A row of the source, the mean of several, zeros for none (), or None for a token that the source does not have."""
 
 
 @dataclass(frozen=True)
 class Rows:
     """A row for each token of the destination.
 
-    ``source`` and ``destination`` name the vocabularies, ``size`` is how many tokens the source's has, ``new`` what
-    becomes of rows that are None: ``init``, ``mean``, ``zero``, or, where several models are merged, ``others``: the
-    row of the base, else the mean of the models that have the token.
+    ``source`` and ``destination`` name the vocabularies, ``size`` is how many rows the source has, ``new`` what becomes
+    of rows that are None: ``init``, ``mean``, ``zero``, or, where several models are merged, ``others``: the row of the
+    base, else the mean of the models that have the token (with ``others or zero`` zeros where none has).
     """
 
     source: str
@@ -26,6 +26,10 @@ class Rows:
     size: int
     rows: tuple[Row, ...]
     new: str = "init"
+    lent: tuple[tuple[int, int], ...] = ()
+    """Places, each with a row of this source that all models of a merge get there that have none."""
+    padded: int = 0
+    """How many rows at the end are no token's: of each model of a merge, the mean of its rows before."""
     means: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """What was worked out of a tensor once: the mean of all its rows."""
 
@@ -76,6 +80,8 @@ class Rows:
         rows = [list(row) if isinstance(row, tuple) else row for row in self.rows]
         return {
             "source": self.source, "destination": self.destination, "size": self.size, "new": self.new, "rows": rows,
+            **({"lent": [list(pair) for pair in self.lent]} if self.lent else {}),
+            **({"padded": self.padded} if self.padded else {}),
         }  # fmt: skip
 
     @staticmethod
@@ -84,20 +90,44 @@ class Rows:
         if data is None:
             return None
         size, new = int(data["size"]), str(data["new"])
-        rows = tuple(_row(row, size) for row in data["rows"])
-        if new not in ("init", "mean", "zero", "others"):
+        if new not in (*NEW, *OF_MERGES):
             raise ValueError(f"new tokens become {new!r:.40}")
-        return Rows(str(data["source"]), str(data["destination"]), size, rows, new)
+        rows = tuple(_row(row, size, empty=new in OF_MERGES) for row in data["rows"])
+        lent = tuple(_lent(pair, len(rows), size) for pair in data.get("lent", ()))
+        padded = data.get("padded", 0)
+        if (
+            type(padded) is not int
+            or not 0 <= padded < max(1, len(rows))
+            or any(row is not None for row in rows[len(rows) - padded :])
+        ):
+            raise ValueError(f"{padded!r:.40} rows are said to be no token's")
+        return Rows(str(data["source"]), str(data["destination"]), size, rows, new, lent, padded)
 
 
-def _row(row: Any, size: int) -> Row:
+NEW = ("init", "mean", "zero")
+OF_MERGES = ("others", "others or zero")
+"""What becomes of rows that are None."""
+
+
+def _row(row: Any, size: int, *, empty: bool) -> Row:
     if row is None:
         return None
     one = tuple(row) if isinstance(row, list) else row
     several = one if isinstance(one, tuple) else (one,)
-    if not several or not all(type(number) is int and 0 <= number < size for number in several):
+    if not (several or empty) or not all(_within(number, size) for number in several):
         raise ValueError(f"a row is {row!r:.40}")
     return one
+
+
+def _lent(pair: Any, places: int, size: int) -> tuple[int, int]:
+    place, row = pair
+    if not (_within(place, places) and _within(row, size)):
+        raise ValueError(f"a row that is lent is {pair!r:.40}")
+    return place, row
+
+
+def _within(number: Any, size: int) -> bool:
+    return type(number) is int and 0 <= number < size
 
 
 def rows_of_each(data: Mapping[str, Any], sources: int) -> tuple[Rows, ...]:
@@ -105,6 +135,6 @@ def rows_of_each(data: Mapping[str, Any], sources: int) -> tuple[Rows, ...]:
     found = tuple(rows for one in data.get("vocabularies") or () if (rows := Rows.from_json(one)) is not None)
     if found and len(found) != sources:
         raise ValueError(f"it has {len(found)} vocabularies for {sources} sources")
-    if len({len(rows.rows) for rows in found}) > 1:
+    if len({(len(rows.rows), rows.padded) for rows in found}) > 1:
         raise ValueError("its vocabularies are of several lengths")
     return found

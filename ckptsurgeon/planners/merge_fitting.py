@@ -47,7 +47,7 @@ class Fitting:
         self._policies = options.mismatch.by_key(keys)
         self._everywhere = options.mismatch.everywhere
         self.axes = MergeAxes(options.vocabulary, self._names, keys) if options.vocabulary is not None else None
-        self._tokens = len(options.vocabulary.tokens) if options.vocabulary is not None else 0
+        self._rows = options.vocabulary.size if options.vocabulary is not None else 0
         self._unlike: list[str] = []
 
     def fitted(self, piece: Piece, there: Mapping[int, Place], base: Place | None) -> Fitted:
@@ -60,7 +60,7 @@ class Fitting:
         if self.axes is not None and kinds == {"float"}:
             axis = self.axes.axis(piece.key, every)
             if axis is not None:
-                shape = (*first.shape[:axis], self._tokens, *first.shape[axis + 1 :])
+                shape = (*first.shape[:axis], self._rows, *first.shape[axis + 1 :])
                 return Fitted(inputs, own, shape, "vocab", axis)
         policy = self._policies.get(piece.key, self._everywhere)
         fitting = {number: one for number, one in inputs.items() if self._fits(piece.key, first, one, policy)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import PlanError
@@ -18,12 +19,23 @@ __all__ = ["MergeAxes", "MergeVocabulary"]
 class MergeVocabulary:
     """The rows of each source that make the output's vocabulary; the tensors that somebody named, with or without axis.
 
-    ``tokens`` are the output's.
+    ``tokens`` are the output's, ``lists`` those of each source.
     """
 
     rows: tuple[Rows, ...]
     tokens: tuple[str, ...]
+    lists: tuple[tuple[str, ...], ...]
     keys: tuple[tuple[Flag, int | None], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many rows the output has: a few may be no token's."""
+        return len(self.rows[0].rows)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether all models have the output's vocabulary, and nothing else."""
+        return all(one.is_identity for one in self.rows)
 
 
 class MergeAxes:
@@ -39,6 +51,8 @@ class MergeAxes:
             self._named.update(dict.fromkeys(hit, axis))
         self._found: list[str] = []
         self._passed: dict[str, int] = {}
+        self._beyond: dict[int, int] = {}
+        self._nobodys: dict[str, None] = {}
 
     def axis(self, key: str, inputs: Sequence[Input]) -> int | None:
         """Return the axis of a tensor, None where it does not run along the vocabularies, or they are all the same.
@@ -46,9 +60,9 @@ class MergeAxes:
         Raises PlanError where sizes contradict the token lists, several axes fit, or nobody has a token.
         """
         rows = [self._options.rows[one.source] for one in inputs]
-        if all(one.is_identity for one in rows):
+        if all(one.is_identity for one in rows) and len({one.shape for one in inputs}) == 1:
             return None
-        fitting = self._fitting(inputs, rows)
+        fitting = fitting_axes(inputs, rows)
         if key in self._named:
             axis = self._checked(key, inputs, rows, self._named[key], fitting)
         elif len({one.size for one in rows}) == 1 or self._options.keys:
@@ -63,24 +77,18 @@ class MergeAxes:
             axis = fitting[0]
         self._check_had(key, inputs, rows)
         self._found.append(key)
+        for one in inputs:
+            beyond = one.shape[axis] - len(self._options.lists[one.source])
+            self._beyond[one.source] = max(beyond, self._beyond.get(one.source, beyond))
         return axis
-
-    def _fitting(self, inputs: Sequence[Input], rows: Sequence[Rows]) -> list[int]:
-        """Return the axes along which all inputs are as long as their token lists, and alike along all others."""
-        shapes = [one.shape for one in inputs]
-        if len({len(shape) for shape in shapes}) > 1:
-            return []
-        return [
-            axis for axis in range(len(shapes[0]))
-            if all(shape[axis] == one.size for shape, one in zip(shapes, rows, strict=True))
-            and len({(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}) == 1
-        ]  # fmt: skip
 
     def _checked(
         self, key: str, inputs: Sequence[Input], rows: Sequence[Rows], axis: int | None, fitting: Sequence[int]
     ) -> int:
-        if (axis is None and len(fitting) == 1) or axis in fitting:
-            return fitting[0] if axis is None else axis
+        if axis is None and len(fitting) == 1:
+            return fitting[0]
+        if axis is not None and axis in fitting_axes(inputs, rows, longer=True):
+            return axis
         if axis is None and len(fitting) > 1:
             raise self._ambiguous(key, fitting)
         said = [
@@ -90,14 +98,20 @@ class MergeAxes:
         raise PlanError(
             f"{escape(key)} is {'; '.join(said)}{f' (axis {axis})' if axis is not None else ''}.",
             hint="Are these the vocabularies of the models, with their blank and special tokens? "
-            "Name them with --tokens MODEL=LIST.",
+            "Name them with --tokens MODEL=LIST; of a tensor that is longer than its list, name the axis, GLOB=AXIS.",
         )
 
     def _check_had(self, key: str, inputs: Sequence[Input], rows: Sequence[Rows]) -> None:
         tokens = self._options.tokens
-        none = [token for token, had in zip(tokens, zip(*(r.rows for r in rows), strict=True), strict=True)
-                if all(row is None for row in had)]  # fmt: skip
-        if none:
+        lent = {place for one in rows for place, _ in one.lent}
+        self._check_lenders(key, inputs, lent)
+        none = [
+            token for place, token in enumerate(tokens)
+            if place not in lent and all(one.rows[place] is None for one in rows)
+        ]  # fmt: skip
+        if all(one.new == "others or zero" for one in rows):
+            self._nobodys.update(dict.fromkeys(none))
+        elif none:
             who = listing([escape(self._names[one.source]) for one in inputs], where="")
             raise PlanError(
                 f"{escape(key)}: {who} {'has' if len(inputs) == 1 else 'have'} no row for "
@@ -105,6 +119,18 @@ class MergeAxes:
                 hint="Leave them out of the list that --vocab names; a row has to come from a model.",
                 details=none,
             )
+
+    def _check_lenders(self, key: str, inputs: Sequence[Input], lent: Collection[int]) -> None:
+        """Raise PlanError where a row is to come from a model that a tensor is not merged of."""
+        merged = {one.source for one in inputs}
+        for source, rows in enumerate(self._options.rows):
+            for place, _ in rows.lent if source not in merged else ():
+                if place not in lent and any(self._options.rows[one].rows[place] is None for one in merged):
+                    raise PlanError(
+                        f"{escape(key)}: the row of {self._options.tokens[place]!r} is to come from "
+                        f"{escape(self._names[source])}, which it is not merged of.",
+                        hint="Name a model that is among those of this tensor.",
+                    )
 
     def _ambiguous(self, key: str, axes: Sequence[int]) -> PlanError:
         return PlanError(
@@ -114,10 +140,10 @@ class MergeAxes:
 
     def check(self) -> None:
         """Raise PlanError where the vocabularies differ and nothing is mapped by them."""
-        if self._found or all(rows.is_identity for rows in self._options.rows):
+        if self._found or self._options.is_identity:
             return
-        pairs = zip(self._names, self._options.rows, strict=True)
-        sizes = listing([f"{escape(name)} has {rows.size}" for name, rows in pairs], where="")
+        pairs = zip(self._names, self._options.lists, strict=True)
+        sizes = listing([f"{escape(name)} has {len(tokens)}" for name, tokens in pairs], where="")
         long = f" These have an axis as long as the lists: {listing(list(self._passed))}." if self._passed else ""
         raise PlanError(
             f"--vocab: no tensor is known to run along the vocabularies ({sizes} tokens).{long}",
@@ -129,13 +155,12 @@ class MergeAxes:
         """Say how the vocabularies become one, and which tensors keep their order though they are as long."""
         if not self._found:
             return
-        total = len(self._options.tokens)
-        for name, rows in zip(self._names, self._options.rows, strict=True):
-            unused = rows.size - rows.kept
-            more = [f"{rows.moved} moved"] if rows.moved else []
-            more += [f"{unused} not used"] if unused else []
-            said = f" ({', '.join(more)})" if more else ""
-            yield f"{escape(name)} has {rows.kept} of the {count(total, 'token')}{said}"
+        yield from map(self._had, range(len(self._names)))
+        if self._nobodys:
+            rows = "their rows are" if len(self._nobodys) > 1 else "its row is"
+            yield f"no model that is merged has {listing([repr(token) for token in self._nobodys])}: {rows} zero"
+        if padded := self._options.rows[0].padded:
+            yield f"{count(padded, 'row')} at the end for no token: in each model the mean of its others"
         if self._passed:
             keep = "keeps its order" if len(self._passed) == 1 else "keep their order"
             named = listing([f"--vocab-keys {escape(key)}={axis}" for key, axis in self._passed.items()], where="")
@@ -143,3 +168,32 @@ class MergeAxes:
                 f"{count(len(self._passed), 'tensor')} as long as the token lists {keep}; "
                 f"what is a vocabulary's is mapped with {named}"
             )
+
+    def _had(self, source: int) -> str:
+        """Say how many of the tokens a model has, and what of it is not used."""
+        options, beyond = self._options, self._beyond.get(source, 0)
+        rows, known = options.rows[source], options.lists[source]
+        had = len(set(options.tokens).intersection(known[: rows.size]))
+        unused = min(len(known), rows.size) - had
+        more = [f"{rows.moved} moved"] if rows.moved else []
+        more += [f"{unused} not used"] if unused else []
+        more += [f"{count(beyond, 'row')} beyond its tokens left out"] if beyond > 0 else []
+        more += [f"{-beyond} without a row"] if beyond < 0 else []
+        said = f" ({', '.join(more)})" if more else ""
+        return f"{escape(self._names[source])} has {had} of the {count(len(options.tokens), 'token')}{said}"
+
+
+def fitting_axes(inputs: Sequence[Input], rows: Sequence[Rows], *, longer: bool = False) -> list[int]:
+    """Return the axes along which all inputs are as long as their vocabularies, and alike along all others.
+
+    With ``longer`` they may be longer: rows beyond a vocabulary are no token's.
+    """
+    shapes = [one.shape for one in inputs]
+    if len({len(shape) for shape in shapes}) > 1:
+        return []
+    fits = operator.ge if longer else operator.eq
+    return [
+        axis for axis in range(len(shapes[0]))
+        if all(fits(shape[axis], one.size) for shape, one in zip(shapes, rows, strict=True))
+        and len({(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}) == 1
+    ]  # fmt: skip

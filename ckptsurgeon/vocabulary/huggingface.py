@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError
+from ..text import escape
 from .vocabulary import MOST, Vocabulary, checked
 from .wordpiece import INSIDE, marked
 
-__all__ = ["VOCABULARY"]
+__all__ = ["VOCABULARY", "read_added"]
 
 
 class _HuggingFace:
@@ -64,6 +67,26 @@ def _in_order(name: str, numbers: dict[Any, Any]) -> Vocabulary:
     if absent is not None:
         raise ConfigError(f"{name} has {len(tokens)} tokens and none of number {absent}.")
     return checked(name, [tokens[i] for i in range(len(tokens))])
+
+
+def read_added(path: str, known: Collection[str]) -> list[str]:
+    """Return the tokens of an added_tokens.json that follow the ``known`` ones, by their numbers.
+
+    Raises ConfigError where it is none, or leaves a number out.
+    """
+    name = escape(os.path.basename(path))
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = json.loads(file.read())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{name} cannot be read: {error}.") from None
+    if not isinstance(document, dict) or not all(type(number) is int for number in document.values()):
+        raise ConfigError(f"{name} does not map tokens to numbers.")
+    found = {number: token for token, number in document.items() if token not in known}
+    expected = range(len(known), len(known) + len(found))
+    if sorted(found) != list(expected):
+        raise ConfigError(f"{name} does not go on where its vocabulary of {len(known)} tokens ends.")
+    return [found[number] for number in expected]
 
 
 VOCABULARY = _HuggingFace()

@@ -16,8 +16,12 @@ def united(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
     return Vocabulary("union", tuple(tokens))
 
 
-def rows_in(vocabulary: Vocabulary, output: Vocabulary) -> Rows:
-    """Return which row of a vocabulary each token of the output's has, None where it lacks it."""
-    places = {token: row for row, token in enumerate(vocabulary.tokens)}
+def rows_in(vocabulary: Vocabulary, output: Vocabulary, *, size: int, new: str = "others") -> Rows:
+    """Return which row of a model each token of the output's has, None where it lacks it.
+
+    ``size`` is how many rows the model has: of a token beyond them there is none, and rows beyond the tokens are
+    nobody's. ``new`` is what becomes of those that lack, as ``Rows`` has it.
+    """
+    places = {token: row for row, token in enumerate(vocabulary.tokens[:size])}
     rows = tuple(places.get(token) for token in output.tokens)
-    return Rows(vocabulary.name, output.name, len(vocabulary.tokens), rows, "others")
+    return Rows(vocabulary.name, output.name, size, rows, new)
