@@ -1,10 +1,11 @@
 """Low-rank adapters: how files spell them, which tensors they are for, and what they do to values. Opens nothing."""
 
 from .adapter import Adapter, Module, Scales, read_adapter
-from .arithmetic import Change, Changing, changing, wide_dtype
+from .arithmetic import Change, Changing
 from .config import AdapterConfig, parse_config
 from .decomposition import Decomposition, decompose
 from .matching import Names, matched
+from .products import changing, wide_dtype
 
 __all__ = [
     "Adapter",

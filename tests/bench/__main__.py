@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from .editing import editing
 from .files import make_many, make_model
 from .harness import MB, Measured, Row, ckpt, python, rounds, run
+from .lora import lora
 from .merging import merging
 from .training import loading, training
 
@@ -164,6 +165,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--editing", action="store_true", help="only diff, rename and average")
     parser.add_argument("--merging", action="store_true", help="only merges")
+    parser.add_argument("--lora", action="store_true", help="only merges of adapters")
     parser.add_argument("--training", action="store_true", help="only the trainer's loop")
     parser.add_argument("--quick", action="store_true", help="small files, one round: to see that it runs")
     options = parser.parse_args()
@@ -175,6 +177,7 @@ def main() -> None:
         print("\n| what | seen | may be | | medians |\n|---|---|---|---|---|", flush=True)
         only = [training(folder, number), loading(folder, number)] if options.training else []
         only += [merging(folder, number)] if options.merging else []
+        only += [lora(folder, number, 2 if options.quick else 18)] if options.lora else []
         for rows in only:
             for row in rows:
                 show(row)
@@ -203,6 +206,7 @@ def main() -> None:
             training(folder, number),
             loading(folder, number),
             merging(folder, number),
+            lora(folder, number, 2 if options.quick else 18),
         ):
             for row in rows:
                 show(row)
