@@ -36,7 +36,7 @@ def interpolation_box(box: Box, source: Sequence[int], destination: Sequence[int
 
 
 def interpolate(
-    array: Array, part: Box, box: Box, source: Sequence[int], destination: Sequence[int], dtype: str
+    array: Array, part: Box, box: Box, source: Sequence[int], destination: Sequence[int], *, dtype: str
 ) -> Array:
     """Return ``box`` of the linear (bilinear) interpolation of a tensor, from its ``part``, as floats.
 
