@@ -125,7 +125,7 @@ def test_interpolation_is_torch_s_of_exact_positions(
     for box in blocks(destination, limit):
         part = interpolation_box(box, source, destination)
         values = x.numpy()[tuple(slice(*ends) for ends in part)]
-        ours[tuple(slice(*ends) for ends in box)] = interpolate(values, part, box, source, destination, "float32")
+        ours[tuple(slice(*ends) for ends in box)] = interpolate(values, part, box, source, destination, dtype="float32")
     assert np.abs(ours - theirs.numpy()).max() < 5e-6
 
 
@@ -137,7 +137,7 @@ def test_long_axes_are_interpolated_exactly(dtype: str, within: float) -> None:
     exact = torch.nn.functional.interpolate(x.double()[None, None], size=1000, mode="linear", align_corners=False)
     box = ((0, 1000),)
     part = interpolation_box(box, (513,), (1000,))
-    ours = interpolate(x.numpy()[slice(*part[0])], part, box, (513,), (1000,), dtype)
+    ours = interpolate(x.numpy()[slice(*part[0])], part, box, (513,), (1000,), dtype=dtype)
     assert np.abs(ours - exact[0, 0].numpy()).max() < within
 
 

@@ -59,7 +59,17 @@ def rename(
     )
     others = [os.fspath(path) for path in (map_file, operations_file(operations)) if path is not None]
     options, rows = replace(options, rulesets=rulesets), [*rows, *named]
-    return _edit("rename", source, options, arguments, unwrap, keep_extras, root, others=others, rows=rows)
+    return _edit(
+        "rename",
+        source,
+        options,
+        arguments,
+        unwrap=unwrap,
+        keep_extras=keep_extras,
+        root=root,
+        others=others,
+        rows=rows,
+    )
 
 
 @checked
@@ -80,7 +90,7 @@ def filter(
     """
     options = Options.of(include=include, exclude=exclude)
     arguments = arguments_said(include=include, exclude=exclude, unwrap=unwrap, keep_extras=keep_extras, root=root)
-    return _edit("filter", source, options, arguments, unwrap, keep_extras, root)
+    return _edit("filter", source, options, arguments, unwrap=unwrap, keep_extras=keep_extras, root=root)
 
 
 @checked
@@ -103,7 +113,16 @@ def convert(
     wanted = str(dtype) if dtype is not None else None
     arguments = arguments_said(dtype=wanted, metadata=metadata or {}, unwrap=unwrap, keep_extras=keep_extras, root=root)
     options = Options.of(dtype=wanted)
-    return _edit("convert", source, options, arguments, unwrap, keep_extras, root, metadata=metadata or {})
+    return _edit(
+        "convert",
+        source,
+        options,
+        arguments,
+        unwrap=unwrap,
+        keep_extras=keep_extras,
+        root=root,
+        metadata=metadata or {},
+    )
 
 
 def _edit(
@@ -111,10 +130,10 @@ def _edit(
     source: Path,
     options: Options,
     arguments: Mapping[str, Any],
+    *,
     unwrap: bool,
     keep_extras: bool,
     root: str | None,
-    *,
     metadata: Mapping[str, str] | None = None,
     others: Sequence[str] = (),
     rows: Sequence[Mapping[str, Any]] = (),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +10,15 @@ import torch
 
 from ..composition import Cast, Cut, Joined, Permuted, Reshaped, Summed
 from ..errors import FormatError
-from ..formats import ARRAY, META, QUANTISED, SPARSE, Array, Name, crc32c
-from ..sources import File
-from ..tensors import Storage, TensorInfo, reach
+from ..formats import ARRAY, META, QUANTISED, SPARSE, Array, Name
+from ..tensors import TensorInfo
 from ..text import escape
+from .checked_bytes import checked_bytes
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
 
 __all__ = ["materialise"]
-
-_PIECE = 1 << 20
 
 
 def materialise(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Tensor:
@@ -83,46 +80,13 @@ def _strided(checkpoint: Checkpoint, info: TensorInfo, dtype: torch.dtype) -> to
     """Return the tensor with its own strides over a copy of the bytes it reaches."""
     if info.numel == 0:
         return torch.empty(info.shape, dtype=dtype)
-    data = _bytes(checkpoint, info)
+    data = checked_bytes(checkpoint, info)
     flat = torch.frombuffer(data, dtype=torch.uint8)
     if info.storage is not None and info.storage.big_endian and info.itemsize > 1:
         item = info.itemsize // 2 if info.dtype.startswith("complex") else info.itemsize
         flat = flat.view(-1, item).flip(1).reshape(-1)
     flat = flat.view(dtype)
     return flat.view(info.shape) if info.stride is None else flat.as_strided(info.shape, info.stride)
-
-
-def _bytes(checkpoint: Checkpoint, info: TensorInfo) -> bytearray:
-    """Read what a tensor reaches of its storage; the checksum of the whole storage is checked, once."""
-    file, storage = checkpoint.file(info), info.storage
-    assert storage is not None
-    length = reach(info.shape, info.stride) * info.itemsize if info.stride else info.nbytes
-    data = bytearray(length)
-    file.readinto(storage.offset + info.offset, memoryview(data))
-    if storage.has_checksum and storage not in checkpoint.checked:
-        for expected, sum_of in ((storage.crc32, zlib.crc32), (storage.crc32c, crc32c)):
-            if expected is None:
-                continue
-            whole = sum_of(data, 0) if length == storage.nbytes else _sum(file, storage, sum_of)
-            if whole != expected:
-                raise FormatError(
-                    f"{escape(checkpoint.path)}: {escape(storage.name)} does not have the checksum it should.",
-                    rule="crc",
-                )
-        checkpoint.checked.add(storage)
-    return data
-
-
-def _sum(file: File, storage: Storage, sum_of: Callable[[Any, int], int]) -> int:
-    """Return a checksum of a storage, read in pieces."""
-    buffer = memoryview(bytearray(min(_PIECE, storage.nbytes)))
-    at, crc = 0, 0
-    while at < storage.nbytes:
-        piece = buffer[: storage.nbytes - at]
-        file.readinto(storage.offset + at, piece)
-        crc = sum_of(piece, crc)
-        at += len(piece)
-    return crc
 
 
 def _quantised(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:

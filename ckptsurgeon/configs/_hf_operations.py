@@ -70,7 +70,7 @@ def _chunk(chain: Chain, operation: Any, values: Values) -> Values:
     patterns = chain.group.converter.target_patterns
     if getattr(operation, "num_shards_attribute", None) is not None:
         raise Unknown("the number of its parts stands in the configuration")
-    return _split(chain, operation, values, patterns, ())
+    return _split(chain, operation, values, patterns)
 
 
 def _pieces(chain: Chain, operation: Any, values: Values) -> Values:
@@ -78,10 +78,12 @@ def _pieces(chain: Chain, operation: Any, values: Values) -> Values:
     patterns = chain.group.converter.target_patterns
     outputs = chain.group.outputs()
     sizes = [chain.targets[name].shape[operation.dim] for name in outputs if name in chain.targets]
-    return _split(chain, operation, values, patterns, sizes)
+    return _split(chain, operation, values, patterns, sizes=sizes)
 
 
-def _split(chain: Chain, operation: Any, values: Values, patterns: Sequence[str], sizes: Sequence[int]) -> Values:
+def _split(
+    chain: Chain, operation: Any, values: Values, patterns: Sequence[str], *, sizes: Sequence[int] = ()
+) -> Values:
     _, value = chain.only(values)
     into = chain.names(patterns)
     row: Row = {"split": value.name, "into": into, "dim": operation.dim}

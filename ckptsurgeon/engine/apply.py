@@ -42,7 +42,7 @@ def carry_out(
     shape = lay_out(written, options, recipe_text(recipe), _beside(plan, inputs))
     check_unchanged(inputs)
     former = former_companions(options.path, written.target.companions) if shape.folder else Former()
-    with _staged(shape, inputs, written, options, former) as (files, folder):
+    with _staged(shape, inputs, written, options, former=former) as (files, folder):
         run = Run(written, inputs, shape, files, progress or (lambda done, total: None))
         _check_equal(run)
         check_storages(run)
@@ -124,7 +124,7 @@ def _compute_others(run: Run) -> None:
 
 @contextmanager
 def _staged(
-    shape: OutputShape, inputs: Inputs, plan: Plan, options: OutputOptions, former: Former
+    shape: OutputShape, inputs: Inputs, plan: Plan, options: OutputOptions, *, former: Former
 ) -> Iterator[tuple[Mapping[str, StagedFile], StagedFolder | None]]:
     """Give the temp files of an output by their names."""
     path = os.path.realpath(options.path) if shape.folder else options.path

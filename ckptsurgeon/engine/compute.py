@@ -111,7 +111,7 @@ def _computed(step: Step, parts: Sequence[Part], place: Place, seen: Seen | None
     (info, source), box = parts[0], place.box
     if step.op == "interpolate":
         part = interpolation_box(box, info.shape, step.shape)
-        floats = interpolate(read_part(source, info, part), part, box, info.shape, step.shape, info.dtype)
+        floats = interpolate(read_part(source, info, part), part, box, info.shape, step.shape, dtype=info.dtype)
         values, lost = cast_for(step, floats, "float64" if info.dtype == "float64" else "float32")
     elif step.op in ADAPTERS:
         part = adaptation_box(step.policy, box, info.shape, step.shape)

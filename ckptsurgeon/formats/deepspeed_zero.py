@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from ..composition import cast
 from ..errors import FormatError, SourceError
-from ..sources import File, Folder, Source, open_source
-from ..tensors import DTYPES, TensorInfo
-from ..text import count, escape, listing, natural_key
+from ..sources import Folder, Source, open_source
+from ..tensors import TensorInfo
+from ..text import count, escape, natural_key
 from ._header import Header, naming
 from ._open import has_weights, read_header
-from ._zero import Flat, of_stage_2, of_stage_3
+from ._zero import of_stage_2, of_stage_3
+from ._zero_states import States, buffers, entry, flats_of, frozen, groups_of
 
 __all__ = ["FORMAT"]
 
@@ -46,7 +44,7 @@ class _DeepSpeedZero:
         """Read the headers of all ranks; raises FormatError where one is missing or they do not fit together."""
         assert isinstance(source, Folder)
         tag, names = ("", source.names()) if _has_states(source.names()) else _tagged(source)
-        every: list[_States] = []
+        every: list[States] = []
         try:
             for suffix in (_MODEL, _OPTIMIZER):
                 every += _states(source, tag, names, suffix)
@@ -93,20 +91,7 @@ def _tagged(folder: Folder) -> tuple[str, list[str]]:
     return (tag, inside.names()) if isinstance(inside, Folder) else ("", [])
 
 
-@dataclass(frozen=True)
-class _States:
-    """One file of states: what it is called, its header, and what it holds."""
-
-    file: File
-    header: Header
-
-    @property
-    def tree(self) -> Mapping[Any, Any]:
-        tree: Mapping[Any, Any] = self.header.tree
-        return tree
-
-
-def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list[_States]:
+def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list[States]:
     """Return the states of all ranks, in their order."""
     found = []
     for name in sorted((name for name in names if name.endswith(suffix)), key=natural_key):
@@ -121,13 +106,13 @@ def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list
         header = read_header(file, inner)
         if not isinstance(header.tree, Mapping):
             raise FormatError(f"{escape(file.uri)} holds no states.", rule="zero states")
-        found.append(_States(file, header))
+        found.append(States(file, header))
     return found
 
 
-def _weights(models: Sequence[_States], optimizers: Sequence[_States]) -> tuple[dict[str, TensorInfo], int]:
+def _weights(models: Sequence[States], optimizers: Sequence[States]) -> tuple[dict[str, TensorInfo], int]:
     """Return the weights by name, and the stage."""
-    states = [_entry(one, "optimizer_state_dict", dict) for one in optimizers]
+    states = [entry(one, "optimizer_state_dict", dict) for one in optimizers]
     stage, ranks = states[0].get("zero_stage"), states[0].get("partition_count")
     ranks = max(ranks) if isinstance(ranks, list) and ranks and all(type(n) is int for n in ranks) else ranks
     if type(stage) is not int or stage not in (0, 1, 2, 3) or type(ranks) is not int:
@@ -139,90 +124,19 @@ def _weights(models: Sequence[_States], optimizers: Sequence[_States]) -> tuple[
             rule="zero ranks",
         )
     model = models[0]
-    weights = _buffers(model)
-    weights.update(_frozen(models, stage))
-    groups = _groups(model)
+    weights = buffers(model)
+    weights.update(frozen(models, stage))
+    groups = groups_of(model)
     if stage == 3:
-        weights.update(of_stage_3(groups, _flats(optimizers, states, "fp32_flat_groups")))
+        weights.update(of_stage_3(groups, flats_of(optimizers, states, "fp32_flat_groups")))
     else:
-        flats = _flats(optimizers, states, "single_partition_of_fp32_groups")
+        flats = flats_of(optimizers, states, "single_partition_of_fp32_groups")
         weights.update(of_stage_2(groups, flats, states[0].get("param_alignment_paddings")))
     shared = model.tree.get("shared_params")
     for key, other in shared.items() if isinstance(shared, dict) else ():
         if isinstance(key, str) and isinstance(other, str) and other in weights:
             weights[key] = weights[other]
     return weights, stage
-
-
-def _entry(one: _States, name: str, kind: type | tuple[type, ...]) -> Any:
-    value = one.tree.get(name)
-    if not isinstance(value, kind):
-        raise FormatError(f"{escape(one.file.uri)} has no {name}.", rule="zero states")
-    return value
-
-
-def _buffers(model: _States) -> dict[str, TensorInfo]:
-    """Return the buffers, floating ones in float32."""
-    module, names = _entry(model, "module", dict), _entry(model, "buffer_names", (list, tuple))
-    wanted = {name for name in names if isinstance(name, str)}
-    found = {}
-    for key, info in module.items():
-        if isinstance(key, str) and key in wanted and isinstance(info, TensorInfo):
-            floats = DTYPES[info.dtype].kind == "float" and not info.opaque
-            found[key] = cast(info, "float32") if floats else info
-    return found
-
-
-def _groups(model: _States) -> list[dict[str, tuple[int, ...]]]:
-    """Return the shapes of the trained parameters, by name, for each group of them."""
-    return [_shapes(model, group) for group in _entry(model, "param_shapes", (list, tuple))]
-
-
-def _shapes(model: _States, group: Any) -> dict[str, tuple[int, ...]]:
-    if not isinstance(group, dict) or not all(isinstance(key, str) and _is_shape(s) for key, s in group.items()):
-        raise FormatError(f"{escape(model.file.uri)} has shapes of parameters that are none.", rule="zero shapes")
-    return {key: tuple(shape) for key, shape in group.items()}
-
-
-def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, tuple) and len(shape) <= 64 and all(type(n) is int and 0 <= n < 2**48 for n in shape)
-
-
-def _flats(optimizers: Sequence[_States], states: Sequence[Mapping[Any, Any]], name: str) -> list[Flat]:
-    """Return the flat vectors of each rank, one for each group."""
-    flats: list[Flat] = []
-    for one, state in zip(optimizers, states, strict=True):
-        groups = state.get(name)
-        if not isinstance(groups, (list, tuple)) or not all(_is_flat(group) for group in groups):
-            raise FormatError(f"{escape(one.file.uri)} has no {name}.", rule="zero states")
-        flats.append(list(groups))
-    if len({len(flat) for flat in flats}) > 1:
-        raise FormatError("the ranks hold different numbers of groups.", rule="zero states")
-    return flats
-
-
-def _is_flat(info: Any) -> bool:
-    return isinstance(info, TensorInfo) and len(info.shape) == 1 and not info.opaque and info.stride is None
-
-
-def _frozen(models: Sequence[_States], stage: int) -> dict[str, TensorInfo]:
-    """Return the parameters that were not trained, which lie with the model."""
-    shapes = models[0].tree.get("frozen_param_shapes")
-    if not shapes:
-        return {}
-    sized = _shapes(models[0], shapes)
-    pieces = [_entry(one, "frozen_param_fragments", dict) for one in (models if stage == 3 else models[:1])]
-    absent = [key for key in sized if not all(isinstance(one.get(key), TensorInfo) for one in pieces)]
-    if absent:
-        raise FormatError(
-            f"{escape(models[0].file.uri)} lacks frozen parameters: {listing(absent)}.", rule="zero frozen"
-        )
-    if stage != 3:
-        return {key: pieces[0][key] for key in sized}
-    made: dict[str, TensorInfo] = {}
-    for key, shape in sized.items():
-        made.update(of_stage_3([{key: shape}], [[one[key]] for one in pieces]))
-    return made
 
 
 FORMAT = _DeepSpeedZero()

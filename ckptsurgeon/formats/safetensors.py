@@ -46,7 +46,7 @@ class _Safetensors:
         metadata = _metadata(source, entries.pop("__metadata__", None))
         recipe = _take_recipe(metadata)
         start = 8 + len(raw)
-        tensors = {key: _tensor(source, key, entry, start, name) for key, entry in entries.items()}
+        tensors = {key: _tensor(source, key, entry, start, within=name) for key, entry in entries.items()}
         _check_cover(source, tensors, start)
         digest = hashlib.sha256(len(raw).to_bytes(8, "little") + raw).hexdigest()
         return Header(
@@ -122,7 +122,7 @@ def _take_recipe(metadata: dict[str, str]) -> str | None:
     return None
 
 
-def _tensor(file: File, key: str, entry: Any, start: int, within: str) -> TensorInfo:
+def _tensor(file: File, key: str, entry: Any, start: int, *, within: str) -> TensorInfo:
     """Return the header of one tensor; its offsets must fit its dtype and shape to the byte."""
     if not isinstance(entry, dict) or not entry.keys() >= _FIELDS:
         raise _fail(file, "InvalidHeaderDeserialization", f"{escape(key)} does not have the fields of a tensor")

@@ -180,7 +180,7 @@ def _value(key: str, entry: Any, places: _Places, files: PieceFiles) -> Any:
     if not isinstance(chunks, list) or len(chunks) > max(1, len(places)):
         raise FormatError(f"it has no pieces of {escape(key)}, or has some twice.", rule="dcp metadata")
     places = dict(places)  # each is taken once
-    return assembled(key, dtype, shape, [_piece(key, dtype, chunk, places, files) for chunk in chunks])
+    return assembled(key, dtype, shape, [_piece(key, dtype, chunk, places=places, files=files) for chunk in chunks])
 
 
 def _dtype(properties: Any) -> str:
@@ -190,7 +190,7 @@ def _dtype(properties: Any) -> str:
     return dtype_of(state[0] if isinstance(state, tuple) and state else attributes.get("dtype"))
 
 
-def _piece(key: str, dtype: str, chunk: Any, places: _Places, files: PieceFiles) -> Piece:
+def _piece(key: str, dtype: str, chunk: Any, *, places: _Places, files: PieceFiles) -> Piece:
     said = _attributes(chunk, "ChunkStorageMetadata")
     offsets, sizes = said.get("offsets"), said.get("sizes")
     check_sizes(sizes, "size")

@@ -69,7 +69,7 @@ def rules_for(names: Mapping[str, str]) -> list[str]:
     candidates: dict[str, _Candidate | None] = {}
     for position, (key, name) in enumerate(names.items()):
         if key != name:
-            _find(position, key, name, index, candidates)
+            _find(position, key, name, index, into=candidates)
     left = {position for position, (key, name) in enumerate(names.items()) if key != name}
     chosen: list[_Candidate] = []
     found = [candidate for candidate in candidates.values() if candidate is not None]
@@ -101,17 +101,17 @@ def _needed(rules: Iterable[_Candidate]) -> Iterator[_Candidate]:
             taken.update(rule.covers)
 
 
-def _find(position: int, old: str, new: str, index: _Index, candidates: dict[str, _Candidate | None]) -> None:
+def _find(position: int, old: str, new: str, index: _Index, *, into: dict[str, _Candidate | None]) -> None:
     """Put the widest rule that is right for a key, and for all that it matches, among the candidates."""
     for text, positions in _generalisations(old, new, index):
-        if text not in candidates:
-            candidates[text] = _checked(text, positions, index) if index.left > 0 else None
-        if candidates[text] is not None:
+        if text not in into:
+            into[text] = _checked(text, positions, index) if index.left > 0 else None
+        if into[text] is not None:
             return
     # a key that is a module's name too, that no pattern spells, or one too many to look further
     plain, exact = spelled([old], [new]), spelled_exactly(old, new)
     text = plain if index.under[_dotted(old.split("."))] == [position] and _checked(plain, [position], index) else exact
-    candidates[text] = _checked(text, [position], index)
+    into[text] = _checked(text, [position], index)
 
 
 def _generalisations(old: str, new: str, index: _Index) -> Iterator[tuple[str, Sequence[int]]]:

@@ -76,13 +76,13 @@ def _perform_one(result: Performed, operation: Operation, hits: Sequence[Sequenc
     after = Performed({})
     for key, info in result.tensors.items():
         if key not in consumed:
-            _put(after, key, info, operation, key)
+            _put(after, key, info, operation, of=key)
             if key in result.by:
                 after.by[key] = result.by[key]
         elif key in first:
             by = _made_by(result, operation, first[key])
             for name, one in made[first[key]].items():
-                _put(after, name, one, operation, by.of[0])
+                _put(after, name, one, operation, of=by.of[0])
                 after.by[name] = by
     result.tensors, result.by = after.tensors, after.by
 
@@ -124,7 +124,7 @@ def _made_by(result: Performed, operation: Operation, inputs: Sequence[str]) -> 
     return MadeBy(str(operation), tuple(dict.fromkeys(key for one in before for key in one.of)), depth)
 
 
-def _put(after: Performed, key: str, info: TensorInfo, operation: Operation, of: str) -> None:
+def _put(after: Performed, key: str, info: TensorInfo, operation: Operation, *, of: str) -> None:
     if key in after.tensors:
         other = after.by[key].of[0] if key in after.by else key
         raise PlanError(

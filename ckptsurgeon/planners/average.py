@@ -52,7 +52,7 @@ def plan_average(
     for key in views[0].tensors:
         inputs = [Input(i, key, v.tensors[key].dtype, v.tensors[key].shape) for i, v in enumerate(views)]
         _check_alike(key, inputs, views)
-        steps.append(_step(key, inputs, weights, int_buffers, ties.get(key, "")))
+        steps.append(_step(key, inputs, weights, int_buffers=int_buffers, tied_to=ties.get(key, "")))
     return Plan(
         verb="average",
         sources=tuple(view.source for view in views),
@@ -108,7 +108,7 @@ def _ties(views: Sequence[SourceView]) -> dict[str, str]:
     return {key: owner for key, owner in first.items() if all(other.get(key) == owner for other in others)}
 
 
-def _step(key: str, inputs: Sequence[Input], weights: tuple[float, ...], int_buffers: str, tied_to: str) -> Step:
+def _step(key: str, inputs: Sequence[Input], weights: tuple[float, ...], *, int_buffers: str, tied_to: str) -> Step:
     first, last = inputs[0], inputs[-1]
     floating = DTYPES[first.dtype].is_floating
     if not floating and int_buffers != "max":

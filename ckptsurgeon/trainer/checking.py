@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..errors import CheckpointError, ConfigError
 from ..plan import Plan
-from ..text import brief_repr, count, escape
+from ..text import escape
 from .checks import NOT_RUN, Check
 from .checks.activations import dead_units, layers_of, scale
 from .checks.blanks import blanks, too_short
@@ -32,16 +31,15 @@ from .checks.reopened import NAME as REOPENED
 from .checks.reopened import Saved, reopened
 from .checks.resumed import NAME as RESUMED
 from .checks.resumed import resumed
-from .device import autocast
-from .evaluating import evaluate, looking, loss_per_item
-from .job import Job, unknown_metric
+from .evaluating import loss_per_item
+from .job import Job
 from .loop import NONFINITE, Loop, Observer
 from .new_parts import parts_of
 from .result import Controls
 from .run_folder import BEST, MODEL
 from .source import first_batch
-from .tasks._load import is_users
-from .tasks._task import Batch, Loss, is_higher_better
+from .tasks._task import is_higher_better
+from .trying import try_out
 
 __all__ = ["at", "checks_after", "checks_before", "checks_during"]
 
@@ -60,7 +58,7 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
     """Yield what is looked at before the first step."""
     task, settings, target = job.work.task, job.settings, job.target
     batch = first_batch(job.work.train, settings.seed)
-    _try_out(job, model, batch)
+    try_out(job, model, batch)
     new = job.init.drawn if job.init is not None else frozenset(target.tensors)
     seed = settings.seed if job.init is None or job.init.seed is None else job.init.seed
     yield loaded(model, job.init, plan)
@@ -73,55 +71,6 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
     yield scale(layers)
     yield dead_units(layers)
     yield independent(model, task, batch, settings=settings)
-
-
-def _try_out(job: Job, model: nn.Module, batch: Batch) -> None:
-    """Raise ConfigError where model and task do not go together, or the task gives no such metric.
-
-    Both may be the user's own code.
-    """
-    figures = {}
-    try:
-        if is_users(job.work.task):
-            _check_loss(job, model, batch)
-        loss_per_item(model, job.work.task, [batch], settings=job.settings)
-        if job.work.dev is not None:
-            figures = evaluate(model, job.work.task, [batch], settings=job.settings)
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"the task {escape(job.settings.task)} cannot use this model: {type(error).__name__}: "
-            f"{escape(str(error), 500)}.",
-            hint="CKPT_DEBUG=1 shows where it happened.",
-        ) from error
-    if job.work.dev is not None and job.metric not in figures:
-        raise unknown_metric(job.metric, figures)
-
-
-def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
-    """Raise ConfigError for a loss that is no Loss, or is of nothing."""
-    with looking(model), autocast(job.settings, job.device):
-        loss: object = job.work.task.loss(model, batch.to(job.device))
-    name = f"loss of the task {escape(job.settings.task)}"
-    if not isinstance(loss, Loss):
-        raise ConfigError(f"{name} returns {brief_repr(loss)}, no Loss(total, items, parts).")
-    if not _is_of_something(loss):
-        raise ConfigError(
-            f"{name} is of {brief_repr(loss.items)} items, for the {count(len(batch.names), 'example')} of a batch.",
-            hint="items is what the sum is divided by: how many labels, frames or examples it is over.",
-        )
-    if not isinstance(loss.total, Tensor) or loss.total.numel() != 1 or not isinstance(loss.parts, Mapping):
-        raise ConfigError(f"{name} has no total that is one number as a tensor, or no parts by name.")
-
-
-def _is_of_something(loss: Loss) -> bool:
-    """Whether a loss counts items; none where CTC can spell no clip of a batch are as they should be."""
-    items: object = loss.items
-    if isinstance(items, Tensor):
-        items = int(items) if items.numel() == 1 and not items.is_floating_point() else None
-    least = 0 if loss.too_short is not None and int(loss.too_short) else 1
-    return isinstance(items, int) and items >= least
 
 
 def checks_during(loop: Loop) -> Iterator[Check]:

@@ -137,7 +137,9 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         try:
             out = func(*ghosts[0], **ghosts[1])
-        except (NotImplementedError, RuntimeError) as error:
+        except RuntimeError as error:
+            # torch has no narrower class for what it cannot do without values (NotImplementedError is one of these).
+            # A fault of the constructor's own comes again, and is raised, when the values are computed.
             if written:
                 raise self.record.lost(f"runs {func}, which needs values: {error}") from error
             return self._evaluated(func, args, kwargs)

@@ -44,7 +44,7 @@ def layers_of(model: nn.Module, task: Task, batch: Batch, *, settings: Settings)
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             value = output[0] if isinstance(output, tuple) and output else output
             if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and value.numel():
-                found.setdefault(name, _layer(name, module, inputs, value.detach().float(), channels))
+                found.setdefault(name, _layer(name, module, inputs, value.detach().float(), channels=channels))
 
         return hook
 
@@ -61,7 +61,7 @@ def layers_of(model: nn.Module, task: Task, batch: Batch, *, settings: Settings)
     return list(found.values())
 
 
-def _layer(name: str, module: nn.Module, inputs: tuple[Any, ...], value: Tensor, channels: dict[Any, int]) -> Layer:
+def _layer(name: str, module: nn.Module, inputs: tuple[Any, ...], value: Tensor, *, channels: dict[Any, int]) -> Layer:
     # An activation has its units where the layer before it had them.
     shape = tuple(value.shape)
     axis = 1 if isinstance(module, _CHANNELS_SECOND) else channels.get(shape, value.dim() - 1)

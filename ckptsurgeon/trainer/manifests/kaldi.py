@@ -46,7 +46,7 @@ class _Kaldi:
         if silent is not None:
             where = parts[silent].where or sounds[silent].where
             raise ConfigError(f"{where}: text has no line for {escape(silent)}.", hint="Add it, or remove this one.")
-        return [_clip(path, key, text, parts, sounds) for key, text in texts.items()]
+        return [_clip(path, key, text, parts=parts, sounds=sounds) for key, text in texts.items()]
 
 
 def _table(path: str) -> dict[str, _Entry]:
@@ -63,7 +63,7 @@ def _table(path: str) -> dict[str, _Entry]:
     return table
 
 
-def _clip(folder: str, key: str, text: _Entry, parts: Mapping[str, _Entry], sounds: Mapping[str, _Entry]) -> Clip:
+def _clip(folder: str, key: str, text: _Entry, *, parts: Mapping[str, _Entry], sounds: Mapping[str, _Entry]) -> Clip:
     part = parts.get(key)
     if part is None:
         raise ConfigError(f"{text.where}: there is no sound for {escape(key)}.", hint="Add it, or remove this line.")

@@ -70,7 +70,7 @@ def demo_data(
     with staged_folder(path, 0, stale=replaced) as staged:
         root = Path(staged.path)
         for lang, vocabulary in spoken.items():
-            seconds += _language(root / lang, lang, vocabulary, n, seed)
+            seconds += _language(root / lang, lang, vocabulary, n=n, seed=seed)
             (root / f"{lang}.yaml").write_text(configuration(lang), encoding="utf-8")
         os.sync()  # one flush for thousands of small files: one of each would take longer than making them
     clips = {split: number * len(spoken) for split, number in _sizes(n).items()}
@@ -107,7 +107,7 @@ def _sizes(n: int) -> dict[str, int]:
     return {"train": n, "dev": max(n // 10, 1), "test": max(n // 10, 1)}
 
 
-def _language(folder: Path, lang: str, words: tuple[str, ...], n: int, seed: int) -> float:
+def _language(folder: Path, lang: str, words: tuple[str, ...], *, n: int, seed: int) -> float:
     """Write the sounds of one language, their lists and its alphabet; returns how many seconds they last."""
     drawn = _draw(words, DIALECT.get(lang, lang), _sizes(n), random.Random(f"{seed} {lang}"))
     (folder / "wav").mkdir(parents=True)

@@ -1,38 +1,21 @@
-"""What happens to the values of one tensor, block by block: boxes, casts, interpolation. numpy, no files.
+"""Casts as torch does them, and counts of what is not finite. numpy, no files.
 
 Types that numpy lacks are held as integers of their size: a bfloat16 array is one of uint16.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .errors import PlanError
-from .small_floats import SMALL_FLOATS, from_small, to_small
-from .tensors import DTYPES
+from ..errors import PlanError
+from ..small_floats import SMALL_FLOATS, from_small, to_small
+from ..tensors import DTYPES
+from .boxes import Array
 
-__all__ = [
-    "Array",
-    "Box",
-    "blocks",
-    "box_shape",
-    "cast",
-    "count_special",
-    "interpolate",
-    "interpolation_box",
-    "overlap_shape",
-    "raw_dtype",
-    "widened",
-]
+__all__ = ["cast", "count_special", "raw_dtype", "widened"]
 
-Array: TypeAlias = npt.NDArray[Any]
-Box: TypeAlias = tuple[tuple[int, int], ...]
-"""A part of a tensor: (begin, end) along each dimension."""
 
 _NATIVE = {
     "float64": "<f8", "float32": "<f4", "float16": "<f2", "int64": "<i8", "int32": "<i4", "int16": "<i2",
@@ -44,39 +27,6 @@ _NATIVE = {
 def raw_dtype(dtype: str) -> np.dtype[Any]:
     """Return the numpy type in which values of a dtype are held: itself, or an unsigned integer of its size."""
     return np.dtype(_NATIVE.get(dtype) or f"<u{max(1, DTYPES[dtype].bits // 8)}")
-
-
-def box_shape(box: Box) -> tuple[int, ...]:
-    """Return the shape of a part."""
-    return tuple(end - begin for begin, end in box)
-
-
-def overlap_shape(source: Sequence[int], destination: Sequence[int]) -> tuple[int, ...]:
-    """Return the leading part that two shapes share."""
-    return tuple(min(s, d) for s, d in zip(source, destination, strict=True))
-
-
-def blocks(shape: Sequence[int], limit: int) -> Iterator[Box]:
-    """Cut a tensor into parts of at most ``limit`` elements that lie one after the other in memory.
-
-    A part is single indices along the first dimensions, a range along one, and all of the others.
-    """
-    if 0 in shape:
-        return
-    cut = 0
-    while cut < len(shape) and math.prod(shape[cut + 1 :]) > limit:
-        cut += 1
-    if cut == len(shape):
-        cut = max(0, len(shape) - 1)
-    tail = tuple((0, size) for size in shape[cut + 1 :])
-    rows = max(1, limit // max(1, math.prod(shape[cut + 1 :])))
-    for index in np.ndindex(*shape[:cut]):
-        head = tuple((i, i + 1) for i in index)
-        if cut >= len(shape):
-            yield head
-            continue
-        for begin in range(0, shape[cut], rows):
-            yield (*head, (begin, min(begin + rows, shape[cut])), *tail)
 
 
 def cast(array: Array, source: str, destination: str) -> tuple[Array, int]:
@@ -190,51 +140,3 @@ def count_special(values: Array, dtype: str) -> tuple[int, int]:
         return 0, 0
     nan = int(np.count_nonzero(np.isnan(values)))
     return nan, int(np.count_nonzero(~np.isfinite(values))) - nan
-
-
-def _source_positions(begin: int, end: int, source: int, destination: int) -> Array:
-    """Return where in the source the output positions lie (``align_corners=False``).
-
-    In float64: in float32, as torch has them for float32 values, the weights of the 500th row are off by 1e-4.
-    """
-    centres = (np.arange(begin, end, dtype=np.float64) + 0.5) * (source / destination)
-    positions: Array = np.maximum(centres - 0.5, 0)
-    return positions
-
-
-def interpolation_box(box: Box, source: Sequence[int], destination: Sequence[int]) -> Box:
-    """Return the part of the source that a part of the interpolated tensor is made from."""
-    ranges = []
-    for (begin, end), have, want in zip(box, source, destination, strict=True):
-        if have == want:
-            ranges.append((begin, end))
-            continue
-        positions = _source_positions(begin, end, have, want)
-        low, high = int(positions[0]), int(positions[-1])
-        ranges.append((min(low, have - 1), min(high + 2, have)))
-    return tuple(ranges)
-
-
-def interpolate(
-    array: Array, part: Box, box: Box, source: Sequence[int], destination: Sequence[int], dtype: str
-) -> Array:
-    """Return ``box`` of the linear (bilinear) interpolation of a tensor, from its ``part``, as floats.
-
-    Computed in float32, and in float64 for float64 values, as ``torch.nn.functional.interpolate`` does with
-    ``align_corners=False``: the last dimension first.
-    """
-    values, _ = cast(array, dtype, "float64" if dtype == "float64" else "float32")
-    for axis in reversed(range(len(source))):
-        have, want = source[axis], destination[axis]
-        if have == want:
-            continue
-        positions = _source_positions(*box[axis], have, want)
-        low = np.minimum(positions.astype(np.int64), have - 1)
-        high = np.minimum(low + 1, have - 1)
-        shape = [1] * values.ndim
-        shape[axis] = -1
-        weight = (positions - low).astype(values.dtype).reshape(shape)
-        first = np.take(values, low - part[axis][0], axis=axis)
-        second = np.take(values, high - part[axis][0], axis=axis)
-        values = first * (1 - weight) + second * weight
-    return values

@@ -1,0 +1,49 @@
+"""Parts of a tensor: their shapes, and a tensor cut into them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Array", "Box", "blocks", "box_shape", "overlap_shape"]
+
+Array: TypeAlias = npt.NDArray[Any]
+Box: TypeAlias = tuple[tuple[int, int], ...]
+"""A part of a tensor: (begin, end) along each dimension."""
+
+
+def box_shape(box: Box) -> tuple[int, ...]:
+    """Return the shape of a part."""
+    return tuple(end - begin for begin, end in box)
+
+
+def overlap_shape(source: Sequence[int], destination: Sequence[int]) -> tuple[int, ...]:
+    """Return the leading part that two shapes share."""
+    return tuple(min(s, d) for s, d in zip(source, destination, strict=True))
+
+
+def blocks(shape: Sequence[int], limit: int) -> Iterator[Box]:
+    """Cut a tensor into parts of at most ``limit`` elements that lie one after the other in memory.
+
+    A part is single indices along the first dimensions, a range along one, and all of the others.
+    """
+    if 0 in shape:
+        return
+    cut = 0
+    while cut < len(shape) and math.prod(shape[cut + 1 :]) > limit:
+        cut += 1
+    if cut == len(shape):
+        cut = max(0, len(shape) - 1)
+    tail = tuple((0, size) for size in shape[cut + 1 :])
+    rows = max(1, limit // max(1, math.prod(shape[cut + 1 :])))
+    for index in np.ndindex(*shape[:cut]):
+        head = tuple((i, i + 1) for i in index)
+        if cut >= len(shape):
+            yield head
+            continue
+        for begin in range(0, shape[cut], rows):
+            yield (*head, (begin, min(begin + rows, shape[cut])), *tail)
