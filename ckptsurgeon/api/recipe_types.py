@@ -69,6 +69,7 @@ KINDS: Mapping[str, _Kind] = {
     "Mapping[str, str] | None": _Kind("a map of texts", _any_of(_is_map)),
     "Path": _Kind("a path", _is_text),
     "Path | None": _Kind("a path", _any_of(_is_text)),
+    "Path | Sequence[Path]": _Kind("a path or a list of paths", lambda value: _is_text(value) or _are_texts(value)),
     "Sequence[Path]": _Kind("a list of paths", _are_texts),
     "Sources": _Kind("a path or a list of paths", lambda value: _is_text(value) or _are_texts(value)),
     "Patterns": _Kind("a pattern or a list of patterns", _any_of(_is_text, _are_texts)),
