@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 
@@ -29,6 +30,20 @@ def files() -> None:
     Path("dst.yaml").write_text(
         "model:\n  tensors:\n    encoder.w: {shape: [4, 3]}\n    encoder.b: {shape: [4]}\n    head.w: {shape: [2, 4], init: normal}\n"
     )
+
+
+@pytest.fixture
+def adapter() -> None:
+    """Beside the other files an adapter for the encoder of a."""
+    Path("adapter").mkdir()
+    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["encoder"]}
+    Path("adapter/adapter_config.json").write_text(json.dumps(said))
+    factors = {"lora_A": torch.randn(2, 3), "lora_B": torch.randn(4, 2)}
+    save_file(
+        {f"base_model.model.encoder.{k}.weight": v for k, v in factors.items()}, "adapter/adapter_model.safetensors"
+    )
+    save_file({"encoder.weight": torch.randn(4, 3), "encoder.bias": torch.ones(4)}, "base.safetensors")
+    save_file({"encoder.weight": torch.randn(4, 3), "encoder.bias": torch.ones(4)}, "tuned.safetensors")
 
 
 def recipe(name: str = "recipe.yaml", **fields: Any) -> str:
@@ -54,19 +69,53 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
             "parameters": {"weight": [1.0, 2.0], "density": {"encoder": 0.5}},
         },
     ),
+    "lora merge": (
+        ["lora", "merge", "base.safetensors", "adapter", "--weights", "0.5", "--dtype", "bf16"],
+        {"base": "base.safetensors", "adapters": "adapter", "weights": [0.5], "dtype": "bf16"},
+    ),
+    "lora extract": (
+        ["lora", "extract", "tuned.safetensors", "base.safetensors", "--rank", "2", "--alpha", "4", "--include", "encoder.weight"],
+        {"tuned": "tuned.safetensors", "base": "base.safetensors", "rank": 2, "alpha": 4, "include": ["encoder.weight"]},
+    ),
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("adapter")
 @pytest.mark.parametrize("verb", CASES)
 def test_flags_and_recipe_compile_to_the_same_plan(verb: str, ckpt: Any) -> None:
     flags, fields = CASES[verb]
     from_flags = json.loads(ckpt(*flags, "-n", "--json").out)
     from_recipe = json.loads(ckpt("apply", recipe(verb=verb, **fields), "-n", "--json").out)
     assert from_recipe == from_flags
-    assert ckpt("apply", recipe(verb=verb, output="r.safetensors", **fields)).code == 0
-    assert ckpt(*flags, "-o", "f.safetensors").code == 0
-    assert Path("r.safetensors").read_bytes() == Path("f.safetensors").read_bytes()
-    assert cs.verify("r.safetensors").ok
+    to = "" if verb == "lora extract" else ".safetensors"
+    assert ckpt("apply", recipe(verb=verb, output=f"r{to or '/'}", **fields)).code == 0
+    assert ckpt(*flags, "-o", f"f{to or '/'}").code == 0
+    for name in [""] if to else ["/adapter_model.safetensors", "/adapter_config.json"]:
+        assert Path(f"r{to}{name}").read_bytes() == Path(f"f{to}{name}").read_bytes()
+    assert cs.verify(f"r{to}").ok
+
+
+INPUTS = ("source", "sources", "models", "base", "adapters", "tuned", "destination")
+
+
+@pytest.mark.usefixtures("adapter")
+@pytest.mark.parametrize("verb", CASES)
+def test_what_an_output_carries_is_a_recipe_that_makes_it_again(verb: str) -> None:
+    """Its verb, arguments and seed are fields of a recipe; paths are those of its sources."""
+    fields = CASES[verb][1]
+    folder = verb == "lora extract"
+    cs.apply(recipe(verb=verb, output="out/" if folder else "out.safetensors", **fields))
+    written = Path("out/adapter_model.safetensors" if folder else "out.safetensors")
+    carried = json.loads(cs.open_checkpoint("out" if folder else written).recipe or "")
+    inputs = {name: value for name, value in fields.items() if name in INPUTS}
+    seed = {"seed": carried["seed"]} if carried["seed"] else {}
+    written.rename("first")
+    cs.apply(
+        recipe("again.yaml", verb=carried["verb"], **{**carried["arguments"], **inputs, **seed}),
+        written.parent if folder else written,
+        force=True,
+    )
+    assert written.read_bytes() == Path("first").read_bytes()
 
 
 def test_every_verb_that_plans_has_a_case() -> None:
@@ -115,7 +164,21 @@ def test_expected_facts_are_held() -> None:
     [
         ({"verb": "filter", "source": "a.pth", "exlude": ["x"]}, "filter has no 'exlude'. Did you mean exclude"),
         ({"verb": "filter", "source": "a.pth", "seed": 3}, "filter has no 'seed'. It takes"),
-        ({"verb": "fliter", "source": "a.pth"}, "verb is 'fliter'. A recipe is for one of"),
+        ({"verb": "fliter", "source": "a.pth"}, "verb is 'fliter'. Did you mean filter"),
+        ({"verb": "lora_merge", "source": "a.pth"}, "verb is 'lora_merge'. Did you mean lora merge?"),
+        (
+            {"verb": "lora merge", "base": "a.pth", "adapter": "x"},
+            "lora merge has no 'adapter'. Did you mean adapters?",
+        ),
+        (
+            {"verb": "lora extract", "tuned": "a.pth", "base": "b.pth", "rnk": 3},
+            "lora extract has no 'rnk'. Did you mean rank?",
+        ),
+        ({"verb": "lora extract", "tuned": "a.pth", "base": "b.pth", "rank": 2.5}, "rank is 2.5, not a whole number"),
+        (
+            {"verb": "lora merge", "base": "a.pth", "adapters": {"a": 1}},
+            "adapters is {'a': 1}, not a path or a list of paths",
+        ),
         ({"source": "a.pth"}, "it names no verb"),
         ({"verb": "filter"}, "filter needs source"),
         ({"verb": "filter", "source": "a.pth", "output": 3}, "output is 3, not a text"),

@@ -95,6 +95,7 @@ KINDS: Mapping[str, _Kind] = {
     "Mapping[str, str] | None": _Kind("a map of texts", _any_of(_is_map)),
     "Path": _Kind("a path", _is_path),
     "Path | None": _Kind("a path", _any_of(_is_path)),
+    "Path | Sequence[Path]": _Kind("a path or a list of paths", lambda value: _is_path(value) or _are_paths(value)),
     "Sequence[Path]": _Kind("a list of paths", _are_paths),
     "Sources": _Kind("a path or a list of paths", lambda value: _is_path(value) or _are_paths(value)),
     "Patterns": _Kind("a pattern or a list of patterns", _any_of(_is_text, _are_texts)),

@@ -51,6 +51,7 @@ def lora_extract(
     pattern that matches nothing, and what ``open_checkpoint`` raises.
     """
     options = Options.of(include=include, exclude=exclude, dtype=str(dtype))
+    alpha = float(alpha) if alpha is not None else None  # 4 and 4.0 give the same file
     asked = Extraction(
         rank, alpha, options.include, options.exclude, embeddings, fan_in_fan_out, save_modules, options.dtype, seed
     )

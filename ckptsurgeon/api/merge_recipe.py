@@ -15,7 +15,7 @@ from ..mergekit import read_configuration
 from ..merges import Method
 from ..plan import Plan
 from ..planners import MergeOptions
-from ..text import escape
+from ..text import brief_repr, escape
 from ..yamltext import read_yaml
 from .inputs import OpenInputs
 from .merge_vocabulary import VocabularyAsked, merge_vocabulary
@@ -44,6 +44,9 @@ def read_recipe(path: str) -> dict[str, Any]:
         raise ConfigError(
             f"{escape(path)} names no merge_method.", hint="Write one as mergekit reads it: merge_method, models, …"
         )
+    if not isinstance(document["merge_method"], str):
+        said = brief_repr(document["merge_method"])
+        raise ConfigError(f"{escape(path)}: merge_method is {said}, not a text.", hint="As in merge_method: linear.")
     return document
 
 

@@ -17,7 +17,9 @@ from ..yamltext import read_yaml
 from .argument_types import check_types
 from .averaging import average
 from .editing import convert, filter, rename
+from .extracting import lora_extract
 from .inputs import close_plan
+from .lora import lora_merge
 from .merging import merge
 from .planning import transplant
 from .reopening import read_plan
@@ -34,11 +36,14 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
     "convert": convert,
     "average": average,
     "merge": merge,
+    "lora merge": lora_merge,
+    "lora extract": lora_extract,
 }
+"""By the names that they have on the command line."""
 _OUTPUT = ("output", "to", "max_shard_size")
 _PATHS = (
     "source", "sources", "destination", "map_file", "operations", "vocab", "tokens", "models", "base", "plugin",
-    "output",
+    "adapters", "tuned", "output",
 )  # fmt: skip
 
 _NO_LISTS = ("union", "base")
@@ -73,7 +78,8 @@ def plan_recipe(path: Path) -> Order:
     verb = document.pop("verb", "transplant" if "destination" in document else None)
     if not isinstance(verb, str) or verb not in _VERBS:
         said = f"verb is {brief_repr(verb, 40)}" if verb is not None else "it names no verb"
-        hint = f"A recipe is for one of {', '.join(_VERBS)}."
+        near = difflib.get_close_matches(str(verb).replace("_", " ").replace("-", " "), _VERBS, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"A recipe is for one of {', '.join(_VERBS)}."
         if verb is None and "merge_method" in document:
             hint = f"One of mergekit's is run by ckpt merge {escape(name)}."
         raise ConfigError(f"{escape(name)}: {said}.", hint=hint)

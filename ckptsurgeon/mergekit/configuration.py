@@ -81,6 +81,8 @@ def read_configuration(data: Any) -> Configuration:
     """Return what a document asks for; raises ConfigError for what mergekit does not know, or we do not."""
     given = table("", data, FIELDS, ("merge_method",))
     shapes = [one for one in ("models", "slices", "modules") if given.get(one)]
+    if not shapes and (empty := [one for one in ("models", "slices", "modules") if one in data]):
+        raise fault(empty[0], "is empty", "Name models in it.")
     if len(shapes) != 1:
         said = f"has {' and '.join(shapes)}" if shapes else "has neither models nor slices"
         raise fault("", said, "Give one of models, slices and modules.")
@@ -138,6 +140,8 @@ def _slice(where: str, data: Any, notes: list[str]) -> Slice:
     if len(set(lengths)) > 1:
         raise fault(where, f"has sources of {' and '.join(map(str, lengths))} layers", "Give each as many.")
     if "residual_weight" in given:
+        if type(given["residual_weight"]) not in (int, float):
+            raise fault(at(where, "residual_weight"), f"is {brief_repr(given['residual_weight'])}, not a number")
         notes.append(f"{where}.residual_weight has no effect, as in mergekit")
     base = reference(at(where, "base_model"), given["base_model"]) if "base_model" in given else None
     return Slice(where, sources, base, _parameters(at(where, "parameters"), given))

@@ -229,6 +229,11 @@ def test_a_filter_is_looked_for_in_the_name_that_the_model_has() -> None:
     assert of_layers(weights(**asked)) == [1.0, 0.5]
 
 
+def test_a_gradient_of_one_value_is_that_value() -> None:
+    write()
+    assert {*weights(**pair([0.25])).values()} == {0.25}
+
+
 def test_values_that_are_no_numbers_step() -> None:
     write()
     found = weights(**{**sliced((0, 3), weight=3), "parameters": {"weight": 3, "normalize": ["true", "no", "off"]}})
@@ -601,7 +606,18 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
         "slices[0].sources[0] has an unknown field 'layer_rang'. Did you mean layer_range?",
     ),
     "no models": ({}, 2, "it has neither models nor slices. Give one of models, slices and modules."),
-    "empty models": ({"models": []}, 2, "it has neither models nor slices"),
+    "empty models": ({"models": []}, 2, "recipe.yaml: models is empty. Name models in it."),
+    "nothing in models": ({"models": None}, 2, "recipe.yaml: models is empty. Name models in it."),
+    "a list of methods": ({**pair(1), "merge_method": ["linear"]}, 2, "recipe.yaml: merge_method is ['linear'], not a text."),
+    "models that are texts": ({"models": ["a", "b"]}, 2, "models[0] is 'a', not a map. It takes model, parameters."),
+    "a model that is a number": ({"models": [{"model": 3}]}, 2, "models[0].model is 3, not a text"),
+    "parameters that are a list": ({"models": [{"model": "a", "parameters": [1]}]}, 2, "models[0].parameters is [1], not a map of parameters"),
+    "a base that is a list": ({**pair(1), "base_model": ["a"]}, 2, "base_model is ['a'], not a text"),
+    "a dtype that is a number": ({**pair(1), "dtype": 16}, 2, "dtype is 16, not a text"),
+    "a template that is a number": ({**pair(1), "chat_template": 3}, 2, "chat_template is 3, not a text"),
+    "a tokeniser that is a text": ({**pair(1), "tokenizer": "union"}, 2, "tokenizer is 'union', not a map. It takes source, tokens"),
+    "a range of three": ({"slices": [{"sources": [{"model": "a", "layer_range": [0, 2, 1]}]}]}, 2, "layer_range is [0, 2, 1], not two whole numbers"),
+    "a residual weight that is none": ({"slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}], "residual_weight": "x"}]}, 2, "slices[0].residual_weight is 'x', not a number"),
     "models that are no list": ({"models": {"model": "a"}}, 2, "models is {'model': 'a'}, not a list of models"),
     "both": ({**pair(1), **sliced((0, 1))}, 2, "it has models and slices"),
     "no model in a row": ({"models": [{"parameters": {"weight": 1}}]}, 2, "models[0] has no model"),

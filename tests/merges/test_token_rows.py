@@ -318,3 +318,14 @@ def test_a_base_that_counts_as_a_model_lends_its_rows(ckpt: Run) -> None:
     fields = {"base_model": "base", "parameters": {"weight": 1.0, "normalize": False}}
     found = made("a", "b", tokenizer_source="base", **fields)
     assert torch.allclose(found[place("!")], 2 * embedding("base", "!") + embedding("b", "!"), atol=1e-6)
+
+
+def test_what_an_output_carries_is_the_recipe_that_makes_it_again() -> None:
+    """Where the models lie under the names that it has for them."""
+    shutil.copy(GOLDEN / "yaml" / "token_rows" / "recipe.yml", "recipe.yaml")
+    cs.apply(cs.merge("recipe.yaml"), "out")
+    carried = json.loads(Path("out/ckptsurgeon.json").read_text())
+    Path("again.yaml").write_text(yaml.safe_dump(carried["arguments"]["recipe"], sort_keys=False))
+    cs.apply(cs.merge("again.yaml"), "again")
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert Path("again", name).read_bytes() == Path("out", name).read_bytes()

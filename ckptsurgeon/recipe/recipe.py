@@ -1,0 +1,62 @@
+"""A recipe as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..formats import UNSEALED
+from ..plan import Factor, Lora, Merge, PlanSource, PlanTarget, Rows
+
+__all__ = ["VERSION", "Made", "Recipe"]
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a recipe says of one tensor: how it came about, from which source, and its CRC-32.
+
+    ``more`` are (source, key) of further inputs, ``weights`` what each counts, ``axis`` where a vocabulary runs along.
+    ``merge`` is the method that merged them, ``lora`` what adapters did, ``factor`` which factor it is. ``implied`` is
+    set where the output leaves the name to its reader, who ties it.
+    """
+
+    op: str
+    kind: str
+    source: int | None = None
+    source_key: str = ""
+    policy: str = ""
+    tied_to: str = ""
+    crc32: int = 0
+    more: tuple[tuple[int, str], ...] = ()
+    weights: tuple[float, ...] = ()
+    axis: int = 0
+    implied: bool = False
+    merge: Merge | None = None
+    lora: Lora | None = None
+    factor: Factor | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as data. Paths of ``sources`` and ``target`` are relative to the output's folder."""
+
+    version: str
+    verb: str
+    seed: int
+    arguments: Mapping[str, Any]
+    sources: tuple[PlanSource, ...]
+    target: PlanTarget
+    tensors: Mapping[str, Made]
+    unexpected: tuple[tuple[int, str], ...] = ()
+    metadata: Mapping[str, str] | None = None
+    rows: Rows | None = None
+    vocabularies: tuple[Rows, ...] = ()
+    seal: str = UNSEALED
+
+    def with_checksums(self, checksums: Mapping[str, int]) -> Recipe:
+        """Return the recipe with the CRC-32 of every tensor."""
+        made = {key: replace(tensor, crc32=checksums[key]) for key, tensor in self.tensors.items()}
+        return replace(self, tensors=made)

@@ -1,0 +1,85 @@
+"""Recipes as text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..plan import FilePrint, PlanCompanion
+from .recipe import VERSION, Made, Recipe
+
+__all__ = ["recipe_text"]
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """Return a recipe as JSON; its length depends on neither the checksums nor the seal."""
+    data = {
+        "kind": "ckpt.recipe",
+        "version": VERSION,
+        "ckptsurgeon": recipe.version,
+        "verb": recipe.verb,
+        "arguments": dict(recipe.arguments),
+        "seed": recipe.seed,
+        "sources": [
+            {
+                "name": source.name,
+                "role": source.role,
+                "path": source.path,
+                "root": source.root,
+                "stripped": list(source.stripped),
+                **({"operations": [dict(row) for row in source.operations]} if source.operations else {}),
+                "files": [_file_json(file) for file in source.files],
+            }
+            for source in recipe.sources
+        ],
+        "target": {
+            "kind": recipe.target.kind,
+            "name": recipe.target.name,
+            "config": recipe.target.config,
+            "files": [_file_json(file) for file in recipe.target.files],
+            **(
+                {"companions": [_file_json(one) for one in recipe.target.companions]}
+                if recipe.target.companions
+                else {}
+            ),
+        },
+        **({"vocabulary": recipe.rows.to_json()} if recipe.rows is not None else {}),
+        **({"vocabularies": [rows.to_json() for rows in recipe.vocabularies]} if recipe.vocabularies else {}),
+        "metadata": dict(recipe.metadata or {}),
+        "unexpected": [[source, key] for source, key in recipe.unexpected],
+        "tensors": {key: _made_json(key, made) for key, made in recipe.tensors.items()},
+        "seal": recipe.seal,  # the last entry: formats/_seal.py finds it at the end of the text
+    }
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=True)
+
+
+def _file_json(file: FilePrint | PlanCompanion) -> dict[str, Any]:
+    return {"name": file.name, "size": file.size, "sha256": file.sha256}
+
+
+def _made_json(key: str, made: Made) -> dict[str, Any]:
+    row: dict[str, Any] = {"class": made.kind}
+    if made.op != "copy":
+        row["op"] = made.op
+    if made.source is not None:
+        row["from"] = [made.source] if made.source_key == key else [made.source, made.source_key]
+    if made.policy:
+        row["policy"] = made.policy
+    if made.tied_to:
+        row["tied_to"] = made.tied_to
+    if made.more:
+        row["more"] = [[source] if other == key else [source, other] for source, other in made.more]
+    if made.weights:
+        row["weights"] = list(made.weights)
+    if made.axis:
+        row["axis"] = made.axis
+    if made.merge is not None:
+        row["merge"] = made.merge.to_json()
+    if made.lora is not None:
+        row["lora"] = made.lora.to_json()
+    if made.factor is not None:
+        row["factor"] = made.factor.to_json()
+    if made.implied:
+        row["implied"] = True
+    row["crc32"] = f"{made.crc32:08x}"
+    return row
