@@ -233,3 +233,74 @@ def test_peft_opened_what_we_extract_and_merged_it_to_what_was_tuned(name: str) 
     assert all(torch.allclose(ours[key], value, atol=1e-4) for key, value in theirs.items())
     config = "adapter_config.json"
     assert json.loads(Path("a", config).read_text()) == json.loads((GOLDEN / name / config).read_text())
+
+
+def turned(by: torch.Tensor, *keys: str) -> None:
+    """Write factors of the adapter in a/ that are turned: B turned by a matrix, A the other way."""
+    state = load_file("a/adapter_model.safetensors")
+    for key in keys:
+        a, b = (f"base_model.model.{key}.lora_{side}.weight" for side in "AB")
+        state[a] = (torch.linalg.inv(by) @ state[a].double()).to(state[a].dtype).contiguous()
+        state[b] = (state[b].double() @ by).to(state[b].dtype).contiguous()
+    save_file(state, "turned.safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+def test_verify_holds_factors_by_their_product(dtype: str, scale: float) -> None:
+    """LAPACK of another machine gives other signs, and turns equal singular vectors."""
+    key = "layers.1.up.weight"
+    write(layers__1__up__weight=base_state()[key] + scale * torch.randn(20, 8))
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=3, alpha=7, include=["layers.1"], dtype=dtype)
+    cs.apply(plan, "a/")
+    turned(torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64)), "layers.1.up")
+    found = cs.verify("turned.safetensors", plan=plan)
+    assert found.ok, found.failed
+    assert (found.compared, found.products) == (0, 2)
+    assert found.to_json()["products"] == 2
+    turned(torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0], "layers.1.up")
+    found = cs.verify("turned.safetensors", plan=plan)
+    assert found.ok, found.failed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_verify_finds_a_product_that_is_another(dtype: str) -> None:
+    write()
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=2, dtype=dtype)
+    cs.apply(plan, "a/")
+    turned(torch.tensor([[1.0, 0.0], [0.0, -1.0]], dtype=torch.float64), "layers.0.q")
+    assert cs.verify("turned.safetensors", plan=plan).ok
+    state = load_file("turned.safetensors")
+    state["base_model.model.layers.0.q.lora_A.weight"] *= 1 + (1e-4 if dtype == "float32" else 0.05)
+    save_file(state, "turned.safetensors")
+    faults = cs.verify("turned.safetensors", plan=plan).failed
+    assert {fault.key.rpartition("lora_")[0] for fault in faults} == {"base_model.model.layers.0.q."}
+    assert "times its other factor is" in faults[0].why
+
+
+def test_verify_holds_what_the_best_of_a_rank_leaves_open_to_no_machine_s_choice() -> None:
+    """Of equal singular values any are the best."""
+    delta = torch.eye(20, 8)
+    write(layers__1__up__weight=delta)
+    save_file({**base_state(), "layers.1.up.weight": torch.zeros(20, 8)}, "base.safetensors")
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=3, include=["layers.1"])
+    cs.apply(plan, "a/")
+    state = load_file("a/adapter_model.safetensors")
+    turn = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(6)))[0]
+    state["base_model.model.layers.1.up.lora_A.weight"] = turn[:, :3].T.contiguous()
+    state["base_model.model.layers.1.up.lora_B.weight"] = (delta @ turn[:, :3]).contiguous()
+    save_file(state, "turned.safetensors")
+    assert cs.verify("turned.safetensors", plan=plan).ok
+    state["base_model.model.layers.1.up.lora_A.weight"] *= 5
+    save_file(state, "turned.safetensors")
+    assert not cs.verify("turned.safetensors", plan=plan).ok
+
+
+def test_a_recorded_checksum_is_held_whatever_the_product() -> None:
+    write()
+    cs.apply(cs.lora_extract("tuned.safetensors", "base.safetensors", rank=2), "a/")
+    file = Path("a/adapter_model.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 0x80  # a sign
+    file.write_bytes(data)
+    assert [fault.why[:10] for fault in cs.verify("a").failed] == ["has CRC-32"]
