@@ -107,7 +107,7 @@ def _is_saved(key: str, config: AdapterConfig | None) -> bool:
         return False
     module, _, last = key.rpartition(".")
     whole = module.rpartition(".")[2] in EMBEDDINGS
-    return config.saves(module) or whole or (config.bias in ("all", "lora_only") and last.endswith("bias"))
+    return config.saves(key) or whole or (config.bias in ("all", "lora_only") and last.endswith("bias"))
 
 
 def _check_values(key: str, info: TensorInfo, name: str, *, number: bool) -> None:

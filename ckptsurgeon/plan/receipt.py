@@ -17,7 +17,7 @@ class Fit:
     """How well a product of a rank is the difference of a tensor: what it lacks, over the difference, by norm."""
 
     key: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     rank: int
     error: float
 

@@ -20,7 +20,9 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
     ("config", "code", "why"),
     [
         ({"peft_type": "LOHA"}, 2, "has the peft_type 'LOHA'; what is merged is LORA"),
-        ({"r": 0}, 2, "a rank of 0"),
+        ({"r": 0}, 2, "a/adapter_config.json has a rank of 0, where a rank is a whole number from 1 on"),
+        ({"r": -3}, 2, "a/adapter_config.json has a rank of -3, where"),
+        ({"rank_pattern": {"q": 0}}, 2, "a/adapter_config.json has a rank of 0, where"),
         ({"r": 3}, 2, "says that layers.0.q has rank 3; it has 2"),
         ({"lora_alpha": "big"}, 2, "an alpha of 'big'"),
         ({"use_dora": True}, 2, "has use_dora true, and layers.0.q lacks magnitudes"),
