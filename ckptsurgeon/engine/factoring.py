@@ -35,10 +35,10 @@ class Factors:
         assert step.factor is not None  # by check_step
         which = (step.inputs, step.factor.rank, step.factor.seed)
         if self._last is None or self._last[0] != which:
-            rows, columns = step.source_shape
-            found = decompose(lambda: _differences(parts), (rows, columns), step.factor.rank, step.factor.seed)
+            matrix = step.source_shape[0], prod(step.source_shape[1:])
+            found = decompose(lambda: _differences(parts), matrix, step.factor.rank, step.factor.seed)
             self._last = which, found
-            self.fits[step.source_key] = Fit(step.source_key, (rows, columns), step.factor.rank, found.error)
+            self.fits[step.source_key] = Fit(step.source_key, step.source_shape, step.factor.rank, found.error)
         return self._last[1]
 
 
@@ -76,10 +76,11 @@ def differ(first: Part, second: Part) -> bool:
 
 
 def _differences(parts: Sequence[Part]) -> Iterator[Array]:
-    """Yield blocks of rows of the first tensor minus the second."""
+    """Yield blocks of rows of the first tensor minus the second; a kernel lies along the columns."""
     (info, _), _ = parts
     for box in blocks(info.shape, max(ELEMENTS, prod(info.shape[1:]))):
         ours, theirs = (
-            cast(read_part(source, one, box), one.dtype, "float64")[0].reshape(box_shape(box)) for one, source in parts
+            cast(read_part(source, one, box), one.dtype, "float64")[0].reshape(box_shape(box)[0], -1)
+            for one, source in parts
         )
         yield ours - theirs

@@ -8,9 +8,10 @@ from typing import Any
 
 from ..errors import ConfigError, FormatError
 from ..tensors import DTYPES, TensorInfo
-from ..text import count, escape, listing
+from ..text import escape, shape_text
 from .config import AdapterConfig
-from .names import Part, loose_part, peft_part
+from .kinds import not_known
+from .names import DORA_SCALE, Part, loose_part, peft_part
 
 __all__ = ["Adapter", "Module", "Scales", "read_adapter"]
 
@@ -85,6 +86,7 @@ def read_adapter(
             unknown.append(key)
             continue
         _check_values(key, info, name, number=part.part == "alpha")
+        _check_axis(key, info, name)
         if part.part == "saved":
             saved[part.module] = key
             continue
@@ -94,7 +96,7 @@ def read_adapter(
         one.keys[part.part] = key
         one.part = part if part.part in ("A", "B") else one.part
     if unknown or not (found or saved):
-        raise _not_known(unknown, name, config)
+        raise not_known(unknown, name, configured=config is not None)
     _check_halves(found.values(), name)
     modules = (_module(one, tensors, config, name, number, metadata or {}) for one in found.values())
     spelling = "PEFT" if config is not None else _spelling(found.values())
@@ -107,7 +109,7 @@ def _is_saved(key: str, config: AdapterConfig | None) -> bool:
         return False
     module, _, last = key.rpartition(".")
     whole = module.rpartition(".")[2] in EMBEDDINGS
-    return config.saves(module) or whole or (config.bias in ("all", "lora_only") and last.endswith("bias"))
+    return config.saves(key) or whole or (config.bias in ("all", "lora_only") and last.endswith("bias"))
 
 
 def _check_values(key: str, info: TensorInfo, name: str, *, number: bool) -> None:
@@ -128,20 +130,14 @@ def _twice(name: str, key: str, other: str) -> None:
     )
 
 
-def _not_known(unknown: list[str], name: str, config: AdapterConfig | None) -> FormatError | ConfigError:
-    if config is None and unknown and all(key.startswith("base_model.") for key in unknown):
-        return ConfigError(
-            f"{escape(name)} has PEFT's names and no adapter_config.json beside it, which says its scale.",
-            hint="Name the folder that PEFT wrote.",
+def _check_axis(key: str, info: TensorInfo, name: str) -> None:
+    """Raise ConfigError for a DoRA of LyCORIS' whose magnitudes are those of the inputs: ``wd_on_output`` was false."""
+    if key.endswith(DORA_SCALE) and info.shape[:1] != (info.numel,):
+        raise ConfigError(
+            f"{escape(name)} is a DoRA over the inputs, as {escape(key)} {shape_text(info.shape)} shows, which is not "
+            "supported: what is merged is DoRA over the outputs, (out, 1).",
+            hint="Merge it with the toolkit that made it.",
         )
-    if not unknown:
-        return FormatError(f"{escape(name)} holds no adapter: it is empty.", rule="no adapter")
-    return FormatError(
-        f"{escape(name)} has {count(len(unknown), 'key')} that no LoRA has: {listing(unknown)}.",
-        hint="Name an adapter: a folder that PEFT wrote, or a file of kohya's or diffusers'.",
-        details=unknown,
-        rule="unknown key",
-    )
 
 
 def _check_halves(found: Any, name: str) -> None:

@@ -14,11 +14,13 @@ from ..text import brief_repr, escape
 __all__ = ["AdapterConfig", "parse_config"]
 
 PATTERN, REPEATS, CHOICES, MODULE = 400, 4, 12, 400
+"""Characters of a pattern, repetitions in it and characters of what it is held against: so none takes for ever."""
+
+PREFIX = "base_model.model."
+"""What PEFT calls the network: in front of a name, no other module's name ends with it."""
 
 ENDS = r"(.*\.)?({})$"
 """How PEFT looks for a pattern at the end of a module's name."""
-
-"""Characters of a pattern, repetitions in it and characters of what it is held against: so none takes for ever."""
 
 REMADE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that take something out of the base, which is then another."""
@@ -61,9 +63,9 @@ class AdapterConfig:
         rank = self.rank_of(module)
         return float(_found(self.alphas, module, self.alpha)) / (sqrt(rank) if self.rslora else rank)
 
-    def saves(self, module: str) -> bool:
-        """Whether a module is one that was trained as a whole."""
-        return any(module == name or module.endswith(f".{name}") or f".{name}." in f".{module}." for name in self.saved)
+    def saves(self, key: str) -> bool:
+        """Whether a key is of a module that was trained as a whole, or a parameter that goes along alone."""
+        return any(f".{name.removeprefix(PREFIX)}." in f".{key}." for name in self.saved)
 
 
 def _found(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
@@ -87,6 +89,8 @@ def parse_config(data: Any, name: str) -> AdapterConfig:
     _check_meaning(data, name)
     try:
         return _parsed(data)
+    except ConfigError as error:
+        raise ConfigError(f"{escape(name)} {error.message}", hint=error.hint) from error
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
         raise ConfigError(f"{escape(name)} is damaged: {type(error).__name__} {escape(str(error))}.") from error
 
@@ -142,7 +146,10 @@ def _list(value: Any) -> Sequence[Any]:
 
 def _rank(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"a rank of {brief_repr(value)}")
+        raise ConfigError(
+            f"has a rank of {brief_repr(value)}, where a rank is a whole number from 1 on.",
+            hint="Name the adapter as it was saved.",
+        )
     return value
 
 

@@ -23,17 +23,26 @@ MORE = 10
 POWERS = 2
 """Times that the matrix and its transpose are applied again: singular values that fall slowly are told apart so."""
 
+ROUNDED = 1e-10
+"""What double precision may be off in the sums of a decomposition, over the largest singular value: 1e-16 for each of
+up to a million terms."""
+
 Rows = Callable[[], Iterator[Array]]
 """Gives the rows of a matrix from the first on, in blocks, in double precision; each time anew."""
 
 
 @dataclass(frozen=True)
 class Decomposition:
-    """``left`` (rows, rank) times ``right`` (rank, columns); ``error`` is what they lack, over the matrix, by norm."""
+    """``left`` (rows, rank) times ``right`` (rank, columns); ``error`` is what they lack, over the matrix, by norm.
+
+    ``unsure`` is how far, by Frobenius norm, their product may be from that of another machine, whose LAPACK and BLAS
+    round otherwise.
+    """
 
     left: Array
     right: Array
     error: float
+    unsure: float = 0.0
 
 
 def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decomposition:
@@ -47,11 +56,26 @@ def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decom
     for _ in range(POWERS):
         basis = _orthonormal(_applied(rows, _orthonormal(_transposed(rows, basis, shape[1]))))
     inner, values, right = np.linalg.svd(_transposed(rows, basis, shape[1]).T, full_matrices=False)
+    unsure = _unsure(values, rank)
     left, values, right = basis @ inner[:, :rank], values[:rank], right[:rank]
     signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])  # else LAPACK's mood
     roots = np.sqrt(values)
     error = sqrt(max(0.0, square - float(values @ values)) / square) if square else 0.0
-    return Decomposition(left * (signs * roots), (signs * roots)[:, None] * right, error)
+    return Decomposition(left * (signs * roots), (signs * roots)[:, None] * right, error, unsure)
+
+
+def _unsure(values: Array, rank: int) -> float:
+    """Return how far a product of the largest singular values may be from one that was rounded otherwise.
+
+    Singular vectors turn by what is rounded over the gap to the next value (Wedin 1972), from those that are kept to
+    those that are not: where values are as good as equal, any of them are the best. No turn changes more than the
+    values at the gap, of which there are at most ``rank``.
+    """
+    if not values[0]:
+        return 0.0
+    last, after = float(values[rank - 1]), float(values[rank]) if rank < len(values) else 0.0
+    turned = min(1.0, ROUNDED * float(values[0]) / (last - after)) if last > after else 1.0
+    return ROUNDED * float(values[0]) + 2 * sqrt(rank) * last * turned
 
 
 def _orthonormal(matrix: Array) -> Array:

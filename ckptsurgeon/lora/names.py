@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["COMPONENTS", "Part", "loose_part", "peft_part"]
+__all__ = ["COMPONENTS", "DORA_SCALE", "Part", "loose_part", "peft_part"]
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "prior", "controlnet")
 """What diffusers puts before the names of the models of a pipeline."""
+
+
+DORA_SCALE = ".dora_scale"
+"""How LyCORIS ends the key of DoRA's magnitudes."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,11 @@ _OUT_PROJ = ".base_layer.out_proj"
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.(?!weight$|bias$)[^.]+)?(\.weight|\.bias)?")
 _MAGNITUDE = re.compile(r"(.+)\.lora_magnitude_vector(?:\.(?!weight$)[^.]+)?(?:\.weight)?")
 _OURS = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|oft_|ia3_|vera_|dora_|token_adapter|trainable_tokens)")
-_KOHYA = re.compile(r"(lora_[A-Za-z0-9]+)_([^.]+)\.(?:lora_(down|up)\.weight|(alpha))")
+_KOHYA = re.compile(r"(lora_[A-Za-z0-9]+|lycoris)_([^.]+)\.(?:lora_(down|up)\.weight|(alpha|dora_scale))")
 _PROCESSOR = re.compile(r"(.+)\.processor\.(\w+)_lora\.(?:(down|up)\.weight|(alpha))")
 _DOTTED = re.compile(r"(.+)\.(?:lora|lora_linear_layer)\.(down|up)\.weight|(.+)\.lora_(down|up)\.weight")
 _SIDES = {"down": "A", "up": "B"}
+_OTHERS = {"alpha": "alpha", "dora_scale": "magnitude"}
 
 
 def peft_part(key: str) -> Part | None:
@@ -63,14 +68,16 @@ def loose_part(key: str) -> Part | None:
     if key.startswith("base_model."):
         return None  # PEFT's, whose scale is in a file beside it
     if found := _KOHYA.fullmatch(key):
-        prefix, module, side, _ = found.groups()
-        return Part(module, _SIDES.get(side, "alpha"), joined=True, component=prefix)
+        prefix, module, side, other = found.groups()
+        return Part(module, _SIDES[side] if side else _OTHERS[other], joined=True, component=prefix)
     if found := _PROCESSOR.fullmatch(key):
         module, layer, side, _ = found.groups()
         layer = "to_out.0" if layer == "to_out" else layer
         return _loose(f"{module}.{layer}", _SIDES.get(side, "alpha"))
     if found := _DOTTED.fullmatch(key):
         return _loose(found[1] or found[3], _SIDES[found[2] or found[4]])
+    if key.endswith(DORA_SCALE):
+        return _loose(key.removesuffix(DORA_SCALE), "magnitude")
     if key.endswith(".alpha") and "." in key:
         return _loose(re.sub(r"\.(?:lora|lora_linear_layer)$", "", key[: -len(".alpha")]), "alpha")
     part = peft_part(key)

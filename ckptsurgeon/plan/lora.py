@@ -84,7 +84,8 @@ class Lora:
 class Factor:
     """One of the two factors of ``scale`` B A, the best of its rank for the first input minus the second.
 
-    ``part`` is "A" or "B", ``seed`` that of the random start; a ``transposed`` tensor is (in, out).
+    ``part`` is "A" or "B", ``seed`` that of the random start; a ``transposed`` tensor is (in, out). That of a
+    convolution is (out, in, *kernel), its factors (rank, in, *kernel) and (out, rank, 1, ...).
     """
 
     part: str
@@ -93,17 +94,21 @@ class Factor:
     transposed: bool = False
     seed: int = 0
 
-    def shape(self, of: Sequence[int]) -> tuple[int, int]:
+    def shape(self, of: Sequence[int]) -> tuple[int, ...]:
         """Return the factor's shape for a tensor of a shape: A is (rank, in), B is (out, rank)."""
-        out, into = reversed(of) if self.transposed else of
-        return (self.rank, into) if self.part == "A" else (out, self.rank)
+        out, *into = reversed(of) if self.transposed else of
+        return (self.rank, *into) if self.part == "A" else (out, self.rank, *[1] * (len(into) - 1))
 
     def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
         """Whether it is of ``shape`` for inputs of these shapes."""
-        if len(inputs) != 2 or tuple(inputs[0]) != tuple(inputs[1]) or len(inputs[0]) != 2:
+        if len(inputs) != 2 or tuple(inputs[0]) != tuple(inputs[1]) or len(inputs[0]) < 2:
+            return False
+        if self.transposed and len(inputs[0]) != 2:
             return False
         sound = self.part in ("A", "B") and isfinite(self.scale) and self.scale > 0 and self.seed >= 0
-        return sound and 0 < self.rank <= min(inputs[0]) and self.shape(inputs[0]) == tuple(shape)
+        return (
+            sound and 0 < self.rank <= min(inputs[0][0], prod(inputs[0][1:])) and self.shape(inputs[0]) == tuple(shape)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""

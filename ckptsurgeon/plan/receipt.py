@@ -17,7 +17,7 @@ class Fit:
     """How well a product of a rank is the difference of a tensor: what it lacks, over the difference, by norm."""
 
     key: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     rank: int
     error: float
 
@@ -71,8 +71,9 @@ class Verification:
 
     ``compared`` tensors equal their sources bit for bit, ``drawn`` ones match the checksum that was recorded when
     they were drawn, ``near`` ones were computed on a device, whose results differ in their last digits, and are equal
-    within a tolerance. ``not_compared`` maps what could not be held against anything to the reason. ``nan`` and
-    ``inf`` count elements over all floating tensors. Without a ``recipe`` only a plan says how it was made.
+    within a tolerance. ``products`` counts factors whose product with the other is that of those that are extracted
+    again, within what is rounded. ``not_compared`` maps what could not be held against anything to the reason.
+    ``nan`` and ``inf`` count elements over all floating tensors. Without a ``recipe`` only a plan says how it was made.
     """
 
     output: str
@@ -87,6 +88,7 @@ class Verification:
     elapsed_s: float = 0.0
     recipe: bool = True
     near: int = 0
+    products: int = 0
 
     @property
     def ok(self) -> bool:
@@ -111,6 +113,7 @@ class Verification:
             "compared": self.compared,
             "drawn": self.drawn,
             **({"near": self.near} if self.near else {}),
+            **({"products": self.products} if self.products else {}),
             "failed": [{"key": failure.key, "why": failure.why} for failure in self.failed],
             "not_compared": [{"key": key, "why": why} for key, why in (self.not_compared or {}).items()],
             "nan": self.nan,

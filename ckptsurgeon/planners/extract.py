@@ -10,9 +10,10 @@ from typing import Any
 from ..errors import PlanError
 from ..keys import KeyMatcher, unmatched
 from ..plan import Plan, PlanCompanion, PlanTarget
-from ..text import count, escape, listing
+from ..text import escape, listing
 from .extract_check import CONFIG, WEIGHTS
 from .extract_config import adapter_config
+from .extract_notes import extract_notes
 from .extract_options import Extraction, check_extraction
 from .extract_sorting import Sorted, sorted_keys
 from .extract_steps import factor_steps, saved_name, saved_step
@@ -52,7 +53,7 @@ def plan_lora_extract(
         unexpected=tuple((0, key) for key in found.left),
         seed=asked.seed,
         arguments=arguments or {},
-        notes=(*notes, *_left_out(found.left, asked)),
+        notes=(*notes, *extract_notes(found, tuned.tensors, asked)),
     )
 
 
@@ -67,13 +68,6 @@ def _check_any(found: Sorted, tuned: SourceView, base: SourceView) -> None:
             hint="Widen --include, or use --embeddings.",
             details=[*found.left, *found.saved],
         )
-
-
-def _left_out(left: Sequence[str], asked: Extraction) -> list[str]:
-    if not left:
-        return []
-    hint = "" if asked.save_modules else "; --save-modules saves what is no matrix"
-    return [f"{count(len(left), 'tensor')} that differ are not in the adapter: {listing(left, where='')}{hint}"]
 
 
 def _companion(config: Mapping[str, Any]) -> PlanCompanion:

@@ -10,10 +10,13 @@ from ..keys import KeyMatcher
 from ..tensors import DTYPES, TensorInfo
 from .extract_options import Extraction
 
-__all__ = ["Sorted", "comparable", "is_embedding", "module_of", "sorted_keys"]
+__all__ = ["Sorted", "comparable", "is_convolution", "is_embedding", "module_of", "sorted_keys"]
 
 _EMBEDDING = re.compile(r"(?:.*[._])?(?:w[tp]e|shared|(?:\w*_)?embed(?:ding)?s?(?:_\w+)?)(?:\.\w+)?", re.IGNORECASE)
 """The names of modules that look rows up: nothing else tells them from layers."""
+
+KERNEL = 64
+"""The longest side of a kernel."""
 
 
 def comparable(ours: TensorInfo, theirs: TensorInfo) -> bool:
@@ -25,13 +28,16 @@ def comparable(ours: TensorInfo, theirs: TensorInfo) -> bool:
 
 @dataclass
 class Sorted:
-    """The keys that differ: those that become factors, those that are saved, and those that are named."""
+    """The keys that differ: those that become factors, those that are saved, and those that are named.
+
+    Of the latter, ``savable`` are those that --save-modules would take.
+    """
 
     factored: list[str] = field(default_factory=list)
     biases: list[str] = field(default_factory=list)
     saved: list[str] = field(default_factory=list)
-    modules: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    savable: list[str] = field(default_factory=list)
 
 
 def sorted_keys(
@@ -49,17 +55,34 @@ def sorted_keys(
             rest.append(key)
         else:
             found.left.append(key)
+            found.savable += [key] if chosen else []
     _save(found, rest, tuned)
     return found
 
 
 def _is_low_rank(key: str, info: TensorInfo, base: TensorInfo | None, asked: Extraction) -> bool:
-    """Whether a tensor is a matrix that a layer has, or an embedding where they are asked for."""
-    if base is None or base.shape != info.shape or len(info.shape) != 2 or 0 in info.shape:
+    """Whether a tensor is a weight that PEFT adapts: of a layer, a convolution, or, if asked for, an embedding."""
+    if base is None or base.shape != info.shape or 0 in info.shape or not key.endswith(".weight"):
         return False
     kinds = [DTYPES[one.dtype] for one in (info, base)]
-    plain = key.endswith(".weight") and all(kind.kind == "float" and not kind.is_packed for kind in kinds)
-    return plain and (asked.embeddings or not is_embedding(key))
+    if not all(kind.kind == "float" and not kind.is_packed for kind in kinds):
+        return False
+    if is_embedding(key):
+        return asked.embeddings and len(info.shape) == 2
+    return len(info.shape) == 2 or is_convolution(info.shape)
+
+
+def is_convolution(shape: Sequence[int]) -> bool:
+    """Whether a shape is (out, in, *kernel) of a convolution that PEFT adapts and merges.
+
+    With one channel in and several out it is a depthwise one, whose groups PEFT does not merge; nor does peft 0.21
+    merge three dimensions whose first two are 1. What has a longer side than a kernel is of experts, as (n, out, in).
+    """
+    kernel = tuple(shape[2:])
+    depthwise = len(shape) > 2 and shape[1] == 1 < shape[0]
+    return (
+        1 <= len(kernel) <= 3 and max(kernel) <= KERNEL and not depthwise and not (kernel[:2] == (1, 1) and kernel[2:])
+    )
 
 
 def is_embedding(key: str) -> bool:
@@ -73,16 +96,10 @@ def module_of(key: str) -> str:
 
 
 def _save(found: Sorted, rest: Sequence[str], tuned: Mapping[str, TensorInfo]) -> None:
-    """Sort what is saved: biases of layers that have factors, whole modules; what PEFT cannot save is left."""
+    """Sort what is saved: biases of layers that have factors, whole modules, parameters of modules that have others."""
     layers = {module_of(key) for key in found.factored}
-    inner = {module_of(module) for module in map(module_of, tuned) if module}
-    modules = dict.fromkeys(map(module_of, rest))
-    for key in rest:
-        module = module_of(key)
-        if module in layers and key.endswith(".bias"):
-            found.biases.append(key)
-        elif not module or module in layers or module in inner:
-            found.left.append(key)
-    whole = [module for module in modules if module and module not in layers and module not in inner]
-    found.modules = whole
-    found.saved = [key for key in tuned if module_of(key) in set(whole)]
+    inner = {module_of(module) for module in map(module_of, tuned)} | {""}
+    whole = dict.fromkeys(module for module in map(module_of, rest) if module not in layers | inner)
+    found.biases = [key for key in rest if module_of(key) in layers and key.endswith(".bias")]
+    alone = [key for key in rest if module_of(key) in layers | inner and key not in set(found.biases)]
+    found.saved = [*alone, *(key for key in tuned if module_of(key) in whole)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from ..plan import Factor, Input, Step
 from ..tensors import TensorInfo
@@ -11,10 +13,9 @@ from ..text import shape_text
 from .extract_options import Extraction
 from .extract_sorting import Sorted, is_embedding, module_of
 
-__all__ = ["PREFIX", "FactorName", "factor_name", "factor_steps", "saved_name", "saved_step", "unwrapped"]
+__all__ = ["PREFIX", "FactorName", "factor_name", "factor_steps", "rank_of", "saved_name", "saved_step", "unwrapped"]
 
 PREFIX = "base_model.model."
-WRAPPED = "base_layer."
 
 _FACTOR = re.compile(r"base_model\.model\.(.+)\.(?:(lora_[AB])\.weight|(lora_embedding_[AB]))")
 
@@ -33,36 +34,39 @@ def _scale(asked: Extraction) -> float:
     return 1.0 if asked.alpha is None else asked.alpha / asked.rank
 
 
-def _lies(key: str, asked: Extraction) -> bool:
-    """Whether a weight is (in, out): that of an embedding always is."""
-    return asked.transposed or is_embedding(key)
+def rank_of(shape: Sequence[int], asked: Extraction) -> int:
+    """Return the rank for a weight: no matrix has a higher one than its smaller side."""
+    return min(asked.rank, shape[0], prod(shape[1:]))
+
+
+def _lies(key: str, shape: Sequence[int], asked: Extraction) -> bool:
+    """Whether a weight is (in, out): that of an embedding always is, that of a convolution never."""
+    return len(shape) == 2 and (asked.transposed or is_embedding(key))
 
 
 def factor_steps(key: str, ours: TensorInfo, theirs: TensorInfo, asked: Extraction) -> list[Step]:
     """Return the steps of a weight's two factors, which follow each other: they are made at once."""
-    module, rank, embedding = module_of(key), min(asked.rank, *ours.shape), is_embedding(key)
-    names = (
-        {"A": "lora_embedding_A", "B": "lora_embedding_B"}
-        if embedding
-        else {"A": "lora_A.weight", "B": "lora_B.weight"}
-    )
-    made = []
-    for part, name in names.items():
-        factor = Factor(part, rank, _scale(asked), _lies(key, asked), asked.seed)
-        made.append(
-            Step(
-                f"{PREFIX}{module}.{name}", "factor", asked.dtype, factor.shape(ours.shape), 0, key, ours.dtype,
-                ours.shape, rule=f"rank {rank} of {shape_text(ours.shape)}",
-                more=(Input(1, key, theirs.dtype, theirs.shape),), factor=factor,
-            )
-        )  # fmt: skip
-    return made
+    rank, lies = rank_of(ours.shape, asked), _lies(key, ours.shape, asked)
+    return [
+        _factor_step(key, ours, theirs, Factor(part, rank, _scale(asked), lies, asked.seed), dtype=asked.dtype)
+        for part in "AB"
+    ]
+
+
+def _factor_step(key: str, ours: TensorInfo, theirs: TensorInfo, factor: Factor, *, dtype: str) -> Step:
+    ending = f"lora_embedding_{factor.part}" if is_embedding(key) else f"lora_{factor.part}.weight"
+    return Step(
+        f"{PREFIX}{module_of(key)}.{ending}", "factor", dtype, factor.shape(ours.shape), 0, key, ours.dtype, ours.shape,
+        rule=f"rank {factor.rank} of {shape_text(ours.shape)}", more=(Input(1, key, theirs.dtype, theirs.shape),),
+        factor=factor,
+    )  # fmt: skip
 
 
 def saved_name(key: str, found: Sorted) -> str:
-    """Return the name that PEFT gives a tensor that is saved whole: a layer with factors wraps what it was."""
+    """Return the name that PEFT gives a tensor that is saved: a layer with factors wraps what it was."""
     module, _, last = key.rpartition(".")
-    return f"{PREFIX}{module}.base_layer.{last}" if key in found.biases else f"{PREFIX}{key}"
+    wrapped = module in map(module_of, found.factored)
+    return f"{PREFIX}{module}.base_layer.{last}" if wrapped else f"{PREFIX}{key}"
 
 
 def saved_step(key: str, name: str, info: TensorInfo) -> Step:

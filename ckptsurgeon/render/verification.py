@@ -35,12 +35,14 @@ def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
         yield [_mark(True), "header, metadata and recipe", "as they were written"]
     # Every tensor whose values were right was compared, drawn, or had nothing to be compared with. Failures may be
     # of keys that were never checked, so that nothing can be concluded from their number.
-    right = found.compared + found.near + found.drawn + len(found.not_compared or {})
+    right = found.compared + found.near + found.products + found.drawn + len(found.not_compared or {})
     yield [_mark(right == found.checked), "values as they should be", f"{right} of {count(found.checked, 'tensor')}"]
     if found.compared:
         yield ["", "equal to their source", f"{found.compared}, bit for bit"]
     if found.near:
         yield ["", "near what numpy makes of it", f"{found.near}, within 1e-5 of the largest: computed by torch"]
+    if found.products:
+        yield ["", "equal by their product", f"{found.products}, within what is rounded: factors are not unique"]
     if found.drawn:
         how = "not compared: a plan has no checksums" if without_recipe else "held against the checksum recorded then"
         yield ["", "drawn", f"{found.drawn}, {how}"]

@@ -27,6 +27,7 @@ class Check:
     compared: int = 0
     drawn: int = 0
     near: int = 0
+    products: int = 0
     nan: int = 0
     inf: int = 0
 

@@ -17,8 +17,6 @@ __all__ = ["BLOCK", "Origins", "first_difference", "first_different_byte", "read
 
 BLOCK = 1 << 20
 
-NEAR = 1e-4
-"""How far factors that are extracted again may be from those that were, over the largest of them."""
 TOLERANCE = 1e-5
 """Of the largest value of a block: kernels add up in other orders."""
 
@@ -62,8 +60,7 @@ def first_difference(
     for offset, values, _ in computed_blocks(step, [*origins, *kept], context):
         raw = values.reshape(-1).view("u1").data
         here = read(offset, len(raw))
-        near = step.op == "factor" and _near(values, here, step.dtype)
-        if raw != here and not near and not (_on_device(step) and _is_near(step.dtype, raw, here)):
+        if raw != here and not (_on_device(step) and _is_near(step.dtype, raw, here)):
             return offset + _mismatch(raw, here)
     return None
 
@@ -95,12 +92,6 @@ def first_different_byte(output: Checkpoint, info: TensorInfo, theirs: Checkpoin
         if a != b:
             return done + _mismatch(a, b)
     return None
-
-
-def _near(values: Any, here: bytes, dtype: str) -> bool:
-    """Whether factors are the same but for what LAPACK differs by on another machine: their product is what counts."""
-    wanted, found = (cast(one.reshape(-1), dtype, "float64")[0] for one in (values, np.frombuffer(here, values.dtype)))
-    return bool(np.allclose(found, wanted, rtol=0, atol=NEAR * np.abs(wanted).max(initial=0.0)))
 
 
 def _mismatch(a: Any, b: Any) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..engine import MergeContext
 from ..plan import Plan, PlanSource, Rows
 from ..recipe import Made, Recipe, made_of
 
-__all__ = ["Expected", "expected_of_plan", "expected_of_recipe"]
+__all__ = ["Expected", "difference_of", "expected_of_plan", "expected_of_recipe"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,21 @@ class Expected:
     """The index of the source that is the destination itself."""
     context: MergeContext = field(default_factory=MergeContext)
     """What merges were carried out with."""
+
+    @cached_property
+    def factors(self) -> Mapping[Any, Mapping[str, str]]:
+        """The keys of the factors A and B of each difference, by what ``difference_of`` says."""
+        pairs: dict[Any, dict[str, str]] = {}
+        for key, made in self.tensors.items():
+            if made.factor is not None:
+                pairs.setdefault(difference_of(made), {}).setdefault(made.factor.part, key)
+        return pairs
+
+
+def difference_of(made: Made) -> tuple[Any, ...]:
+    """Return what tells the difference that a factor is of from others."""
+    assert made.factor is not None
+    return made.source, made.source_key, made.more, made.factor.rank, made.factor.transposed
 
 
 def expected_of_recipe(

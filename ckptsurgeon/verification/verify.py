@@ -59,6 +59,7 @@ def verify_output(
         compared=check.compared,
         drawn=check.drawn,
         near=check.near,
+        products=check.products,
         failed=tuple(check.failed),
         not_compared=check.not_compared,
         nan=check.nan,

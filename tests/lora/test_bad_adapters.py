@@ -20,7 +20,9 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
     ("config", "code", "why"),
     [
         ({"peft_type": "LOHA"}, 2, "has the peft_type 'LOHA'; what is merged is LORA"),
-        ({"r": 0}, 2, "a rank of 0"),
+        ({"r": 0}, 2, "a/adapter_config.json has a rank of 0, where a rank is a whole number from 1 on"),
+        ({"r": -3}, 2, "a/adapter_config.json has a rank of -3, where"),
+        ({"rank_pattern": {"q": 0}}, 2, "a/adapter_config.json has a rank of 0, where"),
         ({"r": 3}, 2, "says that layers.0.q has rank 3; it has 2"),
         ({"lora_alpha": "big"}, 2, "an alpha of 'big'"),
         ({"use_dora": True}, 2, "has use_dora true, and layers.0.q lacks magnitudes"),
@@ -107,3 +109,54 @@ def test_the_base_is_never_overwritten(ckpt: Any) -> None:
     peft_folder("a", PAIR)
     for place in ("base.safetensors", "a/adapter_model.safetensors"):
         assert ckpt("lora", "merge", "base.safetensors", "a", "-o", place, "--force").code == 5
+
+
+@pytest.mark.parametrize(
+    ("endings", "kind"),
+    [
+        (["lora_down.weight", "lora_up.weight", "lora_mid.weight"], "a LoCon with a Tucker (CP) decomposition"),
+        (["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"], "a LoHa (Hadamard product)"),
+        (["hada_w1_a", "hada_t1"], "a LoHa"),
+        (["lokr_w1", "lokr_w2_a", "lokr_w2_b"], "a LoKr (Kronecker product)"),
+        (["oft_blocks"], "an OFT (orthogonal rotation)"),
+        (["oft_diag"], "an OFT"),
+        (["diff", "diff_b"], "whole differences (LyCORIS' full and norm)"),
+        (["w_norm", "b_norm"], "whole differences"),
+        (["a1.weight", "a2.weight", "b1.weight", "b2.weight"], "a GLoRA"),
+        (["weight", "on_input"], "an (IA)3"),
+    ],
+)
+@pytest.mark.parametrize("module", ["lora_unet_layers_0_q", "lycoris_layers_0_q", "unet.layers.0.q"])
+def test_another_kind_of_adapter_is_named(module: str, endings: list[str], kind: str, ckpt: Any) -> None:
+    save_file(base_state(), "base.safetensors")
+    tensors = {f"{module}.{ending}": torch.ones(2, 2) for ending in endings}
+    save_file({**tensors, f"{module}.alpha": torch.tensor(1.0)}, "a.safetensors")
+    done = ckpt("lora", "merge", "base.safetensors", "a.safetensors", "-o", "o.safetensors")
+    assert done.code == 2, done
+    said = " ".join(done.err.split())
+    assert f"a.safetensors is {kind}" in said
+    assert "is not supported: what is merged is LoRA" in said
+
+
+@pytest.mark.parametrize("ending", ["hada_w1_a", "lokr_w1", "oft_r.weight", "ia3_l", "vera_lambda_b"])
+def test_another_kind_under_peft_s_names_is_named(ending: str, ckpt: Any) -> None:
+    save_file(base_state(), "base.safetensors")
+    peft_folder("a", {f"layers.0.q.{ending}": A})
+    for adapter in ("a", "alone.safetensors"):
+        Path("alone.safetensors").write_bytes(Path("a/adapter_model.safetensors").read_bytes())
+        done = ckpt("lora", "merge", "base.safetensors", adapter, "-o", "o.safetensors")
+        assert done.code == 2, done
+        assert "is not supported: what is merged is LoRA" in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize(("key", "shape"), [("layers_0_q", (1, 8)), ("layers_1_up", (1, 8)), ("conv", (1, 3, 1, 1))])
+def test_a_dora_over_the_inputs_is_named(key: str, shape: tuple[int, ...], ckpt: Any) -> None:
+    save_file(base_state(), "base.safetensors")
+    name = f"lora_unet_{key}"
+    save_file(
+        {f"{name}.lora_down.weight": A, f"{name}.lora_up.weight": B, f"{name}.dora_scale": torch.ones(shape)}, "a.st"
+    )
+    Path("a.st").rename("a.safetensors")
+    done = ckpt("lora", "merge", "base.safetensors", "a.safetensors", "-o", "o.safetensors")
+    assert done.code == 2, done
+    assert "a.safetensors is a DoRA over the inputs" in " ".join(done.err.split())

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine import factoring
+from fixtures.peft_cases import EXTRACTED
 
 from .adapters import base_state, factors, peft_folder
 
@@ -105,15 +106,17 @@ def test_a_rank_of_its_own_is_not_that_of_a_module_whose_name_ends_so() -> None:
 
 
 def test_what_differs_and_is_no_matrix_is_named_or_saved() -> None:
-    state = write(norm__weight=torch.zeros(8), layers__0__q__bias=torch.ones(8), conv__weight=torch.ones(5, 3, 3, 2))
+    state = write(
+        norm__weight=torch.zeros(8), layers__0__q__bias=torch.ones(8), conv__weight=base_state()["conv.weight"] + 1
+    )
     plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=4)
-    assert {key for _, key in plan.unexpected} == {"norm.weight", "layers.0.q.bias", "conv.weight", "embed.weight"}
-    assert "4 tensors that differ are not in the adapter" in plan.notes[-1]
+    assert {key for _, key in plan.unexpected} == {"norm.weight", "layers.0.q.bias", "embed.weight"}
+    assert "3 tensors that differ are not in the adapter" in plan.notes[-1]
     plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=4, save_modules=True)
     assert not plan.unexpected
     cs.apply(plan, "a/")
     config = json.loads(Path("a/adapter_config.json").read_text())
-    assert sorted(config["modules_to_save"]) == ["conv", "embed", "norm"]
+    assert sorted(config["modules_to_save"]) == ["embed", "norm"]
     assert config["bias"] == "lora_only"
     cs.apply(cs.lora_merge("base.safetensors", "a"), "out.safetensors")
     found = load_file("out.safetensors")
@@ -217,19 +220,162 @@ def test_memory_is_bounded_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peaks[1] < 8_000 * 256 * 4
 
 
-@pytest.mark.parametrize("name", ["extracted", "extracted-saved"])
+@pytest.mark.parametrize("name", EXTRACTED)
 def test_peft_opened_what_we_extract_and_merged_it_to_what_was_tuned(name: str) -> None:
     said = json.loads((GOLDEN / "peft.json").read_text())["opened"][name]
     assert said["warnings"] == []
     assert max(said["apart"].values()) < 1e-6
-    saved = name == "extracted-saved"
-    plan = cs.lora_extract(
-        GOLDEN / name / "tuned.safetensors", GOLDEN / "base.safetensors", rank=4, alpha=8, embeddings=not saved,
-        save_modules=saved,
-    )  # fmt: skip
-    cs.apply(plan, "a/")
+    tuned, base = GOLDEN / name / "tuned.safetensors", GOLDEN / "base.safetensors"
+    receipt = cs.apply(cs.lora_extract(tuned, base, **EXTRACTED[name].options), "a/")
     ours, theirs = (load_file(f"{one}/adapter_model.safetensors") for one in ("a", GOLDEN / name))
     assert ours.keys() == theirs.keys()
     assert all(torch.allclose(ours[key], value, atol=1e-4) for key, value in theirs.items())
     config = "adapter_config.json"
     assert json.loads(Path("a", config).read_text()) == json.loads((GOLDEN / name / config).read_text())
+    cs.apply(cs.lora_merge(base, "a"), "out.safetensors")
+    lost = {fit.key: fit.error for fit in receipt.fits}
+    state, found, wanted = (load_file(path) for path in (base, "out.safetensors", tuned))
+    for key, value in wanted.items():
+        apart = torch.linalg.norm(found[key] - value)
+        assert apart <= lost.get(key, 0.0) * torch.linalg.norm(value - state[key]) + 1e-6 * torch.linalg.norm(value), (
+            key
+        )
+
+
+def turned(by: torch.Tensor, *keys: str) -> None:
+    """Write factors of the adapter in a/ that are turned: B turned by a matrix, A the other way."""
+    state = load_file("a/adapter_model.safetensors")
+    for key in keys:
+        a, b = (f"base_model.model.{key}.lora_{side}.weight" for side in "AB")
+        state[a] = (torch.linalg.inv(by) @ state[a].double()).to(state[a].dtype).contiguous()
+        state[b] = (state[b].double() @ by).to(state[b].dtype).contiguous()
+    save_file(state, "turned.safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+def test_verify_holds_factors_by_their_product(dtype: str, scale: float) -> None:
+    """LAPACK of another machine gives other signs, and turns equal singular vectors."""
+    key = "layers.1.up.weight"
+    write(layers__1__up__weight=base_state()[key] + scale * torch.randn(20, 8))
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=3, alpha=7, include=["layers.1"], dtype=dtype)
+    cs.apply(plan, "a/")
+    turned(torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64)), "layers.1.up")
+    found = cs.verify("turned.safetensors", plan=plan)
+    assert found.ok, found.failed
+    assert (found.compared, found.products) == (0, 2)
+    assert found.to_json()["products"] == 2
+    turned(torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0], "layers.1.up")
+    found = cs.verify("turned.safetensors", plan=plan)
+    assert found.ok, found.failed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_verify_finds_a_product_that_is_another(dtype: str) -> None:
+    write()
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=2, dtype=dtype)
+    cs.apply(plan, "a/")
+    turned(torch.tensor([[1.0, 0.0], [0.0, -1.0]], dtype=torch.float64), "layers.0.q")
+    assert cs.verify("turned.safetensors", plan=plan).ok
+    state = load_file("turned.safetensors")
+    state["base_model.model.layers.0.q.lora_A.weight"] *= 1 + (1e-4 if dtype == "float32" else 0.05)
+    save_file(state, "turned.safetensors")
+    faults = cs.verify("turned.safetensors", plan=plan).failed
+    assert {fault.key.rpartition("lora_")[0] for fault in faults} == {"base_model.model.layers.0.q."}
+    assert "times its other factor is" in faults[0].why
+
+
+def test_verify_holds_what_the_best_of_a_rank_leaves_open_to_no_machine_s_choice() -> None:
+    """Of equal singular values any are the best."""
+    delta = torch.eye(20, 8)
+    write(layers__1__up__weight=delta)
+    save_file({**base_state(), "layers.1.up.weight": torch.zeros(20, 8)}, "base.safetensors")
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=3, include=["layers.1"])
+    cs.apply(plan, "a/")
+    state = load_file("a/adapter_model.safetensors")
+    turn = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(6)))[0]
+    state["base_model.model.layers.1.up.lora_A.weight"] = turn[:, :3].T.contiguous()
+    state["base_model.model.layers.1.up.lora_B.weight"] = (delta @ turn[:, :3]).contiguous()
+    save_file(state, "turned.safetensors")
+    assert cs.verify("turned.safetensors", plan=plan).ok
+    state["base_model.model.layers.1.up.lora_A.weight"] *= 5
+    save_file(state, "turned.safetensors")
+    assert not cs.verify("turned.safetensors", plan=plan).ok
+
+
+def test_a_recorded_checksum_is_held_whatever_the_product() -> None:
+    write()
+    cs.apply(cs.lora_extract("tuned.safetensors", "base.safetensors", rank=2), "a/")
+    file = Path("a/adapter_model.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 0x80  # a sign
+    file.write_bytes(data)
+    assert [fault.why[:10] for fault in cs.verify("a").failed] == ["has CRC-32"]
+
+
+def test_parameters_of_no_module_go_along_alone() -> None:
+    """PEFT's modules_to_save knows whole modules; what it does not know by name it loads into the base."""
+    base = {
+        **base_state(),
+        "cls_token": torch.zeros(1, 1, 8),
+        "layers.0.gamma": torch.zeros(8),
+        "layers.0.q.g": torch.zeros(8),
+    }
+    save_file(base, "base.safetensors")
+    change = {"cls_token", "layers.0.gamma", "layers.0.q.g", "layers.0.q.weight"}
+    tuned = {key: value + 1 if key in change else value for key, value in base.items()}
+    save_file(tuned, "tuned.safetensors")
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=2)
+    assert {key for _, key in plan.unexpected} == change - {"layers.0.q.weight"}
+    assert "; --save-modules saves" in plan.notes[-1]
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=2, save_modules=True)
+    assert not plan.unexpected
+    cs.apply(plan, "a/")
+    said = json.loads(Path("a/adapter_config.json").read_text())["modules_to_save"]
+    assert sorted(said) == ["cls_token", "layers.0.gamma", "layers.0.q.g"]
+    cs.apply(cs.lora_merge("base.safetensors", "a"), "out.safetensors")
+    found = load_file("out.safetensors")
+    assert all(torch.allclose(found[key], value, atol=1e-6) for key, value in tuned.items())
+
+
+def test_what_was_excluded_is_named_without_advice() -> None:
+    write(norm__weight=torch.zeros(8))
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=4, exclude=["norm", "embed"])
+    assert plan.notes[-1] == "2 tensors that differ are not in the adapter: embed.weight, norm.weight"
+
+
+def test_a_rank_that_is_cut_is_said() -> None:
+    write()
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=16)
+    assert "rank 16 is cut to 8, the smaller side, for 2 modules: layers.0.q, layers.1.up" in plan.notes
+    assert {step.factor.rank for step in plan.steps if step.factor is not None} == {8}
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=8)
+    assert not any("is cut" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "factors_of"),
+    [
+        ((6, 4, 3, 2), [(2, 4, 3, 2), (6, 2, 1, 1)]),
+        ((6, 4, 1, 1), [(2, 4, 1, 1), (6, 2, 1, 1)]),
+        ((6, 4, 5), [(2, 4, 5), (6, 2, 1)]),
+        ((6, 4, 1, 2, 3), [(2, 4, 1, 2, 3), (6, 2, 1, 1, 1)]),
+        ((6, 1, 3, 3), None),  # depthwise
+        ((6, 4, 1, 1, 3), None),  # peft 0.21 opens it and cannot merge it
+        ((8, 16, 80), None),  # experts
+    ],
+)
+def test_a_convolution_has_factors_as_peft_s(shape: tuple[int, ...], factors_of: list[tuple[int, ...]] | None) -> None:
+    base = {"c.weight": torch.zeros(shape), "q.weight": torch.zeros(4, 4)}
+    change = torch.randn(shape[0], 2) @ torch.randn(2, torch.Size(shape[1:]).numel())
+    save_file(base, "base.safetensors")
+    save_file({"c.weight": change.reshape(shape), "q.weight": torch.ones(4, 4)}, "tuned.safetensors")
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=2)
+    assert [step.shape for step in plan.steps if ".c." in step.key] == (factors_of or [])
+    assert any("1 convolution, taken as neither grouped" in note for note in plan.notes) == bool(factors_of)
+    assert [key for _, key in plan.unexpected] == ([] if factors_of else ["c.weight"])
+    cs.apply(plan, "a/")
+    assert cs.verify("a").ok
+    cs.apply(cs.lora_merge("base.safetensors", "a"), "out.safetensors")
+    wanted = change.reshape(shape) if factors_of else base["c.weight"]
+    assert torch.allclose(load_file("out.safetensors")["c.weight"], wanted, atol=1e-5)

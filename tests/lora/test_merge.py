@@ -232,3 +232,26 @@ def test_an_edited_plan_cannot_be_what_its_shapes_are_not() -> None:
     Path("plan.json").write_text(json.dumps(data))
     with pytest.raises(cs.PlanError, match="cannot be: layers.0.q.weight by lora"):
         cs.apply("plan.json", "out.safetensors")
+
+
+@pytest.mark.parametrize("module", ["lora_unet_{}", "lycoris_{}", "unet.{}"])
+@pytest.mark.parametrize("key", ["layers.0.q", "layers.1.up", "conv"])
+def test_a_dora_of_lycoris_rescales_rows(module: str, key: str) -> None:
+    """``lycoris/functional``: m (W + s B A) / |W + s B A|, the norm over all but the outputs."""
+    base = base_state()
+    save_file(base, "base.safetensors")
+    weight = base[f"{key}.weight"].double()
+    a, b = factors(len(weight), weight[0].numel())
+    magnitude = torch.rand(len(weight)) + 0.5
+    ones = [1] * (weight.dim() - 1)
+    name = module.format(key if "." in module else key.replace(".", "_"))
+    tensors = {
+        f"{name}.lora_down.weight": a.reshape(2, *weight.shape[1:]), f"{name}.lora_up.weight": b.reshape(-1, 2, *ones[1:]),
+        f"{name}.alpha": torch.tensor(1.0), f"{name}.dora_scale": magnitude.reshape(-1, *ones),
+    }  # fmt: skip
+    save_file(tensors, "a.safetensors")
+    cs.apply(cs.lora_merge("base.safetensors", "a.safetensors"), "out.safetensors")
+    adapted = weight.flatten(1) + 0.5 * (b.double() @ a.double())
+    wanted = magnitude[:, None] * adapted / adapted.norm(dim=1, keepdim=True)
+    found = load_file("out.safetensors")[f"{key}.weight"]
+    assert torch.allclose(found.flatten(1).double(), wanted, atol=1e-6)

@@ -13,9 +13,9 @@ from ..writing import Writing
 NAME = "lora extract"
 HELP = """Extract a low-rank adapter: what a network was tuned to, over its base.
 
-Of each matrix that differs, the best factors of a rank: a randomised singular value decomposition, read in blocks, so
-that memory stays small. The output is a folder that PEFT opens. How much of each difference is lost is printed, and
-what differs and is no matrix is named.
+Of each matrix or convolution that differs, the best factors of a rank: a randomised singular value decomposition, read
+in blocks, so that memory stays small. The output is a folder that PEFT opens. How much of each difference is lost is
+printed, and what differs and is neither is named.
 """
 EXAMPLES = """\b
 Examples:
@@ -24,7 +24,7 @@ Examples:
 
 \b
 Exit status: 2 a rank that is none, a pattern that matches nothing; 3 an input that is missing or damaged; 4 nothing
-that differs is a matrix; 5 the output cannot be written.
+that differs is a matrix or a convolution; 5 the output cannot be written.
 """
 
 
@@ -46,7 +46,7 @@ def run(
         bool, typer.Option("--fan-in-fan-out", help="Weights are (in, out), as GPT-2's are.")
     ] = False,
     save_modules: Annotated[
-        bool, typer.Option("--save-modules", help="Let what differs and is no matrix go along whole.")
+        bool, typer.Option("--save-modules", help="Let what differs otherwise go along whole.")
     ] = False,
     dtype: Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="Of the factors.")] = "float32",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the random start.")] = 0,
