@@ -165,7 +165,7 @@ def _check_alone(recipe: Path, **given: Any) -> None:
     """Raise ConfigError for what is no recipe, or is said beside one that says it itself."""
     if not is_recipe(os.fspath(recipe)):
         raise ConfigError(f"{escape(os.fspath(recipe))} is no recipe.", hint="Name several models, in a list.")
-    doubled = next((name for name, value in given.items() if value not in (None, [], {})), "")
+    doubled = next((name for name, value in given.items() if value not in (None, (), [], {})), "")
     if doubled:
         raise ConfigError(f"{escape(doubled)} is given beside a recipe.", hint="Write it into the recipe.")
 
