@@ -45,8 +45,10 @@ def read_recipe(path: str) -> dict[str, Any]:
             f"{escape(path)} names no merge_method.", hint="Write one as mergekit reads it: merge_method, models, …"
         )
     if not isinstance(document["merge_method"], str):
-        said = brief_repr(document["merge_method"])
-        raise ConfigError(f"{escape(path)}: merge_method is {said}, not a text.", hint="As in merge_method: linear.")
+        raise ConfigError(
+            f"{escape(path)}: merge_method is {brief_repr(document['merge_method'])}, not the name of a method.",
+            hint="ckpt merge --list shows them.",
+        )
     return document
 
 

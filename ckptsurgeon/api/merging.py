@@ -198,9 +198,13 @@ def _check_number(method: Method, number: int, base: Path | None) -> None:
         raise ConfigError(f"{method.name} takes no base.", hint="Leave it out, or name it among the models.")
     merged = number + (method.base == "model" and base is not None)
     if merged < least:
-        raise ConfigError(f"{method.name} needs {count(least, 'model')}, and there is {merged or 'none'}.")
+        raise ConfigError(
+            f"{method.name} needs {count(least, 'model')}, and there is {merged or 'none'}.", hint="Name others."
+        )
     if most is not None and merged > most:
-        raise ConfigError(f"{method.name} merges {count(most, 'model')}, and there are {merged}.")
+        raise ConfigError(
+            f"{method.name} merges {count(most, 'model')}, and there are {merged}.", hint="Use another method for more."
+        )
 
 
 def _settings(
@@ -213,12 +217,11 @@ def _settings(
     ways = [settings_of(method, parameters), settings_of(method, {_name(name): value for name, value in more.items()})]
     if weights is not None:
         ways.append(settings_of(method, {"weight": list(weights)}))
-    found: dict[str, Any] = {}
-    for way in ways:
-        for name, setting in way.items():
-            if name in found:
-                raise ConfigError(f"{escape(name)} is given twice.", hint="Leave one out.")
-            found[name] = setting
+    found: dict[str, list[Setting]] = {}
+    for name, settings in ((name, settings) for way in ways for name, settings in way.items()):
+        if any(one.is_for_all or (one.pattern and one.pattern.text == "**") for one in found.get(name, ())):
+            raise ConfigError(f"{escape(name)} is given twice.", hint="Leave one out.")
+        found.setdefault(name, []).extend(settings)
     return found
 
 

@@ -103,8 +103,10 @@ def _about(step: Step, work: Callable[[], T]) -> T:
     try:
         return work()
     except PlanError as error:
-        key = f"{escape(step.key)}: "
-        raise PlanError(f"{key}{error.message.removeprefix(key)}", hint=error.hint) from error
+        key = escape(step.key)
+        if error.message.startswith((f"{key} ", f"{key}: ")):
+            raise
+        raise PlanError(f"{key}: {error.message}", hint=error.hint) from error
 
 
 def _computed(step: Step, parts: Sequence[Part], place: Place, seen: Seen | None) -> tuple[Array, int]:

@@ -159,7 +159,9 @@ def _range(where: str, data: Any) -> tuple[int, int]:
     if not isinstance(data, list) or len(data) != 2 or not all(type(one) is int for one in data):
         raise fault(where, f"is {brief_repr(data)}, not two whole numbers", "As in [0, 16], the last one not included.")
     first, last = data
-    if first < 0 or last <= first:
+    if first < 0 or last < 0:
+        raise fault(where, f"is [{first}, {last}], below the first layer", "Count from 0, the last one not included.")
+    if last <= first:
         raise fault(where, f"is [{first}, {last}], which holds no layer", "Count from 0, the last one not included.")
     return first, last
 

@@ -55,6 +55,13 @@ class Parameter:
         """The name of the function's argument."""
         return f"{self.name}_" if self.name == "lambda" else self.name
 
+    @property
+    def wanted(self) -> str:
+        """What a value is, in words."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        return self.kind if self.kind == "true or false" else f"a {self.kind}"
+
     def checked(self, value: Any) -> float | bool | str:
         """Return a value as the function takes it; raises ConfigError for another kind, or one out of bounds."""
         if self.kind == "true or false" and isinstance(value, bool):
@@ -66,8 +73,7 @@ class Parameter:
             return self._bounded(int(value))
         if self.kind == "number" and is_number:
             return self._bounded(float(value))
-        wanted = f"one of {', '.join(self.choices)}" if self.choices else f"a {self.kind}"
-        raise ConfigError(f"{self.name} is {brief_repr(value, 40)}, not {wanted}.")
+        raise ConfigError(f"{self.name} is {brief_repr(value, 40)}, not {self.wanted}.")
 
     def _bounded(self, value: float) -> float:
         if not self.bounds.low <= value <= self.bounds.high:
@@ -107,8 +113,7 @@ def bound(
 
 
 def _wanted(one: Parameter) -> str:
-    kind = f"one of {', '.join(one.choices)}" if one.choices else f"a {one.kind}"
-    return f"{kind} for each model" if one.each else kind
+    return f"{one.wanted} for each model" if one.each else one.wanted
 
 
 def _each(one: Parameter, value: Any, models: int) -> list[float | bool | str]:

@@ -30,5 +30,5 @@ def _refused(weights: Sequence[float], why: str, switch: str, by: str) -> PlanEr
     said = ", ".join(f"{one:g}" for one in weights)
     return PlanError(
         f"the weights {why} ({said}), and {switch} divides by {by}.",
-        hint=f"Give others, or {switch}=false for the weighted sum.",
+        hint=f"Give others, or --param {switch}=false for the weighted sum.",
     )

@@ -12,6 +12,7 @@ from ..plan import Input, Merge, Step, with_vocabularies
 from ..tensors import DTYPES
 from ..text import count, escape, listing
 from .merge_fitting import Fitted, Fitting
+from .merge_missing import Missing
 from .merge_options import MergeOptions, Piece, Place
 from .merge_ties import Ties
 from .select import SourceView
@@ -51,7 +52,7 @@ class MergeSteps:
         self._views, self._options = views, options
         self._fitting = Fitting(views, options, keys)
         self._ties = Ties(views)
-        self._lacking: dict[str, list[str]] = {}
+        self._missing = Missing(views)
         self._checked: set[tuple[Any, ...]] = set()
         self._notes = _Notes()
 
@@ -78,7 +79,7 @@ class MergeSteps:
                 self._notes.from_base.append(piece.key)
             elif self._options.on_missing != "any":
                 for place in absent:
-                    self._lacking.setdefault(self._name(place), []).append(piece.key)
+                    self._missing.add(place, piece.key)
                 return
         if not there and base is None:
             self._notes.nowhere.append(piece.key)
@@ -90,19 +91,9 @@ class MergeSteps:
     def _has(self, place: Place) -> bool:
         return place.key in self._views[place.source].tensors
 
-    def _name(self, place: Place) -> str:
-        return self._views[place.source].source.name
-
     def check(self) -> None:
         """Raise PlanError for what could not be decided: all of it at once."""
-        if self._lacking:
-            name, keys = next(iter(self._lacking.items()))
-            more = f"; {listing([f'{escape(other)} lacks {len(k)}' for other, k in list(self._lacking.items())[1:]])}"
-            raise PlanError(
-                f"{escape(name)} lacks {listing(keys)}{more if len(self._lacking) > 1 else ''}.",
-                hint="Merge models of one kind, or say --on-missing base, skip or any.",
-                details=[f"{other}: {key}" for other, keys in self._lacking.items() for key in keys],
-            )
+        self._missing.check()
         self._fitting.check()
 
     def _step(self, piece: Piece, fitted: Fitted) -> Step:

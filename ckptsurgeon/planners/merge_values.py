@@ -123,7 +123,8 @@ class Values:
             raise ConfigError(f"{parameter.name} of {self._method.name} is one for all models, not one for each.")
         if setting.models and len(setting.models) != len(self._own):
             raise ConfigError(
-                f"{parameter.name} has {count(len(setting.models), 'value')} for {count(len(self._own), 'model')}."
+                f"{parameter.name} has {count(len(setting.models), 'value')} for {count(len(self._own), 'model')}.",
+                hint="Give one to each.",
             )
         for value in setting.models or setting.layers or (setting.value,):
             parameter.checked(value)

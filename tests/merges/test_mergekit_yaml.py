@@ -630,7 +630,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "a range of texts": ({"slices": [{"sources": [{"model": "a", "layer_range": "0-3"}]}]}, 2, "is '0-3', not two whole numbers"),
     "a range backwards": (sliced((2, 1)), 2, "layer_range is [2, 1], which holds no layer"),
     "a range that is empty": (sliced((1, 1)), 2, "layer_range is [1, 1], which holds no layer"),
-    "a range below zero": (sliced((-1, 1)), 2, "layer_range is [-1, 1], which holds no layer"),
+    "a range below zero": (sliced((-1, 1)), 2, "layer_range is [-1, 1], below the first layer"),
     "a range outside": (
         sliced((0, 1), (1, 40)), 4,
         "slices[1].sources[0].layer_range asks for layers 1 to 39 of a, which has 3 layers, 0 to 2.",

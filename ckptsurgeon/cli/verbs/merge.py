@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..checks import numbers
 from ..options import DryRun, Force, Json, MaxShard, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose
 from ..sink import Sink
 from ..writing import Writing
@@ -131,11 +132,11 @@ def run(
     if not models or (method is None and not is_recipe):
         lacks = "models" if not models else "a method"
         raise ConfigError(f"it does not say {lacks}.", hint="As in ckpt merge A B --method linear --weights 0.5,0.5.")
-    params: tuple[str, ...] = (*([f"weight={weights}"] if weights is not None else []), *(param or []))
     writing = Writing(sink, output, to, max_shard_size, force, dry_run)
     writing.check()
     plan = api.merge(
-        models[0] if is_recipe else models, method=method, base=base, parameters=params, on_missing=on_missing,
+        models[0] if is_recipe else models, method=method, base=base, weights=numbers("--weights", weights),
+        parameters=param or (), on_missing=on_missing,
         on_mismatch=on_mismatch or "error", vocab=vocab, tokens=tokens or (), vocab_keys=vocab_keys,
         int_buffers=int_buffers, dtype=dtype, compute=compute, seed=seed, plugin=plugin, memory=memory, device=device,
         unwrap=unwrap, root=root,
