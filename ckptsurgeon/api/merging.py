@@ -213,7 +213,7 @@ def _settings(
     more: Mapping[str, Given],
     weights: Sequence[float] | None,
 ) -> Settings:
-    """Return the settings that were given in one way or another; raises ConfigError for what is given twice."""
+    """Return the settings, given in one way or another, as the method orders them; raises ConfigError for doubles."""
     ways = [settings_of(method, parameters), settings_of(method, {_name(name): value for name, value in more.items()})]
     if weights is not None:
         ways.append(settings_of(method, {"weight": list(weights)}))
@@ -222,7 +222,8 @@ def _settings(
         if any(one.is_for_all or (one.pattern and one.pattern.text == "**") for one in found.get(name, ())):
             raise ConfigError(f"{escape(name)} is given twice.", hint="Leave one out.")
         found.setdefault(name, []).extend(settings)
-    return found
+    ordered = [one.name for one in method.parameters if one.name in found]
+    return {name: found[name] for name in (*ordered, *found)}  # those that there are not come last, and are refused
 
 
 def _said(found: Sequence[Setting]) -> Any:

@@ -608,7 +608,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "no models": ({}, 2, "it has neither models nor slices. Give one of models, slices and modules."),
     "empty models": ({"models": []}, 2, "recipe.yaml: models is empty. Name models in it."),
     "nothing in models": ({"models": None}, 2, "recipe.yaml: models is empty. Name models in it."),
-    "a list of methods": ({**pair(1), "merge_method": ["linear"]}, 2, "recipe.yaml: merge_method is ['linear'], not a text."),
+    "a list of methods": ({**pair(1), "merge_method": ["linear"]}, 2, "recipe.yaml: merge_method is ['linear'], not the name of a method."),
     "models that are texts": ({"models": ["a", "b"]}, 2, "models[0] is 'a', not a map. It takes model, parameters."),
     "a model that is a number": ({"models": [{"model": 3}]}, 2, "models[0].model is 3, not a text"),
     "parameters that are a list": ({"models": [{"model": "a", "parameters": [1]}]}, 2, "models[0].parameters is [1], not a map of parameters"),
