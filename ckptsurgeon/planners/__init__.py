@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from .lora_fitting import AdapterView
     from .merge import pieces_of, plan_merge
     from .merge_heads import has_own_head, vocabulary_keys, with_tied_heads
-    from .merge_layers import LayerList, layer_list, layer_lists, numbered_lists
+    from .merge_layers import Depths, LayerList, layer_list, layer_lists, numbered_lists
     from .merge_mismatch import MergeMismatch
     from .merge_options import MergeOptions, Piece, Place
     from .merge_slices import LayerSlice, LayerSource, sliced_pieces
-    from .merge_values import Depths, Setting, Settings, Values
+    from .merge_values import Setting, Settings, Values
     from .merge_vocabulary import MergeVocabulary
     from .options import Flag, Options
     from .select import Origin, Planning, Selection, SourceView
@@ -102,6 +102,7 @@ __getattr__ = lazy_names(
             "with_tied_heads",
         ),
         ".merge_layers": (
+            "Depths",
             "LayerList",
             "layer_list",
             "layer_lists",
@@ -119,7 +120,6 @@ __getattr__ = lazy_names(
             "sliced_pieces",
         ),
         ".merge_values": (
-            "Depths",
             "Setting",
             "Settings",
             "Values",

@@ -9,11 +9,11 @@ from typing import Any
 from ..errors import PlanError
 from ..merges import Method
 from ..plan import Plan, PlanTarget
-from .merge_layers import LayerList, depth_in
+from .merge_layers import Depths, LayerList, depth_in
 from .merge_options import MergeOptions, Piece, Place
 from .merge_steps import MergeSteps
 from .merge_ties import Ties
-from .merge_values import Depths, Values, check_matched
+from .merge_values import Values, check_matched
 from .select import SourceView
 
 __all__ = ["pieces_of", "plan_merge"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,21 @@ from ..errors import PlanError
 from ..keys import KeyPattern, unmatched
 from ..text import count, escape, listing
 
-__all__ = ["LayerList", "depth_in", "layer_list", "layer_lists", "layers_of", "numbered_lists", "position"]
+__all__ = [
+    "INPUT",
+    "Depths",
+    "LayerList",
+    "depth_in",
+    "layer_list",
+    "layer_lists",
+    "layers_of",
+    "numbered_lists",
+    "position",
+]
+
+
+INPUT = re.compile(r"(^|[._])(embed(?!_out)\w*|wte|wpe|tok_embeddings|word_embeddings|position_embeddings)([._]|$)")
+"""Names of what comes before the first layer."""
 
 
 @dataclass(frozen=True)
@@ -102,3 +117,32 @@ def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
         if place is not None:
             found.setdefault(place[0], []).append(place[1])
     return found
+
+
+class Depths:
+    """How deep each key lies: 0 in the first layer of its kind, 1 in the last; what has no layer is before or after.
+
+    A layer is a number in a key, the first one; all keys with the same name before it are of one kind.
+    """
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._last: dict[str, int] = {}
+        for key in keys:
+            kind, layer = _layer(key)
+            if layer is not None:
+                self._last[kind] = max(self._last.get(kind, 0), layer)
+
+    def of(self, key: str) -> float:
+        """Return the depth of a key, from 0 to 1."""
+        kind, layer = _layer(key)
+        if layer is None:
+            return 0.0 if INPUT.search(key) else 1.0
+        return layer / self._last[kind] if self._last.get(kind) else 0.0
+
+
+def _layer(key: str) -> tuple[str, int | None]:
+    segments = key.split(".")
+    for place, segment in enumerate(segments):
+        if segment.isascii() and segment.isdigit():
+            return ".".join(segments[:place]), int(segment)
+    return "", None

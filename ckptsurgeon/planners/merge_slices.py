@@ -9,9 +9,9 @@ from functools import partial
 from ..errors import PlanError
 from ..merges import Method
 from ..text import count, escape
-from .merge_layers import LayerList, layers_of, position
+from .merge_layers import INPUT, LayerList, layers_of, position
 from .merge_options import Piece, Place
-from .merge_values import INPUT, Values
+from .merge_values import Values
 from .select import SourceView
 
 __all__ = ["LayerSlice", "LayerSource", "sliced_pieces"]

@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from ..errors import FormatError, PlanError
 from ..merges import Method
 from ..plan import Input, Merge, Step, with_vocabularies
 from ..tensors import DTYPES
-from ..text import count, escape, listing
+from ..text import escape
 from .merge_fitting import Fitted, Fitting
 from .merge_missing import Missing
+from .merge_notes import MergeNotes
 from .merge_options import MergeOptions, Piece, Place
 from .merge_ties import Ties
 from .select import SourceView
 
 __all__ = ["MergeSteps"]
-
-
-@dataclass
-class _Notes:
-    """What is to be said at the end, with the keys it is about."""
-
-    integers: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    nowhere: list[str] = field(default_factory=list)
-    from_base: list[str] = field(default_factory=list)
-    fewer: list[str] = field(default_factory=list)
-    mixed: list[str] = field(default_factory=list)
-
-    def said(self, options: MergeOptions) -> Iterator[str]:
-        """Yield a note on each kind."""
-        for keys, what in (
-            (self.integers, f"not merged but taken by --int-buffers {options.int_buffers}"),
-            (self.skipped, "left out, since not all models have it (--on-missing skip)"),
-            (self.nowhere, "left out, since no model that it would be merged of has it"),
-            (self.from_base, "counted as the base's where a model lacks it (--on-missing base)"),
-            (self.fewer, "merged of fewer models than there are"),
-            (self.mixed, "of several dtypes: the output has the widest"),
-        ):
-            if keys:
-                yield f"{count(len(keys), 'tensor')} {what}: {listing(keys)}"
 
 
 class MergeSteps:
@@ -54,7 +30,7 @@ class MergeSteps:
         self._ties = Ties(views)
         self._missing = Missing(views)
         self._checked: set[tuple[Any, ...]] = set()
-        self._notes = _Notes()
+        self._notes = MergeNotes()
 
     def notes(self) -> Iterator[str]:
         """Yield what is to be said of the steps."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -14,7 +13,7 @@ from ..merges import Method, Parameter
 from ..plan import Value
 from ..text import count, escape
 
-__all__ = ["INPUT", "Depths", "Setting", "Settings", "Values", "check_matched"]
+__all__ = ["Setting", "Settings", "Values", "check_matched"]
 
 
 @dataclass(frozen=True)
@@ -61,38 +60,6 @@ def _is_number(value: Value) -> bool:
 
 Settings: TypeAlias = Mapping[str, Sequence[Setting]]
 """The settings of each parameter by its name; of those that match a key the first wins."""
-
-INPUT = re.compile(r"(^|[._])(embed(?!_out)\w*|wte|wpe|tok_embeddings|word_embeddings|position_embeddings)([._]|$)")
-"""Names of what comes before the first layer."""
-
-
-class Depths:
-    """How deep each key lies: 0 in the first layer of its kind, 1 in the last; what has no layer is before or after.
-
-    A layer is a number in a key, the first one; all keys with the same name before it are of one kind.
-    """
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._last: dict[str, int] = {}
-        for key in keys:
-            kind, layer = _layer(key)
-            if layer is not None:
-                self._last[kind] = max(self._last.get(kind, 0), layer)
-
-    def of(self, key: str) -> float:
-        """Return the depth of a key, from 0 to 1."""
-        kind, layer = _layer(key)
-        if layer is None:
-            return 0.0 if INPUT.search(key) else 1.0
-        return layer / self._last[kind] if self._last.get(kind) else 0.0
-
-
-def _layer(key: str) -> tuple[str, int | None]:
-    segments = key.split(".")
-    for place, segment in enumerate(segments):
-        if segment.isascii() and segment.isdigit():
-            return ".".join(segments[:place]), int(segment)
-    return "", None
 
 
 class Values:

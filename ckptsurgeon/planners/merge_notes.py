@@ -1,0 +1,36 @@
+"""What is to be said of the tensors of a merge that were not merged as all others. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ..text import count, listing
+from .merge_options import MergeOptions
+
+__all__ = ["MergeNotes"]
+
+
+@dataclass
+class MergeNotes:
+    """What is to be said at the end, with the keys it is about."""
+
+    integers: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    nowhere: list[str] = field(default_factory=list)
+    from_base: list[str] = field(default_factory=list)
+    fewer: list[str] = field(default_factory=list)
+    mixed: list[str] = field(default_factory=list)
+
+    def said(self, options: MergeOptions) -> Iterator[str]:
+        """Yield a note on each kind."""
+        for keys, what in (
+            (self.integers, f"not merged but taken by --int-buffers {options.int_buffers}"),
+            (self.skipped, "left out, since not all models have it (--on-missing skip)"),
+            (self.nowhere, "left out, since no model that it would be merged of has it"),
+            (self.from_base, "counted as the base's where a model lacks it (--on-missing base)"),
+            (self.fewer, "merged of fewer models than there are"),
+            (self.mixed, "of several dtypes: the output has the widest"),
+        ):
+            if keys:
+                yield f"{count(len(keys), 'tensor')} {what}: {listing(keys)}"
