@@ -35,7 +35,7 @@ def apply(
     A recipe (YAML) may say where and how to write; what is given here wins.
 
     The format follows the suffix, or ``to`` ("safetensors", "pth", "dcp"); a folder, or ``max_shard_size`` as in "5GB",
-    gives shards with an index. ``memory`` bounds, as in "512MB", what a merge method may take that needs whole tensors;
+    gives shards with an index. ``memory`` bounds, as in "512MB", what it may take to compute merges, of adapters too;
     ``plugin`` is a file with merge methods of your own, which is run. ``progress`` is called with (bytes done, bytes in
     all).
 
@@ -62,9 +62,9 @@ def apply(
         close_plan(plan)
         raise _nowhere()
     others += plan.inputs.others if isinstance(plan.inputs, OpenInputs) else ()
-    memory_bytes = parse_size(memory, "--memory") if memory is not None else 0
+    most = parse_size(memory, "--memory") if memory is not None else 0
     plugins = _loaded(plugin) if plugin is not None else ()
-    inputs = with_merging(inputs_of(plan), plan, plugins=plugins, memory=memory_bytes)
+    inputs = with_merging(inputs_of(plan), plan, plugins=plugins, memory=most)
     try:
         options = _options(output, to, max_shard_size, force=force, inputs=others)
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
-from ..engine import MEMORY, MergeContext, costs_of
 from ..errors import ConfigError, SourceError
 from ..keys import quoted
 from ..mergekit import Configuration, Layout, Models, Reference, pieces_of_configuration, read_configuration
@@ -20,6 +19,7 @@ from ..text import escape
 from ..vocabulary import tokens_beside
 from ..yamltext import read_yaml
 from .inputs import OpenInputs, names_of, plan_source
+from .memory import with_costs
 from .merge_vocabulary import ModelTokens, VocabularyAsked, merge_vocabulary
 from .merged_folder import with_folder
 from .model_config import layer_counts, with_layers
@@ -71,9 +71,8 @@ class Request:
 
     def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str) -> Plan:
         """Return a plan with what it costs, what it keeps open, and the files that must not be written."""
-        costs = costs_of(plan, MergeContext(self.seed, self.plugins, self.memory or MEMORY))
         inputs = OpenInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)
-        return replace(plan, costs=costs, inputs=inputs)
+        return with_costs(replace(plan, inputs=inputs), self.memory, self.plugins)
 
 
 def plan_configuration(path: str, document: Mapping[str, Any], method: Method, asked: Request) -> Plan:

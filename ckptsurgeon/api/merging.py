@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..checkpoint import Checkpoint
-from ..engine import check_device, parse_size
+from ..engine import check_device
 from ..errors import ConfigError
 from ..merges import MergeMethods, Method, load_plugin, merge_methods
 from ..plan import Plan
@@ -26,6 +26,7 @@ from ..planners import (
 )
 from ..text import count, escape
 from .inputs import names_of, plan_source
+from .memory import memory_bytes
 from .merge_recipe import Request, is_recipe, plan_configuration, read_recipe
 from .merge_settings import GRADIENT, settings_of
 from .merge_vocabulary import VocabularyAsked, merge_vocabulary
@@ -101,7 +102,7 @@ def merge(
         ),
         seed,
         load_plugin(os.fspath(plugin)) if plugin is not None else (),
-        parse_size(memory, "--memory") if memory is not None else 0,
+        memory_bytes(memory),
         unwrap,
         root,
     )  # fmt: skip

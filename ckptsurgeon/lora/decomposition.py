@@ -15,13 +15,16 @@ import numpy as np
 from ..errors import PlanError
 from ..ops import Array
 
-__all__ = ["Decomposition", "Rows", "decompose"]
+__all__ = ["PASSES", "Decomposition", "Rows", "decompose", "elements_held"]
 
 MORE = 10
 """Directions beyond the rank that are looked at."""
 
 POWERS = 2
 """Times that the matrix and its transpose are applied again: singular values that fall slowly are told apart so."""
+
+PASSES = 3 + 2 * POWERS
+"""Times that the rows are read: for their norm, for a basis, its powers and the singular values."""
 
 Rows = Callable[[], Iterator[Array]]
 """Gives the rows of a matrix from the first on, in blocks, in double precision; each time anew."""
@@ -34,6 +37,11 @@ class Decomposition:
     left: Array
     right: Array
     error: float
+
+
+def elements_held(shape: tuple[int, int], rank: int) -> int:
+    """Return how many numbers of double precision are held at most beside a block of rows: of a basis, in copies."""
+    return 4 * min(rank + MORE, *shape) * sum(shape)
 
 
 def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decomposition:

@@ -68,7 +68,7 @@ class _Products:
         self.apart = 2 * (len(self.right) + 8) * UNIT * self.sizes
 
     def changed(self, base: Array, begin: int) -> tuple[Array, int]:
-        """Return rows of the base with the products, and how many values became infinite."""
+        """Return rows of the base with the products, and how many values became infinite or NaN."""
         rows = slice(begin, begin + len(base))
         if not float(self.sizes[rows].max()) + max(float(base.max()), -float(base.min())) < FINITE[self.dtype]:
             return self._in_order(base, begin)
