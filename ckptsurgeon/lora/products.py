@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..means import rounded
-from ..ops import Array
+from ..ops import Array, raw_dtype
 from .arithmetic import Change, Changing, changed
 from .blas import multiplied
 
@@ -31,6 +31,9 @@ SINGLE = 2.0**-25
 
 NORMAL = 2.0**-125
 """From here on numbers in single precision are as precise as that."""
+
+PIECE = 1 << 16
+"""Elements that are worked on at once: of twice as many, all memory is asked of the kernel again each time."""
 
 SOME = 1 << 18
 """Products that are summed in order at once."""
@@ -72,19 +75,29 @@ class _Products:
         rows = slice(begin, begin + len(base))
         if not float(self.sizes[rows].max()) + max(float(base.max()), -float(base.min())) < FINITE[self.dtype]:
             return self._in_order(base, begin)
-        total = multiplied(self.left[rows], self.right)
+        made = np.empty(base.shape, raw_dtype(self.dtype))
+        width = max(1, PIECE // len(base))
+        for first in range(0, base.shape[1], width):
+            columns = slice(first, first + width)
+            made[:, columns] = self._piece(base[:, columns], begin, self.right[:, columns])
+        return made, 0
+
+    def _piece(self, base: Array, begin: int, right: Array) -> Array:
+        """Return a part of the base, of all columns that ``right`` has, with the products."""
+        rows = slice(begin, begin + len(base))
+        total = multiplied(self.left[rows], right)
         total += base
         made, at = (_single if self.dtype == "float32" else _half)(total, self.apart[rows, None], self.dtype)
         if at.size:
-            made.reshape(-1)[at] = self._at(base, begin, at)
-        return made, 0
+            made.reshape(-1)[at] = self._at(base, begin, right, at)
+        return made
 
-    def _at(self, base: Array, begin: int, at: Array) -> Array:
-        """Return single elements of the output, by their numbers in the block."""
+    def _at(self, base: Array, begin: int, right: Array, at: Array) -> Array:
+        """Return single elements of a piece, by their numbers in it."""
         made = []
-        for some in np.array_split(at, -(-at.size * len(self.right) // SOME)):
+        for some in np.array_split(at, -(-at.size * len(right) // SOME)):
             rows, columns = np.divmod(some, base.shape[1])
-            terms = self.left[begin + rows].T * self.right[:, columns]
+            terms = self.left[begin + rows].T * right[:, columns]
             terms[0] += 0.0  # as if the sum began at zero: a product of -0 is none
             sums = base[rows, columns] + np.add.accumulate(terms, axis=0)[-1]  # ``sum`` is free to pair terms
             made.append(rounded(sums, "float64", self.dtype)[0])

@@ -68,12 +68,20 @@ def test_small_factors_and_none_give_the_sums_in_order(dtype: str, factor: float
         assert np.array_equal(bits(fast(change, dtype, base)), bits(in_order(change, dtype, base))), kind
 
 
+@pytest.mark.parametrize("elements", [1, 700, 1 << 20])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pieces_of_any_size_give_the_same(dtype: str, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    change, base = factors(16), bases(dtype)["halfway"]
+    monkeypatch.setattr(products, "PIECE", elements)
+    assert np.array_equal(bits(fast(change, dtype, base)), bits(in_order(change, dtype, base)))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_few_values_are_summed_again(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a merge of a large rank takes a hundred times as long."""
     summed: list[int] = []
     again = products._Products._at
-    monkeypatch.setattr(products._Products, "_at", lambda *given: (summed.append(given[3].size), again(*given))[1])
+    monkeypatch.setattr(products._Products, "_at", lambda *given: (summed.append(given[-1].size), again(*given))[1])
     fast(factors(256), dtype, bases(dtype)["plain"])
     assert sum(summed) < 60000 // 500
 
