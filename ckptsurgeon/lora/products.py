@@ -24,7 +24,7 @@ UNIT = 2.0**-53
 """What the sum of two numbers in double precision is off by at most, over the sum."""
 
 TIE = 0xFFF
-"""What is halfway between two values of at most 11 bits has 12: these last bits of a float32 are 0 there."""
+"""What is halfway between two of float16, of 11 bits or fewer, has 12: these last bits of a float32 are 0 there."""
 
 SINGLE = 2.0**-25
 """What a number in single precision is off by at least before it is another one, over the number."""
@@ -125,12 +125,12 @@ def _half(total: Array, apart: Array, dtype: str) -> tuple[Array, Array]:
     near = total.astype("<f4")
     near += np.float32(0)  # BLAS may give -0
     bits = near.view("<u4")
-    open_ = (bits & np.uint32(TIE)) == 0
-    open_ &= apart > 0
-    open_ |= np.abs(near) < limit
-    at = np.flatnonzero(open_)
     if dtype == "float16":
-        return near.astype("<f2"), at
+        again = (bits & np.uint32(TIE)) == 0
+        again &= apart > 0  # numpy rounds to even what is exact
+        return near.astype("<f2"), np.flatnonzero(again | (np.abs(near) < limit))
+    again = (bits & np.uint32(0xFFFF)) == 0x8000
+    again |= np.abs(near) < limit
     bits += np.uint32(0x8000)
     bits >>= np.uint32(16)
-    return bits.astype("<u2"), at
+    return bits.astype("<u2"), np.flatnonzero(again)
