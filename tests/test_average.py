@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import check_step, compute, compute_steps
+from ckptsurgeon.engine import check_step, compute, needs
 from ckptsurgeon.plan import Input, Step
 from ckptsurgeon.planners import ema_weights
 from fixtures.espnet_models import recorded
@@ -182,7 +182,7 @@ def test_a_record_with_a_bad_checksum_is_never_averaged() -> None:
 
 
 def test_memory_does_not_grow_with_the_number_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute_steps, "THREADS", 1)  # two are at their peaks together or not
+    monkeypatch.setattr(needs, "THREADS", 1)  # two are at their peaks together or not
     for i in range(60):
         torch.save({"w": torch.full((800_000,), float(i))}, f"{i}.pth")
     peaks = []

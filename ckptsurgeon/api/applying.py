@@ -37,7 +37,7 @@ def apply(
     A recipe (YAML) may say where and how to write; what is given here wins.
 
     The format follows the suffix, or ``to`` ("safetensors", "pth", "dcp"); a folder, or ``max_shard_size`` as in "5GB",
-    gives shards with an index. ``memory`` bounds, as in "512MB", what a merge method may take that needs whole tensors;
+    gives shards with an index. ``memory`` bounds, as in "512MB", what it may take to compute merges, of adapters too;
     ``plugin`` is a file with merge methods of your own, which is run. ``progress`` is called with (bytes done, bytes in
     all).
 
@@ -64,9 +64,9 @@ def apply(
         close_plan(plan)
         raise _nowhere()
     others += plan.inputs.others if isinstance(plan.inputs, OpenInputs) else ()
-    memory_bytes = parse_size(memory, "--memory") if memory is not None else 0
+    most = parse_size(memory, "--memory") if memory is not None else 0
     plugins = _loaded(plugin) if plugin is not None else ()
-    inputs = with_merging(inputs_of(plan), plan, plugins=plugins, memory=memory_bytes)
+    inputs = with_merging(inputs_of(plan), plan, plugins=plugins, memory=most)
     try:
         if inputs.sources:
             check_adapter(plan, inputs.sources[0])

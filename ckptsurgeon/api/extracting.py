@@ -14,6 +14,7 @@ from ..planners import Extraction, Options, SourceView, check_extraction, compar
 from ..text import count, escape, listing
 from .argument_types import checked
 from .inputs import OpenInputs, names_of, plan_source
+from .memory import memory_bytes, with_costs
 from .planning import arguments_said
 from .types import Path, Patterns
 
@@ -37,6 +38,7 @@ def lora_extract(
     save_modules: bool = False,
     dtype: str | torch.dtype = "float32",
     seed: int = 0,
+    memory: str | int | None = None,
     unwrap: bool = False,
     root: str | None = None,
 ) -> Plan:
@@ -45,7 +47,8 @@ def lora_extract(
     It reads the values of both, to know what differs. ``alpha`` is by default the rank. ``include`` and ``exclude``
     choose keys; ``embeddings`` takes those too, ``fan_in_fan_out`` is for weights that are (in, out), GPT-2's. What
     differs and is no such weight is named, or with ``save_modules`` goes along whole. ``dtype`` is the factors'. The
-    decomposition starts from random numbers with ``seed``. How well each factor fits is in the receipt of ``apply``.
+    decomposition starts from random numbers with ``seed``; ``memory`` bounds what it takes, as in "512MB". How well
+    each factor fits is in the receipt of ``apply``.
 
     Raises ConfigError for a rank or an alpha that is none, PlanError where nothing can be extracted, PatternError for a
     pattern that matches nothing, and what ``open_checkpoint`` raises.
@@ -56,6 +59,7 @@ def lora_extract(
         rank, alpha, options.include, options.exclude, embeddings, fan_in_fan_out, save_modules, options.dtype, seed
     )
     check_extraction(asked)
+    most = memory_bytes(memory)
     opened: list[Checkpoint] = []
     try:
         opened += (open_checkpoint(path, root, unwrap=unwrap) for path in (tuned, base))
@@ -81,7 +85,7 @@ def lora_extract(
         for checkpoint in opened:
             checkpoint.close()
         raise
-    return replace(plan, inputs=OpenInputs(tuple(opened), None))
+    return with_costs(replace(plan, inputs=OpenInputs(tuple(opened), None, memory=most)), most)
 
 
 def _differing(ours: Checkpoint, theirs: Checkpoint) -> Iterator[str]:

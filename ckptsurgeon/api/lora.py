@@ -21,6 +21,7 @@ from .adapters import open_adapter
 from .argument_types import checked
 from .beside import with_dtype_said
 from .inputs import OpenInputs, names_of, plan_source, plan_target
+from .memory import memory_bytes, with_costs
 from .planning import arguments_said
 from .types import Path, Patterns, Sources
 
@@ -40,6 +41,7 @@ def lora_merge(
     weights: Sequence[float] | None = None,
     exclude: Patterns = (),
     dtype: str | torch.dtype | None = None,
+    memory: str | int | None = None,
     unwrap: bool = False,
     root: str | None = None,
 ) -> Plan:
@@ -47,13 +49,14 @@ def lora_merge(
 
     Adapters are PEFT's folders, or single files in kohya's or diffusers' spelling. ``weights`` are what each counts,
     1 if not given; ``exclude`` leaves modules of the adapters out. ``dtype`` is that of all real floating tensors of
-    the output, by default the base's. A base that is a folder of transformers keeps its configuration and tokeniser.
+    the output, by default the base's; ``memory`` bounds what it takes to compute, as in "512MB". A base that is a
+    folder of transformers keeps its configuration and tokeniser.
 
     Raises ConfigError for adapters of another kind or weights that are none, PlanError where an adapter is for another
     model, PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.
     """
     paths = [os.fspath(one) for one in ([adapters] if isinstance(adapters, (str, os.PathLike)) else adapters)]
-    counts = _weights(weights, paths)
+    counts, most = _weights(weights, paths), memory_bytes(memory)
     options = Options.of(exclude=exclude, dtype=str(dtype) if dtype is not None else None)
     opened: list[Checkpoint] = []
     try:
@@ -78,8 +81,8 @@ def lora_merge(
         for checkpoint in opened:
             checkpoint.close()
         raise
-    plan = _with_dtype(plan, target)
-    return replace(plan, inputs=OpenInputs(tuple(opened), None, tuple(path for _, path in views if path)))
+    inputs = OpenInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
+    return with_costs(replace(_with_dtype(plan, target), inputs=inputs), most)
 
 
 def _weights(weights: Sequence[float] | None, adapters: Sequence[str]) -> list[float]:
@@ -94,7 +97,7 @@ def _weights(weights: Sequence[float] | None, adapters: Sequence[str]) -> list[f
         )
     wrong = next((one for one in given if not isfinite(one)), None)
     if wrong is not None:
-        raise ConfigError(f"{wrong} is no weight.", hint="Use a finite number, as in 0.7.")
+        raise ConfigError(f"--weights: {wrong} is no weight.", hint="Use a finite number, as in 0.7.")
     return given
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
-from ..engine import MEMORY, MergeContext, costs_of
 from ..errors import ConfigError, SourceError
 from ..mergekit import read_configuration
 from ..merges import Method
@@ -18,6 +17,7 @@ from ..planners import MergeOptions
 from ..text import brief_repr, escape
 from ..yamltext import read_yaml
 from .inputs import OpenInputs
+from .memory import with_costs
 from .merge_vocabulary import VocabularyAsked, merge_vocabulary
 from .recipe_models import RecipeModels, found
 
@@ -71,9 +71,8 @@ class Request:
 
     def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str) -> Plan:
         """Return a plan with what it costs, what it keeps open, and the files that must not be written."""
-        costs = costs_of(plan, MergeContext(self.seed, self.plugins, self.memory or MEMORY))
         inputs = OpenInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)
-        return replace(plan, costs=costs, inputs=inputs)
+        return with_costs(replace(plan, inputs=inputs), self.memory, self.plugins)
 
 
 def plan_configuration(path: str, document: Mapping[str, Any], method: Method, asked: Request) -> Plan:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Checkpoint
-from ..engine import check_device, parse_size
+from ..engine import check_device
 from ..errors import ConfigError
 from ..merges import MergeMethods, Method, load_plugin, merge_methods
 from ..plan import Plan
@@ -28,6 +28,7 @@ from ..planners import (
 from ..text import count, escape
 from .argument_types import checked
 from .inputs import names_of, plan_source
+from .memory import memory_bytes
 from .merge_recipe import Request, is_recipe, plan_configuration, read_recipe
 from .merge_settings import GRADIENT, settings_of
 from .merge_vocabulary import MergedModel, VocabularyAsked, merge_vocabulary
@@ -108,7 +109,7 @@ def merge(
         ),
         seed,
         load_plugin(os.fspath(plugin)) if plugin is not None else (),
-        parse_size(memory, "--memory") if memory is not None else 0,
+        memory_bytes(memory),
         unwrap,
         root,
     )  # fmt: skip

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "DryRun", "Force", "Json", "KeepExtras", "MaxShard", "Operations", "Output", "OutputUnlessDry", "Quiet", "Root",
-    "Ruleset", "To", "Unwrap", "Verbose",
+    "DryRun", "Force", "Json", "KeepExtras", "MaxShard", "Memory", "Operations", "Output", "OutputUnlessDry", "Quiet",
+    "Root", "Ruleset", "To", "Unwrap", "Verbose",
 ]  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors are JSON on stderr.")]
@@ -29,6 +29,10 @@ To = Annotated[
 MaxShard = Annotated[
     str | None,
     typer.Option("--max-shard-size", metavar="SIZE", help="Write a folder of shards of this size, as in 5GB."),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory", metavar="SIZE", help="The most that computing may take, as in 512MB; 1GiB."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists. An input is never replaced.")]
 OutputUnlessDry = Annotated[

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from .check_steps import check_step
     from .checksums import bad_checksum, check_storage, check_values, checkable, combine, crc32
     from .compute import computed_blocks
+    from .context import MergeContext
     from .costs import costs_of
     from .factoring import differ
     from .layout import OutputOptions, check_options, lay_out, parse_size
     from .libraries import check_device
     from .mapping import mapped_block
     from .memory import put_tensors, stage_tensors
-    from .merging import MergeContext
     from .overlaying import overlaid_boxes
     from .places import check_output, output_error
     from .reading import read_number, read_part
@@ -81,7 +81,7 @@ __getattr__ = lazy_names(
         ".factoring": ("differ",),
         ".mapping": ("mapped_block",),
         ".overlaying": ("overlaid_boxes",),
-        ".merging": ("MergeContext",),
+        ".context": ("MergeContext",),
         ".memory": ("put_tensors", "stage_tensors"),
         ".reading": ("read_number", "read_part"),
         ".run": ("MEMORY", "Inputs", "Progress"),

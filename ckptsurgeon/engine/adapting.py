@@ -8,15 +8,25 @@ from math import prod
 import numpy as np
 
 from ..lora import Change, changing, wide_dtype
-from ..ops import Array, Box, blocks, cast, raw_dtype
+from ..ops import Array, Box, blocks, box_shape, cast, raw_dtype
 from ..plan import Lora, Step, Term
+from .context import MergeContext
 from .part import Blockwise, Part, Place, Seen, placed
 from .reading import read_part
 
-__all__ = ["adapting_of", "adapting_places"]
+__all__ = ["adapting_bytes", "adapting_of", "adapting_passes", "adapting_places", "kept_bytes"]
 
 ELEMENTS = 1 << 17
 """Elements of a block: in double precision, with the product and the sum, a core's cache holds so many."""
+
+DOUBLE = 8
+"""Bytes of a number in double precision."""
+
+ARRAYS = 8
+"""Arrays of a block's size that changing it takes, at most: the base, sums, what adapters give, what is rounded."""
+
+KEPT = 3
+"""Arrays of a factor's size that there are at most: read, weighted, beside those of other adapters."""
 
 
 def adapting_places(step: Step) -> list[Place]:
@@ -25,19 +35,52 @@ def adapting_places(step: Step) -> list[Place]:
     return list(placed(blocks(step.shape, limit), raw_dtype(step.dtype).itemsize))
 
 
-def adapting_of(step: Step, parts: Sequence[Part]) -> Blockwise:
-    """Read the factors of all adapters, which stay in memory, and return what makes the blocks of a tensor."""
-    assert step.lora is not None  # by check_step
-    changes = _changes(step, step.lora, parts)
-    wide = wide_dtype(parts[0][0].dtype, changes, step.dtype)
-    change, out = changing(changes, wide, step.dtype), raw_dtype(step.dtype)
+def adapting_bytes(step: Step, places: Sequence[Place]) -> int:
+    """Return the bytes that it takes to compute one block."""
+    elements: int = max((prod(box_shape(place.box)) for place in places), default=0)
+    return elements * DOUBLE * ARRAYS
+
+
+def kept_bytes(step: Step) -> int:
+    """Return the bytes of the factors, which stay in memory while a tensor is computed."""
+    inputs = [one for term, own in _lora(step).parted(step.inputs) if _is_factored(term) for one in own]
+    elements: int = sum(prod(one.shape) for one in inputs)
+    return elements * DOUBLE * KEPT
+
+
+def adapting_passes(step: Step) -> int:
+    """Return how often the base is read: for norms of columns, once before."""
+    return 2 if any(term.kind == "dora" and term.transposed for term in _lora(step).terms) else 1
+
+
+def adapting_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
+    """Read the factors of all adapters, which stay in memory, and return what makes the blocks of a tensor.
+
+    Raises PlanError where they do not fit the memory there is.
+    """
+    needed = kept_bytes(step) + adapting_bytes(step, adapting_places(step))
+    context.check(step, needed, "its adapters' factors and a block of rows are held at once")
+    with np.errstate(all="ignore"):  # an adapter may be NaN or infinite: what becomes of it is counted
+        changes = _changes(step, _lora(step), parts)
+        wide = wide_dtype(parts[0][0].dtype, changes, step.dtype)
+        change, out = changing(changes, wide, step.dtype), raw_dtype(step.dtype)
 
     def block(place: Place, seen: Seen | None) -> tuple[Array, int]:
         begin = place.box[0][0] if place.box else 0
-        made, lost = change(_rows(parts[0], place.box, seen, wide), begin)
+        with np.errstate(all="ignore"):
+            made, lost = change(_rows(parts[0], place.box, seen, wide), begin)
         return made.reshape(-1).view(out), lost
 
     return block
+
+
+def _lora(step: Step) -> Lora:
+    assert step.lora is not None  # by check_step
+    return step.lora
+
+
+def _is_factored(term: Term) -> bool:
+    return term.kind not in ("saved", "added")
 
 
 def _changes(step: Step, lora: Lora, parts: Sequence[Part]) -> list[Change]:
@@ -45,7 +88,7 @@ def _changes(step: Step, lora: Lora, parts: Sequence[Part]) -> list[Change]:
 
 
 def _change(step: Step, term: Term, own: Sequence[Part], base: Part) -> Change:
-    if term.kind in ("saved", "added"):
+    if not _is_factored(term):
         scale = 1.0 if term.kind == "saved" else term.scale
         return Change(term.kind, term.weight, values=_values(step, own[0], scale))
     a, b = _matrix(own[0]), _matrix(own[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,15 +16,13 @@ from ..plan import Plan, Step
 from ..text import escape
 from .checksums import bad_checksum, combine, crc32
 from .compute import block_places, blockwise, computed_blocks
-from .merging import MergeContext, merging_bytes
+from .context import MergeContext
+from .needs import threads_of
 from .overlaying import overlay
 from .part import Part, Place
 from .run import Run, checked_on_the_way, has_slot, is_copy
 
-__all__ = ["check_equal", "compute_steps", "draw_steps", "threads_of"]
-
-THREADS = min(8, len(os.sched_getaffinity(0)))
-"""As many as the machine has cores, up to where the disk is the limit."""
+__all__ = ["check_equal", "compute_steps", "draw_steps"]
 
 
 def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
@@ -64,7 +61,7 @@ def _compute(run: Run, step: Step, context: MergeContext, pools: dict[int, Threa
     """Compute one tensor block by block; numpy lets two threads work at once."""
     parts = run.parts(step)
     places = block_places(step, parts, context)
-    number = threads_of(step, places, context.memory)
+    number = threads_of(step, places, context)
     if number > 1:  # of one block, a thread of its own would cost more than it saves
         if number not in pools:
             pools[number] = ThreadPoolExecutor(number, thread_name_prefix="compute")
@@ -91,15 +88,6 @@ def _compute(run: Run, step: Step, context: MergeContext, pools: dict[int, Threa
         run.overflowed[step.key] = lost
     run.nbytes_read += sum(info.nbytes for info, _ in parts)
     run.checksums[step.key] = combine([(crc, nbytes) for crc, nbytes, _ in done])
-
-
-def threads_of(step: Step, places: Sequence[Place], memory: int) -> int:
-    """Return how many blocks are computed at once: as many as there are cores, and as the memory holds."""
-    if len(places) < 2:
-        return 1
-    if step.op != "merge":
-        return THREADS
-    return max(1, min(THREADS, memory // max(1, merging_bytes(step, places))))
 
 
 class _Sum:

@@ -6,8 +6,11 @@ from math import prod
 
 from ..plan import Costs, Plan, Step
 from ..tensors import DTYPES
-from .compute_steps import threads_of
-from .merging import MergeContext, merging_bytes, merging_places
+from .adapting import adapting_passes
+from .compute import block_places
+from .context import MergeContext
+from .factoring import factoring_passes
+from .needs import need_of, threads_of
 
 __all__ = ["costs_of"]
 
@@ -29,15 +32,21 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
 
 def _passes(step: Step, context: MergeContext) -> int:
     """Return how often the inputs of a step are read; once more where the mean of all rows is needed first."""
+    if step.lora is not None:
+        return adapting_passes(step)
+    if step.factor is not None:
+        return factoring_passes(step)
     means = any(rows.padded for rows in step.vocabularies)
     return means + (context.method(step.merge.method).passes if step.merge is not None else 1)
 
 
 def _memory(step: Step, context: MergeContext) -> int:
-    if step.merge is None:
+    if step.op not in ("merge", "lora", "factor"):
         return BUFFERS
-    places = merging_places(step, context)
-    return max(BUFFERS, threads_of(step, places, context.memory) * merging_bytes(step, places))
+    places = block_places(step, (), context)
+    need = need_of(step, places)
+    assert need is not None
+    return max(BUFFERS, need.kept + threads_of(step, places, context) * need.block)
 
 
 def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:

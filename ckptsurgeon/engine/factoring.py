@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 
 from ..errors import PlanError
-from ..lora import Decomposition, decompose
+from ..lora import PASSES, Decomposition, decompose, elements_held
 from ..means import rounded
 from ..ops import Array, blocks, box_shape, cast, raw_dtype
 from ..plan import Fit, Step
 from .part import Blockwise, Part, Place, Seen
 from .reading import read_part
 
-__all__ = ["Factors", "differ", "factoring_of", "factoring_places"]
+__all__ = ["Factors", "differ", "factoring_bytes", "factoring_of", "factoring_passes", "factoring_places"]
 
 ELEMENTS = 1 << 20
 """Elements of a block of rows."""
+
+BLOCK_BYTES = 5 * 8
+"""Bytes for each of them: of both tensors in double precision, one as it is stored, their difference, the last one."""
 
 
 @dataclass
@@ -36,6 +39,7 @@ class Factors:
         which = (step.inputs, step.factor.rank, step.factor.seed)
         if self._last is None or self._last[0] != which:
             matrix = step.source_shape[0], prod(step.source_shape[1:])
+            self._last = None  # its memory is that of the next one
             found = decompose(lambda: _differences(parts), matrix, step.factor.rank, step.factor.seed)
             self._last = which, found
             self.fits[step.source_key] = Fit(step.source_key, step.source_shape, step.factor.rank, found.error)
@@ -47,12 +51,26 @@ def factoring_places(step: Step) -> list[Place]:
     return [Place(0, 0, tuple((0, size) for size in step.shape))]
 
 
+def factoring_bytes(step: Step) -> int:
+    """Return the bytes that it takes to make the factors of a tensor."""
+    assert step.factor is not None  # by check_step
+    rows, columns = step.source_shape[0], prod(step.source_shape[1:])
+    return max(ELEMENTS, columns) * BLOCK_BYTES + 8 * elements_held((rows, columns), step.factor.rank)
+
+
+def factoring_passes(step: Step) -> int:
+    """Return how often the tensors are read: the second factor is made with the first."""
+    assert step.factor is not None  # by check_step
+    return PASSES if step.factor.part == "A" else 0
+
+
 def factoring_of(step: Step, parts: Sequence[Part], factors: Factors) -> Blockwise:
     """Return what makes a factor of the first input minus the second."""
 
     def block(place: Place, seen: Seen | None) -> tuple[Array, int]:
         assert step.factor is not None  # by check_step
-        found = factors.of(step, parts)
+        with np.errstate(all="ignore"):  # what is not finite raises
+            found = factors.of(step, parts)
         first = step.factor.part == ("A" if step.factor.transposed else "B")
         values = found.left if first else found.right
         values = values.T if step.factor.transposed else values

@@ -3,11 +3,12 @@
 from .adapter import Adapter, Module, Scales, read_adapter
 from .arithmetic import Change, Changing
 from .config import AdapterConfig, parse_config
-from .decomposition import Decomposition, decompose
+from .decomposition import PASSES, Decomposition, decompose, elements_held
 from .matching import Names, matched
 from .products import changing, wide_dtype
 
 __all__ = [
+    "PASSES",
     "Adapter",
     "AdapterConfig",
     "Change",
@@ -18,6 +19,7 @@ __all__ = [
     "Scales",
     "changing",
     "decompose",
+    "elements_held",
     "matched",
     "parse_config",
     "read_adapter",

@@ -14,7 +14,7 @@ from ..ops import Array
 __all__ = ["Change", "Changing", "changed"]
 
 Changing: TypeAlias = Callable[[Array, int], tuple[Array, int]]
-"""Given rows of the base and the number of the first: the rows changed, and how many values became infinite."""
+"""Given rows of the base and the number of the first: the rows changed, and how many became infinite or NaN."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,18 @@ class Change:
 
 
 def changed(changes: Sequence[Change], dtype: str, base: Array, begin: int) -> tuple[Array, int]:
-    """Return rows of a tensor, from ``begin`` on, with all changes, every element summed in order."""
+    """Return rows of a tensor, from ``begin`` on, with all changes, every element summed in order.
+
+    With it comes how many values became infinite or NaN that are finite in the base.
+    """
     end = begin + len(base)
     total = base.copy()
     for change in changes:
         total += change.weight * _apart(base, begin, end, change)
-    return rounded(total, "float64", dtype)
+    made, lost = rounded(total, "float64", dtype)
+    if not np.isfinite(total).all():
+        lost += int(np.count_nonzero(np.isfinite(base) & ~np.isfinite(total)))
+    return made, lost
 
 
 def _apart(base: Array, begin: int, end: int, change: Change) -> Array:

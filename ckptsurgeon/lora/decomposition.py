@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import PlanError
 from ..ops import Array
 
-__all__ = ["Decomposition", "Rows", "decompose"]
+__all__ = ["PASSES", "Decomposition", "Rows", "decompose", "elements_held"]
 
 MORE = 10
 """Directions beyond the rank that are looked at."""
@@ -26,6 +26,9 @@ POWERS = 2
 ROUNDED = 1e-10
 """What double precision may be off in the sums of a decomposition, over the largest singular value: 1e-16 for each of
 up to a million terms."""
+
+PASSES = 3 + 2 * POWERS
+"""Times that the rows are read: for their norm, for a basis, its powers and the singular values."""
 
 Rows = Callable[[], Iterator[Array]]
 """Gives the rows of a matrix from the first on, in blocks, in double precision; each time anew."""
@@ -43,6 +46,11 @@ class Decomposition:
     right: Array
     error: float
     unsure: float = 0.0
+
+
+def elements_held(shape: tuple[int, int], rank: int) -> int:
+    """Return how many numbers of double precision are held at most beside a block of rows: of a basis, in copies."""
+    return 4 * min(rank + MORE, *shape) * sum(shape)
 
 
 def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decomposition:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..means import rounded
-from ..ops import Array
+from ..ops import Array, raw_dtype
 from .arithmetic import Change, Changing, changed
 from .blas import multiplied
 
@@ -24,13 +24,16 @@ UNIT = 2.0**-53
 """What the sum of two numbers in double precision is off by at most, over the sum."""
 
 TIE = 0xFFF
-"""What is halfway between two values of at most 11 bits has 12: these last bits of a float32 are 0 there."""
+"""What is halfway between two of float16, of 11 bits or fewer, has 12: these last bits of a float32 are 0 there."""
 
 SINGLE = 2.0**-25
 """What a number in single precision is off by at least before it is another one, over the number."""
 
 NORMAL = 2.0**-125
 """From here on numbers in single precision are as precise as that."""
+
+PIECE = 1 << 16
+"""Elements that are worked on at once: of twice as many, all memory is asked of the kernel again each time."""
 
 SOME = 1 << 18
 """Products that are summed in order at once."""
@@ -68,23 +71,33 @@ class _Products:
         self.apart = 2 * (len(self.right) + 8) * UNIT * self.sizes
 
     def changed(self, base: Array, begin: int) -> tuple[Array, int]:
-        """Return rows of the base with the products, and how many values became infinite."""
+        """Return rows of the base with the products, and how many values became infinite or NaN."""
         rows = slice(begin, begin + len(base))
         if not float(self.sizes[rows].max()) + max(float(base.max()), -float(base.min())) < FINITE[self.dtype]:
             return self._in_order(base, begin)
-        total = multiplied(self.left[rows], self.right)
+        made = np.empty(base.shape, raw_dtype(self.dtype))
+        width = max(1, PIECE // len(base))
+        for first in range(0, base.shape[1], width):
+            columns = slice(first, first + width)
+            made[:, columns] = self._piece(base[:, columns], begin, self.right[:, columns])
+        return made, 0
+
+    def _piece(self, base: Array, begin: int, right: Array) -> Array:
+        """Return a part of the base, of all columns that ``right`` has, with the products."""
+        rows = slice(begin, begin + len(base))
+        total = multiplied(self.left[rows], right)
         total += base
         made, at = (_single if self.dtype == "float32" else _half)(total, self.apart[rows, None], self.dtype)
         if at.size:
-            made.reshape(-1)[at] = self._at(base, begin, at)
-        return made, 0
+            made.reshape(-1)[at] = self._at(base, begin, right, at)
+        return made
 
-    def _at(self, base: Array, begin: int, at: Array) -> Array:
-        """Return single elements of the output, by their numbers in the block."""
+    def _at(self, base: Array, begin: int, right: Array, at: Array) -> Array:
+        """Return single elements of a piece, by their numbers in it."""
         made = []
-        for some in np.array_split(at, -(-at.size * len(self.right) // SOME)):
+        for some in np.array_split(at, -(-at.size * len(right) // SOME)):
             rows, columns = np.divmod(some, base.shape[1])
-            terms = self.left[begin + rows].T * self.right[:, columns]
+            terms = self.left[begin + rows].T * right[:, columns]
             terms[0] += 0.0  # as if the sum began at zero: a product of -0 is none
             sums = base[rows, columns] + np.add.accumulate(terms, axis=0)[-1]  # ``sum`` is free to pair terms
             made.append(rounded(sums, "float64", self.dtype)[0])
@@ -112,12 +125,12 @@ def _half(total: Array, apart: Array, dtype: str) -> tuple[Array, Array]:
     near = total.astype("<f4")
     near += np.float32(0)  # BLAS may give -0
     bits = near.view("<u4")
-    open_ = (bits & np.uint32(TIE)) == 0
-    open_ &= apart > 0
-    open_ |= np.abs(near) < limit
-    at = np.flatnonzero(open_)
     if dtype == "float16":
-        return near.astype("<f2"), at
+        again = (bits & np.uint32(TIE)) == 0
+        again &= apart > 0  # numpy rounds to even what is exact
+        return near.astype("<f2"), np.flatnonzero(again | (np.abs(near) < limit))
+    again = (bits & np.uint32(0xFFFF)) == 0x8000
+    again |= np.abs(near) < limit
     bits += np.uint32(0x8000)
     bits >>= np.uint32(16)
-    return bits.astype("<u2"), at
+    return bits.astype("<u2"), np.flatnonzero(again)

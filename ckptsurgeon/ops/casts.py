@@ -61,8 +61,9 @@ def _reach(dtype: str) -> int:
 def widened(array: Array, dtype: str) -> Array:
     """Return the values in a type that numpy computes with."""
     if dtype == "bfloat16":
-        wide: Array = (array.astype("<u4") << 16).view("<f4")
-        return wide
+        bits: Array = array.astype("<u4")
+        bits <<= np.uint32(16)  # in place: a second array costs more than the shift
+        return bits.view("<f4")
     if dtype in SMALL_FLOATS:
         return from_small(array, dtype)
     if dtype == "bool":

@@ -33,7 +33,9 @@ def check_extraction(asked: Extraction) -> None:
     if asked.rank < 1:
         raise ConfigError(f"--rank {asked.rank} is no rank.", hint="Use a whole number from 1 on, as in 16.")
     if asked.alpha is not None and not (isfinite(asked.alpha) and asked.alpha > 0):
-        raise ConfigError(f"--alpha {asked.alpha} is none.", hint="Use a number above zero; by default it is the rank.")
+        raise ConfigError(
+            f"--alpha {asked.alpha} is no alpha.", hint="Use a number above zero; by default it is the rank."
+        )
     if asked.dtype not in DTYPES_OF_FACTORS:
         raise ConfigError(f"--dtype {asked.dtype} is none of factors.", hint=f"Use {', '.join(DTYPES_OF_FACTORS)}.")
     if not 0 <= asked.seed < 2**63:

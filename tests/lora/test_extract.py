@@ -176,7 +176,8 @@ def test_an_adapter_is_never_overwritten_unless_it_is_asked_for(ckpt: Any) -> No
         (["tuned.safetensors", "base.safetensors", "--include", "norm"], 4, "can be of low rank"),
         (["tuned.safetensors", "base.safetensors", "--include", "nrm"], 2, "--include nrm matches none"),
         (["tuned.safetensors", "base.safetensors", "--rank", "0"], 2, "--rank 0 is no rank"),
-        (["tuned.safetensors", "base.safetensors", "--alpha", "-1"], 2, "--alpha -1.0 is none"),
+        (["tuned.safetensors", "base.safetensors", "--alpha", "-1"], 2, "--alpha -1.0 is no alpha"),
+        (["tuned.safetensors", "base.safetensors", "--alpha", "nan"], 2, "--alpha nan is no alpha"),
         (["tuned.safetensors", "base.safetensors", "--dtype", "int8"], 2, "--dtype int8 is none of factors"),
         (["tuned.safetensors", "other.safetensors"], 4, "have no key in common"),
         (

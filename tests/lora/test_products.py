@@ -68,12 +68,20 @@ def test_small_factors_and_none_give_the_sums_in_order(dtype: str, factor: float
         assert np.array_equal(bits(fast(change, dtype, base)), bits(in_order(change, dtype, base))), kind
 
 
+@pytest.mark.parametrize("elements", [1, 700, 1 << 20])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pieces_of_any_size_give_the_same(dtype: str, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    change, base = factors(16), bases(dtype)["halfway"]
+    monkeypatch.setattr(products, "PIECE", elements)
+    assert np.array_equal(bits(fast(change, dtype, base)), bits(in_order(change, dtype, base)))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_few_values_are_summed_again(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a merge of a large rank takes a hundred times as long."""
     summed: list[int] = []
     again = products._Products._at
-    monkeypatch.setattr(products._Products, "_at", lambda *given: (summed.append(given[3].size), again(*given))[1])
+    monkeypatch.setattr(products._Products, "_at", lambda *given: (summed.append(given[-1].size), again(*given))[1])
     fast(factors(256), dtype, bases(dtype)["plain"])
     assert sum(summed) < 60000 // 500
 
@@ -101,3 +109,18 @@ def test_the_number_of_threads_is_left_as_it_was() -> None:
         seen.append((number[0], first, second))
     assert seen == [(1, True, True)] * 2
     assert number == [7]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("factor", [0.0, 1e-12, 1.0])
+def test_a_base_that_lies_halfway_is_rounded_to_even(dtype: str, factor: float) -> None:
+    """Of a float32 base, what lies between two values of 16 bits, normal or not, and beside it; no product moves some."""
+    steps = np.arange(256, dtype="<u4").reshape(4, 64)
+    starts = [0x3F800000, 0xBF800000, 0x00010000, 0x33000000, 0x38800000, 0xB3800000]
+    ties = np.concatenate([start + steps * np.uint32(part) for start in starts for part in (0x8000, 0x1000)])
+    base = np.concatenate([ties - np.uint32(1), ties, ties + np.uint32(1)]).view("<f4")
+    left = factor * np.random.default_rng(4).standard_normal((len(base), 4))
+    left[::2] = 0
+    change = Change("product", 1.0, left, np.random.default_rng(5).standard_normal((4, 64)))
+    found = changing([change], "float32", dtype)(base, 0)[0]
+    assert np.array_equal(bits(found), bits(changed([change], dtype, base.astype("<f8"), 0)[0]))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import DryRun, Force, Json, OutputUnlessDry, Quiet, Root, Unwrap, Verbose
+from ..options import DryRun, Force, Json, Memory, OutputUnlessDry, Quiet, Root, Unwrap, Verbose
 from ..sink import Sink
 from ..writing import Writing
 
@@ -50,6 +50,7 @@ def run(
     ] = False,
     dtype: Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="Of the factors.")] = "float32",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the random start.")] = 0,
+    memory: Memory = None,
     output: OutputUnlessDry = None,
     root: Root = None,
     unwrap: Unwrap = False,
@@ -66,6 +67,7 @@ def run(
     writing.check()
     plan = api.lora_extract(
         tuned, base, rank=rank, alpha=alpha, include=include or (), exclude=exclude or (), embeddings=embeddings,
-        fan_in_fan_out=fan_in_fan_out, save_modules=save_modules, dtype=dtype, seed=seed, unwrap=unwrap, root=root,
+        fan_in_fan_out=fan_in_fan_out, save_modules=save_modules, dtype=dtype, seed=seed, memory=memory,
+        unwrap=unwrap, root=root,
     )  # fmt: skip
     writing.carry_out(plan)

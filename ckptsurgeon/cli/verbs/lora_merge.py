@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..checks import numbers
-from ..options import DryRun, Force, Json, MaxShard, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose
+from ..options import DryRun, Force, Json, MaxShard, Memory, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose
 from ..sink import Sink
 from ..writing import Writing
 
@@ -45,6 +45,7 @@ def run(
     dtype: Annotated[
         str | None, typer.Option("--dtype", metavar="DTYPE", help="Of all floating tensors; else the base's.")
     ] = None,
+    memory: Memory = None,
     output: OutputUnlessDry = None,
     root: Root = None,
     unwrap: Unwrap = False,
@@ -62,7 +63,7 @@ def run(
     writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run)
     writing.check()
     plan = api.lora_merge(
-        base, adapters, weights=numbers("--weights", weights), exclude=exclude or (), dtype=dtype, unwrap=unwrap,
-        root=root,
+        base, adapters, weights=numbers("--weights", weights), exclude=exclude or (), dtype=dtype, memory=memory,
+        unwrap=unwrap, root=root,
     )  # fmt: skip
     writing.carry_out(plan)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..checks import numbers
-from ..options import DryRun, Force, Json, MaxShard, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose
+from ..options import DryRun, Force, Json, MaxShard, Memory, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose
 from ..sink import Sink
 from ..writing import Writing
 
@@ -92,10 +92,7 @@ def run(
         str | None, typer.Option("--compute", metavar="float32|float64", help="In what the values are computed.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of methods that draw.")] = 0,
-    memory: Annotated[
-        str | None,
-        typer.Option("--memory", metavar="SIZE", help="The most that computing may take, as in 512MB; 1GiB."),
-    ] = None,
+    memory: Memory = None,
     device: Annotated[
         str, typer.Option("--device", metavar="cpu|cuda", help="Where it is computed; with a GPU, by torch.")
     ] = "cpu",

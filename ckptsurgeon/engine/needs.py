@@ -1,0 +1,44 @@
+"""The memory that it takes to compute a tensor, and how many blocks of it that lets be computed at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..plan import Step
+from .adapting import adapting_bytes, kept_bytes
+from .context import MergeContext
+from .factoring import factoring_bytes
+from .merge_inputs import merging_bytes
+from .part import Place
+
+__all__ = ["Need", "need_of", "threads_of"]
+
+THREADS = min(8, len(os.sched_getaffinity(0)))
+"""As many as the machine has cores, up to where the disk is the limit."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of memory: what is ``kept`` while a tensor is computed, and what each ``block`` takes."""
+
+    block: int
+    kept: int = 0
+
+
+def need_of(step: Step, places: Sequence[Place]) -> Need | None:
+    """Return what a tensor takes, None where that is no more than copying."""
+    if step.op == "merge":
+        return Need(merging_bytes(step, places))
+    if step.op == "lora":
+        return Need(adapting_bytes(step, places), kept_bytes(step))
+    return Need(factoring_bytes(step)) if step.op == "factor" else None
+
+
+def threads_of(step: Step, places: Sequence[Place], context: MergeContext) -> int:
+    """Return how many blocks are computed at once: as many as there are cores, and as the memory holds."""
+    need = need_of(step, places)
+    if len(places) < 2 or need is None:
+        return THREADS if len(places) > 1 else 1
+    return max(1, min(THREADS, (context.memory - need.kept) // max(1, need.block)))
