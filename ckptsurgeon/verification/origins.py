@@ -32,7 +32,7 @@ def compare(check: Check, key: str, info: TensorInfo, made: Made) -> None:
         check.not_compared[key] = why
         return
     sources = _sources(check, made)
-    step = _planned(check, key, info, made, sources)
+    step = _planned(check, key, info, made, sources=sources)
     origins = [(source[name], source) for source, name in sources]
     over = check.expected.keeper if step.overlays else None
     keeper = check.expected.sources[over] if over is not None else None
@@ -61,7 +61,7 @@ def _compare_product(check: Check, key: str, step: Step, origins: Origins) -> No
 
 def _gone(check: Check, key: str, info: TensorInfo, made: Made) -> Iterator[str]:
     """Yield why a source of a tensor is not there."""
-    over = check.expected.keeper if _step(key, made, info, check.expected.rows, []).overlays else None
+    over = check.expected.keeper if _step(key, made, info, rows=check.expected.rows, inputs=()).overlays else None
     for index in (made.source, *(source for source, _ in made.more), over):
         if index is not None and index not in check.expected.sources:
             yield check.expected.absent.get(index, "its source is gone")
@@ -77,10 +77,10 @@ def _sources(check: Check, made: Made) -> list[Named]:
     return sources
 
 
-def _planned(check: Check, key: str, info: TensorInfo, made: Made, sources: Sequence[Named]) -> Step:
+def _planned(check: Check, key: str, info: TensorInfo, made: Made, *, sources: Sequence[Named]) -> Step:
     """Return the step that made a tensor, which must be one that can be carried out."""
     inputs = [Input(i, name, source[name].dtype, source[name].shape) for i, (source, name) in enumerate(sources)]
-    step = _step(key, made, info, check.expected.rows, inputs)
+    step = _step(key, made, info, rows=check.expected.rows, inputs=inputs)
     every = check.expected.vocabularies
     if (made.op, made.policy) == ("merge", "vocab") and not every:
         raise VerifyError("goes by vocabularies that the recipe does not have")
@@ -91,7 +91,7 @@ def _planned(check: Check, key: str, info: TensorInfo, made: Made, sources: Sequ
     return step
 
 
-def _step(key: str, made: Made, info: TensorInfo, rows: Rows | None, inputs: list[Input]) -> Step:
+def _step(key: str, made: Made, info: TensorInfo, *, rows: Rows | None, inputs: Sequence[Input]) -> Step:
     rows = rows if made.op == "map" else None
     if not inputs:
         return Step(key, made.op, info.dtype, info.shape, rows=rows)
