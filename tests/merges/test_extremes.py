@@ -1,0 +1,48 @@
+"""Values that are no numbers, infinite, or the largest there are; what mergekit 0.1.5 gives stands as numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ckptsurgeon.ops import Array
+
+from .arrays import merge
+
+BASE = np.arange(10, dtype="f4")
+NAN = np.nan
+HALF = np.array([NAN, 2, NAN, 3.5, NAN, 9, NAN, 7.25, NAN, 7.5], "f4")
+"""A model that is no number in more places than a small density keeps."""
+
+
+def merged(method: str, models: list[Array], base: Array | None = None, *, limit: int = 3, **given: Any) -> Array:
+    with np.errstate(invalid="ignore"):
+        return merge(method, models, base, limit=limit, **given)
+
+
+@pytest.mark.parametrize("limit", [3, 100])
+@pytest.mark.parametrize(
+    ("method", "given", "gives"),
+    [
+        ("ties", {"density": 0.2}, [NAN, 1, NAN, 3, NAN, 5, NAN, 7, NAN, 9]),
+        ("ties", {"density": 0.7}, [NAN, 1, NAN, 3, NAN, 9, NAN, 7, NAN, 7.5]),
+        ("breadcrumbs", {"density": 0.2, "gamma": 0.1}, [NAN, 1, NAN, 3, NAN, 5, NAN, 7, NAN, 9]),
+        ("breadcrumbs", {"density": 0.6, "gamma": 0.1}, [NAN, 1, NAN, 3, NAN, 9, NAN, 7, NAN, 7.5]),
+        ("breadcrumbs_ties", {"density": 0.2, "gamma": 0.1}, [NAN, 1, NAN, 3, NAN, 5, NAN, 7, NAN, 9]),
+    ],
+)
+def test_what_is_no_number_is_the_largest_and_stays(
+    method: str, given: dict[str, float], gives: list[float], limit: int
+) -> None:
+    model = -HALF if method == "ties" else HALF  # NaN of either sign
+    base = -BASE if method == "ties" else BASE
+    made = merged(method, [model], base, limit=limit, **given)
+    np.testing.assert_array_equal(-made if method == "ties" else made, gives)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_sce_of_what_is_no_number_has_no_weights(share: float) -> None:
+    made = merged("sce", [HALF, BASE + np.float32(0.5)], BASE, select_topk=share)
+    assert np.isnan(made).all()
