@@ -9,7 +9,7 @@ import pytest
 
 from ckptsurgeon.ops import Array
 
-from .arrays import merge
+from .arrays import METHODS, merge
 
 BASE = np.arange(10, dtype="f4")
 NAN = np.nan
@@ -46,3 +46,17 @@ def test_what_is_no_number_is_the_largest_and_stays(
 def test_sce_of_what_is_no_number_has_no_weights(share: float) -> None:
     made = merged("sce", [HALF, BASE + np.float32(0.5)], BASE, select_topk=share)
     assert np.isnan(made).all()
+
+
+BAD = np.array([NAN, 2, np.inf, 3.5], "f4")
+"""A model that nothing is to be taken of."""
+THINNED = [name for name, one in METHODS.items() if any(each.name == "density" for each in one.parameters)]
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("method", THINNED)
+def test_a_model_of_density_zero_is_left_out(method: str, rescale: bool) -> None:
+    """mergekit 0.1.5 leaves it out in ties and della; in dare and breadcrumbs it multiplies it by zero, which is NaN."""
+    base, good = np.ones(4, "f4"), np.array([1.5, 2, 0.5, 3], "f4")
+    made = merged(method, [BAD, good], base, weight=1.0, density=[0.0, 1.0], normalize=False, rescale=rescale)
+    np.testing.assert_array_equal(made, [1.5, 2, 0.5, 3])
