@@ -60,3 +60,19 @@ def test_a_model_of_density_zero_is_left_out(method: str, rescale: bool) -> None
     base, good = np.ones(4, "f4"), np.array([1.5, 2, 0.5, 3], "f4")
     made = merged(method, [BAD, good], base, weight=1.0, density=[0.0, 1.0], normalize=False, rescale=rescale)
     np.testing.assert_array_equal(made, [1.5, 2, 0.5, 3])
+
+
+@pytest.mark.parametrize("method", ["median", "trimmed_mean"])
+@pytest.mark.parametrize("count", [3, 4, 5, 11, 14, 25])
+def test_a_value_that_all_have_stays_as_it_is(method: str, count: int) -> None:
+    """The smallest that there is stands in masks of attention, for what is not to be seen."""
+    limits = np.finfo("f4")
+    model = np.array([limits.min, limits.max, limits.smallest_subnormal, 0.1, -np.inf], "f4")
+    np.testing.assert_array_equal(merged(method, [model] * count), model)
+
+
+@pytest.mark.parametrize("method", ["median", "trimmed_mean"])
+def test_a_mean_of_the_largest_values_does_not_overflow(method: str) -> None:
+    limit = np.finfo("f4").max
+    models = [np.array([sign * limit, limit / 2, limit], "f4") for sign in (1, 1, -1, -1)]
+    np.testing.assert_array_equal(merged(method, models), np.array([0, limit / 2, limit], "f4"))
