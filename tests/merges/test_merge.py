@@ -115,6 +115,18 @@ def test_an_edited_plan_is_refused(ckpt: Run) -> None:
         assert not Path("out.pth").exists()
 
 
+def test_a_plan_that_lacks_a_parameter_is_refused(ckpt: Run) -> None:
+    write()
+    data = cs.merge(MODELS[1:], base=MODELS[0], method="dare_ties", weights=[2], density=0.5).to_json()
+    del data["steps"][0]["merge"]["parameters"]["weight"]
+    Path("p.json").write_text(json.dumps(data))
+    done = ckpt("apply", "p.json", "-o", "out.pth")
+    assert done.code == 4
+    assert "the plan does not say weight of dare_ties for" in " ".join(done.err.split())
+    assert "Plan again" in done.err
+    assert not Path("out.pth").exists()
+
+
 def test_verify_finds_one_value_that_is_not_merged_so() -> None:
     write()
     plan = cs.merge(MODELS, method="linear", weights=[1, 2])
