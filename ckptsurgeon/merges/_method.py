@@ -138,6 +138,11 @@ class Method:
         """The first line of its documentation."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
+    @property
+    def needs_others(self) -> bool:
+        """Whether one model and nothing else is no merge; a method of one model may stand alone."""
+        return self.models[1] != 1
+
     def wants_rows(self, shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
         """Whether slices of a tensor hold whole rows, with these parameters."""
         if isinstance(self.by_rows, bool):

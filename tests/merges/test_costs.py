@@ -90,7 +90,7 @@ def test_a_dry_run_says_what_it_takes(ckpt: Run) -> None:
 
 def test_costs_are_no_part_of_a_plans_digest_and_survive_json() -> None:
     save("a.safetensors", 0)
-    plan = cs.merge(["a.safetensors"], method="linear", weights=[1.0])
+    plan = cs.merge(["a.safetensors"] * 2, method="linear", weights=[1.0, 1.0])
     again = cs.Plan.from_json(plan.to_json())
     assert again.costs == plan.costs is not None
     del (data := plan.to_json())["costs"]
