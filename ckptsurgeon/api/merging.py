@@ -202,6 +202,9 @@ def _check_number(method: Method, number: int, base: Path | None) -> None:
         raise ConfigError(
             f"{method.name} needs {count(least, 'model')}, and there is {merged or 'none'}.", hint="Name others."
         )
+    if number == 1 and base is None and method.needs_others:
+        hint = "Name another, or a base with --base." if method.base == "optional" else "Name another."
+        raise ConfigError("there is one model, and nothing to merge it with.", hint=hint)
     if most is not None and merged > most:
         raise ConfigError(
             f"{method.name} merges {count(most, 'model')}, and there are {merged}.", hint="Use another method for more."

@@ -9,9 +9,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..merges import Slice
+from ..errors import PlanError
+from ..merges import Method, Slice
 from ..ops import Array, Box, blocks, box_shape, cast, raw_dtype
 from ..plan import Merge, Rows, Step
+from ..text import escape
 from .aligning import common_shape, inner_places
 from .casting import cast_for
 from .context import MergeContext
@@ -21,7 +23,7 @@ from .mapping import gathered
 from .part import Part, Place, Seen, placed
 from .reading import read_part
 
-__all__ = ["MergedTensors", "device_of", "merge_of", "merging_bytes", "merging_places"]
+__all__ = ["MergedTensors", "device_of", "merge_of", "merging_bytes", "merging_places", "method_of"]
 
 T = TypeVar("T")
 
@@ -43,10 +45,10 @@ WORDS = 8
 
 def merging_places(step: Step, context: MergeContext) -> list[Place]:
     """Return the blocks in which a merged tensor is computed: the same on every machine, with whatever memory."""
-    method = context.method(merge_of(step).method)
+    by_rows = method_of(step, context).wants_rows(step.shape, merge_of(step).parameters)
     most = DEVICE_ELEMENTS if device_of(step, context) else ELEMENTS
     most = max(1, most // -(-len(step.inputs) // MANY))
-    limit = max(most, step.shape[-1] if method.by_rows and step.shape else 1)
+    limit = max(most, step.shape[-1] if by_rows else 1)
     return list(placed(blocks(step.shape, limit), raw_dtype(step.dtype).itemsize))
 
 
@@ -60,6 +62,22 @@ def merge_of(step: Step) -> Merge:
     """Return what a step merges, which ``check_step`` has seen to."""
     assert step.merge is not None
     return step.merge
+
+
+def method_of(step: Step, context: MergeContext) -> Method:
+    """Return the method of a step, as far as the plan, which may have been edited, fits it.
+
+    Raises ConfigError for a method that is not known, PlanError for a parameter that the method does not have, or the
+    plan: it would have a default that nobody asked for.
+    """
+    merge = merge_of(step)
+    method = context.method(merge.method)
+    name, takes = escape(merge.method), [one.name for one in method.parameters]
+    if unknown := [one for one in merge.parameters if one not in takes]:
+        raise PlanError(f"the merge method {name} takes no {escape(unknown[0])}.", hint="Plan again.")
+    if lacking := [one for one in takes if one not in merge.parameters]:
+        raise PlanError(f"the plan does not say {lacking[0]} of {name} for {escape(step.key)}.", hint="Plan again.")
+    return method
 
 
 def device_of(step: Step, context: MergeContext) -> str:

@@ -14,7 +14,7 @@ from ..plan import Merge, Step
 from ..text import count, escape
 from .casting import cast_for, named
 from .context import MergeContext
-from .merge_inputs import MergedTensors, merge_of
+from .merge_inputs import MergedTensors, merge_of, method_of
 from .part import Blockwise, Part, Place, Seen
 
 __all__ = ["merging_of"]
@@ -26,12 +26,10 @@ def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Bloc
     Raises PlanError where the tensors cannot be merged so, or not in the memory there is.
     """
     merge = merge_of(step)
-    method = context.method(merge.method)
+    method = method_of(step, context)
     _check_inputs(merge, method, len(parts) - merge.base)
     tensors = MergedTensors(step, parts, context)
     argument = {one.name: one.argument for one in method.parameters}
-    if unknown := [name for name in merge.parameters if name not in argument]:
-        raise PlanError(f"the merge method {escape(merge.method)} takes no {escape(unknown[0])}.", hint="Plan again.")
     with tensors.library.working():
         merging = method.prepare(tensors, {argument[name]: value for name, value in merge.parameters.items()})
 

@@ -151,6 +151,8 @@ class _Builder:
             every += bases
             if method.base == "none":
                 self.layout.notes[f"base_model counts as a model: {method.name} takes no base"] = None
+        if whole and len(self._models.numbers) == 1 and method.needs_others:
+            raise fault(where, "has one model, and nothing to merge it with", "Name others, or use passthrough.")
         if method.base == "none" or base is None:
             self._check_number(len(every), where)
             return every, None

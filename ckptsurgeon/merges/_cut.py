@@ -28,7 +28,8 @@ class Cut:
     """Where the magnitudes of a rank end.
 
     Those that equal ``value`` are in where they lie in a piece before ``place``, or are among the first ``quota`` of
-    the piece there. (The pieces that are merged are those that were counted.)
+    the piece there. (The pieces that are merged are those that were counted.) A NaN counts as larger than any number;
+    which of them are in makes no difference, since one that is multiplied by zero stays one.
     """
 
     value: float
@@ -48,7 +49,9 @@ class Cut:
         return mask
 
     def _reaches(self, magnitudes: Array) -> Array:
-        mask: Array = magnitudes >= self.value if self.largest else magnitudes <= self.value
+        if not self.largest:
+            return ~(magnitudes > self.value)  # where that is no number, all are in
+        mask: Array = magnitudes >= self.value
         return mask
 
 

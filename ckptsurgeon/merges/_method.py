@@ -84,6 +84,10 @@ class Tensors(Protocol):
         ...
 
 
+ByRows: TypeAlias = bool | Callable[[tuple[int, ...], Mapping[str, Any]], bool]
+"""Whether slices hold whole rows, or a function of a shape and all parameters, by their names, that says so."""
+
+
 class _LookError(Exception):
     """A method wants to look at values that nobody has read yet."""
 
@@ -116,8 +120,8 @@ class Method:
     """A merge method: its name, its function, where it comes from, and what it takes.
 
     ``base`` is one of ``BASES``; ``models`` the least and the most models it merges, the base not counted unless it
-    is merged as one. ``by_rows`` asks for slices that hold whole rows (all of the last dimension). ``passes`` is how
-    often it goes over float32 tensors at most, when they are merged included.
+    is merged as one. ``by_rows`` asks for slices that hold whole rows (all of the last dimension), always or for some
+    shapes and parameters. ``passes`` is how often it goes over float32 tensors at most, when they are merged included.
     """
 
     name: str
@@ -126,13 +130,24 @@ class Method:
     parameters: tuple[Parameter, ...]
     base: str = "none"
     models: tuple[int, int | None] = (1, None)
-    by_rows: bool = False
+    by_rows: ByRows = False
     passes: int = 1
 
     @property
     def summary(self) -> str:
         """The first line of its documentation."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def needs_others(self) -> bool:
+        """Whether one model and nothing else is no merge; a method of one model may stand alone."""
+        return self.models[1] != 1
+
+    def wants_rows(self, shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
+        """Whether slices of a tensor hold whole rows, with these parameters."""
+        if isinstance(self.by_rows, bool):
+            return self.by_rows and len(shape) > 0
+        return self.by_rows(shape, {one.name: parameters.get(one.name, one.default) for one in self.parameters})
 
     def check(self, shape: tuple[int, ...], count: int, parameters: Mapping[str, Any], *, has_base: bool) -> None:
         """Raise what the function raises of its parameters alone, before it looks at a value."""
@@ -158,7 +173,7 @@ def merge_method(
     paper: str,
     base: str = "none",
     models: tuple[int, int | None] = (1, None),
-    by_rows: bool = False,
+    by_rows: ByRows = False,
     passes: int = 1,
 ) -> Callable[[Callable[..., Merging | Array]], Method]:
     """Make a function a merge method.

@@ -15,8 +15,8 @@ from ._weights import check_some, sum_of
 
 __all__ = ["Masks", "Mixing", "agreement", "everything", "mixed"]
 
-Masks: TypeAlias = Callable[[Slice, int, Array], Array | None]
-"""Returns which elements of a model's delta are kept, in a piece; None for all of them."""
+Masks: TypeAlias = Callable[[Slice, int, Array], Array | bool]
+"""Returns which elements of a model's delta are kept, in a piece; True for all of them, False for none."""
 
 _TINY = 1e-7
 """Below it a sum of magnitudes is zero, as for mergekit."""
@@ -46,8 +46,9 @@ class Mixing:
             sum_of(self.weight)
 
 
-def everything(at: Slice, model: int, delta: Array) -> None:
+def everything(at: Slice, model: int, delta: Array) -> bool:
     """Keep all."""
+    return True
 
 
 def agreement(at: Slice, deltas: Sequence[Array]) -> list[Array]:
@@ -63,19 +64,24 @@ def mixed(tensors: Tensors, masks: Masks, how: Mixing, columns: int | None = Non
     factors = [weight * grown for weight, grown in zip(how.weight, growth, strict=True)]
 
     def merged(at: Slice) -> Array:
-        deltas = list(at.deltas)
-        for model, delta in enumerate(deltas):
-            mask = masks(at, model, delta)
-            if mask is not None:
-                delta *= mask
-            if factors[model] != 1:
-                delta *= factors[model]
+        deltas = [_kept(at, delta, masks(at, model, delta)) for model, delta in enumerate(at.deltas)]
+        for delta, factor in zip(deltas, factors, strict=True):
+            if factor != 1:
+                delta *= factor
         total = _elected(at, deltas, how) if how.elect else _summed(deltas, how)
         if how.scale != 1:
             total *= how.scale
         return at.onto(total)
 
     return in_pieces(merged, columns)
+
+
+def _kept(at: Slice, delta: Array, mask: Array | bool) -> Array:
+    """Return what a mask leaves of a delta; of none of it not even what is no number, which times zero would stay."""
+    kept: Array = at.xp.zeros_like(delta) if mask is False else delta
+    if not isinstance(mask, bool):
+        kept *= mask
+    return kept
 
 
 def _summed(deltas: Sequence[Array], how: Mixing) -> Array:
@@ -129,7 +135,7 @@ def _sums(at: Slice, masks: Masks) -> list[tuple[int, float, float]]:
     found = []
     for model, delta in enumerate(at.deltas):
         mask = masks(at, model, delta)
-        if mask is None:
+        if isinstance(mask, bool):
             continue
         size = at.xp.abs(delta)
         before = float(at.xp.sum(size, dtype=at.xp.float64))

@@ -1,8 +1,9 @@
 """Exact thresholds by magnitude: the k-th largest value of a tensor of any size, without sorting or holding it.
 
-A float without its sign orders as its bits do, read as an integer. So the values are counted by their upper 16 bits,
-the k-th is looked up in the counts, and the values that share its upper 16 bits are counted by the next 16: two passes
-for float32. Where only some of the values that equal the k-th are wanted, those that come first are: one more pass.
+A float without its sign orders as its bits do, read as an integer; what is no number comes last. So the values are
+counted by their upper 16 bits, the k-th is looked up in the counts, and the values that share its upper 16 bits are
+counted by the next 16: two passes for float32. Where only some of the values that equal the k-th are wanted, those
+that come first are: one more pass.
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ def cuts(
     }
     width = _descend(tensors, quantities, list(searches.values()), columns) if searches else 0
     values = {number: _float(search.bits, width) for number, search in searches.items()}
-    # Of values that are zero it makes no difference which are in.
-    tied = [number for number, one in searches.items() if settle and one.wanted < one.alike and values[number]]
+    # Of values that are zero, or no number, it makes no difference which are in.
+    settled = [number for number, value in values.items() if settle and value and not math.isnan(value)]
+    tied = [number for number in settled if searches[number].wanted < searches[number].alike]
     ends = _ends(tensors, quantities, [(searches[number], values[number]) for number in tied], columns)
     places = dict(zip(tied, ends, strict=True))
     return [

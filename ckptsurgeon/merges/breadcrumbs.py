@@ -62,7 +62,7 @@ def breadcrumbs_ties(
 def _middling(tensors: Tensors, density: PerModel, gamma: PerModel) -> Masks:
     """Keep a range of each delta's magnitudes in their order, of equal ones the first in memory counting as smaller."""
     total = math.prod(tensors.shape)
-    thinned = [model for model, share in enumerate(density) if share < 1]
+    thinned = [model for model, share in enumerate(density) if 0 < share < 1]
     ranks = []
     for place, model in enumerate(thinned):
         kept = int(density[model] * total)
@@ -70,9 +70,9 @@ def _middling(tensors: Tensors, density: PerModel, gamma: PerModel) -> Masks:
         ranks += [Rank(place, below, largest=False), Rank(place, below + kept, largest=False)]
     found = cuts(tensors, lambda at: [at.delta(model) for model in thinned], ranks)
 
-    def masks(at: Slice, model: int, delta: Array) -> Array | None:
+    def masks(at: Slice, model: int, delta: Array) -> Array | bool:
         if model not in thinned:
-            return None
+            return density[model] > 0
         low, high = found[2 * thinned.index(model) :][:2]
         size = at.xp.abs(delta)
         mask = high.holds(at, size)

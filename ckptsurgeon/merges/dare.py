@@ -54,9 +54,9 @@ def dare_ties(
 
 
 def _random(tensors: Tensors, density: PerModel) -> Masks:
-    def masks(at: Slice, model: int, delta: Array) -> Array | None:
-        if density[model] >= 1:
-            return None
+    def masks(at: Slice, model: int, delta: Array) -> Array | bool:
+        if not 0 < density[model] < 1:
+            return density[model] > 0
         mask: Array = tensors.uniform(at, model) < density[model]
         return mask
 

@@ -70,11 +70,10 @@ def _ranked(tensors: Tensors, density: Sequence[float], epsilon: Sequence[float]
                 hint="Give a smaller epsilon.",
             )
 
-    def masks(at: Slice, model: int, delta: Array) -> Array | None:
-        if density[model] >= 1:
-            return None
-        spread = epsilon[model] if density[model] > 0 else 0.0
-        chance = _ranks(at, delta) * (2 * spread) + (density[model] - spread)
+    def masks(at: Slice, model: int, delta: Array) -> Array | bool:
+        if not 0 < density[model] < 1:
+            return density[model] > 0
+        chance = _ranks(at, delta) * (2 * epsilon[model]) + (density[model] - epsilon[model])
         mask: Array = tensors.uniform(at, model) < chance
         return mask
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -16,15 +18,21 @@ __all__ = ["METHODS"]
 _SHORT, _SINGULAR = 1e-6, 1e-6
 
 
-@merge_method(
-    "model_stock", paper="https://arxiv.org/abs/2403.19522", base="required", models=(2, None), by_rows=True, passes=2
-)
+_PAPER = "https://arxiv.org/abs/2403.19522"
+
+
+def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
+    """Whether each row has an angle of its own; in one dimension there is but one."""
+    return len(shape) > 1 and bool(parameters["filter_wise"])
+
+
+@merge_method("model_stock", paper=_PAPER, base="required", models=(2, None), by_rows=_has_rows, passes=2)
 def model_stock(tensors: Tensors, *, filter_wise: bool = False) -> Merging:
     """Return the point between the base and the mean of the models that their mean angle at the base asks for.
 
     With ``filter_wise`` each row (all of the last dimension) has an angle of its own.
     """
-    if filter_wise:
+    if filter_wise and len(tensors.shape) > 1:
         return _by_rows(tensors)
     products = gram(tensors)
     norms = lengths(products)

@@ -42,12 +42,18 @@ def _middle(tensors: Tensors, cut: int) -> Merging:
 
     def merged(at: Slice) -> Array:
         left = _sorted(at, list(at.models))[cut : tensors.count - cut]
-        total = left[0]
-        for one in left[1:]:
-            total = total + one
-        return total / len(left)
+        return left[0] if len(left) == 1 else _mean(at, left)
 
     return in_pieces(merged)
+
+
+def _mean(at: Slice, values: list[Array]) -> Array:
+    """Return the mean of values in order: never beyond them, so that the largest there are do not overflow."""
+    total = values[0] / len(values)
+    for one in values[1:]:
+        total += one / len(values)
+    mean: Array = at.xp.minimum(at.xp.maximum(total, values[0]), values[-1])
+    return mean
 
 
 def _sorted(at: Slice, values: list[Array]) -> list[Array]:

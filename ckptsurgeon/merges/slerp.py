@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +43,12 @@ def slerp(tensors: Tensors, *, t: float) -> Merging:
     return combination((math.sin((1 - t) * theta) / math.sin(theta), math.sin(t * theta) / math.sin(theta)))
 
 
-@merge_method("nuslerp", paper=_PAPER, base="optional", models=(2, 2), by_rows=True, passes=2)
+def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
+    """Whether each row is a vector of its own; in one dimension there is but one."""
+    return len(shape) > 1 and not (parameters["nuslerp_flatten"] or parameters["nuslerp_row_wise"])
+
+
+@merge_method("nuslerp", paper=_PAPER, base="optional", models=(2, 2), by_rows=_has_rows, passes=2)
 def nuslerp(
     tensors: Tensors, *, weight: PerModel, nuslerp_row_wise: bool = False, nuslerp_flatten: bool = True
 ) -> Merging:
@@ -52,12 +59,10 @@ def nuslerp(
     """
     total = sum(weight)
     t = 0.5 if abs(total) < 1e-6 else weight[1] / total
-    if nuslerp_flatten:
+    if nuslerp_flatten or len(tensors.shape) < 2:
         products = gram(tensors)
         return combination([float(one) for one in _arc(products[0, 0], products[1, 1], products[0, 1], t)])
-    if nuslerp_row_wise and len(tensors.shape) > 1:
-        return _by_columns(tensors, t)
-    return _by_rows(tensors, t)
+    return _by_columns(tensors, t) if nuslerp_row_wise else _by_rows(tensors, t)
 
 
 def _arc(first: Array, second: Array, both: Array, t: float) -> tuple[Array, Array]:

@@ -53,16 +53,15 @@ def ties(
 
 
 def _largest(tensors: Tensors, density: PerModel) -> Masks:
-    """Keep the largest magnitudes of each delta: a share of them, but one at least."""
+    """Keep the largest magnitudes of each delta: a share of them, but one at least where that is not zero."""
     total = math.prod(tensors.shape)
-    thinned = [model for model, share in enumerate(density) if share < 1]
-    counts = [max(1, int(density[model] * total)) if density[model] > 0 else 0 for model in thinned]
-    ranks = [Rank(place, count) for place, count in enumerate(counts)]
+    thinned = [model for model, share in enumerate(density) if 0 < share < 1]
+    ranks = [Rank(place, max(1, int(density[model] * total))) for place, model in enumerate(thinned)]
     found = cuts(tensors, lambda at: [at.delta(model) for model in thinned], ranks)
     cut = dict(zip(thinned, found, strict=True))
 
-    def masks(at: Slice, model: int, delta: Array) -> Array | None:
-        return cut[model].holds(at, at.xp.abs(delta)) if model in cut else None
+    def masks(at: Slice, model: int, delta: Array) -> Array | bool:
+        return cut[model].holds(at, at.xp.abs(delta)) if model in cut else density[model] > 0
 
     return masks
 

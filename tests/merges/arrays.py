@@ -79,5 +79,6 @@ def merge(
     """Merge tensors in memory. Parameters that begin with an underscore are those of ``Arrays``."""
     options = {name[1:]: parameters.pop(name) for name in list(parameters) if name.startswith("_")}
     found = METHODS[method]
-    tensors = Arrays(models, base, limit=limit, by_rows=found.by_rows, **options)
+    by_rows = found.wants_rows(tuple(models[0].shape), parameters)
+    tensors = Arrays(models, base, limit=limit, by_rows=by_rows, **options)
     return tensors.merged(found.prepare(tensors, parameters))

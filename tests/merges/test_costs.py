@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine import merge_inputs
 from fixtures.mergekit_cases import CASES, models
 
-from .arrays import METHODS, Arrays
+from .arrays import METHODS, Arrays, merge
 
 Run = Callable[..., Any]
 
@@ -41,7 +41,9 @@ def test_a_method_declares_as_many_passes_as_it_makes_at_most(method: str) -> No
     for case, key in product(cases, MODELS["a"]):
         for change in (np.asarray, np.rint):  # of rounded values many are equal
             base = None if case.base is None else change(MODELS[case.base][key])
-            tensors = Arrays([change(MODELS[name][key]) for name in case.models], base, by_rows=METHODS[method].by_rows)
+            models = [change(MODELS[name][key]) for name in case.models]
+            by_rows = METHODS[method].wants_rows(models[0].shape, case.parameters)
+            tensors = Arrays(models, base, by_rows=by_rows)
             with suppress(cs.PlanError):
                 METHODS[method].prepare(tensors, dict(case.parameters))
             made.append(tensors.passes + 1)
@@ -88,7 +90,7 @@ def test_a_dry_run_says_what_it_takes(ckpt: Run) -> None:
 
 def test_costs_are_no_part_of_a_plans_digest_and_survive_json() -> None:
     save("a.safetensors", 0)
-    plan = cs.merge(["a.safetensors"], method="linear", weights=[1.0])
+    plan = cs.merge(["a.safetensors"] * 2, method="linear", weights=[1.0, 1.0])
     again = cs.Plan.from_json(plan.to_json())
     assert again.costs == plan.costs is not None
     del (data := plan.to_json())["costs"]
@@ -148,6 +150,33 @@ def test_a_slice_that_does_not_fit_the_memory_is_an_error() -> None:
     with pytest.raises(cs.PlanError, match=r"w takes 4\.2 MB of memory.*it has 1\.0 MB") as error:
         cs.apply(plan, "o.safetensors")
     assert "--memory" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("nuslerp", {}),
+        ("nuslerp", {"nuslerp_flatten": False}),
+        ("nuslerp", {"nuslerp_flatten": False, "nuslerp_row_wise": True}),
+        ("model_stock", {}),
+        ("model_stock", {"filter_wise": True}),
+    ],
+)
+def test_one_vector_is_no_row_that_has_to_be_held(method: str, parameters: dict[str, bool]) -> None:
+    """A slice of a vector of 4.8 MB, with what is made of it, would be 40 MB."""
+    values = [np.random.default_rng(seed).standard_normal(1_200_000, "f4") for seed in range(3)]
+    for name, one in zip("abc", values, strict=True):
+        save_file({"v": one}, f"{name}.safetensors")
+    base, weight = (values[2], {}) if method == "model_stock" else (None, {"weight": [1, 1]})
+    plan = cs.merge(
+        ["a.safetensors", "b.safetensors"], method=method, base="c.safetensors" if base is not None else None,
+        parameters={**parameters, **weight}, memory="16MB",
+    )  # fmt: skip
+    cs.apply(plan, "o.safetensors")
+    assert plan.costs is not None
+    assert plan.costs.memory_nbytes == 16 << 20  # what copying takes
+    wanted = merge(method, values[:2], base, **parameters, **weight)
+    np.testing.assert_allclose(load_file("o.safetensors")["v"], wanted, atol=1e-6)
 
 
 def test_sums_of_all_columns_are_counted_where_they_are_large() -> None:

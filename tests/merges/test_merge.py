@@ -115,6 +115,18 @@ def test_an_edited_plan_is_refused(ckpt: Run) -> None:
         assert not Path("out.pth").exists()
 
 
+def test_a_plan_that_lacks_a_parameter_is_refused(ckpt: Run) -> None:
+    write()
+    data = cs.merge(MODELS[1:], base=MODELS[0], method="dare_ties", weights=[2], density=0.5).to_json()
+    del data["steps"][0]["merge"]["parameters"]["weight"]
+    Path("p.json").write_text(json.dumps(data))
+    done = ckpt("apply", "p.json", "-o", "out.pth")
+    assert done.code == 4
+    assert "the plan does not say weight of dare_ties for" in " ".join(done.err.split())
+    assert "Plan again" in done.err
+    assert not Path("out.pth").exists()
+
+
 def test_verify_finds_one_value_that_is_not_merged_so() -> None:
     write()
     plan = cs.merge(MODELS, method="linear", weights=[1, 2])
@@ -228,6 +240,10 @@ def test_a_plugin_that_is_none_says_why(text: str, why: str, ckpt: Run) -> None:
 
 BAD = {
     "no models": ([], ["-m", "linear"], 2, "models"),
+    "one model": (MODELS[:1], ["-m", "linear", "--weights", "1"], 2, "one model, and nothing to merge it with. Name another."),
+    "one model to karcher": (MODELS[:1], ["-m", "karcher"], 2, "nothing to merge it with"),
+    "one model to median": (MODELS[:1], ["-m", "median"], 2, "nothing to merge it with"),
+    "one model without its base": (MODELS[:1], ["-m", "multislerp", "--weights", "1"], 2, "or a base with --base"),
     "no method": (MODELS, [], 2, "method"),
     "an unknown method": (MODELS, ["-m", "linaer"], 2, "Did you mean linear?"),
     "no weights": (MODELS, ["-m", "linear"], 2, "--weights"),
@@ -244,6 +260,18 @@ BAD = {
     "a missing model": (["a.pth", "z.pth"], ["-m", "linear", "--weights", "1,1"], 3, "z.pth"),
     "no size": (MODELS, ["-m", "linear", "--weights", "1,1", "--memory", "lots"], 2, "--memory lots"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [("passthrough", {"scale": 0.5}), ("multislerp", {"base": MODELS[1], "weight": 1}), ("ties", {"base": MODELS[1]})],
+)
+def test_one_model_is_merged_with_its_base_or_passed_through(method: str, how: dict[str, Any]) -> None:
+    first = write()[0]
+    cs.apply(cs.merge(MODELS[:1], method=method, **how), "out.pth")
+    factor = how.get("scale", 1.0)
+    for key, value in torch.load("out.pth", weights_only=True).items():
+        assert torch.allclose(value, factor * first[key], atol=1e-6), key
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -302,6 +302,18 @@ def test_modules_are_merged_each_its_own_way() -> None:
     assert found["lm_head.weight"] == 0.5
 
 
+def test_a_module_or_a_slice_may_be_of_one_of_several_models() -> None:
+    write(**{f"model.vision.blocks.{n}.weight": torch.ones(4, 2) for n in range(2)})
+    alone = {"models": [{"model": "b", "parameters": {"weight": 1}}]}
+    both = {"models": [{"model": one, "parameters": {"weight": 1}} for one in ("a", "b")]}
+    found = weights(
+        modules={"vision": {**alone, "layers": "model.vision.blocks"}, "text": {**both, "layers": "model.layers"}}
+    )
+    assert of_layers(found) == [0.5] * 3
+    source = {"model": "a", "layer_range": [0, 2], "parameters": {"weight": 1}}
+    assert of_layers(weights(slices=[{"sources": [source]}] * 2)) == [1.0] * 4
+
+
 def test_the_base_is_a_model_where_the_method_takes_none() -> None:
     write("abc")
     plan = cs.merge(recipe(models=[{"model": "a"}, {"model": "b"}], base_model="c", parameters={"weight": 1}))
@@ -619,6 +631,16 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "a range of three": ({"slices": [{"sources": [{"model": "a", "layer_range": [0, 2, 1]}]}]}, 2, "layer_range is [0, 2, 1], not two whole numbers"),
     "a residual weight that is none": ({"slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}], "residual_weight": "x"}]}, 2, "slices[0].residual_weight is 'x', not a number"),
     "models that are no list": ({"models": {"model": "a"}}, 2, "models is {'model': 'a'}, not a list of models"),
+    "one model": (
+        {"models": [{"model": "a", "parameters": {"weight": 1}}]}, 2,
+        "models has one model, and nothing to merge it with. Name others, or use passthrough.",
+    ),
+    "one model that is its base": (
+        {"models": [{"model": "a", "parameters": {"weight": 1}}], "base_model": "a"}, 2, "nothing to merge it with",
+    ),
+    "one module of one model": (
+        {"modules": {"default": {"models": [{"model": "a", "parameters": {"weight": 1}}]}}}, 2, "nothing to merge it with",
+    ),
     "both": ({**pair(1), **sliced((0, 1))}, 2, "it has models and slices"),
     "no model in a row": ({"models": [{"parameters": {"weight": 1}}]}, 2, "models[0] has no model"),
     "a model twice": ({"models": [{"model": "a"}, {"model": "a"}]}, 2, "models[1] is a once more"),
