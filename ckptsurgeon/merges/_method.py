@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..ops import Array
 from ._parameters import Parameter, bound, parameters_of
 
-__all__ = ["BASES", "Merging", "Method", "Slice", "Tensors", "merge_method"]
+__all__ = ["BASES", "LookError", "Merging", "Method", "Slice", "Tensors", "merge_method"]
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ class Tensors(Protocol):
         ...
 
 
-class _LookError(Exception):
+class LookError(Exception):
     """A method wants to look at values that nobody has read yet."""
 
 
@@ -98,13 +98,13 @@ class _Unseen:
     key: str = ""
 
     def map(self, look: Callable[[Slice], Any]) -> list[Any]:
-        raise _LookError
+        raise LookError
 
     def whole(self) -> Slice:
-        raise _LookError
+        raise LookError
 
     def uniform(self, at: Slice, model: int) -> Array:
-        raise _LookError
+        raise LookError
 
 
 Merging: TypeAlias = Callable[[Slice], Array]
@@ -134,10 +134,12 @@ class Method:
         """The first line of its documentation."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
-    def check(self, shape: tuple[int, ...], count: int, parameters: Mapping[str, Any], *, has_base: bool) -> None:
+    def check(
+        self, shape: tuple[int, ...], count: int, parameters: Mapping[str, Any], *, has_base: bool, key: str = ""
+    ) -> None:
         """Raise what the function raises of its parameters alone, before it looks at a value."""
-        with suppress(_LookError):
-            self.function(_Unseen(shape, count, has_base), **bound(self.name, self.parameters, parameters, count))
+        with suppress(LookError):
+            self.function(_Unseen(shape, count, has_base, key), **bound(self.name, self.parameters, parameters, count))
 
     def prepare(self, tensors: Tensors, parameters: dict[str, Any]) -> Merging:
         """Look at the tensors as far as the method needs, and return what merges their slices.
