@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
@@ -48,6 +48,10 @@ class Slice:
     def delta(self, model: int) -> Array:
         """Return what a model adds to the base, or the model where there is none."""
         return self.models[model] if self.base is None else self.models[model] - self.base
+
+    def wide(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        """Return arrays in double precision."""
+        return tuple(self.xp.asarray(one, dtype=self.xp.float64) for one in arrays)
 
     def onto(self, delta: Array) -> Array:
         """Return what is added to the base, added to it, in place; where there is none, as it is."""
