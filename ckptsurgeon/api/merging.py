@@ -88,8 +88,8 @@ def merge(
     A recipe (``merge("recipe.yaml")``) says its models, method, base and parameters itself. The folder of a model that
     is one of transformers' lends the output its configuration and tokeniser: the base's, else the first model's.
 
-    Raises ConfigError for an unknown method or parameter, PlanError where the models differ, and what
-    ``open_checkpoint`` raises.
+    Raises ConfigError for an unknown method or parameter, PlanError where the models differ or
+    ``memory`` is less than it takes, and what ``open_checkpoint`` raises.
     """
     dtype, compute = (None if one is None else str(one) for one in (dtype, compute))
     check_device(device)

@@ -54,7 +54,8 @@ def test_whole_tensors_beyond_the_memory_are_an_error(ckpt: Run) -> None:
     assert torch.equal(
         found.reshape(-1), first["head.weight"].reshape(-1)[second["head.weight"].abs().reshape(-1).argsort()]
     )
-    done = ckpt("merge", *MODELS, "-m", "whole", "--plugin", "mine.py", "--memory", "100B", "-o", "no.pth")
+    write(large=torch.zeros(1000, 1000))
+    done = ckpt("merge", *MODELS, "-m", "whole", "--plugin", "mine.py", "--memory", "17MB", "-o", "no.pth")
     assert done.code == 4
     assert "--memory" in done.err
     assert not Path("no.pth").exists()
