@@ -168,6 +168,18 @@ def test_an_edited_plan_cannot_average_what_has_no_mean() -> None:
         cs.apply("plan.json", "out.pth")
 
 
+def test_what_an_average_makes_infinite_of_finite_values_is_said() -> None:
+    for name, values in (("a.pth", [1.7e308, 1.0, float("nan")]), ("b.pth", [1.7e308, 2.0, 1.0])):
+        torch.save({"w": torch.tensor(values, dtype=torch.float64)}, name)
+    receipt = cs.apply(cs.average(["a.pth", "b.pth"]), "out.pth")
+    assert receipt.notes == ("1 value of w became infinite or NaN",)
+
+
+def test_no_checkpoints_are_not_one() -> None:
+    with pytest.raises(cs.ConfigError, match="there are no checkpoints to average"):
+        cs.average([])
+
+
 def test_a_record_with_a_bad_checksum_is_never_averaged() -> None:
     write()
     data = bytearray(Path("1.pth").read_bytes())

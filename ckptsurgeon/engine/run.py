@@ -164,5 +164,7 @@ def has_slot(run: Run, step: Step) -> bool:
 
 
 def overflow_notes(overflowed: Mapping[str, int]) -> tuple[str, ...]:
-    """Say how many values of each tensor became infinite that were finite before."""
-    return tuple(f"{count(number, 'value')} of {escape(key)} became infinite" for key, number in overflowed.items())
+    """Say how many values of each tensor became infinite or NaN that were finite before."""
+    return tuple(
+        f"{count(number, 'value')} of {escape(key)} became infinite or NaN" for key, number in overflowed.items()
+    )

@@ -153,7 +153,16 @@ def test_what_becomes_infinite_is_said(ckpt: Run) -> None:
     torch.save({"w": torch.tensor([1.0, 2.0, float("inf")])}, "a.pth")
     torch.save({"w": torch.tensor([0.0, 0.0, 1.0])}, "b.pth")
     done = ckpt("merge", *MODELS, "-m", "linear", "--weights", "3e38,1", "--param", "normalize=false", "-o", "o.pth")
-    assert "1 value of w became infinite" in " ".join((done.out + done.err).split()), done
+    assert "1 value of w became infinite or NaN" in " ".join((done.out + done.err).split()), done
+
+
+def test_what_a_merge_makes_nan_of_finite_values_is_said(ckpt: Run) -> None:
+    """The angle to a model with one NaN is none, and so is each point on the way there."""
+    torch.save({"w": torch.tensor([1.0, 2.0, 3.0, float("nan")])}, "a.pth")
+    torch.save({"w": torch.tensor([3.0, -2.0, 1.0, 0.0])}, "b.pth")
+    done = ckpt("merge", *MODELS, "-m", "slerp", "--param", "t=0.5", "-o", "o.pth", "--json")
+    assert json.loads(done.out)["notes"] == ["3 values of w became infinite or NaN"], done
+    assert json.loads(ckpt("verify", "o.pth", "--json").out)["nan"] == 4
 
 
 @pytest.mark.parametrize("how", [{"seed": "q"}, {"seed": -1}, {"parameters": ["weight=1,1", "weight=1,2"]}])
