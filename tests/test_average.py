@@ -175,6 +175,13 @@ def test_what_an_average_makes_infinite_of_finite_values_is_said() -> None:
     assert receipt.notes == ("1 value of w became infinite or NaN",)
 
 
+def test_what_is_no_tensor_is_left_out_and_said_once() -> None:
+    for name in ("a.pth", "b.pth"):
+        torch.save({"model": {"w": torch.ones(2)}, "epoch": 3, "optimizer": {"lr": 0.1}}, name)
+    for plan in (cs.average(["a.pth", "b.pth"]), cs.merge(["a.pth", "b.pth"], method="linear", weights=[1, 1])):
+        assert [note for note in plan.notes if "left out" in note] == ["left out: epoch, optimizer"]
+
+
 def test_no_checkpoints_are_not_one() -> None:
     with pytest.raises(cs.ConfigError, match="there are no checkpoints to average"):
         cs.average([])

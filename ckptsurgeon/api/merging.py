@@ -27,7 +27,7 @@ from ..planners import (
 )
 from ..text import count, escape
 from .argument_types import checked
-from .inputs import names_of, plan_source
+from .inputs import names_of, plan_source, said_of
 from .merge_recipe import Request, is_recipe, plan_configuration, read_recipe
 from .merge_settings import GRADIENT, settings_of
 from .merge_vocabulary import MergedModel, VocabularyAsked, merge_vocabulary
@@ -154,7 +154,7 @@ def _plan_models(paths: list[str], base: str | None, method: Method, settings: S
                 **({"base": views[-1].source.name} if base is not None else {}),
             },
             metadata=opened[donor].metadata,
-            notes=[note for checkpoint in opened for note in checkpoint.notes],
+            notes=said_of(opened),
         )  # fmt: skip
         plan = with_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
         stack.pop_all()
