@@ -10,11 +10,10 @@ Importing it loads neither torch nor numpy; names are looked up in ``ckptsurgeon
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .lazy import lazy_names
 from .version import __version__ as __version__
 
+TYPE_CHECKING = False  # as type checkers read it; typing itself takes longer to import than all that is here
 if TYPE_CHECKING:
     from .api import (
         Between,

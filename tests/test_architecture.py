@@ -17,7 +17,8 @@ OPEN_TO_ALL = {"collection", "errors", "target", "tensors", "composition", "text
 # room: the rooms it may import. A room is a file or a folder of the package.
 DOORS: dict[str, set[str]] = {
     "__init__": {"api", "trainer"},
-    "__main__": {"cli"},
+    "__main__": {"entry"},
+    "entry": {"cli"},
     "errors": set(),
     "text": set(),
     "collection": set(),

@@ -168,6 +168,25 @@ def test_an_edited_plan_cannot_average_what_has_no_mean() -> None:
         cs.apply("plan.json", "out.pth")
 
 
+def test_what_an_average_makes_infinite_of_finite_values_is_said() -> None:
+    for name, values in (("a.pth", [1.7e308, 1.0, float("nan")]), ("b.pth", [1.7e308, 2.0, 1.0])):
+        torch.save({"w": torch.tensor(values, dtype=torch.float64)}, name)
+    receipt = cs.apply(cs.average(["a.pth", "b.pth"]), "out.pth")
+    assert receipt.notes == ("1 value of w became infinite or NaN",)
+
+
+def test_what_is_no_tensor_is_left_out_and_said_once() -> None:
+    for name in ("a.pth", "b.pth"):
+        torch.save({"model": {"w": torch.ones(2)}, "epoch": 3, "optimizer": {"lr": 0.1}}, name)
+    for plan in (cs.average(["a.pth", "b.pth"]), cs.merge(["a.pth", "b.pth"], method="linear", weights=[1, 1])):
+        assert [note for note in plan.notes if "left out" in note] == ["left out: epoch, optimizer"]
+
+
+def test_no_checkpoints_are_not_one() -> None:
+    with pytest.raises(cs.ConfigError, match="there are no checkpoints to average"):
+        cs.average([])
+
+
 def test_a_record_with_a_bad_checksum_is_never_averaged() -> None:
     write()
     data = bytearray(Path("1.pth").read_bytes())

@@ -41,10 +41,10 @@ def apply(
     ``plugin`` is a file with merge methods of your own, which is run. ``progress`` is called with (bytes done, bytes in
     all).
 
-    Raises PlanError where an input changed since the plan, OutputError where the output exists (without
-    ``force``), is an input or cannot be written, FormatError where an input fails its checksum.
+    Raises PlanError where an input changed since the plan or ``memory`` is less than it takes, OutputError where the
+    output exists (without ``force``), is an input or cannot be written, FormatError where an input fails its checksum.
     """
-    from ..engine import carry_out, parse_size
+    from ..engine import MergeContext, carry_out, costs_of, parse_size
     from ..recipe import make_recipe
 
     from_file = not isinstance(plan, Plan)
@@ -70,6 +70,8 @@ def apply(
     try:
         if inputs.sources:
             check_adapter(plan, inputs.sources[0])
+        if most:
+            costs_of(plan, MergeContext(plan.seed, inputs.plugins, most))
         options = _options(output, to, max_shard_size, force=force, inputs=others)
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
         receipt = carry_out(plan, inputs, options, recipe, progress)

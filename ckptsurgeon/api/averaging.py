@@ -10,7 +10,7 @@ from ..checkpoint import Checkpoint, open_checkpoint
 from ..plan import Plan
 from ..planners import SourceView, ema_weights, plan_average
 from .argument_types import checked
-from .inputs import OpenInputs, names_of, plan_source
+from .inputs import OpenInputs, names_of, plan_source, said_of
 from .planning import arguments_said
 from .types import Path
 
@@ -47,7 +47,7 @@ def average(
             int_buffers=int_buffers,
             arguments={**arguments_said(int_buffers=int_buffers, unwrap=unwrap, root=root), **_said(ema)},
             metadata=opened[-1].metadata if opened else {},
-            notes=[note for checkpoint in opened for note in checkpoint.notes],
+            notes=said_of(opened),
         )
     except BaseException:
         for checkpoint in opened:

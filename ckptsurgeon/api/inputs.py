@@ -12,14 +12,23 @@ from ..checkpoint import Checkpoint
 from ..errors import SourceError
 from ..plan import FilePrint, Plan, PlanCompanion, PlanSource, PlanTarget
 from ..target import TargetSpec
-from ..text import escape
+from ..text import escape, listing
 
 if TYPE_CHECKING:
     from ..engine import Inputs
     from ..merges import Method
     from ..planners import Planning
 
-__all__ = ["OpenInputs", "close_inputs", "close_plan", "file_print", "names_of", "plan_source", "plan_target"]
+__all__ = [
+    "OpenInputs",
+    "close_inputs",
+    "close_plan",
+    "file_print",
+    "names_of",
+    "plan_source",
+    "plan_target",
+    "said_of",
+]
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,13 @@ class OpenInputs:
     planning: Planning | None = None
     plugins: tuple[Method, ...] = ()
     memory: int = 0
+
+
+def said_of(opened: Sequence[Checkpoint]) -> list[str]:
+    """Return the notes of inputs, and which of their entries, being no tensors, do not come along."""
+    names = list(dict.fromkeys(extra.key for checkpoint in opened for extra in checkpoint.extras))
+    notes = [note for checkpoint in opened for note in checkpoint.notes]
+    return [*notes, f"left out: {listing(names)}"] if names else notes
 
 
 def names_of(paths: Sequence[str]) -> list[str]:

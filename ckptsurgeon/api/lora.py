@@ -20,7 +20,7 @@ from ..text import count
 from .adapters import open_adapter
 from .argument_types import checked
 from .beside import with_dtype_said
-from .inputs import OpenInputs, names_of, plan_source, plan_target
+from .inputs import OpenInputs, names_of, plan_source, plan_target, said_of
 from .memory import memory_bytes, with_costs
 from .planning import arguments_said
 from .types import Path, Patterns, Sources
@@ -75,7 +75,7 @@ def lora_merge(
                 **({"weights": counts} if weights is not None else {}),
             },
             metadata=opened[0].metadata,
-            notes=[note for checkpoint in opened for note in checkpoint.notes],
+            notes=said_of(opened),
         )
     except BaseException:
         for checkpoint in opened:

@@ -27,7 +27,7 @@ from ..planners import (
 )
 from ..text import count, escape
 from .argument_types import checked
-from .inputs import names_of, plan_source
+from .inputs import names_of, plan_source, said_of
 from .memory import memory_bytes
 from .merge_recipe import Request, is_recipe, plan_configuration, read_recipe
 from .merge_settings import GRADIENT, settings_of
@@ -89,8 +89,8 @@ def merge(
     A recipe (``merge("recipe.yaml")``) says its models, method, base and parameters itself. The folder of a model that
     is one of transformers' lends the output its configuration and tokeniser: the base's, else the first model's.
 
-    Raises ConfigError for an unknown method or parameter, PlanError where the models differ, and what
-    ``open_checkpoint`` raises.
+    Raises ConfigError for an unknown method or parameter, PlanError where the models differ or
+    ``memory`` is less than it takes, and what ``open_checkpoint`` raises.
     """
     dtype, compute = (None if one is None else str(one) for one in (dtype, compute))
     check_device(device)
@@ -155,7 +155,7 @@ def _plan_models(paths: list[str], base: str | None, method: Method, settings: S
                 **({"base": views[-1].source.name} if base is not None else {}),
             },
             metadata=opened[donor].metadata,
-            notes=[note for checkpoint in opened for note in checkpoint.notes],
+            notes=said_of(opened),
         )  # fmt: skip
         plan = with_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
         stack.pop_all()

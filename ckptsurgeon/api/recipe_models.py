@@ -15,7 +15,7 @@ from ..plan import Plan
 from ..planners import MergeOptions, SourceView, numbered_lists, plan_merge, with_tied_heads
 from ..text import escape
 from ..vocabulary import tokens_beside
-from .inputs import names_of, plan_source
+from .inputs import names_of, plan_source, said_of
 from .merge_vocabulary import MergedModel, ModelTokens, VocabularyAsked, known_keys
 from .merged_folder import with_folder
 from .model_config import layer_counts, with_layers
@@ -57,7 +57,7 @@ class RecipeModels:
         self._paths = list(paths.values())
         self._numbers = {one: number for number, one in enumerate(paths)}
         self._metadata = opened[self.donor].metadata
-        self._notes = [note for one in opened for note in one.notes]
+        self._notes = said_of(opened)
 
     @property
     def donor(self) -> int:

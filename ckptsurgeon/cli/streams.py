@@ -22,8 +22,9 @@ class ReaderGoneError(Exception):
 def guarded_streams() -> Iterator[None]:
     """Make stdout and stderr writable whatever they are.
 
-    A closed one leads nowhere, so that no file we open takes its number. What an encoding lacks is written as an
-    escape. A stdout that fails raises OutputError or ReaderGone; an stderr that fails is done without.
+    A closed one is opened on nothing, so that no file we open takes its number. What an encoding lacks is written as an
+    escape. A stdout that fails, or was closed, raises OutputError or ReaderGone when an answer is written; an stderr
+    that fails is done without.
     """
     _open_closed()
     with redirect_stdout(cast(TextIO, _Answer(sys.stdout))), redirect_stderr(cast(TextIO, _Aside(sys.stderr))):
@@ -35,7 +36,8 @@ def _open_closed() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+            # The lowest number that is free, which is this one; of stdout, what is written must fail.
+            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
     if sys.stdout is None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     if sys.stderr is None:

@@ -20,6 +20,7 @@ from ..ops import (
     interpolate,
     interpolation_box,
     raw_dtype,
+    widened,
 )
 from ..plan import MERGES, Step
 from ..tensors import TensorInfo
@@ -135,7 +136,7 @@ def _computed(step: Step, parts: Sequence[Part], place: Place, seen: Seen | None
     elif step.op == "map":
         values, lost = cast_for(step, mapped_block(step, info, source, box), info.dtype)
     elif step.op in MERGES:
-        values, lost = _merged(step, _read(parts, box, seen))
+        values, lost = _merged(step, parts, box, seen)
     else:
         values, lost = cast_for(step, read_part(source, info, box), info.dtype)
     return values, lost
@@ -150,10 +151,22 @@ def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[
         yield values, info.dtype
 
 
-def _merged(step: Step, parts: Iterator[tuple[Array, str]]) -> tuple[Array, int]:
+def _merged(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> tuple[Array, int]:
     if step.op == "max":
-        return cast_for(step, *largest(parts))
-    return named(step, rounded, *average(parts, step.weights))
+        return cast_for(step, *largest(_read(parts, box, seen)))
+    with np.errstate(all="ignore"):
+        total, wide = average(_read(parts, box, seen), step.weights)
+    lost = 0 if np.isfinite(total).all() else _lost(total, _read(parts, box, None))
+    values, more = named(step, rounded, total, wide)
+    return values, lost + more
+
+
+def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
+    """Return how many values of a sum are not finite that are finite in all inputs, which are read again."""
+    odd = ~np.isfinite(total)
+    for values, dtype in parts:
+        odd &= np.isfinite(np.asarray(widened(values, dtype)))
+    return int(np.count_nonzero(odd))
 
 
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from math import prod
 
+from ..errors import PlanError
 from ..plan import Costs, Plan, Step
 from ..tensors import DTYPES
+from ..text import human_bytes
 from .adapting import adapting_passes
 from .compute import block_places
 from .context import MergeContext
@@ -19,7 +21,10 @@ BUFFERS = 16 << 20
 
 
 def costs_of(plan: Plan, context: MergeContext) -> Costs:
-    """Return what a plan takes; raises ConfigError for a merge method that is not known."""
+    """Return what a plan takes.
+
+    Raises ConfigError for a merge method that is not known, PlanError where it takes more memory than there is.
+    """
     passes = [_passes(step, context) for step in plan.steps]
     read = sum(
         number * sum(_nbytes(one.dtype, one.shape) for one in step.inputs)
@@ -27,6 +32,11 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
     )
     written = sum(_nbytes(step.dtype, step.shape) for step in plan.steps)
     memory = max((_memory(step, context) for step in plan.steps), default=0)
+    if memory > context.memory:  # with one block at a time
+        raise PlanError(
+            f"it takes {human_bytes(memory)} of memory at least; it has {human_bytes(context.memory)}.",
+            hint=f"Allow more: --memory {memory}B.",
+        )
     return Costs(max(passes, default=1), read, written, memory)
 
 

@@ -78,11 +78,11 @@ def _finished(
 
 
 def _overflown(values: Array, tensors: MergedTensors, inner: Place) -> int:
-    """Return how many values are infinite that are finite in all inputs, which are read again: it is seldom."""
+    """Return how many values are infinite or NaN that are finite in all inputs, which are read again: it is seldom."""
     at = tensors.slice(inner)
     inputs = [tensors.library.get(one) for one in (*at.models, *([at.base] if at.base is not None else []))]
     finite = np.logical_and.reduce([np.isfinite(one) for one in inputs])
-    return int(np.count_nonzero(np.isinf(values) & finite))
+    return int(np.count_nonzero(~np.isfinite(values) & finite))
 
 
 def _rounded(step: Step, merge: Merge, values: Array) -> tuple[Array, int]:

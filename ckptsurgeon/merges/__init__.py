@@ -6,7 +6,8 @@ A file offers its methods as ``METHODS``; its functions, their signatures and th
 from ._listing import MergeMethods
 from ._method import Merging, Method, Slice, Tensors, merge_method
 from ._parameters import Between, Parameter, PerModel
-from ._registry import load_plugin, merge_methods
+from ._plugin import load_plugin
+from ._registry import merge_methods
 
 __all__ = [
     "Between",

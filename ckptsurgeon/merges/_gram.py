@@ -13,6 +13,7 @@ import numpy as np
 from ..ops import Array
 from ._method import Merging, Slice, Tensors
 from ._pieces import in_pieces, pieces
+from ._weights import cancel
 
 __all__ = ["angle", "combination", "gram", "lengths"]
 
@@ -24,7 +25,7 @@ def gram(tensors: Tensors) -> Array:
     def products(at: Slice) -> Array:
         total = np.zeros((size, size))
         for piece in pieces(at):
-            wide = [at.xp.asarray(delta, dtype=at.xp.float64) for delta in piece.deltas]
+            wide = at.wide(piece.deltas)
             for i, left in enumerate(wide):
                 for j, right in enumerate(wide[: i + 1]):
                     total[i, j] += float(left @ right)
@@ -49,9 +50,10 @@ def angle(cosine: float) -> float:
 def combination(factors: Iterable[float]) -> Merging:
     """Return the sum of the deltas times their factors, onto the base where there is one."""
     numbers = [float(factor) for factor in factors]
+    widened = cancel(numbers)
 
     def merged(at: Slice) -> Array:
-        deltas = at.deltas
+        deltas = at.wide(at.deltas) if widened else at.deltas
         total = deltas[0] * numbers[0]
         for delta, number in zip(deltas[1:], numbers[1:], strict=True):
             total += delta * number

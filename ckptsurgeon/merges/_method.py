@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..ops import Array
 from ._parameters import Parameter, bound, parameters_of
 
-__all__ = ["BASES", "Merging", "Method", "Slice", "Tensors", "merge_method"]
+__all__ = ["BASES", "LookError", "Merging", "Method", "Slice", "Tensors", "merge_method"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,10 @@ class Slice:
     def delta(self, model: int) -> Array:
         """Return what a model adds to the base, or the model where there is none."""
         return self.models[model] if self.base is None else self.models[model] - self.base
+
+    def wide(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        """Return arrays in double precision."""
+        return tuple(self.xp.asarray(one, dtype=self.xp.float64) for one in arrays)
 
     def onto(self, delta: Array) -> Array:
         """Return what is added to the base, added to it, in place; where there is none, as it is."""
@@ -88,7 +92,7 @@ ByRows: TypeAlias = bool | Callable[[tuple[int, ...], Mapping[str, Any]], bool]
 """Whether slices hold whole rows, or a function of a shape and all parameters, by their names, that says so."""
 
 
-class _LookError(Exception):
+class LookError(Exception):
     """A method wants to look at values that nobody has read yet."""
 
 
@@ -102,13 +106,13 @@ class _Unseen:
     key: str = ""
 
     def map(self, look: Callable[[Slice], Any]) -> list[Any]:
-        raise _LookError
+        raise LookError
 
     def whole(self) -> Slice:
-        raise _LookError
+        raise LookError
 
     def uniform(self, at: Slice, model: int) -> Array:
-        raise _LookError
+        raise LookError
 
 
 Merging: TypeAlias = Callable[[Slice], Array]
@@ -149,10 +153,12 @@ class Method:
             return self.by_rows and len(shape) > 0
         return self.by_rows(shape, {one.name: parameters.get(one.name, one.default) for one in self.parameters})
 
-    def check(self, shape: tuple[int, ...], count: int, parameters: Mapping[str, Any], *, has_base: bool) -> None:
+    def check(
+        self, shape: tuple[int, ...], count: int, parameters: Mapping[str, Any], *, has_base: bool, key: str = ""
+    ) -> None:
         """Raise what the function raises of its parameters alone, before it looks at a value."""
-        with suppress(_LookError):
-            self.function(_Unseen(shape, count, has_base), **bound(self.name, self.parameters, parameters, count))
+        with suppress(LookError):
+            self.function(_Unseen(shape, count, has_base, key), **bound(self.name, self.parameters, parameters, count))
 
     def prepare(self, tensors: Tensors, parameters: dict[str, Any]) -> Merging:
         """Look at the tensors as far as the method needs, and return what merges their slices.

@@ -89,10 +89,21 @@ def _is_finite(value: float) -> bool:
 
 
 def parameters_of(name: str, function: Callable[..., Any]) -> tuple[Parameter, ...]:
-    """Return the parameters of a function: its keyword arguments; raises ConfigError for one without a known kind."""
+    """Return the parameters of a function: its keyword arguments behind the tensors.
+
+    Raises ConfigError for one without a known kind, or one that goes by its place.
+    """
     hints = get_type_hints(function, include_extras=True)
-    found = inspect.signature(function).parameters.values()
-    return tuple(_parameter(name, one, hints.get(one.name)) for one in found if one.kind is one.KEYWORD_ONLY)
+    found = list(inspect.signature(function).parameters.values())
+    if not found or found[0].kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
+        raise ConfigError(f"the merge method {name} takes no tensors.", hint="Its first argument are the Tensors.")
+    for one in found[1:]:
+        if one.kind is not one.KEYWORD_ONLY:
+            raise ConfigError(
+                f"the merge method {name} has a parameter {one.name} that goes by its place.",
+                hint="Write * before its parameters: def method(tensors, *, parameter).",
+            )
+    return tuple(_parameter(name, one, hints.get(one.name)) for one in found[1:])
 
 
 def bound(

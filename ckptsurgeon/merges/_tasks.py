@@ -11,7 +11,7 @@ from typing import TypeAlias
 from ..ops import Array
 from ._method import Merging, Slice, Tensors
 from ._pieces import in_pieces, pieces
-from ._weights import check_some, sum_of
+from ._weights import cancel, check_some, held, shares
 
 __all__ = ["Masks", "Mixing", "agreement", "everything", "mixed"]
 
@@ -43,7 +43,14 @@ class Mixing:
         if self.normalize and self.elect:
             check_some(self.weight)
         elif self.normalize:
-            sum_of(self.weight)
+            shares(self.weight)
+
+    @property
+    def factors(self) -> Sequence[float]:
+        """What each delta is multiplied with: its share, or as far as only their proportions count, its weight."""
+        if not self.normalize:
+            return self.weight
+        return held(self.weight) if self.elect else shares(self.weight)
 
 
 def everything(at: Slice, model: int, delta: Array) -> bool:
@@ -61,14 +68,17 @@ def agreement(at: Slice, deltas: Sequence[Array]) -> list[Array]:
 def mixed(tensors: Tensors, masks: Masks, how: Mixing, columns: int | None = None) -> Merging:
     """Return the base, and the weighted sum of the deltas that ``masks`` leaves."""
     growth = _growth(tensors, masks, columns) if how.rescale else [1.0] * tensors.count
-    factors = [weight * grown for weight, grown in zip(how.weight, growth, strict=True)]
+    factors = [factor * grown for factor, grown in zip(how.factors, growth, strict=True)]
+    widened = how.normalize and not how.elect and cancel(how.weight)  # where they elect, mergekit's signs are float32's
 
     def merged(at: Slice) -> Array:
         deltas = [_kept(at, delta, masks(at, model, delta)) for model, delta in enumerate(at.deltas)]
+        if widened:
+            deltas = list(at.wide(deltas))
         for delta, factor in zip(deltas, factors, strict=True):
             if factor != 1:
                 delta *= factor
-        total = _elected(at, deltas, how) if how.elect else _summed(deltas, how)
+        total = _elected(at, deltas, how) if how.elect else _added(deltas)
         if how.scale != 1:
             total *= how.scale
         return at.onto(total)
@@ -84,13 +94,6 @@ def _kept(at: Slice, delta: Array, mask: Array | bool) -> Array:
     return kept
 
 
-def _summed(deltas: Sequence[Array], how: Mixing) -> Array:
-    total = _added(deltas)
-    if how.normalize:
-        total /= sum_of(how.weight)
-    return total
-
-
 def _elected(at: Slice, deltas: Sequence[Array], how: Mixing) -> Array:
     """Return the sum of those of the majority's sign, divided by the sum of their weights where it is normalised."""
     agree = agreement(at, deltas)
@@ -98,7 +101,7 @@ def _elected(at: Slice, deltas: Sequence[Array], how: Mixing) -> Array:
         delta *= mask
     total = _added(deltas)
     if how.normalize:
-        for mask, weight in zip(agree, how.weight, strict=True):
+        for mask, weight in zip(agree, how.factors, strict=True):
             mask *= weight
         whole = _added(agree)
         whole += whole == 0

@@ -6,7 +6,7 @@ from ..ops import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import PerModel
 from ._pieces import in_pieces
-from ._weights import sum_of
+from ._weights import cancel, shares
 
 __all__ = ["METHODS"]
 
@@ -14,13 +14,14 @@ __all__ = ["METHODS"]
 @merge_method("linear", paper="https://arxiv.org/abs/2203.05482")
 def linear(tensors: Tensors, *, weight: PerModel, normalize: bool = True) -> Merging:
     """Return the weighted mean of the models, or their weighted sum where ``normalize`` is off."""
-    whole = sum_of(weight) if normalize else 1.0
-    shares = [each / whole for each in weight]
+    factors = shares(weight) if normalize else weight
+    widened = cancel(factors)
 
     def merged(at: Slice) -> Array:
-        result = at.models[0] * shares[0]
-        for model, share in zip(at.models[1:], shares[1:], strict=True):
-            result += model * share
+        models = at.wide(at.models) if widened else at.models
+        result = models[0] * factors[0]
+        for model, factor in zip(models[1:], factors[1:], strict=True):
+            result += model * factor
         return result
 
     return in_pieces(merged)

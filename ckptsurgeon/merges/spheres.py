@@ -12,7 +12,7 @@ from ..text import escape
 from ._gram import angle, combination, gram, lengths
 from ._method import Merging, Tensors, merge_method
 from ._parameters import Between, PerModel
-from ._weights import sum_of
+from ._weights import shares
 
 __all__ = ["METHODS"]
 
@@ -34,21 +34,21 @@ def multislerp(
     """
     if tensors.count == 1:
         return combination((1.0,))
-    shares = np.array(weight, np.float64) / (sum_of(weight, "normalize_weights") if normalize_weights else 1)
+    parts = np.array(shares(weight, "normalize_weights") if normalize_weights else weight, np.float64)
     products = gram(tensors)
     norms = lengths(products)
     if not norms.any():
         return combination([0.0] * tensors.count)
-    factors = shares / (norms + eps)
+    factors = parts / (norms + eps)
     length = _length(factors, products)
     if length < eps and tensors.count == 2:
-        return combination(shares)
+        return combination(parts)
     if length < eps:
         raise PlanError(
             f"the directions of {escape(tensors.key)} in the models cancel each other.",
             hint="Give other weights, or another method.",
         )
-    return combination(factors / length * (norms @ shares))
+    return combination(factors / length * (norms @ parts))
 
 
 @merge_method("karcher", paper="https://arxiv.org/abs/2603.04972", passes=2)

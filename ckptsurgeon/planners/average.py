@@ -43,7 +43,8 @@ def plan_average(
     not the same everywhere, FormatError where a tensor is not plain values.
     """
     if len(views) < 2:
-        raise ConfigError("there is one checkpoint: its average is itself.", hint="Name at least two.")
+        found = "there is one checkpoint: its average is itself" if views else "there are no checkpoints to average"
+        raise ConfigError(f"{found}.", hint="Name at least two.")
     if int_buffers not in INT_BUFFERS:
         raise ConfigError(f"--int-buffers {int_buffers} is unknown.", hint=f"Use {', '.join(INT_BUFFERS)}.")
     _check_keys(views)

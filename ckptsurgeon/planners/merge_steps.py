@@ -125,7 +125,7 @@ class MergeSteps:
         if said not in self._checked:
             self._checked.add(said)
             try:
-                piece.method.check(shape, number, parameters, has_base=has_base)
+                piece.method.check(shape, number, parameters, has_base=has_base, key=piece.key)
             except PlanError as error:
                 raise PlanError(f"{escape(piece.key)}: {error.message}", hint=error.hint) from error
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import ckptsurgeon
 from ckptsurgeon.cli import main
 
 Run = Callable[..., Any]
@@ -58,6 +59,42 @@ def test_a_signal_while_it_starts_is_one_line(files: object, module: str, number
     done = program(f"sys.meta_path.insert(0, AtImport({module!r}))", "inspect", "best.pth", number=number)
     assert done.stderr == f"error: {STOPS[number]}; nothing was left half done.\n"
     assert (done.returncode, done.stdout) == (128 + number, "")
+
+
+ENTRY = """
+import os, signal, sys
+signal.signal(signal.SIGINT, {handler})
+{first}
+
+class AtImport:
+    def find_spec(self, name, path=None, target=None):
+        if name == "ckptsurgeon.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, AtImport())
+sys.argv = ["ckpt", "--version"]
+{run}
+"""
+ENTRIES = {
+    "script": ("from ckptsurgeon.entry import main", "sys.exit(main())"),
+    "module": ("import runpy", "runpy.run_module('ckptsurgeon', run_name='__main__')"),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize(("handler", "code"), [("default_int_handler", -signal.SIGINT), ("SIG_IGN", 0)])
+def test_ctrl_c_before_the_command_line_is_imported_is_no_traceback(entry: str, handler: str, code: int) -> None:
+    first, run = ENTRIES[entry]
+    program = ENTRY.format(handler=f"signal.{handler}", first=first, run=run)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_nothing_that_takes_time_is_imported_before_ctrl_c_is_what_it_is_elsewhere() -> None:
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import ckptsurgeon.entry; print(*sys.modules)"
+    folder = str(Path(ckptsurgeon.__file__).parents[1])
+    done = subprocess.run([sys.executable, "-S", "-c", code, folder], capture_output=True, text=True, timeout=120)
+    assert not {"typing", "re", "contextlib"} & {*done.stdout.split()}, done
 
 
 def test_a_signal_while_it_starts_is_json_if_asked_for(files: object) -> None:
@@ -170,15 +207,25 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.usefixtures("_buffering")
-@pytest.mark.parametrize("rest", ["inspect best.pth", "-h", "inspect best.pth --json", " ".join(TRANSPLANT)])
-def test_a_closed_stdout_is_no_fault(files: object, rest: str) -> None:
+@pytest.mark.parametrize(
+    "rest", ["inspect best.pth", "-h", "inspect best.pth --json", "merge --list", " ".join(TRANSPLANT)]
+)
+def test_a_closed_stdout_loses_no_answer_without_a_word(files: object, rest: str) -> None:
     done = shell(f"ckpt {rest} >&-")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert "error" not in done.stderr
+    assert (done.returncode, done.stdout) == (5, "")
+    assert (
+        done.stderr.count("error: the answer cannot be written to stdout: ") + done.stderr.count('"exit_code": 5') == 1
+    )
+    assert done.stderr.endswith("out.safetensors was written.\n") == ("-o" in rest)
+
+
+def test_a_closed_stdout_is_no_fault_where_nothing_is_to_be_said(files: object) -> None:
+    done = shell(f"ckpt {' '.join(TRANSPLANT)} -q >&-")
+    assert (done.returncode, done.stderr, left()) == (0, "", ["out.safetensors"])
 
 
 def test_a_closed_stdout_never_lends_its_number_to_an_output(files: object) -> None:
-    assert shell(f"ckpt {' '.join(TRANSPLANT)} -v <&- >&- 2>&-").returncode == 0
+    assert shell(f"ckpt {' '.join(TRANSPLANT)} -v <&- >&- 2>&-").returncode == 5
     assert shell("ckpt verify out.safetensors").returncode == 0
 
 

@@ -144,12 +144,33 @@ def test_what_a_method_keeps_of_each_row_is_bounded() -> None:
 
 
 def test_a_slice_that_does_not_fit_the_memory_is_an_error() -> None:
+    """nuslerp of rows has whole rows in a slice: twice two models of 1.2 million values, and what it makes of them."""
     for name in ("a.safetensors", "b.safetensors"):
-        save(name, 0, (600, 1000))
-    plan = cs.merge(["a.safetensors", "b.safetensors"], method="linear", weights=[1, 1], memory="1MB")
-    with pytest.raises(cs.PlanError, match=r"w takes 4\.2 MB of memory.*it has 1\.0 MB") as error:
-        cs.apply(plan, "o.safetensors")
-    assert "--memory" in error.value.hint
+        save(name, 0, (2, 1_200_000))
+    how = {"method": "nuslerp", "weights": [1, 1], "nuslerp_flatten": False}
+    with pytest.raises(cs.PlanError, match=r"it takes 38\.4 MB of memory at least; it has 32\.0 MB") as error:
+        cs.merge(["a.safetensors", "b.safetensors"], **how, memory="32MB")
+    assert error.value.hint == "Allow more: --memory 38400000B."
+    plan = cs.merge(["a.safetensors", "b.safetensors"], **how, memory="38400000B")
+    assert plan.costs is not None
+    assert plan.costs.memory_nbytes == 38400000
+
+
+@pytest.mark.parametrize("memory", ["1KB", 16_777_215])
+def test_less_memory_than_a_dry_run_says_at_least_is_refused(memory: str | int) -> None:
+    for seed, name in enumerate(("a.safetensors", "b.safetensors")):
+        save(name, seed)
+    asked = {"method": "linear", "weights": [1, 1]}
+    plan = cs.merge(["a.safetensors", "b.safetensors"], **asked)
+    for act in (
+        lambda: cs.merge(["a.safetensors", "b.safetensors"], **asked, memory=memory),
+        lambda: cs.apply(plan, "o.safetensors", memory=memory),
+    ):
+        with pytest.raises(cs.PlanError, match=r"it takes 16\.8 MB of memory at least") as error:
+            act()
+        assert error.value.hint == "Allow more: --memory 16777216B."
+    assert not Path("o.safetensors").exists()
+    cs.apply(cs.merge(["a.safetensors", "b.safetensors"], **asked, memory="16777216B"), "o.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,32 @@ def test_what_is_elected_is_divided_by_the_weights_of_the_elected(method: str) -
     np.testing.assert_allclose(found - BASE, [[1.0, -2.0, -3.0, -2.75]])
 
 
+@pytest.mark.parametrize("weight", [[1.0, -0.9999999], [-0.9999999, 1.0], [3.0, -1.0, -1.9999998]])
+@pytest.mark.parametrize("method", MEANS)
+def test_a_model_merged_with_itself_comes_back_however_near_its_weights_cancel(
+    method: str, weight: list[float]
+) -> None:
+    values = np.random.default_rng(0).standard_normal((40, 30), "f4")
+    base = np.ones_like(values) if METHODS[method].base == "required" else None
+    found = merge(method, [values] * len(weight), base, weight=weight, **{switch(method): True})
+    np.testing.assert_allclose(found, values, rtol=1e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize("size", [1e-320, 1e-46, 5e-9, 1.0, 1e46, 1.7e308])
+@pytest.mark.parametrize("method", [*MEANS, *ELECTED])
+def test_only_the_proportions_of_weights_count_where_they_are_normalised(method: str, size: float) -> None:
+    base = BASE if METHODS[method].base == "required" else None
+    found = merge(method, [FIRST, SECOND], base, weight=[size, size], **{switch(method): True})
+    wanted = merge(method, [FIRST, SECOND], base, weight=[1.0, 1.0], **{switch(method): True})
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-46, 1.0, 1e46])
+def test_weights_sum_to_zero_beside_their_own_sizes(size: float) -> None:
+    with pytest.raises(cs.PlanError, match="sum to zero"):
+        METHODS["linear"].check((1, 4), 2, {"weight": [size, -size * (1 - 1e-9)]}, has_base=False)
+
+
 @pytest.mark.parametrize("given", [{"weight": {"**": [1, 1], "b": [1, -1]}}, {"weight": {"**": [1, 1], "b": [0, 0]}}])
 @pytest.mark.parametrize("method", ["linear", "task_arithmetic", "breadcrumbs"])
 def test_weights_of_some_tensors_are_refused_by_name_when_it_is_planned(method: str, given: dict[str, Any]) -> None:
