@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import ConfigError, SourceError
 from ..mergekit import read_configuration
 from ..merges import Method
 from ..plan import Plan
-from ..planners import MergeOptions
 from ..text import brief_repr, escape
 from ..yamltext import read_yaml
-from .inputs import OpenInputs
-from .memory import with_costs
-from .merge_vocabulary import VocabularyAsked, merge_vocabulary
+from .merge_request import Request
+from .merge_vocabulary import merge_vocabulary
 from .recipe_models import RecipeModels, found
 
-__all__ = ["Request", "is_recipe", "plan_configuration", "read_recipe"]
+__all__ = ["check_alone", "is_recipe", "plan_configuration", "read_recipe"]
 
 
 def is_recipe(path: str) -> bool:
@@ -52,27 +49,13 @@ def read_recipe(path: str) -> dict[str, Any]:
     return document
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a merge was asked for beside models, method and parameters; ``arguments`` are that as it is recorded."""
-
-    options: MergeOptions
-    vocabulary: VocabularyAsked
-    arguments: Mapping[str, Any]
-    seed: int = 0
-    plugins: tuple[Method, ...] = ()
-    memory: int = 0
-    unwrap: bool = False
-    root: str | None = None
-
-    def opened(self, paths: Sequence[str], stack: ExitStack) -> list[Checkpoint]:
-        """Open models; the stack closes them."""
-        return [stack.enter_context(open_checkpoint(one, self.root, unwrap=self.unwrap)) for one in paths]
-
-    def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str) -> Plan:
-        """Return a plan with what it costs, what it keeps open, and the files that must not be written."""
-        inputs = OpenInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)
-        return with_costs(replace(plan, inputs=inputs), self.memory, self.plugins)
+def check_alone(recipe: str, **given: Any) -> None:
+    """Raise ConfigError for what is no recipe, or is said beside one that says it itself."""
+    if not is_recipe(recipe):
+        raise ConfigError(f"{escape(recipe)} is no recipe.", hint="Name several models, in a list.")
+    doubled = next((name for name, value in given.items() if value not in (None, (), [], {})), "")
+    if doubled:
+        raise ConfigError(f"{escape(doubled)} is given beside a recipe.", hint="Write it into the recipe.")
 
 
 def plan_configuration(path: str, document: Mapping[str, Any], method: Method, asked: Request) -> Plan:

@@ -11,8 +11,9 @@ from ..merges import Method
 from ..planners import Setting, Settings
 from ..text import brief_repr, escape
 from ..yamltext import read_yaml
+from .types import Given, Parameters
 
-__all__ = ["GRADIENT", "settings_of"]
+__all__ = ["GRADIENT", "given_settings", "parameter_name", "plain_settings", "settings_of"]
 
 GRADIENT = "gradient"
 """The name under which values for the first to the last layer stand."""
@@ -94,3 +95,53 @@ def _read(name: str, text: str) -> Any:
         return float(text) if text.strip()[:1] in "+-.0123456789" else read_yaml(text, f"--param {name}")
     except ValueError:
         return text
+
+
+def given_settings(
+    method: Method,
+    parameters: Parameters,
+    more: Mapping[str, Given],
+    weights: Sequence[float] | None,
+) -> Settings:
+    """Return the settings that were given in one way or another; raises ConfigError for what is given twice.
+
+    ``weights`` are for all keys, and stand beside weights by pattern, which win.
+    """
+    found = dict(settings_of(method, parameters))
+    for name, settings in settings_of(method, {parameter_name(name): value for name, value in more.items()}).items():
+        if name in found:
+            raise _twice(name)
+        found[name] = settings
+    if weights is None:
+        return found
+    scoped = found.pop("weight", ())
+    if any(map(_is_for_all, scoped)):
+        raise _twice("weight")
+    return {"weight": [*scoped, *settings_of(method, {"weight": list(weights)})["weight"]], **found}
+
+
+def _twice(name: str) -> ConfigError:
+    return ConfigError(f"{escape(name)} is given twice.", hint="Leave one out.")
+
+
+def _is_for_all(one: Setting) -> bool:
+    return one.is_for_all or (one.pattern is not None and one.pattern.text == "**")
+
+
+def plain_settings(settings: Settings) -> dict[str, Any]:
+    """Return settings as plain data, as ``settings_of`` reads them."""
+    return {name: _said(found) for name, found in settings.items()}
+
+
+def _said(found: Sequence[Setting]) -> Any:
+    said = {one.pattern.text if one.pattern else "**": _value(one) for one in reversed(found)}
+    return said["**"] if len(said) == 1 and "**" in said else said
+
+
+def _value(one: Setting) -> Any:
+    return list(one.models) if one.models else {GRADIENT: list(one.layers)} if one.layers else one.value
+
+
+def parameter_name(argument: str) -> str:
+    """Return the name of a parameter whose argument in Python it is: ``lambda`` for ``lambda_``."""
+    return argument.rstrip("_")

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..checkpoint import Checkpoint
 from ..engine import check_device
 from ..errors import ConfigError
 from ..merges import MergeMethods, Method, load_plugin, merge_methods
 from ..plan import Plan
-from ..planners import (
-    MergeOptions,
-    Setting,
-    Settings,
-    SourceView,
-    Values,
-    pieces_of,
-    plan_merge,
-    with_tied_heads,
-)
-from ..text import count, escape
+from ..planners import MergeOptions, Settings, SourceView, Values, pieces_of, plan_merge, with_tied_heads
 from .argument_types import checked
 from .inputs import names_of, plan_source, said_of
 from .memory import memory_bytes
-from .merge_recipe import Request, is_recipe, plan_configuration, read_recipe
-from .merge_settings import GRADIENT, settings_of
+from .merge_choice import check_names, check_number, method_named
+from .merge_recipe import check_alone, plan_configuration, read_recipe
+from .merge_request import Request
+from .merge_settings import given_settings, plain_settings
 from .merge_vocabulary import MergedModel, VocabularyAsked, merge_vocabulary
 from .merged_folder import with_folder
 from .model_folders import model_folder
@@ -114,17 +105,16 @@ def merge(
         root,
     )  # fmt: skip
     if isinstance(models, (str, os.PathLike)):
-        _check_alone(models, method=method, base=base, weights=weights, parameters=parameters, **more)
-        document = read_recipe(os.fspath(models))
-        return plan_configuration(
-            os.fspath(models), document, _method(str(document["merge_method"]), asked.plugins), asked
-        )
+        recipe = os.fspath(models)
+        check_alone(recipe, method=method, base=base, weights=weights, parameters=parameters, **more)
+        document = read_recipe(recipe)
+        return plan_configuration(recipe, document, method_named(document["merge_method"], asked.plugins), asked)
     if method is None:
         raise ConfigError("it does not say a method.", hint="As in merge(models, method='linear', weights=[0.5, 0.5]).")
-    found = _method(method, asked.plugins)
-    _check_names(found, more)
-    _check_number(found, len(models), base)
-    settings = _settings(found, parameters, more, weights)
+    found = method_named(method, asked.plugins)
+    check_names(found, more, inspect.signature(merge).parameters)
+    check_number(found, len(models), base)
+    settings = given_settings(found, parameters, more, weights)
     return _plan_models(
         [os.fspath(path) for path in models], os.fspath(base) if base is not None else None, found, settings, asked
     )
@@ -151,7 +141,7 @@ def _plan_models(paths: list[str], base: str | None, method: Method, settings: S
             seed=asked.seed,
             arguments={
                 **asked.arguments,
-                **({"parameters": {name: _said(found) for name, found in settings.items()}} if settings else {}),
+                **({"parameters": plain_settings(settings)} if settings else {}),
                 **({"base": views[-1].source.name} if base is not None else {}),
             },
             metadata=opened[donor].metadata,
@@ -160,88 +150,6 @@ def _plan_models(paths: list[str], base: str | None, method: Method, settings: S
         plan = with_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
         stack.pop_all()
     return asked.carried(plan, opened)
-
-
-def _check_alone(recipe: Path, **given: Any) -> None:
-    """Raise ConfigError for what is no recipe, or is said beside one that says it itself."""
-    if not is_recipe(os.fspath(recipe)):
-        raise ConfigError(f"{escape(os.fspath(recipe))} is no recipe.", hint="Name several models, in a list.")
-    doubled = next((name for name, value in given.items() if value not in (None, (), [], {})), "")
-    if doubled:
-        raise ConfigError(f"{escape(doubled)} is given beside a recipe.", hint="Write it into the recipe.")
-
-
-def _method(name: str, plugins: Sequence[Method]) -> Method:
-    known = merge_methods(plugins)
-    if name not in known:
-        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(sorted(known))}."
-        raise ConfigError(f"there is no merge method {escape(name)}.", hint=hint)
-    return known[name]
-
-
-def _check_names(method: Method, more: Mapping[str, Given]) -> None:
-    """Raise ConfigError for an argument that is neither the verb's nor a parameter of the method."""
-    known = [one.name for one in method.parameters]
-    for name in map(_name, more):
-        if name not in known:
-            near = difflib.get_close_matches(name, [*known, *inspect.signature(merge).parameters], n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"{method.name} takes {', '.join(known) or 'none'}."
-            raise ConfigError(f"merge has no argument {escape(name)}, and {method.name} no such parameter.", hint=hint)
-
-
-def _check_number(method: Method, number: int, base: Path | None) -> None:
-    """Raise ConfigError where a method takes more models than there are, or fewer, or a base."""
-    least, most = method.models
-    if method.base == "required" and base is None:
-        raise ConfigError(f"{method.name} needs the model that all others come from.", hint="Name it with --base.")
-    if method.base == "none" and base is not None:
-        raise ConfigError(f"{method.name} takes no base.", hint="Leave it out, or name it among the models.")
-    merged = number + (method.base == "model" and base is not None)
-    if merged < least:
-        raise ConfigError(
-            f"{method.name} needs {count(least, 'model')}, and there is {merged or 'none'}.", hint="Name others."
-        )
-    if number == 1 and base is None and method.needs_others:
-        hint = "Name another, or a base with --base." if method.base == "optional" else "Name another."
-        raise ConfigError("there is one model, and nothing to merge it with.", hint=hint)
-    if most is not None and merged > most:
-        raise ConfigError(
-            f"{method.name} merges {count(most, 'model')}, and there are {merged}.", hint="Use another method for more."
-        )
-
-
-def _settings(
-    method: Method,
-    parameters: Parameters,
-    more: Mapping[str, Given],
-    weights: Sequence[float] | None,
-) -> Settings:
-    """Return the settings, given in one way or another, as the method orders them; raises ConfigError for doubles."""
-    ways = [settings_of(method, parameters), settings_of(method, {_name(name): value for name, value in more.items()})]
-    if weights is not None:
-        ways.append(settings_of(method, {"weight": list(weights)}))
-    found: dict[str, list[Setting]] = {}
-    for name, settings in ((name, settings) for way in ways for name, settings in way.items()):
-        if any(one.is_for_all or (one.pattern and one.pattern.text == "**") for one in found.get(name, ())):
-            raise ConfigError(f"{escape(name)} is given twice.", hint="Leave one out.")
-        found.setdefault(name, []).extend(settings)
-    ordered = [one.name for one in method.parameters if one.name in found]
-    return {name: found[name] for name in (*ordered, *found)}  # those that there are not come last, and are refused
-
-
-def _said(found: Sequence[Setting]) -> Any:
-    """Return the settings of a parameter as plain data, as ``settings_of`` reads them."""
-    said = {one.pattern.text if one.pattern else "**": _value(one) for one in reversed(found)}
-    return said["**"] if len(said) == 1 and "**" in said else said
-
-
-def _value(one: Setting) -> Any:
-    return list(one.models) if one.models else {GRADIENT: list(one.layers)} if one.layers else one.value
-
-
-def _name(argument: str) -> str:
-    return argument.rstrip("_")
 
 
 def _views(names: Sequence[str], opened: Sequence[Checkpoint]) -> list[SourceView]:

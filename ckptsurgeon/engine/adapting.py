@@ -10,7 +10,6 @@ import numpy as np
 from ..lora import Change, changing, wide_dtype
 from ..ops import Array, Box, blocks, box_shape, cast, raw_dtype
 from ..plan import Lora, Step, Term
-from .context import MergeContext
 from .part import Blockwise, Part, Place, Seen, placed
 from .reading import read_part
 
@@ -53,13 +52,8 @@ def adapting_passes(step: Step) -> int:
     return 2 if any(term.kind == "dora" and term.transposed for term in _lora(step).terms) else 1
 
 
-def adapting_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
-    """Read the factors of all adapters, which stay in memory, and return what makes the blocks of a tensor.
-
-    Raises PlanError where they do not fit the memory there is.
-    """
-    needed = kept_bytes(step) + adapting_bytes(step, adapting_places(step))
-    context.check(step, needed, "its adapters' factors and a block of rows are held at once")
+def adapting_of(step: Step, parts: Sequence[Part]) -> Blockwise:
+    """Read the factors of all adapters, which stay in memory, and return what makes the blocks of a tensor."""
     with np.errstate(all="ignore"):  # an adapter may be NaN or infinite: what becomes of it is counted
         changes = _changes(step, _lora(step), parts)
         wide = wide_dtype(parts[0][0].dtype, changes, step.dtype)

@@ -28,10 +28,11 @@ from ..text import escape
 from .adapting import adapting_of, adapting_places
 from .casting import cast_for, named
 from .context import MergeContext
-from .factoring import factoring_bytes, factoring_of, factoring_places
+from .factoring import factoring_of, factoring_places
 from .mapping import mapped_block
 from .merge_inputs import merging_places
 from .merging import merging_of
+from .needs import check_memory
 from .overlaying import overlaid_block
 from .part import Blockwise, Part, Place, Seen, placed
 from .reading import read_part
@@ -86,13 +87,13 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
 
     It shows ``seen``, if given, what was read of each of several inputs.
     """
+    check_memory(step, block_places(step, parts, context), context)
     compute: Blockwise = partial(_computed, step, parts)
     if step.op == "merge":
         compute = _about(step, partial(merging_of, step, parts, context))
     elif step.op == "lora":
-        compute = _about(step, partial(adapting_of, step, parts, context))
+        compute = _about(step, partial(adapting_of, step, parts))
     elif step.op == "factor":
-        context.check(step, factoring_bytes(step), "the best factors of a difference are found in blocks of its rows")
         compute = factoring_of(step, parts, context.factors)
 
     def block(place: Place, seen: Seen | None = None) -> tuple[Array, int]:

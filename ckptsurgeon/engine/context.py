@@ -56,5 +56,5 @@ class MergeContext:
             raise PlanError(
                 f"{escape(step.key)} takes {human_bytes(needed)} of memory, since {why}; "
                 f"it has {human_bytes(self.memory)}.",
-                hint=f"Allow more with --memory{hint}.",
+                hint=f"Allow more: --memory {needed}B{hint}.",
             )

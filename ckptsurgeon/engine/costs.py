@@ -12,7 +12,7 @@ from .adapting import adapting_passes
 from .compute import block_places
 from .context import MergeContext
 from .factoring import factoring_passes
-from .needs import need_of, threads_of
+from .needs import check_memory, need_of, threads_of
 
 __all__ = ["costs_of"]
 
@@ -31,12 +31,12 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
         for number, step in zip(passes, plan.steps, strict=True)
     )
     written = sum(_nbytes(step.dtype, step.shape) for step in plan.steps)
-    memory = max((_memory(step, context) for step in plan.steps), default=0)
-    if memory > context.memory:  # with one block at a time
+    if context.memory < BUFFERS:
         raise PlanError(
-            f"it takes {human_bytes(memory)} of memory at least; it has {human_bytes(context.memory)}.",
-            hint=f"Allow more: --memory {memory}B.",
+            f"copying takes {human_bytes(BUFFERS)} of memory; it has {human_bytes(context.memory)}.",
+            hint=f"Allow more: --memory {BUFFERS}B.",
         )
+    memory = max((_memory(step, context) for step in plan.steps), default=0)
     return Costs(max(passes, default=1), read, written, memory)
 
 
@@ -54,6 +54,7 @@ def _memory(step: Step, context: MergeContext) -> int:
     if step.op not in ("merge", "lora", "factor"):
         return BUFFERS
     places = block_places(step, (), context)
+    check_memory(step, places, context)
     need = need_of(step, places)
     assert need is not None
     return max(BUFFERS, need.kept + threads_of(step, places, context) * need.block)

@@ -96,7 +96,6 @@ class MergedTensors:
         places = merging_places(step, context)
         self.inner = inner_places(places, self.shape)
         self._step, self._parts, self._context, self._compute = step, parts, context, merge.compute
-        self._check(merging_bytes(step, places), "a slice of all models")
         self._fill = Filling(step, self._rows) if step.policy == "vocab" else None
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
@@ -111,12 +110,9 @@ class MergedTensors:
     def whole(self) -> Slice:
         """Return everything in one slice."""
         size = np.dtype(self._compute).itemsize * len(self._parts) * TEMPORARIES
-        self._check(prod(self.shape) * size, "a whole tensor")
+        why = "the method needs a whole tensor at once"
+        self._context.check(self._step, prod(self.shape) * size, why, ", or use another method for it")
         return self.slice(Place(0, 0, tuple((0, size) for size in self.shape)))
-
-    def _check(self, needed: int, what: str) -> None:
-        """Raise PlanError where something takes more bytes than the memory holds."""
-        self._context.check(self._step, needed, f"the method needs {what} at once", ", or use another method for it")
 
     def slice(self, place: Place, seen: Seen | None = None) -> Slice:
         """Return the part of all inputs that a block is merged from; places and offsets are of what is merged."""

@@ -13,7 +13,7 @@ from .factoring import factoring_bytes
 from .merge_inputs import merging_bytes
 from .part import Place
 
-__all__ = ["Need", "need_of", "threads_of"]
+__all__ = ["Need", "check_memory", "need_of", "threads_of"]
 
 THREADS = min(8, len(os.sched_getaffinity(0)))
 """As many as the machine has cores, up to where the disk is the limit."""
@@ -21,19 +21,36 @@ THREADS = min(8, len(os.sched_getaffinity(0)))
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of memory: what is ``kept`` while a tensor is computed, and what each ``block`` takes."""
+    """Bytes of memory: what is ``kept`` while a tensor is computed, and what each ``block`` takes; and why."""
 
     block: int
+    why: str
     kept: int = 0
+
+    @property
+    def least(self) -> int:
+        """What it takes to compute one block at a time."""
+        return self.kept + self.block
 
 
 def need_of(step: Step, places: Sequence[Place]) -> Need | None:
     """Return what a tensor takes, None where that is no more than copying."""
     if step.op == "merge":
-        return Need(merging_bytes(step, places))
+        return Need(merging_bytes(step, places), "the method needs a slice of all models at once")
     if step.op == "lora":
-        return Need(adapting_bytes(step, places), kept_bytes(step))
-    return Need(factoring_bytes(step)) if step.op == "factor" else None
+        why = "its adapters' factors and a block of rows are held at once"
+        return Need(adapting_bytes(step, places), why, kept_bytes(step))
+    if step.op == "factor":
+        return Need(factoring_bytes(step), "the best factors of a difference are found in blocks of its rows")
+    return None
+
+
+def check_memory(step: Step, places: Sequence[Place], context: MergeContext) -> None:
+    """Raise PlanError where a tensor cannot be computed in the memory there is, one block at a time."""
+    need = need_of(step, places)
+    if need is not None:
+        hint = ", or use another method for it" if step.op == "merge" else ""
+        context.check(step, need.least, need.why, hint)
 
 
 def threads_of(step: Step, places: Sequence[Place], context: MergeContext) -> int:
