@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from fixtures.peft_cases import GPT2_CASES
+from fixtures.peft_cases import GPT2_CASES, GPT2_EXTRACTED
 
 from .adapters import factors, peft_folder
 
@@ -128,3 +128,75 @@ def test_what_is_named_as_a_conv1d_and_nothing_tells_is_noted() -> None:
         "a: 1 module with names of GPT-2's merged as (out, in), which nothing tells; a config.json beside the base "
         "would: attn.c_proj",
     )
+
+
+def lay(folder: str) -> dict[str, Any]:
+    """What an adapter's folder says of how weights lie."""
+    said: dict[str, Any] = json.loads(Path(folder, "adapter_config.json").read_text())
+    return said
+
+
+@pytest.mark.parametrize("name", GPT2_EXTRACTED)
+@pytest.mark.parametrize("configured", ["base", "tuned"])
+def test_peft_opens_what_is_extracted_of_a_gpt2(name: str, configured: str) -> None:
+    """The recorded folder was made from the same two, without --fan-in-fan-out."""
+    opened = json.loads((GOLDEN / "opened.json").read_text())[name]
+    assert max(opened["apart"].values()) < 1e-6
+    assert bool(opened["warnings"]) == (name == "extracted-mixed")  # no one value is right for both kinds of layers
+    for folder, weights in (
+        ("base", GOLDEN / "base/model.safetensors"),
+        ("tuned", GOLDEN / name / "tuned.safetensors"),
+    ):
+        Path(folder).mkdir()
+        shutil.copy(weights, f"{folder}/model.safetensors")
+    shutil.copy(GOLDEN / "base/config.json", configured)
+    cs.apply(cs.lora_extract("tuned", "base", **GPT2_EXTRACTED[name].options), "a/")
+    ours, theirs = (load_file(f"{one}/adapter_model.safetensors") for one in ("a", GOLDEN / name))
+    assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
+    assert lay("a")["fan_in_fan_out"] is lay(str(GOLDEN / name))["fan_in_fan_out"] is True
+    found, tuned = merged("base", "a"), load_file("tuned/model.safetensors")
+    assert all(torch.linalg.norm(found[key] - value) <= 1e-5 * torch.linalg.norm(value) for key, value in tuned.items())
+    assert cs.verify("a").ok
+
+
+def tune(folder: str, *keys: str) -> None:
+    """Write the base's weights with a change of rank 1 in some, without a config.json."""
+    state = load_file(GOLDEN / "base/model.safetensors")
+    Path(folder).mkdir()
+    save_file({key: value + (key in keys) for key, value in state.items()}, f"{folder}/model.safetensors")
+
+
+C_PROJ, SCORE = "transformer.h.0.attn.c_proj", "score"
+
+
+@pytest.mark.parametrize(
+    ("base", "asked", "note"),
+    [
+        (
+            "base",
+            False,
+            f"config.json says gpt2, so fan_in_fan_out is true, for 1 Conv1D: {C_PROJ}",
+        ),
+        ("base", True, "config.json says gpt2, so --fan-in-fan-out is not for 1 Linear: score"),
+        (
+            "plain",
+            False,
+            f"1 module called as GPT-2's Conv1D are, taken as (out, in) without --fan-in-fan-out: {C_PROJ}",
+        ),
+    ],
+)
+def test_which_way_round_weights_are_extracted_is_said(base: str, asked: bool, note: str) -> None:
+    tune("tuned", f"{C_PROJ}.weight", f"{SCORE}.weight")
+    Path("plain").mkdir()
+    shutil.copy(GOLDEN / "base/model.safetensors", "plain")
+    source = GOLDEN / "base" if base == "base" else Path(base)
+    plan = cs.lora_extract("tuned", source, rank=1, fan_in_fan_out=asked)
+    assert plan.notes == (note,)
+
+
+def test_of_another_model_names_that_are_gpt2_s_are_not_noted() -> None:
+    tune("tuned", f"{C_PROJ}.weight")
+    Path("tuned/config.json").write_text('{"model_type": "gpt_bigcode"}')
+    shutil.copytree(GOLDEN / "base", "base")
+    Path("base/config.json").unlink()
+    assert cs.lora_extract("tuned", "base", rank=1).notes == ()
