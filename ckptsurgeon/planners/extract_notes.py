@@ -8,7 +8,7 @@ from ..tensors import TensorInfo
 from ..text import count, listing
 from .extract_lying import lying_notes
 from .extract_options import Extraction
-from .extract_sorting import Sorted, is_convolution, module_of
+from .extract_sorting import Sorted, is_convolution, is_embedding, module_of
 from .extract_steps import rank_of
 
 __all__ = ["extract_notes"]
@@ -17,6 +17,8 @@ __all__ = ["extract_notes"]
 def extract_notes(found: Sorted, tuned: Mapping[str, TensorInfo], asked: Extraction) -> Iterator[str]:
     """Yield what a user should know of an adapter."""
     yield from lying_notes(found, tuned, asked)
+    if asked.embeddings and not any(map(is_embedding, found.factored)):
+        yield "--embeddings changes nothing: nothing that differs has the name of an embedding"
     yield from _cut(found, tuned, asked)
     convolutions = [module_of(key) for key in found.factored if is_convolution(tuned[key].shape)]
     if convolutions:
