@@ -14,6 +14,7 @@ from ..planners import Extraction, Options, SourceView, check_extraction, compar
 from ..text import count, escape, listing
 from .argument_types import checked
 from .inputs import OpenInputs, names_of, plan_source
+from .known_model import model_at
 from .memory import memory_bytes, with_costs
 from .planning import arguments_said
 from .types import Path, Patterns
@@ -45,10 +46,10 @@ def lora_extract(
     """Plan an adapter for PEFT whose factors are the best of a rank for each weight of ``tuned`` minus the base's.
 
     It reads the values of both, to know what differs. ``alpha`` is by default the rank. ``include`` and ``exclude``
-    choose keys; ``embeddings`` takes those too, ``fan_in_fan_out`` is for weights that are (in, out), GPT-2's. What
-    differs and is no such weight is named, or with ``save_modules`` goes along whole. ``dtype`` is the factors'. The
-    decomposition starts from random numbers with ``seed``; ``memory`` bounds what it takes, as in "512MB". How well
-    each factor fits is in the receipt of ``apply``.
+    choose keys; ``embeddings`` takes those too, ``fan_in_fan_out`` is for weights that are (in, out), GPT-2's, where no
+    config.json beside the two says what they are. What differs and is no such weight is named, or with
+    ``save_modules`` goes along whole. ``dtype`` is the factors'. The decomposition starts from random numbers with
+    ``seed``; ``memory`` bounds what it takes, as in "512MB". How well each factor fits is in the receipt of ``apply``.
 
     Raises ConfigError for a rank or an alpha that is none, PlanError where nothing can be extracted, PatternError for a
     pattern that matches nothing, and what ``open_checkpoint`` raises.
@@ -56,8 +57,9 @@ def lora_extract(
     options = Options.of(include=include, exclude=exclude, dtype=str(dtype))
     alpha = float(alpha) if alpha is not None else None  # 4 and 4.0 give the same file
     asked = Extraction(
-        rank, alpha, options.include, options.exclude, embeddings, fan_in_fan_out, save_modules, options.dtype, seed
-    )
+        rank, alpha, options.include, options.exclude, embeddings, fan_in_fan_out, save_modules, options.dtype, seed,
+        model_at(os.fspath(base)) or model_at(os.fspath(tuned)),
+    )  # fmt: skip
     check_extraction(asked)
     most = memory_bytes(memory)
     opened: list[Checkpoint] = []

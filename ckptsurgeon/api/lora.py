@@ -21,6 +21,7 @@ from .adapters import open_adapter
 from .argument_types import checked
 from .beside import with_dtype_said
 from .inputs import OpenInputs, names_of, plan_source, plan_target, said_of
+from .known_model import model_at
 from .memory import memory_bytes, with_costs
 from .planning import arguments_said
 from .types import Path, Patterns, Sources
@@ -67,6 +68,7 @@ def lora_merge(
         plan = plan_lora_merge(
             SourceView(plan_source(names[0], opened[0]), opened[0]),
             [view for view, _ in views],
+            model=model_at(os.fspath(base)),
             dtype=options.dtype,
             exclude=options.exclude,
             target=plan_target(target),

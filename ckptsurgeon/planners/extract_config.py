@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import PlanError
+from ..lora import is_named_conv1d
 from ..plan import Factor, Step
 from ..text import escape
 from .extract_sorting import module_of
@@ -122,12 +123,16 @@ def _only(name: str, modules: Collection[str]) -> str:
 
 
 def _transposed(factors: Collection[Step]) -> bool:
-    """Whether weights are (in, out); raises PlanError where some are and some not."""
+    """Whether there are weights that are (in, out).
+
+    PEFT tells them by the type of the layer: where some are not, those are that have the names of transformers' Conv1D.
+    Raises PlanError where it is others.
+    """
     matrices = [step for step in factors if len(step.source_shape) == 2 and "lora_embedding_" not in step.key]
-    kinds = {_factor(step).transposed for step in matrices}
-    if len(kinds) > 1:
+    lie = {step.source_key: _factor(step).transposed for step in matrices}
+    if len(set(lie.values())) > 1 and any(is_named_conv1d(key) != lies for key, lies in lie.items()):
         raise _no_adapter("some of its factors are transposed, and some are not")
-    return kinds == {True}
+    return True in lie.values()
 
 
 def _targets(modules: Sequence[str], keys: Collection[str]) -> list[str] | str:

@@ -1,4 +1,4 @@
-"""What is said of an adapter beside its plan: ranks that are cut, convolutions, what is left. Pure."""
+"""What is said of an adapter beside its plan: how weights lie, ranks that are cut, convolutions, what is left. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from ..tensors import TensorInfo
 from ..text import count, listing
+from .extract_lying import lying_notes
 from .extract_options import Extraction
-from .extract_sorting import Sorted, is_convolution, module_of
+from .extract_sorting import Sorted, is_convolution, is_embedding, module_of
 from .extract_steps import rank_of
 
 __all__ = ["extract_notes"]
@@ -15,6 +16,9 @@ __all__ = ["extract_notes"]
 
 def extract_notes(found: Sorted, tuned: Mapping[str, TensorInfo], asked: Extraction) -> Iterator[str]:
     """Yield what a user should know of an adapter."""
+    yield from lying_notes(found, tuned, asked)
+    if asked.embeddings and not any(map(is_embedding, found.factored)):
+        yield "--embeddings changes nothing: nothing that differs has the name of an embedding"
     yield from _cut(found, tuned, asked)
     convolutions = [module_of(key) for key in found.factored if is_convolution(tuned[key].shape)]
     if convolutions:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from ..errors import ConfigError
+from ..lora import KnownModel
 from .options import Flag
 
 __all__ = ["Extraction", "check_extraction"]
@@ -15,7 +16,7 @@ DTYPES_OF_FACTORS = ("float32", "bfloat16", "float16", "float64")
 
 @dataclass(frozen=True)
 class Extraction:
-    """What was asked for: see ``lora_extract``."""
+    """What was asked for: see ``lora_extract``; and what is known of the model."""
 
     rank: int = 16
     alpha: float | None = None
@@ -26,6 +27,7 @@ class Extraction:
     save_modules: bool = False
     dtype: str = "float32"
     seed: int = 0
+    model: KnownModel | None = None
 
 
 def check_extraction(asked: Extraction) -> None:

@@ -12,8 +12,11 @@ from .extract_options import Extraction
 
 __all__ = ["Sorted", "comparable", "is_convolution", "is_embedding", "module_of", "sorted_keys"]
 
-_EMBEDDING = re.compile(r"(?:.*[._])?(?:w[tp]e|shared|(?:\w*_)?embed(?:ding)?s?(?:_\w+)?)(?:\.\w+)?", re.IGNORECASE)
-"""The names of modules that look rows up: nothing else tells them from layers."""
+_EMBEDDING = re.compile(
+    r"(?:.*[._])?(?:(?:w[tp]e|shared|embed(?:ding)?s?(?:_\w+)?)(?:\.\w+)?|embs?|embedders?|lut|relative_attention_bias)",
+    re.IGNORECASE,
+)
+"""The names of modules that look rows up: nothing else tells them from layers. ``emb_layers.1`` is one of these."""
 
 KERNEL = 64
 """The longest side of a kernel."""

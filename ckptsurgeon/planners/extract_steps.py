@@ -13,7 +13,10 @@ from ..text import shape_text
 from .extract_options import Extraction
 from .extract_sorting import Sorted, is_embedding, module_of
 
-__all__ = ["PREFIX", "FactorName", "factor_name", "factor_steps", "rank_of", "saved_name", "saved_step", "unwrapped"]
+__all__ = [
+    "PREFIX", "FactorName", "factor_name", "factor_steps", "lies_transposed", "rank_of", "saved_name", "saved_step",
+    "unwrapped",
+]  # fmt: skip
 
 PREFIX = "base_model.model."
 
@@ -39,14 +42,16 @@ def rank_of(shape: Sequence[int], asked: Extraction) -> int:
     return min(asked.rank, shape[0], prod(shape[1:]))
 
 
-def _lies(key: str, shape: Sequence[int], asked: Extraction) -> bool:
+def lies_transposed(key: str, shape: Sequence[int], asked: Extraction) -> bool:
     """Whether a weight is (in, out): that of an embedding always is, that of a convolution never."""
-    return len(shape) == 2 and (asked.transposed or is_embedding(key))
+    if len(shape) != 2 or is_embedding(key):
+        return len(shape) == 2
+    return asked.model.has_conv1d(key) if asked.model and asked.model.conv1d else asked.transposed
 
 
 def factor_steps(key: str, ours: TensorInfo, theirs: TensorInfo, asked: Extraction) -> list[Step]:
     """Return the steps of a weight's two factors, which follow each other: they are made at once."""
-    rank, lies = rank_of(ours.shape, asked), _lies(key, ours.shape, asked)
+    rank, lies = rank_of(ours.shape, asked), lies_transposed(key, ours.shape, asked)
     return [
         _factor_step(key, ours, theirs, Factor(part, rank, _scale(asked), lies, asked.seed), dtype=asked.dtype)
         for part in "AB"

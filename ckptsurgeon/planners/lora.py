@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import FormatError, PlanError
 from ..keys import KeyMatcher, KeyPattern, unmatched
+from ..lora import KnownModel
 from ..plan import Plan, PlanTarget
 from ..policies import cast_fault
 from ..text import escape, listing
@@ -23,6 +24,7 @@ def plan_lora_merge(
     base: SourceView,
     adapters: Sequence[AdapterView],
     *,
+    model: KnownModel | None = None,
     dtype: str = "",
     exclude: Sequence[Flag] = (),
     target: PlanTarget | None = None,
@@ -32,14 +34,15 @@ def plan_lora_merge(
 ) -> Plan:
     """Plan a base with adapters added to it: ``base`` is the first source, the adapters follow in their order.
 
-    ``exclude`` leaves modules of the adapters out. Raises PlanError where an adapter is for another model, PatternError
-    for a pattern that matches no module, FormatError where a tensor is not plain values.
+    ``model`` is what is known of the base; ``exclude`` leaves modules of the adapters out. Raises PlanError where an
+    adapter is for another model, PatternError for a pattern that matches no module, FormatError where a tensor is not
+    plain values.
     """
     _check_plain(base)
     every = [named(module) for one in adapters for module in one.adapter.modules]
     for flag in exclude:
         _check_exclude(flag.pattern, str(flag), every)
-    changes = Changes(base, exclude)
+    changes = Changes(base, model, exclude)
     for source, one in enumerate(adapters, 1):
         changes.add(source, one)
     steps = changed_steps(changes, dtype)

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from ..errors import PlanError
 from ..keys import KeyMatcher
-from ..lora import Module, matched
+from ..lora import KnownModel, Module, matched
 from ..plan import Input, Term
 from ..tensors import DTYPES
 from ..text import escape, shape_text
-from .lora_fitting import AdapterView, check_names, input_of, lies_transposed, misfit, orientation
+from .lora_fitting import AdapterView, check_names, input_of, misfit
+from .lora_lying import lying
 from .options import Flag
 from .select import SourceView
 
@@ -30,8 +31,9 @@ class Changed:
 class Changes:
     """The changes of all tensors, gathered from one adapter after the other."""
 
-    def __init__(self, base: SourceView, exclude: Sequence[Flag]) -> None:
+    def __init__(self, base: SourceView, model: KnownModel | None, exclude: Sequence[Flag]) -> None:
         self.base = base
+        self.model = model
         self.exclude = exclude
         self.changed: dict[str, Changed] = {}
         self.fresh: dict[str, Input] = {}
@@ -44,9 +46,11 @@ class Changes:
         names = matched([(m.component, m.name, m.joined) for m in modules], self.base.tensors, one.adapter.saved)
         check_names(modules, names, one, self.base)
         self.notes += [f"{escape(one.adapter.name)}: {note}" for note in names.notes]
-        lies = lies_transposed(modules, names, one, self.base)
-        for module in modules:
-            self._add_module(source, one, module, names.weights[module.component, module.name], lies=lies)
+        weights = [names.weights[module.component, module.name] for module in modules]
+        ways = lying(list(zip(modules, weights, strict=True)), one, self.base, self.model)
+        self.notes += [f"{escape(one.adapter.name)}: {note}" for note in ways.notes]
+        for module, key, transposed in zip(modules, weights, ways.transposed, strict=True):
+            self._add_module(source, one, module, key, transposed=transposed)
         for name, key in one.adapter.saved.items():
             self._add_saved(source, one, names.saved(name), key)
 
@@ -62,11 +66,8 @@ class Changes:
             self.left_out += [(source, key) for key in keys if key]
         return chosen
 
-    def _add_module(self, source: int, one: AdapterView, module: Module, key: str, *, lies: bool) -> None:
+    def _add_module(self, source: int, one: AdapterView, module: Module, key: str, *, transposed: bool) -> None:
         base = self.base.tensors[key]
-        transposed = orientation(one, module, base, lies)
-        if transposed is None:
-            raise misfit(one, module, key, self.base)
         kind = "dora" if module.magnitude else "product"
         term = Term(kind, one.weight, module.scale, transposed)
         keys = [module.a, module.b, *([module.magnitude] if module.magnitude else [])]

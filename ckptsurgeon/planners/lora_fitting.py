@@ -1,4 +1,4 @@
-"""How an adapter lies over its base: whose names its modules have, and which way round its factors are. Pure."""
+"""How an adapter fits its base: whose names its modules have, and what to say of one that does not. Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from ..errors import PlanError
 from ..lora import Adapter, Module, Names
-from ..plan import Input, Term, plain_shape
-from ..tensors import TensorInfo
+from ..plan import Input
 from ..text import count, escape, listing, shape_text
 from .select import SourceView
 
-__all__ = ["AdapterView", "check_names", "input_of", "lies_transposed", "misfit", "orientation"]
+__all__ = ["AdapterView", "check_names", "input_of", "misfit"]
 
 
 @dataclass(frozen=True)
@@ -46,24 +45,6 @@ def check_names(modules: Sequence[Module], names: Names, one: AdapterView, base:
             hint="Rename what its dots and underscores confuse: ckpt rename.",
             details=names.several,
         )
-
-
-def lies_transposed(modules: Sequence[Module], names: Names, one: AdapterView, base: SourceView) -> bool:
-    """Return whether square weights are (in, out): as all that are not square lie, else as the adapter says."""
-    seen = set()
-    for module in modules:
-        info = base.tensors[names.weights[module.component, module.name]]
-        if not module.embedding and len(set(plain_shape(info.shape))) > 1:
-            seen.add(orientation(one, module, info, False))
-    return True in seen if len(seen - {None}) == 1 else one.adapter.transposed
-
-
-def orientation(one: AdapterView, module: Module, base: TensorInfo, otherwise: bool) -> bool | None:
-    """Return whether a weight is (in, out), None where it is neither that nor (out, in)."""
-    shapes = [one.view.tensors[key].shape for key in (module.a, module.b)]
-    first = module.embedding or otherwise
-    kinds = [lies for lies in (first, not first) if Term("product", transposed=lies).fits(base.shape, shapes)]
-    return kinds[0] if kinds else None
 
 
 def misfit(one: AdapterView, module: Module, key: str, base: SourceView) -> PlanError:

@@ -32,7 +32,9 @@ def branch_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _prefix(key: str, level: int) -> str:
-    return ".".join(key.split(".")[:level])
+    """Return a key's first segments; the whole key where these are empty, as of ``..``."""
+    head = ".".join(key.split(".")[:level])
+    return head if head.strip(".") else key
 
 
 def _numbered(names: Iterable[str]) -> dict[str, str]:

@@ -168,20 +168,29 @@ def _total_row(branches: Sequence[_Branch], present: Sequence[str]) -> list[str 
     elements = sum(branch.elements for branch in branches)
     share = sum(branch.loaded for branch in branches) / elements if elements else 0.0
     counts = [Text(str(total[kind]), "bold") for kind in present]
-    return [Text("total", "bold"), *counts, _bar(share, f"of {human_count(elements)} {'value' if elements == 1 else 'values'}")]
+    return [
+        Text("total", "bold"),
+        *counts,
+        _bar(share, f"of {human_count(elements)} {'value' if elements == 1 else 'values'}"),
+    ]
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
     """Yield one line for each destination tensor: its class, its origin, the rule."""
     rows = []
     for step in plan.steps:
-        origin = "-"
-        if step.source is not None and step.op != "keep":
-            keys = ", ".join(step.made_of[:MADE_OF]) + (", …" if len(step.made_of) > MADE_OF else "")
-            origin = f"{plan.sources[step.source].name}: {keys or step.source_key}"
         rule = "  ".join(filter(None, (_reason(step), step.rule if not step.reason else "")))
-        rows.append([escape(cell, 2000) for cell in (step.key, step.kind, origin, rule)])
+        rows.append([escape(cell, 2000) for cell in (step.key, step.kind, _origin(step, plan), rule)])
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     for *cells, rule in rows:
         aligned = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
         yield f"  {aligned}  {rule}".rstrip()
+
+
+def _origin(step: Step, plan: Plan) -> str:
+    """Return where a tensor comes from: its source, and its key there where that is another."""
+    if step.source is None or step.op == "keep":
+        return "-"
+    keys = ", ".join(step.made_of[:MADE_OF]) + (", …" if len(step.made_of) > MADE_OF else "")
+    name = plan.sources[step.source].name
+    return f"{name}: {keys or step.source_key}" if keys or step.source_key != step.key else name

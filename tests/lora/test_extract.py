@@ -380,3 +380,43 @@ def test_a_convolution_has_factors_as_peft_s(shape: tuple[int, ...], factors_of:
     cs.apply(cs.lora_merge("base.safetensors", "a"), "out.safetensors")
     wanted = change.reshape(shape) if factors_of else base["c.weight"]
     assert torch.allclose(load_file("out.safetensors")["c.weight"], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "m.emb", "tok_emb", "embs", "embedder", "token_embedder", "word_embeddings", "tok_embeddings", "wte", "lut",
+        "embed.0", "layers.0.relative_attention_bias",
+    ],
+)  # fmt: skip
+def test_embeddings_are_known_by_the_names_that_people_use(name: str) -> None:
+    base = {f"{name}.weight": torch.zeros(11, 8), "q.weight": torch.zeros(8, 8)}
+    save_file(base, "base.safetensors")
+    save_file({key: value + 1 for key, value in base.items()}, "tuned.safetensors")
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=1)
+    assert plan.unexpected == ((0, f"{name}.weight"),)
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=1, embeddings=True)
+    assert f"base_model.model.{name}.lora_embedding_A" in {step.key for step in plan.steps}
+    assert plan.notes == ()
+
+
+@pytest.mark.parametrize("name", ["emb_layers.1", "time_emb_proj", "memb", "ember", "remember", "rel_bias"])
+def test_layers_of_embeddings_are_layers(name: str) -> None:
+    save_file({f"{name}.weight": torch.zeros(11, 8)}, "base.safetensors")
+    save_file({f"{name}.weight": torch.ones(11, 8)}, "tuned.safetensors")
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=1)
+    assert [step.key for step in plan.steps] == [f"base_model.model.{name}.lora_{side}.weight" for side in "AB"]
+
+
+def test_embeddings_that_are_asked_for_and_are_none_is_said() -> None:
+    write(embed__weight=base_state()["embed.weight"])
+    plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=2, embeddings=True)
+    assert plan.notes == ("--embeddings changes nothing: nothing that differs has the name of an embedding",)
+
+
+def test_a_dry_run_says_what_the_run_says(ckpt: Any) -> None:
+    write()
+    said = ["lora", "extract", "tuned.safetensors", "base.safetensors", "--rank", "999"]
+    dry = ckpt(*said, "-n")
+    assert "rank 999 is cut to 8, the smaller side, for 2 modules: layers.0.q," in dry.err
+    assert ckpt(*said, "-o", "a/").err == dry.err

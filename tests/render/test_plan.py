@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from ckptsurgeon.plan import Plan, PlanTarget, Step
+from ckptsurgeon.plan import Plan, PlanSource, PlanTarget, Step
 from ckptsurgeon.render.plan import plan_lines, plan_view
 
 
@@ -81,3 +82,15 @@ def test_names_without_numbers_end_in_a_row_for_the_rest() -> None:
 def test_every_step_has_a_line_of_its_own() -> None:
     lines = list(plan_lines(plan(drawn("b.c"), drawn("a"))))
     assert lines == ["  b.c  initialised  -  in no source", "  a    initialised  -  in no source"]
+
+
+def test_a_source_s_key_is_said_where_it_is_another() -> None:
+    sources = (PlanSource("a.safetensors", "a.safetensors", "", (), ()),)
+    moved = replace(copied("b.c"), source_key="x")
+    lines = list(plan_lines(replace(plan(copied("a"), moved), sources=sources)))
+    assert lines == ["  a    copied  a.safetensors", "  b.c  copied  a.safetensors: x"]
+
+
+@pytest.mark.parametrize("key", ["..", ".", ".a"])
+def test_a_row_has_a_name_where_a_key_begins_with_a_dot(key: str) -> None:
+    assert [line.split()[0] for line in shown(copied(key), copied("a..b"))[1:]] == [key, "a", "total"]

@@ -1,0 +1,68 @@
+"""Which layers of transformers' models are its Conv1D, whose weights are (in, out). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["KnownModel", "is_named_conv1d", "known_model"]
+
+_MLP = frozenset({"c_fc", "c_proj"})
+_BLOCK = _MLP | {"c_attn", "q_attn"}
+
+CONV1D: Mapping[str, frozenset[str]] = {
+    "gpt2": _BLOCK,
+    "openai-gpt": _BLOCK,
+    "imagegpt": _BLOCK,
+    "decision_transformer": _BLOCK,
+    "clvp": _MLP,
+    "clvp_decoder": _MLP,
+}
+"""The last names of all Conv1D by model_type: ``grep 'Conv1D('`` in transformers 5.23, ``models/*/modeling_*.py``.
+
+PEFT takes these as (in, out) and torch's Linear as (out, in), whatever ``fan_in_fan_out`` says, which it sets to what
+the last of the layers is (peft 0.21, ``tuners/lora/layer.py``, ``dispatch_default``).
+"""
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model of transformers: what ``config.json`` calls it, and the last names of its layers that are Conv1D.
+
+    A model without any is one that CONV1D does not list, of which nothing is known.
+    """
+
+    kind: str
+    conv1d: frozenset[str] = frozenset()
+
+    def has_conv1d(self, key: str) -> bool:
+        """Whether a weight is that of a Conv1D."""
+        return _layer(key) in self.conv1d
+
+
+def known_model(config: Mapping[str, Any]) -> KnownModel | None:
+    """Return the model that a config.json describes, with those that it is made of; None where it says none."""
+    kinds = list(_kinds(config))
+    listed = [kind for kind in kinds if kind in CONV1D]
+    if listed:
+        return KnownModel(listed[0], frozenset().union(*(CONV1D[kind] for kind in listed)))
+    return KnownModel(kinds[0]) if kinds else None
+
+
+def is_named_conv1d(key: str) -> bool:
+    """Whether a weight has the name of a Conv1D's; layers of other models are called so too."""
+    return _layer(key) in _BLOCK
+
+
+def _kinds(config: Mapping[str, Any]) -> Iterator[str]:
+    kind = config.get("model_type")
+    if isinstance(kind, str):
+        yield kind
+    for part in config.values():
+        if isinstance(part, dict) and isinstance(part.get("model_type"), str):
+            yield part["model_type"]
+
+
+def _layer(key: str) -> str:
+    return key.removesuffix(".weight").rpartition(".")[2]
