@@ -56,14 +56,14 @@ def test_what_is_read_and_written_is_what_the_plan_says(
 ) -> None:
     size = min([save(f"{name}.safetensors", seed) for seed, name in enumerate("abc")])
     seen = [0]
-    read = merge_inputs.read_part
+    read = merge_inputs.read_as
 
     def counted(*given: Any) -> Any:
         values = read(*given)
         seen[0] += values.nbytes
         return values
 
-    monkeypatch.setattr(merge_inputs, "read_part", counted)
+    monkeypatch.setattr(merge_inputs, "read_as", counted)
     base = {"base": "c.safetensors"} if method == "ties" else {}
     weights = {} if method == "slerp" else {"weights": [0.5, 0.5]}
     plan = cs.merge(["a.safetensors", "b.safetensors"], method=method, **base, **weights, **more)

@@ -134,6 +134,35 @@ def test_verify_finds_a_value_outside_of_what_was_merged(shapes: tuple[State, St
     assert {failure.key for failure in cs.verify("out.safetensors").failed} == {"n.t"}
 
 
+@pytest.mark.parametrize("on_mismatch", ["error", "skip", "slice", "overlap"])
+@pytest.mark.parametrize("first", [(), (1,)])
+@pytest.mark.parametrize("has_base", [False, True])
+def test_one_element_and_a_scalar_are_merged_in_the_shape_of_the_first(
+    first: tuple[int, ...], has_base: bool, on_mismatch: str
+) -> None:
+    other = () if first else (1,)
+    base = "base.safetensors" if has_base else None
+    shapes = (
+        {PAIR[0]: other, PAIR[1]: other, "base.safetensors": first} if has_base else {PAIR[0]: first, PAIR[1]: other}
+    )
+    for number, (name, shape) in enumerate(shapes.items()):
+        save_file({"scale": torch.full(shape, number + 1.0), "steps": torch.full(shape, number)}, name)
+    how: dict[str, Any] = {"method": "task_arithmetic", "base": base} if has_base else {}
+    found = merged(on_mismatch=on_mismatch, **how)
+    assert found["scale"].shape == found["steps"].shape == first
+    assert float(found["scale"]) == (3 + 0.25 * -2 + 0.75 * -1 if has_base else 0.25 * 1 + 0.75 * 2)
+    assert int(found["steps"]) == 1  # the last model's
+    assert int(merged(on_mismatch=on_mismatch, int_buffers="max", **how)["steps"]) == 1
+
+
+def test_scalars_fit_one_element_beside_others_that_are_cut() -> None:
+    for name, size in (("a", (3,)), ("b", ()), ("c", (1,))):
+        save_file({"w": torch.full(size, 2.0 + len(size) + sum(size))}, f"{name}.safetensors")
+    models = ["c.safetensors", "b.safetensors", "a.safetensors"]
+    found = merged(models, weights=[1, 1, 2], on_mismatch="slice")["w"]
+    assert found.tolist() == [(4 + 2 + 2 * 6) / 4]
+
+
 # Dtypes
 
 
