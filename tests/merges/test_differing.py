@@ -114,6 +114,14 @@ def test_a_mismatch_that_nothing_settles_is_an_error(
     assert not Path("out.safetensors").exists()
 
 
+def test_what_only_one_of_two_is_left_of_is_taken_as_it_is(shapes: tuple[State, State]) -> None:
+    found = merged(method="slerp", weights=None, t=0.25, on_mismatch="skip")
+    assert torch.equal(found["w"], shapes[0]["w"])
+    assert torch.equal(found["n.t"], shapes[0]["n.t"])
+    assert not torch.equal(found["v"], shapes[0]["v"])
+    assert "2 tensors merged of fewer models than there are" in notes(PAIR, on_mismatch="skip")
+
+
 def test_a_plan_whose_shapes_do_not_fit_is_refused(shapes: tuple[State, State]) -> None:
     data = cs.merge(PAIR, **HALVES, on_mismatch=["overlap"]).to_json()
     for step in data["steps"]:
@@ -340,3 +348,17 @@ def test_one_listed_twice_and_one_that_is_the_base() -> None:
     assert torch.allclose(merged([PAIR[0], PAIR[0], PAIR[1]], weights=[1, 1, 2])["w"], (a["w"] + b["w"]) / 2)
     how: dict[str, Any] = {"method": "ties", "base": PAIR[0], "weights": [1.0, 1.0], "density": 1.0}
     assert torch.allclose(merged(**how)["w"], b["w"], atol=1e-6)
+
+
+def test_a_name_is_looked_for_under_those_that_all_others_tie_to_it() -> None:
+    """One ties y to x and one z, so that a model without x has it under neither."""
+    for name, tied in (("a", "y"), ("b", "z"), ("c", "")):
+        state = {key: torch.full((2,), float(place)) for place, key in enumerate("xyz")}
+        torch.save({**state, **({tied: state["x"]} if tied else {})}, f"{name}.pth")
+    torch.save({key: torch.ones(2) for key in "yz"}, "d.pth")
+    models = [f"{name}.pth" for name in "abcd"]
+    with pytest.raises(cs.PlanError, match=r"d\.pth lacks x"):
+        cs.merge(models, method="linear", weights=[1, 1, 1, 1])
+    torch.save({"y": torch.full((2,), 4.0)}, "d.pth")
+    found = merged(["a.pth", "d.pth"], "out.pth", weights=[1, 1], on_missing="any")
+    assert found["x"].tolist() == [2, 2]
