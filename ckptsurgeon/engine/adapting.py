@@ -120,7 +120,7 @@ def _rows(part: Part, box: Box, seen: Seen | None, dtype: str = "float64") -> Ar
     if seen is not None:
         seen(0, values)
     wide, _ = cast(values, info.dtype, dtype)
-    return wide.reshape(len(wide) if box else 1, -1)
+    return wide.reshape(len(wide) if box else 1, prod(wide.shape[1:]))
 
 
 def _whole(part: Part) -> Array:
@@ -131,4 +131,4 @@ def _whole(part: Part) -> Array:
 def _matrix(part: Part) -> Array:
     """Return a factor as a matrix: what a convolution has beyond rows and columns lies along the columns."""
     wide = _whole(part)
-    return wide.reshape(len(wide), -1)
+    return wide.reshape(len(wide), prod(wide.shape[1:]))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..ops import Box, blocks
-from ..plan import Rows, Step
+from ..plan import Input, Rows, Step
+from ..policies import is_reshape
 from .part import Place, placed
 
 __all__ = ["aligns", "common_shape", "inner_places"]
@@ -14,11 +15,16 @@ __all__ = ["aligns", "common_shape", "inner_places"]
 Shape = tuple[int, ...]
 
 
+def shape_in(step: Step, one: Input) -> Shape:
+    """Return the shape of an input as the output has dimensions: (1,) and 0-d are one."""
+    return step.shape if is_reshape(one.shape, step.shape) else one.shape
+
+
 def common_shape(step: Step) -> Shape:
     """Return the shape of what is merged: the output's, or with ``overlap`` the part that all inputs have."""
     if step.policy != "overlap":
         return step.shape
-    return tuple(min(sizes) for sizes in zip(*(one.shape for one in step.inputs), strict=True))
+    return tuple(min(sizes) for sizes in zip(*(shape_in(step, one) for one in step.inputs), strict=True))
 
 
 def inner_places(places: Sequence[Place], shape: Shape) -> list[Place | None]:
@@ -38,7 +44,7 @@ def _holds(box: Box) -> bool:
 
 def aligns(step: Step) -> bool:
     """Whether all inputs of a merge can be made to fit its output by its policy."""
-    shapes = [one.shape for one in step.inputs]
+    shapes = [shape_in(step, one) for one in step.inputs]
     if any(len(shape) != len(step.shape) for shape in shapes):
         return False
     if step.policy == "vocab":

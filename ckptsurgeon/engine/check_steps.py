@@ -6,7 +6,7 @@ from math import isfinite, prod
 
 from ..errors import PlanError
 from ..plan import Step
-from ..policies import cast_fault, fit
+from ..policies import cast_fault, fit, is_reshape
 from ..tensors import DTYPES
 from ..text import escape
 
@@ -57,7 +57,10 @@ def _maps(step: Step) -> bool:
 def _merges(step: Step) -> bool:
     """Whether all inputs of a step have its shape, numbers of one kind that are not packed, a weight each or none."""
     inputs, kind = step.inputs, DTYPES[step.source_dtype].kind
-    alike = all(one.shape == step.shape and DTYPES[one.dtype].kind == kind for one in inputs)
+    alike = all(
+        (one.shape == step.shape or is_reshape(one.shape, step.shape)) and DTYPES[one.dtype].kind == kind
+        for one in inputs
+    )
     return (
         alike
         and not any(DTYPES[one.dtype].is_packed for one in inputs)

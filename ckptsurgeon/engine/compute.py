@@ -35,7 +35,7 @@ from .merging import merging_of
 from .needs import check_memory
 from .overlaying import overlaid_block
 from .part import Blockwise, Part, Place, Seen, placed
-from .reading import read_part
+from .reading import read_as, read_part
 
 __all__ = ["Computed", "block_places", "blockwise", "computed_blocks"]
 
@@ -146,7 +146,7 @@ def _computed(step: Step, parts: Sequence[Part], place: Place, seen: Seen | None
 def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[Array, str]]:
     """Yield a part of each input: one is held at a time, however many there are."""
     for number, (info, source) in enumerate(parts):
-        values = read_part(source, info, box)
+        values = read_as(source, info, box)
         if seen is not None:
             seen(number, values)
         yield values, info.dtype

@@ -21,7 +21,7 @@ from .filling import Filling
 from .libraries import library
 from .mapping import gathered
 from .part import Part, Place, Seen, placed
-from .reading import read_part
+from .reading import read_as, read_part
 
 __all__ = ["MergedTensors", "device_of", "merge_of", "merging_bytes", "merging_places", "method_of"]
 
@@ -127,7 +127,7 @@ class MergedTensors:
         info, source = self._parts[number]
         if self._fill is not None:
             return self._rows(number, self._step.vocabularies[number], box)
-        values = read_part(source, info, box)
+        values = read_as(source, info, box)
         if seen is not None:
             seen(number, values)
         return self._widened(values, info.dtype, box)

@@ -14,7 +14,7 @@ from ..sources import File
 from ..tensors import DTYPES, TensorInfo, contiguous_stride, reach
 from .composed import read_made
 
-__all__ = ["read_number", "read_part"]
+__all__ = ["read_as", "read_number", "read_part"]
 
 SPARSE = 4
 """A part is read in one go when what lies between its elements is at most this many times its size …"""
@@ -27,6 +27,12 @@ def read_part(source: Checkpoint, info: TensorInfo, part: Box) -> Array:
     if info.made is not None:
         return np.ascontiguousarray(read_made(lambda one, box: read_part(source, one, box), info, part))
     return _read_stored(source.file(info), info, part)
+
+
+def read_as(source: Checkpoint, info: TensorInfo, part: Box) -> Array:
+    """Return a part of a tensor that is (1,) where the output is 0-d, or the other way, or has as many dimensions."""
+    own = part if len(part) == len(info.shape) else tuple((0, size) for size in info.shape)
+    return read_part(source, info, own).reshape(box_shape(part))
 
 
 def read_number(source: Checkpoint, key: str) -> float | None:

@@ -1,12 +1,19 @@
 """Low-rank adapters: how files spell them, which tensors they are for, and what they do to values. Opens nothing."""
 
-from .adapter import Adapter, Module, Scales, read_adapter
-from .arithmetic import Change, Changing
-from .config import AdapterConfig, parse_config
-from .conv1d import KnownModel, is_named_conv1d, known_model
-from .decomposition import PASSES, Decomposition, decompose, elements_held
-from .matching import Names, matched
-from .products import changing, wide_dtype
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .adapter import Adapter, Module, Scales, read_adapter
+    from .arithmetic import Change, Changing
+    from .config import AdapterConfig, parse_config
+    from .conv1d import KnownModel, is_named_conv1d, known_model
+    from .decomposition import PASSES, Decomposition, decompose, elements_held
+    from .matching import Names, matched
+    from .products import changing, wide_dtype
 
 __all__ = [
     "PASSES",
@@ -29,3 +36,42 @@ __all__ = [
     "read_adapter",
     "wide_dtype",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        ".adapter": (
+            "Adapter",
+            "Module",
+            "Scales",
+            "read_adapter",
+        ),
+        ".arithmetic": (
+            "Change",
+            "Changing",
+        ),
+        ".config": (
+            "AdapterConfig",
+            "parse_config",
+        ),
+        ".conv1d": (
+            "KnownModel",
+            "is_named_conv1d",
+            "known_model",
+        ),
+        ".decomposition": (
+            "PASSES",
+            "Decomposition",
+            "decompose",
+            "elements_held",
+        ),
+        ".matching": (
+            "Names",
+            "matched",
+        ),
+        ".products": (
+            "changing",
+            "wide_dtype",
+        ),
+    },
+)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import PlanError
 from ..plan import Input
+from ..policies import is_reshape
 from ..tensors import DTYPES
 from ..text import escape, listing, shape_text
 from .merge_options import MergeOptions, Piece, Place
@@ -38,6 +39,11 @@ def input_of(views: Sequence[SourceView], place: Place) -> Input:
     return Input(place.source, place.key, info.dtype, info.shape)
 
 
+def _alike(one: Shape, other: Shape) -> bool:
+    """Whether two shapes fit each other as they are."""
+    return one == other or is_reshape(one, other)
+
+
 class Fitting:
     """Makes one tensor after the other fit, and keeps what does not until all are known."""
 
@@ -64,13 +70,13 @@ class Fitting:
                 return Fitted(inputs, own, shape, "vocab", axis)
         policy = self._policies.get(piece.key, self._everywhere)
         fitting = {number: one for number, one in inputs.items() if self._fits(piece.key, first, one, policy)}
-        moves = policy in ("slice", "overlap") and any(one.shape != first.shape for one in fitting.values())
+        moves = policy in ("slice", "overlap") and any(not _alike(one.shape, first.shape) for one in fitting.values())
         return Fitted(fitting, own, first.shape, policy if moves else "")
 
     def _fits(self, key: str, first: Input, one: Input, policy: str) -> bool:
         """Whether a model is merged; where it cannot be and nothing says what to do, that is kept."""
         same_kind = DTYPES[one.dtype].kind == DTYPES[first.dtype].kind
-        if one.shape == first.shape and same_kind:
+        if _alike(one.shape, first.shape) and same_kind:
             return True
         pairs = list(zip(one.shape, first.shape, strict=False))
         movable = same_kind and len(one.shape) == len(first.shape) and not DTYPES[one.dtype].is_packed

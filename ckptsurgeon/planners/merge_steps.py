@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import FormatError, PlanError
 from ..merges import Method
 from ..plan import Input, Merge, Step, with_vocabularies
+from ..policies import is_reshape
 from ..tensors import DTYPES
 from ..text import escape
 from .merge_fitting import Fitted, Fitting
@@ -155,11 +156,11 @@ class MergeSteps:
         if self._options.int_buffers == "max" and len(inputs) > 1:
             if not fitted.policy:
                 return Step(
-                    piece.key, "max", first.dtype, first.shape, first.source, first.key, first.dtype, first.shape,
+                    piece.key, "max", first.dtype, fitted.shape, first.source, first.key, first.dtype, first.shape,
                     rule=rule, more=tuple(inputs[1:]),
                 )  # fmt: skip
-        elif one.shape == fitted.shape:
-            return _copy(piece, one, one.dtype, rule=rule)
+        elif one.shape == fitted.shape or is_reshape(one.shape, fitted.shape):
+            return replace(_copy(piece, one, one.dtype, rule=rule), shape=fitted.shape)
         elif fitted.policy == "slice":
             return Step(
                 piece.key, "slice", one.dtype, fitted.shape, one.source, one.key, one.dtype, one.shape,

@@ -65,6 +65,16 @@ def test_blocks_change_nothing(elements: int, dora: bool, monkeypatch: pytest.Mo
     assert cs.verify("out.safetensors").ok
 
 
+@pytest.mark.parametrize("shape", [(0, 6), (6, 0)])
+def test_a_tensor_without_elements_stays_one(shape: tuple[int, int]) -> None:
+    save_file({**base_state(), "empty.weight": torch.zeros(shape)}, "base.safetensors")
+    a, b = factors(*shape)
+    peft_folder("a", {"empty.lora_A.weight": a, "empty.lora_B.weight": b})
+    cs.apply(cs.lora_merge("base.safetensors", "a"), "out.safetensors")
+    assert load_file("out.safetensors")["empty.weight"].shape == shape
+    assert cs.verify("out.safetensors").ok
+
+
 def test_pytorch_files_and_pt_adapters_go_together() -> None:
     base = base_state()
     torch.save({"state_dict": base, "epoch": 3}, "base.pt")

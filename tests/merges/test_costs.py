@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import merge_inputs
+from ckptsurgeon.engine import merge_inputs, needs
 from fixtures.mergekit_cases import CASES, models
 
 from .arrays import METHODS, Arrays, merge
@@ -56,14 +56,14 @@ def test_what_is_read_and_written_is_what_the_plan_says(
 ) -> None:
     size = min([save(f"{name}.safetensors", seed) for seed, name in enumerate("abc")])
     seen = [0]
-    read = merge_inputs.read_part
+    read = merge_inputs.read_as
 
     def counted(*given: Any) -> Any:
         values = read(*given)
         seen[0] += values.nbytes
         return values
 
-    monkeypatch.setattr(merge_inputs, "read_part", counted)
+    monkeypatch.setattr(merge_inputs, "read_as", counted)
     base = {"base": "c.safetensors"} if method == "ties" else {}
     weights = {} if method == "slerp" else {"weights": [0.5, 0.5]}
     plan = cs.merge(["a.safetensors", "b.safetensors"], method=method, **base, **weights, **more)
@@ -86,6 +86,18 @@ def test_a_dry_run_says_what_it_takes(ckpt: Run) -> None:
     costs = json.loads(ckpt(*asked, "--json").out)["costs"]
     assert costs == {"passes": 5, "nbytes_read": 73800, "nbytes_written": 4920, "memory_nbytes": 16 << 20}
     assert not list(Path().glob("o.*"))
+
+
+def test_as_many_slices_are_counted_as_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice of two models of float32, and three times as much that is made of each: 4 MiB."""
+    for name in ("a.safetensors", "b.safetensors"):
+        save(name, 0, (512, 1024))
+    for threads in (5, 7):
+        monkeypatch.setattr(needs, "THREADS", threads)
+        for memory, at_once in (("1GiB", threads), ("25MiB", min(threads, 6))):
+            plan = cs.merge(["a.safetensors", "b.safetensors"], method="linear", weights=[1, 1], memory=memory)
+            assert plan.costs is not None
+            assert plan.costs.memory_nbytes == at_once * (4 << 20)
 
 
 def test_costs_are_no_part_of_a_plans_digest_and_survive_json() -> None:

@@ -114,6 +114,14 @@ def test_a_mismatch_that_nothing_settles_is_an_error(
     assert not Path("out.safetensors").exists()
 
 
+def test_what_only_one_of_two_is_left_of_is_taken_as_it_is(shapes: tuple[State, State]) -> None:
+    found = merged(method="slerp", weights=None, t=0.25, on_mismatch="skip")
+    assert torch.equal(found["w"], shapes[0]["w"])
+    assert torch.equal(found["n.t"], shapes[0]["n.t"])
+    assert not torch.equal(found["v"], shapes[0]["v"])
+    assert "2 tensors merged of fewer models than there are" in notes(PAIR, on_mismatch="skip")
+
+
 def test_a_plan_whose_shapes_do_not_fit_is_refused(shapes: tuple[State, State]) -> None:
     data = cs.merge(PAIR, **HALVES, on_mismatch=["overlap"]).to_json()
     for step in data["steps"]:
@@ -132,6 +140,35 @@ def test_verify_finds_a_value_outside_of_what_was_merged(shapes: tuple[State, St
     data[at] ^= 1
     Path("out.safetensors").write_bytes(data)
     assert {failure.key for failure in cs.verify("out.safetensors").failed} == {"n.t"}
+
+
+@pytest.mark.parametrize("on_mismatch", ["error", "skip", "slice", "overlap"])
+@pytest.mark.parametrize("first", [(), (1,)])
+@pytest.mark.parametrize("has_base", [False, True])
+def test_one_element_and_a_scalar_are_merged_in_the_shape_of_the_first(
+    first: tuple[int, ...], has_base: bool, on_mismatch: str
+) -> None:
+    other = () if first else (1,)
+    base = "base.safetensors" if has_base else None
+    shapes = (
+        {PAIR[0]: other, PAIR[1]: other, "base.safetensors": first} if has_base else {PAIR[0]: first, PAIR[1]: other}
+    )
+    for number, (name, shape) in enumerate(shapes.items()):
+        save_file({"scale": torch.full(shape, number + 1.0), "steps": torch.full(shape, number)}, name)
+    how: dict[str, Any] = {"method": "task_arithmetic", "base": base} if has_base else {}
+    found = merged(on_mismatch=on_mismatch, **how)
+    assert found["scale"].shape == found["steps"].shape == first
+    assert float(found["scale"]) == (3 + 0.25 * -2 + 0.75 * -1 if has_base else 0.25 * 1 + 0.75 * 2)
+    assert int(found["steps"]) == 1  # the last model's
+    assert int(merged(on_mismatch=on_mismatch, int_buffers="max", **how)["steps"]) == 1
+
+
+def test_scalars_fit_one_element_beside_others_that_are_cut() -> None:
+    for name, size in (("a", (3,)), ("b", ()), ("c", (1,))):
+        save_file({"w": torch.full(size, 2.0 + len(size) + sum(size))}, f"{name}.safetensors")
+    models = ["c.safetensors", "b.safetensors", "a.safetensors"]
+    found = merged(models, weights=[1, 1, 2], on_mismatch="slice")["w"]
+    assert found.tolist() == [(4 + 2 + 2 * 6) / 4]
 
 
 # Dtypes
@@ -311,3 +348,17 @@ def test_one_listed_twice_and_one_that_is_the_base() -> None:
     assert torch.allclose(merged([PAIR[0], PAIR[0], PAIR[1]], weights=[1, 1, 2])["w"], (a["w"] + b["w"]) / 2)
     how: dict[str, Any] = {"method": "ties", "base": PAIR[0], "weights": [1.0, 1.0], "density": 1.0}
     assert torch.allclose(merged(**how)["w"], b["w"], atol=1e-6)
+
+
+def test_a_name_is_looked_for_under_those_that_all_others_tie_to_it() -> None:
+    """One ties y to x and one z, so that a model without x has it under neither."""
+    for name, tied in (("a", "y"), ("b", "z"), ("c", "")):
+        state = {key: torch.full((2,), float(place)) for place, key in enumerate("xyz")}
+        torch.save({**state, **({tied: state["x"]} if tied else {})}, f"{name}.pth")
+    torch.save({key: torch.ones(2) for key in "yz"}, "d.pth")
+    models = [f"{name}.pth" for name in "abcd"]
+    with pytest.raises(cs.PlanError, match=r"d\.pth lacks x"):
+        cs.merge(models, method="linear", weights=[1, 1, 1, 1])
+    torch.save({"y": torch.full((2,), 4.0)}, "d.pth")
+    found = merged(["a.pth", "d.pth"], "out.pth", weights=[1, 1], on_missing="any")
+    assert found["x"].tolist() == [2, 2]
