@@ -43,7 +43,7 @@ def run(
     ] = None,
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Take embeddings too.")] = False,
     fan_in_fan_out: Annotated[
-        bool, typer.Option("--fan-in-fan-out", help="Weights are (in, out), as GPT-2's are.")
+        bool, typer.Option("--fan-in-fan-out", help="Weights are (in, out), as GPT-2's, where no config.json says so.")
     ] = False,
     save_modules: Annotated[
         bool, typer.Option("--save-modules", help="Let what differs otherwise go along whole.")
