@@ -44,7 +44,7 @@ def apply(
     Raises PlanError where an input changed since the plan or ``memory`` is less than it takes, OutputError where the
     output exists (without ``force``), is an input or cannot be written, FormatError where an input fails its checksum.
     """
-    from ..engine import MergeContext, carry_out, costs_of, parse_size
+    from ..engine import carry_out, parse_size
     from ..recipe import make_recipe
 
     from_file = not isinstance(plan, Plan)
@@ -71,7 +71,7 @@ def apply(
         if inputs.sources:
             check_adapter(plan, inputs.sources[0])
         if most:
-            costs_of(plan, MergeContext(plan.seed, inputs.plugins, most))
+            _check_memory(plan, inputs.plugins, most)
         options = _options(output, to, max_shard_size, force=force, inputs=others)
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
         receipt = carry_out(plan, inputs, options, recipe, progress)
@@ -79,6 +79,13 @@ def apply(
         close_inputs(inputs)
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
     return replace(receipt, notes=(*(f"ran {code}" for code in ran), *receipt.notes))
+
+
+def _check_memory(plan: Plan, plugins: tuple[Method, ...], memory: int) -> None:
+    """Raise PlanError where a plan takes more than the memory that it is given."""
+    from .memory import with_costs  # with numpy
+
+    with_costs(plan, memory, plugins)
 
 
 def _loaded(plugin: Path) -> tuple[Method, ...]:
