@@ -10,6 +10,7 @@ from ..errors import ConfigError
 from ..plan import Plan, Receipt
 from ..planners import check_adapter
 from ..version import __version__
+from .argument_types import checked
 from .inputs import OpenInputs, close_inputs, close_plan
 from .reopening import inputs_of, read_plan, with_merging
 from .types import Path, Progress
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["apply", "check_output"]
 
 
+@checked
 def apply(
     plan: Plan | Path,
     output: Path | None = None,

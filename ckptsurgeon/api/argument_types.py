@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 from ..errors import ConfigError
+from ..plan import Plan
 from ..text import brief_repr, escape
 from .plain import plain
 
@@ -94,6 +95,7 @@ KINDS: Mapping[str, _Kind] = {
     "Parameters": _Kind("a map of parameters or texts NAME=VALUE", _any_of(_are_named, _is_text, _are_texts)),
     "Mapping[str, str] | None": _Kind("a map of texts", _any_of(_is_map)),
     "Path": _Kind("a path", _is_path),
+    "Plan | Path": _Kind("a plan or a path", lambda value: isinstance(value, Plan) or _is_path(value)),
     "Path | None": _Kind("a path", _any_of(_is_path)),
     "Path | Sequence[Path]": _Kind("a path or a list of paths", lambda value: _is_path(value) or _are_paths(value)),
     "Sequence[Path]": _Kind("a list of paths", _are_paths),

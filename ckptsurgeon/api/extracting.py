@@ -83,11 +83,11 @@ def lora_extract(
             },
             notes=[*(note for one in opened for note in one.notes), *_lacking(ours, theirs)],
         )  # fmt: skip
+        return with_costs(replace(plan, inputs=OpenInputs(tuple(opened), None, memory=most)), most)
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()
         raise
-    return with_costs(replace(plan, inputs=OpenInputs(tuple(opened), None, memory=most)), most)
 
 
 def _differing(ours: Checkpoint, theirs: Checkpoint) -> Iterator[str]:

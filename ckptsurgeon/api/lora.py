@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from math import isfinite
+from math import inf, isfinite
 from typing import TYPE_CHECKING
 
 from ..checkpoint import Checkpoint, open_checkpoint
@@ -79,19 +79,19 @@ def lora_merge(
             metadata=opened[0].metadata,
             notes=said_of(opened),
         )
+        inputs = OpenInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
+        return with_costs(replace(_with_dtype(plan, target), inputs=inputs), most)
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()
         raise
-    inputs = OpenInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
-    return with_costs(replace(_with_dtype(plan, target), inputs=inputs), most)
 
 
 def _weights(weights: Sequence[float] | None, adapters: Sequence[str]) -> list[float]:
     """Return what each adapter counts; raises ConfigError where that does not fit."""
     if not adapters:
         raise ConfigError("there is no adapter.", hint="Name at least one behind the base.")
-    given = [1.0] * len(adapters) if weights is None else [float(one) for one in weights]
+    given = [1.0] * len(adapters) if weights is None else [_number(one) for one in weights]
     if len(given) != len(adapters):
         raise ConfigError(
             f"there are {count(len(adapters), 'adapter')} and {count(len(given), 'weight')}.",
@@ -126,3 +126,11 @@ def _with_dtype(plan: Plan, target: TargetSpec) -> Plan:
     """Return a plan whose config.json names the dtype of its weights, where another than the base's was asked for."""
     tensors = {step.key: TensorInfo(step.source_dtype, step.shape) for step in plan.steps}
     return with_dtype_said(plan, replace(target, tensors=tensors))
+
+
+def _number(value: float) -> float:
+    """Return a number in double precision, an integer that it does not hold as infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return inf

@@ -77,7 +77,8 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
             tokens = chosen[1] if chosen is not None else None
             arguments = {**asked.arguments, "recipe": merged.said(document)}
             plan = merged.plan(method, options, tokens, asked.seed, arguments)
+            plan = asked.carried(plan, opened, path)
             stack.pop_all()
     except ConfigError as error:
         raise type(error)(f"{escape(os.path.basename(path))}: {error.message}", hint=error.hint) from error
-    return asked.carried(plan, opened, path)
+    return plan

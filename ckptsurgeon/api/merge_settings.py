@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from sys import float_info
 from typing import Any
 
 from ..errors import ConfigError
@@ -72,6 +73,8 @@ def _numbers(name: str, values: Any) -> tuple[float, ...]:
     for value in values:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise ConfigError(f"{escape(name)}: {brief_repr(value, 40)} is no number.")
+        if isinstance(value, int) and abs(value) > float_info.max:
+            raise ConfigError(f"{escape(name)}: {brief_repr(value, 40)} is too large.")
     return tuple(map(float, values))
 
 

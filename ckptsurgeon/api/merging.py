@@ -148,8 +148,9 @@ def _plan_models(paths: list[str], base: str | None, method: Method, settings: S
             notes=said_of(opened),
         )  # fmt: skip
         plan = with_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
+        plan = asked.carried(plan, opened)
         stack.pop_all()
-    return asked.carried(plan, opened)
+    return plan
 
 
 def _views(names: Sequence[str], opened: Sequence[Checkpoint]) -> list[SourceView]:

@@ -57,8 +57,9 @@ def _lent(
     one: TokenRow, place: int, numbers: Mapping[Reference, int], every: Sequence[Rows], lists: Sequence[Vocabulary]
 ) -> Lent:
     if not one.source:
+        why = "which force needs" if one.force else "and not all models have the token"
         raise ConfigError(
-            f"{escape(one.where)} has no source, and not all models have the token.",
+            f"{escape(one.where)} has no source, {why}.",
             hint="Name a model, or kind: zero or kind: model_token.",
         )
     if one.model is None:

@@ -88,7 +88,7 @@ def differ(first: Part, second: Part) -> bool:
         ours, theirs = (read_part(source, info, box) for info, source in (first, second))
         if first[0].dtype != second[0].dtype:
             ours, theirs = cast(ours, first[0].dtype, "float64")[0], cast(theirs, second[0].dtype, "float64")[0]
-        if not np.array_equal(ours.view("u1"), theirs.view("u1")):
+        if not np.array_equal(ours.reshape(-1).view("u1"), theirs.reshape(-1).view("u1")):
             return True
     return False
 

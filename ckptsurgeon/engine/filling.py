@@ -64,7 +64,7 @@ class Filling:
         tokens = [self._tokens if d == self._axis else size for d, size in enumerate(shape)]
         totals = [np.zeros([1 if d == self._axis else size for d, size in enumerate(shape)]) for _ in self._every]
         dtype = np.dtype("f8")
-        for box in blocks(tokens, ELEMENTS):
+        for box in blocks(tokens, max(1, ELEMENTS // len(self._every))):
             values = [self._read(number, rows, box) for number, rows in enumerate(self._every)]
             dtype = values[0].dtype
             for total, one in zip(totals, self._filled(values, box), strict=True):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from threading import Lock
 
 import numpy as np
@@ -28,7 +27,7 @@ _NAMES = ("scipy_openblas_{}64_", "openblas_{}64_", "openblas_{}")
 
 def multiplied(left: Array, right: Array) -> Array:
     """Return the product of two matrices, computed by this thread alone."""
-    with _limits().alone() as alone:
+    with _LIMITS.alone() as alone:
         return left @ right if alone else _in_parts(left, right)
 
 
@@ -71,8 +70,7 @@ class _Limits:
                     self._put(self._former)
 
 
-@lru_cache(maxsize=1)
-def _limits() -> _Limits:
+def _found() -> _Limits:
     """Return what keeps the OpenBLAS that numpy is linked with; of another BLAS, or none, what keeps nothing."""
     try:
         core = ctypes.CDLL(_umath_linalg.__file__)  # a symbol is looked for in what it is linked with, too
@@ -83,3 +81,7 @@ def _limits() -> _Limits:
         if get is not None and put is not None:
             return _Limits(get, put)
     return _Limits(None, lambda number: None)
+
+
+_LIMITS = _found()
+"""Found when this is imported, once: whoever multiplies shares one lock."""

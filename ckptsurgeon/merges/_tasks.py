@@ -104,7 +104,8 @@ def _elected(at: Slice, deltas: Sequence[Array], how: Mixing) -> Array:
         for mask, weight in zip(agree, how.factors, strict=True):
             mask *= weight
         whole = _added(agree)
-        whole += whole == 0
+        noise = 4 * at.xp.finfo(whole.dtype).eps * sum(map(abs, how.factors)) if min(how.factors) < 0 else 0.0
+        whole[abs(whole) <= noise] = 1  # weights that take each other away but for what rounding leaves
         total /= whole
     return total
 

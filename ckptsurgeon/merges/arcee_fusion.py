@@ -76,15 +76,17 @@ def _kept(tensors: Tensors, columns: int) -> Divergences:
 
 def _divergence(at: Slice) -> Array:
     """Return the divergence of each row of a piece, in float64: it is a small difference of large sums."""
-    mine = _softmax(at, at.models[0])
-    parts = at.xp.log(mine / _softmax(at, cast(Array, at.base)))
+    mine, parts = _softmax(at, at.models[0]), _softmax(at, cast(Array, at.base))
+    at.xp.divide(mine, parts, out=parts)
+    at.xp.log(parts, out=parts)
     parts *= mine
     return np.clip(on_host(at.xp.sum(parts, axis=-1)), 0, None)
 
 
 def _softmax(at: Slice, values: Array) -> Array:
-    wide = at.xp.asarray(values, dtype=at.xp.float64)
-    powers: Array = at.xp.exp(wide - at.xp.amax(wide, axis=-1)[:, None])
+    powers: Array = at.xp.asarray(values, dtype=at.xp.float64)
+    powers = powers - at.xp.amax(powers, axis=-1)[:, None]
+    at.xp.exp(powers, out=powers)
     powers /= at.xp.sum(powers, axis=-1)[:, None]
     powers += _EPSILON
     return powers

@@ -29,7 +29,8 @@ def extract_notes(found: Sorted, tuned: Mapping[str, TensorInfo], asked: Extract
     if found.left:
         hint = "; --save-modules saves what is no weight of a layer" if found.savable else ""
         left = listing(found.left, where="")
-        yield f"{count(len(found.left), 'tensor')} that differ are not in the adapter: {left}{hint}"
+        many = "that differ are" if len(found.left) > 1 else "that differs is"
+        yield f"{count(len(found.left), 'tensor')} {many} not in the adapter: {left}{hint}"
 
 
 def _cut(found: Sorted, tuned: Mapping[str, TensorInfo], asked: Extraction) -> Iterator[str]:

@@ -420,3 +420,12 @@ def test_a_dry_run_says_what_the_run_says(ckpt: Any) -> None:
     dry = ckpt(*said, "-n")
     assert "rank 999 is cut to 8, the smaller side, for 2 modules: layers.0.q," in dry.err
     assert ckpt(*said, "-o", "a/").err == dry.err
+
+
+def test_numbers_without_dimensions_are_compared() -> None:
+    base = {"q.weight": torch.randn(8, 8), "logit_scale": torch.tensor(2.0), "seen": torch.tensor(3)}
+    save_file(base, "b.safetensors")
+    save_file({**base, "q.weight": torch.randn(8, 8), "seen": torch.tensor(4)}, "t.safetensors")
+    plan = cs.lora_extract("t.safetensors", "b.safetensors", rank=2)
+    assert {step.source_key for step in plan.steps} == {"q.weight"}
+    assert any("seen" in note and "logit_scale" not in note for note in plan.notes)

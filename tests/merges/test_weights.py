@@ -128,3 +128,19 @@ def test_a_tensor_that_only_a_model_without_weight_has_is_refused_by_name() -> N
         cs.merge(["one", "two"], method="linear", weights=[1, 0], on_missing="any")
     cs.apply(cs.merge(["one", "two"], method="linear", weights=[1, 0.5], on_missing="any"), "out.safetensors")
     assert np.array_equal(load_file("out.safetensors")["b"], SECOND)
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "breadcrumbs_ties"])
+@pytest.mark.parametrize("compute", ["float32", "float64"])
+def test_weights_that_cancel_but_for_rounding_are_not_divided_by(method: str, compute: str) -> None:
+    """0.1 + 0.2 - 0.3 is 5e-17 in double precision: what is divided by it is 1e16 times too large."""
+    deltas = [np.full((1, 4), 1.0), np.full((1, 4), 1.0), np.full((1, 4), -1.0)]
+    for name, one in zip("abc", deltas, strict=True):
+        save_file({"w": (0 * one + one).astype(compute)}, f"{name}.safetensors")
+    save_file({"w": np.zeros((1, 4), compute)}, "base.safetensors")
+    plan = cs.merge(
+        ["a.safetensors", "b.safetensors", "c.safetensors"], base="base.safetensors", method=method, compute=compute,
+        weight=[0.1, 0.2, -0.3], normalize=True, **({"gamma": 0.0} if "breadcrumbs" in method else {}),
+    )  # fmt: skip
+    cs.apply(plan, "out.safetensors")
+    np.testing.assert_allclose(load_file("out.safetensors")["w"], 0.6, rtol=1e-6)
