@@ -90,7 +90,7 @@ def test_few_values_are_summed_again(dtype: str, monkeypatch: pytest.MonkeyPatch
 def test_products_of_many_threads_are_those_of_one(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = (np.random.default_rng(3).integers(-9, 9, shape).astype("f8") for shape in ((70, 90), (90, 1000)))
     if not known:
-        monkeypatch.setattr(blas, "_limits", lambda: blas._Limits(None, print))
+        monkeypatch.setattr(blas, "_LIMITS", blas._Limits(None, print))
     found: list[Any] = []
     threads = [threading.Thread(target=lambda: found.append(blas.multiplied(left, right))) for _ in range(4)]
     for thread in threads:
