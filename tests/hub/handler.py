@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from .faults import Fault
@@ -58,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         """Say nothing."""
 
-    def _answer(self, path: str) -> None:
+    def _answer(self, path: str) -> NoReturn:
         if self.fault.status:
             self._refuse(self.fault.status, "", "<html>planned</html>")
         if found := _API.fullmatch(path):
@@ -83,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return commit
 
-    def _api(self, name: str, what: str, revision: str, path: str) -> None:
+    def _api(self, name: str, what: str, revision: str, path: str) -> NoReturn:
         repository = self._repository(name)
         commit = self._commit(repository, revision)
         files = repository.commits[commit]
@@ -102,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
             return list(json.loads(self.posted)["paths"])
         return parse_qs(self.posted.decode())["paths"]
 
-    def _tree(self, files: dict[str, Stored], folder: str) -> None:
+    def _tree(self, files: dict[str, Stored], folder: str) -> NoReturn:
         query = parse_qs(self.request_seen.query)
         rows = _rows(files, folder, deep=query.get("recursive", ["false"])[0].lower() == "true")
         begin = int(query.get("cursor", ["0"])[0])
@@ -114,7 +114,7 @@ class Handler(BaseHTTPRequestHandler):
             headers["Link"] = f'<{self.hub.url}{path}?{again}&cursor={end}>; rel="next"'
         self._json(rows[begin:end], headers)
 
-    def _resolve(self, name: str, revision: str, path: str) -> None:
+    def _resolve(self, name: str, revision: str, path: str) -> NoReturn:
         repository = self._repository(name)
         commit = self._commit(repository, revision)
         if repository.gated:
@@ -131,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
 
     # --- plain files
 
-    def _plain(self, name: str) -> None:
+    def _plain(self, name: str) -> NoReturn:
         file = self.hub.files.get(name)
         user = self.hub.users.get(name)
         if file is None:
@@ -140,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(401, "", "who are you?", {"WWW-Authenticate": 'Basic realm="files"'})
         self._file(file, {})
 
-    def _file(self, file: Stored, headers: dict[str, str]) -> None:
+    def _file(self, file: Stored, headers: dict[str, str]) -> NoReturn:
         headers = {"ETag": file.etag, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream", **headers}
         if self.headers.get("If-None-Match") == file.etag:
             self._send(304, headers, None, 0, 0)
@@ -166,19 +166,19 @@ class Handler(BaseHTTPRequestHandler):
 
     # --- what is sent
 
-    def _json(self, data: object, headers: dict[str, str] | None = None) -> None:
+    def _json(self, data: object, headers: dict[str, str] | None = None) -> NoReturn:
         body = Stored(json.dumps(data).encode())
         self._send(200, {"Content-Type": "application/json", **(headers or {})}, body, 0, body.size)
 
-    def _redirect(self, url: str, headers: dict[str, str]) -> None:
+    def _redirect(self, url: str, headers: dict[str, str]) -> NoReturn:
         self._send(302, {**headers, "Location": url}, None, 0, 0)
 
-    def _refuse(self, code: int, error: str, message: str, headers: dict[str, str] | None = None) -> None:
+    def _refuse(self, code: int, error: str, message: str, headers: dict[str, str] | None = None) -> NoReturn:
         told = {"X-Error-Code": error, "X-Error-Message": message} if error else {}
         body = Stored(message.encode())
         self._send(code, {"Content-Type": "text/html", **told, **(headers or {})}, body, 0, body.size)
 
-    def _send(self, code: int, headers: dict[str, str], file: Stored | None, begin: int, end: int) -> None:
+    def _send(self, code: int, headers: dict[str, str], file: Stored | None, begin: int, end: int) -> NoReturn:
         """Send an answer, bent as the fault says, and be done with the request."""
         if file is not None and self.fault.gzip:
             file = replace(file, content=gzip.compress(file.read(begin, end - begin)))
