@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..engine import output_error, remove_leftovers
@@ -20,7 +20,7 @@ from .config import FetchConfig
 from .copying import copy_bytes
 from .download import download
 from .folders import making_folders
-from .hub import commit_of, from_hub
+from .hub import commit_of, from_hub, pinned
 from .origin import Origin
 from .placing import Placing
 from .record import Record, as_text, is_outdated, is_unchanged, read_record, record_of, record_path, sha256_of
@@ -51,6 +51,14 @@ class Collecting:
     sha256: str = ""
     anyway: str = "FetchConfig(overwrite=True) replaces it; to load it, name it in paths."
     progress: Progress | None = None
+    pins: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def pinned(self, origin: Origin) -> Origin:
+        """Return an origin at a commit: that of the first file of its repository, so that all are of one."""
+        key = (origin.source, origin.revision)
+        if key not in self.pins:
+            self.pins[key] = pinned(origin, self.config).revision
+        return replace(origin, revision=self.pins[key])
 
     def note(self, path: str, record: Record) -> None:
         """Write a record for beside ``path``."""
@@ -146,13 +154,13 @@ def _address(origin: Origin, path: str | None, how: Collecting) -> str:
 def _hub(origin: Origin, path: str | None, how: Collecting) -> str:
     config = how.config
     if path is None:
-        return from_hub(origin, config, config.huggingface_cache_dir).path
+        return from_hub(how.pinned(origin), config, config.huggingface_cache_dir).path
     if _still_good(origin, path) is not None and not (config.overwrite or config.allow_updates):
         return path
     if how.strategy == "copy_skip_cache":
         with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as cache:
-            return copy_blob(from_hub(origin, config, cache), path, how, origin)
-    blob = from_hub(origin, config, config.huggingface_cache_dir)
+            return copy_blob(from_hub(how.pinned(origin), config, cache), path, how, origin)
+    blob = from_hub(how.pinned(origin), config, config.huggingface_cache_dir)
     if how.strategy != "symlink":
         return copy_blob(blob, path, how, origin)
     if not is_same_file(blob.path, path):
