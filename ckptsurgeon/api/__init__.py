@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..comparison import Difference
     from ..configs import load_target
     from ..explanation import Explained, Explanation
-    from ..fetching import FetchConfig
+    from ..fetching import FetchConfig, Fetched
     from ..inspection import Inspection
     from ..keys import RULESETS, Rule
     from ..matching import Proposal
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .editing import convert, filter, rename
     from .explaining import explain
     from .extracting import lora_extract
+    from .fetching import fetch
     from .live import load_into
     from .looking import init_config, inspect
     from .lora import lora_merge
@@ -47,6 +48,7 @@ __all__ = [
     "Explained",
     "Explanation",
     "FetchConfig",
+    "Fetched",
     "Inspection",
     "MergeMethods",
     "PerModel",
@@ -68,6 +70,7 @@ __all__ = [
     "convert",
     "diff",
     "explain",
+    "fetch",
     "filter",
     "init_config",
     "inspect",
@@ -94,7 +97,7 @@ __getattr__ = lazy_names(
         "..comparison": ("Difference",),
         "..configs": ("load_target",),
         "..explanation": ("Explained", "Explanation"),
-        "..fetching": ("FetchConfig",),
+        "..fetching": ("FetchConfig", "Fetched"),
         "..inspection": ("Inspection",),
         "..keys": ("RULESETS", "Rule"),
         "..matching": ("Proposal",),
@@ -109,6 +112,7 @@ __getattr__ = lazy_names(
         ".editing": ("convert", "filter", "rename"),
         ".explaining": ("explain",),
         ".extracting": ("lora_extract",),
+        ".fetching": ("fetch",),
         ".live": ("load_into",),
         ".looking": ("init_config", "inspect"),
         ".lora": ("lora_merge",),

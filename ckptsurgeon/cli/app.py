@@ -25,7 +25,7 @@ be written; 70 a bug; 129 hung up; 130 interrupted; 141 nobody reads the answer;
 
 ORDER = (
     "inspect", "diff", "match", "transplant", "rename", "filter", "convert", "average", "merge", "lora_merge",
-    "lora_extract", "apply", "verify", "init", "train", "demo_data",
+    "lora_extract", "apply", "verify", "init", "fetch", "train", "demo_data",
 )  # fmt: skip
 GROUPS = {"lora": "Low-rank adapters: merge them into their base, or extract one from what was tuned."}
 GLOBAL = ("--json", "-q", "--quiet", "-v", "--verbose")

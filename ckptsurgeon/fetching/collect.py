@@ -7,33 +7,58 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ..engine import output_error, remove_leftovers
 from ..errors import ConfigError, OutputError, SourceError
 from ..sources import File, open_source
 from ..text import escape
+from .blob import Blob
 from .config import FetchConfig
+from .copying import copy_bytes
 from .download import download
-from .hub import commit_of, from_hub
+from .folders import making_folders
+from .hub import commit_of, from_hub, pinned
 from .origin import Origin
 from .placing import Placing
 from .record import Record, as_text, is_outdated, is_unchanged, read_record, record_of, record_path, sha256_of
 from .same import is_same_file
+from .store import read_store
 
-__all__ = ["Collecting", "collect", "collect_file"]
+if TYPE_CHECKING:
+    from ..engine import Progress
+
+__all__ = ["Collecting", "collect", "collect_file", "copy_blob", "prepare"]
 
 CHUNK = 1 << 22
 
 
 @dataclass
 class Collecting:
-    """How files are collected into a folder, and what is to be put there once every one of them was fetched."""
+    """How files are collected into a folder, and what is to be put there once every one of them was fetched.
+
+    ``asks_again`` lets an address be asked whether what was collected from it is still what it has. ``sha256`` is what
+    the one file must be, '' where nobody says; ``anyway`` what is advised where something is in the way.
+    """
 
     strategy: str
     config: FetchConfig
     placing: Placing
+    make_folder: Callable[[str], None]
+    asks_again: bool = False
+    sha256: str = ""
+    anyway: str = "FetchConfig(overwrite=True) replaces it; to load it, name it in paths."
+    progress: Progress | None = None
+    pins: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def pinned(self, origin: Origin) -> Origin:
+        """Return an origin at a commit: that of the first file of its repository, so that all are of one."""
+        key = (origin.source, origin.revision)
+        if key not in self.pins:
+            self.pins[key] = pinned(origin, self.config).revision
+        return replace(origin, revision=self.pins[key])
 
     def note(self, path: str, record: Record) -> None:
         """Write a record for beside ``path``."""
@@ -47,44 +72,29 @@ class Collecting:
 @contextmanager
 def collect(folder: str | None, strategy: str, config: FetchConfig) -> Iterator[Collecting]:
     """Make a folder, with its parents, to collect into; a folder that was made for nothing is removed."""
-    made: list[str] = []
     try:
-        if folder is not None:
-            made = _make_folders(folder)
-        with ExitStack() as stack:
+        with making_folders() as make, ExitStack() as stack:
+            if folder is not None:
+                make(folder)
             placing = Placing(stack)
-            yield Collecting(strategy if folder is not None else "no_link", config, placing)
+            yield Collecting(strategy if folder is not None else "no_link", config, placing, make)
             placing.put()
-    except BaseException as error:
-        for path in reversed(made):
-            with suppress(OSError):
-                os.rmdir(path)
-        if isinstance(error, OSError):
-            raise output_error(error.filename or folder or ".", error) from error
-        raise
-
-
-def _make_folders(folder: str) -> list[str]:
-    """Make a folder and its parents; returns those that were not there, outermost first."""
-    missing: list[str] = []
-    path = os.path.abspath(folder)
-    while not os.path.lexists(path):
-        missing.insert(0, path)
-        path = os.path.dirname(path)
-    try:
-        os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot collect into {escape(folder)}: {error.strerror}.") from error
-    return missing
+        raise output_error(error.filename or folder or ".", error) from error
+
+
+def prepare(path: str) -> None:
+    """Remove what killed runs have left of a file and of its record."""
+    remove_leftovers(path)
+    remove_leftovers(record_path(path))
 
 
 def collect_file(origin: Origin, path: str | None, how: Collecting) -> str:
     """Bring one file to ``path``, or say where it lies if there is no place for it; returns its absolute path."""
-    kinds = {"local": _local, "url": _url, "hub": _hub}
-    place = path if origin.kind == "url" or how.strategy != "no_link" else None
+    kinds = {"local": _local, "url": _address, "store": _address, "hub": _hub}
+    place = path if origin.kind in ("url", "store") or how.strategy != "no_link" else None
     if place is not None:
-        remove_leftovers(place)
-        remove_leftovers(record_path(place))
+        prepare(place)
     return kinds[origin.kind](origin, place, how)
 
 
@@ -122,40 +132,57 @@ def _check_file(origin: Origin) -> None:
     raise SourceError(f"the folder {escape(origin.source)} has no file {escape(origin.file)}.", hint=hint)
 
 
-def _url(origin: Origin, path: str | None, how: Collecting) -> str:
+def _address(origin: Origin, path: str | None, how: Collecting) -> str:
     if path is None:
         raise ConfigError(
             f"{escape(origin.shown)} is an address, and there is no folder to collect it in.", hint="Set collect_in."
         )
-    if _still_good(origin, path) is not None and not how.config.overwrite:
+    known = _still_good(origin, path) if how.asks_again or not how.config.overwrite else None
+    if known is not None and (not how.asks_again or (how.sha256 and known.sha256 == how.sha256)):
         return path
     if not how.config.allow_network:
         raise SourceError(f"{escape(origin.shown)} is not in {escape(path)} yet, and allow_network is False.")
-    staged, digest = download(origin, path, how.placing)
-    _check_replaceable(path, how, lambda: digest)
-    how.note(path, record_of(origin, staged.path, sha256=digest))
+    get = download if origin.kind == "url" else read_store
+    etag = known.etag if known is not None else ""
+    found = get(origin, path, how.placing, etag=etag, sha256=how.sha256, progress=how.progress)
+    if found is not None:
+        _check_replaceable(path, how, lambda: found.sha256)
+        how.note(path, replace(record_of(origin, found.staged.path, sha256=found.sha256), etag=found.etag))
     return path
 
 
 def _hub(origin: Origin, path: str | None, how: Collecting) -> str:
     config = how.config
     if path is None:
-        return from_hub(origin, config, config.huggingface_cache_dir)
+        return from_hub(how.pinned(origin), config, config.huggingface_cache_dir).path
     if _still_good(origin, path) is not None and not (config.overwrite or config.allow_updates):
         return path
     if how.strategy == "copy_skip_cache":
         with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as cache:
-            source = from_hub(origin, config, cache)
-            how.note(path, _copy(source, path, how, origin, commit=commit_of(source)))
+            return copy_blob(from_hub(how.pinned(origin), config, cache), path, how, origin)
+    blob = from_hub(how.pinned(origin), config, config.huggingface_cache_dir)
+    if how.strategy != "symlink":
+        return copy_blob(blob, path, how, origin)
+    if not is_same_file(blob.path, path):
+        _link(blob.path, path, how)
+        how.note(path, record_of(origin, blob.path, commit=commit_of(blob.path), link=blob.path))
+    return path
+
+
+def copy_blob(blob: Blob, path: str, how: Collecting, origin: Origin) -> str:
+    """Put a copy of a file that was read and found to be good at ``path``, a file of its own; returns that."""
+    commit, record = commit_of(blob.path), _still_good(origin, path)
+    same = record is not None and (record.sha256, record.commit) == (blob.sha256, commit) and not how.config.overwrite
+    if same or is_same_file(blob.path, path):
         return path
-    source = from_hub(origin, config, config.huggingface_cache_dir)
-    if is_same_file(source, path):
-        return path
-    if how.strategy == "symlink":
-        _link(source, path, how)
-        how.note(path, record_of(origin, source, commit=commit_of(source), link=source))
-    else:
-        how.note(path, _copy(source, path, how, origin, commit=commit_of(source)))
+    _check_replaceable(path, how, lambda: blob.sha256)
+    file = open_source(blob.path)
+    assert isinstance(file, File)
+    with closing(file):
+        staged = how.placing.file(path, blob.size)
+        copy_bytes(file, staged)
+        staged.flush(blob.size)
+    how.note(path, record_of(origin, staged.path, commit=commit, sha256=blob.sha256))
     return path
 
 
@@ -178,7 +205,7 @@ def _check_replaceable(path: str, how: Collecting, digest: Callable[[], str]) ->
     known = f"it has changed since it was collected from {escape(record.source)}" if record is not None else ""
     raise OutputError(
         f"{escape(path)} is not what was asked for, and {known or 'nothing says where it is from'}.",
-        hint="FetchConfig(overwrite=True) replaces it; to load it, name it in paths.",
+        hint=how.anyway,
     )
 
 
@@ -189,9 +216,7 @@ def _link(source: str, path: str, how: Collecting) -> None:
         how.placing.link(source, path)
 
 
-def _copy(
-    source: str, path: str, how: Collecting, origin: Origin, *, fingerprint: str = "", commit: str = ""
-) -> Record:
+def _copy(source: str, path: str, how: Collecting, origin: Origin, *, fingerprint: str) -> Record:
     """Copy ``source`` for ``path``; returns the record of the copy."""
     _check_replaceable(path, how, lambda: sha256_of(source))
     file, digest = open_source(source), hashlib.sha256()
@@ -203,4 +228,4 @@ def _copy(
             staged.write(offset, chunk)
             digest.update(chunk)
         staged.flush(file.size)
-    return record_of(origin, staged.path, fingerprint=fingerprint, commit=commit, sha256=digest.hexdigest())
+    return record_of(origin, staged.path, fingerprint=fingerprint, sha256=digest.hexdigest())

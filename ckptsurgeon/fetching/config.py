@@ -19,13 +19,13 @@ class FetchConfig:
 
     ``overwrite`` replaces what lies there whatever it is; ``allow_updates`` asks the hub for a newer revision;
     ``allow_network`` False forbids any request; ``token`` True sends the token that ``hf auth login`` stored (a text is
-    a token itself); ``revision`` is a branch, tag or commit of the hub.
+    a token itself, None the stored one if there is one); ``revision`` is a branch, tag or commit of the hub.
     """
 
     overwrite: bool = False
     allow_updates: bool = False
     allow_network: bool = True
-    token: bool | str = False
+    token: bool | str | None = False
     revision: str | None = None
     huggingface_cache_dir: str | None = None
 

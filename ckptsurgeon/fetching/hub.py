@@ -1,40 +1,96 @@
-"""Files from repositories of the Hugging Face hub, through its own client and cache."""
+"""Files and repositories of the Hugging Face hub, through its own client and cache, held against the hub's digests."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from ..errors import ConfigError, SourceError
+from ..engine import output_error
+from ..errors import CheckpointError, ConfigError, SourceError
 from ..text import escape
+from .blob import Blob, called, is_digest, read_blob, remove_blob
 from .config import FetchConfig
+from .counter import counter
 from .origin import Origin
+from .web import without_queries
 
-__all__ = ["commit_of", "from_hub"]
+if TYPE_CHECKING:
+    from ..engine import Progress
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+__all__ = ["commit_of", "from_hub", "pinned", "repository_from_hub"]
+
+TRIES = 2
+"""How often a file is fetched whose bytes are not what the hub says they are."""
 _COMMIT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]")
+_NAME = re.compile(r"[0-9a-f]{40}")
 
 
-def from_hub(origin: Origin, config: FetchConfig, cache_dir: str | None) -> str:
-    """Return the path of a hub's file in the cache, fetched if it is not there; raises SourceError or ConfigError.
+def pinned(origin: Origin, config: FetchConfig) -> Origin:
+    """Return an origin whose revision is a commit: asked of the hub, or without a request where it is one already.
 
-    The client believes a body of the right length: here its SHA-256 is held against the hub's, where that is what the
-    cache calls it (files under LFS).
+    Where the hub cannot be reached it is the one that the cache knows for a branch. Raises SourceError, ConfigError.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
+    if _NAME.fullmatch(origin.revision):
+        return origin
+    with _asking(origin, config):
+        from huggingface_hub import HfApi
 
-    try:
-        path = hf_hub_download(
-            repo_id=origin.source, filename=origin.file, revision=origin.revision or None, cache_dir=cache_dir,
-            token=config.token, local_files_only=not config.allow_network,
+        found = HfApi(token=config.token).resolve_revision(
+            origin.source, revision=origin.revision or None, cache_dir=config.huggingface_cache_dir,
+            local_files_only=_is_offline(config),
         )  # fmt: skip
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise _failed(origin, config, error) from None
-    _check_digest(origin, path)
-    return os.path.abspath(path)
+        if not _NAME.fullmatch(found.resolved):
+            raise ValueError(f"{found.resolved!r} is no commit")
+        return replace(origin, revision=found.resolved)
+
+
+def from_hub(origin: Origin, config: FetchConfig, cache_dir: str | None, progress: Progress | None = None) -> Blob:
+    """Return a hub's file in the cache, fetched if it is not there; raises SourceError or ConfigError.
+
+    One whose bytes are not what the hub says is removed from the cache and fetched once more.
+    """
+    for left in reversed(range(TRIES)):
+        with _asking(origin, config):
+            from huggingface_hub import hf_hub_download
+
+            path = hf_hub_download(
+                repo_id=origin.source, filename=origin.file, revision=origin.revision or None, cache_dir=cache_dir,
+                token=config.token, local_files_only=_is_offline(config), tqdm_class=counter(progress),
+                force_download=left + 1 < TRIES,
+            )  # fmt: skip
+        blob = read_blob(path, _said(origin, config, path))
+        if blob is not None:
+            return replace(blob, again=left + 1 < TRIES)
+        remove_blob(path)
+        if _is_offline(config):
+            break
+    raise SourceError(
+        f"{escape(origin.shown)} is not what the hub has: its SHA-256 differs. It was removed from the cache.",
+        hint="Fetch it again.",
+    )
+
+
+def repository_from_hub(
+    origin: Origin, config: FetchConfig, progress: Progress | None = None
+) -> tuple[str, dict[str, Blob]]:
+    """Return the folder of a commit in the cache and its files by name, fetched where they are not there.
+
+    ``origin`` is pinned. Raises SourceError or ConfigError.
+    """
+    with _asking(origin, config):
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(
+            origin.source, revision=origin.revision, cache_dir=config.huggingface_cache_dir, token=config.token,
+            local_files_only=_is_offline(config), tqdm_class=counter(progress),
+        )  # fmt: skip
+        names = _names(origin, config, folder)
+    cache = config.huggingface_cache_dir
+    return folder, {name: from_hub(replace(origin, file=name), config, cache, progress) for name in names}
 
 
 def commit_of(path: str) -> str:
@@ -43,41 +99,116 @@ def commit_of(path: str) -> str:
     return found.group(1) if found else ""
 
 
-def _failed(origin: Origin, config: FetchConfig, error: Exception) -> SourceError | ConfigError:
+def _names(origin: Origin, config: FetchConfig, folder: str) -> list[str]:
+    """Return the names of a commit's files: as the cache's copy of the hub's listing has them, or as they lie there."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    cache = config.huggingface_cache_dir
+    with suppress(CachedRepoTreeNotFoundError):
+        return sorted(
+            one.path for one in get_cached_repo_tree(origin.source, revision=origin.revision, cache_dir=cache)
+        )
+    below = (os.path.relpath(os.path.join(at, name), folder) for at, _, names in os.walk(folder) for name in names)
+    return sorted(below)
+
+
+def _said(origin: Origin, config: FetchConfig, path: str) -> str:
+    """Return the digest that the hub gives a file, '' where nobody says it.
+
+    The cache calls a file by it. The hub is asked where that is no digest: the cache has no links, or the hub is a
+    mirror that has ETags of its own.
+    """
+    if is_digest(called(path)) or _is_offline(config):
+        return called(path)
+    with suppress(CheckpointError), _asking(origin, config):
+        from huggingface_hub import HfApi
+
+        for one in HfApi(token=config.token).get_paths_info(
+            origin.source, [origin.file], revision=commit_of(path) or origin.revision or None
+        ):
+            lfs = getattr(one, "lfs", None)
+            return str(lfs.sha256 if lfs is not None else one.blob_id) if one.path == origin.file else ""  # type: ignore[union-attr]
+    return ""
+
+
+def _is_offline(config: FetchConfig) -> bool:
+    from huggingface_hub import constants
+
+    return not config.allow_network or constants.is_offline_mode()
+
+
+@contextmanager
+def _asking(origin: Origin, config: FetchConfig) -> Iterator[None]:
+    """Let whatever the client raises be an error of ours: it has some thirty, and passes on those of what it uses."""
+    try:
+        yield
+    except Exception as error:
+        raise _failed(origin, config, error) from None
+
+
+def _failed(origin: Origin, config: FetchConfig, error: Exception) -> CheckpointError:
     from huggingface_hub import errors
 
-    repository = f"hub repository {escape(origin.source)}"
-    at = f" at {escape(origin.revision)}" if origin.revision else ""
-    if isinstance(error, errors.GatedRepoError):
-        return SourceError(
-            f"the {repository} asks for a login.", hint="Use FetchConfig(token=True) after hf auth login."
-        )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        private = "" if config.token else " A private one needs FetchConfig(token=True)."
-        return SourceError(f"there is no {repository}, and no folder {escape(origin.source)} here.{private}")
-    if isinstance(error, errors.RevisionNotFoundError):
-        return SourceError(f"the {repository} has no revision {escape(origin.revision)}.")
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        if not config.allow_network:
-            return SourceError(
-                f"{escape(origin.file)} of the {repository}{at} is not in the cache, and allow_network is False."
-            )
-        return SourceError(f"the hub cannot be reached for {escape(origin.path)}, and the cache does not have it.")
-    if isinstance(error, errors.EntryNotFoundError):
-        return SourceError(f"the {repository}{at} has no file {escape(origin.file)}.")
-    if isinstance(error, errors.LocalTokenNotFoundError):
-        return ConfigError("FetchConfig(token=True), and no token is stored.", hint="Run hf auth login.")
-    return SourceError(f"{escape(origin.path)} cannot be had from the hub: {escape(str(error).strip(), 400)}")
+    say: tuple[tuple[type[Exception], Callable[..., SourceError | ConfigError]], ...] = (
+        (errors.GatedRepoError, _gated),
+        (errors.RepositoryNotFoundError, _no_repository),
+        (errors.RevisionNotFoundError, _no_revision),
+        (errors.LocalEntryNotFoundError, _not_here),
+        (errors.RevisionResolutionError, _not_here),
+        (errors.OfflineModeIsEnabled, _not_here),
+        (errors.EntryNotFoundError, _no_file),
+        (errors.LocalTokenNotFoundError, _no_token),
+    )
+    for kind, saying in say:
+        if isinstance(error, kind):
+            return saying(origin, config)
+    if (
+        isinstance(error, OSError) and error.errno is not None
+    ):  # of this machine; the network's errors are none of these
+        return output_error(os.fsdecode(error.filename or "the cache"), error)
+    why = without_queries(str(error).strip() or type(error).__name__)
+    return SourceError(f"{escape(origin.shown)} cannot be had from the hub: {escape(why, 400)}")
 
 
-def _check_digest(origin: Origin, path: str) -> None:
-    blob = os.path.realpath(path)
-    said = os.path.basename(blob)
-    if not _SHA256.fullmatch(said):
-        return
-    with open(blob, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != said:
-            raise SourceError(
-                f"{escape(origin.path)} in the cache is not what the hub has: its SHA-256 differs.",
-                hint=f"Remove {escape(blob)} and fetch it again.",
-            )
+def _gated(origin: Origin, config: FetchConfig) -> SourceError:
+    login = "Use FetchConfig(token=True) after hf auth login." if config.token is False else (
+        "Accept its terms on its page, and run hf auth login."
+    )  # fmt: skip
+    return SourceError(f"the {_repository(origin)} asks for a login.", hint=login)
+
+
+def _no_repository(origin: Origin, config: FetchConfig) -> SourceError:
+    if config.token is None:
+        return SourceError(f"there is no {_repository(origin)}.", hint="A private one needs hf auth login.")
+    private = "" if config.token else " A private one needs FetchConfig(token=True)."
+    return SourceError(f"there is no {_repository(origin)}, and no folder {escape(origin.source)} here.{private}")
+
+
+def _no_revision(origin: Origin, config: FetchConfig) -> SourceError:
+    return SourceError(f"the {_repository(origin)} has no revision {escape(origin.revision)}.")
+
+
+def _not_here(origin: Origin, config: FetchConfig) -> SourceError:
+    what = f"{escape(origin.file)} of the {_at(origin)}" if origin.file else f"the whole of the {_at(origin)}"
+    if not config.allow_network:
+        return SourceError(f"{what} is not in the cache, and allow_network is False.")
+    if _is_offline(config):
+        return SourceError(f"{what} is not in the cache, and HF_HUB_OFFLINE is set.")
+    return SourceError(f"the hub cannot be reached for {escape(origin.shown)}, and the cache does not have it.")
+
+
+def _no_file(origin: Origin, config: FetchConfig) -> SourceError:
+    return SourceError(f"the {_at(origin)} has no file {escape(origin.file)}.")
+
+
+def _no_token(origin: Origin, config: FetchConfig) -> ConfigError:
+    return ConfigError("FetchConfig(token=True), and no token is stored.", hint="Run hf auth login.")
+
+
+def _repository(origin: Origin) -> str:
+    return f"hub repository {escape(origin.source)}"
+
+
+def _at(origin: Origin) -> str:
+    return f"{_repository(origin)} at {escape(origin.revision)}" if origin.revision else _repository(origin)

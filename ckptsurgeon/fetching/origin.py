@@ -21,9 +21,10 @@ _WEB = ("http:", "https:")
 
 @dataclass(frozen=True)
 class Origin:
-    """One file of one source: an absolute folder, an address or a hub repository; ``kind`` is "local", "url" or "hub".
+    """One file of one source, or with no ``file`` all of it.
 
-    ``revision`` is what was asked of a hub.
+    ``kind`` is "local" for an absolute folder, "url" for a web address, "hub" for a repository, "store" for what fsspec
+    reads; ``revision`` is what was asked of a hub.
     """
 
     kind: str
@@ -39,17 +40,21 @@ class Origin:
     @property
     def shown(self) -> str:
         """What messages and records call it: an address without credentials and without its query."""
-        if self.kind != "url":
-            return self.path
+        if not self._is_address:
+            return self.path.rstrip("/")
         parts = urlsplit(self.path)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
     @property
     def sha256(self) -> str:
         """What tells it from other origins without saying its secrets: a digest of all but the credentials."""
-        parts = urlsplit(self.path) if self.kind == "url" else None
+        parts = urlsplit(self.path) if self._is_address else None
         address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts is not None else self.path
         return hashlib.sha256("\n".join((self.kind, address, self.revision)).encode()).hexdigest()
+
+    @property
+    def _is_address(self) -> bool:
+        return self.kind in ("url", "store")
 
 
 def split_path(path: Any) -> tuple[Any, str]:

@@ -25,7 +25,8 @@ class Record:
     """One collected file: where it came from, and what it was when it was put there.
 
     ``origin_sha256`` tells its origin from others (``Origin.sha256``); ``fingerprint`` is size and time of a local file
-    that was copied; ``link`` where a symbolic link points. Nothing of it is secret.
+    that was copied; ``link`` where a symbolic link points; ``etag`` what an address calls its version. Nothing of it is
+    secret.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Record:
     size: int = 0
     mtime_ns: int = 0
     sha256: str = ""
+    etag: str = ""
 
 
 def record_of(

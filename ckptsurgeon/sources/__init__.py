@@ -3,6 +3,16 @@
 from .base import File, Folder, Source
 from .local import broken_links, link_of
 from .spec import SourceSpec, parse_spec
-from .uri import open_source
+from .uri import open_source, scheme_of
 
-__all__ = ["File", "Folder", "Source", "SourceSpec", "broken_links", "link_of", "open_source", "parse_spec"]
+__all__ = [
+    "File",
+    "Folder",
+    "Source",
+    "SourceSpec",
+    "broken_links",
+    "link_of",
+    "open_source",
+    "parse_spec",
+    "scheme_of",
+]

@@ -47,7 +47,7 @@ REFUSED_AT_COLLECTION = {
     "a short body over an older file": ("SourceError", "URL/web/short/enc.ckpt broke off: 18 of 5000 bytes came."),
     "no network allowed": ("SourceError", "URL/web/enc.ckpt is not in ROOT/collected/enc.ckpt yet, and allow_network"),
     "hub, no such repository": ("SourceError", "there is no hub repository org/nothing, and no folder org/nothing here."),
-    "hub, no such file": ("SourceError", "the hub repository org/repo has no file encoder.ckpt."),
+    "hub, no such file": ("SourceError", "has no file encoder.ckpt."),
     "hub, no such revision": ("SourceError", "the hub repository org/repo has no revision v3."),
     "condition a text": ("ConfigError", "the condition of head is 'False'. It must be True or False"),
     "a path of no loadable": ("ConfigError", "paths names 'encc', which is no loadable. Did you mean enc?"),
