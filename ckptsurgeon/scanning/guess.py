@@ -11,7 +11,7 @@ __all__ = ["BEGINS", "MAGICS", "SEARCHED", "SHORTEST", "imports_something", "inn
 
 BEGINS = frozenset(b"()]}NIJKLMFGSTUVXBCcPi\x80\x82\x83\x84\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96\xc2\x1f\x93\xfd")
 """First bytes of pickles that do not fail at once, in a byte string or in UTF-8, and of archives."""
-MAGICS = re.compile(rb"PK\x03\x04|\x1f\x8b\x08|BZh[1-9]1AY|\xfd7zXZ\0|\x93NUMPY|\x80[\0-\5]")
+MAGICS = re.compile(rb"PK\x03\x04|\x1f\x8b\x08|BZh[1-9]1AY|\xfd7zXZ\0|\x93NUMPY")
 SHORTEST = 6
 """Bytes of the shortest pickle that imports something."""
 SEARCHED = 64 << 10
@@ -26,16 +26,17 @@ def is_marked(head: bytes) -> bool:
     return len(head) > 1 and head[0] == 0x80 and head[1] <= 5
 
 
-def imports_something(tried: State) -> bool:
+def imports_something(tried: State, *, marked: bool = False) -> bool:
     """Return whether what was tried as a pickle is one that matters: it imports, and ends or calls before it fails.
 
-    Names must be such as Python can import, since text whose first word begins with a ``c`` is an import too.
+    Names must be such as Python can import, since text whose first word begins with a ``c`` is an import too; not so
+    in what is ``marked`` with its protocol and ends without fault.
     """
-    if not tried.names or not all(_MODULE.fullmatch(name.module) for name in tried.names.values()):
-        return False
-    if not all(_MODULE.fullmatch(name.name) for name in tried.names.values()):
-        return False
-    return (tried.stopped and not tried.fault) or any(name.called for name in tried.names.values())
+    ended = tried.stopped and not tried.fault
+    if marked and ended:
+        return bool(tried.names)
+    real = [one for one in tried.names.values() if _MODULE.fullmatch(one.module) and _MODULE.fullmatch(one.name)]
+    return bool(real) if ended else any(one.called for one in real)
 
 
 def inner_bytes(data: bytes, at: int, begin: int, end: int) -> bytes:

@@ -127,7 +127,7 @@ def _has_lambda(place: Place) -> bool:
 
 def _as_pickles(place: Place) -> None:
     if place.file.size:
-        look_at_pickles(place)
+        look_at_pickles(place, sure=not place.depth or place.within.endswith(".pkl"))
 
 
 def _as_text(place: Place) -> None:

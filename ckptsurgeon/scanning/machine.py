@@ -14,7 +14,7 @@ from operator import length_hint
 from ..formats import limits
 from ._opcodes import TABLE
 from .budget import Budget
-from .guess import BEGINS, MAGICS, SEARCHED, SHORTEST, imports_something, inner_bytes
+from .guess import BEGINS, MAGICS, SEARCHED, SHORTEST, imports_something, inner_bytes, is_marked
 from .operands import MoreError, TruncatedError, bounds
 from .shortcut import Hurried
 from .state import AnewError
@@ -58,21 +58,28 @@ class Machine(Hurried):
     def maybe_nested(self, begin: int, end: int) -> None:
         """Keep the bounds of a text or byte string that is a pickle or an archive of its own, as far as can be told."""
         data = self.data
-        if self.inner or end - begin < SHORTEST or data[begin] not in BEGINS:
+        if self.level >= limits.SCAN_DEPTH or end - begin < SHORTEST or data[begin] not in BEGINS:
             return
         raw = inner_bytes(data, self.position, begin, end)
-        if MAGICS.match(raw) or self._imports(raw):
+        if MAGICS.match(raw) or self._matters(raw):
             if len(self.nested) >= limits.SCAN_FOUND:
                 raise Budget.spent(f"over {limits.SCAN_FOUND} pickles in one pickle")
             self.nested.append((self.position, raw))
 
-    def _imports(self, raw: bytes) -> bool:
-        """Return whether bytes without the mark of a protocol are a pickle that imports something."""
-        if not any(sign in raw[:SEARCHED] for sign in (b"\n", b"\x93", b"\x82", b"\x83", b"\x84")):
-            return False
-        trial = Machine(raw[:SEARCHED], self.budget, names={}, inner=True)
-        trial.run()
-        return imports_something(trial)
+    def _matters(self, raw: bytes) -> bool:
+        """Return whether bytes are pickles that import something, or hold one that does; numbers can look like one."""
+        if not is_marked(raw):
+            raw = raw[:SEARCHED]
+            if not any(sign in raw for sign in (b"\n", b"\x93", b"\x82", b"\x83", b"\x84")):
+                return False
+        at = 0
+        while at < len(raw):
+            trial = Machine(raw, self.budget, names={}, start=at, level=self.level + 1)
+            trial.run()
+            if trial.nested or imports_something(trial, marked=is_marked(raw[at : at + 2])):
+                return True
+            at = trial.position if trial.stopped and not trial.fault else len(raw)
+        return False
 
     def _recover(self, empty: bool) -> None:
         """Go on behind an instruction that took from an empty stack, or what the memo does not have."""

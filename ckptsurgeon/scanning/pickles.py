@@ -59,12 +59,15 @@ class Pickles:
         )  # fmt: skip
 
 
-def look_at_pickles(place: Place, start: int = 0) -> Pickles | None:
-    """Decode the pickles from ``start``, and look at those inside them; returns None where there is none."""
+def look_at_pickles(place: Place, start: int = 0, *, sure: bool = True) -> Pickles | None:
+    """Decode the pickles from ``start``, and look at those inside them; returns None where there is none.
+
+    Where it is not ``sure`` that there should be one, numbers that begin as a pickle does are none.
+    """
     found = Pickles(end=start)
     while found.end < place.file.size and not (found.legacy and found.number == _LEGACY_PICKLES):
         machine = _decoded(place.file, found.end, place.look.budget, found.names)
-        if not _believed(machine, found):
+        if not _believed(machine, found, sure=sure):
             break
         _take(place, machine, found)
         if found.fault:
@@ -95,10 +98,10 @@ def _decoded(file: File, at: int, budget: Budget, names: Names) -> Machine:
             size *= _MORE
 
 
-def _believed(machine: Machine, found: Pickles) -> bool:
+def _believed(machine: Machine, found: Pickles, *, sure: bool) -> bool:
     """Return whether what was decoded is a pickle, and not other data that could be read as one."""
     if is_marked(machine.data):
-        return True
+        return sure or bool(machine.nested) or (machine.stopped and not machine.fault) or imports_something(machine)
     if not machine.stopped or machine.fault:
         return imports_something(machine)
     whole = machine.position == machine.total
@@ -115,6 +118,13 @@ def _take(place: Place, machine: Machine, found: Pickles) -> None:
     found.number += 1
     found.end += min(machine.position, machine.total)
     found.fault = machine.fault
-    found.storages.update(text_at(data, at, 100) or "" for at in machine.storages)
+    found.storages.update(_short_text(data, at) for at in machine.storages)
     for at, raw in machine.nested:
         place.unpacked(raw, f"bytes at {at}").judge()
+
+
+def _short_text(data: bytes, at: int) -> str:
+    """Return the key of a storage; nearly all are numbers, in the usual instruction."""
+    if data[at] == 0x58 and data[at + 2 : at + 5] == b"\0\0\0":
+        return data[at + 5 : at + 5 + data[at + 1]].decode("utf-8", "replace")
+    return text_at(data, at, 256) or ""

@@ -18,10 +18,11 @@ _INT = rb"(?:K.|M..|J....)"
 _PUT = rb"r.(?!\0\0\0)..."
 """LONG_BINPUT at 256 or more."""
 _TUPLE = rb"(?:\)|%b(?:\x85|%b(?:\x86|%b\x87))%b|\(%b{4,8}t%b)" % (_INT, _INT, _INT, _PUT, _INT, _PUT)
-_KEY = rb"X(?:\x01\0\0\0[0-9]|\x02\0\0\0[0-9]{2}|\x03\0\0\0[0-9]{3}|\x04\0\0\0[0-9]{4}|\x05\0\0\0[0-9]{5})"
+_KEY = b"X(?:%b)" % b"|".join(b"\\x%02x\\0\\0\\0[0-9]{%d}" % (length, length) for length in range(1, 21))
+"""A number of at most 20 digits: legacy files name storages by their addresses."""
 
 _TENSOR = re.compile(
-    rb"\(\((h.h.)(%b)%b(h.)%bt%bQ" % (_KEY, _PUT, _INT, _PUT)  # the storage
+    rb"\(\((h.h.)(%b)%b(h.)%bN?t%bQ" % (_KEY, _PUT, _INT, _PUT)  # the storage
     + rb"%b%b%b\x89" % (_INT, _TUPLE, _TUPLE)  # offset, size, stride, requires_grad
     + rb"(h.)\)R%bt%bR%b" % (_PUT, _PUT, _PUT),  # OrderedDict() of hooks, the arguments, the tensor
     re.DOTALL,

@@ -26,11 +26,11 @@ class State:
     """The state of a pickle.
 
     ``storages`` are where the keys of torch's storages are that it refers to, ``nested`` the texts and byte strings
-    that are pickles or archives of their own, with their offsets; ``inner`` pickles are not searched for more of them.
+    that are pickles or archives of their own, with their offsets; ``level`` is in how many others this one lies.
     """
 
     def __init__(
-        self, data: bytes, budget: Budget, *, names: Names, start: int = 0, total: int = 0, inner: bool = False
+        self, data: bytes, budget: Budget, *, names: Names, start: int = 0, total: int = 0, level: int = 0
     ) -> None:
         self.data = data
         self.total = max(total, len(data))
@@ -42,10 +42,10 @@ class State:
         self.memo: dict[int, Value] = {}
         self.storages: list[int] = []
         self.nested: list[tuple[int, bytes]] = []
-        self.inner = inner
+        self.level = level
         self.stopped = False
         self.fault = ""
-        self.hurried = not inner
+        self.hurried = not level
         self.skipped = 0
         self.trusted: dict[tuple[bytes, ...], Name] = {}
         self._words: dict[Value, bool] = {}

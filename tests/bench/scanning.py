@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import statistics
+import time
 from collections.abc import Iterator
+
+import ckptsurgeon as cs
 
 from .harness import Row, ckpt, python, rounds, run
 
@@ -14,6 +18,7 @@ import os, pickle, random, numpy, torch
 scale = {scale}
 os.mkdir("scanned")
 random.seed(0)
+numpy.random.seed(0)
 def tensors(number, size):
     return {{f"model.layers.{{i // 40}}.sub.{{i % 40}}.weight": torch.zeros(size) for i in range(number)}}
 for i in range(2):
@@ -47,18 +52,23 @@ for name in sorted(os.listdir("scanned")):
 
 
 def scanning(folder: str, number: int, scale: float = 1.0) -> Iterator[Row]:
-    """Scanning runs at 50 MB/s or more, where most of what there is is pickles."""
+    """Scanning takes a second of the processor's time for 50 MB, where most of what there is is pickles."""
     run(python(FILES.format(scale=scale)), folder)
     scanned = os.path.join(folder, "scanned")
     nbytes = sum(os.path.getsize(os.path.join(scanned, name)) for name in os.listdir(scanned))
-    seen = rounds(
-        {"scan": ckpt("scan", "scanned", "-q"), "genops": python(GENOPS), "help": ckpt("scan", "-h")},
-        folder,
-        number=number,
-    )
-    ours, theirs = seen["scan"].time, seen["genops"].time
-    speed = nbytes / 1e6 / max(0.001, ours - seen["help"].time)
+    seconds = statistics.median(_seconds(scanned) for _ in range(number))
+    said = f"{nbytes / 1e6 / seconds:.0f} MB/s"
     yield Row(
-        f"seconds for 50 MB of a scan of {nbytes / 1e6:.0f} MB, less start-up", 50 / speed, 1, "s", f"{speed:.0f} MB/s"
+        f"processor time of a scan of {nbytes / 1e6:.0f} MB, for each 50 MB", seconds * 50e6 / nbytes, 1, "s", said
     )
-    yield Row("the same, whole process / pickletools.genops", ours / theirs, 0.5, seen=f"{ours:.2f} s / {theirs:.2f} s")
+    seen = rounds({"scan": ckpt("scan", "scanned", "-q"), "genops": python(GENOPS)}, folder, number=number)
+    ours, theirs = seen["scan"].time, seen["genops"].time
+    yield Row(
+        "that scan, whole process / pickletools.genops", ours / theirs, 0.5, seen=f"{ours:.2f} s / {theirs:.2f} s"
+    )
+
+
+def _seconds(scanned: str) -> float:
+    began = time.process_time()
+    cs.scan(scanned)
+    return time.process_time() - began

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import posix
 import struct
 import zipfile
 from typing import Any
@@ -27,7 +28,7 @@ def command() -> str:
 
 
 def payload(protocol: int = 4) -> bytes:
-    return pickle.dumps(Calls(os.system, command()), protocol)
+    return pickle.dumps(Calls(posix.system, command()), protocol)
 
 
 def short(text: str) -> bytes:
@@ -78,8 +79,8 @@ def by_hand() -> dict[str, bytes]:
         "before an empty stack": b"cposix\nsystem\n" + old + b"tR00000",
         "without STOP": b"cposix\nsystem\n" + old + b"tR",
         "behind another pickle": pickle.dumps({"weights": [1.0]}, 4) + payload(),
-        "beside plain data": pickle.dumps({"weights": [1.0, 2.0], "bias": Calls(os.system, command())}, 4),
-        "in the state of a set": pickle.dumps({frozenset([1]): Calls(os.system, command())}, 0),
+        "beside plain data": pickle.dumps({"weights": [1.0, 2.0], "bias": Calls(posix.system, command())}, 4),
+        "in the state of a set": pickle.dumps({frozenset([1]): Calls(posix.system, command())}, 0),
         "as a key's value in DICT": b"(S'a'\ncposix\nsystem\n" + old + b"tRd.",
         "in a persistent id": b"\x80\x04" + short("posix") + short("system") + b"\x93" + short(said) + b"\x85RQ.",
     }  # fmt: skip

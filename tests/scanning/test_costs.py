@@ -97,7 +97,7 @@ def test_instructions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("SCAN_UNPACKED", 1000, zlib.compress(b"a" * 1001)),
         ("SCAN_BYTES", 1000, pickle.dumps(b"a" * 1001)),
-        ("SCAN_MARKS", 3, b"\x80\x04((((Ntttt."),
+        ("SCAN_MARKS", 3, b"\x80\x04(((((Nttttt."),
         ("SCAN_DEPTH", 3, in_turn(5)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

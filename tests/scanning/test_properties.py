@@ -144,3 +144,19 @@ def test_what_cpython_imports_is_what_is_named() -> None:
             del error
         ours = {(name.module, name.name) for name in decoded(data).names.values()}
         assert set(seen) <= ours, name
+
+
+def test_numbers_that_begin_as_a_pickle_are_numbers() -> None:
+    values = [b"\x80" + bytes([i, j]) + b"\x11\x22\x33" * 9 for i in range(6) for j in range(256)]
+    Path("x.pkl").write_bytes(pickle.dumps(values, 4))
+    found = cs.scan("x.pkl")
+    assert found.ok, found.beyond[:2]
+    assert found.verdict is cs.Verdict.PLAIN
+
+
+def test_a_pickle_in_a_pickle_in_a_pickle_is_found() -> None:
+    data = payload()
+    for _ in range(4):
+        data = pickle.dumps({"a": data}, 4)
+    Path("x.pkl").write_bytes(data)
+    assert cs.scan("x.pkl").verdict is cs.Verdict.CODE
