@@ -16,6 +16,7 @@ from .machine import Machine
 from .operands import MoreError
 from .state import AnewError, Names
 from .strings import text_at
+from .values import Name
 
 __all__ = ["Pickles", "look_at_pickles"]
 
@@ -66,7 +67,7 @@ def look_at_pickles(place: Place, start: int = 0, *, sure: bool = True) -> Pickl
     """
     found = Pickles(end=start)
     while found.end < place.file.size and not (found.legacy and found.number == _LEGACY_PICKLES):
-        machine = _decoded(place.file, found.end, place.look.budget, found.names)
+        machine = _decoded(place.file, found.end, place.look.budget)
         if not _believed(machine, found, sure=sure):
             break
         _take(place, machine, found)
@@ -78,14 +79,15 @@ def look_at_pickles(place: Place, start: int = 0, *, sure: bool = True) -> Pickl
     return found
 
 
-def _decoded(file: File, at: int, budget: Budget, names: Names) -> Machine:
+def _decoded(file: File, at: int, budget: Budget) -> Machine:
     """Decode the pickle at ``at``, of which as much is read as turns out to be needed."""
     total = min(file.size - at, limits.PICKLE_BYTES)
     size = _FIRST_MARKED if is_marked(file.read(at, min(2, total))) else _FIRST
     hurried = True
     while True:
         data = file.read(at, min(size, total))
-        machine = Machine(data, budget, names={key: name.copy() for key, name in names.items()}, total=file.size - at)
+        machine = Machine(data, budget, names={}, total=file.size - at)
+        machine.origin = at
         machine.hurried = hurried
         try:
             machine.run()
@@ -114,13 +116,24 @@ def _take(place: Place, machine: Machine, found: Pickles) -> None:
     place.look.budget.take("bytes", machine.position)
     if found.number == 0:
         found.legacy = _MAGICS[0] in data[:32] or data.startswith(_MAGICS[1])
-    found.names = machine.names
+    _join(found.names, machine.names)
     found.number += 1
     found.end += min(machine.position, machine.total)
     found.fault = machine.fault
     found.storages.update(_short_text(data, at) for at in machine.storages)
     for at, raw in machine.nested:
-        place.unpacked(raw, f"bytes at {at}").judge()
+        place.unpacked(raw, f"bytes at {machine.origin + at}").judge()
+
+
+def _join(names: Names, more: Names) -> None:
+    """Add the names of one pickle to those of the pickles before it; beyond the limit they count as one."""
+    for key, name in more.items():
+        if key not in names and len(names) > limits.SCAN_NAMES:
+            key, name = ("…", "and more"), Name("…", "and more", name.verdict)
+        if key in names:
+            names[key].join(name)
+        else:
+            names[key] = name
 
 
 def _short_text(data: bytes, at: int) -> str:

@@ -26,7 +26,8 @@ class State:
     """The state of a pickle.
 
     ``storages`` are where the keys of torch's storages are that it refers to, ``nested`` the texts and byte strings
-    that are pickles or archives of their own, with their offsets; ``level`` is in how many others this one lies.
+    that are pickles or archives of their own, with their offsets; ``level`` is in how many others this one
+    lies; ``origin`` is where ``data`` begins in its file.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class State:
         self.storages: list[int] = []
         self.nested: list[tuple[int, bytes]] = []
         self.level = level
+        self.origin = 0
         self.stopped = False
         self.fault = ""
         self.hurried = not level
@@ -52,7 +54,7 @@ class State:
 
     def flaw(self, why: str) -> None:
         """Keep the first fault, and where it is."""
-        self.fault = self.fault or f"the pickle {why} (near byte {self.position})"
+        self.fault = self.fault or f"the pickle {why} (near byte {self.origin + self.position})"
 
     def pop_mark(self) -> list[Value]:
         """Return what was put on the stack since the last mark; raises IndexError where there is none."""

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 
 from .findings import Use, Verdict
 
@@ -63,11 +62,14 @@ class Name:
         self.quiet = False
         self.why = self.why or why
 
-    def copy(self) -> Name:
-        """Return the name as it is now: what is decoded twice counts once."""
-        other = copy(self)
-        other.calls = list(self.calls)
-        return other
+    def join(self, other: Name) -> None:
+        """Add what another pickle does with the same name."""
+        self.imported += other.imported
+        self.called += other.called
+        self.changed += other.changed
+        self.calls += other.calls[: SHOWN_CALLS - len(self.calls)]
+        if other.verdict > self.verdict:
+            self.blame(other.why)
 
     def use(self) -> Use:
         """Return what was seen of the name."""

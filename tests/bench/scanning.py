@@ -64,7 +64,7 @@ def scanning(folder: str, number: int, scale: float = 1.0) -> Iterator[Row]:
     seen = rounds({"scan": ckpt("scan", "scanned", "-q"), "genops": python(GENOPS)}, folder, number=number)
     ours, theirs = seen["scan"].time, seen["genops"].time
     yield Row(
-        "that scan, whole process / pickletools.genops", ours / theirs, 0.5, seen=f"{ours:.2f} s / {theirs:.2f} s"
+        "that scan, whole process / pickletools.genops", ours / theirs, 0.75, seen=f"{ours:.2f} s / {theirs:.2f} s"
     )
 
 

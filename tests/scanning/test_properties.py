@@ -160,3 +160,17 @@ def test_a_pickle_in_a_pickle_in_a_pickle_is_found() -> None:
         data = pickle.dumps({"a": data}, 4)
     Path("x.pkl").write_bytes(data)
     assert cs.scan("x.pkl").verdict is cs.Verdict.CODE
+
+
+def test_what_follows_a_pickle_is_no_part_of_it() -> None:
+    Path("x.pkl").write_bytes(payload(0) + b"\n")
+    one = cs.scan("x.pkl").found[0]
+    assert (one.fault, one.pickles, one.notes) == (None, 1, ("1 byte behind the last pickle",))
+
+
+def test_names_of_pickles_behind_each_other_are_counted_together() -> None:
+    Path("x.pkl").write_bytes(payload(2) * 3 + payload(4)[:-3])
+    one = cs.scan("x.pkl").found[0]
+    assert (one.pickles, one.uses[0].imported, one.uses[0].called, len(one.uses[0].calls)) == (4, 4, 3, 3)
+    assert one.fault is not None
+    assert f"near byte {3 * len(payload(2)) + 2})" in one.fault.why
