@@ -73,7 +73,7 @@ def _opened(place: Place, archive: Archive, entry: Entry) -> Place | None:
     """Return the place of a record; None where there is nothing to look at, or it cannot be unpacked, which is said."""
     if not entry.method:
         return place.inside(FileSlice(archive.file, entry.data, entry.size), entry.name)
-    peeked = zlib.decompressobj(-15).decompress(archive.file.read(entry.data, min(_PEEK, entry.stored)), _PEEK)
+    peeked = _peeked(archive, entry)
     if peeked.startswith(b"\x93NUMPY") and b"O" not in peeked[:128] and len(peeked) > 128:
         return None
     try:
@@ -82,3 +82,11 @@ def _opened(place: Place, archive: Archive, entry: Entry) -> Place | None:
     except FormatError as error:
         place.inside(place.file, entry.name).add("zip record", fault=Fault("unreadable", str(error)))
         return None
+
+
+def _peeked(archive: Archive, entry: Entry) -> bytes:
+    """Return how a compressed record begins; nothing where it is damaged."""
+    try:
+        return zlib.decompressobj(-15).decompress(archive.file.read(entry.data, min(_PEEK, entry.stored)), _PEEK)
+    except zlib.error:
+        return b""

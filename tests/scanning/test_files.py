@@ -234,6 +234,15 @@ def test_a_deflated_record_with_a_pickle_is_looked_at() -> None:
     assert cs.scan("x.zip").verdict is cs.Verdict.CODE
 
 
+def test_a_deflated_record_that_is_damaged_is_unreadable() -> None:
+    with zipfile.ZipFile("x.zip", "w", compression=zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", bytes(range(200)))
+    data = bytearray(Path("x.zip").read_bytes())
+    data[31:40] = b"\xff" * 9
+    Path("x.zip").write_bytes(bytes(data))
+    assert [one.fault.kind for one in cs.scan("x.zip").beyond if one.fault] == ["unreadable"]
+
+
 # Folders and the command.
 
 
