@@ -34,6 +34,7 @@ DOORS: dict[str, set[str]] = {
     "sources": {"registry"},
     "formats": {"registry", "sources"},
     "checkpoint": {"sources", "formats"},
+    "scanning": {"sources", "formats"},
     "configs": {"registry", "checkpoint"},
     "policies": set(),
     "adapters": {"ops", "policies"},
@@ -58,10 +59,10 @@ DOORS: dict[str, set[str]] = {
     "verification": {"plan", "checkpoint", "engine", "recipe", "ops", "sources"},
     "api": {
         "checkpoint", "comparison", "configs", "explanation", "fetching", "matching", "engine", "formats", "inspection",
-        "keys", "lora", "mergekit", "merges", "operations", "plan", "planners", "recipe", "sources", "verification",
-        "vocabulary",
+        "keys", "lora", "mergekit", "merges", "operations", "plan", "planners", "recipe", "scanning", "sources",
+        "verification",        "vocabulary",
     },
-    "render": {"merges", "plan", "inspection", "comparison", "explanation", "matching", "trainer"},
+    "render": {"merges", "plan", "inspection", "comparison", "explanation", "matching", "scanning", "trainer"},
     "cli": {"api", "trainer", "render", "plan", "registry"},
     "trainer": {"api", "configs", "keys", "registry", "vocabulary", "plan", "recipe", "engine"},
 }  # fmt: skip

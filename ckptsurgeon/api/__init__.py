@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..matching import Proposal
     from ..merges import Between, MergeMethods, PerModel, Slice, Tensors, merge_method
     from ..plan import Plan, Receipt, Step, Verification
+    from ..scanning import Fault, Finding, Scan, Use, Verdict
     from ..target import TargetSpec
     from ..tensors import TensorInfo
     from .applying import apply, check_output
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .pretrained import Pretrained
     from .pretraining import Pretrainer
     from .recipes import load_order, load_plan
+    from .scanning import scan
     from .verifying import verify
 
 __all__ = [
@@ -47,8 +49,10 @@ __all__ = [
     "Difference",
     "Explained",
     "Explanation",
+    "Fault",
     "FetchConfig",
     "Fetched",
+    "Finding",
     "Inspection",
     "MergeMethods",
     "PerModel",
@@ -58,11 +62,14 @@ __all__ = [
     "Proposal",
     "Receipt",
     "Rule",
+    "Scan",
     "Slice",
     "Step",
     "TargetSpec",
     "TensorInfo",
     "Tensors",
+    "Use",
+    "Verdict",
     "Verification",
     "apply",
     "average",
@@ -86,6 +93,7 @@ __all__ = [
     "merge_method",
     "open_checkpoint",
     "rename",
+    "scan",
     "transplant",
     "verify",
 ]
@@ -102,6 +110,7 @@ __getattr__ = lazy_names(
         "..keys": ("RULESETS", "Rule"),
         "..matching": ("Proposal",),
         "..plan": ("Plan", "Receipt", "Step", "Verification"),
+        "..scanning": ("Fault", "Finding", "Scan", "Use", "Verdict"),
         "..target": ("TargetSpec",),
         "..tensors": ("TensorInfo",),
         ".applying": ("apply", "check_output"),
@@ -121,6 +130,7 @@ __getattr__ = lazy_names(
         ".pretrained": ("Pretrained",),
         ".pretraining": ("Pretrainer",),
         ".recipes": ("load_order", "load_plan"),
+        ".scanning": ("scan",),
         ".verifying": ("verify",),
     },
 )

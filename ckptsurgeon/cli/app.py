@@ -19,13 +19,13 @@ from .streams import ReaderGoneError, guarded_streams
 
 __all__ = ["run"]
 
-EXIT_CODES = """Exit status: 0 done; 1 the answer is no (differs, verification failed); 2 usage, a pattern that matches
-nothing, a bad configuration; 3 an input is missing, corrupt or unsafe; 4 the plan is impossible; 5 the output cannot
-be written; 70 a bug; 129 hung up; 130 interrupted; 141 nobody reads the answer; 143 terminated."""
+EXIT_CODES = """Exit status: 0 done; 1 the answer is no (differs, verification failed, scan found code); 2 usage,
+a pattern that matches nothing, a bad configuration; 3 an input is missing, corrupt or unsafe; 4 the plan is impossible;
+5 the output cannot be written; 70 a bug; 129 hung up; 130 interrupted; 141 nobody reads the answer; 143 terminated."""
 
 ORDER = (
     "inspect", "diff", "match", "transplant", "rename", "filter", "convert", "average", "merge", "lora_merge",
-    "lora_extract", "apply", "verify", "init", "fetch", "train", "demo_data",
+    "lora_extract", "apply", "verify", "scan", "init", "fetch", "train", "demo_data",
 )  # fmt: skip
 GROUPS = {"lora": "Low-rank adapters: merge them into their base, or extract one from what was tuned."}
 GLOBAL = ("--json", "-q", "--quiet", "-v", "--verbose")

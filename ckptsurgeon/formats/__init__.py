@@ -2,13 +2,18 @@
 
 from ._crc32c import crc32c
 from ._header import Beside, FileHeader, Format, Header, Layout, OutTensor, Writer
+from ._json import parse_json
 from ._numpy import Array
 from ._opaque import ARRAY, META, QUANTISED, SPARSE
 from ._open import read_header, writers
+from ._rebuild import rebuilders
 from ._safetensors_writer import RECIPE_KEY
 from ._seal import UNSEALED, seal, seal_of
 from ._sharded_writer import RECIPE_FILE, folder_digest, split_shards
+from ._slice import FileSlice
+from ._torch import STORAGE_DTYPES
 from ._values import Group, Name, Opaque, Unhashable, key_text
+from ._zip import Archive, Entry, read_archive
 
 __all__ = [
     "ARRAY",
@@ -17,10 +22,14 @@ __all__ = [
     "RECIPE_FILE",
     "RECIPE_KEY",
     "SPARSE",
+    "STORAGE_DTYPES",
     "UNSEALED",
+    "Archive",
     "Array",
     "Beside",
+    "Entry",
     "FileHeader",
+    "FileSlice",
     "Format",
     "Group",
     "Header",
@@ -33,7 +42,10 @@ __all__ = [
     "crc32c",
     "folder_digest",
     "key_text",
+    "parse_json",
+    "read_archive",
     "read_header",
+    "rebuilders",
     "seal",
     "seal_of",
     "split_shards",

@@ -115,3 +115,45 @@ PATH_CHARACTERS = 64 << 20
 
 SEGMENTS = 1_500_000
 """Dotted parts of all keys together: ten for each key of the largest models. Each may become a line of a tree."""
+
+# What ``ckpt scan`` looks at, which must end in seconds on files that no reader takes.
+
+SCAN_OPS = 16_000_000
+"""Instructions of all pickles in one file together: some 0.3 microseconds each."""
+
+SCAN_BYTES = 1 << 30
+"""Bytes of all pickles that are decoded in one file together, nested ones counted again."""
+
+SCAN_UNPACKED = 512 << 20
+"""Bytes that all that is compressed in one file unpacks to; zlib makes some 200 MB in a second."""
+
+SCAN_SEARCHED = 2 << 30
+"""Bytes of one file that are searched for archives one behind the other, or for records that no directory names."""
+
+SCAN_DEPTH = 6
+"""Files in files in files. A compressed tar of archives of pickles with pickles in them has four levels."""
+
+SCAN_MARKS = 100_000
+"""Marks open at once. Python's own pickler stops at a nesting of some thousands."""
+
+SCAN_NAMES = 1000
+"""Distinct names kept for one pickle. Real ones stay below a hundred; what is beyond counts as one unknown name."""
+
+SCAN_NAME_CHARACTERS = 300
+"""Characters kept of a module or a name. Python's longest stay below a hundred."""
+
+SCAN_FOUND = 10_000
+"""Things in one file that are listed: pickles, archives, programs."""
+
+SCAN_NESTED = 10_000
+"""Texts and byte strings of one pickle that are looked at as pickles or archives of their own."""
+
+SCAN_PARTS = 5_000_000
+"""Records and members of all archives in one file that are looked at."""
+
+SCAN_TEXT_BYTES = 4 << 20
+"""A configuration beside a model that is searched for the classes it names. Real ones have some kilobytes."""
+
+SCAN_FILES = 100_000
+SCAN_FOLDERS = 64
+"""Files of a folder, and how deep folders may lie in it."""

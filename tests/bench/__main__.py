@@ -21,6 +21,7 @@ from .files import make_many, make_model
 from .harness import MB, Measured, Row, ckpt, python, rounds, run
 from .lora import lora
 from .merging import merging
+from .scanning import scanning
 from .training import loading, training
 
 IN_PROCESS = """
@@ -166,6 +167,7 @@ def main() -> None:
     parser.add_argument("--editing", action="store_true", help="only diff, rename and average")
     parser.add_argument("--merging", action="store_true", help="only merges")
     parser.add_argument("--lora", action="store_true", help="only merges of adapters")
+    parser.add_argument("--scanning", action="store_true", help="only ckpt scan")
     parser.add_argument("--training", action="store_true", help="only the trainer's loop")
     parser.add_argument("--quick", action="store_true", help="small files, one round: to see that it runs")
     options = parser.parse_args()
@@ -177,6 +179,7 @@ def main() -> None:
         print("\n| what | seen | may be | | medians |\n|---|---|---|---|---|", flush=True)
         only = [training(folder, number), loading(folder, number)] if options.training else []
         only += [merging(folder, number)] if options.merging else []
+        only += [scanning(folder, number, 0.05 if options.quick else 1.0)] if options.scanning else []
         only += [lora(folder, number, 2 if options.quick else 18)] if options.lora else []
         for rows in only:
             for row in rows:
@@ -206,6 +209,7 @@ def main() -> None:
             training(folder, number),
             loading(folder, number),
             merging(folder, number),
+            scanning(folder, number, 0.05 if options.quick else 1.0),
             lora(folder, number, 2 if options.quick else 18),
         ):
             for row in rows:

@@ -1,0 +1,134 @@
+"""Looks at a thing by its content, never by its name, and in every way in which a reader could take it.
+
+A file may be a pickle from its front, a zip archive from its end and safetensors besides; each is looked at.
+"""
+
+from __future__ import annotations
+
+from ..errors import CheckpointError, FormatError
+from ..formats import FileSlice, read_header
+from ..sources import File
+from .arrays import MAGIC, look_at_array
+from .budget import SpentError
+from .findings import Fault, Finding, Verdict
+from .look import Look, Place
+from .packed import look_at_packed, packing_of
+from .pickles import look_at_pickles
+from .tars import is_tar, look_at_tar
+from .texts import look_at_text
+from .zips import look_at_zip
+
+__all__ = ["look_at"]
+
+_TAIL = 22 + 0xFFFF
+_NAMED = {
+    b"\x89HDF\r\n\x1a\n": "HDF5",
+    b"GGUF": "GGUF",
+    b"version https://git-lfs": "Git LFS pointer",
+}
+"""Formats that hold no code that a reader runs, or are only named."""
+_PROGRAMS = (b"\x7fELF", b"MZ\x90\0", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
+_LAMBDA = b'"class_name": "Lambda"'
+_STEP = 4 << 20
+
+
+def look_at(path: str, file: File) -> Look:
+    """Look at one file."""
+    look = Look(path, _judge)
+    if not _judge(Place(look, file)):
+        look.add(Finding(path, "", _other(file)))
+    return look
+
+
+def _other(file: File) -> str:
+    head = file.read(0, min(4096, file.size))
+    if head.startswith(MAGIC):
+        return "numpy array"
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:
+            return "other data"
+    return "other data" if b"\0" in head else "text" if head else "empty"
+
+
+def _judge(place: Place) -> bool:
+    """Look at a thing in every way; returns whether there is anything to list."""
+    before = len(place.look.found)
+    for way in (_as_archive, _as_safetensors, _as_named, _as_pickles, _as_text):
+        try:
+            way(place)
+        except SpentError as error:
+            place.add("too much", fault=Fault("unreadable", str(error)))
+            break
+        except (RecursionError, MemoryError) as error:
+            place.add("too much", fault=Fault("unreadable", f"it takes more than there is: {type(error).__name__}"))
+            break
+        except FormatError as error:
+            place.add("damaged", fault=Fault("corrupt", str(error)))
+        except CheckpointError as error:
+            place.add("unreadable", fault=Fault("unreadable", str(error)))
+    return len(place.look.found) > before
+
+
+def _as_archive(place: Place) -> None:
+    head = place.head()
+    packing = packing_of(head)
+    if head[:4] in (b"PK\3\4", b"PK\5\6", b"PK\7\x08") or _ends_as_zip(place.file):
+        look_at_zip(place)
+    elif is_tar(head):
+        look_at_tar(place)
+    elif packing:
+        look_at_packed(place, packing)
+    elif head.startswith(MAGIC):
+        look_at_array(place)
+
+
+def _ends_as_zip(file: File) -> bool:
+    """Return whether a zip archive ends where the file does, whatever the file begins with."""
+    size = min(file.size, _TAIL)
+    tail = file.read(file.size - size, size)
+    at = tail.rfind(b"PK\5\6")
+    return at >= 0 and at + 22 + int.from_bytes(tail[at + 20 : at + 22], "little") == len(tail)
+
+
+def _as_safetensors(place: Place) -> None:
+    head = place.head(9)
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] != b"{" or not 2 <= length <= place.file.size - 8:
+        return
+    read_header(FileSlice(place.file, 0, place.file.size))
+    place.add("safetensors")
+
+
+def _as_named(place: Place) -> None:
+    head = place.head()
+    kind = next((name for magic, name in _NAMED.items() if head.startswith(magic)), "")
+    if kind == "HDF5" and _has_lambda(place):
+        place.add(kind, Verdict.CODE, notes=("a Keras model with a Lambda layer, which holds compiled Python",))
+    elif kind:
+        place.add(kind, notes=("named only: its contents are not decoded",))
+    elif head.startswith(_PROGRAMS):
+        place.add("machine code", Verdict.CODE, notes=("a program or a library",))
+    elif place.file.name == "saved_model.pb" and not place.depth:
+        place.add("TensorFlow program", Verdict.CODE, notes=("named only: a graph that TensorFlow runs",))
+
+
+def _has_lambda(place: Place) -> bool:
+    file, at = place.file, 0
+    while at < file.size:
+        data = file.read(at, min(_STEP + len(_LAMBDA), file.size - at))
+        place.look.budget.take("searched", len(data))
+        if _LAMBDA in data:
+            return True
+        at += _STEP
+    return False
+
+
+def _as_pickles(place: Place) -> None:
+    if place.file.size:
+        look_at_pickles(place, sure=not place.depth or place.within.endswith(".pkl"))
+
+
+def _as_text(place: Place) -> None:
+    look_at_text(place, place.head())

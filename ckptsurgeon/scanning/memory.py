@@ -1,0 +1,43 @@
+"""Bytes that were unpacked, as a file."""
+
+from __future__ import annotations
+
+from ..errors import FormatError
+from ..sources import File, Folder
+from ..text import escape
+
+__all__ = ["Memory"]
+
+
+class Memory:
+    """Bytes from inside a file, which have no place of their own there."""
+
+    mtime_ns: int | None = None
+
+    def __init__(self, outer: File, data: bytes) -> None:
+        self.uri = outer.uri
+        self.name = outer.name
+        self.size = len(data)
+        self._outer = outer
+        self._data = data
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly ``nbytes`` bytes from ``offset``; raises FormatError beyond the end."""
+        if offset < 0 or offset + nbytes > self.size:
+            raise FormatError(f"{escape(self.uri)}: a part of it ends too early.", rule="slice")
+        return self._data[offset : offset + nbytes]
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill ``view`` from ``offset``; raises FormatError beyond the end."""
+        view[:] = self.read(offset, len(view))
+
+    def fileno(self) -> int | None:
+        """Return None: there is nothing that the kernel could copy from."""
+        return None
+
+    def folder(self) -> Folder:
+        """Return the folder of the file."""
+        return self._outer.folder()
+
+    def close(self) -> None:
+        """Leave the file open, which is somebody else's."""

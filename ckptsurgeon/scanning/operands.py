@@ -1,0 +1,77 @@
+"""How long each instruction of a pickle is: the one table by which streams are cut into instructions.
+
+After CPython's ``Lib/pickletools.py``, against which it is tested. An instruction whose operand is longer than what
+remains ends the stream for every reader.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+
+__all__ = ["FIXED", "LENGTHS", "LINES", "MoreError", "TruncatedError", "bounds"]
+
+FIXED: Mapping[int, int] = {
+    **dict.fromkeys(b"(012NQR)abdelostu]}\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93\x94\x97\x98.", 0),
+    **dict.fromkeys(b"Khq\x80\x82", 1),
+    **dict.fromkeys(b"M\x83", 2),
+    **dict.fromkeys(b"Jjr\x84", 4),
+    **dict.fromkeys(b"G\x95", 8),
+}
+"""Bytes of the operand."""
+
+LENGTHS: Mapping[int, struct.Struct] = {
+    **dict.fromkeys(b"CU\x8a\x8c", struct.Struct("<B")),
+    **dict.fromkeys(b"T\x8b", struct.Struct("<i")),
+    **dict.fromkeys(b"BX", struct.Struct("<I")),
+    **dict.fromkeys(b"\x8d\x8e\x96", struct.Struct("<Q")),
+}
+"""The number in front of the operand that says how long it is."""
+
+LINES: Mapping[int, int] = {**dict.fromkeys(b"FILPSVgp", 1), **dict.fromkeys(b"ci", 2)}
+"""Lines of text that the operand has."""
+
+
+class TruncatedError(Exception):
+    """The stream ends inside an instruction; the text says how."""
+
+
+class MoreError(Exception):
+    """What was read so far ends inside an instruction, and the file goes on."""
+
+
+def bounds(data: bytes, at: int, total: int) -> tuple[int, int]:
+    """Return where the operand of the instruction at ``at`` begins, without its length, and where it ends.
+
+    ``total`` is how long the data would be if all were read. Raises KeyError for an unknown opcode, TruncatedError
+    where the stream ends before the operand does, MoreError where only what was read does.
+    """
+    op, begin = data[at], at + 1
+    if op in LINES:
+        return begin, _lines_end(data, begin, LINES[op], total)
+    if op in LENGTHS:
+        form = LENGTHS[op]
+        _need(data, begin + form.size, total)
+        length = form.unpack_from(data, begin)[0]
+        if length < 0:
+            raise TruncatedError("claims a negative length")
+        begin, length = begin + form.size, length
+    else:
+        length = FIXED[op]
+    _need(data, begin + length, total)
+    return begin, begin + length
+
+
+def _lines_end(data: bytes, begin: int, number: int, total: int) -> int:
+    for _ in range(number):
+        begin = data.find(b"\n", begin) + 1
+        if not begin:
+            _need(data, len(data) + 1, total)
+    return begin
+
+
+def _need(data: bytes, end: int, total: int) -> None:
+    if end > total:
+        raise TruncatedError(f"claims {end - len(data)} bytes beyond its end" if end > total + 1 else "ends too early")
+    if end > len(data):
+        raise MoreError

@@ -1,0 +1,117 @@
+"""What is compressed as a whole: gzip, bzip2, xz and zlib, unpacked within bounds and looked at."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+from .findings import Fault
+from .look import Place
+
+__all__ = ["look_at_packed", "packing_of"]
+
+_STEP = 1 << 20
+_MEMORY = 256 << 20
+"""Bytes that xz may take for its window; its strongest setting takes 65 MiB."""
+_ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+_NAMED = {b"\x04\x22\x4d\x18": "lz4", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "rar"}
+
+
+class _Unpacker(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def packing_of(head: bytes) -> str:
+    """Return how something is compressed, or nothing."""
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if head.startswith(b"BZh") and head[4:10] == b"1AY&SY":
+        return "bzip2"
+    if head.startswith((b"\xfd7zXZ\0", b"\x5d\0\0\x80\0", b"\x5d\0\0\0\x01", b"\x5d\0\0\x10\0")):
+        return "xz"
+    if head.startswith(_ZLIB):
+        return "zlib"
+    return next((name for magic, name in _NAMED.items() if head.startswith(magic)), "")
+
+
+def look_at_packed(place: Place, packing: str) -> None:
+    """Look at what is inside."""
+    at = len(place.look.found)
+    place.add(packing)
+    if packing not in _MAKERS:
+        place.look.amend(at, fault=Fault("unreadable", f"{packing} is not unpacked"))
+        return
+    try:
+        data, fault = _unpacked(place, packing)
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        if packing == "zlib":  # two bytes are no mark: other data begins so too
+            place.look.found.pop(at)
+            return
+        data, fault = b"", f"it cannot be unpacked: {error}"
+    if fault:
+        place.look.amend(at, fault=Fault("corrupt", fault))
+    place.unpacked(data, "unpacked").judge()
+
+
+_MAKERS: dict[str, Callable[[], _Unpacker]] = {
+    "gzip": lambda: _Zlib(31),
+    "zlib": lambda: _Zlib(15),
+    "bzip2": lambda: bz2.BZ2Decompressor(),
+    "xz": lambda: lzma.LZMADecompressor(memlimit=_MEMORY),
+}
+
+
+class _Zlib:
+    """zlib's decompressor in the manner of the other two: what it did not get to, it keeps."""
+
+    def __init__(self, bits: int) -> None:
+        self._inner = zlib.decompressobj(bits)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inner.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+
+
+def _unpacked(place: Place, packing: str) -> tuple[bytes, str]:
+    """Return what was unpacked, and what was wrong with it; several streams may follow each other."""
+    file, budget, parts = place.file, place.look.budget, bytearray()
+    unpacker, at, waiting = _MAKERS[packing](), 0, b""
+    while True:
+        if not waiting and at < file.size and getattr(unpacker, "needs_input", True):
+            waiting = file.read(at, min(_STEP, file.size - at))
+            at += len(waiting)
+        try:
+            got = unpacker.decompress(waiting, _STEP)
+        except (OSError, zlib.error, lzma.LZMAError) as error:
+            if not parts:
+                raise
+            return bytes(parts), f"it cannot be unpacked to its end: {error}"
+        waiting = b""
+        budget.take("unpacked", len(got))
+        parts += got
+        if unpacker.eof:
+            waiting = getattr(unpacker, "unused_data", b"")
+            if at >= file.size and not waiting.strip(b"\0"):
+                return bytes(parts), ""
+            if packing == "zlib":
+                return bytes(parts), ""
+            unpacker = _MAKERS[packing]()
+        elif not got and at >= file.size:
+            return bytes(parts), "it is cut short"

@@ -1,0 +1,92 @@
+"""Zip archives: torch's, numpy's, Keras', and any other, each record by its content.
+
+What the strict reader of ``formats`` takes is looked at record by record. What it refuses, since two readers could read
+it differently, is said; then everything that any reader could find in it is looked at: ``zip_pieces``.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+from ..errors import FormatError
+from ..formats import Archive, Entry, FileSlice, limits, read_archive
+from .findings import Fault, Verdict
+from .look import Place
+from .pickles import look_at_pickles
+from .zip_pieces import archives_in_turn, pieces
+
+__all__ = ["look_at_zip"]
+
+_PEEK = 4096
+
+
+def look_at_zip(place: Place) -> None:
+    """Look at every record of an archive."""
+    try:
+        archive = read_archive(place.file)
+    except FormatError as error:
+        _look_at_odd(place, str(error))
+        return
+    _look_at_archive(place, archive)
+
+
+def _look_at_odd(place: Place, why: str) -> None:
+    """Look at archives one behind the other, as DCP keeps them, or at whatever can be found in a contradictory one."""
+    several = archives_in_turn(place)
+    if several:
+        place.add("zip archives in turn", notes=(f"{len(several)} archives one behind the other",))
+        place.judge_all(place.inside(part, f"archive {i}") for i, part in enumerate(several))
+        return
+    place.add("zip archive", fault=Fault("corrupt", why))
+    place.judge_all(place.unpacked(data, name) for name, data in pieces(place))
+
+
+def _look_at_archive(place: Place, archive: Archive) -> None:
+    names = list(archive.entries)
+    root = next((name.removesuffix("data.pkl") for name in names if f"/{name}".endswith("/data.pkl")), None)
+    code = [name for name in names if name.endswith((".py", ".pyc"))]
+    form = "zip archive" if root is None else "torchscript" if f"{root}constants.pkl" in names else "torch zip"
+    notes = () if not code else (f"holds the source of a program: {', '.join(code[:3])}",)
+    at = len(place.look.found)
+    place.add(form, Verdict.CODE if code else Verdict.PLAIN, notes=notes)
+    skipped: set[str] = set()
+    if root is not None:
+        skipped = {f"{root}data.pkl"}
+        pickled = _opened(place, archive, archive.entries[f"{root}data.pkl"])
+        found = look_at_pickles(pickled) if pickled is not None else None
+        if found is not None:
+            skipped |= {f"{root}data/{key}" for key in found.storages}
+    rest = (entry for name, entry in archive.entries.items() if name not in skipped and entry.size)
+    parts = place.judge_all(_opened_all(place, archive, rest))
+    place.look.amend(at, parts=parts + len(skipped))
+
+
+def _opened_all(place: Place, archive: Archive, entries: Iterator[Entry]) -> Iterator[Place]:
+    for entry in entries:
+        opened = _opened(place, archive, entry)
+        if opened is not None:
+            yield opened
+
+
+def _opened(place: Place, archive: Archive, entry: Entry) -> Place | None:
+    """Return the place of a record; None where there is nothing to look at, or it cannot be unpacked, which is said."""
+    if not entry.method:
+        return place.inside(FileSlice(archive.file, entry.data, entry.size), entry.name)
+    peeked = _peeked(archive, entry)
+    if peeked.startswith(b"\x93NUMPY") and b"O" not in peeked[:128] and len(peeked) > 128:
+        return None
+    try:
+        place.look.budget.take("unpacked", entry.size)
+        return place.unpacked(archive.read(entry.name, limits.PICKLE_BYTES), entry.name)
+    except FormatError as error:
+        place.inside(place.file, entry.name).add("zip record", fault=Fault("unreadable", str(error)))
+        return None
+
+
+def _peeked(archive: Archive, entry: Entry) -> bytes:
+    """Return how a compressed record begins; nothing where it is damaged."""
+    try:
+        return zlib.decompressobj(-15).decompress(archive.file.read(entry.data, min(_PEEK, entry.stored)), _PEEK)
+    except zlib.error:
+        return b""
