@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..errors import FormatError
-from ..sources import File, Folder
+from ..sources import Advance, File, Folder
 from ..text import escape
 
 __all__ = ["FileSlice"]
@@ -26,6 +28,7 @@ class FileSlice:
         self.uri = file.uri
         self.name = file.name
         self.size = size
+        self.remote = file.remote
         self._file = file
         self._start = start
         self._kept = file.read(start, size) if size <= _KEPT else None
@@ -45,6 +48,10 @@ class FileSlice:
     def _check(self, offset: int, nbytes: int) -> None:
         if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
             raise FormatError(f"{escape(self.uri)}: a part of it ends too early.", rule="slice")
+
+    def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
+        """Say what will be read of the part."""
+        self._file.need([(self._start + begin, self._start + end) for begin, end in ranges], advance)
 
     def fileno(self) -> int | None:
         """Return None: the kernel would copy from the start of the file."""

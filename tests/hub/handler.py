@@ -201,8 +201,8 @@ class Handler(BaseHTTPRequestHandler):
     def _body(self, file: Stored, begin: int, end: int) -> None:
         whole = self.fault.headers.get("Content-Length") in (None, str(end - begin))
         for block in self._blocks(file, begin, end):
+            self.request_seen.sent += len(block)  # before the client can have it, and ask how many
             self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block) if self.fault.chunked else block)
-            self.request_seen.sent += len(block)
             if self.fault.pause_s:
                 self.hub.closing.wait(self.fault.pause_s)
             if self.fault.hang_after is not None:
