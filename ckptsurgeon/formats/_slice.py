@@ -18,6 +18,8 @@ class FileSlice:
     """``size`` bytes of a file from ``start``; raises FormatError where the file has not as many."""
 
     mtime_ns: int | None = None
+    remote = False
+    """A part is small, or two reads away: its head and its tail."""
 
     def __init__(self, file: File, start: int, size: int) -> None:
         if start < 0 or size < 0 or start + size > file.size:
@@ -28,7 +30,6 @@ class FileSlice:
         self.uri = file.uri
         self.name = file.name
         self.size = size
-        self.remote = file.remote
         self._file = file
         self._start = start
         self._kept = file.read(start, size) if size <= _KEPT else None
