@@ -4,7 +4,7 @@ from .base import Advance, File, Folder, Source
 from .local import broken_links, link_of
 from .remote import notes_of
 from .spec import SourceSpec, parse_spec
-from .uri import open_source
+from .uri import open_source, shown
 
 __all__ = [
     "Advance",
@@ -17,4 +17,5 @@ __all__ = [
     "notes_of",
     "open_source",
     "parse_spec",
+    "shown",
 ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from typing import Protocol, cast
+from urllib.parse import urlsplit, urlunsplit
 
 from ..errors import ConfigError
 from ..registry import discover
 from ..text import escape
 from .base import Source
 
-__all__ = ["open_source", "scheme_of"]
+__all__ = ["open_source", "scheme_of", "shown"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
@@ -26,6 +27,17 @@ def scheme_of(uri: str) -> str:
     """Return the scheme of a URI, empty for a path."""
     found = _SCHEME.match(uri)
     return found.group(1).lower() if found else ""
+
+
+def shown(uri: str) -> str:
+    """Return a URI as messages and records have it; an address without its credentials, query and fragment."""
+    if not scheme_of(uri):
+        return uri
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # what is no address may still hold a password
+        return f"{scheme_of(uri)}://…"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def open_source(uri: str | os.PathLike[str]) -> Source:

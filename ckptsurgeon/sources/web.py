@@ -12,14 +12,9 @@ from ._http_ranges import open_http
 from ._names import check_name
 from .base import Source
 from .remote import RemoteFile
+from .uri import shown
 
-__all__ = ["SOURCE", "WebFolder", "shown_url"]
-
-
-def shown_url(url: str) -> str:
-    """Return an address as messages and records have it: without credentials, query and fragment."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+__all__ = ["SOURCE", "WebFolder"]
 
 
 class WebFolder:
@@ -27,7 +22,7 @@ class WebFolder:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self.uri = shown_url(url)
+        self.uri = shown(url)
         self.name = unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2])
 
     def names(self) -> list[str]:
@@ -60,11 +55,11 @@ def _open(url: str) -> RemoteFile:
     except ValueError as error:
         raise ConfigError(f"{escape(url.partition('://')[0])}://… is no address: {escape(str(error))}.") from None
     if not host:
-        raise ConfigError(f"{escape(shown_url(url))} names no host.", hint="Write https://host/path.")
+        raise ConfigError(f"{escape(shown(url))} names no host.", hint="Write https://host/path.")
     name = unquote(parts.path.rpartition("/")[2])
     if not name:
         raise SourceError(
-            f"{escape(shown_url(url))} is a folder on a web server, which cannot be listed.", hint="Name a file in it."
+            f"{escape(shown(url))} is a folder on a web server, which cannot be listed.", hint="Name a file in it."
         )
     folder = urlunsplit(parts._replace(path=parts.path.rpartition("/")[0], fragment=""))
     return open_http(_address(url), name, lambda: WebFolder(folder))
@@ -78,7 +73,7 @@ def _address(url: str) -> Address:
     if credentials:
         told = base64.b64encode(unquote(credentials).encode()).decode()
         secret["Authorization"] = f"Basic {told}"
-    return Address(urlunsplit(parts._replace(netloc=host, fragment="")), shown_url(url), secret)
+    return Address(urlunsplit(parts._replace(netloc=host, fragment="")), shown(url), secret)
 
 
 SOURCE = _Web()
