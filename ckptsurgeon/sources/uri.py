@@ -7,9 +7,7 @@ import re
 from typing import Protocol, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from ..errors import ConfigError
 from ..registry import discover
-from ..text import escape
 from .base import Source
 
 __all__ = ["open_source", "scheme_of", "shown"]
@@ -43,15 +41,11 @@ def shown(uri: str) -> str:
 def open_source(uri: str | os.PathLike[str]) -> Source:
     """Open a path or URI for reading.
 
-    Raises SourceError when it is missing or no regular file, ConfigError when nothing reads its scheme.
+    A source whose scheme is ``*`` has those that no other has. Raises SourceError when it is missing or no regular
+    file, ConfigError when nothing reads its scheme.
     """
     text = os.fspath(uri)
     scheme = scheme_of(text)
     openers = cast("list[_Opener]", list(discover("ckptsurgeon.sources", "SOURCE").values()))
-    for opener in openers:
-        if scheme in opener.schemes:
-            return opener.open(text)
-    raise ConfigError(
-        f"{escape(text)}: this version does not read {scheme}:// addresses.",
-        hint="Download the file and name its path.",
-    )
+    found = [one for name in (scheme, "*") for one in openers if name in one.schemes]
+    return found[0].open(text)

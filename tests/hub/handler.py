@@ -93,8 +93,8 @@ class Handler(BaseHTTPRequestHandler):
                         "gated": "auto" if repository.gated else False, "tags": [], "downloads": 0, "likes": 0,
                         "siblings": siblings})  # fmt: skip
         if what == "paths-info":
-            asked = self._posted_paths()
-            self._json([files[one].listed(one) for one in asked if one in files])
+            rows = {str(row["path"]): row for row in _rows(files, "", deep=True)}
+            self._json([rows[one] for one in self._posted_paths() if one in rows])
         self._tree(files, path)
 
     def _posted_paths(self) -> list[str]:
