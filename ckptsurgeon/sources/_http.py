@@ -5,7 +5,6 @@ HTTP semantics after RFC 9110: ranges (14), validators (8.8), redirects (15.4), 
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -59,7 +58,7 @@ class Patience:
                 f"{escape(self._shown)} cannot be had: {escape(why)}; tried {self._failed} times.",
                 hint="Try again later.",
             )
-        sleep(max(wait_s, 0.25 * 2**self._failed * random.uniform(0.75, 1.25)))
+        sleep(max(wait_s, 0.25 * 2**self._failed))
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 
 from ..errors import SourceError
@@ -85,5 +84,7 @@ class Spool:
 
 
 def _unnamed() -> int:
+    import tempfile
+
     with tempfile.TemporaryFile(prefix="ckptsurgeon-") as file:
         return os.dup(file.fileno())

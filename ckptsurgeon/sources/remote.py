@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn, Protocol
 
 from ..errors import SourceError
@@ -139,6 +138,8 @@ class RemoteFile:
             for piece in pieces:
                 fetch(piece)
             return
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="fetch") as pool:
             try:
                 list(pool.map(fetch, pieces))
