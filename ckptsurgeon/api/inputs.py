@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint import Checkpoint
 from ..errors import SourceError
 from ..plan import FilePrint, Plan, PlanCompanion, PlanSource, PlanTarget
+from ..sources import shown
 from ..target import TargetSpec
 from ..text import escape, listing
 
@@ -60,7 +61,7 @@ def names_of(paths: Sequence[str]) -> list[str]:
     Never an absolute path: the same inputs give the same recipe wherever they lie.
     """
     names: list[str] = []
-    for path in paths:
+    for path in map(shown, paths):
         parts = os.path.normpath(path).strip(os.sep).split(os.sep) if "://" not in path else [path]
         tails = ["/".join(parts[-size:]) for size in range(1, min(len(parts), 3) + 1)]
         name = next((tail for tail in tails if tail not in names), "")

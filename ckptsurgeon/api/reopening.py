@@ -128,6 +128,9 @@ def find_sources(
     found: dict[int, Checkpoint] = {}
     absent: dict[int, str] = {}
     for index, source in enumerate(sources):
+        if "://" in source.path and source.name not in moved:  # what a file names is fetched only if its user names it
+            absent[index] = f"{source.name} is far away; --source '{source.name}={source.path}' fetches it"
+            continue
         path = os.fspath(moved[source.name]) if source.name in moved else os.path.join(folder, source.path)
         try:
             checkpoint = stack.enter_context(_reopen(replace(source, path=path)))

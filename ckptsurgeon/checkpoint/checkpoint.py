@@ -233,6 +233,8 @@ def open_checkpoint(path: str | os.PathLike[str], root: str | None = None, *, un
     ConfigError when it holds several state dicts and none is obvious.
     """
     uri = os.fspath(path)
-    header = read_header(open_source(uri))
+    source = open_source(uri)
+    uri = source.uri if "://" in uri else uri  # an address without what is secret in it
+    header = read_header(source)
     found, passed = find_root(header.tree, root, uri)
     return Checkpoint(uri, header, found, passed, unwrapped=unwrap)

@@ -135,7 +135,7 @@ class _Bar:
             if time.monotonic() - self._began < AFTER_S or done >= total:
                 return
             self._start(total)
-        self._progress.update(self._task, completed=done)
+        self._progress.update(self._task, completed=done, total=total)
 
     def _start(self, total: int) -> None:
         from rich.progress import (

@@ -13,6 +13,7 @@ from ..formats import RECIPE_FILE, Beside, folder_digest, seal
 from ..plan import Plan, Receipt
 from ..recipe import Recipe, recipe_text
 from ..text import escape, listing
+from .announcing import announce
 from .check_steps import check_step
 from .companions import all_checksums, as_written, copy_companions, recipe_as_written, told_companions
 from .copy_steps import check_storages, copied_steps
@@ -44,6 +45,7 @@ def carry_out(
     former = former_companions(options.path, written.target.companions) if shape.folder else Former()
     with _staged(shape, inputs, written, options, former=former) as (files, folder):
         run = Run(written, inputs, shape, files, progress or (lambda done, total: None))
+        run.fetched(announce(written, inputs, lambda done, total: run.progress(done, total + shape.size)))
         _check_equal(run)
         check_storages(run)
         with copied_steps(run):

@@ -12,6 +12,7 @@ from ..ops import raw_dtype
 from ..plan import Plan, Step
 from ..tensors import TensorInfo
 from ..text import escape
+from .announcing import announce
 from .check_steps import check_step
 from .checksums import check_storage, checkable
 from .compute import computed_blocks
@@ -30,6 +31,7 @@ def stage_tensors(plan: Plan, inputs: Inputs) -> tuple[dict[str, torch.Tensor], 
 
     Everything is read and checked here, so that a fault comes before anything is written.
     """
+    announce(plan, inputs)
     check_equal(plan, inputs.sources)
     staged: dict[str, torch.Tensor] = {}
     overflowed: dict[str, int] = {}

@@ -74,6 +74,7 @@ class Run:
     check: Callable[[], None] = lambda: None
     """Raises what has gone wrong elsewhere in the run, so that what is computed beside it ends."""
     _done: int = 0
+    _fetched: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -82,11 +83,15 @@ class Run:
             for key, (offset, nbytes) in part.layout.slots.items():
                 self.slots[key] = (self.files[part.name], offset, nbytes)
 
+    def fetched(self, nbytes: int) -> None:
+        """Count bytes that came from elsewhere before anything was written as part of the way."""
+        self._done = self._fetched = nbytes
+
     def advance(self, nbytes: int) -> None:
         """Tell the progress of ``nbytes`` more; from any thread."""
         with self._lock:
             self._done += nbytes
-            self.progress(self._done, self.shape.size)
+            self.progress(self._done, self.shape.size + self._fetched)
 
     def draws(self, step: Step) -> bool:
         """Whether initial values of a step are drawn, and lie in no checkpoint."""

@@ -11,7 +11,7 @@ from typing import cast
 from ..collection import no_collection
 from ..errors import FormatError, UnsafeError
 from ..registry import discover
-from ..sources import File, Folder, Source, broken_links, link_of
+from ..sources import File, Folder, Source, broken_links, link_of, notes_of
 from ..text import escape, listing
 from ._header import Format, Header, Writer
 from ._runs import chosen_of_run, example_of_run, lost_of_run
@@ -48,7 +48,7 @@ def read_header(source: Source, name: str = "") -> Header:
             if fmt.sniff(source, head):
                 with no_collection():
                     header = _read(fmt, source, name)
-                return replace(header, notes=(*_link_note(source), *header.notes))
+                return replace(header, notes=(*_link_note(source), *notes_of(source), *header.notes))
         raise FormatError(f"{escape(source.uri)} is not a checkpoint{_looks_like(head)}.", rule="unknown format")
     for fmt in _formats():
         if fmt.sniff(source, b""):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from ..sources import File
 
@@ -38,7 +39,9 @@ def digest_outside(file: File, payload: Iterable[tuple[int, int]], patches: Sequ
     A patch is (offset, bytes) and stands for what the file had there before it was sealed.
     """
     digest, at = hashlib.sha256(), 0
-    for begin, end in [*payload, (file.size, file.size)]:
+    parts = [*payload, (file.size, file.size)]
+    file.need((before, begin) for (_, before), (begin, _) in pairwise([(0, 0), *parts]) if before < begin)
+    for begin, end in parts:
         while at < begin:
             size = min(_CHUNK, begin - at) if begin - at > 2 * _CHUNK else begin - at
             digest.update(_patched(file, at, size, patches))

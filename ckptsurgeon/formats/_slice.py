@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..errors import FormatError
-from ..sources import File, Folder
+from ..sources import Advance, File, Folder
 from ..text import escape
 
 __all__ = ["FileSlice"]
@@ -16,6 +18,8 @@ class FileSlice:
     """``size`` bytes of a file from ``start``; raises FormatError where the file has not as many."""
 
     mtime_ns: int | None = None
+    remote = False
+    """A part is small, or two reads away: its head and its tail."""
 
     def __init__(self, file: File, start: int, size: int) -> None:
         if start < 0 or size < 0 or start + size > file.size:
@@ -45,6 +49,10 @@ class FileSlice:
     def _check(self, offset: int, nbytes: int) -> None:
         if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
             raise FormatError(f"{escape(self.uri)}: a part of it ends too early.", rule="slice")
+
+    def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
+        """Say what will be read of the part."""
+        self._file.need([(self._start + begin, self._start + end) for begin, end in ranges], advance)
 
     def fileno(self) -> int | None:
         """Return None: the kernel would copy from the start of the file."""

@@ -16,6 +16,7 @@ from ..sources import File
 from ..text import escape
 from . import limits
 from ._zip_records import DEFLATED, FULL, Entry, Listed, locate, record_at, wide_sizes
+from ._zip_remote import locate_remote
 
 __all__ = ["Archive", "Entry", "read_archive"]
 
@@ -67,13 +68,20 @@ def _inflate(data: bytes, size: int, where: str) -> bytes:
 def read_archive(file: File) -> Archive:
     """Read and check the directory of a zip archive.
 
+    Of a remote one the records are not read: the file of the archive that is returned holds each against the directory
+    when something of it is.
+
     Raises FormatError where the archive contradicts itself, UnsafeError where readers could disagree about it.
     """
     number, size, offset = _find_directory(file)
     directory = file.read(offset, size)
     listed = _listed(file, directory, number)
     _check_names(file, [name for name, *_ in listed])
-    return Archive(file, locate(file, listed, offset), offset, directory)
+    if file.remote:
+        file, entries = locate_remote(file, listed, offset)
+    else:
+        entries = locate(file, listed, offset)
+    return Archive(file, entries, offset, directory)
 
 
 def _find_directory(file: File) -> tuple[int, int, int]:

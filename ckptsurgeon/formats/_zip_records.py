@@ -13,7 +13,7 @@ from ..errors import FormatError, UnsafeError
 from ..sources import File
 from ..text import escape
 
-__all__ = ["DEFLATED", "FULL", "Entry", "Listed", "locate", "record_at", "wide_sizes"]
+__all__ = ["DEFLATED", "FULL", "Entry", "Listed", "Spot", "check_spot", "locate", "record_at", "wide_sizes"]
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 STORED, DEFLATED = 0, 8
@@ -42,6 +42,20 @@ class Entry(NamedTuple):
 
 
 Listed = tuple[str, int, int, int, int, int, int, int]
+
+
+class Spot(NamedTuple):
+    """Where a record is said to lie: its header, its data, their end, and where the next header or the directory is."""
+
+    header: int
+    data: int
+    end: int
+    next: int
+
+    @property
+    def frames(self) -> list[tuple[int, int]]:
+        """The bytes of the record that are not its data."""
+        return [(self.header, self.data), (self.end, self.next)]
 
 
 def record_at(file: File, name: str) -> str:
@@ -91,6 +105,15 @@ def _usual_extra(between: bytes, previous: Listed | None, row: Listed, name: byt
     descriptor, crc, stored, size, local, zeros, length, extra = _USUAL.unpack_from(between)
     found = (descriptor, local, zeros, crc, stored, size, length)
     return extra if found == (*_MAGICS, _USUAL_LOCAL, before_crc, before_stored, before_size, len(name)) else -1
+
+
+def check_spot(file: File, row: Listed, spot: Spot) -> None:
+    """Hold the local header and the descriptor of one record against the directory, and against where it was sought."""
+    name = row[0]
+    raw = file.read(spot.header, _LOCAL.size + len(name.encode()))
+    if spot.header + _check_local(file, row, raw) != spot.data:
+        raise UnsafeError(f"{record_at(file, name)} does not begin where its directory leaves it.", rule="zip gap")
+    _check_descriptor(file, row, file.read(spot.end, spot.next - spot.end))
 
 
 class _Window:

@@ -45,7 +45,7 @@ class _NumpyZip:
             format=self.name,
             tree=tree,
             files=(FileHeader(name, source.size, digest, source.mtime_ns),),
-            handles={name: source},
+            handles={name: archive.file},
             notes=(f"compressed, and so not read: {listing(compressed)}",) if compressed else (),
         )
 
@@ -53,6 +53,8 @@ class _NumpyZip:
 def _tree(archive: Archive, within: str) -> dict[str, object]:
     """Return the entry of each key. ``a`` and ``a.npy`` are both called ``a``, and numpy gives one of them."""
     tree: dict[str, object] = {}
+    arrays = [entry for entry in archive.entries.values() if not entry.method]
+    archive.file.need((entry.data, entry.data + min(_HEAD_BYTES, entry.size)) for entry in arrays)
     for record in archive.entries:
         key = record.removesuffix(_SUFFIX)
         if key in tree:

@@ -7,6 +7,7 @@ int64 number of elements and the data. Written after ``_legacy_save`` in ``torch
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 from ..errors import FormatError, UnsafeError
@@ -122,6 +123,7 @@ def _locate(
     if not isinstance(keys, list) or any(type(key) is not str for key in keys) or len(set(keys)) != len(keys):
         raise FormatError(f"{escape(file.uri)} does not list its storages.", rule="legacy")
     storages: dict[str, Storage] = {}
+    file.need(_counts(file, declared, keys, at))
     for key in keys:
         if key not in declared:
             raise FormatError(f"{escape(file.uri)} lists a storage that nothing uses.", rule="legacy")
@@ -143,6 +145,16 @@ def _locate(
     if at != file.size:
         raise FormatError(f"{escape(file.uri)} has {file.size - at} bytes behind its last storage.", rule="legacy")
     return storages
+
+
+def _counts(file: File, declared: dict[str, tuple[str, int]], keys: list[str], at: int) -> Iterator[tuple[int, int]]:
+    """Yield where the numbers of elements lie, as far as what is declared leads."""
+    for key in keys:
+        dtype, numel = declared.get(key, ("", 0))
+        if not dtype or at + 8 > file.size:
+            return
+        yield at, at + 8
+        at += 8 + numel * DTYPES[dtype].bits // 8
 
 
 def _resolve(storages: dict[str, Storage], pid: Any) -> object:

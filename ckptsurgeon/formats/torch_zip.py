@@ -50,7 +50,7 @@ class _TorchZip:
             tree=tree,
             notes=("read the tensors of a TorchScript module, not its program",) if scripted else (),
             files=(FileHeader(name, source.size, archive.digest(), source.mtime_ns),),
-            handles={name: source},
+            handles={name: records.file},
             recipe=recipe,
             frame=lambda: _frame(records, root, recipe or ""),
         )

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
-__all__ = ["File", "Folder", "Source"]
+__all__ = ["Advance", "File", "Folder", "Source"]
+
+Advance = Callable[[int], None]
+"""Called with the number of bytes that have just come, from any thread."""
 
 
 @runtime_checkable
 class File(Protocol):
     """A file of known size, read in ranges. Reading never moves a position, so threads may share it.
 
-    ``uri`` is what the user wrote, ``name`` its last part. ``mtime_ns`` is None where there is none to tell.
+    ``uri`` is what the user wrote, less what is secret in it, ``name`` its last part. ``mtime_ns`` is None where there
+    is none to tell. Of a ``remote`` one each read that has not been announced may cost a request.
     """
 
     uri: str
     name: str
     size: int
     mtime_ns: int | None
+    remote: bool
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError when the file ends before."""
@@ -27,8 +33,15 @@ class File(Protocol):
         """Fill ``view`` from ``offset``; raises SourceError when the file ends before."""
         ...
 
+    def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
+        """Say that these (begin, end) ranges will be read, so that they are fetched together, if they must be.
+
+        ``advance`` is told the bytes that came.
+        """
+        ...
+
     def fileno(self) -> int | None:
-        """Return a descriptor the kernel can copy from, None when there is none."""
+        """Return a descriptor the kernel can copy from, None when there is none, -1 when the file is closed."""
         ...
 
     def folder(self) -> Folder:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
-from ..errors import FormatError, SourceError
+from ..errors import SourceError
 from ..text import escape
-from .base import Source
+from ._names import check_name
+from .base import Advance, Source
 
 __all__ = ["SOURCE", "LocalFile", "LocalFolder", "broken_links", "link_of"]
 
@@ -27,6 +28,8 @@ INDEX = ".index"
 
 class LocalFile:
     """A regular file, held open so that what was planned is what is read."""
+
+    remote = False
 
     def __init__(self, path: str, uri: str = "") -> None:
         self.path = path
@@ -60,6 +63,9 @@ class LocalFile:
                 done += got
         except OSError as error:
             raise self._failed(error) from error
+
+    def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
+        """Do nothing: what will be read is here."""
 
     def fileno(self) -> int | None:
         """Return the descriptor."""
@@ -120,8 +126,7 @@ class LocalFolder:
 
     def file(self, name: str) -> LocalFile:
         """Open one file of the folder; raises FormatError when ``name`` points out of it."""
-        if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name or "\\" in name:
-            raise FormatError(f"{escape(self.uri)} names a file outside itself: {escape(name)}.", rule="outside")
+        check_name(self.uri, name)
         return LocalFile(os.path.join(self.path, name), os.path.join(self.uri, name))
 
 

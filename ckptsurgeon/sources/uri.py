@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 from typing import Protocol, cast
+from urllib.parse import urlsplit, urlunsplit
 
-from ..errors import ConfigError
 from ..registry import discover
-from ..text import escape
 from .base import Source
 
-__all__ = ["open_source", "scheme_of"]
+__all__ = ["open_source", "scheme_of", "shown"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
@@ -28,18 +27,25 @@ def scheme_of(uri: str) -> str:
     return found.group(1).lower() if found else ""
 
 
+def shown(uri: str) -> str:
+    """Return a URI as messages and records have it; an address without its credentials, query and fragment."""
+    if not scheme_of(uri):
+        return uri
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # what is no address may still hold a password
+        return f"{scheme_of(uri)}://…"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
 def open_source(uri: str | os.PathLike[str]) -> Source:
     """Open a path or URI for reading.
 
-    Raises SourceError when it is missing or no regular file, ConfigError when nothing reads its scheme.
+    A source whose scheme is ``*`` has those that no other has. Raises SourceError when it is missing or no regular
+    file, ConfigError when nothing reads its scheme.
     """
     text = os.fspath(uri)
     scheme = scheme_of(text)
     openers = cast("list[_Opener]", list(discover("ckptsurgeon.sources", "SOURCE").values()))
-    for opener in openers:
-        if scheme in opener.schemes:
-            return opener.open(text)
-    raise ConfigError(
-        f"{escape(text)}: this version does not read {scheme}:// addresses.",
-        hint="Download the file and name its path.",
-    )
+    found = [one for name in (scheme, "*") for one in openers if name in one.schemes]
+    return found[0].open(text)

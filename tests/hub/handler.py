@@ -93,8 +93,8 @@ class Handler(BaseHTTPRequestHandler):
                         "gated": "auto" if repository.gated else False, "tags": [], "downloads": 0, "likes": 0,
                         "siblings": siblings})  # fmt: skip
         if what == "paths-info":
-            asked = self._posted_paths()
-            self._json([files[one].listed(one) for one in asked if one in files])
+            rows = {str(row["path"]): row for row in _rows(files, "", deep=True)}
+            self._json([rows[one] for one in self._posted_paths() if one in rows])
         self._tree(files, path)
 
     def _posted_paths(self) -> list[str]:
@@ -201,8 +201,8 @@ class Handler(BaseHTTPRequestHandler):
     def _body(self, file: Stored, begin: int, end: int) -> None:
         whole = self.fault.headers.get("Content-Length") in (None, str(end - begin))
         for block in self._blocks(file, begin, end):
+            self.request_seen.sent += len(block)  # before the client can have it, and ask how many
             self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block) if self.fault.chunked else block)
-            self.request_seen.sent += len(block)
             if self.fault.pause_s:
                 self.hub.closing.wait(self.fault.pause_s)
             if self.fault.hang_after is not None:

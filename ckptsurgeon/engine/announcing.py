@@ -1,0 +1,80 @@
+"""Says of all that a plan will read where it lies, so that what is far away is fetched in few requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ..checkpoint import Checkpoint
+from ..composition import leaves
+from ..plan import Plan
+from ..sources import Advance, File
+from ..tensors import TensorInfo, reach
+from .run import Inputs
+
+__all__ = ["announce"]
+
+Ranges = list[tuple[int, int]]
+Parts = Iterator[tuple[Checkpoint, TensorInfo | None]]
+
+
+def announce(plan: Plan, inputs: Inputs, advance: Callable[[int, int], None] = lambda done, total: None) -> int:
+    """Fetch what the steps of a plan read of remote sources; returns the bytes that came.
+
+    ``advance`` is told (bytes that came, bytes that are wanted in all).
+    """
+    wanted = _wanted(plan, inputs)
+    total = sum(end - begin for _, ranges in wanted for begin, end in ranges)
+    came = _Counter(lambda done: advance(done, max(done, total)))
+    for file, ranges in wanted:
+        file.need(ranges, came.add)
+    return came.done
+
+
+class _Counter:
+    """Bytes that came, of all files."""
+
+    def __init__(self, told: Advance) -> None:
+        self.done = 0
+        self._told = told
+
+    def add(self, nbytes: int) -> None:
+        self.done += nbytes
+        self._told(self.done)
+
+
+def _wanted(plan: Plan, inputs: Inputs) -> list[tuple[File, Ranges]]:
+    """Return of each remote file the ranges that will be read, each once."""
+    checkpoints = [*inputs.sources, *([inputs.keeper] if inputs.keeper is not None else [])]
+    if not any(file.remote for checkpoint in checkpoints for file in checkpoint.open_files().values()):
+        return []
+    found: dict[int, tuple[File, dict[tuple[int, int], None]]] = {}
+    for source, info in _read(plan, inputs):
+        for leaf in leaves(info) if info is not None else ():
+            if leaf.storage is None:
+                continue
+            file = source.file(leaf)
+            if file.remote:
+                found.setdefault(id(file), (file, {}))[1][_range(leaf)] = None
+    return [(file, list(ranges)) for file, ranges in found.values()]
+
+
+def _read(plan: Plan, inputs: Inputs) -> Parts:
+    """Yield the tensors that a plan reads, with the checkpoints they are of."""
+    for step in plan.steps:
+        for one in step.inputs:
+            yield inputs.sources[one.source], inputs.sources[one.source].get(one.key)
+        if inputs.keeper is not None and step.overlays:
+            yield inputs.keeper, inputs.keeper.get(step.key)
+    for pair in plan.equal:
+        source = inputs.sources[pair.source]
+        yield from ((source, source.get(key)) for key in (pair.first, pair.second))
+
+
+def _range(info: TensorInfo) -> tuple[int, int]:
+    """Return what is read for a stored tensor: its whole record where that has a checksum, else what it reaches."""
+    storage = info.storage
+    assert storage is not None
+    if storage.has_checksum:
+        return storage.offset, storage.offset + storage.nbytes
+    begin = storage.offset + info.offset
+    return begin, begin + (reach(info.shape, info.stride) * info.itemsize if info.stride else info.nbytes)

@@ -1,0 +1,166 @@
+"""Asks a web server, patiently: one client for every address, whose credentials stay with their host.
+
+HTTP semantics after RFC 9110: ranges (14), validators (8.8), redirects (15.4), Retry-After (10.2.3).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+from ..errors import SourceError
+from ..text import escape
+from ..version import __version__
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ["Address", "Patience", "ask", "broken", "close_connections", "refusal"]
+
+CONNECT_S, SILENT_S = 15.0, 60.0
+"""How long a server may take to answer at all, and to send the next byte."""
+TRIES = 5
+LONGEST_WAIT_S = 60.0
+"""A server that asks for more patience than this is given up."""
+REDIRECTS = 10
+_REDIRECTS = {301, 302, 303, 307, 308}
+_BUSY = {408, 425, 429, 500, 502, 503, 504}
+
+sleep = time.sleep
+
+
+@dataclass(frozen=True)
+class Address:
+    """An address to ask: ``url`` without credentials, ``shown`` for messages, ``secret`` headers for its host alone."""
+
+    url: str
+    shown: str
+    secret: Mapping[str, str] = field(default_factory=dict)
+
+
+class Patience:
+    """How often one thing is asked for again, with longer and longer waits."""
+
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+        self._failed = 0
+
+    def again(self, why: str, wait_s: float = 0.0) -> None:
+        """Wait before the next attempt; raises SourceError where there has been enough of them."""
+        self._failed += 1
+        if self._failed >= TRIES or wait_s > LONGEST_WAIT_S:
+            raise SourceError(
+                f"{escape(self._shown)} cannot be had: {escape(why)}; tried {self._failed} times.",
+                hint="Try again later.",
+            )
+        sleep(max(wait_s, 0.25 * 2**self._failed))
+
+
+@contextmanager
+def ask(address: Address, patience: Patience, **headers: str) -> Iterator[httpx2.Response]:
+    """Give the answer to a GET, redirects followed, busy servers asked again; its body is not read yet.
+
+    Raises SourceError where there is no answer that could be used.
+    """
+    while True:
+        try:
+            response = _follow(address, headers)
+        except broken() as error:
+            patience.again(_why(error))
+            continue
+        if response.status_code not in _BUSY:
+            break
+        response.close()
+        patience.again(f"the server says {_status(response)}", _retry_after(response))
+    try:
+        yield response
+    finally:
+        response.close()
+
+
+def refusal(address: Address, response: httpx2.Response) -> SourceError:
+    """Return the error for an answer that is no file."""
+    code = response.status_code
+    hint = ""
+    if code in (401, 403):
+        hint = "The server wants other credentials than were given."
+    return SourceError(f"{escape(address.shown)} cannot be had: the server says {_status(response)}.", hint=hint)
+
+
+def broken() -> tuple[type[Exception], ...]:
+    """Return what a connection raises that fails, stalls or ends too early."""
+    import httpx2
+
+    return (httpx2.TransportError,)
+
+
+def close_connections() -> None:
+    """Close the connections that are kept open for the next request."""
+    if _client.cache_info().currsize:
+        _client().close()
+        _client.cache_clear()
+
+
+@cache
+def _client() -> httpx2.Client:
+    import httpx2
+
+    agent = {"User-Agent": f"ckptsurgeon/{__version__}", "Accept-Encoding": "identity", "Accept": "*/*"}
+    timeout = httpx2.Timeout(SILENT_S, connect=CONNECT_S)
+    return httpx2.Client(headers=agent, timeout=timeout, follow_redirects=False)
+
+
+def _follow(address: Address, headers: Mapping[str, str]) -> httpx2.Response:
+    """Return the first answer that is no redirect; what is secret goes to the address's own origin alone."""
+    import httpx2
+
+    url = address.url
+    for _ in range(REDIRECTS):
+        own = address.secret if _origin(url) == _origin(address.url) else {}
+        try:
+            request = _client().build_request("GET", url, headers={**headers, **own})
+        except (httpx2.InvalidURL, ValueError) as error:
+            raise SourceError(f"{escape(address.shown)} is no address: {escape(str(error))}.") from None
+        response = _client().send(request, stream=True)
+        if response.status_code not in _REDIRECTS or "Location" not in response.headers:
+            return response
+        response.close()
+        url = _redirected(address, url, response.headers["Location"])
+    raise SourceError(f"{escape(address.shown)} cannot be had: it is redirected without end.")
+
+
+def _redirected(address: Address, url: str, location: str) -> str:
+    """Return where a redirect leads; never to another scheme than http(s), nor from https to what all can read."""
+    there = urljoin(url, location)
+    scheme = urlsplit(there).scheme.lower()
+    if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):
+        raise SourceError(
+            f"{escape(address.shown)} is redirected to a {escape(scheme)}: address, which is not followed."
+        )
+    return there
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
+    with suppress(ValueError):
+        return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    return "", "", 0
+
+
+def _status(response: httpx2.Response) -> str:
+    return f"{response.status_code} {escape(response.reason_phrase, 80)}".strip()
+
+
+def _retry_after(response: httpx2.Response) -> float:
+    """Return the seconds that a server asks to wait; dates are left to the usual waits."""
+    said = response.headers.get("Retry-After", "")
+    return float(said) if said.isascii() and said.isdigit() else 0.0
+
+
+def _why(error: Exception) -> str:
+    return str(error) or type(error).__name__

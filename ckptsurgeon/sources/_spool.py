@@ -1,0 +1,90 @@
+"""What has come of a remote file, kept on this machine: a sparse file, and the ranges of it that are filled."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from ..errors import SourceError
+from ..text import escape, human_bytes
+from ._intervals import Intervals, Range
+
+__all__ = ["Spool"]
+
+_HINT = "Make room in the folder for temporary files, or set TMPDIR to another."
+
+
+class Spool:
+    """A local file into which a remote one is put piece by piece. Threads may share it.
+
+    ``uri`` is what messages call the remote file. Unless a descriptor is given, the file has no name and is gone when
+    the process is.
+    """
+
+    def __init__(self, uri: str, fd: int = -1) -> None:
+        self._uri = uri
+        self._fd = fd if fd >= 0 else _unnamed()
+        self._held = Intervals()
+        self._lock = threading.Lock()
+
+    def fileno(self) -> int:
+        """Return the descriptor, -1 once it is closed."""
+        return self._fd
+
+    def missing(self, begin: int, end: int) -> list[Range]:
+        """Return the parts of a range that have not come yet."""
+        with self._lock:
+            return self._held.missing(begin, end)
+
+    def hold(self, begin: int, end: int) -> None:
+        """Take a range as filled."""
+        with self._lock:
+            self._held.add(begin, end)
+
+    def check_room(self, nbytes: int) -> None:
+        """Raise SourceError where this machine plainly has no room for so many bytes."""
+        found = os.fstatvfs(self._fd)
+        free = found.f_bavail * found.f_frsize
+        if found.f_blocks and nbytes > free:
+            raise SourceError(
+                f"{escape(self._uri)} has {human_bytes(nbytes)}, and {human_bytes(free)} are free here.", hint=_HINT
+            )
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Put bytes in their place; raises SourceError where this machine has no room for them."""
+        view, at = memoryview(data), offset
+        try:
+            while view:
+                done = os.pwrite(self._fd, view, at)
+                view, at = view[done:], at + done
+        except OSError as error:
+            raise SourceError(
+                f"{escape(self._uri)} cannot be kept on this machine: {error.strerror}.",
+                hint=_HINT,
+            ) from error
+        self.hold(offset, offset + len(data))
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill ``view``; what is read must have come."""
+        done = 0
+        while done < len(view):
+            try:
+                got = os.preadv(self._fd, [view[done:]], offset + done)
+            except OSError as error:
+                raise SourceError(f"{escape(self._uri)} cannot be read again: {error.strerror}.") from error
+            if not got:
+                raise SourceError(f"{escape(self._uri)}: what was fetched of it is gone from this machine.")
+            done += got
+
+    def close(self) -> None:
+        """Close the file, once."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _unnamed() -> int:
+    import tempfile
+
+    with tempfile.TemporaryFile(prefix="ckptsurgeon-") as file:
+        return os.dup(file.fileno())

@@ -1,0 +1,79 @@
+"""``https://`` and ``http://``: what is read of a file is fetched, and no more."""
+
+from __future__ import annotations
+
+import base64
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from ..errors import ConfigError, SourceError
+from ..text import escape
+from ._http import Address
+from ._http_ranges import open_http
+from ._names import check_name
+from .base import Source
+from .remote import RemoteFile
+from .uri import shown
+
+__all__ = ["SOURCE", "WebFolder"]
+
+
+class WebFolder:
+    """What lies beside a file on a web server, of which there is no list: only what is asked for by name is found."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.uri = shown(url)
+        self.name = unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2])
+
+    def names(self) -> list[str]:
+        """Return nothing: a web server does not say what it has."""
+        return []
+
+    def folders(self) -> list[str]:
+        """Return nothing."""
+        return []
+
+    def file(self, name: str) -> RemoteFile:
+        """Open a file beside it; raises FormatError when ``name`` points elsewhere."""
+        check_name(self.uri, name)
+        parts = urlsplit(self._url)
+        return _open(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}")))
+
+
+class _Web:
+    schemes = ("http", "https")
+
+    def open(self, uri: str) -> Source:
+        return _open(uri)
+
+
+def _open(url: str) -> RemoteFile:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError as error:
+        raise ConfigError(f"{escape(url.partition('://')[0])}://… is no address: {escape(str(error))}.") from None
+    if not host:
+        raise ConfigError(f"{escape(shown(url))} names no host.", hint="Write https://host/path.")
+    name = unquote(parts.path.rpartition("/")[2])
+    if not name:
+        raise SourceError(
+            f"{escape(shown(url))} is a folder on a web server, which cannot be listed.", hint="Name a file in it."
+        )
+    folder = urlunsplit(parts._replace(path=parts.path.rpartition("/")[0], fragment=""))
+    return open_http(_address(url), name, lambda: WebFolder(folder))
+
+
+def _address(url: str) -> Address:
+    """Return an address; credentials in it become a header that no other host is sent."""
+    parts = urlsplit(url)
+    credentials, _, host = parts.netloc.rpartition("@")
+    secret = {}
+    if credentials:
+        told = base64.b64encode(unquote(credentials).encode()).decode()
+        secret["Authorization"] = f"Basic {told}"
+    return Address(urlunsplit(parts._replace(netloc=host, fragment="")), shown(url), secret)
+
+
+SOURCE = _Web()

@@ -1,0 +1,24 @@
+"""No test waits for a server that is to be asked again; connections end with the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ckptsurgeon.sources import _http
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long would have been waited, in order."""
+    found: list[float] = []
+    monkeypatch.setattr(_http, "sleep", found.append)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _connections(waits: list[float]) -> Iterator[None]:
+    _http.close_connections()
+    yield
+    _http.close_connections()
