@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..errors import FormatError
-from ..sources import File, Folder
+from ..sources import Advance, File, Folder
 from ..text import escape
 
 __all__ = ["Memory"]
@@ -13,6 +15,7 @@ class Memory:
     """Bytes from inside a file, which have no place of their own there."""
 
     mtime_ns: int | None = None
+    remote = False
 
     def __init__(self, outer: File, data: bytes) -> None:
         self.uri = outer.uri
@@ -30,6 +33,9 @@ class Memory:
     def readinto(self, offset: int, view: memoryview) -> None:
         """Fill ``view`` from ``offset``; raises FormatError beyond the end."""
         view[:] = self.read(offset, len(view))
+
+    def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
+        """Do nothing: what will be read is here."""
 
     def fileno(self) -> int | None:
         """Return None: there is nothing that the kernel could copy from."""

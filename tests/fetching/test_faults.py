@@ -58,7 +58,7 @@ class Row:
 ALWAYS = None
 ROWS = [
     Row(faults.short_body(1000), 0, 0),
-    Row(faults.short_body(1000), 3, 3, nth=2, times=ALWAYS, first=faults.short_body(1000)),
+    Row(faults.short_body(0), 3, 3, nth=2, times=ALWAYS, first=faults.short_body(1000)),
     Row(faults.dropped(1000), 3, 0),
     Row(faults.dropped(0), 3, 0),
     Row(faults.dropped(1000), 3, 3, times=ALWAYS),

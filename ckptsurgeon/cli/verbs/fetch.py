@@ -22,7 +22,7 @@ cannot be put where it should lie.
 EXAMPLES = """\b
 Examples:
   ckpt fetch hf://org/repo@v1.0/model.safetensors
-  ckpt fetch https://example.org/best.pth --sha256 9f86d081884c7d65… --dir models
+  ckpt fetch https://example.org/best.pth --sha256 "$SHA256" --dir models
 """
 
 
