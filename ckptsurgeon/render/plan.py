@@ -168,7 +168,11 @@ def _total_row(branches: Sequence[_Branch], present: Sequence[str]) -> list[str 
     elements = sum(branch.elements for branch in branches)
     share = sum(branch.loaded for branch in branches) / elements if elements else 0.0
     counts = [Text(str(total[kind]), "bold") for kind in present]
-    return [Text("total", "bold"), *counts, _bar(share, f"of {human_count(elements)} {'value' if elements == 1 else 'values'}")]
+    return [
+        Text("total", "bold"),
+        *counts,
+        _bar(share, f"of {human_count(elements)} {'value' if elements == 1 else 'values'}"),
+    ]
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
