@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 
 ORACLES := espnet speechbrain tensorflow mfcc mergekit peft
 
-.PHONY: help demo test test-faults check bench oracle format clean
+.PHONY: help demo test test-faults fuzz check bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -30,6 +30,16 @@ test: $(STAMP)  ## run the tests
 
 test-faults: $(STAMP)  ## the tests that need rights over the machine: full disks, killed runs, power cuts
 	$(BIN)/python -m pytest -m faults tests/faults
+
+FUZZED := pickles zips safetensors_files arrays tables
+
+fuzz: .fuzz/.installed  ## fuzz the readers, guided by coverage (FUZZ_SECONDS for each; else ten minutes in all)
+	for reader in $(FUZZED); do FUZZ_SECONDS=$${FUZZ_SECONDS:-120} .fuzz/bin/python -m tests.fuzz.$$reader || exit 1; done
+
+.fuzz/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .fuzz
+	.fuzz/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' atheris==3.0.0
+	@touch $@
 
 check: $(STAMP)  ## format, lint, types, documentation, architecture
 	$(BIN)/ruff format --check .
@@ -53,4 +63,4 @@ format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what make made
-	rm -rf $(VENV) demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .fuzz demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,6 +14,10 @@ LISTED = 5
 
 _DIGITS = re.compile(r"(\d+)")
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_BLANK = "\u115f\u1160\u3164\uffa0\u2800"
+"""Letters and a symbol that are drawn as nothing."""
+MARKS = 4
+"""Marks that one letter may carry, as in Vietnamese or Hebrew; a hundred would cover the lines above and below."""
 
 
 def escape(name: str, limit: int = 300) -> str:
@@ -25,11 +29,15 @@ def escape(name: str, limit: int = 300) -> str:
         name = f"{name[: limit // 2]}…{name[-limit // 4 :]}"
     if name.isascii() and name.isprintable():
         return name
-    return "".join(_visible(char) for char in name)
+    shown, marks = [], 0
+    for char in name:
+        marks = marks + 1 if unicodedata.category(char) in ("Mn", "Me") else 0
+        shown.append(_visible(char, too_many=marks > MARKS))
+    return "".join(shown)
 
 
-def _visible(char: str) -> str:
-    if unicodedata.category(char) not in _HIDDEN:
+def _visible(char: str, *, too_many: bool) -> str:
+    if not too_many and char not in _BLANK and unicodedata.category(char) not in _HIDDEN:
         return char
     return char.encode("unicode_escape", "backslashreplace").decode("ascii")
 

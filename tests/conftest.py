@@ -13,9 +13,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from .hostile.table import pytest_terminal_summary
 from .hub.fixtures import hub, naps, other_host
 
-__all__ = ["hub", "naps", "other_host"]
+__all__ = ["hub", "naps", "other_host", "pytest_terminal_summary"]
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,8 @@ from .stopping import stop_of
 __all__ = ["failed"]
 
 BUG = 70
+LONGEST = 1200
+"""Characters of a message, and of a hint, that people are shown; with --json there are all of them."""
 
 
 def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:
@@ -90,11 +92,11 @@ def _as_json(error: CheckpointError, code: int) -> str:
 
 
 def _as_text(error: CheckpointError) -> object:
-    """Return an error for people."""
+    """Return an error for people: what it repeats of arguments and files may be anything, and of any length."""
     from rich.text import Text
 
     line = Text("error: ", style="bold red")
-    line.append(error.message, style="default not bold")
+    line.append(escape(error.message, LONGEST), style="default not bold")
     if error.hint:
-        line.append(f" {error.hint}", style="default not bold")
+        line.append(f" {escape(error.hint, LONGEST)}", style="default not bold")
     return line

@@ -8,6 +8,7 @@ from math import prod
 
 from ..errors import FormatError
 from ..tensors import Storage, TensorInfo, contiguous_stride
+from . import limits
 from ._bounds import check_elements, check_sizes
 from ._numpy import TORCH_NAMES
 from ._values import Name, Opaque
@@ -15,7 +16,6 @@ from ._values import Name, Opaque
 __all__ = ["MAGIC", "npy_entry"]
 
 MAGIC = b"\x93NUMPY"
-_LONGEST = 1 << 16
 _HEAD = re.compile(
     r"\{'descr': '(?P<order>[<>|=]?)(?P<code>[A-Za-z]\d*)', 'fortran_order': (?P<fortran>True|False), "
     r"'shape': \((?P<shape>[\d, ]*)\), \} *\n"
@@ -58,6 +58,6 @@ def _header(head: bytes) -> tuple[str, int]:
         raise FormatError("a numpy array does not begin as one.", rule="npy header")
     form, start = ("<H", 10) if head[6] == 1 else ("<I", 12)
     length = struct.unpack_from(form, head, 8)[0]
-    if length > _LONGEST or start + length > len(head):
+    if length > limits.NPY_HEADER_BYTES or start + length > len(head):
         raise FormatError(f"a numpy array has a header of {length} bytes.", rule="npy header")
     return head[start : start + length].decode("latin-1"), start + length

@@ -35,9 +35,10 @@ class Archive:
     directory_offset: int
     directory: bytes
 
-    def read(self, name: str, most: int = limits.PICKLE_BYTES) -> bytes:
+    def read(self, name: str, most: int | None = None) -> bytes:
         """Return one small record, inflated if need be, its checksum checked."""
         entry = self.entries[name]
+        most = limits.PICKLE_BYTES if most is None else most
         if entry.size > most or entry.stored > most:
             raise UnsafeError(
                 f"{record_at(self.file, name)} is {entry.size} bytes, over the limit.", rule="record size"

@@ -69,6 +69,9 @@ SHARDS = 1000
 BESIDE_BYTES = 1 << 20
 """A text beside a checkpoint that is shown with it: flags, an alphabet."""
 
+NPY_HEADER_BYTES = 1 << 16
+"""What one array of NumPy's says of itself; that of 64 dimensions takes under 2,000 bytes."""
+
 RECIPE_BYTES = 128 << 20
 """A recipe has about 100 bytes for each tensor."""
 

@@ -8,6 +8,7 @@ from ..errors import FormatError
 from ..sources import File, Source
 from ..tensors import Storage, TensorInfo
 from ..text import escape, listing
+from . import limits
 from ._header import FileHeader, Header, naming
 from ._npy import npy_entry
 from ._values import Name, Opaque
@@ -16,7 +17,7 @@ from ._zip import Archive, read_archive
 __all__ = ["FORMAT"]
 
 _SUFFIX = ".npy"
-_HEAD_BYTES = (1 << 16) + 12
+_HEAD_BYTES = limits.NPY_HEADER_BYTES + 12
 
 
 class _NumpyZip:

@@ -7,8 +7,7 @@ here, and stricter in one thing: a key that stands twice is an error, where the 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..tensors import DTYPES, Storage, TensorInfo
 from ..text import escape
 from . import limits
 from ._header import FileHeader, Header
-from ._json import parse_json
+from ._json import parse_json, unique_keys
 from ._safetensors_writer import CODES, RECIPE_KEY, SafetensorsWriter
 from ._seal import UNSEALED, digest_outside, seal_of
 
@@ -75,17 +74,9 @@ def _raw_header(file: File) -> bytes:
     return file.read(8, length)
 
 
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        double = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key {escape(double)} stands twice")
-    return found
-
-
 def _parse(file: File, raw: bytes) -> dict[str, Any]:
     try:
-        entries = parse_json(raw, _unique)
+        entries = parse_json(raw, unique_keys)
     except ValueError as error:
         raise _fail(file, "InvalidHeaderDeserialization", f"its header is no JSON: {error}") from None
     if not raw.startswith(b"{") or not isinstance(entries, dict):

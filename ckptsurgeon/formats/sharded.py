@@ -18,7 +18,7 @@ from ..tensors import TensorInfo
 from ..text import escape, listing
 from . import limits
 from ._header import FileHeader, Header
-from ._json import parse_json
+from ._json import parse_json, unique_keys
 from ._open import read_header
 from ._sharded_writer import folder_frame, folder_recipe
 
@@ -68,7 +68,7 @@ def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str]]:
         raise FormatError(f"{escape(file.uri)} is too large for an index.", rule="index size")
     raw = file.read(0, file.size)
     try:
-        index = parse_json(raw)
+        index = parse_json(raw, unique_keys)
     except ValueError as error:
         raise FormatError(f"{escape(file.uri)} is no JSON: {error}.", rule="index") from None
     weight_map = index.get("weight_map") if isinstance(index, dict) else None

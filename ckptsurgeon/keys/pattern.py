@@ -34,10 +34,16 @@ class Captures:
     rest: str = ""
 
 
+MAX_CHARACTERS = 100_000
+"""Of one pattern. A list of thousands of names is shorter; one without end would be compared for ever."""
+
+
 class KeyPattern:
     """A parsed key pattern; raises PatternError when the text is not one."""
 
     def __init__(self, text: str) -> None:
+        if len(text) > MAX_CHARACTERS:
+            raise PatternError(f"a pattern has {len(text)} characters; at most {MAX_CHARACTERS} are read.")
         self.text = text
         self.expression: re.Pattern[str] | None = None
         self.segments: tuple[Segment, ...] = ()

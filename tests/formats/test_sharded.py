@@ -59,17 +59,11 @@ def test_shards_that_torch_wrote() -> None:
         (lambda m: os.remove("m/model-00002-of-00002.safetensors"), "00002-of-00002.safetensors, which does not exist"),
         (lambda m: index("m/model.safetensors.index.json", {**m, "d": m["a"]}), "lacks d"),
         (lambda m: index("m/model.safetensors.index.json", {k: v for k, v in m.items() if k != "b"}), "has besides b"),
-        (lambda m: index("m/model.safetensors.index.json", {**m, "a": "../evil.safetensors"}), "outside itself"),
-        (lambda m: index("m/model.safetensors.index.json", {**m, "a": "/etc/passwd"}), "outside itself"),
-        (lambda m: index("m/model.safetensors.index.json", {**m, "a": 3}), "names no file"),
-        (lambda m: index("m/model.safetensors.index.json", {**m, "a": "model.safetensors.index.json"}), "no shard"),
-        (lambda m: Path("m/model.safetensors.index.json").write_text("{"), "no JSON"),
-        (lambda m: Path("m/model.safetensors.index.json").write_text('{"a": 1}'), "no weight_map"),
-        (lambda m: Path("m/model.safetensors.index.json").write_text('{"a":' + "[" * 100_000), "no JSON"),
         (lambda m: save_file({"a": torch.ones(1)}, "m/model.safetensors"), "both model.safetensors and"),
     ],
-)  # fmt: skip
-def test_an_index_that_lies_is_refused(change: object, why: str) -> None:
+)
+def test_the_error_says_which_shard_or_key_it_is(change: object, why: str) -> None:
+    """What else an index can say that is not so: tests/hostile/test_index.py."""
     change(shards())  # type: ignore[operator]
     with pytest.raises(cs.FormatError, match=why):
         cs.open_checkpoint("m")

@@ -15,8 +15,7 @@ from torch import nn
 
 import ckptsurgeon as cs
 from ckptsurgeon.formats import limits
-
-from .test_bounds import long_script_names, long_script_paths
+from tests.hostile.bombs import long_script_names, long_script_paths
 
 
 class Net(nn.Module):

@@ -1,0 +1,109 @@
+"""Files that cost neither time nor memory: each is opened in a process of 2 GiB and ten seconds of its own time."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .bombs import BOMB, FILES, LARGE, OPENS, model_with, tensor, zipped
+from .case import Case, all_named, broken, by_refusal, each, unsafe
+from .clauses import COSTS, clause
+from .holding import SECONDS, nothing_changed
+
+ADDRESS_SPACE = 2 << 30
+
+RULES = {
+    broken("key length"): ("long names in a script", "a key of three thousand segments", "a key of a million characters"),
+    unsafe("module tree"): ("a long path to many tensors of a script", "a long path to many modules of a script", "modules shared by modules", "modules over shared modules", "parameters shared by modules"),
+    broken("persistent id"): ("a persistent id of itself", "a storage of itself"),
+    broken("no state dict"): ("an object named by a tuple of itself", "an extra that is a tuple of itself", "a million tuples deep", "a tuple of itself as a key", "billion laughs", "a list that holds itself", "a mapping that holds itself", "a memo index of four billion"),
+    broken("tensor dtype"): ("a tensor of a type that is a tuple of itself",),
+    unsafe("pickle length"): ("a million empty mappings", "a million memos", "containers in a list", "lists in a list", "sixteen million short texts", "eight million keys"),
+    unsafe("pickle depth"): ("a million marks", "rebuilding that is rebuilt"),
+    broken("pickle"): ("a false length", "only the legacy magic", "a sparse tensor whose layout has no end"),
+    unsafe("deflate bomb"): ("a deflate bomb", "wide text"),
+    broken("unknown format"): ("a million records claimed", "a safetensors header of a terabyte", "text", "zeros"),
+    broken("InvalidHeaderDeserialization"): ("a deep safetensors header", "a safetensors header of numbers", "metadata of lists", "metadata of objects"),
+    broken("empty"): ("nothing",),
+    unsafe("key length"): ("TensorFlow's index of long keys that share", "TensorFlow's index of keys that are too long"),
+    broken("snappy"): ("TensorFlow's index of blocks that unpack without end",),
+    unsafe("tensors"): ("TensorFlow's index of half a million tensors", "TensorFlow's index of millions of fields", "TensorFlow's index of slices that are nowhere"),
+    broken("table"): ("TensorFlow's index of blocks of nothing",),
+    broken("name"): ("TensorFlow's index of blocks of one long key",),
+    broken("protobuf"): ("TensorFlow's index of dimensions",),
+    broken("shards"): ("TensorFlow's index of restart points",),
+    unsafe("index size"): ("TensorFlow's index of nothing, and long",),
+    broken("missing shard"): ("TensorFlow's index of tensors of exabytes",),
+    broken("legacy"): ("legacy storage keys without end",),
+    unsafe("pickle copies"): ("ordered dicts of a dict", "sets of a list", "sizes of a list", "bytes of a text"),
+    unsafe("pickle names"): ("millions of names",),
+    unsafe("pickle calls"): ("millions of tensors",),
+    unsafe("pickle text"): ("texts that are wide together",),
+    broken("index"): ("an index of lists",),
+    broken("nested"): ("a nested tensor of an array",),
+    unsafe("segments"): ("keys of three million segments",),
+    broken("tensor size"): ("sizes that collide",),
+    unsafe("zip entries"): ("half a million records",),
+}  # fmt: skip
+
+
+def made(name: str):
+    def make() -> str:
+        path = "x.index.json" if "an index" in name else "x.pth"
+        Path(path).write_bytes(FILES[name] if name in FILES else LARGE[name]())
+        return path
+
+    return make
+
+
+CASES = by_refusal(COSTS, RULES, made)
+
+
+def limited() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+
+
+def inspected(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ckptsurgeon", "inspect", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS * 10,  # the machine may be busy; the limit itself is on the process's own time
+        preexec_fn=limited,
+    )
+
+
+@each(CASES)
+def test_a_file_that_would_cost_too_much_is_refused(case: Case) -> None:
+    path = case.make()
+    with nothing_changed():
+        done = inspected(path, "--json")
+    assert done.returncode == 3, (done.returncode, done.stderr[-500:])
+    assert len(done.stderr) < 2000
+    said = json.loads(done.stderr)
+    assert (said["error"], said["rule"]) == (case.refusal.error, case.refusal.rule), said
+
+
+def test_every_file_has_a_case() -> None:
+    assert all_named(CASES, [*FILES, *LARGE])
+
+
+@clause(COSTS)
+@pytest.mark.parametrize("name", OPENS)
+def test_an_odd_file_is_opened_in_time_and_memory(name: str) -> None:
+    Path("x.pth").write_bytes(OPENS[name]())
+    done = inspected("x.pth")
+    assert done.returncode == 0, (done.returncode, done.stderr[-500:])
+
+
+@clause(COSTS)
+def test_a_tensor_over_no_storage_is_shown_with_the_reason() -> None:
+    Path("x.pth").write_bytes(zipped(model_with(tensor(storage=BOMB))))
+    done = inspected("x.pth")
+    assert (done.returncode, "it lies over a tuple, which is no storage" in done.stdout) == (0, True)
