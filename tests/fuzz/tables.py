@@ -1,7 +1,10 @@
 """LevelDB's tables, as TensorFlow's index is one; each mutation is of a block and sealed anew."""
 
-from tests.formats import tensorflow_files as tf
 from tests.fuzz.target import fuzz, opened
+
+# isort: split
+# what is imported before atheris is not instrumented
+from tests.formats import tensorflow_files as tf
 
 ROWS = [(b"", tf.HEADER), (b"v", tf.entry([2], 8)), (b"w", tf.entry([1, 2], 8, offset=8))]
 READ = opened("x.index")
