@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..engine import output_error
-from ..errors import CheckpointError, ConfigError, SourceError
+from ..errors import CheckpointError, SourceError
 from ..text import escape
 from .blob import Blob, called, is_digest, read_blob, remove_blob
 from .config import FetchConfig
 from .counter import counter
+from .hub_errors import failed, is_offline
 from .origin import Origin
-from .web import without_queries
 
 if TYPE_CHECKING:
     from ..engine import Progress
@@ -41,7 +40,7 @@ def pinned(origin: Origin, config: FetchConfig) -> Origin:
 
         found = HfApi(token=config.token).resolve_revision(
             origin.source, revision=origin.revision or None, cache_dir=config.huggingface_cache_dir,
-            local_files_only=_is_offline(config),
+            local_files_only=is_offline(config),
         )  # fmt: skip
         if not _NAME.fullmatch(found.resolved):
             raise ValueError(f"{found.resolved!r} is no commit")
@@ -59,14 +58,14 @@ def from_hub(origin: Origin, config: FetchConfig, cache_dir: str | None, progres
 
             path = hf_hub_download(
                 repo_id=origin.source, filename=origin.file, revision=origin.revision or None, cache_dir=cache_dir,
-                token=config.token, local_files_only=_is_offline(config), tqdm_class=counter(progress),
+                token=config.token, local_files_only=is_offline(config), tqdm_class=counter(progress),
                 force_download=left + 1 < TRIES,
             )  # fmt: skip
         blob = read_blob(path, _said(origin, config, path))
         if blob is not None:
             return replace(blob, again=left + 1 < TRIES)
         remove_blob(path)
-        if _is_offline(config):
+        if is_offline(config):
             break
     raise SourceError(
         f"{escape(origin.shown)} is not what the hub has: its SHA-256 differs. It was removed from the cache.",
@@ -86,7 +85,7 @@ def repository_from_hub(
 
         folder = snapshot_download(
             origin.source, revision=origin.revision, cache_dir=config.huggingface_cache_dir, token=config.token,
-            local_files_only=_is_offline(config), tqdm_class=counter(progress),
+            local_files_only=is_offline(config), tqdm_class=counter(progress),
         )  # fmt: skip
         names = _names(origin, config, folder)
     cache = config.huggingface_cache_dir
@@ -119,7 +118,7 @@ def _said(origin: Origin, config: FetchConfig, path: str) -> str:
     The cache calls a file by it. The hub is asked where that is no digest: the cache has no links, or the hub is a
     mirror that has ETags of its own.
     """
-    if is_digest(called(path)) or _is_offline(config):
+    if is_digest(called(path)) or is_offline(config):
         return called(path)
     with suppress(CheckpointError), _asking(origin, config):
         from huggingface_hub import HfApi
@@ -132,83 +131,28 @@ def _said(origin: Origin, config: FetchConfig, path: str) -> str:
     return ""
 
 
-def _is_offline(config: FetchConfig) -> bool:
-    from huggingface_hub import constants
-
-    return not config.allow_network or constants.is_offline_mode()
-
-
 @contextmanager
 def _asking(origin: Origin, config: FetchConfig) -> Iterator[None]:
     """Let whatever the client raises be an error of ours: it has some thirty, and passes on those of what it uses."""
     try:
-        yield
+        with _patience():
+            yield
     except Exception as error:
-        raise _failed(origin, config, error) from None
+        raise failed(origin, config, error) from None
 
 
-def _failed(origin: Origin, config: FetchConfig, error: Exception) -> CheckpointError:
-    from huggingface_hub import errors
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Give up a hub that stops in the middle of a listing: the client waits for ever there, unlike for files."""
+    from huggingface_hub import constants, get_session
 
-    say: tuple[tuple[type[Exception], Callable[..., SourceError | ConfigError]], ...] = (
-        (errors.GatedRepoError, _gated),
-        (errors.RepositoryNotFoundError, _no_repository),
-        (errors.RevisionNotFoundError, _no_revision),
-        (errors.LocalEntryNotFoundError, _not_here),
-        (errors.RevisionResolutionError, _not_here),
-        (errors.OfflineModeIsEnabled, _not_here),
-        (errors.EntryNotFoundError, _no_file),
-        (errors.LocalTokenNotFoundError, _no_token),
-    )
-    for kind, saying in say:
-        if isinstance(error, kind):
-            return saying(origin, config)
-    if (
-        isinstance(error, OSError) and error.errno is not None
-    ):  # of this machine; the network's errors are none of these
-        return output_error(os.fsdecode(error.filename or "the cache"), error)
-    why = without_queries(str(error).strip() or type(error).__name__)
-    return SourceError(f"{escape(origin.shown)} cannot be had from the hub: {escape(why, 400)}")
+    def limit(request: Any) -> None:
+        found = request.extensions.get("timeout") or dict.fromkeys(("connect", "read", "write", "pool"))
+        request.extensions["timeout"] = {what: s or constants.HF_HUB_DOWNLOAD_TIMEOUT for what, s in found.items()}
 
-
-def _gated(origin: Origin, config: FetchConfig) -> SourceError:
-    login = "Use FetchConfig(token=True) after hf auth login." if config.token is False else (
-        "Accept its terms on its page, and run hf auth login."
-    )  # fmt: skip
-    return SourceError(f"the {_repository(origin)} asks for a login.", hint=login)
-
-
-def _no_repository(origin: Origin, config: FetchConfig) -> SourceError:
-    if config.token is None:
-        return SourceError(f"there is no {_repository(origin)}.", hint="A private one needs hf auth login.")
-    private = "" if config.token else " A private one needs FetchConfig(token=True)."
-    return SourceError(f"there is no {_repository(origin)}, and no folder {escape(origin.source)} here.{private}")
-
-
-def _no_revision(origin: Origin, config: FetchConfig) -> SourceError:
-    return SourceError(f"the {_repository(origin)} has no revision {escape(origin.revision)}.")
-
-
-def _not_here(origin: Origin, config: FetchConfig) -> SourceError:
-    what = f"{escape(origin.file)} of the {_at(origin)}" if origin.file else f"the whole of the {_at(origin)}"
-    if not config.allow_network:
-        return SourceError(f"{what} is not in the cache, and allow_network is False.")
-    if _is_offline(config):
-        return SourceError(f"{what} is not in the cache, and HF_HUB_OFFLINE is set.")
-    return SourceError(f"the hub cannot be reached for {escape(origin.shown)}, and the cache does not have it.")
-
-
-def _no_file(origin: Origin, config: FetchConfig) -> SourceError:
-    return SourceError(f"the {_at(origin)} has no file {escape(origin.file)}.")
-
-
-def _no_token(origin: Origin, config: FetchConfig) -> ConfigError:
-    return ConfigError("FetchConfig(token=True), and no token is stored.", hint="Run hf auth login.")
-
-
-def _repository(origin: Origin) -> str:
-    return f"hub repository {escape(origin.source)}"
-
-
-def _at(origin: Origin) -> str:
-    return f"{_repository(origin)} at {escape(origin.revision)}" if origin.revision else _repository(origin)
+    hooks = get_session().event_hooks["request"]
+    hooks.append(limit)
+    try:
+        yield
+    finally:
+        hooks.remove(limit)
