@@ -12,9 +12,15 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from .hostile.table import pytest_terminal_summary
 from .hub.fixtures import hub, naps, other_host
+
+# A busy machine is no fault of what is tested; and every example may use the one empty folder of its test.
+FINE = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("untimed", deadline=None, suppress_health_check=FINE)
+settings.load_profile("untimed")
 
 __all__ = ["hub", "naps", "other_host", "pytest_terminal_summary"]
 

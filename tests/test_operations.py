@@ -351,7 +351,7 @@ def test_a_tensor_is_not_unstacked_into_a_vocabulary() -> None:
         cs.rename("w.pth", operations=[{"unstack": "w", "into": "w.{i}"}])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_an_operation_and_its_inverse_are_the_identity(data: Any) -> None:
     shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -112,7 +112,7 @@ def test_a_unigram_model_is_cut_by_its_scores() -> None:
     assert scored.rows[0] == (1, 2, 3)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(st.permutations(EN), st.booleans())
 def test_a_reordered_vocabulary_lands_on_its_tokens_and_goes_back(order: list[str], columns: bool) -> None:
     """The sizes are the same, so that nothing but the tokens tells."""

@@ -36,7 +36,7 @@ plain = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(plain, st.integers(0, 5))
 def test_plain_data_is_read_as_cpython_reads_it(value: Any, protocol: int) -> None:
     assert read(pickle.dumps(value, protocol)) == value
@@ -187,7 +187,7 @@ def test_every_opcode_of_cpython_is_known() -> None:
         assert code in hot or TABLE[code] is not Opcodes.op_unknown, opcode.name
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_value_or_a_format_error(data: bytes) -> None:
     try:
@@ -196,7 +196,7 @@ def test_any_bytes_give_a_value_or_a_format_error(data: bytes) -> None:
         pass
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.sampled_from([op.code.encode("latin-1") for op in pickletools.opcodes] + [b"\0", b"\1", b"a\n"]), max_size=60

@@ -145,7 +145,7 @@ def test_every_dtype_is_written_as_the_reference_writes_it() -> None:
     assert written(tensors, {"format": "pt"}) == save(tensors, {"format": "pt"})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(lambda k: k != "__metadata__"),

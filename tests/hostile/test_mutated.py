@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
@@ -69,7 +69,7 @@ def edited(data: bytes, kind: str, first: float, second: float, new: bytes) -> b
 
 @clause(MUTATED)
 @pytest.mark.parametrize("kind", FILES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(changes=edits)
 def test_a_file_that_was_changed_is_read_or_refused(kind: str, changes: list[tuple[str, float, float, bytes]]) -> None:
     name, sound, finished = FILES[kind]

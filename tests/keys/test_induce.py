@@ -23,7 +23,7 @@ def applied(names: dict[str, str]) -> dict[str, str]:
     return {key: name for key, (name,) in done.items()}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(key, key, max_size=8))
 def test_the_rules_rename_every_key_as_wanted(names: dict[str, str]) -> None:
     assert applied(names) == names
@@ -38,7 +38,7 @@ odd_key = st.one_of(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.dictionaries(odd_key, odd_key, max_size=8))
 def test_odd_names_are_renamed_as_wanted_or_left_out(names: dict[str, str]) -> None:
     rules = rules_for(names)

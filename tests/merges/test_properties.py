@@ -62,7 +62,7 @@ def inputs(method: str, shape: tuple[int, ...], seed: int = 0, dtype: Any = "f4"
     seed=st.integers(0, 5),
     limit=st.integers(1, 60),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_slices_make_no_difference(
     method: str, given: dict[str, Any], shape: tuple[int, ...], seed: int, limit: int
 ) -> None:

@@ -55,7 +55,7 @@ def test_a_cut_is_where_a_sort_says(dtype: str, largest: bool, limit: int) -> No
 
 @MANY
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_values_any_rank_any_slices(dtype: str, data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 40))
     elements = st.one_of(
