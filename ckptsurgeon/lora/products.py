@@ -6,7 +6,7 @@ how nearly all values are rounded; the few for which the order may matter are su
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -32,16 +32,16 @@ SINGLE = 2.0**-25
 NORMAL = 2.0**-125
 """From here on numbers in single precision are as precise as that."""
 
-PIECE = 1 << 16
-"""Elements that are worked on at once: of twice as many, all memory is asked of the kernel again each time."""
+PIECE = 1 << 19
+"""Elements that are worked on at once: threads that do less before the interpreter's next turn wait for each other."""
 
 SOME = 1 << 18
 """Products that are summed in order at once."""
 
 
-def wide_dtype(base: str, changes: Sequence[Change], dtype: str) -> str:
-    """Return the dtype in which ``changing`` wants the rows of a base of a dtype, for an output of another."""
-    plain = all(change.kind == "product" for change in changes)
+def wide_dtype(base: str, kinds: Iterable[str], dtype: str) -> str:
+    """Return the dtype in which ``changing`` wants the rows of a base of a dtype, for changes of these kinds."""
+    plain = all(kind == "product" for kind in kinds)
     return "float32" if plain and base != "float64" and dtype in FINITE else "float64"
 
 

@@ -42,8 +42,13 @@ def cast(array: Array, source: str, destination: str) -> tuple[Array, int]:
         if DTYPES[destination].kind in ("int", "uint"):
             return _to_integer(plain, destination), 0
         made = _narrowed(plain, destination)
-        lost = 0 if _reach(destination) > _reach(source) else _new_infinities(plain, made, destination)
+        lost = 0 if _holds(destination, source) else _new_infinities(plain, made, destination)
     return made, lost
+
+
+def _holds(destination: str, source: str) -> bool:
+    """Tell whether no finite value of a type becomes infinite in another."""
+    return _reach(destination) > _reach(source) or (source, destination) == ("bfloat16", "float32")
 
 
 _POWERS = {

@@ -35,7 +35,7 @@ def in_order(change: Change, dtype: str, base: Any) -> Any:
 
 
 def fast(change: Change, dtype: str, base: Any) -> Any:
-    wide = wide_dtype(dtype, [change], dtype)
+    wide = wide_dtype(dtype, [change.kind], dtype)
     return changing([change], wide, dtype)(cast(base, dtype, wide)[0], 0)[0]
 
 
