@@ -268,8 +268,8 @@ def test_what_is_no_checkpoint_says_what_it_looks_like(head: bytes, what: str) -
 
 
 def test_an_address_nothing_reads_says_so() -> None:
-    with pytest.raises(cs.ConfigError, match="does not read ftp://"):
-        cs.open_checkpoint("ftp://x/y.pth")
+    with pytest.raises(cs.ConfigError, match="nothing here reads gopher://"):
+        cs.open_checkpoint("gopher://x/y.pth")
 
 
 def test_a_checkpoint_is_a_mapping_and_a_context() -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import ckptsurgeon as cs
 from ckptsurgeon.scanning import operands
 from ckptsurgeon.scanning.budget import Budget
+from ckptsurgeon.scanning.guess import MAGICS
 from ckptsurgeon.scanning.machine import Machine
 from ckptsurgeon.scanning.state import AnewError
 
@@ -25,12 +26,18 @@ from .hostile import by_hand, payload
 
 QUIET = settings(max_examples=100)
 
-SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | st.complex_numbers(allow_nan=False)
-)  # fmt: skip
+
+def is_nothing_packed(value: str | bytes) -> bool:
+    """Tell whether no archive begins in a value: one that cannot be unpacked is not plain data."""
+    return not MAGICS.search(value if isinstance(value, bytes) else value.encode("latin-1", "replace"))
+
+
+BYTES = st.binary().filter(is_nothing_packed)
+NUMBERS = st.integers() | st.floats(allow_nan=False) | st.complex_numbers(allow_nan=False)
+SCALARS = st.none() | st.booleans() | NUMBERS | st.text().filter(is_nothing_packed) | BYTES
 HASHABLE = st.recursive(SCALARS, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=4), max_leaves=8)
 OBJECTS = st.recursive(
-    SCALARS | st.binary().map(bytearray) | st.sets(HASHABLE, max_size=4),
+    SCALARS | BYTES.map(bytearray) | st.sets(HASHABLE, max_size=4),
     lambda inner: st.lists(inner) | st.dictionaries(HASHABLE, inner) | st.tuples(inner, inner, inner),
     max_leaves=40,
 )
