@@ -28,8 +28,9 @@ demo: $(STAMP)  ## inspect, transplant and verify a real network
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-faults: $(STAMP)  ## the tests that need rights over the machine: full disks, killed runs, power cuts
-	$(BIN)/python -m pytest -m faults tests/faults
+test-faults: $(STAMP)  ## all faults, those too that need rights over the machine: full disks, killed runs, power cuts
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[faults]'
+	$(BIN)/python -m pytest -m '' -n 2 tests/faults
 
 FUZZED := pickles zips safetensors_files arrays tables
 

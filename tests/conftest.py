@@ -14,15 +14,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import HealthCheck, settings
 
-from .hostile.table import pytest_terminal_summary
 from .hub.fixtures import hub, naps, other_host
+from .promises.table import pytest_collection_modifyitems, pytest_terminal_summary
 
 # A busy machine is no fault of what is tested; and every example may use the one empty folder of its test.
 FINE = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("untimed", deadline=None, suppress_health_check=FINE)
 settings.load_profile("untimed")
 
-__all__ = ["hub", "naps", "other_host", "pytest_terminal_summary"]
+__all__ = ["hub", "naps", "other_host", "pytest_collection_modifyitems", "pytest_terminal_summary"]
 
 
 @pytest.fixture(autouse=True)

@@ -190,4 +190,4 @@ def existing_checkpoint(path: str) -> list[str]:
 
 def _content(path: str) -> bytes:
     with open(path, "rb") as file:
-        return file.read(INDEX_BYTES)
+        return file.read(min(os.fstat(file.fileno()).st_size, INDEX_BYTES))  # Python asks for as much memory at once

@@ -16,6 +16,8 @@ _AT_FDCWD = -100
 _FALLOC_FL_KEEP_SIZE = 1
 _RENAME_EXCHANGE = 2
 _SYNC_FILE_RANGE_WRITE = 2
+_TRIES = 100
+"""How often a call that signals interrupt is made; Python handles the signals in between."""
 
 
 @lru_cache(maxsize=1)
@@ -32,9 +34,13 @@ def reserve(fd: int, size: int) -> None:
     if call is None or size == 0:
         return
     call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    if call(fd, _FALLOC_FL_KEEP_SIZE, 0, size):
+    for _ in range(_TRIES):
+        if not call(fd, _FALLOC_FL_KEEP_SIZE, 0, size):
+            return
         code = ctypes.get_errno()
-        if code not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+        if code in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            return
+        if code != errno.EINTR:
             raise OSError(code, os.strerror(code))
 
 

@@ -11,7 +11,7 @@ import secrets
 import shutil
 from contextlib import suppress
 
-__all__ = ["remove_leftovers", "sync", "sync_folder", "temp_name"]
+__all__ = ["remove_all_leftovers", "remove_leftovers", "sync", "sync_folder", "temp_name"]
 
 MARK = ".ckpt-tmp"
 
@@ -31,7 +31,16 @@ def _stem(name: str) -> str:
 def remove_leftovers(path: str) -> None:
     """Remove what killed runs left for this output: temp files and folders that nobody holds locked."""
     folder, name = os.path.split(os.path.abspath(path))
-    ours = re.compile(re.escape(_stem(name)) + r"[0-9a-f]{8}" + re.escape(MARK) + r"x*")
+    _remove_leftovers(folder, re.escape(_stem(name)))
+
+
+def remove_all_leftovers(folder: str) -> None:
+    """Remove the temp files and folders that killed runs left in a folder, for any output, and nobody holds locked."""
+    _remove_leftovers(folder, r"\..+\.")
+
+
+def _remove_leftovers(folder: str, stem: str) -> None:
+    ours = re.compile(stem + r"[0-9a-f]{8}" + re.escape(MARK) + r"x*", re.DOTALL)
     with suppress(OSError):
         for entry in sorted(os.listdir(folder)):
             if ours.fullmatch(entry):

@@ -11,6 +11,10 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from ..errors import SourceError
+from ..text import escape
 
 __all__ = ["Blob", "called", "is_digest", "read_blob", "remove_blob"]
 
@@ -70,7 +74,14 @@ def _digests(path: str) -> tuple[Blob, str]:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-        while chunk := file.read(CHUNK):
+        while chunk := _read(file):
             sha256.update(chunk)
             git.update(chunk)
     return Blob(os.path.abspath(path), size, sha256.hexdigest()), git.hexdigest()
+
+
+def _read(file: BinaryIO) -> bytes:
+    try:
+        return file.read(CHUNK)
+    except OSError as error:
+        raise SourceError(f"{escape(file.name)} cannot be read: {error.strerror or error}.") from error

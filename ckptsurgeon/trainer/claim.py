@@ -26,7 +26,7 @@ def check_free(folder: RunFolder) -> None:
     """Raise OutputError where files that no run left are in the way, and ConfigError where there is a run already."""
     if os.path.lexists(folder.path) and not os.path.isdir(folder.path):
         raise OutputError(f"{escape(folder.path)} is no folder.", hint="Name one for the run with --run.")
-    found = [name for name in WRITTEN if os.path.lexists(folder.of(name))]
+    found = [name for name in WRITTEN if os.path.lexists(folder.of(name)) and not _is_bare(folder.of(name))]
     if not found:
         return
     try:
@@ -41,6 +41,14 @@ def check_free(folder: RunFolder) -> None:
             f"{escape(folder.path)} holds a run, at step {folder.last_step()}.",
             hint="Go on with it by --resume, or start another with --run.",
         )
+
+
+def _is_bare(path: str) -> bool:
+    """Tell whether a path is a folder with nothing in it: what a run leaves that could write nothing."""
+    try:
+        return not os.listdir(path)
+    except OSError:
+        return False
 
 
 def company(folder: RunFolder) -> tuple[str, ...]:

@@ -1,8 +1,7 @@
-"""What a run was like, step by step: JSON lines, and TensorBoard events where that is installed."""
+"""What a run was like, step by step: JSON lines, and TensorBoard's events where that is installed."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -15,6 +14,7 @@ import torch
 
 from ..engine.places import output_error
 from ..engine.temp import sync
+from .events import Events
 from .run_folder import RunFolder
 from .stepping import Stepped
 
@@ -79,7 +79,7 @@ class Log:
 
     def __init__(self, folder: RunFolder | None, step: int, *, tensorboard: bool = False) -> None:
         self._file: Any = None
-        self._board: Any = None
+        self._events: Events | None = None
         if folder is None:
             return
         self._path = folder.of(NAME)
@@ -89,10 +89,8 @@ class Log:
             self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise output_error(self._path, error) from error
-        if tensorboard and importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(folder.of("events"), purge_step=step + 1 if step else None)
+        if tensorboard and Events.can_be_written():
+            self._events = Events(folder.of("events"), step)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add a line."""
@@ -100,9 +98,8 @@ class Log:
             return
         with self._explaining():
             self._file.write(json.dumps(row) + "\n")
-        if self._board is not None:
-            for name, value in _scalars(row):
-                self._board.add_scalar(name, value, row["step"])
+        if self._events is not None:
+            self._events.write(row)
 
     def flush(self) -> None:
         """Let what was written be there for whoever reads the file now."""
@@ -122,8 +119,8 @@ class Log:
         if self._file is not None:
             with self._explaining():
                 self._file.close()
-        if self._board is not None:
-            self._board.close()
+        if self._events is not None:
+            self._events.close()
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
@@ -131,14 +128,6 @@ class Log:
             yield
         except OSError as error:
             raise output_error(self._path, error) from error
-
-
-def _scalars(row: Mapping[str, Any]) -> list[tuple[str, float]]:
-    found = []
-    for name, value in row.items():
-        pairs = [(f"{name}/{part}", one) for part, one in value.items()] if isinstance(value, dict) else [(name, value)]
-        found += [(path, one) for path, one in pairs if isinstance(one, (int, float)) and path != "step"]
-    return found
 
 
 def read_log(path: str) -> list[dict[str, Any]]:

@@ -29,13 +29,15 @@ CHECKS = "checks.json"
 def begin_records(
     folder: RunFolder, job: Job, plan: Plan | None, *, sets: Sequence[str], checks: Sequence[Check], overfitting: bool
 ) -> None:
-    """Make the folder, and write what was started and how it was found; raises OutputError."""
+    """Make the folder, and write what was started and how it was found; raises OutputError.
+
+    The lineage comes first: it tells that all else is of a run, which may be begun again if it never saved.
+    """
     folder.create()
     for name in (BEST, "result.json"):  # of a run that was killed before it saved
         folder.remove(name)
     home = os.path.abspath(job.document.folder)
     used = config_text(job, os.path.relpath(home, os.path.abspath(folder.path))).encode("utf-8", "surrogatepass")
-    folder.write("config.yaml", used)
     folder.write_json(
         LINEAGE,
         {
@@ -44,6 +46,7 @@ def begin_records(
             OVERFITTING: overfitting,
         },
     )
+    folder.write("config.yaml", used)
     _write_checks(folder, checks)
 
 

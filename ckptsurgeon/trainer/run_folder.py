@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import shutil
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..engine.folders import staged_folder
 from ..engine.places import output_error
 from ..engine.staging import staged_file
-from ..engine.temp import remove_leftovers, sync_folder, temp_name
+from ..engine.temp import remove_all_leftovers, sync_folder, temp_name
 from ..errors import ConfigError, FormatError, SourceError
 from ..text import escape
 from .newest import FILES, led_to, make_way, whole_steps
@@ -32,7 +32,6 @@ __all__ = ["BEST", "MODEL", "RunFolder"]
 
 MODEL, STATE = FILES
 BEST = "best.safetensors"
-_LEFT_OVER = re.compile(r"\.(\d+)\.[0-9a-f]{8}\.ckpt-tmpx*")
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,9 @@ class RunFolder:
 
     def last_step(self) -> int:
         """Return the step of the checkpoint to go on from; raises ConfigError or SourceError where there is none."""
-        if not os.path.isdir(self.path) or not self.holds_a_run:
-            what = "holds no run" if os.path.isdir(self.path) else "does not exist"
+        there = _is_folder(self.path)
+        if not there or not self.holds_a_run:
+            what = "holds no run" if there else "does not exist"
             raise ConfigError(
                 f"there is nothing to resume: {escape(self.path)} {what}.",
                 hint="Start one without --resume, or name its folder with --run.",
@@ -130,8 +130,7 @@ class RunFolder:
 
         Each is renamed before it is emptied, on disk too, so that half a one has no name.
         """
-        names = os.listdir(self.of("steps"))
-        found = sorted(int(name) for name in names if name.isdigit())
+        found = sorted(int(name) for name in os.listdir(self.of("steps")) if name.isdigit())
         kept = [one for one in found if one <= step][-keep:]
         gone = [temp for one in found if one not in kept for temp in self._unnamed(one)]
         with suppress(OSError):
@@ -139,12 +138,15 @@ class RunFolder:
                 sync_folder(self.of("steps"))
             for temp in gone:
                 shutil.rmtree(temp)
-        for name in names:
-            if left := _LEFT_OVER.fullmatch(name):
-                remove_leftovers(self.of("steps", left[1]))
-        for name in os.listdir(self.path):
-            if name.startswith(".last.") and ".ckpt-tmp" in name and os.path.islink(self.of(name)):
-                with suppress(OSError):
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what killed runs left here; nobody else trains in the folder."""
+        remove_all_leftovers(self.of("steps"))
+        remove_all_leftovers(self.path)
+        with suppress(OSError):
+            for name in os.listdir(self.path):
+                if name.startswith(".last.") and ".ckpt-tmp" in name and os.path.islink(self.of(name)):
                     os.unlink(self.of(name))
 
     def _unnamed(self, step: int) -> list[str]:
@@ -206,6 +208,16 @@ class RunFolder:
         if not isinstance(data, dict):
             raise FormatError(f"{escape(self.of(name))} is not what a run writes.")
         return data
+
+
+def _is_folder(path: str) -> bool:
+    """Tell whether a folder is there; raises SourceError where that cannot be found out."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise SourceError(f"{escape(path)} cannot be read: {error.strerror or error}.") from error
 
 
 def _absent(path: str) -> list[str]:

@@ -94,10 +94,12 @@ def _claim(order: Order) -> None:
     order.lock.take()
     if order.folder.holds_a_run:
         check_free(order.folder)
+    order.folder.tidy()
 
 
 def _resumed(job: Job, order: Order) -> Loop:
     """Return the run in a folder as it was saved."""
+    order.folder.tidy()
     loop = Loop(job, job.empty_model().to(job.device), folder=order.folder, observer=order.tell)
     loop.restore(*order.folder.load())
     return loop

@@ -15,9 +15,12 @@ import ckptsurgeon as cs
 from ..hub import faults
 from ..hub.repository import Repository
 from ..hub.server import Hub
+from ..promises.clauses import PLACED, clause
 from .test_fetch import FILES, WEIGHTS, files_in, net
 
 __all__ = ["net"]
+
+pytestmark = clause(PLACED)
 
 Run = Callable[..., Any]
 

@@ -20,6 +20,9 @@ import ckptsurgeon as cs
 from ..hub import faults
 from ..hub.faults import Fault
 from ..hub.server import Hub
+from ..promises.clauses import KEPT, MOVED, SENT, clause
+
+pytestmark = clause(MOVED)
 
 WEIGHTS = bytes(range(256)) * 1024
 NEW = bytes(range(255, -1, -1)) * 1024
@@ -175,6 +178,7 @@ def there(folder: str = "out") -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
+@clause(SENT)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.label)
 def test_a_fault_ends_in_the_same_bytes_or_in_a_clean_error(
@@ -195,6 +199,7 @@ def test_a_fault_ends_in_the_same_bytes_or_in_a_clean_error(
     assert place.read_bytes() == WEIGHTS
 
 
+@clause(KEPT)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("row", [row for row in ROWS if row.times is None], ids=lambda row: row.label)
 def test_a_fault_leaves_what_stood_there_as_it_was(

@@ -11,7 +11,7 @@ import pytest
 
 import ckptsurgeon as cs
 
-from .clauses import clause
+from ..promises.clauses import clause
 
 LOOK = ("inspect", "{}")
 COPY = ("convert", "{}", "-o", "out.safetensors")

@@ -16,7 +16,7 @@ import torch
 
 import ckptsurgeon as cs
 
-from .clauses import NEVER_RUN, clause
+from ..promises.clauses import NEVER_RUN, clause
 
 CANARY = "canary"
 

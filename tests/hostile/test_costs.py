@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ..promises.clauses import COSTS, clause
 from .bombs import BOMB, FILES, LARGE, OPENS, model_with, tensor, zipped
 from .case import Case, all_named, broken, by_refusal, each, unsafe
-from .clauses import COSTS, clause
 from .holding import SECONDS, nothing_changed
 
 ADDRESS_SPACE = 2 << 30

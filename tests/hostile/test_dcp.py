@@ -10,8 +10,8 @@ import torch
 
 from tests.formats.test_torch_dcp import WRONG, edited, save
 
+from ..promises.clauses import DCP
 from .case import all_named, broken, by_refusal, each, unsafe
-from .clauses import DCP
 from .holding import held
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from tests.formats.test_sharded import index, shards
 
+from ..promises.clauses import INDEX
 from .case import Case, Refusal, broken, each
-from .clauses import INDEX
 from .holding import held
 
 AT = "m/model.safetensors.index.json"

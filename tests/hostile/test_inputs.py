@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 
+from ..promises.clauses import INPUTS
 from .case import Case, Refusal, each
-from .clauses import INPUTS
 from .holding import held
 
 config, pattern = Refusal("ConfigError", ""), Refusal("PatternError", "")

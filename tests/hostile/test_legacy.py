@@ -8,8 +8,8 @@ from typing import Any
 
 from tests.formats.test_torch_legacy import BROKEN
 
+from ..promises.clauses import LEGACY
 from .case import Case, all_named, broken, by_refusal, each, written
-from .clauses import LEGACY
 from .holding import held
 
 RULES = {

@@ -22,9 +22,9 @@ from tests.formats import tensorflow_files as tf
 from tests.formats.test_deepspeed_zero import zero_folder
 from tests.formats.test_torch_dcp import save as save_dcp
 
+from ..promises.clauses import LIMITS, clause
 from .bombs import SIX_FLOATS, model_with, script, scripted, tensor, text, zipped
 from .case import Refusal, broken, unsafe
-from .clauses import LIMITS, clause
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 

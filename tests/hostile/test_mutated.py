@@ -17,8 +17,8 @@ import ckptsurgeon as cs
 from tests.formats import tensorflow_files as tf
 from tests.formats.torch_files import legacy_variety, saved, variety
 
+from ..promises.clauses import MUTATED, clause
 from .bombs import long_script_names
-from .clauses import MUTATED, clause
 from .holding import in_time, nothing_executed
 
 

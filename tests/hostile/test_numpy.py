@@ -12,8 +12,8 @@ import numpy as np
 
 import ckptsurgeon as cs
 
+from ..promises.clauses import NEVER_RUN, NUMPY, clause
 from .case import COPY, LOOK, Case, Refusal, broken, each, written
-from .clauses import NEVER_RUN, NUMPY, clause
 from .holding import held, in_time, nothing_executed
 
 HEAD = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"

@@ -6,9 +6,9 @@ from typing import Any
 
 from tests.formats.test_pickle import MALFORMED
 
+from ..promises.clauses import PICKLE
 from .bombs import zipped
 from .case import all_named, broken, by_refusal, each, unsafe, written
-from .clauses import PICKLE
 from .holding import held
 
 RULES = {

@@ -6,8 +6,8 @@ from typing import Any
 
 from tests.formats.test_safetensors import HOSTILE
 
+from ..promises.clauses import SAFETENSORS
 from .case import all_named, broken, by_refusal, each, written
-from .clauses import SAFETENSORS
 from .holding import held
 
 RULES = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..promises.clauses import NEVER_RUN, SCRIPT
 from .bombs import long_script_names, named, script, scripted, tensor, text, zipped
 from .case import Case, Refusal, broken, each, unsafe, written
-from .clauses import NEVER_RUN, SCRIPT
 from .holding import held
 
 FILES: dict[str, tuple[Refusal, bytes]] = {

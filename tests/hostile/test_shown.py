@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from ckptsurgeon.cli import main
 
-from .clauses import SHOWN, clause
+from ..promises.clauses import SHOWN, clause
 
 NAMES = {
     "colour": "a\x1b[31mred",

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from ..promises.clauses import SPECIAL, clause
 from .case import Case, Refusal, broken, each
-from .clauses import SPECIAL, clause
 from .holding import held
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from tests.formats.test_tensorflow_broken import BROKEN
 
+from ..promises.clauses import TENSORFLOW
 from .case import all_named, broken, by_refusal, each, unsafe
-from .clauses import TENSORFLOW
 from .holding import held
 
 RULES = {

@@ -7,8 +7,8 @@ from typing import Any
 
 from tests.formats.test_deepspeed_zero import WRONG, changed, zero_folder
 
+from ..promises.clauses import ZERO
 from .case import all_named, broken, by_refusal, each
-from .clauses import ZERO
 from .holding import held
 
 RULES = {

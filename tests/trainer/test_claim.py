@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+import ckptsurgeon as cs
 from ckptsurgeon.trainer import claim
+from ckptsurgeon.trainer.run_folder import RunFolder
 
 from . import toy
 
@@ -116,3 +118,25 @@ def test_a_run_is_not_begun_over_another(ckpt: Run) -> None:
     toy.write()
     assert ckpt("train", "toy.yaml", "--device", "cpu", "--steps", "4").code == 0
     assert "run holds a run, at step 4. Go on with it by --resume" in refused(ckpt, "run", "toy.yaml", code=2)
+
+
+def test_a_run_that_could_write_nothing_is_begun_again(ckpt: Any) -> None:
+    """Killed before its first record, it leaves an empty folder for its steps; nobody's files are in the way."""
+    Path("run/steps").mkdir(parents=True)
+    toy.write(steps=4)
+    assert ckpt("train", "toy.yaml", "--run", "run", "--device", "cpu", "-q").code == 0
+
+
+def test_a_run_that_only_told_what_it_is_is_begun_again(ckpt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.write(steps=4)
+
+    def full(self: RunFolder, name: str, data: bytes) -> None:
+        if name == "config.yaml":
+            raise cs.OutputError("there is no space left on the disk.")
+        write(self, name, data)
+
+    write = RunFolder.write
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write", full)
+        assert ckpt("train", "toy.yaml", "--run", "run", "--device", "cpu", "-q").code == 5
+    assert ckpt("train", "toy.yaml", "--run", "run", "--device", "cpu", "-q").code == 0

@@ -1,0 +1,220 @@
+"""What is written: every fault is tried on each of these. One more is one more line in ``OUTPUTS``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+from ckptsurgeon.trainer.run_folder import RunFolder
+
+from ..hub.server import Hub
+from ..planners.test_transplant import declare
+from ..trainer import toy
+
+__all__ = ["CHECKPOINTS", "FILES", "OUTPUTS", "Output", "World", "each"]
+
+CKPT = (sys.executable, "-m", "ckptsurgeon")
+TURNS = {"old": 0.0, "new": 1.0}
+"""What is written before a fault and while it lasts: the first value of the tensor ``a``."""
+
+Done = subprocess.CompletedProcess[str]
+
+
+@dataclass(frozen=True)
+class World:
+    """Where an output is written, and where files are fetched from."""
+
+    place: Path
+    hub: Hub
+
+    def at(self, place: Path) -> World:
+        """The same, with another place."""
+        return World(place, self.hub)
+
+    def run(self, output: Output, turn: str, *wrapped: str, timeout: float = 120) -> Done:
+        """Write an output, by a command that is wrapped in another."""
+        command = [*wrapped, *output.command(turn, self)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=self.environment())
+
+    def environment(self) -> dict[str, str]:
+        """That of a run: the hub's cache is in the place too."""
+        return {**os.environ, "HF_HOME": str(self.place / "hf"), "HF_HUB_CACHE": str(self.place / "hf/hub")}
+
+    def written(self, output: Output, turn: str) -> None:
+        """Write an output, and see that it is there."""
+        done = self.run(output, turn)
+        assert done.returncode == 0, done.stderr
+        assert output.state(self) == turn
+
+    def temps(self) -> list[str]:
+        """What runs that are over have left."""
+        return sorted(str(path) for path in self.place.rglob("*.ckpt-tmp*"))
+
+    def hold(
+        self, output: Output, done: Done, codes: Sequence[int], states: Sequence[str], *, mute: bool = False
+    ) -> None:
+        """Hold a run that met a fault to what must be: its code, no traceback, old or new whole, and no temp.
+
+        A ``mute`` one cannot say anything.
+        """
+        assert done.returncode in codes, (done.returncode, done.stderr)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert mute or (done.returncode != 0) == said(done.stderr), done.stderr
+        assert output.state(self) in states
+        assert self.temps() == []
+
+    def settle(self, output: Output) -> None:
+        """Hold the next run, without a fault, to leave what is new and nothing else."""
+        self.written(output, "new")
+        assert self.temps() == []
+
+
+class Output(Protocol):
+    """One kind of output."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def before(self) -> str:
+        """What is there before the fault: "old", or "" where nothing can be."""
+
+    def command(self, turn: str, world: World) -> list[str]:
+        """What writes it."""
+
+    def state(self, world: World) -> str:
+        """Return which is there, "old" or "new", or "" where nothing is; fails for what is not whole."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A checkpoint that is written from another."""
+
+    name: str
+    path: str
+    verb: tuple[str, ...] = ("transplant", "{turn}.pth", "dst.yaml")
+    options: tuple[str, ...] = ()
+    before: str = "old"
+
+    def command(self, turn: str, world: World) -> list[str]:
+        verb = [word.format(turn=turn) for word in self.verb]
+        return [*CKPT, *verb, "-o", str(world.place / self.path), *self.options, "--force"]
+
+    def state(self, world: World) -> str:
+        path = world.place / self.path
+        if not path.exists():
+            return ""
+        cs.verify(path).raise_if_failed()
+        first = cs.open_checkpoint(path).tensor("a")[0].item()
+        return next(turn for turn, value in TURNS.items() if value == first)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that is fetched into a folder."""
+
+    name: str = "fetched file"
+    before: str = "old"
+
+    def command(self, turn: str, world: World) -> list[str]:
+        return [*CKPT, "fetch", f"{world.hub.url}/files/{turn}/net.pth", "--dir", str(world.place / "got"), "--force"]
+
+    def state(self, world: World) -> str:
+        return _turn_of(world.place / "got/net.pth")
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository of the hub, in its cache."""
+
+    name: str = "cache of the hub"
+    before: str = ""
+
+    def command(self, turn: str, world: World) -> list[str]:
+        return [*CKPT, "fetch", "hf://org/net"]
+
+    def state(self, world: World) -> str:
+        kept = list((world.place / "hf/hub").glob("models--org--net/snapshots/*/net.pth"))
+        return _turn_of(kept[0]) if kept else ""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The folder of a run of the trainer: what is old is a checkpoint to go on from."""
+
+    name: str = "training"
+    before: str = ""
+
+    def command(self, turn: str, world: World) -> list[str]:
+        run = world.place / "run"
+        resume = ["--resume"] if RunFolder(str(run)).saved_steps else []
+        return [*CKPT, "train", "toy.yaml", "--run", str(run), "--device", "cpu", "-q", *resume]
+
+    def state(self, world: World) -> str:
+        folder = RunFolder(str(world.place / "run"))
+        if not folder.saved_steps:
+            return ""
+        folder.load()
+        return "new" if folder.last_step() == toy.DEFAULT["steps"] else "old"
+
+
+SHARDS = ("--max-shard-size", "500kB")
+OUTPUTS: tuple[Output, ...] = (
+    Written("safetensors", "out.safetensors"),
+    Written("pth", "out.pth"),
+    Written("shards", "shards", options=SHARDS),
+    Written("DCP", "dcp", ("convert", "{turn}.pth", "--to", "dcp")),
+    Fetched(),
+    Repository(),
+    Trained(),
+)
+CHECKPOINTS = tuple(one for one in OUTPUTS if isinstance(one, Written))
+FILES = CHECKPOINTS[:2]
+
+
+def each(outputs: Sequence[Output]) -> pytest.MarkDecorator:
+    """Try a test on each of some outputs."""
+    return pytest.mark.parametrize("output", outputs, ids=lambda one: one.name)
+
+
+def write_inputs(hub: Hub) -> None:
+    """Write what the outputs are made of to the working directory, and put what is fetched on the hub."""
+    for turn, value in TURNS.items():
+        torch.manual_seed(int(value))
+        a, b = torch.randn(100_000), torch.randn(100_000)
+        a[0] = value
+        torch.save({"a": a, "b": b, "h": torch.randn(1000)}, f"{turn}.pth")
+        hub.file(f"{turn}/net.pth", Path(f"{turn}.pth").read_bytes())
+    declare("dst.yaml", {"a": (100_000,), "b": (100_000,), "h": ("float16", (1000,))})
+    hub.repository("org/net", {"net.pth": Path("new.pth").read_bytes()})
+    toy.write(model={"hidden": 128}, evaluate_every=100, keep=1)
+
+
+def said(stderr: str) -> bool:
+    """Tell whether an error of ours was said."""
+    return any(line.startswith("error:") for line in stderr.splitlines())
+
+
+def _turn_of(path: Path) -> str:
+    if not path.exists():
+        return ""
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    return next(turn for turn in TURNS if hashlib.sha256(Path(f"{turn}.pth").read_bytes()).digest() == digest)
+
+
+def listing(place: Path) -> str:
+    """Every file below a place with its digest, to compare."""
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    return json.dumps([[str(p.relative_to(place)), hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])

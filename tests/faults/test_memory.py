@@ -1,0 +1,76 @@
+"""Little memory: a limit of the address space, and a control group that kills who takes more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ..promises.clauses import MEMORY, clause
+from .disks import needs
+from .outputs import CHECKPOINTS, Output, World, each
+
+pytestmark = clause(MEMORY)
+
+LARGE = 256 << 20
+"""Bytes of a source, more than a run may have."""
+
+GROUP = Path("/sys/fs/cgroup/memory/ckptsurgeon-test")
+
+
+@pytest.fixture
+def large(world: World) -> World:
+    """Sources that are larger than the memory, of tensors that are, too."""
+    for turn, value in (("old", 0.0), ("new", 1.0)):
+        a = torch.zeros(LARGE // 8)
+        a[0] = value
+        torch.save({"a": a, "b": torch.ones(LARGE // 8), "h": torch.randn(1000)}, f"{turn}.pth")
+    Path("dst.yaml").write_text("model: {like: old.pth}\n")
+    return world
+
+
+@each(CHECKPOINTS)
+@pytest.mark.parametrize("part", [1, pytest.param(12, marks=pytest.mark.faults)], ids=["not enough", "steps"])
+def test_too_little_address_space_is_an_error_and_keeps_what_was_there(part: int, output: Output, world: World) -> None:
+    needs("prlimit")
+    world.written(output, "old")
+    for step in range(part):
+        limit = (40 + 10 * step) << 20
+        done = world.run(output, "new", "prlimit", f"--as={limit}")
+        if done.returncode == 0:
+            break
+        assert output.state(world) == "old"
+        assert len(world.temps()) <= 1  # OpenBLAS ends the process itself, as a kill does
+    world.settle(output)
+
+
+@pytest.mark.faults
+@each(CHECKPOINTS)
+def test_a_source_is_larger_than_the_address_space(output: Output, large: World) -> None:
+    needs("prlimit")
+    large.written(output, "old")
+    large.hold(output, large.run(output, "new", "prlimit", f"--as={LARGE - (16 << 20)}"), [0], ["new"])
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group of 128 MiB; what is in the page cache counts, and is given up first."""
+    try:
+        GROUP.mkdir()
+        (GROUP / "memory.limit_in_bytes").write_text(str(128 << 20))
+    except OSError as error:
+        pytest.skip(reason=f"there are no control groups of memory here: {error.strerror}")
+    yield GROUP
+    GROUP.rmdir()
+
+
+@pytest.mark.faults
+@each(CHECKPOINTS)
+def test_a_source_is_larger_than_a_control_group(output: Output, large: World, group: Path) -> None:
+    joining = f'echo $$ > {group}/cgroup.procs && exec "$@"'
+    for turn in ("old", "new"):
+        large.hold(output, large.run(output, turn, "sh", "-c", joining, "sh"), [0], [turn])
+    assert os.path.getsize("new.pth") > LARGE
