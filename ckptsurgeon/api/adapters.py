@@ -9,6 +9,7 @@ from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import CheckpointError, ConfigError, FormatError, SourceError
+from ..jsontext import read_json
 from ..lora import AdapterConfig, parse_config, read_adapter
 from ..plan import PlanSource
 from ..planners import AdapterView, SourceView
@@ -58,10 +59,10 @@ def _files(path: str) -> tuple[str, str]:
 def _config(path: str) -> AdapterConfig:
     try:
         with open(path, encoding="utf-8") as file:
-            data = json.loads(file.read(BYTES))
+            data = read_json(file.read(BYTES))
     except OSError as error:
         raise SourceError(f"{escape(path)} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"{escape(path)} is no JSON: {escape(str(error))}.") from error
     return parse_config(data, path)
 

@@ -64,10 +64,10 @@ def _unquoted(line: bytes) -> bytes:
 
 def _unescaped(found: re.Match[bytes]) -> bytes:
     said = found[1]
-    if said[:1] == b"x":
-        return bytes([int(said[1:], 16)])
-    if said.isdigit():
+    if said[0] in b"01234567":
         return bytes([int(said, 8) & 0xFF])
+    if said[:1] == b"x" and len(said) == 3:
+        return bytes([int(said[1:], 16)])
     return _SIGNS.get(said, found[0])
 
 
@@ -85,7 +85,7 @@ def number_at(data: bytes, at: int) -> int | float | None:
         return float(_DOUBLE.unpack(raw)[0])
     if op in b"IL":
         line = raw.strip().rstrip(b"L")
-        return int(line) if line.lstrip(b"-").isdigit() and len(line) < _LONGEST_NUMBER else None
+        return int(line) if line.removeprefix(b"-").isdigit() and len(line) < _LONGEST_NUMBER else None
     return None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from ..errors import FormatError
 from ..formats import Archive, Entry, FileSlice, limits, read_archive
+from .arrays import is_array_of_numbers
 from .findings import Fault, Verdict
 from .look import Place
 from .pickles import look_at_pickles
@@ -73,8 +74,7 @@ def _opened(place: Place, archive: Archive, entry: Entry) -> Place | None:
     """Return the place of a record; None where there is nothing to look at, or it cannot be unpacked, which is said."""
     if not entry.method:
         return place.inside(FileSlice(archive.file, entry.data, entry.size), entry.name)
-    peeked = _peeked(archive, entry)
-    if peeked.startswith(b"\x93NUMPY") and b"O" not in peeked[:128] and len(peeked) > 128:
+    if is_array_of_numbers(_peeked(archive, entry)):
         return None
     try:
         place.look.budget.take("unpacked", entry.size)

@@ -36,6 +36,11 @@ class Spool:
         with self._lock:
             return self._held.missing(begin, end)
 
+    def held(self) -> list[Range]:
+        """Return the ranges that are filled."""
+        with self._lock:
+            return list(self._held)
+
     def hold(self, begin: int, end: int) -> None:
         """Take a range as filled."""
         with self._lock:
@@ -76,8 +81,8 @@ class Spool:
                 raise SourceError(f"{escape(self._uri)}: what was fetched of it is gone from this machine.")
             done += got
 
-    def close(self) -> None:
-        """Close the file, once."""
+    def close(self, *, finished: bool = True) -> None:
+        """Close the file, once; nothing of it is kept."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

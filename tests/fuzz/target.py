@@ -12,10 +12,12 @@ from pathlib import Path
 
 import atheris
 
+ROOMS = ("formats", "checkpoint", "sources", "scanning", "keys", "plan", "configs", "vocabulary", "api", "recipe")
+
 with atheris.instrument_imports(include=["ckptsurgeon"]):
     import ckptsurgeon as cs
 
-    for room in ("formats", "checkpoint", "sources"):  # now: what is imported later is not instrumented
+    for room in ROOMS:  # now: what is imported later is not instrumented
         package = importlib.import_module(f"ckptsurgeon.{room}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"ckptsurgeon.{room}.{module.name}")
@@ -24,14 +26,24 @@ SECONDS, MEGABYTES = 10, 2048
 """What one input may take."""
 
 
-def opened(name: str) -> Callable[[bytes], None]:
-    """A target that opens the input as a file of this name, and reads its first tensors."""
-    folder = tempfile.mkdtemp()
-    path = os.path.join(folder, name)
+def written(name: str, use: Callable[[str], object]) -> Callable[[bytes], None]:
+    """A target that writes the input to a file of this name, in a folder of its own, and uses its path."""
+    path = os.path.join(tempfile.mkdtemp(), name)
 
     def run(data: bytes) -> None:
         Path(path).write_bytes(data)
-        with cs.open_checkpoint(path) as found:
+        use(path)
+
+    return run
+
+
+def opened(name: str, folder: str | None = None) -> Callable[[bytes], None]:
+    """A target that opens the input as a file of this name, or the folder it is written to, and reads a few tensors."""
+    path = os.path.join(folder or tempfile.mkdtemp(), name)
+
+    def run(data: bytes) -> None:
+        Path(path).write_bytes(data)
+        with cs.open_checkpoint(folder or path) as found:
             for key in list(found)[:3]:
                 found.tensor(key)
 

@@ -71,6 +71,7 @@ BAD_JSON: Texts = {
     "nested without end": (config, DEEP),
     "a number without end": (config, DIGITS),
     "a list": (config, "[]"),
+    "a key twice": (config, '{"a": 1, "a": 1}'),
 }
 
 PLANS: dict[str, tuple[Refusal, Callable[[dict[str, Any]], object]]] = {

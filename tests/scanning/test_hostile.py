@@ -14,6 +14,7 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,3 +167,17 @@ def test_safetensors_that_are_a_pickle_too_are_both() -> None:
     loads = "import pickle\npickle.load(open('x.safetensors', 'rb'))"
     subprocess.run([sys.executable, "-c", loads], capture_output=True, check=False)
     assert Path(CANARY).exists()
+
+
+@pytest.mark.parametrize("text", [b"p\\x6", b"p\\x", b"\\8", b"\\9x", b"\\", b"\\xzz", b"\\777"])
+def test_escapes_that_are_none_are_names_that_nobody_knows(text: bytes, ckpt: Any) -> None:
+    Path("x.pkl").write_bytes(b"\x80\x04S'" + text + b"'\nS'system'\n\x93)R.")
+    done = ckpt("scan", "x.pkl")
+    assert (done.code, "UNKNOWN CODE" in done.out) == (1, True), done
+
+
+@pytest.mark.parametrize("line", [b"--5", b"-", b"", b"5-", b"0x1", b"1" * 2000])
+def test_numbers_that_are_none_are_passed_over(line: bytes, ckpt: Any) -> None:
+    Path("x.pkl").write_bytes(b"cposix\nsystem\n(I" + line + b"\ntR.")
+    done = ckpt("scan", "x.pkl")
+    assert (done.code, "posix.system" in done.out) == (1, True), done
