@@ -12,7 +12,8 @@ from ..errors import ConfigError, FormatError, SourceError
 from ..sources import open_source
 from ..text import escape
 from .blob import Blob, read_blob
-from .collect import collect, collect_file, copy_blob, prepare
+from .collect import collect_file
+from .collecting import collect, copy_blob, prepare
 from .config import FetchConfig
 from .fetched import Fetched, fetched_files, notes_of
 from .folders import check_no_links

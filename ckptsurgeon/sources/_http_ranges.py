@@ -68,7 +68,7 @@ class HttpRanges:
                 except broken() as error:
                     why = str(error) or why
             if done < nbytes:
-                patience.again(why)
+                patience.again(f"cannot be had: {why}", came=offset + done - begin)
 
     def _check(self, response: httpx2.Response, begin: int, end: int) -> None:
         """Raise SourceError where an answer is not the range that was asked for, or of another content."""
@@ -115,7 +115,7 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
                 size = _take_all(address, response, spool)
             except broken() as error:
                 spool.close()
-                patience.again(str(error))
+                patience.again(f"broke off: {error}")
                 continue
             except BaseException:
                 spool.close()
