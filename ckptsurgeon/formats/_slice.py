@@ -54,6 +54,10 @@ class FileSlice:
         """Say what will be read of the part."""
         self._file.need([(self._start + begin, self._start + end) for begin, end in ranges], advance)
 
+    def keep(self, wanted: bool) -> None:
+        """Say it of the whole file."""
+        self._file.keep(wanted)
+
     def fileno(self) -> int | None:
         """Return None: the kernel would copy from the start of the file."""
         return None

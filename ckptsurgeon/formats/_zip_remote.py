@@ -92,6 +92,10 @@ class RecordsFile:
         self._file.need([*frames, *wanted], advance)
         self._look(wanted)
 
+    def keep(self, wanted: bool) -> None:
+        """Say whether what was fetched is to outlast this process."""
+        self._file.keep(wanted)
+
     def fileno(self) -> int | None:
         """Return a descriptor once every record was looked at."""
         fd = self._file.fileno()

@@ -37,6 +37,9 @@ class Memory:
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
         """Do nothing: what will be read is here."""
 
+    def keep(self, wanted: bool) -> None:
+        """Do nothing: it was not fetched."""
+
     def fileno(self) -> int | None:
         """Return None: there is nothing that the kernel could copy from."""
         return None

@@ -2,6 +2,7 @@
 
 from ._http import Address, Patience, address_of, ask, broken, refusal
 from ._hub_address import HubAddress, hub_address
+from ._kept import cache_folder
 from .base import Advance, File, Folder, Source
 from .fsspec_urls import driver_errors, file_system
 from .local import broken_links, link_of
@@ -22,6 +23,7 @@ __all__ = [
     "ask",
     "broken",
     "broken_links",
+    "cache_folder",
     "driver_errors",
     "file_system",
     "hub_address",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import SourceError
 from ..text import escape, human_bytes
 from ._http import Address, Patience, ask, broken, refusal
+from ._kept import kept_spool
 from ._spool import Spool
 from .base import Folder
 from .remote import BLOCK, RemoteFile
@@ -128,12 +129,19 @@ def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
     """Return the file of a first answer, with that block in it; what does not come is asked for when it is read."""
     length = min(BLOCK, wire.size)
     wire._check(response, 0, length)
-    spool, at = Spool(wire.uri), 0
+    spool, at = _spool(wire), 0
     with suppress(*broken()):
         for data in response.iter_raw():
             spool.write(at, data[: length - at])
             at += len(data[: length - at])
     return RemoteFile(wire, spool)
+
+
+def _spool(wire: HttpRanges) -> Spool:
+    """Return where to put what comes: kept for a next run where the content is one that never changes."""
+    if not wire.validator:
+        return Spool(wire.uri)
+    return kept_spool(wire.uri, f"{wire.address.url}\n{wire.validator}\n{wire.size}")
 
 
 def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:

@@ -40,6 +40,10 @@ class File(Protocol):
         """
         ...
 
+    def keep(self, wanted: bool) -> None:
+        """Say that what is fetched is to outlast this process, or, at the end of a run that went well, no longer."""
+        ...
+
     def fileno(self) -> int | None:
         """Return a descriptor the kernel can copy from, None when there is none, -1 when the file is closed."""
         ...

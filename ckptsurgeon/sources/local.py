@@ -67,6 +67,9 @@ class LocalFile:
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
         """Do nothing: what will be read is here."""
 
+    def keep(self, wanted: bool) -> None:
+        """Do nothing: it is here, and stays."""
+
     def fileno(self) -> int | None:
         """Return the descriptor."""
         return self._fd

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn, Protocol
 
 from ..errors import SourceError
@@ -87,9 +88,13 @@ class RemoteFile:
 
     def need(self, ranges: Iterable[Range], advance: Advance | None = None) -> None:
         """Fetch (begin, end) ranges in few requests, several at a time; ``advance`` is told the bytes that came."""
-        with self._lock:
+        with self._lock, self._wanted():
             missing = [part for begin, end in ranges for part in self._spool.missing(begin, end)]
             self._fetch(cut(joined(missing, GAP), REQUEST), advance)
+
+    def keep(self, wanted: bool) -> None:
+        """Say whether a run needs what was fetched, so that it outlasts one that fails."""
+        self._spool.is_wanted = wanted
 
     def fileno(self) -> int | None:
         """Return the descriptor of the local copy, None while it has holes that would be copied as zeros."""
@@ -127,6 +132,13 @@ class RemoteFile:
             raise SourceError(f"{escape(self.uri)} ended at byte {self.size} while it was read.")
         if self._spool.missing(offset, offset + nbytes):
             self.need([(offset - offset % BLOCK, min(self.size, -(-(offset + nbytes) // BLOCK) * BLOCK))])
+
+    @contextmanager
+    def _wanted(self) -> Iterator[None]:
+        """Keep what has come if the rest does not."""
+        before, self._spool.is_wanted = self._spool.is_wanted, True
+        yield
+        self._spool.is_wanted = before
 
     def _fetch(self, pieces: list[Range], advance: Advance | None) -> None:
         stopped = threading.Event()

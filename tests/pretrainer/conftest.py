@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from ckptsurgeon.sources._http import close_connections
+
 from .cases import CASES
 
 
@@ -26,3 +28,4 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNa
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr("ckptsurgeon.sources._http.sleep", lambda seconds: None)
         yield SimpleNamespace(url=url, asked=asked)
+        close_connections()
