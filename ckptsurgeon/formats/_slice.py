@@ -18,6 +18,7 @@ class FileSlice:
     """``size`` bytes of a file from ``start``; raises FormatError where the file has not as many."""
 
     mtime_ns: int | None = None
+    validator = ""
     remote = False
     """A part is small, or two reads away: its head and its tail."""
 

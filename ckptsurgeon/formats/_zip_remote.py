@@ -68,6 +68,7 @@ class RecordsFile:
 
     def __init__(self, file: File, rows: list[Listed], spots: list[Spot]) -> None:
         self.uri, self.name, self.size, self.remote = file.uri, file.name, file.size, file.remote
+        self.validator = file.validator
         self._file = file
         self._rows, self._spots = rows, spots
         self._begins = [spot.header for spot in spots]

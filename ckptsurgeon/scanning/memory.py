@@ -16,6 +16,7 @@ class Memory:
 
     mtime_ns: int | None = None
     remote = False
+    validator = ""
 
     def __init__(self, outer: File, data: bytes) -> None:
         self.uri = outer.uri

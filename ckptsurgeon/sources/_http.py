@@ -40,11 +40,15 @@ sleep = time.sleep
 
 @dataclass(frozen=True)
 class Address:
-    """An address to ask: ``url`` without credentials, ``shown`` for messages, ``secret`` headers for its host alone."""
+    """An address to ask: ``url`` without credentials, ``shown`` for messages, ``secret`` headers for its host alone.
+
+    ``commit`` names the content for ever, where the address is of one that never changes.
+    """
 
     url: str
     shown: str
     secret: Mapping[str, str] = field(default_factory=dict)
+    commit: str = ""
 
 
 def address_of(url: str) -> Address:

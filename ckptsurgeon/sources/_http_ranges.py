@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpRanges", "open_http"]
 
+_LONGEST_ETAG = 256
+"""A longer one is no digest, and plans and recipes are not to carry it."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -45,8 +47,8 @@ class HttpRanges:
 
     @property
     def validator(self) -> str:
-        """The ETag where it is a strong one (RFC 9110, 8.8.1): equal ones mean equal bytes."""
-        return self.etag if self.etag.startswith('"') else ""
+        """The commit, or the ETag where it is a strong one: equal ones mean equal bytes."""
+        return self.address.commit or (self.etag if _is_strong(self.etag) else "")
 
     def folder(self) -> Folder:
         """Return the folder the file lies in."""
@@ -77,7 +79,7 @@ class HttpRanges:
             raise refusal(self.address, response)
         _check_plain(self.address, response)
         headers = response.headers
-        dated = "" if self.validator else headers.get("Last-Modified", "")
+        dated = "" if _is_strong(self.etag) else headers.get("Last-Modified", "")
         if headers.get("ETag", "") != self.etag or dated != self.modified:
             raise SourceError(f"{escape(self.uri)} has changed while it was read.", hint="Start again.")
         said = _content_range(response)
@@ -103,7 +105,7 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
         with ask(address, patience, Range=f"bytes=0-{BLOCK - 1}") as response:
             code, headers = response.status_code, response.headers
             etag = headers.get("ETag", "")
-            modified = "" if etag.startswith('"') else headers.get("Last-Modified", "")
+            modified = "" if _is_strong(etag) else headers.get("Last-Modified", "")
             if code == 416 and headers.get("Content-Range") == "bytes */0":
                 return RemoteFile(HttpRanges(address, name, 0, etag, modified, around))
             if code == 206:
@@ -156,6 +158,11 @@ def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
     if size not in (-1, at):
         raise SourceError(f"{escape(address.shown)} broke off: {at} of {size} bytes came.", hint="Try again.")
     return at
+
+
+def _is_strong(etag: str) -> bool:
+    """Whether an ETag tells a content from any other (RFC 9110, 8.8.1), and has the length of one."""
+    return etag.startswith('"') and len(etag) <= _LONGEST_ETAG
 
 
 def _size(address: Address, response: httpx2.Response) -> int:

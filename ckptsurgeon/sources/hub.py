@@ -59,6 +59,7 @@ class _CachedFile(LocalFile):
     def __init__(self, repository: Repository, path: str) -> None:
         super().__init__(repository.cached(path), repository.uri(path))
         self.mtime_ns = None
+        self.validator = repository.revision
         self._around = HubFolder(repository, os.path.dirname(path))
 
     def folder(self) -> Folder:  # type: ignore[override]
@@ -96,7 +97,9 @@ def _open_file(repository: Repository, path: str) -> File:
     secret = {"Authorization": f"Bearer {token}"} if token else {}
     url = hf_hub_url(repository.name, path, revision=repository.revision)
     around = HubFolder(repository, os.path.dirname(path))
-    return open_http(Address(url, repository.uri(path), secret), os.path.basename(path), lambda: around)
+    return open_http(
+        Address(url, repository.uri(path), secret, repository.revision), os.path.basename(path), lambda: around
+    )
 
 
 SOURCE = _Hub()

@@ -30,6 +30,7 @@ class LocalFile:
     """A regular file, held open so that what was planned is what is read."""
 
     remote = False
+    validator = ""
 
     def __init__(self, path: str, uri: str = "") -> None:
         self.path = path
