@@ -74,7 +74,9 @@ def names_of(paths: Sequence[str]) -> list[str]:
 
 def plan_source(name: str, checkpoint: Checkpoint, role: str = "source", operations: Sequence[Any] = ()) -> PlanSource:
     """Return what a plan says of an open checkpoint, and of the operations that made its tensors."""
-    files = tuple(FilePrint(file.name, file.size, file.sha256, file.mtime_ns) for file in checkpoint.files)
+    files = tuple(
+        FilePrint(file.name, file.size, file.sha256, file.mtime_ns, file.validator) for file in checkpoint.files
+    )
     return PlanSource(
         name, checkpoint.path, checkpoint.root, checkpoint.stripped, files, role, tuple(map(dict, operations))
     )

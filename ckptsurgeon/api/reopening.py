@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import CheckpointError, ConfigError, PlanError, SourceError
 from ..jsontext import read_json
-from ..plan import Plan, PlanSource
+from ..plan import FilePrint, Plan, PlanSource
 from ..target import TargetSpec
 from ..text import escape
 from .inputs import OpenInputs, file_print
@@ -51,6 +51,7 @@ def inputs_of(plan: Plan) -> Inputs:
         for source in plan.sources:
             opened.append(_reopen(source))
             _check_prints(source, opened[-1])
+            _check_validators(source, opened[-1])
         for file in plan.target.files:
             now = file_print(file.name)
             if (now.size, now.sha256) != (file.size, file.sha256):
@@ -98,10 +99,20 @@ def _check_prints(source: PlanSource, checkpoint: Checkpoint) -> None:
         found = now.get(file.name)
         same = found is not None and (found.size, found.sha256) == (file.size, file.sha256)
         if not same or (file.mtime_ns is not None and found is not None and found.mtime_ns != file.mtime_ns):
-            raise PlanError(
-                f"{escape(os.path.join(source.path, file.name).rstrip('/'))} has changed since the plan.",
-                hint="Plan again.",
-            )
+            raise _changed(source, file)
+
+
+def _check_validators(source: PlanSource, checkpoint: Checkpoint) -> None:
+    """Raise PlanError where a file at an address is of another commit, or has another strong ETag."""
+    now = {file.name: file.validator for file in checkpoint.files}
+    for file in source.files:
+        if file.validator and now.get(file.name, "") != file.validator:
+            raise _changed(source, file)
+
+
+def _changed(source: PlanSource, file: FilePrint) -> PlanError:
+    path = os.path.join(source.path, file.name).rstrip("/")
+    return PlanError(f"{escape(path)} has changed since the plan.", hint="Plan again.")
 
 
 def _check_target(plan: Plan, target: TargetSpec | None) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from ..checkpoint import Checkpoint
 from ..composition import leaves
+from ..errors import FormatError
 from ..plan import Plan
 from ..sources import Advance, File
 from ..tensors import TensorInfo, reach
 from .run import Inputs
 
-__all__ = ["announce"]
+__all__ = ["announce", "keeping"]
 
 Ranges = list[tuple[int, int]]
 Parts = Iterator[tuple[Checkpoint, TensorInfo | None]]
@@ -30,6 +32,31 @@ def announce(plan: Plan, inputs: Inputs, advance: Callable[[int, int], None] = l
     return came.done
 
 
+@contextmanager
+def keeping(inputs: Inputs) -> Iterator[None]:
+    """Let what is fetched in the block outlast it where it fails, so that the next run goes on from there.
+
+    Except where bytes are not what they should be: those are fetched anew.
+    """
+    _keep(inputs, True)
+    try:
+        yield
+    except FormatError:
+        _keep(inputs, False)
+        raise
+    _keep(inputs, False)
+
+
+def _keep(inputs: Inputs, wanted: bool) -> None:
+    for checkpoint in _checkpoints(inputs):
+        for file in checkpoint.open_files().values():
+            file.keep(wanted)
+
+
+def _checkpoints(inputs: Inputs) -> list[Checkpoint]:
+    return [*inputs.sources, *([inputs.keeper] if inputs.keeper is not None else [])]
+
+
 class _Counter:
     """Bytes that came, of all files."""
 
@@ -44,8 +71,7 @@ class _Counter:
 
 def _wanted(plan: Plan, inputs: Inputs) -> list[tuple[File, Ranges]]:
     """Return of each remote file the ranges that will be read, each once."""
-    checkpoints = [*inputs.sources, *([inputs.keeper] if inputs.keeper is not None else [])]
-    if not any(file.remote for checkpoint in checkpoints for file in checkpoint.open_files().values()):
+    if not any(file.remote for checkpoint in _checkpoints(inputs) for file in checkpoint.open_files().values()):
         return []
     found: dict[int, tuple[File, dict[tuple[int, int], None]]] = {}
     for source, info in _read(plan, inputs):

@@ -13,7 +13,7 @@ from ..formats import RECIPE_FILE, Beside, folder_digest, seal
 from ..plan import Plan, Receipt
 from ..recipe import Recipe, recipe_text
 from ..text import escape, listing
-from .announcing import announce
+from .announcing import announce, keeping
 from .check_steps import check_step
 from .companions import all_checksums, as_written, copy_companions, recipe_as_written, told_companions
 from .copy_steps import check_storages, copied_steps
@@ -43,7 +43,7 @@ def carry_out(
     shape = lay_out(written, options, recipe_text(recipe), _beside(plan, inputs))
     check_unchanged(inputs)
     former = former_companions(options.path, written.target.companions) if shape.folder else Former()
-    with _staged(shape, inputs, written, options, former=former) as (files, folder):
+    with keeping(inputs), _staged(shape, inputs, written, options, former=former) as (files, folder):
         run = Run(written, inputs, shape, files, progress or (lambda done, total: None))
         run.fetched(announce(written, inputs, lambda done, total: run.progress(done, total + shape.size)))
         _check_equal(run)

@@ -12,7 +12,7 @@ from ..ops import raw_dtype
 from ..plan import Plan, Step
 from ..tensors import TensorInfo
 from ..text import escape
-from .announcing import announce
+from .announcing import announce, keeping
 from .check_steps import check_step
 from .checksums import check_storage, checkable
 from .compute import computed_blocks
@@ -31,8 +31,16 @@ def stage_tensors(plan: Plan, inputs: Inputs) -> tuple[dict[str, torch.Tensor], 
 
     Everything is read and checked here, so that a fault comes before anything is written.
     """
-    announce(plan, inputs)
-    check_equal(plan, inputs.sources)
+    with keeping(inputs):
+        announce(plan, inputs)
+        check_equal(plan, inputs.sources)
+        staged, overflowed = _staged(plan, inputs)
+        check_unchanged(inputs)
+    return staged, overflow_notes(overflowed)
+
+
+def _staged(plan: Plan, inputs: Inputs) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    """Return the values by destination key, and of how many values each tensor that has such became infinite."""
     staged: dict[str, torch.Tensor] = {}
     overflowed: dict[str, int] = {}
     checked: set[int] = set()
@@ -45,8 +53,7 @@ def stage_tensors(plan: Plan, inputs: Inputs) -> tuple[dict[str, torch.Tensor], 
         staged[step.key], lost = _read(step, source, inputs)
         if lost:
             overflowed[step.key] = lost
-    check_unchanged(inputs)
-    return staged, overflow_notes(overflowed)
+    return staged, overflowed
 
 
 def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) -> None:

@@ -1,6 +1,7 @@
 """Brings files that lie elsewhere (a folder, a hub repository, a web address) to a place on this machine."""
 
-from .collect import Collecting, collect, collect_file
+from .collect import collect_file
+from .collecting import Collecting, collect
 from .config import FetchConfig, fetch_config_of, strategy_of
 from .fetch import fetch
 from .fetched import Fetched, FetchedFile

@@ -1,92 +1,23 @@
-"""Puts files where they are collected, all or none; a file that came from elsewhere is never taken for one of them."""
+"""Brings one file to where it is collected: from a folder here, an address, or a hub."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from ..engine import output_error, remove_leftovers
-from ..errors import ConfigError, OutputError, SourceError
-from ..sources import File, open_source
+from ..errors import ConfigError, SourceError
 from ..text import escape
-from .blob import Blob
-from .config import FetchConfig
-from .copying import copy_bytes
+from .collecting import Collecting, check_replaceable, copy_blob, copy_file, link_file, prepare, still_good
 from .download import download
-from .folders import making_folders
-from .hub import commit_of, from_hub, pinned
+from .hub import commit_of, from_hub
 from .origin import Origin
-from .placing import Placing
-from .record import Record, as_text, is_outdated, is_unchanged, read_record, record_of, record_path, sha256_of
+from .record import is_outdated, record_of
 from .same import is_same_file
 from .store import read_store
 
-if TYPE_CHECKING:
-    from ..engine import Progress
-
-__all__ = ["Collecting", "collect", "collect_file", "copy_blob", "prepare"]
-
-CHUNK = 1 << 22
-
-
-@dataclass
-class Collecting:
-    """How files are collected into a folder, and what is to be put there once every one of them was fetched.
-
-    ``asks_again`` lets an address be asked whether what was collected from it is still what it has. ``sha256`` is what
-    the one file must be, '' where nobody says; ``anyway`` what is advised where something is in the way.
-    """
-
-    strategy: str
-    config: FetchConfig
-    placing: Placing
-    make_folder: Callable[[str], None]
-    asks_again: bool = False
-    sha256: str = ""
-    anyway: str = "FetchConfig(overwrite=True) replaces it; to load it, name it in paths."
-    progress: Progress | None = None
-    pins: dict[tuple[str, str], str] = field(default_factory=dict)
-
-    def pinned(self, origin: Origin) -> Origin:
-        """Return an origin at a commit: that of the first file of its repository, so that all are of one."""
-        key = (origin.source, origin.revision)
-        if key not in self.pins:
-            self.pins[key] = pinned(origin, self.config).revision
-        return replace(origin, revision=self.pins[key])
-
-    def note(self, path: str, record: Record) -> None:
-        """Write a record for beside ``path``."""
-        self.placing.text(record_path(path), as_text(record))
-
-    def forget(self, path: str) -> None:
-        """Let there be no record beside ``path``."""
-        self.placing.remove(record_path(path))
-
-
-@contextmanager
-def collect(folder: str | None, strategy: str, config: FetchConfig) -> Iterator[Collecting]:
-    """Make a folder, with its parents, to collect into; a folder that was made for nothing is removed."""
-    try:
-        with making_folders() as make, ExitStack() as stack:
-            if folder is not None:
-                make(folder)
-            placing = Placing(stack)
-            yield Collecting(strategy if folder is not None else "no_link", config, placing, make)
-            placing.put()
-    except OSError as error:
-        raise output_error(error.filename or folder or ".", error) from error
-
-
-def prepare(path: str) -> None:
-    """Remove what killed runs have left of a file and of its record."""
-    remove_leftovers(path)
-    remove_leftovers(record_path(path))
+__all__ = ["collect_file"]
 
 
 def collect_file(origin: Origin, path: str | None, how: Collecting) -> str:
@@ -106,15 +37,15 @@ def _local(origin: Origin, path: str | None, how: Collecting) -> str:
             how.forget(path or source)
         return path or source
     if how.strategy == "symlink":
-        _link(source, path, how)
+        link_file(source, path, how)
         how.forget(path)
         return path
     found = os.stat(source)
     fingerprint = f"{found.st_size} {found.st_mtime_ns}"
-    record = _still_good(origin, path)
+    record = still_good(origin, path)
     if record is not None and record.fingerprint == fingerprint and not how.config.overwrite:
         return path
-    how.note(path, _copy(source, path, how, origin, fingerprint=fingerprint))
+    how.note(path, copy_file(source, path, how, origin, fingerprint=fingerprint))
     return path
 
 
@@ -137,7 +68,7 @@ def _address(origin: Origin, path: str | None, how: Collecting) -> str:
         raise ConfigError(
             f"{escape(origin.shown)} is an address, and there is no folder to collect it in.", hint="Set collect_in."
         )
-    known = _still_good(origin, path) if how.asks_again or not how.config.overwrite else None
+    known = still_good(origin, path) if how.asks_again or not how.config.overwrite else None
     if known is not None and (not how.asks_again or (how.sha256 and known.sha256 == how.sha256)):
         return path
     if not how.config.allow_network:
@@ -146,7 +77,7 @@ def _address(origin: Origin, path: str | None, how: Collecting) -> str:
     etag = known.etag if known is not None else ""
     found = get(origin, path, how.placing, etag=etag, sha256=how.sha256, progress=how.progress)
     if found is not None:
-        _check_replaceable(path, how, lambda: found.sha256)
+        check_replaceable(path, how, lambda: found.sha256)
         how.note(path, replace(record_of(origin, found.staged.path, sha256=found.sha256), etag=found.etag))
     return path
 
@@ -155,7 +86,7 @@ def _hub(origin: Origin, path: str | None, how: Collecting) -> str:
     config = how.config
     if path is None:
         return from_hub(how.pinned(origin), config, config.huggingface_cache_dir).path
-    if _still_good(origin, path) is not None and not (config.overwrite or config.allow_updates):
+    if still_good(origin, path) is not None and not (config.overwrite or config.allow_updates):
         return path
     if how.strategy == "copy_skip_cache":
         with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as cache:
@@ -164,68 +95,6 @@ def _hub(origin: Origin, path: str | None, how: Collecting) -> str:
     if how.strategy != "symlink":
         return copy_blob(blob, path, how, origin)
     if not is_same_file(blob.path, path):
-        _link(blob.path, path, how)
+        link_file(blob.path, path, how)
         how.note(path, record_of(origin, blob.path, commit=commit_of(blob.path), link=blob.path))
     return path
-
-
-def copy_blob(blob: Blob, path: str, how: Collecting, origin: Origin) -> str:
-    """Put a copy of a file that was read and found to be good at ``path``, a file of its own; returns that."""
-    commit, record = commit_of(blob.path), _still_good(origin, path)
-    same = record is not None and (record.sha256, record.commit) == (blob.sha256, commit) and not how.config.overwrite
-    if same or is_same_file(blob.path, path):
-        return path
-    _check_replaceable(path, how, lambda: blob.sha256)
-    file = open_source(blob.path)
-    assert isinstance(file, File)
-    with closing(file):
-        staged = how.placing.file(path, blob.size)
-        copy_bytes(file, staged)
-        staged.flush(blob.size)
-    how.note(path, record_of(origin, staged.path, commit=commit, sha256=blob.sha256))
-    return path
-
-
-def _still_good(origin: Origin, path: str) -> Record | None:
-    """Return the record of a file that was collected from this very origin and is what it was then."""
-    record = read_record(path)
-    same = record is not None and record.origin_sha256 == origin.sha256 and is_unchanged(path, record)
-    return record if same else None
-
-
-def _check_replaceable(path: str, how: Collecting, digest: Callable[[], str]) -> None:
-    """Raise OutputError where a file lies there that nobody knows to have been collected, and has other bytes."""
-    if os.path.islink(path) or not os.path.lexists(path) or how.config.overwrite:
-        return
-    if not os.path.isfile(path):
-        raise OutputError(f"{escape(path)} is no regular file, and is not replaced.")
-    record = read_record(path)
-    if (record is not None and is_unchanged(path, record)) or sha256_of(path) == digest():
-        return
-    known = f"it has changed since it was collected from {escape(record.source)}" if record is not None else ""
-    raise OutputError(
-        f"{escape(path)} is not what was asked for, and {known or 'nothing says where it is from'}.",
-        hint=how.anyway,
-    )
-
-
-def _link(source: str, path: str, how: Collecting) -> None:
-    """Let an absolute symbolic link lead from ``path`` to ``source``."""
-    _check_replaceable(path, how, lambda: sha256_of(source))
-    if not (os.path.islink(path) and os.readlink(path) == source):
-        how.placing.link(source, path)
-
-
-def _copy(source: str, path: str, how: Collecting, origin: Origin, *, fingerprint: str) -> Record:
-    """Copy ``source`` for ``path``; returns the record of the copy."""
-    _check_replaceable(path, how, lambda: sha256_of(source))
-    file, digest = open_source(source), hashlib.sha256()
-    assert isinstance(file, File)
-    with closing(file):
-        staged = how.placing.file(path, file.size)
-        for offset in range(0, file.size, CHUNK):
-            chunk = file.read(offset, min(CHUNK, file.size - offset))
-            staged.write(offset, chunk)
-            digest.update(chunk)
-        staged.flush(file.size)
-    return record_of(origin, staged.path, fingerprint=fingerprint, sha256=digest.hexdigest())

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, FormatError, SourceError
-from ..sources import open_source
+from ..sources import cache_folder, open_source
 from ..text import escape
 from .blob import Blob, read_blob
-from .collect import collect, collect_file, copy_blob, prepare
+from .collect import collect_file
+from .collecting import collect, copy_blob, prepare
 from .config import FetchConfig
 from .fetched import Fetched, fetched_files, notes_of
 from .folders import check_no_links
@@ -181,6 +182,4 @@ def _names_in(folder: str) -> list[str]:
 
 def _kept_in(origin: Origin) -> str:
     """Return the folder in which the files of an address are kept: by the address, below the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    cache = os.environ.get("CKPTSURGEON_CACHE") or os.path.join(home, "ckptsurgeon")
-    return os.path.join(os.path.abspath(cache), "fetched", origin.sha256[:32])
+    return os.path.join(cache_folder(), "fetched", origin.sha256[:32])

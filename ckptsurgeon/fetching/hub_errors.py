@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from ..engine import output_error
 from ..errors import CheckpointError, ConfigError, SourceError
+from ..sources import without_queries
 from ..text import escape
 from .config import FetchConfig
 from .origin import Origin
-from .web import without_queries
 
 __all__ = ["failed", "is_offline"]
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import CheckpointError, ConfigError, SourceError
-from ..sources import scheme_of
+from ..errors import SourceError
+from ..sources import driver_errors, file_system
 from ..text import escape
 from .download import Downloaded
 from .origin import Origin
@@ -24,8 +22,8 @@ CHUNK = 1 << 22
 
 def names_below(origin: Origin) -> list[str]:
     """Return the names of all files of a folder, relative to it and sorted; [] for a file. Raises SourceError."""
-    with _asking(origin):
-        system, path = _open(origin)
+    system, path = file_system(origin.path.rstrip("/"))
+    with driver_errors(origin.shown):
         if not system.isdir(path):
             return []
         return sorted(str(name)[len(path.rstrip("/")) + 1 :] for name in system.find(path))
@@ -38,13 +36,13 @@ def read_store(
 
     Raises SourceError where it cannot be had whole, or is not what ``sha256`` says.
     """
-    with _asking(origin):
-        system, inside = _open(origin)
+    system, inside = file_system(origin.path.rstrip("/"))
+    with driver_errors(origin.shown):
         version, size = str(system.ukey(inside)), int(system.size(inside))
     if etag and version == etag:
         return None
     staged, digest, done = placing.file(path, size), hashlib.sha256(), 0
-    with _asking(origin), system.open(inside, "rb") as file:
+    with driver_errors(origin.shown), system.open(inside, "rb") as file:
         while chunk := file.read(CHUNK):
             staged.write(done, chunk)
             digest.update(chunk)
@@ -59,31 +57,3 @@ def read_store(
         )
     staged.flush(size)
     return Downloaded(staged, digest.hexdigest(), version)
-
-
-def _open(origin: Origin) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
-    system, path = url_to_fs(origin.path.rstrip("/"))
-    return system, str(path)
-
-
-@contextmanager
-def _asking(origin: Origin) -> Iterator[None]:
-    """Let whatever a driver raises be an error of ours; each has its own."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except ImportError as error:
-        raise ConfigError(
-            f"{escape(origin.shown)} needs a package that is not installed: {escape(str(error))}"
-        ) from None
-    except Exception as error:
-        why = escape(str(error).strip() or type(error).__name__, 400)
-        if "Protocol not known" in why:
-            raise ConfigError(
-                f"{escape(origin.shown)}: nothing reads {scheme_of(origin.path)}:// addresses.",
-                hint="Use hf://, http(s):// or what fsspec reads.",
-            ) from None
-        raise SourceError(f"{escape(origin.shown)} cannot be had: {why}") from None

@@ -71,10 +71,7 @@ class PieceFiles:
 
     def headers(self) -> list[FileHeader]:
         """Return the files, each with a digest of all that heads its pieces."""
-        return [
-            FileHeader(name, file.size, self.digests[name].hexdigest(), file.mtime_ns)
-            for name, file in self.handles.items()
-        ]
+        return [FileHeader.of(file, self.digests[name].hexdigest(), name) for name, file in self.handles.items()]
 
     def frames(self) -> dict[str, str]:
         """Return the digest of what is no tensor's in each file."""

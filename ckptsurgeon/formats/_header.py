@@ -18,13 +18,20 @@ __all__ = ["Beside", "FileHeader", "Format", "Header", "Layout", "OutTensor", "S
 class FileHeader:
     """One file of a checkpoint: what tells it from another without reading it whole.
 
-    ``name`` is relative to the checkpoint (empty when it is the checkpoint); ``size`` in bytes.
+    ``name`` is relative to the checkpoint (empty when it is the checkpoint); ``size`` in bytes; ``validator`` is the
+    commit or strong ETag of a file at an address, '' where there is none.
     """
 
     name: str
     size: int
     sha256: str
     mtime_ns: int | None = None
+    validator: str = ""
+
+    @classmethod
+    def of(cls, file: File, sha256: str, name: str) -> FileHeader:
+        """Return what tells an open file from another; ``sha256`` is of its header."""
+        return cls(name, file.size, sha256, file.mtime_ns, file.validator)
 
 
 @dataclass(frozen=True)

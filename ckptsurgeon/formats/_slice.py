@@ -18,6 +18,7 @@ class FileSlice:
     """``size`` bytes of a file from ``start``; raises FormatError where the file has not as many."""
 
     mtime_ns: int | None = None
+    validator = ""
     remote = False
     """A part is small, or two reads away: its head and its tail."""
 
@@ -53,6 +54,10 @@ class FileSlice:
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
         """Say what will be read of the part."""
         self._file.need([(self._start + begin, self._start + end) for begin, end in ranges], advance)
+
+    def keep(self, wanted: bool) -> None:
+        """Say it of the whole file."""
+        self._file.keep(wanted)
 
     def fileno(self) -> int | None:
         """Return None: the kernel would copy from the start of the file."""

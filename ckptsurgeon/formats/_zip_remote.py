@@ -68,6 +68,7 @@ class RecordsFile:
 
     def __init__(self, file: File, rows: list[Listed], spots: list[Spot]) -> None:
         self.uri, self.name, self.size, self.remote = file.uri, file.name, file.size, file.remote
+        self.validator = file.validator
         self._file = file
         self._rows, self._spots = rows, spots
         self._begins = [spot.header for spot in spots]
@@ -91,6 +92,10 @@ class RecordsFile:
         frames = [part for at in self._touched(wanted) & self._unseen for part in self._spots[at].frames]
         self._file.need([*frames, *wanted], advance)
         self._look(wanted)
+
+    def keep(self, wanted: bool) -> None:
+        """Say whether what was fetched is to outlast this process."""
+        self._file.keep(wanted)
 
     def fileno(self) -> int | None:
         """Return a descriptor once every record was looked at."""

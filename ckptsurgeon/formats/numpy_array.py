@@ -32,7 +32,7 @@ class _NumpyArray:
         return Header(
             format=self.name,
             tree={key: entry},
-            files=(FileHeader(name, source.size, hashlib.sha256(head).hexdigest(), source.mtime_ns),),
+            files=(FileHeader.of(source, hashlib.sha256(head).hexdigest(), name),),
             handles={name: source},
         )
 

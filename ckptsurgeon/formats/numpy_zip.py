@@ -45,7 +45,7 @@ class _NumpyZip:
         return Header(
             format=self.name,
             tree=tree,
-            files=(FileHeader(name, source.size, digest, source.mtime_ns),),
+            files=(FileHeader.of(source, digest, name),),
             handles={name: archive.file},
             notes=(f"compressed, and so not read: {listing(compressed)}",) if compressed else (),
         )

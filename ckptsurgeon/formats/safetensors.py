@@ -51,7 +51,7 @@ class _Safetensors:
         return Header(
             format=self.name,
             tree=tensors,
-            files=(FileHeader(name, source.size, digest, source.mtime_ns),),
+            files=(FileHeader.of(source, digest, name),),
             handles={name: source},
             metadata=metadata,
             recipe=recipe,

@@ -38,7 +38,7 @@ class _Sharded:
         raw, weight_map, metadata = _index(source)
         folder = source.folder()
         tree: dict[str, Any] = {}
-        files = [FileHeader(source.name, source.size, hashlib.sha256(raw).hexdigest(), source.mtime_ns)]
+        files = [FileHeader.of(source, hashlib.sha256(raw).hexdigest(), source.name)]
         handles: dict[str, File] = {source.name: source}
         shards: dict[str, Header] = {}
         for shard, wanted in _by_shard(weight_map).items():

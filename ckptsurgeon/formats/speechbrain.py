@@ -109,7 +109,7 @@ def _meta(folder: Folder, inner: str) -> _Meta:
     name = f"{inner}/{_META}" if inner else _META
     with closing(folder.file(name)) as file:
         raw = file.read(0, min(file.size, _META_BYTES))
-        header = FileHeader(name, file.size, hashlib.sha256(raw).hexdigest(), file.mtime_ns)
+        header = FileHeader.of(file, hashlib.sha256(raw).hexdigest(), name)
     try:
         read = read_yaml(raw.decode("utf-8"), name)
     except UnicodeDecodeError:

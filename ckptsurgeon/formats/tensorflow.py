@@ -70,7 +70,7 @@ class _TensorFlow:
 def _file_header(file: File) -> FileHeader:
     """Return what tells a file from another: all bytes of the index, none of a data file, which has no header."""
     digest = hashlib.sha256(file.read(0, file.size) if file.name.endswith(_INDEX) else b"")
-    return FileHeader(file.name, file.size, digest.hexdigest(), file.mtime_ns)
+    return FileHeader.of(file, digest.hexdigest(), file.name)
 
 
 class _Shards:

@@ -60,7 +60,7 @@ class _TorchDistributed:
         return Header(
             format=self.name,
             tree=tree,
-            files=(FileHeader(METADATA, file.size, digest, file.mtime_ns), *files.headers()),
+            files=(FileHeader.of(file, digest, METADATA), *files.headers()),
             handles={METADATA: file, **files.handles},
             recipe=folder_recipe(folder),
             frame=lambda: folder_frame(folder, {METADATA: digest, **files.frames()}),

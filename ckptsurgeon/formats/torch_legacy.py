@@ -59,7 +59,7 @@ class _TorchLegacy:
         pickles.position = object_at
         tree = pickles.run(lambda pid: _resolve(storages, pid), rebuild=True)
         digest = hashlib.sha256(head).hexdigest()
-        return Header(self.name, tree, (FileHeader(name, source.size, digest, source.mtime_ns),), {name: source})
+        return Header(self.name, tree, (FileHeader.of(source, digest, name),), {name: source})
 
 
 class _Pickles:

@@ -49,7 +49,7 @@ class _TorchZip:
             format="torchscript" if scripted else self.name,
             tree=tree,
             notes=("read the tensors of a TorchScript module, not its program",) if scripted else (),
-            files=(FileHeader(name, source.size, archive.digest(), source.mtime_ns),),
+            files=(FileHeader.of(source, archive.digest(), name),),
             handles={name: records.file},
             recipe=recipe,
             frame=lambda: _frame(records, root, recipe or ""),

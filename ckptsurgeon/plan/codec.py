@@ -96,7 +96,8 @@ def _source_json(source: PlanSource) -> dict[str, Any]:
 
 
 def _print_json(file: FilePrint) -> dict[str, Any]:
-    return {"name": file.name, "size": file.size, "sha256": file.sha256, "mtime_ns": file.mtime_ns}
+    row = {"name": file.name, "size": file.size, "sha256": file.sha256, "mtime_ns": file.mtime_ns}
+    return {**row, **({"validator": file.validator} if file.validator else {})}
 
 
 def _read_plan(data: Mapping[str, Any]) -> Plan:
@@ -143,4 +144,7 @@ def _read_carried(row: Mapping[str, Any]) -> Carried:
 
 
 def _read_prints(rows: Sequence[Mapping[str, Any]]) -> tuple[FilePrint, ...]:
-    return tuple(FilePrint(text(r["name"]), int(r["size"]), text(r["sha256"]), r["mtime_ns"]) for r in rows)
+    return tuple(
+        FilePrint(text(r["name"]), int(r["size"]), text(r["sha256"]), r["mtime_ns"], text(r.get("validator", "")))
+        for r in rows
+    )

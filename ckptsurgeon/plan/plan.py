@@ -24,12 +24,16 @@ __all__ = ["Carried", "Equal", "FilePrint", "Plan", "PlanCompanion", "PlanSource
 
 @dataclass(frozen=True)
 class FilePrint:
-    """A fingerprint: size in bytes, SHA-256 of the header, and for local files the mtime in nanoseconds."""
+    """A fingerprint: size in bytes, SHA-256 of the header, and for local files the mtime in nanoseconds.
+
+    ``validator`` is the commit or strong ETag of a file at an address, '' where there is none.
+    """
 
     name: str
     size: int
     sha256: str
     mtime_ns: int | None = None
+    validator: str = ""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def _read_source(row: Mapping[str, Any]) -> PlanSource:
 
 
 def _read_file(row: Mapping[str, Any]) -> FilePrint:
-    return FilePrint(str(row["name"]), int(row["size"]), str(row["sha256"]))
+    return FilePrint(str(row["name"]), int(row["size"]), str(row["sha256"]), validator=str(row.get("validator", "")))
 
 
 def _read_companion(row: Mapping[str, Any]) -> PlanCompanion:

@@ -54,7 +54,9 @@ def recipe_text(recipe: Recipe) -> str:
 
 
 def _file_json(file: FilePrint | PlanCompanion) -> dict[str, Any]:
-    return {"name": file.name, "size": file.size, "sha256": file.sha256}
+    row = {"name": file.name, "size": file.size, "sha256": file.sha256}
+    validator = file.validator if isinstance(file, FilePrint) else ""
+    return {**row, **({"validator": validator} if validator else {})}
 
 
 def _made_json(key: str, made: Made) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class Memory:
 
     mtime_ns: int | None = None
     remote = False
+    validator = ""
 
     def __init__(self, outer: File, data: bytes) -> None:
         self.uri = outer.uri
@@ -36,6 +37,9 @@ class Memory:
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
         """Do nothing: what will be read is here."""
+
+    def keep(self, wanted: bool) -> None:
+        """Do nothing: it was not fetched."""
 
     def fileno(self) -> int | None:
         """Return None: there is nothing that the kernel could copy from."""

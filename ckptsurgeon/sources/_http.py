@@ -5,28 +5,32 @@ HTTP semantics after RFC 9110: ranges (14), validators (8.8), redirects (15.4), 
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from ..errors import SourceError
-from ..text import escape
+from ..text import count, escape
 from ..version import __version__
+from .uri import shown, without_queries
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["Address", "Patience", "ask", "broken", "close_connections", "refusal"]
+__all__ = ["Address", "Patience", "address_of", "ask", "broken", "close_connections", "refusal"]
 
 CONNECT_S, SILENT_S = 15.0, 60.0
 """How long a server may take to answer at all, and to send the next byte."""
 TRIES = 5
 LONGEST_WAIT_S = 60.0
 """A server that asks for more patience than this is given up."""
+ENOUGH = 64 << 10
+"""An attempt that brings at least so many bytes was worth it: what fails after it is counted anew."""
 REDIRECTS = 10
 _REDIRECTS = {301, 302, 303, 307, 308}
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
@@ -36,11 +40,26 @@ sleep = time.sleep
 
 @dataclass(frozen=True)
 class Address:
-    """An address to ask: ``url`` without credentials, ``shown`` for messages, ``secret`` headers for its host alone."""
+    """An address to ask: ``url`` without credentials, ``shown`` for messages, ``secret`` headers for its host alone.
+
+    ``commit`` names the content for ever, where the address is of one that never changes.
+    """
 
     url: str
     shown: str
     secret: Mapping[str, str] = field(default_factory=dict)
+    commit: str = ""
+
+
+def address_of(url: str) -> Address:
+    """Return an address to ask; credentials in it become a header that no other host is sent."""
+    parts = urlsplit(url)
+    credentials, _, host = parts.netloc.rpartition("@")
+    secret = {}
+    if credentials:
+        told = base64.b64encode(unquote(credentials).encode()).decode()
+        secret["Authorization"] = f"Basic {told}"
+    return Address(urlunsplit(parts._replace(netloc=host, fragment="")), shown(url), secret)
 
 
 class Patience:
@@ -50,14 +69,17 @@ class Patience:
         self._shown = shown
         self._failed = 0
 
-    def again(self, why: str, wait_s: float = 0.0) -> None:
-        """Wait before the next attempt; raises SourceError where there has been enough of them."""
-        self._failed += 1
+    def again(self, what: str, wait_s: float = 0.0, *, came: int = 0) -> None:
+        """Wait before the next attempt, after one that brought ``came`` bytes; ``what`` is what became of it.
+
+        Raises SourceError where there has been enough of them.
+        """
+        self._failed = 1 if came >= ENOUGH else self._failed + 1
         if self._failed >= TRIES or wait_s > LONGEST_WAIT_S:
-            raise SourceError(
-                f"{escape(self._shown)} cannot be had: {escape(why)}; tried {self._failed} times.",
-                hint="Try again later.",
-            )
+            hint = f"Tried {count(self._failed, 'time')}; try again later."
+            if wait_s > LONGEST_WAIT_S:
+                hint = f"The server asks to wait {wait_s:.0f} s."
+            raise SourceError(f"{escape(self._shown)} {escape(without_queries(what))}.", hint=hint)
         sleep(max(wait_s, 0.25 * 2**self._failed))
 
 
@@ -65,18 +87,23 @@ class Patience:
 def ask(address: Address, patience: Patience, **headers: str) -> Iterator[httpx2.Response]:
     """Give the answer to a GET, redirects followed, busy servers asked again; its body is not read yet.
 
-    Raises SourceError where there is no answer that could be used.
+    Raises SourceError where there is no answer that could be used, at once where nobody can be reached.
     """
+    import httpx2
+
     while True:
         try:
             response = _follow(address, headers)
+        except httpx2.ConnectError as error:
+            why = escape(without_queries(_why(error)))
+            raise SourceError(f"{escape(address.shown)} cannot be reached: {why}.", hint="Try again later.") from None
         except broken() as error:
-            patience.again(_why(error))
+            patience.again(f"cannot be had: {_why(error)}")
             continue
         if response.status_code not in _BUSY:
             break
         response.close()
-        patience.again(f"the server says {_status(response)}", _retry_after(response))
+        patience.again(f"cannot be had: {_status(response)}", _retry_after(response))
     try:
         yield response
     finally:
@@ -89,7 +116,7 @@ def refusal(address: Address, response: httpx2.Response) -> SourceError:
     hint = ""
     if code in (401, 403):
         hint = "The server wants other credentials than were given."
-    return SourceError(f"{escape(address.shown)} cannot be had: the server says {_status(response)}.", hint=hint)
+    return SourceError(f"{escape(address.shown)} cannot be had: {escape(_status(response))}.", hint=hint)
 
 
 def broken() -> tuple[type[Exception], ...]:
@@ -111,19 +138,18 @@ def _client() -> httpx2.Client:
     import httpx2
 
     agent = {"User-Agent": f"ckptsurgeon/{__version__}", "Accept-Encoding": "identity", "Accept": "*/*"}
-    timeout = httpx2.Timeout(SILENT_S, connect=CONNECT_S)
-    return httpx2.Client(headers=agent, timeout=timeout, follow_redirects=False)
+    return httpx2.Client(headers=agent, follow_redirects=False)
 
 
 def _follow(address: Address, headers: Mapping[str, str]) -> httpx2.Response:
     """Return the first answer that is no redirect; what is secret goes to the address's own origin alone."""
     import httpx2
 
-    url = address.url
+    url, timeout = address.url, httpx2.Timeout(SILENT_S, connect=CONNECT_S)
     for _ in range(REDIRECTS):
         own = address.secret if _origin(url) == _origin(address.url) else {}
         try:
-            request = _client().build_request("GET", url, headers={**headers, **own})
+            request = _client().build_request("GET", url, headers={**headers, **own}, timeout=timeout)
         except (httpx2.InvalidURL, ValueError) as error:
             raise SourceError(f"{escape(address.shown)} is no address: {escape(str(error))}.") from None
         response = _client().send(request, stream=True)
@@ -153,7 +179,7 @@ def _origin(url: str) -> tuple[str, str, int]:
 
 
 def _status(response: httpx2.Response) -> str:
-    return f"{response.status_code} {escape(response.reason_phrase, 80)}".strip()
+    return f"{response.status_code} {without_queries(response.reason_phrase[:80])}".strip().rstrip(".")
 
 
 def _retry_after(response: httpx2.Response) -> float:

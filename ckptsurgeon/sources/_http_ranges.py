@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import SourceError
 from ..text import escape, human_bytes
 from ._http import Address, Patience, ask, broken, refusal
+from ._kept import kept_spool
 from ._spool import Spool
 from .base import Folder
 from .remote import BLOCK, RemoteFile
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpRanges", "open_http"]
 
+_LONGEST_ETAG = 256
+"""A longer one is no digest, and plans and recipes are not to carry it."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -44,8 +47,8 @@ class HttpRanges:
 
     @property
     def validator(self) -> str:
-        """The ETag where it is a strong one (RFC 9110, 8.8.1): equal ones mean equal bytes."""
-        return self.etag if self.etag.startswith('"') else ""
+        """The commit, or the ETag where it is a strong one: equal ones mean equal bytes."""
+        return self.address.commit or (self.etag if _is_strong(self.etag) else "")
 
     def folder(self) -> Folder:
         """Return the folder the file lies in."""
@@ -68,7 +71,7 @@ class HttpRanges:
                 except broken() as error:
                     why = str(error) or why
             if done < nbytes:
-                patience.again(why)
+                patience.again(f"cannot be had: {why}", came=offset + done - begin)
 
     def _check(self, response: httpx2.Response, begin: int, end: int) -> None:
         """Raise SourceError where an answer is not the range that was asked for, or of another content."""
@@ -76,7 +79,7 @@ class HttpRanges:
             raise refusal(self.address, response)
         _check_plain(self.address, response)
         headers = response.headers
-        dated = "" if self.validator else headers.get("Last-Modified", "")
+        dated = "" if _is_strong(self.etag) else headers.get("Last-Modified", "")
         if headers.get("ETag", "") != self.etag or dated != self.modified:
             raise SourceError(f"{escape(self.uri)} has changed while it was read.", hint="Start again.")
         said = _content_range(response)
@@ -102,7 +105,7 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
         with ask(address, patience, Range=f"bytes=0-{BLOCK - 1}") as response:
             code, headers = response.status_code, response.headers
             etag = headers.get("ETag", "")
-            modified = "" if etag.startswith('"') else headers.get("Last-Modified", "")
+            modified = "" if _is_strong(etag) else headers.get("Last-Modified", "")
             if code == 416 and headers.get("Content-Range") == "bytes */0":
                 return RemoteFile(HttpRanges(address, name, 0, etag, modified, around))
             if code == 206:
@@ -115,7 +118,7 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
                 size = _take_all(address, response, spool)
             except broken() as error:
                 spool.close()
-                patience.again(str(error))
+                patience.again(f"broke off: {error}")
                 continue
             except BaseException:
                 spool.close()
@@ -128,12 +131,19 @@ def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
     """Return the file of a first answer, with that block in it; what does not come is asked for when it is read."""
     length = min(BLOCK, wire.size)
     wire._check(response, 0, length)
-    spool, at = Spool(wire.uri), 0
+    spool, at = _spool(wire), 0
     with suppress(*broken()):
         for data in response.iter_raw():
             spool.write(at, data[: length - at])
             at += len(data[: length - at])
     return RemoteFile(wire, spool)
+
+
+def _spool(wire: HttpRanges) -> Spool:
+    """Return where to put what comes: kept for a next run where the content is one that never changes."""
+    if not wire.validator:
+        return Spool(wire.uri)
+    return kept_spool(wire.uri, f"{wire.address.url}\n{wire.validator}\n{wire.size}")
 
 
 def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
@@ -148,6 +158,11 @@ def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
     if size not in (-1, at):
         raise SourceError(f"{escape(address.shown)} broke off: {at} of {size} bytes came.", hint="Try again.")
     return at
+
+
+def _is_strong(etag: str) -> bool:
+    """Whether an ETag tells a content from any other (RFC 9110, 8.8.1), and has the length of one."""
+    return etag.startswith('"') and len(etag) <= _LONGEST_ETAG
 
 
 def _size(address: Address, response: httpx2.Response) -> int:

@@ -1,8 +1,7 @@
-"""What has come of a remote file whose content is pinned, kept until all of it has: a run that was cut off goes on.
+"""What has come of a remote file whose content is pinned, kept until the run that wanted it has ended well.
 
-It lies in CKPTSURGEON_CACHE, else in ``ckptsurgeon`` of XDG_CACHE_HOME or ``~/.cache``: a sparse file, and a journal of
-the ranges in it. Nothing is flushed to disk: what a killed run has written is in the kernel's memory all the same, and
-what was written before the machine was started is not believed.
+Under the user's cache folder: a sparse file of the bytes that have come, and a journal of which those are. A run that
+was killed or cut off leaves both, and the next one fetches only the rest.
 """
 
 from __future__ import annotations
@@ -10,120 +9,134 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import struct
-import threading
 import time
-import zlib
+from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
-from ._intervals import Range
+from ._intervals import Intervals
+from ._journal import Journal
 from ._spool import Spool
 
-__all__ = ["KeptSpool", "keep"]
+__all__ = ["KeptSpool", "cache_folder", "kept_spool"]
 
-BOOT = Path("/proc/sys/kernel/random/boot_id")
-DAYS = 7
-"""What nobody goes on with is removed after so many days, by the next run that keeps something."""
-
-_ENTRY = struct.Struct("<QQL")
-"""Where a range begins and ends, and the CRC-32 of that: a run may be killed in the middle of one."""
+FLUSH = 1 << 20
+"""Bytes that may come before they are flushed and written into the journal: what a kill costs at most."""
+OLD_S = 14 * 24 * 3600
+"""What was left for so long is removed when something else is fetched: nobody has gone on with it."""
+_BYTES, _JOURNAL = ".bytes", ".journal"
 
 
 class KeptSpool(Spool):
-    """A spool with a name, which one process at a time has."""
+    """A spool with a name, locked by this process; closing it removes it unless a run has not ended well."""
 
-    def __init__(self, uri: str, path: Path, fd: int, mark: bytes) -> None:
+    hint = "Make room in the cache folder, or set CKPTSURGEON_CACHE to another."
+
+    def __init__(self, uri: str, fd: int, path: str, content: str) -> None:
         super().__init__(uri, fd)
-        self._path, self._journal_path = path, path.with_suffix(".journal")
-        self._journal = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._append = threading.Lock()
-        for begin, end in self._believed(mark):
-            super().hold(begin, end)
+        self._path = path
+        self._journal = Journal(path + _JOURNAL, content)
+        self._fresh = Intervals()
+        self._fresh_bytes = 0
+        self._go_on()
 
     def hold(self, begin: int, end: int) -> None:
-        """Take a range as filled, by the next run too."""
-        entry = _ENTRY.pack(begin, end, zlib.crc32(struct.pack("<QQ", begin, end)))
-        with self._append, suppress(OSError):  # a range that is not written down is only fetched again
-            os.write(self._journal, entry)
+        """Take a range as filled, and say so in the journal once enough has come."""
         super().hold(begin, end)
+        with self._lock:
+            self._fresh.add(begin, end)
+            self._fresh_bytes += end - begin
+            if self._fresh_bytes >= FLUSH:
+                self._note()
 
-    def close(self, *, finished: bool = True) -> None:
-        """Close it; what is ``finished`` is removed."""
+    def close(self) -> None:
+        """Close the file; it stays where what was wanted of it has not come, or not been used to the end."""
         if self._fd < 0:
             return
-        if finished:
-            self._journal_path.unlink(missing_ok=True)
-            self._path.unlink(missing_ok=True)
-        os.close(self._journal)
+        with suppress(OSError):
+            self._note() if self.is_wanted else self._remove()
+        self._journal.close()
         super().close()
 
-    def _believed(self, mark: bytes) -> list[Range]:
-        """Return the ranges of a journal, which is then at its end; one of another boot is begun anew."""
-        size = os.fstat(self._fd).st_size
-        raw = os.pread(self._journal, os.fstat(self._journal).st_size, 0)
-        found, at = [], len(mark)
-        if not raw.startswith(mark):
-            raw = mark
+    def _go_on(self) -> None:
+        """Take what the journal says, and start anew where it cannot be trusted."""
+        found = self._journal.ranges(os.fstat(self._fd).st_size)
+        for begin, end in found:
+            super().hold(begin, end)
+        if not found:
+            self._journal.clear()
             os.ftruncate(self._fd, 0)
-            os.ftruncate(self._journal, 0)
-            os.pwrite(self._journal, mark, 0)
-        while at + _ENTRY.size <= len(raw):
-            begin, end, crc = _ENTRY.unpack_from(raw, at)
-            if crc != zlib.crc32(struct.pack("<QQ", begin, end)) or not begin <= end <= size:
-                break
-            found.append((begin, end))
-            at += _ENTRY.size
-        os.ftruncate(self._journal, at)
-        os.lseek(self._journal, at, os.SEEK_SET)
-        return found
 
-
-def keep(uri: str, validator: str, size: int) -> KeptSpool | None:
-    """Return what is kept of a content; None where that cannot be, or another process fetches the same.
-
-    ``uri`` has no credentials in it.
-    """
-    with suppress(OSError):
-        boot = BOOT.read_bytes()
-        identity = hashlib.sha256(f"{uri}\n{validator}\n{size}".encode("utf-8", "surrogatepass")).digest()
-        folder = _folder()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _tidy(folder)
-        path = folder / f"{identity.hex()}.part"
-        fd = _locked(path)
-        if fd >= 0:
-            return KeptSpool(uri, path, fd, hashlib.sha256(boot + identity).digest())
-    return None
-
-
-def _folder() -> Path:
-    own = os.environ.get("CKPTSURGEON_CACHE")
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(own or os.path.join(cache, "ckptsurgeon"))
-
-
-def _locked(path: Path) -> int:
-    """Open a file that no other process has locked; returns -1 where one has."""
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    def _note(self) -> None:
+        """Write into the journal what has come, after it is on disk."""
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(fd), os.stat(path)):
-                return fd
-            os.close(fd)  # whoever had it has just removed it
-        except FileNotFoundError:
-            os.close(fd)
-        except OSError:
-            os.close(fd)
-            return -1
+            os.fdatasync(self._fd)
+            self._journal.add(self._fresh)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._fresh, self._fresh_bytes = Intervals(), 0
+
+    def _remove(self) -> None:
+        """Remove the journal first: bytes without one are worth nothing."""
+        os.unlink(self._path + _JOURNAL)
+        os.unlink(self._path + _BYTES)
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what was kept long ago and is not being fetched."""
-    for path in folder.glob("*.part"):
+def cache_folder() -> str:
+    """Return the folder of the user's for what may be fetched again."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.abspath(os.environ.get("CKPTSURGEON_CACHE") or os.path.join(home, "ckptsurgeon"))
+
+
+def kept_spool(uri: str, content: str) -> Spool:
+    """Return the spool of ``content``, a text that no other content has; its file is called by a digest of that.
+
+    Where another process has it, or no file can be made there, it is one without a name.
+    """
+    folder = os.path.join(cache_folder(), "parts")
+    path = os.path.join(folder, hashlib.sha256(content.encode()).hexdigest()[:32])
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        _sweep(folder)
+        fd = _locked(path + _BYTES)
+    except OSError:
+        return Spool(uri)
+    try:
+        return KeptSpool(uri, fd, path, content)
+    except OSError:
+        os.close(fd)
+        return Spool(uri)
+
+
+def _locked(path: str) -> int:
+    """Return a file, made where there is none, that no other process has; raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(fd).st_nlink:  # its owner has just removed it
+            raise FileNotFoundError(path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _sweep(folder: str) -> None:
+    """Remove what was left long ago, and what its owner removed by half."""
+    for path in _old(folder):
         with suppress(OSError):
-            if path.stat().st_mtime < time.time() - DAYS * 86400 and (fd := _locked(path)) >= 0:
-                path.with_suffix(".journal").unlink(missing_ok=True)
-                path.unlink()
+            fd = _locked(path + _BYTES)
+            try:
+                for suffix in (_JOURNAL, _BYTES):
+                    with suppress(FileNotFoundError):
+                        os.unlink(path + suffix)
+            finally:
                 os.close(fd)
+
+
+def _old(folder: str) -> Iterator[str]:
+    """Yield what nobody has written to for long, without its suffix."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path, suffix = os.path.splitext(entry.path)
+            if suffix in (_BYTES, _JOURNAL) and time.time() - entry.stat(follow_symlinks=False).st_mtime > OLD_S:
+                yield path

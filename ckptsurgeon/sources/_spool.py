@@ -11,15 +11,16 @@ from ._intervals import Intervals, Range
 
 __all__ = ["Spool"]
 
-_HINT = "Make room in the folder for temporary files, or set TMPDIR to another."
-
 
 class Spool:
     """A local file into which a remote one is put piece by piece. Threads may share it.
 
     ``uri`` is what messages call the remote file. Unless a descriptor is given, the file has no name and is gone when
-    the process is.
+    the process is. ``is_wanted`` says that a run needs what is in it, and has not ended yet.
     """
+
+    hint = "Make room in the folder for temporary files, or set TMPDIR to another."
+    is_wanted = False
 
     def __init__(self, uri: str, fd: int = -1) -> None:
         self._uri = uri
@@ -36,11 +37,6 @@ class Spool:
         with self._lock:
             return self._held.missing(begin, end)
 
-    def held(self) -> list[Range]:
-        """Return the ranges that are filled."""
-        with self._lock:
-            return list(self._held)
-
     def hold(self, begin: int, end: int) -> None:
         """Take a range as filled."""
         with self._lock:
@@ -52,7 +48,7 @@ class Spool:
         free = found.f_bavail * found.f_frsize
         if found.f_blocks and nbytes > free:
             raise SourceError(
-                f"{escape(self._uri)} has {human_bytes(nbytes)}, and {human_bytes(free)} are free here.", hint=_HINT
+                f"{escape(self._uri)} has {human_bytes(nbytes)}, and {human_bytes(free)} are free here.", hint=self.hint
             )
 
     def write(self, offset: int, data: bytes) -> None:
@@ -63,10 +59,7 @@ class Spool:
                 done = os.pwrite(self._fd, view, at)
                 view, at = view[done:], at + done
         except OSError as error:
-            raise SourceError(
-                f"{escape(self._uri)} cannot be kept on this machine: {error.strerror}.",
-                hint=_HINT,
-            ) from error
+            raise self._failed(error) from error
         self.hold(offset, offset + len(data))
 
     def readinto(self, offset: int, view: memoryview) -> None:
@@ -81,8 +74,13 @@ class Spool:
                 raise SourceError(f"{escape(self._uri)}: what was fetched of it is gone from this machine.")
             done += got
 
-    def close(self, *, finished: bool = True) -> None:
-        """Close the file, once; nothing of it is kept."""
+    def _failed(self, error: OSError) -> SourceError:
+        return SourceError(
+            f"{escape(self._uri)} cannot be kept on this machine: {error.strerror or error}.", hint=self.hint
+        )
+
+    def close(self) -> None:
+        """Close the file, once."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -16,7 +16,8 @@ class File(Protocol):
     """A file of known size, read in ranges. Reading never moves a position, so threads may share it.
 
     ``uri`` is what the user wrote, less what is secret in it, ``name`` its last part. ``mtime_ns`` is None where there
-    is none to tell. Of a ``remote`` one each read that has not been announced may cost a request.
+    is none to tell. ``validator`` is what no other content has, a commit or a strong ETag, '' where nothing says. Of a
+    ``remote`` one each read that has not been announced may cost a request.
     """
 
     uri: str
@@ -24,6 +25,7 @@ class File(Protocol):
     size: int
     mtime_ns: int | None
     remote: bool
+    validator: str
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError when the file ends before."""
@@ -38,6 +40,10 @@ class File(Protocol):
 
         ``advance`` is told the bytes that came.
         """
+        ...
+
+    def keep(self, wanted: bool) -> None:
+        """Say that what is fetched is to outlast this process, or, at the end of a run that went well, no longer."""
         ...
 
     def fileno(self) -> int | None:

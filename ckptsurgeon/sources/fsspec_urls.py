@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigError, SourceError
+from ..errors import CheckpointError, ConfigError, SourceError
 from ..text import escape
 from ._names import check_name
 from .base import Folder, Source
 from .remote import RemoteFile
-from .uri import scheme_of, shown
+from .uri import scheme_of, shown, without_queries
 
-__all__ = ["SOURCE", "FsspecFolder"]
+__all__ = ["SOURCE", "FsspecFolder", "driver_errors", "file_system"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class _Ranges:
 
     def stream(self, offset: int, nbytes: int) -> Iterator[bytes]:
         """Yield the bytes in one piece; raises SourceError where there are more or fewer."""
-        with _errors(self.uri):
+        with driver_errors(self.uri):
             data = self.fs.cat_file(self.path, start=offset, end=offset + nbytes)
         if len(data) != nbytes:
             raise SourceError(f"{escape(self.uri)}: asked for {nbytes} bytes from {offset}, {len(data)} came.")
@@ -67,7 +67,7 @@ class FsspecFolder:
         return _file(self._fs, f"{self._path}/{name}", f"{self.uri.rstrip('/')}/{name}")
 
     def _listed(self, kind: str) -> list[str]:
-        with _errors(self.uri):
+        with driver_errors(self.uri):
             rows = self._fs.ls(self._path, detail=True)
         return sorted(row["name"].rstrip("/").rpartition("/")[2] for row in rows if row["type"] == kind)
 
@@ -76,13 +76,13 @@ class _Fsspec:
     schemes = ("*",)
 
     def open(self, uri: str) -> Source:
-        fs, path = _system(uri)
-        with _errors(shown(uri)):
+        fs, path = file_system(uri)
+        with driver_errors(shown(uri)):
             is_folder = fs.isdir(path)
         return FsspecFolder(fs, path, shown(uri)) if is_folder else _file(fs, path, shown(uri))
 
 
-def _system(uri: str) -> tuple[Any, str]:
+def file_system(uri: str) -> tuple[Any, str]:
     """Return the file system of an address and the path in it; raises ConfigError where there is none for it."""
     from fsspec.core import url_to_fs
 
@@ -90,21 +90,23 @@ def _system(uri: str) -> tuple[Any, str]:
         fs, path = url_to_fs(uri)
     except ImportError as error:
         raise ConfigError(
-            f"{escape(shown(uri))}: reading {scheme_of(uri)}:// takes a package that is not installed.",
+            f"{escape(shown(uri))}: reading {scheme_of(uri)}:// needs a package that is not installed.",
             hint=escape(str(error)),
         ) from None
-    except ValueError:
+    except ValueError as error:
+        if "Protocol not known" not in str(error):
+            raise SourceError(f"{escape(shown(uri))} cannot be had: {_why(error)}.") from None
         raise ConfigError(
-            f"{escape(shown(uri))}: nothing here reads {scheme_of(uri)}:// addresses.",
-            hint="Download the file and name its path.",
+            f"{escape(shown(uri))}: nothing reads {scheme_of(uri)}:// addresses.",
+            hint="Use hf://, http(s):// or what fsspec reads.",
         ) from None
     except Exception as error:
         raise SourceError(f"{escape(shown(uri))} cannot be had: {_why(error)}.") from None
-    return fs, path
+    return fs, str(path)
 
 
 def _file(fs: Any, path: str, uri: str) -> RemoteFile:
-    with _errors(uri):
+    with driver_errors(uri):
         found = fs.info(path)
     size = found.get("size")
     if not isinstance(size, int) or size < 0:
@@ -113,18 +115,20 @@ def _file(fs: Any, path: str, uri: str) -> RemoteFile:
 
 
 @contextmanager
-def _errors(uri: str) -> Iterator[None]:
-    """Turn what a driver raises, which may be anything, into a SourceError."""
+def driver_errors(uri: str) -> Iterator[None]:
+    """Turn what a driver raises, which may be anything, into a SourceError about ``uri``, which is shown."""
     try:
         yield
+    except CheckpointError:
+        raise
     except FileNotFoundError:
-        raise SourceError(f"{escape(uri)} does not exist.") from None
+        raise SourceError(f"{escape(uri)} cannot be had: it does not exist.") from None
     except Exception as error:
         raise SourceError(f"{escape(uri)} cannot be had: {_why(error)}.") from None
 
 
 def _why(error: Exception) -> str:
-    return escape(f"{type(error).__name__}: {error}".rstrip(": ."), 300)
+    return escape(without_queries(f"{type(error).__name__}: {error}").rstrip(": ."), 300)
 
 
 SOURCE = _Fsspec()

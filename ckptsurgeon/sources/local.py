@@ -30,6 +30,7 @@ class LocalFile:
     """A regular file, held open so that what was planned is what is read."""
 
     remote = False
+    validator = ""
 
     def __init__(self, path: str, uri: str = "") -> None:
         self.path = path
@@ -66,6 +67,9 @@ class LocalFile:
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
         """Do nothing: what will be read is here."""
+
+    def keep(self, wanted: bool) -> None:
+        """Do nothing: it is here, and stays."""
 
     def fileno(self) -> int | None:
         """Return the descriptor."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn, Protocol
 
 from ..errors import SourceError
 from ..text import escape
 from ._intervals import Range, cut, joined
-from ._kept import KeptSpool, keep
 from ._spool import Spool
 from .base import Advance, Folder, Source
 
@@ -22,8 +22,6 @@ GAP = 64 << 10
 REQUEST = 4 << 20
 """Bytes of one request at most: what is lost with a connection is asked for again."""
 CONNECTIONS = 4
-KEPT = 8 << 20
-"""What is to be fetched in one go from this many bytes on is kept for the next run, should this one be cut off."""
 
 
 class Ranges(Protocol):
@@ -74,8 +72,6 @@ class RemoteFile:
         self.notes = notes
         self._wire = wire
         self._spool = spool or Spool(wire.uri)
-        self._former: list[Spool] = []
-        self._finished = True
         self._lock = threading.Lock()
 
     def read(self, offset: int, nbytes: int) -> bytes:
@@ -92,14 +88,13 @@ class RemoteFile:
 
     def need(self, ranges: Iterable[Range], advance: Advance | None = None) -> None:
         """Fetch (begin, end) ranges in few requests, several at a time; ``advance`` is told the bytes that came."""
-        with self._lock:
-            ranges = list(ranges)
-            missing = self._missing(ranges)
-            if sum(end - begin for begin, end in missing) >= KEPT and self._keep():
-                missing = self._missing(ranges)
-            self._finished = False
+        with self._lock, self._wanted():
+            missing = [part for begin, end in ranges for part in self._spool.missing(begin, end)]
             self._fetch(cut(joined(missing, GAP), REQUEST), advance)
-            self._finished = True
+
+    def keep(self, wanted: bool) -> None:
+        """Say whether a run needs what was fetched, so that it outlasts one that fails."""
+        self._spool.is_wanted = wanted
 
     def fileno(self) -> int | None:
         """Return the descriptor of the local copy, None while it has holes that would be copied as zeros."""
@@ -111,10 +106,8 @@ class RemoteFile:
         return self._wire.folder()
 
     def close(self) -> None:
-        """Let go of what was fetched; where that was cut off, it is kept for the next run."""
-        for spool in self._former:
-            spool.close()
-        self._spool.close(finished=self._finished)
+        """Let go of what was fetched."""
+        self._spool.close()
 
     def __copy__(self) -> RemoteFile:
         """Return the file itself: a second owner of one descriptor would close it under the first."""
@@ -128,26 +121,8 @@ class RemoteFile:
         raise TypeError(f"{escape(self.uri)} is open and cannot be pickled; open it anew where it is wanted")
 
     def __del__(self) -> None:
-        if hasattr(self, "_lock"):
-            self.close()
-
-    def _missing(self, ranges: Iterable[Range]) -> list[Range]:
-        return [part for begin, end in ranges for part in self._spool.missing(begin, end)]
-
-    def _keep(self) -> bool:
-        """Go on in a spool that outlives this run, if it is cut off; returns whether there is one."""
-        if not self.validator or isinstance(self._spool, KeptSpool):
-            return False
-        kept = keep(self.uri, self.validator, self.size)
-        if kept is None:
-            return False
-        for begin, end in self._spool.held():
-            buffer = bytearray(end - begin)
-            self._spool.readinto(begin, memoryview(buffer))
-            kept.write(begin, bytes(buffer))
-        self._former.append(self._spool)  # another thread may be reading it
-        self._spool = kept
-        return True
+        if hasattr(self, "_spool"):
+            self._spool.close()
 
     def _ensure(self, offset: int, nbytes: int) -> None:
         """Fetch what a read wants and has not come yet, in whole blocks."""
@@ -157,6 +132,13 @@ class RemoteFile:
             raise SourceError(f"{escape(self.uri)} ended at byte {self.size} while it was read.")
         if self._spool.missing(offset, offset + nbytes):
             self.need([(offset - offset % BLOCK, min(self.size, -(-(offset + nbytes) // BLOCK) * BLOCK))])
+
+    @contextmanager
+    def _wanted(self) -> Iterator[None]:
+        """Keep what has come if the rest does not."""
+        before, self._spool.is_wanted = self._spool.is_wanted, True
+        yield
+        self._spool.is_wanted = before
 
     def _fetch(self, pieces: list[Range], advance: Advance | None) -> None:
         stopped = threading.Event()

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit, urlunsplit
 from ..registry import discover
 from .base import Source
 
-__all__ = ["open_source", "scheme_of", "shown"]
+__all__ = ["open_source", "scheme_of", "shown", "without_queries"]
 
+_QUERY = re.compile(r"(?<=\S)\?[^\s'\">]+")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
@@ -36,6 +37,11 @@ def shown(uri: str) -> str:
     except ValueError:  # what is no address may still hold a password
         return f"{scheme_of(uri)}://…"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def without_queries(text: str) -> str:
+    """Return a text without the queries of the addresses in it: those of a content network are signed."""
+    return _QUERY.sub("?…", text)
 
 
 def open_source(uri: str | os.PathLike[str]) -> Source:

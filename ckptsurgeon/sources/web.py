@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ..errors import ConfigError, SourceError
 from ..text import escape
-from ._http import Address
+from ._http import address_of
 from ._http_ranges import open_http
 from ._names import check_name
 from .base import Source
@@ -62,18 +61,7 @@ def _open(url: str) -> RemoteFile:
             f"{escape(shown(url))} is a folder on a web server, which cannot be listed.", hint="Name a file in it."
         )
     folder = urlunsplit(parts._replace(path=parts.path.rpartition("/")[0], fragment=""))
-    return open_http(_address(url), name, lambda: WebFolder(folder))
-
-
-def _address(url: str) -> Address:
-    """Return an address; credentials in it become a header that no other host is sent."""
-    parts = urlsplit(url)
-    credentials, _, host = parts.netloc.rpartition("@")
-    secret = {}
-    if credentials:
-        told = base64.b64encode(unquote(credentials).encode()).decode()
-        secret["Authorization"] = f"Basic {told}"
-    return Address(urlunsplit(parts._replace(netloc=host, fragment="")), shown(url), secret)
+    return open_http(address_of(url), name, lambda: WebFolder(folder))
 
 
 SOURCE = _Web()

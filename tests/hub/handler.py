@@ -205,8 +205,8 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block) if self.fault.chunked else block)
             if self.fault.pause_s:
                 self.hub.closing.wait(self.fault.pause_s)
-            if self.fault.hang_after is not None:
-                self.hub.closing.wait()
+        if self.fault.hang_after is not None:
+            self.hub.closing.wait()
         if self.fault.reset:
             self._reset()
         if self.fault.cut is not None or not whole:

@@ -52,12 +52,12 @@ def test_a_folder_is_listed(memory: fsspec.AbstractFileSystem) -> None:
 
 
 def test_what_is_not_there(memory: fsspec.AbstractFileSystem) -> None:
-    with pytest.raises(SourceError, match="memory://bucket/x.pth does not exist"):
+    with pytest.raises(SourceError, match="memory://bucket/x.pth cannot be had: it does not exist"):
         open_source("memory://bucket/x.pth")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="s3fs"):
         open_source("s3://bucket/x.pth")
-    with pytest.raises(ConfigError, match="nothing here reads what:// addresses"):
+    with pytest.raises(ConfigError, match="nothing reads what:// addresses"):
         open_source("what://x/y")

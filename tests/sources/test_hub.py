@@ -102,7 +102,7 @@ def test_what_is_not_there(hub: Hub, uri: str, message: str) -> None:
         open_source(uri)
 
 
-@pytest.mark.parametrize("uri", ["hf://", "hf://net", "hf://datasets/org/net", "hf://org/net/../other"])
+@pytest.mark.parametrize("uri", ["hf://", "hf://a b/c", "hf://datasets/org/net", "hf://org/net/../other"])
 def test_what_is_no_address_of_a_model(uri: str) -> None:
     with pytest.raises(ConfigError):
         open_source(uri)
