@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 from ..checkpoint import Checkpoint
 from ..composition import leaves
@@ -63,10 +64,12 @@ class _Counter:
     def __init__(self, told: Advance) -> None:
         self.done = 0
         self._told = told
+        self._lock = Lock()
 
     def add(self, nbytes: int) -> None:
-        self.done += nbytes
-        self._told(self.done)
+        with self._lock:
+            self.done += nbytes
+            self._told(self.done)
 
 
 def _wanted(plan: Plan, inputs: Inputs) -> list[tuple[File, Ranges]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..engine import StagedFile
 from ..errors import SourceError
-from ..sources import Address, Patience, address_of, ask, broken, refusal
+from ..sources import Address, Patience, address_of, announced, ask, broken, refusal
 from ..text import escape
 from .origin import Origin
 from .placing import Placing
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Downloaded", "download"]
 
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def download(
     address = address_of(origin.path)
     patience, body = Patience(address.shown), _Body(address, path, placing, progress)
     while True:
-        begin = body.done
-        with ask(address, patience, **body.wanted(etag)) as response:
-            if response.status_code == 304:
+        begin, headers = body.done, body.wanted(etag)
+        with ask(address, patience, **headers) as response:
+            if response.status_code == 304 and "If-None-Match" in headers:
                 return None
             why = body.take(response)
         if not why:
@@ -122,8 +122,7 @@ class _Body:
 
     def _begin(self, response: httpx2.Response) -> None:
         """Take an answer from its first byte on; what came before it is forgotten."""
-        said = response.headers.get("Content-Length")
-        self._size = int(said) if said is not None and said.isascii() and said.isdigit() else None
+        self._size = announced(response)
         etag = response.headers.get("ETag") or ""
         self._etag = "" if etag.startswith("W/") else etag
         self.done, self._digest = 0, hashlib.sha256()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -95,8 +95,11 @@ def _address(order: _Order) -> Fetched:
     paths: dict[str, str] = {}
     with collect(folder, "copy", config) as how:
         how.asks_again, how.anyway, how.sha256, how.progress = True, ANYWAY, order.sha256, order.progress
+        for name in origins:
+            paths[name] = _place(folder, name, how.make_folder)
+        _check_distinct(paths)
         for name, origin in origins.items():
-            paths[name] = collect_file(origin, _place(folder, name, how.make_folder), how)
+            paths[name] = collect_file(origin, paths[name], how)
     blobs = {name: _read(order, name, path) for name, path in paths.items()}
     path = folder if names else next(iter(paths.values()))
     return Fetched(order.origin.shown, path, "", fetched_files(blobs, paths))
@@ -126,13 +129,12 @@ def _copied(order: _Order, folder: str, at: Origin, blobs: Mapping[str, Blob]) -
     return paths
 
 
-def _place(folder: str, name: str, make_folder: object) -> str:
+def _place(folder: str, name: str, make_folder: Callable[[str], None]) -> str:
     """Return where a file goes in a folder, with what it needs there; raises FormatError, OutputError."""
     if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\0" in name or "\\" in name:
         raise FormatError(f"a file is to lie outside its folder: {escape(name)}.", rule="outside")
     check_no_links(folder, name)
     path = os.path.join(folder, *name.split("/"))
-    assert callable(make_folder)
     make_folder(os.path.dirname(path))
     prepare(path)
     return path

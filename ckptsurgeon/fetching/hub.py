@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, SourceError
+from ..sources import hub_patience
 from ..text import escape
 from .blob import Blob, called, is_digest, read_blob, remove_blob
 from .config import FetchConfig
@@ -135,24 +136,7 @@ def _said(origin: Origin, config: FetchConfig, path: str) -> str:
 def _asking(origin: Origin, config: FetchConfig) -> Iterator[None]:
     """Let whatever the client raises be an error of ours: it has some thirty, and passes on those of what it uses."""
     try:
-        with _patience():
+        with hub_patience():
             yield
     except Exception as error:
         raise failed(origin, config, error) from None
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Give up a hub that stops in the middle of a listing: the client waits for ever there, unlike for files."""
-    from huggingface_hub import constants, get_session
-
-    def limit(request: Any) -> None:
-        found = request.extensions.get("timeout") or dict.fromkeys(("connect", "read", "write", "pool"))
-        request.extensions["timeout"] = {what: s or constants.HF_HUB_DOWNLOAD_TIMEOUT for what, s in found.items()}
-
-    hooks = get_session().event_hooks["request"]
-    hooks.append(limit)
-    try:
-        yield
-    finally:
-        hooks.remove(limit)

@@ -8,9 +8,10 @@ import os
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from ..errors import ConfigError, SourceError
+from ..sources import shown
 from ..text import brief_repr, escape
 
 __all__ = ["Origin", "origin_of", "split_path"]
@@ -40,10 +41,7 @@ class Origin:
     @property
     def shown(self) -> str:
         """What messages and records call it: an address without credentials and without its query."""
-        if not self._is_address:
-            return self.path.rstrip("/")
-        parts = urlsplit(self.path)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return shown(self.path) if self._is_address else self.path.rstrip("/")
 
     @property
     def sha256(self) -> str:

@@ -6,7 +6,7 @@ import os
 from urllib.parse import unquote, urlsplit
 
 from ..errors import ConfigError
-from ..sources import hub_address, scheme_of
+from ..sources import check_address, hub_address, scheme_of
 from ..text import escape
 from .origin import Origin
 
@@ -27,8 +27,11 @@ def origin_of_uri(uri: str, revision: str | None = None) -> Origin:
         raise ConfigError(f"{escape(uri)} has no revisions; only hf:// repositories do.", hint="Leave --revision out.")
     if scheme in ("", "file"):
         return _local(uri[len("file://") :] if scheme else uri)
+    kind = "url" if scheme in ("http", "https") else "store"
+    if kind == "url":
+        check_address(uri)
     source, _, file = uri.rpartition("/")
-    return Origin("url" if scheme in ("http", "https") else "store", source, file)
+    return Origin(kind, uri, "") if source.endswith(":/") else Origin(kind, source, file)
 
 
 def _local(path: str) -> Origin:
@@ -40,7 +43,7 @@ def _local(path: str) -> Origin:
 
 def file_name(origin: Origin) -> str:
     """Return what the one file of an origin is called here: the last part of its path, without an address's query."""
-    path = origin.path if origin.kind == "local" else unquote(urlsplit(origin.path).path)
+    path = unquote(urlsplit(origin.path).path) if origin.kind == "url" else origin.path
     name = origin.file if origin.kind == "hub" else path.rpartition("/")[2]
     if name in ("", ".", "..") or "\0" in name or "\\" in name:
         raise ConfigError(f"{escape(origin.shown)} does not say what its file is called.")

@@ -8,12 +8,14 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
+from ..sources import File
 from .findings import Fault
 from .look import Place
 
 __all__ = ["look_at_packed", "packing_of"]
 
 _STEP = 1 << 20
+_FIRST = 512
 _MEMORY = 256 << 20
 """Bytes that xz may take for its window; its strongest setting takes 65 MiB."""
 _ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
@@ -92,11 +94,12 @@ class _Zlib:
 def _unpacked(place: Place, packing: str) -> tuple[bytes, str]:
     """Return what was unpacked, and what was wrong with it; several streams may follow each other."""
     file, budget, parts = place.file, place.look.budget, bytearray()
-    unpacker, at, waiting = _MAKERS[packing](), 0, b""
+    unpacker, at, waiting, step = _MAKERS[packing](), 0, b"", _FIRST
     while True:
         if not waiting and at < file.size and getattr(unpacker, "needs_input", True):
-            waiting = file.read(at, min(_STEP, file.size - at))
+            waiting = file.read(at, min(step, file.size - at))
             at += len(waiting)
+            step = min(2 * step, _STEP)
         try:
             got = unpacker.decompress(waiting, _STEP)
         except (OSError, zlib.error, lzma.LZMAError) as error:
@@ -107,11 +110,17 @@ def _unpacked(place: Place, packing: str) -> tuple[bytes, str]:
         budget.take("unpacked", len(got))
         parts += got
         if unpacker.eof:
-            waiting = getattr(unpacker, "unused_data", b"")
-            if at >= file.size and not waiting.strip(b"\0"):
+            unused = getattr(unpacker, "unused_data", b"")
+            at -= len(unused)
+            if packing == "zlib" or at == file.size or (unused.startswith(b"\0") and _is_zeros(file, at)):
                 return bytes(parts), ""
-            if packing == "zlib":
-                return bytes(parts), ""
-            unpacker = _MAKERS[packing]()
+            budget.take("parts", 1)
+            unpacker, step = _MAKERS[packing](), _FIRST  # streams of a few bytes are not cut out of a megabyte each
         elif not got and at >= file.size:
             return bytes(parts), "it is cut short"
+
+
+def _is_zeros(file: File, at: int) -> bool:
+    """Tell whether a file has nothing but zeros from there on, as on tapes; more than a block of them is other data."""
+    rest = file.size - at
+    return rest <= _STEP and not file.read(at, rest).strip(b"\0")

@@ -8,10 +8,10 @@ from contextlib import closing
 
 from ..collection import no_collection
 from ..errors import CheckpointError
-from ..sources import File, open_source
+from ..sources import File, Folder, notes_of, open_source, shown
 from .findings import Fault, Finding, Scan
 from .judge import look_at
-from .walk import Found, files_of
+from .walk import Found, files_at, files_of
 
 __all__ = ["scan_path"]
 
@@ -23,17 +23,18 @@ def scan_path(path: str, progress: Progress | None = None) -> Scan:
     source = open_source(path)
     if isinstance(source, File):
         with closing(source):
-            return Scan(path, 1, source.size, tuple(_look(source.name, source)))
+            return Scan(shown(path), 1, source.size, tuple(_look(source.name, source)), notes_of(source))
     found: list[Finding] = []
     nbytes = 0
-    listed = list(files_of(getattr(source, "path", path)))
+    root = getattr(source, "path", "")
+    listed = list(files_of(root) if root else files_at(source))
     for number, one in enumerate(listed):
-        size, findings = _one(getattr(source, "path", path), one)
+        size, findings = _one(root, one) if root else _far(source, one)
         nbytes += size
         found += findings
         if progress is not None:
             progress(number + 1, len(listed))
-    return Scan(path, len(listed), nbytes, tuple(found))
+    return Scan(shown(path), len(listed), nbytes, tuple(found))
 
 
 def _one(root: str, one: Found) -> tuple[int, list[Finding]]:
@@ -44,6 +45,15 @@ def _one(root: str, one: Found) -> tuple[int, list[Finding]]:
         file = open_source(os.path.join(root, one.path))
         assert isinstance(file, File)  # folders are walked through
         with closing(file):
+            return file.size, _look(one.path, file)
+    except CheckpointError as error:
+        return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", str(error)))]
+
+
+def _far(folder: Folder, one: Found) -> tuple[int, list[Finding]]:
+    """Return the same of a file of a folder at an address, of which only what is looked at is fetched."""
+    try:
+        with closing(folder.file(one.path)) as file:
             return file.size, _look(one.path, file)
     except CheckpointError as error:
         return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", str(error)))]

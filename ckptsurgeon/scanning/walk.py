@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from ..errors import SourceError
 from ..formats import limits
+from ..sources import Folder, open_source
 from ..text import escape, natural_key
 
-__all__ = ["Found", "files_of"]
+__all__ = ["Found", "files_at", "files_of"]
 
 _BLOBS = "blobs"
 
@@ -32,6 +33,27 @@ def files_of(root: str) -> Iterator[Found]:
                 f"{escape(root)} holds over {limits.SCAN_FILES} files.", hint="Scan the folders in it one by one."
             )
         yield found
+
+
+def files_at(folder: Folder) -> Iterator[Found]:
+    """Yield the same of a folder at an address, which is listed there. Raises SourceError where it cannot be."""
+    for number, found in enumerate(_listed(folder, "", 0)):
+        if number >= limits.SCAN_FILES:
+            raise SourceError(
+                f"{escape(folder.uri)} holds over {limits.SCAN_FILES} files.", hint="Scan the folders in it one by one."
+            )
+        yield found
+
+
+def _listed(folder: Folder, below: str, depth: int) -> Iterator[Found]:
+    yield from (Found(below + name) for name in sorted(folder.names(), key=natural_key))
+    for name in sorted(folder.folders(), key=natural_key):
+        if depth >= limits.SCAN_FOLDERS:
+            yield Found(below + name, f"it lies over {limits.SCAN_FOLDERS} folders deep")
+            continue
+        inner = open_source(f"{folder.uri.rstrip('/')}/{name}")
+        if isinstance(inner, Folder):
+            yield from _listed(inner, f"{below}{name}/", depth + 1)
 
 
 def _walk(root: str, below: str, home: str, depth: int) -> Iterator[Found]:

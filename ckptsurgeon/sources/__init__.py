@@ -1,14 +1,15 @@
 """Where bytes come from: a URI becomes a file or a folder that can be read in ranges."""
 
-from ._http import Address, Patience, address_of, ask, broken, refusal
+from ._http import Address, Patience, address_of, announced, ask, broken, refusal
 from ._hub_address import HubAddress, hub_address
 from ._kept import cache_folder
+from ._repository import hub_patience
 from .base import Advance, File, Folder, Source
 from .fsspec_urls import driver_errors, file_system
 from .local import broken_links, link_of
 from .remote import notes_of
 from .spec import SourceSpec, parse_spec
-from .uri import open_source, scheme_of, shown, without_queries
+from .uri import check_address, open_source, scheme_of, shown, without_queries
 
 __all__ = [
     "Address",
@@ -20,13 +21,16 @@ __all__ = [
     "Source",
     "SourceSpec",
     "address_of",
+    "announced",
     "ask",
     "broken",
     "broken_links",
     "cache_folder",
+    "check_address",
     "driver_errors",
     "file_system",
     "hub_address",
+    "hub_patience",
     "link_of",
     "notes_of",
     "open_source",

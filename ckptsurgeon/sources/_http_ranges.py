@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import SourceError
 from ..text import escape, human_bytes
-from ._http import Address, Patience, ask, broken, refusal
+from ._http import DIGITS, Address, Patience, announced, ask, broken, refusal
 from ._kept import kept_spool
 from ._spool import Spool
 from .base import Folder
@@ -148,14 +148,13 @@ def _spool(wire: HttpRanges) -> Spool:
 
 def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
     """Put a whole body into the spool; returns its size, which must be the one announced, if one was."""
-    said = response.headers.get("Content-Length", "")
-    size = int(said) if said.isascii() and said.isdigit() else -1
-    spool.check_room(size)
+    size = announced(response)
+    spool.check_room(size or 0)
     at = 0
     for data in response.iter_raw():
         spool.write(at, data)
         at += len(data)
-    if size not in (-1, at):
+    if size not in (None, at):
         raise SourceError(f"{escape(address.shown)} broke off: {at} of {size} bytes came.", hint="Try again.")
     return at
 
@@ -175,7 +174,7 @@ def _size(address: Address, response: httpx2.Response) -> int:
 def _content_range(response: httpx2.Response) -> tuple[int, int, int] | None:
     """Return (begin, end, size of the whole) of a 206 answer, None where it has none."""
     found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if response.status_code != 206 or found is None or max(map(len, found.groups())) > 19:
+    if response.status_code != 206 or found is None or max(map(len, found.groups())) > DIGITS:
         return None
     begin, last, size = map(int, found.groups())
     return begin, last + 1, size

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+from ..errors import SourceError
 from ._intervals import Intervals
 from ._journal import Journal
 from ._spool import Spool
@@ -52,10 +53,12 @@ class KeptSpool(Spool):
         """Close the file; it stays where what was wanted of it has not come, or not been used to the end."""
         if self._fd < 0:
             return
-        with suppress(OSError):
-            self._note() if self.is_wanted else self._remove()
-        self._journal.close()
-        super().close()
+        try:
+            with suppress(OSError, SourceError):
+                self._note() if self.is_wanted else self._remove()
+        finally:
+            self._journal.close()
+            super().close()
 
     def _go_on(self) -> None:
         """Take what the journal says, and start anew where it cannot be trusted."""

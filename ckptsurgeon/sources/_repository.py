@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import SourceError
 from ..text import escape
+from .uri import without_queries
 
-__all__ = ["Listed", "Repository", "is_folder", "is_offline", "listed", "not_cached", "pinned"]
+__all__ = ["Listed", "Repository", "hub_patience", "is_folder", "is_offline", "listed", "not_cached", "pinned"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -124,7 +125,8 @@ def _errors(uri: str) -> Iterator[None]:
 
     shown = escape(uri)
     try:
-        yield
+        with hub_patience():
+            yield
     except errors.GatedRepoError:
         raise SourceError(
             f"{shown}: its owner asks who reads it.", hint="Accept its terms, then hf auth login."
@@ -137,4 +139,23 @@ def _errors(uri: str) -> Iterator[None]:
             hint="A private one needs hf auth login.",
         ) from None
     except Exception as error:  # the client's own, its HTTP library's, of whatever version
-        raise SourceError(f"{shown} cannot be had from the hub: {escape(str(error).strip(), 300)}") from None
+        raise SourceError(
+            f"{shown} cannot be had from the hub: {escape(without_queries(str(error).strip()), 300)}"
+        ) from None
+
+
+@contextmanager
+def hub_patience() -> Iterator[None]:
+    """Give up a hub that stops in the middle of a listing: the client waits for ever there, unlike for files."""
+    from huggingface_hub import constants, get_session
+
+    def limit(request: Any) -> None:
+        found = request.extensions.get("timeout") or dict.fromkeys(("connect", "read", "write", "pool"))
+        request.extensions["timeout"] = {what: s or constants.HF_HUB_DOWNLOAD_TIMEOUT for what, s in found.items()}
+
+    hooks = get_session().event_hooks["request"]
+    hooks.append(limit)
+    try:
+        yield
+    finally:
+        hooks.remove(limit)

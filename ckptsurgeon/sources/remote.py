@@ -10,6 +10,7 @@ from typing import NoReturn, Protocol
 from ..errors import SourceError
 from ..text import escape
 from ._intervals import Range, cut, joined
+from ._parallel import each
 from ._spool import Spool
 from .base import Advance, Folder, Source
 
@@ -72,7 +73,7 @@ class RemoteFile:
         self.notes = notes
         self._wire = wire
         self._spool = spool or Spool(wire.uri)
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError when the file ends before."""
@@ -107,7 +108,8 @@ class RemoteFile:
 
     def close(self) -> None:
         """Let go of what was fetched."""
-        self._spool.close()
+        with self._writing:
+            self._spool.close()
 
     def __copy__(self) -> RemoteFile:
         """Return the file itself: a second owner of one descriptor would close it under the first."""
@@ -141,34 +143,24 @@ class RemoteFile:
         self._spool.is_wanted = before
 
     def _fetch(self, pieces: list[Range], advance: Advance | None) -> None:
-        stopped = threading.Event()
-
-        def fetch(piece: Range) -> None:
+        def fetch(piece: Range, stopped: threading.Event) -> None:
             self._fetch_one(piece, advance, stopped)
 
-        if len(pieces) <= 1:
-            for piece in pieces:
-                fetch(piece)
-            return
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="fetch") as pool:
-            try:
-                list(pool.map(fetch, pieces))
-            except BaseException:
-                stopped.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+        if len(pieces) > 1:
+            each(pieces, fetch, CONNECTIONS)
+        elif pieces:
+            fetch(pieces[0], threading.Event())
 
     def _fetch_one(self, piece: Range, advance: Advance | None, stopped: threading.Event) -> None:
         at, end = piece
         for data in self._wire.stream(at, end - at):
-            self._spool.write(at, data)
-            at += len(data)
-            if advance is not None:
-                advance(len(data))
-            if stopped.is_set():
-                return
+            with self._writing:
+                if stopped.is_set():  # and the spool may be closed
+                    return
+                self._spool.write(at, data)
+                at += len(data)
+                if advance is not None:
+                    advance(len(data))
 
 
 def notes_of(source: Source) -> tuple[str, ...]:

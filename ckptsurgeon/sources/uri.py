@@ -7,12 +7,16 @@ import re
 from typing import Protocol, cast
 from urllib.parse import urlsplit, urlunsplit
 
+from ..errors import ConfigError
 from ..registry import discover
+from ..text import escape
 from .base import Source
 
-__all__ = ["open_source", "scheme_of", "shown", "without_queries"]
+__all__ = ["check_address", "open_source", "scheme_of", "shown", "without_queries"]
 
+WEB = ("http", "https")
 _QUERY = re.compile(r"(?<=\S)\?[^\s'\">]+")
+_USER = re.compile(r"(?<=://)[^\s/'\"<>]*@")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
@@ -36,12 +40,25 @@ def shown(uri: str) -> str:
         parts = urlsplit(uri)
     except ValueError:  # what is no address may still hold a password
         return f"{scheme_of(uri)}://…"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    fragment = "" if parts.scheme in WEB else parts.fragment  # a store's names may have a # in them
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", fragment))
+
+
+def check_address(uri: str) -> None:
+    """Raise ConfigError for a web address that is none."""
+    try:
+        parts = urlsplit(uri)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError as error:
+        raise ConfigError(f"{escape(shown(uri))} is no address: {escape(str(error))}.") from None
+    if not host:
+        raise ConfigError(f"{escape(shown(uri))} names no host.", hint="Write https://host/path.")
 
 
 def without_queries(text: str) -> str:
-    """Return a text without the queries of the addresses in it: those of a content network are signed."""
-    return _QUERY.sub("?…", text)
+    """Return a text without the credentials and queries of addresses in it: those of a content network are signed."""
+    return _USER.sub("", _QUERY.sub("?…", text))
 
 
 def open_source(uri: str | os.PathLike[str]) -> Source:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from ..errors import ConfigError, SourceError
+from ..errors import SourceError
 from ..text import escape
 from ._http import address_of
 from ._http_ranges import open_http
 from ._names import check_name
 from .base import Source
 from .remote import RemoteFile
-from .uri import shown
+from .uri import check_address, shown
 
 __all__ = ["SOURCE", "WebFolder"]
 
@@ -47,14 +47,8 @@ class _Web:
 
 
 def _open(url: str) -> RemoteFile:
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-        _ = parts.port
-    except ValueError as error:
-        raise ConfigError(f"{escape(url.partition('://')[0])}://… is no address: {escape(str(error))}.") from None
-    if not host:
-        raise ConfigError(f"{escape(shown(url))} names no host.", hint="Write https://host/path.")
+    check_address(url)
+    parts = urlsplit(url)
     name = unquote(parts.path.rpartition("/")[2])
     if not name:
         raise SourceError(

@@ -38,8 +38,12 @@ class Events:
 
     def close(self) -> None:
         """Write all and close the file."""
-        with self._explaining():
-            self._board.close()
+        try:
+            with self._explaining():
+                self._board.close()
+        finally:
+            if isinstance(threading.excepthook, _Others):
+                threading.excepthook = threading.excepthook.before
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:

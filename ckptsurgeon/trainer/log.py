@@ -90,7 +90,11 @@ class Log:
         except OSError as error:
             raise output_error(self._path, error) from error
         if tensorboard and Events.can_be_written():
-            self._events = Events(folder.of("events"), step)
+            try:
+                self._events = Events(folder.of("events"), step)
+            except BaseException:
+                self._file.close()
+                raise
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add a line."""
@@ -116,11 +120,13 @@ class Log:
 
     def close(self) -> None:
         """Close the files."""
-        if self._file is not None:
-            with self._explaining():
-                self._file.close()
-        if self._events is not None:
-            self._events.close()
+        try:
+            if self._file is not None:
+                with self._explaining():
+                    self._file.close()
+        finally:
+            if self._events is not None:
+                self._events.close()
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
