@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Downloaded", "download"]
 
-_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
+_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 
 
 @dataclass(frozen=True)

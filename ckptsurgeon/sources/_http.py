@@ -22,7 +22,7 @@ from .uri import check_address, shown, without_queries
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["DIGITS", "Address", "Patience", "address_of", "announced", "ask", "broken", "close_connections", "refusal"]
+__all__ = ["Address", "Patience", "address_of", "announced", "ask", "broken", "close_connections", "offset", "refusal"]
 
 CONNECT_S, SILENT_S = 15.0, 60.0
 """How long a server may take to answer at all, and to send the next byte."""
@@ -32,8 +32,6 @@ LONGEST_WAIT_S = 60.0
 ENOUGH = 64 << 10
 """An attempt that brings at least so many bytes was worth it: what fails after it is counted anew."""
 REDIRECTS = 10
-DIGITS = 18
-"""Of a number of bytes, at most: larger ones are not below 2 to the 63, where offsets end."""
 _REDIRECTS = {301, 302, 303, 307, 308}
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
@@ -119,7 +117,12 @@ def ask(address: Address, patience: Patience, **headers: str) -> Iterator[httpx2
 def announced(response: httpx2.Response) -> int | None:
     """Return how many bytes an answer says that it has; None where it says none, or no number of bytes."""
     said = response.headers.get("Content-Length", "")
-    return int(said) if said.isascii() and said.isdigit() and len(said) <= DIGITS else None
+    return offset(said) if said.isascii() and said.isdigit() else None
+
+
+def offset(said: str) -> int | None:
+    """Return a number of bytes that a server wrote in digits; None where no file has so many."""
+    return int(said) if len(said) <= 19 and int(said) < 1 << 63 else None
 
 
 def refusal(address: Address, response: httpx2.Response) -> SourceError:

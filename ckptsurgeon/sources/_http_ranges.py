@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import SourceError
 from ..text import escape, human_bytes
-from ._http import DIGITS, Address, Patience, announced, ask, broken, refusal
+from ._http import Address, Patience, announced, ask, broken, offset, refusal
 from ._kept import kept_spool
 from ._spool import Spool
 from .base import Folder
@@ -174,10 +174,10 @@ def _size(address: Address, response: httpx2.Response) -> int:
 def _content_range(response: httpx2.Response) -> tuple[int, int, int] | None:
     """Return (begin, end, size of the whole) of a 206 answer, None where it has none."""
     found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if response.status_code != 206 or found is None or max(map(len, found.groups())) > DIGITS:
+    if response.status_code != 206 or found is None:
         return None
-    begin, last, size = map(int, found.groups())
-    return begin, last + 1, size
+    begin, last, size = map(offset, found.groups())
+    return None if begin is None or last is None or size is None else (begin, last + 1, size)
 
 
 def _check_plain(address: Address, response: httpx2.Response) -> None:
