@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint import Checkpoint, checkpoint_of
+from ..engine import fetch_keys
 from ..errors import CheckpointError, ConfigError, FormatError, SourceError
 from ..jsontext import read_json
 from ..lora import AdapterConfig, parse_config, read_adapter
 from ..plan import PlanSource
 from ..planners import AdapterView, SourceView
+from ..sources import File, Source, open_source, scheme_of
 from ..text import brief_repr, escape
 from .inputs import plan_source
 
@@ -22,49 +23,59 @@ CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 BYTES = 16 << 20
 
+ALPHA = ".alpha"
+"""What the keys of the scales end with in kohya's and diffusers' files."""
+
 METADATA = "lora_adapter_metadata"
 """Where diffusers writes the configuration, of each model of a pipeline, into its file."""
 
 
 def open_adapter(path: str, name: str, weight: float, opened: list[Checkpoint]) -> tuple[AdapterView, str]:
-    """Open an adapter, and put its file with those that are open; return it and the path of its configuration.
+    """Open an adapter, and put its file with those that are open.
 
+    Returns it and the path of its configuration, '' where it has none or is not on this machine.
     Raises SourceError or FormatError for what is no adapter, ConfigError for one of another kind.
     """
-    weights, config = _files(path)
-    checkpoint = open_checkpoint(weights, unwrap=False)
+    weights, config = _files(open_source(path), path)
+    checkpoint = checkpoint_of(weights, weights.uri, unwrap=False)
     opened.append(checkpoint)
-    said = _config(config) if config else None
+    fetch_keys(checkpoint, [key for key in checkpoint if key.endswith(ALPHA)])
+    said = _config(config) if config is not None else None
     adapter = read_adapter(checkpoint, said, name, lambda key: _number(checkpoint, key), _within(checkpoint))
     source: PlanSource = plan_source(name, checkpoint)
-    return AdapterView(SourceView(source, checkpoint), adapter, weight), config
+    here = config.uri if config is not None and "://" not in config.uri else ""
+    return AdapterView(SourceView(source, checkpoint), adapter, weight), here
 
 
-def _files(path: str) -> tuple[str, str]:
-    """Return the paths of the weights and of the configuration, '' where it is no adapter of PEFT's."""
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
-    config = os.path.join(folder, CONFIG)
-    if not os.path.isdir(path):
-        return path, config if os.path.basename(path) in WEIGHTS and os.path.isfile(config) else ""
-    weights = [one for one in WEIGHTS if os.path.isfile(os.path.join(path, one))]
-    if not os.path.isfile(config):
+def _files(source: Source, path: str) -> tuple[File, File | None]:
+    """Return the weights and the configuration, None where it is no adapter of PEFT's."""
+    if isinstance(source, File):
+        is_peft = source.name in WEIGHTS and _has_config(source)
+        return source, source.folder().file(CONFIG) if is_peft else None
+    names = source.names()
+    weights = [one for one in WEIGHTS if one in names]
+    if CONFIG not in names:
         raise SourceError(
             f"{escape(path)} has no {CONFIG}.", hint="Name a folder that PEFT wrote, or an adapter's file."
         )
     if not weights:
         raise SourceError(f"{escape(path)} has no {' or '.join(WEIGHTS)}.", hint="Save the adapter again.")
-    return os.path.join(path, weights[0]), config
+    return source.file(weights[0]), source.file(CONFIG)
 
 
-def _config(path: str) -> AdapterConfig:
+def _has_config(file: File) -> bool:
+    """Whether a configuration lies beside a file; a web server does not say, and what PEFT called so has one."""
+    return scheme_of(file.uri) in ("http", "https") or CONFIG in file.folder().names()
+
+
+def _config(file: File) -> AdapterConfig:
     try:
-        with open(path, encoding="utf-8") as file:
-            data = read_json(file.read(BYTES))
-    except OSError as error:
-        raise SourceError(f"{escape(path)} cannot be read: {error.strerror}.") from error
+        data = read_json(file.read(0, min(BYTES, file.size)))
     except ValueError as error:
-        raise ConfigError(f"{escape(path)} is no JSON: {escape(str(error))}.") from error
-    return parse_config(data, path)
+        raise ConfigError(f"{escape(file.uri)} is no JSON: {escape(str(error))}.") from error
+    finally:
+        file.close()
+    return parse_config(data, file.uri)
 
 
 def _number(checkpoint: Checkpoint, key: str) -> float:

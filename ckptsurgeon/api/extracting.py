@@ -58,7 +58,6 @@ def lora_extract(
     alpha = float(alpha) if alpha is not None else None  # 4 and 4.0 give the same file
     asked = Extraction(
         rank, alpha, options.include, options.exclude, embeddings, fan_in_fan_out, save_modules, options.dtype, seed,
-        model_at(os.fspath(base)) or model_at(os.fspath(tuned)),
     )  # fmt: skip
     check_extraction(asked)
     most = memory_bytes(memory)
@@ -66,6 +65,7 @@ def lora_extract(
     try:
         opened += (open_checkpoint(path, root, unwrap=unwrap) for path in (tuned, base))
         ours, theirs = opened
+        asked = replace(asked, model=model_at(os.fspath(base), theirs) or model_at(os.fspath(tuned), ours))
         names = names_of([os.fspath(tuned), os.fspath(base)])
         views = [SourceView(plan_source(name, one), one) for name, one in zip(names, opened, strict=True)]
         differing = list(_differing(ours, theirs))
@@ -92,13 +92,15 @@ def lora_extract(
 
 def _differing(ours: Checkpoint, theirs: Checkpoint) -> Iterator[str]:
     """Yield the keys of the tuned network that the base has not, or not so: this reads all values."""
-    from ..engine import differ
+    from ..engine import differ, fetch_tensors
 
     if not any(key in theirs for key in ours):
         raise PlanError(
             f"{escape(ours.path)} and {escape(theirs.path)} have no key in common.",
             hint="Name the base that it was tuned from; --unwrap strips wrappers such as module.",
         )
+    shared = [key for key in ours if key in theirs and comparable(ours[key], theirs[key])]
+    fetch_tensors((one, one[key]) for one in (ours, theirs) for key in shared)
     for key, info in ours.items():
         if info.opaque:
             raise PlanError(f"{escape(key)} of {escape(ours.path)} cannot be compared: {info.opaque}.")

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 
+from ..checkpoint import Checkpoint
 from ..lora import KnownModel, known_model
 from .model_folders import BYTES, CONFIG
 
 __all__ = ["model_at"]
 
 
-def model_at(path: str) -> KnownModel | None:
+def model_at(path: str, checkpoint: Checkpoint) -> KnownModel | None:
     """Return the model whose weights are a folder or a file; None where no config.json beside them says it."""
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
     try:
-        with open(os.path.join(folder, CONFIG), "rb") as file:
-            config = json.loads(file.read(BYTES))
+        config = json.loads(_beside(checkpoint) if "://" in path else _here(path))
     except (OSError, ValueError, RecursionError):
         return None
     return known_model(config) if isinstance(config, dict) else None
+
+
+def _here(path: str) -> bytes:
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    with open(os.path.join(folder, CONFIG), "rb") as file:
+        return file.read(BYTES)
+
+
+def _beside(checkpoint: Checkpoint) -> bytes:
+    """Return what lies beside a checkpoint at an address; nothing, where the address tells no names."""
+    for weights in checkpoint.open_files().values():
+        folder = weights.folder()
+        if CONFIG not in folder.names():
+            return b""
+        with closing(folder.file(CONFIG)) as file:
+            return file.read(0, min(BYTES, file.size))
+    return b""

@@ -68,7 +68,7 @@ def lora_merge(
         plan = plan_lora_merge(
             SourceView(plan_source(names[0], opened[0]), opened[0]),
             [view for view, _ in views],
-            model=model_at(os.fspath(base)),
+            model=model_at(os.fspath(base), opened[0]),
             dtype=options.dtype,
             exclude=options.exclude,
             target=plan_target(target),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import FormatError, UnsafeError
 from ..formats import FileHeader, Header, limits, read_header
-from ..sources import File, open_source
+from ..sources import File, Source, open_source
 from ..tensors import Storage, TensorInfo, alias_groups
 from ..text import count, escape, listing
 from .carry import NO_NAMES, Entry, entries_to_carry, names_to
@@ -22,7 +22,7 @@ from .wrappers import Unwrapping, unwrap, unwrap_as
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "checkpoint_of", "open_checkpoint"]
 
 
 class Checkpoint(Mapping[str, TensorInfo]):
@@ -234,7 +234,11 @@ def open_checkpoint(path: str | os.PathLike[str], root: str | None = None, *, un
     """
     uri = os.fspath(path)
     source = open_source(uri)
-    uri = source.uri if "://" in uri else uri  # an address without what is secret in it
+    return checkpoint_of(source, source.uri if "://" in uri else uri, root, unwrap=unwrap)
+
+
+def checkpoint_of(source: Source, uri: str, root: str | None = None, *, unwrap: bool = True) -> Checkpoint:
+    """Return what an open file or folder holds, which messages call ``uri``; raises as ``open_checkpoint``."""
     header = read_header(source)
     found, passed = find_root(header.tree, root, uri)
     return Checkpoint(uri, header, found, passed, unwrapped=unwrap)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..checkpoint import Checkpoint
-from ..engine import read_part
+from ..engine import fetch_keys, read_part
 from ..keys import rules_for, unspelled
 from ..ops import blocks
 from ..tensors import TensorInfo
@@ -61,6 +61,7 @@ def _by_content(checkpoint: Checkpoint, keys: Sequence[str], makes: set[Make]) -
     """
     found: dict[str, list[str]] = defaultdict(list)
     wanted = [key for key in keys if _make(checkpoint[key]) in makes and not checkpoint[key].opaque]
+    fetch_keys(checkpoint, wanted)
     check_records(checkpoint, wanted, set())
     for key in wanted:
         found[_digest(checkpoint, checkpoint[key])].append(key)

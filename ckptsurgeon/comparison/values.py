@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..checkpoint import Checkpoint
+from ..engine import fetch_tensors, quiet
 from .bytewise import unequal_keys
 from .difference import Difference, Pair, Tolerance
 from .measure import measure
@@ -24,7 +25,9 @@ def with_values(
 ) -> Difference:
     """Return a difference with the values of ``keys``, which have one shape in both, compared."""
     opaque = {key: _opaque(first, second, key) for key in keys if _opaque(first, second, key)}
-    unequal = unequal_keys(first, second, [key for key in keys if key not in opaque], progress)
+    read = [key for key in keys if key not in opaque]
+    fetch_tensors(((one, one[key]) for one in (first, second) for key in read), progress or quiet)
+    unequal = unequal_keys(first, second, read, progress)
     retyped, changed, close, same = [], [], [], []
     not_compared = dict[str, str]()
     for key in keys:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .announcing import fetch_keys, fetch_tensors, quiet
     from .apply import carry_out
     from .casting import cast_for
     from .check_steps import check_step
@@ -51,12 +52,15 @@ __all__ = [
     "costs_of",
     "crc32",
     "differ",
+    "fetch_keys",
+    "fetch_tensors",
     "lay_out",
     "mapped_block",
     "output_error",
     "overlaid_boxes",
     "parse_size",
     "put_tensors",
+    "quiet",
     "read_number",
     "read_part",
     "remove_leftovers",
@@ -71,6 +75,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        ".announcing": ("fetch_keys", "fetch_tensors", "quiet"),
         ".apply": ("carry_out",),
         ".casting": ("cast_for",),
         ".check_steps": ("check_step",),

@@ -1,8 +1,8 @@
-"""Says of all that a plan will read where it lies, so that what is far away is fetched in few requests."""
+"""Says of all that will be read where it lies, so that what is far away is fetched in few requests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 
@@ -14,23 +14,38 @@ from ..sources import Advance, File
 from ..tensors import TensorInfo, reach
 from .run import Inputs
 
-__all__ = ["announce", "keeping"]
+__all__ = ["announce", "fetch_keys", "fetch_tensors", "keeping", "quiet"]
 
 Ranges = list[tuple[int, int]]
-Parts = Iterator[tuple[Checkpoint, TensorInfo | None]]
+Parts = Iterable[tuple[Checkpoint, TensorInfo | None]]
+Advanced = Callable[[int, int], None]
 
 
-def announce(plan: Plan, inputs: Inputs, advance: Callable[[int, int], None] = lambda done, total: None) -> int:
+def quiet(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def announce(plan: Plan, inputs: Inputs, advance: Advanced = quiet) -> int:
     """Fetch what the steps of a plan read of remote sources; returns the bytes that came.
 
     ``advance`` is told (bytes that came, bytes that are wanted in all).
     """
-    wanted = _wanted(plan, inputs)
+    return fetch_tensors(_read(plan, inputs), advance) if _is_remote(*_checkpoints(inputs)) else 0
+
+
+def fetch_tensors(parts: Parts, advance: Advanced = quiet) -> int:
+    """Fetch what tensors lie in, of all of them at once, where that is far away; returns the bytes that came."""
+    wanted = _wanted(parts)
     total = sum(end - begin for _, ranges in wanted for begin, end in ranges)
     came = _Counter(lambda done: advance(done, max(done, total)))
     for file, ranges in wanted:
         file.need(ranges, came.add)
     return came.done
+
+
+def fetch_keys(checkpoint: Checkpoint, keys: Iterable[str], advance: Advanced = quiet) -> int:
+    """Fetch what the tensors of some keys lie in, as ``fetch_tensors`` does."""
+    return fetch_tensors(((checkpoint, checkpoint[key]) for key in keys), advance) if _is_remote(checkpoint) else 0
 
 
 @contextmanager
@@ -72,12 +87,14 @@ class _Counter:
             self._told(self.done)
 
 
-def _wanted(plan: Plan, inputs: Inputs) -> list[tuple[File, Ranges]]:
+def _is_remote(*checkpoints: Checkpoint) -> bool:
+    return any(file.remote for checkpoint in checkpoints for file in checkpoint.open_files().values())
+
+
+def _wanted(parts: Parts) -> list[tuple[File, Ranges]]:
     """Return of each remote file the ranges that will be read, each once."""
-    if not any(file.remote for checkpoint in _checkpoints(inputs) for file in checkpoint.open_files().values()):
-        return []
     found: dict[int, tuple[File, dict[tuple[int, int], None]]] = {}
-    for source, info in _read(plan, inputs):
+    for source, info in parts:
         for leaf in leaves(info) if info is not None else ():
             if leaf.storage is None:
                 continue
@@ -87,7 +104,7 @@ def _wanted(plan: Plan, inputs: Inputs) -> list[tuple[File, Ranges]]:
     return [(file, list(ranges)) for file, ranges in found.values()]
 
 
-def _read(plan: Plan, inputs: Inputs) -> Parts:
+def _read(plan: Plan, inputs: Inputs) -> Iterator[tuple[Checkpoint, TensorInfo | None]]:
     """Yield the tensors that a plan reads, with the checkpoints they are of."""
     for step in plan.steps:
         for one in step.inputs:

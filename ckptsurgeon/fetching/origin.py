@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError, SourceError
-from ..sources import shown
+from ..sources import hub_address, scheme_of, shown
 from ..text import brief_repr, escape
 
 __all__ = ["Origin", "origin_of", "split_path"]
@@ -73,8 +73,9 @@ def split_path(path: Any) -> tuple[Any, str]:
 def origin_of(source: Any, file: str, *, revision: str | None = None) -> Origin:
     """Return where a file of a source is to be had; raises SourceError for a folder that is not there.
 
-    A folder that exists is local, ``http(s):`` is an address, the rest a repository of the hub: except what can only be
-    a path, which is never looked for there. ``source`` may be a FetchSource, a pair that says which it is.
+    A folder that exists is local, ``http(s):`` is an address, ``hf://org/repo[@revision]`` and the rest repositories of
+    the hub: except what can only be a path, which is never looked for there. ``source`` may be a FetchSource, a pair
+    that says which it is.
     """
     if not file:
         raise ConfigError(f"{brief_repr(source)} names a folder, not a file.", hint="Put the file's name behind it.")
@@ -83,6 +84,9 @@ def origin_of(source: Any, file: str, *, revision: str | None = None) -> Origin:
         if not os.path.isdir(text):
             raise _no_folder(text)
         return Origin("local", os.path.abspath(text), file)
+    if not asked and scheme_of(text) == "hf":
+        found = hub_address(f"{text}/{file}")
+        return Origin("hub", found.repository, found.path, found.revision or revision or "")
     if asked == "url" or (not asked and text.lower().startswith(_WEB)):
         return Origin("url", text, file)
     if not asked and (_is_path(text) or "://" in text):

@@ -114,6 +114,8 @@ def inspection_of(checkpoint: Checkpoint, include: Iterable[str] | None = (), *,
 
 
 def _stats(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> dict[str, Stats | None]:
+    from ..engine import fetch_keys
     from .stats import stats_of
 
+    fetch_keys(checkpoint, tensors)
     return {key: stats_of(checkpoint, info) for key, info in tensors.items()}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 from ..checkpoint import Checkpoint
-from ..errors import CheckpointError
+from ..engine import fetch_tensors
+from ..errors import CheckpointError, FormatError
 from ..plan import Plan, Verification
 from ..recipe import Recipe
+from ..tensors import TensorInfo
 from ..text import escape
 from .check import Check
 from .companions import companion_faults
@@ -47,6 +50,8 @@ def verify_output(
     if plan is not None:
         check_plan(check, plan)
     keys = [key for key in expected.tensors if key in output]
+    with suppress(FormatError):  # which is said of each tensor when it is read
+        fetch_tensors(_read(check, keys), check.progress)
     for key in keys:
         try:
             check_values(check, key)
@@ -68,6 +73,18 @@ def verify_output(
         elapsed_s=time.perf_counter() - began,
         recipe=expected.has_checksums,
     )
+
+
+def _read(check: Check, keys: Sequence[str]) -> Iterator[tuple[Checkpoint, TensorInfo | None]]:
+    """Yield the tensors that are read: those of the output, and what they are compared with."""
+    sources = check.expected.sources
+    for key in keys:
+        yield check.output, check.output[key]
+        made = check.expected.tensors[key]
+        named = [(made.source, made.source_key), *made.more, (check.expected.keeper, key)]
+        for index, name in named if key not in check.left_out else ():
+            if index is not None and index in sources:
+                yield sources[index], sources[index].get(name)
 
 
 def _nbytes(output: Checkpoint, said: Recipe | None) -> int:

@@ -40,6 +40,7 @@ WRITERS = "Two writers of one output"
 SENT = "Answers of a server that are short, wrong, late, refused or of another file"
 KEPT = "What stood there before a fault is there after it"
 MOVED = "A branch that moves, a server that asks for time, a host that redirects"
+BROKEN_OFF = "Fetching that is killed at random moments"
 PLACED = "Links, files, folders and names in the way of what was fetched"
 
 OPENING = (
@@ -47,7 +48,7 @@ OPENING = (
     INDEX, DCP, ZERO, NUMPY, TENSORFLOW, SPECIAL, INPUTS, MUTATED, SHOWN,
 )  # fmt: skip
 WRITING = (FULL, FAILING, OTHERWISE, KILLED, POWER, UNFLUSHED, UNREADABLE, MEMORY, REFLINKS, WRITERS)
-FETCHING = (SENT, KEPT, MOVED, PLACED)
+FETCHING = (SENT, KEPT, MOVED, BROKEN_OFF, PLACED)
 
 SECTIONS = {"hostile": OPENING, "faults": WRITING, "fetching": FETCHING}
 """The folder of the tests that hold a section's promises, and the promises."""
