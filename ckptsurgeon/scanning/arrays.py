@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from math import prod
 
+from ..formats import FileSlice
 from .findings import Fault
 from .look import Place
 from .pickles import look_at_pickles
@@ -15,13 +17,14 @@ _FIRST = 4096
 _LONGEST = 1 << 20
 _NESTED = 32
 
-_TYPE = rb"'[<>|=]?[?bBhHiIlLqQefdgFDGcSaUVmM]\d*(?:\[\w+\])?'"
+_TYPE = rb"'[<>|=]?(?P<code>[?bBhHiIlLqQefdgFDGcSaUVmM])(?P<size>\d{0,18})(?:\[\w+\])?'"
 _NAME = rb"(?:'[^'\\]*'|\"[^\"\\]*\")"
-_FIELD = rb"\((?:%b|\(%b, %b\)), %b(?:, \([\d, ]*\))?\)" % (_NAME, _NAME, _NAME, _TYPE)
-_RECORD = re.compile(rb"\[%b(?:, %b)*\]" % (_FIELD, _FIELD))
-_PLAIN = re.compile(
-    rb"\{'descr': %b, 'fortran_order': (?:True|False), 'shape': \((?:\d+L?(?:, |,|(?=\))))*\), \}\s*" % _TYPE
-)
+_SHAPE = rb"\((?P<shape>(?:\d+L?(?:, |,|(?=\))))*)\)"
+_FIELD = rb"\((?:%b|\(%b, %b\)), %b(?:, %b)?\)" % (_NAME, _NAME, _NAME, _TYPE, _SHAPE)
+_FIELDS = re.compile(_FIELD)
+_UNNAMED = re.sub(rb"\?P<\w+>", rb"?:", _FIELD)
+_RECORD = re.compile(rb"\[%b(?:, %b)*\]" % (_UNNAMED, _UNNAMED))
+_PLAIN = re.compile(rb"\{'descr': %b, 'fortran_order': (?:True|False), 'shape': %b, \}\s*" % (_TYPE, _SHAPE))
 """A header as numpy writes it, of types that hold no objects. Any other is read by numpy as Python spells dictionaries,
 so that objects may be in it under many spellings."""
 
@@ -29,7 +32,7 @@ so that objects may be in it under many spellings."""
 def is_array_of_numbers(head: bytes) -> bool:
     """Tell whether bytes begin as an array of which the whole header is there, and says that it holds no objects."""
     header, length = _header(head)
-    return head.startswith(MAGIC) and len(header) == length and _is_plain(header)
+    return head.startswith(MAGIC) and len(header) == length and _plain(header) is not None
 
 
 def look_at_array(place: Place) -> bool:
@@ -42,13 +45,32 @@ def look_at_array(place: Place) -> bool:
     if len(header) != length:
         place.add("numpy array", fault=Fault("corrupt", "its header is cut short, or over 1 MiB"))
         return True
-    if _is_plain(header):
-        return False
+    begin = _start(head) + length
+    plain = _plain(header)
+    if plain is not None:
+        return _look_behind(place, begin + _nbytes(plain))
     place.add("numpy array of objects")
-    if look_at_pickles(place, _start(head) + length) is None:
+    found = look_at_pickles(place, begin)
+    if found is None:
         why = Fault("unreadable", "its header names no numbers, and no pickle is behind it")
         place.look.amend(len(place.look.found) - 1, fault=why)
+    else:
+        _look_behind(place, found.end)
     return True
+
+
+def _look_behind(place: Place, end: int) -> bool:
+    """Look at what lies behind an array, where numpy reads the next one; returns whether it matters."""
+    rest = place.file.size - end
+    if rest <= 0:
+        return False
+    return place.inside(FileSlice(place.file, end, rest), f"{rest} bytes behind an array").judge()
+
+
+def _nbytes(of: re.Match[bytes]) -> int:
+    """Return the bytes of an array, or of a field."""
+    size = int(of["size"] or 1) * (4 if of["code"] == b"U" else 8 if of["code"] in b"mM" and not of["size"] else 1)
+    return size * prod(int(one[:20]) for one in re.findall(rb"\d+", of["shape"] or b""))
 
 
 def _start(head: bytes) -> int:
@@ -62,11 +84,11 @@ def _header(head: bytes) -> tuple[bytes, int]:
     return head[start : start + length], length
 
 
-def _is_plain(header: bytes) -> bool:
-    """Tell whether a header is as numpy writes it, and no type in it is of objects; records within records count."""
+def _plain(header: bytes) -> re.Match[bytes] | None:
+    """Return a header as numpy writes it, if no type in it is of objects; records count as so many bytes."""
     for _ in range(_NESTED):
-        shorter = _RECORD.sub(b"'V1'", header)
+        shorter = _RECORD.sub(lambda record: b"'V%d'" % sum(map(_nbytes, _FIELDS.finditer(record[0]))), header)
         if shorter == header:
             break
         header = shorter
-    return _PLAIN.fullmatch(header) is not None
+    return _PLAIN.fullmatch(header)

@@ -16,7 +16,7 @@ from .packed import look_at_packed, packing_of
 from .pickles import look_at_pickles
 from .tars import is_tar, look_at_tar
 from .texts import look_at_text
-from .zips import look_at_zip
+from .zips import FORMS, look_at_zip
 
 __all__ = ["look_at"]
 
@@ -126,8 +126,20 @@ def _has_lambda(place: Place) -> bool:
 
 
 def _as_pickles(place: Place) -> None:
-    if place.file.size:
+    if place.file.size and not _is_sound_archive(place):
         look_at_pickles(place, sure=not place.depth or place.within.endswith(".pkl"))
+
+
+def _is_sound_archive(place: Place) -> bool:
+    """Return whether a thing is an archive from its first byte on, in which nothing contradicts anything.
+
+    As a pickle it would begin with the id of something persistent, ``K`` and what follows up to a newline, which any
+    reader refuses that does not keep such things; those that do, as torch.load, look for archives first.
+    """
+    found = place.look.found
+    return place.head(4) == b"PK\3\4" and any(
+        one.within == place.within and one.format in FORMS and one.fault is None for one in found
+    )
 
 
 def _as_text(place: Place) -> None:

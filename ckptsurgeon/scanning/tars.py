@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,24 +53,41 @@ def _octal(field: bytes) -> int:
 def look_at_tar(place: Place) -> None:
     """Look at every member."""
     notes: list[str] = []
-    fault = None
+    wrong: list[str] = []
     at = len(place.look.found)
     place.add("tar archive")
     try:
-        parts = place.judge_all(_opened(place, notes))
+        parts = place.judge_all(_opened(place, notes, wrong))
     except _BrokenError as error:
-        fault, parts = Fault("corrupt", str(error)), 0
+        wrong.insert(0, str(error))
+        parts = 0
+    fault = Fault("corrupt", wrong[0]) if wrong else None
+    notes[:0] = wrong[1:]
     place.look.amend(at, fault=fault, parts=parts, notes=tuple(notes[:_NOTES]))
 
 
-def _opened(place: Place, notes: list[str]) -> Iterator[Place]:
+def _opened(place: Place, notes: list[str], wrong: list[str]) -> Iterator[Place]:
+    """Yield the files; ``wrong`` is given what would be made outside of the archive's folder, or is no file."""
     for member in _members(place):
-        if member.name.startswith("/") or ".." in member.name.split("/"):
-            notes.append(f"{member.name} points outside the archive")
+        if _is_outside(member.name):
+            wrong.append(f"{member.name} points outside the archive")
         if member.kind in _KINDS:
-            notes.append(f"{member.name} is {_KINDS[member.kind]} {member.target}".rstrip())
+            said = f"{member.name} is {_KINDS[member.kind]} {member.target}".rstrip()
+            (notes if _is_inner_link(member) else wrong).append(said)
         elif member.kind in (b"\0", b"0", b"7") and member.size:
             yield place.inside(FileSlice(place.file, member.begin, member.size), member.name)
+
+
+def _is_outside(name: str) -> bool:
+    return name.startswith("/") or os.path.normpath(name).split("/")[0] == ".."
+
+
+def _is_inner_link(member: _Member) -> bool:
+    """Return whether a member is a link to something in the archive."""
+    if member.kind == b"1":
+        return not _is_outside(member.target)
+    inner = os.path.join(os.path.dirname(member.name), member.target)
+    return member.kind == b"2" and not _is_outside(inner) and not member.target.startswith("/")
 
 
 def _members(place: Place) -> Iterator[_Member]:

@@ -17,7 +17,9 @@ from .look import Place
 from .pickles import look_at_pickles
 from .zip_pieces import archives_in_turn, pieces
 
-__all__ = ["look_at_zip"]
+__all__ = ["FORMS", "look_at_zip"]
+
+FORMS = ("zip archive", "torch zip", "torchscript")
 
 _PEEK = 4096
 
@@ -27,19 +29,19 @@ def look_at_zip(place: Place) -> None:
     try:
         archive = read_archive(place.file)
     except FormatError as error:
-        _look_at_odd(place, str(error))
+        _look_at_odd(place, Fault("corrupt", str(error)))
         return
     _look_at_archive(place, archive)
 
 
-def _look_at_odd(place: Place, why: str) -> None:
+def _look_at_odd(place: Place, fault: Fault) -> None:
     """Look at archives one behind the other, as DCP keeps them, or at whatever can be found in a contradictory one."""
     several = archives_in_turn(place)
     if several:
         place.add("zip archives in turn", notes=(f"{len(several)} archives one behind the other",))
         place.judge_all(place.inside(part, f"archive {i}") for i, part in enumerate(several))
         return
-    place.add("zip archive", fault=Fault("corrupt", why))
+    place.add("zip archive", fault=fault)
     place.judge_all(place.unpacked(data, name) for name, data in pieces(place))
 
 

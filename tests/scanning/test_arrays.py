@@ -107,3 +107,23 @@ def test_numpy_reads_what_is_spelt_so() -> None:
             continue
         with pytest.raises((ValueError, OSError), match="[Oo]bject arrays cannot be loaded"):
             np.load(io.BytesIO(array(header.replace("spaces", ""))), allow_pickle=False)
+
+
+@pytest.mark.parametrize("first", [np.arange(3), np.array([{"a": 1}], dtype=object), np.zeros(2, [("a", "<f4"), ("b", [("c", "U3", (2, 2)), ("d", "M8[s]")])])], ids=["numbers", "objects", "records"])  # fmt: skip
+@pytest.mark.parametrize("second", ["array", "pickle"])
+def test_what_lies_behind_an_array_is_looked_at(first: Any, second: str, ckpt: Any) -> None:
+    with open("x.npy", "wb") as file:
+        np.save(file, first, allow_pickle=True)
+        if second == "array":
+            np.save(file, np.array([Calls()], dtype=object), allow_pickle=True)
+        else:
+            pickle.dump(Calls(), file)
+    done = ckpt("scan", "x.npy")
+    assert (done.code, "posix.system" in done.out or "nt.system" in done.out) == (1, True), done
+
+
+def test_two_arrays_of_numbers_are_plain() -> None:
+    with open("x.npy", "wb") as file:
+        np.save(file, np.arange(3))
+        np.save(file, np.ones((2, 2), "<f4"))
+    assert cs.scan("x.npy").ok

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -309,3 +310,38 @@ def test_scanning_loads_neither_torch_nor_numpy() -> None:
 
     torch.save(WEIGHTS, "x.pth")
     assert not loaded_after("import ckptsurgeon as cs\nassert cs.scan('x.pth').ok", "torch", "numpy", "huggingface_hub")
+
+
+@pytest.mark.parametrize("state", ["a newline in a number", "a newline in the memo", "an optimizer", "a module"])
+def test_a_zip_from_torch_is_no_pickle_from_its_front(state: str) -> None:
+    """Its first bytes spell the id of something persistent, up to a newline that any number ten is."""
+    layer = torch.nn.Linear(2, 2)
+    made: Any = {
+        "a newline in a number": {"epoch": 10, "model": layer.state_dict()},
+        "a newline in the memo": {"args": {f"a{i}": i for i in range(11)}, "model": layer.state_dict()},
+        "an optimizer": {"optimizer": torch.optim.Adam(layer.parameters()).state_dict(), "model": layer.state_dict()},
+        "a module": layer,
+    }[state]
+    torch.save(made, "x.pth")
+    found = cs.scan("x.pth")
+    assert all(one.fault is None for one in found.found)
+    assert found.verdict is (cs.Verdict.CODE if state == "a module" else cs.Verdict.TENSORS)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "target", "ok"),
+    [
+        ("../../etc/cron.d/x", tarfile.REGTYPE, "", False), ("/etc/cron.d/x", tarfile.REGTYPE, "", False),
+        ("a/../../x", tarfile.REGTYPE, "", False), ("l", tarfile.SYMTYPE, "/etc", False), ("a/l", tarfile.SYMTYPE, "../..", False),
+        ("l", tarfile.LNKTYPE, "/etc/passwd", False), ("d", tarfile.CHRTYPE, "", False), ("f", tarfile.FIFOTYPE, "", False),
+        ("a/l", tarfile.SYMTYPE, "../b", True), ("l", tarfile.LNKTYPE, "b", True), ("a/b", tarfile.REGTYPE, "", True),
+    ],
+)  # fmt: skip
+def test_what_a_tar_makes_outside_of_its_folder_is_a_fault(
+    name: str, kind: bytes, target: str, ok: bool, ckpt: Run
+) -> None:
+    with tarfile.open("x.tar", "w") as archive:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, target
+        archive.addfile(member)
+    assert (ckpt("scan", "x.tar").code == 0) is ok
