@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from ..errors import OutputError
-from ..sources import File
+from ..sources import File, scheme_of
 from ..text import escape, human_bytes
 
 __all__ = ["check_output", "check_space", "identities", "output_error"]
@@ -40,6 +40,8 @@ def check_output(path: str, inputs: Iterable[tuple[int, int]], *, force: bool, f
 
     ``inputs`` are the (device, inode) of every file that is read.
     """
+    if scheme_of(path):
+        raise OutputError(f"cannot write {escape(path)}: outputs are written to this machine.", hint="Name a path.")
     parent = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(parent):
         raise OutputError(f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.")

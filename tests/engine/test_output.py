@@ -620,3 +620,9 @@ def test_files_that_an_index_merely_names_are_kept() -> None:
     assert {path.name for path in folder.iterdir()} == {
         "train.py", "config.json", "ckptsurgeon.json", "model.safetensors",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("output", ["http://127.0.0.1:9/o.safetensors", "memory://o.safetensors", "s3://bucket/o"])
+def test_an_address_is_no_place_for_an_output(output: str) -> None:
+    with pytest.raises(cs.OutputError, match="outputs are written to this machine"):
+        write(output)
