@@ -154,8 +154,8 @@ SCAN_NESTED = 10_000
 SCAN_PARTS = 5_000_000
 """Records and members of all archives in one file that are looked at."""
 
-SCAN_TEXT_BYTES = 4 << 20
-"""A configuration beside a model that is searched for the classes it names. Real ones have some kilobytes."""
+SCAN_TEXT_BYTES = 64 << 20
+"""A configuration beside a model that is searched for the classes it names; the largest tokenizers have some 30 MB."""
 
 SCAN_FILES = 100_000
 SCAN_FOLDERS = 64

@@ -5,12 +5,15 @@ A file may be a pickle from its front, a zip archive from its end and safetensor
 
 from __future__ import annotations
 
+import re
+
 from ..errors import CheckpointError, FormatError
 from ..formats import FileSlice, read_header
 from ..sources import File
 from .arrays import MAGIC, look_at_array
 from .budget import SpentError
 from .findings import Fault, Finding, Verdict
+from .keras import look_at_hdf5
 from .look import Look, Place
 from .packed import look_at_packed, packing_of
 from .pickles import look_at_pickles
@@ -21,15 +24,14 @@ from .zips import look_at_zip
 __all__ = ["look_at"]
 
 _TAIL = 22 + 0xFFFF
-_NAMED = {
-    b"\x89HDF\r\n\x1a\n": "HDF5",
-    b"GGUF": "GGUF",
-    b"version https://git-lfs": "Git LFS pointer",
-}
-"""Formats that hold no code that a reader runs, or are only named."""
+_ONNX = re.compile(
+    rb"\x08[\x01-\x20](?:\x12[\x01-\x40][ -~]+\x1a[\x01-\x40][ -~]+[\x22\x2a\x3a\x42]|\x12[\x01-\x40][ -~]+\x3a)"
+)
+"""A version of the format, the name and the version of what wrote it: the first fields of ModelProto (onnx.proto)."""
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_NAMED = {"GGUF": re.compile(b"GGUF"), "Git LFS pointer": re.compile(b"version https://git-lfs"), "ONNX": _ONNX}
+"""Formats that hold no code that a reader runs, and are only named."""
 _PROGRAMS = (b"\x7fELF", b"MZ\x90\0", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
-_LAMBDA = b'"class_name": "Lambda"'
-_STEP = 4 << 20
 
 
 def look_at(path: str, file: File) -> Look:
@@ -103,26 +105,15 @@ def _as_safetensors(place: Place) -> None:
 
 def _as_named(place: Place) -> None:
     head = place.head()
-    kind = next((name for magic, name in _NAMED.items() if head.startswith(magic)), "")
-    if kind == "HDF5" and _has_lambda(place):
-        place.add(kind, Verdict.CODE, notes=("a Keras model with a Lambda layer, which holds compiled Python",))
+    kind = next((name for name, magic in _NAMED.items() if magic.match(head)), "")
+    if head.startswith(_HDF5):
+        look_at_hdf5(place)
     elif kind:
         place.add(kind, notes=("named only: its contents are not decoded",))
     elif head.startswith(_PROGRAMS):
         place.add("machine code", Verdict.CODE, notes=("a program or a library",))
-    elif place.file.name == "saved_model.pb" and not place.depth:
+    elif place.name == "saved_model.pb":
         place.add("TensorFlow program", Verdict.CODE, notes=("named only: a graph that TensorFlow runs",))
-
-
-def _has_lambda(place: Place) -> bool:
-    file, at = place.file, 0
-    while at < file.size:
-        data = file.read(at, min(_STEP + len(_LAMBDA), file.size - at))
-        place.look.budget.take("searched", len(data))
-        if _LAMBDA in data:
-            return True
-        at += _STEP
-    return False
 
 
 def _as_pickles(place: Place) -> None:

@@ -47,6 +47,11 @@ class Place:
     within: str = ""
     depth: int = 0
 
+    @property
+    def name(self) -> str:
+        """The name it goes by where it lies, without the folders that lead there."""
+        return (self.within or self.file.name).rpartition(" > ")[2].rpartition("/")[2]
+
     def head(self, nbytes: int = 512) -> bytes:
         """Return how it begins."""
         return self.file.read(0, min(nbytes, self.file.size))

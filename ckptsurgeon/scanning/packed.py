@@ -1,4 +1,4 @@
-"""What is compressed as a whole: gzip, bzip2, xz and zlib, unpacked within bounds and looked at."""
+"""What is compressed as a whole: gzip, bzip2, xz, lzma and zlib, unpacked within bounds and looked at."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ __all__ = ["look_at_packed", "packing_of"]
 _STEP = 1 << 20
 _MEMORY = 256 << 20
 """Bytes that xz may take for its window; its strongest setting takes 65 MiB."""
-_ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+_UNSURE = ("zlib", "lzma")
+"""What begins with no mark: numbers that its header could be. Other data can begin so too."""
+_SMALLEST_WINDOW, _LONGEST_LZMA = 4096, 1 << 38
 _NAMED = {b"\x04\x22\x4d\x18": "lz4", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "rar"}
 
 
@@ -33,11 +35,26 @@ def packing_of(head: bytes) -> str:
         return "gzip"
     if head.startswith(b"BZh") and head[4:10] == b"1AY&SY":
         return "bzip2"
-    if head.startswith((b"\xfd7zXZ\0", b"\x5d\0\0\x80\0", b"\x5d\0\0\0\x01", b"\x5d\0\0\x10\0")):
+    if head.startswith(b"\xfd7zXZ\0"):
         return "xz"
-    if head.startswith(_ZLIB):
-        return "zlib"
-    return next((name for magic, name in _NAMED.items() if head.startswith(magic)), "")
+    named = next((name for magic, name in _NAMED.items() if head.startswith(magic)), "")
+    return named or ("zlib" if _may_be_zlib(head) else "lzma" if _may_be_lzma(head) else "")
+
+
+def _may_be_zlib(head: bytes) -> bool:
+    """Return whether bytes could be a header of zlib without a preset dictionary (RFC 1950, 2.2)."""
+    if len(head) < 2 or head[0] & 0x0F != 8 or head[0] > 0x78 or head[1] & 0x20:
+        return False
+    return int.from_bytes(head[:2], "big") % 31 == 0
+
+
+def _may_be_lzma(head: bytes) -> bool:
+    """Return whether bytes could be a header of an ``.lzma`` file, with the windows that liblzma takes."""
+    if len(head) < 14 or head[0] >= 9 * 5 * 5 or head[13]:
+        return False
+    window, size = int.from_bytes(head[1:5], "little"), int.from_bytes(head[5:13], "little")
+    whole = window >> (window.bit_length() - 2) << (window.bit_length() - 2) if window >= _SMALLEST_WINDOW else -1
+    return window in (whole, 0xFFFFFFFF) and (size < _LONGEST_LZMA or size == 0xFFFFFFFFFFFFFFFF)
 
 
 def look_at_packed(place: Place, packing: str) -> None:
@@ -50,13 +67,11 @@ def look_at_packed(place: Place, packing: str) -> None:
     try:
         data, fault = _unpacked(place, packing)
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        if packing == "zlib":  # two bytes are no mark: other data begins so too
-            place.look.found.pop(at)
-            return
         data, fault = b"", f"it cannot be unpacked: {error}"
     if fault:
         place.look.amend(at, fault=Fault("corrupt", fault))
-    place.unpacked(data, "unpacked").judge()
+    if not place.unpacked(data, "unpacked").judge() and fault and packing in _UNSURE:
+        place.look.found.pop(at)
 
 
 _MAKERS: dict[str, Callable[[], _Unpacker]] = {
@@ -64,6 +79,7 @@ _MAKERS: dict[str, Callable[[], _Unpacker]] = {
     "zlib": lambda: _Zlib(15),
     "bzip2": lambda: bz2.BZ2Decompressor(),
     "xz": lambda: lzma.LZMADecompressor(memlimit=_MEMORY),
+    "lzma": lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_MEMORY),
 }
 
 
@@ -110,7 +126,7 @@ def _unpacked(place: Place, packing: str) -> tuple[bytes, str]:
             waiting = getattr(unpacker, "unused_data", b"")
             if at >= file.size and not waiting.strip(b"\0"):
                 return bytes(parts), ""
-            if packing == "zlib":
+            if packing in _UNSURE:
                 return bytes(parts), ""
             unpacker = _MAKERS[packing]()
         elif not got and at >= file.size:

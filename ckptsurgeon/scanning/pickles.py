@@ -26,7 +26,8 @@ _MORE = 8
 _MAGICS = (MAGIC.to_bytes(10, "little"), b"L%dL\n." % MAGIC)
 _LEGACY_PICKLES = 5
 """Magic number, protocol, system, object, keys of the storages; what follows is the tensors' bytes."""
-_JOBLIB = ("joblib.numpy_pickle", "NumpyArrayWrapper")
+_JOBLIB = "joblib.numpy_pickle", "NumpyArrayWrapper"
+"""Also as ``sklearn.externals.joblib.numpy_pickle``. The bytes of an array, or a pickle of its own, follow each."""
 
 
 @dataclass
@@ -47,9 +48,9 @@ class Pickles:
     def finding(self, place: Place) -> Finding:
         """Return what was found at a place."""
         uses = self.uses()
-        joblib = _JOBLIB in self.names
+        joblib = any(module.endswith(_JOBLIB[0]) and name == _JOBLIB[1] for module, name in self.names)
         fault = Fault("corrupt", self.fault) if self.fault else None
-        if fault is not None and joblib:
+        if joblib:
             fault = Fault("unreadable", "joblib keeps arrays between the instructions, and what follows is not decoded")
         behind = place.file.size - self.end
         notes = (f"{count(behind, 'byte')} behind the last pickle",) if behind and not fault and not self.legacy else ()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
-from ..formats import limits, parse_json
-from .findings import Verdict
+from ..formats import limits
+from .findings import Fault, Verdict
+from .keras import why_code
 from .look import Place
 
 __all__ = ["look_at_text"]
@@ -20,57 +23,59 @@ _JSON_KEYS = {
 }
 _YAML = re.compile(
     rb"(?m)(?P<target>\b_target_[\"']?[ \t]*:[ \t]*[\"']?(?P<a>[\w.]+))|"
+    rb"(?P<class>^[ \t]*target[ \t]*:[ \t]*[\"']?(?P<d>\w+(?:\.\w+)+))|"
     rb"(?P<new>!(?:new|apply|name|module):(?P<b>[\w.]+))|(?P<python>!!python/[\w/]+:?(?P<c>[\w.]*))"
 )
-_LAMBDA = re.compile(rb'"class_name"\s*:\s*"(?:[\w>]*[>.])?(?:Lambda|TFOpLambda|SlicingOpLambda)"')
 _SHOWN = 5
-_DEEP = 10_000
 
 
 def look_at_text(place: Place, head: bytes) -> bool:
     """Look at a text by what it names; returns whether there is anything to say. It is data, whatever it says."""
-    name = place.file.name if not place.depth else place.within
-    suffix = next((end for end in _PROGRAMS if name.endswith(end)), "")
+    suffix = next((end for end in _PROGRAMS if place.name.endswith(end)), "")
     if suffix:
         place.add(_PROGRAMS[suffix], notes=("a program beside the model: run only by a toolkit that is told to",))
         return True
-    if name.endswith((".json", ".yaml", ".yml")) and place.file.size <= limits.SCAN_TEXT_BYTES:
-        return _look_at_configuration(place, is_json=name.endswith(".json"))
+    if place.name.endswith((".json", ".yaml", ".yml")):
+        return _look_at_configuration(place, is_json=place.name.endswith(".json"))
     return False
 
 
 def _look_at_configuration(place: Place, *, is_json: bool) -> bool:
-    raw = place.file.read(0, place.file.size)
-    if _LAMBDA.search(raw):
-        place.add("Keras configuration", Verdict.CODE, notes=("a Lambda layer, which holds compiled Python",))
+    form = "JSON" if is_json else "YAML"
+    if place.file.size > limits.SCAN_TEXT_BYTES:
+        why = f"over {limits.SCAN_TEXT_BYTES} bytes are not searched for the classes they name"
+        place.add(form, fault=Fault("unreadable", why))
         return True
-    notes = tuple(dict.fromkeys(_of_json(raw) if is_json else _of_yaml(raw)))
-    if notes:
-        place.add("JSON" if is_json else "YAML", notes=notes[:_SHOWN])
-    return bool(notes)
+    raw = place.file.read(0, place.file.size)
+    code, said = _of_json(raw) if is_json else ([], dict.fromkeys(_of_yaml(raw)))
+    if code:
+        place.add("Keras configuration", Verdict.CODE, notes=tuple(code)[:_SHOWN])
+    elif said:
+        place.add(form, notes=tuple(said)[:_SHOWN])
+    return bool(code or said)
 
 
-def _of_json(raw: bytes) -> Iterator[str]:
-    try:
-        waiting = [parse_json(raw)]
-    except ValueError:
-        return
-    for _ in range(_DEEP):
-        if not waiting:
-            return
-        node = waiting.pop()
-        if isinstance(node, dict):
-            yield from (_JSON_KEYS[key] for key in node if key in _JSON_KEYS)
-            waiting += node.values()
-        elif isinstance(node, list):
-            waiting += node
+def _of_json(raw: bytes) -> tuple[dict[str, None], dict[str, None]]:
+    """Return what is unknown code in a text of JSON, and what else it names, each once."""
+    code: dict[str, None] = {}
+    said: dict[str, None] = {}
+
+    def see(pairs: list[tuple[str, object]]) -> None:
+        code.update(dict.fromkeys(why_code(pairs)))
+        said.update((_JSON_KEYS[key], None) for key, _ in pairs if key in _JSON_KEYS)
+
+    with suppress(ValueError):
+        json.loads(raw, object_pairs_hook=see, parse_int=len, parse_float=len)
+    return code, said
 
 
 def _of_yaml(raw: bytes) -> Iterator[str]:
     for found in _YAML.finditer(raw):
-        said = (found["a"] or found["b"] or found["c"] or b"").decode("utf-8", "backslashreplace")[:100]
+        said = (found["a"] or found["b"] or found["c"] or found["d"] or b"").decode("utf-8", "backslashreplace")[:100]
         if found["target"]:
             yield f"Hydra imports and calls {said}"
+        elif found["class"]:
+            yield f"NeMo imports and makes {said}"
         elif found["new"]:
             yield f"HyperPyYAML imports and calls {said}"
         else:
