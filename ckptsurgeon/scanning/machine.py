@@ -14,8 +14,8 @@ from operator import length_hint
 from ..formats import limits
 from ._opcodes import TABLE
 from .budget import Budget
-from .guess import BEGINS, MAGICS, SEARCHED, SHORTEST, imports_something, inner_bytes, is_marked
-from .operands import MoreError, TruncatedError, bounds
+from .guess import BEGINS, MAGICS, SHORTEST, imports_something, inner_bytes
+from .operands import MoreError, TruncatedError, bounds, is_marked
 from .shortcut import Hurried
 from .state import AnewError
 from .values import KEPT, UNKNOWN, Name
@@ -68,10 +68,8 @@ class Machine(Hurried):
 
     def _matters(self, raw: bytes) -> bool:
         """Return whether bytes are pickles that import something, or hold one that does; numbers can look like one."""
-        if not is_marked(raw):
-            raw = raw[:SEARCHED]
-            if not any(sign in raw for sign in (b"\n", b"\x93", b"\x82", b"\x83", b"\x84")):
-                return False
+        if not is_marked(raw) and not any(sign in raw for sign in (b"\n", b"\x93", b"\x82", b"\x83", b"\x84")):
+            return False
         at = 0
         while at < len(raw):
             trial = Machine(raw, self.budget, names={}, start=at, level=self.level + 1)
@@ -87,8 +85,9 @@ class Machine(Hurried):
             if len(self.data) < self.total:
                 raise MoreError
             raise TruncatedError("ends without a STOP")
-        _, self.position = bounds(self.data, self.position, self.total)
-        self.flaw("takes from an empty stack" if empty else "uses a memo entry that it never made")
+        _, behind = bounds(self.data, self.position, self.total)
+        self.stop("takes from an empty stack" if empty else "uses a memo entry that it never made")
+        self.position = behind
         self.stack.append(UNKNOWN)
 
     def _loop(self) -> None:

@@ -10,10 +10,10 @@ from ..sources import File
 from ..text import count
 from .budget import Budget
 from .findings import Fault, Finding, Use, Verdict
-from .guess import imports_something, is_marked
+from .guess import imports_something
 from .look import Place
 from .machine import Machine
-from .operands import MoreError
+from .operands import MoreError, is_marked
 from .state import AnewError, Names
 from .strings import text_at
 from .values import Name
