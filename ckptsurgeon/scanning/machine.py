@@ -62,8 +62,8 @@ class Machine(Hurried):
             return
         raw = inner_bytes(data, self.position, begin, end)
         if MAGICS.match(raw) or self._matters(raw):
-            if len(self.nested) >= limits.SCAN_FOUND:
-                raise Budget.spent(f"over {limits.SCAN_FOUND} pickles in one pickle")
+            if len(self.nested) >= limits.SCAN_NESTED:
+                raise Budget.spent(f"over {limits.SCAN_NESTED} pickles in one pickle")
             self.nested.append((self.position, raw))
 
     def _matters(self, raw: bytes) -> bool:
