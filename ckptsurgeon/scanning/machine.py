@@ -16,6 +16,7 @@ from ._opcodes import TABLE
 from .budget import Budget
 from .guess import BEGINS, MAGICS, SHORTEST, imports_something, inner_bytes
 from .operands import MoreError, TruncatedError, bounds, is_marked
+from .rows import LITERAL, LITERALS, rows_of
 from .shortcut import Hurried
 from .state import AnewError
 from .values import KEPT, UNKNOWN, Name
@@ -23,7 +24,7 @@ from .values import KEPT, UNKNOWN, Name
 __all__ = ["Machine"]
 
 _UINT4 = struct.Struct("<I")
-_LITERALS = re.compile(rb"(?:K.|M..|J....|G.{8}|[N\x88\x89]){1,4000}+[tleud\x90\x91]", re.DOTALL)
+_LITERALS = re.compile(rb"%b{1,4000}+[tleud\x90\x91]" % LITERAL, re.DOTALL)
 """Numbers and constants to the end of what a mark began: one step for the sizes of a tensor, or a thousand floats."""
 _MAKES = frozenset(b"tld\x91")
 """What ends at a mark and leaves one value: TUPLE, LIST, DICT, FROZENSET. The others add to what is there."""
@@ -93,7 +94,8 @@ class Machine(Hurried):
     def _loop(self) -> None:
         data, memo, budget, at = self.data, self.memo, self.budget, self.position
         stack, marks, unpack4, hurried = self.stack, self.marks, _UINT4.unpack_from, self.hurried
-        taken = iter(range(budget.ops))
+        taken, rows = iter(range(budget.ops)), rows_of(data[self.start + 1 : self.start + 2])
+        ahead, dictionaries, tuples = rows.ahead, rows.dictionaries.match, rows.tuples.match
         try:
             for _ in taken:
                 op = data[at]
@@ -137,6 +139,8 @@ class Machine(Hurried):
                     marks.append(stack)
                     stack = []
                     at += 1
+                    if data[at : at + 1] in LITERALS and tuples(data, at):
+                        at = self.take_rows(rows, at, stack)
                 elif op == 0x74:  # TUPLE
                     items = tuple(stack)
                     stack = marks.pop()
@@ -187,6 +191,10 @@ class Machine(Hurried):
                     stack.append(["["])
                     at += 1
                 elif op == 0x7D:  # EMPTY_DICT
+                    if data[at + ahead : at + ahead + 1] in LITERALS and dictionaries(data, at):
+                        begin, at = at, self.take_rows(rows, at, stack)
+                        if at > begin:
+                            continue
                     stack.append(["{"])
                     at += 1
                 elif op == 0x2E:  # STOP

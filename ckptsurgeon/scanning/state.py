@@ -36,7 +36,7 @@ class State:
     ) -> None:
         self.data = data
         self.total = max(total, len(data))
-        self.position = start
+        self.start = self.position = start
         self.budget = budget
         self.names = names
         self.stack: list[Value] = []
