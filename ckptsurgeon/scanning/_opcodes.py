@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from .operands import is_read
 from .state import AnewError, State
 from .values import KEPT, UNKNOWN, Name
 
@@ -16,6 +17,13 @@ class Opcodes(State):
     """A method for each instruction: ``begin`` and ``end`` are the bounds of its operand."""
 
     def op_scalar(self, begin: int, end: int) -> None:
+        self.stack.append(self.position)
+
+    def op_line(self, begin: int, end: int) -> None:
+        if not is_read(self.data, self.position, begin, end):
+            self.stop("has a line that spells no value")
+        if self.data[self.position] == 0x53:  # STRING
+            self.maybe_nested(begin, end)
         self.stack.append(self.position)
 
     def op_proto(self, begin: int, end: int) -> None:
@@ -130,7 +138,7 @@ class Opcodes(State):
 
 
 _NAMES: Mapping[str, bytes] = {
-    "scalar": b"IJLFGKMN)\x88\x89\x8a\x8b", "text": b"SUTVX\x8c\x8d", "bytes": b"BC\x8e\x96",
+    "line": b"FILS", "scalar": b"JGKMN)\x88\x89\x8a\x8b", "text": b"UTVX\x8c\x8d", "bytes": b"BC\x8e\x96",
     "proto": b"\x80", "frame": b"\x95", "pop": b"0", "pop_mark": b"1", "dup": b"2",
     "empty_set": b"\x8f", "list": b"l", "dict": b"d", "frozenset": b"\x91",
     "append": b"a", "setitem": b"s", "additems": b"\x90", "tuple3": b"\x87", "put": b"p", "get": b"gj",

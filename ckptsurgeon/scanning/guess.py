@@ -7,23 +7,16 @@ import re
 from .state import State
 from .strings import text_at
 
-__all__ = ["BEGINS", "MAGICS", "SEARCHED", "SHORTEST", "imports_something", "inner_bytes", "is_marked"]
+__all__ = ["BEGINS", "MAGICS", "SHORTEST", "imports_something", "inner_bytes"]
 
 BEGINS = frozenset(b"()]}NIJKLMFGSTUVXBCcPi\x80\x82\x83\x84\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96\xc2\x1f\x93\xfd")
 """First bytes of pickles that do not fail at once, in a byte string or in UTF-8, and of archives."""
 MAGICS = re.compile(rb"PK\x03\x04|\x1f\x8b\x08|BZh[1-9]1AY|\xfd7zXZ\0|\x93NUMPY")
 SHORTEST = 6
 """Bytes of the shortest pickle that imports something."""
-SEARCHED = 64 << 10
-"""Bytes of a text that are tried as a pickle that does not begin with its protocol."""
 
 _MODULE = re.compile(r"[^\W\d][\w.]*")
 _TEXT = b"STUVX\x8c\x8d"
-
-
-def is_marked(head: bytes) -> bool:
-    """Return whether bytes begin with a protocol, as all pickles from protocol 2 on do."""
-    return len(head) > 1 and head[0] == 0x80 and head[1] <= 5
 
 
 def imports_something(tried: State, *, marked: bool = False) -> bool:
@@ -32,11 +25,10 @@ def imports_something(tried: State, *, marked: bool = False) -> bool:
     Names must be such as Python can import, since text whose first word begins with a ``c`` is an import too; not so
     in what is ``marked`` with its protocol and ends without fault.
     """
-    ended = tried.stopped and not tried.fault
-    if marked and ended:
+    if marked and tried.stopped and not tried.fault:
         return bool(tried.names)
     real = [one for one in tried.names.values() if _MODULE.fullmatch(one.module) and _MODULE.fullmatch(one.name)]
-    return bool(real) if ended else any(one.called for one in real)
+    return bool(real) if tried.stopped else any(one.called for one in real)
 
 
 def inner_bytes(data: bytes, at: int, begin: int, end: int) -> bytes:

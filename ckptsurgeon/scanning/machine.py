@@ -14,8 +14,9 @@ from operator import length_hint
 from ..formats import limits
 from ._opcodes import TABLE
 from .budget import Budget
-from .guess import BEGINS, MAGICS, SEARCHED, SHORTEST, imports_something, inner_bytes, is_marked
-from .operands import MoreError, TruncatedError, bounds
+from .guess import BEGINS, MAGICS, SHORTEST, imports_something, inner_bytes
+from .operands import MoreError, TruncatedError, bounds, is_marked
+from .rows import LITERAL, LITERALS, rows_of
 from .shortcut import Hurried
 from .state import AnewError
 from .values import KEPT, UNKNOWN, Name
@@ -23,7 +24,7 @@ from .values import KEPT, UNKNOWN, Name
 __all__ = ["Machine"]
 
 _UINT4 = struct.Struct("<I")
-_LITERALS = re.compile(rb"(?:K.|M..|J....|G.{8}|[N\x88\x89]){1,4000}+[tleud\x90\x91]", re.DOTALL)
+_LITERALS = re.compile(rb"%b{1,4000}+[tleud\x90\x91]" % LITERAL, re.DOTALL)
 """Numbers and constants to the end of what a mark began: one step for the sizes of a tensor, or a thousand floats."""
 _MAKES = frozenset(b"tld\x91")
 """What ends at a mark and leaves one value: TUPLE, LIST, DICT, FROZENSET. The others add to what is there."""
@@ -62,16 +63,14 @@ class Machine(Hurried):
             return
         raw = inner_bytes(data, self.position, begin, end)
         if MAGICS.match(raw) or self._matters(raw):
-            if len(self.nested) >= limits.SCAN_FOUND:
-                raise Budget.spent(f"over {limits.SCAN_FOUND} pickles in one pickle")
+            if len(self.nested) >= limits.SCAN_NESTED:
+                raise Budget.spent(f"over {limits.SCAN_NESTED} pickles in one pickle")
             self.nested.append((self.position, raw))
 
     def _matters(self, raw: bytes) -> bool:
         """Return whether bytes are pickles that import something, or hold one that does; numbers can look like one."""
-        if not is_marked(raw):
-            raw = raw[:SEARCHED]
-            if not any(sign in raw for sign in (b"\n", b"\x93", b"\x82", b"\x83", b"\x84")):
-                return False
+        if not is_marked(raw) and not any(sign in raw for sign in (b"\n", b"\x93", b"\x82", b"\x83", b"\x84")):
+            return False
         at = 0
         while at < len(raw):
             trial = Machine(raw, self.budget, names={}, start=at, level=self.level + 1)
@@ -87,14 +86,16 @@ class Machine(Hurried):
             if len(self.data) < self.total:
                 raise MoreError
             raise TruncatedError("ends without a STOP")
-        _, self.position = bounds(self.data, self.position, self.total)
-        self.flaw("takes from an empty stack" if empty else "uses a memo entry that it never made")
+        _, behind = bounds(self.data, self.position, self.total)
+        self.stop("takes from an empty stack" if empty else "uses a memo entry that it never made")
+        self.position = behind
         self.stack.append(UNKNOWN)
 
     def _loop(self) -> None:
         data, memo, budget, at = self.data, self.memo, self.budget, self.position
         stack, marks, unpack4, hurried = self.stack, self.marks, _UINT4.unpack_from, self.hurried
-        taken = iter(range(budget.ops))
+        taken, rows = iter(range(budget.ops)), rows_of(data[self.start + 1 : self.start + 2])
+        ahead, dictionaries, tuples = rows.ahead, rows.dictionaries.match, rows.tuples.match
         try:
             for _ in taken:
                 op = data[at]
@@ -138,6 +139,8 @@ class Machine(Hurried):
                     marks.append(stack)
                     stack = []
                     at += 1
+                    if data[at : at + 1] in LITERALS and tuples(data, at):
+                        at = self.take_rows(rows, at, stack)
                 elif op == 0x74:  # TUPLE
                     items = tuple(stack)
                     stack = marks.pop()
@@ -188,6 +191,10 @@ class Machine(Hurried):
                     stack.append(["["])
                     at += 1
                 elif op == 0x7D:  # EMPTY_DICT
+                    if data[at + ahead : at + ahead + 1] in LITERALS and dictionaries(data, at):
+                        begin, at = at, self.take_rows(rows, at, stack)
+                        if at > begin:
+                            continue
                     stack.append(["{"])
                     at += 1
                 elif op == 0x2E:  # STOP

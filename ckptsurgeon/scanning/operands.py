@@ -6,10 +6,11 @@ remains ends the stream for every reader.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 
-__all__ = ["FIXED", "LENGTHS", "LINES", "MoreError", "TruncatedError", "bounds"]
+__all__ = ["FIXED", "LENGTHS", "LINES", "MoreError", "TruncatedError", "bounds", "is_marked", "is_read"]
 
 FIXED: Mapping[int, int] = {
     **dict.fromkeys(b"(012NQR)abdelostu]}\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93\x94\x97\x98.", 0),
@@ -30,6 +31,12 @@ LENGTHS: Mapping[int, struct.Struct] = {
 
 LINES: Mapping[int, int] = {**dict.fromkeys(b"FILPSVgp", 1), **dict.fromkeys(b"ci", 2)}
 """Lines of text that the operand has."""
+
+
+_NUMBER = re.compile(rb"\s*[+-]?\d\w*\s*(?:\0.*)?|\0.*", re.DOTALL)
+_FLOAT = re.compile(rb"\s*[+-]?(?:\d|\.\d|inf|nan)[\w.+-]*\s*(?:\0.*)?", re.DOTALL | re.IGNORECASE)
+_QUOTED = re.compile(rb"\s*(?:'.*'|\".*\")\s*", re.DOTALL)
+_READ: Mapping[int, re.Pattern[bytes]] = {**dict.fromkeys(b"IL", _NUMBER), ord("F"): _FLOAT, ord("S"): _QUOTED}
 
 
 class TruncatedError(Exception):
@@ -60,6 +67,20 @@ def bounds(data: bytes, at: int, total: int) -> tuple[int, int]:
         length = FIXED[op]
     _need(data, begin + length, total)
     return begin, begin + length
+
+
+def is_marked(head: bytes) -> bool:
+    """Return whether bytes begin with a protocol, as all pickles from protocol 2 on do."""
+    return len(head) > 1 and head[0] == 0x80 and head[1] <= 5
+
+
+def is_read(data: bytes, at: int, begin: int, end: int) -> bool:
+    """Return whether any reader could take the line of an instruction; none goes on behind one that spells no number.
+
+    C's readers are generous: all behind a zero byte is ignored.
+    """
+    spelled = _READ.get(data[at])
+    return spelled is None or spelled.fullmatch(data, begin, end - 1) is not None
 
 
 def _lines_end(data: bytes, begin: int, number: int, total: int) -> int:

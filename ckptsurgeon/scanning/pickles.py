@@ -10,10 +10,10 @@ from ..sources import File
 from ..text import count
 from .budget import Budget
 from .findings import Fault, Finding, Use, Verdict
-from .guess import imports_something, is_marked
+from .guess import imports_something
 from .look import Place
 from .machine import Machine
-from .operands import MoreError
+from .operands import MoreError, is_marked
 from .state import AnewError, Names
 from .strings import text_at
 from .values import Name
@@ -21,7 +21,7 @@ from .values import Name
 __all__ = ["Pickles", "look_at_pickles"]
 
 _FIRST, _FIRST_MARKED = 64 << 10, 8 << 20
-"""Bytes that are read at first of what may be a pickle, and of what says that it is one."""
+"""Bytes that are read at first of what may be a pickle or is far away, and of what says that it is one."""
 _MORE = 8
 _MAGICS = (MAGIC.to_bytes(10, "little"), b"L%dL\n." % MAGIC)
 _LEGACY_PICKLES = 5
@@ -83,7 +83,7 @@ def look_at_pickles(place: Place, start: int = 0, *, sure: bool = True) -> Pickl
 def _decoded(file: File, at: int, budget: Budget) -> Machine:
     """Decode the pickle at ``at``, of which as much is read as turns out to be needed."""
     total = min(file.size - at, limits.PICKLE_BYTES)
-    size = _FIRST_MARKED if is_marked(file.read(at, min(2, total))) else _FIRST
+    size = _FIRST_MARKED if not file.remote and is_marked(file.read(at, min(2, total))) else _FIRST
     hurried = True
     while True:
         data = file.read(at, min(size, total))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import closing
 
@@ -11,7 +10,7 @@ from ..errors import CheckpointError
 from ..sources import File, Folder, notes_of, open_source, shown
 from .findings import Fault, Finding, Scan
 from .judge import look_at
-from .walk import Found, files_at, files_of
+from .walk import Found, far_files_of, files_of
 
 __all__ = ["scan_path"]
 
@@ -25,38 +24,34 @@ def scan_path(path: str, progress: Progress | None = None) -> Scan:
         with closing(source):
             return Scan(shown(path), 1, source.size, tuple(_look(source.name, source)), notes_of(source))
     found: list[Finding] = []
+    skipped: list[str] = []
     nbytes = 0
-    root = getattr(source, "path", "")
-    listed = list(files_of(root) if root else files_at(source))
+    listed = _listed(source, path, skipped)
     for number, one in enumerate(listed):
-        size, findings = _one(root, one) if root else _far(source, one)
+        size, findings = _one(one)
         nbytes += size
         found += findings
         if progress is not None:
             progress(number + 1, len(listed))
-    return Scan(shown(path), len(listed), nbytes, tuple(found))
+    notes = (f"not looked at: {', '.join(skipped)}",) if skipped else ()
+    return Scan(shown(path), len(listed), nbytes, tuple(found), notes)
 
 
-def _one(root: str, one: Found) -> tuple[int, list[Finding]]:
+def _listed(source: Folder, path: str, skipped: list[str]) -> list[Found]:
+    here = getattr(source, "path", None)
+    return list(far_files_of(source, path) if here is None else files_of(here, skipped))
+
+
+def _one(one: Found) -> tuple[int, list[Finding]]:
     """Return the size of a file of a folder and what was found in it."""
     if one.why:
         return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", one.why))]
     try:
-        file = open_source(os.path.join(root, one.path))
-        assert isinstance(file, File)  # folders are walked through
-        with closing(file):
-            return file.size, _look(one.path, file)
+        file = one.open()
     except CheckpointError as error:
         return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", str(error)))]
-
-
-def _far(folder: Folder, one: Found) -> tuple[int, list[Finding]]:
-    """Return the same of a file of a folder at an address, of which only what is looked at is fetched."""
-    try:
-        with closing(folder.file(one.path)) as file:
-            return file.size, _look(one.path, file)
-    except CheckpointError as error:
-        return 0, [Finding(one.path, "", "not opened", fault=Fault("unreadable", str(error)))]
+    with closing(file):
+        return file.size, _look(one.path, file)
 
 
 def _look(path: str, file: File) -> list[Finding]:

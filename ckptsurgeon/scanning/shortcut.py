@@ -10,21 +10,20 @@ import re
 
 from ._opcodes import Opcodes
 from .guess import BEGINS
+from .rows import PUT, Rows
 from .values import Name, Value
 
 __all__ = ["Hurried"]
 
 _INT = rb"(?:K.|M..|J....)"
-_PUT = rb"r.(?!\0\0\0)..."
-"""LONG_BINPUT at 256 or more."""
-_TUPLE = rb"(?:\)|%b(?:\x85|%b(?:\x86|%b\x87))%b|\(%b{4,8}t%b)" % (_INT, _INT, _INT, _PUT, _INT, _PUT)
+_TUPLE = rb"(?:\)|%b(?:\x85|%b(?:\x86|%b\x87))%b|\(%b{4,8}t%b)" % (_INT, _INT, _INT, PUT, _INT, PUT)
 _KEY = b"X(?:%b)" % b"|".join(b"\\x%02x\\0\\0\\0[0-9]{%d}" % (length, length) for length in range(1, 21))
 """A number of at most 20 digits: legacy files name storages by their addresses."""
 
 _TENSOR = re.compile(
-    rb"\(\((h.h.)(%b)%b(h.)%bN?t%bQ" % (_KEY, _PUT, _INT, _PUT)  # the storage
+    rb"\(\((h.h.)(%b)%b(h.)%bN?t%bQ" % (_KEY, PUT, _INT, PUT)  # the storage
     + rb"%b%b%b\x89" % (_INT, _TUPLE, _TUPLE)  # offset, size, stride, requires_grad
-    + rb"(h.)\)R%bt%bR%b" % (_PUT, _PUT, _PUT),  # OrderedDict() of hooks, the arguments, the tensor
+    + rb"(h.)\)R%bt%bR%b" % (PUT, PUT, PUT),  # OrderedDict() of hooks, the arguments, the tensor
     re.DOTALL,
 )
 """Groups: what fetches 'storage' and its type, its key, what fetches its location, and OrderedDict."""
@@ -35,6 +34,21 @@ class Hurried(Opcodes):
 
     ``skipped`` counts them.
     """
+
+    def take_rows(self, rows: Rows, at: int, stack: list[Value]) -> int:
+        """Take the dictionaries or tuples of numbers that begin at ``at``, if they are several; returns their end."""
+        if not self.hurried or (self.skipped and rows.kept):
+            return at
+        number, end, fetched = rows.taken(self.data, at)
+        if not number or not all(key[0] in self.memo for key in fetched):
+            return at
+        stands = end - rows.nbytes  # for each of them: an instruction that spells no value
+        stack += [stands] * number
+        if rows.kept:
+            self.memo.update(dict.fromkeys(range(len(self.memo), len(self.memo) + number), stands))
+        else:
+            self.skipped += number
+        return end
 
     def take_tensors(self, maker: Name, at: int, stack: list[Value]) -> int:
         """Take the tensors that follow each other, keys between them; ``at`` is behind what fetches their function.

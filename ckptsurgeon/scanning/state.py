@@ -6,6 +6,7 @@ from ..formats import limits
 from .budget import Budget
 from .findings import Verdict
 from .known import CHECKS, KNOWN
+from .operands import TruncatedError, is_marked
 from .strings import text_at
 from .values import KEPT, SHOWN_CALLS, UNKNOWN, Call, Name, Value
 from .words import call_text
@@ -27,7 +28,7 @@ class State:
 
     ``storages`` are where the keys of torch's storages are that it refers to, ``nested`` the texts and byte strings
     that are pickles or archives of their own, with their offsets; ``level`` is in how many others this one
-    lies; ``origin`` is where ``data`` begins in its file.
+    lies; ``origin`` is where ``data`` begins in its file. ``marked`` is what begins with its protocol.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class State:
     ) -> None:
         self.data = data
         self.total = max(total, len(data))
-        self.position = start
+        self.start = self.position = start
         self.budget = budget
         self.names = names
         self.stack: list[Value] = []
@@ -45,6 +46,7 @@ class State:
         self.nested: list[tuple[int, bytes]] = []
         self.level = level
         self.origin = 0
+        self.marked = is_marked(data[start : start + 2])
         self.stopped = False
         self.fault = ""
         self.hurried = not level
@@ -56,6 +58,15 @@ class State:
         """Keep the first fault, and where it is."""
         self.fault = self.fault or f"the pickle {why} (near byte {self.origin + self.position})"
 
+    def stop(self, why: str) -> None:
+        """Keep a fault at which every reader stops. What does not begin as a pickle is other data from there on.
+
+        Raises TruncatedError for that.
+        """
+        if not self.marked:
+            raise TruncatedError(why)
+        self.flaw(why)
+
     def pop_mark(self) -> list[Value]:
         """Return what was put on the stack since the last mark; raises IndexError where there is none."""
         items, self.stack = self.stack, self.marks.pop()
@@ -66,10 +77,10 @@ class State:
         operand = self.data[begin:end]
         if self.data[self.position] == 0x6A:  # LONG_BINGET
             return int.from_bytes(operand, "little")
-        line = operand.strip()
-        if not line.isdigit() or len(line) > 20:
-            raise KeyError(line)
-        return int(line)
+        try:
+            return int(operand)
+        except ValueError:
+            raise KeyError(operand) from None
 
     def maybe_nested(self, begin: int, end: int) -> None:
         """Look at a text or byte string that may be a pickle or an archive of its own."""

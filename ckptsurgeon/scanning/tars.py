@@ -1,127 +1,106 @@
-"""Tar archives, read and never extracted: POSIX ustar and pax (IEEE 1003.1-2001), and GNU's long names."""
+"""Tar archives, looked at member by member and never extracted; names and links that lead elsewhere are faults."""
 
 from __future__ import annotations
 
-import os
-import re
+import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..formats import FileSlice
-from .findings import Fault
+from .findings import Fault, Verdict
 from .look import Place
+from .tar_members import Member, is_tar, members_of
+from .texts import program_note
 
 __all__ = ["is_tar", "look_at_tar"]
 
-_BLOCK = 512
-_LONG_NAME = 64 << 10
-_NOTES = 10
-_PAX_PATH = re.compile(rb"\d+ path=([^\n]*)\n")
-_KINDS = {b"1": "a hard link", b"2": "a link", b"3": "a device", b"4": "a device", b"6": "a FIFO"}
+_SHOWN = 10
+_KEPT = 1000
+"""Faults and notes of one archive; the first ones tell."""
+_DEEP = 256
+"""Folders in which a member may lie."""
+_LINKS = {b"1": "a hard link", b"2": "a link"}
+_SPECIAL = {b"3": "a device", b"4": "a device", b"6": "a FIFO"}
 
 
-@dataclass(frozen=True)
-class _Member:
-    name: str
-    kind: bytes
-    begin: int
-    size: int
-    target: str
+@dataclass
+class _Tar:
+    """What was seen of one archive so far. ``paths`` are its files and ``links`` its links, in one case of letters."""
+
+    faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    programs: list[str] = field(default_factory=list)
+    paths: set[str] = field(default_factory=set)
+    links: set[str] = field(default_factory=set)
+
+    def see(self, member: Member) -> None:
+        """Keep what is wrong with a member."""
+        name, path = member.name, posixpath.normpath(member.name).casefold()
+        if path.startswith("/") or ".." in name.split("/"):
+            self._corrupt(f"{name} points outside the archive")
+        if self._is_under_link(path):
+            self._corrupt(f"{name} lies under a link, or over {_DEEP} folders deep")
+        if member.kind == b"5" or name.endswith("/"):
+            return
+        if path in self.paths:
+            self._corrupt(f"{name} is in it twice, or in two cases of letters")
+        self.paths.add(path)
+        if program_note([name]):
+            self.programs.append(name)
+        if member.kind in _LINKS:
+            self.links.add(path)
+            self._see_link(member, f"{name} is {_LINKS[member.kind]} to {member.target}")
+        elif member.kind in _SPECIAL:
+            self._add(Fault("unreadable", f"{name} is {_SPECIAL[member.kind]}"))
+
+    def _is_under_link(self, path: str) -> bool:
+        parts = path.split("/")
+        return len(parts) > _DEEP or any("/".join(parts[:i]) in self.links for i in range(1, len(parts)) if self.links)
+
+    def _see_link(self, member: Member, said: str) -> None:
+        """Links of files are relative to where they lie, hard links to the archive."""
+        around = "" if member.kind == b"1" else posixpath.dirname(member.name)
+        if _leads_out(posixpath.join(around, member.target)):
+            self._add(Fault("unreadable", f"{said}, out of the archive"))
+        elif len(self.notes) < _KEPT:
+            self.notes.append(said)
+
+    def _corrupt(self, why: str) -> None:
+        self._add(Fault("corrupt", why))
+
+    def _add(self, fault: Fault) -> None:
+        if len(self.faults) < _KEPT:
+            self.faults.append(fault)
+
+    def fault(self) -> Fault | None:
+        """Return the worst of the faults."""
+        return min(self.faults, key=lambda fault: fault.kind != "corrupt", default=None)
+
+    def said(self) -> tuple[str, ...]:
+        """Return what else there is to say."""
+        told = self.fault()
+        rest = [fault.why for fault in self.faults if fault is not told]
+        return tuple(dict.fromkeys([*program_note(self.programs), *rest, *self.notes]))[:_SHOWN]
 
 
-class _BrokenError(Exception):
-    """The archive is not in order; the text says how."""
-
-
-def is_tar(head: bytes) -> bool:
-    """Return whether 512 bytes are the header of a member, by its checksum."""
-    return len(head) == _BLOCK and head[0] != 0 and _sum(head) == _octal(head[148:156])
-
-
-def _sum(head: bytes) -> int:
-    return sum(head[:148]) + 8 * 32 + sum(head[156:])
-
-
-def _octal(field: bytes) -> int:
-    """Return a number: octal digits, or binary where the first bit is set. -1 where it is none."""
-    if field[0] & 0x80:
-        return int.from_bytes(field[1:], "big")
-    digits = field.strip(b" \0")
-    return int(digits, 8) if re.fullmatch(rb"[0-7]+", digits) else -1 if digits else 0
+def _leads_out(path: str) -> bool:
+    return path.startswith("/") or posixpath.normpath(path).split("/")[0] == ".."
 
 
 def look_at_tar(place: Place) -> None:
     """Look at every member."""
-    notes: list[str] = []
-    wrong: list[str] = []
-    at = len(place.look.found)
+    seen, at = _Tar(), len(place.look.found)
     place.add("tar archive")
+    parts = 0
     try:
-        parts = place.judge_all(_opened(place, notes, wrong))
-    except _BrokenError as error:
-        wrong.insert(0, str(error))
-        parts = 0
-    fault = Fault("corrupt", wrong[0]) if wrong else None
-    notes[:0] = wrong[1:]
-    place.look.amend(at, fault=fault, parts=parts, notes=tuple(notes[:_NOTES]))
+        parts = place.judge_all(_opened(place, seen))
+    finally:
+        verdict = Verdict.CODE if program_note(seen.programs) else Verdict.PLAIN
+        place.look.amend(at, verdict=verdict, fault=seen.fault(), parts=parts, notes=seen.said())
 
 
-def _opened(place: Place, notes: list[str], wrong: list[str]) -> Iterator[Place]:
-    """Yield the files; ``wrong`` is given what would be made outside of the archive's folder, or is no file."""
-    for member in _members(place):
-        if _is_outside(member.name):
-            wrong.append(f"{member.name} points outside the archive")
-        if member.kind in _KINDS:
-            said = f"{member.name} is {_KINDS[member.kind]} {member.target}".rstrip()
-            (notes if _is_inner_link(member) else wrong).append(said)
-        elif member.kind in (b"\0", b"0", b"7") and member.size:
+def _opened(place: Place, seen: _Tar) -> Iterator[Place]:
+    for member in members_of(place, seen.faults):
+        seen.see(member)
+        if member.size:
             yield place.inside(FileSlice(place.file, member.begin, member.size), member.name)
-
-
-def _is_outside(name: str) -> bool:
-    return name.startswith("/") or os.path.normpath(name).split("/")[0] == ".."
-
-
-def _is_inner_link(member: _Member) -> bool:
-    """Return whether a member is a link to something in the archive."""
-    if member.kind == b"1":
-        return not _is_outside(member.target)
-    inner = os.path.join(os.path.dirname(member.name), member.target)
-    return member.kind == b"2" and not _is_outside(inner) and not member.target.startswith("/")
-
-
-def _members(place: Place) -> Iterator[_Member]:
-    file, at, longer = place.file, 0, ""
-    while at + _BLOCK <= file.size:
-        head = file.read(at, _BLOCK)
-        if not any(head):
-            return
-        size = _octal(head[124:136])
-        if not is_tar(head) or size < 0:
-            raise _BrokenError(f"a member's header has a wrong checksum (at byte {at})")
-        begin = at + _BLOCK
-        if begin + size > file.size:
-            raise _BrokenError("it is cut short")
-        at = begin + (size + _BLOCK - 1) // _BLOCK * _BLOCK
-        kind = head[156:157]
-        if kind in (b"L", b"x"):
-            longer = _long_name(file.read(begin, min(size, _LONG_NAME)), kind) or longer
-            continue
-        yield _Member(longer or _name(head), kind, begin, size, _text(head[157:257]))
-        longer = ""
-
-
-def _long_name(raw: bytes, kind: bytes) -> str:
-    if kind == b"L":
-        return _text(raw)
-    found = _PAX_PATH.search(raw)
-    return _text(found[1]) if found else ""
-
-
-def _name(head: bytes) -> str:
-    prefix = _text(head[345:500]) if head[257:262] == b"ustar" and head[263:265] == b"00" else ""
-    return f"{prefix}/{_text(head[:100])}" if prefix else _text(head[:100])
-
-
-def _text(field: bytes) -> str:
-    return field.split(b"\0")[0].decode("utf-8", "backslashreplace")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from ..formats import limits
@@ -12,7 +12,7 @@ from .findings import Fault, Verdict
 from .keras import why_code
 from .look import Place
 
-__all__ = ["look_at_text"]
+__all__ = ["look_at_text", "program_note"]
 
 _PROGRAMS = {".py": "Python source", ".pyc": "compiled Python", ".sh": "a shell script", ".ipynb": "a notebook"}
 _JSON_KEYS = {
@@ -27,6 +27,12 @@ _YAML = re.compile(
     rb"(?P<new>!(?:new|apply|name|module):(?P<b>[\w.]+))|(?P<python>!!python/[\w/]+:?(?P<c>[\w.]*))"
 )
 _SHOWN = 5
+
+
+def program_note(names: Iterable[str]) -> tuple[str, ...]:
+    """Return what to say of an archive with the source of a program among its names; nothing where there is none."""
+    code = [name for name in names if name.endswith((".py", ".pyc"))]
+    return (f"holds the source of a program: {', '.join(code[:3])}",) if code else ()
 
 
 def look_at_text(place: Place, head: bytes) -> bool:

@@ -15,6 +15,7 @@ from .arrays import is_array_of_numbers
 from .findings import Fault, Verdict
 from .look import Place
 from .pickles import look_at_pickles
+from .texts import program_note
 from .zip_pieces import archives_in_turn, pieces
 
 __all__ = ["FORMS", "look_at_zip"]
@@ -48,11 +49,10 @@ def _look_at_odd(place: Place, fault: Fault) -> None:
 def _look_at_archive(place: Place, archive: Archive) -> None:
     names = list(archive.entries)
     root = next((name.removesuffix("data.pkl") for name in names if f"/{name}".endswith("/data.pkl")), None)
-    code = [name for name in names if name.endswith((".py", ".pyc"))]
+    notes = program_note(names)
     form = "zip archive" if root is None else "torchscript" if f"{root}constants.pkl" in names else "torch zip"
-    notes = () if not code else (f"holds the source of a program: {', '.join(code[:3])}",)
     at = len(place.look.found)
-    place.add(form, Verdict.CODE if code else Verdict.PLAIN, notes=notes)
+    place.add(form, Verdict.CODE if notes else Verdict.PLAIN, notes=notes)
     skipped: set[str] = set()
     if root is not None:
         skipped = {f"{root}data.pkl"}

@@ -62,7 +62,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.fault.status:
             self._refuse(self.fault.status, "", "<html>planned</html>")
         if found := _API.fullmatch(path):
-            self._api(found["repo"], found["what"] or "revision", unquote(found["rev"] or "main"), found["path"] or "")
+            revision, inside = unquote(found["rev"] or "main"), unquote(found["path"] or "")
+            self._api(found["repo"], found["what"] or "revision", revision, inside)
         if found := _RESOLVE.fullmatch(path):
             self._resolve(found["repo"], unquote(found["rev"]), unquote(found["path"]))
         self._plain(unquote(path).removeprefix("/files/"))

@@ -33,7 +33,7 @@ def payload(protocol: int = 4) -> bytes:
 
 def short(text: str) -> bytes:
     """SHORT_BINUNICODE."""
-    return b"\x8c" + bytes([len(text)]) + text.encode()
+    return b"\x8c" + bytes([len(text.encode())]) + text.encode()
 
 
 def line(text: str) -> bytes:

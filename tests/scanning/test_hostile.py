@@ -178,6 +178,6 @@ def test_escapes_that_are_none_are_names_that_nobody_knows(text: bytes, ckpt: An
 
 @pytest.mark.parametrize("line", [b"--5", b"-", b"", b"5-", b"0x1", b"1" * 2000])
 def test_numbers_that_are_none_are_passed_over(line: bytes, ckpt: Any) -> None:
-    Path("x.pkl").write_bytes(b"cposix\nsystem\n(I" + line + b"\ntR.")
+    Path("x.pkl").write_bytes(b"\x80\x02cposix\nsystem\n(I" + line + b"\ntR.")
     done = ckpt("scan", "x.pkl")
     assert (done.code, "posix.system" in done.out) == (1, True), done

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ckptsurgeon as cs
+from ckptsurgeon.formats import limits
 from ckptsurgeon.scanning import operands
 from ckptsurgeon.scanning.budget import Budget
 from ckptsurgeon.scanning.guess import MAGICS
@@ -181,3 +182,48 @@ def test_names_of_pickles_behind_each_other_are_counted_together() -> None:
     assert (one.pickles, one.uses[0].imported, one.uses[0].called, len(one.uses[0].calls)) == (4, 4, 3, 3)
     assert one.fault is not None
     assert f"near byte {3 * len(payload(2)) + 2})" in one.fault.why
+
+
+NUMBERS = st.none() | st.booleans() | st.integers(-(2**31), 2**31 - 1) | st.floats(allow_nan=False)
+ROWS = st.lists(
+    st.fixed_dictionaries({"id": NUMBERS, "score": NUMBERS}) | st.tuples(NUMBERS, NUMBERS) | st.tuples(NUMBERS),
+    max_size=30,
+)
+
+
+@QUIET
+@given(ROWS, st.lists(st.integers(0, 29), max_size=5), st.integers(2, 5), st.booleans())
+def test_tables_are_taken_in_steps_that_find_what_every_instruction_finds(
+    rows: list[Any], again: list[int], protocol: int, many: bool
+) -> None:
+    table = rows * (20 if many else 1)
+    shared = [table[i] for i in again if i < len(table)]
+    for value in (table, [table, shared], {"a": table, "b": [*shared, Runs()], "c": table}):
+        data = pickle.dumps(value, protocol)
+        quick, slow = decoded(data), decoded(data, hurried=False)
+        assert {key: name.use() for key, name in quick.names.items()} == {
+            key: name.use() for key, name in slow.names.items()
+        }
+        assert (quick.position, quick.fault, quick.stopped) == (slow.position, "", True)
+
+
+class Runs:
+    def __reduce__(self) -> Any:
+        return os.getenv, ("HOME",)
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_tables_are_taken_in_steps(protocol: int) -> None:
+    for table in ([{"id": i, "score": i / 7} for i in range(3000)], [(i, i / 7) for i in range(3000)]):
+        data = pickle.dumps(table, protocol)
+        machine = decoded(data)
+        assert limits.SCAN_OPS - machine.budget.ops < 5000
+        assert not machine.fault
+
+
+def test_a_table_of_keys_that_were_never_put_is_corrupt() -> None:
+    row = b"}\x94(h\x07K\1h\x08K\2u"
+    Path("x.pkl").write_bytes(b"\x80\x04]\x94(" + 9 * row + b"e.")
+    assert not cs.scan("x.pkl").whole
+    Path("y.pkl").write_bytes(b"\x80\x04]\x94(\x8c\1a\x94\x8c\1b\x94" + 9 * b"}\x94(h\1K\1h\2K\2u" + b"e.")
+    assert cs.scan("y.pkl").ok
