@@ -12,7 +12,9 @@ import ckptsurgeon
 
 ROOT = Path(ckptsurgeon.__file__).parent
 
-OPEN_TO_ALL = {"collection", "errors", "target", "tensors", "composition", "text", "yamltext", "lazy", "version"}
+OPEN_TO_ALL = {
+    "collection", "errors", "target", "tensors", "composition", "text", "jsontext", "yamltext", "lazy", "version",
+}  # fmt: skip
 
 # room: the rooms it may import. A room is a file or a folder of the package.
 DOORS: dict[str, set[str]] = {
@@ -27,6 +29,7 @@ DOORS: dict[str, set[str]] = {
     "target": set(),
     "tensors": set(),
     "composition": set(),
+    "jsontext": set(),
     "yamltext": set(),
     "vocabulary": {"registry", "plan"},
     "registry": set(),

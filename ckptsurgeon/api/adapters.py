@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import CheckpointError, ConfigError, FormatError, SourceError
+from ..jsontext import read_json
 from ..lora import AdapterConfig, parse_config, read_adapter
 from ..plan import PlanSource
 from ..planners import AdapterView, SourceView
@@ -58,10 +58,10 @@ def _files(path: str) -> tuple[str, str]:
 def _config(path: str) -> AdapterConfig:
     try:
         with open(path, encoding="utf-8") as file:
-            data = json.loads(file.read(BYTES))
+            data = read_json(file.read(BYTES))
     except OSError as error:
         raise SourceError(f"{escape(path)} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"{escape(path)} is no JSON: {escape(str(error))}.") from error
     return parse_config(data, path)
 
@@ -83,11 +83,11 @@ def _within(checkpoint: Checkpoint) -> Mapping[str, AdapterConfig]:
         return {}
     name = f"{METADATA} of {checkpoint.path}"
     try:
-        data = dict(json.loads(text))
+        data = dict(read_json(text))
         parts: dict[str, dict[str, Any]] = {}
         for key, value in data.items():
             component, _, setting = str(key).partition(".")
             parts.setdefault(component, {})[setting] = value
         return {part: parse_config({"peft_type": "LORA", **said}, name) for part, said in parts.items()}
-    except (ValueError, TypeError, RecursionError, CheckpointError) as error:
+    except (ValueError, TypeError, CheckpointError) as error:
         raise ConfigError(f"{escape(name)} is damaged: {brief_repr(str(error), 200)}.") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import CheckpointError, ConfigError, PlanError, SourceError
+from ..jsontext import read_json
 from ..plan import Plan, PlanSource
 from ..target import TargetSpec
 from ..text import escape
@@ -29,10 +29,10 @@ def read_plan(path: Path) -> Plan:
     """Return the plan in a file; raises SourceError or ConfigError."""
     try:
         with open(path, encoding="utf-8") as file:
-            data = json.load(file)
+            data = read_json(file.read())
     except OSError as error:
         raise SourceError(f"the plan {escape(os.fspath(path))} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"the plan {escape(os.fspath(path))} is no JSON: {error}.") from error
     return Plan.from_json(data)
 

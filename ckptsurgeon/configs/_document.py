@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
+from ..jsontext import read_json
 from ..text import brief_repr, escape
 from ..yamltext import read_yaml
 
@@ -94,8 +94,8 @@ def read_document(path: str, what: str = "destination") -> Document:
 
 def _json(text: str, path: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return read_json(text)
+    except ValueError as error:
         raise ConfigError(f"{escape(path)} is no JSON: {escape(str(error))}.") from None
 
 

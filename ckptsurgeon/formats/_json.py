@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..text import escape
+from ..jsontext import unique_keys
 from . import limits
 
 __all__ = ["parse_json", "unique_keys"]
@@ -28,12 +27,3 @@ def parse_json(raw: bytes, pairs: Callable[[Sequence[tuple[str, Any]]], dict[str
         raise ValueError("it is no UTF-8") from None
     except (RecursionError, MemoryError) as error:
         raise ValueError(f"it is nested too deeply ({type(error).__name__})") from None
-
-
-def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of its members; raises ValueError where two have one key, of which readers take either."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        double = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key {escape(double)} stands twice")
-    return found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import VerifyError
+from ..jsontext import read_json
 from ..plan import Factor, FilePrint, Lora, Merge, PlanCompanion, PlanSource, PlanTarget, Rows, rows_of_each
 from .recipe import VERSION, Made, Recipe
 
@@ -16,7 +16,7 @@ __all__ = ["parse_recipe"]
 def parse_recipe(text: str) -> Recipe:
     """Return the recipe that a text spells; raises VerifyError where it is damaged."""
     try:
-        data = json.loads(text)
+        data = read_json(text)
         if data["kind"] != "ckpt.recipe" or data["version"] != VERSION:
             raise ValueError(f"it is {data['kind']} {data['version']}")
         return Recipe(
