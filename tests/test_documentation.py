@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -55,6 +56,23 @@ def test_the_readme_opens_with_the_two_commands() -> None:
 def test_the_table_of_commands_has_every_verb() -> None:
     named = [quoted(row[0])[0].split()[1] for row in table(README, "## The commands")]
     assert sorted(named) == sorted({verb.split()[0] for verb in verbs()})
+
+
+def promises() -> list[list[str]]:
+    return table(README, "## Safety")
+
+
+@pytest.mark.parametrize("row", promises(), ids=lambda row: row[0][:40])
+def test_every_promise_of_safety_names_tests_that_there_are(row: list[str]) -> None:
+    named = quoted(row[1])
+    assert named
+    for name in named:
+        if name.startswith("make "):
+            assert re.search(rf"^{name.removeprefix('make ')}:", (ROOT / "Makefile").read_text(), re.M), name
+        else:
+            found = ast.walk(ast.parse((ROOT / name).read_text()))
+            tests = [one for one in found if isinstance(one, ast.FunctionDef) and one.name.startswith("test_")]
+            assert tests, name
 
 
 @pytest.mark.parametrize("page", sorted(HOWTO.glob("*.md")), ids=lambda page: page.stem)
