@@ -1,8 +1,9 @@
-"""JSON as people mean it: a key that stands twice, of which readers take either, is an error."""
+"""JSON as people mean it: a key that stands twice in one object, of which readers take either, is an error."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +12,18 @@ from .text import escape
 
 __all__ = ["read_json", "unique_keys"]
 
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:]')
+
 
 def read_json(text: str | bytes) -> Any:
-    """Return what a text spells; raises ValueError with the reason."""
+    """Return what a text spells; raises ValueError with the reason, and the line of a key that stands twice."""
+    text = text.decode("utf-8") if isinstance(text, bytes) else text
     try:
         return json.loads(text, object_pairs_hook=unique_keys)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except _TwiceError as error:
+        raise ValueError(f"{error}, again in line {_line_of_double(text)}") from None
 
 
 def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -25,5 +31,28 @@ def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         double = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key {escape(double)} stands twice")
+        raise _TwiceError(f"key {escape(double)} stands twice")
     return found
+
+
+class _TwiceError(ValueError):
+    """Two members of one object have one key."""
+
+
+def _line_of_double(text: str) -> int:
+    """Return the line in which a key stands for the second time, of a text that is sound so far."""
+    objects: list[set[str]] = []
+    last = ""
+    for token in _TOKEN.finditer(text):
+        mark = token.group()
+        if mark in "{[":
+            objects.append(set())
+        elif mark in "}]":
+            objects.pop()
+        elif mark != ":":
+            last = mark
+        elif (key := json.loads(last)) in objects[-1]:
+            return 1 + text.count("\n", 0, token.start())
+        else:
+            objects[-1].add(key)
+    return 1

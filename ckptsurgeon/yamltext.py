@@ -19,6 +19,9 @@ __all__ = ["Row", "check_yaml", "dump_yaml", "read_yaml"]
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+"""The tag of the key ``<<`` (https://yaml.org/type/merge.html)."""
+
 MOST_BY_ALIASES = 1_000_000
 """How much larger aliases may make a document: in values, a text of 32 characters more counting as one more."""
 
@@ -91,18 +94,27 @@ def _children(node: Any) -> Iterable[Any]:
 
 
 def _mapping(loader: Any, node: Any) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    made: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
+    """Make a mapping; a key of its own may stand once, and wins over those that it takes in by ``<<``."""
+    _check_own_keys(loader, node)
+    loader.flatten_mapping(node)  # those that are taken in come first
+    return {
+        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True) for key, value in node.value
+    }
+
+
+def _check_own_keys(loader: Any, node: Any) -> None:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        if key_node.tag == _MERGE:
+            continue
         key = loader.construct_object(key_node, deep=True)
         try:
-            double = key in made
+            double = key in seen
         except TypeError:
             raise yaml.constructor.ConstructorError(None, None, "a key is not plain", key_node.start_mark) from None
         if double:
             raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
-        made[key] = loader.construct_object(value_node, deep=True)
-    return made
+        seen.add(key)
 
 
 class _Loader(_PlainLoader):

@@ -13,17 +13,8 @@ import ckptsurgeon
 ROOT = Path(ckptsurgeon.__file__).parent
 
 OPEN_TO_ALL = {
-    "collection",
-    "errors",
-    "target",
-    "tensors",
-    "composition",
-    "text",
-    "jsontext",
-    "yamltext",
-    "lazy",
-    "version",
-}
+    "collection", "errors", "target", "tensors", "composition", "text", "jsontext", "yamltext", "lazy", "version",
+}  # fmt: skip
 
 # room: the rooms it may import. A room is a file or a folder of the package.
 DOORS: dict[str, set[str]] = {

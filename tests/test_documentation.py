@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -55,6 +56,28 @@ def test_the_readme_opens_with_the_two_commands() -> None:
 def test_the_table_of_commands_has_every_verb() -> None:
     named = [quoted(row[0])[0].split()[1] for row in table(README, "## The commands")]
     assert sorted(named) == sorted({verb.split()[0] for verb in verbs()})
+
+
+def promises() -> list[str]:
+    text = README[README.index("Four promises") : README.index("## The commands")]
+    return re.split(r"^\d\. ", text, flags=re.M)[1:]
+
+
+@pytest.mark.parametrize("promise", promises(), ids=lambda promise: promise.split(".")[0].strip("* "))
+def test_every_promise_names_tests_that_there_are(promise: str) -> None:
+    named = [name for name in quoted(promise) if name.startswith(("tests/", "make "))]
+    assert named
+    for name in named:
+        if name.startswith("make "):
+            assert re.search(rf"^{name.removeprefix('make ')}:", (ROOT / "Makefile").read_text(), re.M), name
+        else:
+            path = ROOT / name
+            assert any(has_tests(file) for file in (path.glob("test_*.py") if path.is_dir() else [path])), name
+
+
+def has_tests(path: Path) -> bool:
+    found = ast.walk(ast.parse(path.read_text()))
+    return any(isinstance(one, ast.FunctionDef) and one.name.startswith("test_") for one in found)
 
 
 @pytest.mark.parametrize("page", sorted(HOWTO.glob("*.md")), ids=lambda page: page.stem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,11 +94,11 @@ def _within(checkpoint: Checkpoint) -> Mapping[str, AdapterConfig]:
         return {}
     name = f"{METADATA} of {checkpoint.path}"
     try:
-        data = dict(json.loads(text))
+        data = dict(read_json(text))
         parts: dict[str, dict[str, Any]] = {}
         for key, value in data.items():
             component, _, setting = str(key).partition(".")
             parts.setdefault(component, {})[setting] = value
         return {part: parse_config({"peft_type": "LORA", **said}, name) for part, said in parts.items()}
-    except (ValueError, TypeError, RecursionError, CheckpointError) as error:
+    except (ValueError, TypeError, CheckpointError) as error:
         raise ConfigError(f"{escape(name)} is damaged: {brief_repr(str(error), 200)}.") from error

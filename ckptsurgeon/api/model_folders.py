@@ -13,6 +13,7 @@ from typing import Any
 
 from ..configs import weights_folder_files
 from ..errors import ConfigError, SourceError
+from ..jsontext import read_json
 from ..target import Companion
 from ..text import escape
 from ..vocabulary import vocabulary_beside
@@ -131,8 +132,8 @@ def model_folder(path: str) -> ModelFolder:
 
 def _json(path: str) -> dict[str, Any]:
     try:
-        data = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
+        data = read_json(_read(path))
+    except ValueError as error:
         raise ConfigError(f"{escape(path)} is no JSON: {escape(str(error))}.") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{escape(path)} is no JSON object.")

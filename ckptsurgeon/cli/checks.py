@@ -64,5 +64,15 @@ def default_output(destination: str, to: str | None, max_shard_size: str | None)
 
 
 def quoted(path: str) -> str:
-    """Return a path as a shell takes it."""
-    return shlex.quote(escape(path))
+    r"""Return a path as a shell takes it; what does more to a terminal than letters do is spelled, as in $'a\x1b'."""
+    if escape(path, len(path)) == path:
+        return shlex.quote(path)
+    return f"$'{''.join(map(_spelled, path))}'"
+
+
+def _spelled(char: str) -> str:
+    """Return a character as it stands between $' and ' (POSIX.1-2024, 2.2.4)."""
+    if char in "'\\":
+        return f"\\{char}"
+    plain = char.isascii() and char.isprintable()
+    return char if plain else "".join(f"\\x{byte:02x}" for byte in os.fsencode(char))

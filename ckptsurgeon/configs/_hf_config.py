@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
+from ..jsontext import read_json
 from ..text import brief_repr, escape
 from ._document import Document
 from ._hf_overrides import FETCHING, check_overrides, merged_fields
@@ -84,8 +84,8 @@ def _fields(document: Document) -> tuple[dict[str, Any], str, str]:
         named = os.path.join(named, "config.json")
     text = document.text_file(named, "transformers")
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        fields = read_json(text)
+    except ValueError as error:
         raise document.fail(f"{escape(named)} is no JSON: {escape(str(error))}.") from None
     if not isinstance(fields, dict) or not ("model_type" in fields or "architectures" in fields):
         raise document.fail(

@@ -103,8 +103,6 @@ def _looks_like(head: bytes) -> str:
     for magic, kind in kinds.items():
         if head.startswith(magic):
             return f" (it looks like {kind})"
-    if head[257:262] == b"ustar":
-        return " (it looks like a tar archive, as torch wrote before 0.1.10: load and save it with torch)"
     if head[:1] == b"\x80" or head[-1:] == b".":
         return " (it looks like a pickle that torch did not write)"
     return ""

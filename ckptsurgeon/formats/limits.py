@@ -34,6 +34,12 @@ NUMBER_BYTES = 1024
 DICT_KEY_INT = 2**61 - 1
 """Integers from here on share hashes with smaller ones (CPython's modulus), so they never become keys."""
 
+TAR_PICKLES_BYTES = 32 << 20
+"""Bytes that describe the storages, or the tensors, of one tar archive: some 70 bytes for each."""
+
+TAR_RECORDS_BYTES = 1 << 16
+"""What an extended header of a tar archive says of the next member; Python's own has some 30 bytes."""
+
 DIMENSIONS = 64
 """torch's own limit."""
 

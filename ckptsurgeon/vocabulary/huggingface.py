@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError
+from ..jsontext import read_json
 from ..text import escape
 from .vocabulary import MOST, Vocabulary, checked
 from .wordpiece import INSIDE, marked
@@ -24,8 +24,8 @@ class _HuggingFace:
     def read(self, name: str, data: bytes) -> Vocabulary:
         """Return the tokens in the order of their numbers, of which none may be missing."""
         try:
-            document = json.loads(data.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
+            document = read_json(data)
+        except ValueError as error:
             raise ConfigError(f"{name} is no JSON: {error}.") from None
         model = document.get("model")
         if not isinstance(model, dict):
@@ -77,8 +77,8 @@ def read_added(path: str, known: Collection[str]) -> list[str]:
     name = escape(os.path.basename(path))
     try:
         with open(path, encoding="utf-8") as file:
-            document = json.loads(file.read())
-    except (OSError, ValueError, RecursionError) as error:
+            document = read_json(file.read())
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{name} cannot be read: {error}.") from None
     if not isinstance(document, dict) or not all(type(number) is int for number in document.values()):
         raise ConfigError(f"{name} does not map tokens to numbers.")

@@ -4,10 +4,13 @@ import io
 
 import numpy as np
 
-from tests.fuzz.target import fuzz, opened
+from .target import Files, Target, written
 
-OUT = io.BytesIO()
-np.savez(OUT, a=np.ones(2), b=np.asfortranarray(np.zeros((2, 3), ">f4")), c=np.array(["x"]))
 
-if __name__ == "__main__":
-    fuzz(opened("x.npz"), [OUT.getvalue()])
+def make() -> Files:
+    out = io.BytesIO()
+    np.savez(out, a=np.ones(2), b=np.asfortranarray(np.zeros((2, 3), ">f4")), c=np.array(["x"]))
+    return {"three.npz": out.getvalue()}
+
+
+TARGET = Target(written("x.npz"), make)

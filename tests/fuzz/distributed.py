@@ -1,19 +1,18 @@
-"""The metadata of a folder of torch.distributed.checkpoint."""
+"""Folders of torch.distributed.checkpoint: metadata and data in turn."""
 
-import os
-import tempfile
-from pathlib import Path
+import warnings
 
 import torch
 
-from tests.fuzz.target import fuzz, opened
+from ..formats.test_torch_dcp import save
+from .target import Files, Target, files_of, in_parts, numbered
 
-# isort: split
-# what is imported before atheris is not instrumented
-from tests.formats.test_torch_dcp import save
 
-FOLDER = os.path.join(tempfile.mkdtemp(), "d")
+def make() -> Files:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save({"model": {"w": torch.ones(2), "v": torch.ones(3, 2)}, "epoch": 7}, "distributed")
+    return files_of("distributed")
 
-if __name__ == "__main__":
-    save({"model": {"w": torch.ones(2), "v": torch.ones(3, 2)}, "epoch": 7}, FOLDER)
-    fuzz(opened(".metadata", FOLDER), [Path(FOLDER, ".metadata").read_bytes()])
+
+TARGET = Target(in_parts("distributed"), make, numbered)

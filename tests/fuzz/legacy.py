@@ -1,10 +1,16 @@
 """Files from before torch 1.6."""
 
-from tests.fuzz.target import fuzz, opened
+import torch
 
-# isort: split
-# what is imported before atheris is not instrumented
-from tests.formats.torch_files import legacy_variety, saved
+from ..formats.torch_files import saved
+from .target import Files, Target, written
 
-if __name__ == "__main__":
-    fuzz(opened("x.pt"), [saved(legacy_variety(), _use_new_zipfile_serialization=False)])
+
+def make() -> Files:
+    base = torch.arange(6.0)
+    state = {"a": base, "b": base[2:4], "c": torch.nn.Parameter(torch.ones(2).half()), "d": torch.ones(2, 2).t()}
+    made = saved({"model": state, "epoch": 3}, _use_new_zipfile_serialization=False)
+    return {"model.pt": made, "plain.pt": saved({"a": base}, _use_new_zipfile_serialization=False)}
+
+
+TARGET = Target(written("x.pt"), make)

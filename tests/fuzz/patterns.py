@@ -1,32 +1,32 @@
-"""Patterns over keys and renaming rules: what is asked for, and a few keys."""
+"""Patterns over keys, and rules: what a command or a line of a map file says."""
 
-from tests.fuzz.target import fuzz
+from ckptsurgeon.keys import KeyMatcher, KeyPattern, parse_rule, rename, rules_from_lines, unmatched
 
-# isort: split
-# what is imported before atheris is not instrumented
-from ckptsurgeon.keys import KeyPattern, parse_rule, rename
+from .target import Files, Target
 
-KEYS = ["encoder.layers.0.w", "encoder.layers.11.b", "decoder.w", "a", "", "a..b", "x[0].y", "\u00e9.w"]
+KEYS = ["encoder.layers.0.w", "encoder.layers.11.b", "decoder.w", "a", "x[0].y", "\u00e9.w", "aaaaaaaaaaaaaaaa.b"]
+SAID = {
+    "patterns": "encoder.layers.*.w\n**.w\n{a,b}.*\nencoder.layers.{0..11}\n[!a]*\nre:enc(.*)\\.w\n\\*.?\n",
+    "rules": "# names\nencoder.layers.{n}.*=x.{n+1}.*\ndecoder=\n=model\nre:a(.*)=b{1}\nx={y,z}\n**.w=**.{1}\n",
+}
 
 
 def run(data: bytes) -> None:
-    text = data.decode("utf-8", "surrogateescape")[:400]
-    pattern = KeyPattern(text.partition("=")[0])
-    for key in KEYS:
-        pattern.captures(key)
-    if "=" in text:
-        rename(KEYS, [parse_rule(text)])
+    """Each line is a pattern, or a rule where it has an equals sign."""
+    for line in rules_from_lines(data.decode("utf-8", "surrogateescape").splitlines()[:20]):
+        if "=" in line:
+            rename(KEYS, [parse_rule(line)])
+        elif not any(KeyMatcher([pattern := KeyPattern(line)]).hits(KEYS)):
+            unmatched("--include", pattern, KEYS, "source")
 
 
-if __name__ == "__main__":
-    fuzz(
-        run,
-        [
-            b"encoder.layers.*.w",
-            b"**.w",
-            b"{a,b}.*=c.{1}",
-            b"encoder.layers.{n:0-5}.*=x.{n+1}.*",
-            b"re:a(.*)=b\\1",
-            b"[!a]*",
-        ],
-    )
+def make() -> Files:
+    """Each of the patterns and rules, and all of them."""
+    whole = {f"{name}.txt": text.encode() for name, text in SAID.items()}
+    return {
+        **whole,
+        **{f"{name}-{i}.txt": line.encode() for name, text in SAID.items() for i, line in enumerate(text.splitlines())},
+    }
+
+
+TARGET = Target(run, make)

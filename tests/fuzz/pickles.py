@@ -2,14 +2,20 @@
 
 import pickle
 
-from tests.fuzz.target import fuzz
-
-# isort: split
-# what is imported before atheris is not instrumented
 from ckptsurgeon.formats._pickle import load
 from ckptsurgeon.formats._rebuild import rebuilders
 
-SEEDS = [pickle.dumps({"a": [1, 2.5, ("x", b"y")], "b": {None: True}}, protocol) for protocol in range(6)]
+from .target import Files, Target
 
-if __name__ == "__main__":
-    fuzz(lambda data: load(data, rebuild=rebuilders(), persistent=lambda pid: ("pid", pid)), SEEDS)
+VALUE = {"a": [1, 2.5, ("x", b"y")], "b": {None: True}}
+
+
+def run(data: bytes) -> None:
+    load(data, rebuild=rebuilders(), persistent=lambda pid: ("pid", pid))
+
+
+def make() -> Files:
+    return {f"protocol-{number}.pkl": pickle.dumps(VALUE, number) for number in range(6)}
+
+
+TARGET = Target(run, make)

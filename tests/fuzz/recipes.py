@@ -1,30 +1,25 @@
-"""Recipes of ours, as YAML."""
+"""Recipes of ours, as YAML: compiled into plans."""
 
-import os
-import tempfile
+from pathlib import Path
 
 import torch
 
-from tests.fuzz.target import fuzz
+from ckptsurgeon.api.recipes import load_order
 
-# isort: split
-# what is imported before atheris is not instrumented
-from ckptsurgeon.api.recipes import load_plan
+from .target import Files, Target, beside, ending
 
-SEEDS = [
-    b"verb: rename\nsource: a.pth\nrules: [a=c]\noutput: o.pth\nassert: {count: 2}\n",
-    b"destination: {like: a.pth}\nsource: a.pth\nexclude: [b]\n",
-    b"verb: average\nsources: [a.pth, a.pth]\n",
-]
-
-
-def run(data: bytes) -> None:
-    with open("r.yaml", "wb") as file:
-        file.write(data)
-    load_plan("r.yaml")
+RECIPES = {
+    "rename": "verb: rename\nsource: a.pth\nmap: [a=c]\noutput: o.pth\nassert: {count: 2, c: copied}\n",
+    "filter": "verb: filter\nsource: a.pth\nexclude: [b]\nto: safetensors\nmax_shard_size: 5GB\n",
+    "transplant": "destination: a.pth\nsource: a.pth\nexclude: [b]\non_mismatch: {a: init}\n",
+    "average": "verb: average\nsources: [a.pth, a.pth]\n",
+    "operations": "verb: rename\nsource: a.pth\noperations:\n  - {split: a, into: [c, d], dim: 0}\n",
+}
 
 
-if __name__ == "__main__":
-    os.chdir(tempfile.mkdtemp())
+def make() -> Files:
     torch.save({"a": torch.ones(2, 3), "b": torch.ones(4)}, "a.pth")
-    fuzz(run, SEEDS)
+    return {"a.pth": Path("a.pth").read_bytes(), **{f"{name}.yaml": text.encode() for name, text in RECIPES.items()}}
+
+
+TARGET = Target(beside("recipes", "input.yaml", lambda path: load_order(path).close()), make, ending(".yaml"))

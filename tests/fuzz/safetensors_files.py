@@ -3,9 +3,12 @@
 import torch
 from safetensors.torch import save
 
-from tests.fuzz.target import fuzz, opened
+from .target import Files, Target, written
 
-SEEDS = [save({"a": torch.ones(2), "b.c": torch.zeros(1, 3).half()}, {"format": "pt"}), save({})]
 
-if __name__ == "__main__":
-    fuzz(opened("x.safetensors"), SEEDS)
+def make() -> Files:
+    state = {"a": torch.ones(2), "b.c": torch.zeros(1, 3).half()}
+    return {"two.safetensors": save(state, {"format": "pt"})}
+
+
+TARGET = Target(written("x.safetensors"), make)

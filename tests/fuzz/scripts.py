@@ -1,10 +1,11 @@
-"""TorchScript archives."""
+"""TorchScript's archives: each record in turn, its checksum made anew."""
 
-from tests.fuzz.target import fuzz, opened
+from ..hostile.bombs import long_script_names
+from .target import Files, Target, in_parts, numbered
 
-# isort: split
-# what is imported before atheris is not instrumented
-from tests.hostile.bombs import long_script_names
 
-if __name__ == "__main__":
-    fuzz(opened("x.pt"), [long_script_names(3, 2)])
+def make() -> Files:
+    return {"module.pt": long_script_names(3, 2)}
+
+
+TARGET = Target(in_parts("scripts", path="module.pt"), make, numbered)

@@ -1,17 +1,15 @@
-"""The index of a folder of shards."""
+"""Folders of shards with their index: each file in turn."""
 
-import tempfile
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
+from ..formats.test_sharded import shards
+from .target import Files, Target, files_of, in_parts, numbered
 
-from tests.fuzz.target import fuzz, opened
 
-FOLDER = tempfile.mkdtemp()
-SOUND = b'{"metadata":{"total_size":12},"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors"}}'
+def make() -> Files:
+    shards("shards")
+    assert Path("shards/model.safetensors.index.json").exists()
+    return files_of("shards")
 
-if __name__ == "__main__":
-    for key, name in (("a", "m-1.safetensors"), ("b", "m-2.safetensors")):
-        save_file({key: torch.ones(3)}, Path(FOLDER, name))
-    fuzz(opened("model.safetensors.index.json", FOLDER), [SOUND])
+
+TARGET = Target(in_parts("shards"), make, numbered)

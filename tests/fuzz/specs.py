@@ -1,18 +1,24 @@
-"""ESPnet's form of a source: file:src_key:dst_key:exclude_keys."""
+"""ESPnet's form of a source, file:src_key:dst_key:exclude_keys, as the command line has it."""
 
-from tests.fuzz.target import fuzz
-
-# isort: split
-# what is imported before atheris is not instrumented
 from ckptsurgeon.sources.spec import parse_spec
 
-SEEDS = [
-    b"a.pth",
-    b"a.pth:encoder:encoder",
-    b"a.pth:encoder:encoder:encoder.out,x",
-    b"hf://org/repo@main/a.pth:x:y",
-    b"C:\\a.pth:x",
-]
+from .target import Files, Target
 
-if __name__ == "__main__":
-    fuzz(lambda data: parse_spec(data.decode("utf-8", "surrogateescape")), SEEDS)
+SPECS = (
+    "a.pth",
+    "a.pth:encoder:enc",
+    "a.pth:encoder.:enc:encoder.out, x,",
+    "hf://org/repo@main/a.pth:x:y",
+    "https://u:p@host:80/a:b",
+)
+
+
+def run(data: bytes) -> None:
+    parse_spec(data.decode("utf-8", "surrogateescape"))
+
+
+def make() -> Files:
+    return {f"{number}.txt": spec.encode() for number, spec in enumerate(SPECS)}
+
+
+TARGET = Target(run, make)

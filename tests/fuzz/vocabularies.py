@@ -1,26 +1,35 @@
-"""Vocabularies and tokenizers: texts of a token a line, JSON, YAML, sentencepiece; the first byte chooses the name."""
+"""Vocabularies and tokenizers of all toolkits: each file in turn, by its name, and the rows that it is mapped to."""
 
-import os
-import tempfile
+from pathlib import Path
 
-from tests.fuzz.target import fuzz
+from ckptsurgeon.vocabulary import map_tokens, read_vocabulary
 
-# isort: split
-# what is imported before atheris is not instrumented
-from ckptsurgeon.vocabulary.read import read_vocabulary
+from .target import Files, Target, in_parts, numbered
 
-NAMES = ("vocab.txt", "vocab.json", "tokenizer.json", "tokens.yaml", "spm.model", "alphabet.txt")
+OURS = "tokens.txt"
+PIECES = b"".join(b"\n" + bytes([len(row)]) + row for row in (b"\n\x05<unk>\x15\0\0\0\0", b"\n\1a\x15\0\0\x80\xbf"))
 
 
-def run(data: bytes) -> None:
-    name = NAMES[data[0] % len(NAMES)] if data else NAMES[0]
-    with open(name, "wb") as file:
-        file.write(data[1:])
-    read_vocabulary(name)
+def use(folder: str) -> None:
+    ours = read_vocabulary(OURS)
+    for path in sorted(Path(folder).iterdir()):
+        map_tokens(read_vocabulary(path.name), ours, new="subword")
 
 
-if __name__ == "__main__":
-    os.chdir(tempfile.mkdtemp())
-    texts = [b"a\nb\n<unk>\n", b'{"a": 0, "b": 1}', b'{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}}',
-             b"[a, b]\n", b"\n\x0b\n\x01a\x15\0\0\x80\xbf\x18\1", b"# text\na\nb\n"]  # fmt: skip
-    fuzz(run, [bytes([number]) + text for number, text in enumerate(texts)])
+def make() -> Files:
+    words = (
+        b'{"model": {"type": "WordPiece", "vocab": {"a": 0, "##b": 1}}, "added_tokens": [{"id": 2, "content": "<s>"}]}'
+    )
+    return {
+        OURS: b"<unk>\na\nb\n",
+        "alphabet.txt": b"# text\na\nb\n\\#\n",
+        "config.yaml": b"token_list: [a, b]\n",
+        "labels.txt": b"'a' => 0\n'b' => 1\n================\n'starting_index' => 0\n",
+        "spm.model": PIECES,
+        "tokenizer.json": words,
+        "unigram.json": b'{"model": {"type": "Unigram", "vocab": [["a", -1.0], ["b", -2]]}}',
+        "vocab.json": b'{"a": 0, "b": 1}',
+    }
+
+
+TARGET = Target(in_parts("vocabularies", use), make, numbered)

@@ -1,18 +1,12 @@
-"""The model's states in a folder of DeepSpeed ZeRO."""
+"""Folders of DeepSpeed ZeRO: the states of the model and of each rank in turn."""
 
-import os
-import tempfile
-from pathlib import Path
+from ..formats.test_deepspeed_zero import zero_folder
+from .target import Files, Target, files_of, in_parts, numbered
 
-from tests.fuzz.target import fuzz, opened
 
-# isort: split
-# what is imported before atheris is not instrumented
-from tests.formats.test_deepspeed_zero import zero_folder
+def make() -> Files:
+    zero_folder("zero", 2, 2)
+    return files_of("zero")
 
-FOLDER = os.path.join(tempfile.mkdtemp(), "d")
-NAME = "mp_rank_00_model_states.pt"
 
-if __name__ == "__main__":
-    zero_folder(FOLDER, 2, 2)
-    fuzz(opened(NAME, FOLDER), [Path(FOLDER, NAME).read_bytes()])
+TARGET = Target(in_parts("zero"), make, numbered)

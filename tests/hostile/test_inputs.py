@@ -139,6 +139,7 @@ VOCABULARIES: dict[str, tuple[str, Any]] = {
     "a number without end": ("vocab.json", DIGITS),
     "a number below zero": ("vocab.json", {"a": -1}),
     "a number twice": ("vocab.json", {"a": 0, "b": 0}),
+    "a token with two numbers": ("vocab.json", '{"a": 0, "b": 1, "a": 2}'),
     "a number left out": ("vocab.json", {"a": 0, "b": 1_000_000}),
     "a number that is a flag": ("vocab.json", {"a": True}),
     "sentencepiece that is cut short": ("t.model", b"\x0a\xff\xff\xff\xff\x0f"),

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 import ckptsurgeon as cs
 from ckptsurgeon.formats import limits
 from tests.formats import tensorflow_files as tf
+from tests.formats.tar_files import STATE, archive, parts
 from tests.formats.test_deepspeed_zero import zero_folder
 from tests.formats.test_torch_dcp import save as save_dcp
 
@@ -80,6 +81,17 @@ def expanded() -> str:
     return "x.pth"
 
 
+TAR = archive(parts())
+
+
+def described_bytes() -> int:
+    """Those of the pickles in the member with the most of them: what is left without numbers and data."""
+    files = parts()
+    numbers = sum(8 + 16 * tensor.dim() + 8 for tensor in STATE.values())
+    data = sum(8 + tensor.nbytes for tensor in STATE.values())
+    return max(len(files["tensors"]) - numbers, len(files["storages"]) - data)
+
+
 PICKLED = b"}(" + text("w") + tensor() + b"u."
 
 BOUNDS: dict[str, tuple[Callable[[], str], int, Refusal]] = {
@@ -88,6 +100,8 @@ BOUNDS: dict[str, tuple[Callable[[], str], int, Refusal]] = {
     "PICKLE_NAMES": (of(state()), 2, unsafe("pickle names")),
     "PICKLE_CALLS": (of(state()), 1, unsafe("pickle calls")),
     "NUMBER_BYTES": (of(state(text("a") + b"\x8b" + struct.pack("<i", 9) + b"\1" * 9)), 9, unsafe("integer size")),
+    "TAR_PICKLES_BYTES": (of(TAR, "x.pt"), described_bytes(), unsafe("tar pickles")),
+    "TAR_RECORDS_BYTES": (of(TAR, "x.pt"), len("22 mtime=1480000000.5\n"), broken("tar header")),
     "DIMENSIONS": (of(zipped(model_with(tensor(b"K\2K\3\x86", b"K\3K\1\x86")), **SIX_FLOATS)), 2, broken("tensor size")),
     "TENSORS": (of(tensors(3)), 3, unsafe("tensors")),
     "ZIP_ENTRIES": (of(state()), 2, unsafe("zip entries")),

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import subprocess
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -174,6 +175,18 @@ VERBS: dict[str, tuple[list[str], list[str], int]] = {
     "transplant of other shapes": (["transplant", "x.pth", "reshaped.pth", "-o", "out.pth"], [], 4),
     "transplant, strict": (["transplant", "x.pth", "moved.pth", "--strict", "-o", "out.pth"], [], 4),
     "transplant, explained": (["transplant", "x.pth", "p.pth", "-n", "--explain", "**"], [], 0),
+    "transplant, explained in vain": (["transplant", "x.pth", "p.pth", "-n", "--explain", "nope\x1b[31m\u202e"], [], 2),
+    "scan": (["scan", "x.pth"], [], 0),
+    "scan, all of it": (["scan", ".", "-v"], [], 0),
+    "scan of nothing": (["scan", "nope\x1b[31m"], [], 3),
+    "fetch of nothing": (["fetch", "nope\x1b[31m\u202e.pth"], [], 3),
+    "fetch of an address nobody reads": (["fetch", "no\x1b[31m://x"], [], 3),
+    "merge by an unknown method": (["merge", "p.pth", "p.pth", "--method", "nope\x1b[31m", "-o", "out.pth"], [], 2),
+    "merge with an unknown parameter": (["merge", "p.pth", "p.pth", "--method", "linear", "--param", "no\x1b[31m=1", "-o", "out.pth"], [], 2),
+    "merge with a pattern of nothing": (["merge", "p.pth", "p.pth", "--method", "linear", "--weights", "1,1", "--param", "weight:no\x1b[31m=1", "-o", "out.pth"], [], 2),
+    "lora merge of what is no adapter": (["lora", "merge", "p.pth", "x.pth", "-o", "out.pth"], [], 3),
+    "lora extract of names that PEFT has not": (["lora", "extract", "changed.pth", "x.pth", "--rank", "1", "-n"], [], 4),
+    "lora extract of other shapes": (["lora", "extract", "reshaped.pth", "x.pth", "--rank", "1", "-o", "ad"], [], 4),
     "init": (["init", "p.pth", "-o", "dst.yaml"], [], 0),
     "a pattern that matches nothing": (["filter", "x.pth", "--include", "nope\x1b[31m\u202e", "-o", "out.pth"], [], 2),
     "an option that is none": (["inspect", "x.pth", "--nope\x1b[31m"], [], 2),
@@ -223,8 +236,14 @@ def test_a_file_s_name_is_shown_escaped(name: str) -> None:
     path = f"{folder}/{folder}.pth"
     os.rename("x.pth", path)
     safe(["inspect", path])
+    safe(["scan", path])
+    safe(["scan", folder, "-v"])
     safe(["convert", path, "-o", f"{folder}/out.safetensors", "--force"])
     safe(["verify", f"{folder}/out.safetensors"])
+    assert raw(printed(["fetch", path], colour=True)[1]) == set()
+    assert printed(["fetch", path])[1] == f"{os.path.abspath(path)}\n"  # exact, for a program
+    safe(["average", path, path, "-o", f"{folder}/average.pth", "--force"])
+    safe(["merge", path, path, "--method", "linear", "--weights", "1,1", "-o", f"{folder}/merged.pth", "--force"])
     safe(["diff", path, f"{folder}/out.safetensors"], 0)
     safe(["inspect", f"{folder}/nothing"], 3)
     safe(["inspect", folder], 3)
@@ -247,3 +266,27 @@ def test_a_module_of_an_adapter_is_shown_escaped(name: str) -> None:
         Path("ad/adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))
         safe(["lora", "merge", "base.safetensors", "ad", "-o", "out.safetensors", "--force", "-v"], code)
         exact(["lora", "merge", "base.safetensors", "ad", "-n"], [f"{module}.weight"] if code == 0 else [], code)
+
+
+@clause(SHOWN)
+@pytest.mark.parametrize("name", [name for name in NAMES if len(NAMES[name].encode("utf-8", "replace")) < 256])
+def test_what_a_pickle_names_is_shown_escaped(name: str) -> None:
+    raw = NAMES[name].encode("utf-8", "surrogatepass")
+    spelled = b"\x8c" + bytes([len(raw)]) + raw
+    os.mkdir("found")
+    Path("found/x.pkl").write_bytes(b"\x80\x04" + spelled + spelled + b"\x93.")
+    safe(["scan", "found", "-v"], 1)
+    exact(["scan", "found"], [], 1)
+
+
+@clause(SHOWN)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_next_command_names_the_file_to_a_shell(name: str) -> None:
+    path = f"{on_disk(NAMES[name])}'.safetensors"
+    torch.save({"a": torch.ones(2)}, "x.pth")
+    _, out, err = printed(["convert", "x.pth", "-o", f"./{path}"])
+    command = re.search(r"next: ckpt verify (.*)", out + err)
+    assert command
+    said = subprocess.run(["bash", "-c", f"printf %s {command[1]}"], capture_output=True, check=True).stdout
+    assert said == os.fsencode(f"./{path}")
+    assert raw(out) | raw(err) == set()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
+from ...text import escape
 from ..options import Json, Quiet, Verbose
 from ..sink import Sink
 
@@ -55,4 +57,5 @@ def run(
     sink.notes(found.notes)
     if verbose:
         sink.notes(f"{one.name}: {one.size} bytes, SHA-256 {one.sha256}" for one in found.files)
-    sink.lines([found.path])
+    # Exact for programs that read it; a terminal is shown what does nothing to it.
+    sink.lines([escape(found.path, len(found.path)) if sys.stdout.isatty() else found.path])

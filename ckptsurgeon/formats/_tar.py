@@ -1,0 +1,120 @@
+"""The members of a tar archive: plain files, found by their headers and read where they lie, never extracted.
+
+POSIX.1-2001, "pax interchange format": https://pubs.opengroup.org/onlinepubs/9699919799/utilities/pax.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from ..errors import FormatError
+from ..sources import File
+from ..text import escape
+from . import limits
+
+__all__ = ["Member", "is_tar", "members"]
+
+_BLOCK = 512
+_PADDING = 20 * _BLOCK
+"""Archives end in blocks of zeros, up to a multiple of this."""
+_PLAIN, _EXTENDED = (b"0", b"\0"), b"x"
+_HARMLESS = {"mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment"}
+_KINDS = {
+    b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"5": "a folder", b"6": "a FIFO",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where the bytes of one file lie."""
+
+    name: str
+    begin: int
+    end: int
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether a file begins as a tar archive does."""
+    return head[257:262] == b"ustar"
+
+
+def members(file: File, known: Collection[str]) -> dict[str, Member]:
+    """Return the members of an archive by their names.
+
+    Raises FormatError for one that is not among the ``known``, stands twice or is no plain file, and for an archive
+    that is malformed or goes on behind its end.
+    """
+    found: dict[str, Member] = {}
+    at, said = 0, dict[str, str]()
+    for _ in range(2 * len(known) + 1):
+        header = file.read(at, min(_BLOCK, file.size - at))
+        if not header.strip(b"\0"):
+            _check_end(file, at)
+            return found
+        _check_sum(header)
+        begin = at + _BLOCK
+        end = begin + (_number(said["size"].encode(), 10) if "size" in said else _number(header[124:136], 8))
+        at = begin + -(-(end - begin) // _BLOCK) * _BLOCK
+        if at > file.size:
+            raise FormatError("the tar archive is cut short.", rule="tar size")
+        if header[156:157] == _EXTENDED and not said:
+            said = _records(file, begin, end)
+            continue
+        name = said.get("path", header[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"))
+        _check_member(name, header, known, found)
+        found[name], said = Member(name, begin, end), {}
+    raise FormatError("the tar archive has more members than torch writes.", rule="tar members")
+
+
+def _check_end(file: File, at: int) -> None:
+    rest = file.size - at
+    if rest > 2 * _PADDING or file.read(at, max(rest, 0)).strip(b"\0"):
+        raise FormatError("the tar archive goes on behind its end.", rule="tar end")
+
+
+def _check_sum(header: bytes) -> None:
+    """Hold a header against its checksum, which is taken with blanks in its own place."""
+    if len(header) < _BLOCK:
+        raise FormatError("the tar archive is cut short.", rule="tar size")
+    if sum(header[:148]) + sum(header[156:]) + 8 * ord(" ") != _number(header[148:156], 8):
+        raise FormatError("a header of the tar archive fails its checksum.", rule="tar header")
+
+
+def _number(raw: bytes, base: int) -> int:
+    text = raw.strip(b" \0")
+    if not text.isdigit() or len(text) > 20:
+        raise FormatError("a header of the tar archive has no number where one should be.", rule="tar header")
+    try:
+        return int(text, base)
+    except ValueError:
+        raise FormatError("a header of the tar archive has a malformed number.", rule="tar header") from None
+
+
+def _records(file: File, begin: int, end: int) -> dict[str, str]:
+    """Return what an extended header says of the next member: lines of ``length key=value``."""
+    if end - begin > limits.TAR_RECORDS_BYTES:
+        raise FormatError("an extended header of the tar archive is too long.", rule="tar header")
+    data, found = file.read(begin, end - begin), dict[str, str]()
+    while data:
+        length = _number(data.partition(b" ")[0], 10)
+        line, data = data[:length], data[length:]
+        key, equals, value = line.partition(b" ")[2].decode("utf-8", "surrogateescape").partition("=")
+        if not equals or not value.endswith("\n") or key in found or key not in _HARMLESS | {"size", "path"}:
+            raise FormatError("an extended header of the tar archive is none that torch writes.", rule="tar header")
+        found[key] = value.removesuffix("\n")
+    return found
+
+
+def _check_member(name: str, header: bytes, known: Collection[str], found: Mapping[str, Member]) -> None:
+    kind = header[156:157]
+    if kind not in _PLAIN:
+        what = _KINDS.get(kind, "of an unknown kind")
+        raise FormatError(f"{escape(name)} of the tar archive is {what}.", rule="tar members")
+    if name not in known:
+        hint = "Unpack it, and name the checkpoint that is in it."
+        raise FormatError(
+            f"it is a tar archive with {escape(name)} in it, none of torch's.", hint=hint, rule="tar members"
+        )
+    if name in found:
+        raise FormatError(f"{escape(name)} stands twice in the tar archive.", rule="tar members")

@@ -1,0 +1,207 @@
+"""torch checkpoints from before 0.1.10: a tar archive of pickles and storages.
+
+``storages`` is a number of storages, for each a pickle of (key, location, type), an int64 number of elements and the
+data; then the views of them, (key, key of the whole, offset, size). ``tensors`` is a number of tensors, for each a
+pickle of (key, key of its storage, type), its dimensions, sizes, strides and offset. ``pickle`` is the object, which
+refers to both by their keys. Written after ``legacy_load`` in ``torch/serialization.py``, which still reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import Any
+
+from ..errors import FormatError, UnsafeError
+from ..sources import File, Source
+from ..tensors import DTYPES, Storage, TensorInfo
+from . import limits
+from ._header import FileHeader, Header, naming
+from ._pickle import Machine, load
+from ._rebuild import rebuilders
+from ._tar import Member, is_tar, members
+from ._torch import STORAGE_DTYPES, Tensors, TypedStorage
+from ._values import Name
+
+__all__ = ["FORMAT"]
+
+MEMBERS = ("sys_info", "pickle", "tensors", "storages")
+_FIRST_READ = 512
+
+Storages = dict[str, TypedStorage]
+
+
+class _TorchTar:
+    name = "torch tar"
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """A tar archive."""
+        return isinstance(source, File) and is_tar(head)
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Read the pickles and find the storages; raises FormatError for an archive that is none of torch's."""
+        assert isinstance(source, File)
+        with naming(source):
+            return self._read(source, name)
+
+    def _read(self, file: File, name: str) -> Header:
+        found = members(file, MEMBERS)
+        missing = [one for one in MEMBERS if one not in found]
+        if missing:
+            raise FormatError(f"the tar archive lacks {missing[0]}.", rule="tar members")
+        _check_order(_content(file, found["sys_info"]))
+        storages = _storages(_Stream(file, found["storages"]), name)
+        described, pickled = (_content(file, found[one]) for one in ("tensors", "pickle"))
+        objects = {**storages, **_tensors(_Stream(file, found["tensors"]), storages)}
+        tree = load(pickled, rebuild=rebuilders(), persistent=lambda pid: _object(objects, pid))
+        places = repr([(key, one.storage.offset, one.storage.nbytes, one.dtype) for key, one in storages.items()])
+        digest = hashlib.sha256(described + pickled + places.encode()).hexdigest()
+        return Header(self.name, tree, (FileHeader(name, file.size, digest, file.mtime_ns),), {name: file})
+
+
+def _content(file: File, member: Member) -> bytes:
+    if member.end - member.begin > limits.PICKLE_BYTES:
+        raise UnsafeError(f"{member.name} of the tar archive is too large.", rule="record size")
+    return file.read(member.begin, member.end - member.begin)
+
+
+def _check_order(raw: bytes) -> None:
+    system = load(raw, rebuild={}, persistent=_no_object)
+    if isinstance(system, dict) and system.get("little_endian") is False:
+        raise FormatError(
+            "the archive is of a big-endian machine, whose numbers torch takes for others.", rule="byte order"
+        )
+
+
+class _Stream:
+    """Reads a member from its begin: pickles, and what lies between them."""
+
+    def __init__(self, file: File, member: Member) -> None:
+        self.file, self.at, self.end = file, member.begin, member.end
+        self._left = limits.TAR_PICKLES_BYTES
+
+    def value(self) -> Any:
+        """Return the next pickle, which refers to nothing; where it is longer than what was read, read more."""
+        size = _FIRST_READ
+        while True:
+            data = self.file.read(self.at, min(size, self.end - self.at))
+            machine = Machine(data, rebuild={}, persistent=_no_object)
+            try:
+                value = machine.run()
+            except UnsafeError:
+                raise
+            except FormatError:
+                if len(data) == self.end - self.at or size > self._left:
+                    raise
+                size *= 8
+            else:
+                self.at += machine.position
+                self._left -= machine.position
+                if self._left < 0:
+                    raise UnsafeError("the tar archive describes more than torch writes.", rule="tar pickles")
+                return value
+
+    def numbers(self, layout: str) -> tuple[Any, ...]:
+        """Return the next numbers, laid out as ``struct`` says."""
+        begin = self.at
+        self.skip(struct.calcsize(layout))
+        return struct.unpack(layout, self.file.read(begin, self.at - begin))
+
+    def skip(self, nbytes: int) -> int:
+        """Go on behind these bytes; return where they begin."""
+        if not 0 <= nbytes <= self.end - self.at:
+            raise FormatError("a member of the tar archive is cut short.", rule="tar size")
+        self.at += nbytes
+        return self.at - nbytes
+
+    def count(self) -> int:
+        """Return how many of what follows there are."""
+        number = self.value()
+        if type(number) is not int or not 0 <= number <= limits.TENSORS:
+            raise UnsafeError("the tar archive has no number of tensors, or too many.", rule="tensors")
+        return number
+
+    def check_end(self) -> None:
+        """Raise FormatError where something is left."""
+        if self.at != self.end:
+            raise FormatError("a member of the tar archive goes on behind its end.", rule="tar size")
+
+
+def _storages(stream: _Stream, within: str) -> Storages:
+    found: Storages = {}
+    for _ in range(stream.count()):
+        key, _, kind = _fields(stream.value(), 3)
+        dtype = STORAGE_DTYPES.get(kind.name) if type(kind) is Name else None
+        if dtype is None or _key(key) in found:
+            raise FormatError("the tar archive has a storage of an unknown type, or one twice.", rule="tar storages")
+        (numel,) = stream.numbers("<q")
+        nbytes = numel * DTYPES[dtype].bits // 8
+        storage = Storage(within, stream.skip(nbytes), nbytes, None, _key(key))
+        found[_key(key)] = TypedStorage(storage, dtype)
+    views = stream.value()
+    if type(views) is not list:
+        raise FormatError("the tar archive does not list the views of its storages.", rule="tar storages")
+    stream.check_end()
+    return found | {_key(row[0]): _view(found, row) for row in (_fields(view, 4) for view in views)}
+
+
+def _view(storages: Storages, row: tuple[Any, ...]) -> TypedStorage:
+    """Return the part of a storage that a view is of; ``offset`` and ``numel`` in elements."""
+    target, root, offset, numel = row
+    whole = storages.get(_key(root))
+    if whole is None or _key(target) in storages or not all(type(n) is int and n >= 0 for n in (offset, numel)):
+        raise FormatError("the tar archive has a malformed view of a storage.", rule="tar storages")
+    itemsize = DTYPES[whole.dtype].bits // 8
+    if (offset + numel) * itemsize > whole.storage.nbytes:
+        raise FormatError("the tar archive has a view beyond its storage.", rule="tar storages")
+    return TypedStorage(whole.storage, whole.dtype, offset * itemsize)
+
+
+def _tensors(stream: _Stream, storages: Storages) -> dict[str, TensorInfo]:
+    found: dict[str, TensorInfo] = {}
+    make = Tensors()
+    for _ in range(stream.count()):
+        key, at, _ = _fields(stream.value(), 3)
+        dimensions, _ = stream.numbers("<ii")
+        if not 0 <= dimensions <= limits.DIMENSIONS:
+            raise FormatError(f"a tensor of the tar archive has {dimensions} dimensions.", rule="tensor size")
+        size, stride = (stream.numbers(f"<{dimensions}q") for _ in range(2))
+        (offset,) = stream.numbers("<q")
+        storage = storages.get(_key(at))
+        if storage is None or _key(key) in storages or _key(key) in found:
+            raise FormatError("a tensor of the tar archive has no storage, or stands twice.", rule="tar tensors")
+        found[_key(key)] = make.rebuild(storage, offset, size, stride)
+    stream.check_end()
+    return found
+
+
+def _fields(value: Any, number: int) -> tuple[Any, ...]:
+    if type(value) is not tuple or len(value) != number:
+        raise FormatError("the tar archive describes something in another way than torch.", rule="tar pickles")
+    return value
+
+
+def _key(value: Any) -> str:
+    """Return a key as text, whose hash nobody can foresee; torch's are addresses in memory."""
+    if type(value) is int and 0 <= value < 1 << 64:
+        return str(value)
+    if type(value) is str and value.isascii() and value.isdigit() and len(value) <= 20:
+        return str(int(value))
+    raise FormatError("the tar archive has a key that is no number.", rule="persistent id")
+
+
+def _no_object(pid: Any) -> object:
+    raise FormatError("a pickle of the tar archive refers to a tensor where none can be.", rule="persistent id")
+
+
+def _object(objects: dict[str, Any], pid: Any) -> object:
+    """Return what a pickle refers to: a tensor, a storage, or a class with its source (which is not looked at)."""
+    if type(pid) is tuple and pid:
+        return pid[0]
+    found = objects.get(_key(pid))
+    if found is None:
+        raise FormatError("the pickle refers to a tensor that is not there.", rule="persistent id")
+    return found
+
+
+FORMAT = _TorchTar()
