@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import stat
@@ -15,7 +14,7 @@ from ..text import escape
 from .libc import exchange
 from .places import check_space, output_error
 from .staging import StagedFile
-from .temp import remove_leftovers, sync_folder, temp_name
+from .temp import lock, remove_leftovers, sync_folder, temp_name
 
 __all__ = ["StagedFolder", "staged_folder"]
 
@@ -71,7 +70,7 @@ def staged_folder(path: str, size: int, *, stale: Iterable[str] = ()) -> Iterato
     _check_not_within(path)
     check_space(os.path.dirname(os.path.abspath(path)), size, path)
     try:
-        temp, lock = _locked_folder(path)
+        temp, held = _locked_folder(path)
     except OSError as error:
         raise output_error(path, error) from error
     staged = StagedFolder(temp, path)
@@ -84,7 +83,7 @@ def staged_folder(path: str, size: int, *, stale: Iterable[str] = ()) -> Iterato
     finally:
         staged.close()
         shutil.rmtree(staged.path, ignore_errors=True)
-        os.close(lock)
+        os.close(held)
 
 
 def _check_not_within(path: str) -> None:
@@ -103,16 +102,23 @@ def _locked_folder(path: str) -> tuple[str, int]:
     while True:
         temp = temp_name(path)
         os.mkdir(temp, 0o777)
-        lock = -1
+        fd = -1
         try:
-            lock = os.open(temp, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(lock).st_nlink:
-                return temp, lock
-        except (FileNotFoundError, BlockingIOError):
-            pass
-        if lock >= 0:
-            os.close(lock)
+            fd = os.open(temp, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            lock(fd)
+            if os.fstat(fd).st_nlink:
+                return temp, fd
+            os.close(fd)
+        except OSError as error:
+            _close(fd)
+            if not isinstance(error, (FileNotFoundError, BlockingIOError)):
+                shutil.rmtree(temp, ignore_errors=True)
+                raise
+
+
+def _close(fd: int) -> None:
+    if fd >= 0:
+        os.close(fd)
 
 
 def _place_folder(temp: str, path: str, stale: set[str]) -> None:

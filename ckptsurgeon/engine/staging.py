@@ -7,7 +7,6 @@ What a killed run left behind is unlocked, and is removed by the next.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +16,7 @@ from ..sources import File
 from ..text import escape
 from .libc import reserve
 from .places import check_output, check_space, identities, output_error
-from .temp import remove_leftovers, sync, sync_folder, temp_name
+from .temp import lock, remove_leftovers, sync, sync_folder, temp_name
 
 __all__ = ["StagedFile", "staged_file", "temp_file", "write_text"]
 
@@ -35,11 +34,15 @@ class StagedFile:
         while True:
             self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
             try:
-                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(self.fd)
             except BlockingIOError:  # another run took it for a left-over and is about to remove it
                 os.close(self.fd)
                 self.path += "x"
                 continue
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(self.path)
+                raise
             if os.fstat(self.fd).st_nlink:
                 return
             os.close(self.fd)

@@ -11,9 +11,11 @@ import secrets
 import shutil
 from contextlib import suppress
 
-__all__ = ["remove_all_leftovers", "remove_leftovers", "sync", "sync_folder", "temp_name"]
+__all__ = ["lock", "remove_all_leftovers", "remove_leftovers", "sync", "sync_folder", "temp_name"]
 
 MARK = ".ckpt-tmp"
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""Where a file system has no locks, as some across a network: what is left by a killed run then stays."""
 
 
 def temp_name(path: str) -> str:
@@ -26,6 +28,15 @@ def _stem(name: str) -> str:
     raw = os.fsencode(name)
     short = name if len(raw) < 200 else hashlib.sha256(raw).hexdigest()
     return f".{short}."
+
+
+def lock(fd: int) -> None:
+    """Lock a file or folder that is being made; raises BlockingIOError where another run has it, and OSError."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
 
 
 def remove_leftovers(path: str) -> None:

@@ -167,6 +167,30 @@ def test_an_fsync_that_a_file_system_lacks_is_no_fault(monkeypatch: pytest.Monke
     assert Path("out.safetensors").exists()
 
 
+@pytest.mark.parametrize("output", ["out.safetensors", "folder"])
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_no_fault(output: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", _raising(code))
+    write(output)
+    assert cs.verify(output).ok
+    assert names() == sorted([*INPUTS, output])
+
+
+@pytest.mark.parametrize("output", ["out.safetensors", "folder"])
+def test_a_lock_that_fails_leaves_no_temp(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", _raising(errno.EIO))
+    with pytest.raises(cs.OutputError, match="the disk reports an error"):
+        write(output)
+    assert names() == INPUTS
+
+
+def _raising(code: int) -> Any:
+    def call(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return call
+
+
 def test_a_file_system_without_links_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     def lacks(*_: Any, **__: Any) -> None:
         raise OSError(errno.EPERM, "no hard links here")
