@@ -62,9 +62,17 @@ class RunLock:
             if not stays:  # whoever held it has just removed it
                 os.close(handle)
                 continue
+            self._held.append(handle)
+            self._sign(handle)
+
+    def _sign(self, handle: int) -> None:
+        """Say in the file who holds it; raises OutputError, and gives it back, where there is no room for that."""
+        try:
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
-            self._held.append(handle)
+        except OSError as error:
+            self.give_back()
+            raise output_error(self.path, error) from error
 
     def _taken(self, handle: int) -> OutputError:
         said = os.pread(handle, 300, 0).decode("ascii", "replace").split()

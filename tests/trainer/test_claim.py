@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer import claim
+from ckptsurgeon.trainer.locking import RunLock
 from ckptsurgeon.trainer.run_folder import RunFolder
 
 from . import toy
@@ -140,3 +142,14 @@ def test_a_run_that_only_told_what_it_is_is_begun_again(ckpt: Any, monkeypatch: 
         patch.setattr(RunFolder, "write", full)
         assert ckpt("train", "toy.yaml", "--run", "run", "--device", "cpu", "-q").code == 5
     assert ckpt("train", "toy.yaml", "--run", "run", "--device", "cpu", "-q").code == 0
+
+
+def test_a_folder_without_room_for_its_lock_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    os.mkdir("run")
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(cs.OutputError, match=r"cannot write run/\.ckpt-lock: there is no space left"):
+        RunLock("run").take()
+    assert os.listdir("run") == []
