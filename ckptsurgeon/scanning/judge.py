@@ -6,6 +6,7 @@ A file may be a pickle from its front, a zip archive from its end and safetensor
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from ..errors import CheckpointError, FormatError
 from ..formats import FileSlice, read_header
@@ -118,7 +119,8 @@ def _as_named(place: Place) -> None:
 
 def _as_pickles(place: Place) -> None:
     if place.file.size and not _is_sound_archive(place):
-        look_at_pickles(place, sure=not place.depth or place.within.endswith(".pkl"))
+        sure = not place.depth or place.within.endswith(".pkl")
+        look_at_pickles(place, sure=sure and not _is_sound(place, ("safetensors",)))
 
 
 def _is_sound_archive(place: Place) -> bool:
@@ -127,10 +129,12 @@ def _is_sound_archive(place: Place) -> bool:
     As a pickle it would begin with the id of something persistent, ``K`` and what follows up to a newline, which any
     reader refuses that does not keep such things; those that do, as torch.load, look for archives first.
     """
-    found = place.look.found
-    return place.head(4) == b"PK\3\4" and any(
-        one.within == place.within and one.format in FORMS and one.fault is None for one in found
-    )
+    return place.head(4) == b"PK\3\4" and _is_sound(place, FORMS)
+
+
+def _is_sound(place: Place, forms: Sequence[str]) -> bool:
+    """Return whether a thing was found to be of one of these formats, without a fault."""
+    return any(one.within == place.within and one.format in forms and one.fault is None for one in place.look.found)
 
 
 def _as_text(place: Place) -> None:
