@@ -22,7 +22,7 @@ from ..hub.server import Hub
 from ..planners.test_transplant import declare
 from ..trainer import toy
 
-__all__ = ["CHECKPOINTS", "FILES", "OUTPUTS", "Output", "World", "each"]
+__all__ = ["CALLS", "CHECKPOINTS", "FILES", "OUTPUTS", "Output", "World", "each"]
 
 CKPT = (sys.executable, "-m", "ckptsurgeon")
 TURNS = {"old": 0.0, "new": 1.0}
@@ -109,8 +109,8 @@ class Written:
     before: str = "old"
 
     def command(self, turn: str, world: World) -> list[str]:
-        verb = [word.format(turn=turn) for word in self.verb]
-        return [*CKPT, *verb, "-o", str(world.place / self.path), *self.options, "--force"]
+        verb, path = [word.format(turn=turn) for word in self.verb], world.place / self.path
+        return [*CKPT, *verb, "-o", str(path), *self.options, *(["--force"] if path.exists() else [])]
 
     def state(self, world: World) -> str:
         path = world.place / self.path
@@ -180,6 +180,20 @@ OUTPUTS: tuple[Output, ...] = (
     Repository(),
     Trained(),
 )
+_ALL = {"fallocate", "flock", "fsync", "pwrite64"}
+_FILE = _ALL | {"copy_file_range", "sync_file_range", "unlink"}
+_FOLDER = _ALL | {"copy_file_range", "sync_file_range", "mkdir", "rename"}
+_RUN = _ALL | {"mkdir", "rename", "unlink", "write"}
+CALLS: dict[str, tuple[set[str], set[str]]] = {
+    "safetensors": (_FILE | {"link"}, _FILE | {"rename"}),
+    "pth": (_FILE | {"link"}, _FILE | {"rename"}),
+    "shards": (_FOLDER, _FOLDER | {"renameat2"}),
+    "DCP": (_FOLDER, _FOLDER | {"renameat2"}),
+    "fetched file": (_ALL | {"mkdir", "rename", "unlink"}, _ALL | {"mkdir", "rename", "unlink"}),
+    "cache of the hub": ({"flock", "mkdir", "rename", "unlink", "write"}, {"mkdir"}),
+    "training": (_RUN, _RUN),
+}
+"""The calls to the kernel by which an output is written where nothing was, and over another: only these can fail."""
 CHECKPOINTS = tuple(one for one in OUTPUTS if isinstance(one, Written))
 FILES = CHECKPOINTS[:2]
 

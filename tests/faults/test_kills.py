@@ -4,38 +4,53 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ..promises.clauses import KILLED, clause
-from .outputs import CHECKPOINTS, OUTPUTS, Output, World, each
+from .outputs import CALLS, CHECKPOINTS, OUTPUTS, Output, World, each
 from .tracing import fault, traced
 
 pytestmark = clause(KILLED)
 
-CALLS = ("pwrite64", "copy_file_range", "fsync", "flock", "rename", "renameat2", "link", "unlink", "mkdir", "fallocate")
 MOST = 6
 """A call is killed at its first, second … time, up to this."""
 
 
+def cases() -> list[Any]:
+    """Every call by which a checkpoint is written where nothing was, and over another."""
+    return [
+        pytest.param(output, call, over, id=f"{call} {output.name} {'over another' if over else 'first'}")
+        for output in CHECKPOINTS
+        for over in (False, True)
+        for call in sorted(CALLS[output.name][over])
+    ]
+
+
 @pytest.mark.faults
-@each(CHECKPOINTS)
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("first", [True, False], ids=["first", "over another"])
-def test_killed_at_a_call_there_is_the_old_or_the_new(first: bool, call: str, output: Output, world: World) -> None:
+@pytest.mark.parametrize(("output", "call", "over"), cases())
+def test_killed_at_a_call_there_is_the_old_or_the_new(
+    output: Output, call: str, over: bool, world: World, tmp_path: Path
+) -> None:
     traced()
-    if not first:
+    if over:
         world.written(output, "old")
+    killed = 0
     for when in range(1, MOST + 1):
-        done = world.run(output, "new", *fault(call, "signal=KILL", str(when)))
-        assert output.state(world) in (["", "new"] if first else ["old", "new"])
+        done = world.run(output, "new", *fault(tmp_path / "log", call, "signal=KILL", str(when)))
+        killed += done.returncode == -signal.SIGKILL
+        assert output.state(world) in (["old", "new"] if over else ["", "new"])
         assert len(world.temps()) <= 1, world.temps()
         if done.returncode == 0:
             break
         if output.state(world) == "new":
             world.written(output, "old")
-            first = False
+            over = True
+    assert killed
     world.settle(output)
 
 

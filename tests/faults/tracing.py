@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import subprocess
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
 from .disks import needs
 
-__all__ = ["fault", "traced"]
+__all__ = ["calls_in", "fault", "traced", "watch"]
 
 
 @functools.cache
@@ -24,6 +27,27 @@ def traced() -> None:
         pytest.skip(reason="tracing is not allowed here")
 
 
-def fault(call: str, what: str, when: str, log: str = "/dev/null") -> tuple[str, ...]:
-    """Return what to put before a command: ``when`` numbers the calls, ``what`` is error=NAME or signal=NAME."""
-    return ("strace", "-f", "-qq", "-o", log, "-e", f"trace={call}", "-e", f"inject={call}:{what}:when={when}")
+def fault(log: Path, call: str, what: str, when: str) -> tuple[str, ...]:
+    """Return what to put before a command: ``when`` numbers the calls, ``what`` is error=NAME or signal=NAME.
+
+    Every process of the command keeps a ``log``, a folder, of the calls of that name.
+    """
+    return (*_watching(log, [call]), "-e", f"inject={call}:{what}:when={when}")
+
+
+def watch(log: Path, calls: Iterable[str]) -> tuple[str, ...]:
+    """Return what to put before a command of which all these calls are kept."""
+    return _watching(log, calls)
+
+
+def _watching(log: Path, calls: Iterable[str]) -> tuple[str, ...]:
+    shutil.rmtree(log, ignore_errors=True)
+    log.mkdir()
+    return ("strace", "-ff", "-qq", "-y", "-o", str(log / "of"), "-e", f"trace={','.join(calls)}")
+
+
+def calls_in(log: Path, place: Path, *, injected: bool = False) -> set[str]:
+    """Return the names of the calls that had to do with files below a place; of those that a fault met, if so."""
+    lines = [line for file in log.iterdir() for line in file.read_text(errors="replace").splitlines()]
+    marks = (f"{place}/", "(INJECTED)" if injected else "")
+    return {line.split("(")[0] for line in lines if all(mark in line for mark in marks)}
