@@ -27,23 +27,16 @@ def traced() -> None:
         pytest.skip(reason="tracing is not allowed here")
 
 
-def fault(log: Path, call: str, what: str, when: str) -> tuple[str, ...]:
-    """Return what to put before a command: ``when`` numbers the calls, ``what`` is error=NAME or signal=NAME.
-
-    Every process of the command keeps a ``log``, a folder, of the calls of that name.
-    """
-    return (*_watching(log, [call]), "-e", f"inject={call}:{what}:when={when}")
-
-
 def watch(log: Path, calls: Iterable[str]) -> tuple[str, ...]:
-    """Return what to put before a command of which all these calls are kept."""
-    return _watching(log, calls)
-
-
-def _watching(log: Path, calls: Iterable[str]) -> tuple[str, ...]:
+    """Return what to put before a command: every process of it keeps a ``log``, a folder, of these calls."""
     shutil.rmtree(log, ignore_errors=True)
     log.mkdir()
     return ("strace", "-ff", "-qq", "-y", "-o", str(log / "of"), "-e", f"trace={','.join(calls)}")
+
+
+def fault(log: Path, call: str, what: str, when: str) -> tuple[str, ...]:
+    """Return the same for one call that meets a fault: ``when`` numbers it, ``what`` is error=NAME or signal=NAME."""
+    return (*watch(log, [call]), "-e", f"inject={call}:{what}:when={when}")
 
 
 def calls_in(log: Path, place: Path, *, injected: bool = False) -> set[str]:
