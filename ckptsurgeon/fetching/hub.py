@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..engine import output_error
 from ..errors import CheckpointError, SourceError
-from ..sources import hub_patience
+from ..sources import HubQuery, asking, commit_of_revision, is_offline
 from ..text import escape
 from .blob import Blob, called, is_digest, read_blob, remove_blob
 from .config import FetchConfig
 from .counter import counter
-from .hub_errors import failed, is_offline
 from .origin import Origin
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ __all__ = ["commit_of", "from_hub", "pinned", "repository_from_hub"]
 TRIES = 2
 """How often a file is fetched whose bytes are not what the hub says they are."""
 _COMMIT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]")
-_NAME = re.compile(r"[0-9a-f]{40}")
 
 
 def pinned(origin: Origin, config: FetchConfig) -> Origin:
@@ -34,18 +33,7 @@ def pinned(origin: Origin, config: FetchConfig) -> Origin:
 
     Where the hub cannot be reached it is the one that the cache knows for a branch. Raises SourceError, ConfigError.
     """
-    if _NAME.fullmatch(origin.revision):
-        return origin
-    with _asking(origin, config):
-        from huggingface_hub import HfApi
-
-        found = HfApi(token=config.token).resolve_revision(
-            origin.source, revision=origin.revision or None, cache_dir=config.huggingface_cache_dir,
-            local_files_only=is_offline(config),
-        )  # fmt: skip
-        if not _NAME.fullmatch(found.resolved):
-            raise ValueError(f"{found.resolved!r} is no commit")
-        return replace(origin, revision=found.resolved)
+    return replace(origin, revision=commit_of_revision(_query(origin, config), config.huggingface_cache_dir))
 
 
 def from_hub(origin: Origin, config: FetchConfig, cache_dir: str | None, progress: Progress | None = None) -> Blob:
@@ -59,14 +47,14 @@ def from_hub(origin: Origin, config: FetchConfig, cache_dir: str | None, progres
 
             path = hf_hub_download(
                 repo_id=origin.source, filename=origin.file, revision=origin.revision or None, cache_dir=cache_dir,
-                token=config.token, local_files_only=is_offline(config), tqdm_class=counter(progress),
+                token=config.token, local_files_only=is_offline(_query(origin, config)), tqdm_class=counter(progress),
                 force_download=left + 1 < TRIES,
             )  # fmt: skip
         blob = read_blob(path, _said(origin, config, path))
         if blob is not None:
             return replace(blob, again=left + 1 < TRIES)
         remove_blob(path)
-        if is_offline(config):
+        if is_offline(_query(origin, config)):
             break
     raise SourceError(
         f"{escape(origin.shown)} is not what the hub has: its SHA-256 differs. It was removed from the cache.",
@@ -86,7 +74,7 @@ def repository_from_hub(
 
         folder = snapshot_download(
             origin.source, revision=origin.revision, cache_dir=config.huggingface_cache_dir, token=config.token,
-            local_files_only=is_offline(config), tqdm_class=counter(progress),
+            local_files_only=is_offline(_query(origin, config)), tqdm_class=counter(progress),
         )  # fmt: skip
         names = _names(origin, config, folder)
     cache = config.huggingface_cache_dir
@@ -119,7 +107,7 @@ def _said(origin: Origin, config: FetchConfig, path: str) -> str:
     The cache calls a file by it. The hub is asked where that is no digest: the cache has no links, or the hub is a
     mirror that has ETags of its own.
     """
-    if is_digest(called(path)) or is_offline(config):
+    if is_digest(called(path)) or is_offline(_query(origin, config)):
         return called(path)
     with suppress(CheckpointError), _asking(origin, config):
         from huggingface_hub import HfApi
@@ -132,11 +120,17 @@ def _said(origin: Origin, config: FetchConfig, path: str) -> str:
     return ""
 
 
+def _query(origin: Origin, config: FetchConfig) -> HubQuery:
+    return HubQuery(origin.source, origin.revision, origin.file, config.token, config.allow_network)
+
+
 @contextmanager
 def _asking(origin: Origin, config: FetchConfig) -> Iterator[None]:
-    """Let whatever the client raises be an error of ours: it has some thirty, and passes on those of what it uses."""
-    try:
-        with hub_patience():
+    """Let errors of this machine be those of writing, and whatever else the client raises an error of ours."""
+    with asking(_query(origin, config)):
+        try:
             yield
-    except Exception as error:
-        raise failed(origin, config, error) from None
+        except OSError as error:
+            if error.errno is None:  # the network's errors have none
+                raise
+            raise output_error(os.fsdecode(error.filename or "the cache"), error) from None

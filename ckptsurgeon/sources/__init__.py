@@ -2,8 +2,8 @@
 
 from ._http import Address, Patience, address_of, announced, ask, broken, refusal
 from ._hub_address import HubAddress, hub_address
+from ._hub_client import HubQuery, asking, commit_of_revision, is_offline
 from ._kept import cache_folder
-from ._repository import hub_patience
 from .base import Advance, File, Folder, Source
 from .fsspec_urls import driver_errors, file_system
 from .local import broken_links, link_of
@@ -17,20 +17,23 @@ __all__ = [
     "File",
     "Folder",
     "HubAddress",
+    "HubQuery",
     "Patience",
     "Source",
     "SourceSpec",
     "address_of",
     "announced",
     "ask",
+    "asking",
     "broken",
     "broken_links",
     "cache_folder",
     "check_address",
+    "commit_of_revision",
     "driver_errors",
     "file_system",
     "hub_address",
-    "hub_patience",
+    "is_offline",
     "link_of",
     "notes_of",
     "open_source",

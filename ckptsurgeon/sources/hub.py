@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 
-from ..errors import SourceError
 from ._http import Address
 from ._http_ranges import open_http
 from ._hub_address import hub_address
+from ._hub_client import is_offline, not_here
 from ._names import check_name
-from ._repository import Listed, Repository, is_folder, is_offline, listed, not_cached, pinned
+from ._repository import Listed, Repository, is_folder, listed, pinned
 from .base import File, Folder, Source
-from .local import LocalFile, LocalFolder
+from .local import LocalFile
 
 __all__ = ["SOURCE", "HubFolder"]
 
@@ -45,12 +45,8 @@ class HubFolder:
 
     def _listed(self) -> Listed:
         if self._found is None:
-            self._found = _offline_listed(self) if is_offline() else listed(self._repository, self._path)
+            self._found = listed(self._repository, self._path)
         return self._found
-
-    def cached(self) -> LocalFolder:
-        """Return what the cache has of it."""
-        return LocalFolder(os.path.join(self._repository.snapshot, self._path), self.uri)
 
 
 class _CachedFile(LocalFile):
@@ -78,19 +74,12 @@ class _Hub:
         return _open_file(repository, path)
 
 
-def _offline_listed(folder: HubFolder) -> Listed:
-    try:
-        return Listed(folder.cached().names(), folder.cached().folders())
-    except SourceError:
-        raise not_cached(folder.uri) from None
-
-
 def _open_file(repository: Repository, path: str) -> File:
     """Open a file at a commit: from the cache if it is there, else in ranges from the hub."""
     if repository.cached(path):
         return _CachedFile(repository, path)
     if is_offline():
-        raise not_cached(repository.uri(path))
+        raise not_here(repository.query(path))
     from huggingface_hub import get_token, hf_hub_url
 
     token = get_token()

@@ -12,7 +12,7 @@ from huggingface_hub import constants, hf_hub_download
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import ConfigError, SourceError
-from ckptsurgeon.sources import open_source
+from ckptsurgeon.sources import Folder, open_source
 
 from ..formats.torch_files import saved
 from ..hub.server import Hub
@@ -72,6 +72,21 @@ def test_what_the_cache_has_of_a_commit_takes_no_request(hub: Hub, monkeypatch: 
             cs.open_checkpoint(uri)
 
 
+def test_a_commit_that_was_fetched_whole_is_listed_without_a_request(hub: Hub) -> None:
+    repository = hub.repository("org/net", {"model.pth": saved(VALUES), "sub/a/other.pth": saved(OTHER)})
+    cs.fetch("hf://org/net")
+    hub.forget()
+    at = f"hf://org/net@{repository.main}"
+    whole = open_source(at)
+    assert isinstance(whole, Folder)
+    assert (whole.names(), whole.folders()) == (["model.pth"], ["sub"])
+    with cs.open_checkpoint(f"{at}/sub/a") as near:
+        assert torch.equal(near.tensor("encoder.weight"), OTHER["encoder.weight"])
+    with pytest.raises(SourceError, match="has no file sub/b"):
+        open_source(f"{at}/sub/b")
+    assert not hub.requests
+
+
 def test_the_token_goes_to_the_hub_and_not_where_it_redirects(
     hub: Hub, other_host: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,8 +105,8 @@ def test_the_token_goes_to_the_hub_and_not_where_it_redirects(
     ("uri", "message"),
     [
         ("hf://org/net/other.pth", "has no file other.pth"),
-        ("hf://org/net@v9/model.pth", "no such revision"),
-        ("hf://org/nothing/model.pth", "no such repository"),
+        ("hf://org/net@v9/model.pth", "has no revision v9"),
+        ("hf://org/nothing/model.pth", "there is no hub repository org/nothing"),
         ("hf://org/gated/model.pth", "403"),
     ],
 )
