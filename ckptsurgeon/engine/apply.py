@@ -12,6 +12,7 @@ from ..errors import OutputError, PlanError
 from ..formats import RECIPE_FILE, Beside, folder_digest, seal
 from ..plan import Plan, Receipt
 from ..recipe import Recipe, recipe_text
+from ..sources import scheme_of
 from ..text import escape, listing
 from .announcing import announce, keeping
 from .check_steps import check_step
@@ -129,7 +130,7 @@ def _staged(
     shape: OutputShape, inputs: Inputs, plan: Plan, options: OutputOptions, *, former: Former
 ) -> Iterator[tuple[Mapping[str, StagedFile], StagedFolder | None]]:
     """Give the temp files of an output by their names."""
-    path = os.path.realpath(options.path) if shape.folder else options.path
+    path = os.path.realpath(options.path) if shape.folder and not scheme_of(options.path) else options.path
     taken = set(_identities(inputs, plan, options))
     check_output(path, taken, force=options.force, folder=shape.folder)
     if not shape.folder:

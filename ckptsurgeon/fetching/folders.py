@@ -25,7 +25,7 @@ def making_folders() -> Iterator[Callable[[str], None]]:
         try:
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"cannot collect into {escape(folder)}: {error.strerror}.") from error
+            raise OutputError(f"cannot make the folder {escape(folder)}: {error.strerror}.") from error
 
     try:
         yield make

@@ -144,8 +144,14 @@ def _check_local(file: File, row: Listed, raw: bytes) -> int:
         raise UnsafeError(f"{record_at(file, name)} has other flags where it lies.", rule="zip local header")
     if (flags | local_flags) & _ENCRYPTED:
         raise FormatError(f"{record_at(file, name)} is encrypted.", rule="zip encryption")
-    if method not in (STORED, DEFLATED) or local_method != method or (method == STORED and stored != size):
+    if method not in (STORED, DEFLATED):
         raise UnsafeError(f"{record_at(file, name)} is compressed in a way that is not read.", rule="zip method")
+    if local_method != method:
+        raise UnsafeError(
+            f"{record_at(file, name)} is compressed in another way where it lies.", rule="zip local header"
+        )
+    if method == STORED and stored != size:
+        raise UnsafeError(f"{record_at(file, name)} has two sizes, and is not compressed.", rule="zip local header")
     unknown = (0, 0, 0) if local_flags & _DESCRIPTOR else None
     local = (local_crc, local_stored, local_size)
     wide = tuple(min(value, FULL) for value in (stored, size))

@@ -23,6 +23,8 @@ __all__ = ["FORMS", "look_at_zip"]
 FORMS = ("zip archive", "torch zip", "torchscript")
 
 _PEEK = 4096
+_NOT_READ = ("zip method", "zip encryption")
+"""The rules of archives that others can read."""
 
 
 def look_at_zip(place: Place) -> None:
@@ -30,7 +32,7 @@ def look_at_zip(place: Place) -> None:
     try:
         archive = read_archive(place.file)
     except FormatError as error:
-        _look_at_odd(place, Fault("corrupt", str(error)))
+        _look_at_odd(place, Fault("unreadable" if error.rule in _NOT_READ else "corrupt", str(error)))
         return
     _look_at_archive(place, archive)
 

@@ -650,3 +650,5 @@ def test_files_that_an_index_merely_names_are_kept() -> None:
 def test_an_address_is_no_place_for_an_output(output: str) -> None:
     with pytest.raises(cs.OutputError, match="outputs are written to this machine"):
         write(output)
+    with pytest.raises(cs.OutputError, match="outputs are written to this machine"):
+        cs.apply(cs.convert("src.pth"), output.removesuffix(".safetensors"), to="dcp")

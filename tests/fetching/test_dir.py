@@ -131,7 +131,7 @@ def test_something_else_in_the_way_is_never_replaced(net: Repository) -> None:
         cs.fetch("hf://org/net", dir="out", force=False)
     assert sorted(os.listdir("out")) == ["model.safetensors"]
     Path("file").touch()
-    with pytest.raises(cs.OutputError, match="cannot collect into"):
+    with pytest.raises(cs.OutputError, match="cannot make the folder"):
         cs.fetch("hf://org/net", dir="file")
 
 

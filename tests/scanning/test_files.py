@@ -203,7 +203,9 @@ def test_an_archive_that_contradicts_itself_is_not_judged_whole(trick: Callable[
         Path("x.pth").write_bytes(bytes(data))
         found = cs.scan("x.pth")
         assert not found.whole
-        assert any(one.fault and one.fault.kind == "corrupt" for one in found.beyond)
+        assert any(
+            one.fault and one.fault.kind == ("unreadable" if trick is encrypted else "corrupt") for one in found.beyond
+        )
         if trick not in (encrypted, local_sizes):
             assert (found.verdict is cs.Verdict.CODE) is code
 
@@ -345,3 +347,12 @@ def test_what_a_tar_makes_outside_of_its_folder_is_a_fault(
         member.type, member.linkname = kind, target
         archive.addfile(member)
     assert (ckpt("scan", "x.tar").code == 0) is ok
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_record_that_is_packed_as_torch_packs_none_is_unreadable(method: int) -> None:
+    with zipfile.ZipFile("x.pth", "w", method) as archive:
+        archive.writestr("x/data.pkl", pickle.dumps({"a": 1}))
+    fault = cs.scan("x.pth").found[0].fault
+    assert fault is not None
+    assert (fault.kind, "compressed in a way that is not read" in fault.why) == ("unreadable", True)
