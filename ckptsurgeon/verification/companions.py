@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 from ..errors import SourceError
 from ..plan import PlanCompanion
-from ..sources import File, Folder, open_source
+from ..sources import File, open_source
 from ..text import escape
 
 __all__ = ["companion_faults"]
@@ -19,8 +18,11 @@ BLOCK = 1 << 20
 
 def companion_faults(path: str, companions: Sequence[PlanCompanion]) -> Iterator[str]:
     """Yield what is wrong with the files beside the weights of an output; only regular files are read."""
-    folder = open_source(path if os.path.isdir(path) else os.path.dirname(path) or os.curdir)
-    assert isinstance(folder, Folder)
+    if not companions:
+        return
+    source = open_source(path)
+    with closing(source) if isinstance(source, File) else nullcontext():
+        folder = source.folder() if isinstance(source, File) else source
     for one in companions:
         try:
             with closing(folder.file(one.name)) as file:

@@ -146,3 +146,16 @@ def test_verify_asks_nobody_that_its_user_does_not_name(hub: Hub, ckpt: Callable
     both = ckpt("verify", "out.safetensors", "--source", f"{source['name']}={source['path']}", "--json")
     assert both.code == 0, both
     assert not json.loads(both.out)["not_compared"]
+
+
+def test_an_output_at_an_address_is_verified(hub: Hub, ckpt: Callable[..., object]) -> None:
+    Path("model.pth").write_bytes(saved(VALUES))
+    assert ckpt("convert", "model.pth", "-o", "out.safetensors").code == 0
+    data = bytearray(Path("out.safetensors").read_bytes())
+    url = hub.file("out.safetensors", bytes(data))
+    done = ckpt("verify", url)
+    assert (done.code, "verified" in done.out) == (0, True), done
+    data[-1] ^= 1
+    assert ckpt("verify", hub.file("flipped.safetensors", bytes(data))).code == 1
+    hub.repository("org/out", {"out.safetensors": Path("out.safetensors").read_bytes()})
+    assert ckpt("verify", "hf://org/out/out.safetensors").code == 0
