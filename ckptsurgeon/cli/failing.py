@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -16,6 +17,8 @@ __all__ = ["failed"]
 BUG = 70
 LONGEST = 1200
 """Characters of a message, and of a hint, that people are shown; with --json there are all of them."""
+_NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
+"""What the loader of shared libraries says where they find no room."""
 
 
 def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:
@@ -32,7 +35,7 @@ def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:
 def _known(error: Exception) -> CheckpointError | None:
     if isinstance(error, CheckpointError):
         return error
-    if isinstance(error, MemoryError):
+    if _is_for_memory(error):
         return SourceError("there is not enough memory.")
     if isinstance(error, OSError):
         if not _has_folder():
@@ -40,6 +43,20 @@ def _known(error: Exception) -> CheckpointError | None:
         about = f"{escape(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
         return SourceError(f"{about}{error.strerror or error}.")
     return None
+
+
+def _is_for_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised for, is that there was no memory: for objects, a thread, a library."""
+    if error is None:
+        return False
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and "can't start new thread" in text)
+        or (isinstance(error, ImportError) and any(why in text for why in _NO_MEMORY))
+        or _is_for_memory(error.__cause__ or error.__context__)
+    )
 
 
 def _has_folder() -> bool:
@@ -71,9 +88,15 @@ def _report(error: CheckpointError, code: int, as_json: bool) -> None:
     if as_json:
         sys.stderr.write(_as_json(error, code) + "\n")
         return
-    from .sink import print_to
+    try:
+        from .sink import print_to
 
-    print_to(sys.stderr, _as_text(error), wrapped=False)
+        print_to(sys.stderr, _as_text(error), wrapped=False)
+    except (MemoryError, ImportError, SystemError, OSError) as trouble:  # what colours it may find no memory either
+        if isinstance(trouble, OSError) and trouble.errno != errno.ENOMEM:
+            raise
+        said = [escape(part, LONGEST) for part in (error.message, error.hint) if part]
+        sys.stderr.write(f"error: {' '.join(said)}\n")
 
 
 def _as_json(error: CheckpointError, code: int) -> str:

@@ -299,3 +299,21 @@ def test_an_error_of_the_system_names_its_file(ckpt: Run, monkeypatch: pytest.Mo
     monkeypatch.setattr(api, "inspect", broken)
     done = ckpt("inspect", "x.pth")
     assert (done.code, done.err) == (3, "error: some/where: No such file or directory.\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("can't start new thread"), ImportError("x.so: failed to map segment from shared object")],
+    ids=["objects", "a thread", "a library"],
+)
+def test_no_memory_is_said_even_where_there_is_none_for_colours(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ckptsurgeon.cli import failing, sink
+
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(sink, "console_of", full)
+    assert failing.failed(error, [], as_json=False) == 3
+    assert capsys.readouterr().err == "error: there is not enough memory.\n"
