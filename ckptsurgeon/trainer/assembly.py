@@ -65,7 +65,7 @@ def job_of(
         settings = replace(settings, data=replace(settings.data, cache=None))
     where, target = device_of(device), api.load_target(config)
     freedoms(settings, list(target.tensors))  # a pattern that matches nothing is said before anything is done
-    work = load_work(settings, document)
+    work = load_work(settings, document, target)
     return Job(document, settings, target, replace(work, notes=(*work.notes, *idle(settings))), where, init)
 
 

@@ -14,14 +14,32 @@ FROM: Mapping[str, float] = {
     "steps": 1, "batch_size": 1, "accumulate": 1, "weight_decay": 0, "warmup": 0, "final_lr": 0, "betas": 0,
     "freeze": 0, "lr_scale": 0, "label_smoothing": 0, "beam": 1, "seed": 0, "evaluate_every": 1, "save_every": 1,
     "keep": 1, "patience": 1, "nonfinite": 0, "threads": 1, "data.min_s": 0, "data.workers": 0, "features.size": 1,
-    "features.rate": 1, "features.stack": 1,
+    "features.rate": 1, "features.stack": 1, "pretrain.mask_prob": 0, "pretrain.mask_length": 1,
+    "pretrain.negatives": 1, "pretrain.diversity": 0,
 }  # fmt: skip
 """The least that a number may be."""
 ABOVE: Mapping[str, float] = dict.fromkeys(
-    ("lr", "eps", "clip", "ema", "data.max_s", "features.window_s", "features.step_s"), 0
+    (
+        "lr",
+        "eps",
+        "clip",
+        "ema",
+        "data.max_s",
+        "features.window_s",
+        "features.step_s",
+        "pretrain.crop_s",
+        "pretrain.gumbel",
+    ),
+    0,
 )
 """What a number must be above."""
-TO: Mapping[str, float] = {"final_lr": 1, "seed": 2**63 - 1, "threads": 1024, "data.workers": 1024}
+TO: Mapping[str, float] = {
+    "final_lr": 1,
+    "seed": 2**63 - 1,
+    "threads": 1024,
+    "data.workers": 1024,
+    "pretrain.mask_prob": 1,
+}
 """The most that one may be; more of a machine than this is a slip."""
 BELOW: Mapping[str, float] = {"ema": 1, "label_smoothing": 1, "betas": 1}
 """What one must be below."""
@@ -45,6 +63,11 @@ def fault_in(made: Settings) -> str:
         return (
             f"train.warmup {made.warmup} is not below train.steps {made.steps}: lr would never be reached; "
             "--set warmup=0 does without"
+        )
+    if len(made.pretrain.gumbel) != 3 or made.pretrain.gumbel[2] > 1:
+        return (
+            f"train.pretrain.gumbel is {list(made.pretrain.gumbel)}; it is the highest temperature, the lowest, and "
+            "what it is multiplied by at every step, at most 1"
         )
     if made.data.min_s > made.data.max_s:
         return "train.data.min_s is above train.data.max_s: that leaves nothing"

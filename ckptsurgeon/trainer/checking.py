@@ -14,6 +14,7 @@ from ..text import escape
 from .checks import NOT_RUN, Check
 from .checks.activations import dead_units, layers_of, scale
 from .checks.blanks import blanks, too_short
+from .checks.collapse import collapse
 from .checks.diverged import diverged
 from .checks.drawn import drawn_fit
 from .checks.finite import figures_finite, finite, varied
@@ -33,7 +34,7 @@ from .checks.resumed import NAME as RESUMED
 from .checks.resumed import resumed
 from .evaluating import loss_per_item
 from .job import Job
-from .loop import NONFINITE, Loop, Observer
+from .loop import COLLAPSED, NONFINITE, Loop, Observer
 from .new_parts import parts_of
 from .result import Controls
 from .run_folder import BEST, MODEL
@@ -81,6 +82,7 @@ def checks_during(loop: Loop) -> Iterator[Check]:
     yield step_size(loop)
     yield gradient_norm(loop)
     yield nonfinite(loop)
+    yield collapse(loop)
     yield finite(loop.model, loop.average.tensors if loop.average is not None else None)
     yield figures_finite(loop.standing.figures, ("loss", loop.metric))
     yield blanks(loop.standing.figures)
@@ -141,7 +143,7 @@ def _best(loop: Loop) -> Saved | Check:
         if standing.best_loss is None:
             return Check(BEST_REOPENED, NOT_RUN, "the task gives no loss over dev")
         return Saved(BEST_REOPENED, folder.of(BEST), standing.best_loss, dev=True)
-    if standing.ended == NONFINITE:
+    if standing.ended in (NONFINITE, COLLAPSED):
         return Check(BEST_REOPENED, NOT_RUN, "it is of an earlier step")
     with loop.average.in_place() if loop.average is not None else nullcontext():
         return Saved(BEST_REOPENED, folder.of(BEST), _first_loss(loop))

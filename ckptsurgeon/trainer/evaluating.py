@@ -59,14 +59,17 @@ def _figures(found: object, task: Task) -> dict[str, float]:
     return made
 
 
-def loss_per_item(model: nn.Module, task: Task, batches: Iterable[Batch], *, settings: Settings) -> float:
-    """Return the loss of batches, divided by all their items."""
+def loss_per_item(
+    model: nn.Module, task: Task, batches: Iterable[Batch], *, settings: Settings, part: str = ""
+) -> float:
+    """Return the loss of batches, or a part of it, divided by all their items."""
     device = next(model.parameters()).device
     total, items = 0.0, 0
     with looking(model), autocast(settings, device):
         for batch in batches:
             loss = task.loss(model, batch.to(device))
-            total, items = total + float(loss.total), items + int(loss.items)
+            total += float(loss.parts[part] if part else loss.total)
+            items += int(loss.items)
     return total / max(items, 1)
 
 

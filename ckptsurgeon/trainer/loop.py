@@ -29,10 +29,13 @@ from .stopping import Stop
 from .tasks._task import is_higher_better
 from .weights import safetensors_bytes
 
-__all__ = ["DONE", "NONFINITE", "PATIENCE", "Loop", "Observer"]
+__all__ = ["COLLAPSED", "DONE", "NONFINITE", "PATIENCE", "Loop", "Observer"]
 
-DONE, PATIENCE, NONFINITE = "done", "patience", "nonfinite"
+DONE, PATIENCE, NONFINITE, COLLAPSED = "done", "patience", "nonfinite", "collapsed"
 """How a run may end beside a signal's name."""
+
+COLLAPSED_STEPS = 20
+"""Steps in a row of which a task says that nothing more can come, after which a run ends."""
 
 ROWS_ON_GPU = 10
 """Steps whose figures are fetched from a GPU together: each fetch waits for it."""
@@ -151,7 +154,7 @@ class Loop:
             if pending and ends:  # a signal that came since
                 why = self._note(pending, since) or why
                 pending = []
-            if why != NONFINITE and (due["save"] or ends):
+            if why not in (NONFINITE, COLLAPSED) and (due["save"] or ends):
                 self.save()
                 since = time.perf_counter()
             why = why or signalled
@@ -174,6 +177,9 @@ class Loop:
             fresh += self.stream.position[0] == 0
         measured = (standing.step + 1) % self.settings.evaluate_every == 0 or standing.step + 1 == self.settings.steps
         old = [one.detach().clone() for one in self.optimizer.parameters] if measured else []
+        begin = getattr(self.job.work.task, "begin_step", None)
+        if begin is not None:
+            begin(self.model, standing.step)
         with Counted() if self._flops is None else nullcontext() as counted:
             stepped = take_step(
                 self.model, self.job.work.task, batches, self.optimizer, settings=self.settings, fresh=fresh
@@ -188,7 +194,7 @@ class Loop:
         return standing.step, rates, stepped
 
     def _note(self, pending: list[Pending], since: float) -> str:
-        """Write steps to the log; returns NONFINITE where too many in a row were not finite."""
+        """Write steps to the log; returns NONFINITE or COLLAPSED where too many in a row were of that kind."""
         for row in rows_of(pending, since, flops=self._flops or 0.0, peak=self._peak):
             row["peak_bytes"] = peak_bytes(self.job.device)
             row["seconds"] = self.standing.seconds
@@ -197,7 +203,15 @@ class Loop:
             self._observer(row)
             if self.standing.in_a_row > self.settings.nonfinite:
                 return NONFINITE
+            if self._has_collapsed(row):
+                return COLLAPSED
         return ""
+
+    def _has_collapsed(self, row: Mapping[str, Any]) -> bool:
+        look = getattr(self.job.work.task, "collapsed", None)
+        self.standing.collapse = look(row["parts"]) if look is not None else ""
+        self.standing.collapsed = self.standing.collapsed + 1 if self.standing.collapse else 0
+        return self.standing.collapsed >= COLLAPSED_STEPS
 
     def _evaluate(self) -> str:
         """Evaluate, keep the best; returns PATIENCE where it has not become better for long."""

@@ -15,7 +15,7 @@ from .job import Job
 from .lineage import NAME as LINEAGE
 from .lineage import metadata_of
 from .locking import RunLock
-from .loop import NONFINITE, Loop, Observer
+from .loop import COLLAPSED, NONFINITE, Loop, Observer
 from .records import begin_records, checks_in, end_records
 from .result import Controls, Trained
 from .run_folder import RunFolder
@@ -66,7 +66,7 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
     order.tell({"event": "begin", "step": loop.standing.step, "steps": job.settings.steps, "folder": order.folder.path})
     with listening() as stop:
         ended = loop.run(stop=stop, tensorboard=True)
-    if job.work.dev is None and ended != NONFINITE and loop.standing.step:
+    if job.work.dev is None and ended not in (NONFINITE, COLLAPSED) and loop.standing.step:
         loop.save_best()
     start = replace(start, notes=(*start.notes, *notes))
     finish = partial(_finish, job, start, loop, order, stop=stop, before_s=before_s)

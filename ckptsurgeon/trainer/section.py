@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..text import brief_repr, escape
 from .bounds import fault_in
-from .settings import CHOICES, Data, Features, Named, Settings
+from .settings import CHOICES, Data, Features, Named, Pretrain, Settings
 
 __all__ = ["check_section", "settings_of"]
 
@@ -51,8 +51,8 @@ def _read(kind: Callable[..., Any], section: Any, where: str, path: str) -> Any:
 
 def _value(one: Any, value: Any, where: str, path: str) -> Any:
     """Return a value as its field's type has it."""
-    if one.name in ("data", "features"):
-        return _read({"data": Data, "features": Features}[one.name], value, where, path)
+    if one.name in _SECTIONS:
+        return _read(_SECTIONS[one.name], value, where, path)
     reader = _READERS[one.name if one.name in _READERS else str(one.type).replace(" | None", "")]
     optional = str(one.type).endswith("| None")
     try:
@@ -132,6 +132,7 @@ def _scales(value: Any) -> dict[str, float]:
     return {_text(pattern): _number(scale) for pattern, scale in value.items()}
 
 
+_SECTIONS: dict[str, Callable[..., Any]] = {"data": Data, "features": Features, "pretrain": Pretrain}
 _READERS: dict[str, Callable[[Any], Any]] = {
     "int": _whole,
     "float": _number,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["CHOICES", "Data", "Features", "Named", "Settings"]
+__all__ = ["CHOICES", "Data", "Features", "Named", "Pretrain", "Settings"]
 
 Named = str | Mapping[str, Any]
 """What clips or examples come from: a manifest, ``my_data.py:function``, or an entry with ``_target_``."""
@@ -49,6 +49,24 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Pretrain:
+    """What ``wav2vec2_pretrain`` hides, and holds what it hid against; None: as the model's configuration says.
+
+    ``crop_s`` is the longest piece of a clip that is heard at a time, in seconds: longer clips are cut at random.
+    ``mask_prob`` is the share of frames in masked spans, where none overlap, ``mask_length`` the frames of a span,
+    ``negatives`` how many others a masked frame is told from, ``diversity`` the weight of that loss. ``gumbel``: the
+    highest temperature, the lowest, and what it is multiplied by at every step.
+    """
+
+    crop_s: float | None = None
+    mask_prob: float | None = None
+    mask_length: int | None = None
+    negatives: int | None = None
+    diversity: float | None = None
+    gumbel: tuple[float, ...] = (2.0, 0.5, 0.999995)
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that decides a run beside the model and its initial weights.
 
@@ -62,6 +80,7 @@ class Settings:
     task: str = "ctc"
     data: Data = field(default_factory=Data)
     features: Features = field(default_factory=Features)
+    pretrain: Pretrain = field(default_factory=Pretrain)
     steps: int = 1000
     batch_size: int = 32
     accumulate: int = 1

@@ -14,9 +14,10 @@ class Standing:
     """``step`` is how many steps are done. ``best`` is the best metric, reached after ``best_step`` steps.
 
     ``best_loss`` is the loss of that evaluation. ``waited`` counts evaluations since then, ``skipped`` steps that were
-    not finite, ``in_a_row`` the last of them. ``ratios`` is how far each tensor moved in one step, as a share of its
-    norm, when that was last measured. ``seconds`` is the time spent. ``figures`` are those of the last evaluation;
-    ``norms`` of the gradient's norm the number of steps, how many were clipped, the largest, and the sum of all.
+    not finite, ``in_a_row`` the last of them; ``collapsed`` the last steps of which nothing more can come, ``collapse``
+    says why. ``ratios`` is how far each tensor moved in one step, as a share of its norm, when that was last measured.
+    ``seconds`` is the time spent. ``figures`` are those of the last evaluation; ``norms`` of the gradient's norm the
+    number of steps, how many were clipped, the largest, and the sum of all.
     ``too_short`` is how many of the ``fresh`` clips of the first epoch CTC can spell in no way, None where nothing is
     spelled.
     """
@@ -28,6 +29,8 @@ class Standing:
     waited: int = 0
     skipped: int = 0
     in_a_row: int = 0
+    collapsed: int = 0
+    collapse: str = ""
     seconds: float = 0.0
     first_loss: float | None = None
     last_loss: float | None = None

@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import torch
+
 from ..configs import Document, user_code
+from ..target import TargetSpec
 from ..text import brief_repr, escape
 from ..vocabulary import read_vocabulary
 from .data.loader import Batches
@@ -43,7 +46,7 @@ class Work:
                 source.close()
 
 
-def load_work(settings: Settings, document: Document) -> Work:
+def load_work(settings: Settings, document: Document, target: TargetSpec) -> Work:
     """Return the task and its data; raises ConfigError where there is no such task, or no data for it.
 
     The task's method ``splits`` returns the sources ``train`` and, if there are such, ``dev`` and ``test``. One that
@@ -57,6 +60,9 @@ def load_work(settings: Settings, document: Document) -> Work:
         tokens = _tokens(data.tokens, document)
         with users_task(settings.task):
             task: Any = kind(replace(settings, data=data), tokens)
+            if hasattr(task, "meet") and target.build is not None:
+                with torch.device("meta"):
+                    task.meet(target.build())
             splits = task.splits() if hasattr(task, "splits") else {}
             notes = task.notes() if hasattr(task, "notes") else ()
     if not isinstance(splits, Mapping):

@@ -303,7 +303,11 @@ def test_an_error_of_the_system_names_its_file(ckpt: Run, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), RuntimeError("can't start new thread"), ImportError("x.so: failed to map segment from shared object")],
+    [
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        ImportError("x.so: failed to map segment from shared object"),
+    ],
     ids=["objects", "a thread", "a library"],
 )
 def test_no_memory_is_said_even_where_there_is_none_for_colours(

@@ -15,7 +15,7 @@ import yaml
 
 from ckptsurgeon.trainer.checking import checks_after, checks_before, checks_during
 from ckptsurgeon.trainer.section import settings_of
-from ckptsurgeon.trainer.settings import Data, Features, Settings
+from ckptsurgeon.trainer.settings import Data, Features, Pretrain, Settings
 
 from ..test_documentation import quoted, table
 from . import toy
@@ -24,8 +24,12 @@ PAGE = (Path(__file__).parents[2] / "docs" / "train.md").read_text()
 
 
 @pytest.mark.parametrize(
-    ("kind", "heading"), [(Settings, "| field |"), (Data, "| field of `data` |"), (Features, "| field of `features` |")]
-)
+    ("kind", "heading"),
+    [
+        (Settings, "| field |"), (Data, "| field of `data` |"), (Features, "| field of `features` |"),
+        (Pretrain, "| field of `pretrain` |"),
+    ],
+)  # fmt: skip
 def test_every_setting_is_explained_with_its_default(kind: Any, heading: str) -> None:
     rows = table(PAGE[PAGE.index(heading) :], heading)
     told = {
@@ -37,7 +41,7 @@ def test_every_setting_is_explained_with_its_default(kind: Any, heading: str) ->
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in made.items()}
     assert told.keys() == made.keys()
     assert {name: value for name, value in told.items() if value != plain[name]} == (
-        {"data": "x", "features": "x"} if kind is Settings else {}
+        {"data": "x", "features": "x", "pretrain": "x"} if kind is Settings else {}
     )
 
 
@@ -81,7 +85,7 @@ def test_every_check_is_explained(monkeypatch: Any) -> None:
     rows = [name for row in table(PAGE, "## The checks") for name in row[0].split(", ")]
     told = " ".join(rows)
     assert len(before) == 9  # "the first nine"
-    assert len(set(names)) == 23  # as the changelog says
+    assert len(set(names)) == 24  # as the changelog says
     assert all(name in told or name.replace(", ", " ") in told.replace(", ", " ") for name in names)
 
 

@@ -31,9 +31,11 @@ def independent(model: nn.Module, task: Task, batch: Batch, *, settings: Setting
     size = min(CLIPS, len(batch.names))
     if size < 2:
         return Check(NAME, NOT_RUN, "the batch holds one clip")
-    few = _part(batch, 0, size)
-    together = loss_per_item(model, task, [few], settings=settings)
-    alone = loss_per_item(model, task, [_part(batch, i, i + 1) for i in range(size)], settings=settings)
+    few = batch.part(0, size)
+    part = getattr(task, "per_clip", "")
+    together = loss_per_item(model, task, [few], settings=settings, part=part)
+    clips = [batch.part(i, i + 1) for i in range(size)]
+    alone = loss_per_item(model, task, clips, settings=settings, part=part)
     near = (NEAR_IN_BF16 if settings.precision == "bf16" else NEAR) * max(abs(together), 1e-12)
     says = f"{size} clips: {together:.5g} together, {alone:.5g} one by one"
     if not abs(alone - together) <= near:
@@ -53,17 +55,10 @@ def independent(model: nn.Module, task: Task, batch: Batch, *, settings: Setting
 def _padded_loss(model: nn.Module, task: Task, batch: Batch, settings: Settings) -> float | str:
     """Return the loss with more padding, or why a model of the user's own does not take it."""
     try:
-        return loss_per_item(model, task, [_padded(batch)], settings=settings)
+        part = getattr(task, "per_clip", "")
+        return loss_per_item(model, task, [_padded(batch)], settings=settings, part=part)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-
-
-def _part(batch: Batch, first: int, last: int) -> Batch:
-    """Return some clips of a batch, padded as they are in it."""
-    return replace(
-        batch, inputs=batch.inputs[first:last], lengths=batch.lengths[first:last], labels=batch.labels[first:last],
-        label_lengths=batch.label_lengths[first:last], names=batch.names[first:last],
-    )  # fmt: skip
 
 
 def _padded(batch: Batch) -> Batch:

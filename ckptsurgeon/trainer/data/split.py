@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,8 @@ class Split:
     clips: tuple[Clip, ...]
     dropped: Mapping[str, int]
     made_by: str = ""
+    longest_s: float = math.inf
+    """Seconds of a clip that are heard at a time."""
 
     @property
     def seconds(self) -> float:
@@ -34,7 +37,11 @@ class Split:
     @property
     def lengths(self) -> tuple[float, ...]:
         """How long each clip is, to put like with like."""
-        return tuple(clip.seconds for clip in self.clips)
+        return tuple(min(clip.seconds, self.longest_s) for clip in self.clips)
+
+    def cropped(self, seconds: float | None) -> Split:
+        """Return the split, of whose clips no more than so many seconds are heard at a time."""
+        return self if seconds is None else replace(self, longest_s=seconds)
 
     def says(self) -> str:
         """Return one line on what is there and what was left out."""

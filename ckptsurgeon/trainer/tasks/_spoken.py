@@ -14,7 +14,7 @@ from ..data.labels import Labels
 from ..extras import extra
 from ._task import Batch
 
-__all__ = ["Rates", "Spoken", "ctc_losses", "spoken", "too_short", "uniform_losses"]
+__all__ = ["Rates", "Spoken", "check_outputs", "ctc_losses", "spoken", "too_short", "uniform_losses"]
 
 
 class Spoken(NamedTuple):
@@ -44,12 +44,17 @@ def spoken(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor, ra
         raise ConfigError(
             f"the model returns {type(found).__name__}, not log-probabilities (batch, frames, tokens) and lengths."
         )
+    check_outputs(scores, labels)
+    return Spoken(scores.float().log_softmax(-1), lengths, getattr(found, "decoder", None))
+
+
+def check_outputs(scores: Tensor, labels: Labels) -> None:
+    """Raise ConfigError where a model has not an output for each token."""
     if scores.shape[2] != len(labels):
         raise ConfigError(
             f"the model has {scores.shape[2]} outputs, and the token list {len(labels)} tokens with the blank.",
             hint="Name the same list in the model section and in train.data.tokens.",
         )
-    return Spoken(scores.float().log_softmax(-1), lengths, getattr(found, "decoder", None))
 
 
 def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:

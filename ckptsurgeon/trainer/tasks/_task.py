@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Batch:
 
     ``inputs`` is (batch, time) or (batch, time, features), ``lengths`` how much of each is no padding; ``labels`` and
     ``label_lengths`` likewise, of what is to be answered. ``seconds`` is the sound in it. ``names`` say where each
-    example is written.
+    example is written. ``extras`` are what else a task wants, each with an entry for every example.
     """
 
     inputs: Tensor
@@ -33,18 +33,29 @@ class Batch:
     label_lengths: Tensor
     seconds: float
     names: tuple[str, ...]
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: Any) -> Batch:
         """Return the batch on a device."""
-        tensors = (self.inputs, self.lengths, self.labels, self.label_lengths)
-        inputs, lengths, labels, label_lengths = (one.to(device, non_blocking=True) for one in tensors)
-        return Batch(inputs, lengths, labels, label_lengths, self.seconds, self.names)
+        return self._each(lambda one: one.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """Return the batch in memory that a GPU copies from while it works; a loader calls this."""
-        tensors = (self.inputs, self.lengths, self.labels, self.label_lengths)
-        inputs, lengths, labels, label_lengths = (one.pin_memory() for one in tensors)
-        return Batch(inputs, lengths, labels, label_lengths, self.seconds, self.names)
+        return self._each(lambda one: one.pin_memory())
+
+    def part(self, first: int, last: int) -> Batch:
+        """Return some of its examples, padded as they are in it."""
+        return replace(self._each(lambda one: one[first:last]), names=self.names[first:last])
+
+    def with_extras(self, extras: Mapping[str, Tensor]) -> Batch:
+        """Return the batch with more that belongs to it."""
+        return replace(self, extras={**self.extras, **extras})
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(
+            change(self.inputs), change(self.lengths), change(self.labels), change(self.label_lengths), self.seconds,
+            self.names, {name: change(one) for name, one in self.extras.items()},
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,12 @@ class Task(Protocol):
 
     ``metric`` is the figure that says which model is best. One that has an attribute ``higher`` names in it the figures
     that are better when they are higher; all others are when lower.
+
+    Some have more. ``meet(model)`` is called once, before there are data, with the model on the meta device, for what
+    of it the data depend on. ``begin_step(model, step)`` is called before each step of training. ``per_clip`` names the
+    part of the loss that is a sum over clips, where the whole of it is not. ``collapsed(parts)`` says why nothing more
+    can come of a run whose steps have such parts per item, '' where something can; ``doubts(figures)`` what is too
+    little of an evaluation's figures.
     """
 
     metric: str

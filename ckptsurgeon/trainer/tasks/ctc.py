@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ._sounds import TranscribedTask
-from ._spoken import Rates, ctc_losses, spoken, too_short, uniform_losses
+from ._spoken import Rates, Spoken, ctc_losses, spoken, too_short, uniform_losses
 from ._task import Batch, Loss, Task
 
 __all__ = ["CTC", "TASK"]
@@ -23,9 +23,13 @@ class CTC(TranscribedTask):
 
     metric = "cer"
 
+    def said(self, model: nn.Module, batch: Batch) -> Spoken:
+        """Return what a model says of a batch."""
+        return spoken(model, batch, self.labels, rate=self.settings.features.rate)
+
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the loss of a batch, as a sum over its labels."""
-        said = spoken(model, batch, self.labels, rate=self.settings.features.rate)
+        said = self.said(model, batch)
         total = ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum()
         short = too_short(said.lengths, batch).sum()
         return Loss(total, self._items(batch, said.lengths), {"ctc": total.detach()}, short)
@@ -36,7 +40,7 @@ class CTC(TranscribedTask):
     @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
         """Return the loss per label of a model to which all tokens are alike."""
-        said = spoken(model, batch, self.labels, rate=self.settings.features.rate)
+        said = self.said(model, batch)
         total = uniform_losses(said, batch, self.labels.blank).sum()
         return float(total) / max(int(self._items(batch, said.lengths)), 1)
 
@@ -46,7 +50,7 @@ class CTC(TranscribedTask):
         rates = Rates(self.labels)
         total, items, short = 0.0, 0, 0
         for batch in batches:
-            said = spoken(model, batch, self.labels, rate=self.settings.features.rate)
+            said = self.said(model, batch)
             total += float(ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum())
             items += int(self._items(batch, said.lengths))
             short += int(too_short(said.lengths, batch).sum())

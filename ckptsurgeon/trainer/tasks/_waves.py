@@ -1,0 +1,66 @@
+"""What models of transformers that hear waves have in common: wav2vec 2.0 and those of its build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ..settings import Settings
+
+__all__ = ["Hearing", "check_features", "normalised"]
+
+NEAR_ZERO = 1e-7
+"""What transformers' feature extractor adds to a variance."""
+
+
+class Hearing:
+    """How a model hears waves: how many frames come of so many samples, and whether it is told what is padding."""
+
+    def __init__(self, model: nn.Module) -> None:
+        config: Any = getattr(model, "config", None)
+        kernels, strides = (getattr(config, name, None) for name in ("conv_kernel", "conv_stride"))
+        if not isinstance(kernels, (list, tuple)) or not isinstance(strides, (list, tuple)):
+            raise ConfigError(
+                f"the model {type(model).__name__} does not hear waves as wav2vec 2.0 does.",
+                hint="Name a configuration of transformers: model: {transformers: config.json}.",
+            )
+        self.layers: Sequence[tuple[int, int]] = tuple(zip(kernels, strides, strict=True))
+        self.masks = getattr(config, "feat_extract_norm", "group") == "layer"
+        """Models with a group norm were trained without a mask of padding, and are used so."""
+
+    def frames(self, samples: Any) -> Any:
+        """Return how many frames come of so many samples, a number or a tensor of them; below 1 where none does."""
+        for kernel, stride in self.layers:
+            samples = (samples - kernel) // stride + 1
+        return samples
+
+    def attention_mask(self, inputs: Tensor, lengths: Tensor) -> Tensor | None:
+        """Return which samples (batch, time) are no padding, None where the model is not told."""
+        return _before(lengths, inputs.shape[1]) if self.masks else None
+
+    def frame_mask(self, lengths: Tensor, frames: int) -> Tensor | None:
+        """Return which frames (batch, frames) are no padding, None where the model is not told."""
+        return _before(self.frames(lengths), frames) if self.masks else None
+
+
+def check_features(settings: Settings) -> None:
+    """Raise ConfigError where a model of waves is to be given anything else."""
+    features = settings.features
+    if features.kind != "waves":
+        raise ConfigError(
+            f"the task {settings.task} takes waves, and train.features gives {features.kind}.",
+            hint="Write train.features: {kind: waves}.",
+        )
+
+
+def normalised(wave: Tensor) -> Tensor:
+    """Return a wave of mean 0 and variance 1, as transformers' feature extractor makes it."""
+    return (wave - wave.mean()) / torch.sqrt(wave.var(correction=0) + NEAR_ZERO)
+
+
+def _before(lengths: Tensor, size: int) -> Tensor:
+    return torch.arange(size, device=lengths.device)[None] < lengths[:, None]

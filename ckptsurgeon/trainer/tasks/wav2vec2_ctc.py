@@ -1,0 +1,62 @@
+"""Transcription by a body that was pre-trained on waves: wav2vec 2.0, HuBERT, WavLM, data2vec with a CTC head.
+
+The model is one of transformers' ``…ForCTC``; what it is fine-tuned with is in https://arxiv.org/abs/2006.11477,
+section 3.2: its feature encoder frozen (``train.freeze``), its frames masked as its configuration says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ..data.clip import Clip
+from ..settings import Settings
+from ._spoken import Spoken, check_outputs
+from ._task import Batch, Task
+from ._waves import Hearing, check_features, normalised
+from .ctc import CTC
+
+__all__ = ["TASK", "Wav2Vec2CTC"]
+
+
+class Wav2Vec2CTC(CTC):
+    """CTC over waves. Items are labels, of the clips that are long enough to be spelled."""
+
+    def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
+        super().__init__(settings, tokens)
+        check_features(settings)
+        self._hearing: Hearing | None = None
+
+    def meet(self, model: nn.Module) -> None:
+        """Learn from the model how it hears."""
+        if not hasattr(model, "lm_head"):
+            raise ConfigError(
+                f"the task wav2vec2_ctc trains a model with a CTC head, and this is {type(model).__name__}.",
+                hint="Name the class: model: {transformers: config.json, architecture: Wav2Vec2ForCTC}.",
+            )
+        self._hearing = Hearing(model)
+
+    def fits(self, clip: Clip) -> bool:
+        """Return whether there are frames enough for CTC to spell the transcript."""
+        assert self._hearing is not None
+        frames = self._hearing.frames(round(clip.seconds * self.settings.features.rate))
+        return bool(frames >= self.labels.frames_needed(self.labels.encode(clip.text)))
+
+    def example(self, clip: Clip) -> dict[str, Any]:
+        """Return the wave and the label of a clip."""
+        made = super().example(clip)
+        return {**made, "input": normalised(made["input"])}
+
+    def said(self, model: nn.Module, batch: Batch) -> Spoken:
+        """Return what a model says of a batch."""
+        assert self._hearing is not None
+        mask = self._hearing.attention_mask(batch.inputs, batch.lengths)
+        scores: Tensor = model(batch.inputs, **({} if mask is None else {"attention_mask": mask})).logits
+        check_outputs(scores, self.labels)
+        return Spoken(scores.float().log_softmax(-1), self._hearing.frames(batch.lengths), None)
+
+
+TASK: type[Task] = Wav2Vec2CTC

@@ -1,0 +1,216 @@
+"""Pre-training of wav2vec 2.0: hidden frames are told from others of the same clip. https://arxiv.org/abs/2006.11477.
+
+The model is transformers' ``Wav2Vec2ForPreTraining`` (or its conformer), whose names its checkpoints keep. What is
+hidden and held against what is drawn with the clip, so that it follows from (seed, epoch, place) like everything else,
+and an evaluation asks the same each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ...text import escape
+from ..data.clip import Clip
+from ..data.split import Split
+from ..settings import Settings
+from ._contrastive import Contrast, contrast, quantise
+from ._masking import masked_frames, negatives_of
+from ._sounds import SoundTask
+from ._task import Batch, Loss, Task
+from ._waves import Hearing, check_features, normalised
+
+__all__ = ["TASK", "Wav2Vec2Pretraining"]
+
+USUAL_SHARE = 0.4
+"""Of frames that are to be masked, below which it is said; wav2vec 2.0 masks about half."""
+COLLAPSED_LOSS, COLLAPSED_PERPLEXITY = 0.05, 1.05
+"""Below this contrastive loss, and below so many entries of each group in use, nothing is left to tell apart."""
+
+
+class Wav2Vec2Pretraining(SoundTask):
+    """Contrastive pre-training. Items are masked frames.
+
+    Parts of the loss are ``contrastive`` and ``diversity``; ``perplexity`` and ``accuracy`` are for the log.
+    """
+
+    metric = "accuracy"
+    higher = ("accuracy", "perplexity")
+    per_clip = "contrastive"
+    gradient_band = (0.5, 2.0)
+
+    def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
+        super().__init__(settings, tokens)
+        check_features(settings)
+        self.asked = settings.pretrain
+        self._hearing: Hearing | None = None
+
+    def meet(self, model: Any) -> None:
+        """Learn from the model how it hears, and what its configuration says of masks and negatives."""
+        if not hasattr(model, "quantizer") or not hasattr(model, "project_q"):
+            raise ConfigError(
+                f"the task wav2vec2_pretrain trains a model with a quantizer, and this is {type(model).__name__}.",
+                hint="Name the class: model: {transformers: config.json, architecture: Wav2Vec2ForPreTraining}.",
+            )
+        self._hearing, config, asked = Hearing(model), model.config, self.asked
+        self.share: float = config.mask_time_prob if asked.mask_prob is None else asked.mask_prob
+        self.length: int = config.mask_time_length if asked.mask_length is None else asked.mask_length
+        self.fewest: int = config.mask_time_min_masks
+        self.negatives: int = config.num_negatives if asked.negatives is None else asked.negatives
+        self.weight: float = config.diversity_loss_weight if asked.diversity is None else asked.diversity
+        self.kappa: float = config.contrastive_logits_temperature
+        self.groups: int = config.num_codevector_groups
+        self.entries: int = config.num_codevector_groups * config.num_codevectors_per_group
+
+    @property
+    def hearing(self) -> Hearing:
+        """How the model hears; it was met."""
+        assert self._hearing is not None
+        return self._hearing
+
+    def label(self, clip: Clip) -> Tensor:
+        """Return nothing: what is to be answered is in the clip itself."""
+        return torch.empty(0, dtype=torch.int64)
+
+    def check(self, clips: Sequence[Clip]) -> None:
+        """Take every clip: no text of it is used."""
+
+    def fits(self, clip: Clip) -> bool:
+        """Return whether a clip is long enough for two masked spans that begin at different frames."""
+        return bool(self.hearing.frames(self._samples(clip)) > self.length)
+
+    def _samples(self, clip: Clip) -> int:
+        seconds = clip.seconds if self.asked.crop_s is None else min(clip.seconds, self.asked.crop_s)
+        return round(seconds * self.settings.features.rate)
+
+    def split(self, name: str) -> Split:
+        """Return the clips of a split, of which each counts for as long as the crop of it is."""
+        return super().split(name).cropped(self.asked.crop_s)
+
+    def notes(self) -> list[str]:
+        """Return what there is of each split, and how little is masked where that is unusual."""
+        notes = super().notes()
+        if self.share < USUAL_SHARE:
+            notes.append(
+                f"{self.share:.0%} of the frames are masked at most, where wav2vec 2.0 masks half: "
+                "train.pretrain.mask_prob"
+            )
+        return notes
+
+    def example(self, clip: Clip) -> dict[str, Any]:
+        """Return a crop of a clip, the places of its masked frames, and what each is held against."""
+        wave, chance = self.inputs(clip), numpy.random.default_rng(int(torch.randint(2**62, ())))
+        size = min(self._samples(clip), len(wave))
+        begin = int(chance.integers(len(wave) - size + 1))
+        masked = masked_frames(
+            self.hearing.frames(size), self.share, self.length, fewest=self.fewest, chance=chance
+        )  # fmt: skip
+        return {
+            "input": normalised(wave[begin : begin + size]),
+            "label": torch.from_numpy(masked),
+            "negatives": torch.from_numpy(negatives_of(len(masked), self.negatives, chance)),
+            "seconds": size / self.settings.features.rate,
+            "name": clip.where,
+        }
+
+    def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
+        """Return a batch: ``labels`` are places of masked frames, ``extras`` has their ``negatives``."""
+        batch = super().collate(examples)
+        negatives = torch.zeros(len(examples), batch.labels.shape[1], self.negatives, dtype=torch.int64)
+        for row, one in zip(negatives, examples, strict=True):
+            row[: len(one["negatives"])] = one["negatives"]
+        return batch.with_extras({"negatives": negatives})
+
+    def begin_step(self, model: Any, step: int) -> None:
+        """Set the temperature of the Gumbel softmax: from the first number of ``gumbel`` down to the second."""
+        highest, lowest, decay = self.asked.gumbel
+        model.quantizer.temperature = max(highest * decay**step, lowest)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Return the loss of a batch, as a sum over its masked frames."""
+        found, perplexity = self._answers(model, batch)
+        diversity = (self.entries - perplexity) / self.entries * found.frames
+        parts = {
+            "contrastive": found.loss, "diversity": diversity, "perplexity": perplexity * found.frames,
+            "accuracy": found.correct,
+        }  # fmt: skip
+        total = found.loss + self.weight * diversity
+        return Loss(total, found.frames, {name: part.detach() for name, part in parts.items()})
+
+    def _answers(self, model: Any, batch: Batch) -> tuple[Contrast, Tensor]:
+        """Return what the model tells apart, and how much of its codebook it uses."""
+        body, hearing = model.base_model, self.hearing
+        features = body.feature_extractor(batch.inputs).transpose(1, 2)
+        frames = features.shape[1]
+        places = torch.arange(batch.labels.shape[1], device=features.device)
+        valid = places[None] < batch.label_lengths[:, None]
+        # One place more than there are frames, for what only fills up the rows.
+        hidden = torch.zeros(len(valid), frames + 1, dtype=torch.bool, device=features.device)
+        hidden = hidden.scatter(1, torch.where(valid, batch.labels, frames), valid)[:, :-1]
+        states, features = body.feature_projection(features)
+        states = torch.where(hidden[..., None], body.masked_spec_embed.to(states.dtype), states)
+        states = body.encoder(states, attention_mask=hearing.frame_mask(batch.lengths, frames))[0]
+        predicted = model.project_hid(_at(states, batch.labels))
+        quantised = quantise(model.quantizer, model.dropout_features(_at(features, batch.labels)), valid)
+        targets = model.project_q(quantised.vectors.to(model.project_q.weight.dtype))
+        negatives = batch.extras["negatives"]
+        found = contrast(predicted, targets, quantised.codes, negatives, valid, temperature=self.kappa)
+        return found, quantised.perplexity
+
+    @torch.no_grad()
+    def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
+        """Return the loss per masked frame of a model to which all frames are alike, its codebook used as it is."""
+        found = self.loss(model, batch)
+        diversity = float(found.parts["diversity"]) / max(int(found.items), 1)
+        return math.log(1 + self.negatives) + self.weight * diversity
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return the loss per masked frame and its parts, over a whole split."""
+        sums: dict[str, float] = {}
+        items = 0
+        for batch in batches:
+            found = self.loss(model, batch)
+            items += int(found.items)
+            for name, part in {"loss": found.total, **found.parts}.items():
+                sums[name] = sums.get(name, 0.0) + float(part)
+        return {name: value / max(items, 1) for name, value in sums.items()}
+
+    def collapsed(self, parts: Mapping[str, float | None]) -> str:
+        """Return why nothing more can come of a run with such figures in a step, '' where something can.
+
+        All frames have the same code then, no frame has a negative, and the loss fell for nothing
+        (https://github.com/huggingface/transformers/issues/14387).
+        """
+        loss, perplexity = parts.get("contrastive"), parts.get("perplexity")
+        if loss is None or perplexity is None:
+            return ""
+        if loss < COLLAPSED_LOSS and perplexity < COLLAPSED_PERPLEXITY * self.groups:
+            return (
+                f"contrastive loss {loss:.2g} with a perplexity of {perplexity:.3g}, of {self.entries} entries in "
+                f"{escape(str(self.groups))} groups: every frame has the same code"
+            )
+        return ""
+
+    def doubts(self, figures: Mapping[str, float]) -> str:
+        """Return what is too little of the figures of an evaluation for a run that learns, '' where nothing is."""
+        perplexity, accuracy = figures["perplexity"], figures["accuracy"]
+        if perplexity <= 2 * self.groups:
+            return f"perplexity {perplexity:.3g} of {self.entries}: above {2 * self.groups} was wanted"
+        if accuracy <= 3 / (self.negatives + 1):
+            return f"accuracy {accuracy:.2f}: above {3 / (self.negatives + 1):.2f}, three times chance, was wanted"
+        return ""
+
+
+def _at(vectors: Tensor, places: Tensor) -> Tensor:
+    """Return the vectors (batch, time, size) at places (batch, number)."""
+    return vectors.gather(1, places[..., None].expand(-1, -1, vectors.shape[-1]))
+
+
+TASK: type[Task] = Wav2Vec2Pretraining
