@@ -23,6 +23,7 @@ HEADS = {True: "body frozen", False: "all of it trained"}
 WAYS = {
     "patience": "ended early: it has not become better for long",
     "nonfinite": "stopped: too many steps in a row were not finite",
+    "collapsed": "stopped: nothing more can come of it",
     "SIGTERM": "terminated; it finished its step and saved",
     "SIGHUP": "hung up; it finished its step and saved",
     "SIGINT": "interrupted; it finished its step and saved",
