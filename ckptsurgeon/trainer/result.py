@@ -46,7 +46,7 @@ class Controls:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of ``train``. ``ended`` says why it did: done, patience, nonfinite, a signal's name; '' checks only.
+    """What came of ``train``. ``ended``: done, patience, nonfinite, collapsed, a signal's name; '' checks only.
 
     ``figures`` are those of the last evaluation, ``best`` the best of ``metric``. ``test`` are those of the best
     weights over ``test_clips`` clips of the split ``test``, empty where it was not evaluated. ``elapsed_s`` is all

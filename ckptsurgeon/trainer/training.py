@@ -17,6 +17,7 @@ from .claim import check_free, check_no_input, company
 from .controls import check_controls
 from .device import computing
 from .filling import fill, telling
+from .fitting import saying_what_fits
 from .job import Job
 from .lineage import check_unchanged
 from .locking import RunLock
@@ -88,7 +89,7 @@ def train(
             job = replace(job, work=replace(job.work, notes=()))
             start = replace(start, notes=start.notes if start.init is not None else ())
         order.tell({"event": "notes", "notes": notes_of(job, start)})
-        with computing(job.settings), closing(job.work):
+        with computing(job.settings), closing(job.work), saying_what_fits(job.settings):
             if preprocess_only:
                 return _prepared(job, start, order)
             if overfit_one_batch:

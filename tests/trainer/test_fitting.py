@@ -1,0 +1,48 @@
+"""A batch that does not fit: which one to try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+from ckptsurgeon.trainer import checking
+from ckptsurgeon.trainer.fitting import saying_what_fits
+from ckptsurgeon.trainer.settings import Settings
+
+from . import toy
+
+
+@pytest.mark.parametrize(
+    ("settings", "hint"),
+    [
+        (
+            {"batch_size": 9, "accumulate": 3},
+            "Try --set batch_size=5 --set accumulate=6 or --set gradient_checkpointing=true.",
+        ),
+        ({"batch_size": 1}, "Try --set gradient_checkpointing=true."),
+        ({"batch_size": 1, "gradient_checkpointing": True}, "Train on shorter clips: train.data.max_s."),
+    ],
+)
+def test_a_batch_that_does_not_fit_names_one_to_try(settings: dict[str, Any], hint: str) -> None:
+    why = f"has no memory for train.batch_size {settings['batch_size']}"
+    with pytest.raises(cs.ConfigError, match=why) as error, saying_what_fits(Settings(**settings)):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    assert error.value.hint == hint
+
+
+def test_a_run_whose_batch_does_not_fit_leaves_nothing(
+    ckpt: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(checking, "try_out", full)
+    toy.write()
+    done = ckpt("train", "toy.yaml", "--device", "cpu")
+    assert (done.code, "has no memory for train.batch_size" in done.err) == (2, True), done
+    assert not Path("run").exists()
