@@ -17,7 +17,7 @@ from ..text import escape, listing
 from .init import Init
 from .random_state import random_kept, seed_all
 from .settings import Settings
-from .work import Work
+from .work import Work, built
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -43,16 +43,9 @@ class Job:
 
     def empty_model(self) -> nn.Module:
         """Build the model; what its tensors hold is the constructor's. Raises ConfigError where nobody can build it."""
-        if self.target.build is None:
-            raise ConfigError(
-                f"{escape(self.document.name)} describes tensors, which nobody can train.",
-                hint="A model that is trained is named by _target_ or name.",
-            )
         with random_kept():
             seed_all(self.settings.seed)
-            model = self.target.build()
-        assert isinstance(model, nn.Module)
-        return model
+            return built(self.target, self.document)
 
     def model(self) -> tuple[nn.Module, Plan | None]:
         """Return the model with its initial values, and the plan by which the init was loaded.

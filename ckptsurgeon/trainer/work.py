@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from ..configs import Document, user_code
+from ..errors import ConfigError
 from ..target import TargetSpec
 from ..text import brief_repr, escape
 from ..vocabulary import read_vocabulary
@@ -20,7 +22,7 @@ from .source import Source
 from .tasks._load import load_task, users_task
 from .tasks._task import Progress, Task
 
-__all__ = ["Work", "load_work"]
+__all__ = ["Work", "built", "load_work"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ def load_work(settings: Settings, document: Document, target: TargetSpec) -> Wor
         tokens = _tokens(data.tokens, document)
         with users_task(settings.task):
             task: Any = kind(replace(settings, data=data), tokens)
-            if hasattr(task, "meet") and target.build is not None:
+            if hasattr(task, "meet"):
                 with torch.device("meta"):
-                    task.meet(target.build())
+                    task.meet(built(target, document))
             splits = task.splits() if hasattr(task, "splits") else {}
             notes = task.notes() if hasattr(task, "notes") else ()
     if not isinstance(splits, Mapping):
@@ -81,6 +83,18 @@ def load_work(settings: Settings, document: Document, target: TargetSpec) -> Wor
         tuple(notes),
         tuple(tokens),
     )
+
+
+def built(target: TargetSpec, document: Document) -> nn.Module:
+    """Build the model; what its tensors hold is the constructor's. Raises ConfigError where nobody can build it."""
+    if target.build is None:
+        raise ConfigError(
+            f"{escape(document.name)} describes tensors, which nobody can train.",
+            hint="A model that is trained is named by _target_ or name.",
+        )
+    model = target.build()
+    assert isinstance(model, nn.Module)
+    return model
 
 
 def _tokens(path: str | None, document: Document) -> Sequence[str]:

@@ -51,6 +51,11 @@ def test_it_learns_and_its_body_trains_under_a_new_alphabet(ckpt: Callable[..., 
     done = ckpt("train", "--run", "tuned", "--json")  # takes the one init that lies here
     found = json.loads(done.out)
     checks = {check["name"]: check["status"] for check in found["checks"]}
-    for name in ("loaded tensors equal their source", "frozen tensors did not move", "loss fell", "trained tensors moved"):
+    for name in (
+        "loaded tensors equal their source",
+        "frozen tensors did not move",
+        "loss fell",
+        "trained tensors moved",
+    ):
         assert checks[name] == "PASS", (name, checks)
     assert found["figures"]["loss"] < 6, found["figures"]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -55,6 +56,7 @@ def test_about_the_share_that_is_asked_for_is_masked() -> None:
 def test_negatives_are_others_each_as_likely() -> None:
     found = negatives_of(5, 4000, numpy.random.default_rng(0))
     assert found.shape == (5, 4000)
+    assert [negatives_of(masked, 3, numpy.random.default_rng(0)).tolist() for masked in (0, 1)] == [[], [[0, 0, 0]]]
     for own, row in enumerate(found.tolist()):
         counted = Counter(row)
         assert set(counted) == set(range(5)) - {own}
@@ -215,6 +217,14 @@ def test_a_whole_run_resumes_bit_for_bit_and_says_what_it_masks(ckpt: Run) -> No
     assert 1 < steps[0]["parts"]["perplexity"] <= 8
 
 
+def described_by_tensors(config: str) -> str:
+    content = yaml.safe_load(Path(config).read_text())
+    Path(config).write_text(
+        yaml.safe_dump({"model": {"tensors": {"a": {"shape": [2], "init": "zeros"}}}, "train": content["train"]})
+    )
+    return config
+
+
 BAD: dict[str, tuple[Callable[[], str], str]] = {
     "features": (lambda: write(features={"kind": "log_mel"}), "takes waves, and train.features gives log_mel"),
     "another model": (
@@ -225,6 +235,10 @@ BAD: dict[str, tuple[Callable[[], str], str]] = {
     "durations": (lambda: write(data={"train": "train.csv", "min_s": 5.0}), "no clip is left"),
     "crops that are too short to mask": (lambda: write(pretrain={"crop_s": 0.05}), "no clip is left"),
     "temperatures": (lambda: write(pretrain={"gumbel": [2.0, 0.5]}), "train.pretrain.gumbel is"),
+    "tensors": (
+        lambda: described_by_tensors(write()),
+        "describes tensors, which nobody can train",
+    ),
     "a share above 1": (lambda: write(pretrain={"mask_prob": 1.5}), "train.pretrain.mask_prob is 1.5"),
 }
 

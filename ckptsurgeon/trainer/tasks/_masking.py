@@ -28,9 +28,11 @@ def masked_frames(
 
 
 def negatives_of(masked: int, number: int, chance: numpy.random.Generator) -> numpy.ndarray:
-    """Return for each of ``masked`` frames (2 or more) the ``number`` that it is held against: (masked, number).
+    """Return for each of ``masked`` frames the ``number`` that it is held against: (masked, number).
 
-    They are drawn evenly, with repeats, from the others, and counted among the masked ones.
+    They are drawn evenly, with repeats, from the others, and counted among the masked ones; a single one has itself.
     """
+    if masked < 2:
+        return numpy.zeros((masked, number), numpy.int64)
     drawn = chance.integers(masked - 1, size=(masked, number))
     return drawn + (drawn >= numpy.arange(masked)[:, None])
