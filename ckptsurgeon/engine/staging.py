@@ -40,6 +40,7 @@ class StagedFile:
                 self.path += "x"
                 continue
             except OSError:
+                self.close()
                 with suppress(OSError):
                     os.unlink(self.path)
                 raise

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..engine import output_error
 from ..errors import CheckpointError, SourceError
-from ..sources import HubQuery, asking, commit_of_revision, is_offline
+from ..sources import HubQuery, asking, fetched_revision, is_offline
 from ..text import escape
 from .blob import Blob, called, is_digest, read_blob, remove_blob
 from .config import FetchConfig
@@ -33,7 +33,7 @@ def pinned(origin: Origin, config: FetchConfig) -> Origin:
 
     Where the hub cannot be reached it is the one that the cache knows for a branch. Raises SourceError, ConfigError.
     """
-    return replace(origin, revision=commit_of_revision(_query(origin, config), config.huggingface_cache_dir))
+    return replace(origin, revision=fetched_revision(_query(origin, config), config.huggingface_cache_dir))
 
 
 def from_hub(origin: Origin, config: FetchConfig, cache_dir: str | None, progress: Progress | None = None) -> Blob:

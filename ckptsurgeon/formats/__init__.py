@@ -11,6 +11,7 @@ from ._safetensors_writer import RECIPE_KEY
 from ._seal import UNSEALED, seal, seal_of
 from ._sharded_writer import RECIPE_FILE, folder_digest, split_shards
 from ._slice import FileSlice
+from ._tar import pax_records
 from ._torch import STORAGE_DTYPES
 from ._values import Group, Name, Opaque, Unhashable, key_text
 from ._zip import Archive, Entry, read_archive
@@ -43,6 +44,7 @@ __all__ = [
     "folder_digest",
     "key_text",
     "parse_json",
+    "pax_records",
     "read_archive",
     "read_header",
     "rebuilders",

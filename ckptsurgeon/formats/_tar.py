@@ -5,7 +5,7 @@ POSIX.1-2001, "pax interchange format": https://pubs.opengroup.org/onlinepubs/96
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import FormatError
@@ -13,7 +13,7 @@ from ..sources import File
 from ..text import escape
 from . import limits
 
-__all__ = ["Member", "is_tar", "members"]
+__all__ = ["Member", "is_tar", "members", "pax_records"]
 
 _BLOCK = 512
 _PADDING = 20 * _BLOCK
@@ -95,15 +95,26 @@ def _records(file: File, begin: int, end: int) -> dict[str, str]:
     """Return what an extended header says of the next member: lines of ``length key=value``."""
     if end - begin > limits.TAR_RECORDS_BYTES:
         raise FormatError("an extended header of the tar archive is too long.", rule="tar header")
-    data, found = file.read(begin, end - begin), dict[str, str]()
-    while data:
-        length = _number(data.partition(b" ")[0], 10)
-        line, data = data[:length], data[length:]
-        key, equals, value = line.partition(b" ")[2].decode("utf-8", "surrogateescape").partition("=")
-        if not equals or not value.endswith("\n") or key in found or key not in _HARMLESS | {"size", "path"}:
-            raise FormatError("an extended header of the tar archive is none that torch writes.", rule="tar header")
-        found[key] = value.removesuffix("\n")
+    try:
+        read = list(pax_records(file.read(begin, end - begin)))
+    except ValueError:
+        raise FormatError("an extended header of the tar archive is malformed.", rule="tar header") from None
+    found = {key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape") for key, value in read}
+    if len(found) < len(read) or not found.keys() <= _HARMLESS | {"size", "path"}:
+        raise FormatError("an extended header of the tar archive is none that torch writes.", rule="tar header")
     return found
+
+
+def pax_records(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the records ``length key=value`` of an extended header; raises ValueError where they are not in order."""
+    while raw:
+        digits = raw.partition(b" ")[0]
+        length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
+        key, equals, value = raw[len(digits) + 1 : length].partition(b"=")
+        if not equals or not value.endswith(b"\n"):
+            raise ValueError("a record of an extended header is malformed")
+        yield key, value[:-1]
+        raw = raw[length:]
 
 
 def _check_member(name: str, header: bytes, known: Collection[str], found: Mapping[str, Member]) -> None:

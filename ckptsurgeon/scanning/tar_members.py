@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ..formats import pax_records
 from .findings import Fault
 from .look import Place
 
@@ -127,18 +128,11 @@ def _read_more(more: _More, kind: bytes, raw: bytes, size: int, faults: list[Fau
 
 
 def _pax(raw: bytes) -> dict[bytes, bytes] | None:
-    """Return the records ``length key=value`` of a pax header; None where they are not in order."""
-    found = {}
-    while raw.strip(b"\0"):
-        digits = raw.partition(b" ")[0]
-        length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
-        record = raw[len(digits) + 1 : length]
-        if not record.endswith(b"\n") or b"=" not in record:
-            return None
-        key, _, value = record[:-1].partition(b"=")
-        found[key] = value
-        raw = raw[length:]
-    return found
+    """Return the records of a pax header; None where they are not in order."""
+    try:
+        return dict(pax_records(raw.rstrip(b"\0")))
+    except ValueError:
+        return None
 
 
 def _number(field: bytes) -> int:

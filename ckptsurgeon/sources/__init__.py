@@ -2,7 +2,7 @@
 
 from ._http import Address, Patience, address_of, announced, ask, broken, refusal
 from ._hub_address import HubAddress, hub_address
-from ._hub_client import HubQuery, asking, commit_of_revision, is_offline
+from ._hub_client import HubQuery, asking, fetched_revision, is_offline
 from ._kept import cache_folder
 from .base import Advance, File, Folder, Source
 from .fsspec_urls import driver_errors, file_system
@@ -29,8 +29,8 @@ __all__ = [
     "broken_links",
     "cache_folder",
     "check_address",
-    "commit_of_revision",
     "driver_errors",
+    "fetched_revision",
     "file_system",
     "hub_address",
     "is_offline",

@@ -12,7 +12,16 @@ from ..errors import CheckpointError, ConfigError, SourceError
 from ..text import escape
 from .uri import without_queries
 
-__all__ = ["HubQuery", "asking", "commit_of_revision", "is_commit", "is_offline", "no_file", "not_here"]
+__all__ = [
+    "HubQuery",
+    "asking",
+    "commit_of_revision",
+    "fetched_revision",
+    "is_commit",
+    "is_offline",
+    "no_file",
+    "not_here",
+]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -54,22 +63,38 @@ def is_offline(query: HubQuery | None = None) -> bool:
     return bool(constants.HF_HUB_OFFLINE) or (query is not None and not query.network)
 
 
-def commit_of_revision(query: HubQuery, cache: str | None = None) -> str:
-    """Return the commit that a revision means, without a request where it is one.
+def commit_of_revision(query: HubQuery) -> str:
+    """Return the commit that a revision means, without a request where it is one; the client's cache is only read.
 
-    Where the hub cannot be reached it is what the ``cache`` knows for a branch. Raises SourceError, ConfigError.
+    What the cache knows of a branch is what was fetched of it last, which is what a user without a network asks for.
+    Raises SourceError, ConfigError.
     """
     if is_commit(query.revision):
         return query.revision
+    if is_offline(query):
+        return fetched_revision(query)
+    with asking(query):
+        from huggingface_hub import HfApi
+
+        found = HfApi(token=query.token).model_info(query.repository, revision=query.revision or None).sha
+        return _checked(found)
+
+
+def fetched_revision(query: HubQuery, cache: str | None = None) -> str:
+    """Return the same of what is to be fetched into a ``cache``, which keeps it for when the hub cannot be reached."""
     with asking(query):
         from huggingface_hub import HfApi
 
         found = HfApi(token=query.token).resolve_revision(
             query.repository, revision=query.revision or None, cache_dir=cache, local_files_only=is_offline(query)
         )
-        if not is_commit(found.resolved):
-            raise ValueError(f"{found.resolved!r} is no commit")
-        return str(found.resolved)
+        return _checked(found.resolved)
+
+
+def _checked(commit: str | None) -> str:
+    if commit is None or not is_commit(commit):
+        raise ValueError(f"{commit!r} is no commit")
+    return commit
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from ckptsurgeon.errors import ConfigError, SourceError
 from ckptsurgeon.sources import Folder, open_source
 
 from ..formats.torch_files import saved
+from ..hub import faults
 from ..hub.server import Hub
 
 VALUES = {"encoder.weight": torch.full((400, 400), 1.0), "decoder.weight": torch.full((400, 400), 2.0)}
@@ -85,6 +86,28 @@ def test_a_commit_that_was_fetched_whole_is_listed_without_a_request(hub: Hub) -
     with pytest.raises(SourceError, match="has no file sub/b"):
         open_source(f"{at}/sub/b")
     assert not hub.requests
+
+
+def test_reading_leaves_the_cache_as_it_was_fetched(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A branch that has moved on since: what was fetched is still what there is of it without a network."""
+    repository = hub.repository("org/net", {"model.pth": saved(VALUES)})
+    fetched = cs.fetch("hf://org/net")
+    first = repository.main
+    repository.commit({"model.pth": saved(OTHER)})
+    with cs.open_checkpoint("hf://org/net/model.pth") as far:
+        assert torch.equal(far.tensor("encoder.weight"), OTHER["encoder.weight"])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert cs.fetch("hf://org/net") == fetched
+    with cs.open_checkpoint("hf://org/net/model.pth") as near:
+        assert near.path == f"hf://org/net@{first}/model.pth"
+
+
+def test_a_branch_that_cannot_be_asked_for_is_not_read_from_the_cache_without_a_word(hub: Hub) -> None:
+    hub.repository("org/net", {"model.pth": saved(VALUES)})
+    cs.fetch("hf://org/net")
+    hub.fail("/api/models/org/net*", faults.status(500), times=None)
+    with pytest.raises(SourceError, match="the hub repository org/net at main cannot be had"):
+        cs.open_checkpoint("hf://org/net/model.pth")
 
 
 def test_the_token_goes_to_the_hub_and_not_where_it_redirects(
