@@ -26,7 +26,7 @@ demo: $(STAMP)  ## inspect, transplant and verify a real network
 	@$(BIN)/python fixtures/demo.py
 
 test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-faults: $(STAMP)  ## all faults, those too that need rights over the machine: full disks, killed runs, power cuts
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[faults]'

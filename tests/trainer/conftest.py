@@ -11,6 +11,11 @@ from .toy import init, source
 __all__ = ["cheap", "init", "source"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin what takes longest first: with two processes the other one would wait for it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the checks that train again or start a process, and without TensorBoard's import."""

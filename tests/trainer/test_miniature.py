@@ -18,6 +18,7 @@ pytest.importorskip("transformers")
 TOKENS = ["<pad>", "|", *"abcdefghijklmnopqrstuvwxyz'"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_it_learns_and_its_body_trains_under_a_new_alphabet(ckpt: Callable[..., Any]) -> None:
     demo_data("demo", ["en"], n=1600)
