@@ -21,6 +21,7 @@ from ckptsurgeon.trainer.assembly import job_of
 from ckptsurgeon.trainer.loop import COLLAPSED, Loop
 from ckptsurgeon.trainer.source import first_batch
 from ckptsurgeon.trainer.tasks._masking import masked_frames, negatives_of
+from ckptsurgeon.trainer.tasks._waves import Hearing
 
 from .waves import LAYER_NORM, SMALL, batch_of, model_of, task_for, write
 
@@ -235,6 +236,11 @@ BAD: dict[str, tuple[Callable[[], str], str]] = {
     "durations": (lambda: write(data={"train": "train.csv", "min_s": 5.0}), "no clip is left"),
     "crops that are too short to mask": (lambda: write(pretrain={"crop_s": 0.05}), "no clip is left"),
     "temperatures": (lambda: write(pretrain={"gumbel": [2.0, 0.5]}), "train.pretrain.gumbel is"),
+    "adapters": (lambda: write(fields={**SMALL, "add_adapter": True}), "with adapter layers (add_adapter)"),
+    "nothing to mask with": (
+        lambda: write(fields={**SMALL, "mask_time_prob": 0.0}, pretrain={"mask_prob": 0.5}),
+        "with no vector for masked frames",
+    ),
     "tensors": (
         lambda: described_by_tensors(write()),
         "describes tensors, which nobody can train",
@@ -300,3 +306,14 @@ def test_a_body_of_older_names_goes_under_a_new_head(kind: str, ckpt: Run) -> No
     with cs.open_checkpoint("out.safetensors") as out:
         for key, value in body.items():
             assert torch.equal(out.tensor(f"{kind}.{key}"), value), key
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("samples", [400, 719, 720, 16_000, 12_345])
+def test_frames_are_counted_as_the_model_makes_them(samples: int, adapter: bool) -> None:
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    model = Wav2Vec2ForCTC(Wav2Vec2Config(**{**SMALL, "add_adapter": adapter, "adapter_stride": 2})).eval()
+    with torch.no_grad():
+        logits = model(torch.randn(1, samples)).logits
+    assert Hearing(model).frames(samples) == logits.shape[1]

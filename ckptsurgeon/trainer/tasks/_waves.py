@@ -28,7 +28,11 @@ class Hearing:
                 f"the model {type(model).__name__} does not hear waves as wav2vec 2.0 does.",
                 hint="Name a configuration of transformers: model: {transformers: config.json}.",
             )
-        self.layers: Sequence[tuple[int, int]] = tuple(zip(kernels, strides, strict=True))
+        behind = config.num_adapter_layers if getattr(config, "add_adapter", False) else 0
+        self.has_adapter = bool(behind)
+        self.layers: Sequence[tuple[int, int]] = (
+            *zip(kernels, strides, strict=True), *((1, config.adapter_stride) for _ in range(behind)),
+        )  # fmt: skip
         self.masks = getattr(config, "feat_extract_norm", "group") == "layer"
         """Models with a group norm were trained without a mask of padding, and are used so."""
 

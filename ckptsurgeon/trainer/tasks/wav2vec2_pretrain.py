@@ -59,6 +59,12 @@ class Wav2Vec2Pretraining(SoundTask):
                 hint="Name the class: model: {transformers: config.json, architecture: Wav2Vec2ForPreTraining}.",
             )
         self._hearing, config, asked = Hearing(model), model.config, self.asked
+        if self._hearing.has_adapter or not hasattr(model.base_model, "masked_spec_embed"):
+            why = "adapter layers (add_adapter)" if self._hearing.has_adapter else "no vector for masked frames"
+            raise ConfigError(
+                f"the task wav2vec2_pretrain cannot train {type(model).__name__} with {why}.",
+                hint="Its configuration is to have add_adapter false, and a mask_time_prob above 0.",
+            )
         self.share: float = config.mask_time_prob if asked.mask_prob is None else asked.mask_prob
         self.length: int = config.mask_time_length if asked.mask_length is None else asked.mask_length
         self.fewest: int = config.mask_time_min_masks
