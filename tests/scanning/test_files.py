@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 import ckptsurgeon as cs
 from ckptsurgeon.formats import rebuilders
@@ -100,7 +101,11 @@ def test_what_we_write_is_no_more_than_tensor_rebuilding(output: str) -> None:
 def test_what_dcp_saves_is_tensor_rebuilding() -> None:
     dcp.save({"model": WEIGHTS, "step": 3}, checkpoint_id="saved", no_dist=True)
     found = cs.scan("saved")
-    assert found.ok, found.beyond
+    beyond = [f"{use.module}.{use.name}" for one in found.beyond for use in one.uses if use.verdict == cs.Verdict.CODE]
+    # Python 3.11.2, Debian 12's, writes a member of an enumeration as a call of getattr, which is more than tensors need.
+    member = _MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
+    assert beyond == (["builtins.getattr"] if b"getattr" in pickle.dumps(member) else [])
+    assert found.ok == (not beyond)
     assert found.files == 2
 
 
