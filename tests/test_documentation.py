@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ import ckptsurgeon as cs
 from ckptsurgeon.keys import KeyPattern
 from ckptsurgeon.policies import MISMATCH_POLICIES
 from ckptsurgeon.registry import modules
+
+from .conftest import Result
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -88,15 +93,23 @@ def test_the_commands_of_a_howto_run(page: Path, ckpt: Run) -> None:
     exec(re.search(r"```python\n(.*?)```", text, re.S)[1], {})  # type: ignore[index]  # noqa: S102 - our own page
     for name, code in re.findall(r"^```\w+ (\S+\.\w+)\n(.*?)```", text, re.S | re.M):
         Path(name).write_text(code)
-    commands = re.findall(r"^    \$ ckpt (.*)$", text, re.M)
+    commands = re.findall(r"^    \$ (ckpt|torchrun) (.*)$", text, re.M)
     assert commands
-    for command in commands:
+    for program, command in commands:
         code = int(found[1]) if (found := re.search(r"# exit (\d+)", command)) else 0
         arguments, _, out = command.partition("#")[0].partition(" > ")
-        done = ckpt(*shlex.split(arguments))
+        done = (ckpt if program == "ckpt" else torchrun)(*shlex.split(arguments))
         assert done.code == code, (command, done)
         if out:
             Path(out.strip()).write_text(done.out)
+
+
+def torchrun(*arguments: str) -> Result:
+    """Run torch's own program, of this interpreter."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    return Result(done.returncode, done.stdout, done.stderr)
 
 
 def test_every_verb_has_a_howto_or_a_page() -> None:

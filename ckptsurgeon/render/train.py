@@ -24,6 +24,7 @@ WAYS = {
     "patience": "ended early: it has not become better for long",
     "nonfinite": "stopped: too many steps in a row were not finite",
     "collapsed": "stopped: nothing more can come of it",
+    "lost": "stopped: another of its processes ended",
     "SIGTERM": "terminated; it finished its step and saved",
     "SIGHUP": "hung up; it finished its step and saved",
     "SIGINT": "interrupted; it finished its step and saved",

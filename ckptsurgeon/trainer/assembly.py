@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from .. import api
 from ..configs import Document, read_document
 from ..errors import ConfigError
@@ -15,6 +17,7 @@ from .freezing import freedoms
 from .init import Init
 from .job import Job
 from .overrides import overridden
+from .ranks import ALONE, Ranks
 from .section import settings_of
 from .settings import Settings
 from .source import OneBatch, first_batch
@@ -54,19 +57,21 @@ def job_of(
     config: str,
     *,
     sets: Sequence[str] = (),
-    device: str | None = None,
+    device: str | torch.device | None = None,
     init: Init | None = None,
     cached: bool = True,
+    ranks: Ranks = ALONE,
 ) -> Job:
     """Return the job that a configuration describes; without ``cached`` it writes no features. Raises ConfigError."""
     document = read_document(config, "configuration")
     settings = settings_in(document, sets)
     if not cached:
         settings = replace(settings, data=replace(settings.data, cache=None))
-    where, target = device_of(device), api.load_target(config)
+    where = device if isinstance(device, torch.device) else device_of(device)
+    target = api.load_target(config)
     freedoms(settings, list(target.tensors))  # a pattern that matches nothing is said before anything is done
     work = load_work(settings, document, target)
-    return Job(document, settings, target, replace(work, notes=(*work.notes, *idle(settings))), where, init)
+    return Job(document, settings, target, replace(work, notes=(*work.notes, *idle(settings))), where, init, ranks)
 
 
 def with_one_batch(job: Job) -> Job:

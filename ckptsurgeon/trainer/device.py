@@ -15,14 +15,25 @@ from .settings import Settings
 __all__ = ["autocast", "computing", "device_of", "peak_bytes"]
 
 
-def device_of(name: str | None) -> torch.device:
-    """Return the device to use, a GPU where there is one; raises ConfigError where the one asked for is not there."""
+def device_of(name: str | None, local: int | None = None) -> torch.device:
+    """Return the device to use, a GPU where there is one; raises ConfigError where the one asked for is not there.
+
+    ``local`` is the number of this process among several on this machine, each of which takes the GPU of its number.
+    """
     if name not in (None, "cpu", "cuda"):
         raise ConfigError(f"there is no device {name!r}.", hint="Use cpu or cuda.")
     if name == "cuda" and not torch.cuda.is_available():
         built = "finds no GPU" if torch.version.cuda else "is built without CUDA"
         raise ConfigError(f"--device cuda: torch {torch.__version__} {built}.", hint="Use --device cpu.")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    kind = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind == "cpu" or local is None:
+        return torch.device(kind)
+    if local >= torch.cuda.device_count():
+        raise ConfigError(
+            f"local rank {local} has no GPU: there are {torch.cuda.device_count()}.",
+            hint="Start no more processes than there are GPUs (--nproc-per-node).",
+        )
+    return torch.device(kind, local)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from ..target import TargetSpec
 from ..text import escape, listing
 from .init import Init
 from .random_state import random_kept, seed_all
+from .ranks import ALONE, Ranks
 from .settings import Settings
 from .work import Work, built
 
@@ -27,7 +28,7 @@ __all__ = ["Job", "draw_into", "drawn", "restore_tensors", "tensors_of", "unknow
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained, on what and how. ``init`` None: from the declared initialiser."""
+    """What is trained, on what and how. ``init`` None: from the declared initialiser. ``ranks``: by which processes."""
 
     document: Document
     settings: Settings
@@ -35,6 +36,7 @@ class Job:
     work: Work
     device: torch.device
     init: Init | None = None
+    ranks: Ranks = ALONE
 
     @property
     def metric(self) -> str:

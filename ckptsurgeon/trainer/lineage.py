@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..configs import RELATIVE_TO, Document
 from ..errors import ConfigError, FormatError
-from ..text import escape, listing
+from ..text import count, escape, listing
 from ..version import __version__
 from ..yamltext import dump_yaml
 from .corpus import check_corpus, corpus_of
@@ -48,6 +48,7 @@ def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[st
         "settings": plain(asdict(job.settings)),
         "seed": job.settings.seed,
         "device": job.device.type,
+        "processes": job.ranks.size,
         "target": {"kind": job.target.kind, "tensors": len(job.target.tensors), "ran": list(job.target.ran)},
         "data": corpus_of(job),
         "init": job.init.lineage(folder.path) if job.init is not None else None,
@@ -121,6 +122,10 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
         )  # fmt: skip
     pairs = [("device", lineage["device"], job.device.type), *((name, old[name], new[name]) for name in NEARLY_FREE)]
     changed = [f"{name} was {a}, is {b}: it goes on, but not bit for bit" for name, a, b in pairs if a != b]
+    before = lineage.get("processes", 1)
+    if before != job.ranks.size:
+        by = count(before, "process", "processes")
+        changed.append(f"the run was trained by {by}, is by {job.ranks.size}: it goes on, but not bit for bit")
     return [*check_corpus(job, lineage.get("data", {}), folder.path), *changed]
 
 

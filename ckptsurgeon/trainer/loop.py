@@ -1,9 +1,9 @@
-"""The loop: steps, evaluations, checkpoints, and an end that is said. One process, on a CPU or a GPU."""
+"""The loop: steps, evaluations, checkpoints, and an end that is said. On a CPU or GPUs, in one process or several."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,20 +18,23 @@ from .freezing import Freezing
 from .job import Job, restore_tensors, tensors_of, unknown_metric, unsaved_of
 from .log import Log, Pending, rows_of
 from .optimizing import Optimizer
-from .random_state import random_state, seed_all, set_random_state
+from .random_state import random_state, seed_all, seed_anew, set_random_state
+from .ranks import LostError
 from .recomputing import recompute
 from .run_folder import BEST, RunFolder
 from .schedule import lr_factor
-from .source import Stream
+from .sharing import shared
+from .source import Source, Stream
+from .spreading import Spread
 from .standing import Standing
 from .stepping import take_step
 from .stopping import Stop
 from .tasks._task import is_higher_better
 from .weights import safetensors_bytes
 
-__all__ = ["COLLAPSED", "DONE", "NONFINITE", "PATIENCE", "Loop", "Observer"]
+__all__ = ["COLLAPSED", "DONE", "LOST", "NONFINITE", "PATIENCE", "Loop", "Observer"]
 
-DONE, PATIENCE, NONFINITE, COLLAPSED = "done", "patience", "nonfinite", "collapsed"
+DONE, PATIENCE, NONFINITE, COLLAPSED, LOST = "done", "patience", "nonfinite", "collapsed", "lost"
 """How a run may end beside a signal's name."""
 
 COLLAPSED_STEPS = 20
@@ -48,7 +51,8 @@ class Loop:
     """A run under way: model, optimiser, data and where it stands.
 
     ``frozen`` are keys that are held still beside those that the settings freeze. Without a ``folder`` nothing is
-    written.
+    written. Of several processes each has one, and all of them take the same way through it; ``lost`` are those that
+    ended before the run did.
     """
 
     def __init__(
@@ -66,19 +70,24 @@ class Loop:
             recompute(model)
         self.average = Average(model, job.settings.ema) if job.settings.ema is not None else None
         self.standing = Standing()
-        self.stream = Stream(job.work.train, job.settings.seed)
+        self.spread = Spread(model, job.ranks)
+        self.stream = Stream(shared(job.work.train, job.ranks), job.settings.seed)
+        self.lost: Mapping[int, str] = {}
         self.lineage: Mapping[str, str] = {}
         self._observer = observer or (lambda row: None)
         self._flush_every = 1 if job.device.type == "cpu" else ROWS_ON_GPU
         self._log = Log(None, 0)
-        self._random: Mapping[str, Any] | None = None
+        self._pending: list[Pending] = []
+        self._told = ""
+        self._random: Sequence[Mapping[str, Any] | None] = ()
         self._entered = False
         self._flops: float | None = None
         """Operations for each place of a batch, as counted in the first step."""
-        self._peak = peak_flops(job.settings, job.device)
+        peak = peak_flops(job.settings, job.device)
+        self._peak = peak * job.ranks.size if peak is not None else None
 
     def state(self) -> dict[str, Any]:
-        """Return everything beside the model that decides how the run goes on."""
+        """Return everything beside the model that decides how the run goes on; every process has to ask for it."""
         return {
             "version": 1,
             "standing": self.standing.to_json(),
@@ -87,7 +96,7 @@ class Loop:
             "reached": self.optimizer.reached,
             "flops": self._flops,
             "average": dict(self.average.tensors) if self.average is not None else {},
-            "random": random_state(),
+            "random": self._generators(),
             "before": self.freezing.before,
             "moved": self.freezing.moved,
             "unsaved": {key: buffer.detach().cpu() for key, buffer in unsaved_of(self.model).items()},
@@ -98,7 +107,7 @@ class Loop:
         restore_tensors(self.model, tensors, state.get("unsaved", {}), device=self.job.device)
         self.standing = Standing(**state["standing"])
         self.standing.ended = ""
-        self.stream = Stream(self.job.work.train, self.settings.seed, tuple(state["position"]))
+        self.stream.go_back(tuple(state["position"]))
         self.optimizer.inner.load_state_dict(state["optimizer"])
         self.optimizer.reached.copy_(state["reached"])
         self._flops = state["flops"]
@@ -113,7 +122,14 @@ class Loop:
         self._enter()
         self._log = Log(self.folder, self.standing.step, tensorboard=tensorboard)
         try:
-            self.standing.ended = self._steps(until, stop)
+            with self.job.ranks.explaining():
+                self.job.ranks.agreed(None)  # here the others wait while the first one checks
+                self.standing.ended = self._steps(until, stop)
+        except LostError as error:
+            self.lost, self.standing.ended = error.ranks, LOST
+            self._note(time.perf_counter())
+            if self.standing.step:
+                self.save()
         finally:
             self._log.close()
         return self.standing.ended
@@ -123,42 +139,67 @@ class Loop:
         if self._entered:
             return
         self._entered = True
-        if self._random is not None:
-            set_random_state(self._random)
+        rank, size = self.job.ranks.rank, self.job.ranks.size
+        state = self._random[rank] if len(self._random) == size else None
+        if state is not None:
+            set_random_state(state)
+        elif self._random or rank:  # gone on with by other processes, or not the first
+            seed_anew(self.settings.seed, self.standing.step, rank)
         else:
             seed_all(self.settings.seed)
 
+    def _generators(self) -> list[dict[str, Any] | None]:
+        """Return the states of every process's generators, None where a process took them with it."""
+        if self.lost:
+            return [random_state() if rank == self.job.ranks.rank else None for rank in range(self.job.ranks.size)]
+        return list(self.job.ranks.agreed(random_state()))
+
     def _steps(self, until: int, stop: Stop) -> str:
         standing, thaws = self.standing, self.freezing.steps()
-        self.freezing.begin(standing.step)
-        pending: list[Pending] = []
+        self._begin(standing.step)
         began = since = time.perf_counter()
         before = standing.seconds
         ended = standing.waited and standing.waited_for(self.settings.patience)
         why = PATIENCE if ended else ""  # a run that ended, and was resumed
         while standing.step < until and not why:
             if standing.step in thaws:
-                self.freezing.begin(standing.step)
-            pending.append(self._step())
+                self._begin(standing.step)
+            self._pending.append(self._step(stop))
             now = time.perf_counter()
             standing.seconds = before + now - began
             due = self._due()
-            if any(due.values()) or stop.name or len(pending) >= self._flush_every or standing.step == until:
-                why = self._note(pending, since)
-                pending, since = [], time.perf_counter()
+            if (
+                any(due.values())
+                or self._heard(stop)
+                or len(self._pending) >= self._flush_every
+                or standing.step == until
+            ):
+                why = self._note(since)
+                since = time.perf_counter()
             if not why and due["evaluate"]:
                 why = self._evaluate()
                 since = time.perf_counter()
-            signalled = stop.name  # read once: one that comes while saving is for the next step
+            signalled = self._heard(stop)  # asked once: one that comes while saving is for the next step
             ends = standing.step == until or signalled or why == PATIENCE
-            if pending and ends:  # a signal that came since
-                why = self._note(pending, since) or why
-                pending = []
+            if ends:  # a signal that came since
+                why = self._note(since) or why
             if why not in (NONFINITE, COLLAPSED) and (due["save"] or ends):
                 self.save()
                 since = time.perf_counter()
             why = why or signalled
         return why or (DONE if standing.step >= self.settings.steps else "")
+
+    def _heard(self, stop: Stop) -> str:
+        """Return the signal that ends the run: of several processes, what all of them were told in the last step."""
+        if self.job.ranks.size > 1:
+            stop.name = self._told or stop.name
+            return self._told
+        return stop.name
+
+    def _begin(self, step: int) -> None:
+        """Let learn what learns from a step on."""
+        self.freezing.begin(step)
+        self.spread.begin()
 
     def _due(self) -> dict[str, bool]:
         step, last = self.standing.step, self.standing.step == self.settings.steps
@@ -167,9 +208,10 @@ class Loop:
             "save": step % self.settings.save_every == 0 or last,
         }
 
-    def _step(self) -> Pending:
-        """Take one step."""
-        standing = self.standing
+    def _step(self, stop: Stop) -> Pending:
+        """Take one step; where that fails the run stands where it stood."""
+        standing, position = self.standing, self.stream.position
+        random = random_state() if self.job.ranks.size > 1 else None
         rates = self.optimizer.rates(lr_factor(self.settings, standing.step))
         batches, fresh = [], 0
         for _ in range(self.settings.accumulate):
@@ -180,21 +222,30 @@ class Loop:
         begin = getattr(self.job.work.task, "begin_step", None)
         if begin is not None:
             begin(self.model, standing.step)
-        with Counted() if self._flops is None else nullcontext() as counted:
-            stepped = take_step(
-                self.model, self.job.work.task, batches, self.optimizer, settings=self.settings, fresh=fresh
-            )
+        try:
+            with Counted() if self._flops is None else nullcontext() as counted:
+                stepped = take_step(
+                    self.spread, self.job.work.task, batches, self.optimizer, settings=self.settings, fresh=fresh,
+                    heard=lambda: stop.name,
+                )  # fmt: skip
+        except Exception:
+            self.stream.go_back(position)
+            if random is not None:
+                set_random_state(random)
+            raise
         if counted is not None:
-            self._flops = counted.flops / max(stepped.places, 1)
+            self._flops = counted.flops / max(stepped.own_places, 1)
         if measured:
             standing.ratios = self.optimizer.moved_since(old)
         if self.average is not None:
             self.average.update()
         standing.step += 1
+        self._told = stepped.stop
         return standing.step, rates, stepped
 
-    def _note(self, pending: list[Pending], since: float) -> str:
+    def _note(self, since: float) -> str:
         """Write steps to the log; returns NONFINITE or COLLAPSED where too many in a row were of that kind."""
+        pending, self._pending = self._pending, []
         for row in rows_of(pending, since, flops=self._flops or 0.0, peak=self._peak):
             row["peak_bytes"] = peak_bytes(self.job.device)
             row["seconds"] = self.standing.seconds
@@ -218,9 +269,7 @@ class Loop:
         work, standing = self.job.work, self.standing
         if work.dev is None:
             return ""
-        standing.figures = evaluate(
-            self.model, work.task, work.dev.read(0, 0), settings=self.settings, average=self.average
-        )
+        standing.figures = self.job.ranks.told(self._figures(work.dev) if self.job.ranks.is_first else {})
         self._log.write({"step": standing.step, "dev": standing.figures})
         self._log.flush()
         self._observer({"step": standing.step, "dev": standing.figures})
@@ -232,6 +281,10 @@ class Loop:
             self.save_best()
         return PATIENCE if standing.waited_for(self.settings.patience) else ""
 
+    def _figures(self, dev: Source) -> dict[str, float]:
+        task, settings = self.job.work.task, self.settings
+        return evaluate(self.model, task, dev.read(0, 0), settings=settings, average=self.average)
+
     @property
     def metric(self) -> str:
         """The figure that says which model is best."""
@@ -240,9 +293,10 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint to go on from."""
         self._log.sync()
+        state = self.state()
         if self.folder is not None:
             model = safetensors_bytes(tensors_of(self.model))
-            self.folder.save(self.standing.step, model, self.state(), keep=self.settings.keep)
+            self.folder.save(self.standing.step, model, state, keep=self.settings.keep)
 
     def save_best(self) -> None:
         """Write the model (its average, where there is one) as the best."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy
 import torch
 
-__all__ = ["drawing_kept", "random_kept", "random_state", "seed_all", "seed_drawing", "set_random_state"]
+__all__ = ["drawing_kept", "random_kept", "random_state", "seed_all", "seed_anew", "seed_drawing", "set_random_state"]
 
 
 def seed_all(seed: int) -> None:
@@ -19,6 +19,16 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
+
+
+def seed_anew(*of: object) -> None:
+    """Seed torch (all devices), Python and numpy as a function of ``of``."""
+    seed_all(_number(of))
+
+
+def _number(of: Sequence[object]) -> int:
+    text = " ".join(map(str, of))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def random_state() -> dict[str, Any]:
@@ -59,8 +69,7 @@ def random_kept() -> Iterator[None]:
 
 def seed_drawing(*of: object) -> None:
     """Seed what a user's own data code draws from on the CPU, torch, Python and numpy, as a function of ``of``."""
-    text = " ".join(map(str, of))
-    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    number = _number(of)
     torch.default_generator.manual_seed(number)
     random.seed(number)
     numpy.random.seed(number % 2**32)

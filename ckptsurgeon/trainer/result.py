@@ -46,12 +46,14 @@ class Controls:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of ``train``. ``ended``: done, patience, nonfinite, collapsed, a signal's name; '' checks only.
+    """What came of ``train``.
 
+    ``ended``: done, patience, nonfinite, collapsed, lost (another process ended), a signal's name; '' checks only.
     ``figures`` are those of the last evaluation, ``best`` the best of ``metric``. ``test`` are those of the best
     weights over ``test_clips`` clips of the split ``test``, empty where it was not evaluated. ``elapsed_s`` is all
     that it took, checks too (of a run that went on: from then on, beside the steps before), ``train_s`` steps and
-    evaluations alone. ``exit_code`` is what the program ends with.
+    evaluations alone. ``exit_code`` is what the program ends with. Of several processes the first, of ``rank`` 0,
+    knows all of it; the others checked and wrote nothing.
     """
 
     config: str
@@ -77,6 +79,7 @@ class Trained:
     controls: Controls | None = None
     notes: tuple[str, ...] = ()
     exit_code: int = 0
+    rank: int = 0
 
     @property
     def ok(self) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+from .calling import Going, unlike
 from .checking import at, checks_after, checks_before, checks_during
 from .checks._check import NOT_RUN, Check
 from .claim import check_free
@@ -16,6 +18,7 @@ from .lineage import NAME as LINEAGE
 from .lineage import metadata_of
 from .locking import RunLock
 from .loop import COLLAPSED, NONFINITE, Loop, Observer
+from .ranks import ALONE, lost_text
 from .records import begin_records, checks_in, end_records
 from .result import Controls, Trained
 from .run_folder import RunFolder
@@ -23,7 +26,7 @@ from .start import Start
 from .stopping import Stop, listening
 from .testing import UNTESTED, Tested, tested, wants_test
 
-__all__ = ["Order", "carried_out", "notes_of", "result_of"]
+__all__ = ["Order", "carried_out", "lost_notes", "notes_of", "result_of"]
 
 
 UNCHECKED = Check("checks after the last step", NOT_RUN, "the program ended first; --resume makes them", "after")
@@ -43,6 +46,8 @@ class Order:
     tell: Observer
     began: float
     """When that was, in seconds of time.perf_counter()."""
+    go: Callable[[Going], None] = lambda going: None
+    """Tells other processes to train, too."""
 
 
 def carried_out(job: Job, start: Start, order: Order) -> Trained:
@@ -50,9 +55,11 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
     if order.resume:
         loop, before = _resumed(job, order), checks_in(order.folder)
         fill(job, order.tell)
+        _call(job, start, order)
     else:
         model, plan = job.model()
         fill(job, order.tell)
+        _call(job, start, order)
         before = at("before", checks_before(job, model, plan), order.tell)
         order.tell({"event": "checks", "checks": before})
         loop = Loop(job, model, folder=order.folder, observer=order.tell)
@@ -66,11 +73,12 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
     order.tell({"event": "begin", "step": loop.standing.step, "steps": job.settings.steps, "folder": order.folder.path})
     with listening() as stop:
         ended = loop.run(stop=stop, tensorboard=True)
+    job = loop.job = replace(job, ranks=ALONE)  # the others are done
     if job.work.dev is None and ended not in (NONFINITE, COLLAPSED) and loop.standing.step:
         loop.save_best()
-    start = replace(start, notes=(*start.notes, *notes))
+    start = replace(start, notes=(*start.notes, *notes, *lost_notes(loop.lost, order.folder)))
     finish = partial(_finish, job, start, loop, order, stop=stop, before_s=before_s)
-    if stop.name:
+    if stop.name or loop.lost:
         return finish(checks=before)
     checks = (*before, *at("during", checks_during(loop), order.tell))
     finish(checks=(*checks, UNCHECKED), done=False)  # what comes now takes long, and may be stopped
@@ -78,6 +86,22 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
     controls = _controls(job, order)
     after = checks_after(loop, order.sets, controls, overfitting=order.overfit)
     return finish(checks=(*checks, *at("after", after, order.tell)), controls=controls, test=test)
+
+
+def _call(job: Job, start: Start, order: Order) -> None:
+    """Let the other processes, if there are such, train what this one does; raises ConfigError where they cannot."""
+    init = start.init.path if start.init is not None else None
+    order.go(Going(start.config, order.sets, init, order.overfit, order.folder.path, order.resume))
+    different = unlike(job)
+    if different is not None:
+        raise different
+
+
+def lost_notes(lost: Mapping[int, str], folder: RunFolder) -> tuple[str, ...]:
+    """Return what is to be said of processes that ended before the run did."""
+    saved = folder.saved_steps
+    goes_on = f"step {saved[-1]} is saved, and --resume goes on" if saved else "nothing was saved yet"
+    return tuple(f"{lost_text(rank, word)}; {goes_on}" for rank, word in lost.items())
 
 
 def _already(loop: Loop) -> tuple[str, ...]:
@@ -128,7 +152,7 @@ def _finish(
         last_loss=standing.last_loss, skipped=standing.skipped, controls=controls,
         elapsed_s=before_s + time.perf_counter() - order.began, train_s=standing.seconds,
         test=test.figures if test is not None else {}, test_clips=test.clips if test is not None else 0,
-        exit_code=stop.exit_code or result.exit_code,
+        exit_code=1 if loop.lost else stop.exit_code or result.exit_code,
     )  # fmt: skip
     end_records(order.folder, result, curves=done and not stop.name)
     return result

@@ -41,6 +41,10 @@ class Stream:
         self.position = position
         self._batches: Iterator[Any] | None = None
 
+    def go_back(self, position: Position) -> None:
+        """Stand where it stood before."""
+        self.position, self._batches = position, None
+
     def __iter__(self) -> Stream:
         return self
 

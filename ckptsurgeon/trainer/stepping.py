@@ -5,8 +5,10 @@ Nothing here waits for a GPU, and no loss of ours does, but torch's ``ctc_loss``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,9 @@ from .buffers import Kept
 from .device import autocast
 from .optimizing import Optimizer
 from .settings import Settings
-from .tasks._task import Batch, Task
+from .spreading import Spread
+from .stopping import NAMES
+from .tasks._task import Batch, Loss, Task
 
 __all__ = ["Stepped", "take_step"]
 
@@ -25,7 +29,8 @@ class Stepped:
     """What a step was like. ``loss`` and ``parts`` are per item; ``norm`` is the gradient's, before clipping.
 
     ``seconds`` is the sound in it; of ``room`` places in the batches ``used`` were no padding. ``too_short`` is how
-    many of its ``fresh`` clips, those that the run had not seen yet, CTC can spell in no way.
+    many of its ``fresh`` clips, those that the run had not seen yet, CTC can spell in no way. All of it is over all
+    processes, but for ``own_places``, which are those of this one; ``stop`` is the signal that one of them heard.
     """
 
     loss: Tensor
@@ -38,6 +43,8 @@ class Stepped:
     room: int
     too_short: Tensor | None = None
     fresh: int = 0
+    own_places: int = 0
+    stop: str = ""
 
     @property
     def places(self) -> int:
@@ -46,45 +53,91 @@ class Stepped:
 
 
 def take_step(
-    model: nn.Module, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings,
-    fresh: int = 0,
+    spread: Spread, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings, fresh: int = 0,
+    heard: Callable[[], str] = str,
 ) -> Stepped:  # fmt: skip
     """Take one step on one or more batches together, of whose clips the run has not seen the first ``fresh`` batches'.
 
-    The loss is divided by the items of all batches, not each batch's by its own: batches with few labels would weigh
-    too much (https://github.com/huggingface/transformers/issues/34191).
+    The loss is divided by the items of all batches of all processes, not each batch's by its own: batches with few
+    labels would weigh too much (https://github.com/huggingface/transformers/issues/34191). Gradients are added up over
+    the processes once, with the last batch. ``heard`` gives the signal that came to this one. Where anything is raised,
+    the model is what it was.
     """
-    device = next(model.parameters()).device
-    kept = Kept(model)
-    total: Tensor | None = None
+    kept = Kept(spread.model)
+    try:
+        total, count, parts, short = _backward(spread, task, batches, settings=settings, fresh=fresh)
+        said = _said(batches, fresh, heard())
+        spread.ranks.add(
+            [said]
+        )  # on the CPU, and before the device is asked for anything: that would wait for the dead
+        spread.ranks.add([total, count, *parts.values(), *short])
+    except BaseException:
+        kept.put_back(torch.ones((), dtype=torch.bool))
+        optimizer.inner.zero_grad(set_to_none=True)
+        raise
+    share = 1 / count.clamp(min=1)
+    norms = optimizer.gradient_norms()
+    norm = _normalise(optimizer.parameters, norms, share * spread.of_mean, settings.clip)
+    bad = ~(torch.isfinite(norm) & torch.isfinite(total))
+    optimizer.step(bad, norms)
+    kept.put_back(bad)
+    clips, seen, used, room = map(int, said[:4].tolist())
+    return Stepped(
+        loss=total * share, parts={name: part * share for name, part in parts.items()}, norm=norm, bad=bad,
+        clips=clips, seconds=float(said[4]), used=used, room=room, too_short=short[0] if short else None, fresh=seen,
+        own_places=_places(batches)[1] or sum(len(batch.names) for batch in batches),
+        stop=next((name for name, heard in zip(NAMES, said[5:].tolist(), strict=True) if heard), ""),
+    )  # fmt: skip
+
+
+Backward = tuple[Tensor, Tensor, dict[str, Tensor], list[Tensor]]
+"""The sums of a step over the batches of this process: its loss, its items, the parts of the loss, and of one tensor,
+where something is spelled, how many clips were too short."""
+
+
+def _backward(
+    spread: Spread, task: Task, batches: Sequence[Batch], *, settings: Settings, fresh: int
+) -> Backward:  # fmt: skip
+    """Compute the gradients of all batches, as those of one."""
+    device = next(spread.model.parameters()).device
+    total = torch.zeros((), device=device)
     items: int | Tensor = 0
     parts: dict[str, Tensor] = {}
     short: list[Tensor] = []
     for place, batch in enumerate(batches):
-        with autocast(settings, device):
-            loss = task.loss(model, batch.to(device))
-        loss.total.backward()  # type: ignore[no-untyped-call]
-        value = loss.total.detach()
-        total = value if total is None else total + value
+        with spread.apart() if place + 1 < len(batches) else nullcontext():
+            with autocast(settings, device):
+                value, loss = spread(partial(_loss, task, batch.to(device)))
+            value.backward()  # type: ignore[no-untyped-call]
+        total = total + loss.total
         items = items + loss.items
         if loss.too_short is not None and place < fresh:
-            short.append(loss.too_short)
+            short = [loss.too_short + (short[0] if short else 0)]
         for name, part in loss.parts.items():
-            parts[name] = parts[name] + part.detach() if name in parts else part.detach()
-    assert total is not None
-    share = 1 / torch.as_tensor(items, dtype=torch.float32, device=device).clamp(min=1)
-    norms = optimizer.gradient_norms()
-    norm = _normalise(optimizer.parameters, norms, share, settings.clip)
-    bad = ~(torch.isfinite(norm) & torch.isfinite(total))
-    optimizer.step(bad, norms)
-    kept.put_back(bad)
-    used, room = _places(batches)
-    return Stepped(
-        loss=total * share, parts={name: part * share for name, part in parts.items()}, norm=norm, bad=bad,
-        clips=sum(len(batch.names) for batch in batches), seconds=sum(batch.seconds for batch in batches),
-        used=used, room=room, too_short=torch.stack(short).sum() if short else None,
-        fresh=sum(len(batch.names) for batch in batches[:fresh]),
-    )  # fmt: skip
+            parts[name] = parts[name] + part if name in parts else part.clone()
+    return total, torch.as_tensor(items, dtype=torch.float32, device=device).clone(), parts, short
+
+
+def _loss(task: Task, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
+    """Return the loss to go back from, and what is noted of it."""
+    loss = task.loss(model, batch)
+    parts = {name: part.detach() for name, part in loss.parts.items()}
+    noted = replace(loss, total=loss.total.detach(), parts=parts)
+    return (loss.total * 0.0, _nothing_of(noted)) if batch.idle else (loss.total, noted)
+
+
+def _nothing_of(loss: Loss) -> Loss:
+    short = None if loss.too_short is None else loss.too_short * 0
+    parts = {name: part * 0 for name, part in loss.parts.items()}
+    return replace(loss, total=loss.total * 0, items=loss.items * 0, parts=parts, too_short=short)
+
+
+def _said(batches: Sequence[Batch], fresh: int, signal: str) -> Tensor:
+    """Return clips, clips not seen before, places used and all, seconds, and which signals were heard."""
+    clips, seen = (sum(len(batch.names) for batch in some if not batch.idle) for some in (batches, batches[:fresh]))
+    used, room = _places([batch for batch in batches if not batch.idle])
+    heard = [name == signal for name in NAMES]
+    return torch.tensor([clips, seen, used, room, sum(batch.seconds for batch in batches), *heard], dtype=torch.float64)
 
 
 @torch.no_grad()

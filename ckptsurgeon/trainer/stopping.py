@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["SIGNALS", "Stop", "listening"]
+__all__ = ["NAMES", "SIGNALS", "Stop", "listening"]
 
 
 SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGHUP))
+NAMES = tuple(signal.Signals(number).name for number in SIGNALS)
 
 
 @dataclass

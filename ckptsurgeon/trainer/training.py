@@ -5,23 +5,26 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 from ..api.types import Path
 from ..errors import ConfigError
 from ..text import escape
 from .assembly import job_of, with_one_batch
+from .calling import calling
 from .checking import at, checks_before
 from .claim import check_free, check_no_input, company
 from .controls import check_controls
-from .device import computing
+from .device import computing, device_of
 from .filling import fill, telling
 from .fitting import saying_what_fits
+from .following import followed
 from .job import Job
 from .lineage import check_unchanged
 from .locking import RunLock
 from .loop import Observer
+from .ranks import joined, place_in
 from .result import Trained
 from .resuming import check_overfitting, resumed_start
 from .run_folder import RunFolder
@@ -61,6 +64,9 @@ def train(
     controls too, with ``seeds`` paired seeds. ``observer`` is given each row of the log as it is made, and what else
     happens: an ``event`` each.
 
+    Each of several processes that torchrun started calls this alike: the batches of every step are shared out among
+    them, and the first one checks, writes and observes.
+
     Raises ConfigError, PatternError, what ``load_into`` raises for an init that does not fit, and OutputError.
     """
     began = time.perf_counter()
@@ -70,11 +76,19 @@ def train(
     sets = (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
     folder = RunFolder(os.fspath(run) if run is not None else OVERFIT if overfit_one_batch else RUN)
     writes = not (check_only or preprocess_only)
-    with RunLock(folder.path) as lock:
+    place = place_in(os.environ)
+    where = device_of(device, place.local if place.size > 1 else None)
+    with ExitStack() as stack:
+        ranks = stack.enter_context(joined(place, where))
+        if not ranks.is_first:
+            return followed(ranks, where)
+        stack.enter_context(ranks.explaining())
+        go = stack.enter_context(calling(ranks))
+        lock = stack.enter_context(RunLock(folder.path))
         start, sets = _start(
             lock, folder, _text(config), _text(init), resume=resume, sets=sets, writes=writes, controls=controls
         )
-        job = job_of(start.config, sets=sets, device=device, init=start.init, cached=not check_only)
+        job = job_of(start.config, sets=sets, device=where, init=start.init, cached=not check_only, ranks=ranks)
         if start.known is not None:
             start = replace(start, notes=(*start.notes, *check_unchanged(job, start.known, folder)))
         elif writes:
@@ -83,7 +97,7 @@ def train(
         if controls:
             check_controls(job, seeds)
         order = Order(
-            folder, lock, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None), began
+            folder, lock, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None), began, go
         )  # fmt: skip
         if preprocess_only:  # what it computes of each split is said with what there is, and no weights are made
             job = replace(job, work=replace(job.work, notes=()))

@@ -144,7 +144,7 @@ def test_each_random_state_that_is_lost_is_seen(lost: str) -> None:
     tensors, state = RunFolder("run").load()
     seed_all(99)
     other = random_state()
-    second.restore(tensors, {**state, "random": {**state["random"], lost: other[lost]}})
+    second.restore(tensors, {**state, "random": [{**state["random"][0], lost: other[lost]}]})
     second.run()
     assert not toy.equal(whole, second)
 

@@ -38,7 +38,7 @@ def test_batches_of_other_sizes_add_up_to_one(optimizer: str) -> None:
         loop.model.eval()
         batch = next(loop.stream)
         parts = [part(batch, a, b) for a, b in pairwise(cuts)]
-        stepped = take_step(loop.model, loop.job.work.task, parts, loop.optimizer, settings=loop.settings)
+        stepped = take_step(loop.spread, loop.job.work.task, parts, loop.optimizer, settings=loop.settings)
         made.append((float(stepped.loss), float(stepped.norm), tensors_of(loop.model)["head.weight"].detach().clone()))
     (loss, norm, weight), (other_loss, other_norm, other_weight) = made
     assert loss == pytest.approx(other_loss)
@@ -53,7 +53,7 @@ def test_the_step_is_that_of_torch() -> None:
     batch = next(loop.stream)
     loop.model.eval()
     twin.model.eval()
-    take_step(loop.model, loop.job.work.task, [batch], loop.optimizer, settings=loop.settings)
+    take_step(loop.spread, loop.job.work.task, [batch], loop.optimizer, settings=loop.settings)
     plain = torch.optim.AdamW(twin.optimizer.parameters, 0.01, (0.9, 0.999), 1e-8, 0.01)
     loss = twin.job.work.task.loss(twin.model, batch)
     (loss.total / loss.items).backward()
@@ -158,7 +158,7 @@ def test_either_of_loss_and_gradient_that_is_not_finite_skips_the_step(what: str
 
     loop.job.work.task.loss = spoiled  # type: ignore[method-assign]
     stepped = take_step(
-        loop.model, loop.job.work.task, [next(loop.stream)], loop.optimizer, settings=loop.settings
+        loop.spread, loop.job.work.task, [next(loop.stream)], loop.optimizer, settings=loop.settings
     )  # fmt: skip
     assert (math.isfinite(float(stepped.loss)), math.isfinite(float(stepped.norm))) == (what != "loss", what == "loss")
     assert bool(stepped.bad)
@@ -173,7 +173,7 @@ def test_sgd_has_the_first_of_betas_as_momentum() -> None:
     twin.model.eval()
     for _ in range(3):
         batch = next(loop.stream)
-        take_step(loop.model, loop.job.work.task, [batch], loop.optimizer, settings=loop.settings)
+        take_step(loop.spread, loop.job.work.task, [batch], loop.optimizer, settings=loop.settings)
         loss = twin.job.work.task.loss(twin.model, batch)
         plain.zero_grad()
         (loss.total / loss.items).backward()

@@ -29,10 +29,10 @@ from torch import nn
 class Net(nn.Module):
     """(batch, time, 8) to (batch, classes)."""
 
-    def __init__(self, classes=4, hidden=16, dropout=0.1, groups=False, leaky=False):
+    def __init__(self, classes=4, hidden=16, dropout=0.1, groups=False, leaky=False, norm=True):
         super().__init__()
         self.body = nn.ModuleDict({
-            "first": nn.Linear(8, hidden), "act": nn.ReLU(), "norm": nn.BatchNorm1d(hidden),
+            "first": nn.Linear(8, hidden), "act": nn.ReLU(), "norm": nn.BatchNorm1d(hidden) if norm else nn.Identity(),
             "second": nn.Linear(hidden, hidden), "drop": nn.Dropout(dropout),
         })
         self.groups = nn.GroupNorm(2, hidden) if groups else None

@@ -97,7 +97,9 @@ def run(
             check_only=check_only, controls=controls, seeds=3 if seeds is None else seeds,
             overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only, observer=watch.observe,
         )  # fmt: skip
-    if not sink.answer(found):
+    if found.rank:  # the first process speaks, while there is one
+        sink.notes(found.notes)
+    elif not sink.answer(found):
         sink.notes(note for note in found.notes if note not in watch.noted)
         sink.show(trained_view(found, checked=watch.shown, next_steps=_next(found), every=verbose))
     if found.exit_code:
@@ -121,7 +123,7 @@ def _next(found: Trained) -> list[str]:
     if found.run is None:
         return []
     at = "" if found.run == "run" else f" --run {quoted(found.run)}"
-    if found.ended.startswith("SIG"):
+    if found.ended.startswith("SIG") or found.ended == "lost":
         return [f"ckpt train{at} --resume"]
     if not found.ok:
         return [f"ckpt train --report {quoted(found.run)} -v"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,17 +67,23 @@ class Batches:
         """Return the share of padding in an epoch's batches."""
         return padding(self.split.lengths, self.order(seed, epoch))
 
-    def read(self, seed: int = 0, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from the ``start``-th on; raises what reading a clip raises."""
+    def read(
+        self, seed: int = 0, epoch: int = 0, start: int = 0, *, rank: int = 0, of: int = 1
+    ) -> Iterator[Batch]:  # fmt: skip
+        """Yield the batches of an epoch from the ``start``-th on, or of each the part of one of several processes.
+
+        Raises what reading a clip raises.
+        """
         self.fill()
-        self._places.batches = [[(seed, epoch, at) for at in batch] for batch in self.order(seed, epoch)[start:]]
-        for batch in started_deaf(self._loader):
+        parts = [(batch[rank::of], batch[0]) for batch in self.order(seed, epoch)[start:]]
+        self._places.batches = [[(seed, epoch, at) for at in part or [first]] for part, first in parts]
+        for batch, (part, _) in zip(started_deaf(self._loader), parts, strict=True):
             if isinstance(batch, CheckpointError):
                 try:
                     raise batch
                 finally:
                     del batch  # an error that its own frame holds is a circle, in which workers take seconds to end
-            yield batch
+            yield batch if part else replace(batch, seconds=0.0, idle=True)
 
     def close(self) -> None:
         """End the workers now: those of a loader that lies in a circle of references take seconds to end."""

@@ -25,6 +25,7 @@ class Batch:
     ``inputs`` is (batch, time) or (batch, time, features), ``lengths`` how much of each is no padding; ``labels`` and
     ``label_lengths`` likewise, of what is to be answered. ``seconds`` is the sound in it. ``names`` say where each
     example is written. ``extras`` are what else a task wants, each with an entry for every example.
+    ``idle``: of several processes this one has nothing to do, and nothing of what it does counts.
     """
 
     inputs: Tensor
@@ -34,6 +35,7 @@ class Batch:
     seconds: float
     names: tuple[str, ...]
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    idle: bool = False
 
     def to(self, device: Any) -> Batch:
         """Return the batch on a device."""
@@ -47,6 +49,14 @@ class Batch:
         """Return some of its examples, padded as they are in it."""
         return replace(self._each(lambda one: one[first:last]), names=self.names[first:last])
 
+    def strided(self, first: int, step: int) -> Batch:
+        """Return every ``step``-th of its examples, padded as they are; its first one, idle, where none is left."""
+        names = self.names[first::step]
+        if not names:
+            return replace(self.part(0, 1), seconds=0.0, idle=True)
+        seconds = self.seconds * len(names) / len(self.names)
+        return replace(self._each(lambda one: one[first::step]), names=names, seconds=seconds)
+
     def with_extras(self, extras: Mapping[str, Tensor]) -> Batch:
         """Return the batch with more that belongs to it."""
         return replace(self, extras={**self.extras, **extras})
@@ -54,7 +64,7 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(
             change(self.inputs), change(self.lengths), change(self.labels), change(self.label_lengths), self.seconds,
-            self.names, {name: change(one) for name, one in self.extras.items()},
+            self.names, {name: change(one) for name, one in self.extras.items()}, self.idle,
         )  # fmt: skip
 
 

@@ -1,0 +1,77 @@
+"""What the processes beside the first do: they train with it, and leave checking, writing and speaking to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+
+import torch
+
+from ..errors import ConfigError
+from .assembly import job_of, with_one_batch
+from .calling import Going, unlike
+from .device import computing
+from .fitting import saying_what_fits
+from .init import read_init
+from .loop import LOST, Loop
+from .ranks import LostError, Ranks
+from .result import Trained
+from .run_folder import RunFolder
+from .running import lost_notes, result_of
+from .start import Start
+from .stopping import listening
+
+__all__ = ["followed"]
+
+
+def followed(ranks: Ranks, device: torch.device) -> Trained:
+    """Train as the first process tells; returns what is known here of what came of it.
+
+    Raises what reading the configuration and its data raises. Where the first one ended and has said why, nothing more
+    is said.
+    """
+    try:
+        with ranks.explaining():
+            going: Going | None = ranks.told(None)
+            return _trained(going, ranks, device) if going is not None else _nothing(ranks)
+    except LostError as error:
+        if _speaks(ranks, error.ranks):
+            raise
+        return _nothing(ranks, exit_code=error.exit_code)
+
+
+def _trained(going: Going, ranks: Ranks, device: torch.device) -> Trained:
+    init = read_init(going.init) if going.init is not None else None
+    job = job_of(going.config, sets=going.sets, device=device, init=init, ranks=ranks)
+    with computing(job.settings), closing(job.work), saying_what_fits(job.settings):
+        if going.overfit:
+            job = with_one_batch(job)
+        if unlike(job) is not None:  # the first one says so
+            return _nothing(ranks, exit_code=ConfigError.exit_code)
+        if going.resume:
+            loop = Loop(job, job.empty_model().to(job.device))
+            loop.restore(*RunFolder(going.run).load())
+        else:
+            loop = Loop(job, job.model()[0])
+        with listening() as stop:
+            ended = loop.run(stop=stop)
+    found = result_of(job, Start(going.config, init, from_=going.init), checks=(), ended=ended)
+    return replace(
+        found, step=loop.standing.step, rank=ranks.rank, exit_code=1 if ended == LOST else 0,
+        last_loss=loop.standing.last_loss, figures=loop.standing.figures,
+        notes=lost_notes(loop.lost, RunFolder(going.run)) if _speaks(ranks, loop.lost) else (),
+    )  # fmt: skip
+
+
+def _speaks(ranks: Ranks, lost: Mapping[int, str]) -> bool:
+    """Whether it is up to this process to say who ended: the first one is gone, and has not said why."""
+    living = set(range(ranks.size)) - set(lost)
+    return lost.get(0) == "" and ranks.rank == min(living)
+
+
+def _nothing(ranks: Ranks, exit_code: int = 0) -> Trained:
+    return Trained(
+        config="", run=None, init=None, task="", device="", step=0, steps=0, ended="", checks=(), rank=ranks.rank,
+        exit_code=exit_code,
+    )  # fmt: skip

@@ -1,0 +1,273 @@
+"""Several processes that train one model: together they are one with the batches of all, and none fails alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import ckptsurgeon as cs
+from ckptsurgeon.trainer.job import tensors_of
+from ckptsurgeon.trainer.ranks import ALONE, Ranks, place_in
+from ckptsurgeon.trainer.sharing import Shared, shared
+from ckptsurgeon.trainer.stepping import take_step
+
+from . import toy
+from .sounds import corpus
+from .together import apart, environment, same_bits, together, train, write
+
+STEP = """
+import json, sys, torch
+from ckptsurgeon.trainer.assembly import job_of
+from ckptsurgeon.trainer.job import tensors_of
+from ckptsurgeon.trainer.loop import Loop
+from ckptsurgeon.trainer.ranks import joined, place_in
+from ckptsurgeon.trainer.stepping import take_step
+import os
+torch.set_num_threads(1)
+with joined(place_in(os.environ), torch.device("cpu")) as ranks:
+    job = job_of("toy.yaml", device="cpu", ranks=ranks)
+    loop = Loop(job, job.model()[0])
+    loop._begin(0)
+    calls = []
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+    loop.spread._wrapped.register_comm_hook(None, lambda state, bucket: (calls.append(1), allreduce_hook(None, bucket))[1])
+    batch = next(loop.job.work.train.read(0, 0))
+    own = [batch.part(0, 3), batch.part(3, 4)] if ranks.is_first else [batch.part(4, 7), batch.part(7, 8)]
+    stepped = take_step(loop.spread, loop.job.work.task, own, loop.optimizer, settings=loop.settings)
+    torch.save({key: value.detach() for key, value in tensors_of(loop.model).items()}, f"rank{ranks.rank}.pth")
+    said = ranks.agreed(ranks.rank)
+    print(json.dumps([float(stepped.loss), float(stepped.norm), stepped.clips, said, ranks.told(ranks.rank), len(calls)]))
+"""
+
+
+def log_of(run: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(run, "log.jsonl").read_text().splitlines()]
+
+
+def test_a_step_of_two_is_that_of_one_with_all_their_clips_and_gradients_are_added_up_once() -> None:
+    settings: dict[str, Any] = {"batch_size": 8, "model": {"norm": False, "dropout": 0.0}}
+    loop = toy.loop(**settings)
+    before = {key: value.detach().clone() for key, value in tensors_of(loop.model).items()}
+    stepped = take_step(
+        loop.spread, loop.job.work.task, [next(loop.stream)], loop.optimizer, settings=loop.settings
+    )  # fmt: skip
+    ended = together(STEP)
+    assert [one.code for one in ended] == [0, 0], ended
+    for one in ended:
+        loss, norm, clips, agreed, told, added = json.loads(one.out.splitlines()[-1])
+        assert loss == pytest.approx(float(stepped.loss), rel=1e-5)
+        assert norm == pytest.approx(float(stepped.norm), rel=1e-5)
+        assert (clips, agreed, told, added) == (8, [0, 1], 0, 1)
+    for rank in range(2):
+        made = torch.load(f"rank{rank}.pth", weights_only=True)
+        for key, value in tensors_of(loop.model).items():
+            torch.testing.assert_close(made[key], value.detach(), rtol=1e-5, atol=1e-6)
+    assert any(not torch.equal(before[key], value) for key, value in tensors_of(loop.model).items())
+
+
+def test_a_run_of_two_is_that_of_one_and_goes_on_with_one() -> None:
+    """Two of 8 clips are one of 16; what two have begun one ends, and what one has begun two."""
+    write()
+    assert train("toy.yaml", "--run", "one", size=1)[0].code == 0
+    first, second = train("toy.yaml", "--run", "two")
+    assert (first.code, second.code) == (0, 0), (first, second)
+    assert (second.out, second.err) == ("", "")
+    assert "trained two  8/8 steps" in first.out
+    assert json.loads(Path("two/lineage.json").read_text())["processes"] == 2
+    assert apart("one", "two") < 1e-5
+    assert apart("one", "two", "best.safetensors") < 1e-5
+    for wanted, row in zip(log_of("one"), log_of("two"), strict=True):
+        assert {name: row.get(name) for name in ("step", "clips", "padding", "flops", "skipped", "lr")} == {
+            name: wanted.get(name) for name in ("step", "clips", "padding", "flops", "skipped", "lr")
+        }
+        for name in ("loss", "grad_norm"):
+            assert row.get(name, 0) == pytest.approx(wanted.get(name, 0), rel=1e-5)
+
+    begun = train("toy.yaml", "--run", "ended-by-one", FAULT="1 5 SIGTERM")
+    assert [one.code for one in begun] == [143, 0], begun
+    assert "terminated; it finished its step and saved" in begun[0].out
+    assert os.readlink("ended-by-one/last") == "steps/6"
+    shutil.copytree("ended-by-one", "ended-by-two", symlinks=True)
+    gone_on = train("--run", "ended-by-one", "--resume", size=1)[0]
+    assert gone_on.code == 0, gone_on
+    assert "was trained by 2 processes, is by 1" in gone_on.err
+    assert apart("one", "ended-by-one") < 1e-5
+
+    assert [one.code for one in train("--run", "ended-by-two", "--resume")] == [0, 0]
+    assert same_bits("two", "ended-by-two")
+
+    assert train("toy.yaml", "--run", "begun-by-one", size=1, FAULT="0 5 SIGINT")[0].code == 130
+    assert [one.code for one in train("--run", "begun-by-one", "--resume")] == [0, 0]
+    assert apart("one", "begun-by-one") < 1e-5
+
+
+def test_what_each_draws_is_gone_on_with_bit_for_bit() -> None:
+    """Dropout and a norm: each process has generators of its own."""
+    write(model={"norm": True, "dropout": 0.3}, accumulate=2, ema=0.9)
+    assert [one.code for one in train("toy.yaml", "--run", "whole")] == [0, 0]
+    assert [one.code for one in train("toy.yaml", "--run", "parts", FAULT="0 7 SIGHUP")] == [129, 0]
+    assert os.readlink("parts/last") == "steps/4"
+    states = torch.load("parts/last/state.pth", weights_only=True)["random"]
+    assert len(states) == 2
+    assert not torch.equal(states[0]["torch"], states[1]["torch"])
+    assert [one.code for one in train("--run", "parts", "--resume")] == [0, 0]
+    assert same_bits("whole", "parts")
+
+
+@pytest.mark.parametrize(
+    ("fault", "word", "survivor"),
+    [
+        ("1 5 SIGKILL", "rank 1 ended, without a word; step 5 is saved", 0),
+        ("1 5 raise", "rank 1 ended with ValueError: what this task cannot do; step 5 is saved", 0),
+        ("0 5 SIGKILL", "rank 0 ended, without a word; step 4 is saved", 1),
+    ],
+)
+def test_one_that_ends_is_named_and_the_run_goes_on_from_what_is_saved(fault: str, word: str, survivor: int) -> None:
+    write(save_every=4)
+    ended = train("toy.yaml", "--run", "run", FAULT=fault)
+    assert ended[survivor].code == 1, ended
+    assert word in ended[survivor].err.replace("\n      ", " "), ended[survivor].err
+    assert "Traceback" not in ended[survivor].err
+    assert [one.code for one in train("--run", "run", "--resume")] == [0, 0]
+    write(save_every=4)
+    assert train("toy.yaml", "--run", "one", size=1)[0].code == 0
+    assert apart("one", "run") < 1e-5
+
+
+def test_the_others_end_where_the_first_cannot_begin() -> None:
+    write(task="Missing")
+    first, second = train("toy.yaml", "--run", "run")
+    assert first.code == 2
+    assert "Missing" in first.err
+    assert (second.code, second.out, second.err) == (0, "", "")
+    assert not Path("run").exists()
+    write(metric="unheard")  # which the first one finds out before the first step, when the others are ready
+    first, second = train("toy.yaml", "--run", "run")
+    assert (first.code, second.code, second.out, second.err) == (2, 1, "", "")
+    assert "unheard: the task gives no such figure" in first.err
+    write()
+    first, second = train("toy.yaml", "--check-only")
+    assert (first.code, second.code, second.out, second.err) == (0, 0, "", "")
+    assert "first loss" in first.out
+
+
+def test_the_first_says_which_of_the_others_cannot_begin() -> None:
+    write(task="Unbearable")
+    with Path("faulty.py").open("a") as file:
+        file.write(UNBEARABLE)
+    first, second = train("toy.yaml", "--run", "run")
+    assert (first.code, second.code) == (1, 2)
+    assert "error: rank 1 ended with ConfigError: rank 1 cannot." in first.err.replace("\n", " ")
+    assert "cannot" in second.err
+    assert "Traceback" not in first.err + second.err
+
+
+UNBEARABLE = """
+from ckptsurgeon.errors import ConfigError
+
+class Unbearable(Toy):
+    def __init__(self, *args):
+        if os.environ["RANK"] == "1":
+            raise ConfigError("rank 1 cannot.")
+        super().__init__(*args)
+"""
+
+
+def test_other_data_is_an_error_that_is_said_once() -> None:
+    Path("here").mkdir()
+    Path("there").mkdir()
+    for folder, texts in (("here", ["a", "b", "ab", "c"]), ("there", ["a", "b", "ab", "b"])):
+        corpus(f"{folder}/train.csv", texts)
+        Path(folder, "alphabet.txt").write_text("a\nb\nc\n")
+        Path(folder, "x.yaml").write_text(yaml.safe_dump(SPEECH))
+    first, second = train("x.yaml", folders={0: "here", 1: "there"})
+    assert (first.code, second.code) == (2, 2)
+    assert "rank 1 has other data than rank 0 for x.yaml." in first.err
+    assert (second.out, second.err) == ("", "")
+    assert not Path("here/run").exists()
+
+
+SPEECH: dict[str, Any] = {
+    "model": {
+        "name": "deepspeech", "alphabet": "alphabet.txt", "n_input": 20, "n_context": 1, "n_hidden": 8, "dropout": 0,
+    },
+    "train": {
+        "task": "ctc", "steps": 4, "batch_size": 4, "features": {"size": 10, "stack": 2}, "warmup": 1, "save_every": 3,
+        "data": {"train": "train.csv", "tokens": "alphabet.txt", "workers": 1, "cache": "cache"}, "clip": 1.0,
+    },
+}  # fmt: skip
+
+
+def test_clips_of_manifests_are_shared_out_and_one_that_has_none_stands_idle() -> None:
+    """Five clips in batches of four: the second one is a single clip, of which the other process has no part."""
+    corpus("train.csv", ["a", "b", "ab", "c", "ca"])
+    Path("alphabet.txt").write_text("a\nb\nc\n")
+    Path("x.yaml").write_text(yaml.safe_dump(SPEECH))
+    assert train("x.yaml", "--run", "one", size=1)[0].code == 0
+    ended = train("x.yaml", "--run", "two")
+    assert [one.code for one in ended] == [0, 0], ended
+    assert apart("one", "two") < 1e-5
+    rows = [(row["clips"], row.get("fresh"), row.get("too_short")) for row in log_of("two")]
+    assert rows == [(row["clips"], row.get("fresh"), row.get("too_short")) for row in log_of("one")]
+    assert sorted(clips for clips, _, _ in rows) == [1, 1, 4, 4]
+
+
+NO_CHANCE = """
+import torch
+torch.nn.functional.gumbel_softmax = lambda logits, tau=1, hard=False: torch.softmax(logits / tau, -1)
+"""
+"""Codes are chosen by chance, and each process has its own."""
+
+
+def test_pre_training_normalises_over_all_of_them() -> None:
+    pytest.importorskip("transformers")
+    from . import waves
+
+    # Without Adam, which makes whole steps of the rounding in gradients that are 0, such as those of the keys' biases.
+    pretrain = {"crop_s": 0.4, "diversity": 0.0}  # of which each batch has its own, as everywhere
+    waves.write(clips=6, accumulate=2, steps=3, optimizer="sgd", lr=0.01, pretrain=pretrain)
+    assert train("pre.yaml", "--run", "one", size=1, BEFORE=NO_CHANCE)[0].code == 0
+    ended = train("pre.yaml", "--run", "two", BEFORE=NO_CHANCE)
+    assert [one.code for one in ended] == [0, 0], ended
+    assert apart("one", "two") < 1e-5
+    for wanted, row in zip(log_of("one"), log_of("two"), strict=True):
+        for name in ("contrastive", "accuracy"):
+            assert row.get("parts", {}).get(name, 0) == pytest.approx(wanted.get("parts", {}).get(name, 0), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RANK": "0"},
+        {"RANK": "0", "WORLD_SIZE": "x", "LOCAL_RANK": "0"},
+        {"RANK": "0", "WORLD_SIZE": "0", "LOCAL_RANK": "0"},
+    ],
+)
+def test_half_an_environment_is_an_error(environment: dict[str, str]) -> None:
+    with pytest.raises(cs.ConfigError, match="the environment says RANK=0"):
+        place_in(environment)
+
+
+def test_an_environment_is_read() -> None:
+    assert (place_in({}).rank, place_in({}).size) == (0, 1)
+    found = place_in(environment(1, 2, 1234))
+    assert (found.rank, found.size, found.local) == (1, 2, 1)
+
+
+def test_parts_of_a_batch_are_all_of_it() -> None:
+    source = toy.job(batch_size=5).work.train
+    assert shared(source, ALONE) is source
+    whole = next(iter(source.read(0, 0)))
+    parts = [next(iter(Shared(source, Ranks(rank, 3)).read(0, 0))) for rank in range(3)]
+    assert sorted(name for part in parts for name in part.names) == sorted(whole.names)
+    assert sum(part.seconds for part in parts) == pytest.approx(whole.seconds)
+    assert not any(part.idle for part in parts)
+    idle = next(iter(Shared(source, Ranks(5, 6)).read(0, 0)))
+    assert (idle.idle, idle.names, idle.seconds) == (True, whole.names[:1], 0.0)

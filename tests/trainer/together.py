@@ -1,0 +1,189 @@
+"""Several processes that train together, as torchrun would start them, and a toy that fails where it is told."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from safetensors.torch import load_file
+
+from . import toy
+
+ROOT = str(Path(__file__).parents[2])
+SAME: dict[str, Any] = {"model": {"norm": False, "dropout": 0.0}, "batch_size": 16, "steps": 8, "warmup": 2}
+"""A toy whose steps do not depend on how a batch is shared out."""
+
+FAULTY = """
+class Faulty(Toy):
+    '''Does what FAULT says (rank, how many losses before, what) in the middle of training.'''
+
+    def loss(self, model, batch):
+        rank, after, what = os.environ.get("FAULT", "-1 0 nothing").split()
+        if torch.is_grad_enabled() and os.environ.get("RANK", "0") == rank and self.calls == int(after):
+            self.calls += 1
+            fault(what)
+        return super().loss(model, batch)
+
+def fault(what):
+    import signal
+    import time
+    if what.startswith("SIG"):
+        os.kill(os.getpid(), getattr(signal, what))
+        time.sleep(0.2)
+    elif what == "raise":
+        raise ValueError("what this task cannot do")
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one of the processes ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def environment(rank: int, size: int, port: int, **others: str) -> dict[str, str]:
+    """What torchrun tells a process."""
+    return {
+        **os.environ, "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True", "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **others,
+    }  # fmt: skip
+
+
+def together(
+    program: str, *arguments: str, size: int = 2, folders: Mapping[int, str] | None = None, **others: str
+) -> list[Ended]:
+    """Run a program in as many processes, each in a folder of its own if it is named; returns how each ended."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = store.port
+    orders = [
+        {
+            "program": program, "arguments": ["ckpt", *arguments], "folder": os.path.abspath((folders or {}).get(rank, ".")),
+            "environment": environment(rank, size, port, **others), "out": f"out-{rank}.txt", "err": f"err-{rank}.txt",
+        }
+        for rank in range(size)
+    ]  # fmt: skip
+    codes = _started().carry_out(orders)
+    said = [(Path(order["folder"], order["out"]), Path(order["folder"], order["err"])) for order in orders]
+    return [Ended(code, out.read_text(), err.read_text()) for code, (out, err) in zip(codes, said, strict=True)]
+
+
+def train(*arguments: str, size: int = 2, **others: Any) -> list[Ended]:
+    """Run ``ckpt train`` as so many processes, without what takes long beside: checks after the run, and pictures."""
+    return together(TRAIN, "train", *arguments, size=size, **others)
+
+
+TRAIN = """
+import os, sys
+exec(os.environ.get("BEFORE", ""))
+from ckptsurgeon.entry import main
+from ckptsurgeon.trainer import running
+from ckptsurgeon.trainer.checks import Check
+from ckptsurgeon.trainer import records
+from ckptsurgeon.trainer.events import Events
+Events.can_be_written = staticmethod(lambda: False)
+records.curves_png = lambda *args, **options: None
+running.checks_after = lambda *args, **options: [Check("left out", "NOT RUN", "a test")]
+sys.exit(main())
+"""
+
+NURSERY = """
+import json, os, sys, traceback
+import torch, torch.distributed, torch.nn.parallel
+import ckptsurgeon.cli, ckptsurgeon.trainer, ckptsurgeon.trainer.models.deepspeech, ckptsurgeon.trainer.tasks.ctc
+
+def born(order):
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    os.chdir(order["folder"])
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.argv = order["arguments"]
+    sys.path.insert(0, "")
+    try:
+        exec(order["program"], {"__name__": "__main__"})
+    except SystemExit as error:
+        return error.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 99
+    return 0
+
+for line in sys.stdin:
+    pids = []
+    for order in json.loads(line):
+        pid = os.fork()
+        if not pid:
+            code = born(order)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        pids.append(pid)
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
+"""
+"""A process that has imported what takes seconds, and forks those that are asked for."""
+
+
+class _Nursery:
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def carry_out(self, orders: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Run what is ordered, all of it at once; returns the exit codes."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(orders) + "\n")
+        self._process.stdin.flush()
+        return list(json.loads(self._process.stdout.readline()))
+
+
+@functools.cache
+def _started() -> _Nursery:
+    return _Nursery()
+
+
+def write(task: str = "Faulty", **settings: Any) -> str:
+    """Write the toy that does not depend on how a batch is shared out; returns its configuration's path."""
+    given = {**SAME, **settings}
+    path = toy.write(**{"save_every": 100, "evaluate_every": 4, **given, "task": f"faulty.py:{task}"})
+    Path("faulty.py").write_text(toy.TASK + FAULTY)
+    return path
+
+
+def apart(one: str, other: str, name: str = "last/model.safetensors") -> float:
+    """The largest difference between the weights of two runs."""
+    found, wanted = load_file(f"{one}/{name}"), load_file(f"{other}/{name}")
+    assert found.keys() == wanted.keys()
+    return max(float((found[key] - wanted[key]).abs().max()) for key in found)
+
+
+def same_bits(one: str, other: str) -> bool:
+    """Whether two runs have come to the same, bit for bit: weights, moments, generators, position."""
+    states = [torch.load(f"{run}/last/state.pth", weights_only=True) for run in (one, other)]
+    for state in states:
+        state["standing"]["seconds"] = 0.0
+    return apart(one, other) == 0 and _same(*states)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return bool(one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items()))
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
