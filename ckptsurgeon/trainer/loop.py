@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from .compiling import compiled_loss
 from .device import peak_bytes
 from .ema import Average
 from .evaluating import evaluate
@@ -76,6 +77,7 @@ class Loop:
         self._flops: float | None = None
         """Operations for each place of a batch, as counted in the first step."""
         self._peak = peak_flops(job.settings, job.device)
+        self._compiled = compiled_loss(job)
 
     def state(self) -> dict[str, Any]:
         """Return everything beside the model that decides how the run goes on."""
@@ -182,8 +184,9 @@ class Loop:
             begin(self.model, standing.step)
         with Counted() if self._flops is None else nullcontext() as counted:
             stepped = take_step(
-                self.model, self.job.work.task, batches, self.optimizer, settings=self.settings, fresh=fresh
-            )
+                self.model, self.job.work.task, batches, self.optimizer, settings=self.settings, fresh=fresh,
+                loss_of=self._compiled if counted is None else None,
+            )  # fmt: skip
         if counted is not None:
             self._flops = counted.flops / max(stepped.places, 1)
         if measured:

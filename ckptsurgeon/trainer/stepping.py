@@ -1,12 +1,14 @@
 """One step: batches in, gradients normalised by all their items, clipped, applied.
 
-Nothing here waits for a GPU, and no loss of ours does, but torch's ``ctc_loss``: it fetches the lengths itself.
+Nothing here waits for a GPU, and no loss of ours does, but for what it calls: torch's ``ctc_loss`` fetches the lengths
+itself, and transformers looks whether a mask (of a model with layer norm) hides anything, where it is not compiled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,9 @@ from .device import autocast
 from .optimizing import Optimizer
 from .settings import Settings
 from .tasks._task import Batch, Task
+
+if TYPE_CHECKING:
+    from .compiling import LossOf
 
 __all__ = ["Stepped", "take_step"]
 
@@ -47,12 +52,12 @@ class Stepped:
 
 def take_step(
     model: nn.Module, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings,
-    fresh: int = 0,
+    fresh: int = 0, loss_of: LossOf | None = None,
 ) -> Stepped:  # fmt: skip
     """Take one step on one or more batches together, of whose clips the run has not seen the first ``fresh`` batches'.
 
     The loss is divided by the items of all batches, not each batch's by its own: batches with few labels would weigh
-    too much (https://github.com/huggingface/transformers/issues/34191).
+    too much (https://github.com/huggingface/transformers/issues/34191). ``loss_of`` is the task's loss, if compiled.
     """
     device = next(model.parameters()).device
     kept = Kept(model)
@@ -62,7 +67,7 @@ def take_step(
     short: list[Tensor] = []
     for place, batch in enumerate(batches):
         with autocast(settings, device):
-            loss = task.loss(model, batch.to(device))
+            loss = (loss_of or task.loss)(model, batch.to(device))
         loss.total.backward()  # type: ignore[no-untyped-call]
         value = loss.total.detach()
         total = value if total is None else total + value
@@ -72,7 +77,9 @@ def take_step(
         for name, part in loss.parts.items():
             parts[name] = parts[name] + part.detach() if name in parts else part.detach()
     assert total is not None
-    share = 1 / torch.as_tensor(items, dtype=torch.float32, device=device).clamp(min=1)
+    # A number is written on the device: copied there, it would be waited for.
+    counted = items if isinstance(items, Tensor) else torch.full((), float(items), device=device)
+    share = 1 / counted.float().clamp(min=1)
     norms = optimizer.gradient_norms()
     norm = _normalise(optimizer.parameters, norms, share, settings.clip)
     bad = ~(torch.isfinite(norm) & torch.isfinite(total))
