@@ -72,8 +72,9 @@ def saying_what_compiles(settings: Settings) -> Iterator[None]:
     """Raise ConfigError where something in the block cannot be compiled, a missing compiler too."""
     try:
         with warnings.catch_warnings():
-            # Of functions in transformers that say what is installed, which is known before.
+            # Of functions in transformers that say what is installed, which is known before; and of torch's own.
             warnings.filterwarnings("ignore", "Dynamo detected a call to a .functools.lru_cache")
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
             yield
     except (CheckpointError, torch.OutOfMemoryError):
         raise
