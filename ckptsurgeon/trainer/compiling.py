@@ -40,6 +40,9 @@ def compiled_loss(job: Job) -> LossOf | None:
     on = job.device.type == "cuda" and one_shape if job.settings.compile == "auto" else job.settings.compile == "on"
     if not on:
         return None
+    # What was compiled for another run fits no other model, where modules have classes of their own (weight norm), but
+    # it is counted: after eight, torch runs a function as it is.
+    torch.compiler.reset()
     return cast(LossOf, torch.compile(job.work.task.loss, dynamic=False if one_shape else None, backend=BACKEND))
 
 

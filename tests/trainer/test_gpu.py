@@ -79,6 +79,7 @@ def test_compiled_is_near_uncompiled() -> None:
     import torch._inductor.config
 
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     ended = {}
     for how in ("on", "off"):
         loop = loop_of(compile=how, steps=4)
