@@ -42,8 +42,8 @@ def test_a_run_whose_batch_does_not_fit_leaves_nothing(
 ) -> None:
     """The first batch of all is tried before anything else is done, in evaluation mode."""
     if kind == "toy.yaml":
-        toy.write()
-        Path("toy_net.py").write_text(Path("toy_net.py").read_text().replace("x = self.body", FULL, 1))
+        Path("full.py").write_text(FULL)
+        toy.write(task="full.py:Full")
     else:
         monkeypatch.setattr(Wav2Vec2Pretraining, "loss", full)
         write()
@@ -52,9 +52,14 @@ def test_a_run_whose_batch_does_not_fit_leaves_nothing(
     assert not Path("run").exists()
 
 
-FULL = """if x.device.type == "cpu":
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        x = self.body"""
+FULL = """
+import torch
+from toy_task import Toy
+
+class Full(Toy):
+    def loss(self, model, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+"""
 
 
 def full(*_: object, **__: object) -> None:
