@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 
 ORACLES := espnet speechbrain tensorflow mfcc mergekit peft
 
-.PHONY: help demo test test-faults fuzz check bench oracle format clean
+.PHONY: help demo test test-gpu test-faults fuzz check bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: $(STAMP)  ## run the tests
 test-faults: $(STAMP)  ## all faults, those too that need rights over the machine: full disks, killed runs, power cuts
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[faults]'
 	$(BIN)/python -m pytest -m '' -n 2 tests/faults
+
+test-gpu: $(STAMP)  ## run the tests that need a GPU (CKPT_TEST_DEVICE=cpu: those of training that a CPU can run)
+	$(BIN)/python -m pytest -m gpu $(if $(filter cpu,$(CKPT_TEST_DEVICE)),tests/trainer)
 
 fuzz: .fuzz/.installed  ## fuzz all that reads, guided by coverage (FUZZ_SECONDS for each; else ten minutes in all)
 	.fuzz/bin/python -m tests.fuzz.report $(FUZZED)

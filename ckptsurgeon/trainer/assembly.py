@@ -12,6 +12,7 @@ from .. import api
 from ..configs import Document, read_document
 from ..errors import ConfigError
 from .bounds import idle
+from .compiling import uncompiled
 from .device import device_of
 from .freezing import freedoms
 from .init import Init
@@ -71,7 +72,8 @@ def job_of(
     target = api.load_target(config)
     freedoms(settings, list(target.tensors))  # a pattern that matches nothing is said before anything is done
     work = load_work(settings, document, target)
-    return Job(document, settings, target, replace(work, notes=(*work.notes, *idle(settings))), where, init, ranks)
+    job = Job(document, settings, target, work, where, init, ranks)
+    return replace(job, work=replace(work, notes=(*work.notes, *idle(settings), *uncompiled(job))))
 
 
 def with_one_batch(job: Job) -> Job:

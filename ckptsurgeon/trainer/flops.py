@@ -37,18 +37,37 @@ class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run an operation as it is, and count it."""
         found = func(*args, **(kwargs or {}))
         packet = func._overloadpacket
-        if packet in flop_registry:
+        if packet is _aten.convolution_backward:
+            self.flops += _convolution_backward(args)
+        elif packet in flop_registry:
             self.flops += int(flop_registry[packet](*args, **(kwargs or {}), out_val=found))
+        elif packet in _ATTENTION:
+            self.flops += int(flop_registry[_ATTENTION[packet]](*args, **(kwargs or {}), out_val=found))
         elif packet in _RECURRENT:
             self.flops += _RECURRENT[packet] * _recurrent(args)
         return found
 
 
 _aten = torch.ops.aten
+_ATTENTION = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: _aten._scaled_dot_product_flash_attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _aten._scaled_dot_product_flash_attention_backward,
+}
+"""Attention on a CPU, which torch's formulas leave out, and what they have for the same."""
 _RECURRENT = {
     _aten._cudnn_rnn: 1, _aten._cudnn_rnn_backward: 2, _aten.mkldnn_rnn_layer: 1, _aten.mkldnn_rnn_layer_backward: 2,
 }  # fmt: skip
 """Recurrent layers, which torch's formulas leave out, and how often their products are worked out."""
+
+
+def _convolution_backward(args: tuple[Any, ...]) -> int:
+    """Return the operations of the gradients that are wanted of input and weight: each as many as those of the output.
+
+    torch's formula takes a weight's groups for one: 16 times too many in wav2vec 2.0's positional convolution.
+    """
+    gradient, inputs, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
+    products = (inputs if transposed else gradient).numel() * weight[0].numel()
+    return 2 * int(products) * sum(map(bool, wanted[:2]))
 
 
 def _recurrent(args: tuple[Any, ...]) -> int:

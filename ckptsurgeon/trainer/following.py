@@ -11,6 +11,7 @@ import torch
 from ..errors import ConfigError
 from .assembly import job_of, with_one_batch
 from .calling import Going, unlike
+from .compiling import saying_what_compiles
 from .device import computing
 from .fitting import saying_what_fits
 from .init import read_init
@@ -44,7 +45,7 @@ def followed(ranks: Ranks, device: torch.device) -> Trained:
 def _trained(going: Going, ranks: Ranks, device: torch.device) -> Trained:
     init = read_init(going.init) if going.init is not None else None
     job = job_of(going.config, sets=going.sets, device=device, init=init, ranks=ranks)
-    with computing(job.settings), closing(job.work), saying_what_fits(job.settings):
+    with computing(job.settings), closing(job.work), saying_what_fits(job.settings), saying_what_compiles(job.settings):
         if going.overfit:
             job = with_one_batch(job)
         if unlike(job) is not None:  # the first one says so

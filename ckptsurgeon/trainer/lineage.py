@@ -31,8 +31,8 @@ KEPT = "kept_sha256"
 """Of what a run keeps of its configuration."""
 FREE = ("save_every", "keep", "data.workers", "data.cache")
 """Settings that may be others in a run that goes on: the weights do not depend on them."""
-NEARLY_FREE = ("threads",)
-"""Those on which only the order of sums depends."""
+NEARLY_FREE = ("threads", "compile")
+"""Those on which only the order of sums depends, or what dropout drew."""
 
 
 def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[str]) -> dict[str, Any]:
@@ -120,7 +120,8 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
             f"{escape(folder.path)} was started with other settings: {listing(differing)}.",
             hint="Go on with the old ones, or start another run: --run.", details=differing,
         )  # fmt: skip
-    pairs = [("device", lineage["device"], job.device.type), *((name, old[name], new[name]) for name in NEARLY_FREE)]
+    own = [(name, old.get(name, new[name]), new[name]) for name in NEARLY_FREE]
+    pairs = [("device", lineage["device"], job.device.type), *own]
     changed = [f"{name} was {a}, is {b}: it goes on, but not bit for bit" for name, a, b in pairs if a != b]
     before = lineage.get("processes", 1)
     if before != job.ranks.size:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from .compiling import compiled_loss
 from .device import peak_bytes
 from .ema import Average
 from .evaluating import evaluate
@@ -85,6 +86,7 @@ class Loop:
         """Operations for each place of a batch, as counted in the first step."""
         peak = peak_flops(job.settings, job.device)
         self._peak = peak * job.ranks.size if peak is not None else None
+        self._compiled = compiled_loss(job)
 
     def state(self) -> dict[str, Any]:
         """Return everything beside the model that decides how the run goes on; every process has to ask for it."""
@@ -226,7 +228,7 @@ class Loop:
             with Counted() if self._flops is None else nullcontext() as counted:
                 stepped = take_step(
                     self.spread, self.job.work.task, batches, self.optimizer, settings=self.settings, fresh=fresh,
-                    heard=lambda: stop.name,
+                    heard=lambda: stop.name, loss_of=self._compiled if counted is None else None,
                 )  # fmt: skip
         except Exception:
             self.stream.go_back(position)

@@ -35,18 +35,14 @@ class Optimizer:
             {"params": [parameters[key] for key in parameters if scales[key] == scale]} for scale in self._scales
         ]
         self.inner: torch.optim.Optimizer
+        # Fused, on the CPU too: they can be told on the device to skip a step, which then costs no wait.
+        first, second = settings.betas
         if settings.optimizer == "adamw":
-            # Fused, on the CPU too: it can be told on the device to skip a step, which then costs no wait.
-            first, second = settings.betas
             self.inner = torch.optim.AdamW(
                 groups, settings.lr, (first, second), settings.eps, settings.weight_decay, fused=True
             )
-            self.skips_on_device = True
         else:
-            self.inner = torch.optim.SGD(
-                groups, settings.lr, settings.betas[0], weight_decay=settings.weight_decay, foreach=True
-            )
-            self.skips_on_device = False
+            self.inner = torch.optim.SGD(groups, settings.lr, first, weight_decay=settings.weight_decay, fused=True)
 
     def rates(self, factor: float) -> dict[str, float]:
         """Set the learning rates and return them, by share."""
@@ -65,14 +61,20 @@ class Optimizer:
     def step(self, bad: Tensor, norms: Tensor) -> None:
         """Take a step, unless ``bad`` (0-d) is true; drop the gradients, whose ``norms`` are noted."""
         self.reached |= (norms > 0) & ~bad
-        if self.skips_on_device:
-            # What torch's GradScaler sets for the same purpose.
-            self.inner.found_inf = bad.float()  # type: ignore[attr-defined]
-            self.inner.grad_scale = None  # type: ignore[attr-defined]
-            self.inner.step()
-        elif not bool(bad):
-            self.inner.step()
+        if isinstance(self.inner, torch.optim.SGD):
+            self._begin_momentum()
+        # What torch's GradScaler sets for the same purpose.
+        self.inner.found_inf = bad.float()  # type: ignore[attr-defined]
+        self.inner.grad_scale = None  # type: ignore[attr-defined]
+        self.inner.step()
         self.inner.zero_grad(set_to_none=True)
+
+    def _begin_momentum(self) -> None:
+        """Let momentum begin at 0: torch's begins at what memory holds, which a first step that is skipped leaves."""
+        for group in self.inner.param_groups:
+            for parameter in group["params"]:
+                if group["momentum"] and parameter.grad is not None and not self.inner.state[parameter]:
+                    self.inner.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def learned(self) -> dict[str, bool]:
         """Return for each trained key whether a gradient other than zero ever reached it."""

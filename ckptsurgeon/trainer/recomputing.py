@@ -57,6 +57,8 @@ def _twice(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
     def computed(*args: Any, **kwargs: Any) -> Any:
         if not (block.training and torch.is_grad_enabled()):
             return forward(*args, **kwargs)
+        if torch.compiler.is_compiling():  # a graph gathers statistics once, whatever of it is computed again
+            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
         return checkpoint(
             forward, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), _other_buffers(block)), **kwargs
         )

@@ -94,6 +94,11 @@ def _truth(value: Any) -> bool:
     return value
 
 
+def _switch(value: Any) -> str:
+    """Return a choice with an ``on`` and an ``off``, which YAML reads as true and false."""
+    return _text({True: "on", False: "off"}[value] if isinstance(value, bool) else value)
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     return tuple(map(_text, [value] if isinstance(value, str) else _sequence(value)))
 
@@ -141,6 +146,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "tuple[str, ...]": _texts,
     "tuple[float, ...]": _numbers,
     "tuple[Named, ...]": _named,
+    "compile": _switch,
     "freeze": _freeze,
     "lr_scale": _scales,
 }

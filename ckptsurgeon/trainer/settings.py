@@ -74,6 +74,8 @@ class Settings:
     to what their learning rate is multiplied by. ``final_lr`` is the share of ``lr`` that a schedule ends at, ``clip``
     the largest gradient norm. ``patience`` ends a run after so many evaluations without a better ``metric``.
     ``decoding`` says by what texts are read off a model with a decoder, ``beam`` how many prefixes ``joint`` follows.
+    ``compile`` says whether torch.compile makes a program of the loss: ``auto`` does so on a GPU for batches of one
+    shape.
     ``nonfinite`` is how many steps whose loss or gradient is not finite may be skipped in a row.
     """
 
@@ -97,6 +99,7 @@ class Settings:
     lr_scale: Mapping[str, float] = field(default_factory=dict)
     ema: float | None = None
     precision: str = "float32"
+    compile: str = "auto"
     gradient_checkpointing: bool = False
     label_smoothing: float = 0.0
     decoding: str = "ctc"
@@ -116,6 +119,7 @@ CHOICES = {
     "schedule": ("cosine", "linear", "constant"),
     "optimizer": ("adamw", "sgd"),
     "precision": ("float32", "bf16"),
+    "compile": ("auto", "on", "off"),
     "decoding": ("ctc", "attention", "joint"),
     "kind": ("log_mel", "mfcc", "waves"),
 }

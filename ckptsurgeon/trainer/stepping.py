@@ -1,6 +1,7 @@
 """One step: batches in, gradients normalised by all their items, clipped, applied.
 
-Nothing here waits for a GPU, and no loss of ours does, but torch's ``ctc_loss``: it fetches the lengths itself.
+Nothing here waits for a GPU, and no loss of ours does, but for what it calls: torch's ``ctc_loss`` fetches the lengths
+itself, and transformers looks whether a mask (of a model with layer norm) hides anything, where it is not compiled.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,9 @@ from .settings import Settings
 from .spreading import Spread
 from .stopping import NAMES
 from .tasks._task import Batch, Loss, Task
+
+if TYPE_CHECKING:
+    from .compiling import LossOf
 
 __all__ = ["Stepped", "take_step"]
 
@@ -54,22 +59,21 @@ class Stepped:
 
 def take_step(
     spread: Spread, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings, fresh: int = 0,
-    heard: Callable[[], str] = str,
+    heard: Callable[[], str] = str, loss_of: LossOf | None = None,
 ) -> Stepped:  # fmt: skip
     """Take one step on one or more batches together, of whose clips the run has not seen the first ``fresh`` batches'.
 
     The loss is divided by the items of all batches of all processes, not each batch's by its own: batches with few
     labels would weigh too much (https://github.com/huggingface/transformers/issues/34191). Gradients are added up over
-    the processes once, with the last batch. ``heard`` gives the signal that came to this one. Where anything is raised,
-    the model is what it was.
+    the processes once, with the last batch. ``heard`` gives the signal that came to this one, ``loss_of`` is the task's
+    loss, if compiled. Where anything is raised, the model is what it was.
     """
     kept = Kept(spread.model)
     try:
-        total, count, parts, short = _backward(spread, task, batches, settings=settings, fresh=fresh)
+        total, count, parts, short = _backward(spread, loss_of or task.loss, batches, settings=settings, fresh=fresh)
         said = _said(batches, fresh, heard())
-        spread.ranks.add(
-            [said]
-        )  # on the CPU, and before the device is asked for anything: that would wait for the dead
+        # On the CPU, and before the device is asked for anything: that would wait for one that is dead.
+        spread.ranks.add([said])
         spread.ranks.add([total, count, *parts.values(), *short])
     except BaseException:
         kept.put_back(torch.ones((), dtype=torch.bool))
@@ -96,7 +100,7 @@ where something is spelled, how many clips were too short."""
 
 
 def _backward(
-    spread: Spread, task: Task, batches: Sequence[Batch], *, settings: Settings, fresh: int
+    spread: Spread, loss_of: LossOf, batches: Sequence[Batch], *, settings: Settings, fresh: int
 ) -> Backward:  # fmt: skip
     """Compute the gradients of all batches, as those of one."""
     device = next(spread.model.parameters()).device
@@ -107,7 +111,7 @@ def _backward(
     for place, batch in enumerate(batches):
         with spread.apart() if place + 1 < len(batches) else nullcontext():
             with autocast(settings, device):
-                value, loss = spread(partial(_loss, task, batch.to(device)))
+                value, loss = spread(partial(_loss, loss_of, batch.to(device)))
             value.backward()  # type: ignore[no-untyped-call]
         total = total + loss.total
         items = items + loss.items
@@ -115,12 +119,14 @@ def _backward(
             short = [loss.too_short + (short[0] if short else 0)]
         for name, part in loss.parts.items():
             parts[name] = parts[name] + part if name in parts else part.clone()
-    return total, torch.as_tensor(items, dtype=torch.float32, device=device).clone(), parts, short
+    # A number is written on the device: copied there, it would be waited for.
+    count = items.float().clone() if isinstance(items, Tensor) else torch.full((), float(items), device=device)
+    return total, count, parts, short
 
 
-def _loss(task: Task, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
+def _loss(loss_of: LossOf, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
     """Return the loss to go back from, and what is noted of it."""
-    loss = task.loss(model, batch)
+    loss = loss_of(model, batch)
     parts = {name: part.detach() for name, part in loss.parts.items()}
     noted = replace(loss, total=loss.total.detach(), parts=parts)
     return (loss.total * 0.0, _nothing_of(noted)) if batch.idle else (loss.total, noted)

@@ -15,6 +15,7 @@ from .assembly import job_of, with_one_batch
 from .calling import calling
 from .checking import at, checks_before
 from .claim import check_free, check_no_input, company
+from .compiling import saying_what_compiles
 from .controls import check_controls
 from .device import computing, device_of
 from .filling import fill, telling
@@ -103,7 +104,8 @@ def train(
             job = replace(job, work=replace(job.work, notes=()))
             start = replace(start, notes=start.notes if start.init is not None else ())
         order.tell({"event": "notes", "notes": notes_of(job, start)})
-        with computing(job.settings), closing(job.work), saying_what_fits(job.settings):
+        explaining = saying_what_fits(job.settings), saying_what_compiles(job.settings)
+        with computing(job.settings), closing(job.work), explaining[0], explaining[1]:
             if preprocess_only:
                 return _prepared(job, start, order)
             if overfit_one_batch:

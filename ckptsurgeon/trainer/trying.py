@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError
@@ -29,7 +30,7 @@ def try_out(job: Job, model: nn.Module, batch: Batch) -> None:
         loss_per_item(model, job.work.task, [batch], settings=job.settings)
         if job.work.dev is not None:
             figures = evaluate(model, job.work.task, [batch], settings=job.settings)
-    except CheckpointError:
+    except (CheckpointError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise ConfigError(

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer import checking
 from ckptsurgeon.trainer.fitting import saying_what_fits
 from ckptsurgeon.trainer.settings import Settings
+from ckptsurgeon.trainer.tasks.wav2vec2_pretrain import Wav2Vec2Pretraining
 
 from . import toy
+from .waves import write
 
 
 @pytest.mark.parametrize(
@@ -35,14 +36,31 @@ def test_a_batch_that_does_not_fit_names_one_to_try(settings: dict[str, Any], hi
     assert error.value.hint == hint
 
 
+@pytest.mark.parametrize("kind", ["toy.yaml", "pre.yaml"], ids=["a user's task", "ours"])
 def test_a_run_whose_batch_does_not_fit_leaves_nothing(
-    ckpt: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    kind: str, ckpt: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(checking, "try_out", full)
-    toy.write()
-    done = ckpt("train", "toy.yaml", "--device", "cpu")
+    """The first batch of all is tried before anything else is done, in evaluation mode."""
+    if kind == "toy.yaml":
+        Path("full.py").write_text(FULL)
+        toy.write(task="full.py:Full")
+    else:
+        monkeypatch.setattr(Wav2Vec2Pretraining, "loss", full)
+        write()
+    done = ckpt("train", kind, "--device", "cpu")
     assert (done.code, "has no memory for train.batch_size" in done.err) == (2, True), done
     assert not Path("run").exists()
+
+
+FULL = """
+import torch
+from toy_task import Toy
+
+class Full(Toy):
+    def loss(self, model, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+"""
+
+
+def full(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")

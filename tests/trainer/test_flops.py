@@ -5,13 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ckptsurgeon.trainer.flops import Counted, peak_flops, peak_of
 from ckptsurgeon.trainer.log import read_log, rows_of
 from ckptsurgeon.trainer.settings import Settings
 from ckptsurgeon.trainer.stepping import Stepped
+from ckptsurgeon.trainer.tasks._masking import most_masked
+from ckptsurgeon.trainer.tasks._task import Batch
 
 from . import toy
+from .waves import task_for
 
 
 def test_dense_and_recurrent_layers_are_counted_forwards_and_backwards() -> None:
@@ -26,6 +30,74 @@ def test_dense_and_recurrent_layers_are_counted_forwards_and_backwards() -> None
             assert counted.flops == forwards
             found.sum().backward()
         assert counted.flops == 3 * forwards
+
+
+@pytest.mark.parametrize(
+    ("layer", "size", "forwards"),
+    [
+        (nn.Conv1d(8, 12, 3, groups=4, stride=2, padding=1), (2, 8, 20), 2 * 2 * 10 * 12 * 2 * 3),
+        (nn.ConvTranspose1d(8, 12, 3, groups=4), (2, 8, 20), 2 * 2 * 20 * 8 * 3 * 3),
+        (nn.Conv2d(8, 4, 3, groups=2), (2, 8, 9, 9), 2 * 2 * 49 * 4 * 4 * 9),
+    ],
+    ids=["grouped", "transposed", "two dimensions"],
+)
+def test_convolutions_are_counted_by_their_groups(layer: nn.Module, size: tuple[int, ...], forwards: int) -> None:
+    x = torch.randn(size, requires_grad=True)
+    with Counted() as counted:
+        found = layer(x)
+        assert counted.flops == forwards
+        found.sum().backward()
+    assert counted.flops == 3 * forwards
+    with Counted() as counted:
+        layer(x.detach()).sum().backward()
+    assert counted.flops == 2 * forwards
+
+
+def test_attention_on_a_cpu_is_counted() -> None:
+    given = [torch.randn(2, 4, 50, 16, requires_grad=True) for _ in range(3)]
+    forwards = 2 * 2 * (2 * 4) * 50 * 50 * 16
+    with Counted() as counted:
+        found = nn.functional.scaled_dot_product_attention(*given)
+        assert counted.flops == forwards
+        found.sum().backward()
+    assert counted.flops == forwards * 3.5  # the scores are worked out again
+
+
+def test_a_step_of_wav2vec2_base_is_seven_teraflop() -> None:
+    """16 x 10 s, as arithmetic has it; nothing is computed, and no memory is taken."""
+    transformers = pytest.importorskip("transformers")
+    batch, samples = 16, 160_000
+    with FakeTensorMode():
+        model = transformers.Wav2Vec2ForPreTraining(transformers.Wav2Vec2Config(layerdrop=0.0)).train()
+        task = task_for(model, mask_prob=0.65)
+        masked = most_masked(499, 0.65, 10, fewest=2)
+        one = torch.zeros(batch, dtype=torch.int64)
+        places = torch.zeros(batch, masked, dtype=torch.int64)
+        extras = {"negatives": torch.zeros(batch, masked, 100, dtype=torch.int64)}
+        given = Batch(torch.zeros(batch, samples), one, places, one, 160.0, ("",) * batch, extras)
+        task.begin_step(model, 0)
+        with Counted() as counted:
+            loss = task.loss(model, given)
+            forwards = counted.flops
+            loss.total.backward()
+    assert forwards == arithmetic(batch, samples, masked)
+    first = 2 * batch * 31_999 * 512 * 10  # nobody wants a gradient of the waves
+    assert counted.flops == pytest.approx(3 * forwards - first, rel=0.01)  # attention on a GPU has its scores again
+    assert counted.flops == pytest.approx(7.13e12, rel=0.01)
+
+
+def arithmetic(batch: int, samples: int, masked: int) -> int:
+    """Operations of the forward pass of wav2vec2-base: https://arxiv.org/abs/2006.11477, section 4.2."""
+    frames, channels, total = samples, 1, 0
+    for kernel, stride in ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2)):
+        frames = (frames - kernel) // stride + 1
+        total += batch * frames * 512 * channels * kernel
+        channels = 512
+    total += batch * frames * 512 * 768  # into the transformer
+    total += batch * (frames + 1) * 768 * (768 // 16) * 128  # where things stand
+    total += 12 * batch * frames * (4 * 768**2 + 2 * 768 * 3072 + 2 * frames * 768)
+    total += batch * masked * (512 * 640 + 2 * 320 * 128 + 256 * 256 + 768 * 256 + masked * 256)
+    return 2 * total
 
 
 def test_counting_changes_nothing_and_is_logged() -> None:

@@ -182,6 +182,20 @@ def test_sgd_has_the_first_of_betas_as_momentum() -> None:
         torch.testing.assert_close(value, tensors_of(twin.model)[key], msg=key)
 
 
+def test_a_first_step_that_is_skipped_leaves_sgd_no_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_NAN_FROM", "1")
+    monkeypatch.setenv("TOY_NAN_TO", "2")
+    loop = toy.loop(optimizer="sgd", freeze=["body.first"])
+    loop.run(until=1)
+    assert loop.standing.skipped == 1
+    momenta = {
+        key: loop.optimizer.inner.state[one]["momentum_buffer"]
+        for key, one in zip(loop.optimizer.order, loop.optimizer.parameters, strict=True)
+    }
+    assert not any(bool(one.any()) for one in momenta.values())
+    assert not loop.optimizer.has_state("body.first.weight")
+
+
 def test_the_average_follows_each_step_by_its_decay_and_is_what_is_evaluated() -> None:
     loop = toy.loop(ema=0.9, evaluate_every=3, lr=0.1)
     assert loop.average is not None

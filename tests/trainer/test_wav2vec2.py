@@ -20,7 +20,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.trainer.assembly import job_of
 from ckptsurgeon.trainer.loop import COLLAPSED, Loop
 from ckptsurgeon.trainer.source import first_batch
-from ckptsurgeon.trainer.tasks._masking import masked_frames, negatives_of
+from ckptsurgeon.trainer.tasks._masking import masked_frames, most_masked, negatives_of
 from ckptsurgeon.trainer.tasks._waves import Hearing
 
 from .waves import LAYER_NORM, SMALL, batch_of, model_of, task_for, write
@@ -43,6 +43,7 @@ def test_masked_frames_are_spans_within_the_clip(
     assert all(0 <= place < frames for place in found)
     spans = max(int(share * frames / length) + 1, fewest)
     assert len(found) <= spans * length
+    assert len(found) <= most_masked(frames, share, length, fewest=fewest) <= frames
     assert len(found) >= min(length, frames) * (fewest > 0)
     runs = numpy.split(found, numpy.flatnonzero(numpy.diff(found) > 1) + 1) if found else []
     assert all(len(run) >= length for run in runs)
@@ -52,6 +53,13 @@ def test_about_the_share_that_is_asked_for_is_masked() -> None:
     chance = numpy.random.default_rng(0)
     drawn = [len(masked_frames(500, 0.65, 10, fewest=2, chance=chance)) / 500 for _ in range(200)]
     assert 0.45 < sum(drawn) / len(drawn) < 0.52  # 1 - exp(-0.65): spans overlap; 49 % in the paper, section 4.2
+
+
+def test_shapes_of_a_batch_follow_from_its_longest_clip() -> None:
+    task = task_for(model_of(SMALL))
+    batches = [batch_of(task, 16_000, 9_000, seed=seed) for seed in range(6)]
+    assert len({int(batch.label_lengths.max()) for batch in batches}) > 1
+    assert len({(batch.labels.shape, batch.extras["negatives"].shape) for batch in batches}) == 1
 
 
 def test_negatives_are_others_each_as_likely() -> None:

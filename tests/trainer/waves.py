@@ -51,9 +51,9 @@ def task_for(model: nn.Module, **pretrain: Any) -> Wav2Vec2Pretraining:
     return task
 
 
-def batch_of(task: Wav2Vec2Pretraining, *samples: int) -> Batch:
-    """Noise of so many samples each, masked by chance that is always the same."""
-    torch.manual_seed(1)
+def batch_of(task: Wav2Vec2Pretraining, *samples: int, seed: int = 1) -> Batch:
+    """Noise of so many samples each, masked by chance that is always the same for a seed."""
+    torch.manual_seed(seed)
     waves = {f"{number}": torch.randn(size) for number, size in enumerate(samples)}
     task.inputs = lambda clip: waves[clip.path]  # type: ignore[assignment]
     from ckptsurgeon.trainer.data.clip import Clip

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
+import torch
+
 from ...errors import CheckpointError, ConfigError
 from ...registry import discover, module_names
 from ...text import brief_repr, escape
@@ -57,7 +59,7 @@ def users_task(name: str) -> Iterator[None]:
     """Let what a task of the user's own raises be an error of the configuration that names it; ours have none."""
     try:
         yield
-    except CheckpointError:
+    except (CheckpointError, torch.OutOfMemoryError):  # of the latter something else is said
         raise
     except Exception as error:
         if ":" not in name:

@@ -6,9 +6,11 @@ Spans as in SpecAugment (https://arxiv.org/abs/1904.08779) and wav2vec 2.0, sect
 
 from __future__ import annotations
 
+import math
+
 import numpy
 
-__all__ = ["masked_frames", "negatives_of"]
+__all__ = ["masked_frames", "most_masked", "negatives_of"]
 
 
 def masked_frames(
@@ -25,6 +27,14 @@ def masked_frames(
     spans = min(max(int(share * frames / length + chance.random()), fewest), starts)
     begins = chance.choice(starts, spans, replace=False)
     return numpy.unique(begins[:, None] + numpy.arange(length))
+
+
+def most_masked(frames: int, share: float, length: int, *, fewest: int) -> int:
+    """Return how many frames ``masked_frames`` may give, whatever it draws."""
+    starts = frames - length + 1
+    if starts < 2:
+        return 0
+    return min(frames, min(max(math.ceil(share * frames / length), fewest), starts) * length)
 
 
 def negatives_of(masked: int, number: int, chance: numpy.random.Generator) -> numpy.ndarray:

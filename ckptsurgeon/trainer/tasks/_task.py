@@ -93,7 +93,7 @@ class Task(Protocol):
     of it the data depend on. ``begin_step(model, step)`` is called before each step of training. ``per_clip`` names the
     part of the loss that is a sum over clips, where the whole of it is not. ``collapsed(parts)`` says why nothing more
     can come of a run whose steps have such parts per item, '' where something can; ``doubts(figures)`` what is too
-    little of an evaluation's figures.
+    little of an evaluation's figures. ``static`` says that the shapes of a batch follow from its longest clip alone.
     """
 
     metric: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -21,7 +22,7 @@ from ..data.clip import Clip
 from ..data.split import Split
 from ..settings import Settings
 from ._contrastive import Contrast, contrast, quantise
-from ._masking import masked_frames, negatives_of
+from ._masking import masked_frames, most_masked, negatives_of
 from ._sounds import SoundTask
 from ._task import Batch, Loss, Task
 from ._waves import Hearing, check_features, normalised
@@ -44,6 +45,7 @@ class Wav2Vec2Pretraining(SoundTask):
     higher = ("accuracy", "perplexity")
     per_clip = "contrastive"
     gradient_band = (0.5, 2.0)
+    static = True
 
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
         super().__init__(settings, tokens)
@@ -126,8 +128,14 @@ class Wav2Vec2Pretraining(SoundTask):
         }
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
-        """Return a batch: ``labels`` are places of masked frames, ``extras`` has their ``negatives``."""
+        """Return a batch: ``labels`` are places of masked frames, ``extras`` has their ``negatives``.
+
+        There is room for as many as could be masked, so that shapes follow from the longest crop alone.
+        """
         batch = super().collate(examples)
+        frames = self.hearing.frames(batch.inputs.shape[1])
+        room = most_masked(frames, self.share, self.length, fewest=self.fewest) - batch.labels.shape[1]
+        batch = replace(batch, labels=nn.functional.pad(batch.labels, (0, room)))
         negatives = torch.zeros(len(examples), batch.labels.shape[1], self.negatives, dtype=torch.int64)
         for row, one in zip(negatives, examples, strict=True):
             row[: len(one["negatives"])] = one["negatives"]
@@ -136,7 +144,8 @@ class Wav2Vec2Pretraining(SoundTask):
     def begin_step(self, model: Any, step: int) -> None:
         """Set the temperature of the Gumbel softmax: from the first number of ``gumbel`` down to the second."""
         highest, lowest, decay = self.asked.gumbel
-        model.quantizer.temperature = max(highest * decay**step, lowest)
+        # A tensor: what is compiled takes it as it comes, and would be compiled anew for every number.
+        model.quantizer.temperature = torch.tensor(max(highest * decay**step, lowest))
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the loss of a batch, as a sum over its masked frames."""
@@ -152,7 +161,7 @@ class Wav2Vec2Pretraining(SoundTask):
     def _answers(self, model: Any, batch: Batch) -> tuple[Contrast, Tensor]:
         """Return what the model tells apart, and how much of its codebook it uses."""
         body, hearing = model.base_model, self.hearing
-        features = body.feature_extractor(batch.inputs).transpose(1, 2)
+        features = _heard(body, batch.inputs)
         frames = features.shape[1]
         places = torch.arange(batch.labels.shape[1], device=features.device)
         valid = places[None] < batch.label_lengths[:, None]
@@ -212,6 +221,17 @@ class Wav2Vec2Pretraining(SoundTask):
         if accuracy <= 3 / (self.negatives + 1):
             return f"accuracy {accuracy:.2f}: above {3 / (self.negatives + 1):.2f}, three times chance, was wanted"
         return ""
+
+
+def _heard(body: Any, waves: Tensor) -> Tensor:
+    """Return what the convolutions of a model make of waves (batch, samples): (batch, frames, channels).
+
+    Its own ``forward`` asks for a gradient of the waves too, which nobody uses, and at which a compiled graph ends.
+    """
+    states = waves[:, None]
+    for layer in body.feature_extractor.conv_layers:
+        states = layer(states)
+    return states.transpose(1, 2)
 
 
 def _at(vectors: Tensor, places: Tensor) -> Tensor:

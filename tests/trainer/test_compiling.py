@@ -1,0 +1,192 @@
+"""torch.compile: the run that it is without, in one program, under the names that the model has."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+from ckptsurgeon.trainer import compiling
+from ckptsurgeon.trainer.assembly import job_of
+from ckptsurgeon.trainer.checks.resumed import everything, resumed
+from ckptsurgeon.trainer.compiling import compiled_loss, has_one_shape, uncompiled
+from ckptsurgeon.trainer.loop import Loop
+from ckptsurgeon.trainer.section import settings_of
+
+from . import toy
+from .waves import LAYER_NORM, SMALL, model_of, write
+
+pytest.importorskip("transformers")
+pytestmark = pytest.mark.filterwarnings("ignore:Dynamo detected a call to a .functools.lru_cache")
+Run = Callable[..., Any]
+SHORT = {**SMALL, "conv_dim": [8, 8], "conv_kernel": [10, 64], "conv_stride": [5, 64], "num_feat_extract_layers": 2}
+"""Two convolutions instead of seven: tracing takes as much less."""
+
+
+@pytest.fixture(autouse=True)
+def _traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Trace and cut as the compiler does, forwards and backwards, but run what comes of it as it is: in seconds."""
+    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def loop_of(compile: str, **settings: Any) -> Loop:
+    job = job_of(write(compile=compile, **{"fields": SHORT, **settings}), device="cpu")
+    return Loop(job, job.model()[0])
+
+
+VARIOUS: dict[str, dict[str, Any]] = {
+    "frozen for a while, averaged, accumulated": {
+        "freeze": {"wav2vec2.encoder": 2}, "ema": 0.9, "accumulate": 2, "steps": 4,
+    },
+    "layer norm, blocks computed again": {
+        "gradient_checkpointing": True, "steps": 3, "fields": {**SHORT, **LAYER_NORM, "hidden_dropout": 0.1},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIOUS)
+def test_a_compiled_run_is_the_run_without(name: str) -> None:
+    loops = [loop_of(how, **VARIOUS[name]) for how in ("on", "off")]
+    for loop in loops:
+        loop.run()
+    ours, wanted = map(everything, loops)
+    assert ours.keys() == wanted.keys()
+    for key, value in wanted.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-5, msg=key)
+    assert loops[0].standing.figures == pytest.approx(loops[1].standing.figures, rel=1e-4)
+
+
+def test_crops_are_one_program_for_all_steps_and_temperatures() -> None:
+    loop = loop_of("on", steps=9, pretrain={"crop_s": 0.3, "gumbel": [2.0, 0.5, 0.9]})
+    assert has_one_shape(loop.job)
+    loop.run(until=2)  # operations are counted in the first step, which is not compiled
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert loop.run() == "done"
+    loop = loop_of("on", steps=4)
+    torch._dynamo.reset()
+    loop.run(until=1)
+    with pytest.raises(RuntimeError, match="recompile"), torch.compiler.set_stance("fail_on_recompile"):
+        loop.run()
+
+
+def test_many_runs_of_a_process_are_compiled_each() -> None:
+    """Those of --controls: torch compiles a function eight times at most, and runs it as it is from then on."""
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        for _ in range(2):
+            assert loop_of("on", steps=2).run() == "done"
+
+
+def test_it_goes_on_bit_for_bit() -> None:
+    check = resumed(job_of(write(compile="on", fields=SHORT), device="cpu"), step_s=0.0)
+    assert (check.status, check.says) == ("PASS", "4 steps = 2 + 2, bit for bit")
+
+
+def test_what_is_saved_knows_nothing_of_it(ckpt: Run, cheap: None) -> None:
+    done = ckpt("train", write(compile=True, ema=0.9, fields=SHORT), "--device", "cpu", "--json")
+    assert done.code == 0, done
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    for name in ("run/best.safetensors", "run/last/model.safetensors"):
+        assert list(cs.open_checkpoint(name)) == sorted(model_of(SHORT).state_dict())
+
+
+def test_a_run_may_go_on_without_and_it_is_said(ckpt: Run, cheap: None) -> None:
+    toy.write(compile=False)
+    assert ckpt("train", "toy.yaml", "--device", "cpu").code == 0
+    done = ckpt("train", "--resume", "--set", "compile=auto", "--device", "cpu")
+    assert "compile was off, is auto: it goes on, but not bit for bit" in " ".join((done.out + done.err).split())
+    lineage = json.loads(Path("run/lineage.json").read_text())
+    del lineage["settings"]["compile"]  # of a version that had no such setting
+    Path("run/lineage.json").write_text(json.dumps(lineage))
+    assert ckpt("train", "--resume", "--device", "cpu").code == 0
+
+
+def broken(graph: object, examples: object) -> None:
+    raise ValueError("no working compiler is found")
+
+
+def test_what_cannot_be_compiled_is_said_in_one_line(ckpt: Run, monkeypatch: pytest.MonkeyPatch, cheap: None) -> None:
+    monkeypatch.setattr(compiling, "BACKEND", broken)
+    done = ckpt("train", write(compile=True, fields=SHORT), "--device", "cpu")
+    said = " ".join(done.err.split())
+    assert done.code == 2, done
+    assert "the task wav2vec2_pretrain cannot be compiled with this model here: backend='broken' raised" in said
+    assert "--set compile=off trains as it is" in said
+    assert "Traceback" not in done.err
+    assert ckpt("train", "pre.yaml", "--set", "compile=off", "--device", "cpu").code == 0
+
+
+def test_other_errors_are_left_as_they_are() -> None:
+    for how in ("on", "off"):
+        with pytest.raises(ZeroDivisionError), compiling.saying_what_compiles(settings_of({"compile": how}, "x")):
+            raise ZeroDivisionError
+
+
+def test_auto_compiles_crops_of_one_length_on_a_gpu() -> None:
+    job = job_of(write(pretrain={"crop_s": 0.3}), device="cpu")
+    gpu = replace(job, device=torch.device("cuda"))
+    assert compiled_loss(job) is None
+    assert compiled_loss(gpu) is not None
+    assert compiled_loss(replace(gpu, settings=replace(gpu.settings, compile="off"))) is None
+    assert not uncompiled(gpu)
+    other = replace(job_of(write(pretrain={"crop_s": 9.0}), device="cpu"), device=torch.device("cuda"))
+    assert compiled_loss(other) is None
+    assert "not compiled: what is heard of the clips lasts 0.4 to" in uncompiled(other)[0]
+    assert compiled_loss(replace(toy.job(), device=torch.device("cuda"))) is None
+
+
+@pytest.mark.parametrize(("written", "read"), [(True, "on"), (False, "off"), ("auto", "auto"), ("off", "off")])
+def test_on_and_off_are_what_yaml_makes_of_them(written: object, read: str) -> None:
+    assert settings_of({"compile": written}, "x").compile == read
+
+
+def test_another_word_is_an_error() -> None:
+    with pytest.raises(cs.ConfigError, match=r"train\.compile is 'sometimes'\. Use one of auto, on, off"):
+        settings_of({"compile": "sometimes"}, "x")
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_real_compiler_makes_the_same_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "BACKEND", "inductor")
+    Path("plain.py").write_text(PLAIN)
+    net = {"_target_": "plain.Net"}
+    loops = [toy.loop(model=net, task="plain.py:Task", compile=how, steps=4) for how in ("on", "off")]
+    for loop in loops:
+        loop.run()
+    ours, wanted = map(everything, loops)
+    for key, value in wanted.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-6, msg=key)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+PLAIN = """
+import torch
+from ckptsurgeon.trainer.tasks import Loss
+from toy_task import Toy
+
+class Task(Toy):
+    def loss(self, model, batch):
+        logits = model(batch.inputs, batch.lengths)
+        total = torch.nn.functional.cross_entropy(logits, batch.labels[:, 0], reduction="sum")
+        return Loss(total, len(batch.labels), {"ce": total.detach()})
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(8, 4)
+
+    def forward(self, x, lengths):
+        return self.head(x.sum(1) / lengths[:, None])
+"""
