@@ -34,18 +34,24 @@ LossOf = Callable[[nn.Module, Batch], Loss]
 def compiled_loss(job: Job) -> LossOf | None:
     """Return the task's loss compiled, None where the run is not: ``auto`` is a GPU and batches of one shape.
 
-    Several processes train as it is: their gradients are added up while the backward pass is under way, which compiled it is one piece.
+    Several processes train uncompiled: gradients are added up while the backward pass is under way, and compiled it is
+    one piece.
 
     Batches of one shape are compiled for it and nothing else; others once more, for all sizes, at the second one.
     """
     one_shape = has_one_shape(job)
-    on = job.device.type == "cuda" and one_shape if job.settings.compile == "auto" else job.settings.compile == "on"
-    if not on or job.ranks.size > 1:
+    if not _is_asked(job) or job.ranks.size > 1:
         return None
     # What was compiled for another run fits no other model, where modules have classes of their own (weight norm), but
     # it is counted: after eight, torch runs a function as it is.
     torch.compiler.reset()
     return cast(LossOf, torch.compile(job.work.task.loss, dynamic=False if one_shape else None, backend=BACKEND))
+
+
+def _is_asked(job: Job) -> bool:
+    if job.settings.compile == "auto":
+        return job.device.type == "cuda" and has_one_shape(job)
+    return job.settings.compile == "on"
 
 
 def has_one_shape(job: Job) -> bool:
@@ -56,7 +62,7 @@ def has_one_shape(job: Job) -> bool:
 def uncompiled(job: Job) -> list[str]:
     """Return a note on what is not compiled and might be: where clips are shorter than crops, in several processes."""
     lengths = _lengths(job)
-    if job.ranks.size > 1 and job.settings.compile == "on":
+    if job.ranks.size > 1 and _is_asked(job):
         return ["not compiled: several processes train together"]
     if job.settings.compile != "auto" or job.device.type != "cuda" or len(lengths) < 2:
         return []
