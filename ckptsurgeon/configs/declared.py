@@ -62,8 +62,15 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
     """Return the ties; an initialiser may stand at any of the tied keys, at several if they agree."""
     ties: dict[str, str] = {}
     order = {key: i for i, key in enumerate(tensors)}
-    for group in document.model.get("tied") or []:
-        if not isinstance(group, list) or len(group) < 2 or any(key not in tensors for key in group):
+    groups = document.model.get("tied") or []
+    if not isinstance(groups, list):
+        raise document.fail(f"tied is {brief_repr(groups, 80)}, not a list of lists of keys.")
+    for group in groups:
+        if (
+            not isinstance(group, list)
+            or len(group) < 2
+            or any(not isinstance(key, str) or key not in tensors for key in group)
+        ):
             raise document.fail(f"tied has {brief_repr(group, 80)}, which is not a list of two or more of its keys.")
         first, *rest = sorted(group, key=order.__getitem__)
         for key in rest:
