@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ..configs import module_destination
+from ..configs import is_spread, module_destination, own_box, own_part
 from ..errors import CheckpointError
 from ..plan import Plan
 from ..planners import Options
@@ -54,6 +55,9 @@ def load_into(
 
     What no source gives keeps its values, and dtypes follow the module. On failure not a value, flag or tie of the
     module has changed. Raises what ``transplant`` raises.
+
+    Of a module whose tensors processes hold in parts (DTensors, as ``fully_shard`` makes them) each process reads and
+    writes its own, one tensor after the other, so that none ever holds more; what was written stays on failure.
     """
     options = Options.of(
         include=include, exclude=exclude, rules=rules_as_text(map), on_mismatch=on_mismatch, require=require,
@@ -105,15 +109,23 @@ def _staged(loading: Loading, plan: Plan, pairs: list[tuple[torch.Tensor, torch.
 
     from ..engine import stage_tensors
 
+    tensors = {k: v for k, v in loading.model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
     with naming(loading.name):
         inputs = inputs_of(plan)
         try:
-            staged, lost = stage_tensors(plan, inputs)
+            boxes = {key: own_box(tensor) for key, tensor in tensors.items() if is_spread(tensor)}
+            put = partial(_put_one, tensors) if boxes else None
+            staged, lost = stage_tensors(plan, inputs, boxes, put)
         finally:
             close_inputs(inputs)
-    tensors = {k: v for k, v in loading.model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
     pairs += [(tensors[key], values) for key, values in staged.items()]
     return replace(plan, inputs=None, notes=(*plan.notes, *lost))
+
+
+def _put_one(tensors: Mapping[str, torch.Tensor], key: str, values: torch.Tensor) -> None:
+    from ..engine import put_tensors
+
+    put_tensors([(own_part(tensors[key]), values)])
 
 
 def _put(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:

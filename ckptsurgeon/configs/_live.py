@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..target import TargetSpec
 from ..text import escape, listing
+from ._parts import own_part, whole
 from ._state import infos_of, state_of, ties_of
 
 __all__ = ["live_target"]
@@ -25,11 +26,11 @@ def live_target(model: nn.Module) -> TargetSpec:
     if not tensors:
         raise ConfigError(f"{escape(name)} has no tensors.", hint="There is nothing to load into.")
     infos = infos_of(tensors)
-    _check_writable(model, tensors)
+    _check_writable(model, {key: own_part(tensor) for key, tensor in tensors.items()})
 
     def current(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:
         for key in keys:
-            values = tensors[key].detach().to("cpu", copy=True)
+            values = whole(tensors[key]).detach().to("cpu", copy=True)
             yield key, values.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
     return TargetSpec(
@@ -55,7 +56,7 @@ def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             f"elements of {listing(shared)} share memory (expand), so they cannot be written.",
             hint="Make it a tensor of its own: .contiguous().",
         )
-    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    own = {own_part(tensor).untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     foreign = [key for key, tensor in tensors.items() if tensor.untyped_storage()._cdata not in own]
     if foreign:
         raise ConfigError(

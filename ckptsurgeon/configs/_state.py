@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..tensors import DTYPES, TensorInfo
 from ..text import escape, listing
+from ._parts import is_spread
 
 __all__ = ["infos_of", "state_of", "ties_of"]
 
@@ -55,9 +56,9 @@ def ties_of(tensors: dict[str, Tensor]) -> dict[str, str]:
     first: dict[Any, str] = {}
     ties: dict[str, str] = {}
     for key, tensor in tensors.items():
-        place = (
+        place: object = (
             tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
-        )  # fmt: skip
+        ) if not is_spread(tensor) else id(tensor)  # fmt: skip
         if tensor.numel() and first.setdefault(place, key) != key:
             ties[key] = first[place]
     return ties

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
-from ..ops import raw_dtype
+from ..ops import Array, Box, cast, raw_dtype
 from ..plan import Plan, Step
 from ..tensors import TensorInfo
 from ..text import escape
@@ -18,6 +18,7 @@ from .checksums import check_storage, checkable
 from .compute import computed_blocks
 from .compute_steps import check_equal
 from .overlaying import overlay
+from .reading import read_part
 from .run import Inputs, check_unchanged, overflow_notes
 
 if TYPE_CHECKING:
@@ -25,21 +26,30 @@ if TYPE_CHECKING:
 
 __all__ = ["put_tensors", "stage_tensors"]
 
+Put = Callable[[str, "torch.Tensor"], None]
+"""Takes the values of a key."""
 
-def stage_tensors(plan: Plan, inputs: Inputs) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+
+def stage_tensors(
+    plan: Plan, inputs: Inputs, boxes: Mapping[str, Box] | None = None, put: Put | None = None
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     """Return the values that a plan brings, by destination key, and what is to be said of them.
 
-    Everything is read and checked here, so that a fault comes before anything is written.
+    Of a tensor with a box it is that part, and no more is read of one that is copied or cast. Everything is read and
+    checked here, so that a fault comes before anything is written; but where there is a ``put``, each tensor is given
+    to that as soon as it is read, and none is returned.
     """
     with keeping(inputs):
         announce(plan, inputs)
         check_equal(plan, inputs.sources)
-        staged, overflowed = _staged(plan, inputs)
+        staged, overflowed = _staged(plan, inputs, boxes or {}, put)
         check_unchanged(inputs)
     return staged, overflow_notes(overflowed)
 
 
-def _staged(plan: Plan, inputs: Inputs) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+def _staged(
+    plan: Plan, inputs: Inputs, boxes: Mapping[str, Box], put: Put | None
+) -> tuple[dict[str, torch.Tensor], dict[str, int]]:  # fmt: skip
     """Return the values by destination key, and of how many values each tensor that has such became infinite."""
     staged: dict[str, torch.Tensor] = {}
     overflowed: dict[str, int] = {}
@@ -50,7 +60,11 @@ def _staged(plan: Plan, inputs: Inputs) -> tuple[dict[str, torch.Tensor], dict[s
             continue
         source = inputs.sources[step.source]
         _check_once(source, source.get(step.source_key), checked)
-        staged[step.key], lost = _read(step, source, inputs)
+        values, lost = _read(step, source, inputs, boxes.get(step.key))
+        if put is None:
+            staged[step.key] = values
+        else:
+            put(step.key, values)
         if lost:
             overflowed[step.key] = lost
     return staged, overflowed
@@ -91,14 +105,16 @@ def _set(tensor: torch.Tensor, values: torch.Tensor) -> None:
         tensor.copy_(values)
 
 
-def _read(step: Step, source: Checkpoint, inputs: Inputs) -> tuple[torch.Tensor, int]:
+def _read(step: Step, source: Checkpoint, inputs: Inputs, box: Box | None) -> tuple[torch.Tensor, int]:
     """Return the values that a step brings, on the CPU, and how many became infinite."""
     import numpy as np
-    import torch
 
     info = source[step.source_key]
     if info.dtype != step.source_dtype or info.shape != step.source_shape or info.opaque:
         raise PlanError(f"{escape(source.path)} no longer has {escape(step.source_key)} as it was planned.")
+    if box is not None and step.op == "copy" and info.made is None and len(info.shape) == len(step.shape):
+        values, lost = cast(read_part(source, info, box), info.dtype, step.dtype)
+        return _as_torch(values, step.dtype), lost
     values = np.empty(step.shape, raw_dtype(step.dtype))
     if step.draws:
         assert inputs.target is not None
@@ -111,5 +127,14 @@ def _read(step: Step, source: Checkpoint, inputs: Inputs) -> tuple[torch.Tensor,
             begin = offset // values.itemsize
             flat[begin : begin + block.size] = block.reshape(-1)
             lost += more
-    dtype: torch.dtype = getattr(torch, step.dtype)
-    return torch.from_numpy(values.reshape(-1).view("u1")).view(dtype).view(step.shape), lost
+    if box is not None:
+        values = values[tuple(slice(*part) for part in box)]
+    return _as_torch(values, step.dtype), lost
+
+
+def _as_torch(values: Array, dtype: str) -> torch.Tensor:
+    import numpy as np
+    import torch
+
+    raw = np.ascontiguousarray(values).reshape(-1).view("u1")
+    return torch.from_numpy(raw).view(getattr(torch, dtype)).view(values.shape)

@@ -62,6 +62,7 @@ def job_of(
     init: Init | None = None,
     cached: bool = True,
     ranks: Ranks = ALONE,
+    strategy: str = "ddp",
 ) -> Job:
     """Return the job that a configuration describes; without ``cached`` it writes no features. Raises ConfigError."""
     document = read_document(config, "configuration")
@@ -72,7 +73,7 @@ def job_of(
     target = api.load_target(config)
     freedoms(settings, list(target.tensors))  # a pattern that matches nothing is said before anything is done
     work = load_work(settings, document, target)
-    job = Job(document, settings, target, work, where, init, ranks)
+    job = Job(document, settings, target, work, where, init, ranks, strategy)
     return replace(job, work=replace(work, notes=(*work.notes, *idle(settings), *uncompiled(job))))
 
 

@@ -26,6 +26,7 @@ class Going:
     overfit: bool
     run: str
     resume: bool
+    strategy: str
 
 
 @contextmanager

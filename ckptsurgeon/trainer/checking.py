@@ -16,6 +16,7 @@ from .checks.activations import dead_units, layers_of, scale
 from .checks.blanks import blanks, too_short
 from .checks.collapse import collapse
 from .checks.diverged import diverged
+from .checks.drawn import NAME as DRAWN
 from .checks.drawn import drawn_fit
 from .checks.finite import figures_finite, finite, varied
 from .checks.first_loss import first_loss
@@ -42,6 +43,8 @@ from .source import first_batch
 from .tasks._task import is_higher_better
 from .trying import try_out
 
+IN_PARTS = "each process holds a part of the model (--strategy fsdp)"
+
 __all__ = ["at", "checks_after", "checks_before", "checks_during"]
 
 
@@ -64,7 +67,10 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
     seed = settings.seed if job.init is None or job.init.seed is None else job.init.seed
     yield loaded(model, job.init, plan)
     yield tied(model, target.ties)
-    yield drawn_fit(model, target, new, seed, parts=parts_of(job, plan))
+    if job.is_sharded:
+        yield Check(DRAWN, NOT_RUN, IN_PARTS)
+    else:
+        yield drawn_fit(model, target, new, seed, parts=parts_of(job, plan))
     yield finite(model)
     yield varied(model, target, seed)
     yield first_loss(model, task, batch, settings=settings, drawn=job.init is None or bool(job.init.new))
@@ -101,9 +107,15 @@ def checks_after(loop: Loop, sets: Sequence[str], controls: Controls | None, *, 
             else Check(BY_HEART, NOT_RUN, "--overfit-one-batch asks for it")
         ],
     )
-    yield from _guarded((RESUMED,), lambda: [resumed(job, step_s=standing.seconds / max(standing.step, 1))])
+    yield from _guarded((RESUMED,), lambda: [_resumed(loop)])
     yield knowledge(controls)
     yield from _guarded((REOPENED, BEST_REOPENED), lambda: _reopened(loop, sets, overfitting=overfitting))
+
+
+def _resumed(loop: Loop) -> Check:
+    if loop.spread.is_sharded:
+        return Check(RESUMED, NOT_RUN, IN_PARTS)
+    return resumed(loop.job, step_s=loop.standing.seconds / max(loop.standing.step, 1))
 
 
 def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
@@ -127,6 +139,8 @@ def _reopened(loop: Loop, sets: Sequence[str], *, overfitting: bool) -> Iterator
 
 def _last(loop: Loop) -> Saved | Check:
     folder, step = loop.folder, loop.standing.step
+    if loop.spread.is_sharded:
+        return Check(REOPENED, NOT_RUN, IN_PARTS)
     if folder is None or not folder.saved_steps:
         return Check(REOPENED, NOT_RUN, "nothing was saved")
     if folder.last_step() != step:
@@ -143,6 +157,8 @@ def _best(loop: Loop) -> Saved | Check:
         if standing.best_loss is None:
             return Check(BEST_REOPENED, NOT_RUN, "the task gives no loss over dev")
         return Saved(BEST_REOPENED, folder.of(BEST), standing.best_loss, dev=True)
+    if loop.spread.is_sharded:
+        return Check(BEST_REOPENED, NOT_RUN, IN_PARTS)
     if standing.ended in (NONFINITE, COLLAPSED):
         return Check(BEST_REOPENED, NOT_RUN, "it is of an earlier step")
     with loop.average.in_place() if loop.average is not None else nullcontext():

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..configs import whole
+
 __all__ = ["bits", "digest", "digests"]
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """Return the bytes of a tensor's values, row-major, on the CPU."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    """Return the bytes of a tensor's values, row-major, on the CPU; of one held in parts every process has to ask."""
+    return whole(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
 def digest(tensor: Tensor) -> str:

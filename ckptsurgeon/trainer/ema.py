@@ -8,11 +8,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ..configs import own_part
+
 __all__ = ["Average"]
 
 
 class Average:
-    """Follows the floating tensors of a model's state dict: ``average = decay * average + (1 - decay) * value``."""
+    """Follows the floating tensors of a model's state dict: ``average = decay * average + (1 - decay) * value``.
+
+    Of those that processes hold in parts it is the average of this one's.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay = decay
@@ -51,5 +56,5 @@ def _floating(model: nn.Module) -> dict[str, Tensor]:
     for key, tensor in model.state_dict(keep_vars=True).items():
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and id(tensor) not in seen:
             seen.add(id(tensor))
-            found[key] = tensor.detach()
+            found[key] = own_part(tensor.detach())
     return found

@@ -11,10 +11,12 @@ import torch
 from ..errors import ConfigError
 from .assembly import job_of, with_one_batch
 from .calling import Going, unlike
+from .checking import checks_before, checks_during
 from .compiling import saying_what_compiles
 from .device import computing
 from .fitting import saying_what_fits
 from .init import read_init
+from .job import Job
 from .loop import LOST, Loop
 from .ranks import LostError, Ranks
 from .result import Trained
@@ -22,6 +24,7 @@ from .run_folder import RunFolder
 from .running import lost_notes, result_of
 from .start import Start
 from .stopping import listening
+from .through import through
 
 __all__ = ["followed"]
 
@@ -44,25 +47,41 @@ def followed(ranks: Ranks, device: torch.device) -> Trained:
 
 def _trained(going: Going, ranks: Ranks, device: torch.device) -> Trained:
     init = read_init(going.init) if going.init is not None else None
-    job = job_of(going.config, sets=going.sets, device=device, init=init, ranks=ranks)
+    job = job_of(going.config, sets=going.sets, device=device, init=init, ranks=ranks, strategy=going.strategy)
     with computing(job.settings), closing(job.work), saying_what_fits(job.settings), saying_what_compiles(job.settings):
         if going.overfit:
             job = with_one_batch(job)
         if unlike(job) is not None:  # the first one says so
             return _nothing(ranks, exit_code=ConfigError.exit_code)
-        if going.resume:
-            loop = Loop(job, job.empty_model().to(job.device))
-            loop.restore(*RunFolder(going.run).load())
-        else:
-            loop = Loop(job, job.model()[0])
+        loop = _loop_of(job, going)
+        if loop is None:
+            return _nothing(ranks, exit_code=ConfigError.exit_code)
         with listening() as stop:
             ended = loop.run(stop=stop)
+        if job.is_sharded and ended != LOST and not stop.name:
+            list(checks_during(loop))
     found = result_of(job, Start(going.config, init, from_=going.init), checks=(), ended=ended)
     return replace(
         found, step=loop.standing.step, rank=ranks.rank, exit_code=1 if ended == LOST else 0,
         last_loss=loop.standing.last_loss, figures=loop.standing.figures,
         notes=lost_notes(loop.lost, RunFolder(going.run)) if _speaks(ranks, loop.lost) else (),
     )  # fmt: skip
+
+
+def _loop_of(job: Job, going: Going) -> Loop | None:
+    """Return the run about to begin, or as it was saved; None where it cannot begin, which the first one says."""
+    spread, plan = (job.empty_spread(), None) if going.resume else job.spread()
+    job = through(job, spread)
+    if going.resume:
+        loop = Loop(job, spread)
+        loop.restore(*RunFolder(going.run).load())
+        return loop
+    if job.is_sharded:  # it puts its part to what the first one looks at
+        try:
+            list(checks_before(job, spread.model, plan))
+        except ConfigError:
+            return None
+    return Loop(job, spread)
 
 
 def _speaks(ranks: Ranks, lost: Mapping[int, str]) -> bool:

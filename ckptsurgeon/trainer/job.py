@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import api
-from ..configs import Document
+from ..configs import Document, is_spread, own_box, own_part, whole
 from ..errors import ConfigError, FormatError, PlanError
 from ..target import TargetSpec
 from ..text import escape, listing
@@ -18,17 +18,22 @@ from .init import Init
 from .random_state import random_kept, seed_all
 from .ranks import ALONE, Ranks
 from .settings import Settings
+from .spreading import Spread
 from .work import Work, built
 
 if TYPE_CHECKING:
     from ..plan import Plan
 
-__all__ = ["Job", "draw_into", "drawn", "restore_tensors", "tensors_of", "unknown_metric", "unsaved_of"]
+__all__ = ["Job", "Wholes", "draw_into", "drawn", "restore_tensors", "tensors_of", "unknown_metric", "unsaved_of"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained, on what and how. ``init`` None: from the declared initialiser. ``ranks``: by which processes."""
+    """What is trained, on what and how. ``init`` None: from the declared initialiser.
+
+    ``ranks`` are the processes that train it, by a ``strategy``: ``ddp``, where each has the model, or ``fsdp``, where
+    each has a part of it.
+    """
 
     document: Document
     settings: Settings
@@ -37,6 +42,7 @@ class Job:
     device: torch.device
     init: Init | None = None
     ranks: Ranks = ALONE
+    strategy: str = "ddp"
 
     @property
     def metric(self) -> str:
@@ -60,6 +66,36 @@ class Job:
         else:
             plan = self._load(model, self.init.path)
         return model.to(self.device), plan
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process has all of the model."""
+        return self.strategy == "fsdp" and self.ranks.size > 1
+
+    def spread(self) -> tuple[Spread, Plan | None]:
+        """Return the model with its initial values as its processes hold it, and the plan by which it was loaded.
+
+        Where each holds a part, it reads no more of the init, and no one ever has all of it.
+        """
+        if not self.is_sharded:
+            model, plan = self.model()
+            return Spread(model, self.ranks), plan
+        spread = self.empty_spread()
+        if self.init is not None:
+            return spread, self._load(spread.model, self.init.path)
+        draw_into(spread.model, self.target, self.target.tensors, self.settings.seed)
+        return spread, None
+
+    def empty_spread(self) -> Spread:
+        """Return the model as its processes hold it, with whatever values."""
+        if not self.is_sharded:
+            return Spread(self.empty_model().to(self.device), self.ranks)
+        from .sharding import Sharded, without_weights
+
+        with random_kept():
+            seed_all(self.settings.seed)
+            model = without_weights(lambda: built(self.target, self.document))
+        return Sharded(model, self.ranks, self.device)
 
     def _load(self, model: nn.Module, path: str) -> Plan:
         """Load the init whole; what does not fit is for ``ckpt transplant`` to fit, whose flags there are not here."""
@@ -86,6 +122,22 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
 
 
+class Wholes(Mapping[str, Tensor]):
+    """Tensors by key, each whole while it is looked at: of those held in parts, all processes look at each in turn."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, key: str) -> Tensor:
+        return whole(self._tensors[key]).detach()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
 def unsaved_of(model: nn.Module) -> dict[str, Tensor]:
     """Return the buffers that no state dict has (``persistent=False``): a model may count or cache in them."""
     saved = model.state_dict(keep_vars=True).keys()
@@ -102,7 +154,7 @@ def restore_tensors(
         other = sorted(own.keys() ^ tensors.keys())
         raise FormatError(f"the checkpoint is of another model: {listing(other, where='')}.", details=other)
     for key, value in own.items():
-        value.copy_(tensors[key])
+        own_part(value).copy_(_boxed(tensors[key], value))
     for key, buffer in unsaved.items():
         path, _, name = key.rpartition(".")
         setattr(model.get_submodule(path), name, buffer.to(device))
@@ -117,7 +169,14 @@ def draw_into(
     for key, value in drawn(target, [*keys, *parts], seed):
         if key in parts:
             value = torch.where(parts[key], value, tensors[key])
-        tensors[key].copy_(value)
+        own_part(tensors[key]).copy_(_boxed(value, tensors[key]))
+
+
+def _boxed(values: Tensor, tensor: Tensor) -> Tensor:
+    """Return the part of some values that this process holds of a tensor."""
+    if not is_spread(tensor):
+        return values
+    return values[tuple(slice(*part) for part in own_box(tensor))]
 
 
 def drawn(target: TargetSpec, keys: Iterable[str], seed: int) -> Iterable[tuple[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -18,11 +19,12 @@ from .flops import Counted, peak_flops
 from .freezing import Freezing
 from .job import Job, restore_tensors, tensors_of, unknown_metric, unsaved_of
 from .log import Log, Pending, rows_of
+from .moments import own_parts, read_moments, small_state, write_moments
 from .optimizing import Optimizer
 from .random_state import random_state, seed_all, seed_anew, set_random_state
-from .ranks import LostError
+from .ranks import ALONE, LostError
 from .recomputing import recompute
-from .run_folder import BEST, RunFolder
+from .run_folder import BEST, MODEL, MOMENTS, RunFolder
 from .schedule import lr_factor
 from .sharing import shared
 from .source import Source, Stream
@@ -31,7 +33,7 @@ from .standing import Standing
 from .stepping import take_step
 from .stopping import Stop
 from .tasks._task import is_higher_better
-from .weights import safetensors_bytes
+from .weights import safetensors_bytes, write_whole
 
 __all__ = ["COLLAPSED", "DONE", "LOST", "NONFINITE", "PATIENCE", "Loop", "Observer"]
 
@@ -57,21 +59,25 @@ class Loop:
     """
 
     def __init__(
-        self, job: Job, model: nn.Module, *, frozen: Collection[str] = (), folder: RunFolder | None = None,
+        self, job: Job, model: nn.Module | Spread, *, frozen: Collection[str] = (), folder: RunFolder | None = None,
         observer: Observer | None = None,
     ) -> None:  # fmt: skip
-        self.job, self.model, self.folder, self.settings = job, model, folder, job.settings
+        self.spread = model if isinstance(model, Spread) else Spread(model, job.ranks)
+        self.job, self.model, self.folder, self.settings = job, self.spread.model, folder, job.settings
+        model = self.model
         self.freezing = Freezing(model, job.settings, frozen)
         self.freezing.remember()
         trained = self.freezing.trained()
         if not set(trained) - set(self.freezing.frozen(0)):
             raise ConfigError("everything is frozen: the first step has nothing to train.", hint="See train.freeze.")
-        self.optimizer = Optimizer(job.settings, trained, self.freezing.freedoms)
+        self.optimizer = Optimizer(
+            job.settings, self.spread.held(trained), self.freezing.freedoms,
+            job.ranks if self.spread.is_sharded else ALONE,
+        )  # fmt: skip
         if job.settings.gradient_checkpointing:
             recompute(model)
         self.average = Average(model, job.settings.ema) if job.settings.ema is not None else None
         self.standing = Standing()
-        self.spread = Spread(model, job.ranks)
         self.stream = Stream(shared(job.work.train, job.ranks), job.settings.seed)
         self.lost: Mapping[int, str] = {}
         self.lineage: Mapping[str, str] = {}
@@ -94,10 +100,10 @@ class Loop:
             "version": 1,
             "standing": self.standing.to_json(),
             "position": self.stream.position,
-            "optimizer": self.optimizer.inner.state_dict(),
+            "optimizer": small_state(self.optimizer) if self.spread.is_sharded else self.optimizer.inner.state_dict(),
             "reached": self.optimizer.reached,
             "flops": self._flops,
-            "average": dict(self.average.tensors) if self.average is not None else {},
+            "average": {} if self.average is None or self.spread.is_sharded else dict(self.average.tensors),
             "random": self._generators(),
             "before": self.freezing.before,
             "moved": self.freezing.moved,
@@ -110,11 +116,16 @@ class Loop:
         self.standing = Standing(**state["standing"])
         self.standing.ended = ""
         self.stream.go_back(tuple(state["position"]))
-        self.optimizer.inner.load_state_dict(state["optimizer"])
+        optimizer, average = state["optimizer"], state["average"]
+        if MOMENTS in state:
+            optimizer, average = read_moments(state[MOMENTS], optimizer, self.model, self.optimizer, self.job.ranks)
+        elif self.spread.is_sharded:
+            optimizer, average = own_parts(optimizer, average, self.model, self.optimizer)
+        self.optimizer.inner.load_state_dict(optimizer)
         self.optimizer.reached.copy_(state["reached"])
         self._flops = state["flops"]
         if self.average is not None:
-            self.average.load(state["average"])
+            self.average.load(average)
         self.freezing.before, self.freezing.moved = state["before"], state["moved"]
         self._random = state["random"]
 
@@ -127,14 +138,21 @@ class Loop:
             with self.job.ranks.explaining():
                 self.job.ranks.agreed(None)  # here the others wait while the first one checks
                 self.standing.ended = self._steps(until, stop)
+                self._keep_last()
         except LostError as error:
             self.lost, self.standing.ended = error.ranks, LOST
             self._note(time.perf_counter())
-            if self.standing.step:
+            if self.standing.step and not self.spread.is_sharded:  # of which a part is gone
                 self.save()
         finally:
             self._log.close()
         return self.standing.ended
+
+    def _keep_last(self) -> None:
+        """Let the last be the best, where nothing is evaluated."""
+        standing = self.standing
+        if self.job.work.dev is None and standing.ended not in (NONFINITE, COLLAPSED) and standing.step:
+            self.save_best()
 
     def _enter(self) -> None:
         """Set the generators, once: what is drawn between making a loop and running it is nothing to the run."""
@@ -271,7 +289,8 @@ class Loop:
         work, standing = self.job.work, self.standing
         if work.dev is None:
             return ""
-        standing.figures = self.job.ranks.told(self._figures(work.dev) if self.job.ranks.is_first else {})
+        takes_part = self.job.ranks.is_first or self.spread.is_sharded
+        standing.figures = self.job.ranks.told(self._figures(work.dev) if takes_part else {})
         self._log.write({"step": standing.step, "dev": standing.figures})
         self._log.flush()
         self._observer({"step": standing.step, "dev": standing.figures})
@@ -296,17 +315,35 @@ class Loop:
         """Write a checkpoint to go on from."""
         self._log.sync()
         state = self.state()
-        if self.folder is not None:
+        if self.spread.is_sharded:
+            self._save_parts(state)
+        elif self.folder is not None:
             model = safetensors_bytes(tensors_of(self.model))
             self.folder.save(self.standing.step, model, state, keep=self.settings.keep)
 
+    def _save_parts(self, state: dict[str, Any]) -> None:
+        """Write a checkpoint together: the weights one after the other, moments by each process its own."""
+        folder, ranks = self.folder, self.job.ranks
+        with folder.saving(self.standing.step, keep=self.settings.keep) if folder else nullcontext() as staged:
+            where = ranks.told(os.path.abspath(staged.path) if staged is not None else "")
+            write_whole(os.path.join(where, MODEL) if folder is not None else None, tensors_of(self.model))
+            write_moments(os.path.join(where, MOMENTS), self.model, self.optimizer, self.average, ranks)
+            ranks.agreed(None)  # all of it is there
+            if folder is not None and staged is not None:
+                folder.finish(staged, state)
+
     def save_best(self) -> None:
         """Write the model (its average, where there is one) as the best."""
-        if self.folder is None:
+        if self.folder is None and not self.spread.is_sharded:
             return
         with self.average.in_place() if self.average is not None else nullcontext():
+            if self.spread.is_sharded:
+                where = self.folder.of(BEST) if self.folder is not None else None
+                write_whole(where, tensors_of(self.model), self._metadata())
+                return
             data = safetensors_bytes(tensors_of(self.model), self._metadata())
-        self.folder.write(BEST, data)
+        if self.folder is not None:
+            self.folder.write(BEST, data)
 
     def _metadata(self) -> dict[str, str]:
         figure = {} if self.standing.best is None else {self.metric: repr(self.standing.best)}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .freezing import Freedom
+from .ranks import ALONE, Ranks
 from .settings import Settings
 
 __all__ = ["Optimizer"]
@@ -18,13 +19,15 @@ class Optimizer:
     """AdamW or SGD (momentum: the first of ``betas``) over the parameters that are trained at some time.
 
     One group for each share of the learning rate. What is frozen has no gradient, and so no state. ``reached`` says of
-    each parameter whether a gradient other than zero ever came to it.
+    each parameter whether a gradient other than zero ever came to it. Norms are of parameters that ``ranks`` hold in
+    parts, each its own.
     """
 
     def __init__(
-        self, settings: Settings, parameters: Mapping[str, nn.Parameter], freedoms: Mapping[str, Freedom]
-    ) -> None:
-        self._lr = settings.lr
+        self, settings: Settings, parameters: Mapping[str, nn.Parameter], freedoms: Mapping[str, Freedom],
+        ranks: Ranks = ALONE,
+    ) -> None:  # fmt: skip
+        self._lr, self._ranks = settings.lr, ranks
         self.names = list(parameters)
         scales = {key: freedoms[key].scale for key in parameters}
         self._scales = list(dict.fromkeys(scales.values()))
@@ -56,7 +59,16 @@ class Optimizer:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norms = iter(torch._foreach_norm(gradients) if gradients else ())
         none = torch.zeros((), device=self.reached.device)
-        return torch.stack([none if parameter.grad is None else next(norms) for parameter in self.parameters])
+        return self._of_whole([none if parameter.grad is None else next(norms) for parameter in self.parameters])
+
+    def _of_whole(self, norms: Sequence[Tensor]) -> Tensor:
+        """Return the norms of what this process may hold a part of."""
+        found = torch.stack(list(norms))
+        if self._ranks.size == 1:
+            return found
+        squares = found.square()
+        self._ranks.add([squares])
+        return squares.sqrt()
 
     def step(self, bad: Tensor, norms: Tensor) -> None:
         """Take a step, unless ``bad`` (0-d) is true; drop the gradients, whose ``norms`` are noted."""
@@ -86,8 +98,8 @@ class Optimizer:
         if not old:
             return {}
         pairs = zip(self.parameters, old, strict=True)
-        moved = torch.stack([torch.linalg.vector_norm(now - before) for now, before in pairs])
-        ratios = moved / torch.stack(torch._foreach_norm(list(old))).clamp(min=1e-12)
+        moved = self._of_whole([torch.linalg.vector_norm(now - before) for now, before in pairs])
+        ratios = moved / self._of_whole(torch._foreach_norm(list(old))).clamp(min=1e-12)
         return dict(zip(self.order, ratios.tolist(), strict=True))
 
     def has_state(self, key: str) -> bool:

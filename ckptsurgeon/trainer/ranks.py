@@ -72,6 +72,15 @@ class Ranks:
             for one, part in zip(several, parts, strict=True):
                 one.copy_(part.view_as(one))
 
+    @torch.no_grad()
+    def follow(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors, of one device, by the first process's."""
+        numbers = [tensor for tensor in tensors if tensor.dtype != torch.bool]
+        if not self.is_first:
+            for tensor in numbers:
+                tensor.zero_()
+        self.add(numbers)
+
     def agreed(self, value: T) -> list[T]:
         """Return what each process says, by rank; every one of them must ask."""
         if self.size == 1:

@@ -1,7 +1,7 @@
 """A run's folder: checkpoints that are there whole or not at all, the best model, and what else a run leaves.
 
 config.yaml  lineage.json  log.jsonl  checks.json  result.json  curves.png
-steps/<n>/{model.safetensors,state.pth,sums.json}     last -> steps/<n>     best.safetensors
+steps/<n>/{model.safetensors,state.pth,sums.json,moments/}     last -> steps/<n>     best.safetensors
 """
 
 from __future__ import annotations
@@ -11,27 +11,29 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..engine.folders import staged_folder
+from ..engine.folders import StagedFolder, staged_folder
 from ..engine.places import output_error
 from ..engine.staging import staged_file
 from ..engine.temp import remove_all_leftovers, sync_folder, temp_name
 from ..errors import ConfigError, FormatError, SourceError
 from ..text import escape
 from .newest import FILES, led_to, make_way, whole_steps
-from .sums import SUMS, check_sums, damaged, sums_of
+from .sums import SUMS, check_sums, damaged, sums_in, sums_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BEST", "MODEL", "RunFolder"]
+__all__ = ["BEST", "MODEL", "MOMENTS", "RunFolder"]
 
 MODEL, STATE = FILES
 BEST = "best.safetensors"
+MOMENTS = "moments"
+"""What as many processes wrote as have the model together, each its part."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,24 @@ class RunFolder:
         self._point(step)
         self._prune(step, keep)
 
+    @contextmanager
+    def saving(self, step: int, *, keep: int) -> Iterator[StagedFolder]:
+        """Give a folder for several processes to write a checkpoint in, which ``finish`` ends; then as ``save``."""
+        with staged_folder(self.of("steps", str(step)), 0, stale=(MODEL, STATE, SUMS, MOMENTS)) as staged:
+            yield staged
+        self._point(step)
+        self._prune(step, keep)
+
+    def finish(self, staged: StagedFolder, state: Mapping[str, Any]) -> None:
+        """Write what is small, and the sums of everything that is there by now; raises OutputError."""
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        staged.write(STATE, buffer.getvalue())
+        sync_folder(os.path.join(staged.path, MOMENTS))
+        staged.write(SUMS, sums_in(staged.path))
+
     def _point(self, step: int) -> None:
         """Let ``last`` lead to a step, in one rename."""
         temp = temp_name(self.of("last"))
@@ -172,6 +192,8 @@ class RunFolder:
             tensors = load_file(os.path.join(where, MODEL))
             name = STATE
             state = torch.load(os.path.join(where, STATE), map_location="cpu", weights_only=True)
+            if os.path.isdir(os.path.join(where, MOMENTS)):
+                state[MOMENTS] = os.path.join(where, MOMENTS)
         except OSError as error:
             raise SourceError(f"{escape(where)} cannot be read: {error.strerror or error}.") from error
         except Exception as error:

@@ -17,7 +17,7 @@ from .job import Job
 from .lineage import NAME as LINEAGE
 from .lineage import metadata_of
 from .locking import RunLock
-from .loop import COLLAPSED, NONFINITE, Loop, Observer
+from .loop import Loop, Observer
 from .ranks import ALONE, lost_text
 from .records import begin_records, checks_in, end_records
 from .result import Controls, Trained
@@ -25,6 +25,7 @@ from .run_folder import RunFolder
 from .start import Start
 from .stopping import Stop, listening
 from .testing import UNTESTED, Tested, tested, wants_test
+from .through import through
 
 __all__ = ["Order", "carried_out", "lost_notes", "notes_of", "result_of"]
 
@@ -52,17 +53,21 @@ class Order:
 
 def carried_out(job: Job, start: Start, order: Order) -> Trained:
     """Train, or go on; then check, write down and tell what came of it."""
+    early = not job.is_sharded  # what is wrong is said before anything is computed; parts are made together
     if order.resume:
-        loop, before = _resumed(job, order), checks_in(order.folder)
+        loop = _resumed(job, order) if early else None
         fill(job, order.tell)
         _call(job, start, order)
+        loop, before = loop or _resumed(job, order), checks_in(order.folder)
     else:
-        model, plan = job.model()
+        made = job.spread() if early else None
         fill(job, order.tell)
         _call(job, start, order)
-        before = at("before", checks_before(job, model, plan), order.tell)
+        spread, plan = made or job.spread()
+        job = through(job, spread)
+        before = at("before", checks_before(job, spread.model, plan), order.tell)
         order.tell({"event": "checks", "checks": before})
-        loop = Loop(job, model, folder=order.folder, observer=order.tell)
+        loop = Loop(job, spread, folder=order.folder, observer=order.tell)
         _claim(order)
         begin_records(order.folder, job, plan, sets=order.sets, checks=before, overfitting=order.overfit)
     before_s = loop.standing.seconds
@@ -72,15 +77,13 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
     loop.lineage = metadata_of(order.folder.read_json(LINEAGE))
     order.tell({"event": "begin", "step": loop.standing.step, "steps": job.settings.steps, "folder": order.folder.path})
     with listening() as stop:
-        ended = loop.run(stop=stop, tensorboard=True)
-    job = loop.job = replace(job, ranks=ALONE)  # the others are done
-    if job.work.dev is None and ended not in (NONFINITE, COLLAPSED) and loop.standing.step:
-        loop.save_best()
+        loop.run(stop=stop, tensorboard=True)
     start = replace(start, notes=(*start.notes, *notes, *lost_notes(loop.lost, order.folder)))
     finish = partial(_finish, job, start, loop, order, stop=stop, before_s=before_s)
     if stop.name or loop.lost:
         return finish(checks=before)
     checks = (*before, *at("during", checks_during(loop), order.tell))
+    job = loop.job = replace(job, ranks=ALONE)  # the others are done
     finish(checks=(*checks, UNCHECKED), done=False)  # what comes now takes long, and may be stopped
     test = tested(loop, order.tell) if wants_test(loop) else None
     controls = _controls(job, order)
@@ -91,7 +94,7 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
 def _call(job: Job, start: Start, order: Order) -> None:
     """Let the other processes, if there are such, train what this one does; raises ConfigError where they cannot."""
     init = start.init.path if start.init is not None else None
-    order.go(Going(start.config, order.sets, init, order.overfit, order.folder.path, order.resume))
+    order.go(Going(start.config, order.sets, init, order.overfit, order.folder.path, order.resume, job.strategy))
     different = unlike(job)
     if different is not None:
         raise different
@@ -124,7 +127,8 @@ def _claim(order: Order) -> None:
 def _resumed(job: Job, order: Order) -> Loop:
     """Return the run in a folder as it was saved."""
     order.folder.tidy()
-    loop = Loop(job, job.empty_model().to(job.device), folder=order.folder, observer=order.tell)
+    spread = job.empty_spread()
+    loop = Loop(through(job, spread), spread, folder=order.folder, observer=order.tell)
     loop.restore(*order.folder.load())
     return loop
 

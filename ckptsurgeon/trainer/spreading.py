@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from .ranks import ALONE, Ranks
 
-__all__ = ["Spread"]
+__all__ = ["Asked", "Spread"]
 
 T = TypeVar("T")
 
@@ -28,6 +28,11 @@ class Spread:
         self._wrapped: Any = None
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part."""
+        return False
+
+    @property
     def of_mean(self) -> int:
         """What a gradient is multiplied with to be that of the sum of all losses."""
         return self.ranks.size
@@ -40,7 +45,10 @@ class Spread:
 
         self._wrapped = None  # its hooks go with it
         # Which parameters a batch uses is the model's and the task's affair: layers are dropped, losses switched.
-        self._wrapped = DistributedDataParallel(_Asked(self.model), find_unused_parameters=True)
+        asked = Asked(self.model)
+        # Where all of them are used it says that none had to be looked for; this one never is.
+        asked.unused = nn.Parameter(torch.zeros((), device=next(self.model.parameters()).device))
+        self._wrapped = DistributedDataParallel(asked, find_unused_parameters=True)
 
     def __call__(self, ask: Callable[[nn.Module], T]) -> T:
         """Return what is asked of the model. The first of several answers is the loss that is gone back from."""
@@ -52,17 +60,21 @@ class Spread:
         """Let gradients be this process's own for a while: they are added up with those that come behind."""
         return nullcontext() if self._wrapped is None else cast(AbstractContextManager[None], self._wrapped.no_sync())
 
+    def held(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        """Return what an optimiser of this process moves of parameters."""
+        return dict(parameters)
 
-class _Asked(nn.Module):
-    """A module whose forward pass is whatever is asked of another one.
+    def collect(self) -> None:
+        """Give what an optimiser moves its gradients, behind the last backward pass of a step."""
 
-    Where all parameters are used torch warns that none had to be looked for; ``unused`` keeps it from that.
-    """
+
+class Asked(nn.Module):
+    """A module whose forward pass is whatever is asked of another one."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.unused = nn.Parameter(torch.zeros((), device=next(model.parameters()).device))
 
     def forward(self, ask: Callable[[nn.Module], Any]) -> Any:
+        """Return what is asked."""
         return ask(self.model)

@@ -77,8 +77,9 @@ def take_step(
         spread.ranks.add([total, count, *parts.values(), *short])
     except BaseException:
         kept.put_back(torch.ones((), dtype=torch.bool))
-        optimizer.inner.zero_grad(set_to_none=True)
+        spread.model.zero_grad(set_to_none=True)
         raise
+    spread.collect()
     share = 1 / count.clamp(min=1)
     norms = optimizer.gradient_norms()
     norm = _normalise(optimizer.parameters, norms, share * spread.of_mean, settings.clip)

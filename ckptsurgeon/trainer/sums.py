@@ -21,6 +21,17 @@ def sums_of(data: Mapping[str, bytes]) -> bytes:
     return (json.dumps({"sha256": made}, indent=2) + "\n").encode()
 
 
+def sums_in(folder: str) -> bytes:
+    """Return the SHA-256 of all files under a folder as a file of its own."""
+    made = {}
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(path, name), "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            made[os.path.relpath(os.path.join(path, name), folder)] = digest
+    return (json.dumps({"sha256": made}, indent=2) + "\n").encode()
+
+
 def check_sums(folder: str, *, others: Sequence[str] = ()) -> None:
     """Raise FormatError for a checkpoint with a file that is not what was written; ``others`` are whole ones.
 

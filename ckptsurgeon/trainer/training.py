@@ -34,6 +34,8 @@ from .start import Start, found_start
 
 __all__ = ["OVERFIT", "RUN", "train"]
 
+STRATEGIES = ("ddp", "fsdp")
+
 RUN, OVERFIT = "run", "run-overfit"
 """Folders of a run that nobody names; one batch by heart is no run to go on with, and stands in no way of one."""
 
@@ -53,6 +55,7 @@ def train(
     seeds: int = 3,
     overfit_one_batch: bool = False,
     preprocess_only: bool = False,
+    strategy: str = "ddp",
     observer: Observer | None = None,
 ) -> Trained:
     """Train the model that ``config`` describes from the weights in ``init``, and check what comes of it.
@@ -66,11 +69,14 @@ def train(
     happens: an ``event`` each.
 
     Each of several processes that torchrun started calls this alike: the batches of every step are shared out among
-    them, and the first one checks, writes and observes.
+    them, and the first one checks, writes and observes. ``strategy`` is ``ddp``, where each has the model, or ``fsdp``,
+    where each has a part of it, and reads no more of an init.
 
     Raises ConfigError, PatternError, what ``load_into`` raises for an init that does not fit, and OutputError.
     """
     began = time.perf_counter()
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"there is no strategy {escape(strategy)!r}.", hint=f"Use {' or '.join(STRATEGIES)}.")
     _check_modes(check_only, preprocess_only, resume, controls=controls, overfit=overfit_one_batch)
     if isinstance(sets, str):
         raise ConfigError(f"sets is the text {escape(sets)!r}, not a list of them.", hint=f"Write [{escape(sets)!r}].")
@@ -89,13 +95,23 @@ def train(
         start, sets = _start(
             lock, folder, _text(config), _text(init), resume=resume, sets=sets, writes=writes, controls=controls
         )
-        job = job_of(start.config, sets=sets, device=where, init=start.init, cached=not check_only, ranks=ranks)
+        job = job_of(
+            start.config,
+            sets=sets,
+            device=where,
+            init=start.init,
+            cached=not check_only,
+            ranks=ranks,
+            strategy=strategy,
+        )
         if start.known is not None:
             start = replace(start, notes=(*start.notes, *check_unchanged(job, start.known, folder)))
         elif writes:
             check_no_input(folder, job)
         overfit_one_batch = check_overfitting(start, overfit_one_batch, folder)
         if controls:
+            if job.is_sharded:
+                raise ConfigError("--controls train whole models.", hint="Use --strategy ddp.")
             check_controls(job, seeds)
         order = Order(
             folder, lock, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None), began, go
@@ -103,6 +119,8 @@ def train(
         if preprocess_only:  # what it computes of each split is said with what there is, and no weights are made
             job = replace(job, work=replace(job.work, notes=()))
             start = replace(start, notes=start.notes if start.init is not None else ())
+        if strategy == "fsdp" and ranks.size == 1:
+            start = replace(start, notes=(*start.notes, "--strategy fsdp is for several processes; there is one"))
         order.tell({"event": "notes", "notes": notes_of(job, start)})
         explaining = saying_what_fits(job.settings), saying_what_compiles(job.settings)
         with computing(job.settings), closing(job.work), explaining[0], explaining[1]:

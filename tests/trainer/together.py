@@ -99,7 +99,7 @@ sys.exit(main())
 """
 
 NURSERY = """
-import json, os, sys, traceback
+import json, os, sys, time, traceback
 import torch, torch.distributed, torch.nn.parallel
 import ckptsurgeon.cli, ckptsurgeon.trainer, ckptsurgeon.trainer.models.deepspeech, ckptsurgeon.trainer.tasks.ctc
 
@@ -120,8 +120,15 @@ def born(order):
         return 99
     return 0
 
+def ended(pid, until):
+    while not (done := os.waitpid(pid, os.WNOHANG))[0]:
+        if time.monotonic() > until:
+            os.kill(pid, 9)
+        time.sleep(0.02)
+    return os.waitstatus_to_exitcode(done[1])
+
 for line in sys.stdin:
-    pids = []
+    pids, until = [], time.monotonic() + 200
     for order in json.loads(line):
         pid = os.fork()
         if not pid:
@@ -130,7 +137,7 @@ for line in sys.stdin:
             sys.stderr.flush()
             os._exit(code)
         pids.append(pid)
-    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
+    print(json.dumps([ended(pid, until) for pid in pids]), flush=True)
 """
 """A process that has imported what takes seconds, and forks those that are asked for."""
 

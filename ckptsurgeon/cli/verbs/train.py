@@ -66,6 +66,9 @@ def run(
     preprocess_only: Annotated[
         bool, typer.Option("--preprocess-only", help="Only compute and keep what is computed from clips once.")
     ] = False,
+    strategy: Annotated[
+        str, typer.Option("--strategy", metavar="ddp|fsdp", help="In several processes: each has the model, or a part.")
+    ] = "ddp",
     report: Annotated[bool, typer.Option("--report", help="Print again what came of a run.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -95,7 +98,8 @@ def run(
         found = trainer.train(
             config, init=init, run=folder, resume=resume, sets=sets or [], steps=steps, device=device, seed=seed,
             check_only=check_only, controls=controls, seeds=3 if seeds is None else seeds,
-            overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only, observer=watch.observe,
+            overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only, strategy=strategy,
+            observer=watch.observe,
         )  # fmt: skip
     if found.rank:  # the first process speaks, while there is one
         sink.notes(found.notes)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...target import TargetSpec
 from ...text import count, escape, listing
-from ..job import drawn, tensors_of
+from ..job import Wholes, drawn, tensors_of
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
 __all__ = ["figures_finite", "finite", "varied"]
@@ -19,11 +19,12 @@ __all__ = ["figures_finite", "finite", "varied"]
 def finite(model: nn.Module, average: Mapping[str, Tensor] | None = None) -> Check:
     """Count tensors, of the model and of its ``average``, with values that are no numbers."""
     name = "no NaN, no Inf"
-    tensors = {**_floating(model), **{f"average of {key}": value for key, value in (average or {}).items()}}
-    wrong = [key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    found, averaged = _floating(model), average or {}
+    wrong = [key for key, tensor in found.items() if not bool(torch.isfinite(tensor).all())]
+    wrong += [f"average of {key}" for key, tensor in averaged.items() if not bool(torch.isfinite(tensor).all())]
     if wrong:
         return Check(name, FAIL, f"in {count(len(wrong), 'tensor')}: {listing(wrong, where='')}")
-    return Check(name, PASS, f"{len(tensors)} of {len(tensors)} tensors")
+    return Check(name, PASS, f"{len(found) + len(averaged)} of {len(found) + len(averaged)} tensors")
 
 
 def figures_finite(figures: Mapping[str, float], decisive: Collection[str]) -> Check:
@@ -54,7 +55,7 @@ def varied(model: nn.Module, target: TargetSpec, seed: int) -> Check:
 
 
 def _floating(model: nn.Module) -> Mapping[str, Tensor]:
-    return {key: value.detach() for key, value in tensors_of(model).items() if value.is_floating_point()}
+    return Wholes({key: value for key, value in tensors_of(model).items() if value.is_floating_point()})
 
 
 def _is_constant(tensor: Tensor) -> bool:

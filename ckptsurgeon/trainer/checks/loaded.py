@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import api
+from ...configs import own_part
 from ...plan import Plan
 from ...text import count, escape, listing
 from ..digests import bits
@@ -62,7 +63,11 @@ def tied(model: nn.Module, ties: Mapping[str, str]) -> Check:
     if not ties:
         return Check(name, NOT_RUN, "the model ties nothing")
     tensors = tensors_of(model)
-    loose = [key for key, owner in ties.items() if tensors[key].data_ptr() != tensors[owner].data_ptr()]
+    loose = [key for key, owner in ties.items() if _place(tensors[key]) != _place(tensors[owner])]
     if loose:
         return Check(name, FAIL, f"{listing(loose, where='')} went their own way")
     return Check(name, PASS, f"{len(ties)} of {len(ties)}")
+
+
+def _place(tensor: Tensor) -> int:
+    return own_part(tensor).data_ptr()

@@ -1,0 +1,40 @@
+"""Tensors of which several processes hold a part each: torch's DTensor, as FSDP2 and tensor parallelism make them.
+
+https://docs.pytorch.org/docs/stable/distributed.tensor.html
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["is_spread", "own_box", "own_part", "whole"]
+
+
+def is_spread(tensor: Tensor) -> bool:
+    """Whether a tensor is held in parts."""
+    return hasattr(tensor, "full_tensor")
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor, in the same memory; all of it where it is no DTensor."""
+    held: Tensor = tensor.detach().to_local() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
+    return held
+
+
+def own_box(tensor: Tensor) -> tuple[tuple[int, int], ...]:
+    """Return which part that is: for each dimension where it begins and ends."""
+    if not is_spread(tensor):
+        return tuple((0, size) for size in tensor.shape)
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)  # type: ignore[attr-defined]
+    return tuple((begin, begin + size) for begin, size in zip(offset, shape, strict=True))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor; every process that holds a part has to ask."""
+    found: Tensor = tensor.detach().full_tensor() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
+    return found

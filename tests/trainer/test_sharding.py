@@ -1,0 +1,192 @@
+"""A model of which each process holds a part is the model that one has."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import ckptsurgeon as cs
+from ckptsurgeon.trainer.run_folder import RunFolder
+
+from . import toy
+from .together import apart, same_bits, together, train, write
+
+FSDP = ("--strategy", "fsdp")
+
+
+def checks_of(run: str) -> dict[str, str]:
+    return {check["name"]: check["status"] for check in json.loads(Path(run, "result.json").read_text())["checks"]}
+
+
+def test_a_run_in_parts_is_that_of_one_and_goes_on_in_any_number_of_processes() -> None:
+    """With an average, frozen layers of which one thaws, clipping and several batches a step."""
+    write(accumulate=2, ema=0.9, clip=0.5, freeze={"body.first": 3, "head.bias": None})
+    assert train("toy.yaml", "--run", "one", size=1)[0].code == 0
+    ended = train("toy.yaml", "--run", "two", *FSDP)
+    assert [one.code for one in ended] == [0, 0], ended
+    assert (ended[1].out, ended[1].err) == ("", "")
+    assert apart("one", "two") < 1e-5
+    assert apart("one", "two", "best.safetensors") < 1e-5
+    assert checks_of("two") == {**checks_of("one"), "initialised tensors fit": "NOT RUN"}
+    assert checks_of("two")["frozen tensors did not move"] == "PASS"
+    assert sorted(os.listdir("two/last/moments")) == [".metadata", "__0_0.distcp", "__1_0.distcp"]
+
+    begun = train("toy.yaml", "--run", "parts", *FSDP, FAULT="1 9 SIGTERM")
+    assert [one.code for one in begun] == [143, 0], begun
+    assert os.readlink("parts/last") == "steps/5"
+    for name, size, how in (("by-one", 1, ()), ("by-two", 2, FSDP), ("whole", 2, ())):
+        os.system(f"cp -a parts {name}")
+        ended = train("--run", name, "--resume", *how, size=size)
+        assert [one.code for one in ended] == [0] * size, ended
+        assert apart("one", name) < 1e-5
+    assert apart("two", "by-two") == 0
+    assert apart("two", "by-two", "best.safetensors") == 0
+
+    begun = train("toy.yaml", "--run", "begun", size=1, FAULT="0 9 SIGTERM")
+    assert begun[0].code == 143
+    ended = train("--run", "begun", "--resume", *FSDP)
+    assert [one.code for one in ended] == [0, 0], ended
+    assert apart("one", "begun") < 1e-5
+
+
+def test_what_each_draws_is_gone_on_with_bit_for_bit() -> None:
+    write(model={"norm": True, "dropout": 0.3}, ema=0.9)
+    assert [one.code for one in train("toy.yaml", "--run", "whole", *FSDP)] == [0, 0]
+    assert [one.code for one in train("toy.yaml", "--run", "parts", *FSDP, FAULT="0 3 SIGHUP")] == [129, 0]
+    assert [one.code for one in train("--run", "parts", "--resume", *FSDP)] == [0, 0]
+    assert same_bits("whole", "parts")
+    first, second = (read_moments_of(run) for run in ("whole", "parts"))
+    assert first.keys() == second.keys()
+    assert len(first) > 6
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def read_moments_of(run: str) -> dict[str, torch.Tensor]:
+    """What was saved beside the weights, as our own reader has it."""
+    with cs.open_checkpoint(f"{run}/last/moments") as found:
+        return {key: found.tensor(key) for key in found}
+
+
+def test_it_starts_from_an_init_and_is_held_against_it(source: Path) -> None:
+    toy.write()
+    toy.make_init("head", source=str(source))
+    assert [one.code for one in train("--run", "run", *FSDP)] == [0, 0]
+    assert checks_of("run")["loaded tensors equal their source"] == "PASS"
+    assert checks_of("run")["ties are still ties"] == "NOT RUN"
+
+
+WIDE = """
+from torch import nn
+
+class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(1024, 1024) for _ in range(24)])
+        self.register_buffer("table", __import__("torch").ones(3), persistent=False)
+"""
+
+LOADED = """
+import os, re, torch
+from ckptsurgeon.sources import local
+from ckptsurgeon.trainer.assembly import job_of
+from ckptsurgeon.trainer.init import read_init
+from ckptsurgeon.trainer.job import tensors_of
+from ckptsurgeon.trainer.ranks import joined, place_in
+from ckptsurgeon.configs import own_part
+from ckptsurgeon.trainer.sharding import Sharded, without_weights
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+
+with joined(place_in(os.environ), torch.device("cpu")) as ranks:
+    job = job_of("wide.yaml", device="cpu", init=read_init("wide.safetensors"), ranks=ranks, strategy=HOW)
+    Sharded(without_weights(lambda: torch.nn.Linear(8, 8)), ranks, torch.device("cpu"))  # which imports much
+    open("/proc/self/clear_refs", "w").write("5")
+    before = peak()
+    spread, plan = job.spread()
+    assert torch.equal(spread.model.table, torch.ones(3))
+    held = sum(own_part(tensor).nbytes for tensor in tensors_of(spread.model).values())
+    print(peak() - before, held)
+"""
+
+
+def test_no_process_ever_holds_all_of_an_init() -> None:
+    """100 MB: each of two holds a half and, for moments, a layer or two."""
+    Path("wide_net.py").write_text(WIDE)
+    Path("wide_task.py").write_text(toy.TASK)
+    train_section = {"task": "wide_task.py:Toy", "steps": 1}
+    Path("wide.yaml").write_text(yaml.safe_dump({"model": {"_target_": "wide_net.Wide"}, "train": train_section}))
+    layers = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(1024, 1024) for _ in range(24)])})
+    save_file(layers.state_dict(), "wide.safetensors")
+    whole = sum(value.nbytes for value in load_file("wide.safetensors").values())
+    for how, most in (("fsdp", 0.75), ("ddp", 99.0)):
+        ended = together(f"HOW = {how!r}\n{LOADED}")
+        assert [one.code for one in ended] == [0, 0], ended
+        for one in ended:
+            took, held = map(int, one.out.split())
+            assert took < most * whole, (how, took / whole)
+            assert (held == whole // 2) == (how == "fsdp")
+            if how == "ddp":
+                assert took > 0.9 * whole  # the measure sees what it is to see
+
+
+def test_the_run_ends_where_one_is_lost_and_goes_on_from_its_last_checkpoint() -> None:
+    write(save_every=3)
+    ended = train("toy.yaml", "--run", "run", *FSDP, FAULT="1 5 SIGKILL")
+    assert ended[0].code == 1
+    assert "rank 1 ended, without a word; step 3 is saved" in " ".join(ended[0].err.split())
+    assert [one.code for one in train("--run", "run", "--resume", *FSDP)] == [0, 0]
+    assert RunFolder("run").last_step() == 8
+
+
+def test_damaged_moments_are_noticed() -> None:
+    write(save_every=3)
+    assert train("toy.yaml", "--run", "run", *FSDP, FAULT="0 5 SIGTERM")[0].code == 143
+    path = Path("run/last/moments/__1_0.distcp")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    first, second = train("--run", "run", "--resume", *FSDP)
+    assert first.code == 3
+    assert "moments/__1_0.distcp is damaged" in first.err
+    assert "Traceback" not in first.err + second.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--strategy", "zero"], "there is no strategy 'zero'"),
+        (["--strategy", "fsdp", "--controls"], "--controls train whole models"),
+    ],
+)
+def test_what_cannot_be_asked(arguments: list[str], says: str) -> None:
+    write()
+    first, second = train("toy.yaml", *arguments)
+    assert first.code == 2
+    assert says in first.err
+    assert "Traceback" not in first.err + second.err
+
+
+def test_a_model_that_cannot_be_shared_out_is_an_error() -> None:
+    write()
+    Path("toy_net.py").write_text(
+        toy.NET.replace("        self.leaky", "        self.one = nn.Parameter(torch.ones(()))\n        self.leaky")
+    )
+    first, second = train("toy.yaml", *FSDP)
+    assert first.code == 2, first
+    assert "--strategy fsdp cannot share out this model" in first.err
+    assert "Traceback" not in first.err + second.err
+
+
+def test_one_process_alone_has_the_whole_model() -> None:
+    write(steps=2, warmup=0)
+    done = train("toy.yaml", "--run", "run", *FSDP, size=1)[0]
+    assert done.code == 0
+    assert "--strategy fsdp is for several processes" in " ".join(done.err.split())
