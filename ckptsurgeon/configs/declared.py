@@ -65,6 +65,7 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
     groups = document.model.get("tied") or []
     if not isinstance(groups, list):
         raise document.fail(f"tied is {brief_repr(groups, 80)}, not a list of lists of keys.")
+    seen: set[str] = set()
     for group in groups:
         if (
             not isinstance(group, list)
@@ -72,6 +73,10 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
             or any(not isinstance(key, str) or key not in tensors for key in group)
         ):
             raise document.fail(f"tied has {brief_repr(group, 80)}, which is not a list of two or more of its keys.")
+        twice = [key for key in group if key in seen or group.count(key) > 1]
+        if twice:
+            raise document.fail(f"tied has {escape(twice[0])} twice.", "Write all keys of one tensor in one list.")
+        seen.update(group)
         first, *rest = sorted(group, key=order.__getitem__)
         for key in rest:
             if tensors[key] != tensors[first]:

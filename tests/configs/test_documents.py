@@ -51,6 +51,11 @@ def config(text: str, name: str = "dst.yaml") -> cs.TargetSpec:
         ("model: {tensors: {a: {shape: [1], dtype: int64, init: normal}}}", "it is int64"),
         ("model: {tensors: {a: {shape: [1]}}, tied: [[a]]}", "two or more"),
         ("model: {tensors: {a: {shape: [1]}}, tied: [[{a: a}, a]]}", "two or more of its keys"),
+        ("model: {tensors: {a: {shape: [1]}}, tied: [[a, a]]}", "tied has a twice"),
+        (
+            "model: {tensors: {a: {shape: [1]}, b: {shape: [1]}, c: {shape: [1]}}, tied: [[b, c], [a, b]]}",
+            "tied has b twice",
+        ),
         ("model: {tensors: {a: {shape: [1]}}, tied: 5}", "tied is 5, not a list of lists of keys"),
         ("model: {tensors: {a: {shape: [1]}}, tied: {a: a}}", "not a list of lists of keys"),
         ("model: {tensors: {a: {shape: [1]}, b: {shape: [2]}}, tied: [[a, b]]}", "differs from it"),
