@@ -70,7 +70,8 @@ def load_all(loadings: Sequence[Loading], before_writing: Callable[[], None] = l
     """Load several live modules; returns the plans carried out.
 
     Every plan is made, every value read and ``before_writing`` called before anything is written: on failure no module
-    has changed.
+    has changed. Modules whose tensors processes hold in parts come last, one tensor after the other: of those what was
+    written stays.
     """
     plans: list[Plan] = []
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -78,10 +79,14 @@ def load_all(loadings: Sequence[Loading], before_writing: Callable[[], None] = l
         for loading in loadings:
             plans.append(_planned(loading))
             stack.callback(close_plan, plans[-1])
-        for index, loading in enumerate(loadings):
-            plans[index] = _staged(loading, plans[index], pairs)
-    before_writing()
-    _put(pairs)
+        in_parts = [any(map(is_spread, loading.model.state_dict(keep_vars=True).values())) for loading in loadings]
+        for last in (False, True):
+            for index, loading in enumerate(loadings):
+                if in_parts[index] == last:
+                    plans[index] = _staged(loading, plans[index], pairs)
+            if not last:
+                before_writing()
+        _put(pairs)
     return plans
 
 

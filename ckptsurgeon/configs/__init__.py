@@ -3,7 +3,7 @@
 from ._document import RELATIVE_TO, Document, read_document
 from ._hf_files import weights_folder_files
 from ._load import adopt, is_configuration, load_target, module_destination
-from ._parts import is_spread, own_box, own_part, whole
+from ._parts import is_spread, own_box, own_part, part_of, whole
 from ._running import user_code
 from .declared import declare
 from .factory import instantiated
@@ -20,6 +20,7 @@ __all__ = [
     "module_destination",
     "own_box",
     "own_part",
+    "part_of",
     "read_document",
     "user_code",
     "weights_folder_files",

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["is_spread", "own_box", "own_part", "whole"]
+__all__ = ["is_spread", "own_box", "own_part", "part_of", "whole"]
 
 
-def is_spread(tensor: Tensor) -> bool:
-    """Whether a tensor is held in parts."""
+def is_spread(tensor: object) -> bool:
+    """Whether something is a tensor that is held in parts."""
     return hasattr(tensor, "full_tensor")
 
 
@@ -32,6 +32,11 @@ def own_box(tensor: Tensor) -> tuple[tuple[int, int], ...]:
 
     shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)  # type: ignore[attr-defined]
     return tuple((begin, begin + size) for begin, size in zip(offset, shape, strict=True))
+
+
+def part_of(values: Tensor, tensor: Tensor) -> Tensor:
+    """Return of some values those that this process holds of a tensor of their shape."""
+    return values[tuple(slice(*part) for part in own_box(tensor))] if is_spread(tensor) else values
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def _trained(going: Going, ranks: Ranks, device: torch.device) -> Trained:
             return _nothing(ranks, exit_code=ConfigError.exit_code)
         with listening() as stop:
             ended = loop.run(stop=stop)
-        if job.is_sharded and ended != LOST and not stop.name:
+        if job.is_sharded and ended != LOST and not loop.stopped:
             list(checks_during(loop))
     found = result_of(job, Start(going.config, init, from_=going.init), checks=(), ended=ended)
     return replace(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import api
-from ..configs import Document, is_spread, own_box, own_part, whole
+from ..configs import Document, own_part, part_of, whole
 from ..errors import ConfigError, FormatError, PlanError
 from ..target import TargetSpec
 from ..text import escape, listing
@@ -154,7 +154,7 @@ def restore_tensors(
         other = sorted(own.keys() ^ tensors.keys())
         raise FormatError(f"the checkpoint is of another model: {listing(other, where='')}.", details=other)
     for key, value in own.items():
-        own_part(value).copy_(_boxed(tensors[key], value))
+        own_part(value).copy_(part_of(tensors[key], value))
     for key, buffer in unsaved.items():
         path, _, name = key.rpartition(".")
         setattr(model.get_submodule(path), name, buffer.to(device))
@@ -169,14 +169,7 @@ def draw_into(
     for key, value in drawn(target, [*keys, *parts], seed):
         if key in parts:
             value = torch.where(parts[key], value, tensors[key])
-        own_part(tensors[key]).copy_(_boxed(value, tensors[key]))
-
-
-def _boxed(values: Tensor, tensor: Tensor) -> Tensor:
-    """Return the part of some values that this process holds of a tensor."""
-    if not is_spread(tensor):
-        return values
-    return values[tuple(slice(*part) for part in own_box(tensor))]
+        own_part(tensors[key]).copy_(part_of(value, tensors[key]))
 
 
 def drawn(target: TargetSpec, keys: Iterable[str], seed: int) -> Iterable[tuple[str, Tensor]]:

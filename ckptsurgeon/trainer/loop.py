@@ -23,6 +23,7 @@ from .source import Source
 from .spreading import Spread
 from .stepping import take_step
 from .stopping import Stop
+from .tasks._load import users_task
 from .tasks._task import is_higher_better
 from .underway import UnderWay
 
@@ -54,6 +55,7 @@ class Loop(UnderWay):
         self._log = Log(None, 0)
         self._pending: list[Pending] = []
         self._told = ""
+        self.stopped = ""
         peak = peak_flops(job.settings, job.device)
         self._peak = peak * job.ranks.size if peak is not None else None
         self._compiled = compiled_loss(job)
@@ -68,6 +70,9 @@ class Loop(UnderWay):
                 self.job.ranks.agreed(None)  # here the others wait while the first one checks
                 self.standing.ended = self._steps(until, stop)
                 self._keep_last()
+                if self.job.ranks.size > 1:  # one that came behind the last step: all go the same way from here
+                    stop.name = next(filter(None, self.job.ranks.agreed(stop.name)), "")
+                    self.stopped = stop.name
         except LostError as error:
             self.lost, self.standing.ended = error.ranks, LOST
             self._note(time.perf_counter())
@@ -90,6 +95,8 @@ class Loop(UnderWay):
         before = standing.seconds
         ended = standing.waited and standing.waited_for(self.settings.patience)
         why = PATIENCE if ended else ""  # a run that ended, and was resumed
+        if standing.step and standing.evaluated < standing.step and self._due()["evaluate"]:
+            why = why or self._evaluate()  # what a process that ended has kept the run from
         while standing.step < until and not why:
             if standing.step in thaws:
                 self._begin(standing.step)
@@ -152,7 +159,8 @@ class Loop(UnderWay):
         if begin is not None:
             begin(self.model, standing.step)
         try:
-            with Counted() if self._flops is None else nullcontext() as counted:
+            counting = Counted() if self._flops is None else nullcontext()
+            with users_task(self.settings.task, there=True), counting as counted:
                 stepped = take_step(
                     self.spread, self.job.work.task, batches, self.optimizer, settings=self.settings, fresh=fresh,
                     heard=lambda: stop.name, loss_of=self._compiled if counted is None else None,
@@ -200,6 +208,7 @@ class Loop(UnderWay):
             return ""
         takes_part = self.job.ranks.is_first or self.spread.is_sharded
         standing.figures = self.job.ranks.told(self._figures(work.dev) if takes_part else {})
+        standing.evaluated = standing.step
         self._log.write({"step": standing.step, "dev": standing.figures})
         self._log.flush()
         self._observer({"step": standing.step, "dev": standing.figures})

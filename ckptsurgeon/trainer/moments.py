@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..configs import is_spread, own_box, own_part
+from ..configs import is_spread, own_part, part_of
+from ..errors import FormatError, OutputError
+from ..text import escape
 from .ema import Average
 from .job import tensors_of
 from .optimizing import Optimizer
@@ -34,6 +36,7 @@ def small_state(optimizer: Optimizer) -> dict[str, Any]:
 def write_moments(path: str, model: nn.Module, optimizer: Optimizer, average: Average | None, ranks: Ranks) -> None:
     """Write what this process holds; all of them do so."""
     from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
 
     tensors = tensors_of(model)
     parts = {
@@ -43,7 +46,10 @@ def write_moments(path: str, model: nn.Module, optimizer: Optimizer, average: Av
     }  # fmt: skip
     parts |= {f"average.{key}": value for key, value in (average.tensors if average is not None else {}).items()}
     found = {name: _spread_as(tensors[_key_of(name)], part) for name, part in parts.items()}
-    checkpoint.save(found, checkpoint_id=path, process_group=ranks.control)  # type: ignore[attr-defined]
+    try:
+        checkpoint.save(found, checkpoint_id=path, process_group=ranks.control)  # type: ignore[attr-defined]
+    except CheckpointException as error:  # which is a BaseException
+        raise OutputError(f"{escape(path)} cannot be written: {_first(error)}.") from error
 
 
 def read_moments(
@@ -51,13 +57,17 @@ def read_moments(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return an optimiser's state and an average, of each tensor as much as the model holds of it in this process."""
     from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
 
     reader: Any = checkpoint.FileSystemReader(path)  # type: ignore[attr-defined]
     names = reader.read_metadata().state_dict_metadata
     tensors = tensors_of(model)
     found = {name: _spread_as(tensors[_key_of(name)], _room(tensors[_key_of(name)])) for name in names}
     spread = any(map(is_spread, found.values()))  # else each process reads for itself
-    checkpoint.load(found, checkpoint_id=path, process_group=ranks.control, no_dist=not spread)  # type: ignore[attr-defined]
+    try:
+        checkpoint.load(found, checkpoint_id=path, process_group=ranks.control, no_dist=not spread)  # type: ignore[attr-defined]
+    except CheckpointException as error:
+        raise FormatError(f"{escape(path)} cannot be read: {_first(error)}.") from error
     state = {index: dict(entries) for index, entries in small["state"].items()}
     average = {}
     for name, value in found.items():
@@ -77,15 +87,18 @@ def own_parts(
     tensors = tensors_of(model)
 
     def part(key: str, value: Tensor) -> Tensor:
-        if not _is_moment(value):
-            return value
-        return value[tuple(slice(*part) for part in own_box(tensors[key]))]
+        return part_of(value, tensors[key]) if _is_moment(value) else value
 
     parts = {
         index: {name: part(optimizer.order[index], value) for name, value in entries.items()}
         for index, entries in state["state"].items()
     }
     return {**state, "state": parts}, {key: part(key, value) for key, value in average.items()}
+
+
+def _first(error: Any) -> str:
+    """Return what went wrong in the first process where something did."""
+    return next((escape(str(failure[0]), 300) for failure in error.failures.values()), "it is not said why")
 
 
 def _is_moment(value: object) -> bool:

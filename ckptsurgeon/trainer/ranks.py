@@ -8,6 +8,7 @@ CPU; gradients by NCCL where there are GPUs.
 from __future__ import annotations
 
 import datetime
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,8 +20,9 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
 from ..text import escape
+from .stopping import deafen
 
-__all__ = ["ALONE", "LostError", "Place", "Ranks", "joined", "lost_text", "place_in"]
+__all__ = ["ALONE", "LostError", "Place", "Ranks", "is_of_a_group", "joined", "lost_text", "place_in"]
 
 T = TypeVar("T")
 
@@ -74,12 +76,15 @@ class Ranks:
 
     @torch.no_grad()
     def follow(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors, of one device, by the first process's."""
-        numbers = [tensor for tensor in tensors if tensor.dtype != torch.bool]
-        if not self.is_first:
-            for tensor in numbers:
-                tensor.zero_()
-        self.add(numbers)
+        """Replace tensors, of one device and of any type, by the first process's, bit for bit."""
+        if self.size == 1 or not tensors:
+            return
+        from torch.distributed import broadcast
+
+        flat = torch.cat([one.detach().contiguous().reshape(-1).view(torch.uint8) for one in tensors])
+        broadcast(flat, src=0, group=None if flat.is_cuda else self.control)
+        for one, part in zip(tensors, flat.split([one.nbytes for one in tensors]), strict=True):  # type: ignore[no-untyped-call]
+            one.copy_(part.clone().view(one.dtype).view_as(one))
 
     def agreed(self, value: T) -> list[T]:
         """Return what each process says, by rank; every one of them must ask."""
@@ -109,7 +114,7 @@ class Ranks:
 
     def missing(self, error: Exception) -> dict[int, str]:
         """Return the processes that ended, with the word they left; none where ``error`` has another reason."""
-        if self.size == 1 or not _is_of_a_group(error):
+        if self.size == 1 or not is_of_a_group(error):
             return {}
         waited, found, until = set(range(self.size)) - {self.rank}, {}, time.monotonic() + SEEN_S
         try:
@@ -134,6 +139,7 @@ class Ranks:
             lost = self.missing(error)
             if not lost:
                 raise
+            deafen()
             raise LostError(lost) from error
 
 
@@ -154,7 +160,7 @@ def lost_text(rank: int, word: str) -> str:
     return f"rank {rank} ended{f' with {escape(word, 300)}' if word else ', without a word'}"
 
 
-def _is_of_a_group(error: Exception) -> bool:
+def is_of_a_group(error: Exception) -> bool:
     """Whether an error may come of a process that is gone: gloo's are RuntimeErrors that name its files."""
     from torch import distributed
 
@@ -171,10 +177,14 @@ def place_in(environment: Mapping[str, str]) -> Place:
     given = [environment[name] for name in names if name in environment]
     if not given:
         return Place()
-    if len(given) < len(names) or not all(one.isdigit() for one in given) or int(given[0]) >= int(given[1]):
+    if len(given) < len(names) or not all(one.isdecimal() for one in given) or int(given[0]) >= int(given[1]):
         said = ", ".join(f"{name}={escape(environment[name], 20)}" for name in names if name in environment)
         raise ConfigError(f"the environment says {said}.", hint="torchrun sets RANK, WORLD_SIZE and LOCAL_RANK.")
     return Place(*map(int, given))
+
+
+_CALLS = itertools.count()
+"""Each run of a process has keys of its own."""
 
 
 @contextmanager
@@ -187,11 +197,13 @@ def joined(place: Place, device: torch.device) -> Iterator[Ranks]:
     from torch.distributed.rendezvous import rendezvous
 
     gpu = device.type == "cuda"
+    if distributed.is_initialized():
+        raise ConfigError("this process is in a process group already.", hint="cs.train joins one, and leaves it.")
     if gpu:
         torch.cuda.set_device(device)
     try:
-        store = next(rendezvous("env://"))[0]
-        kept = distributed.PrefixStore("ckpt", store)  # type: ignore[attr-defined]
+        store = distributed.PrefixStore(f"ckpt/{next(_CALLS)}", next(rendezvous("env://"))[0])  # type: ignore[attr-defined]
+        kept = distributed.PrefixStore("ranks", store)  # type: ignore[attr-defined]
         distributed.init_process_group(
             "nccl" if gpu else "gloo", store=store, rank=place.rank, world_size=place.size,
             timeout=None if gpu else PATIENCE,

@@ -109,7 +109,7 @@ class RunFolder:
         torch.save(dict(state), buffer)
         data = {MODEL: model, STATE: buffer.getvalue()}
         data[SUMS] = sums_of(data)
-        with staged_folder(self.of("steps", str(step)), sum(map(len, data.values())), stale=data) as staged:
+        with staged_folder(self.of("steps", str(step)), sum(map(len, data.values())), stale=(*data, MOMENTS)) as staged:
             for name, content in data.items():
                 staged.write(name, content)
         self._point(step)
@@ -192,7 +192,7 @@ class RunFolder:
             tensors = load_file(os.path.join(where, MODEL))
             name = STATE
             state = torch.load(os.path.join(where, STATE), map_location="cpu", weights_only=True)
-            if os.path.isdir(os.path.join(where, MOMENTS)):
+            if state.get("in_parts"):
                 state[MOMENTS] = os.path.join(where, MOMENTS)
         except OSError as error:
             raise SourceError(f"{escape(where)} cannot be read: {error.strerror or error}.") from error

@@ -18,14 +18,14 @@ from .lineage import NAME as LINEAGE
 from .lineage import metadata_of
 from .locking import RunLock
 from .loop import Loop, Observer
-from .ranks import ALONE, lost_text
+from .ranks import lost_text
 from .records import begin_records, checks_in, end_records
 from .result import Controls, Trained
 from .run_folder import RunFolder
 from .start import Start
 from .stopping import Stop, listening
 from .testing import UNTESTED, Tested, tested, wants_test
-from .through import through
+from .through import alone, through
 
 __all__ = ["Order", "carried_out", "lost_notes", "notes_of", "result_of"]
 
@@ -80,10 +80,10 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
         loop.run(stop=stop, tensorboard=True)
     start = replace(start, notes=(*start.notes, *notes, *lost_notes(loop.lost, order.folder)))
     finish = partial(_finish, job, start, loop, order, stop=stop, before_s=before_s)
-    if stop.name or loop.lost:
+    if (loop.stopped if job.ranks.size > 1 else stop.name) or loop.lost:
         return finish(checks=before)
     checks = (*before, *at("during", checks_during(loop), order.tell))
-    job = loop.job = replace(job, ranks=ALONE)  # the others are done
+    job = loop.job = alone(job)  # the others are done
     finish(checks=(*checks, UNCHECKED), done=False)  # what comes now takes long, and may be stopped
     test = tested(loop, order.tell) if wants_test(loop) else None
     controls = _controls(job, order)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -23,6 +24,11 @@ __all__ = ["Sharded", "without_weights"]
 
 T = TypeVar("T")
 
+SAME_LAYERS = (
+    "A layer is put together by all processes at once, so that they cannot drop or choose layers each for itself: set "
+    "layerdrop to 0, or use --strategy ddp."
+)
+
 
 class Sharded(Spread):
     """Each process holds a part of every parameter, its gradient and its moments; a layer is whole while it is used.
@@ -36,10 +42,14 @@ class Sharded(Spread):
         from torch.distributed.fsdp import fully_shard
 
         super().__init__(model, ranks)
+        if getattr(getattr(model, "config", None), "layerdrop", 0):
+            raise ConfigError("--strategy fsdp cannot train a model with LayerDrop.", hint=SAME_LAYERS)
         mesh = init_device_mesh(device.type, (ranks.size,))
+        self._used: list[int] = []
         self._root: Any = Asked(model)
         try:
-            for block in _blocks(model):
+            for number, block in enumerate(_blocks(model)):
+                block.register_forward_pre_hook(partial(self._note, number))
                 fully_shard(block, mesh=mesh, reshard_after_forward=True)
             fully_shard(self._root, mesh=mesh, reshard_after_forward=True)
         except ValueError as error:
@@ -77,6 +87,9 @@ class Sharded(Spread):
         finally:
             self._root.set_requires_gradient_sync(True)
 
+    def _note(self, number: int, *_: object) -> None:
+        self._used.append(number)
+
     def held(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         """Return the parts of parameters that an optimiser of this process moves."""
         made = {key: nn.Parameter(own_part(parameter)) for key, parameter in parameters.items()}
@@ -85,6 +98,9 @@ class Sharded(Spread):
 
     def collect(self) -> None:
         """Give what an optimiser moves its gradients, and all buffers what the first process has in them."""
+        used, self._used = tuple(self._used), []
+        if any(others != used for others in self.ranks.agreed(used)):
+            raise ConfigError("the processes use other layers in the same step.", hint=SAME_LAYERS)
         self.ranks.follow([buffer for buffer in self.model.buffers() if not buffer.is_meta])
         for parameter, part in self._held.values():
             gradient, parameter.grad = parameter.grad, None

@@ -18,8 +18,8 @@ class Standing:
     says why. ``ratios`` is how far each tensor moved in one step, as a share of its norm, when that was last measured.
     ``seconds`` is the time spent. ``figures`` are those of the last evaluation; ``norms`` of the gradient's norm the
     number of steps, how many were clipped, the largest, and the sum of all.
-    ``too_short`` is how many of the ``fresh`` clips of the first epoch CTC can spell in no way, None where nothing is
-    spelled.
+    ``evaluated`` is after which step that was. ``too_short`` is how many of the ``fresh`` clips of the first epoch CTC
+    can spell in no way, None where nothing is spelled.
     """
 
     step: int = 0
@@ -39,6 +39,7 @@ class Standing:
     norms: dict[str, float] = field(default_factory=lambda: {"steps": 0, "clipped": 0, "largest": 0.0, "sum": 0.0})
     too_short: int | None = None
     fresh: int = 0
+    evaluated: int = 0
     ended: str = ""
 
     def count(self, row: dict[str, Any], clip: float | None) -> None:

@@ -6,6 +6,7 @@ itself, and transformers looks whether a mask (of a model with layer norm) hides
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from .buffers import Kept
 from .device import autocast
 from .optimizing import Optimizer
@@ -71,9 +73,10 @@ def take_step(
     kept = Kept(spread.model)
     try:
         total, count, parts, short = _backward(spread, loss_of or task.loss, batches, settings=settings, fresh=fresh)
-        said = _said(batches, fresh, heard())
+        said = _said(batches, fresh, heard(), parts)
         # On the CPU, and before the device is asked for anything: that would wait for one that is dead.
         spread.ranks.add([said])
+        _check_parts(said[-2:], spread.ranks.size)
         spread.ranks.add([total, count, *parts.values(), *short])
     except BaseException:
         kept.put_back(torch.ones((), dtype=torch.bool))
@@ -91,7 +94,7 @@ def take_step(
         loss=total * share, parts={name: part * share for name, part in parts.items()}, norm=norm, bad=bad,
         clips=clips, seconds=float(said[4]), used=used, room=room, too_short=short[0] if short else None, fresh=seen,
         own_places=_places(batches)[1] or sum(len(batch.names) for batch in batches),
-        stop=next((name for name, heard in zip(NAMES, said[5:].tolist(), strict=True) if heard), ""),
+        stop=next((name for name, heard in zip(NAMES, said[5:-2].tolist(), strict=True) if heard), ""),
     )  # fmt: skip
 
 
@@ -130,21 +133,38 @@ def _loss(loss_of: LossOf, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss
     loss = loss_of(model, batch)
     parts = {name: part.detach() for name, part in loss.parts.items()}
     noted = replace(loss, total=loss.total.detach(), parts=parts)
-    return (loss.total * 0.0, _nothing_of(noted)) if batch.idle else (loss.total, noted)
+    if not batch.idle:
+        return loss.total, noted
+    return torch.nan_to_num(loss.total, 0.0, 0.0, 0.0) * 0.0, _nothing_of(noted)
 
 
 def _nothing_of(loss: Loss) -> Loss:
-    short = None if loss.too_short is None else loss.too_short * 0
-    parts = {name: part * 0 for name, part in loss.parts.items()}
-    return replace(loss, total=loss.total * 0, items=loss.items * 0, parts=parts, too_short=short)
+    short = None if loss.too_short is None else torch.zeros_like(loss.too_short)
+    parts = {name: torch.zeros_like(part) for name, part in loss.parts.items()}
+    return replace(loss, total=torch.zeros_like(loss.total), items=loss.items * 0, parts=parts, too_short=short)
 
 
-def _said(batches: Sequence[Batch], fresh: int, signal: str) -> Tensor:
-    """Return clips, clips not seen before, places used and all, seconds, and which signals were heard."""
+def _said(batches: Sequence[Batch], fresh: int, signal: str, parts: Mapping[str, Tensor]) -> Tensor:
+    """Return clips, clips not seen before, places used and all, seconds, signals, and what parts the loss has.
+
+    Of their names it is a number and its square: where all processes have the same, the sums say so.
+    """
     clips, seen = (sum(len(batch.names) for batch in some if not batch.idle) for some in (batches, batches[:fresh]))
     used, room = _places([batch for batch in batches if not batch.idle])
     heard = [name == signal for name in NAMES]
-    return torch.tensor([clips, seen, used, room, sum(batch.seconds for batch in batches), *heard], dtype=torch.float64)
+    names = zlib.crc32(" ".join(parts).encode()) % 2**20
+    figures = [clips, seen, used, room, sum(batch.seconds for batch in batches), *heard, names, names**2]
+    return torch.tensor(figures, dtype=torch.float64)
+
+
+def _check_parts(sums: Tensor, size: int) -> None:
+    """Raise ConfigError where the losses of the processes have other parts: they are added up one after the other."""
+    names, squares = sums.tolist()
+    if size * squares != names**2:
+        raise ConfigError(
+            "the losses of the processes have other parts in the same step.",
+            hint="A task gives the same parts, in the same order, for every batch: 0 where there is nothing of one.",
+        )
 
 
 @torch.no_grad()

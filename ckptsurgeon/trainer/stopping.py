@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["NAMES", "SIGNALS", "Stop", "listening"]
+__all__ = ["NAMES", "SIGNALS", "Stop", "deafen", "listening"]
 
 
 SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGHUP))
@@ -52,6 +52,16 @@ def listening() -> Iterator[Stop]:
         _restore(before)
 
 
+def deafen() -> None:
+    """Hear no SIGTERM from here on.
+
+    Whoever started several processes ends those that are left when one ended, and they are to say what is left.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def _restore(handlers: dict[int, Any]) -> None:
     for number, handler in handlers.items():
-        signal.signal(number, handler)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # since it was made deaf
+            signal.signal(number, handler)

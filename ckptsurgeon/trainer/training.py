@@ -31,6 +31,7 @@ from .resuming import check_overfitting, resumed_start
 from .run_folder import RunFolder
 from .running import Order, carried_out, notes_of, result_of
 from .start import Start, found_start
+from .through import alone
 
 __all__ = ["OVERFIT", "RUN", "train"]
 
@@ -111,7 +112,7 @@ def train(
         overfit_one_batch = check_overfitting(start, overfit_one_batch, folder)
         if controls:
             if job.is_sharded:
-                raise ConfigError("--controls train whole models.", hint="Use --strategy ddp.")
+                raise ConfigError("--controls trains whole models.", hint="Use --strategy ddp.")
             check_controls(job, seeds)
         order = Order(
             folder, lock, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None), began, go
@@ -180,5 +181,6 @@ def _prepared(job: Job, start: Start, order: Order) -> Trained:
 
 
 def _checked(job: Job, start: Start, order: Order) -> Trained:
+    job = alone(job)
     model, plan = job.model()
     return result_of(job, start, checks=at("before", checks_before(job, model, plan), order.tell), ended="")

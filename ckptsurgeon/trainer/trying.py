@@ -12,6 +12,7 @@ from ..text import brief_repr, count, escape
 from .device import autocast
 from .evaluating import evaluate, looking, loss_per_item
 from .job import Job, unknown_metric
+from .ranks import is_of_a_group
 from .tasks._load import is_users
 from .tasks._task import Batch, Loss
 
@@ -33,6 +34,8 @@ def try_out(job: Job, model: nn.Module, batch: Batch) -> None:
     except (CheckpointError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        if is_of_a_group(error):  # another process ended
+            raise
         raise ConfigError(
             f"the task {escape(job.settings.task)} cannot use this model: {type(error).__name__}: "
             f"{escape(str(error), 500)}.",

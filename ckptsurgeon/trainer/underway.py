@@ -71,6 +71,7 @@ class UnderWay:
         """Return everything beside the model that decides how the run goes on; every process has to ask for it."""
         return {
             "version": 1,
+            "in_parts": self.spread.is_sharded,
             "standing": self.standing.to_json(),
             "position": self.stream.position,
             "optimizer": small_state(self.optimizer) if self.spread.is_sharded else self.optimizer.inner.state_dict(),

@@ -125,7 +125,7 @@ def test_what_each_draws_is_gone_on_with_bit_for_bit() -> None:
     ("fault", "word", "survivor"),
     [
         ("1 5 SIGKILL", "rank 1 ended, without a word; step 5 is saved", 0),
-        ("1 5 raise", "rank 1 ended with ValueError: what this task cannot do; step 5 is saved", 0),
+        ("1 5 raise", "rank 1 ended with ConfigError: the task faulty.py:Faulty fails in line", 0),
         ("0 5 SIGKILL", "rank 0 ended, without a word; step 4 is saved", 1),
     ],
 )
@@ -139,6 +139,27 @@ def test_one_that_ends_is_named_and_the_run_goes_on_from_what_is_saved(fault: st
     write(save_every=4)
     assert train("toy.yaml", "--run", "one", size=1)[0].code == 0
     assert apart("one", "run") < 1e-5
+
+
+def test_losses_of_other_parts_are_an_error() -> None:
+    """They would be added up one to the other, or wait for each other for ever."""
+    write()
+    with Path("faulty.py").open("a") as file:
+        file.write(PARTED)
+    for how in ("OTHER", "NONE"):
+        ended = train("toy.yaml", "--run", "run", "--set", "task=faulty.py:Parted", HOW=how)
+        assert [one.code for one in ended] == [2, 2], ended
+        assert "the losses of the processes have other parts in the same step" in " ".join(ended[0].err.split())
+
+
+PARTED = """
+class Parted(Toy):
+    def loss(self, model, batch):
+        found = super().loss(model, batch)
+        if os.environ["RANK"] == "0" or not torch.is_grad_enabled():
+            return found
+        return Loss(found.total, found.items, {"other": found.total} if os.environ["HOW"] == "OTHER" else {})
+"""
 
 
 def test_the_others_end_where_the_first_cannot_begin() -> None:

@@ -163,7 +163,7 @@ def test_damaged_moments_are_noticed() -> None:
     ("arguments", "says"),
     [
         (["--strategy", "zero"], "there is no strategy 'zero'"),
-        (["--strategy", "fsdp", "--controls"], "--controls train whole models"),
+        (["--strategy", "fsdp", "--controls"], "--controls trains whole models"),
     ],
 )
 def test_what_cannot_be_asked(arguments: list[str], says: str) -> None:
@@ -190,3 +190,128 @@ def test_one_process_alone_has_the_whole_model() -> None:
     done = train("toy.yaml", "--run", "run", *FSDP, size=1)[0]
     assert done.code == 0
     assert "--strategy fsdp is for several processes" in " ".join(done.err.split())
+
+
+LAYERED = """
+import random
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, drop=False):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(8, 8) for _ in range(4)])
+        self.head, self.drop = nn.Linear(8, 4), drop
+
+    def forward(self, x, lengths):
+        for layer in self.layers:
+            if not (self.drop and self.training and random.random() < 0.5):
+                x = torch.tanh(layer(x)) + x
+        inside = torch.arange(x.shape[1])[None] < lengths[:, None]
+        return self.head((x * inside[..., None]).sum(1) / lengths[:, None])
+"""
+
+
+def layered(**model: object) -> None:
+    write()
+    Path("layered_net.py").write_text(LAYERED)
+    document = yaml.safe_load(Path("toy.yaml").read_text())
+    Path("toy.yaml").write_text(yaml.safe_dump({**document, "model": {"_target_": "layered_net.Net", **model}}))
+
+
+def test_layers_of_a_list_are_put_together_one_by_one() -> None:
+    layered()
+    assert train("toy.yaml", "--run", "one", size=1)[0].code == 0
+    ended = train("toy.yaml", "--run", "two", *FSDP, size=3)
+    assert [one.code for one in ended] == [0, 0, 0], ended
+    assert apart("one", "two") < 1e-5
+
+
+def test_processes_that_use_other_layers_are_an_error() -> None:
+    """Not a mixture of the parts of two layers."""
+    layered(drop=True)
+    first, second = train("toy.yaml", "--run", "run", *FSDP)
+    assert 0 not in (first.code, second.code)
+    assert not Path("run/result.json").exists()
+
+
+def test_the_test_split_is_evaluated_with_the_best_weights() -> None:
+    write(task="FaultyTest", evaluate_every=2)
+    assert train("toy.yaml", "--run", "one", size=1)[0].code == 0
+    ended = train("toy.yaml", "--run", "two", *FSDP)
+    assert [one.code for one in ended] == [0, 0], ended
+    found, wanted = (json.loads(Path(run, "result.json").read_text()) for run in ("two", "one"))
+    assert found["test"] == pytest.approx(wanted["test"], rel=1e-5)
+    assert found["test_clips"] == 60
+
+
+def test_a_signal_behind_the_last_step_is_heard_by_all() -> None:
+    write()
+    ended = train("toy.yaml", "--run", "run", *FSDP, FAULT="1 e2 SIGTERM")  # while the last evaluation is made
+    assert [one.code for one in ended] == [143, 0], ended
+    assert "Traceback" not in ended[0].err + ended[1].err
+    assert "ended" not in ended[0].err + ended[1].err
+    assert RunFolder("run").last_step() == 8
+
+
+@pytest.mark.parametrize("how", [(), FSDP])
+def test_a_process_that_ends_while_others_evaluate_is_named_and_the_evaluation_is_made_up_for(
+    how: tuple[str, ...],
+) -> None:
+    write(save_every=2)
+    assert train("toy.yaml", "--run", "one", size=1)[0].code == 0
+    ended = train("toy.yaml", "--run", "run", *how, FAULT=f"{1 if how else 0} e1 SIGKILL")
+    survivor = ended[0 if how else 1]
+    assert survivor.code == 1, ended
+    assert f"rank {1 if how else 0} ended, without a word" in " ".join(survivor.err.split()), survivor.err
+    assert "Traceback" not in survivor.err
+    assert [one.code for one in train("--run", "run", "--resume", *how)] == [0, 0]
+    rows = [[json.loads(line) for line in Path(run, "log.jsonl").read_text().splitlines()] for run in ("one", "run")]
+    assert [row["step"] for row in rows[1] if "dev" in row] == [row["step"] for row in rows[0] if "dev" in row]
+
+
+def test_moments_that_cannot_be_written_are_an_error() -> None:
+    write()
+    ended = train("toy.yaml", "--run", "run", *FSDP, BEFORE=NO_ROOM)
+    assert ended[0].code == 5, ended
+    assert "moments cannot be written" in " ".join(ended[0].err.split())
+    assert "Traceback" not in ended[0].err + ended[1].err
+    assert not Path("run/last").exists()
+
+
+NO_ROOM = """
+import os, torch
+from torch.distributed.checkpoint import filesystem
+if os.environ["RANK"] == "1":
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+    filesystem.FileSystemWriter.write_data = full
+"""
+
+
+def test_a_whole_checkpoint_in_the_place_of_one_in_parts_has_no_moments_of_that() -> None:
+    write(save_every=4)
+    assert [one.code for one in train("toy.yaml", "--run", "run", *FSDP)] == [0, 0]
+    os.remove("run/last")
+    os.symlink("steps/4", "run/last")  # as if it had been killed before it let that lead to step 8
+    assert [one.code for one in train("--run", "run", "--resume")] == [0, 0]
+    assert os.readlink("run/last") == "steps/8"
+    assert sorted(os.listdir("run/last")) == ["model.safetensors", "state.pth", "sums.json"]
+
+
+def test_buffers_of_every_type_are_the_first_process_s() -> None:
+    ended = together(FOLLOWED)
+    assert [one.code for one in ended] == [0, 0], ended
+    assert ended[0].out == ended[1].out == "[[1, 1], [True, True], [-0.0, -0.0], 7]\n"
+
+
+FOLLOWED = """
+import os, torch
+from ckptsurgeon.trainer.ranks import joined, place_in
+with joined(place_in(os.environ), torch.device("cpu")) as ranks:
+    first = ranks.is_first
+    tensors = [torch.full((2,), 1 if first else 5, dtype=torch.int16), torch.full((2,), first),
+               torch.full((2,), -0.0 if first else 3.0), torch.tensor(7 if first else 8)]
+    ranks.follow(tensors)
+    print([one.tolist() for one in tensors])
+"""

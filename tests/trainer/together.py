@@ -28,10 +28,21 @@ class Faulty(Toy):
 
     def loss(self, model, batch):
         rank, after, what = os.environ.get("FAULT", "-1 0 nothing").split()
-        if torch.is_grad_enabled() and os.environ.get("RANK", "0") == rank and self.calls == int(after):
+        if torch.is_grad_enabled() and os.environ.get("RANK", "0") == rank and str(self.calls) == after:
             self.calls += 1
             fault(what)
         return super().loss(model, batch)
+
+    def evaluate(self, model, batches):
+        rank, after, what = os.environ.get("FAULT", "-1 0 nothing").split()
+        self.evaluated = getattr(self, "evaluated", 0) + (self.calls > 0)
+        if os.environ.get("RANK", "0") == rank and after.startswith("e") and self.evaluated == int(after[1:]):
+            fault(what)
+        return super().evaluate(model, batches)
+
+class FaultyTest(Faulty):
+    def splits(self):
+        return {**super().splits(), "test": Clips(3, 20, 1, self)}
 
 def fault(what):
     import signal

@@ -14,6 +14,7 @@ import torch
 from ...errors import CheckpointError, ConfigError
 from ...registry import discover, module_names
 from ...text import brief_repr, escape
+from ..ranks import is_of_a_group
 from ..users_file import from_users_file
 from ._task import Task
 
@@ -55,14 +56,17 @@ def is_users(task: object) -> bool:
 
 
 @contextmanager
-def users_task(name: str) -> Iterator[None]:
-    """Let what a task of the user's own raises be an error of the configuration that names it; ours have none."""
+def users_task(name: str, *, there: bool = False) -> Iterator[None]:
+    """Let what a task of the user's own raises be an error of the configuration that names it; ours have none.
+
+    ``there``: only what is raised in its file.
+    """
     try:
         yield
     except (CheckpointError, torch.OutOfMemoryError):  # of the latter something else is said
         raise
     except Exception as error:
-        if ":" not in name:
+        if ":" not in name or is_of_a_group(error) or (there and not _where(error, name)):
             raise
         raise ConfigError(
             f"the task {escape(name)} fails{_where(error, name)}: {type(error).__name__}: {escape(str(error), 500)}.",
