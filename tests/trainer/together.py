@@ -111,8 +111,10 @@ sys.exit(main())
 
 NURSERY = """
 import json, os, sys, time, traceback
-import torch, torch.distributed, torch.nn.parallel
-import ckptsurgeon.cli, ckptsurgeon.trainer, ckptsurgeon.trainer.models.deepspeech, ckptsurgeon.trainer.tasks.ctc
+import torch, torch.distributed.checkpoint, torch.distributed.fsdp, torch.distributed.tensor, torch.nn.parallel
+import ckptsurgeon.cli.verbs.train, ckptsurgeon.entry, ckptsurgeon.render.train, ckptsurgeon.trainer.following
+import ckptsurgeon.trainer.models.deepspeech, ckptsurgeon.trainer.sharding, ckptsurgeon.trainer.tasks.ctc
+import ckptsurgeon.trainer.training, rich.console, safetensors.torch, typer, yaml
 
 def born(order):
     os.environ.clear()
