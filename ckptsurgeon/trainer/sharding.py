@@ -88,7 +88,8 @@ class Sharded(Spread):
             self._root.set_requires_gradient_sync(True)
 
     def _note(self, number: int, *_: object) -> None:
-        self._used.append(number)
+        if torch.is_grad_enabled():
+            self._used.append(number)
 
     def held(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         """Return the parts of parameters that an optimiser of this process moves."""

@@ -78,11 +78,11 @@ def take_step(
         spread.ranks.add([said])
         _check_parts(said[-2:], spread.ranks.size)
         spread.ranks.add([total, count, *parts.values(), *short])
+        spread.collect()
     except BaseException:
         kept.put_back(torch.ones((), dtype=torch.bool))
         spread.model.zero_grad(set_to_none=True)
         raise
-    spread.collect()
     share = 1 / count.clamp(min=1)
     norms = optimizer.gradient_norms()
     norm = _normalise(optimizer.parameters, norms, share * spread.of_mean, settings.clip)
