@@ -106,6 +106,16 @@ class Ranks:
         broadcast_object_list(found, src=0, group=self.control)
         return cast(T, found[0])
 
+    def same(self, key: str, value: str) -> bool:
+        """Whether all processes say the same of a key that none has asked about, without a collective: by the store.
+
+        Raises torch's DistError where one of them does not say anything for a minute.
+        """
+        keys = [f"{key}/{rank}" for rank in range(self.size)]
+        self.store.set(keys[self.rank], value)
+        self.store.wait(keys, datetime.timedelta(minutes=1))
+        return all(self.store.get(one).decode() == value for one in keys)
+
     def leave(self, why: str) -> None:
         """Leave word why this process ends."""
         if self.store is not None:

@@ -24,6 +24,10 @@ __all__ = ["Sharded", "without_weights"]
 
 T = TypeVar("T")
 
+LOOKED = 3
+"""Passes in which each layer is agreed on before it is put together, which takes time; later ones are looked at when
+they are over. What drops layers by chance does so in these."""
+
 SAME_LAYERS = (
     "A layer is put together by all processes at once, so that they cannot drop or choose layers each for itself: set "
     "layerdrop to 0, or use --strategy ddp."
@@ -46,11 +50,13 @@ class Sharded(Spread):
             raise ConfigError("--strategy fsdp cannot train a model with LayerDrop.", hint=SAME_LAYERS)
         mesh = init_device_mesh(device.type, (ranks.size,))
         self._used: list[int] = []
+        self._passes = self._asked = 0
         self._root: Any = Asked(model)
         try:
             for number, block in enumerate(_blocks(model)):
-                block.register_forward_pre_hook(partial(self._note, number))
                 fully_shard(block, mesh=mesh, reshard_after_forward=True)
+                # In front of torch's own, which begins to put the layer together.
+                block.register_forward_pre_hook(partial(self._note, number), prepend=True)
             fully_shard(self._root, mesh=mesh, reshard_after_forward=True)
         except ValueError as error:
             raise ConfigError(
@@ -76,7 +82,11 @@ class Sharded(Spread):
         with warnings.catch_warnings():
             # It says so of each recurrent layer and each view; nothing here changes one in place.
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
-            return cast(T, self._root(ask))
+            found = cast(T, self._root(ask))
+        if torch.is_grad_enabled():
+            self._agree("end")
+            self._passes += 1
+        return found
 
     @contextmanager
     def apart(self) -> Iterator[None]:
@@ -90,6 +100,15 @@ class Sharded(Spread):
     def _note(self, number: int, *_: object) -> None:
         if torch.is_grad_enabled():
             self._used.append(number)
+            self._agree(str(number))
+
+    def _agree(self, layer: str) -> None:
+        """Raise ConfigError where another process is about to use another layer, before the parts of two are mixed."""
+        if self._passes >= LOOKED:
+            return
+        self._asked += 1
+        if not self.ranks.same(f"layer/{self._asked}", layer):
+            raise _other_layers()
 
     def held(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         """Return the parts of parameters that an optimiser of this process moves."""
@@ -101,11 +120,15 @@ class Sharded(Spread):
         """Give what an optimiser moves its gradients, and all buffers what the first process has in them."""
         used, self._used = tuple(self._used), []
         if any(others != used for others in self.ranks.agreed(used)):
-            raise ConfigError("the processes use other layers in the same step.", hint=SAME_LAYERS)
+            raise _other_layers()
         self.ranks.follow([buffer for buffer in self.model.buffers() if not buffer.is_meta])
         for parameter, part in self._held.values():
             gradient, parameter.grad = parameter.grad, None
             part.grad = None if gradient is None else own_part(gradient)
+
+
+def _other_layers() -> ConfigError:
+    return ConfigError("the processes use other layers in the same step.", hint=SAME_LAYERS)
 
 
 def _blocks(model: nn.Module) -> Iterator[nn.Module]:
