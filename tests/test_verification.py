@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.plan import PlanTarget
+from ckptsurgeon.recipe import Made, Recipe, parse_recipe, recipe_text
 
 from .planners.test_transplant import declare
 
@@ -277,6 +279,33 @@ def test_a_recipe_that_was_changed_into_nonsense_is_a_failure() -> None:
         found = cs.verify(output)
         assert not found.ok
         Path(output).write_bytes(data)
+
+
+def test_a_recipe_says_by_which_rule_and_why() -> None:
+    torch.save({"a.w": torch.ones(2), "b.w": torch.ones(2), "h.w": torch.ones(2)}, "s.pth")
+    Path("d.yaml").write_text(
+        "model: {tensors: {c.w: {shape: [2]}, b.w: {shape: [3]}, h.w: {shape: [3]}, n: {shape: []}}}"
+    )
+    plan = cs.transplant("s.pth", "d.yaml", map=["a=c"], on_mismatch={"b": "pad", "h": "init"})
+    cs.apply(plan, "o.safetensors")
+    text = cs.open_checkpoint("o.safetensors").recipe
+    assert text is not None
+    said = {key: (made.rule, made.reason) for key, made in parse_recipe(text).tensors.items()}
+    assert said == {step.key: (step.rule, step.reason) for step in plan.steps}
+    assert said["c.w"] == ("--map a=c", "") and said["n"] == ("", "missing") and said["h.w"][1] == "mismatch"
+    assert json.loads(text)["rules"] == list(dict.fromkeys(step.rule for step in plan.steps if step.rule))
+
+
+@pytest.mark.parametrize("number", [2, -1, True, "0", None])
+def test_a_rule_that_the_recipe_does_not_have_is_damage(number: object) -> None:
+    data = json.loads(
+        recipe_text(
+            Recipe("0", "rename", 0, {}, (), PlanTarget("", "", ""), {"w": Made("init", "initialised", rule="r")})
+        )
+    )
+    data["tensors"]["w"]["rule"] = number
+    with pytest.raises(cs.VerifyError, match="a rule is"):
+        parse_recipe(json.dumps(data))
 
 
 def test_keys_that_were_not_planned_are_found() -> None:

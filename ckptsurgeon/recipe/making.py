@@ -40,7 +40,8 @@ def made_of(step: Step) -> Made:
     more = tuple((one.source, one.key) for one in step.more)
     return Made(
         step.op, step.kind, step.source, step.source_key, step.policy, step.tied_to, more=more, weights=step.weights,
-        axis=step.axis, merge=step.merge, lora=step.lora, factor=step.factor,
+        axis=step.axis, merge=step.merge, lora=step.lora, factor=step.factor, rule=step.rule,
+        reason=step.reason,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import VerifyError
@@ -19,6 +19,7 @@ def parse_recipe(text: str) -> Recipe:
         data = read_json(text)
         if data["kind"] != "ckpt.recipe" or data["version"] != VERSION:
             raise ValueError(f"it is {data['kind']} {data['version']}")
+        rules = tuple(map(str, data.get("rules", ())))
         return Recipe(
             version=str(data["ckptsurgeon"]),
             verb=str(data["verb"]),
@@ -30,7 +31,7 @@ def parse_recipe(text: str) -> Recipe:
                 tuple(_read_file(row) for row in data["target"]["files"]),
                 tuple(_read_companion(row) for row in data["target"].get("companions", ())),
             ),
-            tensors={str(key): _read_made(str(key), row) for key, row in data["tensors"].items()},
+            tensors={str(key): _read_made(str(key), row, rules) for key, row in data["tensors"].items()},
             unexpected=tuple((int(source), str(key)) for source, key in data["unexpected"]),
             metadata={str(k): str(v) for k, v in data["metadata"].items()},
             rows=Rows.from_json(data.get("vocabulary")),
@@ -61,7 +62,7 @@ def _read_companion(row: Mapping[str, Any]) -> PlanCompanion:
     return companion
 
 
-def _read_made(key: str, row: Mapping[str, Any]) -> Made:
+def _read_made(key: str, row: Mapping[str, Any], rules: Sequence[str]) -> Made:
     origin = row.get("from")
     return Made(
         op=str(row.get("op", "copy")),
@@ -78,4 +79,12 @@ def _read_made(key: str, row: Mapping[str, Any]) -> Made:
         merge=Merge.from_json(row.get("merge")),
         lora=Lora.from_json(row.get("lora")),
         factor=Factor.from_json(row.get("factor")),
+        rule=_rule(row["rule"], rules) if "rule" in row else "",
+        reason=str(row.get("reason", "")),
     )
+
+
+def _rule(number: Any, rules: Sequence[str]) -> str:
+    if type(number) is not int or not 0 <= number < len(rules):
+        raise ValueError(f"a rule is {number!r:.40}, of {len(rules)}")
+    return rules[number]

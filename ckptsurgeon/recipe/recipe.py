@@ -20,7 +20,8 @@ class Made:
 
     ``more`` are (source, key) of further inputs, ``weights`` what each counts, ``axis`` where a vocabulary runs along.
     ``merge`` is the method that merged them, ``lora`` what adapters did, ``factor`` which factor it is. ``implied`` is
-    set where the output leaves the name to its reader, who ties it.
+    set where the output leaves the name to its reader, who ties it. ``rule`` is the option that decided, as it was
+    written, and ``reason`` says why a tensor is initialised; both are there to be read, and nothing hangs on them.
     """
 
     op: str
@@ -37,6 +38,8 @@ class Made:
     merge: Merge | None = None
     lora: Lora | None = None
     factor: Factor | None = None
+    rule: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ..plan import FilePrint, PlanCompanion
@@ -13,6 +14,7 @@ __all__ = ["recipe_text"]
 
 def recipe_text(recipe: Recipe) -> str:
     """Return a recipe as JSON; its length depends on neither the checksums nor the seal."""
+    rules = {rule: number for number, rule in enumerate(_rules(recipe))}
     data = {
         "kind": "ckpt.recipe",
         "version": VERSION,
@@ -47,10 +49,16 @@ def recipe_text(recipe: Recipe) -> str:
         **({"vocabularies": [rows.to_json() for rows in recipe.vocabularies]} if recipe.vocabularies else {}),
         "metadata": dict(recipe.metadata or {}),
         "unexpected": [[source, key] for source, key in recipe.unexpected],
-        "tensors": {key: _made_json(key, made) for key, made in recipe.tensors.items()},
+        **({"rules": list(rules)} if rules else {}),
+        "tensors": {key: _made_json(key, made, rules) for key, made in recipe.tensors.items()},
         "seal": recipe.seal,  # the last entry: formats/_seal.py finds it at the end of the text
     }
     return json.dumps(data, separators=(",", ":"), ensure_ascii=True)
+
+
+def _rules(recipe: Recipe) -> list[str]:
+    """Return each rule once: one of them stands for thousands of tensors."""
+    return list(dict.fromkeys(made.rule for made in recipe.tensors.values() if made.rule))
 
 
 def _file_json(file: FilePrint | PlanCompanion) -> dict[str, Any]:
@@ -59,7 +67,7 @@ def _file_json(file: FilePrint | PlanCompanion) -> dict[str, Any]:
     return {**row, **({"validator": validator} if validator else {})}
 
 
-def _made_json(key: str, made: Made) -> dict[str, Any]:
+def _made_json(key: str, made: Made, rules: Mapping[str, int]) -> dict[str, Any]:
     row: dict[str, Any] = {"class": made.kind}
     if made.op != "copy":
         row["op"] = made.op
@@ -83,5 +91,9 @@ def _made_json(key: str, made: Made) -> dict[str, Any]:
         row["factor"] = made.factor.to_json()
     if made.implied:
         row["implied"] = True
+    if made.rule:
+        row["rule"] = rules[made.rule]
+    if made.reason:
+        row["reason"] = made.reason
     row["crc32"] = f"{made.crc32:08x}"
     return row
