@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Fetched,
         Finding,
         Inspection,
+        Page,
         PerModel,
         Plan,
         Pretrained,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         scan,
         transplant,
         verify,
+        view,
     )
     from .errors import (
         CheckpointError,
@@ -93,6 +95,7 @@ __all__ = [
     "FormatError",
     "Inspection",
     "OutputError",
+    "Page",
     "PatternError",
     "PerModel",
     "Plan",
@@ -138,6 +141,7 @@ __all__ = [
     "train",
     "transplant",
     "verify",
+    "view",
 ]
 
 _ERRORS = tuple(name for name in __all__ if name.endswith("Error"))

@@ -60,12 +60,15 @@ DOORS: dict[str, set[str]] = {
     "explanation": {"keys", "matching", "plan", "planners", "policies"},
     "inspection": {"checkpoint", "keys", "engine", "ops"},
     "verification": {"plan", "checkpoint", "engine", "recipe", "ops", "sources"},
+    "pages": {"comparison", "inspection", "recipe"},
     "api": {
         "checkpoint", "comparison", "configs", "explanation", "fetching", "matching", "engine", "formats", "inspection",
         "keys", "lora", "mergekit", "merges", "operations", "plan", "planners", "recipe", "scanning", "sources",
-        "verification",        "vocabulary",
+        "pages", "verification", "vocabulary",
     },
-    "render": {"merges", "plan", "inspection", "comparison", "explanation", "matching", "scanning", "trainer"},
+    "render": {
+        "merges", "plan", "inspection", "comparison", "explanation", "matching", "scanning", "pages", "trainer",
+    },
     "cli": {"api", "trainer", "render", "plan", "registry"},
     "trainer": {"api", "configs", "keys", "registry", "vocabulary", "plan", "recipe", "engine"},
 }  # fmt: skip

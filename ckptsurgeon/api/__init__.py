@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..keys import RULESETS, Rule
     from ..matching import Proposal
     from ..merges import Between, MergeMethods, PerModel, Slice, Tensors, merge_method
+    from ..pages import Page
     from ..plan import Plan, Receipt, Step, Verification
     from ..scanning import Fault, Finding, Scan, Use, Verdict
     from ..target import TargetSpec
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .recipes import load_order, load_plan
     from .scanning import scan
     from .verifying import verify
+    from .viewing import view
 
 __all__ = [
     "RULESETS",
@@ -55,6 +57,7 @@ __all__ = [
     "Finding",
     "Inspection",
     "MergeMethods",
+    "Page",
     "PerModel",
     "Plan",
     "Pretrained",
@@ -96,6 +99,7 @@ __all__ = [
     "scan",
     "transplant",
     "verify",
+    "view",
 ]
 
 __getattr__ = lazy_names(
@@ -109,6 +113,7 @@ __getattr__ = lazy_names(
         "..inspection": ("Inspection",),
         "..keys": ("RULESETS", "Rule"),
         "..matching": ("Proposal",),
+        "..pages": ("Page",),
         "..plan": ("Plan", "Receipt", "Step", "Verification"),
         "..scanning": ("Fault", "Finding", "Scan", "Use", "Verdict"),
         "..target": ("TargetSpec",),
@@ -132,5 +137,6 @@ __getattr__ = lazy_names(
         ".recipes": ("load_order", "load_plan"),
         ".scanning": ("scan",),
         ".verifying": ("verify",),
+        ".viewing": ("view",),
     },
 )

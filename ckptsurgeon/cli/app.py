@@ -25,7 +25,7 @@ a pattern that matches nothing, a bad configuration; 3 an input is missing, corr
 
 ORDER = (
     "inspect", "diff", "match", "transplant", "rename", "filter", "convert", "average", "merge", "lora_merge",
-    "lora_extract", "apply", "verify", "scan", "init", "fetch", "train", "demo_data",
+    "lora_extract", "apply", "verify", "scan", "view", "init", "fetch", "train", "demo_data",
 )  # fmt: skip
 GROUPS = {"lora": "Low-rank adapters: merge them into their base, or extract one from what was tuned."}
 GLOBAL = ("--json", "-q", "--quiet", "-v", "--verbose")

@@ -12,7 +12,7 @@ from ..engine import check_values, read_part
 from ..ops import Array, blocks, cast
 from ..tensors import DTYPES, TensorInfo
 
-__all__ = ["Stats", "stats_of"]
+__all__ = ["BLOCK", "Stats", "as_float64", "stats_of"]
 
 BLOCK = 1 << 18
 """Elements looked at together."""
@@ -43,7 +43,7 @@ def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
     number, mean, squares = 0, 0.0, 0.0
     low, high, zeros, nan, inf = math.inf, -math.inf, 0, 0, 0
     for box in blocks(info.shape, BLOCK):
-        values = _as_float64(read_part(checkpoint, info, box), info.dtype)
+        values = as_float64(read_part(checkpoint, info, box), info.dtype)
         finite = values[np.isfinite(values)]
         missing = int(np.count_nonzero(np.isnan(values)))
         nan, inf = nan + missing, inf + values.size - finite.size - missing
@@ -61,6 +61,7 @@ def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
     return Stats(mean, math.sqrt(squares / number), low, high, zeros, nan, inf)
 
 
-def _as_float64(values: Array, dtype: str) -> Array:
+def as_float64(values: Array, dtype: str) -> Array:
+    """Return values of a dtype as float64, in one dimension."""
     wide, _ = cast(values.reshape(-1), dtype, "float64")
     return wide

@@ -1,0 +1,71 @@
+"""``ckpt view``."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated
+
+import typer
+
+from ..checks import check_output, quoted
+from ..options import Force, Json, Quiet, Root, Verbose
+from ..sink import Sink
+
+NAME = "view"
+HELP = """Write a page to look around in: one HTML file that loads nothing.
+
+A map of the network by parameters or bytes, down to the tensor; a tree that is searched by words and filtered by the
+patterns of --include; of each tensor shape, dtype, bytes, file and ties. Of two sources it shows what differs, of
+an output of ours what became of each tensor and by which rule, of a folder of ckpt train the curves, checks and
+verdict. Without -o it is written here, under the name of SRC.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt view model.safetensors --stats
+  ckpt view before.pth after.safetensors -o difference.html
+  ckpt view runs/ru
+"""
+
+
+def run(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint, or the folder of a run.")],
+    other: Annotated[str | None, typer.Argument(metavar="[SRC2]", help="Another checkpoint, to compare.")] = None,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="PAGE.html", help="Where to write the page.")
+    ] = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Read the values too: mean, deviation, extremes, NaN, histogram.")
+    ] = False,
+    values: Annotated[
+        bool, typer.Option("--values/--no-values", help="Compare the values of two, or their headers alone.")
+    ] = True,
+    root: Root = None,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a page."""
+    from ... import api
+
+    sink = Sink(json, quiet, verbose)
+    target = output or page_name([one for one in (source, other) if one is not None])
+    check_output(target)
+    with sink.working("reading", target) as progress:
+        page = api.view(
+            source, other, stats=stats, values=values, root=root, output=target, force=force, progress=progress
+        )
+    if sink.answer(page):
+        return
+    from ...render.page import page_view
+
+    sink.show(page_view(page, next_step=f"open {quoted(target)} in a browser"))
+    sink.notes(note for note in page.notes if verbose or not note.startswith("took "))
+
+
+def page_name(sources: list[str]) -> str:
+    """Return a name in the working folder: ``model.html``, ``before-after.html``."""
+    stems = [os.path.splitext(os.path.basename(os.path.abspath(one.rstrip("/"))))[0] for one in sources]
+    plain = [re.sub(r"[^\w.+-]", "_", stem)[:80] or "page" for stem in stems]
+    return f"{'-'.join(plain)}.html"

@@ -1,0 +1,77 @@
+// By what tensors are told apart in colour: module, dtype, what differs, what became of them, what their values are.
+
+const STATE_COLOURS = {
+  same: "--quiet", close: "--c-grey", changed: "--c-amber", retyped: "--c-teal", reshaped: "--c-purple",
+  renamed: "--c-blue", added: "--c-green", removed: "--c-red", "not compared": "--c-slate",
+};
+const CLASS_COLOURS = {
+  copied: "--c-blue", cast: "--c-teal", reshaped: "--c-cyan", derived: "--c-indigo", resized: "--c-amber",
+  mapped: "--c-yellow", merged: "--c-purple", initialised: "--c-red", kept: "--c-grey", "": "--c-slate",
+};
+const VALUE_COLOURS = { ordinary: "--quiet", constant: "--c-amber", "all zero": "--c-blue", "NaN or infinite": "--c-red" };
+const SERIES = 12; // colours that can be told apart
+
+/** Categories of the tensors: ``of`` has each row's, ``list`` their names, colours and numbers. */
+class Colouring {
+  constructor(name, labels, colours, of) {
+    this.name = name;
+    this.of = of;
+    this.list = labels.map((label, at) => ({ label, colour: colours[at], count: 0 }));
+    for (const category of of) this.list[category].count += 1;
+  }
+}
+
+/** All colourings that there is something to see in; the first is shown first. */
+function colouringsOf(model) {
+  const found = [];
+  if (model.difference) {
+    const { states, state } = model.difference;
+    found.push(new Colouring("difference", states, states.map((name) => STATE_COLOURS[name]), Uint8Array.from(state)));
+  }
+  if (model.receipt) {
+    const { classes } = model.receipt;
+    const colours = classes.map((name) => CLASS_COLOURS[name] ?? "--c-slate");
+    const labels = classes.map((name) => name || "not in the recipe");
+    found.push(new Colouring("origin", labels, colours, Uint8Array.from(model.receipt.class)));
+  }
+  found.push(byModule(model), byDtype(model));
+  if (model.figures) found.push(byValues(model));
+  return found;
+}
+
+function byModule(model) {
+  let top = model.root;
+  while (top.children.length === 1 && !top.children[0].isTensor) top = top.children[0];
+  const parts = [...top.children].sort((a, b) => model.value(b, "parameters") - model.value(a, "parameters"));
+  const shown = parts.length > SERIES ? SERIES - 1 : parts.length;
+  const of = new Uint8Array(model.size).fill(shown);
+  parts.slice(0, shown).forEach((part, at) => of.fill(at, part.from, part.to));
+  const labels = parts.slice(0, shown).map((part) => model.keyOf(part));
+  if (parts.length > shown) labels.push(`${parts.length - shown} others`);
+  return new Colouring("module", labels, labels.map((_, at) => `--s${(at % SERIES) + 1}`), of);
+}
+
+function byDtype(model) {
+  const labels = [...new Set(model.kinds.map((kind) => kind[0]))];
+  const of = Uint8Array.from(model.kind, (kind) => labels.indexOf(model.kinds[kind][0]));
+  return new Colouring("dtype", labels, labels.map((_, at) => `--s${(at % SERIES) + 1}`), of);
+}
+
+function byValues(model) {
+  const { zeros, nan, inf, std, min, max } = model.figures;
+  const labels = Object.keys(VALUE_COLOURS);
+  const of = new Uint8Array(model.size);
+  for (let row = 0; row < model.size; row++) {
+    if (nan[row] || inf[row]) of[row] = 3;
+    else if (zeros[row] && min[row] === 0 && max[row] === 0) of[row] = 2;
+    else if (std[row] === 0 && model.kinds[model.kind[row]][1].reduce((a, b) => a * b, 1) > 1) of[row] = 1;
+  }
+  return new Colouring("values", labels, Object.values(VALUE_COLOURS), of);
+}
+
+/** The colour that a variable of the style has now, light or dark, as a canvas takes it. */
+function styleColour(name) {
+  const probe = $("probe");
+  probe.style.color = `var(${name})`;
+  return getComputedStyle(probe).color;
+}

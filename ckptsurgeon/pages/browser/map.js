@@ -1,0 +1,159 @@
+// The network as a map: every tensor as large as it is, in its modules; drawn as far down as it can be seen.
+
+const HEAD = 15; // pixels of a module's name
+const LEAST = 6; // pixels in area below which nothing is drawn
+const FONT = '11px ui-sans-serif, system-ui, "DejaVu Sans", sans-serif';
+
+class NetworkMap {
+  constructor(canvas, model, search) {
+    this.canvas = canvas;
+    this.model = model;
+    this.search = search;
+    this.metric = "parameters";
+    this.top = model.root;
+    this.colouring = null;
+    this.marked = null;
+    this.boxes = [];
+    this.ordered = new Map();
+  }
+
+  /** Draw it soon, once for all that changes meanwhile. */
+  redraw() {
+    if (this.waiting) return;
+    this.waiting = requestAnimationFrame(() => {
+      this.waiting = 0;
+      this.draw();
+    });
+  }
+
+  measureBy(metric) {
+    this.metric = metric;
+    this.ordered.clear();
+    this.redraw();
+  }
+
+  draw() {
+    const { width, height } = this.canvas.getBoundingClientRect();
+    const ratio = window.devicePixelRatio || 1;
+    this.canvas.width = Math.round(width * ratio);
+    this.canvas.height = Math.round(height * ratio);
+    const pen = this.canvas.getContext("2d");
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.font = FONT;
+    pen.textBaseline = "middle";
+    this.pen = pen;
+    this.ink = { text: styleColour("--ink"), head: styleColour("--raised"), deep: styleColour("--deep"), mark: styleColour("--mark") };
+    this.fills = this.colouring.list.map(({ colour }) => styleColour(colour));
+    this.boxes = [];
+    pen.clearRect(0, 0, width, height);
+    this.place(this.top, 0, 0, width, height, true);
+    this.frame(this.marked);
+  }
+
+  /** The parts of a module, the largest first. */
+  parts(node) {
+    let found = this.ordered.get(node);
+    if (!found) {
+      found = node.children.map((item) => ({ item, value: this.model.value(item, this.metric) }));
+      found = found.filter(({ value }) => value > 0).sort((a, b) => b.value - a.value);
+      this.ordered.set(node, found);
+    }
+    return found;
+  }
+
+  place(start, x, y, width, height, isTop = false) {
+    const node = isTop ? start : this.alone(start);
+    const name = this.chain(start, node);
+    if (node.isTensor) {
+      this.tensor(node, name, x, y, width, height);
+      return;
+    }
+    const headed = !isTop && width > 44 && height > 2.4 * HEAD;
+    if (!isTop) this.module(node, headed ? name : "", x, y, width, height);
+    const gap = isTop ? 0 : Math.min(width, height) > 24 ? 2 : 0.5;
+    const top = headed ? HEAD : gap;
+    const inside = [x + gap, y + top, width - 2 * gap, height - top - gap];
+    const total = this.model.value(node, this.metric);
+    for (const [part, ...box] of squarified(this.parts(node), total, ...inside, LEAST)) this.place(part, ...box);
+  }
+
+  /** The last of the modules of which each has but one part that can be seen. */
+  alone(node) {
+    while (!node.isTensor) {
+      const parts = this.parts(node);
+      if (parts.length !== 1) break;
+      node = parts[0].item;
+    }
+    return node;
+  }
+
+  /** The names from a node down to one in it: layer.0.weight. */
+  chain(start, end) {
+    const names = [];
+    for (let at = end; at !== start; at = at.parent) names.unshift(at.name);
+    return [start.name, ...names].join(".");
+  }
+
+  module(node, name, x, y, width, height) {
+    this.boxes.push([node, x, y, width, height]);
+    this.pen.fillStyle = node.depth % 2 ? this.ink.deep : this.ink.head;
+    this.pen.fillRect(x + 0.5, y + 0.5, width - 1, height - 1);
+    this.pen.globalAlpha = this.fade(node);
+    if (name) this.label(name, x + 4, y + 8, width - 8);
+    this.pen.globalAlpha = 1;
+  }
+
+  tensor(node, name, x, y, width, height) {
+    this.boxes.push([node, x, y, width, height]);
+    this.pen.globalAlpha = this.fade(node);
+    this.pen.fillStyle = this.fills[this.colouring.of[node.row]];
+    const gap = width > 3 && height > 3 ? 0.5 : 0;
+    this.pen.fillRect(x + gap, y + gap, width - 2 * gap, height - 2 * gap);
+    if (width > 34 && height > 13) this.label(name, x + 4, y + Math.min(height / 2, 9), width - 8);
+    this.pen.globalAlpha = 1;
+  }
+
+  fade(node) {
+    return this.search.isActive && !this.search.within(node) ? 0.16 : 1;
+  }
+
+  label(name, x, y, room) {
+    const text = visible(name);
+    const fits = Math.floor(room / 6.2);
+    if (fits < 3) return;
+    this.pen.fillStyle = this.ink.text;
+    this.pen.fillText(text.length > fits ? `${text.slice(0, fits - 1)}…` : text, x, y, room);
+  }
+
+  /** Draw a line around a node, or around the smallest module that is drawn of those around it. */
+  frame(node) {
+    for (let at = node && this.alone(node); at !== null; at = at.parent) {
+      const box = this.boxes.find(([one]) => one === at);
+      if (!box) continue;
+      const [, x, y, width, height] = box;
+      this.pen.strokeStyle = this.ink.mark;
+      this.pen.lineWidth = 2;
+      this.pen.strokeRect(x + 1, y + 1, Math.max(width - 2, 1), Math.max(height - 2, 1));
+      return;
+    }
+  }
+
+  mark(node) {
+    this.marked = node;
+    this.redraw();
+  }
+
+  /** The node at a point of the canvas, null for none. */
+  at(x, y) {
+    for (let i = this.boxes.length - 1; i >= 0; i--) {
+      const [node, left, top, width, height] = this.boxes[i];
+      if (x >= left && x < left + width && y >= top && y < top + height) return node;
+    }
+    return null;
+  }
+
+  zoom(node) {
+    this.top = node.isTensor ? node.parent : node;
+    this.redraw();
+  }
+}

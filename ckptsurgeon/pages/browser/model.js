@@ -1,0 +1,146 @@
+// What the page knows: columns as they were written, and the tree of modules over them.
+
+/** A module or a tensor. Its tensors are the rows from ``from`` to before ``to``; ``row`` is -1 for a module. */
+class Node {
+  constructor(name, parent, from, row = -1) {
+    this.name = name;
+    this.parent = parent;
+    this.depth = parent === null ? -1 : parent.depth + 1;
+    this.from = from;
+    this.to = from + 1;
+    this.row = row;
+    this.children = [];
+    this.named = null;
+    this.open = false;
+  }
+
+  get isTensor() {
+    return this.row >= 0;
+  }
+}
+
+class Model {
+  constructor(data) {
+    const { tensors } = data;
+    this.data = data;
+    this.keys = frontDecoded(tensors.shared, tensors.rest);
+    this.size = this.keys.length;
+    this.kinds = tensors.kinds;
+    this.kind = tensors.kind;
+    this.files = tensors.files;
+    this.file = tensors.file;
+    this.tiedTo = new Map(tensors.ties);
+    this.tiedFrom = ownersOf(tensors.ties);
+    this.figures = data.figures;
+    this.difference = data.difference;
+    this.receipt = data.receipt;
+    this.bytes = this.sums(2);
+    this.parameters = this.sums(3);
+    this.root = this.tree();
+    this.leaves = this.leavesOf();
+  }
+
+  dtype(row) {
+    return this.kinds[this.kind[row]][0];
+  }
+
+  shape(row) {
+    return this.kinds[this.kind[row]][1];
+  }
+
+  /** Sums over all rows before each; a tied tensor counts where it stands first. */
+  sums(column) {
+    const found = new Float64Array(this.size + 1);
+    for (let row = 0; row < this.size; row++) {
+      found[row + 1] = found[row] + (this.tiedTo.has(row) ? 0 : this.kinds[this.kind[row]][column]);
+    }
+    return found;
+  }
+
+  /** The tree; rows of one module follow each other, since keys are in order. */
+  tree() {
+    const root = new Node("", null, 0);
+    root.open = true;
+    for (let row = 0; row < this.size; row++) {
+      const names = this.keys[row].split(".");
+      let node = root;
+      for (let at = 0; at < names.length - 1; at++) {
+        node.to = row + 1;
+        node = moduleOf(node, names[at], row);
+      }
+      node.to = row + 1;
+      node.children.push(new Node(names.at(-1), node, row, row));
+    }
+    root.to = this.size;
+    return root;
+  }
+
+  leavesOf() {
+    const found = new Array(this.size);
+    const left = [this.root];
+    while (left.length) {
+      const node = left.pop();
+      if (node.isTensor) found[node.row] = node;
+      for (const child of node.children) left.push(child);
+    }
+    return found;
+  }
+
+  /** How much of the network a node is, by "parameters" or "bytes". */
+  value(node, metric) {
+    const sums = metric === "bytes" ? this.bytes : this.parameters;
+    return sums[node.to] - sums[node.from];
+  }
+
+  keyOf(node) {
+    if (node.isTensor) return this.keys[node.row];
+    const names = [];
+    for (let at = node; at.parent !== null; at = at.parent) names.unshift(at.name);
+    return names.join(".");
+  }
+
+  /** The node of a key, of a module or a tensor; null where there is none. */
+  find(key) {
+    let node = this.root;
+    const names = key.split(".");
+    for (let at = 0; at < names.length; at++) {
+      const last = at === names.length - 1;
+      const leaf = last && node.children.find((child) => child.isTensor && child.name === names[at]);
+      const next = leaf || node.named?.get(names[at]);
+      if (!next) return null;
+      node = next;
+    }
+    return node;
+  }
+}
+
+function moduleOf(node, name, row) {
+  node.named ??= new Map();
+  let found = node.named.get(name);
+  if (found === undefined) {
+    found = new Node(name, node, row);
+    node.named.set(name, found);
+    node.children.push(found);
+  }
+  return found;
+}
+
+function frontDecoded(shared, rest) {
+  const keys = new Array(rest.length);
+  let before = "";
+  for (let row = 0; row < rest.length; row++) {
+    before = before.slice(0, shared[row]) + rest[row];
+    keys[row] = before;
+  }
+  return keys;
+}
+
+/** The rows that are tied to each row. */
+function ownersOf(ties) {
+  const found = new Map();
+  for (const [row, owner] of ties) {
+    if (!found.has(owner)) found.set(owner, []);
+    found.get(owner).push(row);
+  }
+  return found;
+}

@@ -1,0 +1,148 @@
+// What is known of the tensor or module under the cursor.
+
+class Panel {
+  constructor(box, model, app) {
+    Object.assign(this, { box, model, app });
+    this.columns = model.difference ? sparseDifference(model.difference) : null;
+    this.origins = model.receipt ? sparseReceipt(model.receipt) : null;
+  }
+
+  show(node) {
+    if (node === this.shown) return;
+    this.shown = node;
+    this.box.replaceChildren(...(node ? this.about(node) : [this.hint()]));
+  }
+
+  hint() {
+    return el("p.quiet", {}, "Point at a tensor in the map or the tree to see what is known of it.");
+  }
+
+  about(node) {
+    const key = this.model.keyOf(node);
+    const title = el("h2", {}, nameElement(key || "the whole network", "bdi.key"));
+    const copy = key ? el("button.small", { type: "button", title: "Copy the key", onclick: () => this.copy(key) }, "copy") : null;
+    const head = el("div.panel-head", {}, title, copy);
+    return [head, el("div.panel-body", {}, ...(node.isTensor ? this.tensor(node.row) : this.module(node)))];
+  }
+
+  async copy(key) {
+    await navigator.clipboard?.writeText(key).then(() => this.app.say("copied"), () => this.app.say("not allowed to copy"));
+  }
+
+  tensor(row) {
+    const { model } = this;
+    const [dtype, shape, nbytes, parameters, opaque] = model.kinds[model.kind[row]];
+    const facts = [["shape", shapeText(shape)], ["dtype", dtype], ["bytes", `${bytesText(nbytes)} (${grouped(nbytes)})`]];
+    if (parameters) facts.push(["parameters", grouped(parameters)]);
+    if (opaque) facts.push(["values", nameElement(opaque)]);
+    if (model.file.length && model.files[model.file[row]]) facts.push(["file", nameElement(model.files[model.file[row]])]);
+    const owner = model.tiedTo.get(row);
+    if (owner !== undefined) facts.push(["tied to", this.link(owner)]);
+    const tied = model.tiedFrom.get(row);
+    if (tied) facts.push(["tied with", ...tied.slice(0, 8).map((one) => this.link(one)), tied.length > 8 ? `and ${tied.length - 8} more` : null]);
+    const parts = [factsOf(facts)];
+    if (this.columns) parts.push(section("Difference", factsOf(this.difference(row))));
+    if (this.origins) parts.push(section("Where it comes from", factsOf(this.origin(row))));
+    if (model.figures) parts.push(this.values(row));
+    return parts;
+  }
+
+  link(row) {
+    return el("button.link", { type: "button", onclick: () => this.app.select(this.model.leaves[row]) }, nameElement(this.model.keys[row]));
+  }
+
+  values(row) {
+    const figures = this.model.figures;
+    if (figures.zeros[row] === null) return section("Values", el("p.quiet", {}, "no figures: complex, packed or not plain"));
+    const facts = ["mean", "std", "min", "max"].map((name) => [name === "std" ? "deviation" : name, figureText(figures[name][row])]);
+    const number = this.model.shape(row).reduce((a, b) => a * b, 1);
+    facts.push(["zeros", figures.zeros[row] ? `${grouped(figures.zeros[row])} (${percent(figures.zeros[row], number)})` : "0"]);
+    for (const name of ["nan", "inf"]) if (figures[name][row]) facts.push([name === "nan" ? "NaN" : "infinite", el("strong.bad", {}, grouped(figures[name][row]))]);
+    const heights = figures.histogram[row];
+    return section("Values", factsOf(facts), heights ? histogram(heights, figures.min[row], figures.max[row]) : null);
+  }
+
+  difference(row) {
+    const { states, state, values } = this.model.difference;
+    const { was, kind, numbers, why } = this.columns;
+    const facts = [["state", badge(states[state[row]], STATE_COLOURS[states[state[row]]])]];
+    if (was.has(row)) facts.push(["was called", nameElement(was.get(row)[0])]);
+    if (kind.has(row)) {
+      const [dtype, shape] = this.model.kinds[kind.get(row)[0]];
+      facts.push(["was", `${shapeText(shape)} ${dtype}`]);
+    }
+    if (why.has(row)) facts.push(["why", nameElement(why.get(row)[0])]);
+    if (numbers.has(row)) {
+      const [differing, maxAbs, relative, cosine, nan, inf] = numbers.get(row);
+      facts.push(["elements", differing ? `${grouped(differing)} differ` : "equal in value, in other bits"]);
+      facts.push(["max abs", figureText(maxAbs)], ["relative", figureText(relative)], ["cosine", figureText(cosine)]);
+      if (nan) facts.push(["NaN in one", grouped(nan)]);
+      if (inf) facts.push(["infinite in one", grouped(inf)]);
+    }
+    if (states[state[row]] === "same") facts.push(["compared", values ? "byte for byte" : "by headers alone"]);
+    return facts;
+  }
+
+  origin(row) {
+    const { receipt } = this.model;
+    const { key, more, weights, method } = this.origins;
+    const kind = receipt.classes[receipt.class[row]];
+    const facts = [["class", badge(kind || "not in the recipe", CLASS_COLOURS[kind])]];
+    const from = (source, name) => [nameElement(name), " of ", nameElement(receipt.sources[source]?.[0] ?? `source ${source}`)];
+    if (receipt.from[row] >= 0) facts.push(["from", ...from(receipt.from[row], key.get(row)?.[0] ?? this.model.keys[row])]);
+    for (const [source, name] of more.get(row) ?? []) facts.push(["and", ...from(source, name)]);
+    if (weights.has(row)) facts.push(["weights", weights.get(row).map(figureText).join(", ")]);
+    if (method.has(row)) facts.push(["method", nameElement(method.get(row)[0])]);
+    const operation = receipt.ops[receipt.op[row]];
+    if (operation && operation !== "copy") facts.push(["operation", operation]);
+    const policy = receipt.policies[receipt.policy[row]];
+    if (policy && policy !== operation) facts.push(["policy", nameElement(policy)]);
+    const rule = receipt.rules[receipt.rule[row]];
+    if (rule) facts.push(["rule", el("code", {}, nameElement(rule))]);
+    const reason = receipt.reasons[receipt.reason[row]];
+    if (reason) facts.push(["because", reason]);
+    return facts;
+  }
+
+  module(node) {
+    const { model, app } = this;
+    const [number, bytes, parameters] = [node.to - node.from, model.value(node, "bytes"), model.value(node, "parameters")];
+    const whole = model.root;
+    const facts = [
+      ["tensors", grouped(number)],
+      ["parameters", `${countText(parameters)} ${percent(parameters, model.value(whole, "parameters"))}`],
+      ["bytes", `${bytesText(bytes)} ${percent(bytes, model.value(whole, "bytes"))}`],
+    ];
+    const { colouring } = app;
+    const counts = new Map();
+    for (let row = node.from; row < node.to; row++) counts.set(colouring.of[row], (counts.get(colouring.of[row]) ?? 0) + 1);
+    const parts = [...counts].map(([category, times]) => [
+      badge(colouring.list[category].label, colouring.list[category].colour), `${grouped(times)} of ${grouped(number)}`,
+    ]);
+    return [factsOf(facts), section(`By ${colouring.name}`, factsOf(parts))];
+  }
+}
+
+/** Facts as a list of names and what is said of each. */
+function factsOf(facts) {
+  const rows = facts.flatMap(([name, ...said]) => [el("dt", {}, name), el("dd", {}, ...said.map((one) => one ?? ""))]);
+  return el("dl.facts", {}, ...rows);
+}
+
+const section = (title, ...content) => el("section", {}, el("h3", {}, title), ...content);
+
+function badge(label, colour) {
+  const swatch = el("span.swatch", { "aria-hidden": "true" });
+  swatch.style.setProperty("--tone", colour ? `var(${colour})` : "transparent");
+  return el("span.badge", {}, swatch, nameElement(label));
+}
+
+const byRow = (rows) => new Map(rows.map(([row, ...rest]) => [row, rest]));
+
+function sparseDifference({ was, kind, numbers, why }) {
+  return { was: byRow(was), kind: byRow(kind), numbers: byRow(numbers), why: byRow(why) };
+}
+
+function sparseReceipt({ key, more, weights, method }) {
+  return { key: byRow(key), more: byRow(more), weights: byRow(weights), method: byRow(method) };
+}

@@ -1,0 +1,93 @@
+// Which tensors are looked for: words anywhere in a key, or a key pattern as --include takes it; and kinds of tensors.
+
+class Search {
+  constructor(model) {
+    this.model = model;
+    this.mode = "text";
+    this.text = "";
+    this.chosen = new Set(); // categories of the colouring that are looked at; none: all
+    this.categoryOf = null;
+    this.error = null;
+    this.clear();
+  }
+
+  clear() {
+    this.text = "";
+    this.chosen.clear();
+    this.run();
+  }
+
+  get isActive() {
+    return this.text !== "" || this.chosen.size > 0;
+  }
+
+  /** Look through all keys; an unfinished or wrong pattern leaves what was found before. */
+  run() {
+    let matches;
+    this.error = null;
+    try {
+      matches = matcherOf(this.mode, this.text);
+    } catch (error) {
+      if (!(error instanceof parsePattern.PatternError)) throw error;
+      this.error = error;
+      return;
+    }
+    const { keys, size } = this.model;
+    const before = new Int32Array(size + 1);
+    const hit = new Uint8Array(size);
+    for (let row = 0; row < size; row++) {
+      const wanted = !this.chosen.size || this.chosen.has(this.categoryOf[row]);
+      hit[row] = wanted && matches(keys[row]) ? 1 : 0;
+      before[row + 1] = before[row] + hit[row];
+    }
+    this.hit = hit;
+    this.before = before;
+  }
+
+  get count() {
+    return this.before[this.model.size];
+  }
+
+  /** How many tensors of a node were found. */
+  within(node) {
+    return this.before[node.to] - this.before[node.from];
+  }
+
+  /** The first rows that were found, at most ``limit``. */
+  first(limit) {
+    const rows = [];
+    for (let row = 0; row < this.model.size && rows.length < limit; row++) if (this.hit[row]) rows.push(row);
+    return rows;
+  }
+
+  /** The value of all that was found. */
+  value(metric) {
+    const sums = metric === "bytes" ? this.model.bytes : this.model.parameters;
+    let total = 0;
+    for (let row = 0; row < this.model.size; row++) if (this.hit[row]) total += sums[row + 1] - sums[row];
+    return total;
+  }
+
+  /** A pattern that finds something where this one finds nothing, and how many; null where none is near. */
+  deeper() {
+    if (this.mode !== "pattern" || this.error || /^(\*\*|re:)/.test(this.text)) return null;
+    const text = `**.${this.text}`;
+    const matches = matcherOf("pattern", text);
+    const number = this.model.keys.reduce((total, key) => total + (matches(key) ? 1 : 0), 0);
+    return number ? { text, number } : null;
+  }
+}
+
+/** What tells whether a key is looked for; throws parsePattern.PatternError. */
+function matcherOf(mode, text) {
+  if (text === "") return () => true;
+  if (mode === "pattern") {
+    const pattern = parsePattern(text);
+    return (key) => pattern.matches(key);
+  }
+  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+  return (key) => {
+    const low = key.toLowerCase();
+    return words.every((word) => low.includes(word));
+  };
+}

@@ -1,0 +1,62 @@
+// Squarified treemaps (Bruls, Huizing and van Wijk, 2000): rectangles as large as their values, and as square as can be.
+
+/**
+ * Place items of values in a rectangle, the largest first.
+ * Returns [item, x, y, width, height] for each; those too small to be seen, under ``least`` pixels in area, are left out.
+ */
+function squarified(items, total, x, y, width, height, least) {
+  const placed = [];
+  let left = total;
+  let at = 0;
+  while (at < items.length && left > 0 && width > 0 && height > 0) {
+    const scale = (width * height) / left;
+    if (items[at].value * scale < least) break;
+    const side = Math.min(width, height);
+    const end = rowEnd(items, at, side, scale);
+    const sum = sumOf(items, at, end);
+    const depth = (sum * scale) / side;
+    let along = 0;
+    for (let i = at; i < end; i++) {
+      const length = (items[i].value / sum) * side;
+      placed.push(
+        width >= height ? [items[i].item, x, y + along, depth, length] : [items[i].item, x + along, y, length, depth],
+      );
+      along += length;
+    }
+    if (width >= height) {
+      x += depth;
+      width -= depth;
+    } else {
+      y += depth;
+      height -= depth;
+    }
+    left -= sum;
+    at = end;
+  }
+  return placed;
+}
+
+/** Where a row of rectangles along a side ends: with the one behind which they would become less square. */
+function rowEnd(items, at, side, scale) {
+  let sum = 0;
+  let worst = Infinity;
+  let end = at;
+  while (end < items.length && items[end].value > 0) {
+    sum += items[end].value;
+    const area = sum * scale;
+    const now = Math.max(
+      (side * side * items[at].value * scale) / (area * area),
+      (area * area) / (side * side * items[end].value * scale),
+    );
+    if (now > worst) break;
+    worst = now;
+    end += 1;
+  }
+  return Math.max(end, at + 1);
+}
+
+function sumOf(items, from, to) {
+  let sum = 0;
+  for (let i = from; i < to; i++) sum += items[i].value;
+  return sum;
+}

@@ -1,0 +1,89 @@
+// Words for people, and the elements that hold them. A key is anyone's text: it is only ever the text of an element.
+
+const HIDDEN = /[\p{C}\p{Zl}\p{Zp}\u115f\u1160\u3164\uffa0\u2800]/u;
+const MARK = /[\p{Mn}\p{Me}]/u;
+const MARKS = 4; // that one letter may carry; a hundred would cover the lines above and below
+
+/** A text with what is invisible, turns the direction of writing or piles up spelled as an escape. */
+function visible(text) {
+  if (/^[\x20-\x7e]*$/.test(text)) return text;
+  let marks = 0;
+  let shown = "";
+  for (const char of text) {
+    marks = MARK.test(char) ? marks + 1 : 0;
+    shown += HIDDEN.test(char) || marks > MARKS ? spelled(char) : char;
+  }
+  return shown;
+}
+
+function spelled(char) {
+  const code = char.codePointAt(0);
+  if (code < 0x100) return `\\x${code.toString(16).padStart(2, "0")}`;
+  if (code < 0x10000) return `\\u${code.toString(16).padStart(4, "0")}`;
+  return `\\U${code.toString(16).padStart(8, "0")}`;
+}
+
+function scaled(number, units, plain) {
+  if (number < 1000) return `${number} ${plain}`.trim();
+  let unit = 0;
+  while (Math.round(number * 10) / 10 >= 1000 && unit < units.length - 1) {
+    number /= 1000;
+    unit += 1;
+  }
+  return `${number.toFixed(1)} ${units[unit]}`;
+}
+
+/** A size in decimal units: 42.1 MB. */
+const bytesText = (number) => scaled(number, ["B", "kB", "MB", "GB", "TB", "PB"], "B");
+
+/** A number of elements: 37.4 k, 8.1 M. */
+const countText = (number) => scaled(number, ["", "k", "M", "B", "T", "Q"], "");
+
+const grouped = (number) => number.toLocaleString("en-US").replaceAll(",", "\u202f");
+
+const plural = (number, noun) => `${grouped(number)} ${noun}${number === 1 ? "" : "s"}`;
+
+const shapeText = (shape) => `(${shape.join(", ")})`;
+
+const percent = (part, whole) => {
+  if (!whole) return "";
+  const share = (100 * part) / whole;
+  return share > 0 && share < 0.1 ? "<0.1 %" : `${share.toFixed(share < 10 ? 1 : 0)} %`;
+};
+
+/** A figure with at most four digits that matter. */
+function figureText(value) {
+  if (value === null || value === undefined) return "none";
+  const size = Math.abs(value);
+  if (value !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2).replace("e+", "e");
+  return String(Number(value.toPrecision(4)));
+}
+
+/** An element: el("p.note", {title: "x"}, "text", otherElement). Texts stay texts. */
+function el(name, given = {}, ...children) {
+  const [tag, ...classes] = name.split(".");
+  const made = document.createElement(tag);
+  if (classes.length) made.className = classes.join(" ");
+  for (const [property, value] of Object.entries(given)) {
+    if (property.startsWith("on")) made.addEventListener(property.slice(2), value);
+    else if (property in made && !property.includes("-")) made[property] = value;
+    else made.setAttribute(property, value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+/** A name out of a checkpoint, in a direction of its own. */
+const nameElement = (text, css = "bdi.name") => el(css, { dir: "ltr" }, text === "" ? "(empty)" : visible(text));
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element of a picture, with its attributes. */
+function drawn(tag, given = {}, ...children) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(given)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+const $ = (id) => document.getElementById(id);

@@ -1,0 +1,66 @@
+"""What became of each tensor of an output of ours, as columns of a page: from its recipe."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..recipe import Made, Recipe
+from .figures import figure
+from .table import Places
+
+__all__ = ["receipt_of"]
+
+
+def receipt_of(recipe: Recipe, places: Places) -> dict[str, Any]:
+    """Return the class of each row, from where and by which rule it came; -1 where a column has nothing to say.
+
+    Rows that the recipe does not know have the class "" (a file that was changed since).
+    """
+    made = [recipe.tensors.get(key, NOTHING) for key in places]
+    classes, ops = _numbered(one.kind for one in made), _numbered(one.op for one in made)
+    rules, policies = _numbered(one.rule for one in made), _numbered(one.policy for one in made)
+    reasons = _numbered(one.reason for one in made)
+    return {
+        "verb": recipe.verb,
+        "version": recipe.version,
+        "seed": recipe.seed,
+        "arguments": [[name, json.dumps(value)] for name, value in recipe.arguments.items()],
+        "sources": [[one.name, one.path, one.role] for one in recipe.sources],
+        "target": [recipe.target.kind, recipe.target.name],
+        "vocabulary": _vocabulary(recipe),
+        "classes": list(classes), "class": [classes[one.kind] for one in made],
+        "ops": list(ops), "op": [ops[one.op] for one in made],
+        "rules": list(rules), "rule": [rules[one.rule] for one in made],
+        "policies": list(policies), "policy": [policies[one.policy] for one in made],
+        "reasons": list(reasons), "reason": [reasons[one.reason] for one in made],
+        "from": [-1 if one.source is None else one.source for one in made],
+        "key": [[row, made[row].source_key] for key, row in places.items() if _moved(key, made[row])],
+        "more": [[row, *map(list, one.more)] for row, one in enumerate(made) if one.more],
+        "weights": [[row, *map(figure, one.weights)] for row, one in enumerate(made) if one.weights],
+        "method": [[row, one.merge.method] for row, one in enumerate(made) if one.merge is not None],
+        "unexpected": [list(pair) for pair in recipe.unexpected],
+        "gone": [key for key in recipe.tensors if key not in places],
+    }  # fmt: skip
+
+
+NOTHING = Made("", "")
+
+
+def _numbered(words: Any) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for word in words:
+        found.setdefault(word, len(found))
+    return found
+
+
+def _moved(key: str, made: Made) -> bool:
+    return made.source is not None and made.source_key != key
+
+
+def _vocabulary(recipe: Recipe) -> list[Any]:
+    """Return the names of two vocabularies and how many tokens keep their row, move, and are new; [] without."""
+    rows = recipe.rows
+    if rows is None:
+        return []
+    return [rows.source, rows.destination, rows.size, len(rows.rows), rows.kept, rows.moved, rows.fresh, rows.new]
