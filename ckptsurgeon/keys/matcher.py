@@ -30,8 +30,8 @@ class KeyMatcher:
 
     def __init__(self, patterns: Sequence[KeyPattern]) -> None:
         self.patterns = tuple(patterns)
-        self._dotted = [i for i, p in enumerate(self.patterns) if p.segments and not p.repeats_a_name]
-        self._single = [i for i, p in enumerate(self.patterns) if not p.segments or p.repeats_a_name]
+        self._dotted = [i for i, p in enumerate(self.patterns) if p.by_segment]
+        self._single = [i for i, p in enumerate(self.patterns) if not p.by_segment]
         self._states: dict[tuple[frozenset[int], frozenset[tuple[int, int]]], _State] = {}
         self._start = self._state(set(), {(i, 0) for i in self._dotted})
 

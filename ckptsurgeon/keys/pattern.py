@@ -77,11 +77,16 @@ class KeyPattern:
                     found.append(token.name or "star")
         return tuple(found)
 
-    @property
-    def repeats_a_name(self) -> bool:
-        """Whether one ``{n}`` stands twice, so that segments cannot be judged one by one."""
-        names = [token.name for segment in self.segments for token in segment.tokens if token.name]
-        return len(names) > len(set(names))
+    @cached_property
+    def by_segment(self) -> bool:
+        """Whether the segments of a key can be judged one by one.
+
+        Not where one ``{n}`` stands twice, nor where a literal dot (escaped, or ``{a.b,c}``) spans segments of the key.
+        """
+        tokens = [token for segment in self.segments for token in segment.tokens]
+        names = [token.name for token in tokens if token.name]
+        dotted = any("." in word for token in tokens for word in token.words)
+        return bool(self.segments) and len(names) == len(set(names)) and not dotted
 
     def matches(self, key: str) -> bool:
         """Whether ``key`` matches, or lies in a module that does."""

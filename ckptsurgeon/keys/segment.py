@@ -17,6 +17,7 @@ INTEGER = "0|[1-9][0-9]*"
 # any other, so they are swapped for private-use characters, in the pattern and in the key alike.
 _AWKWARD = "/\\*?[]!^-&~|"
 _SHIELD = str.maketrans({char: chr(0xE000 + i) for i, char in enumerate(_AWKWARD)})
+_SHIELDS = frozenset(_SHIELD.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,12 @@ class Token:
             return (f"[{'!' if self.negated else ''}{''.join(_members(self.ranges))}]",)
         return ("*" if self.kind == "star" else "?",)
 
+    @property
+    def meets_shields(self) -> bool:
+        """Whether a character that shields another is among those of the token."""
+        spelled = any(not _SHIELDS.isdisjoint(word) for word in self.words)
+        return spelled or any(low <= char <= high for low, high in self.ranges for char in _SHIELDS)
+
     def regex(self, seen: set[str]) -> str:
         """Return the token as a regular expression; a name already in ``seen`` must repeat its number."""
         if self.kind in ("text", "choice"):
@@ -66,9 +73,11 @@ def _members(ranges: tuple[tuple[str, str], ...]) -> list[str]:
             continue
         members += [char.translate(_SHIELD) for char in _AWKWARD if low <= char <= high]
         # The ends of a range must stay themselves; an awkward end moves to its nearest plain neighbour.
-        plain = [chr(c) for c in range(ord(low), ord(high) + 1) if chr(c) not in _AWKWARD]
-        if plain:
-            members.append(f"{plain[0]}-{plain[-1]}")
+        span = range(ord(low), ord(high) + 1)
+        first = next((chr(c) for c in span if chr(c) not in _AWKWARD), None)
+        last = next((chr(c) for c in reversed(span) if chr(c) not in _AWKWARD), None)
+        if first and last:
+            members.append(f"{first}-{last}")
     return members
 
 
@@ -91,18 +100,21 @@ class Segment:
         return tuple("".join(parts) for parts in product(*(token.globs for token in self.tokens)))
 
     @cached_property
-    def _numbered(self) -> re.Pattern[str] | None:
-        if all(token.kind != "number" for token in self.tokens):
-            return None
+    def _regex(self) -> re.Pattern[str]:
         seen: set[str] = set()
         return re.compile("".join(token.regex(seen) for token in self.tokens), re.DOTALL)
+
+    @cached_property
+    def _beyond_fnmatch(self) -> bool:
+        """Whether the segment catches an integer, or speaks itself of the characters that shield others."""
+        return any(token.kind == "number" or token.meets_shields for token in self.tokens)
 
     def matches(self, text: str) -> bool:
         """Whether one dotted part of a key matches."""
         if self._words:
             return text in self._words
-        if self._numbered is not None:  # fnmatch has no word for "an integer"
-            return self._numbered.fullmatch(text) is not None
+        if self._beyond_fnmatch or not _SHIELDS.isdisjoint(text):
+            return self._regex.fullmatch(text) is not None
         shielded = text.translate(_SHIELD)
         return any(fnmatchcase2(shielded, glob) for glob in self._globs)
 

@@ -71,6 +71,16 @@ def matches(pattern: str, key: str) -> bool:
         ("re:a.*", "a.b.c", True),
         ("re:a", "a.b", False),
         ("re:.*bias", "x.bias", True),
+        (r"a\.b", "a.b.weight", True),
+        (r"a\.b", "a.c", False),
+        ("{enc.a,dec}.w", "enc.a.w", True),
+        ("{enc.a,dec}.w", "dec.w", True),
+        ("{enc.a,dec}.w", "enc.w", False),
+        ("[\x80-\uffff]", "/", False),
+        ("*/", "x\ue000", False),
+        ("\ue000*", "/x", False),
+        ("[!\ue000]", "/", True),
+        ("re:[[a]", "[", True),
     ],
 )
 def test_what_a_pattern_matches(pattern: str, key: str, expected: bool) -> None:
