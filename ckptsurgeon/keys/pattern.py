@@ -9,6 +9,7 @@ A pattern names a module as well as a key: ``decoder`` matches ``decoder.weight`
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -135,6 +136,10 @@ class KeyPattern:
 
 def _compiled(text: str) -> re.Pattern[str]:
     try:
-        return re.compile(text.removeprefix("re:"))
-    except re.error as error:
+        with warnings.catch_warnings():  # of "[[a]", which may mean something else in a later Python
+            warnings.simplefilter("ignore")
+            return re.compile(text.removeprefix("re:"))
+    except RecursionError as error:
+        raise PatternError(f"{text} is not a regular expression: its groups are nested too deeply.") from error
+    except (re.error, ValueError, OverflowError) as error:
         raise PatternError(f"{text} is not a regular expression: {error}.") from error

@@ -107,6 +107,9 @@ def test_what_a_pattern_matches(pattern: str, key: str, expected: bool) -> None:
         ("{0..999}{0..999}", "stands for more than"),
         ("a\\", "ends in a backslash"),
         ("re:(", "not a regular expression"),
+        ("re:a{99999999999}", "repetition number is too large"),
+        ("re:(?a)(?u)x", "flags are incompatible"),
+        ("re:" + "(" * 9000 + ")" * 9000, "nested too deeply"),
     ],
 )
 def test_what_is_no_pattern_says_why(pattern: str, why: str) -> None:
