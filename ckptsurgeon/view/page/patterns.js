@@ -5,15 +5,16 @@
 //
 // parsePattern(text) returns {text, matches(key)} or throws parsePattern.PatternError {message, hint, onlyHere}.
 // Characters are code points, as in Python. tests/keys/cases.json holds the cases that both must pass.
-"use strict";
 
 const parsePattern = (() => {
+  "use strict";
+
   const MAX_CHARACTERS = 100_000;
   const MAX_ALTERNATIVES = 10_000;
-  const MAX_STEPS = 50_000_000;
+  const MAX_STEPS = 5_000_000;
   const MAX_NESTING = 200;
 
-  // onlyHere: the expression is good, and `ckpt` follows it, but the page cannot.
+  // onlyHere: the pattern is good, and `ckpt` follows it, but the page cannot.
   class PatternError extends Error {
     name = "PatternError";
     constructor(message, hint = "", onlyHere = false) {
@@ -189,7 +190,8 @@ const parsePattern = (() => {
       byLength.get(chars.length).add(text);
     }
     const dots = spellings.some((chars) => chars.includes("."));
-    return { kind: "choice", count: known.size, texts, byLength, dots, spelling: spellings.length === 1 ? spellings[0] : null };
+    const spelling = spellings.length === 1 ? spellings[0] : null;
+    return { kind: "choice", count: known.size, texts, byLength, dots, spelling };
   }
 
   // ---------------------------------------------------------------- matching segments: keys/matcher.py
@@ -234,8 +236,7 @@ const parsePattern = (() => {
     const tokens = segments.flatMap((segment) => (segment ? [DOT, ...segment] : [DOUBLE]));
     return (key) => {
       const chars = [...`.${key}`];
-      const ends = (at) => at.some((on, i) => on && i && (i === chars.length || chars[i] === "."));
-      return walk(tokens, chars).some(ends);
+      return walk(tokens, chars).some((at) => at.some((i) => i && isBoundary(chars[i])));
     };
   }
 
@@ -287,21 +288,22 @@ const parsePattern = (() => {
     if (tokens.length === 1 && tokens[0].kind === "star") return true;
     if (tokens.length === 1 && tokens[0].kind === "choice") return tokens[0].texts.has(text);
     const chars = [...text];
-    return walk(tokens, chars).some((reached) => reached[chars.length]);
+    return walk(tokens, chars).some((at) => at.at(-1) === chars.length);
   }
 
-  // Where the tokens may end in the characters, one table for each way to bind the names that stand twice.
+  // Where the tokens may end in the characters, in order, for each way to bind the names that stand twice.
   function walk(tokens, chars) {
-    const begin = new Uint8Array(chars.length + 1);
-    begin[0] = 1;
-    let ways = new Map([["", { bound: new Map(), at: begin }]]);
+    let ways = new Map([["", { bound: new Map(), at: [0] }]]);
     let steps = 0;
+    const spend = (cost) => {
+      steps += cost;
+      if (steps > MAX_STEPS) throw new PatternError("a key takes this page too long to match.", "", true);
+    };
     for (const token of tokens) {
       const next = new Map();
       for (const { bound, at } of ways.values()) {
-        steps += at.length;
-        if (steps > MAX_STEPS) throw new PatternError("a key takes this page too long to match.", "", true);
-        if (token.binds) bind(token, chars, at, bound, next);
+        spend(at.length);
+        if (token.binds) bind(token, chars, at, bound, next, spend);
         else merge(next, bound, advanced(token, chars, at));
       }
       ways = next;
@@ -310,68 +312,78 @@ const parsePattern = (() => {
     return [...ways.values()].map((way) => way.at);
   }
 
+  const ordered = (places) => [...new Set(places)].sort((a, b) => a - b);
+
   function merge(ways, bound, at) {
-    if (!at) return;
-    const id = [...bound].join();
+    if (!at.length) return;
+    const id = bound.size ? [...bound].join() : "";
     const known = ways.get(id);
-    if (known) at.forEach((on, i) => on && (known.at[i] = 1));
+    if (known) known.at = ordered([...known.at, ...at]);
     else ways.set(id, { bound, at });
   }
 
-  function bind(token, chars, at, bound, next) {
+  function bind(token, chars, at, bound, next, spend) {
     const ends = new Map();
-    at.forEach((on, begin) => {
-      if (!on) return;
+    for (const begin of at)
       for (const number of numbersAt(chars, begin)) {
+        spend(number.length);
         if (bound.has(token.name) && bound.get(token.name) !== number) continue;
-        if (!ends.has(number)) ends.set(number, new Uint8Array(chars.length + 1));
-        ends.get(number)[begin + number.length] = 1;
+        if (!ends.has(number)) ends.set(number, []);
+        ends.get(number).push(begin + number.length);
       }
-    });
-    for (const [number, reached] of ends) {
+    for (const [number, places] of ends) {
       const following = new Map(bound).set(token.name, number);
       if (token.isLast) following.delete(token.name);
-      merge(next, following, reached);
+      merge(next, following, places);
     }
   }
 
   const isDigit = (char) => char >= "0" && char <= "9" && char.length === 1;
+  const isBoundary = (char) => char === undefined || char === ".";
 
   function* numbersAt(chars, begin) {
     let number = "";
-    for (let at = begin; at < chars.length && isDigit(chars[at]) && number !== "0"; at += 1) yield (number += chars[at]);
-  }
-
-  // The places reached from those in `at` across one token; null when there are none.
-  function advanced(token, chars, at) {
-    const to = new Uint8Array(at.length);
-    let any = false;
-    let running = false; // inside what a star, a number or a ** goes on taking
-    const reach = (i) => (to[i] = any = true);
-    for (let i = 0; i < at.length; i += 1) {
-      const char = chars[i]; // undefined at the end
-      if (token.kind === "choice") {
-        if (!at[i]) continue;
-        for (const [length, words] of token.byLength)
-          if (i + length <= chars.length && words.has(length === 1 ? char : chars.slice(i, i + length).join("")))
-            reach(i + length);
-      } else if (token.kind === "double") {
-        running ||= at[i] && (char === "." || char === undefined);
-        if (at[i] || (running && (char === "." || char === undefined))) reach(i);
-      } else if (token.kind === "star") {
-        running ||= at[i];
-        if (running) reach(i);
-        if (char === ".") running = false;
-      } else if (char === undefined || char === ".") running = false;
-      else if (token.kind === "number") {
-        running = (running && isDigit(char)) || (at[i] && char >= "1" && isDigit(char));
-        if (running || (at[i] && char === "0")) reach(i + 1);
-      } else if (at[i] && (token.kind === "one" || inClass(token, codeOf(char)))) reach(i + 1);
+    for (let at = begin; at < chars.length && isDigit(chars[at]) && number !== "0"; at += 1) {
+      number += chars[at];
+      yield number;
     }
-    return any ? to : null;
   }
 
-  const inClass = ({ ranges, negated }, code) => ranges.some(([low, high]) => low <= code && code <= high) !== negated;
+  // The places reached from those in `at` across one token; all in order, and each once.
+  function advanced(token, chars, at) {
+    if (token.kind === "choice") return token.spelling ? spelled(token.spelling, chars, at) : chosen(token, chars, at);
+    if (token.kind === "one" || token.kind === "class")
+      return at.filter((i) => !isBoundary(chars[i]) && inClass(token, codeOf(chars[i]))).map((i) => i + 1);
+    const to = [];
+    if (token.kind === "double") {
+      const first = at.find((i) => isBoundary(chars[i])) ?? Infinity;
+      for (let i = first; i <= chars.length; i += 1) if (isBoundary(chars[i])) to.push(i);
+      return to;
+    }
+    for (let i of at) {
+      if (i < to.at(-1)) continue; // in what a star or a number before has taken
+      if (token.kind === "star") {
+        if (i !== to.at(-1)) to.push(i);
+        while (!isBoundary(chars[i])) to.push((i += 1));
+      } else if (chars[i] === "0") to.push(i + 1);
+      else while (i < chars.length && isDigit(chars[i])) to.push((i += 1));
+    }
+    return to;
+  }
+
+  const spelled = (spelling, chars, at) =>
+    at.filter((i) => spelling.every((char, j) => char === chars[i + j])).map((i) => i + spelling.length);
+
+  function chosen({ byLength }, chars, at) {
+    const to = [];
+    for (const i of at)
+      for (const [length, words] of byLength)
+        if (i + length <= chars.length && words.has(chars.slice(i, i + length).join(""))) to.push(i + length);
+    return byLength.size > 1 ? ordered(to) : to;
+  }
+
+  const inClass = ({ ranges, negated }, code) =>
+    !ranges || ranges.some(([low, high]) => low <= code && code <= high) !== negated;
 
   // ---------------------------------------------------------------- regular expressions: Python's re._parser
 
@@ -388,8 +400,8 @@ const parsePattern = (() => {
 
   // The whole key has to match. Python's classes, anchors and cases are spelled out, so no flag of JavaScript's counts.
   function expression(text, chars) {
-    const refuse = (what) =>
-      new PatternError(`this page cannot follow ${text}: it has ${what}.`, "ckpt itself can, on the command line.", true);
+    const hint = "ckpt itself can, on the command line.";
+    const refuse = (what) => new PatternError(`this page cannot follow ${text}: it has ${what}.`, hint, true);
     const { js, refused } = translated(text, chars, refuse);
     if (refused) throw refuse(refused);
     try {
@@ -824,7 +836,8 @@ const parsePattern = (() => {
         } else items.push(item(literal(codeOf(token), mode)));
       }
       const sum = (side) => items.reduce((total, item) => total + item[side], 0);
-      return item(items.map(({ js }) => js).join(""), sum("lo"), sum("hi"), { sure: items.flatMap(({ sure }) => sure) });
+      const js = items.map((item) => item.js).join("");
+      return item(js, sum("lo"), sum("hi"), { sure: items.flatMap((item) => item.sure) });
     }
 
     advance();
