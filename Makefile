@@ -31,7 +31,7 @@ test: $(STAMP)  ## run the tests
 test-browser: $(STAMP)  ## run the tests of pages in a real browser (installs Debian's chromium where there is none; needs root for that)
 	@command -v chromium chromedriver >/dev/null || { apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; }
-	$(BIN)/python -m pytest -m browser -n 2 tests/view
+	$(BIN)/python -m pytest -m browser -n 2 tests/pages
 
 test-faults: $(STAMP)  ## all faults, those too that need rights over the machine: full disks, killed runs, power cuts
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[faults]'

@@ -23,15 +23,16 @@ class Search {
 
   /** Look through all keys; an unfinished or wrong pattern leaves what was found before. */
   run() {
-    let matches;
     this.error = null;
     try {
-      matches = matcherOf(this.mode, this.text);
+      this.look(matcherOf(this.mode, this.text));
     } catch (error) {
       if (!(error instanceof parsePattern.PatternError)) throw error;
       this.error = error;
-      return;
     }
+  }
+
+  look(matches) {
     const { keys, size } = this.model;
     const before = new Int32Array(size + 1);
     const hit = new Uint8Array(size);

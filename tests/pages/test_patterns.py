@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-SCRIPT = Path(ckptsurgeon.__file__).parent / "view" / "page" / "patterns.js"
+SCRIPT = Path(ckptsurgeon.__file__).parent / "pages" / "browser" / "patterns.js"
 
 # Texts travel as JSON in ASCII, as in the page itself: a driver mends lone surrogates.
 ASK = """
