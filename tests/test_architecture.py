@@ -60,7 +60,7 @@ DOORS: dict[str, set[str]] = {
     "explanation": {"keys", "matching", "plan", "planners", "policies"},
     "inspection": {"checkpoint", "keys", "engine", "ops"},
     "verification": {"plan", "checkpoint", "engine", "recipe", "ops", "sources"},
-    "pages": {"comparison", "inspection", "recipe"},
+    "pages": {"comparison", "inspection", "plan", "recipe"},
     "api": {
         "checkpoint", "comparison", "configs", "explanation", "fetching", "matching", "engine", "formats", "inspection",
         "keys", "lora", "mergekit", "merges", "operations", "plan", "planners", "recipe", "scanning", "sources",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..plan import CLASSES
 from ..recipe import Made, Recipe
 from .figures import figure
 from .table import Places
@@ -18,7 +19,7 @@ def receipt_of(recipe: Recipe, places: Places) -> dict[str, Any]:
     Rows that the recipe does not know have the class "" (a file that was changed since).
     """
     made = [recipe.tensors.get(key, NOTHING) for key in places]
-    classes, ops = _numbered(one.kind for one in made), _numbered(one.op for one in made)
+    classes, ops = _numbered(sorted((one.kind for one in made), key=_rank)), _numbered(one.op for one in made)
     rules, policies = _numbered(one.rule for one in made), _numbered(one.policy for one in made)
     reasons = _numbered(one.reason for one in made)
     return {
@@ -45,6 +46,10 @@ def receipt_of(recipe: Recipe, places: Places) -> dict[str, Any]:
 
 
 NOTHING = Made("", "")
+
+
+def _rank(kind: str) -> int:
+    return CLASSES.index(kind) if kind in CLASSES else len(CLASSES)
 
 
 def _numbered(words: Any) -> dict[str, int]:

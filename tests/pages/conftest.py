@@ -62,6 +62,8 @@ def complaints(driver: Chrome) -> list[str]:
 def browser(_chrome: Chrome) -> Iterator[Chrome]:
     """A browser at an empty page; a test fails whose page complains in the console."""
     _chrome.get("about:blank")
+    _chrome.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    _chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     complaints(_chrome)
     yield _chrome
     said = complaints(_chrome)

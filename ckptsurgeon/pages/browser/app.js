@@ -76,11 +76,11 @@ class App {
       zoom: (node) => this.zoom(node),
       describe: (node) => this.describe(node),
     });
+    for (let at = model.root; at.children.length === 1; ) [at] = openedParts(at);
     this.colourBy(0);
     this.measureBy(this.metric);
     this.bindSearch();
     this.bindMap();
-    if (model.root.children.length === 1) model.root.children[0].open = true;
     this.zoom(model.root);
     this.found();
     this.panel.show(null);
@@ -339,6 +339,11 @@ function partOf(top, node) {
   let at = node;
   while (at.parent !== null && at.parent !== top) at = at.parent;
   return at.isTensor || at.parent === null ? top : at;
+}
+
+function openedParts(node) {
+  for (const part of node.children) part.open = !part.isTensor;
+  return node.children;
 }
 
 function openTo(node) {

@@ -39,7 +39,7 @@ function chart(title, series, { mark = null, last = null } = {}) {
   const [width, height, left, bottom, top] = [480, 220, 56, 26, 10];
   const points = series.flatMap((one) => one.points.filter(([, y]) => y !== null));
   if (!points.length) return null;
-  const [lowX, highX] = extent(points.map(([x]) => x).concat(last ?? []));
+  const [lowX, highX] = extent(points.map(([x]) => x).concat(last === null ? [] : [0, last]));
   const [lowY, highY] = padded(extent(points.map(([, y]) => y)));
   const atX = (x) => left + ((x - lowX) / (highX - lowX || 1)) * (width - left - 12);
   const atY = (y) => height - bottom - ((y - lowY) / (highY - lowY)) * (height - bottom - top);

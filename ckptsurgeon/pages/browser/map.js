@@ -2,6 +2,7 @@
 
 const HEAD = 15; // pixels of a module's name
 const LEAST = 6; // pixels in area below which nothing is drawn
+const MOST = 12; // pixels in area for each tensor below which a module is drawn as one
 const FONT = '11px ui-sans-serif, system-ui, "DejaVu Sans", sans-serif';
 
 class NetworkMap {
@@ -69,6 +70,10 @@ class NetworkMap {
       return;
     }
     const headed = !isTop && width > 44 && height > 2.4 * HEAD;
+    if (!isTop && width * height < MOST * Math.min(node.to - node.from, 8)) {
+      this.tensor(node, name, x, y, width, height);
+      return;
+    }
     if (!isTop) this.module(node, headed ? name : "", x, y, width, height);
     const gap = isTop ? 0 : Math.min(width, height) > 24 ? 2 : 0.5;
     const top = headed ? HEAD : gap;
@@ -103,10 +108,11 @@ class NetworkMap {
     this.pen.globalAlpha = 1;
   }
 
+  /** A tensor, or a module too small to be parted, in the colour of most of what is in it. */
   tensor(node, name, x, y, width, height) {
     this.boxes.push([node, x, y, width, height]);
     this.pen.globalAlpha = this.fade(node);
-    this.pen.fillStyle = this.fills[this.colouring.of[node.row]];
+    this.pen.fillStyle = this.fills[this.colouring.most(node)];
     const gap = width > 3 && height > 3 ? 0.5 : 0;
     this.pen.fillRect(x + gap, y + gap, width - 2 * gap, height - 2 * gap);
     if (width > 34 && height > 13) this.label(name, x + 4, y + Math.min(height / 2, 9), width - 8);

@@ -21,7 +21,8 @@ class Panel {
     const key = this.model.keyOf(node);
     const title = el("h2", {}, nameElement(key || "the whole network", "bdi.key"));
     const copy = key ? el("button.small", { type: "button", title: "Copy the key", onclick: () => this.copy(key) }, "copy") : null;
-    const head = el("div.panel-head", {}, title, copy);
+    const close = el("button.small.close", { type: "button", onclick: () => this.app.select(null) }, "close");
+    const head = el("div.panel-head", {}, title, copy, close);
     return [head, el("div.panel-body", {}, ...(node.isTensor ? this.tensor(node.row) : this.module(node)))];
   }
 

@@ -23,21 +23,35 @@ function classTable(model, app) {
   let top = model.root;
   while (top.children.length === 1 && !top.children[0].isTensor) top = top.children[0];
   const shown = top.children.slice(0, 200);
-  const head = el("tr", {}, el("th", { scope: "col" }, "module"), ...receipt.classes.map((name) => el("th", { scope: "col" }, name || "not in the recipe")), el("th", { scope: "col" }, "from the sources"));
+  const head = el("tr", {}, el("th", { scope: "col" }, "module"), ...receipt.classes.map((name) => el("th.number", { scope: "col" }, badge(name || "not in the recipe", CLASS_COLOURS[name]))), el("th.number", { scope: "col" }, "from sources"), el("th", { scope: "col" }, "by parameters"));
   const rows = [...shown, model.root].map((node) => {
-    const counts = receipt.classes.map(() => 0);
+    const [counts, sizes] = [receipt.classes.map(() => 0), receipt.classes.map(() => 0)];
     let [from, all] = [0, 0];
     for (let row = node.from; row < node.to; row++) {
-      counts[receipt.class[row]] += 1;
       const size = model.parameters[row + 1] - model.parameters[row];
+      counts[receipt.class[row]] += 1;
+      sizes[receipt.class[row]] += size;
       all += size;
       if (receipt.from[row] >= 0) from += size;
     }
     const label = node === model.root ? "total" : el("button.link", { type: "button", onclick: () => app.open(node) }, nameElement(node.name));
-    return el("tr", {}, el("th", { scope: "row" }, label), ...counts.map((number) => el("td", {}, number ? grouped(number) : "-")), el("td", {}, percent(from, all) || "-"));
+    return el("tr", {}, el("th", { scope: "row" }, label), ...counts.map((number) => el("td.number", {}, number ? grouped(number) : "-")), el("td.number", {}, percent(from, all) || "-"), el("td", {}, stacked(sizes, all, receipt.classes)));
   });
   const more = top.children.length - shown.length;
   return el("div.wide", {}, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)), more > 0 ? el("p.quiet", {}, `and ${more} more modules, in the total`) : null);
+}
+
+/** A bar in which each class has its part. */
+function stacked(sizes, all, classes) {
+  const bar = el("span.stack", { "aria-hidden": "true" });
+  sizes.forEach((size, at) => {
+    if (!size) return;
+    const part = el("span");
+    part.style.setProperty("--tone", `var(${CLASS_COLOURS[classes[at]] ?? "--c-slate"})`);
+    part.style.width = `${(100 * size) / all}%`;
+    bar.append(part);
+  });
+  return bar;
 }
 
 const LISTED = 500;

@@ -8,6 +8,7 @@ function runView(run) {
   const { result, lineage } = run;
   return [
     section("The run", factsOf(runFacts(run, result, lineage))),
+    checkCounts(run.checks),
     ...(result.controls ? [controlsOf(result.controls)] : []),
     el("div.charts", {}, ...curvesOf(run, result)),
     ...Object.entries(WHEN).map(([when, title]) => checksOf(title, run.checks.filter((check) => check.when === when))),
@@ -69,6 +70,14 @@ function curvesOf(run, result) {
   const rates = chart("learning rate", run.rates.map((name, at) => ({ name, points: column(3 + at) })), { last });
   const note = run.every > 1 ? el("p.quiet", {}, `Of the steps, each ${run.every}th is drawn.`) : null;
   return [both("loss", 1), ...evaluated, both("gradient norm", 2), rates, note].filter(Boolean);
+}
+
+/** How many checks passed, warned, failed, did not run. */
+function checkCounts(checks) {
+  if (!checks.length) return "";
+  const counts = Object.keys(STATUS).map((status) => [status, checks.filter((check) => check.status === status).length]);
+  const said = counts.filter(([, number]) => number).map(([status, number]) => el(`span.tally.${STATUS[status]}`, {}, `${number} ${status}`));
+  return section("Checks", el("p", {}, ...said));
 }
 
 function checksOf(title, checks) {

@@ -16,7 +16,10 @@ function visible(text) {
   return shown;
 }
 
+const SHORT = { "\t": "\\t", "\n": "\\n", "\r": "\\r" };
+
 function spelled(char) {
+  if (char in SHORT) return SHORT[char];
   const code = char.codePointAt(0);
   if (code < 0x100) return `\\x${code.toString(16).padStart(2, "0")}`;
   if (code < 0x10000) return `\\u${code.toString(16).padStart(4, "0")}`;
@@ -74,7 +77,7 @@ function el(name, given = {}, ...children) {
 }
 
 /** A name out of a checkpoint, in a direction of its own. */
-const nameElement = (text, css = "bdi.name") => el(css, { dir: "ltr" }, text === "" ? "(empty)" : visible(text));
+const nameElement = (text, css = "bdi.name") => el(css, { dir: "ltr" }, text.trim() === "" ? `"${visible(text)}"` : visible(text));
 
 const SVG = "http://www.w3.org/2000/svg";
 

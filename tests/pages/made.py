@@ -1,0 +1,139 @@
+"""Checkpoints to make pages of, and what is asked of a page."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+HOSTILE = (
+    "<script>window.broken=1</script>", "</script><script>window.broken=2</script>", '"><img src=x onerror=window.broken=3>',
+    "'-window.broken-'", "<!--", "-->", "]]>", "a\x1b[31mred\x1b[0m", "b\u202egnp.weight", "\u200f\u05d0\u05d1.\u05d2",
+    "{{7*7}}", "${window.broken=4}", "javascript:window.broken=5", "__proto__.polluted", "constructor.prototype.x",
+    "toString", "hasOwnProperty.w", "a..b", ".", "", "..", " ", "a b", "tab\there", "line\nbreak", "\u2028sep\u2029",
+    "z\u0301\u0302\u0303\u0304\u0305\u0306\u0307", "%s%n", "\U0001f600.weight", "\U0001f600.weights", "&lt;b&gt;&amp;",
+    "`window.broken=6`", "\\u003cscript\\u003e", "x" * 3000, ".".join("d" * 200), "@@DATA@@", "a", "a.b", "a.b.c",
+    "#frag", "length", "0", "00", "re:.*", "\ufeffbom", "null", "NaN", "carriage\rreturn",
+)  # fmt: skip
+"""Names that would be something else than names wherever one of them is not taken as text alone."""
+
+
+def network() -> dict[str, torch.Tensor]:
+    """A network with layers, ties, integers and several dtypes."""
+    torch.manual_seed(0)
+    layers = {}
+    for number in range(12):
+        layers[f"encoder.layers.{number}.attn.weight"] = torch.randn(16, 16)
+        layers[f"encoder.layers.{number}.attn.bias"] = torch.zeros(16)
+        layers[f"encoder.layers.{number}.norm.weight"] = torch.ones(16)
+    embedding = torch.randn(40, 16)
+    return {
+        "embed.weight": embedding, **layers, "decoder.out.weight": embedding, "decoder.out.bias": torch.randn(40).half(),
+        "steps": torch.tensor(7),
+    }  # fmt: skip
+
+
+def changed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same network with one of each thing that can be different."""
+    found = {key: value.clone() for key, value in tensors.items()}
+    found["encoder.layers.3.attn.weight"] += 0.01
+    found["decoder.out.bias"] = found["decoder.out.bias"].float()
+    found["encoder.layers.4.attn.bias"] = torch.zeros(20)
+    found["body.norm.weight"] = found.pop("encoder.layers.10.attn.weight")
+    found["new.weight"] = torch.ones(3)
+    del found["encoder.layers.11.norm.weight"]
+    return found
+
+
+def write_empty(path: str, keys: Sequence[str]) -> None:
+    """Write a safetensors file of tensors of four zeros, quickly."""
+    rows = {key: {"dtype": "F32", "shape": [4], "data_offsets": [16 * i, 16 * i + 16]} for i, key in enumerate(keys)}
+    text = json.dumps({**rows, "__metadata__": {"<b>meta</b>": HOSTILE[1]}}).encode()
+    text += b" " * (-len(text) % 8)
+    Path(path).write_bytes(struct.pack("<Q", len(text)) + text + bytes(16 * len(keys)))
+
+
+def output() -> str:
+    """Write an output of ours in which something became of tensors in several ways."""
+    torch.save({key: value for key, value in network().items() if key != "steps"}, "source.pth")
+    tensors = changed(network())
+    save_file(tensors, "like.safetensors")
+    cs.init_config("like.safetensors", output="dst.yaml", force=True)
+    plan = cs.transplant(
+        "source.pth", "dst.yaml", map=["encoder.layers.10.attn=body.norm"], on_mismatch={"encoder": "pad"},
+        reinit=["encoder.layers.0"],
+    )  # fmt: skip
+    cs.apply(plan, "out.safetensors", force=True)
+    return "out.safetensors"
+
+
+def show(browser: Chrome, page: cs.Page) -> None:
+    """Open a page in the browser from a file, as a user does."""
+    path = Path("page.html").absolute()
+    path.write_text(page.html, "utf-8")
+    browser.get("about:blank")
+    browser.get(path.as_uri())
+
+
+def rows(browser: Chrome) -> list[str]:
+    """The names in the rows of the tree that are drawn."""
+    found: list[str] = browser.execute_script(
+        "return [...document.querySelectorAll('#tree .row')].sort((a, b) => a.offsetTop - b.offsetTop)"
+        ".map((row) => row.querySelector('.name').textContent)"
+    )
+    return found
+
+
+def text(browser: Chrome, css: str) -> str:
+    """What an element says."""
+    found: str = browser.execute_script("return document.querySelector(arguments[0]).innerText", css)
+    return found
+
+
+def facts(browser: Chrome, css: str = "#panel") -> dict[str, str]:
+    """The names and values of the lists of facts in an element."""
+    script = """
+    return Object.fromEntries([...document.querySelectorAll(`${arguments[0]} dt`)].map((one) => [one.textContent,
+      one.nextElementSibling.textContent]))"""
+    found: dict[str, str] = browser.execute_script(script, css)
+    return found
+
+
+def look_for(browser: Chrome, wanted: str, *, pattern: bool = False) -> str:
+    """Search for words or a pattern; returns what the page says was found."""
+    script = """
+    const mode = document.querySelector('#mode');
+    if ((mode.getAttribute('aria-pressed') === 'true') !== arguments[1]) mode.click();
+    const input = document.querySelector('#text');
+    input.value = arguments[0];
+    input.dispatchEvent(new Event('input'));
+    return document.querySelector('#found').textContent"""
+    found: str = browser.execute_script(script, wanted, pattern)
+    return found
+
+
+def data_of(page: cs.Page) -> dict[str, Any]:
+    """The data in a page."""
+    begin = page.html.index('id="data">') + len('id="data">')
+    found: dict[str, Any] = json.loads(page.html[begin : page.html.index("</script>", begin)])
+    return found
+
+
+def keys_of(page: cs.Page) -> list[str]:
+    """The keys in a page, decoded as its program does."""
+    tensors, before, keys = data_of(page)["tensors"], "", []
+    for shared, rest in zip(tensors["shared"], tensors["rest"], strict=True):
+        units = before.encode("utf-16-le", "surrogatepass")[: 2 * shared]
+        before = units.decode("utf-16-le", "surrogatepass") + rest
+        keys.append(before)
+    return keys

@@ -1,0 +1,371 @@
+"""Pages in a real browser: what is shown is what is so, whatever keys are called, and nothing leaves the page."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.keys import KeyPattern
+from ckptsurgeon.text import count, escape, human_bytes, human_count
+
+from .made import HOSTILE, changed, facts, keys_of, look_for, network, output, rows, show, text, write_empty
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+pytestmark = pytest.mark.browser
+
+Press = Callable[..., None]
+
+
+@pytest.fixture
+def first(browser: Chrome) -> Chrome:
+    """The page of a network, with figures."""
+    torch.save(network(), "a.pth")
+    show(browser, cs.view("a.pth", stats=True))
+    return browser
+
+
+@pytest.fixture
+def press(browser: Chrome) -> Press:
+    """Press keys where the focus is, or in an element."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    def pressed(*names: str, within: str = "") -> None:
+        if within:
+            browser.execute_script("document.querySelector(arguments[0]).focus()", within)
+        chain = ActionChains(browser, duration=0)
+        for name in names:
+            chain.send_keys(getattr(Keys, name, name))
+        chain.perform()
+
+    return pressed
+
+
+def selected(browser: Chrome) -> str:
+    return text(browser, "#panel h2")
+
+
+def click(browser: Chrome, css: str, *, times: int = 1) -> None:
+    for _ in range(times):
+        browser.execute_script("document.querySelector(arguments[0]).click()", css)
+
+
+def visible_numbers(found: str) -> str:
+    return found.replace("\u202f", " ")
+
+
+def test_the_head_says_what_the_file_is(first: Chrome) -> None:
+    found = cs.inspect("a.pth")
+    assert text(first, "h1") == "a.pth"
+    said = text(first, "#facts")
+    for words in (
+        found.format,
+        human_bytes(found.nbytes_files),
+        count(len(found.tensors), "tensor"),
+        human_count(found.parameters),
+    ):
+        assert words in said
+
+
+def test_the_tree_opens_by_clicks_and_keys(first: Chrome, press: Press) -> None:
+    assert rows(first) == ["decoder", "embed", "encoder", "steps"]
+    first.execute_script("[...document.querySelectorAll('.row')].at(2).querySelector('.twist').click()")
+    assert rows(first)[2:4] == ["encoder", "layers"]
+    press("ARROW_DOWN", "ARROW_DOWN", "ARROW_DOWN", "ARROW_DOWN", within="#tree")
+    assert selected(first) == "encoder.layers"
+    press("ARROW_RIGHT")
+    assert rows(first)[4:8] == ["0", "1", "2", "3"]
+    press("ARROW_DOWN", "ARROW_RIGHT", "ARROW_DOWN", "ARROW_RIGHT", "ARROW_DOWN", "ARROW_DOWN")
+    assert selected(first) == "encoder.layers.0.attn.weight"
+    press("ARROW_LEFT", "ARROW_LEFT", "ARROW_LEFT")
+    assert selected(first) == "encoder.layers.0"
+    press("*")
+    assert rows(first).count("attn") == 12 or len(rows(first)) > 12
+    press("END")
+    assert selected(first) == "steps"
+    press("HOME")
+    assert selected(first) == "decoder"
+    assert first.switch_to.active_element.get_attribute("aria-activedescendant") == "row-0"
+
+
+def test_the_panel_has_what_is_known_of_a_tensor(first: Chrome) -> None:
+    first.get(f"{first.current_url}#decoder.out.weight")
+    first.refresh()
+    found = facts(first)
+    assert found["shape"] == "(40, 16)"
+    assert found["dtype"] == "float32"
+    assert visible_numbers(found["bytes"]) == "2.6 kB (2 560)"
+    assert found["tied to"] == "embed.weight"
+    stats = cs.inspect("a.pth", stats=True).stats
+    assert stats is not None
+    assert stats["decoder.out.weight"] is not None
+    assert float(found["mean"]) == pytest.approx(stats["decoder.out.weight"].mean, rel=1e-3)
+    assert float(found["deviation"]) == pytest.approx(stats["decoder.out.weight"].std, rel=1e-3)
+    assert first.execute_script("return document.querySelectorAll('#panel .bin').length") == 32
+
+
+def test_search_finds_words_anywhere(first: Chrome, press: Press) -> None:
+    keys = list(network())
+    wanted = [key for key in keys if "norm" in key and "11" in key]
+    assert look_for(first, "NORM 11").startswith(f"{len(wanted)} of {len(keys)} tensors")
+    assert rows(first) == ["encoder", "layers", "11", "norm", "weight"]
+    press("ENTER", within="#text")
+    assert selected(first) == wanted[0]
+    press("ESCAPE", "ESCAPE", within="#text")
+    assert len(rows(first)) > 5
+    assert text(first, "#found").startswith(f"{len(keys)} tensors")
+
+
+@pytest.mark.parametrize(
+    "pattern", ["encoder", "**.bias", "encoder.layers.{0..3}.*.weight", "re:.*[05]\\.attn.*", "nothing"]
+)
+def test_the_filter_means_what_include_means(first: Chrome, pattern: str) -> None:
+    hits = [key for key in network() if KeyPattern(pattern).matches(key)]
+    assert look_for(first, pattern, pattern=True).startswith(f"{len(hits)} of {len(network())} tensors")
+
+
+def test_a_wrong_pattern_is_said_to_be_wrong(first: Chrome) -> None:
+    with pytest.raises(cs.PatternError) as caught:
+        KeyPattern("layers.[a")
+    assert caught.value.hint in str(caught.value)
+    assert look_for(first, "layers.[a", pattern=True) == str(caught.value)
+
+
+def test_a_pattern_that_finds_nothing_offers_the_one_that_does(first: Chrome) -> None:
+    assert "**.bias finds 13" in look_for(first, "bias", pattern=True)
+    click(first, "#found button")
+    assert text(first, "#found").startswith("13 of ")
+
+
+def test_kinds_of_tensors_are_chosen_in_the_legend(first: Chrome, press: Press) -> None:
+    press("c", within="#tree")
+    assert text(first, "#colouring") == "colour: dtype"
+    chips = {
+        chip.split("\n")[0]: chip
+        for chip in first.execute_script("return [...document.querySelectorAll('.chip')].map((one) => one.innerText)")
+    }
+    assert chips.keys() == {"float32", "float16", "int64"}
+    first.execute_script(
+        "[...document.querySelectorAll('.chip')].find((one) => one.innerText.includes('int64')).click()"
+    )
+    assert text(first, "#found").startswith("1 of ")
+    assert rows(first) == ["steps"]
+
+
+def test_sizes_are_parameters_or_bytes(first: Chrome, press: Press) -> None:
+    found = cs.inspect("a.pth")
+    assert human_count(found.parameters) in text(first, "#found")
+    press("m", within="#tree")
+    assert text(first, "#metric") == "by bytes"
+    assert human_bytes(found.nbytes) in text(first, "#found")
+
+
+def test_the_map_has_every_part_where_it_is_shown(first: Chrome, press: Press) -> None:
+    """A tensor under the cursor is the one in the panel; a module fills the map by Enter, and gives it back."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    canvas = first.find_element("id", "canvas")
+    seen = set()
+    width, height = canvas.size["width"], canvas.size["height"]
+    for x in range(-width // 2 + 12, width // 2 - 12, width // 9):
+        for y in range(-height // 2 + 24, height // 2 - 8, height // 7):
+            ActionChains(first, duration=0).move_to_element_with_offset(canvas, x, y).perform()
+            seen.add(selected(first))
+    assert {"embed.weight"} < seen
+    assert len([key for key in seen if key.startswith("encoder.layers")]) > 5
+    press("HOME", "ARROW_DOWN", "ARROW_DOWN", "ENTER", within="#tree")
+    assert text(first, "#path") == "all / encoder"
+    press("BACKSPACE", within="#tree")
+    assert text(first, "#path") == "all"
+
+
+def test_light_and_dark_are_a_key_apart(first: Chrome, press: Press) -> None:
+    colour = "return getComputedStyle(document.body).backgroundColor"
+    before = first.execute_script(colour)
+    press("t", within="#tree")
+    assert first.execute_script(colour) != before
+    press("t", within="#tree")
+    assert first.execute_script(colour) == before
+
+
+def test_two_sources_show_what_differs(browser: Chrome) -> None:
+    torch.save(network(), "a.pth")
+    save_file(changed(network()), "b.safetensors")
+    show(browser, cs.view("a.pth", "b.safetensors"))
+    chips = browser.execute_script(
+        "return [...document.querySelectorAll('.chip')].map((one) => one.innerText.split('\\n'))"
+    )
+    ones = dict.fromkeys(("changed", "retyped", "reshaped", "renamed", "added", "removed"), 1)
+    assert {name: int(number) for name, number in chips} == {"same": len(network()) - 5, **ones}
+    look_for(browser, "encoder.layers.3.attn.weight", pattern=True)
+    browser.execute_script("document.querySelector('#find').requestSubmit()")
+    found = facts(browser)
+    assert found["state"] == "changed"
+    assert float(found["max abs"]) == pytest.approx(0.01, rel=1e-3)
+    for key, name, said in (
+        ("body.norm.weight", "was called", "encoder.layers.10.attn.weight"),
+        ("encoder.layers.4.attn.bias", "was", "(16) float32"),
+        ("decoder.out.bias", "was", "(40) float16"),
+    ):
+        look_for(browser, key, pattern=True)
+        browser.execute_script("document.querySelector('#find').requestSubmit()")
+        assert facts(browser)[name] == said
+
+
+def test_an_output_of_ours_says_from_where_and_by_which_rule(browser: Chrome) -> None:
+    show(browser, cs.view(output()))
+    look_for(browser, "body.norm.weight", pattern=True)
+    browser.execute_script("document.querySelector('#find').requestSubmit()")
+    found = facts(browser)
+    assert found["class"] == "copied"
+    assert found["from"] == "encoder.layers.10.attn.weight of source.pth"
+    assert found["rule"] == "--map encoder.layers.10.attn=body.norm"
+    look_for(browser, "encoder.layers.0.attn.weight", pattern=True)
+    browser.execute_script("document.querySelector('#find').requestSubmit()")
+    assert facts(browser)["because"] == "reinit"
+    click(browser, "#tab-receipt")
+    counts = cs.transplant(
+        "source.pth", "dst.yaml", map=["encoder.layers.10.attn=body.norm"], on_mismatch={"encoder": "pad"},
+        reinit=["encoder.layers.0"],
+    ).counts  # fmt: skip
+    table = browser.execute_script(
+        "return [...document.querySelectorAll('#receipt tr')].map((row) => [...row.children].map((one) => one.innerText))"
+    )
+    assert dict(zip(table[0][1:-2], map(int, table[-1][1:-2]), strict=True)) == counts
+    click(browser, "#receipt tbody button")
+    assert browser.execute_script("return document.querySelector('#network').hidden") is False
+
+
+@pytest.mark.parametrize("place", ["page", "difference", "receipt", "run"])
+def test_no_name_is_more_than_a_name(browser: Chrome, place: str) -> None:
+    """Whatever keys, files and figures are called, no element and no script comes of it."""
+    show(browser, hostile(place))
+    for tab in browser.find_elements("css selector", "#tabs button"):
+        tab.click()
+    click(browser, "#tab-network")
+    for key in filter(None, HOSTILE):
+        assert " of " in look_for(browser, key)
+        browser.execute_script("document.querySelector('#find').requestSubmit()")
+        look_for(browser, key, pattern=True)
+    click(browser, "#colouring", times=5)
+    assert browser.execute_script("return window.broken") is None
+    assert browser.execute_script("return ({}).polluted") is None
+    made = browser.execute_script(
+        "return [...document.querySelectorAll('img, script, iframe, b, object, a, style')].map((one) => one.tagName)"
+    )
+    assert sorted(made) == ["SCRIPT", "SCRIPT", "STYLE"]
+
+
+def hostile(place: str) -> cs.Page:
+    write_empty("</title><script>window.broken=9< script>.safetensors".replace("/", "\u2215"), HOSTILE)
+    path = next(str(one) for one in Path.cwd().iterdir() if one.suffix == ".safetensors")
+    if place == "page":
+        return cs.view(path, stats=True)
+    if place == "difference":
+        write_empty("other.safetensors", [key for key in HOSTILE[::2] if key] + ["<i>new</i>"])
+        return cs.view(path, "other.safetensors")
+    if place == "receipt":
+        cs.apply(cs.rename(path, map=["a=<u>renamed<\\/u>"]), "out.safetensors")
+        return cs.view("out.safetensors")
+    words = HOSTILE[2]
+    Path("run/last").mkdir(parents=True)
+    cs.apply(cs.filter(path, include=["**"]), "run/best.safetensors")
+    for name, data in (
+        ("lineage.json", {"init": {"path": words}, "seed": 1, "device": words, "processes": 2}),
+        ("result.json", {"ok": False, "ended": words, "step": words, "steps": 1, "task": words, "metric": words, "best": 1.0, "best_step": words, "test": {words: 1.0}, "notes": [words], "controls": {"verdict": words, "decided_on": words, "metric": words, "steps": words, "seeds": 1, "arms": [{"name": words, "frozen": True, "values": [1.0]}]}}),
+        ("checks.json", {"checks": [{"name": words, "status": words, "says": words, "when": "before"}, {"name": words, "status": "FAIL", "says": words, "when": "after"}]}),
+    ):  # fmt: skip
+        Path("run", name).write_text(json.dumps(data))
+    Path("run/log.jsonl").write_text(
+        '{"step": 1, "loss": 1.0, "grad_norm": 1.0, "lr": {"<img src=x onerror=window.broken=8>": 1.0}}\n{"step": 2, "dev": {"<b>cer</b>": 0.5}}\n'
+    )
+    return cs.view("run")
+
+
+def test_names_are_spelled_as_in_the_terminal(browser: Chrome) -> None:
+    keys = [key.replace(".", "_") for key in HOSTILE if len(key) < 300]
+    write_empty("h.safetensors", list(dict.fromkeys(keys)))
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 1200, "height": 3000, "deviceScaleFactor": 1, "mobile": False}
+    )
+    show(browser, page := cs.view("h.safetensors"))
+    assert rows(browser) == [escape(key) if key.strip() else f'"{escape(key)}"' for key in keys_of(page)]
+
+
+def test_a_tree_of_ninety_two_thousand_tensors_is_drawn_in_parts(browser: Chrome, press: Press) -> None:
+    keys = [f"model.layers.{i}.mlp.experts.{j}.{name}.weight" for i in range(60) for j in range(512) for name in "gud"]
+    write_empty("big.safetensors", keys)
+    show(browser, cs.view("big.safetensors"))
+    assert visible_numbers(look_for(browser, "**", pattern=True)).startswith("92 160 of 92 160 tensors")
+    press("END", "*", "END", within="#tree")
+    assert browser.execute_script("return document.querySelectorAll('*').length") < 3000
+    hits = sum(KeyPattern("**.experts.{7..9}.u").matches(key) for key in keys)
+    assert look_for(browser, "**.experts.{7..9}.u", pattern=True).startswith(f"{hits} of ")
+    assert len(rows(browser)) < 100
+    press("END", within="#tree")
+    assert selected(browser).startswith("model.layers.")
+
+
+def test_an_address_leads_to_its_tensor(first: Chrome) -> None:
+    first.get(f"{first.current_url}#encoder.layers.7.norm.weight")
+    first.refresh()
+    assert selected(first) == "encoder.layers.7.norm.weight"
+    assert "norm" in rows(first)
+    for odd in ("#%E0%A4%A", "#nothing.here", "#"):
+        first.get(f"{first.current_url.partition('#')[0]}{odd}")
+        first.refresh()
+        assert rows(first)
+
+
+class Heard(BaseHTTPRequestHandler):
+    """A server that nobody should ask."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def nearby() -> Iterator[str]:
+    """The address of a server on this machine."""
+    Heard.asked.clear()
+    server = HTTPServer(("127.0.0.1", 0), Heard)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_nothing_leaves_the_page(first: Chrome, nearby: str) -> None:
+    """It loads nothing, and its policy would not let it."""
+    assert first.execute_script("return performance.getEntriesByType('resource').length") == 0
+    script = """
+    const done = arguments[1];
+    const image = new Image();
+    image.src = arguments[0] + 'image';
+    document.body.append(image);
+    fetch(arguments[0] + 'fetch').then(() => done('fetched'), () => setTimeout(() => done('refused'), 300))"""
+    assert first.execute_async_script(script, nearby) == "refused"
+    assert Heard.asked == []
+    assert len(first.get_log("browser")) >= 1  # what the policy says of these
