@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 
 ORACLES := espnet speechbrain tensorflow mfcc mergekit peft
 
-.PHONY: help demo test test-browser test-gpu test-faults fuzz check docs bench oracle format clean
+.PHONY: help demo test test-browser test-gpu test-faults fuzz check docs reference bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -55,7 +55,10 @@ check: $(STAMP)  ## format, lint, types, documentation, architecture
 	$(BIN)/python -m pytest -q tests/test_documentation.py tests/test_architecture.py
 
 docs: $(STAMP)  ## build the documentation into site/, strictly
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+reference: $(STAMP)  ## make the pages and pictures that come out of the program anew
+	$(BIN)/python -m fixtures.reference
 
 bench: $(STAMP)  ## measure against cp, torch and import torch, side by side
 	$(BIN)/python -m tests.bench

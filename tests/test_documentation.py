@@ -91,7 +91,7 @@ def test_the_commands_of_a_howto_run(page: Path, ckpt: Run) -> None:
     text = page.read_text()
     torch.manual_seed(0)
     exec(re.search(r"```python\n(.*?)```", text, re.S)[1], {})  # type: ignore[index]  # noqa: S102 - our own page
-    for name, code in re.findall(r"^```\w+ (\S+\.\w+)\n(.*?)```", text, re.S | re.M):
+    for name, code in re.findall(r'^```\w+ title="(\S+\.\w+)"\n(.*?)```', text, re.S | re.M):
         Path(name).write_text(code)
     commands = re.findall(r"^    \$ (ckpt|torchrun) (.*)$", text, re.M)
     assert commands

@@ -49,6 +49,11 @@ def training_checkpoint(path: str, vocab: int = 33) -> Speech:
 
 @pytest.fixture
 def files() -> Speech:
+    return speech_files()
+
+
+def speech_files() -> Speech:
+    """Write a checkpoint and a destination with a larger vocabulary; the picture in the README is of them too."""
     net = training_checkpoint("best.pth")
     rows = []
     for key, value in Speech(40).state_dict().items():
