@@ -23,7 +23,7 @@ class Hanging:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         start = self._label.cell_len
         first, *more = hanging(self._text, options.max_width, first=start, rest=start)
-        line = self._label.copy()
+        line = Text().append_text(self._label)  # of a copy the label's colour would be that of the whole line
         line.append_text(first[start:])
         line.rstrip()
         yield line
@@ -37,7 +37,7 @@ class Spread:
         self._label, self._words = label, [word if isinstance(word, Text) else Text(word) for word in words]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        line, start = self._label.copy(), self._label.cell_len
+        line, start = Text().append_text(self._label), self._label.cell_len
         for number, word in enumerate(self._words):
             between = "  " if line.cell_len > start else ""
             if number and line.cell_len + len(between) + word.cell_len > options.max_width:

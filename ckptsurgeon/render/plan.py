@@ -155,7 +155,7 @@ def _bar(share: float | None, remark: str) -> Text:
     if share is None:
         return Text(remark, "dim")
     filled = min(BAR, max(round(share * BAR), 1 if share else 0))
-    bar = Text("#" * filled, "green")
+    bar = Text().append("#" * filled, "green")
     bar.append("." * (BAR - filled), "dim")
     bar.append(f" {_percent(share):>5}")
     if remark:

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from ckptsurgeon.plan import Plan, PlanSource, PlanTarget, Step
-from ckptsurgeon.render.plan import plan_lines, plan_view
+from ckptsurgeon.render.notes import Hanging
+from ckptsurgeon.render.plan import _bar, plan_lines, plan_view
 
 
 def copied(key: str, size: int = 1) -> Step:
@@ -94,3 +96,13 @@ def test_a_source_s_key_is_said_where_it_is_another() -> None:
 @pytest.mark.parametrize("key", ["..", ".", ".a"])
 def test_a_row_has_a_name_where_a_key_begins_with_a_dot(key: str) -> None:
     assert [line.split()[0] for line in shown(copied(key), copied("a..b"))[1:]] == [key, "a", "total"]
+
+
+def test_the_colour_of_a_label_or_bar_ends_with_it() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", width=60)
+    console.print(Hanging(Text("  not used  ", "yellow"), "a.weight, b.weight"))
+    console.print(_bar(0.5, "excluded by --exclude x"))
+    label, bar = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert label == "\x1b[33m  not used  \x1b[0ma.weight, b.weight"
+    assert "\x1b[32m######\x1b[0m" in bar
+    assert "\x1b[2m  excluded by --exclude x\x1b[0m" in bar
