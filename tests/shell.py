@@ -21,7 +21,7 @@ def left_out(command: str) -> bool:
 def installed(root: Path) -> dict[str, str]:
     """Return an environment in which ``ckpt`` is the program of this checkout, as after installing it."""
     program = Path("bin/ckpt").absolute()
-    program.parent.mkdir()
+    program.parent.mkdir(exist_ok=True)
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ckptsurgeon "$@"\n')
     program.chmod(0o755)
     own = {"PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}

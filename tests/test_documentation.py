@@ -11,7 +11,7 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,18 @@ from ckptsurgeon.keys import KeyPattern
 from ckptsurgeon.policies import MISMATCH_POLICIES
 from ckptsurgeon.registry import modules
 
+from fixtures.reference.pictures import COMMANDS
+
+from .cli.conftest import speech_files
 from .conftest import Result
+from .shell import installed, left_out
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 HOWTO = ROOT / "docs" / "howto"
+RUN = sorted([*HOWTO.glob("*.md"), *(ROOT / f"docs/explanation/{name}.md" for name in ("plans", "seeds", "ties"))])
+"""Pages that begin with the Python that makes their files, and have commands."""
 
 Run = Callable[..., Any]
 
@@ -85,8 +91,8 @@ def has_tests(path: Path) -> bool:
     return any(isinstance(one, ast.FunctionDef) and one.name.startswith("test_") for one in found)
 
 
-@pytest.mark.parametrize("page", sorted(HOWTO.glob("*.md")), ids=lambda page: page.stem)
-def test_the_commands_of_a_howto_run(page: Path, ckpt: Run) -> None:
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_the_commands_of_a_page_run(page: Path, ckpt: Run) -> None:
     """Each begins with the Python that makes its files; then every command of it is run, in order."""
     text = page.read_text()
     torch.manual_seed(0)
@@ -118,23 +124,75 @@ def test_every_verb_has_a_howto_or_a_page() -> None:
         assert f"ckpt {verb}" in told, verb
 
 
-def test_the_table_of_exit_codes_has_every_error() -> None:
-    codes = {code for row in table(README, "| exit |") for code in re.findall(r"\d+", row[0])}
-    errors = [getattr(cs, name) for name in cs.__all__ if name.endswith("Error")]
-    assert codes == {str(error.exit_code) for error in errors} | {"0", "70", "130", "143"}
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
 
 
-def test_the_output_that_the_readme_shows_is_what_is_printed() -> None:
-    shown = re.search(r"^    \$ ckpt transplant.*?next: ckpt verify[^\n]*\n", README, re.M | re.S)
-    golden = (ROOT / "tests/cli/golden/transplant-120.txt").read_text()
-    assert shown
-    assert [line.strip() for line in shown[0].splitlines()[1:]] == [line.strip() for line in golden.splitlines()]
+def test_the_picture_of_the_readme_is_of_commands_that_it_names() -> None:
+    shown = re.findall(r'(?:src|srcset)="(docs/images/[^"]+)"', README)
+    assert sorted(shown) == [f"docs/images/transplant-{name}.svg" for name in ("dark", "light")]
+    assert all(f"    $ {command}" in README for command in COMMANDS)
+
+
+def test_the_commands_of_the_readme_run() -> None:
+    """Those that install, and make itself, are left out; they are what runs this."""
+    commands = re.findall(r"^    (?:\$ )?((?:ckpt|make|pip|python3|git) .*?)(?: *#.*)?$", README, re.M)
+    assert [command for command in commands if left_out(command)] == ["make demo", "make test"]
+    speech_files()
+    for command in commands:
+        if not left_out(command):
+            done = subprocess.run(["bash", "-c", command], env=installed(ROOT), capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, (command, done.stdout + done.stderr)
+
+
+def test_the_benchmarks_of_the_readme_are_those_of_their_page() -> None:
+    page = (ROOT / "docs/benchmarks.md").read_text()
+    section = README[README.index("## Benchmarks") : README.index("## Limits")]
+    rows = re.findall(r"^\| .*\d x .*|^\| .* MB .*", section, re.M)
+    assert len(rows) == 5
+    assert all(row in page for row in rows)
+    said = " ".join(section.split())
+    for commit in re.findall(r"commit ([0-9a-f]{7})", said):
+        assert re.search(rf"2026-11-20, commit {commit}", page), commit
+    for command in quoted(said[: said.index("|")]):
+        assert command.startswith("make ") or command in page, command
+
+
+NAV = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+
+
+def places(node: Any) -> Iterator[str]:
+    """The pages of a part of the site's contents."""
+    if isinstance(node, str):
+        yield node
+    for one in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from places(one)
+
+
+def test_every_page_is_in_the_contents_of_the_site() -> None:
+    assert sorted(places(NAV)) == sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES[1:])
+
+
+@pytest.mark.parametrize("toolkit", ["espnet", "coqui", "speechbrain", "transformers", "mergekit"])
+def test_every_toolkit_that_people_come_from_has_a_howto(toolkit: str) -> None:
+    assert f"howto/{toolkit}.md" in list(places(next(part["Coming from"] for part in NAV if "Coming from" in part)))
+
+
+@pytest.mark.parametrize("page", sorted(HOWTO.glob("*.md")), ids=lambda page: page.stem)
+def test_a_howto_opens_with_its_task(page: Path) -> None:
+    """The first paragraph is a sentence about what one wants, before any code or table."""
+    first = page.read_text().split("\n\n")[1]
+    assert re.match(r"[A-Z`\[(]", first), first
+    assert not first.startswith(("```", "    ", "|", "#")), first
+    assert re.search(r"[.:](\s|$)", first), first
 
 
 def test_links_and_paths_lead_somewhere() -> None:
     for page in PAGES:
         text = page.read_text()
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (page.parent / link).exists(), (page.name, link)
+        for link in re.findall(r'(?:src|srcset)="([^":]+)"', text):
             assert (page.parent / link).exists(), (page.name, link)
         for path in re.findall(r"`((?:tests|ckptsurgeon|fixtures)/[\w./]+)`", text):
             assert (ROOT / path).exists(), (page.name, path)
