@@ -35,7 +35,9 @@ def shows(printed: str, shown: str, *, loose: bool = False) -> bool:
     A line of ``…`` stands for any lines, ``…`` in a line for anything. ``loose`` takes any number for any other.
     """
     lines = "\n".join(_pattern(line, loose) for line in shown.splitlines())
-    lines = lines.replace("\n<any>\n", "\n(?:.*\n)*?").replace("<any>\n", "(?:.*\n)*?").replace("\n<any>", "\n(?:.*\n?)*?")
+    lines = (
+        lines.replace("\n<any>\n", "\n(?:.*\n)*?").replace("<any>\n", "(?:.*\n)*?").replace("\n<any>", "\n(?:.*\n?)*?")
+    )
     text = "\n".join(_plain(line, loose) for line in printed.splitlines())
     return re.fullmatch(lines, text) is not None
 

@@ -24,7 +24,6 @@ import ckptsurgeon as cs
 from ckptsurgeon.keys import KeyPattern
 from ckptsurgeon.policies import MISMATCH_POLICIES
 from ckptsurgeon.registry import modules
-
 from fixtures.reference.pictures import COMMANDS
 
 from .cli.conftest import speech_files
@@ -141,7 +140,9 @@ def test_the_commands_of_the_readme_run() -> None:
     speech_files()
     for command in commands:
         if not left_out(command):
-            done = subprocess.run(["bash", "-c", command], env=installed(ROOT), capture_output=True, text=True, timeout=120)
+            done = subprocess.run(
+                ["bash", "-c", command], env=installed(ROOT), capture_output=True, text=True, timeout=120
+            )
             assert done.returncode == 0, (command, done.stdout + done.stderr)
 
 

@@ -107,7 +107,9 @@ def make_files() -> None:
     state = {f"layers.{i}.{name}": torch.full((2, 3), float(i)) for i in range(2) for name in ("q", "k")}
     state |= {"norm": torch.ones(4), "odd": torch.tensor([1.0, float("nan")])}
     save_file(state, "a.safetensors", metadata={"who": "me"})
-    save_file({**state, "norm": torch.ones(4).half(), "layers.0.q": torch.ones(3, 2), "new": torch.ones(1)}, "b.safetensors")
+    save_file(
+        {**state, "norm": torch.ones(4).half(), "layers.0.q": torch.ones(3, 2), "new": torch.ones(1)}, "b.safetensors"
+    )
     save_file({**state, "norm": torch.full((4,), 1.001)}, "c.safetensors")
     torch.save({"model": state, "model_ema": state, "epoch": 3, "who": torch.nn.Identity()}, "a.pth")
     tied = torch.ones(4, 2)
@@ -133,7 +135,9 @@ def make_files() -> None:
     save_file({"up.weight": torch.zeros(4, 4)}, "plain.safetensors")
     saved("bert", BERT, "BertForMaskedLM")
     Path("bert/tokenizer_config.json").write_text("{}")
-    Path("my_task.py").write_text(re.findall(r"```python\n(import torch.*?)```", (DOCS / "train.md").read_text(), re.S)[0])
+    Path("my_task.py").write_text(
+        re.findall(r"```python\n(import torch.*?)```", (DOCS / "train.md").read_text(), re.S)[0]
+    )
     train = {"task": "my_task.py:Doubling", "steps": 4, "evaluate_every": 4, "batch_size": 8}
     model = {"_target_": "torch.nn.Linear", "in_features": 4, "out_features": 4}
     Path("train.yaml").write_text(json.dumps({"model": model, "train": train}))

@@ -14,8 +14,12 @@ import ckptsurgeon as cs
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md"))
-LOADED = re.compile(r"<(?:script|img|source|iframe|video|audio|embed|object|input)\b[^>]*?(?:src|srcset|data)=[\"']?(\S+?)[\"' >]")
-LINKED = re.compile(r"<link\b(?=[^>]*rel=[\"']?(?:stylesheet|icon|preconnect|preload|dns-prefetch|manifest))[^>]*href=[\"']?(\S+?)[\"' >]")
+LOADED = re.compile(
+    r"<(?:script|img|source|iframe|video|audio|embed|object|input)\b[^>]*?(?:src|srcset|data)=[\"']?(\S+?)[\"' >]"
+)
+LINKED = re.compile(
+    r"<link\b(?=[^>]*rel=[\"']?(?:stylesheet|icon|preconnect|preload|dns-prefetch|manifest))[^>]*href=[\"']?(\S+?)[\"' >]"
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,4 +59,7 @@ def test_the_python_reference_has_signatures_and_docstrings(site: Path) -> None:
 
 def test_both_colours_follow_the_system(site: Path) -> None:
     text = (site / "index.html").read_text()
-    assert all(f'data-md-color-media="(prefers-color-scheme: {name})"' in text.replace("=(", '="(') for name in ("light", "dark"))
+    assert all(
+        f'data-md-color-media="(prefers-color-scheme: {name})"' in text.replace("=(", '="(')
+        for name in ("light", "dark")
+    )

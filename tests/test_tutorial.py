@@ -29,7 +29,9 @@ class Part:
 
 
 def parts() -> Iterator[Part]:
-    found = re.findall(r"^```sh\n(.*?)^```\n(?:\n^```text( title=\"figures differ\")?\n(.*?)^```\n)?", PAGE, re.S | re.M)
+    found = re.findall(
+        r"^```sh\n(.*?)^```\n(?:\n^```text( title=\"figures differ\")?\n(.*?)^```\n)?", PAGE, re.S | re.M
+    )
     for commands, loose, shown in found:
         yield Part(tuple(commands.splitlines()), shown, bool(loose))
 

@@ -20,7 +20,11 @@ class MergeMethods:
 
     def to_json(self) -> dict[str, Any]:
         """Return them as plain data."""
-        return {"kind": "ckpt.merge_methods", "version": 1, "methods": [_method_json(one) for one in self.methods.values()]}
+        return {
+            "kind": "ckpt.merge_methods",
+            "version": 1,
+            "methods": [_method_json(one) for one in self.methods.values()],
+        }
 
 
 def _method_json(method: Method) -> dict[str, Any]:
