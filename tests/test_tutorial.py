@@ -41,6 +41,17 @@ def test_every_block_of_the_tutorial_is_run_or_compared() -> None:
     assert len(re.findall("^```", PAGE, re.M)) == 2 * len(re.findall("^```(?:sh|text)", PAGE, re.M))
 
 
+def test_the_explanation_of_warm_starts_has_the_figures_of_the_tutorial() -> None:
+    told = (ROOT / "docs/explanation/warm-starts.md").read_text()
+    rows = re.findall(r"^  (warm|scratch|permuted) +(.*?\))  +(.*?\))$", PAGE, re.M)
+    assert [name for name, *_ in rows] == ["warm", "scratch", "permuted"]
+    for name, frozen, whole in rows:
+        assert re.search(rf"^\| {name}: .*\| {re.escape(frozen)} \| {re.escape(whole)} \|$", told, re.M), name
+    warm, scratch, permuted = (float(whole.split()[0]) for *_, whole in rows)
+    assert round(10 * (scratch - permuted) / (scratch - warm)) == 7
+    assert "that is seven tenths" in told
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_tutorial_ends_in_a_trained_model() -> None:
