@@ -53,6 +53,7 @@ def test_the_pictures_are_what_the_commands_print() -> None:
 
 def test_nothing_else_lies_among_what_is_made() -> None:
     made = {*PAGES, *(f"images/{name}.svg" for name in ("transplant-light", "transplant-dark"))}
+    made |= {"images/view-light.png", "images/view-dark.png"}  # of a browser, which draws no two alike
     there = {f"{folder}/{path.name}" for folder in ("reference", "images") for path in (DOCS / folder).glob("*.*")}
     assert there == made
 
@@ -163,6 +164,7 @@ def commands() -> Iterator[list[str]]:
     yield ["convert", "a.pth", "--keep-extras", "-n"]
     yield ["verify", "made.safetensors"]
     yield ["verify", "a.safetensors"]
+    yield ["view", "a.pth", "-o", "a.html"]
     yield ["scan", "a.pth"]
     yield ["scan", "broken.pkl"]
     yield ["scan", "cut.pkl"]
