@@ -20,7 +20,10 @@ BLOCK = 1 << 18
 
 @dataclass(frozen=True)
 class Stats:
-    """Statistics over the finite values; ``std`` is the population's. Counts are of elements."""
+    """Statistics over the finite values; ``std`` is the population's. Counts are of elements.
+
+    A figure is None where there are no finite values, or where it is beyond float64.
+    """
 
     mean: float | None
     std: float | None
@@ -52,13 +55,18 @@ def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
         zeros += int(np.count_nonzero(finite == 0))
         low, high = min(low, float(finite.min())), max(high, float(finite.max()))
         # Chan, Golub and LeVeque (1983): means and squared deviations of two groups combined
-        size, group = finite.size, float(finite.mean())
-        delta, total = group - mean, number + finite.size
-        squares += float(((finite - group) ** 2).sum()) + delta**2 * number * size / total
-        mean, number = mean + delta * size / total, total
+        with np.errstate(over="ignore", invalid="ignore"):
+            size, group = finite.size, float(finite.mean())
+            delta, total = group - mean, number + finite.size
+            squares += float(((finite - group) ** 2).sum()) + float(np.float64(delta) ** 2 * number * size / total)
+            mean, number = mean + delta * size / total, total
     if not number:
         return Stats(None, None, None, None, zeros, nan, inf)
-    return Stats(mean, math.sqrt(squares / number), low, high, zeros, nan, inf)
+    return Stats(_known(mean), _known(math.sqrt(squares / number)), low, high, zeros, nan, inf)
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def as_float64(values: Array, dtype: str) -> Array:

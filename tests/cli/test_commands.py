@@ -274,6 +274,13 @@ def test_depth_sort_include_and_stats(files: object, ckpt: Run) -> None:
     assert f"{weight.mean().item():.4g}" in done.out
 
 
+def test_figures_beyond_float64_are_none_and_not_a_warning(ckpt: Run) -> None:
+    torch.save({"w": torch.tensor([1e308, -1e308, 1e308], dtype=torch.float64)}, "far.pth")
+    done = ckpt("inspect", "far.pth", "--stats", "--json")
+    (tensor,) = json.loads(done.out)["tensors"]
+    assert (done.code, done.err, tensor["stats"]["std"], tensor["stats"]["max"]) == (0, "", None, 1e308)
+
+
 def test_stats_are_those_of_torch(files: object) -> None:
     values = torch.randn(1000, 300) * 3 + 5
     values[0, :3] = torch.tensor([float("nan"), float("inf"), 0.0])
