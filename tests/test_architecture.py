@@ -14,6 +14,7 @@ ROOT = Path(ckptsurgeon.__file__).parent
 
 OPEN_TO_ALL = {
     "collection", "errors", "target", "tensors", "composition", "text", "jsontext", "yamltext", "lazy", "version",
+    "notebook",
 }  # fmt: skip
 
 # room: the rooms it may import. A room is a file or a folder of the package.
@@ -25,6 +26,7 @@ DOORS: dict[str, set[str]] = {
     "text": set(),
     "collection": set(),
     "lazy": set(),
+    "notebook": set(),
     "version": set(),
     "target": set(),
     "tensors": set(),
@@ -67,7 +69,7 @@ DOORS: dict[str, set[str]] = {
         "pages", "verification", "vocabulary",
     },
     "render": {
-        "merges", "plan", "inspection", "comparison", "explanation", "matching", "scanning", "pages", "trainer",
+        "merges", "plan", "checkpoint", "inspection", "comparison", "explanation", "matching", "scanning", "pages", "trainer",
     },
     "cli": {"api", "trainer", "render", "plan", "registry"},
     "trainer": {"api", "configs", "keys", "registry", "vocabulary", "plan", "recipe", "engine"},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint import Checkpoint, Extra
 from ..composition import leaves
 from ..keys import KeyMatcher, KeyPattern, unmatched
+from ..notebook import Shown
 from ..tensors import TensorInfo, alias_groups
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ __all__ = ["Inspection", "inspection_of"]
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Shown):
     """A checkpoint as its headers describe it. ``nbytes_files`` is the size of its files in bytes."""
 
     path: str

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..notebook import Shown
 from ..tensors import TensorInfo
 
 __all__ = ["Match", "Proposal"]
@@ -25,7 +26,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Proposal:
+class Proposal(Shown):
     """What of a source is what of a destination.
 
     ``names`` maps source keys to destination keys and ``rules`` are the ``--map`` rules that do so. ``ambiguous``

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import VerifyError
+from ..notebook import Shown
 from ..text import escape, listing
 
 __all__ = ["Failure", "Fit", "Receipt", "Verification"]
@@ -27,7 +28,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Receipt:
+class Receipt(Shown):
     """What was written. Sizes in bytes, ``elapsed_s`` in seconds; ``fits`` of factors that were extracted."""
 
     output: str
@@ -66,7 +67,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Shown):
     """What a verification found.
 
     ``compared`` tensors equal their sources bit for bit, ``drawn`` ones match the checksum that was recorded when

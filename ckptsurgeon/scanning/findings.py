@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from ..notebook import Shown
+
 __all__ = ["Fault", "Finding", "Scan", "Use", "Verdict"]
 
 
@@ -104,7 +106,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Scan:
+class Scan(Shown):
     """What reading a file or folder would do, judged without doing it. ``nbytes`` is the size of the files in bytes."""
 
     path: str

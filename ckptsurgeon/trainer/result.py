@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..notebook import Shown
 from .checks._check import FAIL, Check
 
 __all__ = ["Arm", "Controls", "Trained", "plain"]
@@ -45,7 +46,7 @@ class Controls:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(Shown):
     """What came of ``train``.
 
     ``ended``: done, patience, nonfinite, collapsed, lost (another process ended), a signal's name; '' checks only.
