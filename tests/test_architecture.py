@@ -65,11 +65,12 @@ DOORS: dict[str, set[str]] = {
     "pages": {"comparison", "inspection", "plan", "recipe"},
     "api": {
         "checkpoint", "comparison", "configs", "explanation", "fetching", "matching", "engine", "formats", "inspection",
-        "keys", "lora", "mergekit", "merges", "operations", "plan", "planners", "recipe", "scanning", "sources",
-        "pages", "verification", "vocabulary",
+        "keys", "lora", "mergekit", "merges", "operations", "pages", "plan", "planners", "policies", "recipe", "scanning",
+        "sources", "verification", "vocabulary",
     },
     "render": {
-        "merges", "plan", "checkpoint", "inspection", "comparison", "explanation", "matching", "scanning", "pages", "trainer",
+        "merges", "plan", "checkpoint", "inspection", "comparison", "explanation", "matching", "pages", "scanning",
+        "trainer",
     },
     "cli": {"api", "trainer", "render", "plan", "registry"},
     "trainer": {"api", "configs", "keys", "registry", "vocabulary", "plan", "recipe", "engine"},

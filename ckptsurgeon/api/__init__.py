@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from ..merges import Between, MergeMethods, PerModel, Slice, Tensors, merge_method
     from ..pages import Page
     from ..plan import Plan, Receipt, Step, Verification
+    from ..policies import MISMATCH_POLICIES
     from ..scanning import Fault, Finding, Scan, Use, Verdict
     from ..target import TargetSpec
     from ..tensors import TensorInfo
-    from .applying import apply, check_output
+    from .applying import apply, check_output, output_formats
     from .averaging import average
     from .comparing import diff
     from .editing import convert, filter, rename
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from .viewing import view
 
 __all__ = [
+    "MISMATCH_POLICIES",
     "RULESETS",
     "Between",
     "Checkpoint",
@@ -95,6 +97,7 @@ __all__ = [
     "merge",
     "merge_method",
     "open_checkpoint",
+    "output_formats",
     "rename",
     "scan",
     "transplant",
@@ -115,10 +118,11 @@ __getattr__ = lazy_names(
         "..matching": ("Proposal",),
         "..pages": ("Page",),
         "..plan": ("Plan", "Receipt", "Step", "Verification"),
+        "..policies": ("MISMATCH_POLICIES",),
         "..scanning": ("Fault", "Finding", "Scan", "Use", "Verdict"),
         "..target": ("TargetSpec",),
         "..tensors": ("TensorInfo",),
-        ".applying": ("apply", "check_output"),
+        ".applying": ("apply", "check_output", "output_formats"),
         ".averaging": ("average",),
         ".merging": ("list_methods", "merge"),
         "..merges": ("Between", "MergeMethods", "PerModel", "Slice", "Tensors", "merge_method"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..engine import OutputOptions
     from ..merges import Method
 
-__all__ = ["apply", "check_output"]
+__all__ = ["apply", "check_output", "output_formats"]
 
 
 @checked
@@ -98,6 +98,13 @@ def _loaded(plugin: Path) -> tuple[Method, ...]:
 
 def _nowhere() -> ConfigError:
     return ConfigError("it does not say where to write.", hint="Name the output with --output.")
+
+
+def output_formats() -> list[str]:
+    """Return the names of the formats that can be written, as ``to`` takes them."""
+    from ..formats import writers
+
+    return sorted(writers())
 
 
 def check_output(

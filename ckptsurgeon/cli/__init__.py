@@ -5,6 +5,7 @@ What reacts to signals is there before anything that takes time to import.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Without ``argv`` it is the whole program, which a signal may end from within.
     """
+    if argv is None and "_CKPT_COMPLETE" in os.environ:  # a shell asks what may come next
+        from .completion import run as complete
+
+        return complete()
     args = list(sys.argv[1:] if argv is None else argv)
     with stoppable("--json" in args, whole_program=argv is None):
         try:

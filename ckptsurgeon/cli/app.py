@@ -12,12 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from ..registry import modules
+from ..text import escape
 from ..version import __version__
+from . import completion
 from .command import Verb
 from .failing import failed
 from .streams import ReaderGoneError, guarded_streams
 
-__all__ = ["run"]
+__all__ = ["application", "run"]
 
 EXIT_CODES = """Exit status: 0 done; 1 the answer is no (differs, verification failed, scan found code); 2 usage,
 a pattern that matches nothing, a bad configuration; 3 an input is missing, corrupt or unsafe; 4 the plan is impossible;
@@ -29,6 +31,7 @@ ORDER = (
 )  # fmt: skip
 GROUPS = {"lora": "Low-rank adapters: merge them into their base, or extract one from what was tuned."}
 GLOBAL = ("--json", "-q", "--quiet", "-v", "--verbose")
+COMPLETION = ("--install-completion", "--show-completion")
 SIGPIPE = 141
 
 
@@ -59,7 +62,9 @@ def _few_collections() -> Iterator[None]:
 
 def _invoke(args: list[str], as_json: bool) -> int:
     """Parse and run. Not by the parser's own ``main``, which has exit codes of its own."""
-    command = typer.main.get_command(_app(as_json))
+    if args[-1:] and args[-1] in COMPLETION:
+        args.append("")  # the shell that runs this
+    command = typer.main.get_command(application(as_json=as_json))
     if not args:
         with command.make_context("ckpt", [], resilient_parsing=True) as context:
             sys.stderr.write(command.get_help(context) + "\n")
@@ -72,7 +77,8 @@ def _invoke(args: list[str], as_json: bool) -> int:
     return 0
 
 
-def _app(as_json: bool) -> typer.Typer:
+def application(*, as_json: bool) -> typer.Typer:
+    """Return all verbs and options, to be parsed by."""
     app = typer.Typer(
         name="ckpt",
         help="Put the weights of one network into another, and know exactly what happened.",
@@ -89,11 +95,42 @@ def _app(as_json: bool) -> typer.Typer:
             sys.stdout.write(f"{json.dumps(data) if as_json else f'ckpt {__version__}'}\n")
             raise typer.Exit
 
+    def show_completion(shell: str | None) -> None:
+        if shell is not None:
+            sys.stdout.write(completion.script(completion.shell_in_use(shell)))
+            raise typer.Exit
+
+    def install_completion(shell: str | None) -> None:
+        if shell is not None:
+            shell = completion.shell_in_use(shell)
+            path, start = completion.install(shell)
+            read = f", which {start} reads" if start else ""
+            sys.stdout.write(
+                f"wrote {escape(path)}{escape(read)}; it works in every {shell} that is started from now on\n"
+            )
+            raise typer.Exit
+
     @app.callback()
     def root(
         # no Annotated: typer looks names up in the module, and show_version is not there
         version: bool = typer.Option(
             False, "--version", callback=show_version, is_eager=True, help="Print the version."
+        ),
+        install: str | None = typer.Option(
+            None,
+            "--install-completion",
+            metavar="[bash|zsh|fish]",
+            callback=install_completion,
+            is_eager=True,
+            help="Complete verbs, options, files and keys with Tab, in this shell or the one that is named.",
+        ),
+        show: str | None = typer.Option(
+            None,
+            "--show-completion",
+            metavar="[bash|zsh|fish]",
+            callback=show_completion,
+            is_eager=True,
+            help="Print what --install-completion would write.",
         ),
         json: Annotated[bool, typer.Option("--json", hidden=True)] = False,
         quiet: Annotated[bool, typer.Option("-q", "--quiet", hidden=True)] = False,
