@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import os
+import subprocess
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from ckptsurgeon.trainer.checks import Check
 
 from .toy import init, source
 
-__all__ = ["cheap", "init", "source"]
+__all__ = ["another_process", "cheap", "init", "source"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,3 +33,39 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "checks_after", lambda *args, **options: [Check("cheap", "NOT RUN", "a test")])
     real = Log.__init__
     monkeypatch.setattr(Log, "__init__", lambda self, folder, step, **options: real(self, folder, step))
+
+
+@pytest.fixture
+def another_process() -> None:
+    """Let the check of what was saved start the process that it starts, which begins by importing torch."""
+
+
+@pytest.fixture(autouse=True)
+def _reopened_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process say what another would of saved weights, where a test does not ask for ``another_process``."""
+    if "another_process" not in request.fixturenames:
+        here = SimpleNamespace(run=_again, TimeoutExpired=subprocess.TimeoutExpired)
+        monkeypatch.setattr("ckptsurgeon.trainer.checks.reopened.subprocess", here)
+
+
+def _again(command: list[str], *, input: str, cwd: str | None, **_: Any) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m ckptsurgeon.trainer.again``, and leave the random state as it was."""
+    from ckptsurgeon.trainer import again
+    from ckptsurgeon.trainer.random_state import random_kept
+
+    assert command == [sys.executable, "-m", again.__name__]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        random_kept(),
+        chdir(cwd or os.curdir),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "stdin", io.StringIO(input))
+        try:
+            again.main()
+        except Exception as error:
+            err.write(f"{type(error).__name__}: {error}\n")
+            code = 1
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())

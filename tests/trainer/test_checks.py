@@ -434,6 +434,7 @@ class Forgetful:
         return self.source.read(seed, epoch, 0)
 
 
+@pytest.mark.usefixtures("another_process")
 def test_a_saved_file_that_another_process_reads_otherwise_fails() -> None:
     loop = toy.loop(folder="run", save_every=4)
     loop.run(until=4)

@@ -20,6 +20,7 @@ TOKENS = ["<pad>", "|", *"abcdefghijklmnopqrstuvwxyz'"]
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("another_process")
 def test_it_learns_and_its_body_trains_under_a_new_alphabet(ckpt: Callable[..., Any]) -> None:
     demo_data("demo", ["en"], n=1600)
     Path("net.json").write_text(json.dumps(MINIATURE))

@@ -31,6 +31,7 @@ def flat(text: str) -> str:
     return " ".join(text.split())
 
 
+@pytest.mark.usefixtures("another_process")
 def test_a_whole_run(ckpt: Run, init: str) -> None:
     """With nothing named: the one init here and its configuration."""
     done = ckpt("train", "--device", "cpu")
