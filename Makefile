@@ -52,7 +52,7 @@ check: $(STAMP)  ## format, lint, types, documentation, architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_documentation.py tests/test_architecture.py
+	$(BIN)/python -m pytest -q -m 'not long' tests/test_documentation.py tests/test_architecture.py
 
 docs: $(STAMP)  ## build the documentation into site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

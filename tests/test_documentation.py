@@ -90,7 +90,12 @@ def has_tests(path: Path) -> bool:
     return any(isinstance(one, ast.FunctionDef) and one.name.startswith("test_") for one in found)
 
 
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+LONG = ("processes", "wav2vec2")
+"""Pages whose commands train for half a minute: not for every commit (make check), and begun first."""
+RUNNING = [pytest.param(page, marks=pytest.mark.long if page.stem in LONG else (), id=page.stem) for page in RUN]
+
+
+@pytest.mark.parametrize("page", RUNNING)
 def test_the_commands_of_a_page_run(page: Path, ckpt: Run) -> None:
     """Each begins with the Python that makes its files; then every command of it is run, in order."""
     text = page.read_text()
