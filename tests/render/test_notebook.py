@@ -104,6 +104,12 @@ def save(path: str, *, head: int = 3, layers: int = 4) -> None:
     torch.save({**tensors, "head.weight": torch.ones(head)}, path)
 
 
+@pytest.fixture(autouse=True)
+def _as_wide_as_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no terminal is 100 columns wide, unless it is told otherwise."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def test_a_checkpoint_is_shown_as_by_inspect(ckpt: Run) -> None:
     save("src.pth")
     assert unspaced(shown(cs.open_checkpoint("src.pth"))) == unspaced(ckpt("inspect", "src.pth").out)
