@@ -28,8 +28,8 @@ demo: $(STAMP)  ## inspect, transplant and verify a real network
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-browser: $(STAMP)  ## run the tests of pages in a real browser (installs Debian's chromium where there is none; needs root for that)
-	@command -v chromium chromedriver >/dev/null || { apt-get update -qq && \
+test-browser: $(STAMP)  ## run the tests of pages in a browser (as root it installs Debian's chromium where there is none)
+	@{ command -v chromium && command -v chromedriver; } >/dev/null || { apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; }
 	$(BIN)/python -m pytest -m browser -n 2 tests/pages
 
