@@ -17,7 +17,7 @@ __all__ = ["page_html"]
 
 PROGRAM = (
     "words.js", "patterns.js", "model.js", "search.js", "colours.js", "treemap.js", "map.js", "tree.js", "charts.js",
-    "panel.js", "receipt.js", "run.js", "about.js", "app.js",
+    "panel.js", "finder.js", "network.js", "receipt.js", "run.js", "about.js", "app.js",
 )  # fmt: skip
 """In the order in which they build on each other."""
 

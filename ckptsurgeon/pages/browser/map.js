@@ -13,6 +13,7 @@ class NetworkMap {
     this.metric = "parameters";
     this.top = model.root;
     this.colouring = null;
+    this.picture = document.createElement("canvas");
     this.marked = null;
     this.boxes = [];
     this.ordered = new Map();
@@ -35,20 +36,32 @@ class NetworkMap {
 
   draw() {
     const { width, height } = this.canvas.getBoundingClientRect();
-    const ratio = window.devicePixelRatio || 1;
-    this.canvas.width = Math.round(width * ratio);
-    this.canvas.height = Math.round(height * ratio);
-    const pen = this.canvas.getContext("2d");
-    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    pen.font = FONT;
-    pen.textBaseline = "middle";
-    this.pen = pen;
+    this.pen = this.penOf(this.picture, width, height);
+    this.pen.font = FONT;
+    this.pen.textBaseline = "middle";
     this.ink = { text: styleColour("--ink"), head: styleColour("--raised"), deep: styleColour("--deep"), mark: styleColour("--mark") };
     this.fills = this.colouring.list.map(({ colour }) => styleColour(colour));
     this.boxes = [];
-    pen.clearRect(0, 0, width, height);
     this.place(this.top, 0, 0, width, height, true);
-    this.frame(this.marked);
+    this.show();
+  }
+
+  /** A pen for a canvas of a size, in pixels of the style. */
+  penOf(canvas, width, height) {
+    const ratio = window.devicePixelRatio || 1;
+    canvas.width = Math.max(1, Math.round(width * ratio));
+    canvas.height = Math.max(1, Math.round(height * ratio));
+    const pen = canvas.getContext("2d");
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    return pen;
+  }
+
+  /** Show the picture that was drawn, and mark a node in it. */
+  show() {
+    const { width, height } = this.canvas.getBoundingClientRect();
+    const pen = this.penOf(this.canvas, width, height);
+    if (width && height) pen.drawImage(this.picture, 0, 0, width, height);
+    this.frame(pen, this.marked);
   }
 
   /** The parts of a module, the largest first. */
@@ -132,21 +145,21 @@ class NetworkMap {
   }
 
   /** Draw a line around a node, or around the smallest module that is drawn of those around it. */
-  frame(node) {
+  frame(pen, node) {
     for (let at = node && this.alone(node); at !== null; at = at.parent) {
       const box = this.boxes.find(([one]) => one === at);
       if (!box) continue;
       const [, x, y, width, height] = box;
-      this.pen.strokeStyle = this.ink.mark;
-      this.pen.lineWidth = 2;
-      this.pen.strokeRect(x + 1, y + 1, Math.max(width - 2, 1), Math.max(height - 2, 1));
+      pen.strokeStyle = this.ink.mark;
+      pen.lineWidth = 2;
+      pen.strokeRect(x + 1, y + 1, Math.max(width - 2, 1), Math.max(height - 2, 1));
       return;
     }
   }
 
   mark(node) {
     this.marked = node;
-    this.redraw();
+    if (!this.waiting && this.pen) this.show();
   }
 
   /** The node at a point of the canvas, null for none. */

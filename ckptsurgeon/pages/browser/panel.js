@@ -1,8 +1,8 @@
 // What is known of the tensor or module under the cursor.
 
 class Panel {
-  constructor(box, model, app) {
-    Object.assign(this, { box, model, app });
+  constructor(box, model, network) {
+    Object.assign(this, { box, model, network });
     this.columns = model.difference ? sparseDifference(model.difference) : null;
     this.origins = model.receipt ? sparseReceipt(model.receipt) : null;
   }
@@ -21,13 +21,13 @@ class Panel {
     const key = this.model.keyOf(node);
     const title = el("h2", {}, nameElement(key || "the whole network", "bdi.key"));
     const copy = key ? el("button.small", { type: "button", title: "Copy the key", onclick: () => this.copy(key) }, "copy") : null;
-    const close = el("button.small.close", { type: "button", onclick: () => this.app.select(null) }, "close");
+    const close = el("button.small.close", { type: "button", onclick: () => this.network.select(null) }, "close");
     const head = el("div.panel-head", {}, title, copy, close);
     return [head, el("div.panel-body", {}, ...(node.isTensor ? this.tensor(node.row) : this.module(node)))];
   }
 
   async copy(key) {
-    await navigator.clipboard?.writeText(key).then(() => this.app.say("copied"), () => this.app.say("not allowed to copy"));
+    await navigator.clipboard?.writeText(key).then(() => this.network.finder.say("copied"), () => this.network.finder.say("not allowed to copy"));
   }
 
   tensor(row) {
@@ -49,7 +49,7 @@ class Panel {
   }
 
   link(row) {
-    return el("button.link", { type: "button", onclick: () => this.app.select(this.model.leaves[row]) }, nameElement(this.model.keys[row]));
+    return el("button.link", { type: "button", onclick: () => this.network.select(this.model.leaves[row]) }, nameElement(this.model.keys[row]));
   }
 
   values(row) {
@@ -106,7 +106,7 @@ class Panel {
   }
 
   module(node) {
-    const { model, app } = this;
+    const { model, network } = this;
     const [number, bytes, parameters] = [node.to - node.from, model.value(node, "bytes"), model.value(node, "parameters")];
     const whole = model.root;
     const facts = [
@@ -114,7 +114,7 @@ class Panel {
       ["parameters", `${countText(parameters)} ${percent(parameters, model.value(whole, "parameters"))}`],
       ["bytes", `${bytesText(bytes)} ${percent(bytes, model.value(whole, "bytes"))}`],
     ];
-    const { colouring } = app;
+    const { colouring } = network;
     const counts = new Map();
     for (let row = node.from; row < node.to; row++) counts.set(colouring.of[row], (counts.get(colouring.of[row]) ?? 0) + 1);
     const parts = [...counts].map(([category, times]) => [

@@ -1,6 +1,6 @@
 // The receipt of an output of ours: what was done, with what, and what came of it, module by module.
 
-function receiptView(model, app) {
+function receiptView(model, open) {
   const { receipt } = model;
   const facts = [["made by", `ckpt ${receipt.verb}, ckptsurgeon ${receipt.version}`]];
   receipt.sources.forEach(([name, path, role]) => facts.push([role, nameElement(name), ...(path !== name ? [" at ", nameElement(path)] : [])]));
@@ -10,7 +10,7 @@ function receiptView(model, app) {
     const [source, destination, size, rows, kept, moved, fresh, policy] = receipt.vocabulary;
     facts.push(["vocabulary", nameElement(source), ` (${size}) to `, nameElement(destination), ` (${rows}): ${kept} kept, ${moved} of them moved, ${fresh} new (${policy})`]);
   }
-  const parts = [section("What was done", factsOf(facts)), section("By module", classTable(model, app))];
+  const parts = [section("What was done", factsOf(facts)), section("By module", classTable(model, open))];
   if (receipt.arguments.length) parts.push(section("Arguments", factsOf(receipt.arguments.map(([name, value]) => [nameElement(name), el("code", {}, nameElement(value))]))));
   parts.push(longList("Not used of the sources", receipt.unexpected.map(([source, key]) => `${receipt.sources[source]?.[0] ?? source}: ${key}`)));
   parts.push(longList("In the recipe, and not in the file", receipt.gone));
@@ -18,7 +18,7 @@ function receiptView(model, app) {
 }
 
 /** A row for each module at the top: how many of its tensors are in each class, and how much came from sources. */
-function classTable(model, app) {
+function classTable(model, open) {
   const { receipt } = model;
   let top = model.root;
   while (top.children.length === 1 && !top.children[0].isTensor) top = top.children[0];
@@ -34,7 +34,7 @@ function classTable(model, app) {
       all += size;
       if (receipt.from[row] >= 0) from += size;
     }
-    const label = node === model.root ? "total" : el("button.link", { type: "button", onclick: () => app.open(node) }, nameElement(node.name));
+    const label = node === model.root ? "total" : el("button.link", { type: "button", onclick: () => open(node) }, nameElement(node.name));
     return el("tr", {}, el("th", { scope: "row" }, label), ...counts.map((number) => el("td.number", {}, number ? grouped(number) : "-")), el("td.number", {}, percent(from, all) || "-"), el("td", {}, stacked(sizes, all, receipt.classes)));
   });
   const more = top.children.length - shown.length;
