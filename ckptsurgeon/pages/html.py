@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from html import escape as html_escape
 from importlib import resources
@@ -13,10 +13,17 @@ from typing import Any
 
 from ..text import escape
 
-__all__ = ["page_html"]
+__all__ = ["PATTERNS", "PROGRAM", "page_html", "script_text"]
+
+PATTERNS = (
+    "patterns/patterns.js", "patterns/segments.js", "patterns/walk.js", "patterns/matching.js", "patterns/cases.js",
+    "patterns/reader.js", "patterns/characters.js", "patterns/flags.js", "patterns/groups.js",
+    "patterns/expressions.js",
+)  # fmt: skip
+"""What reads key patterns and matches keys by them, which needs nothing else of the program."""
 
 PROGRAM = (
-    "words.js", "patterns.js", "model.js", "search.js", "colours.js", "treemap.js", "map.js", "tree.js", "charts.js",
+    "words.js", *PATTERNS, "model.js", "search.js", "colours.js", "treemap.js", "map.js", "tree.js", "charts.js",
     "panel.js", "finder.js", "network.js", "receipt.js", "run.js", "about.js", "app.js",
 )  # fmt: skip
 """In the order in which they build on each other."""
@@ -41,6 +48,11 @@ def page_html(data: Mapping[str, Any], title: str) -> str:
     return "".join(parts.get(piece, piece) for piece in _skeleton())
 
 
+def script_text(names: Iterable[str]) -> str:
+    """Return files of the program, one after another."""
+    return "\n".join(map(_text, names))
+
+
 @cache
 def _text(name: str) -> str:
     return resources.files(__package__).joinpath("browser", name).read_text("utf-8")
@@ -57,7 +69,7 @@ def _style() -> str:
 
 def _program() -> str:
     """Return the program as one function, so that its names are its own."""
-    return '"use strict";\n(() => {\n' + "\n".join(map(_text, PROGRAM)) + "\n})();\n"
+    return '"use strict";\n(() => {\n' + script_text(PROGRAM) + "\n})();\n"
 
 
 def _digest(text: str) -> str:

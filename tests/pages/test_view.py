@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import struct
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.pages.html import PROGRAM, script_text
 
 from .made import HOSTILE, changed, data_of, keys_of, network, output, write_empty
 
@@ -143,6 +145,23 @@ def test_names_cannot_end_the_element_that_holds_them() -> None:
     ]
     assert page.html.count("<!--") == 0
     assert page.html.isascii() or "\u202e" not in page.html
+
+
+def test_no_two_files_of_the_program_define_the_same_name() -> None:
+    defined = Counter(
+        name
+        for file in PROGRAM
+        for name in re.findall(
+            r"^(?:const|let|var|class|(?:async )?function\*?) +([\w$]+)", script_text([file]), re.MULTILINE
+        )
+    )
+    assert len(defined) > 100
+    assert {name for name, number in defined.items() if number > 1} == set()
+
+
+def test_every_file_of_the_program_is_in_the_page() -> None:
+    folder = Path(cs.__file__).parent / "pages" / "browser"
+    assert sorted(PROGRAM) == sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.js"))
 
 
 def test_the_policy_of_a_page_lets_nothing_run_but_its_own_program() -> None:

@@ -27,7 +27,7 @@ class Search {
     try {
       this.look(matcherOf(this.mode, this.text));
     } catch (error) {
-      if (!(error instanceof parsePattern.PatternError)) throw error;
+      if (!(error instanceof PatternError)) throw error;
       this.error = error;
     }
   }
@@ -79,7 +79,7 @@ class Search {
   }
 }
 
-/** What tells whether a key is looked for; throws parsePattern.PatternError. */
+/** What tells whether a key is looked for; throws PatternError. */
 function matcherOf(mode, text) {
   if (text === "") return () => true;
   if (mode === "pattern") {

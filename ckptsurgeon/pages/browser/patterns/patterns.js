@@ -1,0 +1,43 @@
+// Key patterns, in the browser: what ckptsurgeon/keys means by them, with the same errors.
+//
+//     pattern  = "re:" regex | segment { "." segment }
+//     segment  = "**" | { literal | "*" | "?" | "[" class "]" | "{" list, range or name "}" }
+//
+// Characters are code points, as in Python. tests/keys/cases.json holds the cases that both must pass.
+
+const MAX_CHARACTERS = 100_000;
+
+/** onlyHere: the pattern is good, and `ckpt` follows it, but the page cannot. */
+class PatternError extends Error {
+  name = "PatternError";
+  constructor(message, hint = "", onlyHere = false) {
+    super(message);
+    Object.assign(this, { hint, onlyHere });
+  }
+}
+
+/** A pattern as {text, matches(key)}; throws PatternError. */
+function parsePattern(text) {
+  const chars = [...text];
+  if (chars.length > MAX_CHARACTERS)
+    throw new PatternError(`a pattern has ${chars.length} characters; at most ${MAX_CHARACTERS} are read.`);
+  if (!chars.length) throw new PatternError("a pattern is empty.", "Name a key or a module, or ** for every key.");
+  return { text, matches: text.startsWith("re:") ? expressionMatcher(text, chars.slice(3)) : segmentsMatcher(chars) };
+}
+
+const codeOf = (char) => char.codePointAt(0);
+const charOf = (code) => String.fromCodePoint(code);
+const isDigit = (char) => char >= "0" && char <= "9" && char.length === 1;
+
+/** A text as Python's repr writes it. */
+function pythonRepr(text) {
+  const quote = text.includes("'") && !text.includes('"') ? '"' : "'";
+  const short = { "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", [quote]: `\\${quote}` };
+  const written = (char) => {
+    if (short[char] || char === " " || !/[\p{C}\p{Z}]/u.test(char)) return short[char] ?? char;
+    const hex = codeOf(char).toString(16);
+    if (hex.length <= 2) return `\\x${hex.padStart(2, "0")}`;
+    return hex.length <= 4 ? `\\u${hex.padStart(4, "0")}` : `\\U${hex.padStart(8, "0")}`;
+  };
+  return quote + [...text].map(written).join("") + quote;
+}
