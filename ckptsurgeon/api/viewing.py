@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from typing import cast
 
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import ConfigError, VerifyError
 from ..inspection import inspection_of
-from ..pages import Page, Run, Shown, contents_of, is_run, page_html, read_run
+from ..pages import FILES, Page, Run, Shown, contents_of, is_run, page_html, read_run
 from ..recipe import Recipe, parse_recipe
+from ..sources import File, open_source
 from ..text import escape
 from .types import Path, Progress
 
@@ -40,6 +42,8 @@ def view(
     exists (without ``force``), is an input, or cannot be written.
     """
     names = [os.fspath(one) for one in (path, other) if one is not None]
+    if other is None and not values:
+        raise ConfigError("--no-values compares two by their headers, and there is one.", hint="Leave it out.")
     target = None if output is None else os.fspath(output)
     if target is not None:
         _check(target, force=force)
@@ -51,11 +55,13 @@ def view(
         if len(opened) > 1:
             shown = _compared(shown, opened, values=values, progress=progress)
         data = contents_of(shown)
-        page = Page(page_html(data, _title(names)), len(data["tensors"]["rest"]), target, notes)
+        titles = [one.path for one in opened] if run is None else [run.path]
+        page = Page(page_html(data, _title(titles)), len(data["tensors"]["rest"]), target, notes)
         if target is not None:
             from ..engine import write_text
 
             inputs = [file for one in opened for file in one.open_files().values()]
+            inputs += [stack.enter_context(closing(file)) for file in _files(run)]
             write_text(target, page.html, inputs=inputs, force=force)
     return page
 
@@ -78,6 +84,14 @@ def _run(names: Sequence[str]) -> Run | None:
             hint="To compare models, name their checkpoints, as in runs/ru/best.safetensors.",
         )
     return read_run(folders[0])
+
+
+def _files(run: Run | None) -> Iterator[File]:
+    """Yield the files of a run that were read."""
+    paths = [] if run is None else [os.path.join(run.path, name) for name in FILES]
+    for path in paths:
+        if os.path.isfile(path):
+            yield cast("File", open_source(path))
 
 
 def _looked_at(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) -> tuple[Shown, tuple[str, ...]]:
@@ -117,6 +131,6 @@ def _compared(shown: Shown, opened: Sequence[Checkpoint], *, values: bool, progr
     return replace(shown, difference=compare(first, second, values=values, renames=values, progress=progress))
 
 
-def _title(names: Sequence[str]) -> str:
-    """Return what a page is called: the last part of each name."""
-    return " and ".join(os.path.basename(os.path.abspath(name)) if "://" not in name else name for name in names)
+def _title(paths: Sequence[str]) -> str:
+    """Return what a page is called: the last part of each path; of an address all of it, without credentials."""
+    return " and ".join(path if "://" in path else os.path.basename(os.path.abspath(path)) for path in paths)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..checkpoint import Checkpoint
@@ -20,10 +22,12 @@ def histogram_of(checkpoint: Checkpoint, info: TensorInfo, stats: Stats) -> tupl
 
     ``stats`` are those of the tensor. Raises SourceError when the file cannot be read.
     """
-    if stats.min is None or stats.max is None or not np.isfinite(stats.max - stats.min) or stats.min == stats.max:
+    if stats.min is None or stats.max is None or stats.min == stats.max or not math.isfinite(stats.max - stats.min):
         return ()
     counts = np.zeros(BINS, dtype=np.int64)
     for box in blocks(info.shape, BLOCK):
         values = as_float64(read_part(checkpoint, info, box), info.dtype)
-        counts += np.histogram(values[np.isfinite(values)], BINS, (stats.min, stats.max))[0]
+        values = values[np.isfinite(values)]
+        places = (values - stats.min) / (stats.max - stats.min) * BINS
+        counts += np.bincount(np.minimum(places.astype(np.int64), BINS - 1), minlength=BINS)
     return tuple(counts.tolist())

@@ -6,6 +6,6 @@
 from .contents import Shown, contents_of
 from .html import page_html
 from .page import Page
-from .runs import Run, is_run, read_run
+from .runs import FILES, Run, is_run, read_run
 
-__all__ = ["Page", "Run", "Shown", "contents_of", "is_run", "page_html", "read_run"]
+__all__ = ["FILES", "Page", "Run", "Shown", "contents_of", "is_run", "page_html", "read_run"]

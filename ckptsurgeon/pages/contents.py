@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..comparison import Difference
@@ -14,6 +15,7 @@ from ..text import natural_key
 from ..version import __version__
 from .differences import difference_of, rows_of_both
 from .figures import figures_of
+from .plain import LISTED, brief
 from .receipt import receipt_of
 from .runs import Run
 from .table import Table
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
     from ..inspection.stats import Stats
 
 __all__ = ["Shown", "contents_of"]
-
-LONGEST = 2000
-"""Characters of a text beside the tensors; a tokeniser in the metadata can have millions."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,7 @@ def contents_of(shown: Shown) -> dict[str, Any]:
     stats = _stats(about)
     if stats is not None:
         data["figures"] = figures_of(stats, shown.histograms, table.places)
-    ties = {key: owner for one in about for key, owner in one.ties.items()}
-    return {**data, "tensors": table.to_json(ties)}
+    return {**data, "tensors": table.to_json(_ties(shown))}
 
 
 def _rows(shown: Shown) -> dict[str, TensorInfo]:
@@ -74,6 +72,15 @@ def _rows(shown: Shown) -> dict[str, TensorInfo]:
     return {key: tensors[key] for key in sorted(tensors, key=natural_key)}
 
 
+def _ties(shown: Shown) -> dict[str, str]:
+    """Return the ties of what is shown: the second's, where there are two, and the first's of what was removed."""
+    first, second = shown.inspection, shown.second
+    if first is None or second is None:
+        return dict(first.ties) if first is not None else {}
+    gone = {key: owner for key, owner in first.ties.items() if not {key, owner} & second.tensors.keys()}
+    return {**gone, **second.ties}
+
+
 def _stats(about: Sequence[Inspection]) -> Mapping[str, Stats | None] | None:
     found = [one.stats for one in about if one.stats is not None]
     return {key: stats for one in found for key, stats in one.items()} if found else None
@@ -84,19 +91,19 @@ def _source(one: Inspection) -> dict[str, Any]:
         "path": one.path,
         "format": one.format,
         "root": one.root,
-        "other_roots": list(one.passed),
+        "other_roots": list(one.passed[:LISTED]),
         "stripped": list(one.stripped),
         "nbytes_files": one.nbytes_files,
         "tensors": len(one.tensors),
         "parameters": one.parameters,
         "nbytes": one.nbytes,
-        "extras": [[extra.key, extra.type, _brief(extra.value)] for extra in one.extras],
-        "metadata": [[key, _brief(value)] for key, value in one.metadata.items()],
-        "notes": list(one.notes),
+        "extras": [[brief(extra.key), brief(extra.type), _said(extra.value)] for extra in one.extras[:LISTED]],
+        "metadata": [[brief(key), brief(value)] for key, value in islice(one.metadata.items(), LISTED)],
+        "more": {"extras": len(one.extras[LISTED:]), "metadata": max(0, len(one.metadata) - LISTED)},
+        "notes": [brief(note) for note in one.notes[:LISTED]],
     }
 
 
-def _brief(value: Any) -> Any:
-    """Return a value as a page shows it: a text, cut where it is long; None for none."""
-    text = None if value is None else value if isinstance(value, str) else str(value)
-    return text if text is None or len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)"
+def _said(value: object) -> str | None:
+    """Return a plain value as a text, None for none."""
+    return None if value is None else brief(value if isinstance(value, str) else str(value))

@@ -23,8 +23,8 @@ PATTERNS = (
 """What reads key patterns and matches keys by them, which needs nothing else of the program."""
 
 PROGRAM = (
-    "words.js", *PATTERNS, "model.js", "search.js", "colours.js", "treemap.js", "map.js", "tree.js", "charts.js",
-    "panel.js", "finder.js", "network.js", "receipt.js", "run.js", "about.js", "app.js",
+    "words.js", "blocks.js", *PATTERNS, "model.js", "search.js", "colours.js", "treemap.js", "map.js", "tree.js",
+    "charts.js", "panel.js", "finder.js", "network.js", "receipt.js", "run.js", "about.js", "app.js",
 )  # fmt: skip
 """In the order in which they build on each other."""
 

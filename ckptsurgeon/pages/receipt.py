@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from ..plan import CLASSES
 from ..recipe import Made, Recipe
 from .figures import figure
+from .plain import LISTED, brief
 from .table import Places
 
 __all__ = ["receipt_of"]
@@ -16,21 +18,24 @@ __all__ = ["receipt_of"]
 def receipt_of(recipe: Recipe, places: Places) -> dict[str, Any]:
     """Return the class of each row, from where and by which rule it came; -1 where a column has nothing to say.
 
-    Rows that the recipe does not know have the class "" (a file that was changed since).
+    Rows that the recipe does not know, or not rightly, have the class "" (a file that was changed since). ``numbers``
+    say how many there are of what is listed in part.
     """
     made = [recipe.tensors.get(key, NOTHING) for key in places]
-    classes, ops = _numbered(sorted((one.kind for one in made), key=_rank)), _numbered(one.op for one in made)
+    gone = [key for key in recipe.tensors if key not in places]
+    kinds = [one.kind if one.kind in CLASSES else "" for one in made]
+    classes, ops = _numbered(sorted(kinds, key=_rank)), _numbered(one.op for one in made)
     rules, policies = _numbered(one.rule for one in made), _numbered(one.policy for one in made)
     reasons = _numbered(one.reason for one in made)
     return {
         "verb": recipe.verb,
         "version": recipe.version,
         "seed": recipe.seed,
-        "arguments": [[name, json.dumps(value)] for name, value in recipe.arguments.items()],
+        "arguments": [[brief(name), brief(json.dumps(value))] for name, value in recipe.arguments.items()],
         "sources": [[one.name, one.path, one.role] for one in recipe.sources],
         "target": [recipe.target.kind, recipe.target.name],
         "vocabulary": _vocabulary(recipe),
-        "classes": list(classes), "class": [classes[one.kind] for one in made],
+        "classes": list(classes), "class": [classes[kind] for kind in kinds],
         "ops": list(ops), "op": [ops[one.op] for one in made],
         "rules": list(rules), "rule": [rules[one.rule] for one in made],
         "policies": list(policies), "policy": [policies[one.policy] for one in made],
@@ -40,8 +45,9 @@ def receipt_of(recipe: Recipe, places: Places) -> dict[str, Any]:
         "more": [[row, *map(list, one.more)] for row, one in enumerate(made) if one.more],
         "weights": [[row, *map(figure, one.weights)] for row, one in enumerate(made) if one.weights],
         "method": [[row, one.merge.method] for row, one in enumerate(made) if one.merge is not None],
-        "unexpected": [list(pair) for pair in recipe.unexpected],
-        "gone": [key for key in recipe.tensors if key not in places],
+        "unexpected": [[source, brief(key)] for source, key in recipe.unexpected[:LISTED]],
+        "gone": [brief(key) for key in gone[:LISTED]],
+        "numbers": {"unexpected": len(recipe.unexpected), "gone": len(gone)},
     }  # fmt: skip
 
 
@@ -52,7 +58,8 @@ def _rank(kind: str) -> int:
     return CLASSES.index(kind) if kind in CLASSES else len(CLASSES)
 
 
-def _numbered(words: Any) -> dict[str, int]:
+def _numbered(words: Iterable[str]) -> dict[str, int]:
+    """Return a number for each word, in the order in which they come."""
     found: dict[str, int] = {}
     for word in words:
         found.setdefault(word, len(found))

@@ -1,92 +1,132 @@
-"""What a folder of ``ckpt train`` says of its run: its log, its checks, what came of it, where it came from."""
+"""What a folder of ``ckpt train`` says of its run: its log, its checks, what came of it, where it came from.
+
+The files may be half written, or anyone's: what is not what a run writes is left out, and what is kept is bounded.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import IO, Any
 
 from ..errors import FormatError, SourceError
 from ..text import escape
+from .curves import Curves
+from .plain import integer, listed, mapping, number, numbers, text
 
-__all__ = ["Run", "is_run", "read_run"]
+__all__ = ["FILES", "Run", "is_run", "read_run"]
 
-POINTS = 2000
-"""Of a curve: more than a screen has columns."""
+LINEAGE, RESULT, CHECKS, LOG = "lineage.json", "result.json", "checks.json", "log.jsonl"
+FILES = (LINEAGE, RESULT, CHECKS, LOG)
+"""What a run is read from."""
 MODELS = ("best.safetensors", os.path.join("last", "model.safetensors"))
 """Which weights of a run are shown: the first that is there."""
 LARGEST = 64 << 20
 """Bytes of a file that is read whole; a run's are far smaller."""
+LINE = 1 << 20
+"""Characters of a line of the log that is read."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
-    """A run as its folder tells it; ``model`` is the checkpoint to show, None where none was saved yet."""
+    """A run as its folder tells it, as plain data; ``model`` is the checkpoint to show, None where none was saved."""
 
     path: str
     model: str | None
     lineage: Mapping[str, Any]
-    result: Mapping[str, Any]
-    checks: list[Any]
-    steps: list[list[Any]] = field(default_factory=list)
-    rates: list[str] = field(default_factory=list)
-    evaluations: list[list[Any]] = field(default_factory=list)
-    every: int = 1
+    result: Mapping[str, Any] | None
+    checks: tuple[Mapping[str, str], ...]
+    curves: Curves
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a page shows: of the steps each ``every``-th as [step, loss, gradient norm, *rates]."""
+        """Return what a page shows."""
         return {
-            "path": self.path, "model": self.model, "lineage": dict(self.lineage), "result": dict(self.result),
-            "checks": self.checks, "every": self.every, "rates": self.rates, "steps": self.steps,
-            "evaluations": self.evaluations,
-        }  # fmt: skip
+            "path": self.path,
+            "model": self.model,
+            "lineage": self.lineage,
+            "result": self.result,
+            "checks": self.checks,
+            **self.curves.to_json(),
+        }
 
 
 def is_run(path: str) -> bool:
     """Tell whether a path is the folder of a run, ended or under way."""
-    return os.path.isfile(os.path.join(path, "lineage.json"))
+    return os.path.isfile(os.path.join(path, LINEAGE))
 
 
 def read_run(path: str) -> Run:
     """Read what a run left in its folder.
 
-    Raises SourceError where a file cannot be read, FormatError where it is not what a run writes.
+    Raises SourceError where a file cannot be read, FormatError where it is no JSON or far larger than a run's.
     """
     model = next((name for name in MODELS if os.path.isfile(os.path.join(path, name))), None)
-    run = Run(path, model, _read(path, "lineage.json"), _read(path, "result.json"), [])
-    checks = _read(path, "checks.json").get("checks", [])
-    run.checks = [row for row in checks if isinstance(row, dict)] if isinstance(checks, list) else []
-    rows = list(_rows(os.path.join(path, "log.jsonl")))
-    steps = [row for row in rows if "loss" in row]
-    run.every = max(1, math.ceil(len(steps) / POINTS))
-    run.rates = sorted({str(name) for row in steps[-1:] for name in _mapping(row.get("lr"))})
-    run.steps = [_step(row, run.rates) for row in steps[:: run.every]]
-    run.evaluations = [[_number(row.get("step")), _numbers(row["dev"])] for row in rows if "dev" in row]
-    return run
+    curves = Curves()
+    for row in _rows(os.path.join(path, LOG)):
+        curves.add(row)
+    checks = tuple(_check(row) for row in listed(_read(path, CHECKS).get("checks")) if isinstance(row, Mapping))
+    return Run(path, model, _lineage(_read(path, LINEAGE)), _result(_read(path, RESULT)), checks, curves)
 
 
-def _step(row: Mapping[str, Any], rates: list[str]) -> list[Any]:
-    given = _mapping(row.get("lr"))
-    return [_number(row.get(name)) for name in ("step", "loss", "grad_norm")] + [
-        _number(given.get(one)) for one in rates
-    ]
+def _lineage(found: Mapping[str, Any]) -> dict[str, Any]:
+    init = mapping(found.get("init"))
+    return {
+        "init": text(init.get("path") or init.get("name")) if init else None,
+        "seed": integer(found.get("seed")),
+        "device": text(found.get("device")),
+        "processes": integer(found.get("processes")),
+    }
+
+
+def _result(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not found:
+        return None
+    return {
+        **{name: text(found.get(name)) for name in ("ended", "task", "metric")},
+        **{name: integer(found.get(name)) for name in ("step", "steps", "best_step")},
+        **{name: number(found.get(name)) for name in ("best", "elapsed_s")},
+        "test": numbers(found.get("test")),
+        "notes": [text(note) for note in listed(found.get("notes"))],
+        "controls": _controls(mapping(found.get("controls"))),
+    }
+
+
+def _controls(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not found:
+        return None
+    arms = [mapping(arm) for arm in listed(found.get("arms"))]
+    return {
+        **{name: text(found.get(name)) for name in ("verdict", "decided_on", "metric")},
+        **{name: integer(found.get(name)) for name in ("seeds", "steps")},
+        "arms": [
+            {
+                "name": text(arm.get("name")),
+                "frozen": arm.get("frozen") is True,
+                "values": [value for value in map(number, listed(arm.get("values"))) if value is not None],
+            }
+            for arm in arms
+        ],
+    }
+
+
+def _check(row: Mapping[str, Any]) -> dict[str, str]:
+    return {name: text(row.get(name)) for name in ("name", "status", "says", "when")}
 
 
 def _rows(path: str) -> Iterator[dict[str, Any]]:
     """Yield the lines of a log; the last may be half a one where the run was killed or goes on."""
-    if not os.path.exists(path):
+    file = _opened(path)
+    if file is None:
         return
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                row = _parsed(line)
-                if isinstance(row, dict):
-                    yield row
-    except OSError as error:
-        raise SourceError(f"{escape(path)} cannot be read: {error.strerror or error}.") from error
+    with file:
+        while line := file.readline(LINE):
+            row = _parsed(line)
+            if isinstance(row, dict):
+                yield row
 
 
 def _parsed(line: str) -> Any:
@@ -96,40 +136,37 @@ def _parsed(line: str) -> Any:
         return None
 
 
-def _read(path: str, name: str) -> dict[str, Any]:
+def _read(path: str, name: str) -> Mapping[str, Any]:
     """Return the plain data of a file, {} where there is none."""
-    file = os.path.join(path, name)
-    try:
-        if os.path.getsize(file) > LARGEST:
-            raise FormatError(f"{escape(file)} is not what a run writes: it has more than {LARGEST} bytes.")
-        with open(file, encoding="utf-8") as opened:
-            data = json.load(opened, parse_constant=lambda _: None, parse_float=_finite)
-    except FileNotFoundError:
+    file = _opened(os.path.join(path, name))
+    if file is None:
         return {}
-    except OSError as error:
-        raise SourceError(f"{escape(file)} cannot be read: {error.strerror or error}.") from error
+    with file:
+        content = file.read(LARGEST + 1)
+    shown = escape(os.path.join(path, name))
+    if len(content) > LARGEST:
+        raise FormatError(f"{shown} is not what a run writes: it has more than {LARGEST} characters.")
+    try:
+        data = json.loads(content, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{escape(file)} is no JSON: {error}.") from error
+        raise FormatError(f"{shown} is no JSON: {error}.") from error
     if not isinstance(data, dict):
-        raise FormatError(f"{escape(file)} is not what a run writes.")
+        raise FormatError(f"{shown} is not what a run writes.")
     return data
 
 
-def _finite(text: str) -> float | None:
-    value = float(text)
-    return value if math.isfinite(value) else None
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _numbers(value: Any) -> dict[str, float | None]:
-    return {str(name): _number(one) for name, one in _mapping(value).items()}
-
-
-def _number(value: Any) -> float | None:
-    """Return a number with six digits, None for what is none or not finite."""
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
+def _opened(path: str) -> IO[str] | None:
+    """Open a regular file, None where there is none: a pipe would be waited for."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise SourceError(f"{escape(path)} is no regular file.")
+        return open(path, encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return None
-    return value if isinstance(value, int) else float(f"{value:.6g}")
+    except OSError as error:
+        raise SourceError(f"{escape(path)} cannot be read: {error.strerror or error}.") from error
+
+
+def _finite(spelled: str) -> float | None:
+    value = float(spelled)
+    return value if math.isfinite(value) else None

@@ -68,10 +68,15 @@ def front_coded(keys: Sequence[str]) -> tuple[list[int], list[str]]:
 
 
 def _common(first: str, second: str) -> int:
-    """Return how many characters two texts begin with alike."""
-    return next(
-        (at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
-    )
+    """Return how many characters two texts begin with alike; found by halves, since keys can be long."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[:middle] == second[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _units(text: str) -> int:

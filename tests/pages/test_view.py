@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import struct
 from collections import Counter
@@ -18,8 +19,13 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.cli.verbs.view import page_name
+from ckptsurgeon.pages import html
+from ckptsurgeon.pages.differences import STATES
 from ckptsurgeon.pages.html import PROGRAM, script_text
+from ckptsurgeon.plan import CLASSES
 
+from ..hub.server import Hub
 from .made import HOSTILE, changed, data_of, keys_of, network, output, write_empty
 
 Run = Callable[..., Any]
@@ -182,10 +188,11 @@ def test_the_same_input_gives_the_same_page() -> None:
 
 def test_ninety_two_thousand_tensors_are_a_page_of_a_few_megabytes() -> None:
     keys = [f"model.layers.{i}.mlp.experts.{j}.{name}.weight" for i in range(60) for j in range(512) for name in "gud"]
-    write_empty("big.safetensors", keys)
+    save_file(dict(zip(keys, torch.randn(len(keys), 8), strict=True)), "big.safetensors")
     page = cs.view("big.safetensors", stats=True)
     assert page.tensors == len(keys) == 92_160
     assert page.nbytes < 15_000_000
+    assert len(column(page, "figures", "histogram")[keys[0]]) == 32
 
 
 def test_a_page_is_written_once_and_never_over_an_input(ckpt: Run) -> None:
@@ -257,22 +264,144 @@ def test_a_log_that_is_damaged_or_long_still_has_curves() -> None:
     Path("run/lineage.json").write_text("{}")
     rows = [json.dumps({"step": i, "loss": 1 / i, "grad_norm": None, "lr": {"all": 1e-3}}) for i in range(1, 9001)]
     odd = [
-        '{"step": 9001, "loss": NaN, "lr": 5}',
-        "[1]",
-        "null",
-        '{"step": "x", "loss": "<b>"}',
-        '{"dev": 3}',
-        '{"step": 1e999, "loss": 1}',
-    ]
+        '{"step": 9001, "loss": NaN, "lr": 5}', "[1]", "null", '{"step": "x", "loss": "<b>"}', '{"dev": 3}',
+        '{"step": 1e999, "loss": 1}', f'{{"step": 1{"0" * 400}, "loss": 1}}', "x" * 3_000_000, '{"step": 9002, "loss": 1}',
+    ]  # fmt: skip
     Path("run/log.jsonl").write_text("\n".join([*rows, *odd, '{"step": 7, "los']))
-    Path("run/checks.json").write_text(
-        '{"checks": [5, {"name": "x", "status": "PASS", "says": "ok", "when": "before"}]}'
-    )
     run = data_of(cs.view("run"))["run"]
-    assert run["every"] == 5
-    assert len(run["steps"]) <= 2000
-    assert run["steps"][0] == [1, 1.0, None, 0.001] or run["rates"] == []
-    assert run["checks"] == [{"name": "x", "status": "PASS", "says": "ok", "when": "before"}]
+    assert run["every"] == 8
+    assert [row[0] for row in run["steps"]] == [*range(1, 9001, 8), 9001]
+    assert run["rates"] == ["all"]
+    assert run["steps"][0] == [1, 1.0, None, 0.001]
+
+
+ODD = (3, "abc", None, [None], {"a": 10**400}, [[1]], {"x": float("nan")}, "<b>", True)
+
+
+@pytest.mark.parametrize("name", ["result.json", "checks.json", "lineage.json"])
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_files_of_a_run_of_wrong_types_are_shown_as_far_as_they_go(name: str, odd: Any) -> None:
+    fields = (
+        "controls",
+        "notes",
+        "test",
+        "metric",
+        "best",
+        "step",
+        "checks",
+        "init",
+        "seed",
+        "processes",
+        "elapsed_s",
+        "ended",
+    )
+    arms = {"verdict": odd, "arms": [odd, {"name": odd, "values": odd, "frozen": odd}]}
+    Path("run").mkdir()
+    Path("run/lineage.json").write_text("{}")
+    for content in (
+        dict.fromkeys(fields, odd),
+        {"controls": arms, "checks": [odd, dict.fromkeys(("name", "status", "says", "when"), odd)]},
+    ):
+        Path("run", name).write_text(json.dumps(content))
+        run = data_of(cs.view("run"))["run"]
+        assert all(isinstance(said, str) for check in run["checks"] for said in check.values())
+        result = run["result"] or {"controls": None, "test": {}, "notes": []}
+        assert all(isinstance(note, str) for note in result["notes"])
+        assert all(isinstance(one, (int, float)) for one in result["test"].values())
+        for arm in (result["controls"] or {"arms": []})["arms"]:
+            assert isinstance(arm["name"], str)
+            assert all(isinstance(one, (int, float)) for one in arm["values"])
+
+
+def test_a_page_of_a_run_has_nothing_that_it_does_not_show() -> None:
+    """Settings, data paths and digests stay at home: a page is handed on."""
+    Path("run").mkdir()
+    Path("run/lineage.json").write_text(json.dumps({"data": {"path": "/home/me/secret"}, "settings": {"x": "secret"}}))
+    Path("run/result.json").write_text(json.dumps({"config": "/home/me/secret.yaml"}))
+    assert "secret" not in cs.view("run").html
+
+
+def test_a_pipe_in_the_place_of_a_log_is_not_waited_for(ckpt: Run) -> None:
+    Path("run").mkdir()
+    Path("run/lineage.json").write_text("{}")
+    os.mkfifo("run/log.jsonl")
+    done = ckpt("view", "run", "-o", "p.html")
+    assert (done.code, "no regular file" in done.err) == (3, True)
+
+
+def test_a_page_is_never_written_over_a_file_of_its_run(ckpt: Run) -> None:
+    Path("run").mkdir()
+    for name in ("lineage.json", "result.json", "checks.json"):
+        Path("run", name).write_text("{}")
+    Path("run/log.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    for name in ("lineage.json", "result.json", "checks.json", "log.jsonl"):
+        before = Path("run", name).read_bytes()
+        assert ckpt("view", "run", "-o", f"run/{name}", "--force").code == 5
+        assert Path("run", name).read_bytes() == before
+
+
+def test_no_credential_of_an_address_is_in_a_page(ckpt: Run, hub: Hub) -> None:
+    hub.repository("org/net", {"x.safetensors": Path("b.safetensors").read_bytes()})
+    address = (
+        hub.url.replace("://", "://user:PASSWORD@") + "/org/net/resolve/main/x.safetensors?X-Amz-Signature=SIGNED#PART"
+    )
+    page = cs.view(address)
+    assert not [word for word in ("PASSWORD", "SIGNED", "PART") if word in page.html]
+    done = ckpt("view", address)
+    assert (done.code, Path("x.html").exists()) == (0, True), done
+
+
+@pytest.mark.parametrize(("source", "name"), [
+    ("./-x.pth", "x.html"), (".hidden", "hidden.html"), ("a b/c?d.pth", "c_d.html"), ("https://u:p@h/a/b.pth?q=1", "b.html"),
+    ("hf://org/repo@v1/model.safetensors", "model.html"), ("runs/ru/", "ru.html"), ("...", "page.html"),
+])  # fmt: skip
+def test_a_page_is_called_as_its_source(source: str, name: str) -> None:
+    assert page_name([source]) == name
+
+
+@pytest.mark.parametrize("values", [
+    torch.tensor([1.0, 1.0 + 2**-52], dtype=torch.float64), torch.tensor([2**60, 2**60 + 256]),
+    torch.tensor([0.0, 5e-324, 1e-323], dtype=torch.float64), torch.tensor([-1.7e308, 1.7e308], dtype=torch.float64),
+    torch.tensor([True, False]), torch.arange(256, dtype=torch.uint8),
+], ids=str)  # fmt: skip
+def test_values_of_any_range_have_a_histogram_or_none(values: torch.Tensor) -> None:
+    save_file({"w": values}, "w.safetensors")
+    heights = column(cs.view("w.safetensors", stats=True), "figures", "histogram")["w"]
+    assert len(heights) == (0 if values.dtype == torch.float64 and values.max() > 1e308 else 32)
+
+
+def test_ties_are_those_of_what_is_shown() -> None:
+    tied = torch.ones(4, 2)
+    torch.save({"e.w": tied, "h.w": tied, "old.a": tied[:1], "old.b": tied[:1]}, "tied.pth")
+    torch.save({"e.w": torch.ones(4, 2), "h.w": torch.zeros(4, 2)}, "apart.pth")
+    page = cs.view("tied.pth", "apart.pth")
+    ties = {keys_of(page)[row]: keys_of(page)[owner] for row, owner in data_of(page)["tensors"]["ties"]}
+    assert ties == {"old.b": "old.a"}
+    back = cs.view("apart.pth", "tied.pth")
+    ties = {keys_of(back)[row]: keys_of(back)[owner] for row, owner in data_of(back)["tensors"]["ties"]}
+    assert ties == {"h.w": "e.w", "old.b": "old.a"}
+
+
+def test_what_stands_beside_the_tensors_is_bounded() -> None:
+    metadata = {f"k{i}": "v" for i in range(50_000)} | {"k" * 1_000_000: "w" * 1_000_000}
+    save_file({"w": torch.ones(1)}, "m.safetensors", metadata=metadata)
+    page = cs.view("m.safetensors")
+    assert page.nbytes < 500_000
+    (source,) = data_of(page)["sources"]
+    assert (len(source["metadata"]), source["more"]["metadata"]) == (500, 49_501)
+
+
+def test_headers_alone_need_two(ckpt: Run) -> None:
+    done = ckpt("view", "a.pth", "--no-values")
+    assert (done.code, "--no-values" in done.err) == (2, True)
+
+
+def test_every_kind_of_tensor_has_a_colour() -> None:
+    text = (Path(html.__file__).parent / "browser" / "colours.js").read_text()
+    for name, words in (("CLASS_COLOURS", (*CLASSES, "")), ("STATE_COLOURS", STATES)):
+        rows = re.search(rf"const {name} = {{(.*?)}};", text, re.S)
+        assert rows
+        assert {one[0].strip('"') for one in re.findall(r'("[^"]*"|\w+): ("--[\w-]+")', rows[1])} == set(words)
 
 
 def test_a_notebook_shows_the_page_in_a_frame() -> None:

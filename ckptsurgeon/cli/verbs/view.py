@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -65,7 +66,11 @@ def run(
 
 
 def page_name(sources: list[str]) -> str:
-    """Return a name in the working folder: ``model.html``, ``before-after.html``."""
-    stems = [os.path.splitext(os.path.basename(os.path.abspath(one.rstrip("/"))))[0] for one in sources]
-    plain = [re.sub(r"[^\w.+-]", "_", stem)[:80] or "page" for stem in stems]
-    return f"{'-'.join(plain)}.html"
+    """Return a name in the working folder: ``model.html``, ``before-after.html``; of an address its path alone."""
+    return f"{'-'.join(map(_stem, sources))}.html"
+
+
+def _stem(source: str) -> str:
+    path = urlsplit(source).path if "://" in source else os.path.abspath(source)
+    stem = os.path.splitext(os.path.basename(path.rstrip("/")))[0]
+    return re.sub(r"[^\w.+-]", "_", stem).lstrip("-.")[:80] or "page"

@@ -2,17 +2,40 @@
 
 function aboutView(data) {
   const parts = data.sources.map((source, at) => {
-    const facts = [["path", nameElement(source.path)], ["format", source.format], ["size", `${bytesText(source.nbytes_files)} (${grouped(source.nbytes_files)})`]];
-    facts.push(["tensors", `${grouped(source.tensors)}, ${countText(source.parameters)} parameters, ${bytesText(source.nbytes)}`]);
+    const facts = [
+      ["path", nameElement(source.path)],
+      ["format", source.format],
+      ["size", `${bytesText(source.nbytes_files)} (${grouped(source.nbytes_files)})`],
+    ];
+    facts.push([
+      "tensors",
+      `${grouped(source.tensors)}, ${countText(source.parameters)} parameters, ${bytesText(source.nbytes)}`,
+    ]);
     if (source.root) facts.push(["root", nameElement(source.root)]);
-    if (source.other_roots.length) facts.push(["other state dicts", ...joined(source.other_roots.map((root) => root || "the top level"))]);
+    if (source.other_roots.length)
+      facts.push(["other state dicts", ...joined(source.other_roots.map((root) => root || "the top level"))]);
     if (source.stripped.length) facts.push(["stripped", ...joined(source.stripped), " from every key"]);
     for (const note of source.notes) facts.push(["note", nameElement(note)]);
     const title = data.sources.length > 1 ? ["The first", "The second"][at] : "The file";
-    return el("div", {}, section(title, factsOf(facts)), pairs("Also in it", source.extras.map(([key, type, value]) => [key, value ?? `(${type})`])), pairs("Metadata", source.metadata));
+    return el(
+      "div",
+      {},
+      section(title, factsOf(facts)),
+      pairs(
+        "Also in it",
+        source.extras.map(([key, type, value]) => [key, value ?? `(${type})`]),
+        source.more.extras,
+      ),
+      pairs("Metadata", source.metadata, source.more.metadata),
+    );
   });
-  if (data.difference?.rules.length) parts.push(longList("Rules that rename the first's keys to the second's (--map)", data.difference.rules));
-  return [...parts, section("Keys", factsOf(KEYS.map(([keys, what]) => [el("kbd", {}, keys), what]))), el("p.quiet", {}, `Made by ${data.made}. This page loads nothing and sends nothing.`)];
+  if (data.difference?.rules.length)
+    parts.push(longList("Rules that rename the first's keys to the second's (--map)", data.difference.rules));
+  return [
+    ...parts,
+    section("Keys", factsOf(KEYS.map(([keys, what]) => [el("kbd", {}, keys), what]))),
+    el("p.quiet", {}, `Made by ${data.made}. This page loads nothing and sends nothing.`),
+  ];
 }
 
 const KEYS = [
@@ -30,10 +53,10 @@ const KEYS = [
 
 const joined = (names) => names.flatMap((name, at) => [at ? ", " : "", nameElement(name)]);
 
-function pairs(title, entries) {
+function pairs(title, entries, more) {
   if (!entries.length) return "";
-  const shown = entries.slice(0, LISTED);
-  const more = entries.length - shown.length;
-  const facts = factsOf(shown.map(([key, value]) => [nameElement(key), nameElement(String(value))]));
-  return el("details", { open: entries.length <= 24 }, el("summary", {}, `${title}: ${grouped(entries.length)}`), facts, more > 0 ? el("p.quiet", {}, `and ${more} more`) : null);
+  const facts = factsOf(entries.map(([key, value]) => [nameElement(key), nameElement(value)]));
+  const summary = el("summary", {}, `${title}: ${grouped(entries.length + more)}`);
+  const rest = more > 0 ? el("p.quiet", {}, `and ${grouped(more)} more`) : null;
+  return el("details", { open: entries.length <= 24 }, summary, facts, rest);
 }

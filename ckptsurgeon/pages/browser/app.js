@@ -29,9 +29,13 @@ class App {
     views.push(["about", "About", () => aboutView(data)]);
     for (const [id, label, made] of views) {
       const given = { type: "button", role: "tab", id: `tab-${id}`, "aria-controls": id };
-      const tab = el("button", { ...given, onclick: () => this.view(id), onkeydown: (event) => this.besides(event) }, label);
+      const tab = el(
+        "button",
+        { ...given, onclick: () => this.view(id), onkeydown: (event) => this.besides(event) },
+        label,
+      );
       $("tabs").append(tab);
-      $(id).append(...made().filter((part) => part !== ""));
+      $(id).append(...shownOrSaid(label, made).filter((part) => part !== ""));
     }
     this.view(data.run ? "run" : "network");
   }
@@ -70,7 +74,10 @@ class App {
   }
 
   keys() {
-    const acts = new Map([["t", () => this.turn()], ["?", () => this.view("about")]]);
+    const acts = new Map([
+      ["t", () => this.turn()],
+      ["?", () => this.view("about")],
+    ]);
     for (const [key, act] of this.network?.acts() ?? []) acts.set(key, act);
     document.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -96,7 +103,22 @@ class App {
   }
 }
 
+/** The parts of a view; what cannot be shown is said in its place, and takes no other view with it. */
+function shownOrSaid(label, made) {
+  try {
+    return made();
+  } catch (error) {
+    console.error(error);
+    return [el("p.bad", {}, `${label} could not be shown: ${error.message}`)];
+  }
+}
+
 const summary = (source) =>
-  [source.format, bytesText(source.nbytes_files), plural(source.tensors, "tensor"), `${countText(source.parameters)} parameters`].join("  ");
+  [
+    source.format,
+    bytesText(source.nbytes_files),
+    plural(source.tensors, "tensor"),
+    `${countText(source.parameters)} parameters`,
+  ].join("  ");
 
 new App(JSON.parse($("data").textContent));

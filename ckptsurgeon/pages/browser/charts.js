@@ -9,10 +9,26 @@ function histogram(heights, min, max) {
   const step = width / heights.length;
   const bars = [...heights].map((letter, at) => {
     const tall = (HEIGHTS.indexOf(letter) / top) * height;
-    return drawn("rect", { x: at * step, y: height - tall, width: Math.max(step - 1, 0.5), height: tall, class: "bin" });
+    return drawn("rect", {
+      x: at * step,
+      y: height - tall,
+      width: Math.max(step - 1, 0.5),
+      height: tall,
+      class: "bin",
+    });
   });
   const label = `histogram from ${figureText(min)} to ${figureText(max)}`;
-  const picture = drawn("svg", { viewBox: `0 0 ${width} ${height}`, class: "histogram", role: "img", "aria-label": label, preserveAspectRatio: "none" }, ...bars);
+  const picture = drawn(
+    "svg",
+    {
+      viewBox: `0 0 ${width} ${height}`,
+      class: "histogram",
+      role: "img",
+      "aria-label": label,
+      preserveAspectRatio: "none",
+    },
+    ...bars,
+  );
   if (min < 0 && max > 0) {
     const zero = (-min / (max - min)) * width;
     picture.append(drawn("line", { x1: zero, x2: zero, y1: 0, y2: height, class: "zero" }));
@@ -27,7 +43,8 @@ function ticks(low, high, number) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough);
   const found = [];
-  for (let at = Math.ceil(low / step); at * step <= high * (1 + 1e-12); at++) found.push(Number((at * step).toPrecision(12)));
+  for (let at = Math.ceil(low / step); at * step <= high * (1 + 1e-12); at++)
+    found.push(Number((at * step).toPrecision(12)));
   return found;
 }
 
@@ -48,14 +65,20 @@ function chart(title, series, { mark = null, last = null } = {}) {
     picture.append(drawn("line", { x1: left, x2: width - 12, y1: atY(y), y2: atY(y), class: "grid" }));
     picture.append(drawn("text", { x: left - 8, y: atY(y) + 4, class: "tick end" }, figureText(y)));
   }
-  for (const x of ticks(lowX, highX, 5)) picture.append(drawn("text", { x: atX(x), y: height - 8, class: "tick middle" }, grouped(x)));
+  for (const x of ticks(lowX, highX, 5))
+    picture.append(drawn("text", { x: atX(x), y: height - 8, class: "tick middle" }, grouped(x)));
   series.forEach((one, number) => {
     const css = one.css ?? `line s${number + 1}`;
     picture.append(drawn("path", { d: pathOf(one.points, atX, atY), class: css }));
-    if (one.dots) for (const [x, y] of one.points) if (y !== null) picture.append(drawn("circle", { cx: atX(x), cy: atY(y), r: 2.5, class: css.replace("line", "dot") }));
+    if (one.dots)
+      for (const [x, y] of one.points)
+        if (y !== null)
+          picture.append(drawn("circle", { cx: atX(x), cy: atY(y), r: 2.5, class: css.replace("line", "dot") }));
   });
   if (mark) picture.append(drawn("circle", { cx: atX(mark[0]), cy: atY(mark[1]), r: 5, class: "best" }));
-  const names = series.filter((one) => one.name).map((one, at) => el("span.key", {}, el(`span.swatch.s${at + 1}`), nameElement(one.name)));
+  const names = series
+    .filter((one) => one.name)
+    .map((one, at) => el("span.key", {}, el(`span.swatch.s${at + 1}`), nameElement(one.name)));
   const caption = el("figcaption", {}, el("strong", {}, nameElement(title)), ...(names.length > 1 ? names : []));
   return el("figure.chart-figure", {}, caption, picture, el("div.axis", {}, "step"));
 }
@@ -87,7 +110,10 @@ function pathOf(points, atX, atY) {
 /** Each point as the mean of itself and up to ``around`` beside it. */
 function smoothed(points, around) {
   return points.map(([x], at) => {
-    const near = points.slice(Math.max(0, at - around), at + around + 1).map(([, y]) => y).filter((y) => y !== null);
+    const near = points
+      .slice(Math.max(0, at - around), at + around + 1)
+      .map(([, y]) => y)
+      .filter((y) => y !== null);
     return [x, near.length ? near.reduce((a, b) => a + b) / near.length : null];
   });
 }

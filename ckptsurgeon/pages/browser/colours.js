@@ -1,14 +1,34 @@
 // By what tensors are told apart in colour: module, dtype, what differs, what became of them, what their values are.
 
 const STATE_COLOURS = {
-  same: "--quiet", close: "--c-grey", changed: "--c-amber", retyped: "--c-teal", reshaped: "--c-purple",
-  renamed: "--c-blue", added: "--c-green", removed: "--c-red", "not compared": "--c-slate",
+  same: "--quiet",
+  close: "--c-grey",
+  changed: "--c-amber",
+  retyped: "--c-teal",
+  reshaped: "--c-purple",
+  renamed: "--c-blue",
+  added: "--c-green",
+  removed: "--c-red",
+  "not compared": "--c-slate",
 };
 const CLASS_COLOURS = {
-  copied: "--c-blue", cast: "--c-teal", reshaped: "--c-cyan", derived: "--c-indigo", resized: "--c-amber",
-  mapped: "--c-yellow", merged: "--c-purple", initialised: "--c-red", kept: "--c-grey", "": "--c-slate",
+  copied: "--c-blue",
+  cast: "--c-teal",
+  reshaped: "--c-cyan",
+  derived: "--c-indigo",
+  resized: "--c-amber",
+  mapped: "--c-yellow",
+  merged: "--c-purple",
+  initialised: "--c-red",
+  kept: "--c-grey",
+  "": "--c-slate",
 };
-const VALUE_COLOURS = { ordinary: "--quiet", constant: "--c-amber", "all zero": "--c-blue", "NaN or infinite": "--c-red" };
+const VALUE_COLOURS = {
+  ordinary: "--quiet",
+  constant: "--c-amber",
+  "all zero": "--c-blue",
+  "NaN or infinite": "--c-red",
+};
 const SERIES = 12; // colours that can be told apart
 
 /** Categories of the tensors: ``of`` has each row's, ``list`` their names, colours and numbers. */
@@ -25,7 +45,8 @@ class Colouring {
     const step = Math.ceil((node.to - node.from) / 32);
     const counts = new Uint8Array(this.list.length);
     let best = this.of[node.from];
-    for (let row = node.from; row < node.to; row += step) if (++counts[this.of[row]] > counts[best]) best = this.of[row];
+    for (let row = node.from; row < node.to; row += step)
+      if (++counts[this.of[row]] > counts[best]) best = this.of[row];
     return best;
   }
 }
@@ -35,11 +56,18 @@ function colouringsOf(model) {
   const found = [];
   if (model.difference) {
     const { states, state } = model.difference;
-    found.push(new Colouring("difference", states, states.map((name) => STATE_COLOURS[name]), Uint8Array.from(state)));
+    found.push(
+      new Colouring(
+        "difference",
+        states,
+        states.map((name) => STATE_COLOURS[name]),
+        Uint8Array.from(state),
+      ),
+    );
   }
   if (model.receipt) {
     const { classes } = model.receipt;
-    const colours = classes.map((name) => CLASS_COLOURS[name] ?? "--c-slate");
+    const colours = classes.map((name) => CLASS_COLOURS[name]);
     const labels = classes.map((name) => name || "not in the recipe");
     found.push(new Colouring("origin", labels, colours, Uint8Array.from(model.receipt.class)));
   }
@@ -49,21 +77,29 @@ function colouringsOf(model) {
 }
 
 function byModule(model) {
-  let top = model.root;
-  while (top.children.length === 1 && !top.children[0].isTensor) top = top.children[0];
-  const parts = [...top.children].sort((a, b) => model.value(b, "parameters") - model.value(a, "parameters"));
+  const parts = [...model.top.children].sort((a, b) => model.value(b, "parameters") - model.value(a, "parameters"));
   const shown = parts.length > SERIES ? SERIES - 1 : parts.length;
   const of = new Uint8Array(model.size).fill(shown);
   parts.slice(0, shown).forEach((part, at) => of.fill(at, part.from, part.to));
   const labels = parts.slice(0, shown).map((part) => model.keyOf(part));
   if (parts.length > shown) labels.push(`${parts.length - shown} others`);
-  return new Colouring("module", labels, labels.map((_, at) => `--s${(at % SERIES) + 1}`), of);
+  return new Colouring(
+    "module",
+    labels,
+    labels.map((_, at) => `--s${(at % SERIES) + 1}`),
+    of,
+  );
 }
 
 function byDtype(model) {
   const labels = [...new Set(model.kinds.map((kind) => kind[0]))];
   const of = Uint8Array.from(model.kind, (kind) => labels.indexOf(model.kinds[kind][0]));
-  return new Colouring("dtype", labels, labels.map((_, at) => `--s${(at % SERIES) + 1}`), of);
+  return new Colouring(
+    "dtype",
+    labels,
+    labels.map((_, at) => `--s${(at % SERIES) + 1}`),
+    of,
+  );
 }
 
 function byValues(model) {

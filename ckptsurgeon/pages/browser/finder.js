@@ -82,7 +82,11 @@ class Finder {
       $("text").value = near.text;
       this.look();
     };
-    return ["; ", el("button.link", { type: "button", onclick: use }, visible(near.text)), ` finds ${grouped(near.number)}`];
+    return [
+      "; ",
+      el("button.link", { type: "button", onclick: use }, visible(near.text)),
+      ` finds ${grouped(near.number)}`,
+    ];
   }
 
   /** Say something else for a moment. */

@@ -39,7 +39,12 @@ class NetworkMap {
     this.pen = this.penOf(this.picture, width, height);
     this.pen.font = FONT;
     this.pen.textBaseline = "middle";
-    this.ink = { text: styleColour("--ink"), head: styleColour("--raised"), deep: styleColour("--deep"), mark: styleColour("--mark") };
+    this.ink = {
+      text: styleColour("--ink"),
+      head: styleColour("--raised"),
+      deep: styleColour("--deep"),
+      mark: styleColour("--mark"),
+    };
     this.fills = this.colouring.list.map(({ colour }) => styleColour(colour));
     this.boxes = [];
     this.place(this.top, 0, 0, width, height, true);

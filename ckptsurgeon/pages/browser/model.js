@@ -86,6 +86,13 @@ class Model {
     return found;
   }
 
+  /** The module below which the network begins to branch. */
+  get top() {
+    let top = this.root;
+    while (top.children.length === 1 && !top.children[0].isTensor) [top] = top.children;
+    return top;
+  }
+
   /** How much of the network a node is, by "parameters" or "bytes". */
   value(node, metric) {
     const sums = metric === "bytes" ? this.bytes : this.parameters;

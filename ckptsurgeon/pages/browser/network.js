@@ -16,7 +16,7 @@ class Network {
       zoom: (node) => this.zoom(node),
       describe: (node) => this.describe(node),
     });
-    for (let at = model.root; at.children.length === 1; ) [at] = openedParts(at);
+    for (let at = model.root; at.children.length === 1;) [at] = openedParts(at);
     this.finder = new Finder(model, search, {
       changed: () => this.refresh(),
       select: (node) => this.select(node),
@@ -45,7 +45,9 @@ class Network {
       colour: uniform ? parts[first].colour : null,
       size: metric === "bytes" ? bytesText(value) : countText(value),
       share: value / model.value(model.root, metric) || 0,
-      note: node.isTensor ? shapeText(model.shape(node.row)) : plural(this.search.isActive ? this.search.within(node) : node.to - node.from, "tensor"),
+      note: node.isTensor
+        ? shapeText(model.shape(node.row))
+        : plural(this.search.isActive ? this.search.within(node) : node.to - node.from, "tensor"),
     };
   }
 
@@ -61,7 +63,7 @@ class Network {
     this.map.mark(node);
     this.panel.show(node);
     const key = node ? this.model.keyOf(node) : "";
-    history.replaceState(null, "", `#${key.isWellFormed() ? encodeURIComponent(key) : ""}`);
+    remember(key);
   }
 
   hover(node) {
@@ -73,7 +75,9 @@ class Network {
     this.map.zoom(node);
     const path = [];
     for (let at = this.map.top; at !== null; at = at.parent) path.unshift(at);
-    const links = path.map((one) => el("button.link", { type: "button", onclick: () => this.zoom(one) }, one.parent ? nameElement(one.name) : "all"));
+    const links = path.map((one) =>
+      el("button.link", { type: "button", onclick: () => this.zoom(one) }, one.parent ? nameElement(one.name) : "all"),
+    );
     $("path").replaceChildren(...links.flatMap((link, at) => (at ? [el("span.quiet", {}, " / "), link] : [link])));
   }
 
@@ -109,7 +113,12 @@ class Network {
         this.legend();
         this.finder.run();
       };
-      return el("button.chip", { type: "button", "aria-pressed": String(chosen.has(at)), onclick: choose }, badge(label, colour), el("span.quiet", {}, grouped(count)));
+      return el(
+        "button.chip",
+        { type: "button", "aria-pressed": String(chosen.has(at)), onclick: choose },
+        badge(label, colour),
+        el("span.quiet", {}, grouped(count)),
+      );
     });
     const focused = [...$("legend").children].indexOf(document.activeElement);
     $("legend").replaceChildren(...made.filter(Boolean));
@@ -168,4 +177,13 @@ function partOf(top, node) {
 function openedParts(node) {
   for (const part of node.children) part.open = !part.isTensor;
   return node.children;
+}
+
+/** Let the address name what is shown, where it may: not in a notebook's frame, nor too often. */
+function remember(key) {
+  try {
+    history.replaceState(null, "", `#${key.isWellFormed() ? encodeURIComponent(key) : ""}`);
+  } catch (error) {
+    if (error.name !== "SecurityError") throw error;
+  }
 }

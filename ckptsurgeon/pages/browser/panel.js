@@ -20,27 +20,43 @@ class Panel {
   about(node) {
     const key = this.model.keyOf(node);
     const title = el("h2", {}, nameElement(key || "the whole network", "bdi.key"));
-    const copy = key ? el("button.small", { type: "button", title: "Copy the key", onclick: () => this.copy(key) }, "copy") : null;
+    const plain = key && visible(key) === key && navigator.clipboard; // what is not as it looks is not handed on
+    const copy = plain
+      ? el("button.small", { type: "button", title: "Copy the key", onclick: () => this.copy(key) }, "copy")
+      : null;
     const close = el("button.small.close", { type: "button", onclick: () => this.network.select(null) }, "close");
     const head = el("div.panel-head", {}, title, copy, close);
     return [head, el("div.panel-body", {}, ...(node.isTensor ? this.tensor(node.row) : this.module(node)))];
   }
 
   async copy(key) {
-    await navigator.clipboard?.writeText(key).then(() => this.network.finder.say("copied"), () => this.network.finder.say("not allowed to copy"));
+    await navigator.clipboard.writeText(key).then(
+      () => this.network.finder.say("copied"),
+      () => this.network.finder.say("not allowed to copy"),
+    );
   }
 
   tensor(row) {
     const { model } = this;
     const [dtype, shape, nbytes, parameters, opaque] = model.kinds[model.kind[row]];
-    const facts = [["shape", shapeText(shape)], ["dtype", dtype], ["bytes", `${bytesText(nbytes)} (${grouped(nbytes)})`]];
+    const facts = [
+      ["shape", shapeText(shape)],
+      ["dtype", dtype],
+      ["bytes", `${bytesText(nbytes)} (${grouped(nbytes)})`],
+    ];
     if (parameters) facts.push(["parameters", grouped(parameters)]);
     if (opaque) facts.push(["values", nameElement(opaque)]);
-    if (model.file.length && model.files[model.file[row]]) facts.push(["file", nameElement(model.files[model.file[row]])]);
+    if (model.file.length && model.files[model.file[row]])
+      facts.push(["file", nameElement(model.files[model.file[row]])]);
     const owner = model.tiedTo.get(row);
     if (owner !== undefined) facts.push(["tied to", this.link(owner)]);
     const tied = model.tiedFrom.get(row);
-    if (tied) facts.push(["tied with", ...tied.slice(0, 8).map((one) => this.link(one)), tied.length > 8 ? `and ${tied.length - 8} more` : null]);
+    if (tied)
+      facts.push([
+        "tied with",
+        ...tied.slice(0, 8).map((one) => this.link(one)),
+        tied.length > 8 ? `and ${tied.length - 8} more` : null,
+      ]);
     const parts = [factsOf(facts)];
     if (this.columns) parts.push(section("Difference", factsOf(this.difference(row))));
     if (this.origins) parts.push(section("Where it comes from", factsOf(this.origin(row))));
@@ -49,16 +65,29 @@ class Panel {
   }
 
   link(row) {
-    return el("button.link", { type: "button", onclick: () => this.network.select(this.model.leaves[row]) }, nameElement(this.model.keys[row]));
+    return el(
+      "button.link",
+      { type: "button", onclick: () => this.network.select(this.model.leaves[row]) },
+      nameElement(this.model.keys[row]),
+    );
   }
 
   values(row) {
     const figures = this.model.figures;
-    if (figures.zeros[row] === null) return section("Values", el("p.quiet", {}, "no figures: complex, packed or not plain"));
-    const facts = ["mean", "std", "min", "max"].map((name) => [name === "std" ? "deviation" : name, figureText(figures[name][row])]);
+    if (figures.zeros[row] === null)
+      return section("Values", el("p.quiet", {}, "no figures: complex, packed or not plain"));
+    const facts = ["mean", "std", "min", "max"].map((name) => [
+      name === "std" ? "deviation" : name,
+      figureText(figures[name][row]),
+    ]);
     const number = this.model.shape(row).reduce((a, b) => a * b, 1);
-    facts.push(["zeros", figures.zeros[row] ? `${grouped(figures.zeros[row])} (${percent(figures.zeros[row], number)})` : "0"]);
-    for (const name of ["nan", "inf"]) if (figures[name][row]) facts.push([name === "nan" ? "NaN" : "infinite", el("strong.bad", {}, grouped(figures[name][row]))]);
+    facts.push([
+      "zeros",
+      figures.zeros[row] ? `${grouped(figures.zeros[row])} (${percent(figures.zeros[row], number)})` : "0",
+    ]);
+    for (const name of ["nan", "inf"])
+      if (figures[name][row])
+        facts.push([name === "nan" ? "NaN" : "infinite", el("strong.bad", {}, grouped(figures[name][row]))]);
     const heights = figures.histogram[row];
     return section("Values", factsOf(facts), heights ? histogram(heights, figures.min[row], figures.max[row]) : null);
   }
@@ -89,8 +118,13 @@ class Panel {
     const { key, more, weights, method } = this.origins;
     const kind = receipt.classes[receipt.class[row]];
     const facts = [["class", badge(kind || "not in the recipe", CLASS_COLOURS[kind])]];
-    const from = (source, name) => [nameElement(name), " of ", nameElement(receipt.sources[source]?.[0] ?? `source ${source}`)];
-    if (receipt.from[row] >= 0) facts.push(["from", ...from(receipt.from[row], key.get(row)?.[0] ?? this.model.keys[row])]);
+    const from = (source, name) => [
+      nameElement(name),
+      " of ",
+      nameElement(receipt.sources[source]?.[0] ?? `source ${source}`),
+    ];
+    if (receipt.from[row] >= 0)
+      facts.push(["from", ...from(receipt.from[row], key.get(row)?.[0] ?? this.model.keys[row])]);
     for (const [source, name] of more.get(row) ?? []) facts.push(["and", ...from(source, name)]);
     if (weights.has(row)) facts.push(["weights", weights.get(row).map(figureText).join(", ")]);
     if (method.has(row)) facts.push(["method", nameElement(method.get(row)[0])]);
@@ -107,7 +141,11 @@ class Panel {
 
   module(node) {
     const { model, network } = this;
-    const [number, bytes, parameters] = [node.to - node.from, model.value(node, "bytes"), model.value(node, "parameters")];
+    const [number, bytes, parameters] = [
+      node.to - node.from,
+      model.value(node, "bytes"),
+      model.value(node, "parameters"),
+    ];
     const whole = model.root;
     const facts = [
       ["tensors", grouped(number)],
@@ -116,26 +154,14 @@ class Panel {
     ];
     const { colouring } = network;
     const counts = new Map();
-    for (let row = node.from; row < node.to; row++) counts.set(colouring.of[row], (counts.get(colouring.of[row]) ?? 0) + 1);
+    for (let row = node.from; row < node.to; row++)
+      counts.set(colouring.of[row], (counts.get(colouring.of[row]) ?? 0) + 1);
     const parts = [...counts].map(([category, times]) => [
-      badge(colouring.list[category].label, colouring.list[category].colour), `${grouped(times)} of ${grouped(number)}`,
+      badge(colouring.list[category].label, colouring.list[category].colour),
+      `${grouped(times)} of ${grouped(number)}`,
     ]);
     return [factsOf(facts), section(`By ${colouring.name}`, factsOf(parts))];
   }
-}
-
-/** Facts as a list of names and what is said of each. */
-function factsOf(facts) {
-  const rows = facts.flatMap(([name, ...said]) => [el("dt", {}, name), el("dd", {}, ...said.map((one) => one ?? ""))]);
-  return el("dl.facts", {}, ...rows);
-}
-
-const section = (title, ...content) => el("section", {}, el("h3", {}, title), ...content);
-
-function badge(label, colour) {
-  const swatch = el("span.swatch", { "aria-hidden": "true" });
-  swatch.style.setProperty("--tone", colour ? `var(${colour})` : "transparent");
-  return el("span.badge", {}, swatch, nameElement(label));
 }
 
 const byRow = (rows) => new Map(rows.map(([row, ...rest]) => [row, rest]));

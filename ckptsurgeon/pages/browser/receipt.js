@@ -3,27 +3,55 @@
 function receiptView(model, open) {
   const { receipt } = model;
   const facts = [["made by", `ckpt ${receipt.verb}, ckptsurgeon ${receipt.version}`]];
-  receipt.sources.forEach(([name, path, role]) => facts.push([role, nameElement(name), ...(path !== name ? [" at ", nameElement(path)] : [])]));
+  receipt.sources.forEach(([name, path, role]) =>
+    facts.push([role, nameElement(name), ...(path !== name ? [" at ", nameElement(path)] : [])]),
+  );
   if (receipt.target[1]) facts.push(["into", nameElement(receipt.target[1]), ` (${receipt.target[0]})`]);
   facts.push(["seed", String(receipt.seed)]);
   if (receipt.vocabulary.length) {
     const [source, destination, size, rows, kept, moved, fresh, policy] = receipt.vocabulary;
-    facts.push(["vocabulary", nameElement(source), ` (${size}) to `, nameElement(destination), ` (${rows}): ${kept} kept, ${moved} of them moved, ${fresh} new (${policy})`]);
+    facts.push([
+      "vocabulary",
+      nameElement(source),
+      ` (${size}) to `,
+      nameElement(destination),
+      ` (${rows}): ${kept} kept, ${moved} of them moved, ${fresh} new (${policy})`,
+    ]);
   }
   const parts = [section("What was done", factsOf(facts)), section("By module", classTable(model, open))];
-  if (receipt.arguments.length) parts.push(section("Arguments", factsOf(receipt.arguments.map(([name, value]) => [nameElement(name), el("code", {}, nameElement(value))]))));
-  parts.push(longList("Not used of the sources", receipt.unexpected.map(([source, key]) => `${receipt.sources[source]?.[0] ?? source}: ${key}`)));
-  parts.push(longList("In the recipe, and not in the file", receipt.gone));
+  if (receipt.arguments.length)
+    parts.push(
+      section(
+        "Arguments",
+        factsOf(receipt.arguments.map(([name, value]) => [nameElement(name), el("code", {}, nameElement(value))])),
+      ),
+    );
+  parts.push(
+    longList(
+      "Not used of the sources",
+      receipt.unexpected.map(([source, key]) => `${receipt.sources[source]?.[0] ?? source}: ${key}`),
+      receipt.numbers.unexpected,
+    ),
+  );
+  parts.push(longList("In the recipe, and not in the file", receipt.gone, receipt.numbers.gone));
   return parts;
 }
 
 /** A row for each module at the top: how many of its tensors are in each class, and how much came from sources. */
 function classTable(model, open) {
   const { receipt } = model;
-  let top = model.root;
-  while (top.children.length === 1 && !top.children[0].isTensor) top = top.children[0];
+  const { top } = model;
   const shown = top.children.slice(0, 200);
-  const head = el("tr", {}, el("th", { scope: "col" }, "module"), ...receipt.classes.map((name) => el("th.number", { scope: "col" }, badge(name || "not in the recipe", CLASS_COLOURS[name]))), el("th.number", { scope: "col" }, "from sources"), el("th", { scope: "col" }, "by parameters"));
+  const head = el(
+    "tr",
+    {},
+    el("th", { scope: "col" }, "module"),
+    ...receipt.classes.map((name) =>
+      el("th.number", { scope: "col" }, badge(name || "not in the recipe", CLASS_COLOURS[name])),
+    ),
+    el("th.number", { scope: "col" }, "from sources"),
+    el("th", { scope: "col" }, "by parameters"),
+  );
   const rows = [...shown, model.root].map((node) => {
     const [counts, sizes] = [receipt.classes.map(() => 0), receipt.classes.map(() => 0)];
     let [from, all] = [0, 0];
@@ -34,11 +62,22 @@ function classTable(model, open) {
       all += size;
       if (receipt.from[row] >= 0) from += size;
     }
-    const label = node === model.root ? "total" : el("button.link", { type: "button", onclick: () => open(node) }, nameElement(node.name));
-    return el("tr", {}, el("th", { scope: "row" }, label), ...counts.map((number) => el("td.number", {}, number ? grouped(number) : "-")), el("td.number", {}, percent(from, all) || "-"), el("td", {}, stacked(sizes, all, receipt.classes)));
+    const label =
+      node === model.root
+        ? "total"
+        : el("button.link", { type: "button", onclick: () => open(node) }, nameElement(node.name));
+    return el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, label),
+      ...counts.map((number) => el("td.number", {}, number ? grouped(number) : "-")),
+      el("td.number", {}, percent(from, all) || "-"),
+      el("td", {}, stacked(sizes, all, receipt.classes)),
+    );
   });
   const more = top.children.length - shown.length;
-  return el("div.wide", {}, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)), more > 0 ? el("p.quiet", {}, `and ${more} more modules, in the total`) : null);
+  const rest = more > 0 ? el("p.quiet", {}, `and ${more} more modules, in the total`) : null;
+  return el("div", {}, wideTable(head, rows), rest);
 }
 
 /** A bar in which each class has its part. */
@@ -47,20 +86,9 @@ function stacked(sizes, all, classes) {
   sizes.forEach((size, at) => {
     if (!size) return;
     const part = el("span");
-    part.style.setProperty("--tone", `var(${CLASS_COLOURS[classes[at]] ?? "--c-slate"})`);
+    part.style.setProperty("--tone", `var(${CLASS_COLOURS[classes[at]]})`);
     part.style.width = `${(100 * size) / all}%`;
     bar.append(part);
   });
   return bar;
-}
-
-const LISTED = 500;
-
-/** A list of names behind a summary; nothing for none. */
-function longList(title, names) {
-  if (!names.length) return "";
-  const shown = names.slice(0, LISTED).map((name) => el("li", {}, nameElement(name)));
-  const more = names.length - shown.length;
-  const rest = more > 0 ? el("p.quiet", {}, `and ${grouped(more)} more`) : null;
-  return el("details", { open: names.length <= 12 }, el("summary", {}, `${title}: ${grouped(names.length)}`), el("ul.names", {}, ...shown), rest);
 }

@@ -20,11 +20,16 @@ class Tree {
   /** Find out which rows there are, and draw those in sight. */
   refresh() {
     this.rows = [];
-    const left = [...this.shownParts(this.model.root)].reverse();
+    const left = [this.model.root];
     while (left.length) {
       const node = left.pop();
-      this.rows.push(node);
-      if (node.open) left.push(...this.shownParts(node).reverse());
+      if (node !== this.model.root) this.rows.push(node);
+      const parts = node.open ? this.shownParts(node) : [];
+      for (let at = parts.length - 1; at >= 0; at--) {
+        parts[at].place = at + 1;
+        parts[at].beside = parts.length;
+        left.push(parts[at]);
+      }
     }
     this.sheet.style.height = `${this.rows.length * ROW}px`;
     this.drawn = null;
@@ -32,7 +37,7 @@ class Tree {
   }
 
   shownParts(node) {
-    return this.search.isActive ? node.children.filter((child) => this.search.within(child)) : [...node.children];
+    return this.search.isActive ? node.children.filter((child) => this.search.within(child)) : node.children;
   }
 
   drawSoon() {
@@ -58,10 +63,16 @@ class Tree {
   element(node, at) {
     const { colour, size, share, note } = this.describe(node);
     const row = el(
-      "div.row", {
-        id: `row-${at}`, role: "treeitem", "aria-level": String(node.depth + 1),
-        "aria-selected": String(node === this.selected), "aria-setsize": String(node.parent.children.length),
-        onclick: (event) => this.clicked(node, event), onmouseenter: () => this.hover(node),
+      "div.row",
+      {
+        id: `row-${at}`,
+        role: "treeitem",
+        "aria-level": String(node.depth + 1),
+        "aria-selected": String(node === this.selected),
+        "aria-setsize": String(node.beside),
+        "aria-posinset": String(node.place),
+        onclick: (event) => this.clicked(node, event),
+        onmouseenter: () => this.hover(node),
         ondblclick: () => this.zoom(node),
       },
       el("span.twist", { "aria-hidden": "true" }),
@@ -124,7 +135,14 @@ class Tree {
   pressed(event) {
     const place = this.rows.indexOf(this.selected);
     const page = Math.max(1, Math.floor(this.box.clientHeight / ROW) - 1);
-    const moves = { ArrowDown: place + 1, ArrowUp: place - 1, Home: 0, End: this.rows.length - 1, PageDown: place + page, PageUp: place - page };
+    const moves = {
+      ArrowDown: place + 1,
+      ArrowUp: place - 1,
+      Home: 0,
+      End: this.rows.length - 1,
+      PageDown: place + page,
+      PageUp: place - page,
+    };
     const node = this.selected;
     if (event.ctrlKey || event.metaKey || event.altKey || !this.rows.length) return;
     if (event.key in moves) this.select(this.rows[Math.max(0, Math.min(this.rows.length - 1, moves[event.key]))]);

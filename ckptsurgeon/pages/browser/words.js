@@ -62,7 +62,7 @@ function figureText(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-/** An element: el("p.note", {title: "x"}, "text", otherElement). Texts stay texts. */
+/** An element: el("p.note", {title: "x"}, "text", otherElement). Texts stay texts, with what is invisible spelled. */
 function el(name, given = {}, ...children) {
   const [tag, ...classes] = name.split(".");
   const made = document.createElement(tag);
@@ -72,21 +72,28 @@ function el(name, given = {}, ...children) {
     else if (property in made && !property.includes("-")) made[property] = value;
     else made.setAttribute(property, value);
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
+  for (const child of children) {
+    if (typeof child === "string") made.append(visible(child));
+    else if (child !== null && child !== undefined) made.append(child);
+  }
   return made;
 }
 
 /** A name out of a checkpoint, in a direction of its own. */
-const nameElement = (text, css = "bdi.name") => el(css, { dir: "ltr" }, text.trim() === "" ? `"${visible(text)}"` : visible(text));
+const nameElement = (text, css = "bdi.name") =>
+  el(css, { dir: "ltr" }, text.trim() === "" ? `"${visible(text)}"` : visible(text));
 
 const SVG = "http://www.w3.org/2000/svg";
 
 /** An element of a picture, with its attributes. */
 function drawn(tag, given = {}, ...children) {
   const made = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(given)) made.setAttribute(name, value);
+  for (const [name, value] of Object.entries(given)) made.setAttribute(name, visible(String(value)));
   made.append(...children);
   return made;
 }
+
+/** What an object has under a name of its own, whatever names all objects have. */
+const own = (things, name, other) => (Object.hasOwn(things, name) ? things[name] : other);
 
 const $ = (id) => document.getElementById(id);

@@ -85,7 +85,7 @@ function sequence(reader, outer, isFirst) {
 function skipVerbose(reader, token) {
   if (/^[ \t\n\r\v\f]$/.test(token)) return true;
   if (token !== "#") return false;
-  for (let skipped = reader.get(); skipped !== null && skipped !== "\n"; ) skipped = reader.get();
+  for (let skipped = reader.get(); skipped !== null && skipped !== "\n";) skipped = reader.get();
   return true;
 }
 
@@ -134,8 +134,7 @@ function referenceOrOctal(reader, letter, scope) {
     if (code > 0o377) throw reader.error(`octal escape value \\${digits} outside of range 0-0o377`, 4);
     return piece(literalOf(reader, code, scope.mode));
   }
-  if (Number(digits) >= reader.groups.length)
-    throw reader.error(`invalid group reference ${digits}`, digits.length);
+  if (Number(digits) >= reader.groups.length) throw reader.error(`invalid group reference ${digits}`, digits.length);
   return reference(reader, Number(digits), 1 + digits.length, scope);
 }
 

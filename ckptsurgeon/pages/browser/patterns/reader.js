@@ -57,7 +57,7 @@ class ExpressionReader {
   }
 
   getUntil(terminator, what) {
-    for (let taken = ""; ; ) {
+    for (let taken = ""; ;) {
       const token = this.get();
       if (token === null && !taken) throw this.error(`missing ${what}`);
       if (token === null) throw this.error(`missing ${terminator}, unterminated name`, lengthOf(taken));

@@ -12,7 +12,7 @@ function parseSegments(chars) {
 
 function* splitAtDots(chars, fail) {
   let start = 0;
-  for (let at = 0; at < chars.length; ) {
+  for (let at = 0; at < chars.length;) {
     if (chars[at] === ".") {
       yield chars.slice(start, at);
       start = at += 1;
@@ -48,7 +48,7 @@ function parseSegment(part, fail) {
 }
 
 function* tokensOf(part, fail) {
-  for (let at = 0; at < part.length; ) {
+  for (let at = 0; at < part.length;) {
     const [token, end] = tokenAt(part, at, fail);
     yield token;
     at = end;
@@ -86,7 +86,7 @@ function classToken(raw, fail) {
   const negated = raw[0] === "!";
   const pairs = unescapedPairs(negated ? raw.slice(1) : raw);
   const ranges = [];
-  for (let at = 0; at < pairs.length; ) {
+  for (let at = 0; at < pairs.length;) {
     const spans = at + 2 < pairs.length && pairs[at + 1][1] === "-" && !pairs[at + 1][0];
     const low = codeOf(pairs[at][1]);
     const high = codeOf(pairs[spans ? at + 2 : at][1]);
@@ -110,16 +110,12 @@ function braceToken(chars, fail) {
       `{${raw}} is arithmetic, which only a target has`,
       "Catch the number with {n}, compute with it in the target, and leave layers out with --exclude.",
     );
-  throw fail(
-    `{${raw}} is neither a list {a,b}, a range {0..11} nor a name {n}`,
-    "Write \\{ for the character itself.",
-  );
+  throw fail(`{${raw}} is neither a list {a,b}, a range {0..11} nor a name {n}`, "Write \\{ for the character itself.");
 }
 
 function rangeToken(raw, low, high, fail) {
   if (low > high) throw fail(`the range {${raw}} runs backwards`);
-  if (high - low >= MAX_ALTERNATIVES)
-    throw fail(`{${raw}} stands for more than ${MAX_ALTERNATIVES} names`, "Use {n}.");
+  if (high - low >= MAX_ALTERNATIVES) throw fail(`{${raw}} stands for more than ${MAX_ALTERNATIVES} names`, "Use {n}.");
   return choiceToken(Array.from({ length: Number(high - low) + 1 }, (_, i) => [...String(low + BigInt(i))]));
 }
 
