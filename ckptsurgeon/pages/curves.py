@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .plain import mapping, number, numbers
+from .plain import integer, mapping, number, numbers
 
 __all__ = ["Curves"]
 
@@ -19,12 +19,12 @@ class Curves:
     def __init__(self) -> None:
         self.every = 1
         self._seen = 0
-        self._steps: list[tuple[float | None, float | None, float | None, dict[str, float]]] = []
-        self._evaluations: list[tuple[float | None, dict[str, float]]] = []
+        self._steps: list[tuple[int, float | None, float | None, dict[str, float]]] = []
+        self._evaluations: list[tuple[int, dict[str, float]]] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a line of the log; what is neither a step nor an evaluation is left out."""
-        step = number(row.get("step"))
+        step = integer(row.get("step"))
         if step is None:
             return
         if "loss" in row:
@@ -33,7 +33,7 @@ class Curves:
             self._evaluations.append((step, numbers(row["dev"])))
             del self._evaluations[2 * POINTS :]
 
-    def _add_step(self, step: float, row: Mapping[str, Any]) -> None:
+    def _add_step(self, step: int, row: Mapping[str, Any]) -> None:
         if self._seen % self.every == 0:
             rates = numbers(mapping(row.get("lr")))
             self._steps.append((step, number(row.get("loss")), number(row.get("grad_norm")), rates))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..comparison import Difference, Numbers, Pair
 from ..tensors import TensorInfo
-from .figures import figure
+from .figures import exact, figure
 from .table import Table
 
 __all__ = ["STATES", "difference_of", "rows_of_both"]
@@ -60,5 +60,5 @@ def _states(found: Difference) -> dict[str, str]:
 
 def _figures(numbers: Numbers) -> list[float | int | None]:
     """Return differing, max abs, relative, cosine, NaN and infinities of one of the two."""
-    distances = (figure(numbers.max_abs), figure(numbers.relative), figure(numbers.cosine))
+    distances = (figure(numbers.max_abs), figure(numbers.relative), exact(numbers.cosine))
     return [numbers.differing, *distances, numbers.nan, numbers.inf]

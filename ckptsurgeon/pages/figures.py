@@ -11,12 +11,11 @@ from .table import Places
 if TYPE_CHECKING:
     from ..inspection.stats import Stats
 
-__all__ = ["figure", "figures_of"]
+__all__ = ["exact", "figure", "figures_of"]
 
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 """Heights of a histogram, one character for each bin: the highest is the last."""
 
-NUMBERS = ("mean", "std", "min", "max")
 COUNTS = ("zeros", "nan", "inf")
 
 
@@ -25,7 +24,10 @@ def figures_of(
 ) -> dict[str, Any]:
     """Return a column for each figure; None, or nothing, where a tensor has none."""
     found = [stats.get(key) for key in places]
-    numbers = {name: [one and figure(getattr(one, name)) for one in found] for name in NUMBERS}
+    numbers: dict[str, list[float | None]] = {
+        name: [None if one is None else figure(getattr(one, name)) for one in found] for name in ("mean", "std")
+    }
+    numbers |= {name: [None if one is None else exact(getattr(one, name)) for one in found] for name in ("min", "max")}
     counts = {name: [one and getattr(one, name) for one in found] for name in COUNTS}
     return {**numbers, **counts, "histogram": [_heights(histograms.get(key, ())) for key in places]}
 
@@ -33,6 +35,13 @@ def figures_of(
 def figure(value: float | None) -> float | None:
     """Return a number with the six digits that a page shows; None for what is not finite, which JSON has not."""
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
+
+
+def exact(value: float | None) -> float | None:
+    """Return a number with the nine digits that tell any two of float32 apart; an integer with all of them."""
+    if value is None or not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) and abs(value) < 1 << 53 else float(f"{value:.9g}")
 
 
 def _heights(counts: Sequence[int]) -> str:

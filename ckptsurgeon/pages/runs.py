@@ -79,6 +79,8 @@ def _lineage(found: Mapping[str, Any]) -> dict[str, Any]:
         "seed": integer(found.get("seed")),
         "device": text(found.get("device")),
         "processes": integer(found.get("processes")),
+        "steps": integer(mapping(found.get("settings")).get("steps")),
+        "task": text(mapping(found.get("settings")).get("task")),
     }
 
 

@@ -112,6 +112,7 @@ def test_the_panel_has_what_is_known_of_a_tensor(first: Chrome) -> None:
     stats = cs.inspect("a.pth", stats=True).stats
     assert stats is not None
     assert stats["decoder.out.weight"] is not None
+    assert found["min"] == repr(float(f"{stats['decoder.out.weight'].min:.9g}"))
     assert float(found["mean"]) == pytest.approx(stats["decoder.out.weight"].mean, rel=1e-3)
     assert float(found["deviation"]) == pytest.approx(stats["decoder.out.weight"].std, rel=1e-3)
     assert first.execute_script("return document.querySelectorAll('#panel .bin').length") == 32
@@ -223,6 +224,24 @@ def test_two_sources_show_what_differs(browser: Chrome) -> None:
         look_for(browser, key, pattern=True)
         browser.execute_script("document.querySelector('#find').requestSubmit()")
         assert facts(browser)[name] == said
+
+
+def test_modules_show_what_is_out_of_the_ordinary_in_them(browser: Chrome) -> None:
+    """So that one sees where two differ before anything is opened; and sizes are those of what was found."""
+    torch.save(network(), "a.pth")
+    save_file(changed(network()), "b.safetensors")
+    show(browser, cs.view("a.pth", "b.safetensors"))
+    tones = browser.execute_script(
+        "return [...document.querySelectorAll('.row')].map((row) => [row.querySelector('.name').textContent,"
+        " row.style.getPropertyValue('--tone')])"
+    )
+    assert dict(tones) == {
+        "body": "var(--c-blue)", "decoder": "var(--c-teal)", "embed": "var(--quiet)", "encoder": tones[3][1],
+        "new": "var(--c-green)", "steps": "var(--quiet)",
+    }  # fmt: skip
+    assert tones[3][1] in ("var(--c-amber)", "var(--c-red)", "var(--c-purple)")
+    look_for(browser, "encoder.layers.3.attn.weight", pattern=True)
+    assert browser.execute_script("return document.querySelector('.row .size').textContent") == "256"
 
 
 def test_an_output_of_ours_says_from_where_and_by_which_rule(browser: Chrome) -> None:

@@ -81,6 +81,16 @@ def test_figures_and_histograms_are_those_of_the_values() -> None:
     assert heights["constant"] == heights["none"] == ""
 
 
+def test_extremes_are_exact() -> None:
+    values = {"count": torch.arange(100_000), "half": torch.tensor([65504.0]).half(), "one": torch.tensor(1_234_567)}
+    save_file({**values, "f": torch.tensor([1 / 3, 0.1])}, "e.safetensors")
+    page = cs.view("e.safetensors", stats=True)
+    assert {key: one for key, one in column(page, "figures", "max").items() if key != "f"} == {
+        "count": 99_999, "half": 65_504, "one": 1_234_567,
+    }  # fmt: skip
+    assert np.float32(column(page, "figures", "max")["f"]) == np.float32(1 / 3)
+
+
 def test_what_differs_is_what_diff_says() -> None:
     found = cs.diff("a.pth", "b.safetensors", values=True, renames=True)
     data = data_of(page := cs.view("a.pth", "b.safetensors"))["difference"]
@@ -203,8 +213,11 @@ def test_a_page_is_written_once_and_never_over_an_input(ckpt: Run) -> None:
     assert (again.code, "--force" in again.err) == (5, True)
     assert ckpt("view", "a.pth", "--force").code == 0
     before = Path("a.pth").read_bytes()
-    assert ckpt("view", "a.pth", "-o", "a.pth", "--force").code == 5
+    os.link("a.pth", "same.html")
+    assert ckpt("view", "a.pth", "-o", "same.html", "--force").code == 5
     assert Path("a.pth").read_bytes() == before
+    done = ckpt("view", "a.pth", "-o", "b.safetensors", "--force")
+    assert (done.code, "Let it end in .html" in done.err) == (2, True)
     assert ckpt("view", "a.pth", "b.safetensors").code == 0
     assert Path("a-b.html").exists()
 
@@ -329,14 +342,15 @@ def test_a_pipe_in_the_place_of_a_log_is_not_waited_for(ckpt: Run) -> None:
     assert (done.code, "no regular file" in done.err) == (3, True)
 
 
-def test_a_page_is_never_written_over_a_file_of_its_run(ckpt: Run) -> None:
+def test_a_page_is_never_written_over_a_file_of_its_run() -> None:
     Path("run").mkdir()
     for name in ("lineage.json", "result.json", "checks.json"):
         Path("run", name).write_text("{}")
     Path("run/log.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
     for name in ("lineage.json", "result.json", "checks.json", "log.jsonl"):
         before = Path("run", name).read_bytes()
-        assert ckpt("view", "run", "-o", f"run/{name}", "--force").code == 5
+        with pytest.raises(cs.OutputError):
+            cs.view("run", output=f"run/{name}", force=True)
         assert Path("run", name).read_bytes() == before
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from ...text import escape
 from ..checks import check_output, quoted
 from ..options import Force, Json, Quiet, Root, Verbose
 from ..sink import Sink
@@ -53,6 +54,7 @@ def run(
     sink = Sink(json, quiet, verbose)
     target = output or page_name([one for one in (source, other) if one is not None])
     check_output(target)
+    _check_suffix(target)
     with sink.working("reading", target) as progress:
         page = api.view(
             source, other, stats=stats, values=values, root=root, output=target, force=force, progress=progress
@@ -62,7 +64,15 @@ def run(
     from ...render.page import page_view
 
     sink.show(page_view(page, next_step=f"open {quoted(target)} in a browser"))
-    sink.notes(note for note in page.notes if verbose or not note.startswith("took "))
+    sink.notes(page.notes)
+
+
+def _check_suffix(path: str) -> None:
+    """Raise ConfigError for a name that a browser would not open as a page, such as that of a checkpoint."""
+    from ...errors import ConfigError
+
+    if not path.lower().endswith((".html", ".htm")):
+        raise ConfigError(f"{escape(path)} is no name of a page.", hint="Let it end in .html.")
 
 
 def page_name(sources: list[str]) -> str:

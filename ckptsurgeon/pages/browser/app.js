@@ -37,10 +37,11 @@ class App {
       $("tabs").append(tab);
       $(id).append(...shownOrSaid(label, made).filter((part) => part !== ""));
     }
-    this.view(data.run ? "run" : "network");
+    this.view(data.run ? "run" : "network", { focus: true });
   }
 
-  view(id) {
+  view(id, { focus = false } = {}) {
+    this.shown = id;
     for (const tab of $("tabs").children) {
       const chosen = tab.id === `tab-${id}`;
       tab.setAttribute("aria-selected", String(chosen));
@@ -48,6 +49,7 @@ class App {
       $(tab.getAttribute("aria-controls")).hidden = !chosen;
     }
     if (id === "network") this.network?.map.redraw();
+    else if (focus) $(id).focus({ preventScroll: true }); // so that keys scroll it
   }
 
   besides(event) {
@@ -76,7 +78,7 @@ class App {
   keys() {
     const acts = new Map([
       ["t", () => this.turn()],
-      ["?", () => this.view("about")],
+      ["?", () => this.view(this.shown === "about" ? "network" : "about", { focus: true })],
     ]);
     for (const [key, act] of this.network?.acts() ?? []) acts.set(key, act);
     document.addEventListener("keydown", (event) => {
@@ -118,7 +120,8 @@ const summary = (source) =>
     source.format,
     bytesText(source.nbytes_files),
     plural(source.tensors, "tensor"),
-    `${countText(source.parameters)} parameters`,
+    parametersText(source.parameters),
+    ...(source.root ? [`root ${source.root}`] : []),
   ].join("  ");
 
 new App(JSON.parse($("data").textContent));

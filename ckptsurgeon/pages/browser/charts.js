@@ -45,7 +45,7 @@ function ticks(low, high, number) {
   const found = [];
   for (let at = Math.ceil(low / step); at * step <= high * (1 + 1e-12); at++)
     found.push(Number((at * step).toPrecision(12)));
-  return found;
+  return found.length > 1 ? found : [low, high];
 }
 
 /**
@@ -53,9 +53,9 @@ function ticks(low, high, number) {
  * ``mark`` is a point that is pointed out.
  */
 function chart(title, series, { mark = null, last = null } = {}) {
-  const [width, height, left, bottom, top] = [480, 220, 56, 26, 10];
+  const [width, height, left, bottom, top] = [400, 200, 58, 28, 10];
   const points = series.flatMap((one) => one.points.filter(([, y]) => y !== null));
-  if (!points.length) return null;
+  if (new Set(points.map(([x]) => x)).size < 2) return null;
   const [lowX, highX] = extent(points.map(([x]) => x).concat(last === null ? [] : [0, last]));
   const [lowY, highY] = padded(extent(points.map(([, y]) => y)));
   const atX = (x) => left + ((x - lowX) / (highX - lowX || 1)) * (width - left - 12);
@@ -91,7 +91,7 @@ function extent(numbers) {
 
 function padded([low, high]) {
   const room = (high - low) * 0.04 || Math.abs(high) * 0.05 || 1;
-  return [low - room, high + room];
+  return [low >= 0 && low < 2 * room ? 0 : low - room, high + room];
 }
 
 function pathOf(points, atX, atY) {

@@ -29,6 +29,7 @@ const VALUE_COLOURS = {
   "all zero": "--c-blue",
   "NaN or infinite": "--c-red",
 };
+const ORDINARY = new Set(["same", "copied", "ordinary"]);
 const SERIES = 12; // colours that can be told apart
 
 /** Categories of the tensors: ``of`` has each row's, ``list`` their names, colours and numbers. */
@@ -36,11 +37,29 @@ class Colouring {
   constructor(name, labels, colours, of) {
     this.name = name;
     this.of = of;
+    this.tones = new Map();
     this.list = labels.map((label, at) => ({ label, colour: colours[at], count: 0 }));
     for (const category of of) this.list[category].count += 1;
   }
 
-  /** The category of most tensors of a node, by up to 32 of them. */
+  /**
+   * The category that a node is shown in: that of all its tensors, or of most of those that are out of the ordinary;
+   * -1 for a mixture where nothing is ordinary.
+   */
+  tone(node) {
+    let found = this.tones.get(node);
+    if (found === undefined) {
+      const counts = new Uint32Array(this.list.length);
+      for (let row = node.from; row < node.to; row++) counts[this.of[row]] += 1;
+      const there = [...counts.keys()].filter((at) => counts[at]);
+      const odd = there.filter((at) => !ORDINARY.has(this.list[at].label)).sort((a, b) => counts[b] - counts[a]);
+      found = there.length === 1 ? there[0] : odd.length < there.length ? odd[0] : -1;
+      this.tones.set(node, found);
+    }
+    return found;
+  }
+
+  /** The category of most of a node's tensors, by up to 32 of them. */
   most(node) {
     const step = Math.ceil((node.to - node.from) / 32);
     const counts = new Uint8Array(this.list.length);

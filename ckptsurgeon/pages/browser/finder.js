@@ -68,8 +68,8 @@ class Finder {
       return;
     }
     const metric = this.metric();
-    const value = search.value(metric);
-    const size = metric === "bytes" ? bytesText(value) : `${countText(value)} parameters`;
+    const value = search.valueWithin(model.root, metric);
+    const size = metric === "bytes" ? bytesText(value) : parametersText(value);
     const all = plural(model.size, "tensor");
     if (!search.isActive) box.replaceChildren(`${all}, ${size}`);
     else box.replaceChildren(`${grouped(search.count)} of ${all}, ${size}`, ...this.nearby());

@@ -47,7 +47,7 @@ class NetworkMap {
     };
     this.fills = this.colouring.list.map(({ colour }) => styleColour(colour));
     this.boxes = [];
-    this.place(this.top, 0, 0, width, height, true);
+    this.place(this.top, [0, 0, width, height], { isTop: true });
     this.show();
   }
 
@@ -80,9 +80,9 @@ class NetworkMap {
     return found;
   }
 
-  place(start, x, y, width, height, isTop = false) {
+  place(start, [x, y, width, height], { isTop = false, within = "" } = {}) {
     const node = isTop ? start : this.alone(start);
-    const name = this.chain(start, node);
+    const name = within + this.chain(start, node);
     if (node.isTensor) {
       this.tensor(node, name, x, y, width, height);
       return;
@@ -97,7 +97,17 @@ class NetworkMap {
     const top = headed ? HEAD : gap;
     const inside = [x + gap, y + top, width - 2 * gap, height - top - gap];
     const total = this.model.value(node, this.metric);
-    for (const [part, ...box] of squarified(this.parts(node), total, ...inside, LEAST)) this.place(part, ...box);
+    const placed = squarified(this.parts(node), total, ...inside, LEAST);
+    if (!placed.length) this.crowd(node, inside, total);
+    const around = headed || isTop ? "" : `${name}.`; // the names of modules that have no room for a head
+    for (const [part, ...box] of placed) this.place(part, box, { within: around });
+  }
+
+  /** What is in a module whose parts are too small to be drawn, or have no size. */
+  crowd(node, [x, y, width, height], total) {
+    const number = plural(node.to - node.from, "tensor");
+    if (total) this.tensor(node, `${number}, too small to be drawn`, x, y, width, height);
+    else this.label(`${number} without parameters: m measures by bytes`, x + 4, y + 10, width - 8);
   }
 
   /** The last of the modules of which each has but one part that can be seen. */
@@ -130,7 +140,7 @@ class NetworkMap {
   tensor(node, name, x, y, width, height) {
     this.boxes.push([node, x, y, width, height]);
     this.pen.globalAlpha = this.fade(node);
-    this.pen.fillStyle = this.fills[this.colouring.most(node)];
+    this.pen.fillStyle = this.fills[Math.max(this.colouring.tone(node), 0) || this.colouring.most(node)];
     const gap = width > 3 && height > 3 ? 0.5 : 0;
     this.pen.fillRect(x + gap, y + gap, width - 2 * gap, height - 2 * gap);
     if (width > 34 && height > 13) this.label(name, x + 4, y + Math.min(height / 2, 9), width - 8);

@@ -35,25 +35,19 @@ class Network {
     this.map.redraw();
   }
 
+  /** What a row of the tree says of a node; where something is looked for, of what was found in it. */
   describe(node) {
-    const { model, metric } = this;
-    const value = model.value(node, metric);
-    const parts = this.colouring.list;
-    const first = this.colouring.of[node.from];
-    const uniform = node.isTensor || this.uniform(node, first);
+    const { model, metric, search, colouring } = this;
+    const tone = colouring.tone(node);
+    const value = search.valueWithin(node, metric);
+    const text = metric === "bytes" ? bytesText(value) : countText(value);
+    const number = search.within(node);
     return {
-      colour: uniform ? parts[first].colour : null,
-      size: metric === "bytes" ? bytesText(value) : countText(value),
-      share: value / model.value(model.root, metric) || 0,
-      note: node.isTensor
-        ? shapeText(model.shape(node.row))
-        : plural(this.search.isActive ? this.search.within(node) : node.to - node.from, "tensor"),
+      colour: tone < 0 ? null : colouring.list[tone].colour,
+      size: value || !number ? text : "-",
+      share: value / search.valueWithin(model.root, metric) || 0,
+      note: node.isTensor ? shapeText(model.shape(node.row)) : plural(number, "tensor"),
     };
-  }
-
-  uniform(node, category) {
-    for (let row = node.from; row < node.to; row++) if (this.colouring.of[row] !== category) return false;
-    return true;
   }
 
   select(node) {

@@ -44,7 +44,7 @@ class Panel {
       ["dtype", dtype],
       ["bytes", `${bytesText(nbytes)} (${grouped(nbytes)})`],
     ];
-    if (parameters) facts.push(["parameters", grouped(parameters)]);
+    facts.push(["parameters", parameters ? grouped(parameters) : `none: ${dtype} counts in bytes alone`]);
     if (opaque) facts.push(["values", nameElement(opaque)]);
     if (model.file.length && model.files[model.file[row]])
       facts.push(["file", nameElement(model.files[model.file[row]])]);
@@ -75,11 +75,12 @@ class Panel {
   values(row) {
     const figures = this.model.figures;
     if (figures.zeros[row] === null)
-      return section("Values", el("p.quiet", {}, "no figures: complex, packed or not plain"));
-    const facts = ["mean", "std", "min", "max"].map((name) => [
-      name === "std" ? "deviation" : name,
-      figureText(figures[name][row]),
-    ]);
+      return section("Values", el("p.quiet", {}, "no figures: its values are not plain numbers"));
+    const facts = [
+      ["mean", figureText(figures.mean[row])],
+      ["deviation", figureText(figures.std[row])],
+    ];
+    facts.push(["min", exactText(figures.min[row])], ["max", exactText(figures.max[row])]);
     const number = this.model.shape(row).reduce((a, b) => a * b, 1);
     facts.push([
       "zeros",
@@ -105,7 +106,7 @@ class Panel {
     if (numbers.has(row)) {
       const [differing, maxAbs, relative, cosine, nan, inf] = numbers.get(row);
       facts.push(["elements", differing ? `${grouped(differing)} differ` : "equal in value, in other bits"]);
-      facts.push(["max abs", figureText(maxAbs)], ["relative", figureText(relative)], ["cosine", figureText(cosine)]);
+      facts.push(["max abs", figureText(maxAbs)], ["relative", figureText(relative)], ["cosine", exactText(cosine)]);
       if (nan) facts.push(["NaN in one", grouped(nan)]);
       if (inf) facts.push(["infinite in one", grouped(inf)]);
     }

@@ -6,8 +6,9 @@ function receiptView(model, open) {
   receipt.sources.forEach(([name, path, role]) =>
     facts.push([role, nameElement(name), ...(path !== name ? [" at ", nameElement(path)] : [])]),
   );
-  if (receipt.target[1]) facts.push(["into", nameElement(receipt.target[1]), ` (${receipt.target[0]})`]);
-  facts.push(["seed", String(receipt.seed)]);
+  if (receipt.target[1] && receipt.target[0] !== "edit")
+    facts.push(["into", nameElement(receipt.target[1]), ` (${receipt.target[0]})`]);
+  if (receipt.classes.includes("initialised") || receipt.verb === "merge") facts.push(["seed", String(receipt.seed)]);
   if (receipt.vocabulary.length) {
     const [source, destination, size, rows, kept, moved, fresh, policy] = receipt.vocabulary;
     facts.push([

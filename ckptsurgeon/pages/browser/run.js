@@ -27,9 +27,11 @@ function runFacts(run) {
     ["state", stateOf(run)],
     ["from", lineage.init === null ? "scratch" : nameElement(lineage.init)],
   ];
-  if (result?.task) facts.push(["task", nameElement(result.task)]);
+  if (result?.task || lineage.task) facts.push(["task", nameElement(result?.task || lineage.task)]);
   if (result?.metric && result.best !== null)
     facts.push(["best", nameElement(result.metric), ` ${figureText(result.best)} at step ${result.best_step}`]);
+  for (const [name, value] of Object.entries(run.evaluations.at(-1)?.[1] ?? {}))
+    facts.push([`dev ${name}`, figureText(value)]);
   for (const [name, value] of Object.entries(result?.test ?? {})) facts.push([`test ${name}`, figureText(value)]);
   if (lineage.seed !== null) facts.push(["seed", String(lineage.seed)]);
   if (lineage.device)
@@ -38,10 +40,23 @@ function runFacts(run) {
   return facts;
 }
 
-function stateOf({ steps, result, checks }) {
-  if (!result) return `under way, or ended without a result; ${plural(steps.at(-1)?.[0] ?? 0, "step")} in its log`;
+const WAYS = {
+  done: "done",
+  patience: "ended early: it had not become better for long",
+  nonfinite: "stopped: too many steps in a row were not finite",
+  collapsed: "stopped: nothing more could come of it",
+  lost: "stopped: another of its processes ended",
+  SIGINT: "interrupted",
+  SIGTERM: "terminated",
+  SIGHUP: "hung up",
+};
+
+function stateOf({ steps, result, checks, lineage }) {
+  const last = grouped(steps.at(-1)?.[0] ?? 0);
+  const all = lineage.steps === null ? "" : ` of ${grouped(lineage.steps)}`;
+  if (!result) return `under way, or ended without a result: step ${last}${all} is the last in its log`;
   const failed = checks.filter((check) => check.status === "FAIL").length;
-  const said = `${result.ended || "checked"}, ${result.step} of ${result.steps} steps`;
+  const said = `${own(WAYS, result.ended, result.ended || "checked")}; ${result.step} of ${result.steps} steps`;
   return failed ? el("strong.bad", {}, `${said}; ${plural(failed, "check")} failed`) : said;
 }
 
@@ -124,7 +139,7 @@ function checksOf(title, checks) {
   if (!checks.length) return "";
   const rows = checks.map((check) =>
     el(
-      "tr",
+      "tr.check",
       {},
       el(`td.status.${own(STATUS, check.status, "quiet")}`, {}, check.status),
       el("th", { scope: "row" }, nameElement(check.name)),

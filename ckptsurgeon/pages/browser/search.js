@@ -43,6 +43,20 @@ class Search {
     }
     this.hit = hit;
     this.before = before;
+    this.found = { bytes: this.foundOf(this.model.bytes), parameters: this.foundOf(this.model.parameters) };
+  }
+
+  /** Sums of what was found over all rows before each. */
+  foundOf(sums) {
+    const found = new Float64Array(this.model.size + 1);
+    for (let row = 0; row < this.model.size; row++)
+      found[row + 1] = found[row] + (this.hit[row] ? sums[row + 1] - sums[row] : 0);
+    return found;
+  }
+
+  /** How much of what was found is in a node. */
+  valueWithin(node, metric) {
+    return this.found[metric][node.to] - this.found[metric][node.from];
   }
 
   get count() {
@@ -59,14 +73,6 @@ class Search {
     const rows = [];
     for (let row = 0; row < this.model.size && rows.length < limit; row++) if (this.hit[row]) rows.push(row);
     return rows;
-  }
-
-  /** The value of all that was found. */
-  value(metric) {
-    const sums = metric === "bytes" ? this.model.bytes : this.model.parameters;
-    let total = 0;
-    for (let row = 0; row < this.model.size; row++) if (this.hit[row]) total += sums[row + 1] - sums[row];
-    return total;
   }
 
   /** A pattern that finds something where this one finds nothing, and how many; null where none is near. */

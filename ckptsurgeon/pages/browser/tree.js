@@ -146,6 +146,7 @@ class Tree {
     const node = this.selected;
     if (event.ctrlKey || event.metaKey || event.altKey || !this.rows.length) return;
     if (event.key in moves) this.select(this.rows[Math.max(0, Math.min(this.rows.length - 1, moves[event.key]))]);
+    else if (event.key === "*") this.openBeside(node ?? this.rows[0]);
     else if (node === null || place < 0) return;
     else if (event.key === "ArrowRight" && !node.isTensor && !node.open) this.toggle(node, true);
     else if (event.key === "ArrowRight" && node.open) this.select(this.rows[place + 1]);
@@ -153,7 +154,6 @@ class Tree {
     else if (event.key === "ArrowLeft" && node.parent.parent) this.select(node.parent);
     else if (event.key === "Enter") this.zoom(node);
     else if (event.key === " ") this.toggle(node);
-    else if (event.key === "*") this.openBeside(node);
     else return;
     event.preventDefault();
   }

@@ -54,6 +54,15 @@ const percent = (part, whole) => {
   return share > 0 && share < 0.1 ? "<0.1 %" : `${share.toFixed(share < 10 ? 1 : 0)} %`;
 };
 
+/** A number with all the digits that it came with; integers in groups. */
+function exactText(value) {
+  if (value === null) return "none";
+  return Number.isInteger(value) && Math.abs(value) < 1e15 ? grouped(value) : String(value);
+}
+
+/** Parameters in words: 37.4 k parameters. */
+const parametersText = (number) => `${countText(number)} parameter${number === 1 ? "" : "s"}`;
+
 /** A figure with at most four digits that matter. */
 function figureText(value) {
   if (value === null || value === undefined) return "none";
