@@ -55,7 +55,7 @@ check: $(STAMP)  ## format, lint, types, documentation, architecture
 	$(BIN)/python -m pytest -q -m 'not long' tests/test_documentation.py tests/test_architecture.py
 
 docs: $(STAMP)  ## build the documentation into site/, strictly
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 reference: $(STAMP)  ## make the pages and pictures that come out of the program anew
 	$(BIN)/python -m fixtures.reference

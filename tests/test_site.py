@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,15 +23,40 @@ LINKED = re.compile(
 )
 
 
+def built(folder: Path, *, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Build as ``make docs`` does: not quietly, for then no warning is counted, and none is an error."""
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=root, capture_output=True, text=True, timeout=240, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
-        cwd=ROOT, capture_output=True, text=True, timeout=240, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-    )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = built(folder)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert not re.search("WARNING|ERROR", done.stderr), done.stderr
     return folder
+
+
+def test_make_builds_as_this_does() -> None:
+    (line,) = re.findall(r"mkdocs build.*", (ROOT / "Makefile").read_text())
+    assert line == "mkdocs build --strict"
+
+
+def test_a_dead_link_is_an_error(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in ("CHANGELOG.md", "ckptsurgeon", "mkdocs.yml"):
+        (root / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "docs", root / "docs")
+    with (root / "docs/tutorial.md").open("a") as file:
+        file.write("\n[nowhere](howto/nowhere.md)\n")
+    done = built(tmp_path / "site", root=root)
+    assert done.returncode == 1
+    assert "'tutorial.md' contains a link 'howto/nowhere.md'" in done.stderr
+    assert done.stderr.count("WARNING") == 1, done.stderr
 
 
 def test_every_page_is_built(site: Path) -> None:
