@@ -21,6 +21,7 @@ WIDTH = 33
 """Of the names of checks: tables that are printed one after the other are aligned."""
 HEADS = {True: "body frozen", False: "all of it trained"}
 WAYS = {
+    "unchecked": "not done: the checks after its last step are still to come; --resume makes them (--controls too)",
     "patience": "ended early: it has not become better for long",
     "nonfinite": "stopped: too many steps in a row were not finite",
     "collapsed": "stopped: nothing more can come of it",

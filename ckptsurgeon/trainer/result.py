@@ -49,7 +49,8 @@ class Controls:
 class Trained(Shown):
     """What came of ``train``.
 
-    ``ended``: done, patience, nonfinite, collapsed, lost (another process ended), a signal's name; '' checks only.
+    ``ended``: done, patience, nonfinite, collapsed, lost (another process ended), a signal's name; unchecked: trained,
+    and what comes after the last step (checks, controls) is still to come; '' checks only.
     ``figures`` are those of the last evaluation, ``best`` the best of ``metric``. ``test`` are those of the best
     weights over ``test_clips`` clips of the split ``test``, empty where it was not evaluated. ``elapsed_s`` is all
     that it took, checks too (of a run that went on: from then on, beside the steps before), ``train_s`` steps and

@@ -17,7 +17,7 @@ from .job import Job
 from .lineage import NAME as LINEAGE
 from .lineage import metadata_of
 from .locking import RunLock
-from .loop import Loop, Observer
+from .loop import DONE, PATIENCE, Loop, Observer
 from .ranks import lost_text
 from .records import begin_records, checks_in, end_records
 from .result import Controls, Trained
@@ -30,7 +30,10 @@ from .through import alone, through
 __all__ = ["Order", "carried_out", "lost_notes", "notes_of", "result_of"]
 
 
-UNCHECKED = Check("checks after the last step", NOT_RUN, "the program ended first; --resume makes them", "after")
+UNDONE = "unchecked"
+"""How a run has ended while what comes after its last step is still to come."""
+UNCHECKED = Check("checks after the last step", NOT_RUN, "not made yet; --resume makes them", "after")
+UNCONTROLLED = Check("controls", NOT_RUN, "not run yet; --resume --controls runs them", "after")
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ def carried_out(job: Job, start: Start, order: Order) -> Trained:
         return finish(checks=before)
     checks = (*before, *at("during", checks_during(loop), order.tell))
     job = loop.job = alone(job)  # the others are done
-    finish(checks=(*checks, UNCHECKED), done=False)  # what comes now takes long, and may be stopped
+    to_come = (UNCHECKED, UNCONTROLLED) if order.controls else (UNCHECKED,)
+    finish(checks=(*checks, *to_come), to_come=True)  # what comes now takes long, and may be stopped
     test = tested(loop, order.tell) if wants_test(loop) else None
     controls = _controls(job, order)
     after = checks_after(loop, order.sets, controls, overfitting=order.overfit)
@@ -145,11 +149,12 @@ def _controls(job: Job, order: Order) -> Controls | None:
 
 def _finish(
     job: Job, start: Start, loop: Loop, order: Order, *, stop: Stop, checks: tuple[Check, ...],
-    controls: Controls | None = None, test: Tested | None = None, done: bool = True, before_s: float,
+    controls: Controls | None = None, test: Tested | None = None, to_come: bool = False, before_s: float,
 ) -> Trained:  # fmt: skip
     standing = loop.standing
-    notes = (UNTESTED,) if done and wants_test(loop) and test is None else ()
-    result = result_of(job, start, checks=checks, ended=standing.ended, notes=notes)
+    notes = (UNTESTED,) if not to_come and wants_test(loop) and test is None else ()
+    ended = UNDONE if to_come and standing.ended in (DONE, PATIENCE) else standing.ended
+    result = result_of(job, start, checks=checks, ended=ended, notes=notes)
     result = replace(
         result, run=order.folder.path, step=standing.step, metric=loop.metric, best=standing.best,
         best_step=standing.best_step, figures=standing.figures, first_loss=standing.first_loss,
@@ -158,7 +163,7 @@ def _finish(
         test=test.figures if test is not None else {}, test_clips=test.clips if test is not None else 0,
         exit_code=1 if loop.lost else stop.exit_code or result.exit_code,
     )  # fmt: skip
-    end_records(order.folder, result, curves=done and not stop.name)
+    end_records(order.folder, result, curves=not to_come and not stop.name)
     return result
 
 

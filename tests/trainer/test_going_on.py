@@ -66,7 +66,7 @@ def test_all_data_do_not_become_one_batch_when_resumed() -> None:
 
 @pytest.mark.usefixtures("cheap")
 def test_a_run_that_is_killed_in_its_controls_has_a_result_and_they_can_be_run_again(
-    init: str, monkeypatch: pytest.MonkeyPatch
+    init: str, ckpt: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = cs.train(run="whole", device="cpu", steps=4, controls=True, seeds=1)
 
@@ -78,11 +78,18 @@ def test_a_run_that_is_killed_in_its_controls_has_a_result_and_they_can_be_run_a
         with pytest.raises(KeyboardInterrupt):
             cs.train(device="cpu", steps=4, controls=True, seeds=1)
     left = read_report("run")
-    assert (left.step, left.ended, left.controls) == (4, "done", None)
-    last = by_name(left)["checks after the last step"]
-    assert (last.status, last.says) == ("NOT RUN", "the program ended first; --resume makes them")
+    assert (left.step, left.ended, left.controls) == (4, "unchecked", None)
+    last = {check.name: (check.status, check.says) for check in left.checks if check.when == "after"}
+    assert last == {
+        "checks after the last step": ("NOT RUN", "not made yet; --resume makes them"),
+        "controls": ("NOT RUN", "not run yet; --resume --controls runs them"),
+    }
+    said = " ".join(ckpt("train", "--report").out.split())
+    assert "not run: checks after the last step, controls" in said
+    assert "not done: the checks after its last step are still to come; --resume makes them" in said
     found = cs.train(resume=True, device="cpu", controls=True, seeds=1)
     assert found.controls == whole.controls is not None
+    assert found.ended == read_report("run").ended == "done"
     assert read_report("run").controls == whole.controls
 
 
