@@ -125,13 +125,16 @@ class Values:
             raise ConfigError(
                 f"{self._method.name} needs a {parameter.name}{' for each model' if parameter.each else ''}"
                 f"{f' (for {escape(key)})' if self.conditions() else ''}.",
-                hint=self._how or f"Give it with {_flag(parameter)}.",
+                hint=self._how or f"Give it with {_flag(parameter, len(self._own))}.",
             )
         return parameter.default
 
 
-def _flag(parameter: Parameter) -> str:
-    return "--weights 0.5,0.5" if parameter.name == "weight" else f"--param {parameter.name}=VALUE"
+def _flag(parameter: Parameter, models: int) -> str:
+    """Return the option that gives a parameter, in whose example there is a weight for each model."""
+    if parameter.name != "weight":
+        return f"--param {parameter.name}=VALUE"
+    return f"--weights {','.join([f'{1 / models:.2g}'] * models)}"
 
 
 def _check_known(method: Method, name: str, known: Mapping[str, Parameter]) -> None:

@@ -20,6 +20,9 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "one weight": ((*LINEAR, "--weights", "1"), 2, "weight has 1 value for 2 models. Give one to each."),
     "three weights": ((*LINEAR, "--weights", "1,2,3"), 2, "weight has 3 values for 2 models. Give one to each."),
     "no weights": (LINEAR, 2, "linear needs a weight for each model. Give it with --weights 0.5,0.5."),
+    "no weights for three models": (
+        (*PAIR, "base.safetensors", "-m", "linear"), 2, "Give it with --weights 0.33,0.33,0.33."
+    ),
     "a weight that is none": ((*LINEAR, "--weights", "1,x"), 2, "--weights 1,x are no numbers."),
     "a weight that is no number": ((*LINEAR, "--weights", "nan,1"), 2, "weight is nan, not a number."),
     "weights twice": ((*LINEAR, "--weights", "1,1", "--param", "weight=1,1"), 2, "weight is given twice."),
