@@ -31,7 +31,10 @@ _WHY = {
 
 def output_error(path: str, error: OSError) -> OutputError:
     """Return the error that says why a path cannot be written."""
-    why = _WHY.get(error.errno or 0) or error.strerror or str(error)
+    known = _WHY.get(error.errno or 0)
+    if error.errno == errno.ENOENT and os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        known = None  # as in /proc, where no file can be made
+    why = known or error.strerror or str(error)
     return OutputError(f"cannot write {escape(path)}: {why}.")
 
 

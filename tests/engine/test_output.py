@@ -100,6 +100,7 @@ def test_a_link_is_replaced_and_never_written_through() -> None:
         ("no/such/folder/out.pth", "folder .*no/such/folder does not exist"),
         ("src.pth/out.pth", "does not exist"),
         ("/dev/full", "no regular file"),
+        ("/proc/out.pth", "cannot write /proc/out.pth: No such file or directory"),
         ("sub.pth", "is a folder|exists"),
     ],
 )
