@@ -42,6 +42,7 @@ function runFacts(run) {
 
 const WAYS = {
   done: "done",
+  unchecked: "trained; the checks after its last step are still to come",
   patience: "ended early: it had not become better for long",
   nonfinite: "stopped: too many steps in a row were not finite",
   collapsed: "stopped: nothing more could come of it",
