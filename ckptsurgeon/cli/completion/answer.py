@@ -23,7 +23,7 @@ def run() -> int:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     said = ""
-    with suppress(BaseException):
+    with suppress(Exception):
         said = answer(os.environ[VARIABLE], sys.stdin.buffer.read())
     with suppress(OSError):
         sys.stdout.buffer.write(said.encode("utf-8", "surrogateescape"))

@@ -78,7 +78,8 @@ def _settings(text: str) -> Found:
     name, equals, last = text.partition("=")
     if equals:
         return "words", [f"{name}={value}" for value in _beginning(values_of(f"set {name}", ""), last)]
-    return "partial", [f"{value}=" for value in _beginning(values_of("set", ""), text)]
+    names = [f"{value}=" for value in _beginning(values_of("set", ""), text)]
+    return ("partial", names) if names else NOTHING
 
 
 def _beginning(values: Iterable[str], text: str) -> list[str]:
