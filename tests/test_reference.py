@@ -67,10 +67,13 @@ def test_the_table_of_exit_codes_has_every_error() -> None:
 
 
 @pytest.fixture
-def answers(ckpt: Run, hub: Hub) -> dict[str, list[Any]]:
+def answers(ckpt: Run, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     """What the verbs print with --json, by kind; what is printed is one object of a kind that has a schema."""
     found: dict[str, list[Any]] = {kind: [] for kind in ANSWERS}
     make_files()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    (tmp_path / "home").mkdir()
     hub.repository("org/net", {"model.safetensors": Path("a.safetensors").read_bytes()})
     for command in commands():
         done = ckpt(*command, "--json")
@@ -146,6 +149,8 @@ def make_files() -> None:
 
 def commands() -> Iterator[list[str]]:
     yield ["--version"]
+    yield ["--show-completion", "bash"]
+    yield ["--install-completion", "bash"]
     yield ["inspect", "a.safetensors", "--stats"]
     yield ["inspect", "a.pth"]
     yield ["inspect", "tied.pth"]

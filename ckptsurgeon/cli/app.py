@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..registry import modules
-from ..text import escape
-from ..version import __version__
-from . import completion
+from . import alone
 from .command import Verb
 from .failing import failed
 from .streams import ReaderGoneError, guarded_streams
@@ -31,7 +28,6 @@ ORDER = (
 )  # fmt: skip
 GROUPS = {"lora": "Low-rank adapters: merge them into their base, or extract one from what was tuned."}
 GLOBAL = ("--json", "-q", "--quiet", "-v", "--verbose")
-COMPLETION = ("--install-completion", "--show-completion")
 SIGPIPE = 141
 
 
@@ -62,8 +58,7 @@ def _few_collections() -> Iterator[None]:
 
 def _invoke(args: list[str], as_json: bool) -> int:
     """Parse and run. Not by the parser's own ``main``, which has exit codes of its own."""
-    if args[-1:] and args[-1] in COMPLETION:
-        args.append("")  # the shell that runs this
+    args = _with_shells(args)
     command = typer.main.get_command(application(as_json=as_json))
     if not args:
         with command.make_context("ckpt", [], resilient_parsing=True) as context:
@@ -89,62 +84,28 @@ def application(*, as_json: bool) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
 
-    def show_version(wanted: bool) -> None:
-        if wanted:
-            data = {"kind": "ckpt.version", "version": 1, "ckptsurgeon": __version__}
-            sys.stdout.write(f"{json.dumps(data) if as_json else f'ckpt {__version__}'}\n")
-            raise typer.Exit
-
-    def show_completion(shell: str | None) -> None:
-        if shell is not None:
-            sys.stdout.write(completion.script(completion.shell_in_use(shell)))
-            raise typer.Exit
-
-    def install_completion(shell: str | None) -> None:
-        if shell is not None:
-            shell = completion.shell_in_use(shell)
-            path, start = completion.install(shell)
-            read = f", which {start} reads" if start else ""
-            sys.stdout.write(
-                f"wrote {escape(path)}{escape(read)}; it works in every {shell} that is started from now on\n"
-            )
-            raise typer.Exit
-
     @app.callback()
     def root(
-        # no Annotated: typer looks names up in the module, and show_version is not there
-        version: bool = typer.Option(
-            False, "--version", callback=show_version, is_eager=True, help="Print the version."
-        ),
-        install: str | None = typer.Option(
-            None,
-            "--install-completion",
-            metavar="[bash|zsh|fish]",
-            callback=install_completion,
-            is_eager=True,
-            help="Complete verbs, options, files and keys with Tab, in this shell or the one that is named.",
-        ),
-        show: str | None = typer.Option(
-            None,
-            "--show-completion",
-            metavar="[bash|zsh|fish]",
-            callback=show_completion,
-            is_eager=True,
-            help="Print what --install-completion would write.",
-        ),
+        version: bool = alone.version_option(as_json=as_json),
+        install: str | None = alone.install_option(as_json=as_json),
+        show: str | None = alone.show_option(as_json=as_json),
         json: Annotated[bool, typer.Option("--json", hidden=True)] = False,
         quiet: Annotated[bool, typer.Option("-q", "--quiet", hidden=True)] = False,
         verbose: Annotated[bool, typer.Option("-v", "--verbose", hidden=True)] = False,
     ) -> None:
         pass
 
+    _add_verbs(app)
+    return app
+
+
+def _add_verbs(app: typer.Typer) -> None:
     groups: dict[str, typer.Typer] = {}
     for verb in _verbs():
         summary = verb.HELP.partition("\n")[0]
         *group, name = verb.NAME.split()
         within = _group(app, groups, group[0]) if group else app
         within.command(name, cls=Verb, help=verb.HELP, epilog=verb.EXAMPLES, short_help=summary)(verb.run)
-    return app
 
 
 def _group(app: typer.Typer, groups: dict[str, typer.Typer], name: str) -> typer.Typer:
@@ -171,3 +132,16 @@ def _verb_first(args: Sequence[str]) -> list[str]:
         return list(args)
     words = 2 if args[head] in GROUPS and not "".join(args[head + 1 : head + 2]).startswith("-") else 1
     return [*args[head : head + words], *args[:head], *args[head + words :]]
+
+
+def _with_shells(args: Sequence[str]) -> list[str]:
+    """Name the shell that runs this, by '', behind an option of completion that names none."""
+    found: list[str] = []
+    for number, arg in enumerate(args):
+        if not arg.startswith("-"):  # a verb, or a shell
+            return [*found, *args[number:]]
+        found.append(arg)
+        following = args[number + 1 : number + 2]
+        if arg in alone.COMPLETION and (not following or following[0].startswith("-")):
+            found.append("")
+    return found

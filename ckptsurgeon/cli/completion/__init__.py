@@ -1,12 +1,13 @@
 """Completion in bash, zsh and fish: verbs, options, their values, and keys of the checkpoint that a line names.
 
 A shell's script (``scripts.py``) sets ``_CKPT_COMPLETE`` to the shell's name and gives what was typed on stdin, with
-NUL between: nothing of a line is ever an argument, so that no version of the program could carry it out. The answer is
-a line that says of which kind it is, then one candidate a line.
+NUL between: nothing of a line is ever an argument, so that no version of the program could carry it out, and with
+arguments it is no question whatever the environment holds. The answer is a line that says of which kind it is, then one
+candidate a line.
 """
 
 from .answer import VARIABLE, run
 from .installing import install, shell_in_use
-from .scripts import SHELLS, script
+from .scripts import SHELLS, program, script
 
-__all__ = ["SHELLS", "VARIABLE", "install", "run", "script", "shell_in_use"]
+__all__ = ["SHELLS", "VARIABLE", "install", "program", "run", "script", "shell_in_use"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 
-from ...errors import ConfigError, OutputError
+from ...errors import ConfigError
 from ...text import escape
-from .scripts import SHELLS, script
+from ..stopping import unwinding
+from .scripts import SHELLS, program, script
 
 __all__ = ["install", "shell_in_use"]
 
@@ -37,17 +38,20 @@ def install(shell: str) -> tuple[str, str]:
 
     fish finds it by itself. The start-up file of the others gets one line, once. Raises OutputError.
     """
-    path = _place(shell)
+    from ...engine import output_error, staged_file
+
+    path = os.path.realpath(_place(shell))
     start = {"bash": "~/.bashrc", "zsh": os.path.join(os.environ.get("ZDOTDIR") or "~", ".zshrc")}.get(shell, "")
     start = os.path.expanduser(start)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(script(shell))
-        if start:
-            _add_line(start, f"source {shlex.quote(path)}")
     except OSError as error:
-        raise OutputError(f"{escape(str(error.filename))} cannot be written: {error.strerror}.") from error
+        raise output_error(error.filename, error) from error
+    data = os.fsencode(script(shell, program()))
+    with unwinding(), staged_file(path, len(data), force=True) as staged:
+        staged.write(0, data)
+    if start:
+        _add_line(start, os.fsencode(f"source {shlex.quote(path)}"))
     return path, start
 
 
@@ -59,10 +63,15 @@ def _place(shell: str) -> str:
     return os.path.join(base, "ckptsurgeon", f"completion.{shell}")
 
 
-def _add_line(path: str, line: str) -> None:
-    """Add a line to a file that has it not yet, and change nothing else of it."""
-    with open(path, "a+b") as file:
-        file.seek(0)
-        there = file.read()
-        if line.encode() not in there.splitlines():
-            file.write((b"" if not there or there.endswith(b"\n") else b"\n") + line.encode() + b"\n")
+def _add_line(path: str, line: bytes) -> None:
+    """Add a line to a file that has it not yet, and change nothing else of it: not what it links to, nor its rights."""
+    from ...engine import output_error
+
+    try:
+        with open(path, "a+b") as file:
+            file.seek(0)
+            there = file.read()
+            if b"\n%b\n" % line not in b"\n%b\n" % there:
+                file.write((b"" if not there or there.endswith(b"\n") else b"\n") + line + b"\n")
+    except OSError as error:
+        raise output_error(path, error) from error

@@ -10,13 +10,13 @@ import time
 
 
 class Terminal:
-    """A bash at a terminal, into which is typed."""
+    """A shell at a terminal, into which is typed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *command: str) -> None:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.environ.update(PS1="", TERM="dumb", INPUTRC="/dev/null", LC_ALL="C.UTF-8")
-            os.execvp("bash", ["bash", "--noprofile", "--norc", "-i"])
+            os.execvp(command[0], command)
 
     def types(self, text: str, until: str) -> str:
         """Type, and return what is seen once it matches ``until``."""

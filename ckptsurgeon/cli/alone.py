@@ -1,0 +1,80 @@
+"""Options that stand without a verb, and answer: the version, and completion."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import typer
+
+from ..text import escape
+from ..version import __version__
+from . import completion
+
+__all__ = ["COMPLETION", "install_option", "show_option", "version_option"]
+
+COMPLETION = ("--install-completion", "--show-completion")
+SHELLS = f"[{'|'.join(completion.SHELLS)}]"
+
+
+def version_option(*, as_json: bool) -> Any:
+    """Return ``--version``."""
+
+    def show(wanted: bool) -> None:
+        if wanted:
+            data = {"kind": "ckpt.version", "version": 1, "ckptsurgeon": __version__}
+            _answer(data if as_json else f"ckpt {__version__}\n")
+
+    return typer.Option(False, "--version", callback=show, is_eager=True, help="Print the version.")
+
+
+def install_option(*, as_json: bool) -> Any:
+    """Return ``--install-completion``, whose value is '' for the shell that runs this."""
+
+    def install(shell: str | None) -> None:
+        if shell is None:
+            return
+        shell = completion.shell_in_use(shell)
+        path, start = completion.install(shell)
+        read = f", which {start} reads" if start else ""
+        said = f"wrote {escape(path)}{escape(read)}; it works in every {shell} that is started from now on\n"
+        _answer(_completion(shell, path=path, start=start) if as_json else said)
+
+    return typer.Option(
+        None, COMPLETION[0], metavar=SHELLS, callback=install, is_eager=True,
+        help="Complete verbs, options, files and keys with Tab, in this shell or the one that is named.",
+    )  # fmt: skip
+
+
+def show_option(*, as_json: bool) -> Any:
+    """Return ``--show-completion``, whose value is '' for the shell that runs this."""
+
+    def show(shell: str | None) -> None:
+        if shell is None:
+            return
+        shell = completion.shell_in_use(shell)
+        _answer(_completion(shell) if as_json else completion.script(shell, completion.program()))
+
+    return typer.Option(
+        None, COMPLETION[1], metavar=SHELLS, callback=show, is_eager=True,
+        help="Print what --install-completion would write.",
+    )  # fmt: skip
+
+
+def _completion(shell: str, *, path: str = "", start: str = "") -> dict[str, Any]:
+    """Return the answer to ``--json``; paths are '' where nothing was written."""
+    script = completion.script(shell, completion.program())
+    return {
+        "kind": "ckpt.completion", "version": 1, "shell": shell, "script": script,
+        "path": path or None, "read_by": start or None,
+    }  # fmt: skip
+
+
+def _answer(said: dict[str, Any] | str) -> None:
+    """Print an answer and end; paths in it keep their bytes, whatever these are."""
+    stream: Any = sys.stdout
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())
+    stream.write(said if isinstance(said, str) else f"{json.dumps(said)}\n")
+    raise typer.Exit
