@@ -17,11 +17,11 @@ LISTED_CHARACTERS = 240
 Signature = int
 
 
-@dataclass
+@dataclass(slots=True)
 class Branch:
     """A module or a tensor; ``times`` is how many equal ones it stands for, and its numbers are theirs together.
 
-    What lies under it is shown once, with the numbers of one.
+    ``make`` is the same for those that are equal. What lies under it is shown once, with the numbers of one.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Branch:
     nbytes: int = 0
     dtypes: frozenset[str] = frozenset()
     first_key: str = ""
+    make: Signature = -1
 
     @property
     def is_leaf_module(self) -> bool:
@@ -47,18 +48,20 @@ def build_tree(tensors: Mapping[str, TensorInfo], tied: Iterable[str] = (), *, b
     """
     root = Branch("")
     aliases = set(tied)
+    dtypes = {dtype: frozenset({dtype}) for dtype in {info.dtype for info in tensors.values()}}
     for key, info in tensors.items():
-        _insert(root, key, info, counted=key not in aliases)
-    _Collapser(by_size).collapse(root)
+        parameters, nbytes = (info.parameters, info.nbytes) if key not in aliases else (0, 0)
+        _insert(root, key, Branch("", info, {}, 1, parameters, nbytes, dtypes[info.dtype], key))
+    _sign(root, {})
+    _collapse(root, by_size=by_size)
     return root
 
 
-def _insert(root: Branch, key: str, info: TensorInfo, *, counted: bool) -> None:
-    parameters, nbytes = (info.parameters, info.nbytes) if counted else (0, 0)
+def _insert(root: Branch, key: str, tensor: Branch) -> None:
     node = root
-    *modules, leaf = key.split(".")
+    *modules, tensor.name = key.split(".")
     for name in modules:
-        node.parameters, node.nbytes = node.parameters + parameters, node.nbytes + nbytes
+        node.parameters, node.nbytes = node.parameters + tensor.parameters, node.nbytes + tensor.nbytes
         child = node.children.get(name)
         if child is not None and child.info is not None:
             node.children[_free(node, name)] = child
@@ -66,8 +69,8 @@ def _insert(root: Branch, key: str, info: TensorInfo, *, counted: bool) -> None:
         if child is None:
             child = node.children[name] = Branch(name, first_key=key)
         node = child
-    node.parameters, node.nbytes = node.parameters + parameters, node.nbytes + nbytes
-    node.children[_free(node, leaf)] = Branch(leaf, info, {}, 1, parameters, nbytes, frozenset({info.dtype}), key)
+    node.parameters, node.nbytes = node.parameters + tensor.parameters, node.nbytes + tensor.nbytes
+    node.children[_free(node, tensor.name)] = tensor
 
 
 def _free(node: Branch, name: str) -> str:
@@ -77,34 +80,34 @@ def _free(node: Branch, name: str) -> str:
     return name
 
 
-class _Collapser:
-    def __init__(self, by_size: bool) -> None:
-        self._by_size = by_size
-        self._signatures: dict[object, Signature] = {}
+def _sign(node: Branch, signatures: dict[object, Signature]) -> Signature:
+    """Give everything under ``node`` its make, and return the node's."""
+    what: object
+    if node.info is None:
+        what = tuple([(child.name, _sign(child, signatures)) for child in node.children.values()])
+    else:  # shapes as text: a file can make the hashes of numbers collide
+        what = (node.info.dtype, shape_text(node.info.shape), node.info.opaque)
+    node.make = signatures.setdefault(what, len(signatures))
+    return node.make
 
-    def collapse(self, node: Branch) -> Signature:
-        """Collapse everything under ``node`` and return what makes it equal to others."""
-        if node.info is not None:
-            # shapes as text: a file can make the hashes of numbers collide
-            return self._signature((node.info.dtype, shape_text(node.info.shape), node.info.opaque))
-        makes = {name: self.collapse(child) for name, child in node.children.items()}
-        shape = self._signature(tuple((node.children[name].name, make) for name, make in makes.items()))
-        groups: dict[object, list[Branch]] = {}
-        for name, child in node.children.items():
-            numbered = is_number(child.name)
-            kind = "number" if numbered else "tensor" if child.info is not None else "module"
-            groups.setdefault((kind, makes[name]), []).append(child)
-        joined = [_join(group) for group in groups.values()]
-        if self._by_size:
-            joined.sort(key=lambda branch: -branch.nbytes)
-        node.children = {}
-        for branch in map(_chained, joined):
-            node.children[_free(node, branch.name)] = branch
-        node.dtypes = frozenset().union(*(child.dtypes for child in node.children.values()))
-        return shape
 
-    def _signature(self, make: object) -> Signature:
-        return self._signatures.setdefault(make, len(self._signatures))
+def _collapse(node: Branch, *, by_size: bool) -> None:
+    """Collapse what lies under ``node``; of siblings that are joined the first one alone, whose children are shown."""
+    if node.info is not None:
+        return
+    groups: dict[object, list[Branch]] = {}
+    for child in node.children.values():
+        kind = "number" if is_number(child.name) else "tensor" if child.info is not None else "module"
+        groups.setdefault((kind, child.make), []).append(child)
+    for first, *_ in groups.values():
+        _collapse(first, by_size=by_size)
+    joined = [_join(group) for group in groups.values()]
+    if by_size:
+        joined.sort(key=lambda branch: -branch.nbytes)
+    node.children = {}
+    for branch in map(_chained, joined):
+        node.children[_free(node, branch.name)] = branch
+    node.dtypes = frozenset().union(*(child.dtypes for child in node.children.values()))
 
 
 def _join(group: list[Branch]) -> Branch:

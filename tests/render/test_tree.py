@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ckptsurgeon.render import tree as trees
 from ckptsurgeon.render.tree import Branch, build_tree, numbers_text
 from ckptsurgeon.tensors import TensorInfo
 
@@ -71,3 +72,13 @@ def test_by_size_the_largest_come_first() -> None:
     tree = build_tree({"a.w": info(2), "b.w": info(9), "b.x": info(1), "c.w": info(5)}, by_size=True)
     assert names(tree) == ["b", "c.w", "a.w"]
     assert names(tree.children["b"]) == ["w", "x"]
+
+
+def test_what_repeats_is_collapsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    joins: list[int] = []
+    before = trees._join
+    monkeypatch.setattr(trees, "_join", lambda group: joins.append(len(group)) or before(group))
+    keys = [f"layers.{i}.experts.{j}.{name}.weight" for i in range(20) for j in range(30) for name in ("up", "down")]
+    found = build_tree({key: TensorInfo("float32", (2,)) for key in keys})
+    assert [child.name for child in found.children.values()] == ["layers.{0..19}.experts.{0..29}.{up,down}.weight"]
+    assert sorted(joins) == [1, 1, 1, 2, 20, 30]
