@@ -11,6 +11,7 @@ Importing it loads neither torch nor numpy; names are looked up in ``ckptsurgeon
 from __future__ import annotations
 
 from .lazy import lazy_names
+from .notebook import shown_by
 from .version import __version__ as __version__
 
 TYPE_CHECKING = False  # as type checkers read it; typing itself takes longer to import than all that is here
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
         UnsafeError,
         VerifyError,
     )
+    from .notebook import Views
     from .trainer import Trained, train
 
 __all__ = [
@@ -155,6 +157,15 @@ __getattr__ = lazy_names(
         ".api": tuple(name for name in __all__ if name not in (*_ERRORS, *_TRAINER)),
     },
 )
+
+
+def _views() -> Views:
+    from .render import notebook
+
+    return notebook
+
+
+shown_by(_views)
 
 
 def __dir__() -> list[str]:

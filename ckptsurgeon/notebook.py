@@ -1,29 +1,47 @@
 """What a notebook shows of a result: what the terminal shows.
 
-The classes of results inherit from ``Shown``; the views are found when one is shown, so that no room imports them.
+The classes of results inherit from ``InNotebooks``. The façade, which is above all rooms, says who shows them.
 """
 
 from __future__ import annotations
 
-import importlib
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, Protocol
 
-__all__ = ["Shown"]
+    class Views(Protocol):
+        """What shows results: the module ``render.notebook``."""
+
+        def html_of(self, result: object, /) -> str:
+            """Return what a notebook shows of a result."""
+
+        def text_of(self, result: object, /) -> str:
+            """Return the same as text."""
 
 
-class Shown:
-    """A result that a notebook shows as the terminal does; its view is in the room ``render``."""
+__all__ = ["InNotebooks", "shown_by"]
+
+
+class InNotebooks:
+    """A result that a notebook shows as the terminal does."""
 
     __slots__ = ()
 
     def _repr_html_(self) -> str:
         """Return the terminal's view as HTML, without script and with every name escaped."""
-        html: str = importlib.import_module("ckptsurgeon.render.notebook").html_of(self)
-        return html
+        return _views().html_of(self)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """Print the terminal's view: IPython keeps it beside the HTML, and a ``repr`` has no bound."""
-        printer.text(importlib.import_module("ckptsurgeon.render.notebook").text_of(self))
+        printer.text(_views().text_of(self))
+
+
+def shown_by(find: Callable[[], Views]) -> None:
+    """Let results be shown by what ``find`` returns, which is asked when one is shown."""
+    global _views
+    _views = find
+
+
+def _views() -> Views:
+    raise NotImplementedError("the package ckptsurgeon says who shows results")

@@ -19,7 +19,7 @@ OPEN_TO_ALL = {
 
 # room: the rooms it may import. A room is a file or a folder of the package.
 DOORS: dict[str, set[str]] = {
-    "__init__": {"api", "trainer"},
+    "__init__": {"api", "trainer", "render"},
     "__main__": {"entry"},
     "entry": {"cli"},
     "errors": set(),
@@ -105,6 +105,44 @@ def imports(path: Path) -> set[str]:
                 room = name[1] if len(name) > 1 else "__init__"
                 found.add(room if (ROOT / room).exists() or (ROOT / f"{room}.py").exists() else "__init__")
     return found
+
+
+def strings_imported(tree: ast.AST) -> set[str]:
+    """Our own modules that are imported by a name in a text, as ``import_module("ckptsurgeon.x")``, which no door shows."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and (node.args or node.keywords):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            name = node.args[0] if node.args else node.keywords[0].value
+            if isinstance(name, ast.JoinedStr) and name.values:
+                name = name.values[0]
+            if called in ("import_module", "__import__") and isinstance(name, ast.Constant):
+                text = str(name.value)
+                if text.startswith(".") or text.partition(".")[0] == "ckptsurgeon":
+                    found.add(text)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ('importlib.import_module("ckptsurgeon.render.notebook")', {"ckptsurgeon.render.notebook"}),
+        ('import_module("..render", __package__)', {"..render"}),
+        ('import_module(f"ckptsurgeon.{name}")', {"ckptsurgeon."}),
+        ('import_module(name="ckptsurgeon")', {"ckptsurgeon"}),
+        ('__import__("ckptsurgeon.api")', {"ckptsurgeon.api"}),
+        ('import_module("transformers"); import_module(name); __import__("ckptsurgeons")', set()),
+    ],
+)
+def test_imports_by_a_text_are_found(code: str, found: set[str]) -> None:
+    assert strings_imported(ast.parse(code)) == found
+
+
+def test_no_module_imports_ours_by_a_text() -> None:
+    wrong = {path.relative_to(ROOT): strings_imported(ast.parse(path.read_text())) for path in modules()}
+    assert not {
+        str(path): found for path, found in wrong.items() if found and str(path) not in ("registry.py", "lazy.py")
+    }
 
 
 def test_every_room_is_drawn() -> None:

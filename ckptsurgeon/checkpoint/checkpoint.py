@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import FormatError, UnsafeError
 from ..formats import FileHeader, Header, limits, read_header
-from ..notebook import Shown
+from ..notebook import InNotebooks
 from ..sources import File, Source, open_source
 from ..tensors import Storage, TensorInfo, alias_groups
 from ..text import count, escape, listing
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "checkpoint_of", "open_checkpoint"]
 
 
-class Checkpoint(Shown, Mapping[str, TensorInfo]):
+class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     """A state dict as its file's header describes it: key → TensorInfo. Reads no tensor until asked.
 
     ``path`` is what the user wrote; ``root`` where the state dict hangs; ``passed`` the other state dicts;

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..checkpoint import Checkpoint
-from ..notebook import Shown
+from ..notebook import InNotebooks
 from ..tensors import TensorInfo
 from ..text import natural_key
 from .outline import Outline, outline_of
@@ -57,7 +57,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Difference(Shown):
+class Difference(InNotebooks):
     """Two checkpoints held against each other.
 
     ``added`` are only in the second, ``removed`` only in the first. ``reshaped``, ``retyped``, ``changed`` and

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..notebook import Shown
+from ..notebook import InNotebooks
 from ..plan import Step
 
 __all__ = ["Alternatives", "Candidate", "Explained", "Explanation", "Passed"]
@@ -106,7 +106,7 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class Explained(Shown):
+class Explained(InNotebooks):
     """The tensors that were asked for, in the destination's order."""
 
     tensors: tuple[Explanation, ...]

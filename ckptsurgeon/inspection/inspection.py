@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint import Checkpoint, Extra
 from ..composition import leaves
 from ..keys import KeyMatcher, KeyPattern, unmatched
-from ..notebook import Shown
+from ..notebook import InNotebooks
 from ..tensors import TensorInfo, alias_groups
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ __all__ = ["Inspection", "inspection_of"]
 
 
 @dataclass(frozen=True)
-class Inspection(Shown):
+class Inspection(InNotebooks):
     """A checkpoint as its headers describe it. ``nbytes_files`` is the size of its files in bytes."""
 
     path: str

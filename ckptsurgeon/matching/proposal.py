@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..notebook import Shown
+from ..notebook import InNotebooks
 from ..tensors import TensorInfo
 
 __all__ = ["Match", "Proposal"]
@@ -26,7 +26,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Proposal(Shown):
+class Proposal(InNotebooks):
     """What of a source is what of a destination.
 
     ``names`` maps source keys to destination keys and ``rules`` are the ``--map`` rules that do so. ``ambiguous``

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..notebook import Shown
+from ..notebook import InNotebooks
 from ..text import count
 from .costs import Costs
 from .rows import Rows
@@ -108,7 +108,7 @@ class Carried:
 
 
 @dataclass(frozen=True)
-class Plan(Shown):
+class Plan(InNotebooks):
     """Everything that will happen, before it does. ``rows`` are those of the vocabulary that its steps map.
 
     Where models of other vocabularies are merged, ``vocabularies`` has the rows of each source. ``costs`` are what it

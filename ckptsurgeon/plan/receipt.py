@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import VerifyError
-from ..notebook import Shown
+from ..notebook import InNotebooks
 from ..text import escape, listing
 
 __all__ = ["Failure", "Fit", "Receipt", "Verification"]
@@ -28,7 +28,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Receipt(Shown):
+class Receipt(InNotebooks):
     """What was written. Sizes in bytes, ``elapsed_s`` in seconds; ``fits`` of factors that were extracted."""
 
     output: str
@@ -67,7 +67,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Verification(Shown):
+class Verification(InNotebooks):
     """What a verification found.
 
     ``compared`` tensors equal their sources bit for bit, ``drawn`` ones match the checksum that was recorded when

@@ -12,7 +12,7 @@ from rich.style import Style
 
 from ..text import count, escape
 
-__all__ = ["COLOURS", "as_html", "as_text"]
+__all__ = ["COLOURS", "Lines", "as_html", "as_text", "html_of_lines", "lines_of", "text_of_lines"]
 
 WIDTH = 100
 LINES = 400
@@ -30,19 +30,32 @@ BLOCK = (
 )
 UNCUT = 1 << 30
 
+Lines = list[list[Segment]]
+
 
 def as_html(views: Iterable[RenderableType]) -> str:
     """Return views, one below the other, as one ``<pre>``."""
-    lines = ["".join(_span(segment) for segment in Segment.simplify(line)) for line in _lines(views)]
-    return f'<pre style="{BLOCK}">\n' + "\n".join(lines) + "</pre>"
+    return html_of_lines(lines_of(views))
 
 
 def as_text(views: Iterable[RenderableType]) -> str:
     """Return the same lines without colours."""
-    return "\n".join("".join(segment.text for segment in line).rstrip() for line in _lines(views))
+    return text_of_lines(lines_of(views))
 
 
-def _lines(views: Iterable[RenderableType]) -> list[list[Segment]]:
+def html_of_lines(lines: Lines) -> str:
+    """Return lines as one ``<pre>``."""
+    spans = ["".join(_span(segment) for segment in Segment.simplify(line)) for line in lines]
+    return f'<pre style="{BLOCK}">\n' + "\n".join(spans) + "</pre>"
+
+
+def text_of_lines(lines: Lines) -> str:
+    """Return lines without colours."""
+    return "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
+
+
+def lines_of(views: Iterable[RenderableType]) -> Lines:
+    """Return the lines of views, one below the other; of too many the first and the last."""
     # Nothing of where it runs: the notebook's own way of showing rich, or a terminal's colours and width.
     console = Console(
         file=io.StringIO(), width=WIDTH, force_jupyter=False, force_terminal=False, no_color=False, color_system=None,

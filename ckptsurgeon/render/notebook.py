@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from .html import as_html, as_text
+from .html import Lines, html_of_lines, lines_of, text_of_lines
 from .notes import notes_view
 
 if TYPE_CHECKING:
@@ -28,12 +29,26 @@ Views = Iterator[RenderableType]
 
 def html_of(result: object) -> str:
     """Return what a notebook shows of a result."""
-    return as_html(_views(result))
+    return html_of_lines(_lines_of(result))
 
 
 def text_of(result: object) -> str:
     """Return the same as text."""
-    return as_text(_views(result))
+    return text_of_lines(_lines_of(result))
+
+
+class _Last:
+    """The lines of the result that was shown last: a notebook asks for the text and for the HTML of each."""
+
+    shown: tuple[ref[object], Lines] | None = None
+
+
+def _lines_of(result: object) -> Lines:
+    if _Last.shown is not None and _Last.shown[0]() is result:
+        return _Last.shown[1]
+    lines = lines_of(_views(result))
+    _Last.shown = ref(result), lines
+    return lines
 
 
 def _views(result: object) -> Views:

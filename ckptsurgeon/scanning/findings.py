@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from ..notebook import Shown
+from ..notebook import InNotebooks
 
 __all__ = ["Fault", "Finding", "Scan", "Use", "Verdict"]
 
@@ -106,7 +106,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Scan(Shown):
+class Scan(InNotebooks):
     """What reading a file or folder would do, judged without doing it. ``nbytes`` is the size of the files in bytes."""
 
     path: str

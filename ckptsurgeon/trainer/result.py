@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..notebook import Shown
+from ..notebook import InNotebooks
 from .checks._check import FAIL, Check
 
 __all__ = ["Arm", "Controls", "Trained", "plain"]
@@ -46,7 +46,7 @@ class Controls:
 
 
 @dataclass(frozen=True)
-class Trained(Shown):
+class Trained(InNotebooks):
     """What came of ``train``.
 
     ``ended``: done, patience, nonfinite, collapsed, lost (another process ended), a signal's name; unchecked: trained,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,7 +18,7 @@ from rich.text import Text
 
 import ckptsurgeon as cs
 from ckptsurgeon.inspection import inspection_of
-from ckptsurgeon.notebook import Shown
+from ckptsurgeon.notebook import InNotebooks
 from ckptsurgeon.render.html import COLOURS, LINES, as_html, as_text
 from ckptsurgeon.render.notebook import VIEWS
 
@@ -232,6 +234,23 @@ def test_ninety_thousand_tensors_are_few_lines() -> None:
     assert "92000 tensors" in html
 
 
+def test_a_notebook_that_asks_twice_is_answered_from_one_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    save("src.pth")
+    drawn: list[object] = []
+    before = VIEWS["Checkpoint"]
+    monkeypatch.setitem(VIEWS, "Checkpoint", lambda found: drawn.append(found) or before(found))
+    first, second = cs.open_checkpoint("src.pth"), cs.open_checkpoint("src.pth").holding({})
+    assert "head.weight" in shown(first)
+    assert "0 tensors" in shown(second)
+    assert len(drawn) == 2
+    drawn.clear()
+    gone = weakref.ref(second)
+    second.close()
+    del second
+    gc.collect()
+    assert gone() is None  # it is not kept for that
+
+
 def test_a_plan_of_hundreds_of_modules_keeps_its_total() -> None:
     torch.save({f"m{chr(97 + i % 26)}{'x' * (i // 26)}.w": torch.ones(1) for i in range(600)}, "src.pth")
     plan = cs.filter("src.pth", exclude=["mb"])
@@ -267,7 +286,7 @@ def test_every_result_that_has_a_view_is_shown_and_no_other() -> None:
     from ckptsurgeon.explanation import Explained
     from ckptsurgeon.trainer.result import Trained
 
-    kinds = {kind.__name__ for kind in Shown.__subclasses__()}
+    kinds = {kind.__name__ for kind in InNotebooks.__subclasses__()}
     assert kinds == VIEWS.keys()
     assert {Explained.__name__, Trained.__name__} <= kinds
 
