@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 from pathlib import Path
 
@@ -175,6 +176,20 @@ def test_the_top_level_is_fixed() -> None:
         "pyproject.toml", "ckptsurgeon", "tests", "fixtures", "README.md", "CHANGELOG.md",
         "Makefile", "constraints.txt", "LICENSE", "docs", "mkdocs.yml", "CONTRIBUTING.md", "CITATION.cff", ".ci", ".pre-commit-config.yaml", ".gitignore",
     }  # fmt: skip
+
+
+def test_every_file_of_tests_that_a_text_names_is_there() -> None:
+    folder = ROOT.parent
+    texts = [*folder.glob("ckptsurgeon/**/*.py"), *folder.glob("tests/**/*.py"), *folder.glob("fixtures/**/*.py")]
+    named = {name: path for path in texts for name in re.findall(r"\btests/[\w/]+\.py\b", path.read_text())}
+    assert not {name: str(path) for name, path in named.items() if not (folder / name).exists()}
+
+
+def test_make_clean_removes_what_git_ignores() -> None:
+    makefile = (ROOT.parent / "Makefile").read_text()
+    removed = re.findall(r"^clean:.*\n\trm -rf (.*)", makefile, re.MULTILINE)[0].replace("$(VENV)", ".venv").split()
+    ignored = {line.strip("/") for line in (ROOT.parent / ".gitignore").read_text().split() if line.endswith("/")}
+    assert ignored - {"__pycache__", "*.egg-info", ".oracle"} <= set(removed)  # oracles are gigabytes, hours to make
 
 
 def test_the_doors_form_no_circle() -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..plan import FilePrint, PlanCompanion
+from ..plan import FilePrint, PlanCompanion, PlanSource, PlanTarget
 from .recipe import VERSION, Made, Recipe
 
 __all__ = ["recipe_text"]
@@ -22,29 +22,8 @@ def recipe_text(recipe: Recipe) -> str:
         "verb": recipe.verb,
         "arguments": dict(recipe.arguments),
         "seed": recipe.seed,
-        "sources": [
-            {
-                "name": source.name,
-                "role": source.role,
-                "path": source.path,
-                "root": source.root,
-                "stripped": list(source.stripped),
-                **({"operations": [dict(row) for row in source.operations]} if source.operations else {}),
-                "files": [_file_json(file) for file in source.files],
-            }
-            for source in recipe.sources
-        ],
-        "target": {
-            "kind": recipe.target.kind,
-            "name": recipe.target.name,
-            "config": recipe.target.config,
-            "files": [_file_json(file) for file in recipe.target.files],
-            **(
-                {"companions": [_file_json(one) for one in recipe.target.companions]}
-                if recipe.target.companions
-                else {}
-            ),
-        },
+        "sources": [_source_json(source) for source in recipe.sources],
+        "target": _target_json(recipe.target),
         **({"vocabulary": recipe.rows.to_json()} if recipe.rows is not None else {}),
         **({"vocabularies": [rows.to_json() for rows in recipe.vocabularies]} if recipe.vocabularies else {}),
         "metadata": dict(recipe.metadata or {}),
@@ -59,6 +38,29 @@ def recipe_text(recipe: Recipe) -> str:
 def _rules(recipe: Recipe) -> list[str]:
     """Return each rule once: one of them stands for thousands of tensors."""
     return list(dict.fromkeys(made.rule for made in recipe.tensors.values() if made.rule))
+
+
+def _source_json(source: PlanSource) -> dict[str, Any]:
+    return {
+        "name": source.name,
+        "role": source.role,
+        "path": source.path,
+        "root": source.root,
+        "stripped": list(source.stripped),
+        **({"operations": [dict(row) for row in source.operations]} if source.operations else {}),
+        "files": [_file_json(file) for file in source.files],
+    }
+
+
+def _target_json(target: PlanTarget) -> dict[str, Any]:
+    companions = [_file_json(one) for one in target.companions]
+    return {
+        "kind": target.kind,
+        "name": target.name,
+        "config": target.config,
+        "files": [_file_json(file) for file in target.files],
+        **({"companions": companions} if companions else {}),
+    }
 
 
 def _file_json(file: FilePrint | PlanCompanion) -> dict[str, Any]:

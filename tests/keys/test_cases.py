@@ -1,4 +1,4 @@
-"""The cases that the page of ``ckpt view`` has to pass as well (tests/view/test_patterns.py)."""
+"""The cases that the page of ``ckpt view`` has to pass as well (tests/pages/test_patterns.py)."""
 
 from __future__ import annotations
 
