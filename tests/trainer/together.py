@@ -110,7 +110,7 @@ sys.exit(main())
 """
 
 NURSERY = """
-import json, os, sys, time, traceback
+import faulthandler, json, os, signal, sys, time, traceback
 import torch, torch.distributed.checkpoint, torch.distributed.fsdp, torch.distributed.tensor, torch.nn.parallel
 import ckptsurgeon.cli.verbs.train, ckptsurgeon.entry, ckptsurgeon.render.train, ckptsurgeon.trainer.following
 import ckptsurgeon.trainer.models.deepspeech, ckptsurgeon.trainer.sharding, ckptsurgeon.trainer.tasks.ctc
@@ -122,6 +122,7 @@ def born(order):
     os.chdir(order["folder"])
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     sys.argv = order["arguments"]
     sys.path.insert(0, "")
     try:
@@ -136,6 +137,8 @@ def born(order):
 def ended(pid, until):
     while not (done := os.waitpid(pid, os.WNOHANG))[0]:
         if time.monotonic() > until:
+            os.kill(pid, signal.SIGUSR1)  # it says where it hangs
+            time.sleep(1)
             os.kill(pid, 9)
         time.sleep(0.02)
     return os.waitstatus_to_exitcode(done[1])
