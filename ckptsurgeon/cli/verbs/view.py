@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import re
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import typer
 
-from ...text import escape
 from ..checks import check_output, quoted
 from ..options import Force, Json, Quiet, Root, Verbose
 from ..sink import Sink
@@ -70,6 +68,7 @@ def run(
 def _check_suffix(path: str) -> None:
     """Raise ConfigError for a name that a browser would not open as a page, such as that of a checkpoint."""
     from ...errors import ConfigError
+    from ...text import escape
 
     if not path.lower().endswith((".html", ".htm")):
         raise ConfigError(f"{escape(path)} is no name of a page.", hint="Let it end in .html.")
@@ -81,6 +80,10 @@ def page_name(sources: list[str]) -> str:
 
 
 def _stem(source: str) -> str:
-    path = urlsplit(source).path if "://" in source else os.path.abspath(source)
+    path = os.path.abspath(source)
+    if "://" in source:
+        from urllib.parse import urlsplit
+
+        path = urlsplit(source).path
     stem = os.path.splitext(os.path.basename(path.rstrip("/")))[0]
     return re.sub(r"[^\w.+-]", "_", stem).lstrip("-.")[:80] or "page"

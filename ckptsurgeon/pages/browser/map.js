@@ -140,7 +140,8 @@ class NetworkMap {
   tensor(node, name, x, y, width, height) {
     this.boxes.push([node, x, y, width, height]);
     this.pen.globalAlpha = this.fade(node);
-    this.pen.fillStyle = this.fills[Math.max(this.colouring.tone(node), 0) || this.colouring.most(node)];
+    const tone = this.colouring.tone(node);
+    this.pen.fillStyle = this.fills[tone < 0 ? this.colouring.most(node) : tone];
     const gap = width > 3 && height > 3 ? 0.5 : 0;
     this.pen.fillRect(x + gap, y + gap, width - 2 * gap, height - 2 * gap);
     if (width > 34 && height > 13) this.label(name, x + 4, y + Math.min(height / 2, 9), width - 8);
