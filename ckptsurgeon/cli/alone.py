@@ -10,12 +10,11 @@ import typer
 
 from ..text import escape
 from ..version import __version__
-from . import completion
 
 __all__ = ["COMPLETION", "install_option", "show_option", "version_option"]
 
 COMPLETION = ("--install-completion", "--show-completion")
-SHELLS = f"[{'|'.join(completion.SHELLS)}]"
+SHELLS = "[bash|zsh|fish]"
 
 
 def version_option(*, as_json: bool) -> Any:
@@ -35,6 +34,8 @@ def install_option(*, as_json: bool) -> Any:
     def install(shell: str | None) -> None:
         if shell is None:
             return
+        from . import completion
+
         shell = completion.shell_in_use(shell)
         path, start = completion.install(shell)
         read = f", which {start} reads" if start else ""
@@ -53,6 +54,8 @@ def show_option(*, as_json: bool) -> Any:
     def show(shell: str | None) -> None:
         if shell is None:
             return
+        from . import completion
+
         shell = completion.shell_in_use(shell)
         _answer(_completion(shell) if as_json else completion.script(shell, completion.program()))
 
@@ -64,6 +67,8 @@ def show_option(*, as_json: bool) -> Any:
 
 def _completion(shell: str, *, path: str = "", start: str = "") -> dict[str, Any]:
     """Return the answer to ``--json``; paths are '' where nothing was written."""
+    from . import completion
+
     script = completion.script(shell, completion.program())
     return {
         "kind": "ckpt.completion", "version": 1, "shell": shell, "script": script,

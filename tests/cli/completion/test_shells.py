@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckptsurgeon.cli.completion import script
+from ckptsurgeon.cli.completion import SHELLS, script
 
 from .asked import BREAKS
 from .terminal import Terminal
@@ -158,3 +159,13 @@ def test_scripts_are_good_for_shells_that_are_there(shell: str) -> None:
         pytest.skip(f"{shell} is not installed")
     Path("script").write_text(script(shell, ["/opt/it's/ckpt"]))
     assert subprocess.run([shell, "-n", "script"], capture_output=True).returncode == 0
+
+
+def test_no_other_command_pays_for_completion() -> None:
+    """And the help, which is written without it, names the shells that there are."""
+    code = (
+        "import sys; from ckptsurgeon.cli import main; main(['-h']); print('ckptsurgeon.cli.completion' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
+    assert f"[{'|'.join(SHELLS)}]" in done.stdout
