@@ -7,9 +7,11 @@ STAMP := $(VENV)/.installed
 # Two threads on two busy cores can be many times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-ORACLES := espnet speechbrain tensorflow mfcc mergekit peft
+STREAMS ?= 1000000
 
-.PHONY: help demo test test-browser test-gpu test-faults fuzz check docs reference bench oracle format clean
+ORACLES := espnet speechbrain tensorflow mfcc mergekit peft scanners
+
+.PHONY: help demo test test-browser test-gpu test-faults fuzz fuzz-pickles check docs reference bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -43,6 +45,9 @@ test-gpu: $(STAMP)  ## run the tests that need a GPU (CKPT_TEST_DEVICE=cpu: thos
 fuzz: .fuzz/.installed  ## fuzz all that reads, guided by coverage (FUZZ_SECONDS for each; else ten minutes in all)
 	.fuzz/bin/python -m tests.fuzz.report $(FUZZED)
 
+fuzz-pickles: $(STAMP)  ## hold a million made-up pickles against CPython's two unpicklers (STREAMS; SEED: the time)
+	$(BIN)/python -m tests.scanning.readers $(STREAMS) $(SEED)
+
 .fuzz/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .fuzz
 	.fuzz/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' atheris==3.0.0
@@ -52,7 +57,7 @@ check: $(STAMP)  ## format, lint, types, documentation, architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m 'not long' tests/test_documentation.py tests/test_architecture.py
+	$(BIN)/python -m pytest -q -m 'not long' tests/test_documentation.py tests/test_examples.py tests/test_architecture.py
 
 docs: $(STAMP)  ## build the documentation into site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

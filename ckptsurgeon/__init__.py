@@ -169,4 +169,5 @@ shown_by(_views)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """Return what is public: rooms that something imported, and helpers, are not offered for completion."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__") and name.endswith("__"))})

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .text import without_secrets
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -39,10 +41,10 @@ class CheckpointError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "", details: Sequence[str] = (), rule: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.details = tuple(details)
+        self.message = without_secrets(message)
+        self.hint = without_secrets(hint)
+        self.details = tuple(map(without_secrets, details))
+        super().__init__(self.message)
         self.rule = rule
 
     def __str__(self) -> str:

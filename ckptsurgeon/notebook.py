@@ -5,6 +5,8 @@ The classes of results inherit from ``InNotebooks``. The façade, which is above
 
 from __future__ import annotations
 
+from .brief import Brief
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["InNotebooks", "shown_by"]
 
 
-class InNotebooks:
-    """A result that a notebook shows as the terminal does."""
+class InNotebooks(Brief):
+    """A result that a notebook shows as the terminal does, and whose ``repr`` is short."""
 
     __slots__ = ()
 
@@ -33,7 +35,7 @@ class InNotebooks:
         return _views().html_of(self)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Print the terminal's view: IPython keeps it beside the HTML, and a ``repr`` has no bound."""
+        """Print the terminal's view, which IPython keeps beside the HTML."""
         printer.text(_views().text_of(self))
 
 

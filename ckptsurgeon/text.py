@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from reprlib import Repr
 
-__all__ = ["brief_repr", "count", "escape", "human_bytes", "human_count", "listing", "natural_key", "shape_text"]
+__all__ = [
+    "apart", "brief_repr", "count", "escape", "grouped", "human_bytes", "human_count", "listing", "natural_key",
+    "percent", "shape_text", "together", "without_credentials", "without_secrets",
+]  # fmt: skip
 
 LISTED = 5
 """How many offenders a message names before it says "and N more"."""
@@ -20,11 +23,41 @@ MARKS = 4
 """Marks that one letter may carry, as in Vietnamese or Hebrew; a hundred would cover the lines above and below."""
 
 
+_END = r"\s'\"<>"
+_USER = re.compile(rf"(?<=://)(?<![hH][fF]://)(?:[^/?{_END}]*@|[^/@?{_END}]+:(?!\d*(?:[/?]|$))(?:(?!://)[^@{_END}])*@)")
+"""``user:password@`` of an address; behind a colon that no port follows, a password may have a slash in it.
+
+Of ``hf://name@revision`` what stands before the @ is no secret.
+"""
+_QUERY = re.compile(rf"(://[^?{_END}]*)\?[^{_END}]*?(?=::[a-z0-9+]+://|[{_END}]|$)", re.IGNORECASE)
+_FRAGMENT = re.compile(rf"(https?://[^#{_END}]*)#[^{_END}]*?(?=::[a-z0-9+]+://|[{_END}]|$)", re.IGNORECASE)
+_SIGNED = re.compile(
+    rf"([?&;](?:x-amz-[a-z-]+|x-goog-[a-z-]+|awsaccesskeyid|[a-z_-]*(?:token|signature|secret|password|key)|sig)=)[^&;{_END}]+",
+    re.IGNORECASE,
+)
+
+
+def without_credentials(text: str) -> str:
+    """Return a text without ``user:password@`` in its addresses, nested ones (``zip://x::http://…``) too."""
+    return _USER.sub("", text) if "://" in text else text
+
+
+def without_secrets(text: str) -> str:
+    """Return a text whose addresses have no credentials, query and fragment: in those stand tokens and signatures.
+
+    Whatever is shown, written or recorded goes through here; only what is asked of a server does not.
+    """
+    if "://" in text:
+        text = _FRAGMENT.sub(r"\1", _QUERY.sub(r"\1?…", without_credentials(text)))
+    return _SIGNED.sub(r"\1…", text) if "=" in text else text
+
+
 def escape(name: str, limit: int = 300) -> str:
     """Return ``name`` safe for a terminal: control, format and bidirectional characters are written as escapes.
 
-    Names longer than ``limit`` characters are cut in the middle.
+    Names longer than ``limit`` characters are cut in the middle; addresses are without what is secret in them.
     """
+    name = without_secrets(name)
     if len(name) > limit:
         name = f"{name[: limit // 2]}…{name[-limit // 4 :]}"
     if name.isascii() and name.isprintable():
@@ -82,6 +115,28 @@ def _scaled(number: int, units: Sequence[str], plain: str) -> str:
     return f"{value:.1f} {units[unit]}"
 
 
+def apart(*numbers: float, digits: int = 3) -> tuple[str, ...]:
+    """Return numbers with as few significant digits, but ``digits``, as tell those apart that differ."""
+    wanted, said = len(set(numbers)), tuple(f"{number:.{digits}g}" for number in numbers)
+    while len(set(said)) < wanted and digits < 17:
+        digits += 1
+        said = tuple(f"{number:.{digits}g}" for number in numbers)
+    return said
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """Return a share in percent: ``42 %``; ``>99 %`` and ``<1 %`` for what is nearly all and nearly nothing.
+
+    Only a share that is all is ``100 %``, and only one that is nothing ``0 %``, whatever they are rounded to.
+    """
+    if share in (0, 1):
+        return "100 %" if share else "0 %"
+    shown, least = f"{100 * share:.{digits}f}", 10.0**-digits
+    if 0 < share < 1 and float(shown) in (0, 100):
+        return f"<{least:.{digits}f} %" if share < 0.5 else f">{100 - least:.{digits}f} %"
+    return f"{shown} %"
+
+
 def count(number: int, noun: str, plural: str = "") -> str:
     """Return ``1 key`` or ``213 keys``."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
@@ -92,6 +147,33 @@ def listing(items: Sequence[str], limit: int = LISTED, *, where: str = " (--json
     shown = ", ".join(escape(item) for item in items[:limit])
     more = len(items) - limit
     return f"{shown}, and {more} more{where}" if more > 0 else shown
+
+
+def together(items: Sequence[str], limit: int = LISTED) -> str:
+    """Return ``a``, ``a and b``, ``a, b and c``; of more than ``limit`` the first, and how many more there are."""
+    shown = [escape(item) for item in items[:limit]]
+    shown += [f"{len(items) - limit} more"] if len(items) > limit else []
+    return " and ".join(filter(None, (", ".join(shown[:-1]), *shown[-1:])))
+
+
+def grouped(
+    pairs: Iterable[tuple[str, str]], form: str = "{names} ({why})", *, where: str = " (--json lists all)"
+) -> str:
+    """Return names with what is said of each, what is said of several only once: ``a, b and c (it is sparse)``.
+
+    ``form`` is filled in for those of whom the same is said; in it ``{are}`` is "is" or "are". What is not listed is
+    counted, and said to be ``where``.
+    """
+    by_why: dict[str, list[str]] = {}
+    for name, why in pairs:
+        by_why.setdefault(why, []).append(name)
+    said = [
+        form.format(names=together(names), are="is" if len(names) == 1 else "are", why=escape(why, 600))
+        for why, names in by_why.items()
+    ]
+    more = [f"and {sum(map(len, list(by_why.values())[LISTED:]))} more"] if len(said) > LISTED else []
+    cut = more or any(len(names) > LISTED for names in by_why.values())
+    return "; ".join(said[:LISTED] + more) + (where if cut else "")
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -30,6 +30,10 @@ MOST_LEVELS = 100
 """How deep a document may nest, through aliases too: every reader of YAML calls itself once or more for each level."""
 
 
+_DEEP = re.compile(rf"[ \-?:]{{{MOST_LEVELS}}}")
+"""What a line that is as deep begins with, without brackets: blanks, and the marks of entries, ``- - -``."""
+
+
 class _PlainLoader(_Base):  # type: ignore[misc]
     def get_single_node(self) -> Any:
         """Return the document as nodes; raises ConstructorError where aliases make too much of it."""
@@ -44,7 +48,7 @@ def _check_levels(text: str) -> None:
 
     Each level takes a bracket, or one more column of a line.
     """
-    if text.count("[") + text.count("{") <= MOST_LEVELS and max(map(len, text.splitlines()), default=0) <= MOST_LEVELS:
+    if text.count("[") + text.count("{") <= MOST_LEVELS and not _DEEP.search(text):
         return
     level = 0
     for event in yaml.parse(text, Loader=_Base):
@@ -154,6 +158,9 @@ def _reading(text: str, name: str) -> Iterator[None]:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         why = getattr(error, "problem", None) or str(error)
+        if not isinstance(error, yaml.constructor.ConstructorError):
+            place = f" at column {mark.column + 1}" if mark is not None else ""
+            why = f"it is not valid YAML{place}: {why}"
         if "tag '!" in str(why):
             why = f"{why} (a tag that only SpeechBrain's hyperparams.yaml has)"
         line = text.splitlines()[mark.line] if mark is not None and mark.line < len(text.splitlines()) else ""

@@ -27,8 +27,9 @@ __all__ = ["hub", "naps", "other_host", "pytest_collection_modifyitems", "pytest
 
 @pytest.fixture(autouse=True)
 def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run every test in an empty folder of its own, whose modules go with it."""
+    """Run every test in an empty folder of its own, whose modules go with it; output is as wide as where none says it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)  # Python's readline sets it when something imports it
     yield
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None) or "").startswith((f"{tmp_path}{os.sep}", "./")):

@@ -97,6 +97,14 @@ def test_a_tensor_is_read_to_the_cpu(ambient: Callable[[], AbstractContextManage
     assert torch.equal(tensor, torch.load("src.pth", weights_only=True)["body.weight"])
 
 
+def test_tensors_in_memory_are_read(ambient: Callable[[], AbstractContextManager[object]]) -> None:
+    state = torch.load("src.pth", weights_only=True)
+    with ambient():
+        cs.apply(cs.convert(state), "memory.pth")
+        assert cs.open_checkpoint(state).tensor("body.weight").device == torch.device("cpu")
+    assert cs.diff("memory.pth", "src.pth", values=True).identical == len(state)
+
+
 def test_a_module_is_loaded(ambient: Callable[[], AbstractContextManager[object]]) -> None:
     model = nn.ModuleDict({"body": nn.Linear(4, 5)})
     with ambient():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 
@@ -29,6 +30,20 @@ def test_every_public_thing_is_documented() -> None:
         assert inspect.getdoc(thing), name
         if inspect.isfunction(thing):
             assert "Any" not in str(inspect.signature(thing)), name
+
+
+def test_every_class_of_ours_that_a_public_function_takes_is_public() -> None:
+    private = set()
+    for name in cs.__all__:
+        function = inspect.unwrap(getattr(cs, name))
+        if not inspect.isfunction(function):
+            continue
+        said = " ".join(str(one) for argument, one in function.__annotations__.items() if argument != "return")
+        for word in set(re.findall(r"[A-Za-z_]\w*", said)):
+            found = function.__globals__.get(word)
+            if inspect.isclass(found) and found.__module__.startswith("ckptsurgeon") and word not in cs.__all__:
+                private.add((name, word))
+    assert not private
 
 
 def test_every_error_has_its_exit_code_drawn() -> None:

@@ -172,7 +172,10 @@ def test_what_an_average_makes_infinite_of_finite_values_is_said() -> None:
     for name, values in (("a.pth", [1.7e308, 1.0, float("nan")]), ("b.pth", [1.7e308, 2.0, 1.0])):
         torch.save({"w": torch.tensor(values, dtype=torch.float64)}, name)
     receipt = cs.apply(cs.average(["a.pth", "b.pth"]), "out.pth")
-    assert receipt.notes == ("1 value of w became infinite or NaN",)
+    assert receipt.notes == (
+        "1 value of w became infinite or NaN",
+        "NaN and infinite values come from the inputs: w (1 value)",
+    )
 
 
 def test_what_is_no_tensor_is_left_out_and_said_once() -> None:
@@ -259,7 +262,7 @@ def test_packed_floats_have_no_average(dtype: str) -> None:
 
 def test_an_edited_plan_cannot_average_packed_floats() -> None:
     one = Input(0, "w", "float4_e2m1fn_x2", (4,))
-    step = Step("w", "average", one.dtype, (4,), 0, "w", one.dtype, (4,), more=(replace(one, source=1),))
+    step = Step("w", "average", one.dtype, (4,), 0, "w", one.dtype, (4,), more=(one._replace(source=1),))
     with pytest.raises(cs.PlanError, match="cannot be: w by average"):
         check_step(step)
     floats = replace(step, dtype="float16", source_dtype="float16", more=(Input(1, "w", "complex64", (4,)),))

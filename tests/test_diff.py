@@ -320,7 +320,7 @@ def test_layers_of_which_the_same_is_said_are_one_line(ckpt: Any) -> None:
     save_file({f"m.{i}.w": torch.zeros(2) for i in range(12)} | {"x": torch.zeros(1)}, "b.safetensors")
     out = ckpt("diff", "a.safetensors", "b.safetensors").out
     assert "l.{0..11}.w" in out
-    assert len(out.splitlines()) == 3
+    assert [line.split()[0] for line in out.splitlines()[:3]] == ["removed", "added", "1"]
     assert "l.{0..11}.w  m.{0..11}.w" in ckpt("diff", "a.safetensors", "b.safetensors", "--renames").out
 
 
@@ -356,3 +356,55 @@ def test_layers_are_one_row_with_the_furthest_apart_of_them_and_branches_are_cou
     assert ["ctc", "-", "-", "-", "1"] in table
     every = ckpt("diff", "a.safetensors", "b.safetensors", "--values", "-v").out
     assert sum("enc." in line and "max" in line for line in every.splitlines()) == 35
+
+
+def test_only_keys_that_are_chosen_are_compared(ckpt: Any) -> None:
+    save_file({"a.w": torch.zeros(2), "b.w": torch.zeros(2), "c": torch.zeros(1)}, "a.safetensors")
+    save_file({"a.w": torch.zeros(2), "b.w": torch.ones(2), "d": torch.zeros(1)}, "b.safetensors")
+    for more, code, found in (
+        (["--include", "a"], 0, "1 tensor byte for byte, 3 left out"),
+        (["--exclude", "b", "--exclude", "{c,d}"], 0, "1 tensor byte for byte, 3 left out"),
+        (["--include", "b"], 1, "0 tensors identical byte for byte, 1 changed, 3 left out"),
+        (["--exclude", "b"], 1, "1 tensor identical byte for byte, 1 removed, 1 added, 1 left out"),
+        (["--include", "c"], 1, "0 tensors identical byte for byte, 1 removed, 3 left out"),
+    ):
+        done = ckpt("diff", "a.safetensors", "b.safetensors", "--values", *more)
+        assert (done.code, found in done.out) == (code, True), done
+    assert cs.diff("a.safetensors", "b.safetensors", include=["a"]).left_out == 3
+    assert cs.diff("a.safetensors", "b.safetensors", exclude="b").to_json()["left_out"] == 1
+
+
+def test_a_pattern_that_neither_has_is_an_error(ckpt: Any) -> None:
+    save_file({"alpha.w": torch.zeros(2)}, "a.safetensors")
+    save_file({"alpha.w": torch.zeros(2), "beta.w": torch.zeros(2)}, "b.safetensors")
+    done = ckpt("diff", "a.safetensors", "b.safetensors", "--exclude", "alpah")
+    assert (done.code, "--exclude alpah matches none of the 2 checkpoint keys" in done.err) == (2, True)
+    assert "alpha (1 key)" in done.err
+    assert ckpt("diff", "a.safetensors", "b.safetensors", "--exclude", "beta").code == 0
+
+
+def test_large_files_are_chosen_from_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckptsurgeon.api.comparing.LARGE", 1)
+    save_file({"a": torch.zeros(2), "b": torch.zeros(2)}, "a.safetensors")
+    save_file({"a": torch.zeros(2), "b": torch.zeros(3)}, "b.safetensors")
+    assert cs.diff("a.safetensors", "b.safetensors").differs
+    assert not cs.diff("a.safetensors", "b.safetensors", exclude="b").differs
+
+
+def test_depth_has_a_row_for_each_module(ckpt: Any) -> None:
+    keys = [f"net.{part}.{i}.w" for part in ("enc", "dec") for i in range(3)] + ["head"]
+    save_file({key: torch.zeros(2) for key in keys}, "a.safetensors")
+    save_file({key: torch.full((2,), float("enc.1" in key)) for key in keys}, "b.safetensors")
+    out = ckpt("diff", "a.safetensors", "b.safetensors", "--values", "--depth", "2").out
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[0] == ["identical", "changed"]
+    assert rows[1:4] == [["head", "1", "-"], ["net.dec", "3", "-"], ["net.enc", "2", "1", "max", "1"]]
+    assert "6 tensors identical byte for byte, 1 changed" in out
+    assert ckpt("diff", "a.safetensors", "a.safetensors", "--depth", "1").code == 0
+
+
+def test_the_last_line_counts_nan_and_inf_of_one_of_them(ckpt: Any) -> None:
+    save_file({"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.ones(2)}, "a.safetensors")
+    save_file({"a": torch.tensor([1.0, float("nan"), float("inf")]), "b": torch.ones(2)}, "b.safetensors")
+    last = ckpt("diff", "a.safetensors", "b.safetensors", "--values").out.splitlines()[-1]
+    assert last == "  1 tensor identical byte for byte, 1 changed; 1 NaN and 1 Inf in one of them only"

@@ -5,12 +5,9 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-import os
 import re
 import runpy
-import shlex
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,15 +24,12 @@ from ckptsurgeon.registry import modules
 from fixtures.reference.pictures import COMMANDS
 
 from .cli.conftest import speech_files
-from .conftest import Result
 from .shell import installed, left_out
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 HOWTO = ROOT / "docs" / "howto"
-RUN = sorted([*HOWTO.glob("*.md"), *(ROOT / f"docs/explanation/{name}.md" for name in ("plans", "seeds", "ties"))])
-"""Pages that begin with the Python that makes their files, and have commands."""
 
 Run = Callable[..., Any]
 
@@ -88,38 +82,6 @@ def test_every_promise_names_tests_that_there_are(promise: str) -> None:
 def has_tests(path: Path) -> bool:
     found = ast.walk(ast.parse(path.read_text()))
     return any(isinstance(one, ast.FunctionDef) and one.name.startswith("test_") for one in found)
-
-
-LONG = ("processes", "wav2vec2")
-"""Pages whose commands train for half a minute: not for every commit (make check), and begun first."""
-RUNNING = [pytest.param(page, marks=pytest.mark.long if page.stem in LONG else (), id=page.stem) for page in RUN]
-
-
-@pytest.mark.parametrize("page", RUNNING)
-def test_the_commands_of_a_page_run(page: Path, ckpt: Run) -> None:
-    """Each begins with the Python that makes its files; then every command of it is run, in order."""
-    text = page.read_text()
-    torch.manual_seed(0)
-    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], {})  # type: ignore[index]  # noqa: S102 - our own page
-    for name, code in re.findall(r'^```\w+ title="(\S+\.\w+)"\n(.*?)```', text, re.S | re.M):
-        Path(name).write_text(code)
-    commands = re.findall(r"^    \$ (ckpt|torchrun) (.*)$", text, re.M)
-    assert commands
-    for program, command in commands:
-        code = int(found[1]) if (found := re.search(r"# exit (\d+)", command)) else 0
-        arguments, _, out = command.partition("#")[0].partition(" > ")
-        done = (ckpt if program == "ckpt" else torchrun)(*shlex.split(arguments))
-        assert done.code == code, (command, done)
-        if out:
-            Path(out.strip()).write_text(done.out)
-
-
-def torchrun(*arguments: str) -> Result:
-    """Run torch's own program, of this interpreter."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    return Result(done.returncode, done.stdout, done.stderr)
 
 
 def test_every_verb_has_a_howto_or_a_page() -> None:

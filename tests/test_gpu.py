@@ -46,6 +46,29 @@ def test_a_file_saved_from_a_gpu_is_read_without_one(modern: bool) -> None:
         assert torch.equal(read.float(), value.float())
 
 
+def test_tensors_on_a_gpu_are_a_checkpoint() -> None:
+    net = Net().cuda()
+    state = {**net.state_dict(), "half": torch.randn(3, 5, device="cuda").bfloat16().t()[1:]}
+    here = {key: value.cpu() for key, value in state.items()}
+    with cs.open_checkpoint(state) as checkpoint:
+        assert checkpoint.ties == {"out.weight": "embed.weight"}
+        assert same({key: checkpoint.tensor(key) for key in checkpoint}, here)
+    cs.apply(cs.convert(state), "out.pth")
+    assert same(torch.load("out.pth"), here)
+    assert cs.verify("out.pth", sources={"<dict>": here}).compared == len(here)
+    other = Net().cuda()
+    cs.load_into(other, net)
+    assert same(other.state_dict(), net.state_dict())
+
+
+def test_a_large_tensor_on_a_gpu_is_fetched_in_blocks() -> None:
+    whole = torch.zeros(1 << 27, device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    cs.apply(cs.filter({"w": whole}), "out.safetensors")
+    assert torch.cuda.max_memory_allocated() - before < 1 << 26
+
+
 def test_a_transplant_of_a_gpu_file_is_verified() -> None:
     net = Net().cuda()
     torch.save({"model": net.state_dict(), "optimizer": torch.optim.Adam(net.parameters()).state_dict()}, "gpu.pth")

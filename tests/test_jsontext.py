@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.model_folders import model_folder
+from ckptsurgeon.api.model_folders import model_folder_at
 from ckptsurgeon.jsontext import read_json
 from ckptsurgeon.vocabulary import read_vocabulary
 
@@ -66,7 +66,7 @@ def named_configuration() -> None:
 def configuration_of_a_merged_model() -> None:
     torch.save({"a": torch.ones(2)}, "model.pth")
     Path("config.json").write_text('{"vocab_size": 3, "vocab_size": 4}')
-    model_folder(".")
+    model_folder_at(".").document("config.json")
 
 
 def vocabulary() -> None:

@@ -20,16 +20,50 @@ from ckptsurgeon.policies import cast_fault, fit, fitting_policies, is_reshape
     ],
 )
 def test_the_policies_that_fit(source: tuple[int, ...], destination: tuple[int, ...], fits: list[str]) -> None:
-    assert fitting_policies(source, destination, "float32") == fits
+    assert fitting_policies(source, destination, "float32", "a.weight") == fits
     for policy in ("slice", "pad", "overlap", "interpolate"):
         assert (fit(policy, source, destination, "float32").op == policy) == (policy in fits)
     assert not fit("error", source, destination, "float32").op
 
 
+@pytest.mark.parametrize(
+    ("key", "source", "destination", "offered"),
+    [
+        ("layers.0.k_proj.weight", (16, 8), (64, 8), False),
+        ("embed_tokens.weight", (16, 8), (64, 8), False),
+        ("post_norm.weight", (16, 8), (64, 8), False),
+        ("typed.weight", (16, 8), (64, 8), False),
+        ("pos_embed", (16, 8), (64, 8), True),
+        ("vision.position_embedding.weight", (17, 8), (65, 8), True),
+        ("visual.positional_embedding", (16, 8), (64, 8), True),
+        ("abs_pos", (16, 8), (64, 8), True),
+        ("encoder.wpe.weight", (16, 8), (64, 8), True),
+        ("encoder.pe", (16, 8), (64, 8), True),
+        ("table", (1, 16, 8), (1, 64, 8), True),
+        ("table", (3, 16, 8), (3, 64, 8), False),
+    ],
+)
+def test_positions_2d_is_offered_where_a_name_or_a_shape_speaks_for_it(
+    key: str, source: tuple[int, ...], destination: tuple[int, ...], offered: bool
+) -> None:
+    assert ("positions-2d" in fitting_policies(source, destination, "float32", key)) == offered
+
+
+@pytest.mark.parametrize(
+    ("policy", "source", "destination"),
+    [("patch", (8, 3, 4, 4), (8, 3, 6, 6)), ("channels", (8, 3, 4, 4), (8, 1, 4, 4)), ("center", (8, 3, 3), (8, 3, 5))],
+)
+def test_policies_of_kernels_are_offered_for_kernels_alone(
+    policy: str, source: tuple[int, ...], destination: tuple[int, ...]
+) -> None:
+    assert policy in fitting_policies(source, destination, "float32", "conv.weight")
+    assert policy not in fitting_policies((8, 4), (8, 6), "float32", "patch_embed.weight")
+
+
 def test_integers_are_not_interpolated_and_packed_values_not_cut() -> None:
-    assert "interpolate" not in fitting_policies((4,), (5,), "int64")
-    assert "interpolate" not in fitting_policies((4,), (5,), "complex64")
-    assert fitting_policies((4,), (5,), "float4_e2m1fn_x2") == ["init"]
+    assert "interpolate" not in fitting_policies((4,), (5,), "int64", "a")
+    assert "interpolate" not in fitting_policies((4,), (5,), "complex64", "a")
+    assert fitting_policies((4,), (5,), "float4_e2m1fn_x2", "a") == ["init"]
 
 
 def test_a_number_and_a_list_of_one_fit_each_other() -> None:

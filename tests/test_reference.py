@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
@@ -24,6 +25,8 @@ from fixtures.reference.pictures import pictures
 from fixtures.reference.schema import faults, fields
 
 from .hub.server import Hub
+from .lora.adapters import peft_folder
+from .test_signing import write_key
 from .transformers_models import BERT, saved
 
 Run = Callable[..., Any]
@@ -101,6 +104,7 @@ def rare(plans: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     yield replace(plan, vocabularies=(rows,), steps=(replace(plan.steps[0], merge=merge),)).to_json()
     far = PlanTarget("transformers", "config.json", "https://…/config.json", (FilePrint("", 1, "", None, "etag"),))
     yield replace(plan, rows=replace(rows, new="init"), target=far).to_json()
+    yield replace(plan, sources=(replace(plan.sources[0], path="", memory=True), *plan.sources[1:])).to_json()
     failed, gone = (Failure("w", "a bit differs"),), {"v": "its source is gone"}
     yield Verification("out.safetensors", 1, 0, 0, failed, gone, near=1, products=2).to_json()
     controls = Controls("cer", 1, 2, (Arm("warm", True, (0.5,)),), "KNOWLEDGE", "frozen", ("scratch",))
@@ -122,6 +126,10 @@ def make_files() -> None:
     torch.save({"embed": torch.ones(4, 2), "out": torch.ones(4, 2)}, "both.pth")
     torch.save({"x": torch.sparse_coo_tensor([[0]], [1.0], (3,), check_invariants=False)}, "sparse.pth")
     torch.save({"x": torch.sparse_coo_tensor([[0]], [2.0], (3,), check_invariants=False)}, "sparse2.pth")
+    torch.save({"x.qweight": torch.ones(1, 8, dtype=torch.int32), "x.scales": torch.ones(1, 8)}, "gptq.pth")
+    torch.save({"x.qweight": torch.ones(1, 8, dtype=torch.int32), "x.scales": torch.zeros(1, 8)}, "gptq2.pth")
+    torch.save({"x.qweight": torch.zeros(1, 8, dtype=torch.int64), "x.scales": torch.zeros(1, 8)}, "gptq3.pth")
+    torch.save({"x.qweight": torch.zeros(1, 8, dtype=torch.int32), "x.scales": torch.ones(1, 8)}, "gptq4.pth")
     Path("broken.pkl").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
     Path("cut.pkl").write_bytes(b"\x80\x04cos\nsystem\n(S'tr")
     torch.save({"qkv": torch.ones(6, 2)}, "qkv.pth")
@@ -135,12 +143,15 @@ def make_files() -> None:
     Path("dst.yaml").write_text("model: {tensors: {head: {shape: [4, 2], init: zeros}}}\n")
     Path("abc.txt").write_text("a\nb\nc\n")
     Path("abcd.txt").write_text("b\nc\na\nd\n")
+    patterns = {"rank_pattern": {"q": 2}, "alpha_pattern": {"q": 2}, "target_modules": ["q"]}
+    peft_folder("lora", {"q.lora_A.weight": torch.ones(1, 4), "q.lora_B.weight": torch.ones(4, 1)}, **patterns)
     save_file({"up.weight": torch.eye(4)}, "tuned.safetensors")
     save_file({"up.weight": torch.zeros(4, 4)}, "plain.safetensors")
     saved("bert", BERT, "BertForMaskedLM")
     Path("bert/tokenizer_config.json").write_text("{}")
+    Path("tokens.txt").write_text("\n".join(map(str, range(BERT["vocab_size"]))) + "\n")
     Path("my_task.py").write_text(
-        re.findall(r"```python\n(import torch.*?)```", (DOCS / "train.md").read_text(), re.S)[0]
+        re.findall(r'```python title="my_task.py"\n(.*?)```', (DOCS / "train.md").read_text(), re.S)[0]
     )
     train = {"task": "my_task.py:Doubling", "steps": 4, "evaluate_every": 4, "batch_size": 8}
     model = {"_target_": "torch.nn.Linear", "in_features": 4, "out_features": 4}
@@ -155,10 +166,15 @@ def commands() -> Iterator[list[str]]:
     yield ["inspect", "a.pth"]
     yield ["inspect", "tied.pth"]
     yield ["inspect", "sparse.pth"]
+    yield ["inspect", "gptq.pth"]
+    yield ["inspect", "lora"]
     yield ["inspect", "nowhere.pth"]
     yield ["diff", "a.safetensors", "b.safetensors", "--values"]
     yield ["diff", "a.safetensors", "c.safetensors", "--values", "--atol", "0.1"]
     yield ["diff", "sparse.pth", "sparse2.pth", "--values"]
+    yield ["diff", "gptq.pth", "gptq2.pth", "--values"]
+    yield ["diff", "gptq.pth", "gptq3.pth", "--values"]
+    yield ["diff", "gptq.pth", "gptq4.pth", "--values"]
     yield ["match", "a.safetensors", "b.safetensors"]
     yield ["match", "left.pth", "x.pth"]
     yield ["transplant", "more.pth", "more.pth", "--exclude", "head", "-n", "--explain", "head"]
@@ -169,6 +185,10 @@ def commands() -> Iterator[list[str]]:
     yield ["convert", "a.pth", "--keep-extras", "-n"]
     yield ["verify", "made.safetensors"]
     yield ["verify", "a.safetensors"]
+    write_key("signer", Ed25519PrivateKey.generate())
+    yield ["convert", "a.pth", "-o", "signed/", "--key", "signer.pem"]
+    Path("signed/more.py").write_text("")
+    yield ["verify", "signed", "--key", "signer.pub"]
     yield ["view", "a.pth", "-o", "a.html"]
     yield ["scan", "a.pth"]
     yield ["scan", "broken.pkl"]
@@ -181,6 +201,7 @@ def commands() -> Iterator[list[str]]:
     yield ["transplant", "abc.pth", "dst.yaml", "--vocab", "abc.txt:abcd.txt", "-n"]
     yield ["transplant", "abc.pth", "dst.yaml", "--vocab", "abc.txt:abcd.txt", "-n", "--explain", "head"]
     yield ["transplant", "bert", "bert/config.json", "-n"]
+    yield ["transplant", "bert", "bert/config.json", "--vocab", "tokens.txt:tokens.txt", "-n"]
     yield ["lora", "extract", "tuned.safetensors", "plain.safetensors", "--rank", "1", "-n"]
     yield ["train", "train.yaml", "--device", "cpu"]
     yield ["demo-data", "speech", "--n", "1"]

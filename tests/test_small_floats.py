@@ -55,7 +55,8 @@ def test_casts_between_them_are_torch_s(dtype: str, other: str) -> None:
     same = (found.view("u1").reshape(-1, size) == tensor.view(torch.uint8).numpy().reshape(-1, size)).all(1)
     assert same[~before.isnan().numpy()].all()
     assert tensor.float().isnan()[before.isnan()].all()
-    assert lost == int((before.isfinite() & ~tensor.float().isfinite()).sum())
+    spoiled = before.abs() > 464 if other == "float8_e4m3fn" else before.isfinite() & ~tensor.float().isfinite()
+    assert lost == int(spoiled.sum())
 
 
 def test_no_torch_is_imported_to_cast_them() -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.plan import PlanTarget
-from ckptsurgeon.recipe import Made, Recipe, parse_recipe, recipe_text
+from ckptsurgeon.recipe import Made, Recipe, RecipeText, parse_recipe
 
 from .planners.test_transplant import declare
 
@@ -299,9 +299,9 @@ def test_a_recipe_says_by_which_rule_and_why() -> None:
 @pytest.mark.parametrize("number", [2, -1, True, "0", None])
 def test_a_rule_that_the_recipe_does_not_have_is_damage(number: object) -> None:
     data = json.loads(
-        recipe_text(
+        RecipeText(
             Recipe("0", "rename", 0, {}, (), PlanTarget("", "", ""), {"w": Made("init", "initialised", rule="r")})
-        )
+        ).checked({})
     )
     data["tensors"]["w"]["rule"] = number
     with pytest.raises(cs.VerifyError, match="a rule is"):

@@ -263,7 +263,7 @@ def test_a_row_that_was_changed_is_found() -> None:
 WRONG: list[tuple[dict[str, Any], type[CheckpointError], str]] = [
     ({"vocab": "en.txt"}, ConfigError, "is no pair"),
     ({"vocab": "en.txt:"}, ConfigError, "is no pair"),
-    ({"vocab": "en.txt:nothing.txt"}, ConfigError, "it is no file"),
+    ({"vocab": "en.txt:nothing.txt"}, ConfigError, "No such file"),
     ({"vocab": "ru.txt:ru.txt"}, PlanError, "ru.txt has 7 tokens; decoder.embed.weight is (9, 8) in the source"),
     ({"vocab": "en.txt:en.txt"}, PlanError, "en.txt has 9 tokens; decoder.embed.weight is (7, 8) in ru.yaml"),
     ({"vocab": "en.txt:ru.txt", "new_tokens": "magic"}, ConfigError, "--new-tokens magic is unknown"),

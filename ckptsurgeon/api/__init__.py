@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..scanning import Fault, Finding, Scan, Use, Verdict
     from ..target import TargetSpec
     from ..tensors import TensorInfo
-    from .applying import apply, check_output, output_formats
+    from .applying import apply, check_output, notes_of, output_formats
     from .averaging import average
     from .comparing import diff
     from .editing import convert, filter, rename
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .looking import init_config, inspect
     from .lora import lora_merge
     from .matching import match
+    from .merge_recipe import read_recipe
     from .merging import list_methods, merge
     from .planning import transplant
     from .pretrained import Pretrained
@@ -96,8 +97,10 @@ __all__ = [
     "match",
     "merge",
     "merge_method",
+    "notes_of",
     "open_checkpoint",
     "output_formats",
+    "read_recipe",
     "rename",
     "scan",
     "transplant",
@@ -122,8 +125,9 @@ __getattr__ = lazy_names(
         "..scanning": ("Fault", "Finding", "Scan", "Use", "Verdict"),
         "..target": ("TargetSpec",),
         "..tensors": ("TensorInfo",),
-        ".applying": ("apply", "check_output", "output_formats"),
+        ".applying": ("apply", "check_output", "notes_of", "output_formats"),
         ".averaging": ("average",),
+        ".merge_recipe": ("read_recipe",),
         ".merging": ("list_methods", "merge"),
         "..merges": ("Between", "MergeMethods", "PerModel", "Slice", "Tensors", "merge_method"),
         ".comparing": ("diff",),

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..checkpoint import Checkpoint, checkpoint_of
+from ..checkpoint import Checkpoint, checkpoint_of, open_checkpoint, place_of
 from ..engine import fetch_keys
 from ..errors import CheckpointError, ConfigError, FormatError, SourceError
 from ..jsontext import read_json
 from ..lora import AdapterConfig, parse_config, read_adapter
 from ..plan import PlanSource
-from ..planners import AdapterView, SourceView
-from ..sources import File, Source, open_source, scheme_of
+from ..planners import AdapterView
+from ..sources import File, Source, open_source
 from ..text import brief_repr, escape
-from .inputs import plan_source
+from .adapter_files import BYTES, CONFIG, WEIGHTS, configuration_of, is_beside
+from .inputs import plan_source, view_of
+from .types import CheckpointLike
 
-__all__ = ["CONFIG", "open_adapter"]
-
-CONFIG = "adapter_config.json"
-WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-BYTES = 16 << 20
+__all__ = ["open_adapter"]
 
 ALPHA = ".alpha"
 """What the keys of the scales end with in kohya's and diffusers' files."""
@@ -29,28 +27,38 @@ METADATA = "lora_adapter_metadata"
 """Where diffusers writes the configuration, of each model of a pipeline, into its file."""
 
 
-def open_adapter(path: str, name: str, weight: float, opened: list[Checkpoint]) -> tuple[AdapterView, str]:
-    """Open an adapter, and put its file with those that are open.
+def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[Checkpoint]) -> tuple[AdapterView, str]:
+    """Open an adapter, and put its file with those that are open; beside one in memory no configuration lies.
 
     Returns it and the path of its configuration, '' where it has none or is not on this machine.
     Raises SourceError or FormatError for what is no adapter, ConfigError for one of another kind.
     """
-    weights, config = _files(open_source(path), path)
-    checkpoint = checkpoint_of(weights, weights.uri, unwrap=False)
+    checkpoint, config = _opened(given)
     opened.append(checkpoint)
     fetch_keys(checkpoint, [key for key in checkpoint if key.endswith(ALPHA)])
     said = _config(config) if config is not None else None
     adapter = read_adapter(checkpoint, said, name, lambda key: _number(checkpoint, key), _within(checkpoint))
     source: PlanSource = plan_source(name, checkpoint)
     here = config.uri if config is not None and "://" not in config.uri else ""
-    return AdapterView(SourceView(source, checkpoint), adapter, weight), here
+    return AdapterView(view_of(source, checkpoint), adapter, weight), here
+
+
+def _opened(given: CheckpointLike) -> tuple[Checkpoint, File | None]:
+    """Return an adapter's weights and its configuration, None where it has none."""
+    place = place_of(given)
+    if not place:
+        return open_checkpoint(given, unwrap=False, called="adapter"), None
+    weights, config = _files(open_source(place), place)
+    if not isinstance(given, Checkpoint):
+        return checkpoint_of(weights, weights.uri, unwrap=False), config
+    weights.close()
+    return given.lent(unwrap=False), config
 
 
 def _files(source: Source, path: str) -> tuple[File, File | None]:
     """Return the weights and the configuration, None where it is no adapter of PEFT's."""
     if isinstance(source, File):
-        is_peft = source.name in WEIGHTS and _has_config(source)
-        return source, source.folder().file(CONFIG) if is_peft else None
+        return source, configuration_of(source.folder()) if is_beside(source) else None
     names = source.names()
     weights = [one for one in WEIGHTS if one in names]
     if CONFIG not in names:
@@ -59,12 +67,7 @@ def _files(source: Source, path: str) -> tuple[File, File | None]:
         )
     if not weights:
         raise SourceError(f"{escape(path)} has no {' or '.join(WEIGHTS)}.", hint="Save the adapter again.")
-    return source.file(weights[0]), source.file(CONFIG)
-
-
-def _has_config(file: File) -> bool:
-    """Whether a configuration lies beside a file; a web server does not say, and what PEFT called so has one."""
-    return scheme_of(file.uri) in ("http", "https") or CONFIG in file.folder().names()
+    return source.file(weights[0]), configuration_of(source)
 
 
 def _config(file: File) -> AdapterConfig:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..engine import OutputOptions
     from ..merges import Method
 
-__all__ = ["apply", "check_output", "output_formats"]
+__all__ = ["apply", "check_output", "notes_of", "output_formats"]
 
 
 @checked
@@ -30,8 +30,10 @@ def apply(
     to: str | None = None,
     max_shard_size: str | None = None,
     force: bool = False,
+    wait: float | None = None,
     memory: str | int | None = None,
     plugin: Path | None = None,
+    key: Path | None = None,
     progress: Progress | None = None,
 ) -> Receipt:
     """Carry a plan, or the file of a plan or recipe, out: write ``output`` whole, or leave everything as it was.
@@ -39,21 +41,23 @@ def apply(
     A recipe (YAML) may say where and how to write; what is given here wins.
 
     The format follows the suffix, or ``to`` ("safetensors", "pth", "dcp"); a folder, or ``max_shard_size`` as in "5GB",
-    gives shards with an index. ``memory`` bounds, as in "512MB", what it may take to compute merges, of adapters too;
-    ``plugin`` is a file with merge methods of your own, which is run. ``progress`` is called with (bytes done, bytes in
-    all).
+    gives shards with an index. ``wait`` is for how many seconds another run that writes there is waited for, or
+    math.inf. ``memory`` bounds, as in "512MB", what it may take to compute merges, of adapters too; ``plugin`` is a
+    file with merge methods of your own, which is run. ``key`` is the file of a private key (Ed25519) that signs every
+    file of the output: in ``OUT.sig``, of a folder in ``model.sig`` there. ``progress`` is called with (bytes done,
+    bytes in all).
 
     Raises PlanError where an input changed since the plan or ``memory`` is less than it takes, OutputError where the
-    output exists (without ``force``), is an input or cannot be written, FormatError where an input fails its checksum.
+    output exists (without ``force``), is an input, is being written by another run or cannot be written, FormatError
+    where an input fails its checksum.
     """
-    from ..engine import carry_out, parse_size
+    from ..engine import carry_out, check_wait, parse_size
     from ..recipe import make_recipe
 
+    check_wait(wait)
     from_file = not isinstance(plan, Plan)
     others: tuple[str, ...] = () if isinstance(plan, Plan) else (os.fspath(plan),)
     is_recipe = not isinstance(plan, Plan) and os.fspath(plan).lower().endswith((".yaml", ".yml"))
-    if output is None and not is_recipe:
-        raise _nowhere()
     if is_recipe:
         from .recipes import plan_recipe
 
@@ -74,7 +78,9 @@ def apply(
             check_adapter(plan, inputs.sources[0])
         if most:
             _check_memory(plan, inputs.plugins, most)
-        options = _options(output, to, max_shard_size, force=force, inputs=others)
+        options = replace(
+            _options(output, to, max_shard_size), force=force, wait=wait, inputs=others, key=os.fspath(key or "")
+        )
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
         receipt = carry_out(plan, inputs, options, recipe, progress)
     finally:
@@ -111,19 +117,26 @@ def check_output(
     output: Path, *, to: str | None = None, max_shard_size: str | None = None, plan: Plan | None = None
 ) -> None:
     """Raise what ``apply`` would raise for an output's format and size, and for the dtypes and entries of a plan."""
-    from ..engine import check_options, lay_out
+    from ..engine import as_written, check_options, lay_out
     from ..formats import Beside
 
     options = _options(output, to, max_shard_size)
     check_options(options)
     if plan is not None:
         carries = plan.carried.root or plan.carried.entries
-        lay_out(plan, options, "", Beside() if carries else None)
+        lay_out(as_written(plan, options), options, "", Beside() if carries else None)
 
 
-def _options(
-    output: Path, to: str | None, max_shard_size: str | None, *, force: bool = False, inputs: tuple[str, ...] = ()
-) -> OutputOptions:
+def notes_of(
+    plan: Plan, output: Path | None = None, *, to: str | None = None, max_shard_size: str | None = None
+) -> tuple[str, ...]:
+    """Return what there is to say of a plan, for a single file without what is on the files beside the weights."""
+    from ..engine import as_written
+
+    return (plan if output is None else as_written(plan, _options(output, to, max_shard_size))).notes
+
+
+def _options(output: Path, to: str | None, max_shard_size: str | None) -> OutputOptions:
     from ..engine import OutputOptions
 
-    return OutputOptions(os.fspath(output), to or "", max_shard_size or "", force, inputs)
+    return OutputOptions(os.fspath(output), to or "", max_shard_size or "")

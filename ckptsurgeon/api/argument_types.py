@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
+from ..checkpoint import Checkpoint, holds_tensors, is_given
 from ..errors import ConfigError
 from ..plan import Plan
 from ..text import brief_repr, escape
-from .plain import plain
+from .plain import plain, plain_checkpoints
 
-__all__ = ["KINDS", "check_types", "checked"]
+__all__ = ["KINDS", "OF_RECIPES", "check_types", "checked"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +35,14 @@ def _is_text(value: Any) -> bool:
 
 def _is_path(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike))
+
+
+def _is_checkpoint(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike, Checkpoint)) or (is_given(value) and holds_tensors(value))
+
+
+def _are_checkpoints(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_checkpoint, value))
 
 
 def _is_truth(value: Any) -> bool:
@@ -81,6 +90,8 @@ def _any_of(*checks: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or any(check(value) for check in checks)
 
 
+CHECKPOINT = "a path, a checkpoint or a dict of tensors"
+
 KINDS: Mapping[str, _Kind] = {
     "str": _Kind("a text", _is_text),
     "str | None": _Kind("a text", _any_of(_is_text)),
@@ -97,9 +108,10 @@ KINDS: Mapping[str, _Kind] = {
     "Path": _Kind("a path", _is_path),
     "Plan | Path": _Kind("a plan or a path", lambda value: isinstance(value, Plan) or _is_path(value)),
     "Path | None": _Kind("a path", _any_of(_is_path)),
-    "Path | Sequence[Path]": _Kind("a path or a list of paths", lambda value: _is_path(value) or _are_paths(value)),
-    "Sequence[Path]": _Kind("a list of paths", _are_paths),
-    "Sources": _Kind("a path or a list of paths", lambda value: _is_path(value) or _are_paths(value)),
+    "CheckpointLike": _Kind(CHECKPOINT, _is_checkpoint),
+    "CheckpointLike | None": _Kind(CHECKPOINT, _any_of(_is_checkpoint)),
+    "Sequence[CheckpointLike]": _Kind("a list of paths, checkpoints or dicts of tensors", _are_checkpoints),
+    "Sources": _Kind(f"{CHECKPOINT}, nor a list of these", lambda one: _is_checkpoint(one) or _are_checkpoints(one)),
     "Patterns": _Kind("a pattern or a list of patterns", _any_of(_is_text, _are_texts)),
     "Rules": _Kind("rules FROM=TO or a map of texts", _any_of(_is_text, _are_texts, _is_map)),
     "Operations": _Kind("a path or a list of maps", _any_of(_is_path, _are_maps)),
@@ -108,31 +120,51 @@ KINDS: Mapping[str, _Kind] = {
 }
 """The annotations of the verbs' arguments, as they stand in the code."""
 
+OF_RECIPES: Mapping[str, _Kind] = {
+    **KINDS,
+    "CheckpointLike": KINDS["Path"],
+    "CheckpointLike | None": KINDS["Path | None"],
+    "Sequence[CheckpointLike]": _Kind("a list of paths", _are_paths),
+    "Sources": _Kind("a path or a list of paths", lambda value: _is_path(value) or _are_paths(value)),
+}
+"""The same in a file, which names checkpoints by their paths alone."""
+
+
+_CHECKPOINTS = ("CheckpointLike", "CheckpointLike | None", "Sequence[CheckpointLike]", "Sources")
+
 
 def checked(verb: Callable[P, T]) -> Callable[P, T]:
     """Hold a verb's arguments to its annotations, and hand them on as plain data.
 
-    Arrays and iterators come as lists, torch's dtypes as their names. Raises ConfigError, with the argument's name,
-    for one of another type; what Python says of one that there is not, or that is missing, stays as it is.
+    Arrays and iterators come as lists, torch's dtypes as their names; checkpoints stay what they are. Raises
+    ConfigError, with the argument's name, for one of another type; what Python says of one that there is not, or that
+    is missing, stays as it is.
     """
     signature = inspect.signature(verb)
+    inputs = {name for name, one in signature.parameters.items() if one.annotation in _CHECKPOINTS}
+
+    def ready(name: str, value: Any) -> Any:
+        return plain_checkpoints(value) if name in inputs else plain(value)
 
     @wraps(verb)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        given = signature.bind(*map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
+        names = [*signature.parameters, *[""] * len(args)]
+        given = signature.bind(*map(ready, names, args), **{name: ready(name, one) for name, one in kwargs.items()})
         check_types(verb.__name__, verb, {**dict(zip(signature.parameters, given.args, strict=False)), **given.kwargs})
         return verb(*given.args, **given.kwargs)
 
     return cast("Callable[P, T]", call)
 
 
-def check_types(name: str, call: Callable[..., Any], given: Mapping[str, Any]) -> None:
+def check_types(
+    name: str, call: Callable[..., Any], given: Mapping[str, Any], kinds: Mapping[str, _Kind] = KINDS
+) -> None:
     """Raise ConfigError for an argument whose type is not what a verb takes."""
     known = inspect.signature(call).parameters
     rest = next((one for one in known.values() if one.kind is one.VAR_KEYWORD), None)
     for field, value in given.items():
         parameter = known.get(field, rest)
-        kind = KINDS.get(parameter.annotation) if parameter is not None else None
+        kind = kinds.get(parameter.annotation) if parameter is not None else None
         if kind is None or kind.holds(value):
             continue
         _check_complete(name, field, value)

@@ -2,53 +2,60 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint import Checkpoint, open_checkpoint, path_of
 from ..plan import Plan
-from ..planners import SourceView, ema_weights, plan_average
+from ..planners import ema_weights, plan_average
 from .argument_types import checked
-from .inputs import OpenInputs, names_of, plan_source, said_of
+from .inputs import OpenInputs, names_of, plan_source, said_of, view_of
+from .merged_folder import merged_folder
+from .model_folders import model_folder
 from .planning import arguments_said
-from .types import Path
+from .rows_by_place import AVERAGED, PLACE, check_place, checked_rows
+from .types import CheckpointLike
 
 __all__ = ["average"]
 
 
 @checked
 def average(
-    sources: Sequence[Path],
+    sources: Sequence[CheckpointLike],
     *,
     ema: float | None = None,
     int_buffers: str = "last",
+    vocab: str | None = None,
     unwrap: bool = False,
     root: str | None = None,
 ) -> Plan:
     """Plan the average of checkpoints of one model: the mean, or with ``ema`` their moving average, oldest first.
 
     Floating and complex tensors are averaged in double precision and keep the dtype of the first. Integers and truth
-    values, which have no mean, are those of the ``int_buffers`` "last" or "first" checkpoint, or the "max".
+    values, which have no mean, are those of the ``int_buffers`` "last" or "first" checkpoint, or the "max". Folders
+    whose tokenisers differ are averaged only with ``vocab`` "place": row by row, whatever their tokens are.
 
     Raises ConfigError for fewer than two checkpoints, PlanError where their keys, shapes or kinds of numbers differ,
     and what ``open_checkpoint`` raises.
     """
-    paths = [os.fspath(path) for path in sources]
+    check_place(vocab, "an average goes by place.", AVERAGED)
+    paths = list(map(path_of, sources))
     weights = ema_weights(ema, len(paths)) if ema is not None and len(paths) > 1 else ()
     opened: list[Checkpoint] = []
     try:
-        for path in paths:
-            opened.append(open_checkpoint(path, root, unwrap=unwrap))
-        views = [SourceView(plan_source(n, c), c) for n, c in zip(names_of(paths), opened, strict=True)]
+        for place, source in enumerate(sources, 1):
+            opened.append(open_checkpoint(source, root, unwrap=unwrap, called=f"source {place}"))
+        views = [view_of(plan_source(n, c), c) for n, c in zip(names_of(paths), opened, strict=True)]
         plan = plan_average(
             views,
             weights=weights,
             int_buffers=int_buffers,
-            arguments={**arguments_said(int_buffers=int_buffers, unwrap=unwrap, root=root), **_said(ema)},
+            arguments={**arguments_said(int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root), **_said(ema)},
             metadata=opened[-1].metadata if opened else {},
             notes=said_of(opened),
         )
+        folders = [model_folder(one) for one in opened]
+        plan = checked_rows(merged_folder(plan, folders[0], folders), folders, remedy=AVERAGED, said=vocab == PLACE)
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-from ..checkpoint import open_checkpoint
+from ..checkpoint import Checkpoint, open_checkpoint, place_of
 from ..collection import no_collection
 from ..comparison import (
     Difference,
@@ -18,7 +18,7 @@ from ..comparison import (
     outline_of,
 )
 from ..errors import ConfigError
-from .types import Path, Progress
+from .types import CheckpointLike, Path, Patterns, Progress
 
 __all__ = ["diff"]
 
@@ -27,24 +27,28 @@ LARGE = 4 << 20
 
 
 def diff(
-    first: Path,
-    second: Path,
+    first: CheckpointLike,
+    second: CheckpointLike,
     *,
     values: bool = False,
     rtol: float = 0.0,
     atol: float = 0.0,
     renames: bool = False,
+    include: Patterns = (),
+    exclude: Patterns = (),
     root: str | None = None,
     progress: Progress | None = None,
 ) -> Difference:
     """Compare two checkpoints tensor by tensor, whatever their formats, shards, wrappers and dtypes.
 
     From headers alone, unless ``values`` asks for their values: then tensors are changed that differ anywhere by more
-    than ``atol`` + ``rtol`` times the second's magnitude, and how far they are apart is measured. ``renames`` finds
-    tensors that are held under other names by their content, and the rules that rename them. ``root`` is the state
-    dict of both.
+    than ``atol`` + ``rtol`` times the second's magnitude, and how far they are apart is measured; the codes of
+    quantised tensors are compared byte for byte, and have no figures. ``renames`` finds tensors that are held under
+    other names by their content, and the rules that rename them. ``include`` and ``exclude`` say which keys of either
+    are compared; ``root`` is the state dict of both.
 
-    Raises what ``open_checkpoint`` raises, and FormatError where a record that is read fails the checksum it has.
+    Raises PatternError for a pattern that matches nothing, what ``open_checkpoint`` raises, and FormatError where a
+    record that is read fails the checksum it has.
     """
     for name, value in (("--rtol", rtol), ("--atol", atol)):
         if not (value >= 0 and math.isfinite(value)):
@@ -52,22 +56,27 @@ def diff(
     if (rtol or atol) and not values:
         raise ConfigError("--rtol and --atol need --values: headers hold none.")
     if not (values or renames) and _is_large(first) and _is_large(second):
-        return _of_large(first, second, root)
-    with open_checkpoint(first, root) as a, open_checkpoint(second, root) as b:
-        return compare(a, b, values=values, tolerance=Tolerance(rtol, atol), renames=renames, progress=progress)
+        return _of_large(place_of(first), place_of(second), root, include, exclude)
+    with open_checkpoint(first, root, called="first") as a, open_checkpoint(second, root, called="second") as b:
+        return compare(
+            a, b, values=values, tolerance=Tolerance(rtol, atol), renames=renames, include=include, exclude=exclude,
+            progress=progress,
+        )  # fmt: skip
 
 
-def _is_large(path: Path) -> bool:
-    """Whether a file may have a header that takes long to read: the header itself cannot be larger."""
+def _is_large(given: CheckpointLike) -> bool:
+    """Whether it is a file that is to be opened, whose header, which cannot be larger, may take long to read."""
+    path = "" if isinstance(given, Checkpoint) else place_of(given)
     return os.path.isfile(path) and os.path.getsize(path) >= LARGE
 
 
-def _of_large(first: Path, second: Path, root: str | None) -> Difference:
+def _of_large(first: Path, second: Path, root: str | None, include: Patterns, exclude: Patterns) -> Difference:
     """Compare two headers, of which another process reads the second."""
     with no_collection(), beside(lambda: _outline(second, root).to_plain()) as other:
         here = _outline(first, root)
         plain = other()
-        return compare_outlines(here, outline_from_plain(plain) if plain is not None else _outline(second, root))
+        there = outline_from_plain(plain) if plain is not None else _outline(second, root)
+        return compare_outlines(here, there, include=include, exclude=exclude)
 
 
 def _outline(path: Path, root: str | None) -> Outline:

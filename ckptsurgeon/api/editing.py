@@ -11,13 +11,16 @@ from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import ConfigError
 from ..formats import RECIPE_KEY
 from ..plan import Carried, Plan
-from ..planners import Options, SourceView, plan_edit
-from ..text import listing
+from ..planners import Options, check_codes, plan_edit
+from ..text import grouped, listing
 from .argument_types import checked
-from .inputs import OpenInputs, names_of, plan_source
+from .coded import parts_elsewhere, with_settings
+from .inputs import OpenInputs, names_of, plan_source, view_of
+from .model_folders import model_folder
 from .operating import asked_conversions, operate, operations_file, operations_of
+from .output_folder import edited_folder
 from .planning import arguments_said, rules_as_text, rules_of
-from .types import Operations, Path, Patterns, Rules
+from .types import CheckpointLike, Operations, Path, Patterns, Rules
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +30,7 @@ __all__ = ["convert", "filter", "rename"]
 
 @checked
 def rename(
-    source: Path,
+    source: CheckpointLike,
     *,
     map: Rules = (),
     map_file: Path | None = None,
@@ -74,7 +77,7 @@ def rename(
 
 @checked
 def filter(
-    source: Path,
+    source: CheckpointLike,
     *,
     include: Patterns = (),
     exclude: Patterns = (),
@@ -95,7 +98,7 @@ def filter(
 
 @checked
 def convert(
-    source: Path,
+    source: CheckpointLike,
     *,
     dtype: str | torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -127,7 +130,7 @@ def convert(
 
 def _edit(
     verb: str,
-    source: Path,
+    source: CheckpointLike,
     options: Options,
     arguments: Mapping[str, Any],
     *,
@@ -142,19 +145,24 @@ def _edit(
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
     try:
         carried, among, notes = _carried(checkpoint, keep_extras)
+        notes += parts_elsewhere(checkpoint)
+        folder, before, ties = model_folder(checkpoint), dict(checkpoint), checkpoint.ties
         operated = operate([checkpoint], rows)[0]
         checkpoint = operated.checkpoint
         planned = plan_source(names_of([checkpoint.path])[0], checkpoint, operations=operated.rows)
         plan = plan_edit(
             verb,
-            SourceView(planned, checkpoint, made=operated.by),
+            replace(view_of(planned, checkpoint), made=operated.by),
             options,
             carried=carried,
             among=among,
             arguments=arguments,
             metadata=_merged(checkpoint.metadata, metadata or {}),
-            notes=[*checkpoint.notes, *notes],
+            notes=[*checkpoint.notes, *operated.notes, *notes],
         )
+        check_codes(plan, [checkpoint.codes])
+        plan = with_settings(plan, [checkpoint])
+        plan = edited_folder(plan, folder, before, ties)
     except BaseException:
         checkpoint.close()
         raise
@@ -178,8 +186,8 @@ def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[Carried, list[str], li
         names = [extra.key for extra in checkpoint.extras]
         return Carried(), [], [f"left out: {listing(names)}"] if names else []
     entries = checkpoint.to_carry()
-    rest = [f"{entry.name} ({entry.why})" for entry in entries if entry.why]
-    notes = [f"not carried: {listing(rest, where='')}"] if rest else []
+    rest = [(entry.name, entry.why) for entry in entries if entry.why]
+    notes = [f"not carried: {grouped(rest, where='')}"] if rest else []
     path = checkpoint.root_names
     if not entries or path is None:
         return Carried(), [], notes

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint import Checkpoint, open_checkpoint, path_of, place_of
 from ..errors import PlanError
 from ..plan import Plan
-from ..planners import Extraction, Options, SourceView, check_extraction, comparable, plan_lora_extract
+from ..planners import (
+    Extraction,
+    Options,
+    check_codes,
+    check_extraction,
+    comparable,
+    plan_lora_extract,
+    refuse_codes,
+)
 from ..text import count, escape, listing
 from .argument_types import checked
-from .inputs import OpenInputs, names_of, plan_source
+from .inputs import OpenInputs, names_of, plan_source, view_of
 from .known_model import model_at
 from .memory import memory_bytes, with_costs
 from .planning import arguments_said
-from .types import Path, Patterns
+from .types import CheckpointLike, Patterns
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +34,8 @@ __all__ = ["lora_extract"]
 
 @checked
 def lora_extract(
-    tuned: Path,
-    base: Path,
+    tuned: CheckpointLike,
+    base: CheckpointLike,
     *,
     rank: int = 16,
     alpha: float | None = None,
@@ -63,11 +70,14 @@ def lora_extract(
     most = memory_bytes(memory)
     opened: list[Checkpoint] = []
     try:
-        opened += (open_checkpoint(path, root, unwrap=unwrap) for path in (tuned, base))
+        opened += (
+            open_checkpoint(one, root, unwrap=unwrap, called=name) for one, name in ((tuned, "tuned"), (base, "base"))
+        )
         ours, theirs = opened
-        asked = replace(asked, model=model_at(os.fspath(base), theirs) or model_at(os.fspath(tuned), ours))
-        names = names_of([os.fspath(tuned), os.fspath(base)])
-        views = [SourceView(plan_source(name, one), one) for name, one in zip(names, opened, strict=True)]
+        asked = replace(asked, model=model_at(place_of(base), theirs) or model_at(place_of(tuned), ours))
+        names = names_of([path_of(tuned), path_of(base)])
+        views = [view_of(plan_source(name, one), one) for name, one in zip(names, opened, strict=True)]
+        refuse_codes(views, "lora extract", {key for key, info in ours.items() if info.opaque})
         differing = list(_differing(ours, theirs))
         plan = plan_lora_extract(
             views[0],
@@ -83,6 +93,7 @@ def lora_extract(
             },
             notes=[*(note for one in opened for note in one.notes), *_lacking(ours, theirs)],
         )  # fmt: skip
+        check_codes(plan, [one.codes for one in opened])
         return with_costs(replace(plan, inputs=OpenInputs(tuple(opened), None, memory=most)), most)
     except BaseException:
         for checkpoint in opened:

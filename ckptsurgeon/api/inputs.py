@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..brief import Brief
 from ..checkpoint import Checkpoint
 from ..errors import SourceError
 from ..plan import FilePrint, Plan, PlanCompanion, PlanSource, PlanTarget
-from ..sources import shown
-from ..target import TargetSpec
+from ..sources import File, open_source, shown
+from ..target import Companion, TargetSpec
 from ..text import escape, listing
+from .coded import parts_elsewhere
 
 if TYPE_CHECKING:
     from ..engine import Inputs
     from ..merges import Method
-    from ..planners import Planning
+    from ..planners import Planning, SourceView
 
 __all__ = [
     "OpenInputs",
     "close_inputs",
     "close_plan",
     "file_print",
+    "memory_print",
     "names_of",
     "plan_source",
     "plan_target",
     "said_of",
+    "view_of",
 ]
 
 
-@dataclass(frozen=True)
-class OpenInputs:
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, repr=False)
+class OpenInputs(Brief):
     """The files a plan was made from, still open; ``others`` are read already, and must not be written.
 
     ``planning`` is what a transplant was planned from, for questions about the plan. ``plugins`` are merge methods of
@@ -51,7 +61,7 @@ class OpenInputs:
 def said_of(opened: Sequence[Checkpoint]) -> list[str]:
     """Return the notes of inputs, and which of their entries, being no tensors, do not come along."""
     names = list(dict.fromkeys(extra.key for checkpoint in opened for extra in checkpoint.extras))
-    notes = [note for checkpoint in opened for note in checkpoint.notes]
+    notes = [note for one in opened for note in (*one.notes, *parts_elsewhere(one))]
     return [*notes, f"left out: {listing(names)}"] if names else notes
 
 
@@ -74,54 +84,78 @@ def names_of(paths: Sequence[str]) -> list[str]:
 
 def plan_source(name: str, checkpoint: Checkpoint, role: str = "source", operations: Sequence[Any] = ()) -> PlanSource:
     """Return what a plan says of an open checkpoint, and of the operations that made its tensors."""
+    said = (checkpoint.root, checkpoint.stripped)
+    made = tuple(map(dict, operations))
+    if checkpoint.in_memory:
+        return PlanSource(name, "", *said, (memory_print(checkpoint),), role, made, memory=True)
     files = tuple(
         FilePrint(file.name, file.size, file.sha256, file.mtime_ns, file.validator) for file in checkpoint.files
     )
-    return PlanSource(
-        name, checkpoint.path, checkpoint.root, checkpoint.stripped, files, role, tuple(map(dict, operations))
-    )
+    return PlanSource(name, checkpoint.path, *said, files, role, made)
+
+
+def memory_print(checkpoint: Checkpoint) -> FilePrint:
+    """Return the fingerprint of tensors in memory, which a file has that holds the same: keys, dtypes and shapes."""
+    rows = sorted([key, info.dtype, info.shape] for key, info in checkpoint.items())
+    digest = hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
+    return FilePrint("", sum(info.nbytes for info in checkpoint.values()), digest)
+
+
+def view_of(source: PlanSource, checkpoint: Checkpoint) -> SourceView:
+    """Return an open checkpoint as planners see it."""
+    from ..planners import SourceView
+
+    return SourceView(source, checkpoint, codes=checkpoint.codes)
 
 
 def plan_target(target: TargetSpec) -> PlanTarget:
     """Return what a plan says of a destination."""
-    files = target_files(target)
-    prints = {file.name: file for file in files}
-    companions = []
-    for one in target.companions:
-        data = one.text.encode()
-        size, digest = len(data), hashlib.sha256(data).hexdigest()
-        if one.path:
-            size, digest = prints[one.path].size, prints[one.path].sha256
-        companions.append(PlanCompanion(one.name, size, digest, one.path, one.text))
+    files, companions = target_files(target), tuple(map(_companion, target.companions))
     implied = tuple(key for key in target.tensors if key in target.implied)
-    return PlanTarget(target.kind, target.name, target.config, files, tuple(companions), implied)
+    return PlanTarget(
+        target.kind, target.name, target.config, files, companions, implied, lists=target.lists
+    )  # fmt: skip
+
+
+def _companion(one: Companion) -> PlanCompanion:
+    if one.path:
+        return PlanCompanion.copy_of(one.name, one.path, partial(_size_and_digest, one.path))
+    data = one.text.encode()
+    return PlanCompanion(one.name, len(data), hashlib.sha256(data).hexdigest(), text=one.text)
+
+
+def _size_and_digest(path: str) -> tuple[int, str]:
+    found = file_print(path)
+    return found.size, found.sha256
 
 
 def target_files(target: TargetSpec) -> tuple[FilePrint, ...]:
-    """Return the fingerprints of a destination's configuration and of the files it reads."""
-    paths = [path for path in (target.config, *target.files) if path]
+    """Return the fingerprints of a destination's configuration and of the files it reads, but for those it copies."""
+    copied = {one.path for one in target.companions} - {target.config, *target.lists}
+    paths = [path for path in (target.config, *target.files) if path and path not in copied]
     return tuple(file_print(path) for path in paths)
 
 
 def file_print(path: str) -> FilePrint:
-    """Return the fingerprint of a small file, which is read whole; raises SourceError."""
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found = os.fstat(file.fileno())
-    except OSError as error:
-        raise SourceError(f"{escape(path)} cannot be read: {error.strerror}.") from error
-    return FilePrint(path, found.st_size, digest, found.st_mtime_ns)
+    """Return the fingerprint of a file that is no checkpoint, which is read whole; raises SourceError."""
+    source = open_source(path)
+    if not isinstance(source, File):
+        raise SourceError(f"{escape(path)} is a folder.")
+    digest = hashlib.sha256()
+    with closing(source) as file:
+        for begin in range(0, file.size, BLOCK):
+            digest.update(file.read(begin, min(BLOCK, file.size - begin)))
+    return FilePrint(path, source.size, digest.hexdigest(), source.mtime_ns, source.validator)
 
 
-def close_inputs(inputs: Inputs) -> None:
-    """Close the sources of a plan."""
+def close_inputs(inputs: Inputs | OpenInputs) -> None:
+    """Close the files of a plan's sources. Tensors in memory stay with the plan: it cannot open them again."""
     for source in inputs.sources:
-        source.close()
+        if not source.in_memory:
+            source.close()
 
 
 def close_plan(plan: Plan) -> None:
     """Close the files that a plan, made just now, holds open for whoever applies it."""
     if isinstance(plan.inputs, OpenInputs):
-        for source in plan.inputs.sources:
-            source.close()
+        close_inputs(plan.inputs)

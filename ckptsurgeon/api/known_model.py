@@ -7,14 +7,21 @@ import os
 from contextlib import closing
 
 from ..checkpoint import Checkpoint
+from ..files import SMALL_BYTES, read_file
 from ..lora import KnownModel, known_model
-from .model_folders import BYTES, CONFIG
+from ..sources import leads_out
+from .model_folders import CONFIG
 
 __all__ = ["model_at"]
 
 
 def model_at(path: str, checkpoint: Checkpoint) -> KnownModel | None:
-    """Return the model whose weights are a folder or a file; None where no config.json beside them says it."""
+    """Return the model whose weights are a folder or a file; None where no config.json beside them says it.
+
+    ``path`` is '' of weights in memory, beside which nothing lies.
+    """
+    if not path:
+        return None
     try:
         config = json.loads(_beside(checkpoint) if "://" in path else _here(path))
     except (OSError, ValueError, RecursionError):
@@ -24,8 +31,8 @@ def model_at(path: str, checkpoint: Checkpoint) -> KnownModel | None:
 
 def _here(path: str) -> bytes:
     folder = path if os.path.isdir(path) else os.path.dirname(path)
-    with open(os.path.join(folder, CONFIG), "rb") as file:
-        return file.read(BYTES)
+    path = os.path.join(folder, CONFIG)
+    return b"" if leads_out(path) else read_file(path)
 
 
 def _beside(checkpoint: Checkpoint) -> bytes:
@@ -35,5 +42,5 @@ def _beside(checkpoint: Checkpoint) -> bytes:
         if CONFIG not in folder.names():
             return b""
         with closing(folder.file(CONFIG)) as file:
-            return file.read(0, min(BYTES, file.size))
+            return file.read(0, min(SMALL_BYTES, file.size))
     return b""

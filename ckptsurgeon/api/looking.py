@@ -6,33 +6,52 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, cast
 
-from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint import Checkpoint, open_checkpoint, place_of
 from ..errors import ConfigError, FormatError
 from ..inspection import Inspection, inspection_of
 from ..keys import KeyMatcher, KeyPattern, quoted, unmatched
 from ..sources import File, open_source
 from ..text import escape
-from .types import Path, Patterns
+from .adapter_files import settings_beside
+from .types import CheckpointLike, Path, Patterns
 
 __all__ = ["init_config", "inspect"]
 
 
-def inspect(path: Path, *, root: str | None = None, include: Patterns = (), stats: bool = False) -> Inspection:
-    """Describe a checkpoint from its headers: every tensor, what it shares, what else is in the file.
+def inspect(
+    path: CheckpointLike,
+    *,
+    root: str | None = None,
+    include: Patterns = (),
+    exclude: Patterns = (),
+    stats: bool = False,
+) -> Inspection:
+    """Describe a checkpoint from its headers: every tensor, what it shares, what else is in the file, and its adapter.
 
-    ``include`` limits the description to keys that match; ``stats`` reads their values too. Raises what
-    ``open_checkpoint`` raises, and PatternError for a pattern that matches nothing.
+    ``include`` and ``exclude`` limit the description to some keys; ``stats`` reads their values too, but not those of
+    quantised tensors, which are codes. Raises what ``open_checkpoint`` raises, and PatternError for a pattern that
+    matches nothing.
     """
     with open_checkpoint(path, root) as checkpoint:
-        return inspection_of(checkpoint, include, stats=stats)
+        adapter, notes = settings_beside(checkpoint)
+        found = inspection_of(checkpoint, include, exclude, stats=stats)
+        return replace(found, adapter=adapter, notes=(*found.notes, *notes))
 
 
-def init_config(path: Path, *, root: str | None = None, output: Path | None = None, force: bool = False) -> str:
+def init_config(
+    path: CheckpointLike,
+    *,
+    root: str | None = None,
+    output: Path | None = None,
+    force: bool = False,
+    wait: float | None = None,
+) -> str:
     """Return a destination configuration made from a checkpoint or from a toolkit's own, and write it to ``output``.
 
-    It is YAML, or JSON where ``output`` ends in ``.json``.
+    It is YAML, or JSON where ``output`` ends in ``.json``; ``wait`` is as of ``apply``.
 
     Headers tell shapes and dtypes but not how a model initialises, so each tensor of a checkpoint gets the initialiser
     that its name and shape suggest, to be reviewed. Of a toolkit's configuration (ESPnet's ``config.yaml``) it names
@@ -40,16 +59,16 @@ def init_config(path: Path, *, root: str | None = None, output: Path | None = No
     """
     from ..configs import is_configuration
 
-    source, target = os.fspath(path), None if output is None else os.fspath(output)
+    source, target = place_of(path), None if output is None else os.fspath(output)
     if is_configuration(source):
         if root is not None:
             raise ConfigError("--root is for checkpoints.", hint="Leave it out.")
         document, said = _adopted(source, target)
         with closing(cast("File", open_source(source))) as file:
-            return _written(document, said, target, [file], force=force)
+            return _written(document, said, target, [file], force=force, wait=wait)
     with open_checkpoint(path, root) as checkpoint:
         document = {"model": _declared(checkpoint)}
-        return _written(document, "", target, checkpoint.open_files().values(), force=force)
+        return _written(document, "", target, checkpoint.open_files().values(), force=force, wait=wait)
 
 
 def _declared(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -79,13 +98,21 @@ def _adopted(path: str, output: str | None) -> tuple[dict[str, Any], str]:
 def _pattern(name: str, keys: list[str]) -> str:
     """Return the pattern for a module or key that is to be frozen; raises PatternError where there is none."""
     text = quoted(name)
-    pattern = KeyPattern(text)
+    pattern = KeyPattern.given(text, "freeze_param ")
     if not KeyMatcher([pattern]).hits(keys)[0]:
         raise unmatched(f"freeze_param {escape(name)}", pattern, keys, "destination")
     return text
 
 
-def _written(document: dict[str, Any], said: str, output: str | None, inputs: Iterable[File], *, force: bool) -> str:
+def _written(
+    document: dict[str, Any],
+    said: str,
+    output: str | None,
+    inputs: Iterable[File],
+    *,
+    force: bool,
+    wait: float | None,
+) -> str:
     from ..yamltext import dump_yaml
 
     as_json = output is not None and output.lower().endswith(".json")
@@ -93,5 +120,5 @@ def _written(document: dict[str, Any], said: str, output: str | None, inputs: It
     if output is not None:
         from ..engine import write_text
 
-        write_text(output, text, inputs=inputs, force=force)
+        write_text(output, text, inputs=inputs, force=force, wait=wait)
     return text

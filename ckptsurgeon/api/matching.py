@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
-from ..checkpoint import open_checkpoint
+from ..checkpoint import open_checkpoint, path_of
 from ..configs import load_target
 from ..matching import Proposal, propose
+from ..sources import shown
 from ..text import count
-from .types import Path
+from .types import CheckpointLike
 
 __all__ = ["match"]
 
 
-def match(source: Path, destination: Path, *, root: str | None = None) -> Proposal:
+def match(source: CheckpointLike, destination: CheckpointLike, *, root: str | None = None) -> Proposal:
     """Propose the ``--map`` rules that bring a source's names to a destination's, from names, shapes and order.
 
     Proposes only: nothing is renamed, and between equals nothing is chosen. ``destination`` is a configuration or a
@@ -23,7 +23,7 @@ def match(source: Path, destination: Path, *, root: str | None = None) -> Propos
     target = load_target(destination)
     with open_checkpoint(source, root, unwrap=False) as raw:
         checkpoint = raw.unwrapped(destination=list(target.tensors))
-        found = propose(os.fspath(source), checkpoint, os.fspath(destination), target.tensors)
+        found = propose(shown(path_of(source)), checkpoint, shown(path_of(destination)), target.tensors)
         notes = [*checkpoint.notes, *target.notes, *found.notes]
         if checkpoint.stripped:
             notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")

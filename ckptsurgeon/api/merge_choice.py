@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from ..merges import Method, merge_methods
 from ..text import count, escape
 from .merge_settings import parameter_name
-from .types import Path
+from .types import CheckpointLike
 
 __all__ = ["check_names", "check_number", "method_named"]
 
@@ -34,7 +34,7 @@ def check_names(method: Method, more: Iterable[str], arguments: Iterable[str]) -
             raise ConfigError(f"merge has no argument {escape(name)}, and {method.name} no such parameter.", hint=hint)
 
 
-def check_number(method: Method, number: int, base: Path | None) -> None:
+def check_number(method: Method, number: int, base: CheckpointLike | None) -> None:
     """Raise ConfigError where a method takes more models than there are, or fewer, or a base."""
     least, most = method.models
     if method.base == "required" and base is None:

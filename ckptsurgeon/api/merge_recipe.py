@@ -9,14 +9,17 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError, SourceError
+from ..files import read_text
 from ..mergekit import read_configuration
 from ..merges import Method
+from ..neighbours import did_you_mean
 from ..plan import Plan
 from ..text import brief_repr, escape
 from ..yamltext import read_yaml
 from .merge_request import Request
 from .merge_vocabulary import merge_vocabulary
 from .recipe_models import RecipeModels, found
+from .rows_by_place import RECIPE, checked_rows
 
 __all__ = ["check_alone", "is_recipe", "plan_configuration", "read_recipe"]
 
@@ -29,12 +32,12 @@ def is_recipe(path: str) -> bool:
 def read_recipe(path: str) -> dict[str, Any]:
     """Return the document in a file; raises SourceError or ConfigError."""
     try:
-        with open(path, encoding="utf-8") as file:
-            document = read_yaml(file.read(), os.path.basename(path))
+        document = read_yaml(read_text(path), os.path.basename(path))
     except OSError as error:
-        raise SourceError(f"the recipe {escape(path)} cannot be read: {error.strerror}.") from error
+        said = f"the recipe {escape(path)} cannot be read: {error.strerror}."
+        raise SourceError(said, hint=did_you_mean(path)) from error
     except UnicodeDecodeError:
-        raise ConfigError(f"{escape(path)} is no recipe: it is no UTF-8.") from None
+        raise ConfigError(f"{escape(path)} is no recipe: it is not UTF-8.") from None
     if isinstance(document, dict) and "verb" in document:
         raise ConfigError(f"{escape(path)} is a recipe of ours.", hint=f"Run ckpt apply {escape(path)}.")
     if not isinstance(document, dict) or "merge_method" not in document:
@@ -77,6 +80,7 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
             tokens = chosen[1] if chosen is not None else None
             arguments = {**asked.arguments, "recipe": merged.said(document)}
             plan = merged.plan(method, options, tokens, asked.seed, arguments)
+            plan = checked_rows(plan, merged.folders, remedy=RECIPE, said=asked.vocabulary.is_by_place)
             plan = asked.carried(plan, opened, path)
             stack.pop_all()
     except ConfigError as error:

@@ -10,10 +10,12 @@ from typing import Any
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..merges import Method
 from ..plan import Plan
-from ..planners import MergeOptions
+from ..planners import MergeOptions, check_codes
+from .coded import with_settings
 from .inputs import OpenInputs
 from .memory import with_costs
 from .merge_vocabulary import VocabularyAsked
+from .types import CheckpointLike
 
 __all__ = ["Request"]
 
@@ -31,11 +33,19 @@ class Request:
     unwrap: bool = False
     root: str | None = None
 
-    def opened(self, paths: Sequence[str], stack: ExitStack) -> list[Checkpoint]:
-        """Open models; the stack closes them."""
-        return [stack.enter_context(open_checkpoint(one, self.root, unwrap=self.unwrap)) for one in paths]
+    def opened(
+        self, models: Sequence[CheckpointLike], stack: ExitStack, *, base: int | None = None
+    ) -> list[Checkpoint]:
+        """Open models, of which ``base`` is the place of the base; the stack closes them."""
+        names = ["base" if place == base else f"model {place + 1}" for place in range(len(models))]
+        return [
+            stack.enter_context(open_checkpoint(one, self.root, unwrap=self.unwrap, called=name))
+            for one, name in zip(models, names, strict=True)
+        ]
 
     def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str) -> Plan:
         """Return a plan with what it costs, what it keeps open, and the files that must not be written."""
+        check_codes(plan, [one.codes for one in opened])
+        plan = with_settings(plan, opened)
         inputs = OpenInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)
         return with_costs(replace(plan, inputs=inputs), self.memory, self.plugins)

@@ -14,13 +14,13 @@ from ..text import brief_repr, escape
 from ..yamltext import read_yaml
 from .types import Given, Parameters
 
-__all__ = ["GRADIENT", "given_settings", "parameter_name", "plain_settings", "settings_of"]
+__all__ = ["GRADIENT", "given_settings", "method_settings", "parameter_name", "plain_settings"]
 
 GRADIENT = "gradient"
 """The name under which values for the first to the last layer stand."""
 
 
-def settings_of(method: Method, given: Mapping[str, Any] | Sequence[str] | None) -> Settings:
+def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | None) -> Settings:
     """Return the settings of parameters.
 
     A value is a number, a text or true and false; a list where each model has its own; ``{"gradient": [0, 0.5, 1]}``
@@ -45,7 +45,7 @@ def _settings(name: str, value: Any, *, by_model: bool) -> list[Setting]:
     if isinstance(value, Mapping) and not value:
         raise ConfigError(f"{escape(name)} is a map of nothing.", hint="Give values by pattern, or leave it out.")
     if isinstance(value, Mapping) and set(value) != {GRADIENT}:
-        pairs = [(KeyPattern(_pattern(name, text)), one) for text, one in value.items()]
+        pairs = [(KeyPattern.given(_pattern(name, text), ""), one) for text, one in value.items()]
         return [_setting(name, one, by_model=by_model, pattern=pattern) for pattern, one in reversed(pairs)]
     return [_setting(name, value, by_model=by_model)]
 
@@ -86,7 +86,7 @@ def _from_text(text: str) -> tuple[str, Setting]:
         raise ConfigError(
             f"--param {escape(text)} is not NAME=VALUE.", hint="Write density=0.5, or density:GLOB=0.5 for some keys."
         )
-    pattern = KeyPattern(glob) if glob else None
+    pattern = KeyPattern.given(glob, f"--param {name}:", f"={said}") if glob else None
     if "," in said and not said.startswith("["):
         values = [_read(name, one) for one in said.split(",")]
         return name, Setting(pattern=pattern, models=_numbers(name, values))
@@ -110,8 +110,10 @@ def given_settings(
 
     ``weights`` are for all keys, and stand beside weights by pattern, which win.
     """
-    found = dict(settings_of(method, parameters))
-    for name, settings in settings_of(method, {parameter_name(name): value for name, value in more.items()}).items():
+    found = dict(method_settings(method, parameters))
+    for name, settings in method_settings(
+        method, {parameter_name(name): value for name, value in more.items()}
+    ).items():
         if name in found:
             raise _twice(name)
         found[name] = settings
@@ -120,7 +122,7 @@ def given_settings(
     scoped = found.pop("weight", ())
     if any(map(_is_for_all, scoped)):
         raise _twice("weight")
-    return {"weight": [*scoped, *settings_of(method, {"weight": list(weights)})["weight"]], **found}
+    return {"weight": [*scoped, *method_settings(method, {"weight": list(weights)})["weight"]], **found}
 
 
 def _twice(name: str) -> ConfigError:
@@ -132,7 +134,7 @@ def _is_for_all(one: Setting) -> bool:
 
 
 def plain_settings(settings: Settings) -> dict[str, Any]:
-    """Return settings as plain data, as ``settings_of`` reads them."""
+    """Return settings as plain data, as ``method_settings`` reads them."""
     return {name: _said(found) for name, found in settings.items()}
 
 

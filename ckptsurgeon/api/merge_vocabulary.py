@@ -13,6 +13,7 @@ from ..planners import MergeVocabulary, SourceView, vocabulary_keys
 from ..text import escape
 from ..vocabulary import Vocabulary, rows_in, tokens_beside, united, vocabulary_beside
 from .model_folders import ModelFolder
+from .rows_by_place import PLACE
 from .token_rows import RowsAsked, chosen_rows
 from .types import Patterns, Rules
 from .vocabularies import vocabulary_key
@@ -35,9 +36,14 @@ class VocabularyAsked:
     rows: RowsAsked | None = None
 
     @property
+    def is_by_place(self) -> bool:
+        """Whether rows are to be merged by place, though their tokens are others."""
+        return self.vocab is not None and self.vocab.lower() == PLACE
+
+    @property
     def said(self) -> dict[str, Any]:
         """What a recipe records of it: of a file its name alone."""
-        known = self.vocab is None or self.vocab.lower() in (UNION, BASE)
+        known = self.vocab is None or self.vocab.lower() in (UNION, BASE, PLACE)
         return {"vocab": self.vocab if known else os.path.basename(str(self.vocab)), "vocab_keys": self.keys}
 
 
@@ -83,7 +89,7 @@ def merge_vocabulary(
     Raises ConfigError for a list that there is not, PatternError for a pattern that cannot be understood.
     """
     named = [asked.keys] if isinstance(asked.keys, str) else list(asked.keys or ())
-    if asked.vocab is None:
+    if asked.vocab is None or asked.is_by_place:
         if named or asked.tokens:
             raise ConfigError("--tokens and --vocab-keys go with --vocab.", hint="Write --vocab union, base or a FILE.")
         return None
@@ -145,7 +151,7 @@ def _paths(models: Sequence[MergedModel], asked: VocabularyAsked, first: int) ->
         if names[model] in given:
             raise ConfigError(f"--tokens gives {escape(model)} two lists.")
         given[names[model]] = os.fspath(path)
-    own = given.get(first) or tokens_beside(models[first].path)
+    own = given.get(first) or _tokens_of(models[first])
     return [
         given.get(number) or (own if number == first else _beside(one, asked, own)) for number, one in enumerate(models)
     ]
@@ -153,7 +159,14 @@ def _paths(models: Sequence[MergedModel], asked: VocabularyAsked, first: int) ->
 
 def _beside(model: MergedModel, asked: VocabularyAsked, first: str) -> str:
     lacks = asked.rows is not None and model.folder.config and not model.folder.vocabulary
-    return first if lacks else tokens_beside(model.path)
+    return first if lacks else _tokens_of(model)
+
+
+def _tokens_of(model: MergedModel) -> str:
+    if model.view.source.memory:
+        name = escape(model.view.source.name)
+        raise ConfigError(f"{name} is in memory, without a token list.", hint=f"Name it: tokens={{{name!r}: LIST}}.")
+    return tokens_beside(model.path)
 
 
 def _texts(tokens: Iterable[str] | None) -> list[str]:

@@ -7,26 +7,27 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, is_given, path_of, place_of
 from ..engine import check_device
 from ..errors import ConfigError
 from ..merges import MergeMethods, Method, load_plugin, merge_methods
 from ..plan import Plan
 from ..planners import MergeOptions, Settings, SourceView, Values, pieces_of, plan_merge, with_tied_heads
 from .argument_types import checked
-from .inputs import names_of, plan_source, said_of
+from .inputs import names_of, plan_source, said_of, view_of
 from .memory import memory_bytes
 from .merge_choice import check_names, check_number, method_named
 from .merge_recipe import check_alone, plan_configuration, read_recipe
 from .merge_request import Request
 from .merge_settings import given_settings, plain_settings
 from .merge_vocabulary import MergedModel, VocabularyAsked, merge_vocabulary
-from .merged_folder import with_folder
+from .merged_folder import merged_folder
 from .model_folders import model_folder
 from .planning import arguments_said, check_seed
-from .types import Given, Mismatch, Parameters, Path, Patterns, Rules, Sources
+from .rows_by_place import MERGED, checked_rows
+from .types import CheckpointLike, Given, Mismatch, Parameters, Path, Patterns, Rules, Sources
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,7 @@ def merge(
     models: Sources,
     *,
     method: str | None = None,
-    base: Path | None = None,
+    base: CheckpointLike | None = None,
     weights: Sequence[float] | None = None,
     parameters: Parameters = (),
     on_missing: str = "error",
@@ -113,26 +114,28 @@ def merge(
         raise ConfigError("it does not say a method.", hint="As in merge(models, method='linear', weights=[0.5, 0.5]).")
     found = method_named(method, asked.plugins)
     check_names(found, more, inspect.signature(merge).parameters)
-    check_number(found, len(models), base)
+    several = [cast("CheckpointLike", models)] if is_given(models) else list(cast("Sequence[CheckpointLike]", models))
+    check_number(found, len(several), base)
     settings = given_settings(found, parameters, more, weights)
-    return _plan_models(
-        [os.fspath(path) for path in models], os.fspath(base) if base is not None else None, found, settings, asked
-    )
+    return _plan_models(several, base, found, settings, asked)
 
 
-def _plan_models(paths: list[str], base: str | None, method: Method, settings: Settings, asked: Request) -> Plan:
+def _plan_models(
+    models: list[CheckpointLike], base: CheckpointLike | None, method: Method, settings: Settings, asked: Request
+) -> Plan:
     """Plan the merge of models name by name."""
-    ordered = paths if base is None else [*paths, base]
-    names, donor = names_of(ordered), 0 if base is None else len(paths)
+    ordered = models if base is None else [*models, base]
+    names, donor = names_of(list(map(path_of, ordered))), 0 if base is None else len(models)
     with ExitStack() as stack:
-        opened = asked.opened(ordered, stack)
+        opened = asked.opened(ordered, stack, base=len(models) if base is not None else None)
         views = _views(names, opened)
-        numbers, at = list(range(len(paths))), len(paths) if base is not None else None
+        numbers, at = list(range(len(models))), len(models) if base is not None else None
         if method.base == "model" and at is not None:
             numbers, at = [at, *numbers], None
         values = Values(method, settings, [{} for _ in numbers])
-        folders = [model_folder(path) for path in ordered]
-        chosen = merge_vocabulary(asked.vocabulary, list(map(MergedModel, ordered, views, folders)), first=donor)
+        folders = [model_folder(one) for one in opened]
+        paths = [place_of(one) or name for one, name in zip(ordered, names, strict=True)]
+        chosen = merge_vocabulary(asked.vocabulary, list(map(MergedModel, paths, views, folders)), first=donor)
         tied = {number for number, one in enumerate(folders) if one.is_tied}
         plan = plan_merge(
             views,
@@ -147,7 +150,8 @@ def _plan_models(paths: list[str], base: str | None, method: Method, settings: S
             metadata=opened[donor].metadata,
             notes=said_of(opened),
         )  # fmt: skip
-        plan = with_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
+        plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
+        plan = checked_rows(plan, folders, remedy=MERGED, said=asked.vocabulary.is_by_place)
         plan = asked.carried(plan, opened)
         stack.pop_all()
     return plan
@@ -155,4 +159,4 @@ def _plan_models(paths: list[str], base: str | None, method: Method, settings: S
 
 def _views(names: Sequence[str], opened: Sequence[Checkpoint]) -> list[SourceView]:
     named = zip(names, opened, strict=True)
-    return [SourceView(plan_source(name, checkpoint), checkpoint) for name, checkpoint in named]
+    return [view_of(plan_source(name, checkpoint), checkpoint) for name, checkpoint in named]

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..plan import Plan
 from ..planners import LayerList
 from ..tensors import DTYPES
 
-__all__ = ["layer_counts", "vocabulary_size", "with_dtype", "with_layers"]
+__all__ = ["declared_layers", "layer_counts", "not_by_layer", "vocabulary_size", "with_dtype", "with_layers"]
 
 LAYERS = (
     "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "num_encoder_layers",
     "num_decoder_layers", "depth",
 )  # fmt: skip
 """The names that transformers' configurations have for numbers of layers."""
-BY_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_layers", "attention_layers")
+BY_LAYER = (
+    "activation_sparsity_pattern", "attention_layers", "indexer_types", "layer_rope_theta", "layer_types",
+    "layers_block_type", "mlp_layer_types", "no_rope_layers", "num_attention_heads_per_layer",
+    "num_key_value_heads_per_layer",
+)  # fmt: skip
 """Lists that say something of each layer."""
+FIXED = ("architectures",)
+"""Lists that say nothing of layers, however many entries they have; nor do those of tokens."""
 OF_MODELS = ("float32", "bfloat16", "float16", "float64")
 """What a model can be made in."""
 DTYPE = ("dtype", "torch_dtype")
@@ -38,6 +44,16 @@ def _counts(config: Mapping[str, Any], above: _Path = ()) -> Iterator[tuple[_Pat
 def layer_counts(config: Mapping[str, Any]) -> frozenset[int]:
     """Return every number of layers that a configuration gives, for whatever part of the model."""
     return frozenset(value for _, value in _counts(config))
+
+
+def declared_layers(config: Mapping[str, Any]) -> dict[str, int]:
+    """Return the numbers of layers that the configuration of a model gives, by field; none of a model of several parts.
+
+    The parts leave out what is their class's default, so that a number that is missing there says nothing.
+    """
+    if any(name.endswith("_config") and "quant" not in name and isinstance(config[name], dict) for name in config):
+        return {}
+    return {path[0]: value for path, value in _counts(config) if len(path) == 1 and value > 0}
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int:
@@ -67,6 +83,43 @@ def with_layers(
             if isinstance(inner.get(name), list) and len(inner[name]) == old.count:
                 inner[name] = [_of_layer(one, (*above, name), number, inner[name]) for one, number in origins]
     return changed, bool(fields)
+
+
+def not_by_layer(config: Mapping[str, Any], old: LayerList, others: Iterable[LayerList], kept: int) -> Iterator[str]:
+    """Yield what keeps a configuration from being that of the first ``kept`` layers of a list.
+
+    That is a number of layers that is also the one of ``others``, the further lists of the model, and a list with an
+    entry for each layer, or with the number of one that is gone, that nobody knows how to cut.
+    """
+    paths = [path for path, value in _counts(config) if value == old.count]
+    fields = _chosen(paths, old.prefix)
+    for other in others:
+        theirs = _chosen(paths, other.prefix) if other.prefix != old.prefix and other.count == old.count else ()
+        for path in fields:
+            if path in theirs:
+                yield f"{'.'.join(path)} is that of {other.prefix} too"
+    for above in dict.fromkeys([(), *(path[:-1] for path in fields)]):
+        inner: Any = config
+        for name in above:
+            inner = inner[name]
+        cut = BY_LAYER if any(path[:-1] == above for path in fields) else ()
+        for name, value in inner.items():
+            if name not in (*cut, *FIXED) and "token" not in name and _speaks_of_layers(name, value, old.count, kept):
+                yield f"{'.'.join((*above, name))} speaks of the layers as they were"
+
+
+def _speaks_of_layers(name: str, value: Any, count: int, kept: int) -> bool:
+    """Whether a list has an entry for each of ``count`` layers, names one from ``kept`` on, or has their number."""
+    if not isinstance(value, list):
+        return False
+    if len(value) == count or any(isinstance(one, list) and _counts_all(one, count) for one in value):
+        return True
+    numbers = [one for one in value if type(one) is int]
+    return any(word in name for word in ("layer", "idx", "ind")) and any(one < 0 or one >= kept for one in numbers)
+
+
+def _counts_all(value: list[Any], count: int) -> bool:
+    return any(one == count and type(one) is int for one in value)
 
 
 def _of_layer(config: Mapping[str, Any], path: _Path, number: int, known: Sequence[Any]) -> Any:

@@ -9,7 +9,9 @@ from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..errors import ConfigError, PatternError
+from ..files import read_text
 from ..keys import RULESETS
+from ..neighbours import did_you_mean
 from ..operations import CONVERSIONS, MadeBy, parse_operations, perform
 from ..text import escape
 from ..yamltext import read_yaml
@@ -25,6 +27,7 @@ class Operated:
     checkpoint: Checkpoint
     rows: Sequence[Mapping[str, Any]] = ()
     by: Mapping[str, MadeBy] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]) -> list[Operated]:
@@ -33,7 +36,7 @@ def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]
         return [Operated(checkpoint) for checkpoint in checkpoints]
     results = perform(checkpoints, parse_operations(rows))
     return [
-        Operated(checkpoint.holding(result.tensors), [rows[place] for place in result.done], result.by)
+        Operated(checkpoint.holding(result.tensors), [rows[place] for place in result.done], result.by, result.notes)
         for checkpoint, result in zip(checkpoints, results, strict=True)
     ]
 
@@ -67,11 +70,10 @@ def operations_of(operations: Operations) -> list[Mapping[str, Any]]:
 
 def _read(path: str) -> Any:
     try:
-        with open(path, encoding="utf-8") as file:
-            document = read_yaml(file.read(), os.path.basename(path))
+        document = read_yaml(read_text(path), os.path.basename(path))
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
-        raise ConfigError(f"--operations {escape(path)} cannot be read: {why}.") from error
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"--operations {escape(path)} cannot be read: {why}.", hint=did_you_mean(path)) from error
     rows = document.get("operations") if isinstance(document, dict) else document
     if not isinstance(rows, list) or not rows:
         raise ConfigError(

@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["plain"]
+from ..checkpoint import is_given
+
+__all__ = ["plain", "plain_checkpoints"]
 
 
 def plain(value: Any) -> Any:
@@ -20,3 +22,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(one) for key, one in value.items()}
     return [plain(one) for one in value] if isinstance(value, Iterable) else value
+
+
+def plain_checkpoints(value: Any) -> Any:
+    """Return one checkpoint as it is, and several as a list."""
+    if is_given(value) or isinstance(value, (bytes, type)):
+        return value
+    value = plain(value) if callable(getattr(value, "tolist", None)) else value
+    return [one if is_given(one) else plain(one) for one in value] if isinstance(value, Iterable) else value

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..configs import load_target
+from ..checkpoint import check_given, is_given, path_of
+from ..configs import target_with
 from ..errors import ConfigError
+from ..files import read_text
 from ..keys import rules_from_lines
+from ..neighbours import did_you_mean
 from ..plan import Plan
 from ..planners import Options
 from ..sources import SourceSpec, parse_spec
 from ..text import brief_repr, escape
 from .argument_types import checked
 from .operating import asked_conversions, operations_file, operations_of
+from .rows_by_place import PLACE
 from .transplanting import plan_into
-from .types import Mismatch, Operations, Path, Patterns, Rules, Sources, Vocabularies
-from .vocabularies import vocabulary_files, vocabulary_options
+from .types import CheckpointLike, Mismatch, Operations, Path, Patterns, Rules, Sources, Vocabularies
+from .vocabularies import new_vocabulary, vocabulary_files, vocabulary_options
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +39,7 @@ def check_seed(seed: int) -> None:
 @checked
 def transplant(
     source: Sources,
-    destination: Path,
+    destination: CheckpointLike,
     *,
     include: Patterns = (),
     exclude: Patterns = (),
@@ -60,12 +64,14 @@ def transplant(
     """Plan the transplant of one or more sources, later over earlier, into a destination; reads headers only.
 
     ``source`` may be in ESPnet's form ``file:src_key:dst_key:exclude_keys``. ``destination`` is a configuration or
-    a checkpoint. ``map`` holds rules FROM=TO or maps one to the other, ``map_file`` names a file of more, ``ruleset``
-    rules that ship with us, ``operations`` are split, concat and others, as data or as a YAML file, that make other
-    tensors of the sources' before anything is selected. ``vocab`` names the token lists of source and destination, as
-    "SRC:DST" or a pair: tokens that both have keep their rows; ``new_tokens`` says what others get (init, mean, zero,
-    subword), ``token_map`` which tokens of the source play the part of others, ``vocab_keys`` which tensors run along
-    the vocabulary (GLOB or GLOB=AXIS) where the destination does not say it;
+    a checkpoint; a dict of tensors stands for one, too. ``map`` holds rules FROM=TO or maps one to the other,
+    ``map_file`` names a file of more, ``ruleset`` rules that ship with us, ``operations`` are split, concat and others,
+    as data or as a YAML file, that make other tensors of the sources' before anything is selected. ``vocab`` names the
+    token lists of source and destination, as "SRC:DST" or a pair: tokens that both have keep their rows ("place": rows
+    are copied by place, though the tokenisers beside the models differ);
+    ``new_tokens`` says what others get (init, mean, zero, subword), ``token_map`` which tokens of the source play the
+    part of others, ``vocab_keys`` which tensors run along the vocabulary (GLOB or GLOB=AXIS) where the destination does
+    not say it;
     ``on_mismatch`` is one policy for all (init, slice, pad, overlap, interpolate, positions-1d, positions-2d, patch,
     channels, center) or a map from pattern to policy;
     ``drop_last`` initialises that many of the destination's last layers, in its own order, whatever a source has;
@@ -76,26 +82,28 @@ def transplant(
     map = [*rules_as_text(map), *rules_of(map_file)]
     check_seed(seed)
     dtype = str(dtype) if dtype is not None else None
-    target = load_target(destination)
+    lists = vocabulary_files(vocab)
+    change = new_vocabulary(lists, token_map)
+    target = target_with(destination, change)
     options = Options.of(
         include=include, exclude=exclude, rules=map, rulesets=ruleset, on_mismatch=on_mismatch, reinit=reinit,
         drop_last=drop_last, require=require, on_missing=on_missing, strict=strict, dtype=dtype,
     )  # fmt: skip
     rows = operations_of(operations)
     named, rulesets = asked_conversions(options.rulesets)
-    lists = vocabulary_files(vocab)
-    vocabulary = vocabulary_options(lists, keys=vocab_keys, new=new_tokens, spelled=token_map)
+    vocabulary = vocabulary_options(change, keys=vocab_keys, new=new_tokens, spelled=token_map)
     asked, options = options.rulesets, replace(options, vocabulary=vocabulary, rulesets=rulesets)
     arguments = arguments_said(
         include=include, exclude=exclude, map=map, ruleset=asked, operations=rows,
-        vocab=[os.path.basename(path) for path in lists], vocab_keys=vocab_keys, new_tokens=new_tokens,
+        vocab=PLACE if vocab == PLACE else [os.path.basename(path) for path in lists],
+        vocab_keys=vocab_keys, new_tokens=new_tokens,
         token_map=rules_as_text(token_map), on_mismatch=on_mismatch, on_missing=on_missing, reinit=reinit,
         drop_last=drop_last, require=require, strict=strict, dtype=dtype, root=root,
     )  # fmt: skip
     others = tuple(os.fspath(path) for path in (map_file, operations_file(operations), *lists) if path is not None)
     return plan_into(
         specs_of(source), target, options, seed=seed, arguments=arguments, root=root, others=others,
-        rows=[*rows, *named],
+        rows=[*rows, *named], change=change, by_place=vocab == PLACE,
     )  # fmt: skip
 
 
@@ -135,11 +143,12 @@ def rules_of(map_file: Path | None) -> list[str]:
     if map_file is None:
         return []
     try:
-        with open(map_file, encoding="utf-8") as file:
-            rules = rules_from_lines(file, escape(os.fspath(map_file)))
+        lines = read_text(map_file).split("\n")
+        rules = rules_from_lines(lines, escape(os.fspath(map_file)))
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
-        raise ConfigError(f"--map-file {escape(os.fspath(map_file))} cannot be read: {why}.") from error
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        said = f"--map-file {escape(os.fspath(map_file))} cannot be read: {why}."
+        raise ConfigError(said, hint=did_you_mean(os.fspath(map_file))) from error
     if not rules:
         raise ConfigError(f"--map-file {escape(os.fspath(map_file))} holds no rule.")
     return rules
@@ -147,7 +156,14 @@ def rules_of(map_file: Path | None) -> list[str]:
 
 def specs_of(source: Sources) -> list[SourceSpec]:
     """Return one spec for each source; raises ConfigError where there is none."""
-    found = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    found = [source] if is_given(source) or not isinstance(source, Iterable) else list(source)
     if not found:
         raise ConfigError("there is no source.", hint="Name at least one.")
-    return [parse_spec(os.fspath(item)) for item in found]
+    return list(map(_spec, found))
+
+
+def _spec(given: object) -> SourceSpec:
+    if isinstance(given, (str, os.PathLike)):
+        return parse_spec(os.fspath(given))
+    check_given(given)
+    return SourceSpec(path_of(given), given=given)

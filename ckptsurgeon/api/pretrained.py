@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from ..brief import Brief
 from ..checkpoint import open_checkpoint
 from ..configs import module_destination
 from ..errors import ConfigError
@@ -33,13 +34,17 @@ RENAMES = "speechbrain"
 """The ruleset of the two names that SpeechBrain's own loading mends."""
 
 
-@dataclass(frozen=True)
-class Pretrained:
+@dataclass(frozen=True, repr=False)
+class Pretrained(Brief):
     """What became of every loadable: each module's plan, what a hook loaded, what was skipped by its condition."""
 
     plans: Mapping[str, Plan] = field(default_factory=dict)
     hooked: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        classes = ", ".join(f"{number} {kind}" for kind, number in self.counts.items()) or "no tensors"
+        return f"<Pretrained {listing([*self.plans, *self.hooked, *self.skipped], where='')}: {classes}>"
 
     @property
     def counts(self) -> dict[str, int]:

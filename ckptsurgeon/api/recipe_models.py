@@ -12,14 +12,14 @@ from ..errors import ConfigError, SourceError
 from ..mergekit import Configuration, Layout, Models, Reference, pieces_of_configuration
 from ..merges import Method
 from ..plan import Plan
-from ..planners import MergeOptions, SourceView, numbered_lists, plan_merge, with_tied_heads
+from ..planners import MergeOptions, layer_lists, numbered_lists, plan_merge, with_tied_heads
 from ..text import escape
 from ..vocabulary import tokens_beside
-from .inputs import names_of, plan_source, said_of
+from .inputs import names_of, plan_source, said_of, view_of
 from .merge_vocabulary import MergedModel, ModelTokens, VocabularyAsked, known_keys
-from .merged_folder import with_folder
-from .model_config import layer_counts, with_layers
-from .model_folders import ModelFolder, model_folder
+from .merged_folder import merged_folder
+from .model_config import layer_counts, not_by_layer, with_layers
+from .model_folders import ModelFolder, model_folder, model_folder_at
 from .token_rows import RowsAsked
 from .tokenizers import different, tokenizer_files, wanted
 
@@ -52,8 +52,8 @@ class RecipeModels:
     ) -> None:
         self._configuration, self._folder = configuration, folder
         self.names = names_of(list(paths.values()))
-        self._views = [SourceView(plan_source(name, one), one) for name, one in zip(self.names, opened, strict=True)]
-        self._folders = [model_folder(path) for path in paths.values()]
+        self._views = [view_of(plan_source(name, one), one) for name, one in zip(self.names, opened, strict=True)]
+        self.folders = [model_folder(one) for one in opened]
         self._paths = list(paths.values())
         self._numbers = {one: number for number, one in enumerate(paths)}
         self._metadata = opened[self.donor].metadata
@@ -68,7 +68,7 @@ class RecipeModels:
     @property
     def models(self) -> list[MergedModel]:
         """The models, with what is known of each."""
-        return list(map(MergedModel, self._paths, self._views, self._folders))
+        return list(map(MergedModel, self._paths, self._views, self.folders))
 
     def vocabulary(self, asked: VocabularyAsked, method: Method) -> VocabularyAsked:
         """Return the vocabulary that the output is to have: as the recipe says, where rows have to go by token."""
@@ -77,10 +77,10 @@ class RecipeModels:
             return asked
         if asked.vocab is not None:
             raise ConfigError("--vocab is given beside tokenizer, which says what the rows are.", hint="Leave one out.")
-        other = wanted(self._configuration, self._folders[self.donor], self._folder_of)
+        other = wanted(self._configuration, self.folders[self.donor], self._find)
         keys = asked.keys or known_keys(self.models)
-        if not (tokenizer.is_detailed or different(self._folders, self.names, self.donor, other)) and (
-            not keys or all(one.has_a_row_for_each_token for one in self._folders)
+        if not (tokenizer.is_detailed or different(self.folders, self.names, self.donor, other)) and (
+            not keys or all(one.has_a_row_for_each_token for one in self.folders)
         ):
             return asked
         return replace(
@@ -106,12 +106,10 @@ class RecipeModels:
         arguments: Mapping[str, Any],
     ) -> Plan:
         """Return the plan with everything that goes beside the weights."""
-        counts = [layer_counts(one.config) for one in self._folders]
+        counts = [layer_counts(one.config) for one in self.folders]
         layout = pieces_of_configuration(self._configuration, Models(self._views, self._numbers, counts), method)
-        tied = {number for number, one in enumerate(self._folders) if one.is_tied}
-        files, said = tokenizer_files(
-            self._configuration, self._folders, self.names, self.donor, self._folder_of, by_token=tokens is not None
-        )
+        tied = {number for number, one in enumerate(self.folders) if one.is_tied}
+        files, said = tokenizer_files(self._configuration, self.folders, self.donor, self._find)
         plan = plan_merge(
             self._views,
             list(with_tied_heads(layout.pieces, self._views, tied)),
@@ -123,22 +121,25 @@ class RecipeModels:
         )
         config, more = self._config(layout)
         plan = replace(plan, notes=(*plan.notes, *more))
-        return with_folder(plan, self._folders[self.donor], self._folders, config=config, files=files, tokens=tokens)
+        return merged_folder(plan, self.folders[self.donor], self.folders, config=config, files=files, tokens=tokens)
 
-    def _folder_of(self, one: Reference) -> ModelFolder:
+    def _find(self, one: Reference) -> ModelFolder:
         number = self._numbers.get(one)
-        return self._folders[number] if number is not None else model_folder(found(one, self._folder))
+        return self.folders[number] if number is not None else model_folder_at(found(one, self._folder))
 
     def _config(self, layout: Layout) -> tuple[Mapping[str, Any], list[str]]:
         """Return the donor's configuration with the layers that were stacked."""
-        folder, notes = self._folders[self.donor], []
+        folder, notes = self.folders[self.donor], list[str]()
         config: Mapping[str, Any] = folder.config
         for one in layout.stacks if config else ():
             view = self._views[self.donor]
             old = next(
                 (found for found in numbered_lists(view.tensors) if found.prefix == one.layers.prefix), one.layers
             )
-            origins = [(self._folders[number].config, layer) for number, layer in one.origins]
+            origins = [(self.folders[number].config, layer) for number, layer in one.origins]
+            if [layer for _, layer in one.origins] != list(range(old.count)):
+                others = layer_lists(view.tensors, layer_counts(config))
+                notes += (f"config.json is changed, but its {why}" for why in not_by_layer(config, old, others, 0))
             config, said = with_layers(config, old, origins)
             if not said:
                 notes.append(f"config.json does not say how many {one.layers.prefix} there are: {len(origins)} now")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ..configs import code_named
 from ..errors import ConfigError, PlanError, SourceError
-from ..keys import KeyMatcher, KeyPattern, unmatched
+from ..files import read_text
+from ..keys import KeyMatcher, KeyPattern, deeper_notes, unmatched
+from ..neighbours import did_you_mean
 from ..plan import CLASSES, Plan
-from ..text import brief_repr, count, escape, listing
+from ..text import brief_repr, count, escape, grouped, listing
 from ..yamltext import read_yaml
-from .argument_types import check_types
+from .argument_types import OF_RECIPES, check_types
 from .averaging import average
 from .editing import convert, filter, rename
 from .extracting import lora_extract
@@ -22,7 +25,7 @@ from .inputs import close_plan
 from .lora import lora_merge
 from .merging import merge
 from .planning import transplant
-from .reopening import read_plan
+from .reopening import code_of, read_plan
 from .types import Path
 
 __all__ = ["RECIPES", "Order", "load_order", "load_plan", "plan_recipe"]
@@ -46,8 +49,8 @@ _PATHS = (
     "adapters", "tuned", "output",
 )  # fmt: skip
 
-_NO_LISTS = ("union", "base")
-"""What vocab says of a merge that is the name of no file."""
+_NO_LISTS = ("union", "base", "place")
+"""What vocab says that is the name of no file."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,12 @@ class Order:
         close_plan(self.plan)
 
 
-def plan_recipe(path: Path) -> Order:
+def plan_recipe(path: Path, *, run_code: bool = True) -> Order:
     """Compile a recipe: ``verb``, its arguments by their names, ``output``, and ``assert`` for what must come out.
 
     Paths are relative to the recipe. ``assert`` maps ``count`` to the number of tensors, and patterns over output keys
-    to the class that all of them must be in, or to how many of them there must be.
+    to the class that all of them must be in, or to how many of them there must be. Without ``run_code`` a recipe that
+    names code (a plugin, a destination with ``_target_``) is an error that says which, and nothing of it is run.
 
     Raises ConfigError for what is unknown or malformed, PlanError where an assertion is not met, and what the verb
     raises.
@@ -85,34 +89,69 @@ def plan_recipe(path: Path) -> Order:
         raise ConfigError(f"{escape(name)}: {said}.", hint=hint)
     wanted = document.pop("assert", None)
     written = {field: _text(name, field, document.pop(field, None)) for field in _OUTPUT}
+    if not run_code:
+        _check_runs_nothing(name, document)
     plan = _planned(name, verb, document)
     try:
-        _check_asserted(name, {} if wanted is None else wanted, plan)
+        notes = _check_asserted(name, {} if wanted is None else wanted, plan)
     except BaseException:
         close_plan(plan)
         raise
-    return Order(plan, **written)
+    return Order(replace(plan, notes=(*plan.notes, *notes)), **written)
 
 
-def load_plan(path: Path) -> Plan:
-    """Return the plan in a file: as JSON, or compiled from a recipe (YAML)."""
-    return load_order(path).plan
+def load_plan(path: Path, *, run_code: bool = True) -> Plan:
+    """Return the plan in a file: as JSON, or compiled from a recipe (YAML).
+
+    Compiling runs the code that a recipe names; without ``run_code`` there is a ConfigError that says which.
+    """
+    return load_order(path, run_code=run_code).plan
 
 
-def load_order(path: Path) -> Order:
-    """Return the plan in a file and, where it is a recipe, how that is to be written."""
-    is_recipe = os.fspath(path).lower().endswith(RECIPES)
-    return plan_recipe(path) if is_recipe else Order(read_plan(path))
+def load_order(path: Path, *, run_code: bool = True) -> Order:
+    """Return the plan in a file and, where it is a recipe, how that is to be written.
+
+    The notes of a plan say what code carrying it out will run.
+    """
+    if os.fspath(path).lower().endswith(RECIPES):
+        return plan_recipe(path, run_code=run_code)
+    plan = read_plan(path)
+    return Order(replace(plan, notes=tuple(dict.fromkeys([*plan.notes, *_notes_of_code(plan)]))))
+
+
+def _notes_of_code(plan: Plan) -> Iterator[str]:
+    """Say what code carrying a plan out runs."""
+    try:
+        code = code_of(plan)
+    except ConfigError as error:
+        yield f"carrying it out will fail: {error.message.rstrip('.')}"
+    else:
+        if code:
+            yield f"carrying it out runs {listing(code, where='')} of {escape(plan.target.config)}"
+
+
+def _check_runs_nothing(name: str, given: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a recipe that names code, and say which."""
+    code: list[str] = []
+    if isinstance(destination := given.get("destination"), str):
+        code += [f"{one} of {escape(destination)}" for one in code_named(destination)]
+    if (plugin := given.get("plugin")) is not None:
+        code.append(f"the plugin {escape(str(plugin))}")
+    if code:
+        raise ConfigError(
+            f"planning what {escape(name)} asks for runs {listing(code, where='')}; nothing was run.",
+            hint=f"Read it; if it may run: ckpt apply -n --run-code {escape(name)}.", details=code,
+        )  # fmt: skip
 
 
 def _read(name: str) -> dict[str, Any]:
     try:
-        with open(name, encoding="utf-8") as file:
-            document = read_yaml(file.read(), os.path.basename(name))
+        document = read_yaml(read_text(name), os.path.basename(name))
     except OSError as error:
-        raise SourceError(f"the recipe {escape(name)} cannot be read: {error.strerror}.") from error
+        said = f"the recipe {escape(name)} cannot be read: {error.strerror}."
+        raise SourceError(said, hint=did_you_mean(name)) from error
     except UnicodeDecodeError:
-        raise ConfigError(f"{escape(name)} is no recipe: it is no UTF-8.") from None
+        raise ConfigError(f"{escape(name)} is no recipe: it is not UTF-8.") from None
     if not isinstance(document, dict):
         raise ConfigError(
             f"{escape(name)} is no recipe.", hint="It needs a verb and its arguments, as in verb: filter."
@@ -155,44 +194,48 @@ def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
     needed = [p.name for p in known.values() if p.default is p.empty and p.name not in given]
     if needed:
         raise ConfigError(f"{escape(name)}: {verb} needs {', '.join(needed)}.")
-    check_types(name, call, given)
+    check_types(name, call, given, OF_RECIPES)
     return call(**given)
 
 
-def _check_asserted(name: str, wanted: Any, plan: Plan) -> None:
-    """Raise PlanError where what was expected is not what is planned."""
+def _check_asserted(name: str, wanted: Any, plan: Plan) -> list[str]:
+    """Raise PlanError where what was expected is not what is planned; returns notes on the patterns."""
     if not isinstance(wanted, dict):
         raise ConfigError(f"{escape(name)}: assert is {brief_repr(wanted)}, not a map.")
     keys = [step.key for step in plan.steps]
-    faults = []
+    faults: list[tuple[str, str]] = []
+    patterns: list[tuple[str, KeyPattern]] = []
     for pattern, expected in wanted.items():
         if pattern == "count":
             if not _is_number(expected):
                 raise ConfigError(f"{escape(name)}: assert count: {brief_repr(expected, 40)} is no number.")
             if expected != len(keys):
-                faults.append(f"count is {len(keys)}, not {brief_repr(expected, 20)}")
+                faults.append(("count", f"{len(keys)}, not {brief_repr(expected, 20)}"))
             continue
-        parsed = KeyPattern(str(pattern))
+        parsed = KeyPattern.given(str(pattern), "assert ")
+        patterns.append((f"assert {pattern}", parsed))
         hits = set(KeyMatcher([parsed]).hits(keys)[0])
         if not hits and expected != 0:
             raise unmatched(f"assert {pattern}", parsed, keys, "output")
         faults += _unmet(str(pattern), expected, plan, hits)
     if faults:
-        raise PlanError(f"{escape(name)} expects otherwise: {listing(faults)}.", details=faults)
+        raise PlanError(
+            f"{escape(name)} expects otherwise: {grouped(faults, '{names} {are} {why}')}.",
+            details=[f"{key} is {why}" for key, why in faults],
+        )
+    return deeper_notes(patterns, keys)
 
 
-def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[str]:
-    """Return what is not as an assertion says, in words."""
+def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[tuple[str, str]]:
+    """Return what is not as an assertion says: its name, and what it is."""
     if _is_number(expected):
-        return [] if len(hits) == expected else [f"{pattern} is {count(len(hits), 'tensor')}, not {expected}"]
+        return [] if len(hits) == expected else [(pattern, f"{count(len(hits), 'tensor')}, not {expected}")]
     if not isinstance(expected, str) or expected not in CLASSES:
         raise ConfigError(
             f"assert {pattern}: {brief_repr(expected, 40)} is no class.", hint=f"Use a number, or {', '.join(CLASSES)}."
         )
     return [
-        f"{step.key} is {step.kind}, not {expected}"
-        for step in plan.steps
-        if step.key in hits and step.kind != expected
+        (step.key, f"{step.kind}, not {expected}") for step in plan.steps if step.key in hits and step.kind != expected
     ]
 
 

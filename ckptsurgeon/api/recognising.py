@@ -13,10 +13,12 @@ from ..plan import Plan
 from ..planners import moved
 from ..sources import SourceSpec
 from ..target import Recognised, TargetSpec
-from ..text import listing
+from ..text import grouped
 from .operating import Operated, operate
 
 __all__ = ["KnownSource", "check_converted", "recognised"]
+
+LOST = "{names} would be made of older tensors of the source, but {why}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def check_converted(plan: Plan, sources: Sequence[KnownSource]) -> None:
     lost = [step.key for step in plan.steps if step.reason == "missing" and step.key in unknown]
     if lost:
         raise PlanError(
-            f"{listing(lost)} would be made of older tensors of the source, but {unknown[lost[0]]}.",
+            f"{grouped([(key, unknown[key]) for key in lost], LOST)}.",
             hint="Convert it with transformers first (from_pretrained, save_pretrained), or --reinit them.",
             details=lost,
         )

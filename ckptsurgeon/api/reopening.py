@@ -8,44 +8,68 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint import Checkpoint, open_checkpoint, path_of
+from ..encodings import NO_CODES
 from ..errors import CheckpointError, ConfigError, PlanError, SourceError
+from ..files import read_file
 from ..jsontext import read_json
+from ..neighbours import did_you_mean
 from ..plan import FilePrint, Plan, PlanSource
+from ..planners import check_codes
 from ..target import TargetSpec
-from ..text import escape
-from .inputs import OpenInputs, file_print
+from ..text import escape, listing
+from .inputs import OpenInputs, file_print, memory_print
 from .operating import operate
-from .types import Path
+from .types import CheckpointLike, Path
+from .vocabularies import new_vocabulary
 
 if TYPE_CHECKING:
     from ..engine import Inputs
     from ..merges import Method
 
-__all__ = ["find_sources", "inputs_of", "read_plan", "with_merging"]
+__all__ = ["code_of", "find_sources", "inputs_of", "read_plan", "with_merging"]
+
+PLAN_BYTES = 512 << 20
+"""More than a plan of a million steps has."""
 
 
 def read_plan(path: Path) -> Plan:
     """Return the plan in a file; raises SourceError or ConfigError."""
     try:
-        with open(path, encoding="utf-8") as file:
-            data = read_json(file.read())
+        data = read_json(read_file(path, PLAN_BYTES))
     except OSError as error:
-        raise SourceError(f"the plan {escape(os.fspath(path))} cannot be read: {error.strerror}.") from error
+        said = f"the plan {escape(os.fspath(path))} cannot be read: {error.strerror}."
+        raise SourceError(said, hint=did_you_mean(os.fspath(path))) from error
     except ValueError as error:
-        raise ConfigError(f"the plan {escape(os.fspath(path))} is no JSON: {error}.") from error
+        why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else escape(str(error))
+        raise ConfigError(
+            f"the plan {escape(os.fspath(path))} is not valid JSON: {why}.",
+            hint="A plan is what -n --json prints, a recipe is YAML (.yaml).",
+        ) from error
     return Plan.from_json(data)
+
+
+def code_of(plan: Plan) -> tuple[str, ...]:
+    """Return the code that carrying a plan out runs: what the configuration names that draws initial values."""
+    from ..configs import code_named
+
+    config = plan.target.config
+    return code_named(config) if config and _draws(plan) else ()
+
+
+def _draws(plan: Plan) -> bool:
+    """Whether the destination is asked for initial values; a checkpoint's are kept."""
+    return any(step.draws for step in plan.steps) and all(one.role != "destination" for one in plan.sources)
 
 
 def inputs_of(plan: Plan) -> Inputs:
     """Return the open inputs of a plan; raises PlanError where one is no longer what was planned with."""
-    from ..configs import load_target
+    from ..configs import target_with
     from ..engine import Inputs
 
-    if isinstance(plan.inputs, OpenInputs) and all(_is_open(source) for source in plan.inputs.sources):
+    if isinstance(plan.inputs, OpenInputs) and not any(source.closed for source in plan.inputs.sources):
         return Inputs(plan.inputs.sources, plan.inputs.target, _keeper(plan, plan.inputs.sources))
-    if any(source.role == "destination" and not source.path for source in plan.sources):
-        raise PlanError("the plan is for a live module and cannot be written.", hint="Use load_into.")
+    _check_reopenable(plan)
     opened: list[Checkpoint] = []
     try:
         for source in plan.sources:
@@ -57,14 +81,27 @@ def inputs_of(plan: Plan) -> Inputs:
             if (now.size, now.sha256) != (file.size, file.sha256):
                 raise PlanError(f"{escape(file.name)} has changed since the plan.", hint="Plan again.")
         keeper = _keeper(plan, opened)
-        draws = keeper is None and any(step.draws for step in plan.steps)
-        target = load_target(plan.target.config) if draws else None
+        change = new_vocabulary(plan.target.lists, plan.arguments.get("token_map", ()))
+        target = target_with(plan.target.config, change) if _draws(plan) else None
         _check_target(plan, target)
+        check_codes(plan, [one.codes for one in opened], keeper.codes if keeper is not None else NO_CODES)
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()
         raise
     return Inputs(tuple(opened), target, keeper)
+
+
+def _check_reopenable(plan: Plan) -> None:
+    """Raise PlanError for a plan of which something cannot be opened again, since it lies in no file."""
+    gone = [source.name for source in plan.sources if source.memory]
+    if gone:
+        raise PlanError(
+            f"the plan was made from tensors in memory ({listing(gone)}), which are not there any more.",
+            hint="Apply it in the process that made it, or plan from a file.",
+        )
+    if any(source.role == "destination" and not source.path for source in plan.sources):
+        raise PlanError("the plan is for a live module and cannot be written.", hint="Use load_into.")
 
 
 def with_merging(inputs: Inputs, plan: Plan, *, plugins: tuple[Method, ...] = (), memory: int = 0) -> Inputs:
@@ -79,13 +116,11 @@ def _keeper(plan: Plan, opened: Sequence[Checkpoint]) -> Checkpoint | None:
     return next((opened[i] for i, s in enumerate(plan.sources) if s.role == "destination" and i < len(opened)), None)
 
 
-def _is_open(checkpoint: Checkpoint) -> bool:
-    return all((file.fileno() or 0) >= 0 for file in checkpoint.open_files().values())
-
-
-def _reopen(source: PlanSource) -> Checkpoint:
+def _reopen(source: PlanSource, given: CheckpointLike | None = None) -> Checkpoint:
+    """Open a source again, at its path or as what is given for it."""
     root = source.root or "."
-    checkpoint = open_checkpoint(source.path, root, unwrap=False).unwrapped(stripped=source.stripped)
+    found = open_checkpoint(source.path if given is None else given, root, unwrap=False)
+    checkpoint = found.unwrapped(stripped=source.stripped)
     try:
         return operate([checkpoint], source.operations)[0].checkpoint
     except BaseException:
@@ -94,6 +129,10 @@ def _reopen(source: PlanSource) -> Checkpoint:
 
 
 def _check_prints(source: PlanSource, checkpoint: Checkpoint) -> None:
+    if source.memory:
+        if source.files != (memory_print(checkpoint),):
+            raise PlanError("its keys, dtypes or shapes are others.")
+        return
     now = {file.name: file for file in checkpoint.files}
     for file in source.files:
         found = now.get(file.name)
@@ -126,7 +165,7 @@ def _check_target(plan: Plan, target: TargetSpec | None) -> None:
 
 
 def find_sources(
-    sources: Sequence[PlanSource], folder: str, moved: Mapping[str, Path], stack: ExitStack
+    sources: Sequence[PlanSource], folder: str, moved: Mapping[str, CheckpointLike], stack: ExitStack
 ) -> tuple[dict[int, Checkpoint], dict[int, str]]:
     """Open the sources that can be found and are the same; for the others, say why not."""
     names = {source.name for source in sources}
@@ -142,10 +181,15 @@ def find_sources(
         if "://" in source.path and source.name not in moved:  # what a file names is fetched only if its user names it
             absent[index] = f"{source.name} is far away; --source '{source.name}={source.path}' fetches it"
             continue
-        path = os.fspath(moved[source.name]) if source.name in moved else os.path.join(folder, source.path)
+        if source.memory and source.name not in moved:
+            absent[index] = (
+                f"{source.name} was in memory; --source '{source.name}=FILE' compares with a file of the same"
+            )
+            continue
+        given = moved[source.name] if source.name in moved else os.path.join(folder, source.path)
         try:
-            checkpoint = stack.enter_context(_reopen(replace(source, path=path)))
-            _check_prints(replace(source, path=path), checkpoint)
+            checkpoint = stack.enter_context(_reopen(source, given))
+            _check_prints(replace(source, path=path_of(given)), checkpoint)
         except SourceError:
             if source.name in moved:
                 raise

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
+from ..errors import ConfigError
 from ..scanning import Scan, scan_path
+from ..text import brief_repr
 from .types import Path, Progress
 
 __all__ = ["scan"]
@@ -16,4 +18,6 @@ def scan(path: Path, *, progress: Progress | None = None) -> Scan:
     ``scan(path).ok`` is whether everything could be judged and is plain data or the rebuilding of tensors;
     ``progress`` is called with (files done, files in all). Raises SourceError where there is no such file.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"{brief_repr(path)} is not a path.", hint="What runs code lies in files: name one.")
     return scan_path(os.fspath(path), progress)

@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..files import read_file
 from ..target import Companion
-from ..vocabulary import token_file, with_added_tokens
+from ..vocabulary import VOCABULARY_BYTES, token_file, with_added_tokens
 from .merge_vocabulary import ModelTokens
 from .model_folders import ModelFolder
 
@@ -57,8 +58,7 @@ def _extended(chosen: ModelTokens) -> str | None:
 
 
 def _read(path: str) -> bytes:
-    with open(path, "rb") as file:  # it was read as a vocabulary before
-        return file.read()
+    return read_file(path, VOCABULARY_BYTES)  # it was read as a vocabulary before
 
 
 def config_for(config: Mapping[str, Any], size: int) -> tuple[dict[str, Any], list[str]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from ..errors import ConfigError
 from ..mergekit import TEMPLATES, Configuration, Reference
 from ..target import Companion
-from ..text import brief_repr, escape, listing
+from ..text import brief_repr, escape
 from .model_folders import ModelFolder
 
 __all__ = ["different", "tokenizer_files", "wanted"]
@@ -17,29 +17,19 @@ __all__ = ["different", "tokenizer_files", "wanted"]
 def tokenizer_files(
     configuration: Configuration,
     folders: Sequence[ModelFolder],
-    names: Sequence[str],
     donor: int,
-    folder_of: Callable[[Reference], ModelFolder],
-    *,
-    by_token: bool = False,
+    find: Callable[[Reference], ModelFolder],
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files of an output folder, and what is to be said of them; ``folder_of`` finds models.
+    """Return the files of an output folder, and what is to be said of them; ``find`` gives the folder of a model.
 
-    ``by_token`` is where rows go by token, however the vocabularies differ. Raises ConfigError for a chat template that
-    is none.
+    Raises ConfigError for a chat template that is none.
     """
     notes: list[str] = []
     files = folders[donor].files
     asked = configuration.tokenizer
-    other = wanted(configuration, folders[donor], folder_of)
-    others = [] if by_token else different(folders, names, donor, other)
-    if asked is not None:
-        if other is not folders[donor]:
-            files = _with_tokenizer(folders[donor], other, asked.where)
-    elif others:
-        notes.append(
-            f"the vocabularies of {escape(names[donor])} and {listing(others)} differ: rows are merged by their numbers"
-        )
+    other = wanted(configuration, folders[donor], find)
+    if asked is not None and other is not folders[donor]:
+        files = _with_tokenizer(folders[donor], other, asked.where)
     if configuration.chat_template:
         template = _template(configuration.chat_template, folders)
         if template:
@@ -49,12 +39,10 @@ def tokenizer_files(
     return files, notes
 
 
-def wanted(
-    configuration: Configuration, donor: ModelFolder, folder_of: Callable[[Reference], ModelFolder]
-) -> ModelFolder:
+def wanted(configuration: Configuration, donor: ModelFolder, find: Callable[[Reference], ModelFolder]) -> ModelFolder:
     """Return the model whose tokeniser the output has: the one that is named, else the donor."""
     asked = configuration.tokenizer
-    return folder_of(asked.source) if asked is not None and isinstance(asked.source, Reference) else donor
+    return find(asked.source) if asked is not None and isinstance(asked.source, Reference) else donor
 
 
 def different(folders: Sequence[ModelFolder], names: Sequence[str], donor: int, other: ModelFolder) -> list[str]:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from ..checkpoint import Checkpoint, open_checkpoint
+from ..encodings import find_codes
 from ..plan import Plan, PlanSource
-from ..planners import Options, Planning, SourceView, plan_transplant
+from ..planners import Options, Planning, SourceView, check_codes, plan_transplant
 from ..sources import SourceSpec
 from ..target import TargetSpec
 from ..text import escape
+from ..vocabulary import NewVocabulary
 from .beside import with_dtype_said
+from .coded import parts_elsewhere, with_settings
+from .folder_checks import unreadable_notes
+from .heads import with_heads_said
 from .inputs import OpenInputs, names_of, plan_source, plan_target
+from .model_folders import ModelFolder, model_folder
+from .output_folder import kept_folder
 from .recognising import KnownSource, check_converted, recognised
+from .rows_by_place import COPIED, checked_lists, checked_rows
+from .types import CheckpointLike
 
 __all__ = ["plan_into"]
 
@@ -29,23 +38,41 @@ def plan_into(
     root: str | None,
     others: tuple[str, ...] = (),
     rows: Sequence[Mapping[str, Any]] = (),
+    change: NewVocabulary | None = None,
+    by_place: bool = False,
 ) -> Plan:
-    """Open the sources, plan, and leave them open for whoever applies the plan."""
+    """Open the sources, plan, and leave them open for whoever applies the plan.
+
+    ``change`` is the vocabulary that the destination gets in place of its own; rows of other tokens are copied only
+    ``by_place``, where that was asked for.
+    """
     opened: list[Checkpoint] = []
     try:
-        for spec in specs:
-            raw = open_checkpoint(spec.uri, root, unwrap=False)
+        for place, spec in enumerate(specs, 1):
+            called = f"source {place}" if len(specs) > 1 else "source"
+            raw = open_checkpoint(_given(spec.given, spec.uri), root, unwrap=False, called=called)
             opened.append(raw.unwrapped(destination=list(target.tensors)))
         sources = recognised(opened, rows, specs, target)
         views = _views(sources, specs)
         keeper = _keeper(target, [view.source.name for view in views], opened)
+        wanted = opened[-1].codes if len(opened) > len(specs) else find_codes(target.tensors)
         plan = plan_transplant(
-            views, target, options, planned=plan_target(target), keeper=keeper, seed=seed,
+            views, target, options, planned=plan_target(target), keeper=keeper, wanted=wanted, seed=seed,
             arguments={**arguments, **_specs_said(specs)}, metadata=_metadata(opened[: len(specs)]),
             notes=_notes(specs, sources, target),
         )  # fmt: skip
         check_converted(plan, sources)
-        plan = with_dtype_said(plan, target)
+        check_codes(plan, [*(view.codes for view in views), wanted], wanted)
+        plan = with_settings(plan, [*(one.operated.checkpoint for one in sources), *opened[len(specs) :]])
+        folders = list(map(model_folder, opened))
+        plan = checked_lists(with_dtype_said(plan, target), folders, change)
+        if target.keeps:
+            plan = kept_folder(plan, folders[-1], target, change)
+        else:
+            plan = replace(plan, notes=(*plan.notes, *unreadable_notes(ModelFolder("", target.companions))))
+        tied = bool(target.keeps) and folders[-1].is_tied
+        plan = with_heads_said(plan, folders[: len(specs)], [view.tensors for view in views], tied=tied)
+        plan = checked_rows(plan, folders, remedy=COPIED, said=by_place, declared=target.vocabulary)
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()
@@ -61,6 +88,7 @@ def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[
         SourceView(
             plan_source(name, one.operated.checkpoint, operations=one.operated.rows), one.operated.checkpoint,
             spec.src, spec.dst, spec.exclude, one.operated.by, one.recognised.names, one.recognised.by,
+            one.operated.checkpoint.codes,
         )
         for name, one, spec in zip(names, sources, specs, strict=True)
     ]  # fmt: skip
@@ -72,8 +100,13 @@ def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint]) 
         return PlanSource(target.name, "", "", (), (), "destination")
     if not target.keeps:
         return None
-    opened.append(open_checkpoint(target.keeps, target.keeps_root or ".", unwrap=False))
+    opened.append(open_checkpoint(_given(target.kept, target.keeps), target.keeps_root or ".", unwrap=False))
     return plan_source(names_of([*names, target.keeps])[-1], opened[-1], role="destination")
+
+
+def _given(itself: object, path: str) -> CheckpointLike:
+    """Return a checkpoint itself, where it was given, else its path."""
+    return cast("CheckpointLike", itself) if itself is not None else path
 
 
 def _specs_said(specs: Sequence[SourceSpec]) -> dict[str, Any]:
@@ -89,7 +122,7 @@ def _notes(specs: Sequence[SourceSpec], sources: Sequence[KnownSource], target: 
     notes = [note for spec in specs for note in spec.notes]
     for one in sources:
         checkpoint = one.operated.checkpoint
-        notes += checkpoint.notes
+        notes += (*checkpoint.notes, *one.operated.notes, *parts_elsewhere(checkpoint))
         if checkpoint.stripped:
             notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
     for one in sources:

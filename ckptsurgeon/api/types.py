@@ -6,13 +6,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from ..checkpoint import CheckpointLike
+
 __all__ = [
-    "Given", "Mismatch", "Operations", "Parameters", "Path", "Patterns", "Progress", "Rules", "Sources", "Vocabularies",
+    "CheckpointLike", "Given", "Mismatch", "Operations", "Parameters", "Path", "Patterns", "Progress", "Rules",
+    "Sources", "Vocabularies",
 ]  # fmt: skip
 
 Path: TypeAlias = str | os.PathLike[str]
-Sources: TypeAlias = Path | Sequence[Path]
-"""One source or several, each a path, a URI, or a spec in ESPnet's form."""
+Sources: TypeAlias = "CheckpointLike | Sequence[CheckpointLike]"
+"""One source or several, each a path, a URI, or a spec in ESPnet's form; a dict of tensors, an open checkpoint."""
 
 Patterns: TypeAlias = Iterable[str] | None
 """One pattern as a text, or several."""
@@ -24,7 +27,7 @@ Operations: TypeAlias = Path | Sequence[Mapping[str, Any]] | None
 """Operations as plain data, or the YAML file that holds them."""
 
 Vocabularies: TypeAlias = str | Sequence[Path] | None
-"""The token lists of the source and the destination, as "SRC:DST" or a pair of paths."""
+"""The token lists of the source and the destination, as "SRC:DST" or a pair of paths; or "place"."""
 
 Mismatch: TypeAlias = str | Mapping[str, str] | Sequence[str] | None
 """One policy for all, a map from pattern to policy, or texts as the command line takes them."""

@@ -7,31 +7,34 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from ..checkpoint import open_checkpoint
+from ..checkpoint import open_checkpoint, path_of
 from ..errors import ConfigError, FormatError, VerifyError
 from ..plan import Failure, Plan, Verification
 from ..text import escape
 from .reopening import find_sources, read_plan
-from .types import Path, Progress
+from .types import CheckpointLike, Path, Progress
 
 __all__ = ["verify"]
 
 
 def verify(
-    output: Path,
+    output: CheckpointLike,
     *,
     plan: Plan | Path | None = None,
-    sources: Mapping[str, Path] | None = None,
+    sources: Mapping[str, CheckpointLike] | None = None,
     plugin: Path | None = None,
     sample: int | None = None,
+    key: Path | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Check an output against its recipe (and ``plan``): checksums, then every copied and computed tensor bit for bit.
 
-    ``sources`` gives new places to sources by name, ``plugin`` is the file of a merge method of your own. Tensors whose
+    ``sources`` gives new places to sources by name, or what they are now: of tensors in memory, whose name is
+    ``<dict>``, nothing else tells. ``plugin`` is the file of a merge method of your own. Tensors whose
     source is gone are NOT COMPARED, and said to be. ``sample`` is how many merged tensors are computed again, all where
-    it is None. An output so damaged that it cannot be opened is a failed verification. Raises SourceError when it is
-    missing, ConfigError when there is neither recipe nor plan.
+    it is None. With a ``key`` (the file of a public one, or of a private one) every file must be as it
+    was signed by that, and no other may be in the folder. An output so damaged that it cannot be opened is a failed
+    verification. Raises SourceError when it is missing, ConfigError when there is neither recipe nor plan.
     """
     from ..engine import MergeContext
     from ..merges import load_plugin
@@ -45,13 +48,13 @@ def verify(
         try:
             checkpoint = stack.enter_context(open_checkpoint(output, unwrap=False))
         except FormatError as error:  # so badly damaged that it cannot be opened
-            return Verification(os.fspath(output), 0, 0, 0, failed=(Failure("", str(error)),))
-        folder = os.path.dirname(os.path.abspath(os.fspath(output).rstrip("/")))
+            return Verification(path_of(output), 0, 0, 0, failed=(Failure("", str(error)),))
+        folder = os.path.dirname(os.path.abspath(path_of(output).rstrip("/")))
         if checkpoint.recipe is not None:
             try:
                 recipe = parse_recipe(checkpoint.recipe)
             except VerifyError as error:
-                return Verification(os.fspath(output), 0, 0, 0, failed=(Failure("", str(error)),))
+                return Verification(path_of(output), 0, 0, 0, failed=(Failure("", str(error)),))
             found, absent = find_sources(recipe.sources, folder, sources or {}, stack)
             expected = expected_of_recipe(recipe, found, absent, context)
         elif planned is not None:
@@ -59,7 +62,9 @@ def verify(
             expected = expected_of_plan(planned, found, absent, context)
         else:
             raise ConfigError(
-                f"{escape(os.fspath(output))} carries no recipe: ckptsurgeon did not write it.",
+                f"{escape(path_of(output))} carries no recipe: ckptsurgeon did not write it.",
                 hint="Hold it against a plan with --plan.",
             )
-        return verify_output(checkpoint, expected, plan=planned, sample=sample, progress=progress)
+        return verify_output(
+            checkpoint, expected, plan=planned, sample=sample, key_file=os.fspath(key or ""), progress=progress
+        )

@@ -8,27 +8,28 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import cast
 
-from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint import Checkpoint, open_checkpoint, path_of
 from ..errors import ConfigError, VerifyError
 from ..inspection import inspection_of
 from ..pages import FILES, Page, Run, Shown, contents_of, is_run, page_html, read_run
 from ..recipe import Recipe, parse_recipe
 from ..sources import File, open_source
 from ..text import escape
-from .types import Path, Progress
+from .types import CheckpointLike, Path, Progress
 
 __all__ = ["view"]
 
 
 def view(
-    path: Path,
-    other: Path | None = None,
+    path: CheckpointLike,
+    other: CheckpointLike | None = None,
     *,
     stats: bool = False,
     values: bool = True,
     root: str | None = None,
     output: Path | None = None,
     force: bool = False,
+    wait: float | None = None,
     progress: Progress | None = None,
 ) -> Page:
     """Return a page about a checkpoint, a training run's folder, or what differs between two checkpoints.
@@ -36,21 +37,22 @@ def view(
     The page is one HTML file that loads nothing; it is written to ``output``, if that is given. Of an output of ours it
     shows the recipe: what became of each tensor. ``stats`` reads all values for statistics and histograms. Two
     checkpoints are compared by values, and by content under other names, unless ``values`` is off: then by headers
-    alone. ``root`` is the state dict of both.
+    alone. ``root`` is the state dict of both; ``wait`` is as of ``apply``.
 
     Raises what ``open_checkpoint`` raises, ConfigError for what does not go together, and OutputError where the output
     exists (without ``force``), is an input, or cannot be written.
     """
-    names = [os.fspath(one) for one in (path, other) if one is not None]
+    given = [path] if other is None else [path, other]
     if other is None and not values:
         raise ConfigError("--no-values compares two by their headers, and there is one.", hint="Leave it out.")
     target = None if output is None else os.fspath(output)
     if target is not None:
         _check(target, force=force)
-    run = _run(names)
+    run = _run([path_of(one) for one in given if isinstance(one, (str, os.PathLike))], len(given))
     with ExitStack() as stack:
-        paths = names if run is None else [os.path.join(run.path, run.model)] if run.model else []
-        opened = [stack.enter_context(open_checkpoint(one, root)) for one in paths]
+        if run is not None:
+            given = [os.path.join(run.path, run.model)] if run.model else []
+        opened = [stack.enter_context(open_checkpoint(one, root)) for one in given]
         shown, notes = _looked_at(opened, run, stats=stats)
         if len(opened) > 1:
             shown = _compared(shown, opened, values=values, progress=progress)
@@ -62,7 +64,7 @@ def view(
 
             inputs = [file for one in opened for file in one.open_files().values()]
             inputs += [stack.enter_context(closing(file)) for file in _files(run)]
-            write_text(target, page.html, inputs=inputs, force=force)
+            write_text(target, page.html, inputs=inputs, force=force, wait=wait)
     return page
 
 
@@ -73,12 +75,12 @@ def _check(output: str, *, force: bool) -> None:
     check_output(output, (), force=force, folder=False)
 
 
-def _run(names: Sequence[str]) -> Run | None:
-    """Return the run of which one of these is the folder, None for none; raises ConfigError where it is not alone."""
+def _run(names: Sequence[str], of: int) -> Run | None:
+    """Return the run of which one of these is the folder, None for none; raises ConfigError where there are more."""
     folders = [name for name in names if is_run(name)]
     if not folders:
         return None
-    if len(names) > 1:
+    if of > 1:
         raise ConfigError(
             f"{escape(folders[0])} is the folder of a run, whose page stands alone.",
             hint="To compare models, name their checkpoints, as in runs/ru/best.safetensors.",

@@ -6,18 +6,18 @@ import os
 from collections.abc import Mapping, Sequence
 
 from ..errors import ConfigError
-from ..keys import KeyPattern
 from ..planners import Flag, VocabularyOptions
 from ..text import escape
-from ..vocabulary import map_tokens, read_vocabulary
+from ..vocabulary import NewVocabulary, map_tokens
+from .rows_by_place import PLACE
 from .types import Patterns, Rules, Vocabularies
 
-__all__ = ["vocabulary_files", "vocabulary_key", "vocabulary_options"]
+__all__ = ["new_vocabulary", "vocabulary_files", "vocabulary_key", "vocabulary_options"]
 
 
 def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
-    """Return the two paths of ``SRC:DST``, none where there is none; a colon in a name is one of it if that exists."""
-    if vocab is None:
+    """Return the two paths of ``SRC:DST``, none for rows by place; a colon in a name is one of it if that exists."""
+    if vocab is None or vocab == PLACE:
         return ()
     if not isinstance(vocab, str):
         found = tuple(os.fspath(path) for path in vocab)
@@ -31,18 +31,28 @@ def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
     return next((cut for cut in cuts if all(map(os.path.exists, cut))), cuts[0])
 
 
-def vocabulary_options(files: Sequence[str], *, keys: Patterns, new: str, spelled: Rules) -> VocabularyOptions | None:
+def new_vocabulary(files: Sequence[str], spelled: Rules = ()) -> NewVocabulary | None:
+    """Return the vocabulary that a destination gets in place of its own, None if no lists are named.
+
+    ``spelled`` has the tokens that play the part of others. Raises ConfigError.
+    """
+    pairs = [spelled] if isinstance(spelled, str) else spelled
+    return NewVocabulary.at(files, _spelled(pairs)) if files else None
+
+
+def vocabulary_options(
+    change: NewVocabulary | None, *, keys: Patterns, new: str, spelled: Rules
+) -> VocabularyOptions | None:
     """Return what a transplant is to do with vocabularies; raises ConfigError or PatternError."""
     named = [keys] if isinstance(keys, str) else list(keys or ())
-    pairs = [spelled] if isinstance(spelled, str) else spelled
-    if not files:
-        if named or pairs or new != "init":
+    if change is None:
+        if named or spelled or new != "init":
             raise ConfigError(
                 "--vocab-keys, --new-tokens and --token-map go with --vocab.",
                 hint="Write --vocab SRC_TOKENS:DST_TOKENS.",
             )
         return None
-    rows = map_tokens(*map(read_vocabulary, files), spelled=_spelled(pairs), new=new)
+    rows = map_tokens(change.source, change.new, spelled=change.parts, new=new)
     return VocabularyOptions(rows, tuple(vocabulary_key(text) for text in named))
 
 
@@ -68,4 +78,4 @@ def vocabulary_key(text: str) -> tuple[Flag, int | None]:
         pattern, axis = text, ""
     elif not (axis.isascii() and axis.isdigit() and len(axis) < 3):
         raise ConfigError(f"--vocab-keys {escape(text)}: {escape(axis)} is no axis.", hint="Count from 0: GLOB=0.")
-    return Flag("--vocab-keys", KeyPattern(pattern)), int(axis) if axis else None
+    return Flag.of("--vocab-keys", pattern, f"{equals}{axis}"), int(axis) if axis else None

@@ -2,5 +2,21 @@
 
 from .checkpoint import Checkpoint, checkpoint_of, open_checkpoint
 from .extras import Extra
+from .given import CheckpointLike, check_given, holds_tensors, is_given, path_of, place_of
+from .quantisation import SETTINGS, settings_among, settings_in
 
-__all__ = ["Checkpoint", "Extra", "checkpoint_of", "open_checkpoint"]
+__all__ = [
+    "SETTINGS",
+    "Checkpoint",
+    "CheckpointLike",
+    "Extra",
+    "check_given",
+    "checkpoint_of",
+    "holds_tensors",
+    "is_given",
+    "open_checkpoint",
+    "path_of",
+    "place_of",
+    "settings_among",
+    "settings_in",
+]

@@ -7,23 +7,31 @@ import os
 from collections.abc import Collection, ItemsView, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..errors import FormatError, UnsafeError
-from ..formats import FileHeader, Header, limits, read_header
+from ..encodings import Codes, find_codes
+from ..errors import FormatError, SourceError, UnsafeError
+from ..formats import FileHeader, Header, limits, read_header, shards_of
 from ..notebook import InNotebooks
-from ..sources import File, Source, open_source
+from ..sources import File, Folder, MemoryFile, Source, open_source
 from ..tensors import Storage, TensorInfo, alias_groups
 from ..text import count, escape, listing
 from .carry import NO_NAMES, Entry, entries_to_carry, names_to
 from .extras import Extra, entries_beside, extras_of
+from .quantisation import folder_around, folder_of_model, in_other_shards, quantisation_settings, settings_in
 from .roots import Root, find_root
 from .wrappers import Unwrapping, unwrap, unwrap_as
 
 if TYPE_CHECKING:
     import torch
 
+    from .given import CheckpointLike
+
 __all__ = ["Checkpoint", "checkpoint_of", "open_checkpoint"]
+
+
+_WORKED_OUT = ("codes", "extras", "metadata", "ties")
+"""What is worked out when it is asked for, and is another for other tensors."""
 
 
 class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
@@ -31,16 +39,29 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     ``path`` is what the user wrote; ``root`` where the state dict hangs; ``passed`` the other state dicts;
     ``stripped`` the wrappers taken off the keys; ``extras`` what else is in the file; ``recipe`` the text that
-    ckptsurgeon left in it, if it made it; ``checked`` the storages whose checksum was seen to be right.
+    ckptsurgeon left in it, if it made it; ``checked`` the storages whose checksum was seen to be right; ``folder`` the
+    folder of the model whose weights it is, None for a file of any other name; ``around`` the folder that it lies in,
+    whatever its name.
     """
 
     def __init__(
-        self, path: str, header: Header, root: Root, passed: Sequence[Root], *, unwrapped: bool = False
+        self,
+        path: str,
+        header: Header,
+        root: Root,
+        passed: Sequence[Root],
+        *,
+        unwrapped: bool = False,
+        folder: Folder | None = None,
+        around: Folder | None = None,
     ) -> None:
         self.path = path
         self.header = header
+        self.folder = folder
+        self.around = around
         self.root = root.path
         self.passed = tuple(other.path for other in passed)
+        self._is_lent = False
         self._tensors = _tensors_of(root)
         _check_keys(path, self._tensors)
         self._entries = root.entries
@@ -67,7 +88,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return self._shown.items()
 
     def __repr__(self) -> str:
-        return f"<Checkpoint {self.path} {self.format}, {count(len(self), 'tensor')}>"
+        return f"<Checkpoint {escape(self.path)} {self.format}, {count(len(self), 'tensor')}>"
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -79,6 +100,16 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def format(self) -> str:
         """The name of the format on disk."""
         return self.header.format
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether its tensors are in memory, and in no file."""
+        return any(isinstance(file, MemoryFile) for file in self.header.handles.values())
+
+    @property
+    def closed(self) -> bool:
+        """Whether its values can no longer be read."""
+        return any(file.closed for file in self.header.handles.values())
 
     @property
     def files(self) -> tuple[FileHeader, ...]:
@@ -104,6 +135,9 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def notes(self) -> tuple[str, ...]:
         """What was decided on the way that a user may want to know."""
         notes = [*self.header.notes]
+        shard = next((file.name for name, file in self.header.handles.items() if not name), "")
+        if number := shards_of(shard):
+            notes.append(f"{escape(shard)} is one of {number} shards: the tensors of the others are not read")
         lacking = self._view.lacking
         if lacking:
             notes.append(
@@ -140,6 +174,22 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         """Every key that shares its bytes with an earlier key, and that key."""
         return alias_groups(self)
 
+    @cached_property
+    def codes(self) -> Codes:
+        """The quantised tensors: what is stored of each, and what its codes stand for."""
+        return find_codes(self, lambda: self.quantisation, lambda: self.elsewhere)
+
+    @cached_property
+    def elsewhere(self) -> Sequence[str]:
+        """The keys that an index beside it has in other files, if it is one shard; empty if it is not a shard."""
+        files = [*self.header.handles.values()]
+        return in_other_shards(files[0].name, self.around) if len(files) == 1 else ()
+
+    @cached_property
+    def quantisation(self) -> Mapping[str, Any]:
+        """What its own metadata, or else its folder, say of quantisation: a ``quantization_config``, or nothing."""
+        return settings_in(self.metadata) or quantisation_settings(self.around)
+
     def file(self, info: TensorInfo) -> File:
         """Return the open file in which a tensor lies; raises FormatError when nothing of it is stored."""
         if info.storage is None:
@@ -165,7 +215,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         Wrappers that the keys of ``destination`` have too stay. ``stripped`` repeats what was done before.
         """
         other = object.__new__(Checkpoint)
-        other.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("extras", "ties", "metadata")})
+        other.__dict__.update({name: value for name, value in self.__dict__.items() if name not in _WORKED_OUT})
         other._show(unwrap(self._tensors, destination) if stripped is None else unwrap_as(self._tensors, stripped))
         return other
 
@@ -181,9 +231,23 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         """Return the key as it stands in the file."""
         return self._view.stored[key]
 
+    def lent(self, root: str | None = None, *, unwrap: bool = True) -> Checkpoint:
+        """Return the same file for somebody else, who cannot close it; ``root`` is another state dict of it.
+
+        Raises SourceError when it is closed.
+        """
+        if self.closed:
+            raise SourceError(f"{escape(self.path)} is closed.", hint="Open it again, and close it afterwards.")
+        if root is not None:
+            other = _of_header(self.path, self.header, root, unwrap=unwrap, folder=self.folder, around=self.around)
+        else:
+            other = self.unwrapped(stripped=None if unwrap else ())
+        other._is_lent = True
+        return other
+
     def close(self) -> None:
-        """Close the files; headers stay, values can no longer be read."""
-        for file in self.header.handles.values():
+        """Close the files; headers stay, values can no longer be read. One that was lent stays open."""
+        for file in () if self._is_lent else self.header.handles.values():
             file.close()
 
 
@@ -196,9 +260,9 @@ def _metadata_kept(recipe: str | None) -> dict[str, str]:
         return {}
 
 
-def _tensors_of(root: Root) -> dict[str, TensorInfo]:
+def _tensors_of(root: Root) -> Mapping[str, TensorInfo]:
     if root.tensors == len(root.entries) and set(map(type, root.entries)) <= {str}:
-        return dict(root.entries)  # the usual case, a fifth of the time
+        return root.entries  # the usual case
     return {key: info for key, info in root.entries.items() if isinstance(key, str) and isinstance(info, TensorInfo)}
 
 
@@ -224,15 +288,24 @@ def _check_keys(path: str, keys: Collection[str]) -> None:
             )
 
 
-def open_checkpoint(path: str | os.PathLike[str], root: str | None = None, *, unwrap: bool = True) -> Checkpoint:
+def open_checkpoint(
+    path: CheckpointLike, root: str | None = None, *, unwrap: bool = True, called: str = ""
+) -> Checkpoint:
     """Open a checkpoint by its header: any format, nothing imported or run, no tensor read.
 
-    ``root`` is the dotted path of the state dict inside the file, found when not given. With ``unwrap`` the keys
-    are shown as ``inspect`` shows them, wrappers such as ``module.`` off.
+    ``path`` may be a dict of tensors (torch's or numpy's, nested as in a file) or a module, too: they stay where they
+    are, and are read when they are asked for. Of a checkpoint that is open it is the same file, which closing what is
+    returned leaves open. ``root`` is the dotted path of the state dict inside the file, found when not given. With
+    ``unwrap`` the keys are shown as ``inspect`` shows them, wrappers such as ``module.`` off. Errors call tensors in
+    memory ``called``, if there are several ("model 2").
 
-    Raises SourceError when the file is missing, FormatError or UnsafeError when it is no sound checkpoint,
-    ConfigError when it holds several state dicts and none is obvious.
+    Raises SourceError when the file is missing or the checkpoint is closed, FormatError or UnsafeError when it is no
+    sound checkpoint, ConfigError when it holds several state dicts and none is obvious.
     """
+    if isinstance(path, Checkpoint):
+        return path.lent(root, unwrap=unwrap)
+    if not isinstance(path, (str, os.PathLike)):
+        return _in_memory(path, root, unwrap=unwrap, called=called)
     uri = os.fspath(path)
     source = open_source(uri)
     return checkpoint_of(source, source.uri if "://" in uri else uri, root, unwrap=unwrap)
@@ -240,6 +313,29 @@ def open_checkpoint(path: str | os.PathLike[str], root: str | None = None, *, un
 
 def checkpoint_of(source: Source, uri: str, root: str | None = None, *, unwrap: bool = True) -> Checkpoint:
     """Return what an open file or folder holds, which messages call ``uri``; raises as ``open_checkpoint``."""
-    header = read_header(source)
-    found, passed = find_root(header.tree, root, uri)
-    return Checkpoint(uri, header, found, passed, unwrapped=unwrap)
+    folder, around = folder_of_model(source), folder_around(source)
+    return _of_header(uri, read_header(source), root, unwrap=unwrap, folder=folder, around=around)
+
+
+def _in_memory(given: object, root: str | None, *, unwrap: bool, called: str) -> Checkpoint:
+    from .given import check_given, path_of
+    from .in_memory import header_in_memory
+
+    check_given(given)
+    name = path_of(given)
+    said = f"{called}, a {name.strip('<>')}," if called else name
+    return _of_header(name, header_in_memory(given, said), root, unwrap=unwrap, called=said)
+
+
+def _of_header(
+    uri: str,
+    header: Header,
+    root: str | None,
+    *,
+    unwrap: bool,
+    folder: Folder | None = None,
+    around: Folder | None = None,
+    called: str = "",
+) -> Checkpoint:
+    found, passed = find_root(header.tree, root, called or uri)
+    return Checkpoint(uri, header, found, passed, unwrapped=unwrap, folder=folder, around=around)

@@ -14,6 +14,7 @@ from ..formats import ARRAY, META, QUANTISED, SPARSE, Array, Name
 from ..tensors import TensorInfo
 from ..text import escape
 from .checked_bytes import checked_bytes
+from .torch_tensors import Held
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -37,6 +38,8 @@ def materialise(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Ten
 def _materialised(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Tensor:
     if info.made is not None:
         return _made(checkpoint, key, info)
+    if info.parts and isinstance(info.parts[0], Held):
+        return info.parts[0].tensor.detach().clone()
     rebuild = _OPAQUE.get(info.opaque)
     if rebuild is not None:
         return rebuild(checkpoint, info)

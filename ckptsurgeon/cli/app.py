@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -28,14 +28,16 @@ ORDER = (
 )  # fmt: skip
 GROUPS = {"lora": "Low-rank adapters: merge them into their base, or extract one from what was tuned."}
 GLOBAL = ("--json", "-q", "--quiet", "-v", "--verbose")
+TIMEOUT = "--timeout"
 SIGPIPE = 141
 
 
 def run(args: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     as_json = "--json" in args
-    with _few_collections(), guarded_streams():
+    with _few_collections(), guarded_streams(), ExitStack() as stack:
         try:
+            args = _limited(args, stack)
             code = _invoke(_verb_first(args), as_json)
             sys.stdout.flush()
         except ReaderGoneError:
@@ -49,7 +51,7 @@ def run(args: Sequence[str]) -> int:
 def _few_collections() -> Iterator[None]:
     """Collect garbage seldom: two headers of 92,000 tensors are a million small objects, that live until the end."""
     thresholds = gc.get_threshold()
-    gc.set_threshold(2_000_000, 50, 50)
+    gc.set_threshold(10_000_000, 50, 50)
     try:
         yield
     finally:
@@ -58,7 +60,7 @@ def _few_collections() -> Iterator[None]:
 
 def _invoke(args: list[str], as_json: bool) -> int:
     """Parse and run. Not by the parser's own ``main``, which has exit codes of its own."""
-    args = _with_shells(args)
+    args = _with_waits(_with_shells(args))
     command = typer.main.get_command(application(as_json=as_json))
     if not args:
         with command.make_context("ckpt", [], resilient_parsing=True) as context:
@@ -92,6 +94,12 @@ def application(*, as_json: bool) -> typer.Typer:
         json: Annotated[bool, typer.Option("--json", hidden=True)] = False,
         quiet: Annotated[bool, typer.Option("-q", "--quiet", hidden=True)] = False,
         verbose: Annotated[bool, typer.Option("-v", "--verbose", hidden=True)] = False,
+        timeout: Annotated[
+            float | None,  # which was taken out before
+            typer.Option(
+                TIMEOUT, metavar="SECONDS", help="Give up a server after so long without progress, 60 if unsaid."
+            ),
+        ] = None,
     ) -> None:
         pass
 
@@ -123,6 +131,28 @@ def _verbs() -> list[Any]:
     return [found[name] for name in names]
 
 
+def _limited(args: Sequence[str], stack: ExitStack) -> list[str]:
+    """Take ``--timeout`` out of a command line, wherever it stands, and let it hold; the last one counts."""
+    end = args.index("--") if "--" in args else len(args)
+    kept: list[str] = []
+    at = 0
+    while at < len(args):
+        name, between, value = args[at].partition("=")
+        if at >= end or name != TIMEOUT:
+            kept.append(args[at])
+        else:
+            at += not between
+            stack.enter_context(_allowing(value if between else "".join(args[at : at + 1])))
+        at += 1
+    return kept
+
+
+def _allowing(seconds: str) -> AbstractContextManager[None]:
+    from ..api.network import allowing
+
+    return allowing(seconds)
+
+
 def _verb_first(args: Sequence[str]) -> list[str]:
     """Let global options stand before the verb as well as behind it: ``ckpt --json inspect x``."""
     head = 0
@@ -132,6 +162,25 @@ def _verb_first(args: Sequence[str]) -> list[str]:
         return list(args)
     words = 2 if args[head] in GROUPS and not "".join(args[head + 1 : head + 2]).startswith("-") else 1
     return [*args[head : head + words], *args[:head], *args[head + words :]]
+
+
+def _with_waits(args: Sequence[str]) -> list[str]:
+    """Let --wait that says no seconds be as long as it takes; what follows it may be an argument."""
+    found: list[str] = []
+    for number, arg in enumerate(args):
+        if arg == "--":
+            return [*found, *args[number:]]
+        following = args[number + 1] if number + 1 < len(args) else ""
+        found.append("--wait=inf" if arg == "--wait" and not _is_number(following) else arg)
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _with_shells(args: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
     if other is not None:
         raise ConfigError(
             f"--ignore-mismatch and --on-mismatch {other} contradict each other.",
-            hint="Keep one, or scope the other, as in --on-mismatch ctc=pad.",
+            hint="Keep one, or scope the other, as in --on-mismatch ctc=init.",
         )
     return [*(["init"] if ignore else []), *on_mismatch]
 

@@ -17,6 +17,7 @@ __all__ = ["failed"]
 BUG = 70
 LONGEST = 1200
 """Characters of a message, and of a hint, that people are shown; with --json there are all of them."""
+RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
 _NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 """What the loader of shared libraries says where they find no room."""
 
@@ -35,6 +36,8 @@ def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:
 def _known(error: Exception) -> CheckpointError | None:
     if isinstance(error, CheckpointError):
         return error
+    if isinstance(error, (OSError, ImportError)) and _is_out_of_descriptors():
+        return SourceError("too many files are open for this process.", hint="Allow it more: ulimit -n.")
     if _is_for_memory(error):
         return SourceError("there is not enough memory.")
     if isinstance(error, OSError):
@@ -57,6 +60,15 @@ def _is_for_memory(error: BaseException | None) -> bool:
         or (isinstance(error, ImportError) and any(why in text for why in _NO_MEMORY))
         or _is_for_memory(error.__cause__ or error.__context__)
     )
+
+
+def _is_out_of_descriptors() -> bool:
+    """Whether no file can be opened: then imports fail, too, each in its own words."""
+    try:
+        os.close(os.dup(2))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return False
 
 
 def _has_folder() -> bool:
@@ -85,18 +97,9 @@ def _bug(error: Exception) -> CheckpointError:
 
 
 def _report(error: CheckpointError, code: int, as_json: bool) -> None:
-    if as_json:
-        sys.stderr.write(_as_json(error, code) + "\n")
-        return
-    try:
-        from .sink import print_to
-
-        print_to(sys.stderr, _as_text(error), wrapped=False)
-    except (MemoryError, ImportError, SystemError, OSError) as trouble:  # what colours it may find no memory either
-        if isinstance(trouble, OSError) and trouble.errno != errno.ENOMEM:
-            raise
-        said = [escape(part, LONGEST) for part in (error.message, error.hint) if part]
-        sys.stderr.write(f"error: {' '.join(said)}\n")
+    """Write an error, with no import and no file to open: there may be no memory and no descriptor for one."""
+    sys.stderr.write((_as_json(error, code) if as_json else _as_text(error)) + "\n")
+    sys.stderr.flush()
 
 
 def _as_json(error: CheckpointError, code: int) -> str:
@@ -114,12 +117,15 @@ def _as_json(error: CheckpointError, code: int) -> str:
     return json.dumps(data, ensure_ascii=True)
 
 
-def _as_text(error: CheckpointError) -> object:
+def _as_text(error: CheckpointError) -> str:
     """Return an error for people: what it repeats of arguments and files may be anything, and of any length."""
-    from rich.text import Text
+    said = [escape(part, LONGEST) for part in (error.message, error.hint) if part]
+    return f"{RED}error:{PLAIN} {' '.join(said)}" if _is_coloured() else f"error: {' '.join(said)}"
 
-    line = Text("error: ", style="bold red")
-    line.append(escape(error.message, LONGEST), style="default not bold")
-    if error.hint:
-        line.append(f" {escape(error.hint, LONGEST)}", style="default not bold")
-    return line
+
+def _is_coloured() -> bool:
+    """Whether errors are coloured, as rich does it: on a terminal that can, unless NO_COLOR or FORCE_COLOR is set."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    able = sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    return able or bool(os.environ.get("FORCE_COLOR"))

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "DryRun", "Force", "Json", "KeepExtras", "MaxShard", "Memory", "Operations", "Output", "OutputUnlessDry", "Quiet",
-    "Root", "Ruleset", "To", "Unwrap", "Verbose",
+    "DryRun", "Force", "Json", "KeepExtras", "Key", "MaxShard", "Memory", "Operations", "Output", "OutputUnlessDry",
+    "Quiet", "Root", "Ruleset", "RunCode", "To", "Unwrap", "Verbose", "Wait",
 ]  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors are JSON on stderr.")]
@@ -28,19 +28,39 @@ To = Annotated[
 ]
 MaxShard = Annotated[
     str | None,
-    typer.Option("--max-shard-size", metavar="SIZE", help="Write a folder of shards of this size, as in 5GB."),
+    typer.Option("--max-shard-size", metavar="SIZE", help="Write a folder of shards of this size, as in 5GB or 200MB."),
 ]
 Memory = Annotated[
     str | None,
     typer.Option("--memory", metavar="SIZE", help="The most that computing may take, as in 512MB; 1GiB."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists. An input is never replaced.")]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        help="Sign every file of the output with this private key (Ed25519): OUT.sig, of a folder OUT/model.sig.",
+    ),
+]
+Wait = Annotated[
+    float | None,
+    typer.Option(
+        "--wait",
+        metavar="[SECONDS]",
+        help="Wait for another run that writes the same output; else that is an error.",
+    ),
+]
 OutputUnlessDry = Annotated[
     str | None, typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to write; needed unless -n.")
 ]
 DryRun = Annotated[
     bool,
     typer.Option("-n", "--dry-run", help="Show the plan and write nothing; with --json, print it for ckpt apply."),
+]
+RunCode = Annotated[
+    bool,
+    typer.Option("--run-code", help="With -n: run the code that a recipe names (plugin, _target_) to plan with it."),
 ]
 Ruleset = Annotated[
     list[str] | None,

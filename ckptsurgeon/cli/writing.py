@@ -26,6 +26,8 @@ class Writing:
     max_shard_size: str | None
     force: bool
     dry_run: bool
+    wait: float | None = None
+    key: str | None = None
 
     def check(self) -> None:
         """Raise ConfigError for an output that cannot be, before anything is opened."""
@@ -48,24 +50,37 @@ class Writing:
         from .. import api
 
         if self.dry_run:
-            if self.output is not None:
-                api.check_output(self.output, to=self.to, max_shard_size=self.max_shard_size, plan=plan)
+            if self.output is not None or self.to or self.max_shard_size:
+                output = "output/" if self.output is None else self.output
+                api.check_output(output, to=self.to, max_shard_size=self.max_shard_size, plan=plan)
             if not self.sink.answer(plan):
-                show_plan(self.sink, plan)
+                self._show(plan)
             return
         assert self.output is not None  # by check
         with self.sink.working("writing", self.output) as progress:
             receipt = api.apply(
-                plan, self.output, to=self.to, max_shard_size=self.max_shard_size, force=self.force, progress=progress
+                plan,
+                self.output,
+                to=self.to,
+                max_shard_size=self.max_shard_size,
+                force=self.force,
+                wait=self.wait,
+                key=self.key,
+                progress=progress,
             )
         if self.sink.answer(receipt):
             return
         from ..render.receipt import receipt_view
 
-        show_plan(self.sink, plan)
+        self._show(plan)
         self.sink.show(
             receipt_view(receipt, next_steps=[f"ckpt verify {quoted(self.output)}"], every=self.sink.verbose)
         )
+
+    def _show(self, plan: Plan) -> None:
+        from .. import api
+
+        show_plan(self.sink, plan, api.notes_of(plan, self.output, to=self.to, max_shard_size=self.max_shard_size))
 
 
 def show_explained(sink: Sink, plan: Plan, keys: Sequence[str]) -> None:
@@ -81,13 +96,13 @@ def show_explained(sink: Sink, plan: Plan, keys: Sequence[str]) -> None:
     print_to(sys.stdout, explained_view(found, every=sink.verbose))
 
 
-def show_plan(sink: Sink, plan: Plan) -> None:
-    """Show a plan: its notes, with -v every step, and the table."""
+def show_plan(sink: Sink, plan: Plan, notes: Sequence[str]) -> None:
+    """Show a plan: what there is to say of it, with -v every step, and the table."""
     from ..render.plan import plan_lines, plan_view
 
     if sink.quiet:
         return
-    sink.notes(plan.notes)
+    sink.notes(notes)
     if sink.verbose:
         sink.lines([*plan_lines(plan), ""])
     sink.show(plan_view(plan))

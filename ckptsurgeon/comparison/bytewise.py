@@ -82,10 +82,10 @@ def _same_place(first: Checkpoint, second: Checkpoint, key: str) -> bool:
     a, b = first[key], second[key]
     if a.dtype != b.dtype or not (a.is_plain and b.is_plain):
         return False
-    fds = first.file(a).fileno(), second.file(b).fileno()
-    if None in fds or _start(a) != _start(b):
+    if _start(a) != _start(b):
         return False
-    return os.path.sameopenfile(*fds)  # type: ignore[arg-type]
+    with first.file(a).descriptor() as here, second.file(b).descriptor() as there:
+        return here is not None and there is not None and os.path.sameopenfile(here, there)
 
 
 def _start(info: TensorInfo) -> int:

@@ -7,14 +7,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..checkpoint import Checkpoint
+from ..keys import chosen_keys
 from ..notebook import InNotebooks
 from ..tensors import TensorInfo
-from ..text import natural_key
+from ..text import escape, natural_key
 from .outline import Outline, outline_of
 
 __all__ = ["Difference", "Numbers", "Pair", "Tolerance", "compare", "compare_outlines"]
 
 Progress = Callable[[int, int], None]
+Given = Iterable[str] | None
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,18 @@ class Numbers:
 class Pair:
     """A tensor that both have, with what is different.
 
-    ``numbers`` is set where its values were read and differ in a byte, unless its type is packed and has no figures.
+    ``numbers`` is set where its values were read and differ in a byte, unless its type is packed and has no figures,
+    or they are the codes of a quantised tensor: then ``codes`` says of which method.
     """
 
     key: str
     first: TensorInfo
     second: TensorInfo
     numbers: Numbers | None = None
+    codes: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Difference(InNotebooks):
     """Two checkpoints held against each other.
 
@@ -65,7 +69,7 @@ class Difference(InNotebooks):
     byte where ``values`` is set, in dtype and shape where it is not. ``renamed`` maps keys of the first to keys of
     the second that hold the same bytes, and ``rules`` are the ``--map`` rules that rename them, once the first's
     wrappers are off where ``unwrap`` is set. ``same`` are the keys of what is identical, ``not_compared`` those whose
-    values cannot be read (sparse, quantised), with why.
+    values cannot be read (sparse, quantised), with why. ``left_out`` counts the keys that nobody asked to compare.
     """
 
     first: str
@@ -84,6 +88,13 @@ class Difference(InNotebooks):
     not_compared: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     same: tuple[str, ...] = ()
+    left_out: int = 0
+
+    def __repr__(self) -> str:
+        names = ("removed", "added", "reshaped", "retyped", "changed", "close", "renamed", "not_compared")
+        found = [f"{len(getattr(self, name))} {name.replace('_', ' ')}" for name in names if getattr(self, name)]
+        both = f"{escape(self.first)} and {escape(self.second)}"
+        return f"<Difference of {both}: {', '.join([*found, f'{self.identical} identical'])}>"
 
     @property
     def differs(self) -> bool:
@@ -114,17 +125,29 @@ class Difference(InNotebooks):
             "rules": list(self.rules),
             "unwrap": self.unwrap,
             "identical": self.identical,
+            "left_out": self.left_out,
             "not_compared": [{"key": key, "why": why} for key, why in self.not_compared.items()],
             "notes": list(self.notes),
         }
 
 
 def _numbers(pair: Pair) -> dict[str, Any]:
+    if pair.codes:
+        return {"codes": pair.codes}
     return asdict(pair.numbers) if pair.numbers is not None else {}
 
 
-def compare_outlines(first: Outline, second: Outline, *, values: bool = False) -> Difference:
-    """Compare two checkpoints by their headers; ``values`` says that their values are compared next."""
+def compare_outlines(
+    first: Outline, second: Outline, *, values: bool = False, include: Given = (), exclude: Given = ()
+) -> Difference:
+    """Compare two checkpoints by their headers; ``values`` says that their values are compared next.
+
+    ``include`` and ``exclude`` say of which keys of either. Raises PatternError for a pattern that matches none.
+    """
+    every = dict.fromkeys((*first.tensors, *second.tensors))
+    chosen = chosen_keys(list(every), include, exclude, whose="checkpoint")
+    if len(chosen.keys) < len(every):
+        first, second = first.only(frozenset(chosen.keys)), second.only(frozenset(chosen.keys))
     here, there = first.tensors, second.tensors
     removed, same = list[str](), list[str]()
     reshaped, retyped = list[Pair](), list[Pair]()
@@ -141,7 +164,8 @@ def compare_outlines(first: Outline, second: Outline, *, values: bool = False) -
     added = [key for key in there if key not in here]
     return Difference(
         first.path, second.path, values, _sorted(added), _sorted(removed), tuple(reshaped), tuple(retyped),
-        identical=len(same), notes=(*first.notes, *second.notes), same=tuple(same),
+        identical=len(same), notes=(*first.notes, *second.notes, *chosen.notes), same=tuple(same),
+        left_out=len(every) - len(chosen.keys),
     )  # fmt: skip
 
 
@@ -152,15 +176,19 @@ def compare(
     values: bool = False,
     tolerance: Tolerance | None = None,
     renames: bool = False,
+    include: Given = (),
+    exclude: Given = (),
     progress: Progress | None = None,
 ) -> Difference:
-    """Compare two open checkpoints.
+    """Compare two open checkpoints, or those of their tensors that patterns choose.
 
     From headers only, unless ``values`` asks for every byte of what both have, ``renames`` for those of what only one
     has and the other could. Bytes that both files share are not read. Raises SourceError where a file cannot be read,
     FormatError where a record that is read was stored with a CRC-32 and fails it; safetensors stores none.
+    PatternError for a pattern that matches nothing.
     """
-    found = compare_outlines(outline_of(first), outline_of(second), values=values)
+    outlines = outline_of(first), outline_of(second)
+    found = compare_outlines(*outlines, values=values, include=include, exclude=exclude)
     if values:
         from .values import with_values
 

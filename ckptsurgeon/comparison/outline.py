@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..checkpoint import Checkpoint
@@ -23,6 +23,10 @@ class Outline:
     def to_plain(self) -> Any:
         """Return plain data of which ``outline_from_plain`` makes it again, without where tensors lie."""
         return self.path, [(key, info.dtype, info.shape) for key, info in self.tensors.items()], self.notes
+
+    def only(self, keys: Collection[str]) -> Outline:
+        """Return the outline of those tensors alone that are among ``keys``."""
+        return replace(self, tensors={key: info for key, info in self.tensors.items() if key in keys})
 
 
 def outline_of(checkpoint: Checkpoint) -> Outline:

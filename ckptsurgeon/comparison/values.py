@@ -32,7 +32,9 @@ def with_values(
     not_compared = dict[str, str]()
     for key in keys:
         pair, within = Pair(key, first[key], second[key]), False
-        if key in unequal:
+        if key in unequal and (method := _codes(first, second, key)):
+            pair = replace(pair, codes=method)
+        elif key in unequal:
             numbers, within = measure(pair, first, second, tolerance)
             pair = replace(pair, numbers=numbers)
         if pair.first.dtype != pair.second.dtype:
@@ -54,6 +56,12 @@ def with_values(
         same=tuple(same),
         not_compared=not_compared,
     )
+
+
+def _codes(first: Checkpoint, second: Checkpoint, key: str) -> str:
+    """Return the method by which a tensor is codes in either checkpoint, "" if its values are numbers in both."""
+    found = (one.codes for one in (first, second) if not one.codes.has_numbers(key, one[key]))
+    return next((codes.by_key[key].method for codes in found), "")
 
 
 def _opaque(first: Checkpoint, second: Checkpoint, key: str) -> str:

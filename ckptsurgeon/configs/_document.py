@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
+from ..files import read_file, read_text
 from ..jsontext import read_json
+from ..neighbours import did_you_mean
 from ..text import brief_repr, escape
+from ..vocabulary import NewVocabulary
 from ..yamltext import read_yaml
 
 __all__ = ["RELATIVE_TO", "Document", "check_fields", "read_document"]
 
-MAX_BYTES = 256 << 20
+MAX_BYTES = 64 << 20
 RELATIVE_TO = "relative_to"
 
 
@@ -25,6 +28,8 @@ class Document:
 
     ``content`` is None where our reader cannot read it (a toolkit's own tags), and ``fault`` says why. ``model`` is our
     model section, empty where there is none. ``read`` gathers the files that it names and that were read.
+    ``ran`` gathers the code that it names, as it is imported and called. ``vocabulary`` is the one that the model is to
+    have in place of its own, if it is.
     """
 
     path: str
@@ -33,6 +38,8 @@ class Document:
     model: Mapping[str, Any]
     fault: ConfigError | None = None
     read: list[str] = field(default_factory=list)
+    ran: list[str] = field(default_factory=list)
+    vocabulary: NewVocabulary | None = None
 
     @property
     def name(self) -> str:
@@ -60,11 +67,10 @@ class Document:
             raise self.fail(f"{what} is {brief_repr(path)}, not a file name.")
         full = self.resolve(path)
         try:
-            with open(full, encoding="utf-8", newline="") as file:
-                text = file.read()
+            text = read_file(full).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-            raise self.fail(f"{what} {escape(full)} cannot be read: {why}.") from error
+            raise self.fail(f"{what} {escape(full)} cannot be read: {why}.", did_you_mean(full)) from error
         self.read.append(full)
         return text
 
@@ -75,14 +81,12 @@ def read_document(path: str, what: str = "destination") -> Document:
     ``what`` says what it is to whoever named it.
     """
     try:
-        if os.path.getsize(path) > MAX_BYTES:
-            raise ConfigError(f"{escape(path)} is too large for a configuration.")
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        text = read_text(path, MAX_BYTES)
     except UnicodeDecodeError:
-        raise ConfigError(f"{escape(path)} is not a configuration: it is no UTF-8.") from None
+        raise ConfigError(f"{escape(path)} is not a configuration: it is not UTF-8.") from None
     except OSError as error:
-        raise ConfigError(f"the {what} {escape(path)} cannot be read: {error.strerror}.") from error
+        said = f"the {what} {escape(path)} cannot be read: {error.strerror}."
+        raise ConfigError(said, hint=did_you_mean(path)) from error
     content, fault = None, None
     try:
         content = _json(text, path) if path.lower().endswith(".json") else read_yaml(text, os.path.basename(path))

@@ -12,8 +12,11 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..jsontext import read_json
+from ..sources import leads_out
+from ..target import Companion
 from ..text import brief_repr, escape
 from ._document import Document
+from ._hf_changed import files_of
 from ._hf_overrides import FETCHING, check_overrides, merged_fields
 
 __all__ = ["Described", "describe", "library"]
@@ -25,11 +28,11 @@ _OWN = ("transformers", "architecture")
 
 @dataclass(frozen=True)
 class Described:
-    """What a document describes: the class of the model, its configuration, the folder its files lie in."""
+    """What a document describes: the class of the model, its configuration, the files that go beside its weights."""
 
     model_class: Any
     config: Any
-    folder: str
+    files: tuple[Companion, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -72,7 +75,8 @@ def describe(document: Document, package: Any) -> Described:
         why = " ".join(str(error).split())
         raise document.fail(f"{config_class.__name__} refuses {where}: {escape(why, 400)}.") from error
     config.architectures = [name]
-    return Described(model_class, config, folder, notes)
+    files, said = files_of(document, config, config_class, fields, folder)
+    return Described(model_class, config, files, (*notes, *said))
 
 
 def _fields(document: Document) -> tuple[dict[str, Any], str, str]:
@@ -82,6 +86,10 @@ def _fields(document: Document) -> tuple[dict[str, Any], str, str]:
     named = document.model["transformers"]
     if isinstance(named, str) and os.path.isdir(document.resolve(named)):
         named = os.path.join(named, "config.json")
+        if leads_out(document.resolve(named)):
+            raise document.fail(
+                f"{escape(named)} is a link out of its folder, which is not followed.", "Name the file itself."
+            )
     text = document.text_file(named, "transformers")
     try:
         fields = read_json(text)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..target import Recognise, Recognised
 from ..tensors import TensorInfo
-from ..text import count, escape, listing
+from ..text import count, escape, grouped, listing
 from ._hf_group import Group, Unknown, opened
 from ._hf_operations import rows_of
 
@@ -139,8 +139,7 @@ class Names:
             tensors = count(len(made.keys), "tensor")
             yield f"{tensors} made of older ones as {self.by} does for {self.model} ({verbs}): {shown}"
         if unknown:
-            why = next(iter(unknown.values()))
-            yield f"not converted, as {why}: {listing(list(unknown), 3, where='')}"
+            yield f"not converted: {grouped(unknown.items(), where='')}"
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import io
+import pydoc
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,9 +23,13 @@ from ._document import Document
 from ._hyperparams_tree import needed_by, nodes, tag_of, tagged
 from ._named_code import imported
 
-__all__ = ["Hyperparams", "has_hyperparams_tags", "read_hyperparams", "restored", "said_by", "toolkit"]
+__all__ = [
+    "Hyperparams", "calls_kept", "code_in", "has_hyperparams_tags", "read_hyperparams", "restored", "said_by",
+    "toolkit",
+]  # fmt: skip
 
 _TAG = re.compile(r"(?:^|[\s\[{,])!(?:new:|name:|apply:|applyref:|module:|include:|ref\b|copy\b|tuple\b|PLACEHOLDER\b)")
+_CODE = re.compile(r"!(?:new|name|apply|applyref|module|include):[^\s,\]}]*")
 _RUNS = ("!new", "!name", "!apply", "!applyref", "!module")
 _PLACEHOLDER = "!PLACEHOLDER"
 
@@ -41,7 +46,22 @@ class Hyperparams:
 
 def has_hyperparams_tags(text: str) -> bool:
     """Whether a text has tags of hyperpyyaml, outside comments."""
-    return any(_TAG.search(line) for line in text.splitlines() if not line.lstrip().startswith("#"))
+    begin = 0
+    while found := _TAG.search(text, begin):
+        begin = max(begin, text.rfind("\n", begin, found.end()) + 1)
+        if not text[begin : found.end()].lstrip().startswith("#"):
+            return True
+        if (begin := text.find("\n", found.end())) < 0:
+            return False
+    return False
+
+
+def code_in(document: Document) -> tuple[str, ...]:
+    """Return every tag that has something imported, called or included, as the text has it; hyperpyyaml itself else.
+
+    What is read here is no YAML yet: a comment is taken for code rather than code for a comment.
+    """
+    return tuple(escape(tag) for tag in _CODE.findall(document.text)) or ("hyperpyyaml",)
 
 
 def read_hyperparams(document: Document, entry: str, overrides: Mapping[str, Any]) -> Hyperparams:
@@ -103,6 +123,23 @@ def restored() -> Iterator[None]:
     finally:
         for maker, before in zip(makers, defaults, strict=True):
             maker.construct_object.__defaults__ = before
+
+
+@contextmanager
+def calls_kept(hyperpyyaml: Any, ran: list[str]) -> Iterator[None]:
+    """Add to ``ran`` what hyperpyyaml calls, in its order: it looks each name up by ``pydoc`` and then calls it."""
+
+    class Kept:
+        @staticmethod
+        def locate(name: str) -> Any:
+            ran.append(escape(name))
+            return pydoc.locate(name)
+
+    before, hyperpyyaml.pydoc = hyperpyyaml.pydoc, Kept
+    try:
+        yield
+    finally:
+        hyperpyyaml.pydoc = before
 
 
 @contextmanager

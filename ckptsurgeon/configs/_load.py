@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from ..errors import ConfigError, FormatError
+from ..checkpoint import CheckpointLike
+from ..errors import CheckpointError, ConfigError, FormatError
 from ..registry import discover
 from ..target import TargetSpec
-from ..text import escape
+from ..text import escape, listing
+from ..vocabulary import NewVocabulary
 from ._document import Document, read_document
 from .checkpoint import checkpoint_target
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["adopt", "is_configuration", "load_target", "module_destination"]
+__all__ = ["adopt", "code_named", "is_configuration", "load_target", "module_destination", "target_with"]
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -31,6 +34,10 @@ class _Kind(Protocol):
 
     def load(self, document: Document) -> TargetSpec: ...
 
+    def code(self, document: Document) -> Sequence[str]:
+        """Return what loading it would run that it names, as it is read; nothing is imported."""
+        ...
+
 
 class _Toolkit(Protocol):
     """A toolkit's own configuration: one file of this folder, as ``TOOLKIT``; asked where none is ours."""
@@ -38,6 +45,8 @@ class _Toolkit(Protocol):
     def recognises(self, document: Document) -> bool: ...
 
     def load(self, document: Document) -> TargetSpec: ...
+
+    def code(self, document: Document) -> Sequence[str]: ...
 
 
 @runtime_checkable
@@ -57,20 +66,56 @@ def is_configuration(path: str) -> bool:
     return low.endswith(_SUFFIXES) and not low.endswith(".index.json") and not os.path.isdir(path)
 
 
-def load_target(path: str | os.PathLike[str]) -> TargetSpec:
+def load_target(path: CheckpointLike) -> TargetSpec:
     """Return the destination that a configuration or checkpoint describes: keys, shapes, dtypes, ties, initial values.
 
-    A configuration that names code (``_target_``) imports and runs it, and says so in ``ran``. Raises ConfigError
-    where the configuration is wrong or a package it needs is missing, and what ``open_checkpoint`` raises for a
-    checkpoint.
+    A configuration that names code (``_target_``) imports and runs it, and says so in ``ran``; so does an error that
+    ends it. Raises ConfigError where the configuration is wrong or a package it needs is missing, and what
+    ``open_checkpoint`` raises for a checkpoint.
     """
+    return target_with(path, None)
+
+
+def target_with(path: CheckpointLike, vocabulary: NewVocabulary | None) -> TargetSpec:
+    """Return the destination as ``load_target`` does, a model of transformers with another ``vocabulary``.
+
+    Its token ids follow their tokens, and the tokeniser that goes along is the new one's.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        return checkpoint_target(path)
     text = os.fspath(path)
     if os.path.isdir(text):
         return _folder(text)
     if not is_configuration(text):
         return checkpoint_target(text)
-    document = read_document(text)
-    return _ours(document) if document.model or _is_empty(document) else _toolkit_of(document).load(document)
+    document = replace(read_document(text), vocabulary=vocabulary)
+    try:
+        return _kind_of(document).load(document)
+    except CheckpointError as error:
+        if document.ran:
+            ran = list(dict.fromkeys(document.ran))
+            said = listing(ran, where="")
+            if not error.hint:
+                error.message = f"{error.message.rstrip('.')}."
+            error.hint = f"{error.hint} By then there had run: {said}.".lstrip()
+            error.details = (*error.details, *(f"ran {code}" for code in ran))
+        raise
+
+
+def code_named(path: str) -> tuple[str, ...]:
+    """Return the code that loading a destination would run because its configuration names it: read, not imported.
+
+    Of bundled models, declared tensors, checkpoints and models that transformers has itself there is none. Raises
+    ConfigError where the configuration cannot be read.
+    """
+    if os.path.isdir(path) or not is_configuration(path):
+        return ()
+    document = read_document(path)
+    return tuple(dict.fromkeys(_kind_of(document).code(document)))
+
+
+def _kind_of(document: Document) -> _Kind | _Toolkit:
+    return _ours(document) if document.model or _is_empty(document) else _toolkit_of(document)
 
 
 def adopt(path: str, beside: str) -> tuple[dict[str, Any], TargetSpec]:
@@ -106,7 +151,7 @@ def _is_empty(document: Document) -> bool:
     return isinstance(document.content, dict) and document.content.get("model") == {}
 
 
-def _ours(document: Document) -> TargetSpec:
+def _ours(document: Document) -> _Kind:
     kinds = cast("dict[str, _Kind]", discover("ckptsurgeon.configs", "CONFIG"))
     by_field = {kind.field: kind for kind in kinds.values()}
     marks = [name for name in by_field if name in document.model]
@@ -115,7 +160,7 @@ def _ours(document: Document) -> TargetSpec:
         raise document.fail(
             f"the model section has {having}.", f"Say the model by one of {', '.join(sorted(by_field))}."
         )
-    return by_field[marks[0]].load(document)
+    return by_field[marks[0]]
 
 
 def _toolkit_of(document: Document) -> _Toolkit:

@@ -23,6 +23,7 @@ def imported(document: Document, names: Iterable[str]) -> tuple[tuple[str, ...],
     for name in dict.fromkeys(names):
         module = _module_of(document, name)
         file = own_file(module)
+        document.ran.append(f"the import of {file or module.__name__}")
         places.setdefault(file or module.__name__.partition(".")[0], []).append(name)
         files += [file] if file else []
     ran = tuple(f"{', '.join(names)} from {place}" for place, names in places.items())

@@ -5,6 +5,7 @@ The trainer's models register themselves by being files of its folder; each says
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
@@ -39,6 +40,10 @@ class _Model(Protocol):
 
 class _Bundled:
     field = "name"
+
+    def code(self, document: Document) -> Sequence[str]:
+        """Return nothing: its models are ours."""
+        return ()
 
     def load(self, document: Document) -> TargetSpec:
         """Build the named model without storage; raises ConfigError for a name or field that is not known."""

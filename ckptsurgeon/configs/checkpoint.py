@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ..checkpoint import open_checkpoint
+import os
+from collections.abc import Sequence
+
+from ..checkpoint import CheckpointLike, open_checkpoint, path_of
 from ..errors import FormatError
 from ..target import TargetSpec
 from ..tensors import TensorInfo
@@ -12,30 +15,41 @@ from ._document import Document, check_fields
 __all__ = ["CONFIG", "checkpoint_target"]
 
 
-def checkpoint_target(path: str, root: str | None = None) -> TargetSpec:
+def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetSpec:
     """Return the destination that a checkpoint is; its keys stay as they are, wrappers and all.
 
     Raises what ``open_checkpoint`` raises, and FormatError for a tensor whose values are not plain bytes.
     """
-    with open_checkpoint(path, root, unwrap=False) as checkpoint:
+    path = path_of(given)
+    with open_checkpoint(given, root, unwrap=False, called="destination") as checkpoint:
         for key, info in checkpoint.items():
             if info.opaque:
                 raise FormatError(f"{escape(key)} of {escape(path)} cannot be kept: {info.opaque}.", rule="opaque")
         return TargetSpec(
             kind="checkpoint",
-            name=checkpoint.files[0].name or path,
+            name=_last_part(path) if checkpoint.files[0].name else path,
             tensors={key: TensorInfo(info.dtype, info.shape) for key, info in checkpoint.items()},
             ties=dict(checkpoint.ties),
             keeps=path,
             keeps_root=checkpoint.root,
+            kept=None if isinstance(given, (str, os.PathLike)) else given,
             notes=checkpoint.notes,
         )
+
+
+def _last_part(path: str) -> str:
+    """Return the name of a folder as the user gave it, without what leads there: recipes say it, too."""
+    return path if "://" in path else os.path.basename(os.path.normpath(path)) or path
 
 
 class _Like:
     """``model: {like: file}``."""
 
     field = "like"
+
+    def code(self, document: Document) -> Sequence[str]:
+        """Return nothing: a checkpoint names no code that runs."""
+        return ()
 
     def load(self, document: Document) -> TargetSpec:
         """Return the destination that the named checkpoint is."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError
@@ -18,6 +18,10 @@ __all__ = ["CONFIG", "declare"]
 
 class _Declared:
     field = "tensors"
+
+    def code(self, document: Document) -> Sequence[str]:
+        """Return nothing: its initialisers are ours."""
+        return ()
 
     def load(self, document: Document) -> TargetSpec:
         """Read the declaration; raises ConfigError for what is unknown, malformed or cannot be initialised so."""

@@ -10,7 +10,7 @@ import copy
 import importlib
 import os
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +42,10 @@ class _Toolkit:
     """A ``config.yaml`` itself."""
 
     field = "espnet"
+
+    def code(self, document: Document) -> Sequence[str]:
+        """Return ESPnet itself, which builds what the file says of it."""
+        return ("ESPnet",)
 
     def recognises(self, document: Document) -> bool:
         """Whether it chooses parts of a network as ESPnet's configurations do."""
@@ -87,6 +91,10 @@ class _Named:
     """``model: {espnet: config.yaml}``, so that one file of ours can say how it is trained."""
 
     field = "espnet"
+
+    def code(self, document: Document) -> Sequence[str]:
+        """Return ESPnet itself."""
+        return TOOLKIT.code(document)
 
     def load(self, document: Document) -> TargetSpec:
         """Load the named configuration, which is found relative to this one."""

@@ -6,7 +6,7 @@ https://hydra.cc/docs/advanced/instantiate_objects/overview/. The code is the us
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,13 +17,17 @@ from ..text import brief_repr, escape
 from ._document import Document
 from ._running import own_file, user_code
 
-__all__ = ["CONFIG", "instantiated"]
+__all__ = ["CONFIG", "instantiated", "targets_in"]
 
 _OWN = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
 
 class _Factory:
     field = "_target_"
+
+    def code(self, document: Document) -> Sequence[str]:
+        """Return every ``_target_`` of the model section."""
+        return tuple(targets_in(document.model))
 
     def load(self, document: Document) -> TargetSpec:
         """Import what is named, build it without storage, and return what its state dict holds."""
@@ -43,7 +47,7 @@ class _Factory:
             name=document.name,
             config=document.path,
             files=tuple(dict.fromkeys(one.file for one in found if one.file)),
-            ran=tuple(dict.fromkeys(f"{one.target} from {one.file or one.module}" for one in found)),
+            ran=tuple(dict.fromkeys(f"{one.target} from {one.source}" for one in found)),
         )
 
 
@@ -55,6 +59,11 @@ class _Located:
     value: Any
     module: str
     file: str
+
+    @property
+    def source(self) -> str:
+        """Where its code stands."""
+        return self.file or self.module
 
 
 def _locate(document: Document, target: Any) -> _Located:
@@ -90,6 +99,16 @@ def _failed(document: Document, target: str, error: BaseException) -> ConfigErro
     return document.fail(f"importing {escape(target)} failed: {type(error).__name__}: {escape(str(error))}")
 
 
+def targets_in(node: Any) -> Iterator[str]:
+    """Yield what every ``_target_`` of a nest of configurations names."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield escape(str(node["_target_"]))
+        node = list(node.values())
+    for inner in node if isinstance(node, list) else ():
+        yield from targets_in(inner)
+
+
 def _resolve_all(document: Document, node: Any, found: list[_Located]) -> None:
     """Import everything a nest of configurations names, and reject what only OmegaConf could read."""
     if isinstance(node, str) and "${" in node:
@@ -99,6 +118,7 @@ def _resolve_all(document: Document, node: Any, found: list[_Located]) -> None:
     if isinstance(node, Mapping):
         if "_target_" in node:
             found.append(_locate(document, node["_target_"]))
+            document.ran.append(f"the import of {found[-1].source}")
         for value in node.values():
             _resolve_all(document, value, found)
     elif isinstance(node, list):
@@ -123,7 +143,8 @@ def _instantiate(document: Document, node: Any) -> Any:
         return node
     if "_target_" not in node:
         return {key: _instantiate(document, value) for key, value in node.items()}
-    call = _locate(document, node["_target_"]).value
+    located = _locate(document, node["_target_"])
+    call = located.value
     deep = node.get("_recursive_", True)
     args = [_instantiate(document, value) if deep else value for value in node.get("_args_", [])]
     kwargs = {
@@ -131,6 +152,7 @@ def _instantiate(document: Document, node: Any) -> Any:
     }
     if node.get("_partial_"):
         return partial(call, *args, **kwargs)
+    document.ran.append(f"{escape(located.target)} from {located.source}")
     return call(*args, **kwargs)
 
 

@@ -7,14 +7,14 @@ as the ``model: !new:torch.nn.ModuleList`` that a checkpointer saves (keys ``0.w
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..target import TargetSpec
 from ..text import brief_repr, escape, listing
 from ._document import Document, check_fields, read_document
-from ._hyperparams import has_hyperparams_tags, read_hyperparams, restored, said_by, toolkit
+from ._hyperparams import calls_kept, code_in, has_hyperparams_tags, read_hyperparams, restored, said_by, toolkit
 from ._running import user_code
 
 __all__ = ["CONFIG", "TOOLKIT"]
@@ -26,6 +26,10 @@ class _Toolkit:
     """A ``hyperparams.yaml`` itself: its modules."""
 
     field = "speechbrain"
+
+    def code(self, document: Document) -> Sequence[str]:
+        """Return what its tags name, whichever entry needs it."""
+        return code_in(document)
 
     def recognises(self, document: Document) -> bool:
         """Whether it has tags that only hyperpyyaml reads."""
@@ -45,20 +49,30 @@ class _Named:
 
     field = "speechbrain"
 
+    def code(self, document: Document) -> Sequence[str]:
+        """Return what the tags of the named configuration name."""
+        return code_in(_inner(document))
+
     def load(self, document: Document) -> TargetSpec:
         """Load the chosen entry of the named configuration, which is found relative to this one."""
         check_fields(document, "model", document.model, ("speechbrain", "entry", "overrides"))
-        named, entry = document.model["speechbrain"], document.model.get("entry", MODULES)
+        entry = document.model.get("entry", MODULES)
         overrides = document.model.get("overrides") or {}
-        if not isinstance(named, str):
-            raise document.fail(f"speechbrain is {brief_repr(named)}, not a file name.")
         if not isinstance(entry, str) or not entry:
             raise document.fail(f"entry is {brief_repr(entry)}, not the name of an entry.")
         if not isinstance(overrides, dict):
             raise document.fail(f"overrides is {brief_repr(overrides)}.", "It maps entries to values.")
-        inner = read_document(document.resolve(named))
+        inner = _inner(document)
         spec = _load(inner, entry, overrides)
         return replace(spec, name=document.name, config=document.path, files=(inner.path, *spec.files))
+
+
+def _inner(document: Document) -> Document:
+    """Return the configuration that a document of ours names; what it runs is said as what this one runs."""
+    named = document.model["speechbrain"]
+    if not isinstance(named, str):
+        raise document.fail(f"speechbrain is {brief_repr(named)}, not a file name.")
+    return replace(read_document(document.resolve(named)), ran=document.ran)
 
 
 def _load(document: Document, entry: str, overrides: Mapping[str, Any]) -> TargetSpec:
@@ -70,7 +84,7 @@ def _load(document: Document, entry: str, overrides: Mapping[str, Any]) -> Targe
         hyperpyyaml = toolkit(document)
 
     def build() -> Any:
-        with user_code(document), restored():
+        with user_code(document), restored(), calls_kept(hyperpyyaml, document.ran):
             try:
                 made = hyperpyyaml.load_hyperpyyaml(io.StringIO(read.text))
             except TypeError as error:

@@ -6,6 +6,7 @@ The model is what ``AutoModel*.from_config`` would make, without storage; a fold
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..target import TargetSpec
@@ -17,6 +18,10 @@ __all__ = ["CONFIG", "TOOLKIT"]
 class _Transformers:
     field = "transformers"
 
+    def code(self, document: Document) -> Sequence[str]:
+        """Return nothing: the model is one of transformers' own, never what an ``auto_map`` names."""
+        return ()
+
     def recognises(self, document: Document) -> bool:
         """Whether a JSON document is a config.json of transformers."""
         content = document.content
@@ -27,7 +32,6 @@ class _Transformers:
     def load(self, document: Document) -> TargetSpec:
         """Return the destination; raises ConfigError where the package, the model or a field is not known."""
         from ._hf_config import describe, library
-        from ._hf_files import companions
         from ._hf_model import Facts, construct, offline
         from ._hf_vocabulary import vocabulary_of
         from ._module import module_target
@@ -35,21 +39,24 @@ class _Transformers:
         package = library(document)
         with offline():
             described = describe(document, package)
-            files = companions(described.config, described.folder)
             facts = Facts(package)
+            lists = document.vocabulary.paths if document.vocabulary is not None else ()
             spec = module_target(
                 lambda: construct(described, facts),
                 kind="transformers",
                 name=document.name,
                 config=document.path,
-                files=tuple(dict.fromkeys([*document.read, *(one.path for one in files if one.path)])),
+                files=tuple(
+                    dict.fromkeys([*document.read, *lists, *(one.path for one in described.files if one.path)])
+                ),
                 ran=(f"{described.name} of transformers {package.__version__}",),
                 notes=described.notes,
-                companions=files,
+                companions=described.files,
             )
+
         named = {key: info for key, info in spec.tensors.items() if key not in spec.ties}
         vocabulary = vocabulary_of(described, named)
-        return replace(spec, vocabulary=vocabulary, **facts.fields(spec.tensors, spec.ties))
+        return replace(spec, vocabulary=vocabulary, lists=lists, **facts.fields(spec.tensors, spec.ties))
 
 
 CONFIG = TOOLKIT = _Transformers()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 from ..errors import OutputError, PlanError
 from ..formats import RECIPE_FILE, Beside, folder_digest, seal
 from ..plan import Plan, Receipt
-from ..recipe import Recipe, recipe_text
+from ..recipe import Recipe, RecipeText
+from ..signing import MODEL_SIGNATURE
 from ..sources import scheme_of
 from ..text import escape, listing
 from .announcing import announce, keeping
@@ -20,9 +21,11 @@ from .companions import all_checksums, as_written, copy_companions, recipe_as_wr
 from .copy_steps import check_storages, copied_steps
 from .folders import StagedFolder, staged_folder
 from .former import Former, former_companions
-from .layout import OutputOptions, OutputShape, existing_checkpoint, lay_out
+from .layout import OutputOptions, OutputShape, existing_checkpoint, is_folder, lay_out
+from .locking import output_lock
 from .places import check_output, identities
-from .run import Inputs, Progress, Run, check_unchanged, is_copy, overflow_notes
+from .run import Inputs, Progress, Run, check_unchanged, overflow_notes, unsound_notes
+from .signed import check_signable, signing
 from .staging import StagedFile, staged_file
 
 __all__ = ["carry_out"]
@@ -41,10 +44,20 @@ def carry_out(
         check_step(step)
     written = as_written(plan, options)
     recipe = recipe_as_written(recipe, written)
-    shape = lay_out(written, options, recipe_text(recipe), _beside(plan, inputs))
+    text = RecipeText(recipe)
+    shape = lay_out(written, options, "" if is_folder(options) else text.checked({}), _beside(plan, inputs))
     check_unchanged(inputs)
-    former = former_companions(options.path, written.target.companions) if shape.folder else Former()
-    with keeping(inputs), _staged(shape, inputs, written, options, former=former) as (files, folder):
+    path, taken = _place(shape, options), set(_identities(inputs, written, options))
+    check_output(path, taken, force=options.force, folder=shape.folder)
+    with ExitStack() as stack:
+        stack.enter_context(output_lock(path, options.wait))
+        check_output(path, taken, force=options.force, folder=shape.folder)  # now that nobody else writes there
+        former = former_companions(options.path, written.target.companions) if shape.folder else Former()
+        stack.enter_context(keeping(inputs))
+        signed = stack.enter_context(signing(options, path, taken, folder=shape.folder))
+        files, folder = stack.enter_context(_staged(path, shape, written, options, stale=former.stale))
+        if folder is not None:
+            copy_companions(written, folder)  # first: what has changed since the plan ends it at once
         run = Run(written, inputs, shape, files, progress or (lambda done, total: None))
         run.fetched(announce(written, inputs, lambda done, total: run.progress(done, total + shape.size)))
         _check_equal(run)
@@ -52,7 +65,8 @@ def carry_out(
         with copied_steps(run):
             _compute_others(run)
         check_unchanged(inputs)
-        _finish(run, recipe.with_checksums(all_checksums(plan, run.checksums)), folder)
+        _finish(run, text.checked(all_checksums(plan, run.checksums)), folder)
+        signed.finish(files.values(), folder)
         nbytes = folder.nbytes if folder is not None else shape.size
     return Receipt(
         output=options.path,
@@ -63,15 +77,23 @@ def carry_out(
         elapsed_s=time.perf_counter() - began,
         plan_sha256=plan.sha256(),
         fits=run.fits,
-        notes=(*overflow_notes(run.overflowed), *told_companions(written), *_left_out(plan, written), *former.notes),
+        notes=(
+            *overflow_notes(run.overflowed, written.steps),
+            *unsound_notes(run.unsound),
+            *told_companions(written),
+            *_left_out(plan, written, options),
+            *former.notes,
+        ),
     )
 
 
-def _left_out(plan: Plan, written: Plan) -> Iterator[str]:
-    """Yield which token list does not go with a single file."""
-    if plan.vocabularies and plan.target.companions and not written.target.companions:
-        names = listing([one.name for one in plan.target.companions], 12, where="")
-        yield f"not written, since they lie beside the weights in a folder (-o NAME/): {names}"
+def _left_out(plan: Plan, written: Plan, options: OutputOptions) -> Iterator[str]:
+    """Yield which token list does not go with a single file, and which configuration not into a folder."""
+    left = [one.name for one in plan.target.companions if one not in written.target.companions]
+    if left and plan.vocabularies and not is_folder(options):
+        yield f"not written, since they lie beside the weights in a folder (-o NAME/): {listing(left, 12, where='')}"
+    elif left and is_folder(options):
+        yield f"not written, since an adapter is one file of safetensors: {listing(left, 12, where='')}"
 
 
 def _beside(plan: Plan, inputs: Inputs) -> Beside | None:
@@ -118,31 +140,39 @@ def _check_equal(run: Run) -> None:
 
 def _compute_others(run: Run) -> None:
     """Do what is not copying; where there is nothing of it, numpy stays unimported."""
-    if any(step.source is None or not is_copy(step, run.info(step)) for step in run.plan.steps):
+    if run.others:
         from .compute_steps import compute_steps, draw_steps
 
         compute_steps(run)
         draw_steps(run)
 
 
+def _place(shape: OutputShape, options: OutputOptions) -> str:
+    """Return where an output goes: of a link to a folder it is that folder."""
+    return os.path.realpath(options.path) if shape.folder and not scheme_of(options.path) else options.path
+
+
 @contextmanager
 def _staged(
-    shape: OutputShape, inputs: Inputs, plan: Plan, options: OutputOptions, *, former: Former
+    path: str, shape: OutputShape, plan: Plan, options: OutputOptions, *, stale: Iterable[str]
 ) -> Iterator[tuple[Mapping[str, StagedFile], StagedFolder | None]]:
     """Give the temp files of an output by their names."""
-    path = os.path.realpath(options.path) if shape.folder and not scheme_of(options.path) else options.path
-    taken = set(_identities(inputs, plan, options))
-    check_output(path, taken, force=options.force, folder=shape.folder)
     if not shape.folder:
         with staged_file(path, shape.size, force=options.force) as file:
             yield {"": file}, None
         return
-    present = [*existing_checkpoint(path), *_existing_companions(path, plan), *former.stale]
+    present = [
+        *existing_checkpoint(path),
+        *_existing_companions(path, plan),
+        *stale,
+        *_existing_signature(path, options),
+    ]
     if present and not options.force:
         raise OutputError(
             f"{escape(options.path)} holds a checkpoint: {listing(present)}.",
             hint="Use --force to replace it.",
         )
+    check_signable(path, options, present)
     with staged_folder(path, shape.size, stale=present) as folder:
         yield {part.name: folder.file(part.name, part.layout.size) for part in shape.parts}, folder
 
@@ -152,21 +182,27 @@ def _existing_companions(path: str, plan: Plan) -> Iterator[str]:
     return (name for name in names if os.path.lexists(os.path.join(path, name)))
 
 
+def _existing_signature(path: str, options: OutputOptions) -> list[str]:
+    """Return the signature in a folder: of what ckptsurgeon wrote there, or in the way of the one to be made."""
+    signed = options.key or os.path.lexists(os.path.join(path, RECIPE_FILE))
+    return [MODEL_SIGNATURE] if signed and os.path.lexists(os.path.join(path, MODEL_SIGNATURE)) else []
+
+
 def _identities(inputs: Inputs, plan: Plan, options: OutputOptions) -> Iterator[tuple[int, int]]:
     for source in inputs.sources:
         yield from identities(source.open_files().values())
-    for path in (*(file.name for file in plan.target.files), *options.inputs):
-        if os.path.exists(path):
+    copied = (one.path for one in plan.target.companions if one.path)
+    for path in (*(file.name for file in plan.target.files), *copied, *options.inputs, options.key):
+        if path and os.path.exists(path):
             found = os.stat(path)
             yield found.st_dev, found.st_ino
 
 
-def _finish(run: Run, recipe: Recipe, folder: StagedFolder | None) -> None:
+def _finish(run: Run, text: str, folder: StagedFolder | None) -> None:
     """Write everything that is no tensor, sealed."""
     for step in run.plan.steps:
         if step.key not in run.checksums:
             run.checksums[step.key] = run.checksums[step.tied_to]
-    text = recipe_text(recipe)
     if folder is None:
         part = run.shape.parts[0]
         text = seal(text, _digest(part.layout.frame(run.checksums, text)))
@@ -179,7 +215,6 @@ def _finish(run: Run, recipe: Recipe, folder: StagedFolder | None) -> None:
         digests[part.name] = _digest(frame)
         for offset, data in frame:
             run.files[part.name].write(offset, data)
-    copy_companions(run.plan, folder)
     name, index = run.shape.index
     if name:
         folder.write(name, index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from math import isfinite, prod
 
 from ..errors import PlanError
@@ -15,22 +16,12 @@ __all__ = ["check_step"]
 
 def check_step(step: Step) -> None:
     """A plan may have been written by hand: its operations must fit its shapes."""
-    have, want = step.source_shape, step.shape
     if step.op == "init":
         return
-    fits = {
-        "copy": prod(have) == prod(want) and (have == want or prod(want) == 1),
-        "keep": have == want,
-        "map": _maps(step),
-        "average": _merges(step) and DTYPES[step.source_dtype].is_floating,
-        "lora": _adapts(step),
-        "factor": _factors(step),
-        "merge": _merges_by_method(step),
-        "max": _merges(step) and not DTYPES[step.source_dtype].is_floating and not step.weights,
-    }
-    possible = fits[step.op] if step.op in fits else _resizes(step)
-    if step.source is None or not possible:
-        raise PlanError(f"the plan cannot be: {escape(step.key)} by {step.op} from {have} to {want}.")
+    if step.source is None or not _FITS.get(step.op, _resizes)(step):
+        raise PlanError(
+            f"the plan cannot be: {escape(step.key)} by {step.op} from {step.source_shape} to {step.shape}."
+        )
     for one in step.inputs:
         fault = cast_fault(one.dtype, step.dtype)
         if fault:
@@ -91,3 +82,30 @@ def _merges_by_method(step: Step) -> bool:
 
     dtypes = [DTYPES[one.dtype] for one in step.inputs]
     return all(one.kind == "float" and not one.is_packed for one in dtypes) and aligns(step)
+
+
+def _copies(step: Step) -> bool:
+    """Whether the shapes are alike, or both of one element."""
+    have, want = step.source_shape, step.shape
+    return have == want or prod(have) == prod(want) == 1
+
+
+def _averages(step: Step) -> bool:
+    return _merges(step) and DTYPES[step.source_dtype].is_floating
+
+
+def _takes_the_largest(step: Step) -> bool:
+    return _merges(step) and not DTYPES[step.source_dtype].is_floating and not step.weights
+
+
+_FITS: Mapping[str, Callable[[Step], bool]] = {
+    "copy": _copies,
+    "keep": lambda step: step.source_shape == step.shape,
+    "map": _maps,
+    "average": _averages,
+    "lora": _adapts,
+    "factor": _factors,
+    "merge": _merges_by_method,
+    "max": _takes_the_largest,
+}
+"""By the name of an operation, whether a step of it fits its shapes and numbers; any other is that of a policy."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
-from ..ops import Array, cast, raw_dtype
-from ..plan import Plan, Step
+from ..ops import Array, cast, count_special, raw_dtype
+from ..plan import MERGES, Plan, Step
 from ..text import escape
 from .checksums import bad_checksum, combine, crc32
 from .compute import block_places, blockwise, computed_blocks
@@ -20,7 +20,8 @@ from .context import MergeContext
 from .needs import threads_of
 from .overlaying import overlay
 from .part import Part, Place
-from .run import Run, checked_on_the_way, has_slot, is_copy
+from .run import Run, checked_on_the_way, has_slot
+from .together import computed_together, grouped
 
 __all__ = ["check_equal", "compute_steps", "draw_steps"]
 
@@ -46,20 +47,27 @@ def compute_steps(run: Run) -> None:
     pools: dict[int, ThreadPoolExecutor] = {}
     shared = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory)
     try:
-        for step in run.plan.steps:
-            if step.source is None or run.draws(step) or not has_slot(run, step):
+        for group in grouped(run, shared):
+            made = computed_together(group, shared) if len(group) > 1 else None
+            if made is None:
+                for step, parts in group:
+                    _compute(run, step, parts, shared, pools)
                 continue
-            if not is_copy(step, run.info(step)):
-                _compute(run, step, shared, pools)
+            run.check()
+            for (step, parts), values in zip(group, made, strict=True):
+                run.checksums[step.key] = run.write(step.key, 0, _raw(values))
+                run.nbytes_read += sum(info.nbytes for info, _ in parts)
+                run.advance(values.nbytes)
         run.fits = tuple(shared.factors.fits.values())
     finally:
         for pool in pools.values():
             pool.shutdown(cancel_futures=True)  # of a tensor that failed or was interrupted, the rest is not computed
 
 
-def _compute(run: Run, step: Step, context: MergeContext, pools: dict[int, ThreadPoolExecutor]) -> None:
+def _compute(
+    run: Run, step: Step, parts: Sequence[Part], context: MergeContext, pools: dict[int, ThreadPoolExecutor]
+) -> None:
     """Compute one tensor block by block; numpy lets two threads work at once."""
-    parts = run.parts(step)
     places = block_places(step, parts, context)
     number = threads_of(step, places, context)
     if number > 1:  # of one block, a thread of its own would cost more than it saves
@@ -69,7 +77,7 @@ def _compute(run: Run, step: Step, context: MergeContext, pools: dict[int, Threa
     sums = [_Sum() if checked_on_the_way(step, info) else None for info, _ in parts]
     compute = blockwise(step, parts, context)
 
-    def block(place: Place) -> tuple[int, int, int]:
+    def block(place: Place) -> tuple[int, int, int, int]:
         def seen(number: int, read: Array) -> None:
             kept = sums[number]
             if kept is not None:
@@ -79,15 +87,18 @@ def _compute(run: Run, step: Step, context: MergeContext, pools: dict[int, Threa
         values, lost = compute(place, seen)
         crc = run.write(step.key, place.offset, _raw(values))
         run.advance(values.nbytes)
-        return crc, values.nbytes, lost
+        return crc, values.nbytes, lost, sum(count_special(values, step.dtype)) if step.op in MERGES else 0
 
     done = list(context.spread(block, places))
     _check_sums(parts, sums)
-    lost = sum(number for _, _, number in done)
+    lost = sum(number for _, _, number, _ in done)
     if lost:
         run.overflowed[step.key] = lost
+    unsound = sum(number for _, _, _, number in done) - lost
+    if unsound > 0:
+        run.unsound[step.key] = unsound
     run.nbytes_read += sum(info.nbytes for info, _ in parts)
-    run.checksums[step.key] = combine([(crc, nbytes) for crc, nbytes, _ in done])
+    run.checksums[step.key] = combine([(crc, nbytes) for crc, nbytes, _, _ in done])
 
 
 class _Sum:

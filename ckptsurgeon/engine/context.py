@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 from ..errors import ConfigError, PlanError
@@ -41,9 +42,13 @@ class MergeContext:
     factors: Factors = field(default_factory=Factors)
     device: str | None = None
 
+    @cached_property
+    def _methods(self) -> Mapping[str, Method]:
+        return merge_methods(self.plugins)
+
     def method(self, name: str) -> Method:
         """Return a method by its name; raises ConfigError for one that is not known."""
-        known = merge_methods(self.plugins)
+        known = self._methods
         if name not in known:
             raise ConfigError(
                 f"the merge method {escape(name)} is not known.", hint="Name the file that has it with --plugin."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..sources import File
 from .checksums import combine
@@ -19,15 +19,28 @@ BATCH = 256
 
 @dataclass(slots=True)
 class Piece:
-    """A tensor's bytes within a copy; ``expected`` is the checksum its source recorded, if any."""
+    """A tensor's bytes within a copy; ``expected`` is the checksum its source recorded, if any.
+
+    A piece that several tasks share has ``parts``: of each its beginning, CRC-32 and bytes.
+    """
 
     name: str
     nbytes: int
     expected: int | None = None
-    parts: list[tuple[int, int, int]] = field(default_factory=list)
+    crc: int = 0
+    parts: list[tuple[int, int, int]] | None = None
+
+    def done(self, begin: int, crc: int, nbytes: int) -> None:
+        """Take the CRC-32 of what was copied of the piece, from any thread."""
+        if self.parts is None:
+            self.crc = crc
+        else:
+            self.parts.append((begin, crc, nbytes))
 
     def checksum(self) -> int:
         """Return the CRC-32 of the bytes that were copied."""
+        if self.parts is None:
+            return self.crc
         return combine([(crc, length) for _, crc, length in sorted(self.parts)])
 
 
@@ -46,9 +59,8 @@ class Copy:
         """Bytes of the run."""
         return sum(piece.nbytes for piece in self.pieces)
 
-    def follows(self, other: Copy) -> bool:
-        """Whether this run begins where ``other`` ends, on both sides."""
-        size = other.nbytes
+    def follows(self, other: Copy, size: int) -> bool:
+        """Whether this run begins where ``other``, of so many bytes, ends, on both sides."""
         return (
             self.source is other.source
             and self.output is other.output
@@ -58,13 +70,16 @@ class Copy:
 
 
 def joined(copies: Iterable[Copy]) -> list[Copy]:
-    """Join runs that follow each other."""
+    """Join runs that follow each other, of copies in the order of what is written."""
     made: list[Copy] = []
-    for copy in sorted(copies, key=lambda c: (id(c.output), c.output_offset)):
-        if made and copy.follows(made[-1]):
+    size = 0  # of the last run, which may be of many thousand pieces
+    for copy in copies:
+        if made and copy.follows(made[-1], size):
             made[-1].pieces.extend(copy.pieces)
         else:
             made.append(copy)
+            size = 0
+        size += copy.nbytes
     return made
 
 
@@ -88,14 +103,16 @@ def tasks_of(copies: Sequence[Copy]) -> Iterator[Task]:
         begin, slices, size = 0, list[tuple[Piece, int, int]](), 0
         for piece in copy.pieces:
             done = 0
-            while done < piece.nbytes or (piece.nbytes == 0 and not piece.parts and done == 0):
+            while True:
                 length = min(piece.nbytes - done, CHUNK - size)
+                if length < piece.nbytes and piece.parts is None:
+                    piece.parts = []
                 slices.append((piece, done, length))
                 done, size = done + length, size + length
                 if size >= CHUNK:
                     yield Task(copy, begin, slices)
                     begin, slices, size = begin + size, [], 0
-                if piece.nbytes == 0:
+                if done >= piece.nbytes:
                     break
         if slices:
             yield Task(copy, begin, slices)

@@ -36,7 +36,8 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
             f"copying takes {human_bytes(BUFFERS)} of memory; it has {human_bytes(context.memory)}.",
             hint=f"Allow more: --memory {BUFFERS}B.",
         )
-    memory = max((_memory(step, context) for step in plan.steps), default=0)
+    distinct = {_alike(step): step for step in reversed(plan.steps)}  # of which a large model has few
+    memory = max((_memory(step, context) for step in reversed(distinct.values())), default=0)
     return Costs(max(passes, default=1), read, written, memory)
 
 
@@ -48,6 +49,13 @@ def _passes(step: Step, context: MergeContext) -> int:
         return factoring_passes(step)
     means = any(rows.padded for rows in step.vocabularies)
     return means + (context.method(step.merge.method).passes if step.merge is not None else 1)
+
+
+def _alike(step: Step) -> tuple[object, ...]:
+    """Return what tensors share that take the same memory: whatever is not a merge stands for itself."""
+    if step.op != "merge":
+        return (step.op in ("lora", "factor") and step.key,)
+    return id(step.merge), step.dtype, step.shape, len(step.more)
 
 
 def _memory(step: Step, context: MergeContext) -> int:

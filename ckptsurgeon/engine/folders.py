@@ -7,14 +7,14 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from ..errors import OutputError
 from ..text import escape
 from .libc import exchange
 from .places import check_space, output_error
 from .staging import StagedFile
-from .temp import lock, remove_leftovers, sync_folder, temp_name
+from .temp import folder_of, lock, remove_leftovers, sync_folder, temp_name
 
 __all__ = ["StagedFolder", "staged_folder"]
 
@@ -31,7 +31,7 @@ class StagedFolder:
         """Create a file of a known size."""
         staged = StagedFile(os.path.join(self.path, name), os.path.join(self.shown, name))
         try:
-            staged.open(0o666)
+            staged.create(0o666)
         except OSError as error:
             raise output_error(staged.shown, error) from error
         self._open.append((staged, size))
@@ -69,21 +69,23 @@ def staged_folder(path: str, size: int, *, stale: Iterable[str] = ()) -> Iterato
     remove_leftovers(path)
     _check_not_within(path)
     check_space(os.path.dirname(os.path.abspath(path)), size, path)
-    try:
-        temp, held = _locked_folder(path)
-    except OSError as error:
-        raise output_error(path, error) from error
-    staged = StagedFolder(temp, path)
-    try:
-        yield staged
-        staged.flush()
-        _place_folder(staged.path, path, set(stale))
-    except OSError as error:
-        raise output_error(path, error) from error
-    finally:
-        staged.close()
-        shutil.rmtree(staged.path, ignore_errors=True)
-        os.close(held)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(folder_of(path))
+            temp, held = _locked_folder(path)
+        except OSError as error:
+            raise output_error(path, error) from error
+        staged = StagedFolder(temp, path)
+        try:
+            yield staged
+            staged.flush()
+            _place_folder(staged.path, path, set(stale))
+        except OSError as error:
+            raise output_error(path, error) from error
+        finally:
+            staged.close()
+            shutil.rmtree(os.path.basename(staged.path), ignore_errors=True, dir_fd=folder)
+            os.close(held)
 
 
 def _check_not_within(path: str) -> None:

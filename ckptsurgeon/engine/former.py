@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ..errors import CheckpointError
+from ..files import open_file
 from ..formats import RECIPE_FILE
 from ..plan import PlanCompanion
 from ..recipe import parse_recipe
@@ -61,6 +62,6 @@ def _is_as_written(path: str, one: PlanCompanion) -> bool:
     with suppress(OSError):
         found = os.lstat(path)
         if stat.S_ISREG(found.st_mode) and found.st_size == one.size:
-            with open(path, "rb") as file:
+            with open_file(path) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == one.sha256
     return False

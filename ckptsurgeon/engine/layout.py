@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from ..errors import ConfigError, OutputError
-from ..formats import RECIPE_FILE, Beside, Layout, OutTensor, Writer, split_shards, writers
+from ..files import open_file
+from ..formats import RECIPE_FILE, Beside, Layout, OutTensor, Writer, limits, split_shards, writers
 from ..plan import Plan, Step
 from ..tensors import DTYPES
-from ..text import escape
+from ..text import count, escape
+from .sizes import check_shards, parse_size
 
 __all__ = [
     "OutputOptions",
@@ -22,21 +23,19 @@ __all__ = [
     "existing_checkpoint",
     "is_folder",
     "lay_out",
-    "parse_size",
     "writer_of",
 ]
 
 DEFAULT_SHARD = "5GB"
 INDEX_BYTES = 1 << 30
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 @dataclass(frozen=True)
 class OutputOptions:
     """Where and how to write: ``to`` names a format, ``max_shard_size`` is as in ``5GB`` and makes a folder.
 
-    ``inputs`` are further files that were read and must not be written: the plan, a file of rules.
+    ``inputs`` are further files that were read and must not be written: the plan, a file of rules. ``wait`` is for how
+    many seconds another run that writes there is waited for. ``key`` is the file of a private key that signs it.
     """
 
     path: str
@@ -44,15 +43,16 @@ class OutputOptions:
     max_shard_size: str = ""
     force: bool = False
     inputs: tuple[str, ...] = ()
+    wait: float | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One file of an output: its name in the folder ('' for a single file), its layout and its tensors."""
+    """One file of an output: its name in the folder ('' for a single file) and its layout."""
 
     name: str
     layout: Layout
-    tensors: Sequence[OutTensor]
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,6 @@ class OutputShape:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(part.layout.size for part in self.parts)
-
-
-def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
-    """Return the bytes of ``5GB``, ``200 MB``, ``1GiB`` or a plain number; raises ConfigError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
-    size = int(float(found[1]) * _UNITS[found[2].upper()]) if found and found[2].upper() in _UNITS else 0
-    if size <= 0:
-        raise ConfigError(f"{option} {text} is no size.", hint="Write 5GB or 200MB.")
-    return size
 
 
 def is_folder(options: OutputOptions) -> bool:
@@ -145,32 +136,60 @@ def check_options(options: OutputOptions) -> None:
 def lay_out(plan: Plan, options: OutputOptions, recipe: str, beside: Beside | None = None) -> OutputShape:
     """Lay out the output of a plan; ``beside`` is what goes into it beside the tensors.
 
-    Raises ConfigError for a format or size that is unknown, or a format that has no place for ``beside``;
-    OutputError for a dtype the format lacks.
+    Raises ConfigError for a format or size that is unknown, a size that gives each tensor a shard of its own, or a
+    format that has no place for ``beside``; OutputError for a dtype the format lacks.
     """
     writer = writer_of(options)
     if plan.target.weights:
-        _check_adapter(options, writer)
+        _check_adapter(options)
     if beside is not None and (is_folder(options) or not writer.carries):
         where = "a folder" if is_folder(options) else writer.name
         raise ConfigError(f"{where} has no place for entries that are no tensors.", hint="Write one .pth file.")
     tensors = _out_tensors(plan.steps, writer)
+    _check_readable(tensors, writer)
     metadata: Mapping[str, str] = {"format": "pt", **plan.metadata}
     if not is_folder(options):
-        return OutputShape((Part("", writer.layout(tensors, metadata, recipe, beside), tensors),), folder=False)
-    size = parse_size(options.max_shard_size or DEFAULT_SHARD)
-    shards = [tensors] if plan.target.weights else split_shards(tensors, size, shares=writer.shares)
+        return OutputShape((Part("", writer.layout(tensors, metadata, recipe, beside)),), folder=False)
+    shards = [tensors] if plan.target.weights else _sharded(tensors, options.max_shard_size or DEFAULT_SHARD, writer)
     names = [plan.target.weights] if plan.target.weights else writer.sharding.names(len(shards))
-    parts = tuple(
-        Part(name, writer.layout(shard, metadata, ""), shard) for name, shard in zip(names, shards, strict=True)
-    )
-    index = writer.sharding.index({part.name: (part.tensors, part.layout) for part in parts})
-    return OutputShape(parts, folder=True, index=index)
+    layouts = {name: (shard, writer.layout(shard, metadata, "")) for name, shard in zip(names, shards, strict=True)}
+    parts = tuple(Part(name, layout) for name, (_, layout) in layouts.items())
+    return OutputShape(parts, folder=True, index=writer.sharding.index(layouts))
 
 
-def _check_adapter(options: OutputOptions, writer: Writer) -> None:
-    """Raise ConfigError where an output is not a folder with one file of safetensors."""
-    if not is_folder(options) or options.max_shard_size or writer.name != "safetensors":
+def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
+    """Raise OutputError for more tensors, or longer keys, than we would read again."""
+    if len(tensors) > writer.most:
+        others = [other.name for other in writers().values() if other.most >= len(tensors)]
+        raise OutputError(
+            f"{count(len(tensors), 'tensor')} are too many for {writer.name}: "
+            f"at most {writer.most} could be read again.",
+            hint=f"Use --to {others[0]}." if others else "Write parts of it, with ckpt filter.",
+        )
+    segments = sum(tensor.key.count(".") + 1 for tensor in tensors)
+    if segments > limits.SEGMENTS:
+        raise OutputError(
+            f"the keys have {segments} segments in all: at most {limits.SEGMENTS} could be read again.",
+            hint="Write parts of it, with ckpt filter.",
+        )
+
+
+def _sharded(tensors: Sequence[OutTensor], text: str, writer: Writer) -> list[list[OutTensor]]:
+    """Return the tensors of each shard; raises ConfigError for a size that is none or makes one of each tensor."""
+    size = parse_size(text)
+    shards = split_shards(tensors, size, shares=writer.shares)
+    check_shards(size, text, len(shards), sum(not tensor.alias_of for tensor in tensors))
+    return shards
+
+
+def is_adapter(options: OutputOptions) -> bool:
+    """Whether an output is a folder with one file of safetensors, as PEFT reads it."""
+    return is_folder(options) and not options.max_shard_size and writer_of(options).name == "safetensors"
+
+
+def _check_adapter(options: OutputOptions) -> None:
+    """Raise ConfigError where an output cannot be an adapter."""
+    if not is_adapter(options):
         raise ConfigError(
             f"{escape(options.path)} is to hold an adapter: a folder with one file of safetensors.",
             hint="Name a folder, and no --to or --max-shard-size.",
@@ -189,5 +208,5 @@ def existing_checkpoint(path: str) -> list[str]:
 
 
 def _content(path: str) -> bytes:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return file.read(min(os.fstat(file.fileno()).st_size, INDEX_BYTES))  # Python asks for as much memory at once

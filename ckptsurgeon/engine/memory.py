@@ -44,7 +44,7 @@ def stage_tensors(
         check_equal(plan, inputs.sources)
         staged, overflowed = _staged(plan, inputs, boxes or {}, put)
         check_unchanged(inputs)
-    return staged, overflow_notes(overflowed)
+    return staged, overflow_notes(overflowed, plan.steps)
 
 
 def _staged(

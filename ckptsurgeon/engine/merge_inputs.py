@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from math import prod
 from typing import TypeVar
 
@@ -30,6 +31,9 @@ T = TypeVar("T")
 ELEMENTS = 1 << 17
 """Elements of a slice: of a few tensors, and what is made of them, a core's cache holds so many."""
 
+SMALL = 1 << 16
+"""Elements up to which a tensor of one slice is held, and not read again in each pass."""
+
 DEVICE_ELEMENTS = 1 << 22
 """The same where they go to a device and come back."""
 
@@ -47,15 +51,25 @@ def merging_places(step: Step, context: MergeContext) -> list[Place]:
     """Return the blocks in which a merged tensor is computed: the same on every machine, with whatever memory."""
     by_rows = method_of(step, context).wants_rows(step.shape, merge_of(step).parameters)
     most = DEVICE_ELEMENTS if device_of(step, context) else ELEMENTS
-    most = max(1, most // -(-len(step.inputs) // MANY))
+    most = max(1, most // -(-_count(step) // MANY))
     limit = max(most, step.shape[-1] if by_rows else 1)
-    return list(placed(blocks(step.shape, limit), raw_dtype(step.dtype).itemsize))
+    return list(_places(step.shape, limit, raw_dtype(step.dtype).itemsize))
+
+
+@lru_cache(maxsize=16)
+def _places(shape: tuple[int, ...], limit: int, itemsize: int) -> tuple[Place, ...]:
+    """Return the blocks of a tensor; a model has many of few shapes."""
+    return tuple(placed(blocks(shape, limit), itemsize))
+
+
+def _count(step: Step) -> int:
+    return len(step.more) + 1
 
 
 def merging_bytes(step: Step, places: Sequence[Place]) -> int:
     """Return the bytes that it takes to compute one block of a merge."""
     elements = max((prod(box_shape(place.box)) for place in places), default=0)
-    return elements * np.dtype(merge_of(step).compute).itemsize * len(step.inputs) * (1 + TEMPORARIES)
+    return elements * np.dtype(merge_of(step).compute).itemsize * _count(step) * (1 + TEMPORARIES)
 
 
 def merge_of(step: Step) -> Merge:
@@ -97,6 +111,8 @@ class MergedTensors:
         self.inner = inner_places(places, self.shape)
         self._step, self._parts, self._context, self._compute = step, parts, context, merge.compute
         self._fill = Filling(step, self._rows) if step.policy == "vocab" else None
+        small = len(places) == 1 and not step.policy and prod(self.shape) <= SMALL
+        self._held: dict[int, Array] | None = {} if small else None
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
         """Return what ``look`` gives for each slice, in order."""
@@ -127,9 +143,14 @@ class MergedTensors:
         info, source = self._parts[number]
         if self._fill is not None:
             return self._rows(number, self._step.vocabularies[number], box)
-        values = read_as(source, info, box)
+        values = None if self._held is None else self._held.get(number)
+        if values is None:
+            values = read_as(source, info, box)
         if seen is not None:
             seen(number, values)
+        if self._held is not None:
+            self._held[number] = values
+            values = values.copy()  # which a method may compute in
         return self._widened(values, info.dtype, box)
 
     def _rows(self, number: int, rows: Rows, box: Box) -> Array:

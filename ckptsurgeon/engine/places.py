@@ -12,7 +12,7 @@ from ..errors import OutputError
 from ..sources import File, scheme_of
 from ..text import escape, human_bytes
 
-__all__ = ["check_output", "check_space", "identities", "output_error"]
+__all__ = ["check_is_path", "check_output", "check_space", "identities", "output_error"]
 
 _WHY = {
     errno.ENOSPC: "there is no space left",
@@ -38,13 +38,18 @@ def output_error(path: str, error: OSError) -> OutputError:
     return OutputError(f"cannot write {escape(path)}: {why}.")
 
 
+def check_is_path(path: str) -> None:
+    """Raise OutputError for an address: only this machine is written to."""
+    if scheme_of(path):
+        raise OutputError(f"cannot write {escape(path)}: outputs are written to this machine.", hint="Name a path.")
+
+
 def check_output(path: str, inputs: Iterable[tuple[int, int]], *, force: bool, folder: bool) -> None:
     """Raise OutputError when a path must not be written: an input, something there already, or no place for it.
 
     ``inputs`` are the (device, inode) of every file that is read.
     """
-    if scheme_of(path):
-        raise OutputError(f"cannot write {escape(path)}: outputs are written to this machine.", hint="Name a path.")
+    check_is_path(path)
     parent = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(parent):
         raise OutputError(f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.")
@@ -97,7 +102,7 @@ def check_space(folder: str, size: int, shown: str) -> None:
 def identities(files: Iterable[File]) -> Iterator[tuple[int, int]]:
     """Yield the (device, inode) of open files."""
     for file in files:
-        fd = file.fileno()
-        if fd is not None:
-            found = os.fstat(fd)
+        with file.descriptor() as fd:
+            found = None if fd is None else os.fstat(fd)
+        if found is not None:
             yield found.st_dev, found.st_ino

@@ -45,10 +45,12 @@ def read_number(source: Checkpoint, key: str) -> float | None:
 
 def _read_stored(file: File, info: TensorInfo, part: Box) -> Array:
     dtype = raw_dtype(info.dtype)
-    stride = info.stride or contiguous_stride(info.shape)
     shape = box_shape(part)
     assert info.storage is not None
     start = info.storage.offset + info.offset
+    if info.stride is None and shape == info.shape:  # all of it, as most are read
+        return _resolved(_run(file, start, shape, dtype), info)
+    stride = info.stride or contiguous_stride(info.shape)
     start += sum(begin * step for (begin, _), step in zip(part, stride, strict=True)) * dtype.itemsize
     array = _gather(file, start, shape, stride, dtype)
     return _resolved(array, info)
@@ -58,9 +60,7 @@ def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int],
     """Read a strided region: in one go where it is dense, else piece by piece along its widest stride."""
     span, needed = reach(shape, stride) * dtype.itemsize, math.prod(shape) * dtype.itemsize
     if span == needed and contiguous_stride(shape) == tuple(stride):
-        whole = np.empty(shape, dtype)
-        file.readinto(start, whole.reshape(-1).view("u1").data)
-        return whole
+        return _run(file, start, shape, dtype)
     if span <= max(SMALL, SPARSE * needed) or max(shape, default=1) == 1:
         if span == 0:
             return np.empty(shape, dtype)
@@ -75,6 +75,13 @@ def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int],
         where = tuple(slice(i, i + 1) if d == axis else slice(None) for d in range(len(shape)))
         out[where] = _gather(file, start + i * stride[axis] * dtype.itemsize, inner, stride, dtype)
     return out
+
+
+def _run(file: File, start: int, shape: Sequence[int], dtype: Any) -> Array:
+    """Read elements that lie one behind the other."""
+    whole = np.empty(shape, dtype)
+    file.readinto(start, whole.reshape(-1).view("u1").data)
+    return whole
 
 
 def _resolved(array: Array, info: TensorInfo) -> Array:
@@ -102,5 +109,5 @@ def _negated(array: Array, dtype: str) -> Array:
 def _swapped(array: Array, info: TensorInfo) -> Array:
     if DTYPES[info.dtype].kind != "complex":
         return array.byteswap()
-    half = array.view(f"<u{info.itemsize // 2}").byteswap()
+    half = array.reshape(-1).view(f"<u{info.itemsize // 2}").byteswap()  # a scalar has no other view
     return half.view(array.dtype).reshape(array.shape)

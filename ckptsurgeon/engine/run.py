@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,10 @@ from ..checkpoint import Checkpoint
 from ..errors import PlanError
 from ..plan import MERGES, Fit, Input, Plan, Step
 from ..target import TargetSpec
-from ..tensors import TensorInfo
-from ..text import count, escape
+from ..tensors import SATURATED, TensorInfo
+from ..text import count, escape, listing
 from .checksums import crc32
 from .layout import OutputShape
-from .libc import start_writing
 from .staging import StagedFile
 from .transfer import SMALL
 
@@ -33,6 +32,7 @@ __all__ = [
     "has_slot",
     "is_copy",
     "overflow_notes",
+    "unsound_notes",
 ]
 
 WRITE = 1 << 20
@@ -60,7 +60,11 @@ class Inputs:
 
 @dataclass
 class Run:
-    """The state of one run: the slots to fill, the checksums of what is filled, what to say at the end."""
+    """The state of one run: the slots to fill, the checksums of what is filled, what to say at the end.
+
+    ``copies`` are the steps whose bytes lie in a source as they are, with its header, ``others`` those that are
+    computed or drawn, ``shared`` those without a slot of their own.
+    """
 
     plan: Plan
     inputs: Inputs
@@ -69,6 +73,7 @@ class Run:
     progress: Progress
     checksums: dict[str, int] = field(default_factory=dict)
     overflowed: dict[str, int] = field(default_factory=dict)
+    unsound: dict[str, int] = field(default_factory=dict)
     nbytes_read: int = 0
     fits: tuple[Fit, ...] = ()
     check: Callable[[], None] = lambda: None
@@ -78,10 +83,31 @@ class Run:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.slots: dict[str, tuple[StagedFile, int, int]] = {}
+        first, *others = self.shape.parts
+        self._first = first
+        self._part_of = {key: part for part in others for key in part.layout.slots}
+        self.copies: dict[str, tuple[Step, TensorInfo]] = {}
+        self.others: list[Step] = []
+        self.shared: list[Step] = []
+        for step in self.plan.steps:
+            if not has_slot(self, step):
+                self.shared.append(step)
+            elif step.source is not None and is_copy(step, info := self.info(step)):
+                self.copies[step.key] = step, info
+            else:
+                self.others.append(step)
+
+    def slot(self, key: str) -> tuple[StagedFile, int, int]:
+        """Return the file, offset and bytes that a key has; raises KeyError."""
+        part = self._part_of.get(key, self._first)
+        return self.files[part.name], *part.layout.slots[key]
+
+    def slots(self) -> Iterator[tuple[str, StagedFile, int, int]]:
+        """Yield every key with its file, offset and bytes, in the order of what is written."""
         for part in self.shape.parts:
+            file = self.files[part.name]
             for key, (offset, nbytes) in part.layout.slots.items():
-                self.slots[key] = (self.files[part.name], offset, nbytes)
+                yield key, file, offset, nbytes
 
     def fetched(self, nbytes: int) -> None:
         """Count bytes that came from elsewhere before anything was written as part of the way."""
@@ -99,14 +125,16 @@ class Run:
 
     def info(self, step: Step) -> TensorInfo:
         """Return the header of a step's first input, which must be what the plan was made from."""
-        return self._part(step.inputs[0])[0]
+        assert step.source is not None
+        return self._checked(step.source, step.source_key, step.source_dtype, step.source_shape)
 
     def parts(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
         """Return each input of a step: its header and the checkpoint it is of.
 
         Where a source is laid over values that a checkpoint keeps, those are the last.
         """
-        return [*map(self._part, step.inputs), *self._kept(step)]
+        first = [] if step.source is None else [(self.info(step), self.inputs.sources[step.source])]
+        return [*first, *map(self._part, step.more), *self._kept(step)]
 
     def _kept(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
         keeper = self.inputs.keeper
@@ -118,22 +146,25 @@ class Run:
         return [(info, keeper)]
 
     def _part(self, one: Input) -> tuple[TensorInfo, Checkpoint]:
-        source = self.inputs.sources[one.source]
-        info = source.get(one.key)
-        if info is None or (info.dtype, info.shape) != (one.dtype, one.shape) or info.opaque:
-            raise PlanError(f"{escape(source.path)} no longer has {escape(one.key)} as it was planned.")
-        return info, source
+        return self._checked(*one), self.inputs.sources[one.source]
+
+    def _checked(self, source: int, key: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
+        opened = self.inputs.sources[source]
+        info = opened.get(key)
+        if info is None or info.dtype != dtype or info.shape != shape or info.opaque:
+            raise PlanError(f"{escape(opened.path)} no longer has {escape(key)} as it was planned.")
+        return info
 
     def write(self, key: str, at: int, raw: memoryview) -> int:
         """Write bytes into a slot at a byte offset; returns their CRC-32."""
-        file, offset, _ = self.slots[key]
+        file, offset, _ = self.slot(key)
         crc = 0
         for begin in range(0, len(raw), WRITE):
             view = raw[begin : begin + WRITE]
             crc = crc32(view, crc)
             file.write(offset + at + begin, view)
         if len(raw) >= SMALL:
-            start_writing(file.fd, offset + at, len(raw))
+            file.start_writing(offset + at, len(raw))
         return crc
 
 
@@ -142,11 +173,11 @@ def check_unchanged(inputs: Inputs) -> None:
     for source in inputs.sources:
         handles = source.open_files()
         for header in source.files:
-            fd = handles[header.name].fileno() if header.name in handles else None
-            if fd is None or header.mtime_ns is None:
+            if header.name not in handles or header.mtime_ns is None:
                 continue
-            now = os.fstat(fd)
-            if (now.st_size, now.st_mtime_ns) != (header.size, header.mtime_ns):
+            with handles[header.name].descriptor() as fd:
+                now = None if fd is None else os.fstat(fd)
+            if now is not None and (now.st_size, now.st_mtime_ns) != (header.size, header.mtime_ns):
                 name = os.path.join(source.path, header.name) if header.name else source.path
                 raise PlanError(f"{escape(name)} has changed since the plan.", hint="Plan again.")
 
@@ -165,11 +196,22 @@ def checked_on_the_way(step: Step, info: TensorInfo) -> bool:
 
 def has_slot(run: Run, step: Step) -> bool:
     """Whether a step has a slot of its own; in a zip an alias shares its owner's."""
-    return not step.tied_to or run.slots[step.key] != run.slots[step.tied_to]
+    return not step.tied_to or run.slot(step.key) != run.slot(step.tied_to)
 
 
-def overflow_notes(overflowed: Mapping[str, int]) -> tuple[str, ...]:
-    """Say how many values of each tensor became infinite or NaN that were finite before."""
+def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
+    """Say which tensors that are made of several have values that are NaN or infinite since an input has such there."""
+    if not unsound:
+        return ()
+    said = [f"{escape(key)} ({count(number, 'value')})" for key, number in unsound.items()]
+    return (f"NaN and infinite values come from the inputs: {listing(said, where='')}",)
+
+
+def overflow_notes(overflowed: Mapping[str, int], steps: Sequence[Step]) -> tuple[str, ...]:
+    """Say how many values of each tensor became infinite or NaN that were finite before, or were cut to the largest."""
+    dtypes = {step.key: step.dtype for step in steps if step.key in overflowed}
     return tuple(
-        f"{count(number, 'value')} of {escape(key)} became infinite or NaN" for key, number in overflowed.items()
+        f"{count(number, 'value')} of {escape(key)} became "
+        + (f"the largest of {dtypes[key]}, or NaN" if dtypes[key] in SATURATED else "infinite or NaN")
+        for key, number in overflowed.items()
     )

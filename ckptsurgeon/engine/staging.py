@@ -9,16 +9,20 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 
 from ..errors import OutputError
-from ..sources import File
+from ..sources import Descriptor, File
 from ..text import escape
-from .libc import reserve
+from .libc import reserve, start_writing
+from .locking import output_lock
 from .places import check_output, check_space, identities, output_error
-from .temp import lock, remove_leftovers, sync, sync_folder, temp_name
+from .temp import folder_of, lock, remove_leftovers, sync, sync_folder, temp_name
 
 __all__ = ["StagedFile", "staged_file", "temp_file", "write_text"]
+
+FLAGS = os.O_RDWR | os.O_CLOEXEC
 
 
 class StagedFile:
@@ -27,16 +31,23 @@ class StagedFile:
     def __init__(self, path: str, shown: str = "") -> None:
         self.path = path
         self.shown = shown or path
-        self.fd = -1
+        self._file: Descriptor | None = None
+        self._locked = False
 
-    def open(self, mode: int) -> None:
-        """Create the file and lock it; raises OSError."""
+    def create(self, mode: int) -> None:
+        """Create the file in a folder that is locked as a whole; raises OSError."""
+        self._file = Descriptor(partial(os.open, self.path, FLAGS | os.O_CREAT | os.O_EXCL, mode))
+        self._file.again = partial(os.open, self.path, FLAGS)
+
+    def create_locked(self, mode: int) -> None:
+        """Create the file and lock it, so that it stays open; raises OSError."""
         while True:
-            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            self.create(mode)
+            fd, self._locked = self._open.take(), True
             try:
-                lock(self.fd)
+                lock(fd)
             except BlockingIOError:  # another run took it for a left-over and is about to remove it
-                os.close(self.fd)
+                self.close()
                 self.path += "x"
                 continue
             except OSError:
@@ -44,14 +55,35 @@ class StagedFile:
                 with suppress(OSError):
                     os.unlink(self.path)
                 raise
-            if os.fstat(self.fd).st_nlink:
+            if os.fstat(fd).st_nlink:
                 return
-            os.close(self.fd)
+            self.close()
+
+    @property
+    def _open(self) -> Descriptor:
+        if self._file is None:
+            raise OSError(errno.EBADF, "the file is closed")
+        return self._file
+
+    def descriptor(self) -> AbstractContextManager[int]:
+        """Lend the descriptor; raises OSError."""
+        return self._open.used()
+
+    def start_writing(self, offset: int, nbytes: int) -> None:
+        """Ask the kernel to begin writing a range to disk."""
+        with self.descriptor() as fd:
+            start_writing(fd, offset, nbytes)
+
+    def clear(self) -> None:
+        """Let it be empty; raises OSError."""
+        with self.descriptor() as fd:
+            os.ftruncate(fd, 0)
 
     def reserve(self, size: int) -> None:
         """Reserve the space of the whole file; raises OutputError where there is not enough."""
         try:
-            reserve(self.fd, size)
+            with self.descriptor() as fd:
+                reserve(fd, size)
         except OSError as error:
             raise output_error(self.shown, error) from error
 
@@ -59,27 +91,35 @@ class StagedFile:
         """Write all of ``data`` at ``offset``; raises OutputError."""
         view = memoryview(data).cast("B")
         try:
-            while view:
-                done = os.pwrite(self.fd, view, offset)
-                view, offset = view[done:], offset + done
+            fd = self._open.take()
+            try:
+                while view:
+                    done = os.pwrite(fd, view, offset)
+                    view, offset = view[done:], offset + done
+            finally:
+                self._open.give_back()
         except OSError as error:
             raise output_error(self.shown, error) from error
 
     def flush(self, size: int | None) -> None:
         """Check the length, where it was known before, and wait until the bytes are on disk; raises OutputError."""
         try:
-            found = os.fstat(self.fd).st_size
-            if size is not None and found != size:
-                raise OutputError(f"{escape(self.shown)} has {found} bytes where {size} were written.")
-            sync(self.fd)
+            with self.descriptor() as fd:
+                found = os.fstat(fd).st_size
+                if size is not None and found != size:
+                    raise OutputError(f"{escape(self.shown)} has {found} bytes where {size} were written.")
+                sync(fd)
         except OSError as error:
             raise output_error(self.shown, error) from error
 
     def close(self) -> None:
         """Close the file, which unlocks it."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+            if self._locked:
+                file.give_back()
+        self._locked = False
 
 
 @contextmanager
@@ -108,9 +148,11 @@ def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
     remove_leftovers(path)
     check_space(os.path.dirname(os.path.abspath(path)), size or 0, path)
     staged = StagedFile(temp_name(path), path)
-    try:
+    with ExitStack() as stack:
         try:
-            staged.open(0o666)
+            folder = stack.enter_context(folder_of(path))
+            stack.callback(staged.close)
+            staged.create_locked(0o666)
         except OSError as error:
             raise output_error(path, error) from error
         try:
@@ -119,9 +161,7 @@ def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
             yield staged
         finally:
             with suppress(OSError):
-                os.unlink(staged.path)
-    finally:
-        staged.close()
+                os.unlink(os.path.basename(staged.path), dir_fd=folder)
 
 
 def _place(temp: str, path: str, *, force: bool) -> None:
@@ -139,9 +179,9 @@ def _place(temp: str, path: str, *, force: bool) -> None:
         os.unlink(temp)
 
 
-def write_text(path: str, text: str, *, inputs: Iterable[File], force: bool) -> None:
-    """Write a small text file by the same rules; raises OutputError."""
+def write_text(path: str, text: str, *, inputs: Iterable[File], force: bool, wait: float | None = None) -> None:
+    """Write a small text file by the same rules, as the only one who writes there; raises OutputError."""
     data = text.encode("utf-8", "surrogatepass")
     check_output(path, identities(inputs), force=force, folder=False)
-    with staged_file(path, len(data), force=force) as staged:
+    with output_lock(path, wait), staged_file(path, len(data), force=force) as staged:
         staged.write(0, data)

@@ -9,9 +9,10 @@ import os
 import re
 import secrets
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-__all__ = ["lock", "remove_all_leftovers", "remove_leftovers", "sync", "sync_folder", "temp_name"]
+__all__ = ["folder_of", "lock", "remove_all_leftovers", "remove_leftovers", "stem", "sync", "sync_folder", "temp_name"]
 
 MARK = ".ckpt-tmp"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -21,10 +22,11 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 def temp_name(path: str) -> str:
     """Return a new hidden name beside ``path`` that tells which output it is for."""
     folder, name = os.path.split(os.path.abspath(path))
-    return os.path.join(folder, f"{_stem(name)}{secrets.token_hex(4)}{MARK}")
+    return os.path.join(folder, f"{stem(name)}{secrets.token_hex(4)}{MARK}")
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
+    """Return what the names of all that is made beside an output begin with."""
     raw = os.fsencode(name)
     short = name if len(raw) < 200 else hashlib.sha256(raw).hexdigest()
     return f".{short}."
@@ -39,10 +41,20 @@ def lock(fd: int) -> None:
             raise
 
 
+@contextmanager
+def folder_of(path: str) -> Iterator[int]:
+    """Give a descriptor of the folder that a path is in: what is made there is found even if that is renamed."""
+    fd = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def remove_leftovers(path: str) -> None:
     """Remove what killed runs left for this output: temp files and folders that nobody holds locked."""
     folder, name = os.path.split(os.path.abspath(path))
-    _remove_leftovers(folder, re.escape(_stem(name)))
+    _remove_leftovers(folder, re.escape(stem(name)))
 
 
 def remove_all_leftovers(folder: str) -> None:

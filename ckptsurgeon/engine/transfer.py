@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
-from ..sources import File
 from .checksums import bad_checksum, crc32
-from .copies import Copy, Task, batched, joined, tasks_of
-from .libc import start_writing
+from .copies import Copy, Piece, Task, batched, joined, tasks_of
 from .places import output_error
 
 __all__ = ["SMALL", "THREADS", "Advance", "copying"]
@@ -41,6 +39,29 @@ _NO_KERNEL_COPY = {
 
 Advance = Callable[[int], None]
 """Called with the number of bytes just done, from any thread."""
+
+
+class _Sums:
+    """The CRC-32 of each slice of a task, from blocks that come in their order."""
+
+    def __init__(self, slices: Sequence[tuple[Piece, int, int]]) -> None:
+        self._left = iter(slices)
+        self._slice = next(self._left, None)
+        self._crc = self._done = 0
+
+    def add(self, block: memoryview) -> None:
+        """Take the block that follows."""
+        at = 0
+        while self._slice is not None:
+            piece, begin, length = self._slice
+            part = block[at : at + length - self._done]
+            self._crc = crc32(part, self._crc)
+            self._done, at = self._done + len(part), at + len(part)
+            if self._done < length:
+                return
+            piece.done(begin, self._crc, length)
+            self._slice = next(self._left, None)
+            self._crc = self._done = 0
 
 
 class _Worker:
@@ -74,24 +95,28 @@ class _Worker:
         if task.nbytes < SMALL or not self._in_kernel(task):
             self._by_hand(task)
             return
-        offset = copy.source_offset + task.begin
-        for piece, begin, length in task.slices:
-            piece.parts.append((begin, self._checksum(copy.source, offset, length), length))
-            offset += length
-        start_writing(copy.output.fd, copy.output_offset + task.begin, task.nbytes)
+        for _ in self._blocks(task):
+            pass
+        copy.output.start_writing(copy.output_offset + task.begin, task.nbytes)
         self._advance(task.nbytes)
 
     def _in_kernel(self, task: Task) -> bool:
         """Copy within the kernel; False where it cannot, with nothing lost."""
-        copy, size = task.copy, task.nbytes
-        source = copy.source.fileno()
-        if source is None or (source, copy.output.fd) in self._refused or not hasattr(os, "copy_file_range"):
+        copy, pair = task.copy, (id(task.copy.source), id(task.copy.output))
+        if pair in self._refused or not hasattr(os, "copy_file_range"):
             return False
-        done = 0
+        with copy.source.descriptor() as source, copy.output.descriptor() as output:
+            if source is None or not self._ranges_copied(task, source, output):
+                self._refused.add(pair)
+                return False
+        return True
+
+    def _ranges_copied(self, task: Task, source: int, output: int) -> bool:
+        copy, size, done = task.copy, task.nbytes, 0
         while done < size:
             try:
                 moved = os.copy_file_range(
-                    source, copy.output.fd, size - done,
+                    source, output, size - done,
                     copy.source_offset + task.begin + done, copy.output_offset + task.begin + done,
                 )  # fmt: skip
             except OSError as error:
@@ -99,33 +124,29 @@ class _Worker:
                     raise output_error(copy.output.shown, error) from error
                 moved = 0
             if moved == 0:  # refused, or the file shrank: reading says which
-                self._refused.add((source, copy.output.fd))
                 return False
             done += moved
         return True
 
     def _by_hand(self, task: Task) -> None:
-        copy, at = task.copy, task.begin
-        for piece, begin, length in task.slices:
-            crc, done = 0, 0
-            while done < length:
-                view = self._view(min(BLOCK, length - done))
-                copy.source.readinto(copy.source_offset + at, view)
-                crc = crc32(view, crc)
-                copy.output.write(copy.output_offset + at, view)
-                done, at = done + len(view), at + len(view)
-            piece.parts.append((begin, crc, length))
-            if length >= SMALL:
-                start_writing(copy.output.fd, copy.output_offset + at - length, length)
-            self._advance(length)
+        output, at = task.copy.output, task.copy.output_offset + task.begin
+        for block in self._blocks(task):
+            output.write(at, block)
+            if len(block) >= SMALL:
+                output.start_writing(at, len(block))
+            at += len(block)
+            self._advance(len(block))
 
-    def _checksum(self, file: File, offset: int, length: int) -> int:
-        crc, done = 0, 0
-        while done < length:
-            view = self._view(min(BLOCK, length - done))
-            file.readinto(offset + done, view)
-            crc, done = crc32(view, crc), done + len(view)
-        return crc
+    def _blocks(self, task: Task) -> Iterator[memoryview]:
+        """Yield what a task copies, block by block, and take the checksums; a block may hold many small pieces."""
+        sums, copy, size, done = _Sums(task.slices), task.copy, task.nbytes, 0
+        while done < size:
+            block = self._view(min(BLOCK, size - done))
+            copy.source.readinto(copy.source_offset + task.begin + done, block)
+            sums.add(block)
+            yield block
+            done += len(block)
+        sums.add(memoryview(b""))  # pieces of no bytes
 
     def _view(self, size: int) -> memoryview:
         buffer = getattr(self._local, "buffer", None)
@@ -137,7 +158,9 @@ class _Worker:
 
 @contextmanager
 def copying(copies: Iterable[Copy], advance: Advance) -> Iterator[Callable[[], None]]:
-    """Carry out copies with their checksums while the body of the ``with`` does something else; all is done at its end.
+    """Carry out copies, in the order of what is written, while the body of the ``with`` does something else.
+
+    All is done, and has its checksums, at the end.
 
     The body is given what raises the failure of a copy, so that it need not go on for nothing.
     Raises FormatError when a piece does not have the checksum that its source recorded, SourceError and

@@ -97,7 +97,7 @@ class Chooser:
     def _policies(self, step: Step, meant: Origin | None) -> tuple[str, ...]:
         if meant is None or not _differs(meant.info.shape, step.shape):
             return ()
-        fits = fitting_policies(meant.info.shape, step.shape, meant.info.dtype)
+        fits = fitting_policies(meant.info.shape, step.shape, meant.info.dtype, step.key)
         return tuple(policy for policy in fits if policy != step.policy.partition(":")[0])
 
     def _near(self, step: Step) -> Iterator[Candidate]:

@@ -61,7 +61,7 @@ def _matching(text: str, plan: Plan, planning: Planning | None) -> list[str]:
         return [text]
     if not text:
         raise PatternError("--explain is empty.", hint="Name a destination key or a pattern of them.")
-    pattern = KeyPattern(text)
+    pattern = KeyPattern.given(text, "--explain ")
     hits = KeyMatcher([pattern]).hits(keys)[0]
     if hits:
         return hits

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..brief import Brief
 from ..notebook import InNotebooks
 from ..plan import Step
+from ..text import escape, listing
 
 __all__ = ["Alternatives", "Candidate", "Explained", "Explanation", "Passed"]
 
@@ -34,8 +36,8 @@ class Passed:
     why: str
 
 
-@dataclass(frozen=True)
-class Alternatives:
+@dataclass(frozen=True, repr=False)
+class Alternatives(Brief):
     """What a tensor could have been.
 
     ``sources`` have it and do not give it, ``excluded`` would have it but for an option, ``rules`` match as well,
@@ -59,8 +61,8 @@ class Alternatives:
         }
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Brief):
     """What becomes of one destination tensor, and why.
 
     ``source`` is the name of the source it comes from, ``because`` says why it comes from none, ``seed`` is that of
@@ -74,6 +76,10 @@ class Explanation:
     seed: int | None = None
     ties: tuple[str, ...] = ()
     alternatives: Alternatives | None = field(default=None)
+
+    def __repr__(self) -> str:
+        why = f" from {escape(self.source)}" if self.source else f": {escape(self.because)}" if self.because else ""
+        return f"<Explanation {escape(self.key)} {self.step.kind}{why}>"
 
     @property
     def key(self) -> str:
@@ -105,11 +111,14 @@ class Explanation:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explained(InNotebooks):
     """The tensors that were asked for, in the destination's order."""
 
     tensors: tuple[Explanation, ...]
+
+    def __repr__(self) -> str:
+        return f"<Explained {listing([one.key for one in self.tensors], where='')}>"
 
     def to_json(self) -> dict[str, Any]:
         """Return the explanations as plain data."""

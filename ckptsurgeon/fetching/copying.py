@@ -26,17 +26,16 @@ def copy_bytes(source: File, output: StagedFile) -> None:
 
 def _in_kernel(source: File, output: StagedFile) -> int:
     """Return how many bytes the kernel has copied."""
-    fd, done = source.fileno(), 0
-    if fd is None or not hasattr(os, "copy_file_range"):
-        return 0
-    while done < source.size:
-        try:
-            moved = os.copy_file_range(fd, output.fd, source.size - done, done, done)
-        except OSError as error:
-            if error.errno not in _BY_HAND:
-                raise output_error(output.shown, error) from error
-            return done
-        if not moved:
-            return done
-        done += moved
+    done = 0
+    with source.descriptor() as fd, output.descriptor() as out:
+        while fd is not None and done < source.size and hasattr(os, "copy_file_range"):
+            try:
+                moved = os.copy_file_range(fd, out, source.size - done, done, done)
+            except OSError as error:
+                if error.errno not in _BY_HAND:
+                    raise output_error(output.shown, error) from error
+                break
+            if not moved:
+                break
+            done += moved
     return done

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..engine import StagedFile
-from ..errors import SourceError
-from ..sources import Address, Patience, address_of, announced, ask, broken, refusal
+from ..errors import OutputError, SourceError
+from ..sources import Address, Patience, Room, address_of, announced, ask, broken, refusal
 from ..text import escape
 from .origin import Origin
 from .placing import Placing
@@ -64,6 +64,7 @@ class _Body:
         self._size: int | None = None
         self._etag = ""
         self._digest = hashlib.sha256()
+        self._room = Room(lambda: os.statvfs(os.path.dirname(os.path.abspath(path))))
 
     def wanted(self, etag: str) -> dict[str, str]:
         """Return the headers of the next request: for the rest, where it can be told to be of the same file."""
@@ -103,6 +104,8 @@ class _Body:
         if self._size is not None and self.done + len(chunk) > self._size:
             raise SourceError(f"{self._shown} sent more than the {self._size} bytes that it announced.")
         assert self._staged is not None
+        if self._size is None and not self._room.take(len(chunk)):
+            raise OutputError(f"cannot write {escape(self._path)}: there is hardly any space left.")
         self._staged.write(self.done, chunk)
         self._digest.update(chunk)
         self.done += len(chunk)
@@ -129,7 +132,7 @@ class _Body:
         if self._staged is None:
             self._staged = self._placing.file(self._path, self._size)
         else:
-            os.ftruncate(self._staged.fd, 0)
+            self._staged.clear()
 
     def _check_goes_on(self, response: httpx2.Response) -> None:
         """Raise SourceError unless a partial answer has the rest of the same file (RFC 9110, 15.3.7)."""

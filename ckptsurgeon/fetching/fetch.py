@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..engine import check_is_path
 from ..errors import ConfigError, FormatError, SourceError
 from ..sources import cache_folder, open_source
 from ..text import escape
@@ -53,6 +54,8 @@ def fetch(
     progress: Progress | None = None,
 ) -> Fetched:
     """Bring what a URI names to this machine; see ``ckptsurgeon.fetch``."""
+    if folder is not None:
+        check_is_path(folder)
     origin = origin_of_uri(uri, revision)
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise ConfigError(f"{escape(sha256)} is no SHA-256: that has 64 hexadecimal digits.")

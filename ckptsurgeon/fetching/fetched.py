@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..brief import Brief
 from ..text import escape
 from .blob import Blob
 
 __all__ = ["Fetched", "FetchedFile", "fetched_files", "notes_of"]
 
 
-@dataclass(frozen=True)
-class FetchedFile:
+@dataclass(frozen=True, repr=False)
+class FetchedFile(Brief):
     """One file, as it lies on this machine.
 
     ``name`` is its path in the repository or folder; ``checked`` what its bytes were held against: "sha256" or "git" (
@@ -27,8 +28,8 @@ class FetchedFile:
     checked: str
 
 
-@dataclass(frozen=True)
-class Fetched:
+@dataclass(frozen=True, repr=False)
+class Fetched(Brief):
     """What was fetched; as a path it is that of the file, or of the folder.
 
     ``uri`` is without credentials, and names the ``commit`` where there is one ('' if not): it is the same for ever.

@@ -10,10 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..engine import output_error
-from ..errors import CheckpointError, SourceError
-from ..sources import HubQuery, asking, fetched_revision, is_offline
+from ..errors import SourceError
+from ..sources import HubQuery, asking, digest_listed, fetched_revision, is_digest, is_offline
 from ..text import escape
-from .blob import Blob, called, is_digest, read_blob, remove_blob
+from .blob import Blob, read_blob
+from .cache import blob_of, cache_base, check_cache, check_kept, remove_kept
 from .config import FetchConfig
 from .counter import counter
 from .origin import Origin
@@ -33,6 +34,8 @@ def pinned(origin: Origin, config: FetchConfig) -> Origin:
 
     Where the hub cannot be reached it is the one that the cache knows for a branch. Raises SourceError, ConfigError.
     """
+    if not is_offline(_query(origin, config)):
+        check_cache(origin.source, config.huggingface_cache_dir)
     return replace(origin, revision=fetched_revision(_query(origin, config), config.huggingface_cache_dir))
 
 
@@ -41,20 +44,23 @@ def from_hub(origin: Origin, config: FetchConfig, cache_dir: str | None, progres
 
     One whose bytes are not what the hub says is removed from the cache and fetched once more.
     """
+    cache, offline = cache_base(cache_dir), is_offline(_query(origin, config))
     for left in reversed(range(TRIES)):
         with _asking(origin, config):
             from huggingface_hub import hf_hub_download
 
             path = hf_hub_download(
-                repo_id=origin.source, filename=origin.file, revision=origin.revision or None, cache_dir=cache_dir,
-                token=config.token, local_files_only=is_offline(_query(origin, config)), tqdm_class=counter(progress),
+                repo_id=origin.source, filename=origin.file, revision=origin.revision or None, cache_dir=cache,
+                token=config.token, local_files_only=offline, tqdm_class=counter(progress),
                 force_download=left + 1 < TRIES,
             )  # fmt: skip
-        blob = read_blob(path, _said(origin, config, path))
-        if blob is not None:
-            return replace(blob, again=left + 1 < TRIES)
-        remove_blob(path)
-        if is_offline(_query(origin, config)):
+        check_kept(path, origin.source, origin.revision, origin.file, cache)
+        if blob_of(path) or not os.path.islink(path):
+            blob = read_blob(path, _said(origin, config, path))
+            if blob is not None:
+                return replace(blob, again=left + 1 < TRIES)
+        remove_kept(path)
+        if offline:
             break
     raise SourceError(
         f"{escape(origin.shown)} is not what the hub has: its SHA-256 differs. It was removed from the cache.",
@@ -104,20 +110,12 @@ def _names(origin: Origin, config: FetchConfig, folder: str) -> list[str]:
 def _said(origin: Origin, config: FetchConfig, path: str) -> str:
     """Return the digest that the hub gives a file, '' where nobody says it.
 
-    The cache calls a file by it. The hub is asked where that is no digest: the cache has no links, or the hub is a
-    mirror that has ETags of its own.
+    The cache calls a file by it. The hub's listing is asked where the cache has no links.
     """
-    if is_digest(called(path)) or is_offline(_query(origin, config)):
-        return called(path)
-    with suppress(CheckpointError), _asking(origin, config):
-        from huggingface_hub import HfApi
-
-        for one in HfApi(token=config.token).get_paths_info(
-            origin.source, [origin.file], revision=commit_of(path) or origin.revision or None
-        ):
-            lfs = getattr(one, "lfs", None)
-            return str(lfs.sha256 if lfs is not None else one.blob_id) if one.path == origin.file else ""  # type: ignore[union-attr]
-    return ""
+    called = os.path.basename(blob_of(path))
+    if is_digest(called) or is_offline(_query(origin, config)):
+        return called
+    return digest_listed(_query(origin, config))
 
 
 def _query(origin: Origin, config: FetchConfig) -> HubQuery:

@@ -8,11 +8,10 @@ import os
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..errors import ConfigError, SourceError
 from ..sources import hub_address, scheme_of, shown
-from ..text import brief_repr, escape
+from ..text import brief_repr, escape, without_credentials
 
 __all__ = ["Origin", "origin_of", "split_path"]
 
@@ -46,8 +45,7 @@ class Origin:
     @property
     def sha256(self) -> str:
         """What tells it from other origins without saying its secrets: a digest of all but the credentials."""
-        parts = urlsplit(self.path) if self._is_address else None
-        address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts is not None else self.path
+        address = without_credentials(self.path) if self._is_address else self.path
         return hashlib.sha256("\n".join((self.kind, address, self.revision)).encode()).hexdigest()
 
     @property

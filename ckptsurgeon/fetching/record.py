@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from ..errors import PlanError
+from ..files import open_file
 from ..text import escape
 from .origin import Origin
 
@@ -59,7 +60,7 @@ def record_path(path: str) -> str:
 
 def read_record(path: str) -> Record | None:
     """Return the record beside a collected file, None where there is none that can be understood."""
-    with suppress(OSError, ValueError, TypeError, RecursionError), open(record_path(path), "rb") as file:
+    with suppress(OSError, ValueError, TypeError, RecursionError), open_file(record_path(path)) as file:
         record = Record(**json.loads(file.read(_MOST)))
         if all(type(getattr(record, name)) is type(value) for name, value in asdict(_EMPTY).items()):
             return record
@@ -76,7 +77,7 @@ def as_text(record: Record) -> str:
 
 def sha256_of(path: str) -> str:
     """Return the SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

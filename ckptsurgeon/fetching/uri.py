@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..errors import ConfigError
 from ..sources import check_address, hub_address, scheme_of
-from ..text import escape
+from ..text import escape, without_credentials
 from .origin import Origin
 
 __all__ = ["file_name", "origin_of_uri"]
@@ -26,7 +26,7 @@ def origin_of_uri(uri: str, revision: str | None = None) -> Origin:
     if revision is not None:
         raise ConfigError(f"{escape(uri)} has no revisions; only hf:// repositories do.", hint="Leave --revision out.")
     if scheme in ("", "file"):
-        return _local(uri[len("file://") :] if scheme else uri)
+        return _local(without_credentials(uri)[len("file://") :] if scheme else uri)
     kind = "url" if scheme in ("http", "https") else "store"
     if kind == "url":
         check_address(uri)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from ._header import Beside, Layout, OutTensor
 from ._pickle_writer import PickleWriter, tensor_pickle
 from ._zip_writer import ZipLayout, ZipWriter
+from .limits import PIECES
 
 __all__ = ["METADATA", "DcpWriter"]
 
@@ -103,35 +104,52 @@ class _MetadataWriter(PickleWriter):
         self.out += b"ub"
 
     def size(self, sizes: Sequence[int]) -> None:
-        """Emit a ``torch.Size``."""
-        self.name("torch", "Size")
-        self.integers(sizes)
-        self.out += b"\x85R"
+        """Emit a ``torch.Size``: one for all that are equal, as most are in a large model."""
+        what = ("size", tuple(sizes))
+        if not self.fetched(what):
+            self.name("torch", "Size")
+            self.integers(sizes)
+            self.out += b"\x85R"
+            self.kept(what)
 
     def tensor_metadata(self, tensor: OutTensor) -> None:
         """Emit the ``TensorStorageMetadata`` of a tensor in one piece."""
         self.begin(_MODULE, "TensorStorageMetadata")
         self.word("properties")
-        self.name(_MODULE, "TensorProperties")
-        self.out += b")\x81("
-        self.name("torch", tensor.dtype)
-        self.name("torch.serialization", "_get_layout")
-        self.word("torch.strided")
-        self.out += b"\x85R\x89"
-        self.name(_MODULE, "_MEM_FORMAT_ENCODING")
-        self.out += b"K\x00\x85R\x89tb"
+        self.properties(tensor.dtype)
         self.word("size")
         self.size(tensor.shape)
         self.word("chunks")
         self.out += b"]"
-        self.begin(_MODULE, "ChunkStorageMetadata")
-        self.word("offsets")
-        self.size((0,) * len(tensor.shape))
-        self.word("sizes")
-        self.size(tensor.shape)
-        self.end()
+        self.chunk(tensor.shape)
         self.out += b"a"
         self.end()
+
+    def properties(self, dtype: str) -> None:
+        """Emit the ``TensorProperties`` of a dtype."""
+        what = ("properties", dtype)
+        if not self.fetched(what):
+            self.name(_MODULE, "TensorProperties")
+            self.out += b")\x81("
+            self.name("torch", dtype)
+            self.name("torch.serialization", "_get_layout")
+            self.word("torch.strided")
+            self.out += b"\x85R\x89"
+            self.name(_MODULE, "_MEM_FORMAT_ENCODING")
+            self.out += b"K\x00\x85R\x89tb"
+            self.kept(what)
+
+    def chunk(self, shape: tuple[int, ...]) -> None:
+        """Emit the ``ChunkStorageMetadata`` of a tensor in one piece."""
+        what = ("chunk", shape)
+        if not self.fetched(what):
+            self.begin(_MODULE, "ChunkStorageMetadata")
+            self.word("offsets")
+            self.size((0,) * len(shape))
+            self.word("sizes")
+            self.size(shape)
+            self.end()
+            self.kept(what)
 
     def piece(self, key: str, dims: int, file: str, offset: int, length: int) -> None:
         """Emit where the piece of a tensor lies, as an item of a mapping."""
@@ -161,6 +179,7 @@ class DcpWriter:
     suffixes: tuple[str, ...] = ()
     carries = False
     shares = False
+    most = PIECES
     dtypes = ZipWriter.dtypes
 
     def layout(

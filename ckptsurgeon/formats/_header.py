@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from ..brief import Brief
 from ..errors import FormatError
 from ..sources import File, Source
 from ..text import escape
@@ -34,8 +35,8 @@ class FileHeader:
         return cls(name, file.size, sha256, file.mtime_ns, file.validator)
 
 
-@dataclass(frozen=True)
-class Header:
+@dataclass(frozen=True, repr=False)
+class Header(Brief):
     """The contents of a checkpoint as far as its headers tell.
 
     ``tree`` nests mappings and lists down to TensorInfo, plain values, names and opaque objects.
@@ -84,8 +85,7 @@ class Format(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class OutTensor:
+class OutTensor(NamedTuple):
     """A tensor to write: ``alias_of`` names an earlier one that it shares its values with."""
 
     key: str
@@ -144,13 +144,14 @@ class Writer(Protocol):
     """A format that can be written. Found on a Format as ``writer``.
 
     ``name`` is what ``--to`` calls it, ``sharding`` how it lies in a folder, which it must where ``suffixes`` is
-    empty; ``shares`` is set where tied tensors are written once.
+    empty; ``shares`` is set where tied tensors are written once; ``most`` are the tensors that we would read again.
     """
 
     name: str
     sharding: Sharding
     suffixes: tuple[str, ...]
     shares: bool
+    most: int
     dtypes: frozenset[str]
     carries: bool
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import codecs
+import re
 import struct
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from ..errors import UnsafeError
 from . import limits
-from ._pickle_state import State
-from ._values import Group, Name, Opaque, set_items
+from ._pickle_state import NO_EDGE, State
+from ._values import FrozenGroup, Group, Name, Opaque, set_items
 
 __all__ = ["TABLE", "Opcodes", "UnknownOpcodeError"]
 
+_FLOAT = re.compile(rb"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf|nan)")
 _DOUBLE = struct.Struct(">d")
 _INT4 = struct.Struct("<i")
 _UINT2 = struct.Struct("<H")
@@ -31,8 +34,11 @@ class Opcodes(State):
 
     def op_frame(self) -> None:
         length = self._number(_UINT8)
+        if self.edge < NO_EDGE:
+            raise self._broken("has a frame inside another")
         if length > len(self.data) - self.position:
             raise self._broken("has a frame beyond its end")
+        self.edge = self.position + length
 
     def op_pop(self) -> None:
         if self.stack:
@@ -48,10 +54,10 @@ class Opcodes(State):
 
     def op_int(self) -> None:
         line = self._line()
-        self.stack.append(line == b"01" if line in (b"00", b"01") else int(line))
+        self.stack.append(line == b"01" if line in (b"00", b"01") else self._spelled(line))
 
     def op_long(self) -> None:
-        self.stack.append(int(self._line().rstrip(b"L")))
+        self.stack.append(self._spelled(self._line().removesuffix(b"L")))
 
     def op_binint(self) -> None:
         self.stack.append(self._number(_INT4))
@@ -69,7 +75,10 @@ class Opcodes(State):
         line = self._line()
         if len(line) > limits.NUMBER_BYTES:
             raise UnsafeError(f"the pickle holds a number of {len(line)} bytes.", rule="number size")
-        self.stack.append(float(line))
+        number = float(line) if _FLOAT.fullmatch(line) else inf
+        if number in (inf, -inf) and line.lstrip(b"+-") != b"inf":
+            raise self._broken("spells a number as no pickler does")
+        self.stack.append(number)
 
     def op_binfloat(self) -> None:
         self.stack.append(self._number(_DOUBLE))
@@ -81,7 +90,7 @@ class Opcodes(State):
         self.stack.append(True)
 
     def op_string(self) -> None:
-        line = self._line().strip()
+        line = self._line()
         if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"":
             raise self._broken("has a string without quotes")
         self.stack.append(self._old_text(codecs.escape_decode(line[1:-1])[0]))
@@ -128,11 +137,11 @@ class Opcodes(State):
         items = self._pop_mark()
         self._extend(items)
 
-    def _extend(self, items: list[Any]) -> None:
+    def _extend(self, items: list[Any], *, in_set: bool = False) -> None:
         target = self.stack[-1]
         if isinstance(target, Opaque):
             target.keep(items)
-        elif isinstance(target, MutableSequence):
+        elif type(target) is (Group if in_set else list):
             target.extend(items)
         else:
             raise self._broken(f"appends to a {type(target).__name__}")
@@ -166,30 +175,31 @@ class Opcodes(State):
             raise self._broken(f"sets items of a {type(target).__name__}")
 
     def op_tuple3(self) -> None:
-        self.stack[-3:] = [tuple(self.stack[-3:])]
+        last, middle = self.stack.pop(), self.stack.pop()
+        self.stack[-1] = (self.stack[-1], middle, last)
 
     def op_empty_set(self) -> None:
         self.stack.append(Group())
 
     def op_additems(self) -> None:
         items = self._pop_mark()
-        self._extend(items)
+        self._extend(items, in_set=True)
 
     def op_frozenset(self) -> None:
         items = self._pop_mark()
-        self.stack.append(Group(items))
+        self.stack.append(FrozenGroup(items))
 
     def op_put(self) -> None:
-        self.memo.put(int(self._line()), self.stack[-1])
+        self.memo.put(self._spelled(self._line()), self.stack[-1])
 
     def op_get(self) -> None:
-        self.stack.append(self.memo.get(int(self._line())))
+        self.stack.append(self.memo.get(self._spelled(self._line())))
 
     def op_memoize(self) -> None:
         self.memo.put(len(self.memo), self.stack[-1])
 
     def op_global(self) -> None:
-        self._name(self._text(self._line()), self._text(self._line()))
+        self._name(self._text(self._line(), errors="strict"), self._text(self._line(), errors="strict"))
 
     def op_stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
@@ -207,14 +217,14 @@ class Opcodes(State):
         self._name("copyreg.extension", str(self._number(_INT4)))
 
     def op_inst(self) -> None:
-        module, name = self._text(self._line()), self._text(self._line())
+        module, name = self._text(self._line(), "ascii", "strict"), self._text(self._line(), "ascii", "strict")
         args = tuple(self._pop_mark())
         self._name(module, name)
-        self.stack[-1] = Opaque(self.stack[-1], args)
+        self.stack[-1] = self._called(self.stack[-1], args)
 
     def op_obj(self) -> None:
         items = self._pop_mark()
-        self.stack.append(Opaque(items[0], tuple(items[1:])))
+        self.stack.append(self._called(items[0], tuple(items[1:])))
 
     def op_newobj(self) -> None:
         args, made = self.stack.pop(), self.stack[-1]
@@ -222,12 +232,12 @@ class Opcodes(State):
         self.calls += 1
         if self.calls > limits.PICKLE_CALLS:
             raise self._too_many_calls()
-        self.stack[-1] = ours(*args) if ours else Opaque(made, args)
+        self.stack[-1] = ours(*args) if ours else self._called(made, args)
 
     def op_newobj_ex(self) -> None:
         self.stack.pop()
         args = self.stack.pop()
-        self.stack[-1] = Opaque(self.stack[-1], args)
+        self.stack[-1] = self._called(self.stack[-1], args)
 
     def op_build(self) -> None:
         state = self.stack.pop()
@@ -236,6 +246,8 @@ class Opcodes(State):
             target.state = state
         elif hasattr(target, "build"):
             target.build(state)
+        elif not self._names:
+            raise self._broken("gives a state to plain data")
 
     def op_persid(self) -> None:
         self.stack.append(self._persistent(self._line().decode("ascii")))

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import cast
 
 from ..collection import no_collection
-from ..errors import FormatError, UnsafeError
+from ..errors import CheckpointError, FormatError, UnsafeError
 from ..registry import discover
-from ..sources import File, Folder, Source, broken_links, link_of, notes_of
+from ..sources import File, Folder, Source, link_of, notes_of
 from ..text import escape, listing
+from ._choosing import choose, has_weights, is_weights, note_of
+from ._foreign import HEAD, foreign
+from ._foreign_folder import PIPELINE, folder_kind
+from ._foreign_packed import in_tar, in_zip
+from ._foreign_words import refused
 from ._header import Format, Header, Writer
-from ._runs import chosen_of_run, example_of_run, lost_of_run
 from ._sharded_writer import folder_frame, folder_recipe
+from ._tar import is_tar
+from ._tar import names_in as names_in_tar
+from ._zip import names_in as names_in_zip
 
-__all__ = ["SUFFIXES", "has_weights", "read_header", "writers"]
+__all__ = ["read_header", "writers"]
 
 _HEAD = 512
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz")
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
-_PREFERRED = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors")
 
 
 def _formats() -> list[Format]:
@@ -47,9 +49,9 @@ def read_header(source: Source, name: str = "") -> Header:
         for fmt in _formats():
             if fmt.sniff(source, head):
                 with no_collection():
-                    header = _read(fmt, source, name)
+                    header = _read(fmt, source, name, head)
                 return replace(header, notes=(*_link_note(source), *notes_of(source), *header.notes))
-        raise FormatError(f"{escape(source.uri)} is not a checkpoint{_looks_like(head)}.", rule="unknown format")
+        raise refused(source.uri, foreign(source.read(0, min(HEAD, source.size)), _argument(source), source.size))
     for fmt in _formats():
         if fmt.sniff(source, b""):
             _check_alone(fmt, source)
@@ -58,15 +60,10 @@ def read_header(source: Source, name: str = "") -> Header:
     return _read_folder(source)
 
 
-def has_weights(names: Sequence[str]) -> bool:
-    """Whether a folder holds weights under a name by which toolkits look for them."""
-    return any(name.removesuffix(".index.json") in _PREFERRED for name in names)
-
-
 def _link_note(file: File) -> tuple[str, ...]:
     """Say where a link leads: a run's best.pth is another epoch tomorrow. Blobs of a cache have no names to say."""
     target = link_of(file)
-    if not target.endswith(SUFFIXES):
+    if not is_weights(target):
         return ()
     return (f"{escape(file.name)} is a link to {escape(target)}",)
 
@@ -82,39 +79,45 @@ def _check_alone(fmt: Format, folder: Folder) -> None:
         )
 
 
-def _read(fmt: Format, source: Source, name: str) -> Header:
+def _read(fmt: Format, source: Source, name: str, head: bytes = b"") -> Header:
     try:
         return fmt.read(source, name)
     except (RecursionError, MemoryError) as error:  # the bounds are meant to come first
         why = "memory" if isinstance(error, MemoryError) else "stack"
         raise UnsafeError(f"{escape(source.uri)} takes more {why} than there is.", rule="resources") from None
+    except UnsafeError:
+        raise
+    except FormatError as error:
+        if not isinstance(source, File):
+            raise
+        raise _sharper(source, head, error) from error.__cause__
 
 
-def _looks_like(head: bytes) -> str:
-    kinds = {
-        b"\x89HDF": "HDF5",
-        b"GGUF": "GGUF",
-        b"version https://git-lfs": "a Git LFS pointer: fetch the file itself",
-        b"<!DOCTYPE": "a web page",
-        b"<html": "a web page",
-        b"\x1f\x8b": "gzip: unpack it first",
-        b"BZh": "bzip2: unpack it first",
-    }
-    for magic, kind in kinds.items():
-        if head.startswith(magic):
-            return f" (it looks like {kind})"
-    if head[:1] == b"\x80" or head[-1:] == b".":
-        return " (it looks like a pickle that torch did not write)"
-    return ""
+def _sharper(source: File, head: bytes, error: FormatError) -> FormatError:
+    """Return what an archive is that a reader of archives refused, where its names tell; else the error."""
+    with suppress(CheckpointError):
+        found = in_zip(names_in_zip(source), _argument(source)) if head.startswith(b"PK") else None
+        found = in_tar(names_in_tar(source), _argument(source)) if is_tar(head) else found
+        if found is not None:
+            return refused(source.uri, found, error.rule)
+    return error
 
 
 def _read_folder(folder: Folder) -> Header:
     """Read the one checkpoint of a folder: its index, or its only file, or the one of a well-known name."""
     names = folder.names()
-    name, notes = _choose(folder, names)
+    try:
+        choice = choose(folder, names)
+    except FormatError as error:
+        found = folder_kind(folder, names) if error.rule == "no checkpoint" and not error.details else None
+        raise refused(folder.uri, found, error.rule) if found is not None else error from None
+    name = choice.name
+    header = read_header(choice.file or folder.file(name), name)
+    notes = note_of(choice, {file.name for file in header.files})
     if "latest" in names:
         notes.append("latest names a folder of training states, which were not read: name it to read them")
-    header = read_header(folder.file(name), name)
+    if PIPELINE in names:
+        notes.append(f"the folder is a diffusers pipeline ({PIPELINE}) too: its components lie in folders of their own")
     header = replace(header, notes=(*notes, *header.notes))
     recipe = folder_recipe(folder) if header.recipe is None else None
     if recipe is None:
@@ -123,47 +126,6 @@ def _read_folder(folder: Folder) -> Header:
     return replace(header, recipe=recipe, frame=lambda: folder_frame(folder, {name: inner()}))
 
 
-def _check_links(folder: Folder, candidates: Sequence[str]) -> None:
-    """Raise SourceError where the checkpoint to take is a link to nothing: the next best is another one."""
-    if has_weights(candidates):
-        return
-    broken = [name for name in broken_links(folder) if name.endswith(SUFFIXES)]
-    lost = lost_of_run(candidates, broken) or ("" if candidates else next(iter(broken), ""))
-    if lost:
-        folder.file(lost).close()  # raises, and names the target
-
-
-def _choose(folder: Folder, names: Sequence[str]) -> tuple[str, list[str]]:
-    indexes = [name for name in names if name.endswith(".index.json")]
-    singles = [name for name in names if name.endswith(SUFFIXES) and not _SHARD.search(name)]
-    for index in indexes:
-        rival = index.removesuffix(".index.json")
-        if rival in singles:
-            raise FormatError(
-                f"{escape(folder.uri)} has both {escape(rival)} and {escape(index)}; one of them is stale.",
-                hint="Name the one you mean.",
-                rule="stale index",
-            )
-    candidates = [*indexes, *singles]
-    _check_links(folder, candidates)
-    if not candidates:
-        shards = [name for name in names if _SHARD.search(name)]
-        why = f"{len(shards)} shards and no index" if shards else "no checkpoint in it"
-        raise FormatError(f"{escape(folder.uri)} has {why}.", rule="no checkpoint")
-    if len(candidates) == 1:
-        return candidates[0], []
-    stems = [n for n in _PREFERRED for n in (f"{n}.index.json", n)]
-    for name in stems:
-        if name in candidates:
-            others = [other for other in candidates if other != name]
-            return name, [f"read {name}; also in the folder: {listing(others)}"]
-    meant, why = chosen_of_run(candidates)
-    if meant:
-        others = [other for other in candidates if other != meant]
-        return meant, [f"read {meant}, {why}; also in the folder: {listing(others)}"]
-    raise FormatError(
-        f"{escape(folder.uri)} holds several checkpoints: {listing(candidates)}.",
-        hint=f"Name the one you mean, as in {escape(os.path.join(folder.uri, example_of_run(candidates)))}.",
-        details=candidates,
-        rule="several checkpoints",
-    )
+def _argument(file: File) -> str:
+    """Return what another program finds a file by: its path, or of a remote one the name that a download gets."""
+    return file.name if file.remote else file.uri

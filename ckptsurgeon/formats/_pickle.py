@@ -14,9 +14,9 @@ from typing import Any
 from ..errors import CheckpointError, UnsafeError
 from . import limits
 from ._opcodes import TABLE, Opcodes, UnknownOpcodeError
-from ._pickle_state import Rebuild
+from ._pickle_state import NO_EDGE, Rebuild
 from ._shortcut import plain_tensors
-from ._values import Name, Opaque
+from ._values import Name
 
 __all__ = ["Machine", "Rebuild", "load"]
 
@@ -54,10 +54,13 @@ class Machine(Opcodes):
         near, far = memo.near, memo.far
         stack, marks, persistent = self.stack, self.marks, self._persistent
         deepest, most_calls, calls = limits.PICKLE_DEPTH, limits.PICKLE_CALLS, 0
-        most_rare, rare, room = limits.PICKLE_RARE, 0, self.room
+        most_rare, rare, room, edge = limits.PICKLE_RARE, 0, self.room, self.edge
         unpack4, unpack2 = _UINT4.unpack_from, _UINT2.unpack_from
         try:
             for _ in range(limits.PICKLE_OPS):
+                if position >= edge:
+                    self._leave_frame(position)
+                    edge = NO_EDGE
                 op = data[position]
                 position += 1
                 if op == 0x72:  # LONG_BINPUT
@@ -72,7 +75,7 @@ class Machine(Opcodes):
                     position += 1
                     taken = None
                     if type(value) is Name and value.makes_tensors and not far:
-                        taken = plain_tensors(data, position, near, persistent, value)
+                        taken = plain_tensors(data, position, near, persistent, value, edge=edge)
                     if taken is None:
                         stack.append(value)
                         continue
@@ -114,7 +117,7 @@ class Machine(Opcodes):
                             raise self._too_many_calls()
                         stack[-1] = function.ours(*args)
                     else:
-                        stack[-1] = Opaque(function, args)
+                        stack[-1] = self._called(function, args)
                 elif op == 0x85:  # TUPLE1
                     stack[-1] = (stack[-1],)
                 elif op == 0x71:  # BINPUT
@@ -138,6 +141,8 @@ class Machine(Opcodes):
                 elif op == 0x2E:  # STOP
                     if marks:
                         raise self._broken("stops inside a mark")
+                    if edge not in (NO_EDGE, position):
+                        raise self._broken("stops inside a frame")
                     return stack.pop()
                 else:
                     rare += 1
@@ -145,7 +150,7 @@ class Machine(Opcodes):
                         break
                     self.position, self.stack, self.room = position, stack, room
                     TABLE[op](self)
-                    position, stack, room = self.position, self.stack, self.room
+                    position, stack, room, edge = self.position, self.stack, self.room, self.edge
         except LookupError as error:
             if isinstance(error, UnknownOpcodeError):
                 raise self._broken(f"has an unknown opcode 0x{op:02x}") from None

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import FormatError, UnsafeError
 from . import limits
-from ._values import Name, safe_key
+from ._values import Name, Opaque
 
-__all__ = ["Memo", "Rebuild", "State"]
+__all__ = ["NO_EDGE", "Memo", "Rebuild", "State"]
+
+NO_EDGE = sys.maxsize
+"""Where a frame ends, where there is none."""
+_INTEGER = re.compile(rb"-?(?:0|[1-9]\d*)")
 
 Rebuild = Mapping[tuple[str, str], Callable[..., object]]
 
@@ -38,8 +44,10 @@ class Memo:
             self.near[index] = value
         elif index == len(self.near) and not self.far:
             self.near.append(value)
+        elif 0 <= index <= limits.PICKLE_MEMO:
+            self.far[index] = value
         else:
-            self.far[safe_key(index)] = value
+            raise FormatError(f"the pickle numbers a memo entry {index}.", rule="pickle")
 
     def get(self, index: int) -> Any:
         """Return a value; raises KeyError where there is none."""
@@ -47,7 +55,7 @@ class Memo:
 
 
 class State:
-    """The state of a running pickle. ``room`` is how much text may follow."""
+    """The state of a running pickle. ``room`` is how much text may follow, ``edge`` where the frame ends."""
 
     def __init__(self, data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], start: int = 0) -> None:
         if len(data) > limits.PICKLE_BYTES:
@@ -58,6 +66,7 @@ class State:
         self.marks: list[list[Any]] = []
         self.memo = Memo()
         self.room = limits.PICKLE_TEXT
+        self.edge = NO_EDGE
         self.calls = 0
         self._names: dict[tuple[str, str], Name] = {}
         self._rebuild = rebuild
@@ -75,6 +84,14 @@ class State:
                 raise UnsafeError(f"the pickle holds over {limits.PICKLE_NAMES} names.", rule="pickle names")
             self._names[known] = Name(module, name, self._rebuild.get(known))
         self.stack.append(self._names[known])
+
+    def _called(self, function: object, args: object) -> Opaque:
+        """Return what stands for a call that was not made; raises FormatError where no reader could make it."""
+        if type(function) not in (Name, Opaque):
+            raise self._broken("calls what is no function")
+        if not isinstance(args, tuple):
+            raise self._broken("calls a function with what is no tuple")
+        return Opaque(function, args)
 
     def _too_much_text(self) -> UnsafeError:
         return UnsafeError(f"the pickle holds over {limits.PICKLE_TEXT} bytes of text.", rule="pickle text")
@@ -103,6 +120,18 @@ class State:
         line = self.data[self.position : end]
         self.position = end + 1
         return line
+
+    def _spelled(self, line: bytes) -> int:
+        """Return the integer of a line. Zero bytes, octal digits and blanks are read in other ways by other readers."""
+        if not _INTEGER.fullmatch(line):
+            raise self._broken("spells a number as no pickler does")
+        return int(line)
+
+    def _leave_frame(self, position: int) -> None:
+        """Go on behind a frame. C's reader drops what is left of one that ends inside an instruction."""
+        if position > self.edge:
+            raise self._broken("has an instruction that reaches beyond its frame")
+        self.edge = NO_EDGE
 
     def _text(self, raw: bytes, encoding: str = "utf-8", errors: str = "surrogatepass") -> str:
         self.room -= len(raw)

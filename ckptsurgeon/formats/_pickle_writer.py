@@ -20,7 +20,7 @@ class PickleWriter:
 
     def __init__(self) -> None:
         self.out = bytearray(b"\x80\x02")
-        self._memo: dict[bytes, int] = {}
+        self._memo: dict[object, int] = {}
 
     def text(self, value: str) -> None:
         """Emit a text."""
@@ -29,12 +29,22 @@ class PickleWriter:
 
     def shared(self, code: bytes) -> None:
         """Emit ``code`` the first time, afterwards fetch what it made from the memo."""
-        index = self._memo.get(code)
-        if index is not None:
-            self.out += b"j" + struct.pack("<I", index) if index > 255 else b"h" + bytes([index])
-            return
-        index = self._memo[code] = len(self._memo)
-        self.out += code + (b"r" + struct.pack("<I", index) if index > 255 else b"q" + bytes([index]))
+        if not self.fetched(code):
+            self.out += code
+            self.kept(code)
+
+    def fetched(self, what: object) -> bool:
+        """Fetch from the memo what is known there as ``what``; returns whether there is such a thing."""
+        index = self._memo.get(what)
+        if index is None:
+            return False
+        self.out += b"j" + struct.pack("<I", index) if index > 255 else b"h" + bytes([index])
+        return True
+
+    def kept(self, what: object) -> None:
+        """Keep what was just emitted in the memo, known as ``what``."""
+        index = self._memo[what] = len(self._memo)
+        self.out += b"r" + struct.pack("<I", index) if index > 255 else b"q" + bytes([index])
 
     def name(self, module: str, name: str) -> None:
         """Emit a name, as in ``torch._utils._rebuild_tensor_v2``."""

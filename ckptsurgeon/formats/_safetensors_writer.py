@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..errors import OutputError
 from ..text import escape
 from ._header import Beside, OutTensor
 from ._sharded_writer import Indexed
-from .limits import JSON_HEADER_BYTES
+from .limits import JSON_HEADER_BYTES, TENSORS
 
 __all__ = ["CODES", "RECIPE_KEY", "SafetensorsWriter"]
 
@@ -40,49 +39,66 @@ class _Layout:
         self._recipe = bool(recipe)
         ordered = sorted(tensors, key=lambda t: t.key)
         ordered.sort(key=lambda t: _RANK[t.dtype], reverse=True)
-        self._entries: dict[str, Any] = {}
         if METADATA in {tensor.key for tensor in tensors}:
             raise OutputError(
                 f"a tensor is called {METADATA}, which safetensors keeps for itself.", hint="Use --to pth."
             )
-        offsets, at = {}, 0
+        entries = ",".join(_entries(ordered))
+        self._entries = self._encoded(f",{entries}}}" if entries else "}", ordered)
+        at = sum(map(len, self._header(recipe)))
+        self.slots: dict[str, tuple[int, int]] = {}
         for tensor in ordered:
-            shape = list(tensor.shape)
-            if tensor.dtype == "float4_e2m1fn_x2":
-                shape[-1] *= 2
-            offsets[tensor.key] = at
-            self._entries[tensor.key] = {
-                "dtype": _NAMES[tensor.dtype],
-                "shape": shape,
-                "data_offsets": [at, at + tensor.nbytes],
-            }
+            self.slots[tensor.key] = (at, tensor.nbytes)
             at += tensor.nbytes
-        start = len(self._header(recipe))
-        self.slots = {t.key: (start + offsets[t.key], t.nbytes) for t in ordered}
-        self.size = start + at
+        self.size = at
 
-    def _header(self, recipe: str) -> bytes:
-        metadata = {**self._metadata, RECIPE_KEY: recipe} if self._recipe else self._metadata
-        head: dict[str, Any] = {METADATA: metadata} if metadata else {}
-        text = json.dumps({**head, **self._entries}, separators=(",", ":"), ensure_ascii=False)
+    @staticmethod
+    def _encoded(text: str, tensors: Sequence[OutTensor] = ()) -> bytes:
         try:
-            raw = text.encode()
+            return text.encode()
         except UnicodeEncodeError:
-            odd = next((key for key in self._entries if not _is_text(key)), "the metadata")
+            odd = next((escape(one.key) for one in tensors if not _is_text(one.key)), "the metadata")
             raise OutputError(
-                f"{escape(odd)} holds half a character, which safetensors cannot write.", hint="Use --to pth."
+                f"{odd} holds half a character, which safetensors cannot write.", hint="Use --to pth."
             ) from None
-        raw += b" " * (-len(raw) % 8)
-        if len(raw) > JSON_HEADER_BYTES:
+
+    def _header(self, recipe: str) -> list[bytes]:
+        """Return the parts of the header; of a large model they are tens of megabytes."""
+        metadata = {**self._metadata, RECIPE_KEY: recipe} if self._recipe else self._metadata
+        head = self._encoded(f'{{"{METADATA}":{_dumps(metadata)}' if metadata else "{")
+        entries = self._entries if metadata else self._entries.removeprefix(b",")
+        size = len(head) + len(entries)
+        padding = b" " * (-size % 8)
+        if size + len(padding) > JSON_HEADER_BYTES:
             raise OutputError(
-                f"the header would have {len(raw)} bytes; safetensors readers take {JSON_HEADER_BYTES}.",
+                f"the header would have {size + len(padding)} bytes; safetensors readers take {JSON_HEADER_BYTES}.",
                 hint="Use --to pth, or smaller shards.",
             )
-        return struct.pack("<Q", len(raw)) + raw
+        return [struct.pack("<Q", size + len(padding)), head, entries, padding]
 
     def frame(self, checksums: Mapping[str, int], recipe: str) -> list[tuple[int, bytes]]:
-        """Return the header, the only bytes that are no tensor's."""
-        return [(0, self._header(recipe))]
+        """Return the header, the only bytes that are not a tensor's."""
+        placed, at = [], 0
+        for part in self._header(recipe):
+            placed.append((at, part))
+            at += len(part)
+        return placed
+
+
+_dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def _entries(tensors: Sequence[OutTensor]) -> Iterator[str]:
+    """Yield what the header says of each tensor, one behind the other."""
+    at = 0
+    for tensor in tensors:
+        shape = list(tensor.shape)
+        if tensor.dtype == "float4_e2m1fn_x2":
+            shape[-1] *= 2
+        end = at + tensor.nbytes
+        sizes = ",".join(map(str, shape))
+        yield f'{_dumps(tensor.key)}:{{"dtype":"{_NAMES[tensor.dtype]}","shape":[{sizes}],"data_offsets":[{at},{end}]}}'
+        at = end
 
 
 def _is_text(value: str) -> bool:
@@ -100,6 +116,7 @@ class SafetensorsWriter:
     sharding = Indexed("model", ".safetensors")
     suffixes = (".safetensors",)
     shares = False
+    most = TENSORS
     dtypes = frozenset(_NAMES)
     carries = False
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
@@ -14,6 +13,7 @@ from ..sources import Folder
 from ..text import escape
 from ._header import Layout, OutTensor
 from ._seal import UNSEALED, seal_of
+from ._shard_names import INDEX, numbered
 from .limits import RECIPE_BYTES
 
 __all__ = [
@@ -76,7 +76,7 @@ class Indexed:
 
     @property
     def _index_name(self) -> str:
-        return f"{self._stem}{self._suffix}.index.json"
+        return f"{self._stem}{self._suffix}{INDEX}"
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
         """Return which of the files in a folder are of such a checkpoint, by their names and by its index.
@@ -87,7 +87,7 @@ class Indexed:
         with suppress(OSError, ValueError, LookupError, AttributeError, TypeError):
             listed = json.loads(read(self._index_name))["weight_map"].values()
             names |= {name for name in listed if self._is_file(name)}
-        pattern = re.compile(re.escape(self._stem) + r"-\d{5}-of-\d{5}" + re.escape(self._suffix))
+        pattern = numbered(self._stem, self._suffix)
         return {name for name in present if name in names or pattern.fullmatch(name)}
 
     def _is_file(self, name: object) -> bool:

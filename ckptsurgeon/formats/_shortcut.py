@@ -47,16 +47,16 @@ _Made = tuple[list[object], int, int]
 
 
 def plain_tensors(
-    data: bytes, at: int, memo: list[Any], persistent: Callable[[Any], object], rebuild: Name
+    data: bytes, at: int, memo: list[Any], persistent: Callable[[Any], object], rebuild: Name, *, edge: int
 ) -> _Made | None:
     """Return the tensor whose arguments begin at ``at``, and after it, in turn, the keys and tensors that follow.
 
-    Also where they end, and the bytes of text in them. None where they are written in another way; then nothing has
-    happened.
+    Also where they end, at most ``edge``, and the bytes of text in them. None where they are written in another way;
+    then nothing has happened.
     """
     values: list[object] = []
     end = text = 0
-    while found := _TENSOR.match(data, at):
+    while found := _TENSOR.match(data, at, edge):
         made = _tensor(found, memo, persistent)
         if made is None:
             break
@@ -66,6 +66,8 @@ def plain_tensors(
             break
         length = _UINT4.unpack_from(data, end + 1)[0]
         begin, behind = end + 5, end + 5 + length
+        if behind + _BEHIND_KEY.size > edge:
+            break
         put, index, get, name = _BEHIND_KEY.unpack_from(data, behind)
         if (put, get) != (0x72, 0x68) or not name < index == len(memo) or memo[name] is not rebuild:
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 from ..errors import FormatError
 from ..sources import Advance, File, Folder
@@ -59,9 +60,14 @@ class FileSlice:
         """Say it of the whole file."""
         self._file.keep(wanted)
 
-    def fileno(self) -> int | None:
-        """Return None: the kernel would copy from the start of the file."""
-        return None
+    @property
+    def closed(self) -> bool:
+        """Whether the file was closed."""
+        return self._file.closed
+
+    def descriptor(self) -> AbstractContextManager[None]:
+        """Lend None, since the kernel would copy from the start of the file."""
+        return nullcontext()
 
     def folder(self) -> Folder:
         """Return the folder of the file."""

@@ -6,6 +6,7 @@ POSIX.1-2001, "pax interchange format": https://pubs.opengroup.org/onlinepubs/96
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..errors import FormatError
@@ -13,12 +14,15 @@ from ..sources import File
 from ..text import escape
 from . import limits
 
-__all__ = ["Member", "is_tar", "members", "pax_records"]
+__all__ = ["Member", "is_tar", "members", "names_in", "pax_records"]
 
 _BLOCK = 512
 _PADDING = 20 * _BLOCK
 """Archives end in blocks of zeros, up to a multiple of this."""
 _PLAIN, _EXTENDED = (b"0", b"\0"), b"x"
+_NAMED = (*_PLAIN, b"5")
+_LISTED = 32
+"""Members of an archive that is none of torch's whose names are looked at: each may take a request."""
 _HARMLESS = {"mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment"}
 _KINDS = {
     b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"5": "a folder", b"6": "a FIFO",
@@ -65,6 +69,20 @@ def members(file: File, known: Collection[str]) -> dict[str, Member]:
         _check_member(name, header, known, found)
         found[name], said = Member(name, begin, end), {}
     raise FormatError("the tar archive has more members than torch writes.", rule="tar members")
+
+
+def names_in(file: File) -> list[str]:
+    """Return the names of an archive's first members, whatever they are, as far as its headers are in order."""
+    found: list[str] = []
+    at = 0
+    with suppress(FormatError):
+        while len(found) < _LISTED and at < file.size:
+            header = file.read(at, min(_BLOCK, file.size - at))
+            _check_sum(header)
+            if header[156:157] in _NAMED:
+                found.append(header[:100].partition(b"\0")[0].decode("utf-8", "replace"))
+            at += _BLOCK + -(-_number(header[124:136], 8) // _BLOCK) * _BLOCK
+    return found
 
 
 def _check_end(file: File, at: int) -> None:

@@ -10,8 +10,8 @@ from ..errors import FormatError, SourceError
 from ..sources import File, Folder
 from ..text import escape, listing
 from . import limits
+from ._choosing import is_weights
 from ._json import parse_json
-from ._open import SUFFIXES
 
 __all__ = ["STATES", "beside", "chosen", "is_folder"]
 
@@ -19,7 +19,7 @@ STATES = ("best_dev_checkpoint", "checkpoint")
 """Texts that name a checkpoint, the best of Coqui STT's first, as its training loads them."""
 _NAMED = re.compile(rb'^\s*model_checkpoint_path:\s*"((?:[^"\\\n]|\\.)*)"', re.M)
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|.)", re.S)
-_DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")
+_DATA = re.compile(r"\.data-\d{5,}-of-\d{5,}$")
 _INDEX = ".index"
 _FLAGS, _ALPHABET = "flags.txt", "alphabet.txt"
 
@@ -27,7 +27,7 @@ _FLAGS, _ALPHABET = "flags.txt", "alphabet.txt"
 def is_folder(folder: Folder) -> bool:
     """Whether a folder holds checkpoints of TensorFlow: a text that names one, or an index with its data alone."""
     names = folder.names()
-    if _prefixes(names) and not any(name.endswith(SUFFIXES) for name in names):
+    if _prefixes(names) and not any(map(is_weights, names)):
         return True
     return any(name in names and _named(folder, name) is not None for name in STATES)
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..text import escape
 from .limits import DICT_KEY_INT
 
-__all__ = ["Group", "Name", "Opaque", "Unhashable", "brief", "key_text", "safe_key", "set_items"]
+__all__ = ["FrozenGroup", "Group", "Name", "Opaque", "Unhashable", "brief", "key_text", "safe_key", "set_items"]
 
 SHOWN = 60
 """Characters of a text from a file that a message quotes."""
@@ -66,6 +66,12 @@ class Opaque:
 
 class Group(list[Any]):
     """The members of a set, unhashed and in file order."""
+
+    __slots__ = ()
+
+
+class FrozenGroup(Group):
+    """The members of a set to which nothing can be added."""
 
     __slots__ = ()
 

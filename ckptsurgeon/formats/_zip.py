@@ -18,7 +18,7 @@ from . import limits
 from ._zip_records import DEFLATED, FULL, Entry, Listed, locate, record_at, wide_sizes
 from ._zip_remote import locate_remote
 
-__all__ = ["Archive", "Entry", "read_archive"]
+__all__ = ["Archive", "Entry", "names_in", "read_archive"]
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
@@ -85,6 +85,12 @@ def read_archive(file: File) -> Archive:
     return Archive(file, entries, offset, directory)
 
 
+def names_in(file: File) -> list[str]:
+    """Return the names of an archive's records as its directory has them; raises FormatError for a broken one."""
+    number, size, offset = _find_directory(file)
+    return [name for name, *_ in _listed(file, file.read(offset, size), number)]
+
+
 def _find_directory(file: File) -> tuple[int, int, int]:
     """Return (number of entries, bytes, offset) of the central directory."""
     tail_size = min(file.size, _END.size + 0xFFFF + _END64_LOCATOR.size)
@@ -146,7 +152,7 @@ def _listed(file: File, directory: bytes, number: int) -> list[Listed]:
             found.append((name, header, stored, size, crc, method, flags, at))
             at = after + extra + comment
     except UnicodeDecodeError:
-        raise FormatError(f"{escape(file.uri)} has a record whose name is no UTF-8.", rule="zip name") from None
+        raise FormatError(f"{escape(file.uri)} has a record whose name is not UTF-8.", rule="zip name") from None
     if at != end:
         raise FormatError(f"{escape(file.uri)} has a zip directory of the wrong length.", rule="zip directory")
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from operator import itemgetter
 
 from ..sources import Advance, File, Folder
@@ -97,10 +98,14 @@ class RecordsFile:
         """Say whether what was fetched is to outlast this process."""
         self._file.keep(wanted)
 
-    def fileno(self) -> int | None:
-        """Return a descriptor once every record was looked at."""
-        fd = self._file.fileno()
-        return None if self._unseen and fd != -1 else fd
+    @property
+    def closed(self) -> bool:
+        """Whether the file was closed."""
+        return self._file.closed
+
+    def descriptor(self) -> AbstractContextManager[int | None]:
+        """Lend a descriptor once every record was looked at."""
+        return nullcontext() if self._unseen else self._file.descriptor()
 
     def folder(self) -> Folder:
         """Return the folder the file lies in."""

@@ -15,6 +15,7 @@ from ..tensors import DTYPES
 from ._header import Beside, OutTensor
 from ._pickle_writer import state_dict_pickle
 from ._sharded_writer import Indexed
+from .limits import TENSORS
 
 __all__ = ["ZIP_RECORD", "ZipLayout", "ZipWriter"]
 
@@ -135,6 +136,7 @@ class ZipWriter:
     suffixes = (".pth", ".pt", ".bin", ".ckpt")
     carries = True
     shares = True
+    most = TENSORS
     dtypes = frozenset(d.name for d in DTYPES.values() if d.kind not in ("quantized", "bits") and d.bits != 6)
 
     def layout(

@@ -11,11 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 
 from ..errors import FormatError, SourceError
-from ..sources import Folder, Source, open_source
+from ..sources import Folder, Source
 from ..tensors import TensorInfo
 from ..text import count, escape, natural_key
+from ._choosing import has_weights
 from ._header import Header, naming
-from ._open import has_weights, read_header
+from ._open import read_header
 from ._zero import of_stage_2, of_stage_3
 from ._zero_states import States, buffers, entry, flats_of, frozen, groups_of
 
@@ -85,10 +86,9 @@ def _tagged(folder: Folder) -> tuple[str, list[str]]:
     if not re.fullmatch(r"[\w.+=-]{1,200}", tag) or tag in (".", ".."):
         return "", []
     try:
-        inside = open_source(f"{folder.uri.rstrip('/')}/{tag}")
+        return tag, folder.inside(tag).names()
     except SourceError:
         return "", []
-    return (tag, inside.names()) if isinstance(inside, Folder) else ("", [])
 
 
 def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list[States]:

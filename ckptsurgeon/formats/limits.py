@@ -3,6 +3,9 @@
 PICKLE_BYTES = 512 << 20
 """A state dict of 100,000 tensors pickles to about 12 MB; half a gigabyte leaves room for odd extras."""
 
+PICKLE_MEMO = 1 << 24
+"""The number of a memo entry. For one far beyond, C's reader takes gigabytes, and Python's does not."""
+
 PICKLE_OPS = 16_000_000
 """About 40 a tensor. Bounds time (seconds) and memory (the costliest opcode makes some 100 bytes)."""
 
@@ -122,8 +125,8 @@ KEY_SEGMENTS = 256
 PATH_CHARACTERS = 64 << 20
 """Characters of all paths that are put together in one scripted module: 200 for each of the most keys."""
 
-SEGMENTS = 1_500_000
-"""Dotted parts of all keys together: ten for each key of the largest models. Each may become a line of a tree."""
+SEGMENTS = 3_000_000
+"""Dotted parts of all keys together: ten for each of the most keys. Each may become a line of a tree."""
 
 # What ``ckpt scan`` looks at, which must end in seconds on files that no reader takes.
 

@@ -47,7 +47,7 @@ class _NumpyZip:
             tree=tree,
             files=(FileHeader.of(source, digest, name),),
             handles={name: archive.file},
-            notes=(f"compressed, and so not read: {listing(compressed)}",) if compressed else (),
+            notes=(f"compressed, and so not read: {listing(compressed, where='')}",) if compressed else (),
         )
 
 

@@ -24,6 +24,8 @@ from ._seal import UNSEALED, digest_outside, seal_of
 __all__ = ["FORMAT"]
 
 _FIELDS = {"dtype", "shape", "data_offsets"}
+_DEEPEST = 127
+"""Arrays and objects in each other that the reference takes (serde_json)."""
 
 
 class _Safetensors:
@@ -45,7 +47,11 @@ class _Safetensors:
         metadata = _metadata(source, entries.pop("__metadata__", None))
         recipe = _take_recipe(metadata)
         start = 8 + len(raw)
-        tensors = {key: _tensor(source, key, entry, start, within=name) for key, entry in entries.items()}
+        shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        tensors: dict[str, TensorInfo] = {}
+        for key in list(entries):
+            info = tensors[key] = _tensor(source, key, entries.pop(key), start, within=name)  # an entry is larger
+            info.shape = shapes.setdefault(info.shape, info.shape)
         _check_cover(source, tensors, start)
         digest = hashlib.sha256(len(raw).to_bytes(8, "little") + raw).hexdigest()
         return Header(
@@ -55,7 +61,7 @@ class _Safetensors:
             handles={name: source},
             metadata=metadata,
             recipe=recipe,
-            frame=lambda: _frame(source, start, raw, recipe or ""),
+            frame=lambda: _frame(source, start, recipe or ""),
         )
 
 
@@ -76,14 +82,28 @@ def _raw_header(file: File) -> bytes:
 
 def _parse(file: File, raw: bytes) -> dict[str, Any]:
     try:
-        entries = parse_json(raw, unique_keys)
+        entries = parse_json(raw, unique_keys, strict=True)
     except ValueError as error:
         raise _fail(file, "InvalidHeaderDeserialization", f"its header is no JSON: {error}") from None
     if not raw.startswith(b"{") or not isinstance(entries, dict):
         raise _fail(file, "InvalidHeaderStart", "its header is no object")
     if b"\\u" in raw:
         _check_text(file, [*entries, *_metadata(file, entries.get("__metadata__")).items()])
+    for entry in entries.values():
+        if isinstance(entry, dict) and len(entry) > len(_FIELDS):
+            _check_unknown(file, entry, 2)
     return entries
+
+
+def _check_unknown(file: File, value: Any, depth: int) -> None:
+    """Refuse in fields that mean nothing here what the reference refuses there."""
+    if isinstance(value, str):
+        _check_text(file, [value])
+    elif isinstance(value, (dict, list)):
+        if depth > _DEEPEST:
+            raise _fail(file, "InvalidHeaderDeserialization", f"its header is nested over {_DEEPEST} deep")
+        for inner in (*value, *value.values()) if isinstance(value, dict) else value:
+            _check_unknown(file, inner, depth + 1)
 
 
 def _check_text(file: File, texts: Iterable[str | tuple[str, str]]) -> None:
@@ -125,7 +145,7 @@ def _tensor(file: File, key: str, entry: Any, start: int, *, within: str) -> Ten
         raise _fail(file, "InvalidShape", f"{escape(key)} has a shape or offsets that are no sizes")
     begin, end = offsets
     elements = prod(shape)
-    nonzero = prod(size for size in shape if size)
+    nonzero = elements or prod(size for size in shape if size)
     bits = elements * (4 if entry["dtype"] == "F4" else DTYPES[name].bits)
     if nonzero > limits.ELEMENTS or bits > 8 * limits.ELEMENTS:
         raise _fail(file, "ValidationOverflow", f"{escape(key)} of shape {shape} has too many elements")
@@ -143,11 +163,9 @@ def _tensor(file: File, key: str, entry: Any, start: int, *, within: str) -> Ten
 
 
 def _sizes(values: Any) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) <= limits.DIMENSIONS
-        and all(type(value) is int and 0 <= value <= limits.ELEMENTS for value in values)
-    )
+    if not isinstance(values, list) or len(values) > limits.DIMENSIONS:
+        return False
+    return set(map(type, values)) <= {int} and (not values or (min(values) >= 0 and max(values) <= limits.ELEMENTS))
 
 
 def _check_cover(file: File, tensors: Mapping[str, TensorInfo], start: int) -> None:
@@ -163,9 +181,9 @@ def _check_cover(file: File, tensors: Mapping[str, TensorInfo], start: int) -> N
         raise _fail(file, "MetadataIncompleteBuffer", f"its tensors end at byte {at} of {file.size}")
 
 
-def _frame(file: File, start: int, raw: bytes, recipe: str) -> str:
+def _frame(file: File, start: int, recipe: str) -> str:
     sealed = seal_of(recipe).encode()
-    at = raw.find(sealed) if sealed else -1
+    at = file.read(8, start - 8).find(sealed) if sealed else -1  # a header of megabytes is not held for this alone
     patches = [(8 + at, UNSEALED.encode())] if at >= 0 else []
     return digest_outside(file, [(start, file.size)], patches)
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping, Set
 from typing import Any
 
 from ..errors import FormatError, SourceError
-from ..sources import File, Folder, Source
+from ..sources import File, Folder, Source, leads_out
 from ..tensors import TensorInfo
-from ..text import escape, listing
+from ..text import count, escape, listing
 from . import limits
+from ._foreign_text import json_kind
+from ._foreign_words import refused
 from ._header import FileHeader, Header
 from ._json import parse_json, unique_keys
 from ._open import read_header
+from ._shard_names import INDEX, lacking, numbered
 from ._sharded_writer import folder_frame, folder_recipe
 
 __all__ = ["FORMAT"]
@@ -35,7 +37,10 @@ class _Sharded:
     def read(self, source: Source, name: str = "") -> Header:
         """Read the index and the header of every shard; raises FormatError where they disagree."""
         assert isinstance(source, File)
-        raw, weight_map, metadata = _index(source)
+        raw, weight_map, metadata, total = _index(source)
+        linked: tuple[str, ...] = ()
+        if metadata and leads_out(source.uri):
+            linked, metadata = (f"{escape(source.name)} leads out of its folder: its texts are not carried",), {}
         folder = source.folder()
         tree: dict[str, Any] = {}
         files = [FileHeader.of(source, hashlib.sha256(raw).hexdigest(), source.name)]
@@ -58,12 +63,17 @@ class _Sharded:
             handles=handles,
             metadata=metadata,
             recipe=folder_recipe(folder),
-            notes=tuple(_unnamed(source, folder, shards)),
+            notes=(
+                *linked,
+                *_unnamed(source, folder, shards),
+                *_check_count(source, shards, total),
+                *_other_size(source, shards, total),
+            ),
             frame=lambda: _frame(folder, {source.name: hashlib.sha256(raw).hexdigest()}, shards),
         )
 
 
-def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str]]:
+def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str], object]:
     if file.size > limits.INDEX_BYTES:
         raise FormatError(f"{escape(file.uri)} is too large for an index.", rule="index size")
     raw = file.read(0, file.size)
@@ -73,13 +83,14 @@ def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str]]:
         raise FormatError(f"{escape(file.uri)} is no JSON: {error}.", rule="index") from None
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict):
-        raise FormatError(f"{escape(file.uri)} is not a checkpoint: it has no weight_map.", rule="index")
+        raise refused(file.uri, json_kind(index), "index")
     for key, shard in weight_map.items():
         if not isinstance(shard, str) or not shard or len(shard) > limits.KEY_CHARACTERS:
             raise FormatError(f"{escape(file.uri)} names no file for {escape(key)}.", rule="index")
     extra = index.get("metadata")
     texts = extra.items() if isinstance(extra, dict) else ()
-    return raw, weight_map, {str(k): v for k, v in texts if isinstance(v, str)}
+    total = extra.get("total_size") if isinstance(extra, dict) else None
+    return raw, weight_map, {str(k): v for k, v in texts if isinstance(v, str)}, total
 
 
 def _shard(index: File, folder: Folder, shard: str) -> Header:
@@ -114,11 +125,49 @@ def _by_shard(weight_map: Mapping[str, str]) -> dict[str, set[str]]:
 
 def _unnamed(index: File, folder: Folder, shards: Collection[str]) -> Iterator[str]:
     """Yield a note when shards lie there that look like the index's own and are not in it."""
-    stem, suffix = os.path.splitext(index.name.removesuffix(".index.json"))
-    shape = re.compile(rf"{re.escape(stem)}-\d{{5}}-of-\d{{5}}{re.escape(suffix)}")
-    others = [name for name in folder.names() if name not in shards and shape.fullmatch(name)]
+    stem, suffix = os.path.splitext(index.name.removesuffix(INDEX))
+    own = numbered(stem, suffix, any_case=True)
+    others = [name for name in folder.names() if name not in shards and own.fullmatch(name)]
     if others:
-        yield f"{escape(index.name)} does not name {listing(others)}, so nothing of that was read"
+        yield f"{escape(index.name)} does not name {listing(others, 2, where='')}, so nothing of that was read"
+
+
+def _check_count(index: File, shards: Mapping[str, Header], total: object) -> Iterator[str]:
+    """Raise FormatError if the names of shards count more than the index names: a part of the model is missing.
+
+    If what there is has the ``total`` size that the index gives, they were only named so, which is a note.
+    """
+    missing, many = lacking(shards, most=2)
+    if not missing:
+        return
+    size = sum(info.nbytes for header in shards.values() for info in header.tree.values())
+    said = f"{escape(index.name)} names {count(len(shards), 'shard')}, and not {', '.join(map(escape, missing))}"
+    said += f" and {many - len(missing):,} more" if many > len(missing) else ""
+    if total == size:
+        yield f"{said}; their sizes are all that it gives"
+        return
+    raise FormatError(
+        f"{said}, which their names count: a part of the checkpoint is missing.",
+        hint="Fetch it whole, or name a shard to read it alone. "
+        f"If the rest was left out on purpose, give the index that size: total_size = {size}.",
+        details=lacking(shards, most=1000)[0],
+        rule="missing shard",
+    )
+
+
+def _other_size(index: File, shards: Mapping[str, Header], total: object) -> Iterator[str]:
+    """Yield a note where the tensors have another size than the index gives: a shard may be of another model."""
+    infos = [info for header in shards.values() for info in header.tree.values()]
+    each = sum(info.nbytes for info in infos)
+    once = sum({info.place: info.nbytes for info in infos if info.place is not None}.values())  # tied ones once
+    if isinstance(total, float) and total.is_integer():
+        total = int(total)
+    if type(total) is int and total not in (each, once):
+        said = f"{total:,}"[:40]
+        yield (
+            f"{escape(index.name)} gives a total_size of {said} bytes, and its tensors have {each:,}: "
+            "a shard may be another model's"
+        )
 
 
 def _check_keys(index: File, shard: str, wanted: Set[str], tree: Mapping[str, Any]) -> None:

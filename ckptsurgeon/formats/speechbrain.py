@@ -16,8 +16,9 @@ from ..errors import ConfigError, FormatError, SourceError
 from ..sources import File, Folder, Source
 from ..text import escape, listing
 from ..yamltext import read_yaml
+from ._choosing import has_weights
 from ._header import FileHeader, Header
-from ._open import has_weights, read_header
+from ._open import read_header
 from ._values import Name, Opaque
 
 __all__ = ["FORMAT"]

@@ -125,7 +125,7 @@ def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
         try:
             name = key.decode("utf-8")
         except UnicodeDecodeError:
-            raise FormatError("it has a variable whose name is no UTF-8.", rule="name") from None
+            raise FormatError("it has a variable whose name is not UTF-8.", rule="name") from None
         if entry.dtype in DTYPES:
             variables[name] = _variable(key, name, entry, entries=bundle.entries, shards=shards)
         else:

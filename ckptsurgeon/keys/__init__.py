@@ -1,6 +1,7 @@
 """Key patterns and rules: the language in which people say which tensors they mean. Pure: opens nothing."""
 
-from .hints import deeper_note, nearest, unmatched
+from .choosing import Chosen, chosen_keys
+from .hints import deeper_notes, matched, nearest, unmatched
 from .induce import left_out, rules_for, unspelled
 from .matcher import KeyMatcher
 from .pattern import Captures, KeyPattern
@@ -12,14 +13,17 @@ from .spell import quoted
 __all__ = [
     "RULESETS",
     "Captures",
+    "Chosen",
     "KeyMatcher",
     "KeyPattern",
     "Renaming",
     "Rule",
     "RuleLine",
     "check_shadowed",
-    "deeper_note",
+    "chosen_keys",
+    "deeper_notes",
     "left_out",
+    "matched",
     "nearest",
     "parse_rule",
     "quoted",

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
-import heapq
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from ..errors import PatternError
+from ..neighbours import close_names
 from ..text import count, escape
 from .matcher import KeyMatcher
 from .pattern import KeyPattern
 
-__all__ = ["deeper_note", "nearest", "unmatched"]
+__all__ = ["deeper_notes", "matched", "nearest", "unmatched"]
 
 _NUMBER = re.compile(r"\d+")
 
 SUGGESTIONS = 3
-CLEARLY_WORSE = 0.1
-"""A suggestion this much less similar than the best one (difflib's ratio) is not made."""
 CANDIDATES = 2000
 LONGEST = 300
 DEEPEST = 32
 """How many names are compared, how long they may be, and how many modules deep: difflib is slow, files are not."""
+WORDS = 500
+"""How many words the lists of a pattern may have that each is looked for by itself."""
 MANY_MORE = 4
 """A pattern gets a note when it would match this many times more keys deeper down."""
 
@@ -35,7 +35,7 @@ def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -
     """
     head = f"{flag} matches none of the {count(len(keys), f'{whose} key')}."
     if pattern.is_anchored:
-        deeper = _deeper(pattern, keys)
+        (deeper,) = _counts([KeyPattern(f"**.{pattern.text}")], keys)
         if deeper:
             return PatternError(head, hint=f"Did you mean **.{pattern.text}? It matches {count(deeper, 'key')}.")
     near = nearest(pattern.text, keys)
@@ -45,18 +45,62 @@ def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -
     return PatternError(head, hint=f"Did you mean {' or '.join(words)}?")
 
 
-def deeper_note(flag: str, pattern: KeyPattern, hits: int, keys: Sequence[str]) -> str:
-    """Return a note when an anchored pattern matches few keys and far more deeper down, else ''."""
-    if not pattern.is_anchored or hits == 0:
-        return ""
-    deeper = _deeper(pattern, keys)
-    if deeper < MANY_MORE * hits:
-        return ""
-    return f"{flag} matches {count(hits, 'key')}; **.{pattern.text} would match {deeper}"
+def deeper_notes(flags: Iterable[tuple[str, KeyPattern]], keys: Sequence[str]) -> list[str]:
+    """Return a note on each pattern, with its option, that matches less of ``keys`` than was meant.
+
+    It is anchored and matches far more deeper down, or a word of its lists matches nothing.
+    """
+    given = list(flags)
+    return _notes(given, _counts([pattern for _, pattern in given], keys), keys)
 
 
-def _deeper(pattern: KeyPattern, keys: Sequence[str]) -> int:
-    return len(KeyMatcher([KeyPattern(f"**.{pattern.text}")]).hits(keys)[0])
+def _notes(given: Sequence[tuple[str, KeyPattern]], here: Sequence[int], keys: Sequence[str]) -> list[str]:
+    looked_at = [(*one, hits) for one, hits in zip(given, here, strict=True) if hits and _may_be_deeper(one[1])]
+    deeper = _counts([KeyPattern(f"**.{pattern.text}") for _, pattern, _ in looked_at], keys)
+    far = [
+        f"{flag} matches {count(hits, 'key')}; **.{pattern.text} would match {more}"
+        for (flag, pattern, hits), more in zip(looked_at, deeper, strict=True)
+        if more >= MANY_MORE * hits
+    ]
+    matching = (one for one, hits in zip(given, here, strict=True) if hits)
+    return [*far, *(note for flag, pattern in matching for note in _idle(flag, pattern, keys))]
+
+
+def _idle(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
+    """Yield a note on each word of a list in a pattern that matches nothing, with the names that are near."""
+    words = list(islice(pattern.alternatives(), WORDS + 1))
+    if len(words) > WORDS:
+        return
+    for (word, _), hits in zip(words, _counts([one for _, one in words], keys), strict=True):
+        if not hits:
+            found = [] if word.isdigit() else nearest(word, keys)
+            near = [f"{escape(name)} ({count(number, 'key')})" for name, number in found]
+            yield f"{escape(word)} of {flag} matches nothing" + (f"; {' or '.join(near)} is near" if near else "")
+
+
+def _may_be_deeper(pattern: KeyPattern) -> bool:
+    """Whether a pattern is anchored; a bare number names the one module, not all of that number."""
+    return pattern.is_anchored and not pattern.text.isdigit()
+
+
+def _counts(patterns: Sequence[KeyPattern], keys: Iterable[str]) -> list[int]:
+    """Return how many keys each pattern matches, in one walk over them."""
+    return [len(hits) for hits in KeyMatcher(patterns).hits(keys)] if patterns else []
+
+
+def matched(
+    flags: Iterable[tuple[str, KeyPattern]], keys: Sequence[str], whose: str
+) -> tuple[list[list[str]], list[str]]:
+    """Return the keys that each pattern matches, and the notes on patterns that match less than was meant.
+
+    Raises PatternError for one that matches none.
+    """
+    given = list(flags)
+    hits = KeyMatcher([pattern for _, pattern in given]).hits(keys) if given else []
+    for (flag, pattern), hit in zip(given, hits, strict=True):
+        if not hit:
+            raise unmatched(flag, pattern, keys, whose)
+    return hits, _notes(given, [len(hit) for hit in hits], keys)
 
 
 def _beginnings(keys: Iterable[str]) -> str:
@@ -76,29 +120,11 @@ def nearest(text: str, keys: Iterable[str]) -> list[tuple[str, int]]:
     for module in sizes:
         first.setdefault(_plain(module), module)
     wanted = _plain(text)
-    close = _close(wanted, first)
+    close = close_names(wanted, first, CANDIDATES)
     if not close:
         tails = {module.rpartition(".")[2]: module for module in reversed(first)}
-        close = [tails[tail] for tail in _close(wanted.rpartition(".")[2], tails)]
+        close = [tails[tail] for tail in close_names(wanted.rpartition(".")[2], tails, CANDIDATES)]
     return [(first[name], sizes[first[name]]) for name in close]
-
-
-def _close(wanted: str, names: Iterable[str]) -> list[str]:
-    """Return the names nearest to ``wanted``, without those clearly further off than the best."""
-    likely = heapq.nsmallest(CANDIDATES, names, key=lambda name: _unlike(wanted, name))
-    near = difflib.get_close_matches(wanted, likely, n=SUGGESTIONS, cutoff=0.6)
-    ratio = {name: difflib.SequenceMatcher(None, wanted, name).ratio() for name in near}
-    return [name for name in near if ratio[name] >= ratio[near[0]] - CLEARLY_WORSE]
-
-
-def _unlike(wanted: str, name: str) -> int:
-    """Return how far two names are apart, as far as their lengths, beginnings and ends tell, which is quick."""
-    return abs(len(wanted) - len(name)) - _alike(wanted, name) - _alike(wanted[::-1], name[::-1])
-
-
-def _alike(a: str, b: str) -> int:
-    """Return how many characters two texts begin with in common."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _plain(name: str) -> str:

@@ -38,7 +38,7 @@ class KeyMatcher:
     def match(self, key: str) -> frozenset[int]:
         """Return the indices of the patterns that match ``key`` or a module it lies in."""
         state = self._start
-        for segment in key.split("."):
+        for segment in key.split(".") if self._dotted else ():
             state = state.after.get(segment) or self._step(state, segment)
         if not self._single:
             return state.matched

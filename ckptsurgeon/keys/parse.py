@@ -119,9 +119,12 @@ def _brace(text: str, raw: str) -> Token:
         if high - low >= MAX_ALTERNATIVES:
             raise _fail(text, f"{{{raw}}} stands for more than {MAX_ALTERNATIVES} names", "Use {n}.")
         return Token("choice", tuple(map(str, range(low, high + 1))))
-    words = ["".join(p[-1] for p in re.findall(r"\\.|.", word, re.DOTALL)) for word in _words(raw)]
+    words = _words(raw)
     if len(words) > 1:
-        return Token("choice", tuple(dict.fromkeys(words)))
+        for word in words:
+            _check_word(text, word)
+        plain = ("".join(p[-1] for p in re.findall(r"\\.|.", word, re.DOTALL)) for word in words)
+        return Token("choice", tuple(dict.fromkeys(plain)), is_list=True)
     if raw.isascii() and raw.isidentifier():
         return Token("number", name=raw)
     if re.fullmatch(r"[A-Za-z0-9_+*/% -]+", raw) and re.search("[A-Za-z]", raw):
@@ -135,6 +138,24 @@ def _brace(text: str, raw: str) -> Token:
         f"{{{raw}}} is neither a list {{a,b}}, a range {{0..11}} nor a name {{n}}",
         "Write \\{ for the character itself.",
     )
+
+
+def _check_word(text: str, word: str) -> None:
+    """Raise PatternError where a word of a list would be a pattern outside of it: in a list it stands for itself."""
+    plain = re.sub(r"\\.", "x", word, flags=re.DOTALL)
+    found = re.search(r"\*+|[?\[\]{]", plain)
+    if found:
+        raise _fail(
+            text,
+            f"{found[0]!r} is in a list, whose words stand for themselves",
+            f"Write a pattern for each word of the list, or \\{found[0][0]} for the character.",
+        )
+    if word.startswith("re:"):
+        raise _fail(text, "re: is in a list, and begins whole patterns only", "Write \\re: for the characters.")
+    if re.fullmatch(r"[0-9]+\.\.[0-9]+", word):
+        raise _fail(text, f"{word} in a list is no range", "Write each number: {0,1,2,5}.")
+    if ".." in plain:
+        raise _fail(text, f"{word} in a list has an empty segment", "Write no two dots in a row.")
 
 
 def _words(raw: str) -> list[str]:

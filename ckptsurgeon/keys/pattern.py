@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..errors import PatternError
+from .dots import undotted, without_dots
 from .parse import parse_segments
 from .segment import DOUBLE, Segment
 
@@ -55,6 +57,20 @@ class KeyPattern:
         else:
             raise PatternError("a pattern is empty.", hint="Name a key or a module, or ** for every key.")
 
+    @classmethod
+    def given(cls, text: str, before: str, behind: str = "") -> KeyPattern:
+        """Return the pattern that stands ``before`` and ``behind`` other words of a user, as in ``--map PATTERN=TO``.
+
+        Raises PatternError; where it is for a dot too many, with all of it as it should be.
+        """
+        try:
+            return cls(text)
+        except PatternError as error:
+            meant = undotted(text)
+            if text.startswith("re:") or meant == text or not _is_pattern(meant):
+                raise
+            raise PatternError(error.message, hint=without_dots(text, before, behind)) from None
+
     def __repr__(self) -> str:
         return f"KeyPattern({self.text!r})"
 
@@ -88,6 +104,16 @@ class KeyPattern:
         names = [token.name for token in tokens if token.name]
         dotted = any("." in word for token in tokens for word in token.words)
         return bool(self.segments) and len(names) == len(set(names)) and not dotted
+
+    def alternatives(self) -> Iterator[tuple[str, KeyPattern]]:
+        """Yield each word of its lists, and the pattern with that word alone in the place of its list."""
+        for at, segment in enumerate(self.segments):
+            for place, token in enumerate(segment.tokens):
+                for word in token.words if token.kind == "choice" and token.is_list else ():
+                    tokens = (*segment.tokens[:place], replace(token, words=(word,)), *segment.tokens[place + 1 :])
+                    other = KeyPattern(self.text)
+                    other.segments = (*self.segments[:at], Segment(segment.text, tokens), *self.segments[at + 1 :])
+                    yield word, other
 
     def matches(self, key: str) -> bool:
         """Whether ``key`` matches, or lies in a module that does."""
@@ -132,6 +158,14 @@ class KeyPattern:
             named={kind: text for kind, text in pairs if kind not in ("star", "double")},
             rest=rest,
         )
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        KeyPattern(text)
+    except PatternError:
+        return False
+    return True
 
 
 def _compiled(text: str) -> re.Pattern[str]:

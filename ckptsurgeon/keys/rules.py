@@ -13,8 +13,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..brief import Brief
 from ..errors import PatternError
 from ..text import escape
+from .dots import undotted
 from .pattern import Captures, KeyPattern
 from .target import Target
 
@@ -23,8 +25,8 @@ __all__ = ["Rule", "RuleLine", "parse_rule", "rules_from_lines", "target_rule"]
 _COMMENT = re.compile(r"(^|\s)#.*", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Rule:
+@dataclass(frozen=True, repr=False)
+class Rule(Brief):
     """One rule: the keys it is for, and what they are called then. ``pattern`` None adds a prefix to all.
 
     A ``lenient`` rule, of a set, may be left without keys by earlier ones; an ``again`` one is applied to what it made
@@ -92,11 +94,12 @@ def parse_rule(text: str) -> Rule:
     left, right = text[:at], text[at + 1 :]
     if not left and not right:
         raise PatternError(f"{_label(text)} says nothing.", hint="Write FROM=TO, as in encoder=model.encoder.")
+    option = "" if isinstance(text, RuleLine) else "--map "
     try:
-        pattern = KeyPattern(left) if left else None
+        pattern = KeyPattern.given(left, option, f"={undotted(right)}") if left else None
     except PatternError as error:
         raise PatternError(f"{_place(text)}{error.message}", hint=error.hint) from None
-    return Rule(text, pattern, Target(right, pattern, rule=_label(text)))
+    return Rule(text, pattern, Target(right, pattern, rule=_label(text), start=f"{left}="))
 
 
 def target_rule(pattern: KeyPattern, target: str, label: str, also: Sequence[str] = ()) -> Rule:

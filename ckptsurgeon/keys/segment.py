@@ -24,8 +24,8 @@ _SHIELDS = frozenset(_SHIELD.values())
 class Token:
     """A piece of a segment.
 
-    ``kind`` is ``text`` (``words``: the one literal), ``choice`` (``words``: the alternatives), ``star``,
-    ``one``, ``class`` (``ranges``, ``negated``) or ``number`` (``name``).
+    ``kind`` is ``text`` (``words``: the one literal), ``choice`` (``words``: the alternatives, ``is_list`` unless
+    they are a range), ``star``, ``one``, ``class`` (``ranges``, ``negated``) or ``number`` (``name``).
     """
 
     kind: str
@@ -33,6 +33,7 @@ class Token:
     ranges: tuple[tuple[str, str], ...] = ()
     negated: bool = False
     name: str = ""
+    is_list: bool = False
 
     @property
     def globs(self) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 __all__ = ["is_printable", "quoted", "rule_text", "spelled", "spelled_exactly"]
 
-_SPECIAL = re.compile(r"[\\*?\[\]{}=]|(?<!\S)#")
-"""What a pattern or a target gives a meaning, and the beginning of a comment."""
+_SPECIAL = re.compile(r"[\\*?\[\]{}=]|(?<!\S)#|\$(?=[\w<+])")
+"""What a pattern or a target gives a meaning, the beginning of a comment, and what other tools take for a capture."""
 _UNPRINTABLE = re.compile("[\\x00-\\x08\\x0a-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 """What ends a line, commands a terminal, or has no UTF-8."""
 _BOM = "\ufeff"

@@ -10,6 +10,9 @@ from itertools import product
 from math import prod
 
 from ..errors import PatternError
+from ..text import escape
+from .dots import undotted, without_dots
+from .foreign import foreign_capture, in_our_spelling, spelling_hint
 from .pattern import Captures, KeyPattern
 
 __all__ = ["Target"]
@@ -45,22 +48,28 @@ _ARITHMETIC = "Write {n}, {n+12}, {2n} or {n//2}."
 class Target:
     """A parsed target; raises PatternError when it asks for what ``pattern`` does not catch.
 
-    ``rule`` is how messages name the rule it belongs to, ``also`` names what it may use beside the captures.
+    ``rule`` is how messages name the rule it belongs to, ``start`` how it begins (``pattern=``), ``also`` names what it
+    may use beside the captures.
     """
 
-    def __init__(self, text: str, pattern: KeyPattern | None, *, rule: str, also: Sequence[str] = ()) -> None:
+    def __init__(
+        self, text: str, pattern: KeyPattern | None, *, rule: str, start: str = "", also: Sequence[str] = ()
+    ) -> None:
         self.text = text
         self._rule = rule
         self._also = also
         self._kinds = pattern.kinds if pattern else ()
         self._loose = pattern is not None and pattern.expression is not None
+        if foreign := foreign_capture(text, self._bound()):
+            hint = spelling_hint(foreign, self._written(pattern, start), len(self._kinds))
+            raise self._fail(f"{foreign} does not stand for a capture here", hint)
         choices = [part if isinstance(part, tuple) else (part,) for part in self._read()]
         if prod(map(len, choices)) > MAX_NAMES:
             raise self._fail(f"the target stands for more than {MAX_NAMES} names")
         self._spelled = tuple(product(*choices))
         self.several = len(self._spelled) > 1
         if text and "" in re.sub(r"\{[^{}]*\}", "{}", text).split("."):
-            raise self._fail("the target has an empty segment")
+            raise self._fail("the target has an empty segment", without_dots(text, start) if undotted(text) else "")
 
     def render(self, caught: Captures) -> list[str]:
         """Return the text with the captures in place, once for each of what its lists stand for.
@@ -76,6 +85,17 @@ class Target:
 
     def _fail(self, why: str, hint: str = "") -> PatternError:
         return PatternError(f"{self._rule}: {why}.", hint=hint)
+
+    def _written(self, pattern: KeyPattern | None, start: str) -> str:
+        """Return the rule with its captures in our spelling, '' where that is not one either."""
+        ours = in_our_spelling(self.text, self._bound())
+        try:
+            readable = not foreign_capture(ours, self._bound()) and Target(
+                ours, pattern, rule=self._rule, also=self._also
+            )
+        except PatternError:
+            return ""
+        return escape(start + ours) if readable else ""
 
     def _read(self) -> Iterator[Part | Choice]:
         used = {"star": 0, "double": 0}

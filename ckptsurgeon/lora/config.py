@@ -10,17 +10,12 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..text import brief_repr, escape
+from .patterns import PatternTable
 
 __all__ = ["AdapterConfig", "parse_config"]
 
-PATTERN, REPEATS, CHOICES, MODULE = 400, 4, 12, 400
-"""Characters of a pattern, repetitions in it and characters of what it is held against: so none takes for ever."""
-
 PREFIX = "base_model.model."
 """What PEFT calls the network: in front of a name, no other module's name ends with it."""
-
-ENDS = r"(.*\.)?({})$"
-"""How PEFT looks for a pattern at the end of a module's name."""
 
 REMADE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that take something out of the base, which is then another."""
@@ -46,8 +41,8 @@ class AdapterConfig:
 
     rank: int
     alpha: float
-    ranks: Mapping[str, int] = field(default_factory=dict)
-    alphas: Mapping[str, float] = field(default_factory=dict)
+    ranks: PatternTable = field(default_factory=PatternTable)
+    alphas: PatternTable = field(default_factory=PatternTable)
     rslora: bool = False
     dora: bool = False
     transposed: bool = False
@@ -56,24 +51,16 @@ class AdapterConfig:
 
     def rank_of(self, module: str) -> int:
         """Return the rank that a module should have."""
-        return int(_found(self.ranks, module, self.rank))
+        return int(self.ranks.of(module, self.rank))
 
     def scale_of(self, module: str) -> float:
         """Return what the product of a module's factors counts."""
         rank = self.rank_of(module)
-        return float(_found(self.alphas, module, self.alpha)) / (sqrt(rank) if self.rslora else rank)
+        return float(self.alphas.of(module, self.alpha)) / (sqrt(rank) if self.rslora else rank)
 
     def saves(self, key: str) -> bool:
         """Whether a key is of a module that was trained as a whole, or a parameter that goes along alone."""
         return any(f".{name.removeprefix(PREFIX)}." in f".{key}." for name in self.saved)
-
-
-def _found(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
-    """Return what the first pattern says that a module ends with, as PEFT's ``get_pattern_key`` looks."""
-    for pattern, value in patterns.items():
-        if re.match(ENDS.format(pattern), module[-MODULE:]):
-            return value
-    return otherwise
 
 
 def parse_config(data: Any, name: str) -> AdapterConfig:
@@ -116,8 +103,8 @@ def _parsed(data: Mapping[str, Any]) -> AdapterConfig:
     return AdapterConfig(
         rank=_rank(data["r"]),
         alpha=_alpha(data["lora_alpha"]),
-        ranks={_pattern(text): _rank(value) for text, value in dict(data.get("rank_pattern") or {}).items()},
-        alphas={_pattern(text): _alpha(value) for text, value in dict(data.get("alpha_pattern") or {}).items()},
+        ranks=PatternTable({text: _rank(value) for text, value in dict(data.get("rank_pattern") or {}).items()}),
+        alphas=PatternTable({text: _alpha(value) for text, value in dict(data.get("alpha_pattern") or {}).items()}),
         rslora=_truth(data.get("use_rslora")),
         dora=_truth(data.get("use_dora")),
         transposed=_truth(data.get("fan_in_fan_out")),
@@ -157,15 +144,3 @@ def _alpha(value: Any) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
         raise ValueError(f"an alpha of {brief_repr(value)}")
     return float(value)
-
-
-def _pattern(text: Any) -> str:
-    """Return a pattern that is a regular expression; raises ValueError for one that could take for ever."""
-    if not isinstance(text, str) or len(text) > PATTERN:
-        raise ValueError(f"a pattern {brief_repr(text)}")
-    plain = re.sub(r"\\.", "", text)
-    often = sum(map(plain.count, "*+{")) > REPEATS or sum(map(plain.count, "?|")) > CHOICES
-    if often or re.search(r"\)[*+{?]", plain):
-        raise ValueError(f"the pattern {brief_repr(text)} repeats too much")
-    re.compile(ENDS.format(text))  # as it is used: flags, and groups that are closed too early, are faults there
-    return text

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..notebook import InNotebooks
 from ..tensors import TensorInfo
+from ..text import count, escape
 
 __all__ = ["Match", "Proposal"]
 
@@ -25,7 +26,7 @@ class Match:
     why: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Proposal(InNotebooks):
     """What of a source is what of a destination.
 
@@ -45,6 +46,12 @@ class Proposal(InNotebooks):
     missing: Mapping[str, TensorInfo] = field(default_factory=dict)
     undecided: int = 0
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        found = [("undecided", self.undecided), ("unmatched", len(self.unmatched)), ("missing", len(self.missing))]
+        said = "".join(f", {number} {what}" for what, number in found if number)
+        names = f"{escape(self.first)} to {escape(self.second)}"
+        return f"<Proposal {names}: {count(len(self.rules), 'rule')}, {len(self.names)} matched{said}>"
 
     @property
     def complete(self) -> bool:

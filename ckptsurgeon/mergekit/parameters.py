@@ -56,7 +56,7 @@ def _conditional(where: str, data: Any, parameter: Parameter | None) -> Setting:
     if "filter" in given and "keys" in given:
         raise fault(where, "has filter and keys", "Give one: keys is a pattern, filter a text that names contain.")
     contains = text(at(where, "filter"), given["filter"]) if "filter" in given else ""
-    pattern = KeyPattern(text(at(where, "keys"), given["keys"])) if "keys" in given else None
+    pattern = KeyPattern.given(text(at(where, "keys"), given["keys"]), "keys: ") if "keys" in given else None
     plain = _plain(at(where, "value"), given["value"], parameter)
     return Setting(plain.value, pattern, layers=plain.layers, contains="" if contains == "*" else contains)
 

@@ -55,7 +55,7 @@ def parts_of(modules: Sequence[Module], views: Sequence[SourceView]) -> list[Par
 def _homes(module: Module, keys: Sequence[str]) -> tuple[str, ...]:
     """Return where a part hangs, outermost: ``model.encoder`` for encoder, or for layers: model.encoder.layers."""
     found: dict[str, None] = {}
-    pattern = KeyPattern(module.layers) if module.layers else None
+    pattern = KeyPattern.given(module.layers, "layers: ") if module.layers else None
     for key in keys:
         segments = key.split(".")
         for place in range(1, len(segments)):

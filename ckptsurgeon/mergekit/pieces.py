@@ -103,13 +103,17 @@ class _Builder:
     def _lists(self, module: Module, counts: Collection[int], keys: Sequence[str]) -> Sequence[LayerList]:
         if not module.layers:
             return layer_lists(keys, counts)
-        return [layer_list(keys, counts, name="the base or first model", pattern=KeyPattern(module.layers))]
+        return [
+            layer_list(
+                keys, counts, name="the base or first model", pattern=KeyPattern.given(module.layers, "layers: ")
+            )
+        ]
 
     def _layers(self, module: Module, owns: Callable[[str], bool]) -> LayerList:
         first = self._number(module.slices[0].sources[0])
         view = self._models.views[first]
         keys = [key for key in view.tensors if owns(key)]
-        pattern = KeyPattern(module.layers) if module.layers else None
+        pattern = KeyPattern.given(module.layers, "layers: ") if module.layers else None
         return layer_list(keys, self._models.counts[first], name=view.source.name, pattern=pattern)
 
     def _slice(self, part: Slice, shared: Settings) -> LayerSlice:

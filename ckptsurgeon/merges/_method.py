@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from ..brief import Brief
 from ..errors import ConfigError
 from ..ops import Array
 from ._parameters import Parameter, bound, parameters_of
@@ -25,8 +26,8 @@ Merged as a model, it is the first of them.
 """
 
 
-@dataclass(frozen=True)
-class Slice:
+@dataclass(frozen=True, repr=False)
+class Slice(Brief):
     """A part of the tensors that are merged: values that follow each other in memory, of all of them the same.
 
     ``models`` and ``base`` are float32, or float64 where that is computed in, of one shape. ``offset`` counts the
@@ -88,6 +89,9 @@ class Tensors(Protocol):
         ...
 
 
+Elementwise: TypeAlias = bool | Callable[[Mapping[str, Any]], bool]
+"""Whether each element of the result is made of those at its own place alone, or what says so of all parameters."""
+
 ByRows: TypeAlias = bool | Callable[[tuple[int, ...], Mapping[str, Any]], bool]
 """Whether slices hold whole rows, or a function of a shape and all parameters, by their names, that says so."""
 
@@ -126,6 +130,8 @@ class Method:
     ``base`` is one of ``BASES``; ``models`` the least and the most models it merges, the base not counted unless it
     is merged as one. ``by_rows`` asks for slices that hold whole rows (all of the last dimension), always or for some
     shapes and parameters. ``passes`` is how often it goes over float32 tensors at most, when they are merged included.
+    ``elementwise`` says that each element of the result is made of those at its own place alone, always or with some
+    parameters: small tensors are then merged many at a time.
     """
 
     name: str
@@ -136,6 +142,7 @@ class Method:
     models: tuple[int, int | None] = (1, None)
     by_rows: ByRows = False
     passes: int = 1
+    elementwise: Elementwise = False
 
     @property
     def summary(self) -> str:
@@ -151,7 +158,14 @@ class Method:
         """Whether slices of a tensor hold whole rows, with these parameters."""
         if isinstance(self.by_rows, bool):
             return self.by_rows and len(shape) > 0
-        return self.by_rows(shape, {one.name: parameters.get(one.name, one.default) for one in self.parameters})
+        return self.by_rows(shape, self._all(parameters))
+
+    def is_elementwise(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether each element of the result is made of those at its own place alone, with these parameters."""
+        return self.elementwise if isinstance(self.elementwise, bool) else self.elementwise(self._all(parameters))
+
+    def _all(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        return {one.name: parameters.get(one.name, one.default) for one in self.parameters}
 
     def check(
         self, shape: tuple[int, ...], count: int, parameters: Mapping[str, Any], *, has_base: bool, key: str = ""
@@ -181,13 +195,16 @@ def merge_method(
     models: tuple[int, int | None] = (1, None),
     by_rows: ByRows = False,
     passes: int = 1,
+    elementwise: Elementwise = False,
 ) -> Callable[[Callable[..., Merging | Array]], Method]:
     """Make a function a merge method.
 
     Its first argument are the ``Tensors``; what else it takes, by keyword, are its parameters: their annotations and
     defaults are the schema that the command line, a recipe and Python hold them to. It returns a function of a
     ``Slice``, or the whole merged array. ``paper`` is where it is described, ``passes`` how often it goes over the
-    tensors at most: once for each ``map`` and ``whole``, and once when they are merged.
+    tensors at most: once for each ``map`` and ``whole``, and once when they are merged. ``elementwise`` promises
+    that each element of the result is made of those at its own place alone, always or with some parameters. Small
+    tensors are then merged many at a time.
 
     Raises ConfigError for a signature that says no schema.
     """
@@ -195,6 +212,6 @@ def merge_method(
         raise ConfigError(f"the merge method {name} has base {base!r}.", hint=f"Use one of {', '.join(BASES)}.")
 
     def made(function: Callable[..., Merging | Array]) -> Method:
-        return Method(name, function, paper, parameters_of(name, function), base, models, by_rows, passes)
+        return Method(name, function, paper, parameters_of(name, function), base, models, by_rows, passes, elementwise)
 
     return made

@@ -59,6 +59,9 @@ def in_pieces(merge: Callable[[Slice], Array], columns: int | None = None) -> Me
     """Merge a slice piece by piece."""
 
     def merged(at: Slice) -> Array:
+        if math.prod(at.models[0].shape) <= PIECE and not columns:
+            whole: Array = at.xp.asarray(merge(next(pieces(at), at)), dtype=at.models[0].dtype)
+            return whole.reshape(at.models[0].shape)
         result: Array = at.xp.empty_like(at.models[0])
         flat = _flat(at, result)
         for piece in pieces(at, columns=columns):

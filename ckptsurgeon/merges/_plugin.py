@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
-from importlib.machinery import SourceFileLoader
 from math import prod
 from os.path import dirname, join, lexists
 from types import ModuleType
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, ConfigError
+from ..files import CodeLoader
+from ..neighbours import did_you_mean
 from ..ops import Array
 from ..text import brief_repr, escape, shape_text
 from ._method import LookError, Merging, Method, Slice, Tensors
@@ -32,8 +33,8 @@ def load_plugin(path: str) -> tuple[Method, ...]:
     It is run because the user names it; no checkpoint and no recipe of a checkpoint can.
     """
     if not lexists(path):
-        raise ConfigError(f"there is no plugin {escape(path)}.")
-    loader = SourceFileLoader("ckptsurgeon_plugin", path)
+        raise ConfigError(f"there is no plugin {escape(path)}.", hint=did_you_mean(path))
+    loader = CodeLoader("ckptsurgeon_plugin", path)
     module = ModuleType(loader.name)
     with _blamed(_Place(path)):
         loader.exec_module(module)

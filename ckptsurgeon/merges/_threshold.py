@@ -3,7 +3,7 @@
 A float without its sign orders as its bits do, read as an integer; what is no number comes last. So the values are
 counted by their upper 16 bits, the k-th is looked up in the counts, and the values that share its upper 16 bits are
 counted by the next 16: two passes for float32. Where only some of the values that equal the k-th are wanted, those
-that come first are: one more pass.
+that come first are: one more pass. The values of a small tensor are put in order instead, in one pass.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ Quantities = Callable[[Slice], Sequence[Array]]
 """Returns arrays of a piece; their signs do not count."""
 
 _BINS = 1 << 16
+FEW = 1 << 14
+"""Values that are sorted sooner than they are counted."""
 _WIDE = 1 << 18
 """Elements that are counted at once: of fewer it would take longer to add up the counts."""
 
@@ -39,6 +41,12 @@ class _Search:
     index: int
     bits: int = 0
     alike: int = 0
+
+    def find(self, values: Array) -> None:
+        """Find all bits at once among those of all values."""
+        self.bits = int(np.partition(values, self.index)[self.index])
+        self.index -= int(np.count_nonzero(values < self.bits))
+        self.alike = int(np.count_nonzero(values == self.bits))
 
     def follow(self, counts: Array) -> None:
         """Take the next 16 bits from how often each of them follows."""
@@ -94,6 +102,8 @@ def _float(bits: int, width: int) -> float:
 
 def _descend(tensors: Tensors, quantities: Quantities, searches: Sequence[_Search], columns: int | None) -> int:
     """Find the bits of the values that are searched for; returns how many bytes a value has."""
+    if math.prod(tensors.shape) <= FEW:
+        return _sort(tensors, quantities, searches, columns)
     width, level = 4, 0
     while level < width // 2:
         groups = {(one.rank.quantity, one.bits): _Counts(one.rank.quantity, one.bits) for one in searches}
@@ -102,6 +112,27 @@ def _descend(tensors: Tensors, quantities: Quantities, searches: Sequence[_Searc
             one.follow(groups[one.rank.quantity, one.bits].of)
         level += 1
     return width
+
+
+def _sort(tensors: Tensors, quantities: Quantities, searches: Sequence[_Search], columns: int | None) -> int:
+    """The same for a tensor of few values, to count which would take longer."""
+
+    def look(at: Slice) -> list[list[Array]]:
+        return [[_bits(quantity) for quantity in quantities(piece)] for piece in pieces(at, _WIDE, columns)]
+
+    found = list(chain.from_iterable(tensors.map(look)))
+    together = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+    for one in searches:
+        one.find(together[one.rank.quantity])
+    return together[0].itemsize
+
+
+def _bits(values: Array) -> Array:
+    """Return the bits of values without their signs, as integers."""
+    host = np.ascontiguousarray(on_host(values)).reshape(-1)
+    kind = np.dtype(f"<u{host.itemsize}")
+    bits: Array = host.view(kind) & kind.type((1 << 8 * host.itemsize - 1) - 1)
+    return bits
 
 
 def _count(tensors: Tensors, quantities: Quantities, groups: Sequence[_Counts], level: int, columns: int | None) -> int:

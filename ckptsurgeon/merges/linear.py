@@ -11,7 +11,7 @@ from ._weights import cancel, shares
 __all__ = ["METHODS"]
 
 
-@merge_method("linear", paper="https://arxiv.org/abs/2203.05482")
+@merge_method("linear", paper="https://arxiv.org/abs/2203.05482", elementwise=True)
 def linear(tensors: Tensors, *, weight: PerModel, normalize: bool = True) -> Merging:
     """Return the weighted mean of the models, or their weighted sum where ``normalize`` is off."""
     factors = shares(weight) if normalize else weight

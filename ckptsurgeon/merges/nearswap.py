@@ -15,7 +15,11 @@ _NEAREST = 1e-6
 
 
 @merge_method(
-    "nearswap", paper="https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001", base="required", models=(1, 1)
+    "nearswap",
+    paper="https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
+    base="required",
+    models=(1, 1),
+    elementwise=True,
 )
 def nearswap(tensors: Tensors, *, t: Annotated[float, Between(0)]) -> Merging:
     """Return the model where it differs from the base by no more than ``t``, and less of it the more it differs."""

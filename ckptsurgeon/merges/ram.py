@@ -15,7 +15,7 @@ __all__ = ["METHODS"]
 _PAPER = "https://arxiv.org/abs/2601.13572"
 
 
-@merge_method("ram", paper=_PAPER, base="required")
+@merge_method("ram", paper=_PAPER, base="required", elementwise=True)
 def ram(tensors: Tensors, *, epsilon: Annotated[float, Between(0)] = 1e-5) -> Merging:
     """Return the base and, element by element, the mean of those deltas that are larger than ``epsilon``."""
     return _merged(tensors, epsilon, [1.0] * tensors.count)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from ..ops import Array
 from ._cut import Rank
@@ -15,7 +16,7 @@ from ._threshold import cuts
 __all__ = ["METHODS"]
 
 
-@merge_method("task_arithmetic", paper="https://arxiv.org/abs/2212.04089", base="required")
+@merge_method("task_arithmetic", paper="https://arxiv.org/abs/2212.04089", base="required", elementwise=True)
 def task_arithmetic(
     tensors: Tensors,
     *,
@@ -31,7 +32,14 @@ def task_arithmetic(
     return mixed(tensors, everything, Mixing(weight, normalize, False, lambda_))
 
 
-@merge_method("ties", paper="https://arxiv.org/abs/2306.01708", base="required", passes=5)
+def _keeps_all(parameters: Mapping[str, Any]) -> bool:
+    """Whether nothing is thinned, of which a share of the tensor would be kept."""
+    density = parameters["density"]
+    shares = density if isinstance(density, (list, tuple)) else (density,)
+    return all(share in (0, 1) for share in shares) and not parameters["rescale"]
+
+
+@merge_method("ties", paper="https://arxiv.org/abs/2306.01708", base="required", passes=5, elementwise=_keeps_all)
 def ties(
     tensors: Tensors,
     *,

@@ -113,7 +113,7 @@ def _parsed(row: Any, where: str) -> Operation:
         wanted = "a pattern, or a list of them" if several else "a pattern"
         raise ConfigError(f"{where}: {verb} is {brief_repr(given)}, not {wanted}.")
     try:
-        patterns = tuple(map(KeyPattern, [given] if isinstance(given, str) else given))
+        patterns = tuple(KeyPattern.given(one, "") for one in ([given] if isinstance(given, str) else given))
         into = fields.pop("into", ())
         names = [into] if isinstance(into, str) else into
         also = (INDEX,) if verb == "unstack" else ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ..errors import FormatError, PlanError
-from ..keys import KeyMatcher, unmatched
+from ..keys import KeyMatcher, matched
 from ..tensors import DTYPES, TensorInfo
 from ..text import escape
 from .joining import joined
@@ -38,12 +38,13 @@ class MadeBy:
 class Performed:
     """A source after its operations: its tensors, and how those were made that it did not have before.
 
-    ``done`` are the places of the operations that found something in it.
+    ``done`` are the places of the operations that found something in it, ``notes`` are what there is to say of them.
     """
 
     tensors: dict[str, TensorInfo]
     by: dict[str, MadeBy] = field(default_factory=dict)
     done: tuple[int, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 def perform(sources: Sequence[Mapping[str, TensorInfo]], operations: Sequence[Operation]) -> list[Performed]:
@@ -56,13 +57,13 @@ def perform(sources: Sequence[Mapping[str, TensorInfo]], operations: Sequence[Op
     for place, operation in enumerate(operations):
         matcher = KeyMatcher(operation.patterns)
         found = [matcher.hits(result.tensors) for result in results]
-        for index, pattern in enumerate(operation.patterns):
-            if not any(hits[index] for hits in found):
-                raise unmatched(str(operation), pattern, [key for one in results for key in one.tensors], "source")
+        keys = [key for one in results for key in one.tensors]
+        notes = matched([(str(operation), pattern) for pattern in operation.patterns], keys, "source")[1]
         for result, hits in zip(results, found, strict=True):
             if any(hits):
                 _perform_one(result, operation, hits)
                 result.done = (*result.done, place)
+                result.notes, notes = [*result.notes, *notes], []
     return results
 
 

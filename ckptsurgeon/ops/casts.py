@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import PlanError
 from ..small_floats import SMALL_FLOATS, from_small, to_small
-from ..tensors import DTYPES
+from ..tensors import DTYPES, SATURATED
 from .boxes import Array
 
 __all__ = ["cast", "count_special", "raw_dtype", "widened"]
@@ -30,7 +30,7 @@ def raw_dtype(dtype: str) -> np.dtype[Any]:
 
 
 def cast(array: Array, source: str, destination: str) -> tuple[Array, int]:
-    """Return values cast as torch casts them, and how many finite ones became infinite.
+    """Return values cast as torch casts them, and how many finite ones became infinite, or were cut to the largest.
 
     Both arrays are held as ``raw_dtype`` says. Narrowing goes through float32, as torch's does. Raises PlanError
     when an integer does not fit.
@@ -116,6 +116,8 @@ def _to_integer(plain: Array, dtype: str) -> Array:
 
 
 def _new_infinities(plain: Array, made: Array, dtype: str) -> int:
+    if dtype in SATURATED:  # NaN is not larger than anything, and stays NaN
+        return int(np.count_nonzero(np.abs(plain) > SATURATED[dtype]))
     after = widened(made, dtype)
     return int(np.count_nonzero(~np.isfinite(after) & np.isfinite(plain)))
 

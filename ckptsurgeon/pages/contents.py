@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -44,12 +44,13 @@ class Shown:
 def contents_of(shown: Shown) -> dict[str, Any]:
     """Return the data of a page."""
     about = [one for one in (shown.inspection, shown.second) if one is not None]
-    table = Table(_rows(shown))
+    rows = _rows(shown)
+    table = Table(rows, _parameters(shown))
     data: dict[str, Any] = {
         "made": f"ckptsurgeon {__version__}",
         "sources": [_source(one) for one in about],
         "run": shown.run.to_json() if shown.run is not None else None,
-        "receipt": receipt_of(shown.recipe, table.places) if shown.recipe is not None else None,
+        "receipt": receipt_of(shown.recipe, rows) if shown.recipe is not None else None,
         "difference": None,
         "figures": None,
     }
@@ -70,6 +71,12 @@ def _rows(shown: Shown) -> dict[str, TensorInfo]:
         wanted = rows_of_both(shown.difference, tensors, shown.second.tensors)
         tensors = {key: info for key, info in {**tensors, **shown.second.tensors}.items() if key in wanted}
     return {key: tensors[key] for key in sorted(tensors, key=natural_key)}
+
+
+def _parameters(shown: Shown) -> Callable[[str, TensorInfo], int]:
+    """Return what says what a tensor counts: of the second, where there are two, as they are shown."""
+    last = shown.second or shown.inspection
+    return last.codes.parameters if last is not None else lambda key, info: info.parameters
 
 
 def _ties(shown: Shown) -> dict[str, str]:
@@ -95,7 +102,8 @@ def _source(one: Inspection) -> dict[str, Any]:
         "stripped": list(one.stripped),
         "nbytes_files": one.nbytes_files,
         "tensors": len(one.tensors),
-        "parameters": one.parameters,
+        "parameters": one.parameters_at_least,
+        "counted": one.parameters is not None,
         "nbytes": one.nbytes,
         "extras": [[brief(extra.key), brief(extra.type), _said(extra.value)] for extra in one.extras[:LISTED]],
         "metadata": [[brief(key), brief(value)] for key, value in islice(one.metadata.items(), LISTED)],

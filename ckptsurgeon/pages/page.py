@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from ..brief import Brief
+
 __all__ = ["Page"]
 
 
-@dataclass(frozen=True)
-class Page:
+@dataclass(frozen=True, repr=False)
+class Page(Brief):
     """A page as HTML, and where it was written, if it was; ``tensors`` counts its rows."""
 
     html: str = field(repr=False)

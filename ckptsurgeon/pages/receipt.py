@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from typing import Any
 
 from ..plan import CLASSES
 from ..recipe import Made, Recipe
+from ..tensors import TensorInfo
 from .figures import figure
 from .plain import LISTED, brief
-from .table import Places
 
 __all__ = ["receipt_of"]
 
 
-def receipt_of(recipe: Recipe, places: Places) -> dict[str, Any]:
+def receipt_of(recipe: Recipe, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     """Return the class of each row, from where and by which rule it came; -1 where a column has nothing to say.
 
-    Rows that the recipe does not know, or not rightly, have the class "" (a file that was changed since). ``numbers``
-    say how many there are of what is listed in part.
+    ``part`` has the rows of which only a part of the values comes from a source, and which part. Rows that the recipe
+    does not know, or not rightly, have the class "" (a file that was changed since). ``numbers`` say how many there
+    are of what is listed in part.
     """
-    made = [recipe.tensors.get(key, NOTHING) for key in places]
-    gone = [key for key in recipe.tensors if key not in places]
+    made = [recipe.tensors.get(key, NOTHING) for key in tensors]
+    gone = [key for key in recipe.tensors if key not in tensors]
     kinds = [one.kind if one.kind in CLASSES else "" for one in made]
     classes, ops = _numbered(sorted(kinds, key=_rank)), _numbered(one.op for one in made)
     rules, policies = _numbered(one.rule for one in made), _numbered(one.policy for one in made)
@@ -41,7 +43,8 @@ def receipt_of(recipe: Recipe, places: Places) -> dict[str, Any]:
         "policies": list(policies), "policy": [policies[one.policy] for one in made],
         "reasons": list(reasons), "reason": [reasons[one.reason] for one in made],
         "from": [-1 if one.source is None else one.source for one in made],
-        "key": [[row, made[row].source_key] for key, row in places.items() if _moved(key, made[row])],
+        "part": [[row, share] for row, share in _parts(recipe, made, tensors.values()) if share < 1],
+        "key": [[row, made[row].source_key] for row, key in enumerate(tensors) if _moved(key, made[row])],
         "more": [[row, *map(list, one.more)] for row, one in enumerate(made) if one.more],
         "weights": [[row, *map(figure, one.weights)] for row, one in enumerate(made) if one.weights],
         "method": [[row, one.merge.method] for row, one in enumerate(made) if one.merge is not None],
@@ -52,6 +55,18 @@ def receipt_of(recipe: Recipe, places: Places) -> dict[str, Any]:
 
 
 NOTHING = Made("", "")
+
+
+def _parts(recipe: Recipe, made: Iterable[Made], tensors: Iterable[TensorInfo]) -> Iterator[tuple[int, float]]:
+    """Yield rows and which part of their values comes from a source, where that need not be all or nothing."""
+    for row, (one, info) in enumerate(zip(made, tensors, strict=True)):
+        elements = prod(info.shape)
+        if one.kind == "kept":
+            yield row, 0.0
+        elif one.op == "map" and recipe.rows is not None:
+            yield row, recipe.rows.share
+        elif one.shared is not None and elements:
+            yield row, min(max(one.shared, 0), elements) / elements
 
 
 def _rank(kind: str) -> int:

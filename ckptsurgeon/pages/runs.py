@@ -5,15 +5,16 @@ The files may be half written, or anyone's: what is not what a run writes is lef
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
 from ..errors import FormatError, SourceError
+from ..files import open_file
 from ..text import escape
 from .curves import Curves
 from .plain import integer, listed, mapping, number, numbers, text
@@ -160,9 +161,7 @@ def _read(path: str, name: str) -> Mapping[str, Any]:
 def _opened(path: str) -> IO[str] | None:
     """Open a regular file, None where there is none: a pipe would be waited for."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise SourceError(f"{escape(path)} is no regular file.")
-        return open(path, encoding="utf-8", errors="replace")
+        return io.TextIOWrapper(open_file(path), encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
     except OSError as error:

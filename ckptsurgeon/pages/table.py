@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..composition import leaves
@@ -17,20 +17,26 @@ Places = Mapping[str, int]
 class Table:
     """Rows in the order of ``tensors``, which is natural; what many have in common is said once.
 
-    A key is how many characters it shares with the key before, and the rest of it.
+    A key is how many characters it shares with the key before, and the rest of it. ``parameters`` says what a tensor
+    counts.
     """
 
-    def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, TensorInfo],
+        parameters: Callable[[str, TensorInfo], int] = lambda key, info: info.parameters,
+    ) -> None:
         self.places: Places = {key: row for row, key in enumerate(tensors)}
         self._kinds: dict[tuple[object, ...], int] = {}
         self._files: dict[str, int] = {}
         self._shared, self._rest = front_coded(list(tensors))
-        self._kind = [self.kind(info) for info in tensors.values()]
+        self._kind = [self.kind(info, parameters(key, info)) for key, info in tensors.items()]
         self._file = [self._files.setdefault(file_of(info), len(self._files)) for info in tensors.values()]
 
-    def kind(self, info: TensorInfo) -> int:
-        """Return the number of a tensor's dtype, shape and size."""
-        return self._kinds.setdefault(kind_of(info), len(self._kinds))
+    def kind(self, info: TensorInfo, parameters: int | None = None) -> int:
+        """Return the number of a tensor's dtype, shape and size; ``parameters`` are its own if not given."""
+        kind = kind_of(info, info.parameters if parameters is None else parameters)
+        return self._kinds.setdefault(kind, len(self._kinds))
 
     def to_json(self, ties: Mapping[str, str]) -> dict[str, Any]:
         """Return the columns; ``ties`` maps keys to the first key of the same tensor."""
@@ -46,9 +52,9 @@ class Table:
         }
 
 
-def kind_of(info: TensorInfo) -> tuple[object, ...]:
+def kind_of(info: TensorInfo, parameters: int) -> tuple[object, ...]:
     """Return dtype, shape, bytes, parameters, and why a tensor is opaque, if it is."""
-    return info.dtype, info.shape, info.nbytes, info.parameters, info.opaque
+    return info.dtype, info.shape, info.nbytes, parameters, info.opaque
 
 
 def file_of(info: TensorInfo) -> str:

@@ -4,7 +4,7 @@ from .costs import Costs
 from .lora import FACTORS, Factor, Lora, Term, plain_shape
 from .merge import Merge, Value
 from .plan import Carried, Equal, FilePrint, Plan, PlanCompanion, PlanSource, PlanTarget
-from .receipt import Failure, Fit, Receipt, Verification
+from .receipt import Failure, Fit, Note, Receipt, Verification
 from .rows import Row, Rows, rows_of_each
 from .step import CLASSES, MERGES, Input, Step, with_vocabularies
 
@@ -22,6 +22,7 @@ __all__ = [
     "Input",
     "Lora",
     "Merge",
+    "Note",
     "Plan",
     "PlanCompanion",
     "PlanSource",

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import ConfigError
 from .check import check_plan
 from .costs import Costs
+from .merge import truth
 from .plan import Carried, Equal, FilePrint, Plan, PlanCompanion, PlanSource, PlanTarget
 from .rows import Rows, rows_of_each
 from .step_codec import read_step, step_json, text
@@ -58,6 +59,8 @@ def _companions_json(target: PlanTarget) -> dict[str, Any]:
         **({"companions": rows} if rows else {}),
         **({"implied": list(target.implied)} if target.implied else {}),
         **({"weights": target.weights} if target.weights else {}),
+        **({"lists": list(target.lists)} if target.lists else {}),
+        **({"notes": list(target.notes)} if target.notes else {}),
     }
 
 
@@ -90,6 +93,7 @@ def _source_json(source: PlanSource) -> dict[str, Any]:
         "path": source.path,
         "root": source.root,
         "stripped": list(source.stripped),
+        **({"memory": True} if source.memory else {}),
         **({"operations": operations} if operations else {}),
         "files": [_print_json(file) for file in source.files],
     }
@@ -105,6 +109,7 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
         PlanSource(
             text(s["name"]), text(s["path"]), text(s["root"]), tuple(map(text, s["stripped"])),
             _read_prints(s["files"]), text(s["role"]), tuple(map(dict, s.get("operations", ()))),
+            truth(s.get("memory", False)),
         )
         for s in data["sources"]
     )  # fmt: skip
@@ -123,6 +128,8 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
             tuple(_read_companion(row) for row in target.get("companions", ())),
             tuple(text(key) for key in target.get("implied", ())),
             text(target.get("weights", "")),
+            tuple(text(path) for path in target.get("lists", ())),
+            tuple(map(text, target.get("notes", ()))),
         ),
         steps=tuple(read_step(step, index, rows, vocabularies) for step in data["steps"]),
         unexpected=tuple((index[row["source"]], text(row["key"])) for row in data["unexpected"]),

@@ -10,12 +10,14 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
+from ..brief import Brief
 from ..notebook import InNotebooks
-from ..text import count
+from ..text import count, listing
 from .costs import Costs
 from .rows import Rows
 from .step import CLASSES, Step
@@ -37,12 +39,13 @@ class FilePrint:
     validator: str = ""
 
 
-@dataclass(frozen=True)
-class PlanSource:
+@dataclass(frozen=True, repr=False)
+class PlanSource(Brief):
     """An input: what it is called in messages, its path, where its state dict hangs, its fingerprint.
 
     ``role`` is "source", or "destination" for a checkpoint whose own values are kept. ``operations`` are what made
-    its tensors into others before anything was selected, as plain data.
+    its tensors into others before anything was selected, as plain data. Of tensors in ``memory`` there is no path, and
+    the fingerprint is of their keys, dtypes and shapes.
     """
 
     name: str
@@ -52,17 +55,47 @@ class PlanSource:
     files: tuple[FilePrint, ...]
     role: str = "source"
     operations: tuple[Mapping[str, Any], ...] = ()
+    memory: bool = False
 
 
-@dataclass(frozen=True)
-class PlanCompanion:
-    """A small file that goes into an output folder: a copy of ``path``, else ``text``; its size in bytes and digest."""
+@dataclass(frozen=True, repr=False)
+class PlanCompanion(Brief):
+    """A small file that goes into an output folder: a copy of ``path``, else ``text``; its size in bytes and digest.
+
+    Of a copy that is planned, these are found when somebody asks for them, or when it is made.
+    """
 
     name: str
     size: int
     sha256: str
     path: str = ""
     text: str = ""
+    read: Callable[[], tuple[int, str]] | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def copy_of(cls, name: str, path: str, read: Callable[[], tuple[int, str]]) -> PlanCompanion:
+        """Return the copy of a file whose size and digest ``read`` finds."""
+        made = object.__new__(cls)
+        for field_name, value in (("name", name), ("path", path), ("text", ""), ("read", read)):
+            object.__setattr__(made, field_name, value)
+        return made
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its size and digest are known."""
+        return "sha256" in self.__dict__
+
+    def is_found(self, size: int, sha256: str) -> None:
+        """Take the size and digest of what was read."""
+        object.__setattr__(self, "size", size)
+        object.__setattr__(self, "sha256", sha256)
+
+    def __getattr__(self, name: str) -> Any:
+        read = self.__dict__.get("read")
+        if name not in ("size", "sha256") or read is None:
+            raise AttributeError(name)
+        self.is_found(*read())
+        return self.__dict__[name]
 
     @property
     def is_plain(self) -> bool:
@@ -70,12 +103,14 @@ class PlanCompanion:
         return self.name[:1] not in ("", ".") and os.path.basename(self.name) == self.name and "\0" not in self.name
 
 
-@dataclass(frozen=True)
-class PlanTarget:
+@dataclass(frozen=True, repr=False)
+class PlanTarget(Brief):
     """The destination: its kind, its configuration, and the files that this reads.
 
     A folder that is written for it has its ``companions`` too, and lacks those names of tied tensors that are
     ``implied`` there. ``weights`` is what its one file of tensors is called, where it is always one of that name.
+    ``lists`` are the files of the old and the new token list, if the configuration was given another vocabulary.
+    ``notes`` are those of the plan that are on files beside the weights, and not said of an output without them.
     """
 
     kind: str
@@ -85,6 +120,8 @@ class PlanTarget:
     companions: tuple[PlanCompanion, ...] = ()
     implied: tuple[str, ...] = ()
     weights: str = ""
+    lists: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,8 +133,8 @@ class Equal:
     second: str
 
 
-@dataclass(frozen=True)
-class Carried:
+@dataclass(frozen=True, repr=False)
+class Carried(Brief):
     """What of the first source goes into the output beside the tensors.
 
     ``root`` is the dotted path at which the state dict hangs there, ``entries`` the names of the other entries.
@@ -107,7 +144,7 @@ class Carried:
     entries: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan(InNotebooks):
     """Everything that will happen, before it does. ``rows`` are those of the vocabulary that its steps map.
 
@@ -133,9 +170,17 @@ class Plan(InNotebooks):
     costs: Costs | None = None
     inputs: object = field(default=None, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        names = [source.name for source in self.sources if source.role == "source"]
+        return f"<Plan {self.verb} of {listing(names, 3, where='') or 'nothing'}: {self.summary()}>"
+
     @property
     def counts(self) -> dict[str, int]:
         """How many destination tensors are in each class; the numbers sum to ``len(steps)``."""
+        return dict(self._counted)
+
+    @cached_property
+    def _counted(self) -> dict[str, int]:
         found = Counter(step.kind for step in self.steps)
         return {kind: found[kind] for kind in CLASSES if found[kind]}
 
@@ -153,8 +198,18 @@ class Plan(InNotebooks):
 
     def sha256(self) -> str:
         """Return the SHA-256 of the plan's JSON."""
-        text = json.dumps(replace(self, costs=None).to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        from .step_codec import step_texts
+
+        data = replace(self, costs=None, steps=()).to_json() | {"counts": self.counts}
+        dumps = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+        before = dumps({key: value for key, value in data.items() if key < "steps"})
+        after = dumps({key: value for key, value in data.items() if key > "steps"})
+        digest, comma = hashlib.sha256(f'{before[:-1]},"steps":['.encode()), ""
+        for text in step_texts(self.steps, [source.name for source in self.sources]):
+            digest.update(f"{comma}{text}".encode())
+            comma = ","
+        digest.update(f"],{after[1:]}".encode())
+        return digest.hexdigest()
 
     @staticmethod
     def from_json(data: Any) -> Plan:

@@ -8,9 +8,9 @@ from typing import Any
 
 from ..errors import VerifyError
 from ..notebook import InNotebooks
-from ..text import escape, listing
+from ..text import count, escape, grouped, human_bytes
 
-__all__ = ["Failure", "Fit", "Receipt", "Verification"]
+__all__ = ["Failure", "Fit", "Note", "Receipt", "Verification"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Fit:
         return {"key": self.key, "shape": list(self.shape), "rank": self.rank, "error": float(f"{self.error:.4g}")}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Receipt(InNotebooks):
     """What was written. Sizes in bytes, ``elapsed_s`` in seconds; ``fits`` of factors that were extracted."""
 
@@ -40,6 +40,10 @@ class Receipt(InNotebooks):
     plan_sha256: str
     notes: tuple[str, ...] = ()
     fits: tuple[Fit, ...] = ()
+
+    def __repr__(self) -> str:
+        classes = ", ".join(f"{number} {kind}" for kind, number in self.counts.items())
+        return f"<Receipt {escape(self.output)}: {classes}; {human_bytes(self.nbytes_written)} written>"
 
     def to_json(self) -> dict[str, Any]:
         """Return the receipt as plain data."""
@@ -67,6 +71,14 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something about an output that is no failure and may mean something: ``name`` is a tensor, or a file."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, repr=False)
 class Verification(InNotebooks):
     """What a verification found.
 
@@ -75,6 +87,8 @@ class Verification(InNotebooks):
     within a tolerance. ``products`` counts factors whose product with the other is that of those that are extracted
     again, within what is rounded. ``not_compared`` maps what could not be held against anything to the reason.
     ``nan`` and ``inf`` count elements over all floating tensors. Without a ``recipe`` only a plan says how it was made.
+    ``notes`` say what is no failure: values of a source that are called drawn, other files in the folder.
+    ``signed`` says whether every file is as the key's holder signed it; None where no key was given.
     """
 
     output: str
@@ -90,6 +104,13 @@ class Verification(InNotebooks):
     recipe: bool = True
     near: int = 0
     products: int = 0
+    notes: tuple[Note, ...] = ()
+    signed: bool | None = None
+
+    def __repr__(self) -> str:
+        found = [("failed", len(self.failed)), ("not compared", len(self.not_compared or ()))]
+        said = "".join(f", {number} {what}" for what, number in found if number)
+        return f"<Verification {escape(self.output)}: {count(self.checked, 'tensor')}, {self.compared} compared{said}>"
 
     @property
     def ok(self) -> bool:
@@ -99,8 +120,11 @@ class Verification(InNotebooks):
     def raise_if_failed(self) -> None:
         """Raise VerifyError where anything failed."""
         if self.failed:
-            details = [f"{failure.key or self.output}: {failure.why}" for failure in self.failed]
-            raise VerifyError(f"{escape(self.output)} is not what it should be: {listing(details)}.", details=details)
+            wrong = [(failure.key or self.output, failure.why) for failure in self.failed]
+            raise VerifyError(
+                f"{escape(self.output)} is not what it should be: {grouped(wrong, '{names}: {why}')}.",
+                details=[f"{name}: {why}" for name, why in wrong],
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return the verification as plain data."""
@@ -113,10 +137,12 @@ class Verification(InNotebooks):
             "checked": self.checked,
             "compared": self.compared,
             "drawn": self.drawn,
+            **({"signed": self.signed} if self.signed is not None else {}),
             **({"near": self.near} if self.near else {}),
             **({"products": self.products} if self.products else {}),
             "failed": [{"key": failure.key, "why": failure.why} for failure in self.failed],
             "not_compared": [{"key": key, "why": why} for key, why in (self.not_compared or {}).items()],
+            "notes": [{"name": note.name, "why": note.why} for note in self.notes],
             "nan": self.nan,
             "inf": self.inf,
             "nbytes": self.nbytes,

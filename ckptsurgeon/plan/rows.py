@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
+
+from ..brief import Brief
 
 __all__ = ["Row", "Rows", "rows_of_each"]
 
@@ -12,8 +15,8 @@ Row: TypeAlias = "int | tuple[int, ...] | None"
 """A row of the source, the mean of several, zeros for none (), or None for a token that the source does not have."""
 
 
-@dataclass(frozen=True)
-class Rows:
+@dataclass(frozen=True, repr=False)
+class Rows(Brief):
     """A row for each token of the destination.
 
     ``source`` and ``destination`` name the vocabularies, ``size`` is how many rows the source has, ``new`` what becomes
@@ -33,27 +36,32 @@ class Rows:
     means: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """What was worked out of a tensor once: the mean of all its rows."""
 
-    @property
+    @cached_property
     def kept(self) -> int:
         """How many tokens keep their row, wherever it was."""
         return sum(isinstance(row, int) for row in self.rows)
 
-    @property
+    @cached_property
     def moved(self) -> int:
         """How many of those stand elsewhere than they did."""
         return sum(isinstance(row, int) and row != place for place, row in enumerate(self.rows))
 
-    @property
+    @cached_property
     def composed(self) -> int:
         """How many are the mean of several rows."""
         return sum(isinstance(row, tuple) for row in self.rows)
 
-    @property
+    @cached_property
     def fresh(self) -> int:
         """How many the source does not have at all."""
         return sum(row is None for row in self.rows)
 
-    @property
+    @cached_property
+    def share(self) -> float:
+        """Which part of the rows comes from the source."""
+        return 1 - self.fresh / len(self.rows) if self.rows else 1.0
+
+    @cached_property
     def is_identity(self) -> bool:
         """Whether every row stays where it is, and there is no other."""
         return len(self.rows) == self.size and all(row == place for place, row in enumerate(self.rows))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import NamedTuple
 
+from ..brief import Brief
 from .lora import Factor, Lora
 from .merge import Merge
 from .rows import Rows
@@ -15,10 +18,14 @@ MERGES = ("average", "max", "merge")
 """Operations on several inputs, element by element."""
 CLASSES = ("copied", "cast", "reshaped", "derived", "resized", "mapped", "merged", "initialised", "kept")
 """What can become of a destination tensor; each is in exactly one class."""
+_KINDS = {
+    "init": "initialised", "keep": "kept", "lora": "merged", "map": "mapped", "factor": "derived",
+    **dict.fromkeys(MERGES, "merged"),
+}  # fmt: skip
+"""The classes of operations other than copying; all others resize."""
 
 
-@dataclass(frozen=True)
-class Input:
+class Input(NamedTuple):
     """A tensor that a step reads: of which source, under which key, with which dtype and shape."""
 
     source: int
@@ -27,8 +34,8 @@ class Input:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Step:
+@dataclass(slots=True, unsafe_hash=True, repr=False)  # as good as frozen, which takes thrice as long: see TensorInfo
+class Step(Brief):
     """What becomes of one destination tensor.
 
     ``dtype`` and ``shape`` are the destination's; ``source_dtype`` and ``source_shape`` what the source has.
@@ -65,6 +72,8 @@ class Step:
     factor: Factor | None = None
     vocabularies: tuple[Rows, ...] = ()
 
+    _kind: str = field(default="", init=False, repr=False, compare=False)
+
     @property
     def inputs(self) -> tuple[Input, ...]:
         """Every tensor that the step reads, none where it only draws."""
@@ -74,22 +83,17 @@ class Step:
 
     @property
     def kind(self) -> str:
-        """The class of the tensor."""
-        if self.op in ("init", "keep"):
-            return {"init": "initialised", "keep": "kept"}[self.op]
-        if self.op in (*MERGES, "lora"):
-            return "merged"
-        if self.op == "map":
-            return "mapped"
-        if self.op == "factor":
-            return "derived"
-        if self.op != "copy":
-            return "resized"
-        if self.operation:
-            return "derived"
-        if self.source_shape != self.shape:
-            return "reshaped"
-        return "copied" if self.source_dtype == self.dtype else "cast"
+        """The class of the tensor, worked out once."""
+        if not self._kind:
+            self._kind = _kind_of(self)
+        return self._kind
+
+    @property
+    def shared(self) -> int | None:
+        """How many values a source gives that is laid over others (pad, overlap); None for any other step."""
+        if self.op not in ("pad", "overlap"):
+            return None
+        return prod(min(pair) for pair in zip(self.source_shape, self.shape, strict=False))
 
     @property
     def keeper(self) -> Input:
@@ -105,6 +109,16 @@ class Step:
     def overlays(self) -> bool:
         """Whether a source is laid over the destination's own initial values."""
         return self.op in ("pad", "overlap") or (self.op == "map" and self.rows is not None and self.rows.draws)
+
+
+def _kind_of(step: Step) -> str:
+    if step.op != "copy":
+        return _KINDS.get(step.op, "resized")
+    if step.operation:
+        return "derived"
+    if step.source_shape != step.shape:
+        return "reshaped"
+    return "copied" if step.source_dtype == step.dtype else "cast"
 
 
 def with_vocabularies(step: Step, vocabularies: Sequence[Rows]) -> Step:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .lora import Factor, Lora
@@ -10,7 +12,7 @@ from .merge import Merge
 from .rows import Rows
 from .step import MERGES, Input, Step, with_vocabularies
 
-__all__ = ["read_step", "step_json", "text"]
+__all__ = ["read_step", "step_json", "step_texts", "text"]
 
 OPS = (
     "copy", "slice", "pad", "overlap", "interpolate", "positions-1d", "positions-2d", "patch", "channels", "center",
@@ -41,6 +43,41 @@ def step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
         **({"factor": step.factor.to_json()} if step.factor is not None else {}),
         **several,
     }
+
+
+_dumps = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+_FROM, _KEY = "\0from", "\0key"
+MOST = 10_000
+"""Different things said of steps that are kept."""
+
+
+def step_texts(steps: Iterable[Step], names: Sequence[str]) -> Iterator[str]:
+    """Yield the JSON of each step, its keys sorted. Most say one of a few things, each of which is spelled once."""
+    spelled: dict[tuple[object, ...], tuple[str, str, list[str]]] = {}
+    for step in steps:
+        said = _said(step)
+        if said is None or (said not in spelled and len(spelled) == MOST):
+            yield _dumps(step_json(step, names))
+            continue
+        if said not in spelled:
+            more = tuple(one._replace(key=_FROM) for one in step.more)
+            text = _dumps(step_json(replace(step, source_key=_FROM, key=_KEY, more=more), names))
+            before, middle, *others = text.split(_dumps(_FROM))
+            between, _, after = middle.partition(_dumps(_KEY))
+            spelled[said] = (before, between, [after, *others])
+        (before, between, rest), origin = spelled[said], _dumps(step.source_key)
+        yield f"{before}{origin}{between}{_dumps(step.key)}{origin.join(rest)}"
+
+
+def _said(step: Step) -> tuple[object, ...] | None:
+    """Return what is said of a step beside its keys, None where that takes more than a few words."""
+    if step.tied_to or step.operation or step.rows or step.lora or step.factor or step.vocabularies:
+        return None
+    if step.source is None or any(one.key != step.source_key for one in step.more):
+        return None
+    more = tuple((one.source, one.dtype, one.shape) for one in step.more)
+    return (step.op, step.dtype, step.shape, step.source, step.source_dtype, step.source_shape, step.rule, step.policy,
+            step.reason, more, step.weights, id(step.merge))  # fmt: skip
 
 
 def _input_json(one: Input, names: Sequence[str]) -> dict[str, Any]:

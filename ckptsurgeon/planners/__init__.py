@@ -11,6 +11,8 @@ from ..lazy import lazy_names
 
 if TYPE_CHECKING:
     from .average import ema_weights, plan_average
+    from .by_place import EMBEDDING, HEAD, is_embedding, is_of_tokens, vocabulary_keys
+    from .coded import check_codes, refuse_codes
     from .edit import plan_edit
     from .extract import plan_lora_extract
     from .extract_check import check_adapter
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from .lora import plan_lora_merge
     from .lora_fitting import AdapterView
     from .merge import pieces_of, plan_merge
-    from .merge_heads import has_own_head, vocabulary_keys, with_tied_heads
+    from .merge_heads import has_own_head, with_tied_heads
     from .merge_layers import Depths, LayerList, layer_list, layer_lists, numbered_lists
     from .merge_mismatch import MergeMismatch
     from .merge_options import MergeOptions, Piece, Place
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from .vocabulary import VocabularyOptions
 
 __all__ = [
+    "EMBEDDING",
+    "HEAD",
     "AdapterView",
     "Depths",
     "Extraction",
@@ -55,10 +59,13 @@ __all__ = [
     "Values",
     "VocabularyOptions",
     "check_adapter",
+    "check_codes",
     "check_extraction",
     "comparable",
     "ema_weights",
     "has_own_head",
+    "is_embedding",
+    "is_of_tokens",
     "layer_list",
     "layer_lists",
     "moved",
@@ -70,6 +77,7 @@ __all__ = [
     "plan_lora_merge",
     "plan_merge",
     "plan_transplant",
+    "refuse_codes",
     "sliced_pieces",
     "vocabulary_keys",
     "with_tied_heads",
@@ -81,6 +89,17 @@ __getattr__ = lazy_names(
         ".average": (
             "ema_weights",
             "plan_average",
+        ),
+        ".by_place": (
+            "EMBEDDING",
+            "HEAD",
+            "is_embedding",
+            "is_of_tokens",
+            "vocabulary_keys",
+        ),
+        ".coded": (
+            "check_codes",
+            "refuse_codes",
         ),
         ".edit": ("plan_edit",),
         ".extract": ("plan_lora_extract",),
@@ -98,7 +117,6 @@ __getattr__ = lazy_names(
         ),
         ".merge_heads": (
             "has_own_head",
-            "vocabulary_keys",
             "with_tied_heads",
         ),
         ".merge_layers": (

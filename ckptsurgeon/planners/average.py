@@ -9,6 +9,7 @@ from ..errors import ConfigError, FormatError, PlanError
 from ..plan import Input, Plan, PlanTarget, Step
 from ..tensors import DTYPES, alias_groups
 from ..text import escape, listing, shape_text
+from .coded import refuse_codes
 from .select import SourceView
 
 __all__ = ["INT_BUFFERS", "ema_weights", "plan_average"]
@@ -40,13 +41,14 @@ def plan_average(
     """Plan the average of checkpoints that hold the same keys, in the order of the first; without weights the mean.
 
     Raises ConfigError for fewer than two or an unknown choice, PlanError where a key, a shape or a kind of number is
-    not the same everywhere, FormatError where a tensor is not plain values.
+    not the same everywhere or a tensor is quantised, FormatError where a tensor is not plain values.
     """
     if len(views) < 2:
         found = "there is one checkpoint: its average is itself" if views else "there are no checkpoints to average"
         raise ConfigError(f"{found}.", hint="Name at least two.")
     if int_buffers not in INT_BUFFERS:
         raise ConfigError(f"--int-buffers {int_buffers} is unknown.", hint=f"Use {', '.join(INT_BUFFERS)}.")
+    refuse_codes(views, "average")
     _check_keys(views)
     steps = []
     ties = _ties(views)

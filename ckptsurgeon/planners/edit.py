@@ -9,11 +9,11 @@ from ..errors import FormatError, PlanError
 from ..plan import Carried, Plan, PlanTarget, Step
 from ..policies import cast_fault
 from ..tensors import DTYPES, TensorInfo, alias_groups
-from ..text import count, escape, listing
+from ..text import count, escape, grouped, listing
 from .options import Options
 from .select import Origin, SourceView, made_fields, select
 
-__all__ = ["plan_edit"]
+__all__ = ["check_casts", "plan_edit"]
 
 
 def plan_edit(
@@ -45,7 +45,7 @@ def plan_edit(
     _check_apart(chosen, among)
     ties = alias_groups(_first_names(chosen))
     steps = tuple(_step(name, origin, options, ties.get(name, "")) for name, origin in chosen.items())
-    _check_casts(steps)
+    check_casts(steps)
     return Plan(
         verb=verb,
         sources=(view.source,),
@@ -108,7 +108,11 @@ def _check_apart(chosen: Mapping[str, Origin], among: Collection[str]) -> None:
         )
 
 
-def _check_casts(steps: Sequence[Step]) -> None:
-    faults = [f"{s.key} is {s.source_dtype}: {why}" for s in steps if (why := cast_fault(s.source_dtype, s.dtype))]
+def check_casts(steps: Sequence[Step]) -> None:
+    """Raise PlanError for casts that would lose what they hold."""
+    faults = [(s.key, f"{s.source_dtype}: {why}") for s in steps if (why := cast_fault(s.source_dtype, s.dtype))]
     if faults:
-        raise PlanError(f"--dtype does not fit: {listing(faults)}.", details=faults)
+        raise PlanError(
+            f"--dtype does not fit: {grouped(faults, '{names} {are} {why}')}.",
+            details=[f"{key} is {why}" for key, why in faults],
+        )

@@ -8,9 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import PlanError
-from ..keys import KeyMatcher, unmatched
+from ..keys import matched
 from ..plan import Plan, PlanCompanion, PlanTarget
 from ..text import escape, listing
+from .coded import refuse_codes
 from .extract_check import CONFIG, WEIGHTS
 from .extract_config import adapter_config
 from .extract_notes import extract_notes
@@ -33,14 +34,14 @@ def plan_lora_extract(
 ) -> Plan:
     """Plan an adapter of those keys of ``tuned`` that differ from the base's; ``tuned`` is the first source.
 
-    Raises PlanError where nothing differs, or nothing of it can be in an adapter, PatternError for a pattern that
-    matches nothing.
+    Raises PlanError where nothing differs, nothing of it can be in an adapter or it is quantised, PatternError for a
+    pattern that matches nothing.
     """
     check_extraction(asked)
-    for flag in (*asked.include, *asked.exclude):
-        if not KeyMatcher([flag.pattern]).hits(tuned.tensors)[0]:
-            raise unmatched(str(flag), flag.pattern, list(tuned.tensors), "source")
+    flags = [(str(flag), flag.pattern) for flag in (*asked.include, *asked.exclude)]
+    overlooked = matched(flags, list(tuned.tensors), "source")[1]
     found = sorted_keys(tuned.tensors, base.tensors, differing, asked)
+    refuse_codes([tuned, base], "lora extract", {*found.factored, *found.biases, *found.saved, *found.left})
     _check_any(found, tuned, base)
     steps = [step for key in found.factored for step in factor_steps(key, tuned.tensors[key], base.tensors[key], asked)]
     steps += [saved_step(key, saved_name(key, found), tuned.tensors[key]) for key in (*found.biases, *found.saved)]
@@ -53,7 +54,7 @@ def plan_lora_extract(
         unexpected=tuple((0, key) for key in found.left),
         seed=asked.seed,
         arguments=arguments or {},
-        notes=(*notes, *extract_notes(found, tuned.tensors, asked)),
+        notes=(*notes, *overlooked, *extract_notes(found, tuned.tensors, asked)),
     )
 
 

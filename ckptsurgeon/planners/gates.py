@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..errors import PatternError, PlanError
-from ..keys import KeyMatcher, nearest, unmatched
+from ..keys import KeyMatcher, matched, nearest
 from ..plan import Step
 from ..target import TargetSpec
 from ..text import count, escape, listing
@@ -18,13 +18,10 @@ __all__ = ["check_destination_patterns", "check_gates", "check_prefixes"]
 UNLOADED = ("initialised", "kept")
 
 
-def check_destination_patterns(target: TargetSpec, options: Options) -> None:
-    """Every pattern over destination keys must match one; raises PatternError."""
-    keys = list(target.tensors)
+def check_destination_patterns(target: TargetSpec, options: Options) -> list[str]:
+    """Every pattern over destination keys must match one; returns notes on them, raises PatternError."""
     flags = [*options.reinit, *options.require, *(flag for flag, _ in options.mismatch.scoped)]
-    for flag, hits in zip(flags, KeyMatcher([f.pattern for f in flags]).hits(keys), strict=True):
-        if not hits:
-            raise unmatched(str(flag), flag.pattern, keys, "destination")
+    return matched([(str(flag), flag.pattern) for flag in flags], list(target.tensors), "destination")[1]
 
 
 def check_prefixes(views: Sequence[SourceView], target: TargetSpec) -> None:

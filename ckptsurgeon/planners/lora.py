@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import FormatError, PlanError
-from ..keys import KeyMatcher, KeyPattern, unmatched
+from ..errors import FormatError
+from ..keys import matched
 from ..lora import KnownModel
 from ..plan import Plan, PlanTarget
-from ..policies import cast_fault
-from ..text import escape, listing
+from ..text import escape
+from .edit import check_casts
 from .lora_changes import Changes, named
 from .lora_fitting import AdapterView
 from .lora_steps import changed_steps
@@ -40,15 +40,12 @@ def plan_lora_merge(
     """
     _check_plain(base)
     every = [named(module) for one in adapters for module in one.adapter.modules]
-    for flag in exclude:
-        _check_exclude(flag.pattern, str(flag), every)
+    overlooked = matched([(str(flag), flag.pattern) for flag in exclude], every, "module")[1]
     changes = Changes(base, model, exclude)
     for source, one in enumerate(adapters, 1):
         changes.add(source, one)
     steps = changed_steps(changes, dtype)
-    faults = [f"{s.key} is {s.source_dtype}: {why}" for s in steps if (why := cast_fault(s.source_dtype, s.dtype))]
-    if faults:
-        raise PlanError(f"--dtype does not fit: {listing(faults)}.", details=faults)
+    check_casts(steps)
     return Plan(
         verb="lora merge",
         sources=(base.source, *(one.view.source for one in adapters)),
@@ -58,13 +55,8 @@ def plan_lora_merge(
         excluded=len(changes.left_out),
         arguments=arguments or {},
         metadata=metadata or {},
-        notes=(*notes, *changes.notes),
+        notes=(*notes, *overlooked, *changes.notes),
     )
-
-
-def _check_exclude(pattern: KeyPattern, option: str, names: Sequence[str]) -> None:
-    if not KeyMatcher([pattern]).hits(names)[0]:
-        raise unmatched(option, pattern, names, "module")
 
 
 def _check_plain(base: SourceView) -> None:

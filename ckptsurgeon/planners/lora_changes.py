@@ -11,6 +11,7 @@ from ..lora import KnownModel, Module, matched
 from ..plan import Input, Term
 from ..tensors import DTYPES
 from ..text import escape, shape_text
+from .coded import refuse_codes
 from .lora_fitting import AdapterView, check_names, input_of, misfit
 from .lora_lying import lying
 from .options import Flag
@@ -43,8 +44,10 @@ class Changes:
     def add(self, source: int, one: AdapterView) -> None:
         """Take in an adapter, whose tensors are those of ``source``."""
         modules = self._chosen(source, one)
-        names = matched([(m.component, m.name, m.joined) for m in modules], self.base.tensors, one.adapter.saved)
+        known = {**dict.fromkeys(self.base.tensors), **dict.fromkeys(coded.name for coded in self.base.codes.tensors)}
+        names = matched([(m.component, m.name, m.joined) for m in modules], known, one.adapter.saved)
         check_names(modules, names, one, self.base)
+        refuse_codes([self.base], "lora merge", set(names.weights.values()))
         self.notes += [f"{escape(one.adapter.name)}: {note}" for note in names.notes]
         weights = [names.weights[module.component, module.name] for module in modules]
         ways = lying(list(zip(modules, weights, strict=True)), one, self.base, self.model)

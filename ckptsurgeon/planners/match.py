@@ -11,7 +11,8 @@ from ..plan import Equal, Step
 from ..policies import cast_fault, fit, is_reshape
 from ..target import TargetSpec
 from ..tensors import DTYPES, TensorInfo
-from ..text import escape, listing
+from ..text import escape, listing, shape_text
+from .by_place import ByPlace, Change
 from .faults import Faults, raise_faults
 from .layers import dropped_layers
 from .options import Options
@@ -39,6 +40,7 @@ class _Decider:
         self.options = options
         self.names = names
         self.faults = Faults()
+        self.changes: list[Change] = []
         self.keeper = len(names) if target.keeps else None
         self.aliases: dict[str, list[str]] = {}
         for alias, owner in target.ties.items():
@@ -73,13 +75,24 @@ class _Decider:
         if mapped is not None:
             step = mapped
         elif origin.info.shape != info.shape and not is_reshape(origin.info.shape, info.shape):
+            self.changes.append(Change((step.key, *self.aliases.get(step.key, ())), step.source_shape, step.shape))
             step = self._resized(step, origin)
+        self._check_coded(step, origin)
         if step.op != "init":
             fault = cast_fault(step.source_dtype, step.dtype)
             if fault:
                 where = f"{step.source_dtype} in {self.names[origin.source]}, {step.dtype} in the destination"
-                self.faults.casts.append(f"{key} is {where}: {fault}")
+                self.faults.casts.append((key, f"{where}: {fault}"))
         return step
+
+    def _check_coded(self, step: Step, origin: Origin) -> None:
+        """Keep that codes would be more than copied, or do not fit."""
+        if origin.coded is None:
+            return
+        if origin.info.shape != step.shape and not is_reshape(origin.info.shape, step.shape):
+            self.faults.coded.append((origin, step.rule or f"a shape of {shape_text(step.shape)}"))
+        elif step.op != "copy" or step.dtype != origin.info.dtype:
+            self.faults.coded.append((origin, f"a cast to {step.dtype}" if step.op == "copy" else step.rule))
 
     def _drops(self, key: str) -> bool:
         """Whether a tensor, by any of its names, is of a layer that is dropped."""
@@ -101,7 +114,7 @@ class _Decider:
         dtype = self._dtype(info, None)
         fault = cast_fault(info.dtype, dtype)
         if fault:
-            self.faults.casts.append(f"{key} is {info.dtype} in the destination, {dtype} as asked: {fault}")
+            self.faults.casts.append((key, f"{info.dtype} in the destination, {dtype} as asked: {fault}"))
         if self.keeper is None and key in self.target.undrawable:
             self.faults.undrawable.append(key)
         if self.keeper is None:
@@ -188,6 +201,9 @@ def decide(target: TargetSpec, selection: Selection, options: Options, names: Se
         origin = origin_of(group, selection, decisions.equal, names)
         owned[key] = decider.step(key, origin)
         decisions.steps.append(owned[key])
-    raise_faults(decider.faults, names, target.name, decider.axes)
+    by_place = ByPlace(decider.changes, target.vocabulary)
+    raise_faults(decider.faults, names, target.name, decider.axes, by_place)
+    decisions.notes += decider.axes.notes if decider.axes is not None else []
     decisions.notes += decider.check_mapped(decisions.steps)
+    decisions.notes += by_place.resized(key for key, step in owned.items() if step.kind == "resized")
     return decisions

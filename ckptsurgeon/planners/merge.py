@@ -13,7 +13,7 @@ from .merge_layers import Depths, LayerList, depth_in
 from .merge_options import MergeOptions, Piece, Place
 from .merge_steps import MergeSteps
 from .merge_ties import Ties
-from .merge_values import Values, check_matched
+from .merge_values import Values, check_matched, overlooked
 from .select import SourceView
 
 __all__ = ["pieces_of", "plan_merge"]
@@ -65,7 +65,8 @@ def plan_merge(
     tensor is not plain values.
     """
     check_matched((piece.values, piece.key, [one.key for one in piece.models]) for piece in pieces)
-    planner = MergeSteps(views, options, [piece.key for piece in pieces])
+    keys = [piece.key for piece in pieces]
+    planner = MergeSteps(views, options, keys)
     steps = [step for piece in pieces for step in planner.steps(piece)]
     planner.check()
     if not steps:
@@ -81,5 +82,5 @@ def plan_merge(
         seed=seed,
         arguments=arguments or {},
         metadata=metadata or {},
-        notes=(*notes, *planner.notes(), *ties.apart(steps)),
+        notes=(*notes, *overlooked((one.values for one in pieces), keys), *planner.notes(), *ties.apart(steps)),
     )

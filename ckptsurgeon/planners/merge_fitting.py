@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ..errors import PlanError
 from ..plan import Input
 from ..policies import is_reshape
 from ..tensors import DTYPES
-from ..text import escape, listing, shape_text
+from ..text import grouped, shape_text
+from .by_place import ByPlace, Change
 from .merge_options import MergeOptions, Piece, Place
 from .merge_vocabulary import MergeAxes
 from .select import SourceView
@@ -19,8 +20,7 @@ __all__ = ["Fitted", "Fitting", "input_of"]
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Fitted:
+class Fitted(NamedTuple):
     """The models that are merged, by number, the output's shape, and the policy that makes their shapes fit it.
 
     ``axis`` is where the vocabularies run along, with the policy ``vocab``.
@@ -50,11 +50,12 @@ class Fitting:
     def __init__(self, views: Sequence[SourceView], options: MergeOptions, keys: Sequence[str]) -> None:
         self._views = views
         self._names = [view.source.name for view in views]
-        self._policies = options.mismatch.by_key(keys)
+        self._policies, self._overlooked = options.mismatch.by_key(keys)
         self._everywhere = options.mismatch.everywhere
         self.axes = MergeAxes(options.vocabulary, self._names, keys) if options.vocabulary is not None else None
         self._rows = options.vocabulary.size if options.vocabulary is not None else 0
-        self._unlike: list[str] = []
+        self._unlike: list[tuple[str, str]] = []
+        self._moved: list[Change] = []
 
     def fitted(self, piece: Piece, there: Mapping[int, Place], base: Place | None) -> Fitted:
         """Return the inputs of a tensor that can be merged; those that cannot are kept for ``check``."""
@@ -71,7 +72,16 @@ class Fitting:
         policy = self._policies.get(piece.key, self._everywhere)
         fitting = {number: one for number, one in inputs.items() if self._fits(piece.key, first, one, policy)}
         moves = policy in ("slice", "overlap") and any(not _alike(one.shape, first.shape) for one in fitting.values())
+        if moves:
+            self._moved += (Change((piece.key,), one.shape, first.shape) for one in fitting.values())
         return Fitted(fitting, own, first.shape, policy if moves else "")
+
+    def notes(self) -> Iterator[str]:
+        """Yield what is to be said of vocabularies, those that go by token lists and those that do not."""
+        yield from self._overlooked
+        if self.axes is not None:
+            yield from self.axes.notes()
+        yield from ByPlace((one for one in self._moved if one.have != one.want), {}).merged()
 
     def _fits(self, key: str, first: Input, one: Input, policy: str) -> bool:
         """Whether a model is merged; where it cannot be and nothing says what to do, that is kept."""
@@ -85,10 +95,8 @@ class Fitting:
         if policy == "overlap" and movable and all(h and w for h, w in pairs):
             return True
         if policy != "skip":
-            self._unlike.append(
-                f"{escape(key)} is {first.dtype} {shape_text(first.shape)} in {escape(self._names[first.source])}, "
-                f"{one.dtype} {shape_text(one.shape)} in {escape(self._names[one.source])}"
-            )
+            said = f"{first.dtype} {shape_text(first.shape)} in {self._names[first.source]}, "
+            self._unlike.append((key, f"{said}{one.dtype} {shape_text(one.shape)} in {self._names[one.source]}"))
         return False
 
     def check(self) -> None:
@@ -96,9 +104,9 @@ class Fitting:
         if self._unlike:
             hint = "--on-mismatch skip merges without those that differ, slice takes the leading part of larger ones, "
             raise PlanError(
-                f"{listing(self._unlike)}.",
+                f"{grouped(self._unlike, '{names} {are} {why}')}.",
                 hint=f"{hint}overlap merges what all have; --vocab goes by token lists.",
-                details=self._unlike,
+                details=[f"{key} is {why}" for key, why in self._unlike],
             )
         if self.axes is not None:
             self.axes.check()

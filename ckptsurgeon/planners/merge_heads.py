@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
 
 from ..plan import Step
+from .by_place import EMBEDDING, HEAD
 from .merge_options import Piece, Place
 from .select import SourceView
 
-__all__ = ["has_own_head", "vocabulary_keys", "with_tied_heads"]
-
-HEAD = re.compile(r"^(\D*\.)?(lm_head|embed_out|output|output_layer|proj_out|decoder)\.weight$")
-"""Names of output layers over a vocabulary; they lie in no numbered module."""
-EMBEDDING = re.compile(
-    r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embedding|embeddings|shared)\.weight$"
-)
-"""Names of input embeddings of a vocabulary."""
-
-
-BIAS = re.compile(r"^(\D*\.)?(lm_head|embed_out|output|output_layer|proj_out|decoder|predictions)\.bias$")
-"""Names of what is added to the output layer."""
-
-
-def vocabulary_keys(keys: Iterable[str]) -> list[str]:
-    """Return the keys of output layers and input embeddings: their rows are a vocabulary's."""
-    return [key for key in keys if any(one.search(key) for one in (HEAD, EMBEDDING, BIAS))]
+__all__ = ["has_own_head", "with_tied_heads"]
 
 
 def with_tied_heads(pieces: Sequence[Piece], views: Sequence[SourceView], tied: Collection[int]) -> Iterator[Piece]:
@@ -37,7 +20,7 @@ def with_tied_heads(pieces: Sequence[Piece], views: Sequence[SourceView], tied: 
             continue
         models = tuple(_place(one, piece, views, tied) for one in piece.models)
         base = _place(piece.base, piece, views, tied) if piece.base is not None else None
-        yield replace(piece, models=models, base=base)
+        yield piece._replace(models=models, base=base)
 
 
 def _place(place: Place, piece: Piece, views: Sequence[SourceView], tied: Collection[int]) -> Place:

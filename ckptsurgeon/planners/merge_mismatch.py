@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from ..keys import KeyMatcher, KeyPattern, unmatched
+from ..keys import matched
 from ..text import brief_repr, escape
-from .options import Flag
+from .options import Flag, with_equals
 
 __all__ = ["MERGE_POLICIES", "MergeMismatch"]
 
@@ -31,11 +31,10 @@ class MergeMismatch:
         everywhere, scoped = "", []
         for pattern, policy in pairs:
             if policy not in MERGE_POLICIES:
-                raise ConfigError(
-                    f"--on-mismatch {escape(str(policy))} is unknown.", hint=f"Use {', '.join(MERGE_POLICIES)}."
-                )
+                hint = with_equals(str(policy), MERGE_POLICIES) or f"Use {', '.join(MERGE_POLICIES)}."
+                raise ConfigError(f"--on-mismatch {escape(str(policy))} is unknown.", hint=hint)
             if pattern:
-                scoped.append((Flag("--on-mismatch", KeyPattern(pattern)), policy))
+                scoped.append((Flag.of("--on-mismatch", pattern, f"={policy}"), policy))
             elif everywhere not in ("", policy):
                 raise ConfigError(
                     f"--on-mismatch {everywhere} and --on-mismatch {policy} contradict each other.",
@@ -45,15 +44,16 @@ class MergeMismatch:
                 everywhere = policy
         return MergeMismatch(everywhere or "error", tuple(scoped))
 
-    def by_key(self, keys: Sequence[str]) -> dict[str, str]:
-        """Return the policy of each key for which it is a scoped one; raises PatternError for one that matches none."""
+    def by_key(self, keys: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+        """Return the policy of each key for which it is a scoped one, and notes on the patterns.
+
+        Raises PatternError for one that matches none.
+        """
         found: dict[str, str] = {}
-        hits = KeyMatcher([flag.pattern for flag, _ in self.scoped]).hits(keys)
-        for (flag, policy), hit in zip(self.scoped, hits, strict=True):
-            if not hit:
-                raise unmatched(str(flag), flag.pattern, keys, "output")
+        hits, notes = matched([(str(flag), flag.pattern) for flag, _ in self.scoped], keys, "output")
+        for (_, policy), hit in zip(self.scoped, hits, strict=True):
             found.update(dict.fromkeys(hit, policy))
-        return found
+        return found, notes
 
 
 def _pair(text: object) -> tuple[str, str]:

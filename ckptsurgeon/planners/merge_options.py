@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from ..errors import ConfigError
 from ..merges import Method
@@ -63,16 +64,14 @@ class MergeOptions:
         return replace(self, dtype=self.dtype or wanted)
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a model has a tensor: its source, by number, and the key there."""
 
     source: int
     key: str
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A tensor of the output: where each model has it, where the base does, how it is merged.
 
     ``models`` has a place for each model, whether it is there or not. ``depth`` is from 0, the first layer, to 1.

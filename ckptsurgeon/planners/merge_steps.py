@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..encodings import CodedTensor
 from ..errors import FormatError, PlanError
 from ..merges import Method
 from ..plan import Input, Merge, Step, with_vocabularies
 from ..policies import is_reshape
 from ..tensors import DTYPES
 from ..text import escape
+from .coded import computing
 from .merge_fitting import Fitted, Fitting
 from .merge_missing import Missing
 from .merge_notes import MergeNotes
@@ -31,17 +33,20 @@ class MergeSteps:
         self._ties = Ties(views)
         self._missing = Missing(views)
         self._checked: set[tuple[Any, ...]] = set()
+        self._coded: list[tuple[str, CodedTensor, str]] = []
+        self._merges: dict[tuple[Any, ...], Merge] = {}
         self._notes = MergeNotes()
 
     def notes(self) -> Iterator[str]:
         """Yield what is to be said of the steps."""
-        if self._fitting.axes is not None:
-            yield from self._fitting.axes.notes()
+        yield from self._fitting.notes()
         yield from self._notes.said(self._options)
 
     def steps(self, piece: Piece) -> Iterator[Step]:
         """Yield the step of a tensor, or none where it is left out or cannot be."""
         places = [self._ties.place(place, piece.models) for place in piece.models]
+        if self._is_coded(piece, [*places, *([piece.base] if piece.base is not None else [])]):
+            return
         there = {number: place for number, place in enumerate(places) if self._has(place)}
         base = self._ties.place(piece.base, piece.models) if piece.base is not None else None
         base = base if base is not None and self._has(base) else None
@@ -65,11 +70,21 @@ class MergeSteps:
         if fitted.inputs or fitted.base is not None:
             yield self._step(piece, fitted)
 
+    def _is_coded(self, piece: Piece, places: Sequence[Place]) -> bool:
+        """Whether a tensor would be merged of codes, which is kept; those of one model alone are copied."""
+        views = [self._views[place.source] for place in places]
+        pairs = zip(views, places, strict=True)
+        found = [(view.source.name, coded) for view, place in pairs if (coded := view.codes.by_key.get(place.key))]
+        self._coded += ((name, coded, f"the method {piece.method.name}") for name, coded in found if len(places) > 1)
+        return bool(found) and len(places) > 1
+
     def _has(self, place: Place) -> bool:
         return place.key in self._views[place.source].tensors
 
     def check(self) -> None:
         """Raise PlanError for what could not be decided: all of it at once."""
+        if self._coded:
+            raise computing(self._coded)
         self._missing.check()
         self._fitting.check()
 
@@ -105,9 +120,14 @@ class MergeSteps:
         step = Step(
             piece.key, "merge", self._dtype(piece, every), fitted.shape, first.source, first.key, first.dtype,
             first.shape, rule=f"--method {piece.method.name}", policy=fitted.policy, more=tuple(every[1:]),
-            axis=fitted.axis, merge=replace(merge, compute=compute, device=self._options.device),
+            axis=fitted.axis, merge=self._shared(replace(merge, compute=compute, device=self._options.device)),
         )  # fmt: skip
         return with_vocabularies(step, vocabulary.rows if vocabulary is not None else ())
+
+    def _shared(self, merge: Merge) -> Merge:
+        """Return the one of all that are equal: a model has a hundred thousand tensors, and few ways to merge them."""
+        said = (merge.method, tuple(merge.parameters.items()), merge.base, merge.compute)
+        return self._merges.setdefault(said, merge)
 
     def _alone(self, piece: Piece, fitted: Fitted, one: Input) -> Step:
         """Return the step of a tensor that is not merged but taken; its rows may have to be put in order."""
@@ -149,6 +169,8 @@ class MergeSteps:
                 f"{escape(piece.key)} is {inputs[0].dtype}: there is no merge method for complex numbers.",
                 hint="Average them, or filter them out first.",
             )
+        if len(inputs) == 1 and inputs[0].shape == fitted.shape:
+            return _copy(piece, inputs[0], inputs[0].dtype)
         self._notes.integers.append(piece.key)
         first, last = inputs[0], inputs[-1]
         rule = f"--int-buffers {self._options.int_buffers}"

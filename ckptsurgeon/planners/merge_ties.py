@@ -33,7 +33,7 @@ class Ties:
         names = [self._names(one) for one in others]
         shared = set.intersection(*names) if names else set()
         mine = [key for key in self._views[place.source].tensors if key in shared]
-        return replace(place, key=mine[0]) if mine else place
+        return place._replace(key=mine[0]) if mine else place
 
     def _names(self, place: Place) -> set[str]:
         owners = self._owners[place.source]
@@ -42,6 +42,8 @@ class Ties:
 
     def tied(self, steps: Sequence[Step]) -> list[Step]:
         """Return the steps, those tied to an earlier one that are made of tensors tied to its in all their sources."""
+        if not any(self._owners):  # as mostly: no model has ties
+            return list(steps)
         made: dict[tuple[Any, ...], str] = {}
         found = []
         for step in steps:
@@ -57,7 +59,7 @@ class Ties:
 
     def apart(self, steps: Sequence[Step]) -> Iterator[str]:
         """Yield which tensors are tied in some models and come apart, since they are not in all."""
-        owner_of = {step.key: step.tied_to or step.key for step in steps}
+        owner_of = {step.key: step.tied_to or step.key for step in steps} if any(self._owners) else {}
         said: set[tuple[str, str]] = set()
         for view, owners in zip(self._views, self._owners, strict=True):
             for key, owner in owners.items():

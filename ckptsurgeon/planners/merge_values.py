@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ..errors import ConfigError, PatternError
-from ..keys import KeyPattern, quoted, unmatched
+from ..keys import KeyPattern, deeper_notes, quoted, unmatched
 from ..merges import Method, Parameter
 from ..plan import Value
 from ..text import count, escape
 
-__all__ = ["Setting", "Settings", "Values", "check_matched"]
+__all__ = ["Setting", "Settings", "Values", "check_matched", "overlooked"]
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,18 @@ def check_matched(used: Iterable[tuple[Values, str, Sequence[str]]]) -> None:
     for number, (name, setting, seen) in pending.items():
         if number not in matched:
             raise _unmatched(name, setting, list(seen))
+
+
+def overlooked(used: Iterable[Values], keys: Sequence[str]) -> list[str]:
+    """Return notes on the patterns of settings that match few keys of an output, and far more deeper down."""
+    once = {id(values): values for values in used}
+    patterns = {
+        f"{name} of {setting.pattern.text}": setting.pattern
+        for values in once.values()
+        for name, _, setting in values.conditions()
+        if setting.pattern is not None and not setting.contains
+    }
+    return deeper_notes(patterns.items(), keys)
 
 
 def _unmatched(name: str, setting: Setting, keys: Sequence[str]) -> PatternError:

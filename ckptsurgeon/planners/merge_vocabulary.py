@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import PlanError
-from ..keys import KeyMatcher, unmatched
+from ..keys import matched
 from ..plan import Input, Rows
 from ..text import count, escape, listing, shape_text
 from .options import Flag
@@ -44,10 +44,8 @@ class MergeAxes:
     def __init__(self, options: MergeVocabulary, names: Sequence[str], keys: Sequence[str]) -> None:
         self._options, self._names = options, names
         self._named: dict[str, int | None] = {}
-        hits = KeyMatcher([flag.pattern for flag, _ in options.keys]).hits(keys)
-        for (flag, axis), hit in zip(options.keys, hits, strict=True):
-            if not hit:
-                raise unmatched(str(flag), flag.pattern, keys, "output")
+        hits, self._overlooked = matched([(str(flag), flag.pattern) for flag, _ in options.keys], keys, "output")
+        for (_, axis), hit in zip(options.keys, hits, strict=True):
             self._named.update(dict.fromkeys(hit, axis))
         self._found: list[str] = []
         self._passed: dict[str, int] = {}
@@ -153,6 +151,7 @@ class MergeAxes:
 
     def notes(self) -> Iterator[str]:
         """Say how the vocabularies become one, and which tensors keep their order though they are as long."""
+        yield from self._overlooked
         if not self._found:
             return
         yield from map(self._had, range(len(self._names)))

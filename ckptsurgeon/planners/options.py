@@ -16,7 +16,7 @@ from ..text import brief_repr, escape
 if TYPE_CHECKING:
     from .vocabulary import VocabularyOptions
 
-__all__ = ["Flag", "MismatchPolicies", "Options", "parse_mismatch"]
+__all__ = ["Flag", "MismatchPolicies", "Options", "parse_mismatch", "with_equals"]
 
 MISSING_POLICIES = ("init", "error")
 
@@ -27,6 +27,11 @@ class Flag:
 
     option: str
     pattern: KeyPattern
+
+    @staticmethod
+    def of(option: str, text: str, behind: str = "") -> Flag:
+        """Return the pattern of an option, which stands in front of ``behind``; raises PatternError."""
+        return Flag(option, KeyPattern.given(text, f"{option} ", behind))
 
     def __str__(self) -> str:
         return f"{self.option} {self.pattern.text}"
@@ -108,12 +113,12 @@ def _number(option: str, value: int) -> int:
     return value
 
 
-def _flags(option: str, patterns: Iterable[str] | None) -> tuple[Flag, ...]:
+def _flags(option: str, patterns: Iterable[str] | None, behind: str = "") -> tuple[Flag, ...]:
     found = []
     for text in _texts(patterns, option):
         if not text:
             raise PatternError(f"{option} is empty.", hint="Name a key, a module or a pattern.")
-        found.append(Flag(option, KeyPattern(text)))
+        found.append(Flag.of(option, text, behind))
     return tuple(found)
 
 
@@ -129,7 +134,8 @@ def parse_mismatch(policies: str | Mapping[str, str] | Sequence[str] | None) -> 
             policy = str(parse_policy(policy))
         except ConfigError as error:
             said = policy if pattern is None else f"{pattern}={policy}"
-            raise ConfigError(f"--on-mismatch {escape(said)}: {error.message}", hint=error.hint) from None
+            hint = with_equals(said, MISMATCH_POLICIES) or error.hint
+            raise ConfigError(f"--on-mismatch {escape(said)}: {error.message}", hint=hint) from None
         if pattern is None:
             if everywhere not in ("", policy):
                 raise ConfigError(
@@ -138,8 +144,15 @@ def parse_mismatch(policies: str | Mapping[str, str] | Sequence[str] | None) -> 
                 )
             everywhere = policy
         else:
-            scoped.append((_flags("--on-mismatch", [pattern])[0], policy))
+            scoped.append((_flags("--on-mismatch", [pattern], f"={policy}")[0], policy))
     return MismatchPolicies(everywhere or "error", tuple(scoped))
+
+
+def with_equals(said: str, policies: Sequence[str]) -> str:
+    """Return the hint for a policy that stands behind a colon, ``head:init`` for ``head=init``; '' for any other."""
+    named = "|".join(map(re.escape, policies))
+    found = re.fullmatch(rf"(.+?):((?:{named})(?::.*)?)", said, re.DOTALL)
+    return f"Did you mean {escape(f'{found[1]}={found[2]}')}?" if found else ""
 
 
 def _one_text(value: object) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..brief import Brief
+from ..encodings import NO_CODES, CodedTensor, Codes
 from ..errors import PatternError, PlanError
 from ..keys import (
     KeyMatcher,
     Renaming,
     Rule,
     check_shadowed,
-    deeper_note,
+    deeper_notes,
+    matched,
     rename,
     rules_of_sets,
     unmatched,
@@ -22,17 +25,22 @@ from ..plan import PlanSource
 from ..target import TargetSpec
 from ..tensors import TensorInfo
 from ..text import escape
-from .options import Flag, Options
+from .options import Options
 from .spec import check_src_key, excluded_by_prefix, is_under, moved
 
 __all__ = ["Excluded", "Origin", "Planning", "Selection", "SourceView", "made_fields", "select"]
 
 
-@dataclass(frozen=True)
-class SourceView:
+LOOKED_DEEPER = 20
+"""Rules of which it is asked whether they match more deeper down; long lists of them name single keys."""
+
+
+@dataclass(frozen=True, repr=False)
+class SourceView(Brief):
     """A source as the planner sees it: its headers, the prefixes that a spec asked for, what operations ``made``.
 
-    ``known`` are the names that the destination knows its keys by, ``known_by`` says whose those are.
+    ``known`` are the names that the destination knows its keys by, ``known_by`` says whose those are. ``codes`` are
+    the tensors that are stored quantised.
     """
 
     source: PlanSource
@@ -43,17 +51,18 @@ class SourceView:
     made: Mapping[str, MadeBy] = field(default_factory=dict)
     known: Mapping[str, str] = field(default_factory=dict)
     known_by: str = ""
+    codes: Codes = NO_CODES
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a tensor would come from, the rule that brings it here, and how operations made it there."""
+class Origin(NamedTuple):
+    """Where a tensor would come from, by which rule, how operations made it there, and whose part it is if coded."""
 
     source: int
     key: str
     info: TensorInfo
     rule: str = ""
     made: MadeBy | None = None
+    coded: CodedTensor | None = None
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,8 @@ class Selection:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Planning:
+@dataclass(frozen=True, repr=False)
+class Planning(Brief):
     """What a transplant was planned from, kept for questions about the plan."""
 
     views: Sequence[SourceView]
@@ -99,23 +108,17 @@ def select(views: Sequence[SourceView], options: Options) -> Selection:
     """
     selection = Selection()
     keys = [key for view in views for key in view.tensors]
-    for flag in (*options.include, *options.exclude):
-        _check_flag(flag, keys, selection)
+    flags = [(str(flag), flag.pattern) for flag in (*options.include, *options.exclude)]
+    selection.notes += matched(flags, keys, "source")[1]
     for rule in options.rules:
         _check_rule(rule, views, keys, selection)
+    if len(options.rules) <= LOOKED_DEEPER:
+        rules = [(f"--map {rule.text}", rule.pattern) for rule in options.rules if rule.pattern is not None]
+        selection.notes += deeper_notes(rules, keys)
     options = replace(options, rules=(*options.rules, *rules_of_sets(options.rulesets, keys)))
     renamings = [_select_one(index, view, options, selection) for index, view in enumerate(views)]
     check_shadowed(options.rules, renamings)
     return selection
-
-
-def _check_flag(flag: Flag, keys: Sequence[str], selection: Selection) -> None:
-    hits = len(KeyMatcher([flag.pattern]).hits(keys)[0])
-    if not hits:
-        raise unmatched(str(flag), flag.pattern, keys, "source")
-    note = deeper_note(str(flag), flag.pattern, hits, keys)
-    if note:
-        selection.notes.append(note)
 
 
 def _check_rule(rule: Rule, views: Sequence[SourceView], keys: Sequence[str], selection: Selection) -> None:
@@ -145,7 +148,7 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
                     hint="Exclude one of them, or map them to different keys.",
                 )
             rule = f"--map {options.rules[by].text}" if by is not None else _spec_rule(view, key, name)
-            origin = Origin(index, key, view.tensors[key], rule, view.made.get(key))
+            origin = Origin(index, key, view.tensors[key], rule, view.made.get(key), view.codes.by_key.get(key))
             selection.origins.setdefault(name, []).append(origin)
     for key, why in dropped.items():
         selection.excluded_keys += 1

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..encodings import NO_CODES, Codes
 from ..plan import Plan, PlanSource, PlanTarget, Step
 from ..target import TargetSpec
 from ..tensors import DTYPES
 from ..text import count, human_bytes, listing
+from .coded import check_decoded, check_replaced
 from .gates import check_destination_patterns, check_gates, check_prefixes
 from .match import decide
 from .options import Options
@@ -27,6 +29,7 @@ def plan_transplant(
     *,
     planned: PlanTarget,
     keeper: PlanSource | None = None,
+    wanted: Codes = NO_CODES,
     seed: int = 0,
     arguments: Mapping[str, Any] | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -34,15 +37,18 @@ def plan_transplant(
 ) -> Plan:
     """Plan a transplant of ``views``, in order, later over earlier, into ``target``.
 
-    ``keeper`` is the destination's own checkpoint, when it keeps what no source gives. Raises PatternError for
+    ``keeper`` is the destination's own checkpoint, when it keeps what no source gives; ``wanted`` are the codes
+    that the destination has. Raises PatternError for
     patterns that match nothing, PlanError for what is impossible, FormatError for values that cannot be copied.
     """
-    check_destination_patterns(target, options)
+    overlooked = check_destination_patterns(target, options)
     check_prefixes(views, target)
     selection = select(views, options)
     names = [view.source.name for view in views]
     decisions = decide(target, selection, options, names)
     unexpected = _unexpected(selection, decisions.used)
+    check_decoded(decisions.steps, selection, views)
+    check_replaced(decisions.steps, selection, views, wanted)
     check_gates(decisions.steps, unexpected, selection=selection, options=options, target=target, views=views)
     sources = tuple(view.source for view in views)
     return Plan(
@@ -60,6 +66,7 @@ def plan_transplant(
         notes=(
             *notes,
             *selection.notes,
+            *overlooked,
             *decisions.notes,
             *_overrides(selection, decisions.used),
             *_idle_copies(selection, decisions.used),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import PlanError
-from ..keys import KeyMatcher, unmatched
+from ..keys import KeyMatcher, matched
 from ..plan import Rows, Step
 from ..target import TargetSpec
 from ..text import LISTED, count, escape, listing, shape_text
@@ -36,9 +36,8 @@ class Axes:
         self._target = target
         self._passed: dict[str, list[int]] = {}
         self._matcher = KeyMatcher([flag.pattern for flag, _ in options.keys])
-        for (flag, _), hits in zip(options.keys, self._matcher.hits(destination), strict=True):
-            if not hits:
-                raise unmatched(str(flag), flag.pattern, list(destination), "destination")
+        flags = [(str(flag), flag.pattern) for flag, _ in options.keys]
+        self.notes = matched(flags, list(destination), "destination")[1]
         rows = options.rows
         if not options.keys and not target.vocabulary and rows.size == len(rows.rows) and not rows.is_identity:
             raise self._undecided(destination)

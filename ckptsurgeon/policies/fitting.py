@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ..tensors import DTYPES
@@ -18,6 +19,10 @@ COMPUTED = ("interpolate", "positions-1d", "positions-2d", "patch", "channels")
 
 POWERS = "float8_e8m0fnu"
 """Powers of two without a sign: scales, between which nothing lies."""
+
+
+_POSITIONS = re.compile(r"(?<![a-z])(abs_?)?(pos(?!t)|w?pe(?![a-z]))")
+"""pos_embed, positional_embedding, position_embeddings, wpe, pe; not post_norm."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,17 @@ def _spelled(policy: Policy, have: Shape, want: Shape, dtype: str) -> Policy | s
     return fault or policy
 
 
-def fitting_policies(source: Shape, destination: Shape, dtype: str) -> list[str]:
-    """Return the policies that would settle a mismatch, the plainest first.
+def fitting_policies(source: Shape, destination: Shape, dtype: str, key: str) -> list[str]:
+    """Return the policies that would settle the mismatch of a tensor called ``key``, the plainest first.
 
-    Not ``positions-1d``, which without a prefix is ``interpolate`` and fits every table.
+    Not ``positions-1d``, which without a prefix is ``interpolate`` and fits every table, and ``positions-2d`` only for
+    what is called or shaped like positions: numbers of rows are squares in many a table.
     """
-    suggested = [policy for policy in MISMATCH_POLICIES[1:] if policy != "positions-1d"]
+    left_out = {"positions-1d"} if _may_be_positions(source, key) else {"positions-1d", "positions-2d"}
+    suggested = [policy for policy in MISMATCH_POLICIES[1:] if policy not in left_out]
     return [policy for policy in suggested if fit(policy, source, destination, dtype).op]
+
+
+def _may_be_positions(shape: Shape, key: str) -> bool:
+    """Whether a tensor is called like positions, or has the shape of (1, number, width), which few others have."""
+    return _POSITIONS.search(key.lower()) is not None or (len(shape) == 3 and shape[0] == 1)

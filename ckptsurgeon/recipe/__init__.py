@@ -8,6 +8,6 @@ over everything in the output that is not a tensor.
 from .making import made_of, make_recipe
 from .reading import parse_recipe
 from .recipe import Made, Recipe
-from .writing import recipe_text
+from .writing import RecipeText
 
-__all__ = ["Made", "Recipe", "made_of", "make_recipe", "parse_recipe", "recipe_text"]
+__all__ = ["Made", "Recipe", "RecipeText", "made_of", "make_recipe", "parse_recipe"]

@@ -20,6 +20,7 @@ def parse_recipe(text: str) -> Recipe:
         if data["kind"] != "ckpt.recipe" or data["version"] != VERSION:
             raise ValueError(f"it is {data['kind']} {data['version']}")
         rules = tuple(map(str, data.get("rules", ())))
+        merges = tuple(map(Merge.from_json, data.get("merges", ())))
         return Recipe(
             version=str(data["ckptsurgeon"]),
             verb=str(data["verb"]),
@@ -31,7 +32,7 @@ def parse_recipe(text: str) -> Recipe:
                 tuple(_read_file(row) for row in data["target"]["files"]),
                 tuple(_read_companion(row) for row in data["target"].get("companions", ())),
             ),
-            tensors={str(key): _read_made(str(key), row, rules) for key, row in data["tensors"].items()},
+            tensors={str(key): _read_made(str(key), row, rules, merges) for key, row in data["tensors"].items()},
             unexpected=tuple((int(source), str(key)) for source, key in data["unexpected"]),
             metadata={str(k): str(v) for k, v in data["metadata"].items()},
             rows=Rows.from_json(data.get("vocabulary")),
@@ -47,7 +48,7 @@ def _read_source(row: Mapping[str, Any]) -> PlanSource:
     return PlanSource(
         str(row["name"]), str(row["path"]), str(row["root"]), tuple(map(str, row["stripped"])),
         tuple(_read_file(file) for file in row["files"]), str(row["role"]),
-        tuple(map(dict, row.get("operations", ()))),
+        tuple(map(dict, row.get("operations", ()))), bool(row.get("memory", False)),
     )  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def _read_companion(row: Mapping[str, Any]) -> PlanCompanion:
     return companion
 
 
-def _read_made(key: str, row: Mapping[str, Any], rules: Sequence[str]) -> Made:
+def _read_made(key: str, row: Mapping[str, Any], rules: Sequence[str], merges: Sequence[Merge | None]) -> Made:
     origin = row.get("from")
     return Made(
         op=str(row.get("op", "copy")),
@@ -76,12 +77,22 @@ def _read_made(key: str, row: Mapping[str, Any], rules: Sequence[str]) -> Made:
         weights=tuple(map(float, row.get("weights", ()))),
         axis=int(row.get("axis", 0)),
         implied=bool(row.get("implied", False)),
-        merge=Merge.from_json(row.get("merge")),
+        merge=_merge(row.get("merge"), merges),
         lora=Lora.from_json(row.get("lora")),
         factor=Factor.from_json(row.get("factor")),
         rule=_rule(row["rule"], rules) if "rule" in row else "",
         reason=str(row.get("reason", "")),
+        shared=int(row["shared"]) if "shared" in row else None,
     )
+
+
+def _merge(said: Any, merges: Sequence[Merge | None]) -> Merge | None:
+    """Return a merge by its number, or that is spelled out, as in older recipes."""
+    if type(said) is not int:
+        return Merge.from_json(said)
+    if not 0 <= said < len(merges):
+        raise ValueError(f"a merge is {said!r:.40}, of {len(merges)}")
+    return merges[said]
 
 
 def _rule(number: Any, rules: Sequence[str]) -> str:

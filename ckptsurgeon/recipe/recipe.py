@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+from ..brief import Brief
 from ..formats import UNSEALED
 from ..plan import Factor, Lora, Merge, PlanSource, PlanTarget, Rows
 
@@ -14,14 +15,14 @@ __all__ = ["VERSION", "Made", "Recipe"]
 VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """What a recipe says of one tensor: how it came about, from which source, and its CRC-32.
 
     ``more`` are (source, key) of further inputs, ``weights`` what each counts, ``axis`` where a vocabulary runs along.
     ``merge`` is the method that merged them, ``lora`` what adapters did, ``factor`` which factor it is. ``implied`` is
     set where the output leaves the name to its reader, who ties it. ``rule`` is the option that decided, as it was
-    written, and ``reason`` says why a tensor is initialised; both are there to be read, and nothing hangs on them.
+    written, ``reason`` says why a tensor is initialised, and ``shared`` how many values the source gave where it was
+    laid over others; they are there to be read, and nothing hangs on them.
     """
 
     op: str
@@ -40,10 +41,11 @@ class Made:
     factor: Factor | None = None
     rule: str = ""
     reason: str = ""
+    shared: int | None = None
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, repr=False)
+class Recipe(Brief):
     """A recipe as data. Paths of ``sources`` and ``target`` are relative to the output's folder."""
 
     version: str
@@ -58,8 +60,3 @@ class Recipe:
     rows: Rows | None = None
     vocabularies: tuple[Rows, ...] = ()
     seal: str = UNSEALED
-
-    def with_checksums(self, checksums: Mapping[str, int]) -> Recipe:
-        """Return the recipe with the CRC-32 of every tensor."""
-        made = {key: replace(tensor, crc32=checksums[key]) for key, tensor in self.tensors.items()}
-        return replace(self, tensors=made)

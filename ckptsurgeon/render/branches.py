@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from .tree import is_number, numbers_text
 
-__all__ = ["branch_names", "collapsed", "numbers_of", "pattern_of"]
+__all__ = ["branch_names", "collapsed", "modules_at", "numbers_of", "pattern_of"]
 
 MAX_BRANCHES = 16
 
@@ -18,7 +18,7 @@ _LONGEST = 18
 def branch_names(keys: Sequence[str]) -> dict[str, str]:
     """Map each key to the first segments that tell branches apart; numbered ones are joined where they are many."""
     level = 1
-    while len({_prefix(key, level) for key in keys}) == 1 and any(key.count(".") >= level for key in keys):
+    while _is_shared(keys, level) and any(key.count(".") >= level for key in keys):
         level += 1
     names = {key: _prefix(key, level) for key in keys}
     if len(set(names.values())) > MAX_BRANCHES:
@@ -31,9 +31,21 @@ def branch_names(keys: Sequence[str]) -> dict[str, str]:
     return names
 
 
+def modules_at(keys: Iterable[str], depth: int) -> dict[str, str]:
+    """Map each key to the module it lies in so many levels deep, a key that is not as deep to itself."""
+    return {key: _prefix(key, depth) for key in keys}
+
+
+def _is_shared(keys: Sequence[str], level: int) -> bool:
+    """Whether all keys have the same first segments."""
+    shared = _prefix(keys[0], level) if keys else ""
+    inside = f"{shared}."
+    return bool(keys) and all(key.startswith(inside) or key == shared for key in keys)
+
+
 def _prefix(key: str, level: int) -> str:
     """Return a key's first segments; the whole key where these are empty, as of ``..``."""
-    head = ".".join(key.split(".")[:level])
+    head = ".".join(key.split(".", level)[:level])
     return head if head.strip(".") else key
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..comparison import Difference, Numbers, Pair
-from ..text import count, escape, natural_key, shape_text
-from .branches import branch_names, collapsed, numbers_of, pattern_of
+from ..text import count, escape, natural_key, shape_text, together
+from .branches import branch_names, collapsed, modules_at, numbers_of, pattern_of
 from .columns import Columns
+from .notes import Hanging
 
 __all__ = ["difference_view"]
 
@@ -36,16 +37,19 @@ class _Row:
     renamed: str = ""
 
 
-def difference_view(found: Difference, *, every: bool = False) -> RenderableType:
+def difference_view(found: Difference, *, every: bool = False, depth: int | None = None) -> RenderableType:
     """Return what differs, kind by kind, where, and a line that says how much is the same.
 
     Numbered layers of which the same is said are one row, with the furthest apart of their values; with ``every``
-    each tensor has its own.
+    each tensor has its own. With ``depth`` there is a row for each module so many levels deep instead.
     """
     kinds = _kinds(found)
+    if depth is not None:
+        return Group(_where(found, kinds, modules_at(_keys(found, kinds), depth), measured=True), _summary(found))
     shown = [line for name, rows in kinds.items() for line in _lines(name, rows, every=every)]
     parts: list[RenderableType] = [Columns(shown)] if shown else []
-    where = _where(found, kinds) if len(shown) > FEW else None
+    names = branch_names(_keys(found, kinds)) if len(shown) > FEW and found.differs else {}
+    where = _where(found, kinds, names) if len(set(names.values())) > 1 else None
     return Group(*parts, *([Text(""), where] if where is not None else []), _summary(found))
 
 
@@ -76,6 +80,8 @@ def _measured(pairs: Iterable[Pair]) -> list[_Row]:
 
 def _unmeasured(pair: Pair) -> str:
     """Return what is said of a tensor whose bytes differ and that no figure tells apart."""
+    if pair.codes:
+        return "other codes"
     if pair.numbers is None:
         return f"{pair.first.dtype}, not measured"
     return "" if pair.numbers.differing else "equal in value, other bits"
@@ -83,6 +89,9 @@ def _unmeasured(pair: Pair) -> str:
 
 def _lines(name: str, rows: Sequence[_Row], *, every: bool) -> Iterator[list[str | Text]]:
     """Yield the lines of one kind, what is furthest apart first."""
+    if name == "not compared" and not every:
+        yield from _by_reason(name, rows)
+        return
     grouped = sorted(([row] for row in rows) if every else _grouped(rows), key=_least_far)
     shown = len(grouped) if every else SHOWN
     for i, group in enumerate(grouped[:shown]):
@@ -92,6 +101,18 @@ def _lines(name: str, rows: Sequence[_Row], *, every: bool) -> Iterator[list[str
         yield [Text(name if i == 0 else "", style=STYLES.get(name, "yellow")), escape(key), words]
     if len(grouped) > shown:
         yield ["", f"and {len(grouped) - shown} more (-v or --json lists all)", ""]
+
+
+def _by_reason(name: str, rows: Sequence[_Row]) -> Iterator[list[str | Text]]:
+    """Yield a line for each reason, with all tensors that it is said of."""
+    keys: dict[str, list[str]] = {}
+    for group in _grouped(rows):
+        keys.setdefault(group[0].said, []).append(collapsed([row.key for row in group]))
+    for i, (why, names) in enumerate(keys.items()):
+        number = sum(row.said == why for row in rows)
+        times = f"x {number}" if number > len(names) else ""
+        label = Text(name if i == 0 else "", style=STYLES.get(name, "yellow"))
+        yield [label, together(names), "  ".join(filter(None, (escape(why), times)))]
 
 
 def _grouped(rows: Iterable[_Row]) -> list[list[_Row]]:
@@ -141,37 +162,44 @@ def _largest(numbers: Sequence[Numbers]) -> str:
     return f"{max(known):.2g}" if len(known) == len(numbers) else "beyond float64"
 
 
-def _where(found: Difference, kinds: dict[str, list[_Row]]) -> RenderableType | None:
-    """Return a table of how much differs in which branch, None where there is one branch or no difference."""
-    keys = [*found.same, *(row.key for rows in kinds.values() for row in rows)]
-    names = branch_names(keys)
-    if not found.differs or len(set(names.values())) < 2:
-        return None
-    counts: dict[str, Counter[str]] = {name: Counter() for name in names.values()}
-    for key in found.same:
-        counts[names[key]]["identical"] += 1
-    for kind, rows in kinds.items():
-        for row in rows:
-            counts[names[row.key]][kind] += 1
+def _keys(found: Difference, kinds: dict[str, list[_Row]]) -> list[str]:
+    return [*found.same, *(row.key for rows in kinds.values() for row in rows)]
+
+
+def _where(
+    found: Difference, kinds: dict[str, list[_Row]], names: Mapping[str, str], *, measured: bool = False
+) -> RenderableType:
+    """Return a table of how much differs in which branch, if ``measured`` how far too; ``names`` has each key's."""
+    rows: dict[str, dict[str, list[_Row]]] = {name: {} for name in names.values()}
+    same = Counter(names[key] for key in found.same)
+    for kind, every in kinds.items():
+        for row in every:
+            rows[names[row.key]].setdefault(kind, []).append(row)
     columns = [*(["identical"] if found.same else []), *kinds]
     table: list[list[str | Text]] = [["", *(Text(name, "dim") for name in columns), ""]]
-    for name in sorted(counts, key=natural_key):
-        counted = (counts[name][kind] for kind in columns)
-        table.append([escape(name), *(str(number) if number else "-" for number in counted), ""])
+    for name in sorted(rows, key=natural_key):
+        counts = {"identical": same[name], **{kind: len(some) for kind, some in rows[name].items()}}
+        apart = _apart([row for some in rows[name].values() for row in some]) if measured else ""
+        table.append([escape(name), *(str(counts.get(kind) or "-") for kind in columns), Text(apart, "dim")])
     return Columns(table, right=range(1, len(columns) + 1))
 
 
-def _summary(found: Difference) -> Text:
-    same = "byte for byte" if found.values else "in dtype and shape; values not compared (--values)"
-    if not found.differs:
-        word = "the same" if found.values else "alike"
-        return Text(f"  {word}  {count(found.identical, 'tensor')} {same}{_within(found)}", style="green")
-    return Text(f"  {count(found.identical, 'tensor')} identical {same}{_within(found)}{_left_out(found)}")
+def _summary(found: Difference) -> RenderableType:
+    same = f"{count(found.identical, 'tensor')} {'identical ' if found.differs else ''}"
+    same += "byte for byte" if found.values else "in dtype and shape"
+    kinds = {name: len(rows) for name, rows in _kinds(found).items() if name != "close"}
+    words = [same, *(f"{number} {kind}" for kind, number in kinds.items())]
+    words += [f"{len(found.close)} within the tolerance"] if found.close else []
+    words += [f"{found.left_out} left out"] if found.left_out else []
+    said = f"{', '.join(words)}{_not_finite(found)}{'' if found.values else '; values not compared (--values)'}"
+    if found.differs:
+        return Hanging(Text("  "), Text(said))
+    return Hanging(Text("  "), Text(f"{'the same' if found.values else 'alike'}  {said}", style="green"))
 
 
-def _within(found: Difference) -> str:
-    return f", {count(len(found.close), 'tensor')} within the tolerance" if found.close else ""
-
-
-def _left_out(found: Difference) -> str:
-    return f", {len(found.not_compared)} not compared" if found.not_compared else ""
+def _not_finite(found: Difference) -> str:
+    """Say how many values are NaN or infinite in one of the two only."""
+    numbers = [pair.numbers for pair in (*found.retyped, *found.changed, *found.close) if pair.numbers is not None]
+    nan, inf = sum(one.nan for one in numbers), sum(one.inf for one in numbers)
+    words = [f"{number} {name}" for name, number in (("NaN", nan), ("Inf", inf)) if number]
+    return f"; {' and '.join(words)} in one of them only" if words else ""

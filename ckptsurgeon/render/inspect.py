@@ -11,6 +11,7 @@ from ..composition import leaves
 from ..inspection import Inspection
 from ..tensors import TensorInfo
 from ..text import count, escape, human_bytes, human_count, shape_text
+from .adapter import adapter_text
 from .notes import Hanging
 from .rows import TreeTable, fitting
 from .tree import build_tree, sorted_naturally
@@ -33,7 +34,14 @@ def inspection_view(
     if full:
         lines = Text("\n".join(tensor_lines(inspection, by_size=by_size)), no_wrap=True, overflow="ignore")
         return Group(*head, *([lines] if inspection.tensors else []), _totals(inspection, 0))
-    tree = build_tree(_ordered(inspection), inspection.ties, by_size=by_size)
+    codes = inspection.codes
+    tree = build_tree(
+        _ordered(inspection),
+        inspection.ties,
+        by_size=by_size,
+        parameters=codes.parameters,
+        is_counted=codes.is_counted,
+    )
     rows, folded = fitting(tree, depth)
     return Group(*head, TreeTable(rows), *_ties(inspection), _totals(inspection, folded))
 
@@ -83,6 +91,8 @@ def _remarks(inspection: Inspection, *, full: bool) -> Iterator[RenderableType]:
 
 def _said(inspection: Inspection, shown: int, *, full: bool) -> Iterator[tuple[str, str]]:
     """Yield what there is to say besides the tensors."""
+    if inspection.adapter is not None:
+        yield "adapter", adapter_text(inspection.adapter, full=full)
     extras = [_extra_text(extra.key, extra.type, extra.value, full=full) for extra in inspection.extras]
     if extras:
         more = f", and {len(extras) - shown} more" if len(extras) > shown else ""
@@ -90,6 +100,9 @@ def _said(inspection: Inspection, shown: int, *, full: bool) -> Iterator[tuple[s
     if inspection.passed:
         others = ", ".join(escape(path or ".") for path in inspection.passed)
         yield "other state dicts", f"{others}  (choose with --root)"
+    methods = inspection.codes.methods()
+    if methods:
+        yield "quantised", "; ".join(f"{count(number, 'tensor')} {escape(one)}" for one, number in methods.items())
     if inspection.stripped:
         yield "stripped", f"{', '.join(inspection.stripped)}  from every key"
     if inspection.metadata:
@@ -117,7 +130,8 @@ def _ties(inspection: Inspection) -> Iterator[RenderableType]:
 def _totals(inspection: Inspection, folded: int) -> Text:
     parts = [
         count(len(inspection.tensors), "tensor"),
-        f"{human_count(inspection.parameters)} parameters",
+        f"{'' if inspection.parameters is not None else 'at least '}"
+        f"{human_count(inspection.parameters_at_least)} parameters",
         human_bytes(inspection.nbytes),
     ]
     line = Text(f"  {'  '.join(parts)}", style="bold")

@@ -10,8 +10,8 @@ from math import prod
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..plan import CLASSES, Costs, Merge, Plan, Rows, Step
-from ..text import count, escape, human_bytes, human_count, listing, shape_text
+from ..plan import Costs, Merge, Plan, Rows, Step
+from ..text import count, escape, human_bytes, human_count, listing, percent, shape_text
 from .branches import branch_names
 from .columns import Columns
 from .notes import Hanging
@@ -39,6 +39,9 @@ class _Branch:
             return
         elements = prod(step.shape)
         self.elements += elements
+        if step.kind == "copied" and not (step.reason or step.policy):  # as most are: whole, and nothing to say of it
+            self.loaded += elements
+            return
         self.loaded += elements * _share(step)
         reason = _reason(step)
         if reason:
@@ -49,13 +52,10 @@ def _share(step: Step) -> float:
     """Return which part of a tensor's values come from a source."""
     if step.kind in UNLOADED:
         return 0.0
-    elements: int = prod(step.shape)
     if step.rows is not None:
-        return 1 - step.rows.fresh / len(step.rows.rows)
-    if step.op in ("pad", "overlap") and elements:
-        shared: int = prod(min(pair) for pair in zip(step.source_shape, step.shape, strict=True))
-        return shared / elements
-    return 1.0
+        return step.rows.share
+    elements: int = prod(step.shape)
+    return step.shared / elements if step.shared is not None and elements else 1.0
 
 
 def rows_said(rows: Rows) -> str:
@@ -117,7 +117,7 @@ def _branches(steps: Sequence[Step]) -> list[_Branch]:
 
 def plan_view(plan: Plan) -> RenderableType:
     """Return a table of what becomes of each module, and what was not used."""
-    present = [kind for kind in CLASSES if plan.counts.get(kind)]
+    present = list(plan.counts)
     branches = _branches(plan.steps)
     rows: list[list[str | Text]] = [["", *(Text(kind, "dim") for kind in present), Text("from the source", "dim")]]
     rows += [_branch_row(branch, present) for branch in branches]
@@ -136,14 +136,6 @@ def _branch_row(branch: _Branch, present: Sequence[str]) -> list[str | Text]:
     return [escape(branch.name), *counts, _bar(share, _reasons(branch))]
 
 
-def _percent(share: float) -> str:
-    """Return a share in percent; never 100 or 0 for what is only nearly all or nothing."""
-    rounded = round(100 * share)
-    if rounded == 100 and share < 1:
-        return ">99 %"
-    return "<1 %" if rounded == 0 and share > 0 else f"{rounded} %"
-
-
 def _reasons(branch: _Branch) -> str:
     common = [escape(reason, 80) for reason, _ in branch.reasons.most_common(2)]
     more = len(branch.reasons) - len(common)
@@ -154,10 +146,10 @@ def _bar(share: float | None, remark: str) -> Text:
     """Return how much comes from the source, as a bar and in percent, and why not all of it."""
     if share is None:
         return Text(remark, "dim")
-    filled = min(BAR, max(round(share * BAR), 1 if share else 0))
+    filled = min(max(round(share * BAR), 1 if share else 0), BAR - 1 if share < 1 else BAR)
     bar = Text().append("#" * filled, "green")
     bar.append("." * (BAR - filled), "dim")
-    bar.append(f" {_percent(share):>5}")
+    bar.append(f" {percent(share):>5}")
     if remark:
         bar.append(f"  {remark}", "dim")
     return bar

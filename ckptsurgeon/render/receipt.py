@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..plan import Fit, Receipt
-from ..text import escape, human_bytes, shape_text
+from ..text import escape, human_bytes, percent, shape_text
 from .columns import Columns
 from .notes import Hanging, next_view
 
@@ -36,15 +36,10 @@ def _fits(fits: Sequence[Fit], every: bool) -> list[RenderableType]:
     worst = sorted(fits, key=lambda fit: -fit.error)
     shown = worst if every else worst[:WORST]
     rows: list[list[str | Text]] = [["", Text("rank", "dim"), Text("lost", "dim")]]
-    rows += [[f"{escape(fit.key)} {shape_text(fit.shape)}", str(fit.rank), _percent(fit.error)] for fit in shown]
+    rows += [[f"{escape(fit.key)} {shape_text(fit.shape)}", str(fit.rank), percent(fit.error, 1)] for fit in shown]
     more = len(worst) - len(shown)
     rest = [Text(f"  and {more} more that fit as well or better (-v shows all)", "dim")] if more else []
     return [Columns(rows, right=(1,)), *rest]
-
-
-def _percent(error: float) -> str:
-    """Return a share of the norm of a difference: ``12.3 %``, ``<0.1 %``."""
-    return "<0.1 %" if error < 0.0005 else f"{100 * error:.1f} %"
 
 
 def _rate(receipt: Receipt) -> str:

@@ -59,11 +59,13 @@ def _rows(
 ) -> Iterator[Row]:
     """Yield the rows under a module that stands for ``times`` of its make; the numbers are those of all together.
 
-    A dtype is said where it differs from the module's own.
+    A dtype is said where it differs from the module's own. What belongs to a tensor, as scales under its own name do,
+    stands in one row.
     """
+    tensors = {child.name for child in node.children.values() if child.info is not None}
     for child in node.children.values():
         dtypes = " ".join(sorted(child.dtypes)) if child.dtypes != shown else ""
-        small = child.is_leaf_module and len(child.children) <= 3
+        small = child.is_leaf_module and (len(child.children) <= 3 or child.name in tensors)
         leaves = [child] if child.info is not None else list(child.children.values()) if small else []
         yield Row(level, child, [_leaf(leaf, named=small) for leaf in leaves], dtypes, times)
         if not leaves and depth > 1:
@@ -108,7 +110,8 @@ def _numbers(row: Row) -> tuple[str, str]:
     if branch.info is not None and branch.info.numel and not branch.nbytes:
         return "tied", ""
     parameters = branch.parameters * row.times
-    return human_count(parameters) if parameters else "-", human_bytes(branch.nbytes * row.times)
+    counted = f"{'≥' if branch.more else ''}{human_count(parameters)}" if parameters else "-"
+    return counted, human_bytes(branch.nbytes * row.times)
 
 
 def _words(row: Row) -> list[Text]:

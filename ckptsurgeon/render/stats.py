@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 
-from ..inspection import Inspection
+from ..inspection import Inspection, StatsSummary
 from ..tensors import DTYPES, TensorInfo
-from ..text import escape
+from ..text import count, escape, human_count, listing
 from .columns import hanging
 
 __all__ = ["stats_view"]
@@ -20,16 +20,27 @@ ALWAYS = 5
 TITLES = ("mean", "std", "min", "max", "zeros", "nan", "inf")
 
 
-def stats_view(inspection: Inspection) -> _Table:
-    """Return one line of statistics for each tensor, or why there are none."""
-    return _Table({escape(key, 1000): _cells(inspection, key) for key in inspection.stats or {}})
+def stats_view(inspection: Inspection) -> Group:
+    """Return one line of statistics for each tensor, or why there are none, and what they come to."""
+    table = _Table({escape(key, 1000): _cells(inspection, key) for key in inspection.stats or {}})
+    summary = inspection.summary
+    return Group(table, *([_summary(summary)] if summary is not None else []))
+
+
+def _summary(found: StatsSummary) -> Text:
+    words = [f"{count(found.measured, 'tensor')} of {human_count(found.elements)} elements"]
+    words += [f"{found.nan} NaN", f"{found.inf} Inf", f"{human_count(found.zeros)} zeros"]
+    words += [f"{found.not_measured} not measured"] if found.not_measured else []
+    where = f"  in {listing(found.unsound)}" if found.unsound else ""
+    return Text(f"  {', '.join(words)}{where}", style="bold red" if found.unsound else "bold")
 
 
 def _cells(inspection: Inspection, key: str) -> list[str] | str:
     """Return the numbers of a tensor, or the reason why it has none."""
     stats = (inspection.stats or {})[key]
     if stats is None:
-        return _why_not(inspection.tensors[key])
+        coded = inspection.codes.by_key.get(key)
+        return f"quantised: {escape(coded.method)}" if coded is not None else _why_not(inspection.tensors[key])
     numbers = [f"{value:.4g}" if value is not None else "-" for value in (stats.mean, stats.std, stats.min, stats.max)]
     return [*numbers, *map(str, (stats.zeros, stats.nan, stats.inf))]
 

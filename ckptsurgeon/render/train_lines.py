@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from ..text import count, escape
+from ..text import count, escape, percent
 from .notes import Spread
 from .train import HEADS, TITLES, figures_said
 
@@ -50,7 +50,7 @@ def step_line(row: Mapping[str, Any], steps: int, left_s: float | None) -> Rende
         f"grad {norm:.2g}" if norm is not None else "grad is not finite",
         f"lr {rate:.1e}",
         f"{row['clips_s']:,.0f} clips/s".replace(",", " "),
-        f"padding {row['padding']:.1%}",
+        f"padding {percent(row['padding'], 1)}",
     ]
     return _Fitting([*words, *_left(left_s)], spared=(5, 3, 4, 2))
 

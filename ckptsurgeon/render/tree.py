@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..tensors import TensorInfo
@@ -21,7 +21,8 @@ Signature = int
 class Branch:
     """A module or a tensor; ``times`` is how many equal ones it stands for, and its numbers are theirs together.
 
-    ``make`` is the same for those that are equal. What lies under it is shown once, with the numbers of one.
+    ``make`` is the same for those that are equal. What lies under it is shown once, with the numbers of one. ``more``
+    says that there are at least so many parameters.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Branch:
     dtypes: frozenset[str] = frozenset()
     first_key: str = ""
     make: Signature = -1
+    more: bool = False
 
     @property
     def is_leaf_module(self) -> bool:
@@ -40,18 +42,27 @@ class Branch:
         return bool(self.children) and all(child.info is not None for child in self.children.values())
 
 
-def build_tree(tensors: Mapping[str, TensorInfo], tied: Iterable[str] = (), *, by_size: bool = False) -> Branch:
+def build_tree(
+    tensors: Mapping[str, TensorInfo],
+    tied: Iterable[str] = (),
+    *,
+    by_size: bool = False,
+    parameters: Callable[[str, TensorInfo], int] = lambda key, info: info.parameters,
+    is_counted: Callable[[str], bool] = lambda key: True,
+) -> Branch:
     """Return the collapsed tree of a state dict; tied keys count no parameters of their own.
 
     Siblings of the same make are joined: numbered ones as ranges, named ones as lists. Chains of one child become
-    one name. Order is the mapping's, or by bytes.
+    one name. Order is the mapping's, or by bytes. ``parameters`` says what a tensor counts at least, ``is_counted``
+    whether that is all.
     """
     root = Branch("")
     aliases = set(tied)
     dtypes = {dtype: frozenset({dtype}) for dtype in {info.dtype for info in tensors.values()}}
     for key, info in tensors.items():
-        parameters, nbytes = (info.parameters, info.nbytes) if key not in aliases else (0, 0)
-        _insert(root, key, Branch("", info, {}, 1, parameters, nbytes, dtypes[info.dtype], key))
+        number, nbytes = (parameters(key, info), info.nbytes) if key not in aliases else (0, 0)
+        more = key not in aliases and not is_counted(key)
+        _insert(root, key, Branch("", info, {}, 1, number, nbytes, dtypes[info.dtype], key, more=more))
     _sign(root, {})
     _collapse(root, by_size=by_size)
     return root
@@ -61,7 +72,7 @@ def _insert(root: Branch, key: str, tensor: Branch) -> None:
     node = root
     *modules, tensor.name = key.split(".")
     for name in modules:
-        node.parameters, node.nbytes = node.parameters + tensor.parameters, node.nbytes + tensor.nbytes
+        _add(node, tensor)
         child = node.children.get(name)
         if child is not None and child.info is not None:
             node.children[_free(node, name)] = child
@@ -69,8 +80,13 @@ def _insert(root: Branch, key: str, tensor: Branch) -> None:
         if child is None:
             child = node.children[name] = Branch(name, first_key=key)
         node = child
-    node.parameters, node.nbytes = node.parameters + tensor.parameters, node.nbytes + tensor.nbytes
+    _add(node, tensor)
     node.children[_free(node, tensor.name)] = tensor
+
+
+def _add(node: Branch, tensor: Branch) -> None:
+    node.parameters, node.nbytes = node.parameters + tensor.parameters, node.nbytes + tensor.nbytes
+    node.more = node.more or tensor.more
 
 
 def _free(node: Branch, name: str) -> str:
@@ -127,6 +143,7 @@ def _join(group: list[Branch]) -> Branch:
         nbytes=sum(branch.nbytes for branch in group),
         dtypes=first.dtypes,
         first_key=first.first_key,
+        more=any(branch.more for branch in group),
     )
 
 
@@ -144,7 +161,7 @@ def _chained(branch: Branch) -> Branch:
         (child,) = branch.children.values()
         branch = Branch(
             f"{branch.name}.{child.name}", child.info, child.children, branch.times * child.times,
-            branch.parameters, branch.nbytes, child.dtypes, branch.first_key,
+            branch.parameters, branch.nbytes, child.dtypes, branch.first_key, more=branch.more,
         )  # fmt: skip
     return branch
 

@@ -23,7 +23,7 @@ def verification_view(found: Verification, *, full: bool = False) -> RenderableT
     """Return what was checked, what failed (with ``full`` all of it), and the verdict."""
     failures = _all_failures(found) if full else _failures(found)
     summary = [*_found(found, not found.recipe), *_not_compared(found, not found.recipe)]
-    return Group(Columns(summary), Columns(failures), _verdict(found))
+    return Group(Columns(summary), Columns(failures), Columns(_notes(found, full)), _verdict(found))
 
 
 def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
@@ -33,6 +33,8 @@ def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
         yield ["", "no recipe in it", "held against the plan alone, without checksums"]
     elif all(failure.key for failure in found.failed):
         yield [_mark(True), "header, metadata and recipe", "as they were written"]
+    if found.signed:
+        yield [_mark(True), "signature", "by this key, over every file"]
     # Every tensor whose values were right was compared, drawn, or had nothing to be compared with. Failures may be
     # of keys that were never checked, so that nothing can be concluded from their number.
     right = found.compared + found.near + found.products + found.drawn + len(found.not_compared or {})
@@ -80,6 +82,21 @@ def _not_compared(found: Verification, without_recipe: bool) -> Iterator[Row]:
     for why, number in groups.items():
         reason = escape(why).rstrip(".") + ("" if without_recipe else "; checksums hold")
         yield ["", Text("NOT COMPARED", "yellow"), f"{count(number, 'tensor')}: {reason}"]
+
+
+def _notes(found: Verification, full: bool) -> Iterator[Row]:
+    """Yield what is no failure, and what is said of several together; with ``full`` each by itself."""
+    groups: dict[str, list[str]] = {}
+    for note in found.notes:
+        groups.setdefault(note.why, []).append(note.name)
+    shown = len(groups) if full else SHOWN_FAILURES
+    for why, names in list(groups.items())[:shown]:
+        said = escape(why, 600)
+        if len(names) > 1:
+            said += f": {listing(names, len(names) if full else 5, where=' (-v lists all)')}"
+        yield [Text("NOTE", "yellow"), escape(names[0]) if len(names) == 1 else f"{len(names)} names", said]
+    if len(groups) > shown:
+        yield ["", f"and {len(groups) - shown} more", "-v lists all"]
 
 
 def _verdict(found: Verification) -> RenderableType:

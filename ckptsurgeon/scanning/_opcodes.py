@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from .operands import is_read
-from .state import AnewError, State
+from .kinds import is_dict
+from .operands import spelling
+from .state import NO_EDGE, AnewError, State
 from .values import KEPT, UNKNOWN, Name
 
 __all__ = ["TABLE", "Opcodes"]
 
 _NEWEST = 5
+_LONGEST_STRING = 0x7FFFFFFF
 
 
 class Opcodes(State):
@@ -20,8 +22,11 @@ class Opcodes(State):
         self.stack.append(self.position)
 
     def op_line(self, begin: int, end: int) -> None:
-        if not is_read(self.data, self.position, begin, end):
+        how = spelling(self.data, self.position, begin, end)
+        if how == "not":
             self.stop("has a line that spells no value")
+        elif how == "apart":
+            self.part("a line spells its value as no pickler does")
         if self.data[self.position] == 0x53:  # STRING
             self.maybe_nested(begin, end)
         self.stack.append(self.position)
@@ -31,10 +36,18 @@ class Opcodes(State):
             self.flaw(f"is of protocol {self.data[begin]}; {_NEWEST} is the newest")
 
     def op_frame(self, begin: int, end: int) -> None:
-        if int.from_bytes(self.data[begin:end], "little") > self.total - end:
+        length = int.from_bytes(self.data[begin:end], "little")
+        if self.edge < NO_EDGE:
+            self.tear("a frame begins inside another")
+        if length > self.total - end:
             self.flaw("has a frame beyond its end")
+            self.overrun = True
+        else:
+            self.edge = end + length
 
     def op_text(self, begin: int, end: int) -> None:
+        if end - begin > _LONGEST_STRING and self.data[self.position] == 0x54:  # BINSTRING
+            self.part("a string is of negative length, or of over 2 GiB")
         self.maybe_nested(begin, end)
         self.stack.append(self.position)
 
@@ -67,7 +80,7 @@ class Opcodes(State):
 
     def op_frozenset(self, begin: int, end: int) -> None:
         items = self.pop_mark()
-        self.stack.append(["set(", *items[: KEPT - 1]])
+        self.stack.append(["frozenset(", *items[: KEPT - 1]])
 
     def op_append(self, begin: int, end: int) -> None:
         self.add([self.stack.pop()])
@@ -77,7 +90,10 @@ class Opcodes(State):
         self.add([self.stack.pop(), value])
 
     def op_additems(self, begin: int, end: int) -> None:
-        self.add(self.pop_mark())
+        items = self.pop_mark()
+        if not items:
+            self.add_nothing(self.stack[-1], "set(")
+        self.add(items)
 
     def op_tuple3(self, begin: int, end: int) -> None:
         items = self.stack.pop(-3), self.stack.pop(-2), self.stack.pop()
@@ -105,8 +121,8 @@ class Opcodes(State):
         self.stack.append(self.extension(int.from_bytes(self.data[begin:end], "little")))
 
     def op_inst(self, begin: int, end: int) -> None:
+        function = self.name(*self.lines(begin, end))  # first: Python's reader imports it where there is no mark
         items = tuple(self.pop_mark())
-        function = self.name(*self.lines(begin, end))
         self.stack.append(self.call(function, items, self.position))
 
     def op_obj(self, begin: int, end: int) -> None:
@@ -119,6 +135,8 @@ class Opcodes(State):
 
     def op_newobj_ex(self, begin: int, end: int) -> None:
         named, args = self.stack.pop(), self.stack.pop()
+        if not is_dict(self.data, named):
+            self.part("named arguments are no dictionary")
         given = (*args, named) if isinstance(args, tuple) else args
         self.stack[-1] = self.call(self.stack[-1], given, self.position)
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from ..brief import Brief
 from ..notebook import InNotebooks
+from ..text import count, escape, human_bytes
 
 __all__ = ["Fault", "Finding", "Scan", "Use", "Verdict"]
 
@@ -23,8 +25,8 @@ class Verdict(IntEnum):
         return ("plain data", "tensor rebuilding", "unknown code")[self]
 
 
-@dataclass(frozen=True)
-class Fault:
+@dataclass(frozen=True, repr=False)
+class Fault(Brief):
     """Why a thing could not be judged whole. ``kind`` is ``corrupt`` or ``unreadable``."""
 
     kind: str
@@ -35,8 +37,8 @@ class Fault:
         return {"kind": self.kind, "why": self.why}
 
 
-@dataclass(frozen=True)
-class Use:
+@dataclass(frozen=True, repr=False)
+class Use(Brief):
     """A name in a pickle and what would be done with it.
 
     ``imported``, ``called`` and ``changed`` count the instructions that would; ``calls`` has the first calls as text,
@@ -66,8 +68,8 @@ class Use:
         }
 
 
-@dataclass(frozen=True)
-class Finding:
+@dataclass(frozen=True, repr=False)
+class Finding(Brief):
     """One thing that was looked at: a file, or what lies in it.
 
     ``path`` is the file's, relative to the folder that was scanned; ``within`` leads on from there, as in
@@ -105,7 +107,7 @@ class Finding:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scan(InNotebooks):
     """What reading a file or folder would do, judged without doing it. ``nbytes`` is the size of the files in bytes."""
 
@@ -114,6 +116,10 @@ class Scan(InNotebooks):
     nbytes: int
     found: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        looked = f"{count(self.files, 'file')}, {human_bytes(self.nbytes)}"
+        return f"<Scan {escape(self.path)}: {looked}, {self.verdict}{'' if self.whole else ', not judged whole'}>"
 
     @property
     def verdict(self) -> Verdict:

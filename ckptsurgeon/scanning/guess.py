@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from .named import Named
 from .state import State
 from .strings import text_at
 
@@ -15,20 +16,26 @@ MAGICS = re.compile(rb"PK\x03\x04|\x1f\x8b\x08|BZh[1-9]1AY|\xfd7zXZ\0|\x93NUMPY"
 SHORTEST = 6
 """Bytes of the shortest pickle that imports something."""
 
-_MODULE = re.compile(r"[^\W\d][\w.]*")
+_WORD = re.compile(r"[^\W\d][\w.]*")
+_FILE = re.compile(r"[^/\0\\]{1,500}")
+"""A module that Python finds as a file: its name may hold anything but a slash. What is not UTF-8 has a backslash."""
 _TEXT = b"STUVX\x8c\x8d"
 
 
-def imports_something(tried: State, *, marked: bool = False) -> bool:
-    """Return whether what was tried as a pickle is one that matters: it imports, and ends or calls before it fails.
+def imports_something(tried: State, *, marked: bool = False, said: Named = Named.TEXT) -> bool:
+    """Return whether what was tried as a pickle is one that matters, which an import makes it: that runs a module.
 
-    Names must be such as Python can import, since text whose first word begins with a ``c`` is an import too; not so
-    in what is ``marked`` with its protocol and ends without fault.
+    A text whose first word begins with a ``c`` is an import too. So what is named as a text, or as nothing, has to
+    spell a name as programs do, and what is named as a text has to end or to call before it fails; but not what is
+    ``marked`` with its protocol and ends without fault.
     """
     if marked and tried.stopped and not tried.fault:
         return bool(tried.names)
-    real = [one for one in tried.names.values() if _MODULE.fullmatch(one.module) and _MODULE.fullmatch(one.name)]
-    return bool(real) if tried.stopped else any(one.called for one in real)
+    names = tried.names.values()
+    if said is Named.PICKLE:
+        return any(one.imported and _FILE.fullmatch(one.module) for one in names)
+    words = [one for one in names if _WORD.fullmatch(one.module) and _WORD.fullmatch(one.name)]
+    return bool(words) if tried.stopped or marked or said is Named.OTHER else any(one.called for one in words)
 
 
 def inner_bytes(data: bytes, at: int, begin: int, end: int) -> bytes:

@@ -16,6 +16,7 @@ from .budget import SpentError
 from .findings import Fault, Finding, Verdict
 from .keras import look_at_hdf5
 from .look import Look, Place
+from .named import must_be_pickle
 from .packed import look_at_packed, packing_of
 from .pickles import look_at_pickles
 from .tars import is_tar, look_at_tar
@@ -32,7 +33,15 @@ _ONNX = re.compile(
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _NAMED = {"GGUF": re.compile(b"GGUF"), "Git LFS pointer": re.compile(b"version https://git-lfs"), "ONNX": _ONNX}
 """Formats that hold no code that a reader runs, and are only named."""
-_PROGRAMS = (b"\x7fELF", b"MZ\x90\0", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
+_HDF5_NAMES = (".h5", ".hdf5", ".hdf", ".keras")
+_FIRST_USER_BLOCK = 512
+_PROGRAMS = (
+    b"\x7fELF", b"MZqFpD='", b"jartsr='", b"APEDBG='", b"\0asm", b"\xca\xfe\xba\xbe", b"\xca\xfe\xba\xbf",
+    b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xfe\xed\xfa\xcf", b"\xfe\xed\xfa\xce",
+)  # fmt: skip
+"""ELF, Actually Portable Executables (llamafile), WebAssembly, Mach-O and Java."""
+_TENSORFLOW = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
+"""What TensorFlow looks for in a folder (tensorflow/python/saved_model/loader_impl.py), the last in chunks."""
 
 
 def look_at(path: str, file: File) -> Look:
@@ -107,18 +116,38 @@ def _as_safetensors(place: Place) -> None:
 def _as_named(place: Place) -> None:
     head = place.head()
     kind = next((name for name, magic in _NAMED.items() if magic.match(head)), "")
-    if head.startswith(_HDF5):
+    if head.startswith(_HDF5) or _has_user_block(place):
         look_at_hdf5(place)
     elif kind:
         place.add(kind, notes=("named only: its contents are not decoded",))
-    elif head.startswith(_PROGRAMS):
+    elif head.startswith(_PROGRAMS) or _is_windows_program(place, head):
         place.add("machine code", Verdict.CODE, notes=("a program or a library",))
-    elif place.name == "saved_model.pb":
+    elif place.name in _TENSORFLOW:
         place.add("TensorFlow program", Verdict.CODE, notes=("named only: a graph that TensorFlow runs",))
 
 
+def _has_user_block(place: Place) -> bool:
+    """Return whether HDF5 begins behind 512 bytes of anything, or twice that, and so on, where its readers look.
+
+    A file far away is searched for it by its name only.
+    """
+    at = _FIRST_USER_BLOCK
+    if (place.file.remote and not place.name.endswith(_HDF5_NAMES)) or _is_sound(place, ("safetensors",)):
+        return False
+    while at + len(_HDF5) <= place.file.size:
+        if place.file.read(at, len(_HDF5)) == _HDF5:
+            return True
+        at *= 2
+    return False
+
+
+def _is_windows_program(place: Place, head: bytes) -> bool:
+    at = int.from_bytes(head[60:64], "little")
+    return head.startswith(b"MZ") and 4 <= at <= place.file.size - 4 and place.file.read(at, 4) == b"PE\0\0"
+
+
 def _as_pickles(place: Place) -> None:
-    if place.file.size and not _is_sound_archive(place):
+    if (place.file.size or must_be_pickle(place.name)) and not _is_sound_archive(place):
         sure = not place.depth or place.within.endswith(".pkl")
         look_at_pickles(place, sure=sure and not _is_sound(place, ("safetensors",)))
 

@@ -25,6 +25,7 @@ _BUILTINS = (
     "frozenset",
     "int",
     "list",
+    "range",
     "set",
     "str",
     "tuple",
@@ -63,6 +64,8 @@ _OTHERS = {
     "pathlib": ("PosixPath",),
     "pathlib._local": ("PosixPath",),
     "numpy": ("dtype", "ndarray"),
+    "numpy.core._internal": ("_reconstruct",),
+    "numpy._core._internal": ("_reconstruct",),
     "numpy.core.multiarray": ("_reconstruct", "scalar"),
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
     "numpy.core.numeric": ("_frombuffer",),
@@ -73,6 +76,7 @@ _OTHERS = {
 def _named() -> Iterator[tuple[str, str, Verdict]]:
     for builtins in ("builtins", "__builtin__"):
         yield from ((builtins, name, Verdict.PLAIN) for name in _BUILTINS)
+    yield "__builtin__", "xrange", Verdict.PLAIN
     yield "_codecs", "encode", Verdict.PLAIN
     yield from (("collections", name, Verdict.TENSORS) for name in _COLLECTIONS)
     yield from (("torch._utils", name, Verdict.TENSORS) for name in _REBUILD)
@@ -90,10 +94,24 @@ _ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
 
 def _encode(text: Callable[[object], str | None], args: object) -> str:
     """Allow the calls by which protocols 0 to 2 spell bytes. Any other encoding is a module that Python imports."""
-    if isinstance(args, tuple) and len(args) == 2 and text(args[1]) in _ENCODINGS:
-        return ""
-    return "its encoding is not one of those in which bytes are spelled"
+    return _with_encoding(text, args) if isinstance(args, tuple) and len(args) == 2 else _OTHER_ENCODING
 
 
-CHECKS: Mapping[tuple[str, str], Check] = {("_codecs", "encode"): _encode}
+def _with_encoding(text: Callable[[object], str | None], args: object) -> str:
+    """Allow what is made of a text with one of these encodings, or without any."""
+    if isinstance(args, tuple) and len(args) > 1 and (len(args) > 2 or text(args[1]) not in _ENCODINGS):
+        return _OTHER_ENCODING
+    return ""
+
+
+_OTHER_ENCODING = "its encoding is not one of those in which bytes are spelled"
+
+CHECKS: Mapping[tuple[str, str], Check] = {
+    ("_codecs", "encode"): _encode,
+    **{
+        (module, name): _with_encoding
+        for module in ("builtins", "__builtin__")
+        for name in ("bytearray", "bytes", "str")
+    },
+}
 """Known names whose arguments decide."""

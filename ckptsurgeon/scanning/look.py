@@ -52,6 +52,11 @@ class Place:
         """The name it goes by where it lies, without the folders that lead there."""
         return (self.within or self.file.name).rpartition(" > ")[2].rpartition("/")[2]
 
+    @property
+    def path(self) -> str:
+        """Where it lies: in what, and by which name there."""
+        return f"{self.look.path} > {self.within}" if self.within else self.look.path
+
     def head(self, nbytes: int = 512) -> bytes:
         """Return how it begins."""
         return self.file.read(0, min(nbytes, self.file.size))

@@ -18,7 +18,7 @@ from .guess import BEGINS, MAGICS, SHORTEST, imports_something, inner_bytes
 from .operands import MoreError, TruncatedError, bounds, is_marked
 from .rows import LITERAL, LITERALS, rows_of
 from .shortcut import Hurried
-from .state import AnewError
+from .state import NO_EDGE, AnewError
 from .values import KEPT, UNKNOWN, Name
 
 __all__ = ["Machine"]
@@ -39,6 +39,11 @@ class Machine(Hurried):
 
     def run(self) -> None:
         """Decode to STOP, or to where no reader can go on."""
+        self._run()
+        if self.memo and max(self.memo) > limits.PICKLE_MEMO:
+            self.part("a memo entry has a number for which C's reader takes gigabytes")
+
+    def _run(self) -> None:
         while True:
             try:
                 self._loop()
@@ -53,8 +58,23 @@ class Machine(Hurried):
                     self.flaw(f"has an unknown opcode 0x{self.data[self.position]:02x}")
                     return
             except TruncatedError as end:
+                self._name_cut_off()
                 self.flaw(str(end))
                 return
+
+    def _name_cut_off(self) -> None:
+        """Count a name at the end of the file without its newline: Python's reader takes all but its last letter."""
+        begin = self.position + 1
+        if len(self.data) < self.total or self.data[begin - 1 : begin] not in (b"c", b"i"):
+            return
+        middle = self.data.find(b"\n", begin) + 1
+        if not middle:
+            self.name(self.line(begin, len(self.data) - 1), "")
+        elif self.data.find(b"\n", middle) < 0:
+            self.name(self.line(begin, middle - 1), self.line(middle, len(self.data) - 1))
+        else:
+            return
+        self.part("the name at its end is cut off")
 
     def maybe_nested(self, begin: int, end: int) -> None:
         """Keep the bounds of a text or byte string that is a pickle or an archive of its own, as far as can be told."""
@@ -75,7 +95,7 @@ class Machine(Hurried):
         while at < len(raw):
             trial = Machine(raw, self.budget, names={}, start=at, level=self.level + 1)
             trial.run()
-            if trial.nested or imports_something(trial, marked=is_marked(raw[at : at + 2])):
+            if trial.nested or trial.torn or imports_something(trial, marked=is_marked(raw[at : at + 2])):
                 return True
             at = trial.position if trial.stopped and not trial.fault else len(raw)
         return False
@@ -94,10 +114,14 @@ class Machine(Hurried):
     def _loop(self) -> None:
         data, memo, budget, at = self.data, self.memo, self.budget, self.position
         stack, marks, unpack4, hurried = self.stack, self.marks, _UINT4.unpack_from, self.hurried
+        edge = self.edge
         taken, rows = iter(range(budget.ops)), rows_of(data[self.start + 1 : self.start + 2])
         ahead, dictionaries, tuples = rows.ahead, rows.dictionaries.match, rows.tuples.match
         try:
             for _ in taken:
+                if at >= edge:
+                    self.leave_frame(at)
+                    edge = NO_EDGE
                 op = data[at]
                 if op == 0x72:  # LONG_BINPUT
                     memo[unpack4(data, at + 1)[0]] = stack[-1]
@@ -128,7 +152,7 @@ class Machine(Hurried):
                     stack.append(at)
                     at += 2
                 elif op == 0x28:  # MARK
-                    found = _LITERALS.match(data, at + 1)
+                    found = _LITERALS.match(data, at + 1, edge)
                     if found is not None:
                         if data[found.end() - 1] in _MAKES:
                             stack.append(at)
@@ -139,7 +163,7 @@ class Machine(Hurried):
                     marks.append(stack)
                     stack = []
                     at += 1
-                    if data[at : at + 1] in LITERALS and tuples(data, at):
+                    if data[at : at + 1] in LITERALS and tuples(data, at, edge):
                         at = self.take_rows(rows, at, stack)
                 elif op == 0x74:  # TUPLE
                     items = tuple(stack)
@@ -149,7 +173,7 @@ class Machine(Hurried):
                 elif op == 0x52:  # REDUCE
                     args = stack.pop()
                     function = stack[-1]
-                    if type(function) is Name and function.quiet:
+                    if type(function) is Name and function.quiet and type(args) is tuple:
                         function.called += 1
                         stack[-1] = at
                     else:
@@ -181,6 +205,9 @@ class Machine(Hurried):
                     values = stack
                     stack = marks.pop()
                     target = stack[-1]
+                    if not values and op == 0x65:
+                        self.position = at
+                        self.add_nothing(target, "[")
                     if type(target) is list:
                         if len(target) < KEPT:
                             target += values[: KEPT - len(target)]
@@ -191,7 +218,7 @@ class Machine(Hurried):
                     stack.append(["["])
                     at += 1
                 elif op == 0x7D:  # EMPTY_DICT
-                    if data[at + ahead : at + ahead + 1] in LITERALS and dictionaries(data, at):
+                    if data[at + ahead : at + ahead + 1] in LITERALS and dictionaries(data, at, edge):
                         begin, at = at, self.take_rows(rows, at, stack)
                         if at > begin:
                             continue
@@ -200,6 +227,9 @@ class Machine(Hurried):
                 elif op == 0x2E:  # STOP
                     at += 1
                     self.stopped = True
+                    if self.overrun or (edge < NO_EDGE and at != edge):
+                        self.position = at
+                        self.tear("it stops inside a frame")
                     if not stack:
                         self.flaw("stops with an empty stack")
                     return
@@ -207,7 +237,7 @@ class Machine(Hurried):
                     begin, end = bounds(data, at, self.total)
                     self.position, self.stack = at, stack
                     TABLE[op](self, begin, end)
-                    stack = self.stack
+                    stack, edge = self.stack, self.edge
                     at = end
         except struct.error:
             self.position = at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 from ..errors import FormatError
 from ..sources import Advance, File, Folder
@@ -41,9 +42,14 @@ class Memory:
     def keep(self, wanted: bool) -> None:
         """Do nothing: it was not fetched."""
 
-    def fileno(self) -> int | None:
-        """Return None: there is nothing that the kernel could copy from."""
-        return None
+    @property
+    def closed(self) -> bool:
+        """Never: it is somebody else's memory."""
+        return False
+
+    def descriptor(self) -> AbstractContextManager[None]:
+        """Lend None, since the kernel has nothing to copy from."""
+        return nullcontext()
 
     def folder(self) -> Folder:
         """Return the folder of the file."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
+from math import isinf
 
-__all__ = ["FIXED", "LENGTHS", "LINES", "MoreError", "TruncatedError", "bounds", "is_marked", "is_read"]
+__all__ = ["FIXED", "LENGTHS", "LINES", "MoreError", "TruncatedError", "bounds", "is_marked", "line_index", "spelling"]
 
 FIXED: Mapping[int, int] = {
     **dict.fromkeys(b"(012NQR)abdelostu]}\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93\x94\x97\x98.", 0),
@@ -23,20 +24,32 @@ FIXED: Mapping[int, int] = {
 
 LENGTHS: Mapping[int, struct.Struct] = {
     **dict.fromkeys(b"CU\x8a\x8c", struct.Struct("<B")),
-    **dict.fromkeys(b"T\x8b", struct.Struct("<i")),
-    **dict.fromkeys(b"BX", struct.Struct("<I")),
+    **dict.fromkeys(b"BTX", struct.Struct("<I")),
+    **dict.fromkeys(b"\x8b", struct.Struct("<i")),
     **dict.fromkeys(b"\x8d\x8e\x96", struct.Struct("<Q")),
 }
-"""The number in front of the operand that says how long it is."""
+"""The number in front of the operand that says how long it is. That of BINSTRING is negative from 2 GiB on for all but
+C's reader, which reads on."""
 
 LINES: Mapping[int, int] = {**dict.fromkeys(b"FILPSVgp", 1), **dict.fromkeys(b"ci", 2)}
 """Lines of text that the operand has."""
 
 
-_NUMBER = re.compile(rb"\s*[+-]?\d\w*\s*(?:\0.*)?|\0.*", re.DOTALL)
+_DIGITS = rb"-?(?:0|[1-9]\d*)"
+_USUAL: Mapping[int, re.Pattern[bytes]] = {
+    ord("I"): re.compile(_DIGITS + rb"|0[01]"),
+    ord("L"): re.compile(_DIGITS + rb"L?"),
+    ord("F"): re.compile(rb"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf|nan)"),
+    ord("S"): re.compile(rb"'.*'|\".*\"", re.DOTALL),
+}
+"""Lines as picklers write them, which all readers read alike."""
+
+_NUMBER = re.compile(rb"\s*[+-]?\d\w*\s*L?(?:\0.*)?|\0.*", re.DOTALL)
 _FLOAT = re.compile(rb"\s*[+-]?(?:\d|\.\d|inf|nan)[\w.+-]*\s*(?:\0.*)?", re.DOTALL | re.IGNORECASE)
 _QUOTED = re.compile(rb"\s*(?:'.*'|\".*\")\s*", re.DOTALL)
 _READ: Mapping[int, re.Pattern[bytes]] = {**dict.fromkeys(b"IL", _NUMBER), ord("F"): _FLOAT, ord("S"): _QUOTED}
+"""Lines that some reader takes: C's ignore all behind a zero byte, and take octal numbers."""
+_INDEX = re.compile(rb"0|[1-9]\d{0,7}")
 
 
 class TruncatedError(Exception):
@@ -74,13 +87,25 @@ def is_marked(head: bytes) -> bool:
     return len(head) > 1 and head[0] == 0x80 and head[1] <= 5
 
 
-def is_read(data: bytes, at: int, begin: int, end: int) -> bool:
-    """Return whether any reader could take the line of an instruction; none goes on behind one that spells no number.
+def spelling(data: bytes, at: int, begin: int, end: int) -> str:
+    """Return how readers take the line of an instruction: ``alike``, ``apart``, or, if none goes on there, ``not``."""
+    usual = _USUAL.get(data[at])
+    if usual is None:
+        return "alike"
+    if usual.fullmatch(data, begin, end - 1) is not None:
+        is_float = data[at] == 0x46
+        return (
+            "apart" if is_float and isinf(float(data[begin : end - 1])) and b"inf" not in data[begin:end] else "alike"
+        )
+    return "apart" if _READ[data[at]].fullmatch(data, begin, end - 1) is not None else "not"
 
-    C's readers are generous: all behind a zero byte is ignored.
-    """
-    spelled = _READ.get(data[at])
-    return spelled is None or spelled.fullmatch(data, begin, end - 1) is not None
+
+def line_index(line: bytes) -> tuple[int, bool]:
+    """Return the number of a memo entry as C reads it, and whether all read it so; raises ValueError for none."""
+    index = int(line.partition(b"\0")[0])
+    if index < 0:
+        raise ValueError("a memo entry has a negative number")
+    return index, _INDEX.fullmatch(line) is not None
 
 
 def _lines_end(data: bytes, begin: int, number: int, total: int) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import re
 import zlib
 from collections.abc import Callable
 from typing import Protocol
 
+from ..formats import FileSlice
 from ..sources import File
 from .findings import Fault
 from .look import Place
@@ -21,6 +23,9 @@ _MEMORY = 256 << 20
 _UNSURE = ("zlib", "lzma")
 """What begins with no mark: numbers that its header could be. Other data can begin so too."""
 _SMALLEST_WINDOW, _LONGEST_LZMA = 4096, 1 << 38
+_JOBLIB = re.compile(rb"ZF\s*(?:0[xX])?[0-9a-fA-F]+[ L]*")
+_JOBLIB_HEADER = 21
+"""The mark and the length in hexadecimal that joblib wrote before 0.10 (joblib/numpy_pickle_compat.py)."""
 _NAMED = {b"\x04\x22\x4d\x18": "lz4", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "rar"}
 
 
@@ -39,6 +44,8 @@ def packing_of(head: bytes) -> str:
         return "bzip2"
     if head.startswith(b"\xfd7zXZ\0"):
         return "xz"
+    if _JOBLIB.fullmatch(head[:_JOBLIB_HEADER]):
+        return "joblib zlib"
     named = next((name for magic, name in _NAMED.items() if head.startswith(magic)), "")
     return named or ("zlib" if _may_be_zlib(head) else "lzma" if _may_be_lzma(head) else "")
 
@@ -79,6 +86,7 @@ def look_at_packed(place: Place, packing: str) -> None:
 _MAKERS: dict[str, Callable[[], _Unpacker]] = {
     "gzip": lambda: _Zlib(31),
     "zlib": lambda: _Zlib(15),
+    "joblib zlib": lambda: _Zlib(15),
     "bzip2": lambda: bz2.BZ2Decompressor(),
     "xz": lambda: lzma.LZMADecompressor(memlimit=_MEMORY),
     "lzma": lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_MEMORY),
@@ -110,6 +118,11 @@ class _Zlib:
 def _unpacked(place: Place, packing: str) -> tuple[bytes, str]:
     """Return what was unpacked, and what was wrong with it; several streams may follow each other."""
     file, budget, parts = place.file, place.look.budget, bytearray()
+    if packing == "joblib zlib":
+        begin = _JOBLIB_HEADER + (
+            place.head()[_JOBLIB_HEADER : _JOBLIB_HEADER + 1] == b" "
+        )  # that of Python 2 is wider
+        file = FileSlice(file, begin, file.size - begin)
     unpacker, at, waiting, step = _MAKERS[packing](), 0, b"", _FIRST
     while True:
         if not waiting and at < file.size and getattr(unpacker, "needs_input", True):
@@ -128,7 +141,11 @@ def _unpacked(place: Place, packing: str) -> tuple[bytes, str]:
         if unpacker.eof:
             unused = getattr(unpacker, "unused_data", b"")
             at -= len(unused)
-            if packing in _UNSURE or at == file.size or (unused.startswith(b"\0") and _is_zeros(file, at)):
+            if (
+                packing in (*_UNSURE, "joblib zlib")
+                or at == file.size
+                or (unused.startswith(b"\0") and _is_zeros(file, at))
+            ):
                 return bytes(parts), ""
             budget.take("parts", 1)
             unpacker, step = _MAKERS[packing](), _FIRST  # streams of a few bytes are not cut out of a megabyte each

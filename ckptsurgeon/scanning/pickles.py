@@ -13,6 +13,7 @@ from .findings import Fault, Finding, Use, Verdict
 from .guess import imports_something
 from .look import Place
 from .machine import Machine
+from .named import Named, must_be_pickle, named
 from .operands import MoreError, is_marked
 from .state import AnewError, Names
 from .strings import text_at
@@ -38,6 +39,7 @@ class Pickles:
     number: int = 0
     end: int = 0
     fault: str = ""
+    parted: str = ""
     legacy: bool = False
     storages: set[str] = field(default_factory=set)
 
@@ -53,10 +55,12 @@ class Pickles:
         if joblib:
             fault = Fault("unreadable", "joblib keeps arrays between the instructions, and what follows is not decoded")
         behind = place.file.size - self.end
-        notes = (f"{count(behind, 'byte')} behind the last pickle",) if behind and not fault and not self.legacy else ()
+        said = f"{count(behind, 'byte')} behind the last pickle" if behind and not fault and not self.legacy else ""
+        notes = tuple(note for note in (said, self.parted) if note)
         form = "torch legacy" if self.legacy else "joblib" if joblib else "pickle"
+        verdict = max((use.verdict for use in uses), default=Verdict.PLAIN)
         return Finding(
-            place.look.path, place.within, form, max((use.verdict for use in uses), default=Verdict.PLAIN), fault, uses,
+            place.look.path, place.within, form, Verdict.CODE if self.parted else verdict, fault, uses,
             pickles=self.number, notes=notes,
         )  # fmt: skip
 
@@ -64,20 +68,24 @@ class Pickles:
 def look_at_pickles(place: Place, start: int = 0, *, sure: bool = True) -> Pickles | None:
     """Decode the pickles from ``start``, and look at those inside them; returns None where there is none.
 
-    Where it is not ``sure`` that there should be one, numbers that begin as a pickle does are none.
+    Where it is not ``sure`` that there should be one, numbers that begin as a pickle does are none. What is a pickle
+    or nothing by its name, and is none, is corrupt.
     """
-    found = Pickles(end=start)
+    found, said, why = Pickles(end=start), named(place.path), "it is empty"
     while found.end < place.file.size and not (found.legacy and found.number == _LEGACY_PICKLES):
         machine = _decoded(place.file, found.end, place.look.budget)
-        if not _believed(machine, found, sure=sure):
+        if not _believed(machine, found, said, sure=sure):
+            why = machine.fault or "it is no pickle"
             break
         _take(place, machine, found)
         if found.fault:
             break
-    if not found.number:
-        return None
-    place.look.add(found.finding(place))
-    return found
+    if found.number:
+        place.look.add(found.finding(place))
+        return found
+    if must_be_pickle(place.name):
+        place.add("pickle", fault=Fault("corrupt", why))
+    return None
 
 
 def _decoded(file: File, at: int, budget: Budget) -> Machine:
@@ -101,14 +109,16 @@ def _decoded(file: File, at: int, budget: Budget) -> Machine:
             size *= _MORE
 
 
-def _believed(machine: Machine, found: Pickles, *, sure: bool) -> bool:
+def _believed(machine: Machine, found: Pickles, said: Named, *, sure: bool) -> bool:
     """Return whether what was decoded is a pickle, and not other data that could be read as one."""
-    if is_marked(machine.data):
-        return sure or bool(machine.nested) or (machine.stopped and not machine.fault) or imports_something(machine)
+    marked = is_marked(machine.data)
+    if machine.torn or imports_something(machine, marked=marked, said=said):
+        return True
+    if machine.parted and machine.stopped and said is Named.PICKLE:
+        return True
     if not machine.stopped or machine.fault:
-        return imports_something(machine)
-    whole = machine.position == machine.total
-    return imports_something(machine) or (found.number > 0) or whole
+        return marked and (sure or bool(machine.nested))
+    return marked or found.number > 0 or machine.position == machine.total
 
 
 def _take(place: Place, machine: Machine, found: Pickles) -> None:
@@ -121,6 +131,7 @@ def _take(place: Place, machine: Machine, found: Pickles) -> None:
     found.number += 1
     found.end += min(machine.position, machine.total)
     found.fault = machine.fault
+    found.parted = found.parted or machine.parted
     found.storages.update(_short_text(data, at) for at in machine.storages)
     for at, raw in machine.nested:
         place.unpacked(raw, f"bytes at {machine.origin + at}").judge()

@@ -14,8 +14,8 @@ __all__ = ["LITERAL", "LITERALS", "PUT", "Rows", "rows_of"]
 LITERAL = rb"(?:K.|M..|J....|G.{8}|[N\x88\x89])"
 LITERALS = frozenset(bytes([op]) for op in b"KMJGN\x88\x89")
 """How one begins."""
-PUT = rb"r.(?!\0\0\0)..."
-"""LONG_BINPUT at 256 or more."""
+PUT = rb"r.(?!\0\0\0)..\0"
+"""LONG_BINPUT at 256 or more, and below 2**24."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,13 @@ class Rows:
             nbytes == 1, nbytes,
         )  # fmt: skip
 
-    def taken(self, data: bytes, at: int) -> tuple[int, int, set[bytes]]:
-        """Return how many rows begin at ``at``, where they end, and the memo's numbers that they fetch keys from."""
+    def taken(self, data: bytes, at: int, edge: int) -> tuple[int, int, set[bytes]]:
+        """Return how many rows begin at ``at``, where they end, and the memo's numbers that they fetch keys from.
+
+        None reaches beyond ``edge``.
+        """
         many, one = (self.dictionaries, self.dictionary) if data[at : at + 1] == b"}" else (self.tuples, self.tuple_)
-        found = many.match(data, at)
+        found = many.match(data, at, edge)
         if found is None:
             return 0, at, set()
         fetched = one.findall(data, at, found.end())

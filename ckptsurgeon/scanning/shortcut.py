@@ -39,7 +39,7 @@ class Hurried(Opcodes):
         """Take the dictionaries or tuples of numbers that begin at ``at``, if they are several; returns their end."""
         if not self.hurried or (self.skipped and rows.kept):
             return at
-        number, end, fetched = rows.taken(self.data, at)
+        number, end, fetched = rows.taken(self.data, at, self.edge)
         if not number or not all(key[0] in self.memo for key in fetched):
             return at
         stands = end - rows.nbytes  # for each of them: an instruction that spells no value
@@ -57,7 +57,7 @@ class Hurried(Opcodes):
         """
         data, fetch = self.data, self.data[at - 2 : at]
         while True:
-            found = _TENSOR.match(data, at)
+            found = _TENSOR.match(data, at, self.edge)
             if found is None or not self._trusts(found):
                 stack.append(maker)
                 return at
@@ -67,7 +67,7 @@ class Hurried(Opcodes):
             stack.append(at)
             at = found.end()
             behind = self._behind_key(at)
-            if data[behind : behind + 2] != fetch:
+            if behind + 2 > self.edge or data[behind : behind + 2] != fetch:
                 return at
             stack.append(at)
             at = behind + 2

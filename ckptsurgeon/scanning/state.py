@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+
 from ..formats import limits
 from .budget import Budget
 from .findings import Verdict
+from .kinds import is_object, is_state, is_tuple
 from .known import CHECKS, KNOWN
-from .operands import TruncatedError, is_marked
+from .operands import TruncatedError, bounds, is_marked, line_index
 from .strings import text_at
 from .values import KEPT, SHOWN_CALLS, UNKNOWN, Call, Name, Value
 from .words import call_text
 
-__all__ = ["AnewError", "Names", "State"]
+__all__ = ["NO_EDGE", "AnewError", "Names", "State"]
 
 
 _COMPUTED = "<computed>"
+NO_EDGE = sys.maxsize
+"""Where a frame ends, where there is none."""
+BEYOND = "an instruction reaches beyond its frame"
 
 Names = dict[tuple[str, str], Name]
 
@@ -28,7 +34,9 @@ class State:
 
     ``storages`` are where the keys of torch's storages are that it refers to, ``nested`` the texts and byte strings
     that are pickles or archives of their own, with their offsets; ``level`` is in how many others this one
-    lies; ``origin`` is where ``data`` begins in its file. ``marked`` is what begins with its protocol.
+    lies; ``origin`` is where ``data`` begins in its file. ``marked`` is what begins with its protocol; ``edge`` is
+    where the frame ends. ``parted`` says where the readers of pickles part; ``torn`` is whether some read other
+    instructions from there on; ``overrun`` whether a frame reaches beyond the end, where only C's reader stops.
     """
 
     def __init__(
@@ -49,6 +57,10 @@ class State:
         self.marked = is_marked(data[start : start + 2])
         self.stopped = False
         self.fault = ""
+        self.edge = NO_EDGE
+        self.parted = ""
+        self.torn = False
+        self.overrun = False
         self.hurried = not level
         self.skipped = 0
         self.trusted: dict[tuple[bytes, ...], Name] = {}
@@ -58,11 +70,30 @@ class State:
         """Keep the first fault, and where it is."""
         self.fault = self.fault or f"the pickle {why} (near byte {self.origin + self.position})"
 
+    def part(self, why: str) -> None:
+        """Keep the first place at which the reader in C and that in Python could part, or ours from them."""
+        self.parted = self.parted or f"readers of pickles part: {why} (near byte {self.origin + self.position})"
+
+    def tear(self, why: str) -> None:
+        """Keep a place behind which C's reader drops what is left of its frame, so that it reads other instructions."""
+        self.part(why)
+        self.torn = True
+
+    def leave_frame(self, at: int) -> None:
+        """Go on behind a frame, in whose last instruction no reader is then."""
+        self.position = at
+        if at > self.edge:
+            self.tear(BEYOND)
+        self.edge = NO_EDGE
+
     def stop(self, why: str) -> None:
         """Keep a fault at which every reader stops. What does not begin as a pickle is other data from there on.
 
-        Raises TruncatedError for that.
+        Raises TruncatedError for that. An instruction that reaches beyond its frame is another to C's reader: its fault
+        is none there.
         """
+        if bounds(self.data, self.position, self.total)[1] > self.edge:
+            self.tear(BEYOND)
         if not self.marked:
             raise TruncatedError(why)
         self.flaw(why)
@@ -78,9 +109,12 @@ class State:
         if self.data[self.position] == 0x6A:  # LONG_BINGET
             return int.from_bytes(operand, "little")
         try:
-            return int(operand)
+            index, alike = line_index(operand[:-1])
         except ValueError:
             raise KeyError(operand) from None
+        if not alike:
+            self.part("a memo entry is numbered as no pickler does it")
+        return index
 
     def maybe_nested(self, begin: int, end: int) -> None:
         """Look at a text or byte string that may be a pickle or an archive of its own."""
@@ -98,10 +132,12 @@ class State:
 
     def lines(self, begin: int, end: int) -> tuple[str, str]:
         """Return the two lines of an operand."""
-        most = 4 * limits.SCAN_NAME_CHARACTERS
         middle = self.data.index(b"\n", begin)
-        module, name = self.data[begin : min(middle, begin + most)], self.data[middle + 1 : min(end - 1, middle + most)]
-        return module.decode("utf-8", "backslashreplace"), name.decode("utf-8", "backslashreplace")
+        return self.line(begin, middle), self.line(middle + 1, end - 1)
+
+    def line(self, begin: int, end: int) -> str:
+        """Return a line, or as much of it as a name may be long."""
+        return self.data[begin : min(end, begin + 4 * limits.SCAN_NAME_CHARACTERS)].decode("utf-8", "backslashreplace")
 
     def name(self, module: str, name: str) -> Name:
         """Count an import."""
@@ -132,6 +168,8 @@ class State:
 
     def call(self, function: Value, args: Value, at: int) -> Value:
         """Count a call, and return what stands for its result."""
+        if not is_tuple(self.data, args):
+            self.part("a call is given what is no tuple")
         base = _base(function)
         if base is None:
             if function != UNKNOWN:
@@ -165,8 +203,15 @@ class State:
         else:
             self.change(target)
 
+    def add_nothing(self, target: Value, opening: str) -> None:
+        """Add nothing to what should be a container that begins so: only Python's reader looks whether it can."""
+        if not isinstance(target, list) or target[0] != opening:
+            self.part("nothing is added to what is no such container")
+
     def build(self, target: Value, state: Value) -> None:
         """Set the state of an object, which calls its ``__setstate__`` where it has one."""
+        if not is_state(self.data, state) or not is_object(self.data, target):
+            self.part("a state is given as no pickler does it")
         self.change(target)
         base = _base(target)
         if base is not None and base.verdict == Verdict.CODE and len(base.calls) < SHOWN_CALLS:

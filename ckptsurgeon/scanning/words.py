@@ -14,7 +14,7 @@ _TEXT = 60
 """Characters of one text in it."""
 _DEEP = 6
 _ITEMS = 8
-_CLOSING = {"[": "]", "{": "}", "set(": ")"}
+_CLOSING = {"[": "]", "{": "}", "set(": ")", "frozenset(": ")"}
 _WORDS = {0x4E: "None", 0x88: "True", 0x89: "False"}
 
 

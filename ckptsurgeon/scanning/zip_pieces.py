@@ -12,6 +12,7 @@ from ..errors import FormatError
 from ..formats import FileSlice, limits, read_archive
 from ..sources import File
 from .look import Place
+from .memory import Memory
 
 __all__ = ["archives_in_turn", "pieces"]
 
@@ -55,8 +56,8 @@ def _marks(place: Place, mark: bytes) -> Iterator[int]:
         at += _STEP
 
 
-def pieces(place: Place) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the bytes of each record that has a header, unpacked as far as that goes.
+def pieces(place: Place) -> Iterator[tuple[str, File]]:
+    """Yield the name and the content of each record that has a header, unpacked as far as that goes.
 
     One that a directory names otherwise is yielded under both names.
     """
@@ -66,6 +67,8 @@ def pieces(place: Place) -> Iterator[tuple[str, bytes]]:
     for head in heads:
         after = ends[bisect_right(ends, head)]
         name, data = _piece(place, head, after, listed.get(head))
+        if data is None:
+            continue
         yield name, data
         other = listed.get(head, (name, 0, 0))[0]
         if other != name:
@@ -86,22 +89,23 @@ def _listed(place: Place) -> tuple[dict[int, tuple[str, int, int]], list[int]]:
     return found, places
 
 
-def _piece(place: Place, head: int, after: int, listed: tuple[str, int, int] | None) -> tuple[str, bytes]:
+def _piece(place: Place, head: int, after: int, listed: tuple[str, int, int] | None) -> tuple[str, File | None]:
     raw = place.file.read(head, min(_LOCAL.size + 2 * 0xFFFF, place.file.size - head))
     if len(raw) < _LOCAL.size:
-        return "?", b""
+        return "?", None
     _, _, _, method, _, _, _, stored, _, length, extra = _LOCAL.unpack_from(raw)
     name = raw[_LOCAL.size : _LOCAL.size + length].decode("utf-8", "backslashreplace")
     begin = head + _LOCAL.size + length + extra
     size = max(stored, listed[1] if listed else 0) or after - begin
-    size = max(0, min(size, place.file.size - begin, limits.PICKLE_BYTES))
+    size = max(0, min(size, place.file.size - begin))
+    if method == _DEFLATED or (listed is not None and listed[2] == _DEFLATED):
+        return name, Memory(place.file, _inflated(place, begin, min(size, limits.PICKLE_BYTES)))
+    return name, FileSlice(place.file, min(begin, place.file.size), size)
+
+
+def _inflated(place: Place, begin: int, size: int) -> bytes:
     place.look.budget.take("unpacked", size)
     data = place.file.read(begin, size) if size else b""
-    deflated = method == _DEFLATED or (listed is not None and listed[2] == _DEFLATED)
-    return name, _inflated(place, data) if deflated else data
-
-
-def _inflated(place: Place, data: bytes) -> bytes:
     most = max(limits.INFLATED_FREE, limits.INFLATED * len(data))
     try:
         plain = zlib.decompressobj(-15).decompress(data, min(most, place.look.budget.unpacked))

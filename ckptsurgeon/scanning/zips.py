@@ -44,8 +44,20 @@ def _look_at_odd(place: Place, fault: Fault) -> None:
         place.add("zip archives in turn", notes=(f"{len(several)} archives one behind the other",))
         place.judge_all(place.inside(part, f"archive {i}") for i, part in enumerate(several))
         return
+    at = len(place.look.found)
     place.add("zip archive", fault=fault)
-    place.judge_all(place.unpacked(data, name) for name, data in pieces(place))
+    names: list[str] = []
+    place.judge_all(_kept(place, names))
+    notes = program_note(names)
+    if notes:
+        place.look.amend(at, verdict=Verdict.CODE, notes=notes)
+
+
+def _kept(place: Place, names: list[str]) -> Iterator[Place]:
+    """Yield the records that can be found, and keep their names."""
+    for name, content in pieces(place):
+        names.append(name)
+        yield place.inside(content, name)
 
 
 def _look_at_archive(place: Place, archive: Archive) -> None:

@@ -14,21 +14,20 @@ from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
-from ..errors import SourceError
-from ..text import count, escape
+from ..errors import ConfigError, SourceError
+from ..text import count, escape, without_secrets
 from ..version import __version__
-from .uri import check_address, shown, without_queries
+from ._pace import LONGEST_WAIT_S, Pace, follow, timeout_s, watch
+from .uri import check_address, shown
 
 if TYPE_CHECKING:
     import httpx2
 
 __all__ = ["Address", "Patience", "address_of", "announced", "ask", "broken", "close_connections", "offset", "refusal"]
 
-CONNECT_S, SILENT_S = 15.0, 60.0
-"""How long a server may take to answer at all, and to send the next byte."""
+CONNECT_S = 15.0
+"""How long a server may take to be reached at all."""
 TRIES = 5
-LONGEST_WAIT_S = 60.0
-"""A server that asks for more patience than this is given up."""
 ENOUGH = 64 << 10
 """An attempt that brings at least so many bytes was worth it: what fails after it is counted anew."""
 REDIRECTS = 10
@@ -67,24 +66,46 @@ def address_of(url: str) -> Address:
 
 
 class Patience:
-    """How often one thing is asked for again, with longer and longer waits."""
+    """How often one thing is asked for again, with longer and longer waits, and how long without progress.
+
+    One attempt has half of the time that there is, so that a connection that is stuck is tried once more.
+    """
 
     def __init__(self, shown: str) -> None:
         self._shown = shown
         self._failed = 0
+        self._limit = timeout_s()
+        self._since = time.monotonic()
+        self._waited = 0.0
+
+    def pace(self) -> Pace:
+        """Return the time that one attempt has."""
+        import httpcore2
+
+        return Pace(self._limit / 2, httpcore2.ReadTimeout)
 
     def again(self, what: str, wait_s: float = 0.0, *, came: int = 0) -> None:
         """Wait before the next attempt, after one that brought ``came`` bytes; ``what`` is what became of it.
 
         Raises SourceError where there has been enough of them.
         """
-        self._failed = 1 if came >= ENOUGH else self._failed + 1
-        if self._failed >= TRIES or wait_s > LONGEST_WAIT_S:
+        if came >= ENOUGH:
+            self._failed, self._since, self._waited = 0, time.monotonic(), 0.0
+        self._failed += 1
+        self._waited += wait_s
+        is_late = time.monotonic() - self._since >= self._limit
+        if self._failed >= TRIES or is_late or self._waited > LONGEST_WAIT_S:
             hint = f"Tried {count(self._failed, 'time')}; try again later."
-            if wait_s > LONGEST_WAIT_S:
+            if self._waited > LONGEST_WAIT_S:
                 hint = f"The server asks to wait {wait_s:.0f} s."
-            raise SourceError(f"{escape(self._shown)} {escape(without_queries(what))}.", hint=hint)
+            elif is_late:
+                hint = f"Nothing came on in {self._limit:g} s; --timeout SECONDS waits longer."
+            raise SourceError(
+                f"{escape(self._shown)} {escape(without_secrets(what))}.", hint=hint, rule="late" * is_late
+            )
+        before = time.monotonic()
         sleep(max(wait_s, 0.25 * 2**self._failed))
+        self._since += time.monotonic() - before
 
 
 @contextmanager
@@ -97,9 +118,9 @@ def ask(address: Address, patience: Patience, **headers: str) -> Iterator[httpx2
 
     while True:
         try:
-            response = _follow(address, headers)
+            response = _follow(address, headers, patience.pace())
         except httpx2.ConnectError as error:
-            why = escape(without_queries(_why(error)))
+            why = escape(without_secrets(_why(error)))
             raise SourceError(f"{escape(address.shown)} cannot be reached: {why}.", hint="Try again later.") from None
         except broken() as error:
             patience.again(f"cannot be had: {_why(error)}")
@@ -111,6 +132,7 @@ def ask(address: Address, patience: Patience, **headers: str) -> Iterator[httpx2
     try:
         yield response
     finally:
+        follow(None)
         response.close()
 
 
@@ -156,20 +178,31 @@ def _client() -> httpx2.Client:
     return httpx2.Client(headers=agent, follow_redirects=False)
 
 
-def _follow(address: Address, headers: Mapping[str, str]) -> httpx2.Response:
-    """Return the first answer that is no redirect; what is secret goes to the address's own origin alone."""
+def _follow(address: Address, headers: Mapping[str, str], pace: Pace) -> httpx2.Response:
+    """Return the first answer that is no redirect; what is secret goes to the address's own origin alone.
+
+    Its history has the redirects before it. ``pace`` holds for all of them, and for the body.
+    """
     import httpx2
 
-    url, timeout = address.url, httpx2.Timeout(SILENT_S, connect=CONNECT_S)
+    url, timeout = address.url, httpx2.Timeout(None, connect=CONNECT_S)
+    before: list[httpx2.Response] = []
+    follow(pace)
+    pace.asked()
     for _ in range(REDIRECTS):
         own = address.secret if _origin(url) == _origin(address.url) else {}
         try:
-            request = _client().build_request("GET", url, headers={**headers, **own}, timeout=timeout)
-        except (httpx2.InvalidURL, ValueError) as error:
-            raise SourceError(f"{escape(address.shown)} is no address: {escape(str(error))}.") from None
-        response = _client().send(request, stream=True)
+            request = _client().build_request(
+                "GET", url, headers={**headers, **own}, timeout=timeout, extensions={"trace": watch}
+            )
+            response = _client().send(request, stream=True)
+        except (httpx2.InvalidURL, ValueError, OverflowError) as error:
+            raise SourceError(f"{escape(address.shown)} leads to what is no address: {escape(str(error))}.") from None
         if response.status_code not in _REDIRECTS or "Location" not in response.headers:
+            pace.answered()
+            response.history = before
             return response
+        before.append(response)
         response.close()
         url = _redirected(address, url, response.headers["Location"])
     raise SourceError(f"{escape(address.shown)} cannot be had: it is redirected without end.")
@@ -177,8 +210,13 @@ def _follow(address: Address, headers: Mapping[str, str]) -> httpx2.Response:
 
 def _redirected(address: Address, url: str, location: str) -> str:
     """Return where a redirect leads; never to another scheme than http(s), nor from https to what all can read."""
-    there = urljoin(url, location)
-    scheme = urlsplit(there).scheme.lower()
+    try:
+        there = urljoin(url, location)
+        scheme = urlsplit(there).scheme.lower()
+        if scheme in ("http", "https"):
+            check_address(there)
+    except (ValueError, ConfigError):
+        raise SourceError(f"{escape(address.shown)} is redirected to what is no address.") from None
     if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):
         raise SourceError(
             f"{escape(address.shown)} is redirected to a {escape(scheme)}: address, which is not followed."
@@ -194,7 +232,7 @@ def _origin(url: str) -> tuple[str, str, int]:
 
 
 def _status(response: httpx2.Response) -> str:
-    return f"{response.status_code} {without_queries(response.reason_phrase[:80])}".strip().rstrip(".")
+    return f"{response.status_code} {without_secrets(response.reason_phrase[:80])}".strip().rstrip(".")
 
 
 def _retry_after(response: httpx2.Response) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import SourceError
 from ..text import escape, human_bytes
 from ._http import Address, Patience, announced, ask, broken, offset, refusal
+from ._hub_answers import digest_said
 from ._kept import kept_spool
 from ._spool import Spool
 from .base import Folder
@@ -23,6 +24,8 @@ __all__ = ["HttpRanges", "open_http"]
 
 _LONGEST_ETAG = 256
 """A longer one is no digest, and plans and recipes are not to carry it."""
+UNANNOUNCED = 1 << 30
+"""Bytes that are kept of a file of which nobody says how large it is: it may be without end."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -31,6 +34,7 @@ class HttpRanges:
     """The far end of a file at an address: its size, and its ETag as the first answer gave them.
 
     ``modified`` is its date where the ETag is none or a weak one. ``around`` gives the folder that it lies in.
+    ``digest`` is what a hub says of its bytes.
     """
 
     address: Address
@@ -39,6 +43,7 @@ class HttpRanges:
     etag: str
     modified: str
     around: Callable[[], Folder]
+    digest: str = ""
 
     @property
     def uri(self) -> str:
@@ -106,10 +111,13 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
             code, headers = response.status_code, response.headers
             etag = headers.get("ETag", "")
             modified = "" if _is_strong(etag) else headers.get("Last-Modified", "")
+            digest = digest_said((*response.history, response)[0].headers) if address.commit else ""
             if code == 416 and headers.get("Content-Range") == "bytes */0":
                 return RemoteFile(HttpRanges(address, name, 0, etag, modified, around))
             if code == 206:
-                return _ranged(HttpRanges(address, name, _size(address, response), etag, modified, around), response)
+                return _ranged(
+                    HttpRanges(address, name, _size(address, response), etag, modified, around, digest), response
+                )
             if code != 200:
                 raise refusal(address, response)
             _check_plain(address, response)
@@ -124,7 +132,7 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
                 spool.close()
                 raise
             note = f"the server of {escape(address.shown)} gives no ranges: all {human_bytes(size)} of it were fetched"
-            return RemoteFile(HttpRanges(address, name, size, etag, modified, around), spool, (note,))
+            return RemoteFile(HttpRanges(address, name, size, etag, modified, around, digest), spool, (note,))
 
 
 def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
@@ -152,6 +160,12 @@ def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
     spool.check_room(size or 0)
     at = 0
     for data in response.iter_raw():
+        if size is None and at + len(data) > UNANNOUNCED:
+            raise SourceError(
+                f"{escape(address.shown)} gives no ranges and does not say how large it is: "
+                f"{human_bytes(at)} of it came.",
+                hint="ckpt fetch brings all of it, as far as there is room.",
+            )
         spool.write(at, data)
         at += len(data)
     if size not in (None, at):

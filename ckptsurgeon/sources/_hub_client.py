@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, SourceError
-from ..text import escape
-from .uri import without_queries
+from ..text import escape, without_secrets
+from ._hub_answers import checked_answers, is_commit
 
 __all__ = [
     "HubQuery",
     "asking",
     "commit_of_revision",
+    "digest_listed",
     "fetched_revision",
-    "is_commit",
     "is_offline",
     "no_file",
     "not_here",
 ]
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -49,11 +46,6 @@ class HubQuery:
     def at(self) -> str:
         """The same with its revision."""
         return f"{self.shown} at {escape(self.revision)}" if self.revision else self.shown
-
-
-def is_commit(revision: str) -> bool:
-    """Whether a revision is a commit, and so the same for ever."""
-    return _COMMIT.fullmatch(revision) is not None
 
 
 def is_offline(query: HubQuery | None = None) -> bool:
@@ -91,6 +83,18 @@ def fetched_revision(query: HubQuery, cache: str | None = None) -> str:
         return _checked(found.resolved)
 
 
+def digest_listed(query: HubQuery) -> str:
+    """Return the digest that the hub's listing gives a file: SHA-256 or git's SHA-1, '' where nobody says it."""
+    with suppress(CheckpointError), asking(query):
+        from huggingface_hub import HfApi
+
+        found = HfApi(token=query.token).get_paths_info(query.repository, [query.file], revision=query.revision or None)
+        for one in found:
+            lfs = getattr(one, "lfs", None)
+            return str(lfs.sha256 if lfs is not None else one.blob_id) if one.path == query.file else ""  # type: ignore[union-attr]
+    return ""
+
+
 def _checked(commit: str | None) -> str:
     if commit is None or not is_commit(commit):
         raise ValueError(f"{commit!r} is no commit")
@@ -101,7 +105,8 @@ def _checked(commit: str | None) -> str:
 def asking(query: HubQuery) -> Iterator[None]:
     """Let whatever the client raises be an error of ours: it has some thirty, and passes on those of what it uses."""
     try:
-        with _patience():
+        commit = query.revision if is_commit(query.revision) else ""
+        with checked_answers(commit, lambda name: digest_listed(replace(query, file=name))), _patience():
             yield
     except CheckpointError:
         raise
@@ -143,7 +148,7 @@ def _failed(query: HubQuery, error: Exception) -> CheckpointError:
     for kind, saying in say:
         if isinstance(error, kind):
             return saying(query)
-    why = without_queries(str(error).strip() or type(error).__name__)
+    why = without_secrets(str(error).strip() or type(error).__name__)
     what = f"{escape(query.file)} of the {query.at}" if query.file else f"the {query.at}"
     return SourceError(f"{what} cannot be had: {escape(why, 400)}")
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 
 from ..errors import SourceError
 from ..text import escape, human_bytes
 from ._intervals import Intervals, Range
+from ._room import Room, room
 
-__all__ = ["Spool"]
+__all__ = ["Spool", "digest_of"]
+
+CHUNK = 1 << 20
 
 
 class Spool:
@@ -25,6 +29,7 @@ class Spool:
     def __init__(self, uri: str, fd: int = -1) -> None:
         self._uri = uri
         self._fd = fd if fd >= 0 else _unnamed()
+        self._room = Room(lambda: os.fstatvfs(self._fd))
         self._held = Intervals()
         self._lock = threading.Lock()
 
@@ -44,9 +49,8 @@ class Spool:
 
     def check_room(self, nbytes: int) -> None:
         """Raise SourceError where this machine plainly has no room for so many bytes."""
-        found = os.fstatvfs(self._fd)
-        free = found.f_bavail * found.f_frsize
-        if found.f_blocks and nbytes > free:
+        free = room(os.fstatvfs(self._fd))
+        if free is not None and nbytes > free:
             raise SourceError(
                 f"{escape(self._uri)} has {human_bytes(nbytes)}, and {human_bytes(free)} are free here.", hint=self.hint
             )
@@ -54,6 +58,10 @@ class Spool:
     def write(self, offset: int, data: bytes) -> None:
         """Put bytes in their place; raises SourceError where this machine has no room for them."""
         view, at = memoryview(data), offset
+        if not self._room.take(len(data)):
+            raise SourceError(
+                f"{escape(self._uri)} cannot be kept on this machine: there is hardly any space left.", hint=self.hint
+            )
         try:
             while view:
                 done = os.pwrite(self._fd, view, at)
@@ -84,6 +92,19 @@ class Spool:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def digest_of(spool: Spool, size: int, like: str) -> str:
+    """Return the digest of what has come whole: SHA-256, or git's SHA-1 where the one it is ``like`` is that."""
+    sha256 = hashlib.sha256()
+    git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    found = sha256 if len(like) == 64 else git
+    view = memoryview(bytearray(min(size, CHUNK)))
+    for offset in range(0, size, CHUNK):
+        part = view[: min(CHUNK, size - offset)]
+        spool.readinto(offset, part)
+        found.update(part)
+    return found.hexdigest()
 
 
 def _unnamed() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 __all__ = ["Advance", "File", "Folder", "Source"]
@@ -46,8 +47,13 @@ class File(Protocol):
         """Say that what is fetched is to outlast this process, or, at the end of a run that went well, no longer."""
         ...
 
-    def fileno(self) -> int | None:
-        """Return a descriptor the kernel can copy from, None when there is none, -1 when the file is closed."""
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        ...
+
+    def descriptor(self) -> AbstractContextManager[int | None]:
+        """Lend a descriptor that the kernel can copy from, None where there is none; raises SourceError."""
         ...
 
     def folder(self) -> Folder:
@@ -76,6 +82,10 @@ class Folder(Protocol):
 
     def file(self, name: str) -> File:
         """Open one file of the folder by its plain relative name."""
+        ...
+
+    def inside(self, name: str) -> Folder:
+        """Return a folder of the folder by its plain relative name; whether it is there, its listing says."""
         ...
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, SourceError
-from ..text import escape
+from ..text import escape, without_secrets
 from ._names import check_name
 from .base import Folder, Source
 from .remote import RemoteFile
-from .uri import scheme_of, shown, without_queries
+from .uri import scheme_of, shown
 
 __all__ = ["SOURCE", "FsspecFolder", "driver_errors", "file_system"]
 
@@ -26,6 +26,7 @@ class _Ranges:
     uri: str
     size: int
     validator: str = ""
+    digest: str = ""
 
     @property
     def name(self) -> str:
@@ -65,6 +66,11 @@ class FsspecFolder:
         """Open one file of the folder; raises FormatError when ``name`` points out of it."""
         check_name(self.uri, name)
         return _file(self._fs, f"{self._path}/{name}", f"{self.uri.rstrip('/')}/{name}")
+
+    def inside(self, name: str) -> FsspecFolder:
+        """Return a folder of the folder; raises FormatError when ``name`` points out of it."""
+        check_name(self.uri, name)
+        return FsspecFolder(self._fs, f"{self._path}/{name}", f"{self.uri.rstrip('/')}/{name}")
 
     def _listed(self, kind: str) -> list[str]:
         with driver_errors(self.uri):
@@ -128,7 +134,7 @@ def driver_errors(uri: str) -> Iterator[None]:
 
 
 def _why(error: Exception) -> str:
-    return escape(without_queries(f"{type(error).__name__}: {error}").rstrip(": ."), 300)
+    return escape(without_secrets(f"{type(error).__name__}: {error}").rstrip(": ."), 300)
 
 
 SOURCE = _Fsspec()

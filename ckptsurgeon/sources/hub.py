@@ -43,6 +43,11 @@ class HubFolder:
         check_name(self.uri, name)
         return _open_file(self._repository, f"{self._path}/{name}" if self._path else name)
 
+    def inside(self, name: str) -> HubFolder:
+        """Return a folder of the folder; raises FormatError when ``name`` points out of it."""
+        check_name(self.uri, name)
+        return HubFolder(self._repository, f"{self._path}/{name}" if self._path else name)
+
     def _listed(self) -> Listed:
         if self._found is None:
             self._found = listed(self._repository, self._path)

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import NoReturn
 
 from ..errors import SourceError
+from ..files import IrregularError, open_regular
+from ..neighbours import did_you_mean
 from ..text import escape
+from ._descriptors import Descriptor
 from ._names import check_name
-from .base import Advance, Source
+from .base import Advance, Folder, Source
 
-__all__ = ["SOURCE", "LocalFile", "LocalFolder", "broken_links", "link_of"]
-
-_KINDS = {
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFCHR: "a character device",
-    stat.S_IFBLK: "a block device",
-    stat.S_IFSOCK: "a socket",
-}
-
+__all__ = ["SOURCE", "LocalFile", "LocalFolder", "broken_links", "contents", "link_of"]
 
 INDEX = ".index"
 """TensorFlow's name for a checkpoint is no file: it is what its files begin with, this one and those of its data."""
 
 
 class LocalFile:
-    """A regular file, held open so that what was planned is what is read."""
+    """A regular file, held open so that what was planned is what is read.
+
+    Where too many are open it is closed in between, and taken again only if it is what it was.
+    """
 
     remote = False
     validator = ""
@@ -36,15 +35,22 @@ class LocalFile:
         self.path = path
         self.uri = uri or path
         self.name = os.path.basename(path)
-        self._fd = _open_regular(path, self.uri)
-        found = os.fstat(self._fd)
+        place = os.path.abspath(path)
+        self._descriptor = Descriptor(partial(_open_regular, path, self.uri))
+        with self._descriptor.used() as fd:
+            found = os.fstat(fd)
+        self._descriptor.again = partial(_open_again, place, self.uri, _identity(found))
         self.size = found.st_size
         self.mtime_ns: int | None = found.st_mtime_ns
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError when the file ends before."""
         try:
-            data = os.pread(self._fd, nbytes, offset)
+            fd = self._descriptor.take()
+            try:
+                data = os.pread(fd, nbytes, offset)
+            finally:
+                self._descriptor.give_back()
         except OSError as error:
             raise self._failed(error) from error
         if len(data) == nbytes:
@@ -57,11 +63,15 @@ class LocalFile:
         """Fill ``view`` from ``offset``; raises SourceError when the file ends before."""
         done = 0
         try:
-            while done < len(view):
-                got = os.preadv(self._fd, [view[done:]], offset + done)
-                if got == 0:
-                    raise SourceError(f"{escape(self.uri)} ended at byte {offset + done} while it was read.")
-                done += got
+            fd = self._descriptor.take()
+            try:
+                while done < len(view):
+                    got = os.preadv(fd, [view[done:]], offset + done)
+                    if got == 0:
+                        raise SourceError(f"{escape(self.uri)} ended at byte {offset + done} while it was read.")
+                    done += got
+            finally:
+                self._descriptor.give_back()
         except OSError as error:
             raise self._failed(error) from error
 
@@ -71,19 +81,30 @@ class LocalFile:
     def keep(self, wanted: bool) -> None:
         """Do nothing: it is here, and stays."""
 
-    def fileno(self) -> int | None:
-        """Return the descriptor."""
-        return self._fd
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._descriptor.closed
+
+    @contextmanager
+    def descriptor(self) -> Iterator[int | None]:
+        """Lend the descriptor; raises SourceError."""
+        try:
+            fd = self._descriptor.take()
+        except OSError as error:
+            raise self._failed(error) from error
+        try:
+            yield fd
+        finally:
+            self._descriptor.give_back()
 
     def folder(self) -> LocalFolder:
         """Return the folder the file lies in."""
         return LocalFolder(os.path.dirname(self.path) or ".")
 
     def close(self) -> None:
-        """Close the descriptor, once."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Close it for good."""
+        self._descriptor.close()
 
     def __copy__(self) -> LocalFile:
         """Return the file itself: a second owner of one descriptor would close it under the first."""
@@ -100,8 +121,8 @@ class LocalFile:
         return SourceError(f"{escape(self.uri)} cannot be read: {error.strerror or error}.")
 
     def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            os.close(self._fd)
+        if hasattr(self, "_descriptor"):
+            self._descriptor.close()
 
 
 class LocalFolder:
@@ -133,6 +154,11 @@ class LocalFolder:
         check_name(self.uri, name)
         return LocalFile(os.path.join(self.path, name), os.path.join(self.uri, name))
 
+    def inside(self, name: str) -> LocalFolder:
+        """Return a folder of the folder; raises FormatError when ``name`` points out of it."""
+        check_name(self.uri, name)
+        return LocalFolder(os.path.join(self.path, name), os.path.join(self.uri, name))
+
 
 class _Local:
     schemes = ("", "file")
@@ -143,6 +169,8 @@ class _Local:
             return LocalFolder(path, uri)
         if not os.path.lexists(path) and os.path.isfile(path + INDEX):
             return LocalFile(path + INDEX, uri + INDEX)
+        if not os.path.lexists(path):
+            raise SourceError(f"{escape(uri)} does not exist.", hint=did_you_mean(path))
         return LocalFile(path, uri)
 
 
@@ -159,6 +187,13 @@ def link_of(source: Source) -> str:
 def broken_links(source: Source) -> list[str]:
     """Return the names of the links in a folder whose targets do not exist, sorted, which ``names`` leaves out."""
     return source.listed(_is_broken) if isinstance(source, LocalFolder) else []
+
+
+def contents(source: Folder) -> list[str]:
+    """Return the names of all that is in a folder, whatever it is, sorted; those of folders end in a slash."""
+    folders = set(source.folders())
+    names = source.listed(lambda entry: True) if isinstance(source, LocalFolder) else [*source.names(), *folders]
+    return sorted(f"{name}/" if name in folders else name for name in names)
 
 
 def _is_broken(entry: os.DirEntry[str]) -> bool:
@@ -180,33 +215,31 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _open_regular(path: str, uri: str) -> int:
-    """Open a regular file; anything else is refused before it can block or act on being opened."""
     try:
-        _must_be_regular(os.stat(path), uri)
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
-        why = _absent(path) if isinstance(error, FileNotFoundError) else f"cannot be opened: {error}"
-        if isinstance(error, OSError) and error.strerror and not isinstance(error, FileNotFoundError):
-            why = f"cannot be opened: {error.strerror}"
+        return open_regular(path)
+    except IrregularError as error:
+        raise SourceError(f"{escape(uri)} is {error.kind}; only regular files are read.") from error
+    except OSError as error:
+        why = _absent(path) if isinstance(error, FileNotFoundError) else f"cannot be opened: {error.strerror}"
         raise SourceError(f"{escape(uri)} {why}.") from error
-    try:
-        _must_be_regular(os.fstat(fd), uri)
-    except SourceError:
+
+
+def _open_again(path: str, uri: str, identity: tuple[int, ...]) -> int:
+    fd = _open_regular(path, uri)
+    if _identity(os.fstat(fd)) != identity:
         os.close(fd)
-        raise
+        raise SourceError(f"{escape(uri)} has changed since it was opened.")
     return fd
+
+
+def _identity(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _absent(path: str) -> str:
     if os.path.islink(path):
         return f"is a link to {escape(os.readlink(path))}, which does not exist"
     return "does not exist"
-
-
-def _must_be_regular(found: os.stat_result, uri: str) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
-        raise SourceError(f"{escape(uri)} is {kind}; only regular files are read.")
 
 
 SOURCE = _Local()

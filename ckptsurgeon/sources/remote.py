@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NoReturn, Protocol
 
 from ..errors import SourceError
 from ..text import escape
 from ._intervals import Range, cut, joined
 from ._parallel import each
-from ._spool import Spool
+from ._spool import Spool, digest_of
 from .base import Advance, Folder, Source
 
 __all__ = ["Ranges", "RemoteFile", "notes_of"]
@@ -29,7 +29,7 @@ class Ranges(Protocol):
     """The far end of a file: what a kind of address must offer.
 
     ``uri`` has no credentials in it. ``validator`` tells this content from any other (a commit, a strong ETag); it is
-    empty where nothing does.
+    empty where nothing does. ``digest`` is what a hub says of the bytes: SHA-256, or git's SHA-1; '' where none does.
     """
 
     @property
@@ -50,6 +50,11 @@ class Ranges(Protocol):
     @property
     def validator(self) -> str:
         """What no other content has."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """What all its bytes are held against once they are here."""
         ...
 
     def stream(self, offset: int, nbytes: int) -> Iterator[bytes]:
@@ -74,6 +79,9 @@ class RemoteFile:
         self._wire = wire
         self._spool = spool or Spool(wire.uri)
         self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._late: SourceError | None = None
+        self._digest = wire.digest
+        self._check_whole()
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError when the file ends before."""
@@ -91,16 +99,27 @@ class RemoteFile:
         """Fetch (begin, end) ranges in few requests, several at a time; ``advance`` is told the bytes that came."""
         with self._lock, self._wanted():
             missing = [part for begin, end in ranges for part in self._spool.missing(begin, end)]
-            self._fetch(cut(joined(missing, GAP), REQUEST), advance)
+            if missing and self._late is not None:  # it was waited for long enough
+                raise self._late
+            try:
+                self._fetch(cut(joined(missing, GAP), REQUEST), advance)
+            except SourceError as error:
+                self._late = error if error.rule == "late" else None
+                raise
+            self._check_whole()
 
     def keep(self, wanted: bool) -> None:
         """Say whether a run needs what was fetched, so that it outlasts one that fails."""
         self._spool.is_wanted = wanted
 
-    def fileno(self) -> int | None:
-        """Return the descriptor of the local copy, None while it has holes that would be copied as zeros."""
-        fd = self._spool.fileno()
-        return None if fd >= 0 and self._spool.missing(0, self.size) else fd
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._spool.fileno() < 0
+
+    def descriptor(self) -> AbstractContextManager[int | None]:
+        """Lend the descriptor of the local copy, None while it has holes that would be copied as zeros."""
+        return nullcontext(None if self.closed or self._spool.missing(0, self.size) else self._spool.fileno())
 
     def folder(self) -> Folder:
         """Return the folder the file lies in."""
@@ -128,12 +147,22 @@ class RemoteFile:
 
     def _ensure(self, offset: int, nbytes: int) -> None:
         """Fetch what a read wants and has not come yet, in whole blocks."""
-        if self._spool.fileno() < 0:
+        if self.closed:
             raise SourceError(f"{escape(self.uri)} is closed.")
         if offset < 0 or offset + nbytes > self.size:
             raise SourceError(f"{escape(self.uri)} ended at byte {self.size} while it was read.")
         if self._spool.missing(offset, offset + nbytes):
             self.need([(offset - offset % BLOCK, min(self.size, -(-(offset + nbytes) // BLOCK) * BLOCK))])
+
+    def _check_whole(self) -> None:
+        """Hold a file that has come whole against the digest that was said, once; raises SourceError."""
+        if not self._digest or not self.size or self._spool.missing(0, self.size):
+            return
+        said, self._digest = self._digest, ""
+        if digest_of(self._spool, self.size, said) != said:
+            self._spool.is_wanted = False  # so that it is not kept for the next run
+            self._spool.close()
+            raise SourceError(f"{escape(self.uri)} is not what the hub has: its digest differs.", hint="Try again.")
 
     @contextmanager
     def _wanted(self) -> Iterator[None]:

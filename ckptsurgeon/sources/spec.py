@@ -8,7 +8,7 @@ without a word is said.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import ConfigError
 from .uri import scheme_of
@@ -20,7 +20,8 @@ __all__ = ["SourceSpec", "parse_spec"]
 class SourceSpec:
     """One source as asked for.
 
-    Only keys under ``src`` are taken, and put under ``dst``; keys that start with one of ``exclude`` are not.
+    Only keys under ``src`` are taken, and put under ``dst``; keys that start with one of ``exclude`` are not. ``given``
+    is the checkpoint itself, where it is no path: one that is open, or tensors in memory.
     """
 
     uri: str
@@ -28,6 +29,7 @@ class SourceSpec:
     dst: str = ""
     exclude: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    given: object = field(default=None, repr=False, compare=False)
 
 
 def parse_spec(text: str) -> SourceSpec:
@@ -62,10 +64,11 @@ def parse_spec(text: str) -> SourceSpec:
 def _split(text: str) -> tuple[str, list[str]]:
     """Cut the fields off a spec: behind the longest beginning that exists, else behind the first colon.
 
-    A colon in the host of an address is that of a port or a password (RFC 3986, 3.2).
+    A colon in the host of an address is that of a port or a password (RFC 3986, 3.2); of a chain, the last address
+    has the fields behind it.
     """
     scheme = scheme_of(text)
-    start = text.find("/", len(scheme) + 3) % (len(text) + 1) if scheme else 0
+    start = text.find("/", text.rfind("://") + 3) % (len(text) + 1) if scheme else 0
     colons = [i for i in range(start, len(text)) if text[i] == ":"]
     if not colons or (not scheme and os.path.exists(text)):
         return text, []

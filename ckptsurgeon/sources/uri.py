@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import re
 from typing import Protocol, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from ..errors import ConfigError
 from ..registry import discover
-from ..text import escape
+from ..text import escape, without_secrets
 from .base import Source
 
-__all__ = ["check_address", "open_source", "scheme_of", "shown", "without_queries"]
+__all__ = ["check_address", "open_source", "scheme_of", "shown"]
 
-WEB = ("http", "https")
-_QUERY = re.compile(r"(?<=\S)\?[^\s'\">]+")
-_USER = re.compile(r"(?<=://)[^\s/'\"<>]*@")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|([A-Za-z][A-Za-z0-9+-]+)::(?=[^/]*://)")
+"""The second is that of a chain as fsspec writes it: ``simplecache::s3://…``."""
 
 
 class _Opener(Protocol):
@@ -29,19 +27,12 @@ class _Opener(Protocol):
 def scheme_of(uri: str) -> str:
     """Return the scheme of a URI, empty for a path."""
     found = _SCHEME.match(uri)
-    return found.group(1).lower() if found else ""
+    return (found[1] or found[2]).lower() if found else ""
 
 
 def shown(uri: str) -> str:
-    """Return a URI as messages and records have it; an address without its credentials, query and fragment."""
-    if not scheme_of(uri):
-        return uri
-    try:
-        parts = urlsplit(uri)
-    except ValueError:  # what is no address may still hold a password
-        return f"{scheme_of(uri)}://…"
-    fragment = "" if parts.scheme in WEB else parts.fragment  # a store's names may have a # in them
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", fragment))
+    """Return a URI as messages and records have it: an address without its credentials, query and fragment."""
+    return without_secrets(uri).replace("?…", "") if scheme_of(uri) else uri
 
 
 def check_address(uri: str) -> None:
@@ -50,15 +41,10 @@ def check_address(uri: str) -> None:
         parts = urlsplit(uri)
         host = parts.hostname
         _ = parts.port
-    except ValueError as error:
-        raise ConfigError(f"{escape(shown(uri))} is no address: {escape(str(error))}.") from None
+    except ValueError:  # whose words may have a part of a password that holds a slash
+        raise ConfigError(f"{escape(shown(uri))} is no address: its host or port is none.") from None
     if not host:
         raise ConfigError(f"{escape(shown(uri))} names no host.", hint="Write https://host/path.")
-
-
-def without_queries(text: str) -> str:
-    """Return a text without the credentials and queries of addresses in it: those of a content network are signed."""
-    return _USER.sub("", _QUERY.sub("?…", text))
 
 
 def open_source(uri: str | os.PathLike[str]) -> Source:

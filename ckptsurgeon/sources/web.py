@@ -38,6 +38,12 @@ class WebFolder:
         parts = urlsplit(self._url)
         return _open(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}")))
 
+    def inside(self, name: str) -> WebFolder:
+        """Return what lies in a folder beside it; raises FormatError when ``name`` points elsewhere."""
+        check_name(self.uri, name)
+        parts = urlsplit(self._url)
+        return WebFolder(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}")))
+
 
 class _Web:
     schemes = ("http", "https")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 
-__all__ = ["DTYPES", "DType", "dtype_named"]
+__all__ = ["DTYPES", "SATURATED", "DType", "dtype_named"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +71,7 @@ def dtype_named(text: str) -> str:
     if name not in DTYPES:
         raise ConfigError(f"there is no dtype {text!r}.", hint="Use one of float32, float16, bfloat16, float64, …")
     return name
+
+
+SATURATED = {"float8_e4m3fn": 464.0}
+"""Types without an infinity in which torch makes the largest number of all that would round to more than it (448)."""

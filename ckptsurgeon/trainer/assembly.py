@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from .bounds import idle
 from .compiling import uncompiled
 from .device import device_of
-from .freezing import freedoms
+from .freezing import freedoms, overlooked
 from .init import Init
 from .job import Job
 from .overrides import overridden
@@ -71,10 +71,12 @@ def job_of(
         settings = replace(settings, data=replace(settings.data, cache=None))
     where = device if isinstance(device, torch.device) else device_of(device)
     target = api.load_target(config)
-    freedoms(settings, list(target.tensors))  # a pattern that matches nothing is said before anything is done
+    keys = list(target.tensors)
+    freedoms(settings, keys)  # a pattern that matches nothing is said before anything is done
     work = load_work(settings, document, target)
     job = Job(document, settings, target, work, where, init, ranks, strategy)
-    return replace(job, work=replace(work, notes=(*work.notes, *idle(settings), *uncompiled(job))))
+    notes = (*work.notes, *overlooked(settings, keys), *idle(settings), *uncompiled(job))
+    return replace(job, work=replace(work, notes=notes))
 
 
 def with_one_batch(job: Job) -> Job:

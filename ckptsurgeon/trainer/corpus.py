@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import ConfigError
+from ..files import read_file
 from ..text import escape
 from .data.clip import Clip
 from .data.loader import Batches
@@ -27,8 +28,7 @@ def corpus_of(job: Job) -> dict[str, str]:
             found[name] = _digest(_line(clip, home) for clip in source.split.clips)
     task = task_file(job.settings.task, home)
     if task and os.path.isfile(task):
-        with open(task, "rb") as file:
-            found["task"] = hashlib.sha256(file.read()).hexdigest()
+        found["task"] = hashlib.sha256(read_file(task)).hexdigest()
     return found
 
 

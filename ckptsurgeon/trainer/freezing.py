@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..keys import KeyMatcher, KeyPattern, unmatched
+from ..keys import KeyMatcher, KeyPattern, deeper_notes, unmatched
 from .digests import digests
 from .settings import Settings
 
-__all__ = ["Freedom", "Freezing", "freedoms"]
+__all__ = ["Freedom", "Freezing", "freedoms", "overlooked"]
 
 NEVER = -1
 
@@ -39,8 +39,14 @@ def freedoms(settings: Settings, keys: Sequence[str]) -> dict[str, Freedom]:
     return {key: Freedom(thaws.get(key, 0), scales.get(key, 1.0)) for key in keys}
 
 
+def overlooked(settings: Settings, keys: Sequence[str]) -> list[str]:
+    """Return notes on patterns that match few keys, and far more deeper down."""
+    said = {"train.freeze": settings.freeze, "train.lr_scale": settings.lr_scale}
+    return deeper_notes([(f"{flag} {one}", KeyPattern(one)) for flag, texts in said.items() for one in texts], keys)
+
+
 def _matched(flag: str, text: str, keys: Sequence[str]) -> list[str]:
-    pattern = KeyPattern(text)
+    pattern = KeyPattern.given(text, f"{flag} ")
     found = KeyMatcher([pattern]).hits(keys)[0]
     if not found:
         raise unmatched(f"{flag} {text}", pattern, keys, "model")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..configs import RELATIVE_TO, Document
 from ..errors import ConfigError, FormatError
+from ..files import read_file
 from ..text import count, escape, listing
 from ..version import __version__
 from ..yamltext import dump_yaml
@@ -94,8 +95,7 @@ def edited(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
     """Return that somebody has changed what a run keeps of its configuration, which is not read again; else ''."""
     path = folder.of("config.yaml")
     try:
-        with open(path, "rb") as file:
-            found = hashlib.sha256(file.read()).hexdigest()
+        found = hashlib.sha256(read_file(path)).hexdigest()
     except OSError:
         return ""
     if found == lineage.get(KEPT, found):

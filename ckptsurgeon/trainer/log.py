@@ -14,6 +14,7 @@ import torch
 
 from ..engine.places import output_error
 from ..engine.temp import sync
+from ..files import open_file
 from .events import Events
 from .run_folder import RunFolder
 from .stepping import Stepped
@@ -21,6 +22,8 @@ from .stepping import Stepped
 __all__ = ["Log", "read_log", "rows_of"]
 
 NAME = "log.jsonl"
+LINE_BYTES = 1 << 20
+"""More than a line of a log has."""
 
 Pending = tuple[int, dict[str, float], Stepped]
 """A step that is done, its learning rates, and what it was like."""
@@ -141,8 +144,8 @@ def read_log(path: str) -> list[dict[str, Any]]:
     if not os.path.exists(path):
         return []
     rows = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
+    with open_file(path) as file:
+        while line := file.readline(LINE_BYTES):
             try:
                 rows.append(json.loads(line))
             except ValueError:

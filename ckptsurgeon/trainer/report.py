@@ -7,6 +7,7 @@ import os
 
 from ..api.types import Path
 from ..errors import ConfigError, FormatError
+from ..neighbours import did_you_mean
 from ..text import escape
 from .checks._check import Check
 from .result import Arm, Controls, Trained
@@ -30,7 +31,8 @@ def read_report(run: Path) -> Trained:
     """Return what came of the run in a folder; raises ConfigError where there is none, FormatError where it is odd."""
     folder = RunFolder(os.fspath(run))
     if not os.path.isdir(folder.path):
-        raise ConfigError(f"there is no run {escape(folder.path)}.", hint="Name its folder: ckpt train --report DIR.")
+        hint = did_you_mean(folder.path, "Name its folder: ckpt train --report DIR.")
+        raise ConfigError(f"there is no run {escape(folder.path)}.", hint=hint)
     if not os.path.exists(folder.of("result.json")):
         raise _undone(folder)
     data = folder.read_json("result.json")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..brief import Brief
 from ..notebook import InNotebooks
+from ..text import escape
 from .checks._check import FAIL, Check
 
 __all__ = ["Arm", "Controls", "Trained", "plain"]
 
 
-@dataclass(frozen=True)
-class Arm:
+@dataclass(frozen=True, repr=False)
+class Arm(Brief):
     """One way to start, trained with several seeds: its metric for each of them, frozen body or all of it."""
 
     name: str
@@ -27,8 +30,8 @@ class Arm:
         return sum(self.values) / len(self.values)
 
 
-@dataclass(frozen=True)
-class Controls:
+@dataclass(frozen=True, repr=False)
+class Controls(Brief):
     """Whether knowledge moved: the warm start against scratch and against its own weights, permuted.
 
     ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` says by which arms: "frozen" or "unfrozen". What is
@@ -45,7 +48,7 @@ class Controls:
     plateau: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trained(InNotebooks):
     """What came of ``train``.
 
@@ -82,6 +85,12 @@ class Trained(InNotebooks):
     notes: tuple[str, ...] = ()
     exit_code: int = 0
     rank: int = 0
+
+    def __repr__(self) -> str:
+        statuses = Counter(check.status for check in self.checks)
+        checks = ", ".join(f"{number} {status}" for status, number in statuses.items())
+        ended = f"{self.ended or 'checks only'}, step {self.step} of {self.steps}"
+        return f"<Trained {escape(self.config)}: {ended}; {checks}>"
 
     @property
     def ok(self) -> bool:

@@ -21,6 +21,8 @@ from ..engine.places import output_error
 from ..engine.staging import staged_file
 from ..engine.temp import remove_all_leftovers, sync_folder, temp_name
 from ..errors import ConfigError, FormatError, SourceError
+from ..files import read_file
+from ..neighbours import did_you_mean
 from ..text import escape
 from .newest import FILES, led_to, make_way, whole_steps
 from .sums import SUMS, check_sums, damaged, sums_in, sums_of
@@ -34,6 +36,8 @@ MODEL, STATE = FILES
 BEST = "best.safetensors"
 MOMENTS = "moments"
 """What as many processes wrote as have the model together, each its part."""
+JSON_BYTES = 64 << 20
+"""More than any file of a run has that is not its weights."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class RunFolder:
             what = "holds no run" if there else "does not exist"
             raise ConfigError(
                 f"there is nothing to resume: {escape(self.path)} {what}.",
-                hint="Start one without --resume, or name its folder with --run.",
+                hint=did_you_mean(self.path, "Start one without --resume, or name its folder with --run."),
             )
         step = led_to(self.path)
         if step is not None:
@@ -221,8 +225,7 @@ class RunFolder:
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the plain data in a file; raises SourceError or FormatError."""
         try:
-            with open(self.of(name), encoding="utf-8") as file:
-                data = json.load(file)
+            data = json.loads(read_file(self.of(name), JSON_BYTES))
         except OSError as error:
             raise SourceError(f"{escape(self.of(name))} cannot be read: {error.strerror}.") from error
         except ValueError as error:

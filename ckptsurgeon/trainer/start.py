@@ -9,9 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..configs import code_named, read_document
 from ..errors import ConfigError
+from ..files import read_file
 from ..text import escape, listing
+from .assembly import section_of
 from .init import Init, read_init
+from .users_file import code_in_section
 
 __all__ = ["Start", "found_start"]
 
@@ -62,9 +66,10 @@ def _the_one_init() -> str:
 
 
 def _config_of(init: Init) -> str:
-    """Return the configuration that an init's recipe names, if it is a file near it and what it was.
+    """Return the configuration that an init's recipe names, if it is a file near it, what it was, and names no code.
 
-    A recipe is data that somebody else may have written: it leads to no file outside the init's own folder.
+    A recipe is data that somebody else may have written: it leads to no file outside the init's own folder, and whoever
+    names a checkpoint has not said that the code beside it is to run.
     """
     name = escape(init.path)
     hint = "Name the configuration: ckpt train dst.yaml --init " + name
@@ -78,8 +83,7 @@ def _config_of(init: Init) -> str:
         raise ConfigError(f"the configuration of {name} lies outside its folder ({escape(path)}).", hint=hint)
     wanted = made.target.files[0]
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_file(path)
     except OSError as error:
         raise ConfigError(f"the configuration of {name} cannot be read: {escape(path)}.", hint=hint) from error
     if (len(data), hashlib.sha256(data).hexdigest()) != (wanted.size, wanted.sha256):
@@ -87,4 +91,11 @@ def _config_of(init: Init) -> str:
             f"{escape(os.path.relpath(path))} is not what it was when {name} was made.",
             hint=f"Transplant again, or say that it is meant: ckpt train {escape(os.path.relpath(path))} --init …",
         )
-    return os.path.relpath(path)
+    near = os.path.relpath(path)
+    code = code_named(near) or tuple(code_in_section(section_of(read_document(near))))
+    if code:
+        raise ConfigError(
+            f"{escape(near)} runs code ({listing(code, where='')}), and nobody but {name} has named it.",
+            hint=f"Read it; if it may run: ckpt train {escape(near)} --init {name}.", details=code,
+        )  # fmt: skip
+    return near

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from ..errors import FormatError, SourceError
+from ..files import open_file, read_file
 from ..text import escape
 
 __all__ = ["SUMS", "check_sums", "sums_of"]
@@ -26,7 +27,7 @@ def sums_in(folder: str) -> bytes:
     made = {}
     for path, _, names in os.walk(folder):
         for name in names:
-            with open(os.path.join(path, name), "rb") as file:
+            with open_file(os.path.join(path, name)) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             made[os.path.relpath(os.path.join(path, name), folder)] = digest
     return (json.dumps({"sha256": made}, indent=2) + "\n").encode()
@@ -41,7 +42,7 @@ def check_sums(folder: str, *, others: Sequence[str] = ()) -> None:
     for name, sha256 in wanted.items():
         path = os.path.join(folder, name)
         try:
-            with open(path, "rb") as file:
+            with open_file(path) as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise SourceError(f"{escape(path)} cannot be read: {error.strerror}.") from error
@@ -65,8 +66,7 @@ def _read(folder: str) -> Mapping[str, str]:
     if not os.path.exists(path):
         return {}
     try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)["sha256"]
+        found = json.loads(read_file(path))["sha256"]
         return {str(name): str(value) for name, value in found.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise FormatError(f"{escape(path)} is damaged: it holds no sums.") from error

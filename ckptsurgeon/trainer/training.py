@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ..api.types import Path
 from ..errors import ConfigError
-from ..text import escape
+from ..text import brief_repr, escape
 from .assembly import job_of, with_one_batch
 from .calling import calling
 from .checking import at, checks_before
@@ -94,7 +94,14 @@ def train(
         go = stack.enter_context(calling(ranks))
         lock = stack.enter_context(RunLock(folder.path))
         start, sets = _start(
-            lock, folder, _text(config), _text(init), resume=resume, sets=sets, writes=writes, controls=controls
+            lock,
+            folder,
+            _text("config", config),
+            _text("init", init),
+            resume=resume,
+            sets=sets,
+            writes=writes,
+            controls=controls,
         )
         job = job_of(
             start.config,
@@ -144,8 +151,14 @@ def _check_modes(check_only: bool, preprocess_only: bool, resume: bool, *, contr
         raise ConfigError(f"{alone[0]} and {more[0]} contradict each other.", hint="Leave one out.")
 
 
-def _text(path: Path | None) -> str | None:
-    return None if path is None else os.fspath(path)
+def _text(name: str, path: Path | None) -> str | None:
+    """Return a path as text; raises ConfigError for tensors in memory, which no record of a run could name."""
+    if path is None or isinstance(path, (str, os.PathLike)):
+        return None if path is None else os.fspath(path)
+    raise ConfigError(
+        f"{name} is {brief_repr(path)}, not a path.",
+        hint="Training begins from a file: write one with cs.apply(cs.convert(tensors), 'init.safetensors').",
+    )
 
 
 def _start(

@@ -6,18 +6,36 @@ import difflib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from ..configs import Document, user_code
+from ..configs import Document, targets_in, user_code
 from ..errors import CheckpointError, ConfigError
+from ..files import CodeLoader
+from ..neighbours import did_you_mean
 from ..text import escape
 
-__all__ = ["from_users_file", "named_in_file"]
+__all__ = ["code_in_section", "from_users_file", "named_in_file"]
 
 
 def named_in_file(name: str) -> tuple[str, str] | None:
     """Return file and name of ``my_file.py:name``; None where that is not its form."""
     path, _, attribute = name.rpartition(":")
     return (path, attribute) if path.endswith(".py") else None
+
+
+def code_in_section(section: Any) -> Iterator[str]:
+    """Yield what a ``train:`` section names that is the user's own code: ``my_file.py:name`` and ``_target_``."""
+    yield from targets_in(section)
+    yield from _named_in_files(section)
+
+
+def _named_in_files(node: Any) -> Iterator[str]:
+    if isinstance(node, str) and named_in_file(node):
+        yield escape(node)
+    inner = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
+    for value in inner:
+        yield from _named_in_files(value)
 
 
 def from_users_file(what: str, path: str, attribute: str, *, example: str, module: str) -> object:
@@ -27,8 +45,8 @@ def from_users_file(what: str, path: str, attribute: str, *, example: str, modul
     """
     if not os.path.isfile(path) or not path.endswith(".py"):
         why = "does not exist" if not os.path.exists(path) else "is no Python file"
-        raise ConfigError(f"{what}: {escape(path)} {why}.", hint=f"It is {example}.")
-    spec = importlib.util.spec_from_file_location(module, path)
+        raise ConfigError(f"{what}: {escape(path)} {why}.", hint=did_you_mean(path, f"It is {example}."))
+    spec = importlib.util.spec_from_file_location(module, path, loader=CodeLoader(module, path))
     assert spec is not None  # the suffix is one that Python knows
     assert spec.loader is not None
     made = importlib.util.module_from_spec(spec)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 
 from ..errors import SourceError
 from ..plan import PlanCompanion
-from ..sources import File, open_source
+from ..sources import File, leads_out, open_source
 from ..text import escape
 
-__all__ = ["companion_faults"]
+__all__ = ["companion_faults", "digest_of"]
 
 BLOCK = 1 << 20
 
@@ -24,9 +25,12 @@ def companion_faults(path: str, companions: Sequence[PlanCompanion]) -> Iterator
     with closing(source) if isinstance(source, File) else nullcontext():
         folder = source.folder() if isinstance(source, File) else source
     for one in companions:
+        if leads_out(os.path.join(folder.uri, one.name)):
+            yield f"{escape(one.name)} beside the weights is a link out of the folder, which is not followed"
+            continue
         try:
             with closing(folder.file(one.name)) as file:
-                same = file.size == one.size and _digest(file) == one.sha256
+                same = file.size == one.size and digest_of(file) == one.sha256
         except SourceError as error:
             yield f"{escape(one.name)} beside the weights cannot be read: {error.message}"
             continue
@@ -34,7 +38,8 @@ def companion_faults(path: str, companions: Sequence[PlanCompanion]) -> Iterator
             yield f"{escape(one.name)} beside the weights is not as it was written"
 
 
-def _digest(file: File) -> str:
+def digest_of(file: File) -> str:
+    """Return the SHA-256 of a file."""
     digest = hashlib.sha256()
     for begin in range(0, file.size, BLOCK):
         digest.update(file.read(begin, min(BLOCK, file.size - begin)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from ..plan import Plan, PlanSource, PlanTarget
@@ -32,7 +31,7 @@ def check_plan(check: Check, plan: Plan) -> None:
             )
         if made is None:
             check.fail(key, "is planned and was not made")
-        elif replace(made, crc32=0, implied=False) != made_of(step):
+        elif made._replace(crc32=0, implied=False) != made_of(step):
             check.fail(key, f"was made by {made.op} from {made.source_key or 'nothing'}, planned otherwise")
 
 

@@ -18,8 +18,11 @@ from .check import Check
 from .companions import companion_faults
 from .differences import first_different_byte
 from .expected import Expected
+from .other_files import other_files
 from .planned import check_plan
+from .relabelled import relabelled_notes
 from .sampling import left_out
+from .signature import signature_faults
 from .values import check_values
 
 __all__ = ["verify_output"]
@@ -31,13 +34,14 @@ def verify_output(
     *,
     plan: Plan | None = None,
     sample: int | None = None,
+    key_file: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
     """Check every byte of an output: the seal, every checksum, every copied and computed tensor, every tie.
 
     With a ``plan``, what the output says of itself must also be what was planned. Tensors whose source is gone are
     NOT COMPARED beyond their checksum; drawn ones are never drawn again. Of merged ones ``sample`` are computed again,
-    all where it is None.
+    all where it is None. With a ``key_file`` the files must be signed by it.
     """
     began = time.perf_counter()
     total = 2 * sum(info.nbytes for info in output.values())
@@ -45,6 +49,9 @@ def verify_output(
     if expected.seal and output.header.frame() != expected.seal:
         check.fail("", "the header or metadata is not as it was written")
     for fault in companion_faults(output.path, expected.said.target.companions) if expected.said is not None else ():
+        check.fail("", fault)
+    unsigned = list(signature_faults(output, key_file)) if key_file else []
+    for fault in unsigned:
         check.fail("", fault)
     _check_keys(check)
     if plan is not None:
@@ -72,6 +79,8 @@ def verify_output(
         nbytes=_nbytes(output, expected.said),
         elapsed_s=time.perf_counter() - began,
         recipe=expected.has_checksums,
+        notes=(*relabelled_notes(check, keys), *other_files(output, expected.said)),
+        signed=not unsigned if key_file else None,
     )
 
 

@@ -20,7 +20,7 @@ class _ESPnet:
         try:
             document = read_yaml(data.decode("utf-8"), name, exponents=False)
         except UnicodeDecodeError:
-            raise ConfigError(f"{name} is no configuration: it is no UTF-8.") from None
+            raise ConfigError(f"{name} is no configuration: it is not UTF-8.") from None
         tokens = document.get("token_list") if isinstance(document, dict) else document
         if isinstance(tokens, str):
             raise ConfigError(f"{name} names the token list {brief_repr(tokens, 80)}.", hint="Name that file itself.")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError
 from ..jsontext import read_json
-from ..text import escape
 from .vocabulary import MOST, Vocabulary, checked
 from .wordpiece import INSIDE, marked
 
-__all__ = ["VOCABULARY", "read_added"]
+__all__ = ["VOCABULARY", "read_added", "read_decoder"]
 
 
 class _HuggingFace:
@@ -69,16 +67,14 @@ def _in_order(name: str, numbers: dict[Any, Any]) -> Vocabulary:
     return checked(name, [tokens[i] for i in range(len(tokens))])
 
 
-def read_added(path: str, known: Collection[str]) -> list[str]:
+def read_added(name: str, data: bytes, known: Collection[str]) -> list[str]:
     """Return the tokens of an added_tokens.json that follow the ``known`` ones, by their numbers.
 
     Raises ConfigError where it is none, or leaves a number out.
     """
-    name = escape(os.path.basename(path))
     try:
-        with open(path, encoding="utf-8") as file:
-            document = read_json(file.read())
-    except (OSError, ValueError) as error:
+        document = read_json(data)
+    except ValueError as error:
         raise ConfigError(f"{name} cannot be read: {error}.") from None
     if not isinstance(document, dict) or not all(type(number) is int for number in document.values()):
         raise ConfigError(f"{name} does not map tokens to numbers.")
@@ -87,6 +83,27 @@ def read_added(path: str, known: Collection[str]) -> list[str]:
     if sorted(found) != list(expected):
         raise ConfigError(f"{name} does not go on where its vocabulary of {len(known)} tokens ends.")
     return [found[number] for number in expected]
+
+
+def read_decoder(data: bytes, known: Collection[str]) -> list[str]:
+    """Return the tokens of a tokenizer_config.json that go on where the ``known`` ones end, none if it has no such.
+
+    https://huggingface.co/docs/transformers/main_classes/tokenizer: ``added_tokens_decoder``, number to token.
+    """
+    try:
+        document = read_json(data)
+    except ValueError:  # it is what it is; what it adds is not known
+        return []
+    rows = document.get("added_tokens_decoder") if isinstance(document, dict) else None
+    found = {
+        key: row.get("content")
+        for key, row in (rows.items() if isinstance(rows, dict) else ())
+        if isinstance(row, dict)
+    }
+    more: list[str] = []
+    while isinstance(token := found.get(str(len(known) + len(more))), str) and token not in known and token not in more:
+        more.append(token)
+    return more
 
 
 VOCABULARY = _HuggingFace()

@@ -20,7 +20,7 @@ def lines_of(name: str, data: bytes) -> list[str]:
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError:
-        raise ConfigError(f"{name} is no list of tokens: it is no UTF-8.") from None
+        raise ConfigError(f"{name} is no list of tokens: it is not UTF-8.") from None
     if "\0" in text:
         raise ConfigError(f"{name} is no list of tokens: it holds zero bytes.")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -6,16 +6,19 @@ import os
 from typing import cast
 
 from ..errors import ConfigError
+from ..files import read_file
+from ..neighbours import did_you_mean
 from ..registry import discover
 from ..text import escape
 from . import plain
 from .vocabulary import Reader, Vocabulary, checked
 
-__all__ = ["BYTES", "read_vocabulary"]
+__all__ = ["BYTES", "VOCABULARY_BYTES", "read_vocabulary", "vocabulary_of"]
 
 BYTES = "bytes"
 """Stands for Coqui STT's bytes output mode: label n is the byte n + 1, and the blank comes last."""
-_LARGEST = 256 << 20
+VOCABULARY_BYTES = 256 << 20
+"""More than any vocabulary has, with the merges of its tokeniser."""
 
 
 def read_vocabulary(path: str) -> Vocabulary:
@@ -25,17 +28,19 @@ def read_vocabulary(path: str) -> Vocabulary:
     """
     if path == BYTES and not os.path.exists(path):
         return checked(BYTES, [*(f"<0x{byte:02X}>" for byte in range(1, 256)), "<blank>"])
-    name = escape(os.path.basename(path))
     try:
-        if not os.path.isfile(path) or os.path.getsize(path) > _LARGEST:
-            why = "it is too large" if os.path.isfile(path) else "it is no file"
-            raise ConfigError(f"the vocabulary {escape(path)} cannot be read: {why}.")
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_file(path, VOCABULARY_BYTES)
     except OSError as error:
-        raise ConfigError(f"the vocabulary {escape(path)} cannot be read: {error.strerror}.") from error
+        said = f"the vocabulary {escape(path)} cannot be read: {error.strerror}."
+        raise ConfigError(said, hint=did_you_mean(path)) from error
+    return vocabulary_of(os.path.basename(path), data)
+
+
+def vocabulary_of(filename: str, data: bytes) -> Vocabulary:
+    """Return the vocabulary that a file holds; raises ConfigError where it is malformed."""
+    name = escape(filename)
     kinds = cast("dict[str, Reader]", discover("ckptsurgeon.vocabulary", "VOCABULARY"))
     for reader in kinds.values():
-        if reader is not plain.VOCABULARY and reader.sniff(os.path.basename(path), data):
+        if reader is not plain.VOCABULARY and reader.sniff(filename, data):
             return reader.read(name, data)
     return plain.VOCABULARY.read(name, data)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from string import ascii_lowercase
 
 import pytest
 import torch
@@ -55,6 +56,10 @@ def files() -> Speech:
 def speech_files() -> Speech:
     """Write a checkpoint and a destination with a larger vocabulary; the picture in the README is of them too."""
     net = training_checkpoint("best.pth")
+    for name, letters in (("en", ascii_lowercase), ("ru", "абвгдеёжзийклмнопрстуфхцчшщъыьэюя")):
+        Path(f"{name}.txt").write_text(
+            "\n".join(["<blank>", "<unk>", "<space>", *letters, "'", "-", ".", "<eos>"]) + "\n"
+        )
     rows = []
     for key, value in Speech(40).state_dict().items():
         if not key.startswith("normalize"):

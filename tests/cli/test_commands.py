@@ -49,7 +49,7 @@ def test_transplant_says_what_became_of_everything(
     files: object, ckpt: Run, golden: Golden, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    done = ckpt("transplant", "best.pth", "ru.yaml", "--exclude", "decoder", "--on-mismatch", "ctc=pad")
+    done = ckpt("transplant", "best.pth", "ru.yaml", "--exclude", "decoder", "--vocab", "en.txt:ru.txt")
     assert done.code == 0
     assert max(map(len, done.out.splitlines())) <= columns
     assert not any(line != line.rstrip() for line in done.out.splitlines())
@@ -246,7 +246,7 @@ def test_the_default_output_is_named_after_its_format(
 @pytest.mark.parametrize(
     "options",
     [
-        ["--max-shard-size", "0"], ["--max-shard-size", "5 5"], ["--max-shard-size", "5PB"], ["--to", "magic"],
+        ["--max-shard-size", "0"], ["--max-shard-size", "5"], ["--max-shard-size", "5B"], ["--max-shard-size", "5 5"], ["--max-shard-size", "5PB"], ["--to", "magic"],
         ["-o", "out.xyz"], ["--max-shard-size", ""],
     ],
 )  # fmt: skip
@@ -437,7 +437,7 @@ def test_quiet_says_nothing(files: object, ckpt: Run) -> None:
         (("transplant", "best.pth", "ru.yaml", "-n", "--max-shard-size", "big"), 2, "--max-shard-size big is no size"),
         (("transplant", "best.pth", "ru.yaml", "-n", "-o", "out.onnx"), 2, "the suffix of out.onnx names no format"),
         (("transplant", "best.pth", "s3://x/ru.yaml"), 2, "-o"),
-        (("apply", "plan.json", "-o", "-"), 2, "-o - names no file"),
+        (("apply", "plan.json", "-o", "-"), 3, "the plan plan.json cannot be read"),
         (("init", "best.pth", "-o", "-"), 2, "-o - names no file"),
         (("init", "best.pth", "-o", ""), 2, "--output is empty"),
         (("verify", ""), 2, "OUT is empty"),
@@ -446,6 +446,11 @@ def test_quiet_says_nothing(files: object, ckpt: Run) -> None:
         (("transplant", "--source", "best.pth", "x", "ru.yaml"), 2, "the destination alone"),
         (("transplant", "best.pth", "ru.yaml"), 4, "shape mismatch"),
         (("transplant", "best.pth", "ru.yaml", "--exclude", "decodr"), 2, "Did you mean decoder (2 keys)?"),
+        (
+            ("rename", "best.pth", "--map", r"re:(decoder)(.*)=\1_old\2", "-o", "x.pth"),
+            2,
+            "Write re:(decoder)(.*)={1}_old{2}; ",
+        ),
         (("transplant", "best.pth", "missing.yaml"), 2, "missing.yaml cannot be read"),
         (("transplant", "best.pth", "missing.pth"), 3, "missing.pth does not exist"),
         (("transplant", "nothing.pth", "ru.yaml"), 3, "nothing.pth does not exist"),
@@ -453,7 +458,7 @@ def test_quiet_says_nothing(files: object, ckpt: Run) -> None:
         (("transplant", "best.pth", "ru.yaml", "--ignore-mismatch", "-o", "best.pth", "--force"), 5, "is an input"),
         (("apply", "nothing.json", "-o", "x.pth"), 3, "nothing.json cannot be read"),
         (("apply", "ru.yaml", "-o", "x.pth"), 2, "it names no verb"),
-        (("apply", "plan.json"), 2, "--output"),
+        (("apply", "plan.json"), 3, "the plan plan.json cannot be read"),
         (("verify", "best.pth"), 2, "carries no recipe"),
         (("verify", "nothing"), 3, "does not exist"),
         (("verify", "best.pth", "--source", "x"), 2, "is not NAME=PATH"),

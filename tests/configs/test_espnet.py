@@ -340,7 +340,7 @@ def test_a_configuration_that_freezes_nothing_gets_no_section() -> None:
         ("encodr", r"freeze_param encodr matches none of the 124 destination keys. Did you mean encoder \(88 keys\)"),
         ("encoder.encoder", "freeze_param encoder.encoder matches none"),  # dot-bounded, as in ESPnet
         ("embed", r"Did you mean \*\*.embed"),
-        ("encoder.", "Write no dot at the ends"),
+        ("encoder.", "Write freeze_param encoder: a module is named without the dot"),
     ],
 )
 def test_what_is_frozen_must_be_there(name: str, why: str) -> None:

@@ -322,12 +322,34 @@ def test_a_dtype_the_format_lacks_names_one_that_has_it() -> None:
         ("out.pth", {"to": "magic"}, "--to magic is unknown"),
         ("out", {"max_shard_size": "many"}, "is no size"),
         ("out", {"max_shard_size": "0GB"}, "is no size"),
+        ("out", {"max_shard_size": "9" * 400}, "is no size"),
+        ("out", {"max_shard_size": "5"}, "--max-shard-size 5 is 5 bytes. Write 5GB or 5MB"),
+        ("out", {"max_shard_size": "999999"}, "is 999999 bytes"),
     ],
 )
 def test_an_unknown_format_or_size_is_usage(output: str, options: dict[str, str], why: str) -> None:
     torch.save({"a": A}, "src.pth")
     with pytest.raises(cs.ConfigError, match=why):
         cs.apply(cs.transplant("src.pth", "src.pth"), output, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", ["5B", "90B", "0.09 kB"])
+@pytest.mark.parametrize("to", ["safetensors", "pth", "dcp"])
+def test_a_size_that_gives_every_tensor_a_shard_is_refused(size: str, to: str) -> None:
+    torch.save({f"w{i}": torch.ones(20) * i for i in range(56)}, "src.pth")
+    plan = cs.convert("src.pth")
+    with pytest.raises(cs.ConfigError, match=f"--max-shard-size {size} makes 56 shards, one for each tensor"):
+        cs.apply(plan, "out", to=to, max_shard_size=size)
+    assert not Path("out").exists()
+
+
+def test_a_small_size_that_tensors_share_and_a_large_one_that_none_share_are_taken() -> None:
+    torch.save({f"w{i}": torch.ones(20) * i for i in range(4)}, "small.pth")
+    torch.save({f"w{i}": torch.ones(260_000) * i for i in range(2)}, "large.pth")
+    torch.save({"w": torch.ones(20)}, "one.pth")
+    for name, size, shards in (("small", "160B", 2), ("large", "1000000", 2), ("one", "5B", 1)):
+        cs.apply(cs.convert(f"{name}.pth"), name, max_shard_size=size)
+        assert len(list(Path(name).glob("*.safetensors"))) == shards
 
 
 def test_metadata_is_carried() -> None:

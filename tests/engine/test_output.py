@@ -378,7 +378,7 @@ def test_two_writers_of_one_output_leave_one_whole_result() -> None:
         ]
         ends = [(p.communicate(timeout=60)[1], p.returncode) for p in both]
         codes = sorted(code for _, code in ends)
-        assert codes == ([0, 5] if not force else [0, 0]), ends
+        assert codes in ([[0, 5], [0, 0]] if force else [[0, 5]]), ends
         assert cs.verify("out.safetensors").ok
         assert names() == ["dst.yaml", "out.safetensors", "src.pth"]
 
@@ -485,7 +485,7 @@ def test_a_plan_a_map_file_and_the_model_s_code_are_inputs_too() -> None:
     cs.apply(plan, "out.safetensors")
 
 
-@pytest.mark.parametrize("options", [{}, {"max_shard_size": "500B"}], ids=["single", "shards"])
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": "4500B"}], ids=["single", "shards"])
 def test_a_folder_never_holds_an_old_checkpoint_of_another_format(options: dict[str, str]) -> None:
     write("m", **options)
     torch.save({"a": A * 100, "b": A.half()}, "src.pth")
@@ -547,7 +547,8 @@ def test_a_file_that_ends_up_shorter_than_it_should_is_not_put_in_place(monkeypa
     real = staging.StagedFile.flush
 
     def flush(self: staging.StagedFile, size: int) -> None:
-        os.ftruncate(self.fd, size - 1)
+        with self.descriptor() as fd:
+            os.ftruncate(fd, size - 1)
         real(self, size)
 
     monkeypatch.setattr(staging.StagedFile, "flush", flush)

@@ -14,15 +14,18 @@ from typing import Protocol
 
 import pytest
 import torch
+from cryptography.hazmat.primitives import serialization as keys
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 import ckptsurgeon as cs
+from ckptsurgeon.signing import load_verifier, read_signature
 from ckptsurgeon.trainer.run_folder import RunFolder
 
 from ..hub.server import Hub
 from ..planners.test_transplant import declare
 from ..trainer import toy
 
-__all__ = ["CALLS", "CHECKPOINTS", "FILES", "OUTPUTS", "Output", "World", "each"]
+__all__ = ["CALLS", "CHECKPOINTS", "FILES", "OUTPUTS", "SIGNED", "Output", "World", "each"]
 
 CKPT = (sys.executable, "-m", "ckptsurgeon")
 TURNS = {"old": 0.0, "new": 1.0}
@@ -78,6 +81,7 @@ class World:
         """Hold the next run, without a fault, to leave what is new and nothing else."""
         self.written(output, "new")
         assert self.temps() == []
+        assert not list(self.place.rglob("*.ckpt-lock"))
 
 
 class Output(Protocol):
@@ -90,6 +94,10 @@ class Output(Protocol):
     @property
     def before(self) -> str:
         """What is there before the fault: "old", or "" where nothing can be."""
+
+    @property
+    def torn(self) -> tuple[str, ...]:
+        """What a kill, or a call that fails at the very end, may leave beside the old and the new."""
 
     def command(self, turn: str, world: World) -> list[str]:
         """What writes it."""
@@ -107,6 +115,7 @@ class Written:
     verb: tuple[str, ...] = ("transplant", "{turn}.pth", "dst.yaml")
     options: tuple[str, ...] = ()
     before: str = "old"
+    torn: tuple[str, ...] = ()
 
     def command(self, turn: str, world: World) -> list[str]:
         verb, path = [word.format(turn=turn) for word in self.verb], world.place / self.path
@@ -122,11 +131,32 @@ class Written:
 
 
 @dataclass(frozen=True)
+class Signed(Written):
+    """One that is signed. A file and its signature take their places one after the other, a folder with its own."""
+
+    options: tuple[str, ...] = ("--key", "key.pem")
+
+    def signature(self, world: World) -> Path:
+        """Where its signature is."""
+        path = world.place / self.path
+        return path / "model.sig" if path.is_dir() else path.with_name(f"{path.name}.sig")
+
+    def state(self, world: World) -> str:
+        turn = super().state(world)
+        if turn and cs.verify(world.place / self.path, key="key.pem").failed:
+            place = self.signature(world)
+            assert not place.exists() or read_signature(place.read_bytes(), load_verifier("key.pem")), "it is cut short"
+            return f"{turn}, not signed"
+        return turn
+
+
+@dataclass(frozen=True)
 class Fetched:
     """A file that is fetched into a folder."""
 
     name: str = "fetched file"
     before: str = "old"
+    torn: tuple[str, ...] = ()
 
     def command(self, turn: str, world: World) -> list[str]:
         return [*CKPT, "fetch", f"{world.hub.url}/files/{turn}/net.pth", "--dir", str(world.place / "got"), "--force"]
@@ -141,6 +171,7 @@ class Repository:
 
     name: str = "cache of the hub"
     before: str = ""
+    torn: tuple[str, ...] = ()
 
     def command(self, turn: str, world: World) -> list[str]:
         return [*CKPT, "fetch", "hf://org/net"]
@@ -156,6 +187,7 @@ class Trained:
 
     name: str = "training"
     before: str = ""
+    torn: tuple[str, ...] = ()
 
     def command(self, turn: str, world: World) -> list[str]:
         run = world.place / "run"
@@ -176,25 +208,30 @@ OUTPUTS: tuple[Output, ...] = (
     Written("pth", "out.pth"),
     Written("shards", "shards", options=SHARDS),
     Written("DCP", "dcp", ("convert", "{turn}.pth", "--to", "dcp")),
+    Signed("signed file", "signed.safetensors", torn=("new, not signed",)),
+    Signed("signed shards", "signed", options=("--key", "key.pem", *SHARDS)),
     Fetched(),
     Repository(),
     Trained(),
 )
-_ALL = {"fallocate", "flock", "fsync", "pwrite64"}
-_FILE = _ALL | {"copy_file_range", "sync_file_range", "unlink"}
+_ALL = {"fallocate", "flock", "fsync", "pwrite64", "unlinkat"}
+_FILE = _ALL | {"copy_file_range", "sync_file_range"}
 _FOLDER = _ALL | {"copy_file_range", "sync_file_range", "mkdir", "rename"}
 _RUN = _ALL | {"mkdir", "rename", "unlink", "write"}
 CALLS: dict[str, tuple[set[str], set[str]]] = {
-    "safetensors": (_FILE | {"link"}, _FILE | {"rename"}),
-    "pth": (_FILE | {"link"}, _FILE | {"rename"}),
+    "safetensors": (_FILE | {"link", "unlink"}, _FILE | {"rename"}),
+    "pth": (_FILE | {"link", "unlink"}, _FILE | {"rename"}),
     "shards": (_FOLDER, _FOLDER | {"renameat2"}),
     "DCP": (_FOLDER, _FOLDER | {"renameat2"}),
-    "fetched file": (_ALL | {"mkdir", "rename", "unlink"}, _ALL | {"mkdir", "rename", "unlink"}),
-    "cache of the hub": ({"flock", "mkdir", "rename", "unlink", "write"}, {"mkdir"}),
+    "signed file": (_FILE | {"link", "unlink"}, _FILE | {"rename"}),
+    "signed shards": (_FOLDER, _FOLDER | {"renameat2"}),
+    "fetched file": (_ALL | {"mkdir", "rename"}, _ALL | {"mkdir", "rename", "unlink"}),
+    "cache of the hub": ({"flock", "mkdir", "rename", "unlink", "unlinkat", "write"}, {"mkdir"}),
     "training": (_RUN, _RUN),
 }
 """The calls to the kernel by which an output is written where nothing was, and over another: only these can fail."""
-CHECKPOINTS = tuple(one for one in OUTPUTS if isinstance(one, Written))
+CHECKPOINTS = tuple(one for one in OUTPUTS if type(one) is Written)
+SIGNED = tuple(one for one in OUTPUTS if isinstance(one, Signed))
 FILES = CHECKPOINTS[:2]
 
 
@@ -213,6 +250,9 @@ def write_inputs(hub: Hub) -> None:
         hub.file(f"{turn}/net.pth", Path(f"{turn}.pth").read_bytes())
     declare("dst.yaml", {"a": (100_000,), "b": (100_000,), "h": ("float16", (1000,))})
     hub.repository("org/net", {"net.pth": Path("new.pth").read_bytes()})
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem = key.private_bytes(keys.Encoding.PEM, keys.PrivateFormat.PKCS8, keys.NoEncryption())
+    Path("key.pem").write_bytes(pem)
     toy.write(model={"hidden": 128}, evaluate_every=100, keep=1)
 
 

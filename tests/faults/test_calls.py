@@ -50,7 +50,7 @@ def cases(of: dict[str, tuple[str, ...]], *, over: bool) -> list[Any]:
 def test_these_are_the_calls_by_which_an_output_is_written(output: Output, world: World, tmp_path: Path) -> None:
     traced()
     for made in CALLS[output.name] if output.before else CALLS[output.name][:1]:
-        done = world.run(output, "new", *watch(tmp_path / "log", {*FAILS, *LACKS, "unlink"}))
+        done = world.run(output, "new", *watch(tmp_path / "log", {*FAILS, *LACKS, "unlink", "unlinkat"}))
         assert (done.returncode, calls_in(tmp_path / "log", world.place)) == (0, made), done.stderr
         if output.before:
             world.written(output, output.before)
@@ -71,7 +71,7 @@ def test_a_call_that_fails_keeps_what_was_there(
         done = world.run(output, "new", *fault(tmp_path / "log", call, f"error={error}", when))
         failed |= calls_in(tmp_path / "log", world.place, injected=True)
         # Other calls of that name than ours, such as Python's for compiled files, may fail without harm.
-        states = ["old", "new"] if before else ["", "old", "new"]
+        states = [*output.torn, *(["old", "new"] if before else ["", "old", "new"])]
         world.hold(output, done, [0, 3, 5], states, mute=call == "write")  # that is how errors are said, too
     assert failed == {call}
     world.settle(output)

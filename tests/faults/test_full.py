@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from ..promises.clauses import FULL, clause
 from .conftest import Mount
 from .disks import needs
-from .outputs import CKPT, OUTPUTS, Output, World, each, listing
+from .outputs import CKPT, OUTPUTS, SIGNED, Output, World, each, listing
 
 pytestmark = clause(FULL)
 
@@ -29,6 +30,27 @@ def test_a_disk_that_is_full_keeps_what_was_there(output: Output, world: World, 
     if output.before:
         assert listing(disk.place) == before
     filler.unlink()
+    full.settle(output)
+
+
+@pytest.mark.faults
+@each(SIGNED)
+def test_a_disk_that_is_full_when_it_is_signed_keeps_what_was_there(output: Output, world: World, mount: Mount) -> None:
+    """The space of tensors is reserved; that of recipe, index and signature shows only as they are written."""
+    disk = mount("tmpfs", mb=8)
+    full = world.at(disk.place)
+    before = disk.free
+    full.written(output, "old")
+    taken = before - disk.free
+    ends = []
+    for pages in range(-3, 4):
+        filler = disk.fill(left=taken + pages * os.sysconf("SC_PAGE_SIZE"))
+        done = full.run(output, "new")
+        full.hold(output, done, [0, 5], ["old", "new"])
+        ends.append(done.returncode)
+        filler.unlink()
+        full.written(output, "old")
+    assert (ends[0], ends[-1]) == (5, 0), ends
     full.settle(output)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from ..promises.clauses import KILLED, clause
-from .outputs import CALLS, CHECKPOINTS, OUTPUTS, Output, World, each
-from .tracing import fault, traced
+from .outputs import CALLS, CHECKPOINTS, OUTPUTS, SIGNED, Output, World, each
+from .tracing import fault, traced, watch
 
 pytestmark = clause(KILLED)
 
@@ -25,7 +25,7 @@ def cases() -> list[Any]:
     """Every call by which a checkpoint is written where nothing was, and over another."""
     return [
         pytest.param(output, call, over, id=f"{call} {output.name} {'over another' if over else 'first'}")
-        for output in CHECKPOINTS
+        for output in (*CHECKPOINTS, *SIGNED)
         for over in (False, True)
         for call in sorted(CALLS[output.name][over])
     ]
@@ -43,11 +43,11 @@ def test_killed_at_a_call_there_is_the_old_or_the_new(
     for when in range(1, MOST + 1):
         done = world.run(output, "new", *fault(tmp_path / "log", call, "signal=KILL", str(when)))
         killed += done.returncode == -signal.SIGKILL
-        assert output.state(world) in (["old", "new"] if over else ["", "new"])
-        assert len(world.temps()) <= 1, world.temps()
+        assert output.state(world) in (["old", "new", *output.torn] if over else ["", "new", *output.torn])
+        assert len(world.temps()) <= 1 + len(output.torn), world.temps()
         if done.returncode == 0:
             break
-        if output.state(world) == "new":
+        if output.state(world) not in ("", "old"):
             world.written(output, "old")
             over = True
     assert killed
@@ -63,7 +63,7 @@ def test_killed_at_a_random_moment_there_is_the_old_or_the_new(output: Output, t
         world.written(output, output.before)
     for _ in range(turns):
         killed(output, world, draw.uniform(0.1, longest))
-        assert output.state(world) in (("old", "new") if output.before else ("", "old", "new"))
+        assert output.state(world) in (*(("old", "new") if output.before else ("", "old", "new")), *output.torn)
     world.settle(output)
 
 
@@ -76,3 +76,24 @@ def killed(output: Output, world: World, after_s: float) -> None:
         process.wait(after_s)
     process.kill()
     process.wait()
+
+
+LAST = 3
+"""Writes before the end that are tried: the recipe's and the signature's are among them."""
+
+
+@pytest.mark.faults
+@each(SIGNED)
+def test_killed_between_the_recipe_and_the_signature_nothing_passes_for_signed(
+    output: Output, world: World, tmp_path: Path
+) -> None:
+    traced()
+    world.written(output, "old")
+    assert world.run(output, "new", *watch(tmp_path / "log", ["pwrite64"])).returncode == 0
+    number = sum(file.read_text().count("pwrite64(") for file in (tmp_path / "log").iterdir())
+    world.written(output, "old")
+    for when in range(number - LAST + 1, number + 1):
+        done = world.run(output, "new", *fault(tmp_path / "log", "pwrite64", "signal=KILL", str(when)))
+        assert done.returncode == -signal.SIGKILL
+        assert output.state(world) == "old"
+    world.settle(output)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+from itertools import combinations
 
 import pytest
 
 from ..promises.clauses import WRITERS, clause
-from .outputs import OUTPUTS, Output, World, each, said
+from .outputs import CKPT, OUTPUTS, SHARDS, TURNS, Output, World, Written, each, said
 
 pytestmark = clause(WRITERS)
+
+
+FOLDERS = {"shards": SHARDS, "pth shards": ("--to", "pth", *SHARDS), "DCP": ("--to", "dcp")}
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(6, marks=pytest.mark.faults)], ids=["once", "many times"])
@@ -32,3 +37,29 @@ def test_two_writers_leave_one_whole_result(output: Output, rounds: int, world: 
         assert output.state(world) in turns
         assert not world.temps()
     world.settle(output)
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(25, marks=pytest.mark.faults)], ids=["once", "many times"])
+@pytest.mark.parametrize("force", [False, True], ids=["new", "over another"])
+@pytest.mark.parametrize("formats", list(combinations(FOLDERS, 2)), ids=lambda pair: " and ".join(pair))
+def test_two_writers_of_one_folder_in_two_formats_leave_no_mixture(
+    formats: tuple[str, str], force: bool, rounds: int, world: World
+) -> None:
+    output = Written("folder", "folder")
+    for _ in range(rounds):
+        if not force and (world.place / "folder").exists():
+            shutil.rmtree(world.place / "folder")
+        options = ["-o", str(world.place / "folder"), *(["--force"] if force else [])]
+        both = [
+            subprocess.Popen(
+                [*CKPT, "convert", f"{turn}.pth", *FOLDERS[name], *options], stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE, text=True, env=world.environment(),
+            )
+            for name, turn in zip(formats, TURNS, strict=True)
+        ]  # fmt: skip
+        ends = [(run.communicate(timeout=60)[1], run.returncode) for run in both]
+        assert sorted(code for _, code in ends) in ([0, 5], [0, 0] if force else [0, 5]), ends
+        assert all((code != 0) == said(text) for text, code in ends), ends
+        assert output.state(world) in [turn for turn, (_, code) in zip(TURNS, ends, strict=True) if code == 0]
+        assert not world.temps()
+    assert not list(world.place.rglob("*.ckpt-lock"))

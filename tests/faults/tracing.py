@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -42,5 +43,6 @@ def fault(log: Path, call: str, what: str, when: str) -> tuple[str, ...]:
 def calls_in(log: Path, place: Path, *, injected: bool = False) -> set[str]:
     """Return the names of the calls that had to do with files below a place; of those that a fault met, if so."""
     lines = [line for file in log.iterdir() for line in file.read_text(errors="replace").splitlines()]
-    marks = (f"{place}/", "(INJECTED)" if injected else "")
-    return {line.split("(")[0] for line in lines if all(mark in line for mark in marks)}
+    below = re.compile(re.escape(str(place)) + "[/>]")  # a name, or a descriptor of the place itself
+    mark = "(INJECTED)" if injected else ""
+    return {line.split("(")[0] for line in lines if mark in line and below.search(line)}

@@ -125,7 +125,7 @@ def world(
     (tmp_path / "hf/token").write_text(TOKEN)
     waits = Waits()
     monkeypatch.setattr("ckptsurgeon.sources._http.sleep", waits.sleep)
-    monkeypatch.setattr("ckptsurgeon.sources._http.SILENT_S", 0.2)
+    monkeypatch.setenv("CKPTSURGEON_TIMEOUT", "2")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.2)
     yield waits

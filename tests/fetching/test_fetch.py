@@ -112,14 +112,22 @@ def test_a_file_that_went_bad_is_never_given_offline_and_never_trusted_again(
     assert not Path(found.path, "model.safetensors").exists()
 
 
-def test_a_hub_without_digests_is_said(hub: Hub, net: Repository) -> None:
+def test_a_mirror_with_etags_of_its_own_calls_files_as_its_listing_does(hub: Hub, net: Repository) -> None:
     for method in ("HEAD", "GET"):
-        hub.fail("*/config.json", faults.other_etag(), method=method, times=None)
-    assert cs.fetch("hf://org/net/config.json").files[0].checked == "git"  # asked of its listing
+        hub.fail("*/resolve/*", faults.other_etag(), method=method, times=None)
+    for uri in ("hf://org/net/config.json", "hf://org/net"):
+        found = cs.fetch(uri)
+        assert {one.checked for one in found.files} <= {"git", "sha256"}
+        assert found.notes == ()
+
+
+def test_what_has_no_digest_at_all_is_refused(hub: Hub, net: Repository) -> None:
+    hub.fail("*/config.json", faults.other_etag(), method="HEAD", times=None)
     hub.fail("*/paths-info/*", faults.status(404), method="POST", times=None)
-    again = cs.fetch("hf://org/net/config.json")
-    assert again.files[0].checked == ""
-    assert again.notes == ("the hub has no digest of config.json: only its length was checked",)
+    with pytest.raises(
+        cs.SourceError, match=r"calls the file config.json by what is no digest, and its listing has none"
+    ):
+        cs.fetch("hf://org/net/config.json")
 
 
 def test_the_sha256_that_was_asked_for_is_held_against_what_came(hub: Hub, net: Repository) -> None:

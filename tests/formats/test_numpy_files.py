@@ -51,6 +51,14 @@ def test_an_archive_can_be_converted() -> None:
     assert all(np.array_equal(found[key].numpy(), array) for key, array in ARRAYS.items())
 
 
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+def test_complex_numbers_of_the_other_byte_order_are_converted(shape: tuple[int, ...]) -> None:
+    array = np.full(shape, 1 + 2j, ">c8")
+    np.savez("all.npz", w=array)
+    cs.apply(cs.convert("all.npz"), "out.pth")
+    assert np.array_equal(torch.load("out.pth")["w"].numpy(), array)
+
+
 def test_text_objects_and_compressed_arrays_are_only_named() -> None:
     np.savez(
         "odd.npz", w=np.ones(2), text=np.array(["a"]), objects=np.array([{}], dtype=object), rows=np.zeros(2, "i4,f4")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from ckptsurgeon.formats import OutTensor, split_shards
 
 
 def index(name: str, weight_map: dict[str, str]) -> None:
-    Path(name).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+    Path(name).write_text(json.dumps({"metadata": {"written_by": 1}, "weight_map": weight_map}))
 
 
 def shards(folder: str = "m") -> dict[str, str]:
@@ -82,11 +84,102 @@ def test_a_shard_that_the_index_does_not_name_is_said() -> None:
     shards()
     for name in ("model-00003-of-00003.safetensors", "other-00001-of-00002.safetensors"):
         save_file({"z": torch.ones(2)}, f"m/{name}")
-    (note,) = cs.open_checkpoint("m").notes
-    assert (
-        note
-        == "model.safetensors.index.json does not name model-00003-of-00003.safetensors, so nothing of that was read"
+    assert cs.open_checkpoint("m").notes == (
+        "read model.safetensors.index.json; also in the folder: other-00001-of-00002.safetensors",
+        "model.safetensors.index.json does not name model-00003-of-00003.safetensors, so nothing of that was read",
     )
+
+
+def sharded_as(names: list[str], index_name: str = "model.safetensors.index.json") -> None:
+    """A folder of shards of those names and their index."""
+    os.makedirs("m", exist_ok=True)
+    for number, name in enumerate(names):
+        save_file({f"k{number}": torch.ones(1)}, f"m/{name}")
+    index(f"m/{index_name}", {f"k{number}": name for number, name in enumerate(names)})
+
+
+SHARDED = {
+    "six digits, as DeepSeek-V3": [f"model-{i:05}-of-000003.safetensors" for i in (1, 2, 3)],
+    "one digit": ["model-1-of-2.safetensors", "model-2-of-2.safetensors"],
+    "capitals": ["MODEL-00001-OF-00002.SAFETENSORS", "MODEL-00002-OF-00002.SAFETENSORS"],
+    "underscores": ["model_0001_of_0002.safetensors", "model_0002_of_0002.safetensors"],
+    "Llama's": ["consolidated.00.safetensors", "consolidated.01.safetensors"],
+    "a rank": ["consolidated.00.safetensors"],
+    "one of one": ["model-00001-of-00001.safetensors"],
+    "no numbers": ["body.safetensors", "head.safetensors"],
+}
+
+
+@pytest.mark.parametrize("names", SHARDED.values(), ids=SHARDED)
+@pytest.mark.parametrize("index_name", ["model.safetensors.index.json", "net.safetensors.index.json"])
+def test_what_the_index_names_is_its_own_whatever_it_is_called(names: list[str], index_name: str) -> None:
+    sharded_as(names, index_name)
+    found = cs.open_checkpoint("m")
+    assert (len(found), found.notes) == (len(names), ())
+    Path("m/training_args.bin").write_bytes(b"")
+    if index_name.startswith("model"):
+        note = "read model.safetensors.index.json; also in the folder: training_args.bin"
+        assert cs.open_checkpoint("m").notes == (note,)
+
+
+def test_what_else_is_in_the_folder_is_said_in_one_line(ckpt: Any) -> None:
+    sharded_as(SHARDED["six digits, as DeepSeek-V3"])
+    for number in range(9):
+        torch.save({}, f"m/rng_state_{number}.pth")
+    done = ckpt("inspect", "m")
+    (line,) = [line for line in (done.out + done.err).splitlines() if "also in the folder" in line]
+    assert line.endswith("also in the folder: rng_state_0.pth, and 8 more")
+    assert "json lists" not in done.out + done.err
+
+
+def test_shards_without_an_index_beside_a_checkpoint_are_said() -> None:
+    os.mkdir("m")
+    for name in ("model.safetensors", "model-00001-of-000002.safetensors"):
+        save_file({"a": torch.ones(2)}, f"m/{name}")
+    assert cs.open_checkpoint("m").notes == (
+        "read model.safetensors; also in the folder: model-00001-of-000002.safetensors",
+    )
+
+
+@pytest.mark.parametrize(
+    "names", [names for name, names in SHARDED.items() if name not in ("no numbers", "a rank", "one of one")]
+)
+def test_shards_of_any_name_without_an_index_are_no_checkpoint(names: list[str]) -> None:
+    sharded_as([*names, "model-00001-of-00077.safetensors"])
+    os.remove("m/model.safetensors.index.json")
+    with pytest.raises(cs.FormatError, match=f"m has {len(names) + 1} shards and no index") as caught:
+        cs.open_checkpoint("m")
+    assert sorted(caught.value.details) == sorted([*names, "model-00001-of-00077.safetensors"])
+    assert "name a shard to read it alone, as in m/" in caught.value.hint
+
+
+def test_one_of_one_and_a_single_rank_are_checkpoints() -> None:
+    for names in (SHARDED["one of one"], SHARDED["a rank"]):
+        sharded_as(names)
+        os.remove("m/model.safetensors.index.json")
+        assert list(cs.open_checkpoint("m")) == ["k0"]
+        shutil.rmtree("m")
+
+
+def test_stale_shards_of_another_count_are_said_whatever_their_width() -> None:
+    sharded_as(SHARDED["six digits, as DeepSeek-V3"])
+    for name in ("model-00001-of-00002.safetensors", "Model-1-of-3.safetensors"):
+        save_file({"z": torch.ones(2)}, f"m/{name}")
+    assert cs.open_checkpoint("m").notes == (
+        "model.safetensors.index.json does not name Model-1-of-3.safetensors, model-00001-of-00002.safetensors, so "
+        "nothing of that was read",
+    )
+
+
+def test_a_replaced_folder_keeps_no_shard_of_any_width() -> None:
+    sharded_as(SHARDED["six digits, as DeepSeek-V3"])
+    for name in ("model-00001-of-00002.safetensors", "model-1-of-3.safetensors", "notes-1-of-2.safetensors"):
+        save_file({"z": torch.ones(2)}, f"m/{name}")
+    save_file({"a": torch.ones(2)}, "a.safetensors")
+    with pytest.raises(cs.OutputError):
+        cs.apply(cs.convert("a.safetensors"), "m")
+    cs.apply(cs.convert("a.safetensors"), "m", force=True)
+    assert sorted(os.listdir("m")) == ["ckptsurgeon.json", "model.safetensors", "notes-1-of-2.safetensors"]
 
 
 def test_many_shards_are_compared_with_their_own_keys_only() -> None:
@@ -139,7 +232,12 @@ def test_a_folder_without_any_says_so() -> None:
     with pytest.raises(cs.FormatError, match="no checkpoint in it"):
         cs.open_checkpoint("m")
     save_file({"a": torch.ones(2)}, "m/model-00001-of-00002.safetensors")
-    with pytest.raises(cs.FormatError, match="1 shards and no index|1 shard"):
+    with pytest.raises(
+        cs.FormatError, match=r"1 shard and no index, and not model-00002-of-00002\.safetensors\. Fetch it and"
+    ):
+        cs.open_checkpoint("m")
+    save_file({"a": torch.ones(2)}, "m/model-00002-of-00002.safetensors")
+    with pytest.raises(cs.FormatError, match=r"2 shards and no index\. Fetch the \.index\.json too"):
         cs.open_checkpoint("m")
 
 
@@ -163,3 +261,56 @@ def test_shards_fill_in_order_and_keep_aliases_together() -> None:
 def test_a_tensor_larger_than_a_shard_gets_one_of_its_own() -> None:
     made = split_shards([tensor("a", 10), tensor("b", 500), tensor("c", 10)], 100)
     assert [[t.key for t in shard] for shard in made] == [["a"], ["b"], ["c"]]
+
+
+def parts(names: list[str], total: int | None) -> None:
+    """A folder whose index names these shards, of 16 bytes each."""
+    for i, name in enumerate(names):
+        save_file({f"w{i}": torch.ones(4)}, name)
+    metadata = {"total_size": total} if total is not None else {}
+    weight_map = {f"w{i}": name for i, name in enumerate(names)}
+    Path("model.safetensors.index.json").write_text(json.dumps({"metadata": metadata, "weight_map": weight_map}))
+
+
+@pytest.mark.parametrize("total", [None, 32, 1 << 40])
+def test_an_index_that_names_fewer_shards_than_they_count_says_the_way_out(total: int | None) -> None:
+    parts(["model-00001-of-00002.safetensors"], total)
+    with pytest.raises(cs.FormatError) as error:
+        cs.inspect(".")
+    parts(["model-00001-of-00002.safetensors"], int(error.value.hint.rpartition("total_size = ")[2].strip(".")))
+    assert cs.inspect(".").notes
+
+
+@pytest.mark.parametrize("total", [None, 32, 1 << 40])
+def test_an_index_that_names_fewer_shards_than_they_count_is_a_part_of_a_checkpoint(total: int | None) -> None:
+    parts(["model-00001-of-00002.safetensors"], total)
+    with pytest.raises(cs.FormatError, match=r"names 1 shard, and not model-00002-of-00002\.safetensors") as error:
+        cs.inspect(".")
+    assert (error.value.exit_code, error.value.details) == (3, ("model-00002-of-00002.safetensors",))
+
+
+def test_a_shard_in_the_middle_is_missed_too() -> None:
+    parts(["model-00001-of-000003.safetensors", "model-00003-of-000003.safetensors"], None)
+    with pytest.raises(cs.FormatError, match=r"model-00002-of-000003\.safetensors"):
+        cs.inspect(".")
+
+
+def test_shards_that_were_only_named_so_are_a_note() -> None:
+    parts(["model-00001-of-00002.safetensors"], 16)
+    (note,) = cs.inspect(".").notes
+    assert "their sizes are all that it gives" in note
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+        ["model-0-of-2.safetensors", "model-1-of-2.safetensors"],
+        ["a-00001-of-00001.safetensors", "b-00001-of-00002.safetensors", "b-00002-of-00002.safetensors"],
+        ["one.safetensors", "two.safetensors"],
+        ["model-00001-of-99999999999.safetensors"],
+    ],
+)
+def test_shards_that_are_all_there_are_no_note(names: list[str]) -> None:
+    parts(names, None)
+    assert not cs.inspect(".").notes

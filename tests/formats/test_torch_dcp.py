@@ -168,7 +168,7 @@ def test_the_same_tensors_give_the_same_bytes_wherever_they_are_written() -> Non
 
 def test_several_files_and_nothing_stale_when_written_again(ckpt: Any) -> None:
     torch.save({f"w{i}": torch.ones(100) * i for i in range(6)}, "s.pth")
-    assert ckpt("convert", "s.pth", "-o", "d", "--to", "dcp", "--max-shard-size", "900").code == 0
+    assert ckpt("convert", "s.pth", "-o", "d", "--to", "dcp", "--max-shard-size", "900B").code == 0
     assert sorted(os.listdir("d")) == [".metadata", "__0_0.distcp", "__0_1.distcp", "__0_2.distcp", "ckptsurgeon.json"]
     assert cs.verify("d").ok
     assert not cs.diff("s.pth", "d", values=True).differs

@@ -138,5 +138,7 @@ def test_a_tar_archive_of_anything_else_says_so() -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as made:
         made.addfile(tarfile.TarInfo("model.pth"), io.BytesIO())
-    with pytest.raises(cs.FormatError, match="a tar archive with model.pth in it, none of torch's. Unpack it"):
+    with pytest.raises(
+        cs.FormatError, match=r"a tar archive with model.pth in it\. Unpack model.pth, and name it: tar xf"
+    ):
         cs.open_checkpoint(write(out.getvalue()))

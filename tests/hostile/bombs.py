@@ -1,4 +1,7 @@
-"""Files that would cost time or memory without end, each made by a few lines."""
+"""Files that would cost time or memory without end, each made by a few lines.
+
+One that a bound is to stop goes just beyond that bound: what comes behind is not read, and would only take time to make.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import pickle
 import struct
 import zipfile
 from typing import Any
+
+from ckptsurgeon.formats import limits
 
 from ..formats import tensorflow_files as tf
 
@@ -172,6 +177,9 @@ def header(text: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
+RARE = limits.PICKLE_RARE + 1
+"""Instructions that are rare in a state dict: the last of so many is over the bound."""
+
 OPENS = {
     "extras that share a list": lambda: zipped(extras_over_a_list(3000), zipfile.ZIP_STORED, **SIX_FLOATS),
     "a device of a list without end": lambda: zipped(b"}(" + text("w") + tensor() + text("d") + called(named("torch", "device"), doubled(60)) + b"u.", **SIX_FLOATS),
@@ -231,11 +239,11 @@ TABLES = {
     "TensorFlow's index of long keys that share": lambda: sharing(290_000),
     "TensorFlow's index of keys that are too long": lambda: table_of([(b"k" * 10_000_000, b"")]),
     "TensorFlow's index of blocks that unpack without end": lambda: snapped(200),
-    "TensorFlow's index of half a million tensors": lambda: table_of([(i.to_bytes(4, "big"), b"") for i in range(1, 500_000)]),
+    "TensorFlow's index of too many tensors": lambda: table_of([(i.to_bytes(4, "big"), b"") for i in range(1, limits.TENSORS + 3)]),
     "TensorFlow's index of millions of fields": lambda: table_of([(b"w", b"\x52\0" * 6_000_000)]),
     "TensorFlow's index of slices that are nowhere": lambda: table_of([(i.to_bytes(4, "big"), tf.entry([1], 0) + b"\x3a\4\x0a\0\x0a\0" * 30) for i in range(1, 45_000)]),
-    "TensorFlow's index of blocks of nothing": lambda: blocks_of_nothing(23_000),
-    "TensorFlow's index of blocks of one long key": lambda: blocks_of_one_key(4_000),
+    "TensorFlow's index of blocks of nothing": lambda: blocks_of_nothing(1_000),
+    "TensorFlow's index of blocks of one long key": lambda: blocks_of_one_key(1_000),
     "TensorFlow's index of dimensions": lambda: table_of([(b"w", tf.field(2, b"\x12\0" * 5_000_000))]),
     "TensorFlow's index of restart points": lambda: tf.table([(b"", bytes(30_000_000) + struct.pack("<I", 7_000_000))]),
     "TensorFlow's index of nothing, and long": lambda: bytes(101_000_000) + tf.MAGIC,
@@ -253,24 +261,24 @@ LARGE = {
     "bytes of a text": lambda: zipped(text("x" * 10_000_000) + b"q\x00" + copies(named("_codecs", "encode"), b"h\x00")),
     "modules over shared modules": lambda: zipped(many_over_shared_modules(500)),
     "parameters shared by modules": lambda: zipped(shared_parameters(16, 2000), **SIX_FLOATS),
-    "millions of names": lambda: zipped(b"".join(b"\x84" + struct.pack("<i", i) + b"0" for i in range(4_000_000)) + b"N.", zipfile.ZIP_DEFLATED),
-    "millions of tensors": lambda: zipped(named("torch._utils", "_rebuild_tensor_v2") + b"q\x00(" + STORED + b"K\x00K\x06\x85K\x01\x85\x89}tq\x01](" + b"h\x00h\x01R" * 5_000_000 + b"e.", **SIX_FLOATS),
+    "millions of names": lambda: zipped(b"".join(b"\x84" + struct.pack("<i", i) + b"0" for i in range(limits.PICKLE_NAMES + 1)) + b"N.", zipfile.ZIP_DEFLATED),
+    "millions of tensors": lambda: zipped(named("torch._utils", "_rebuild_tensor_v2") + b"q\x00(" + STORED + b"K\x00K\x06\x85K\x01\x85\x89}tq\x01](" + b"h\x00h\x01R" * (limits.PICKLE_CALLS + 1) + b"e.", **SIX_FLOATS),
     "wide text": lambda: zipped(text("x" * 250_000_000 + "\N{PILE OF POO}") + b".", zipfile.ZIP_DEFLATED),
     "texts that are wide together": lambda: zipped((text("x" * 10_000_000 + "\N{PILE OF POO}")) * 25 + b"."),
-    "containers in a list": lambda: zipped(b"](" + b"]" * 14_000_000 + b"e."),
-    "lists in a list": lambda: zipped(b"](" + b"]Na" * 4_000_000 + b"e."),
+    "containers in a list": lambda: zipped(b"](" + b"]" * RARE + b"e."),
+    "lists in a list": lambda: zipped(b"](" + b"]Na" * (RARE // 3 + 1) + b"e."),
     "metadata of lists": lambda: header(b'{"__metadata__":{"a":[' + b"[]," * 33_000_000 + b"[]]}}"),
     "metadata of objects": lambda: header(b'{"__metadata__":{"a":[' + b'{"":0},' * 14_000_000 + b"0]}}"),
     "an index of lists": lambda: b'{"weight_map":{"a":[' + b"[]," * 33_000_000 + b"[]]}}",
     "rebuilding that is rebuilt": lambda: zipped(model_with(named("torch._tensor", "_rebuild_from_type_v2") + b"q\x000" + b"h\x00(h\x00N(" * 3000 + b"h\x00NNNttNt" + b"t" * 0 + b"R")),
     "a nested tensor of an array": lambda: zipped(model_with(called(named("torch._utils", "_rebuild_nested_tensor"), called(named("numpy._core.multiarray", "_reconstruct"))))),
-    "sixteen million short texts": lambda: zipped(b"](" + (b"\x8c\x04" + "\N{PILE OF POO}".encode()) * 15_900_000 + b"e."),
-    "eight million keys": lambda: zipped(b"}(" + b"".join(b"J" + struct.pack("<i", i + 1000) + b"N" for i in range(7_900_000)) + b"u."),
+    "millions of short texts": lambda: zipped(b"](" + (b"\x8c\x04" + "\N{PILE OF POO}".encode()) * RARE + b"e."),
+    "millions of keys": lambda: zipped(b"}(" + b"".join(b"J" + struct.pack("<i", i + 1000) + b"N" for i in range(RARE // 2 + 1)) + b"u."),
     "keys of three million segments": lambda: header(b"{" + b",".join(entry_of(f"{i}" + ".a" * 255) for i in range(12_000)) + b"}"),
     "a key of three thousand segments": lambda: safetensors_of(".".join("a" * 3000)),
     "a key of a million characters": lambda: safetensors_of("a" * 1_000_000),
     "sizes that collide": lambda: zipped(STORED + b"q\x000" + colliding(b"K\x01K\x01K\x01\x87", 4000, strides=False), **SIX_FLOATS),
-    "half a million records": lambda: many_records(500_001),
+    "half a million records": lambda: many_records(limits.ZIP_ENTRIES + 1),
 }  # fmt: skip
 """Files that take a while to make, or are large."""
 
@@ -310,10 +318,10 @@ FILES = {
     "an extra that is a tuple of itself": zipped(b"}X\x01\x00\x00\x00a" + BOMB + b"s."),
     "a tensor of a type that is a tuple of itself": zipped(b"}X\x01\x00\x00\x00actorch._utils\n_rebuild_meta_tensor_no_storage\n(" + BOMB + b")tRs."),
     "modules shared by modules": zipped(shared_modules(40)),
-    "a million empty mappings": zipped(b"}" * 12_000_000 + b"."),
-    "a million memos": zipped(b"N" + b"\x94" * 12_000_000 + b"."),
+    "millions of empty mappings": zipped(b"}" * RARE + b"."),
+    "millions of memos": zipped(b"N" + b"\x94" * RARE + b"."),
     "a million marks": zipped(b"(" * 1_000_000),
-    "a million tuples deep": zipped(b")" + b"\x85" * 8_000_000 + b"."),
+    "a million tuples deep": zipped(b")" + b"\x85" * 1_000_000 + b"."),
     "a tuple of itself as a key": zipped(b"})" + b"q\x00h\x00\x86" * 240 + b"Ns."),
     "billion laughs": zipped(b"}(X\x05\x00\x00\x00model" + laughs(200)[:-1] + b"u."),
     "a list that holds itself": zipped(b"}(X\x05\x00\x00\x00model]q\x00h\x00au."),
@@ -328,5 +336,5 @@ FILES = {
     "text": b"hello\n" * 1000,
     "nothing": b"",
     "zeros": bytes(1_000_000),
-    "only the legacy magic": b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"}" * 5_000_000,
+    "only the legacy magic": b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"}" * 1_000_000,
 }  # fmt: skip

@@ -5,17 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..pace import in_time
 from .case import Case
-
-SECONDS = 10
-"""Of this process's own time, since the machine may be busy."""
 
 _WATCHED = {"os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pickle.find_class"}
 _seen: list[list[str]] = []
@@ -38,22 +35,6 @@ def nothing_executed() -> Iterator[None]:
     finally:
         seen = _seen.pop()
     assert seen == []
-
-
-@contextmanager
-def in_time() -> Iterator[None]:
-    """Fail what takes over ten seconds of processor time."""
-
-    def late(*_: object) -> None:
-        raise TimeoutError(f"over {SECONDS} seconds")
-
-    former = signal.signal(signal.SIGPROF, late)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, former)
 
 
 @contextmanager

@@ -12,8 +12,9 @@ import ckptsurgeon as cs
 from tests.formats.torch_files import legacy_variety, saved, variety
 from tests.fuzz.target import Target, inputs_of, names, target_of, written
 
+from ..pace import in_time
 from ..promises.clauses import MUTATED, clause
-from .holding import in_time, nothing_executed
+from .holding import nothing_executed
 
 LARGE = {
     "torch zip, every variety": Target(written("x.pth"), lambda: {"x": saved(variety())}),

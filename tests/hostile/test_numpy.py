@@ -12,9 +12,10 @@ import numpy as np
 
 import ckptsurgeon as cs
 
+from ..pace import in_time
 from ..promises.clauses import NEVER_RUN, NUMPY, clause
 from .case import COPY, LOOK, Case, Refusal, broken, each, written
-from .holding import held, in_time, nothing_executed
+from .holding import held, nothing_executed
 
 HEAD = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, repeat
+from typing import Any
 
 __all__ = [
-    "Fault", "chunked", "dropped", "first", "forbidden", "gated", "gzipped", "hanging", "huge_length", "less",
+    "Fault", "chunked", "dripping", "dripping_chunk", "dripping_head", "dropped", "endless", "endless_hints", "first", "forbidden", "gated", "gzipped", "hanging", "header", "huge_length", "less", "listing",
     "missing_header", "no_ranges", "other_etag", "redirect", "short_body", "slow", "status", "too_many",
     "wrong_bytes", "wrong_range",
 ]  # fmt: skip
@@ -19,6 +21,8 @@ class Fault:
     ``headers`` are put in place of the true ones, None takes one away. ``cut`` bytes of the body come before the
     connection ends: with a reset if ``reset``. The server waits ``pause_s`` after every block of the body and
     ``hang_after`` that many bytes for as long as it runs. ``before`` is called first, before the answer is made.
+    ``rewrite`` makes what a listing says of what it should. ``raw`` gives the bytes that are sent in place of an answer,
+    with ``pause_s`` after each piece, until the server closes.
     """
 
     name: str
@@ -34,6 +38,8 @@ class Fault:
     pause_s: float = 0.0
     hang_after: int | None = None
     before: Callable[[], object] | None = None
+    rewrite: Callable[[Any], Any] | None = None
+    raw: Callable[[], Iterator[bytes]] | None = None
 
 
 def short_body(nbytes: int = 10) -> Fault:
@@ -126,6 +132,50 @@ def gzipped() -> Fault:
 def missing_header(name: str) -> Fault:
     """An answer that lacks a header."""
     return Fault(f"no {name}", headers={name: None})
+
+
+def listing(rewrite: Callable[[Any], Any]) -> Fault:
+    """A listing, or what is said of a repository, that is another."""
+    return Fault("another listing", rewrite=rewrite)
+
+
+def header(name: str, value: str) -> Fault:
+    """A header that says something else, whatever the answer is."""
+    return Fault(f"{name}: {value[:40]!r}", headers={name: value})
+
+
+def endless_hints() -> Fault:
+    """``100 Continue`` for ever, and never an answer (RFC 9110, 15.2)."""
+    return Fault("100 Continue for ever", raw=lambda: repeat(b"HTTP/1.1 100 Continue\r\n\r\n"), pause_s=0.001)
+
+
+def dripping_head(pause_s: float = 0.02) -> Fault:
+    """Headers a byte at a time."""
+    return Fault("a head in drops", raw=lambda: drops(b"HTTP/1.1 200 OK\r\nX-Filler: "), pause_s=pause_s)
+
+
+def dripping(pause_s: float = 0.02, length: str = "Content-Length: 1048576") -> Fault:
+    """A body a byte at a time."""
+    head = f"HTTP/1.1 200 OK\r\n{length}\r\n\r\n".encode()
+    return Fault("a body in drops", raw=lambda: chain([head], drops(b"")), pause_s=pause_s)
+
+
+def dripping_chunk(pause_s: float = 0.02) -> Fault:
+    """The extension of a chunk a byte at a time, so that no byte of the body comes at all (RFC 9112, 7.1.1)."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x="
+    return Fault("a chunk's extension in drops", raw=lambda: chain([head], drops(b"")), pause_s=pause_s)
+
+
+def endless(block: int = 1 << 16) -> Fault:
+    """A body of which nobody says how long it is, and which has no end."""
+    head = b'HTTP/1.1 200 OK\r\nETag: "1"\r\nConnection: close\r\n\r\n'
+    return Fault("a body without end", raw=lambda: chain([head], repeat(bytes(block))))
+
+
+def drops(head: bytes) -> Iterator[bytes]:
+    """A text byte by byte, and then zeros for ever."""
+    yield from (bytes([byte]) for byte in head)
+    yield from repeat(b"0")
 
 
 def first(act: Callable[[], object]) -> Fault:

@@ -58,7 +58,18 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         """Say nothing."""
 
+    def _send_raw(self, pieces: Iterator[bytes]) -> NoReturn:
+        self.close_connection = True
+        for piece in pieces:
+            if self.hub.closing.wait(self.fault.pause_s) if self.fault.pause_s else self.hub.closing.is_set():
+                break
+            self.request_seen.sent += len(piece)
+            self.wfile.write(piece)
+        raise _EndedError
+
     def _answer(self, path: str) -> NoReturn:
+        if self.fault.raw is not None:
+            self._send_raw(self.fault.raw())
         if self.fault.status:
             self._refuse(self.fault.status, "", "<html>planned</html>")
         if found := _API.fullmatch(path):
@@ -168,6 +179,8 @@ class Handler(BaseHTTPRequestHandler):
     # --- what is sent
 
     def _json(self, data: object, headers: dict[str, str] | None = None) -> NoReturn:
+        if self.fault.rewrite is not None:
+            data = self.fault.rewrite(data)
         body = Stored(json.dumps(data).encode())
         self._send(200, {"Content-Type": "application/json", **(headers or {})}, body, 0, body.size)
 
@@ -193,7 +206,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(code)
         for name, value in said.items():
             if value is not None:
-                self.send_header(name, value)
+                self.send_header(name, value.encode("utf-8", "surrogateescape").decode("latin-1"))
         self.end_headers()
         if self.command != "HEAD" and file is not None:
             self._body(file, begin, end)

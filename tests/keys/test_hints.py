@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
+from ckptsurgeon.keys import KeyPattern, deeper_notes, nearest, unmatched
 
-from ckptsurgeon.keys import KeyPattern, deeper_note, nearest, unmatched
+from ..pace import in_time
 
 KEYS = [
     *(
@@ -41,12 +41,9 @@ def test_upper_and_lower_case_count_as_one() -> None:
 def test_a_hundred_thousand_keys_are_compared_in_time() -> None:
     letters = "abcdefghij"
     keys = [f"model.{''.join(letters[int(c)] for c in str(i))}.weight" for i in range(100_000)] + ["model.decoder.w"]
-    begin = time.process_time()
-    assert nearest("model.decodr", keys)[0] == ("model.decoder", 1)
-    assert time.process_time() - begin < 5
-    begin = time.process_time()
-    assert nearest("x.y", [".".join("x" * 300_000)])
-    assert time.process_time() - begin < 1
+    with in_time():
+        assert nearest("model.decodr", keys)[0] == ("model.decoder", 1)
+        assert nearest("x.y", [".".join("x" * 300_000)])
 
 
 def test_nothing_near_says_how_the_keys_begin() -> None:
@@ -59,11 +56,41 @@ def test_a_hostile_key_is_escaped() -> None:
     assert "‮" not in str(error)
 
 
+def noted(pattern: str, keys: list[str]) -> list[str]:
+    return deeper_notes([(f"--exclude {pattern}", KeyPattern(pattern))], keys)
+
+
 def test_few_here_and_many_deeper_gets_a_note_with_both_counts() -> None:
     keys = ["bias", *KEYS]
-    pattern = KeyPattern("bias")
-    assert deeper_note("--exclude bias", pattern, 1, keys) == "--exclude bias matches 1 key; **.bias would match 26"
-    assert deeper_note("--exclude bias", pattern, 1, ["bias", "a.bias", "b.bias", "c.bias"]).endswith("would match 4")
-    assert deeper_note("--exclude bias", pattern, 1, ["bias", "a.bias", "b.bias"]) == ""
-    assert deeper_note("--exclude decoder", KeyPattern("decoder"), 3, keys) == ""
-    assert deeper_note("--exclude **.bias", KeyPattern("**.bias"), 26, keys) == ""
+    assert noted("bias", keys) == ["--exclude bias matches 1 key; **.bias would match 26"]
+    assert noted("bias", ["bias", "a.bias", "b.bias", "c.bias"]) == [
+        "--exclude bias matches 1 key; **.bias would match 4"
+    ]
+    assert noted("bias", ["bias", "a.bias", "b.bias"]) == []
+    assert noted("bias", KEYS) == []
+    assert noted("decoder", keys) == []
+    assert noted("**.bias", keys) == []
+    assert noted("0", ["0.w", *(f"{name}.0.w" for name in "abcdef")]) == []
+
+
+def idle(text: str) -> list[str]:
+    return [note for note in deeper_notes([(f"--include {text}", KeyPattern(text))], KEYS) if "matches nothing" in note]
+
+
+def test_a_word_of_a_list_that_matches_nothing_is_said_with_its_neighbour() -> None:
+    assert idle("{encoder,decodr}.*") == [
+        "decodr of --include {encoder,decodr}.* matches nothing; decoder (3 keys) is near"
+    ]
+    assert idle("{encoder,decoder}.**.{weigth,bias}") == [
+        "weigth of --include {encoder,decoder}.**.{weigth,bias} matches nothing; "
+        "encoder.layers.0.attn.weight (1 key) is near"
+    ]
+    assert idle("encoder.layers.{3,40}") == ["40 of --include encoder.layers.{3,40} matches nothing"]
+
+
+def test_a_list_whose_words_all_match_and_a_range_get_no_note() -> None:
+    assert idle("{encoder,decoder}.*") == []
+    assert idle("encoder.layers.{0..40}") == []
+    assert idle("decoder.{out,embed}.{weight,bias}") == []
+    assert idle("{decoder.out,encoder.layers.3}") == []
+    assert idle("{decoder,zz\\,z}") == ["zz,z of --include {decoder,zz\\,z} matches nothing"]

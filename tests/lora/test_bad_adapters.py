@@ -94,14 +94,15 @@ def test_wrong_usage_is_said(arguments: list[str], code: int, why: str, ckpt: An
     assert why in " ".join(done.err.split())
 
 
-def test_a_quantised_base_cannot_be_merged_into(ckpt: Any) -> None:
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
+def test_a_quantised_base_cannot_be_merged_into(dtype: torch.dtype, ckpt: Any) -> None:
     state = base_state()
-    state["layers.0.q.weight"] = torch.zeros(8, 8, dtype=torch.uint8)
+    state["layers.0.q.weight"] = torch.zeros(8, 8, dtype=dtype)
     save_file(state, "base.safetensors")
     peft_folder("a", PAIR)
     done = ckpt("lora", "merge", "base.safetensors", "a", "-o", "o.safetensors", "--json")
     assert done.code == 4
-    assert "before it was quantised" in json.loads(done.err)["hint"]
+    assert "Dequantise the model first" in json.loads(done.err)["hint"]
 
 
 def test_the_base_is_never_overwritten(ckpt: Any) -> None:

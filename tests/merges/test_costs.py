@@ -17,7 +17,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import merge_inputs, needs
+from ckptsurgeon.engine import merge_inputs, needs, together
+from ckptsurgeon.merges import _threshold
 from fixtures.mergekit_cases import CASES, models
 
 from .arrays import METHODS, Arrays, merge
@@ -34,7 +35,8 @@ def save(name: str, seed: int, shape: tuple[int, ...] = (40, 30)) -> int:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_declares_as_many_passes_as_it_makes_at_most(method: str) -> None:
+def test_a_method_declares_as_many_passes_as_it_makes_at_most(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_threshold, "FEW", 0)
     made, takes = [], {one.name for one in METHODS[method].parameters}
     cases = [one for one in CASES.values() if one.method == method]
     cases += [replace(one, parameters={**one.parameters, "rescale": True}) for one in cases if "rescale" in takes]
@@ -55,6 +57,8 @@ def test_what_is_read_and_written_is_what_the_plan_says(
     method: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = min([save(f"{name}.safetensors", seed) for seed, name in enumerate("abc")])
+    for module, name in ((_threshold, "FEW"), (merge_inputs, "SMALL"), (together, "FEW")):
+        monkeypatch.setattr(module, name, 0)  # as if the tensors were large
     seen = [0]
     read = merge_inputs.read_as
 
@@ -73,6 +77,23 @@ def test_what_is_read_and_written_is_what_the_plan_says(
     inputs = size * (3 if base else 2)
     assert plan.costs.nbytes_read == inputs * METHODS[method].passes
     assert inputs < seen[0] <= plan.costs.nbytes_read if METHODS[method].passes > 1 else seen[0] == inputs
+
+
+@pytest.mark.parametrize(("method", "more"), [("linear", {}), ("ties", {"density": 0.5}), ("slerp", {"t": 0.5})])
+def test_small_tensors_are_read_once(method: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    size = min([save(f"{name}.safetensors", seed) for seed, name in enumerate("abc")])
+    seen, read = [0], merge_inputs.read_as
+
+    def counted(*given: Any) -> Any:
+        values = read(*given)
+        seen[0] += values.nbytes
+        return values
+
+    monkeypatch.setattr(merge_inputs, "read_as", counted)
+    base = {"base": "c.safetensors"} if method == "ties" else {}
+    weights = {} if method == "slerp" else {"weights": [0.5, 0.5]}
+    cs.apply(cs.merge(["a.safetensors", "b.safetensors"], method=method, **base, **weights, **more), "o.safetensors")
+    assert seen[0] == size * (3 if base else 2)
 
 
 def test_a_dry_run_says_what_it_takes(ckpt: Run) -> None:

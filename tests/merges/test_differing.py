@@ -100,6 +100,7 @@ def test_the_last_policy_whose_pattern_matches_wins(shapes: tuple[State, State])
         ([], 4, "n.t is float32 (2, 3, 4) in a.safetensors, float32 (4, 2, 5) in b.safetensors"),
         (["slice"], 4, "n.t is float32 (2, 3, 4) in a.safetensors, float32 (4, 2, 5) in b.safetensors"),
         (["pad"], 2, "--on-mismatch pad is unknown. Use error, skip, slice, overlap."),
+        (["n:skip"], 2, "--on-mismatch n:skip is unknown. Did you mean n=skip?"),
         (["skip", "slice"], 2, "contradict each other"),
         (["skip", "nosuch=slice"], 2, "--on-mismatch nosuch matches none of the 3 output keys"),
     ],
@@ -219,7 +220,7 @@ def test_a_scale_below_zero_is_refused_where_there_is_no_sign() -> None:
 
 
 def test_files_of_all_kinds_are_merged_with_each_other() -> None:
-    states = [draw(seed, encoder_w=(40, 30), head_w=(8, 30)) for seed in range(4)]
+    states = [draw(seed, encoder_w=(40, 30), head_w=(8, 30), head_b=(8,)) for seed in range(4)]
     torch.save({"state_dict": {f"module.{key}": value for key, value in states[0].items()}, "epoch": 3}, "wrapped.pt")
     for number, output, more in ((1, "dcp/", {"to": "dcp"}), (2, "shards/", {"max_shard_size": "2KB"})):
         save_file(states[number], "plain.safetensors")

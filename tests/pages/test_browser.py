@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.keys import KeyPattern
-from ckptsurgeon.text import count, escape, human_bytes, human_count
+from ckptsurgeon.pages.html import script_text
+from ckptsurgeon.text import count, escape, human_bytes, human_count, percent
 
 from .made import HOSTILE, changed, facts, keys_of, look_for, network, output, rows, show, text, write_empty
 
@@ -266,6 +267,44 @@ def test_an_output_of_ours_says_from_where_and_by_which_rule(browser: Chrome) ->
     assert dict(zip(table[0][1:-2], map(int, table[-1][1:-2]), strict=True)) == counts
     click(browser, "#receipt tbody button")
     assert browser.execute_script("return document.querySelector('#network').hidden") is False
+
+
+def test_a_share_that_is_not_all_is_not_said_to_be(browser: Chrome) -> None:
+    """The rule is that of the terminal; of small shares the page says one digit more."""
+    shares = [
+        (0, 7),
+        (7, 7),
+        (9_999, 10_000),
+        (996, 1000),
+        (994, 1000),
+        (1, 10**9),
+        (2, 1000),
+        (7, 10_000),
+        (0.5, 1),
+        (9.97, 100),
+    ]
+    browser.get("about:blank")
+    said = browser.execute_script(
+        f"{script_text(['words.js'])}; return arguments[0].map(([part, whole]) => percent(part, whole))", shares
+    )
+    assert said == [
+        percent(part / whole, 1 if 0 < 100 * part / whole < 9.95 else 0) for part, whole in shares
+    ]  # fmt: skip
+
+
+def test_the_receipt_says_how_much_comes_from_sources_as_the_terminal_does(browser: Chrome) -> None:
+    """A new row of a vocabulary of thousands is not nothing."""
+    for name, size in (("old", 1999), ("new", 2000)):
+        Path(f"{name}.txt").write_text("".join(f"t{number}\n" for number in range(size)))
+        save_file({"out.weight": torch.zeros(size, 2), "body.weight": torch.zeros(5)}, f"{name}.safetensors")
+    cs.apply(cs.transplant("old.safetensors", "new.safetensors", vocab="old.txt:new.txt"), "made.safetensors")
+    show(browser, cs.view("made.safetensors"))
+    click(browser, "#tab-receipt")
+    table = browser.execute_script(
+        "return [...document.querySelectorAll('#receipt tr')].map((row) => [...row.children].map((one) => one.innerText))"
+    )
+    place = table[0].index("from sources")
+    assert {row[0]: row[place] for row in table[1:]} == {"body": "100 %", "out": ">99 %", "total": ">99 %"}
 
 
 @pytest.mark.parametrize("place", ["page", "difference", "receipt", "run"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
+import math
 import os
 import re
 import struct
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
@@ -24,6 +27,8 @@ from ckptsurgeon.pages import html
 from ckptsurgeon.pages.differences import STATES
 from ckptsurgeon.pages.html import PROGRAM, script_text
 from ckptsurgeon.plan import CLASSES
+from ckptsurgeon.render.plan import plan_view
+from ckptsurgeon.text import percent
 
 from ..hub.server import Hub
 from .made import HOSTILE, changed, data_of, keys_of, network, output, write_empty
@@ -139,6 +144,26 @@ def test_an_output_of_ours_shows_what_became_of_each_tensor() -> None:
         "body.norm.weight": "encoder.layers.10.attn.weight"
     }
     assert receipt["unexpected"] == [list(pair) for pair in plan.unexpected]
+
+
+def test_the_page_says_of_each_row_which_part_of_it_comes_from_a_source() -> None:
+    """Of a vocabulary with a new token, of what is padded and of what is kept not all, as on the terminal."""
+    for name, tokens in (("old", "a b c d"), ("new", "a b c d e")):
+        Path(f"{name}.txt").write_text(tokens.replace(" ", "\n") + "\n")
+    save_file({"e": torch.zeros(4, 3), "p": torch.zeros(2, 2), "same": torch.ones(7)}, "old.safetensors")
+    save_file(
+        {"e": torch.ones(5, 3), "p": torch.ones(4, 3), "same": torch.ones(7), "z": torch.ones(2)}, "new.safetensors"
+    )
+    plan = cs.transplant("old.safetensors", "new.safetensors", vocab="old.txt:new.txt", on_mismatch="overlap")
+    cs.apply(plan, "out.safetensors")
+    page = cs.view("out.safetensors")
+    parts = {keys_of(page)[row]: part for row, part in data_of(page)["receipt"]["part"]}
+    assert parts == {"e": pytest.approx(4 / 5), "p": pytest.approx(4 / 12), "z": 0}
+    text = io.StringIO()
+    Console(file=text, width=100).print(plan_view(plan))
+    sizes = {step.key: math.prod(step.shape) for step in plan.steps}
+    share = sum(size * parts.get(key, 1) for key, size in sizes.items()) / sum(sizes.values())
+    assert f" {percent(share)} " in text.getvalue().splitlines()[-1]
 
 
 def test_a_damaged_recipe_is_a_note_and_the_page_is_there() -> None:
@@ -339,7 +364,7 @@ def test_a_pipe_in_the_place_of_a_log_is_not_waited_for(ckpt: Run) -> None:
     Path("run/lineage.json").write_text("{}")
     os.mkfifo("run/log.jsonl")
     done = ckpt("view", "run", "-o", "p.html")
-    assert (done.code, "no regular file" in done.err) == (3, True)
+    assert (done.code, "not a regular file" in done.err) == (3, True)
 
 
 def test_a_page_is_never_written_over_a_file_of_its_run() -> None:

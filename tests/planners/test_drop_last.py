@@ -11,6 +11,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.api import planning
+from ckptsurgeon.configs import target_with
 
 LAYERS = ("layer_1", "layer_2", "rnn", "layer_20")
 SHAPES = {"layer_1.w": [2], "layer_2.w": [2], "rnn.w2": [2], "layer_20.w": [3], "other.layer_20": [2]}
@@ -22,8 +23,8 @@ def _files(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({key: torch.ones(2) for key in SHAPES}, "src.pth")
     rows = "".join(f"    {key}: {{shape: {shape}, init: zeros}}\n" for key, shape in SHAPES.items())
     Path("dst.yaml").write_text(f"model:\n  tensors:\n{rows}")
-    load = planning.load_target
-    monkeypatch.setattr(planning, "load_target", lambda path: replace(load(path), layers=LAYERS))
+    load = target_with
+    monkeypatch.setattr(planning, "target_with", lambda path, change: replace(load(path, change), layers=LAYERS))
 
 
 def anew(**options: Any) -> list[str]:
@@ -67,7 +68,7 @@ def test_what_is_no_number_of_layers_is_an_error(number: Any) -> None:
 def test_a_destination_without_layers_is_an_error_that_says_what_to_use(
     destination: str, monkeypatch: pytest.MonkeyPatch, ckpt: Any
 ) -> None:
-    monkeypatch.setattr(planning, "load_target", cs.load_target)
+    monkeypatch.setattr(planning, "target_with", target_with)
     Path("plain.yaml").write_text("model: {like: src.pth}\n")
     done = ckpt("transplant", "src.pth", destination, "--drop-last", "1", "-o", "out.pth")
     said = " ".join(done.err.split())
@@ -84,7 +85,7 @@ def test_a_tied_tensor_goes_with_either_of_its_layers() -> None:
 
 
 def test_the_heads_of_hybrid_asr_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "load_target", cs.load_target)
+    monkeypatch.setattr(planning, "target_with", target_with)
     Path("tokens.txt").write_text("<blank>\na\nb\n")
     small = "d_model: 16, heads: 2, encoder_layers: 2, decoder_layers: 1, n_mels: 20"
     Path("hybrid.yaml").write_text(f"model: {{name: hybrid_asr, tokens: tokens.txt, {small}}}\n")

@@ -65,13 +65,13 @@ def test_what_was_put_in_place_before_a_failure_is_put_back(
     before, calls = there(), list[str]()
 
     def failing(real: Callable[..., None]) -> Callable[..., None]:
-        def call(path: str, *to: str) -> None:
+        def call(path: str, *to: str, **at: int) -> None:
             place = to[0] if to else path
             if ".ckpt-tmp" not in place and len(calls) <= fails:
                 calls.append(place)
                 if len(calls) > fails:
                     raise OSError(errno.EIO, "broken", place)
-            real(path, *to)
+            real(path, *to, **at)
 
         return call
 
@@ -119,13 +119,13 @@ import os, sys
 import ckptsurgeon as cs
 left = int(sys.argv[2])
 def dying(real):
-    def call(path, *to):
+    def call(path, *to, **at):
         global left
         if ".ckpt-tmp" not in (to[0] if to else path):
             if not left:
                 os._exit(9)
             left -= 1
-        real(path, *to)
+        real(path, *to, **at)
     return call
 os.replace, os.unlink = dying(os.replace), dying(os.unlink)
 ours = cs.Pretrainer("collected", {"enc": object(), "head": object()})

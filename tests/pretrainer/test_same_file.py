@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -73,15 +74,20 @@ def test_a_file_is_never_replaced_by_a_link_to_itself(form: Callable[[], None], 
 
 
 def test_a_folder_that_links_to_the_hub_s_cache_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = Path("cache/snapshots/main")
+    commit, digest = "c" * 40, hashlib.sha256(WEIGHTS).hexdigest()
+    cache = Path("cache/models--org--repo/snapshots", commit)
     cache.mkdir(parents=True)
-    Path("cache/blob").write_bytes(WEIGHTS)
-    (cache / "enc.ckpt").symlink_to("../../blob")
+    blob = Path("../../blobs", digest)
+    Path("cache/models--org--repo/blobs").mkdir()
+    (cache / blob).write_bytes(WEIGHTS)
+    (cache / "enc.ckpt").symlink_to(blob)
     Path("collected").symlink_to(cache)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(Path("cache").absolute()))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda **_: str((cache / "enc.ckpt").absolute()))
     for strategy in ("symlink", "copy"):
-        cs.Pretrainer("collected", {"enc": object()}).collect_files("org/repo", strategy)
-        assert (cache / "enc.ckpt").readlink() == Path("../../blob")
+        ours = cs.Pretrainer("collected", {"enc": object()})
+        ours.collect_files("org/repo", strategy, cs.FetchConfig(revision=commit))
+        assert (cache / "enc.ckpt").readlink() == blob
         assert Path("collected/enc.ckpt").read_bytes() == WEIGHTS
 
 

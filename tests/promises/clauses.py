@@ -41,6 +41,7 @@ SENT = "Answers of a server that are short, wrong, late, refused or of another f
 KEPT = "What stood there before a fault is there after it"
 MOVED = "A branch that moves, a server that asks for time, a host that redirects"
 BROKEN_OFF = "Fetching that is killed at random moments"
+ELSEWHERE = "Names of a hub, and links in its cache, that lead out of it"
 PLACED = "Links, files, folders and names in the way of what was fetched"
 
 OPENING = (
@@ -48,7 +49,7 @@ OPENING = (
     INDEX, DCP, ZERO, NUMPY, TENSORFLOW, SPECIAL, INPUTS, MUTATED, SHOWN,
 )  # fmt: skip
 WRITING = (FULL, FAILING, OTHERWISE, KILLED, POWER, UNFLUSHED, UNREADABLE, MEMORY, REFLINKS, WRITERS)
-FETCHING = (SENT, KEPT, MOVED, BROKEN_OFF, PLACED)
+FETCHING = (SENT, KEPT, MOVED, BROKEN_OFF, ELSEWHERE, PLACED)
 
 SECTIONS = {"hostile": OPENING, "faults": WRITING, "fetching": FETCHING}
 """The folder of the tests that hold a section's promises, and the promises."""

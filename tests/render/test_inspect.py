@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from typing import Any
 
 import pytest
 import torch
@@ -51,19 +53,20 @@ def test_keys_under_stats_are_never_broken(width: int) -> None:
     lines = printed(stats_view(cs.inspect("keys.pth", stats=True)), width)
     for key in keys:
         assert sum(line.split()[:1] == [key] for line in lines) == 1
-    numbers = [line for line in lines[1:] if len(line.split()) >= 5]
+    numbers = [line for line in lines[1:-1] if len(line.split()) >= 5]
     assert len({len(line) for line in [lines[0], *numbers]}) == 1
 
 
 def test_lines_name_the_shard_and_the_tie() -> None:
     weight = torch.ones(4, 4)
-    torch.save({"a": weight, "b": weight, "c": torch.ones(2)}, "src.pth")
+    torch.save({"a": weight, "b": weight, "c": torch.ones(2), "d": torch.ones(2)}, "src.pth")
     cs.init_config("src.pth", output="dst.yaml")
     lines = list(tensor_lines(cs.inspect("src.pth")))
     assert [line.split() for line in lines] == [
         ["a", "(4,", "4)", "float32", "64", "B"],
         ["b", "(4,", "4)", "float32", "64", "B", "tied", "to", "a"],
         ["c", "(2)", "float32", "8", "B"],
+        ["d", "(2)", "float32", "8", "B"],
     ]
     cs.apply(cs.transplant("src.pth", "dst.yaml"), "folder", max_shard_size="70B")
     assert all("-of-0000" in line for line in tensor_lines(cs.inspect("folder")))
@@ -78,3 +81,24 @@ def test_what_lies_beside_the_tensors_hangs(width: int) -> None:
     assert below
     assert all(line.startswith(" " * len("also here  ")) for line in below)
     assert all(line == line.rstrip() and len(line) <= width for line in lines)
+
+
+def test_stats_end_in_what_they_come_to(ckpt: Any) -> None:
+    weight = torch.tensor([0.0, 1.0, float("nan"), float("-inf"), 0.0])
+    torch.save({"a": weight, "tied": weight, "b": torch.zeros(3), "c": torch.ones(2, dtype=torch.complex64)}, "a.pth")
+    done = ckpt("inspect", "a.pth", "--stats")
+    assert done.out.splitlines()[-1] == "  2 tensors of 8 elements, 1 NaN, 1 Inf, 5 zeros, 1 not measured  in a"
+    assert done.code == 1
+    found = json.loads(ckpt("inspect", "a.pth", "--stats", "--json").out)["summary"]
+    assert found == {
+        "measured": 2, "not_measured": 1, "elements": 8, "nan": 1, "inf": 1, "zeros": 5, "unsound": ["a"],
+    }  # fmt: skip
+    assert json.loads(ckpt("inspect", "a.pth", "--json").out)["summary"] is None
+
+
+def test_stats_of_sound_values_end_well_and_excluded_keys_do_not_count(ckpt: Any) -> None:
+    torch.save({"a": torch.full((2,), float("nan")), "b": torch.ones(3)}, "a.pth")
+    assert ckpt("inspect", "a.pth", "--stats", "--exclude", "a").code == 0
+    assert ckpt("inspect", "a.pth", "--stats", "--include", "a").code == 1
+    assert ckpt("inspect", "a.pth").code == 0
+    assert ckpt("inspect", "a.pth", "--exclude", "c").code == 2

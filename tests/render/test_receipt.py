@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from ckptsurgeon.plan import Receipt
+from ckptsurgeon.plan import Fit, Receipt
 from ckptsurgeon.render.receipt import counts_line, receipt_view
 
 
@@ -44,3 +45,9 @@ def test_notes_hang_and_the_next_command_is_last() -> None:
 
 def test_classes_that_nothing_is_in_are_left_out() -> None:
     assert counts_line(receipt(1, 0.0)).plain == "  3 copied"
+
+
+@pytest.mark.parametrize(("error", "says"), [(0.0, "0 %"), (0.0004, "<0.1 %"), (0.123, "12.3 %"), (0.9996, ">99.9 %")])
+def test_what_factors_lack_is_never_said_to_be_all_or_nothing(error: float, says: str) -> None:
+    fits = (Fit("body.weight", (8, 4), 2, error),)
+    assert printed(receipt_view(replace(receipt(1, 0.0), fits=fits)))[1].endswith(f"  {says}")

@@ -81,8 +81,8 @@ def test_a_text_is_no_pickle(kind: str) -> None:
     source = random.Random(kind)
     texts = [TEXTS[kind](source) for _ in range(40)]
     for text in texts[:15]:
-        Path("notes").write_text(text)
-        found = cs.scan("notes")
+        Path("notes.txt").write_text(text)
+        found = cs.scan("notes.txt")
         assert (found.ok, found.found[0].format) == (True, "text"), (text[:200], found.found)
     Path("x.pkl").write_bytes(pickle.dumps({"texts": texts, "bytes": [text.encode() for text in texts]}))
     found = cs.scan("x.pkl")

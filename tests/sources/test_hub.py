@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants, hf_hub_download
+from safetensors.torch import save
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import ConfigError, SourceError
@@ -46,7 +47,7 @@ def test_a_repository_is_a_folder(hub: Hub) -> None:
 def test_a_sharded_repository_is_fetched_in_parts(hub: Hub) -> None:
     files: dict[str, bytes] = {}
     torch.save(VALUES, "x.pth")
-    cs.apply(cs.convert("x.pth"), "shards", to="safetensors", max_shard_size="700kB")
+    cs.apply(cs.convert("x.pth"), "shards", to="safetensors", max_shard_size="1MB")
     for path in Path("shards").iterdir():
         files[path.name] = path.read_bytes()
     assert len(files) > 3
@@ -54,6 +55,19 @@ def test_a_sharded_repository_is_fetched_in_parts(hub: Hub) -> None:
     cs.apply(cs.filter("hf://org/net", include=["encoder"]), "out.safetensors")
     assert torch.equal(cs.open_checkpoint("out.safetensors").tensor("encoder.weight"), VALUES["encoder.weight"])
     assert hub.sent < 900_000
+
+
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "net.safetensors.index.json"])
+def test_an_index_is_asked_for_once_whatever_its_shards_are_called(hub: Hub, index: str) -> None:
+    names = {"encoder.weight": "body.safetensors", "decoder.weight": "model-00002-of-000002.safetensors"}
+    names["more"] = "model-00001-of-000002.safetensors"
+    files = {name: save({key: VALUES.get(key, VALUES["encoder.weight"])}) for key, name in names.items()}
+    hub.repository("org/net", {**files, index: json.dumps({"weight_map": names}).encode()})
+    with cs.open_checkpoint("hf://org/net") as far:
+        assert list(far) == list(names)
+        assert far.notes == ()
+    assert len(hub.asked(f"*/{index}", "GET")) == 1
+    assert len(hub.asked(f"*/{index}")) <= 2
 
 
 def test_what_the_cache_has_of_a_commit_takes_no_request(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,11 +67,13 @@ def test_a_long_range_is_cut_into_requests(hub: Hub, monkeypatch: pytest.MonkeyP
 
 def test_only_a_file_that_is_all_there_has_a_descriptor(hub: Hub) -> None:
     file = opened(hub.file("net.pth", BIG))
-    assert file.fileno() is None
+    with file.descriptor() as fd:
+        assert fd is None
     file.need([(0, len(BIG))])
-    assert (file.fileno() or -1) > 0
+    with file.descriptor() as fd:
+        assert (fd or -1) > 0
     file.close()
-    assert file.fileno() == -1
+    assert file.closed
     with pytest.raises(SourceError, match="closed"):
         file.read(0, 1)
 
@@ -154,7 +156,7 @@ def test_a_connection_that_breaks_is_asked_for_the_rest_only(hub: Hub) -> None:
 
 
 def test_a_hanging_server_is_left(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_http, "SILENT_S", 0.3)
+    monkeypatch.setenv("CKPTSURGEON_TIMEOUT", "1")
     url = hub.file("net.pth", BIG)
     hub.fail("/files/*", faults.hanging(10), nth=2)
     file = opened(url)

@@ -156,9 +156,13 @@ def test_a_first_loss_far_from_uniform_warns_and_one_that_is_not_finite_fails() 
 
 
 @pytest.mark.parametrize(
-    ("share", "status"), [(0.7, WARN), (0.8, PASS), (1.2, PASS), (1.3, WARN)]
+    ("share", "status", "says"),
+    [
+        (0.7, WARN, "30 % less"), (0.8, PASS, "20 % less"), (1.2, PASS, "20 % more"), (1.3, WARN, "30 % more"),
+        (1.001, PASS, "<1 % more"), (0.001, WARN, ">99 % less"), (1.0, PASS, "the same"),
+    ],
 )  # fmt: skip
-def test_a_first_loss_may_be_a_quarter_off_either_way(share: float, status: str) -> None:
+def test_a_first_loss_may_be_a_quarter_off_either_way(share: float, status: str, says: str) -> None:
     job = toy.job()
     model, _ = job.model()
     batch = first_batch(job.work.train, 0)
@@ -166,6 +170,7 @@ def test_a_first_loss_may_be_a_quarter_off_either_way(share: float, status: str)
     job.work.task.uniform_loss = lambda model, batch: loss / share  # type: ignore[method-assign]
     found = first_loss(model, job.work.task, batch, settings=job.settings, drawn=True)
     assert found.status == status, found
+    assert found.says.endswith(f"({says})")
 
 
 def layer(name: str, ratio: float, dead: int = 0) -> Layer:
@@ -176,6 +181,7 @@ def test_the_bounds_of_activations_and_of_updates() -> None:
     assert [scale([layer("x", ratio)]).status for ratio in (0.45, 0.55, 1.9, 2.1)] == [WARN, PASS, PASS, WARN]
     assert [dead_units([layer("x", 1, dead)]).status for dead in (0, 1, 4)] == [PASS, WARN, FAIL]
     assert [blanks({"blanks": share}).status for share in (0.994, 0.996)] == [PASS, FAIL]
+    assert blanks({"blanks": 0.9996}).says.startswith(">99.9 % of frames: the all-blank plateau")
     loop = toy.loop(clip=1.0)
     found = []
     for ratio in (0.9e-6, 1.1e-6, 0.09, 0.11):
@@ -335,7 +341,7 @@ def test_gradients_that_are_always_clipped_warn() -> None:
     loop.run()
     found = during(loop)["gradient norm"]
     assert found.status == WARN
-    assert "100% of steps clipped" in found.says
+    assert "100 % of steps clipped" in found.says
 
 
 @pytest.mark.parametrize(("largest", "status"), [(90.0, PASS), (110.0, WARN)])

@@ -51,7 +51,7 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
 
 
 def test_the_task_of_ones_own_trains(ckpt: Callable[..., Any]) -> None:
-    found = re.search(r"```python\n(import torch.*?)```", PAGE, re.S)
+    found = re.search(r'```python title="my_task.py"\n(.*?)```', PAGE, re.S)
     assert found
     Path("my_task.py").write_text(found[1])
     train = {"task": "my_task.py:Doubling", "steps": 60, "lr": 0.1, "evaluate_every": 60, "batch_size": 8}
@@ -64,7 +64,7 @@ def test_the_task_of_ones_own_trains(ckpt: Callable[..., Any]) -> None:
 
 
 def test_the_example_is_understood() -> None:
-    found = re.search(r"```yaml\n(.*?)```", PAGE, re.S)
+    found = re.search(r'```yaml title="mine.yaml"\n(.*?)```', PAGE, re.S)
     assert found
     made = settings_of(yaml.safe_load(found[1])["train"], "docs/train.md")
     assert (made.freeze, made.lr_scale) == ({"encoder": 500}, {"encoder": 0.1})

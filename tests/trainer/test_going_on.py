@@ -68,7 +68,7 @@ def test_all_data_do_not_become_one_batch_when_resumed() -> None:
 def test_a_run_that_is_killed_in_its_controls_has_a_result_and_they_can_be_run_again(
     init: str, ckpt: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = cs.train(run="whole", device="cpu", steps=4, controls=True, seeds=1)
+    whole = cs.train(**toy.STARTED, run="whole", device="cpu", steps=4, controls=True, seeds=1)
 
     def killed(*args: Any, **options: Any) -> Any:
         raise KeyboardInterrupt
@@ -76,7 +76,7 @@ def test_a_run_that_is_killed_in_its_controls_has_a_result_and_they_can_be_run_a
     with monkeypatch.context() as patch:
         patch.setattr(running, "run_controls", killed)
         with pytest.raises(KeyboardInterrupt):
-            cs.train(device="cpu", steps=4, controls=True, seeds=1)
+            cs.train(**toy.STARTED, device="cpu", steps=4, controls=True, seeds=1)
     left = read_report("run")
     assert (left.step, left.ended, left.controls) == (4, "unchecked", None)
     last = {check.name: (check.status, check.says) for check in left.checks if check.when == "after"}

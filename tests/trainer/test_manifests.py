@@ -81,7 +81,7 @@ def test_what_is_wrong_with_a_table_is_said(content: str, texts: tuple[str, ...]
 
 def test_a_line_that_is_no_utf8_is_named() -> None:
     Path("x.csv").write_bytes(COQUI.encode() + b"a.wav,1,yes\na.wav,1,sch\xf6n\n")
-    fails("x.csv", "x.csv, line 3: this is no UTF-8", "iconv")
+    fails("x.csv", "x.csv, line 3: this is not UTF-8", "iconv")
 
 
 def test_every_missing_sound_is_a_detail() -> None:

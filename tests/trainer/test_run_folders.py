@@ -18,6 +18,8 @@ import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks import Check
 from ckptsurgeon.trainer.run_folder import RunFolder
 
+from . import toy
+
 Run = Callable[..., Any]
 
 HOLD = """
@@ -53,7 +55,8 @@ def trained_elsewhere(folder: str) -> Iterator[subprocess.Popen[str]]:
 def refused(ckpt: Run, *flags: str, code: int) -> str:
     """What is said; nothing of the folder has changed."""
     before = tree("run")
-    done = ckpt("train", *flags, "--device", "cpu")
+    start = () if "--resume" in flags or "--report" in flags else toy.START
+    done = ckpt("train", *start, *flags, "--device", "cpu")
     assert done.code == code, done
     assert tree("run") == before
     return " ".join(done.err.split()).rpartition("error: ")[2]
@@ -72,7 +75,7 @@ def part(step: int) -> None:
         if row.get("step") == step and "loss" in row:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    cs.train(device="cpu", observer=observe)
+    cs.train(**toy.STARTED, device="cpu", observer=observe)
 
 
 def test_one_process_trains_in_a_folder(ckpt: Run, init: str) -> None:
@@ -81,7 +84,7 @@ def test_one_process_trains_in_a_folder(ckpt: Run, init: str) -> None:
         said = refused(ckpt, "--resume", code=5)
         assert said.startswith(f"run is being trained by process {other.pid}. Wait for it")
         assert f"run is being trained by process {other.pid}" in refused(ckpt, code=5)
-        assert ckpt("train", "--check-only", "--device", "cpu").code == 0
+        assert ckpt("train", *toy.START, "--check-only", "--device", "cpu").code == 0
     assert ckpt("train", "--resume", "--device", "cpu").code == 0  # the other one was killed
     assert not os.path.exists("run/.ckpt-lock")
 
@@ -95,12 +98,12 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(ckpt: Run, init: str) -> 
     def slowly(*args: Any) -> Any:
         if not entered:
             entered.append(True)
-            cs.train(device="cpu", steps=4)
+            cs.train(**toy.STARTED, device="cpu", steps=4)
         return checks(*args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "checks_before", slowly)
-        done = ckpt("train", "--device", "cpu", "--steps", "6")
+        done = ckpt("train", *toy.START, "--device", "cpu", "--steps", "6")
     assert done.code == 2, done
     assert "run holds a run, at step 4" in done.err
     assert RunFolder("run").last_step() == 4
@@ -109,7 +112,7 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(ckpt: Run, init: str) -> 
 @pytest.mark.parametrize("how", ["lost", "dangling", "copied", "text"])
 def test_a_run_whose_link_was_lost_goes_on(how: str, ckpt: Run, init: str) -> None:
     """By zip, rsync without -l, cp -rL, or a file system without links."""
-    whole = cs.train(device="cpu", run="whole")
+    whole = cs.train(**toy.STARTED, device="cpu", run="whole")
     part(5)
     if how == "copied":
         shutil.copytree("run", "flat", symlinks=False)
@@ -140,7 +143,7 @@ def test_a_folder_called_last_that_is_no_copy_is_not_removed(ckpt: Run, init: st
 
 
 def test_a_run_without_a_checkpoint_is_said_to_be_one(ckpt: Run, init: str) -> None:
-    cs.train(device="cpu", steps=4)
+    cs.train(**toy.STARTED, device="cpu", steps=4)
     shutil.rmtree("run/steps")
     assert "run holds a run without a whole checkpoint" in refused(ckpt, "--resume", code=3)
     assert "what is left of this one stays" in refused(ckpt, code=3)
@@ -148,7 +151,7 @@ def test_a_run_without_a_checkpoint_is_said_to_be_one(ckpt: Run, init: str) -> N
 
 @pytest.mark.parametrize(("name", "how"), [("model.safetensors", "flip"), ("state.pth", "flip"), ("state.pth", "cut")])
 def test_damage_is_noticed_and_the_checkpoint_before_it_is_named(name: str, how: str, ckpt: Run, init: str) -> None:
-    cs.train(device="cpu", steps=12)
+    cs.train(**toy.STARTED, device="cpu", steps=12)
     path = Path("run/steps/12", name)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
@@ -165,7 +168,7 @@ def test_damage_is_noticed_and_the_checkpoint_before_it_is_named(name: str, how:
 
 def test_damage_in_a_checkpoint_without_sums_is_said_in_our_words(ckpt: Run, init: str) -> None:
     """Those of earlier versions have none."""
-    cs.train(device="cpu", steps=4)
+    cs.train(**toy.STARTED, device="cpu", steps=4)
     os.remove("run/steps/4/sums.json")
     path = Path("run/steps/4/state.pth")
     path.write_bytes(path.read_bytes()[:1000])
@@ -174,7 +177,7 @@ def test_damage_in_a_checkpoint_without_sums_is_said_in_our_words(ckpt: Run, ini
 
 
 def test_an_edited_record_is_said_not_to_be_read(ckpt: Run, init: str) -> None:
-    cs.train(device="cpu", steps=4)
+    cs.train(**toy.STARTED, device="cpu", steps=4)
     assert "was edited" not in ckpt("train", "--resume", "--device", "cpu").err
     Path("run/config.yaml").write_text(Path("run/config.yaml").read_text().replace("lr: 0.01", "lr: 0.5"))
     done = ckpt("train", "--resume", "--device", "cpu")
@@ -182,7 +185,7 @@ def test_an_edited_record_is_said_not_to_be_read(ckpt: Run, init: str) -> None:
 
 
 def test_a_run_that_was_done_is_said_to_be(ckpt: Run, init: str) -> None:
-    cs.train(device="cpu", steps=4)
+    cs.train(**toy.STARTED, device="cpu", steps=4)
     said = " ".join(ckpt("train", "--resume", "--device", "cpu").err.split())
     assert said.count("note: the run was done, at step 4/4: nothing is left to train, it is only checked again") == 1
 
@@ -190,16 +193,16 @@ def test_a_run_that_was_done_is_said_to_be(ckpt: Run, init: str) -> None:
 def test_a_folder_with_other_things_is_said(ckpt: Run, init: str) -> None:
     os.mkdir("wav")
     Path("wav/1.wav").touch()
-    done = ckpt("train", "--run", "wav", "--device", "cpu")
+    done = ckpt("train", *toy.START, "--run", "wav", "--device", "cpu")
     assert done.code == 0
     assert "wav holds other things too, and the run lies between them: 1.wav" in " ".join(done.err.split())
     Path("file").touch()
-    assert "file is no folder." in ckpt("train", "--run", "file", "--device", "cpu").err
+    assert "file is no folder." in ckpt("train", *toy.START, "--run", "file", "--device", "cpu").err
 
 
 def test_identical_runs_leave_identical_files(init: str) -> None:
     for run in ("a", "b", "c"):
-        cs.train(device="cpu", steps=4, run=run)
+        cs.train(**toy.STARTED, device="cpu", steps=4, run=run)
     for name in ("best.safetensors", "last/model.safetensors"):
         assert len({Path(run, name).read_bytes() for run in ("a", "b", "c")}) == 1
     with cs.open_checkpoint("a/best.safetensors") as best:
@@ -207,9 +210,9 @@ def test_identical_runs_leave_identical_files(init: str) -> None:
 
 
 def test_one_batch_by_heart_stands_in_no_runs_way(ckpt: Run, init: str) -> None:
-    assert ckpt("train", "--overfit-one-batch", "--steps", "40", "--device", "cpu").code == 0
+    assert ckpt("train", *toy.START, "--overfit-one-batch", "--steps", "40", "--device", "cpu").code == 0
     assert sorted(name for name in os.listdir() if name.startswith("run")) == ["run-overfit"]
-    assert ckpt("train", "--steps", "4", "--device", "cpu").code == 0
+    assert ckpt("train", *toy.START, "--steps", "4", "--device", "cpu").code == 0
 
 
 def test_the_kept_configuration_is_a_configuration(ckpt: Run, init: str, tmp_path: Path) -> None:
@@ -219,7 +222,7 @@ def test_the_kept_configuration_is_a_configuration(ckpt: Run, init: str, tmp_pat
     from ckptsurgeon.trainer.section import settings_of
     from ckptsurgeon.trainer.settings import Settings
 
-    cs.train(device="cpu", steps=4, sets=["clip=null", "data.min_s=0.5"])
+    cs.train(**toy.STARTED, device="cpu", steps=4, sets=["clip=null", "data.min_s=0.5"])
     kept = yaml.safe_load(Path("run/config.yaml").read_text())
     assert kept["relative_to"] == ".."
     assert set(kept["train"]) == set(Settings.__dataclass_fields__)
@@ -251,7 +254,7 @@ def test_a_second_signal_says_what_is_saved(init: str) -> None:
         "            time.sleep(1.2)\n"
         "    return real(self, *given)\n"
         "loop.Loop._step = step\n"
-        "sys.exit(main(['train', '--run', 'r', '--device', 'cpu']))\n"
+        "sys.exit(main(['train', 'toy.yaml', '--init', 'toy.init.safetensors', '--run', 'r', '--device', 'cpu']))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 143, done

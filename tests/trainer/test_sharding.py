@@ -77,7 +77,7 @@ def read_moments_of(run: str) -> dict[str, torch.Tensor]:
 def test_it_starts_from_an_init_and_is_held_against_it(source: Path) -> None:
     toy.write()
     toy.make_init("head", source=str(source))
-    assert [one.code for one in train("--run", "run", *FSDP)] == [0, 0]
+    assert [one.code for one in train("toy.yaml", "--init", "toy.init.safetensors", "--run", "run", *FSDP)] == [0, 0]
     assert checks_of("run")["loaded tensors equal their source"] == "PASS"
     assert checks_of("run")["ties are still ties"] == "NOT RUN"
 

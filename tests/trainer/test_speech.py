@@ -121,7 +121,7 @@ def test_words_of_ones_own_make_another_language() -> None:
         ({"n": 0}, "0 utterances are none"),
         ({"words": {"ru": "x"}}, "words of ru, which is not spoken"),
         ({"words": {"en": "missing.txt"}}, "the words missing.txt cannot be read"),
-        ({"words": {"en": "latin1.txt"}}, "latin1.txt cannot be read: it is no UTF-8"),
+        ({"words": {"en": "latin1.txt"}}, "latin1.txt cannot be read: it is not UTF-8"),
         ({"words": {"en": "one.txt"}}, "one.txt holds 1 word"),
         ({"words": {"en": "mute.txt"}}, "espeak-ng says nothing for"),
     ],

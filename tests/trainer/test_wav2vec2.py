@@ -218,7 +218,7 @@ def test_a_whole_run_resumes_bit_for_bit_and_says_what_it_masks(ckpt: Run) -> No
     done = ckpt("train", write(fields={**SMALL, "mask_time_prob": 0.2}))
     assert done.code == 0, done
     said = " ".join((done.out + done.err).split())
-    for part in ("4 steps = 2 + 2, bit for bit", "20% of the frames are masked at most", "did not collapse"):
+    for part in ("4 steps = 2 + 2, bit for bit", "20 % of the frames are masked at most", "did not collapse"):
         assert part in said, part
     log = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
     steps = [row for row in log if "parts" in row]

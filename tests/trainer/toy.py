@@ -22,6 +22,10 @@ from ckptsurgeon.trainer.job import Job
 from ckptsurgeon.trainer.loop import Loop
 from ckptsurgeon.trainer.run_folder import RunFolder
 
+STARTED = {"config": "toy.yaml", "init": "toy.init.safetensors"}
+"""What a run starts from; its configuration names code, so that it has to be named itself."""
+START = ("toy.yaml", "--init", "toy.init.safetensors")
+
 NET = '''
 import torch
 from torch import nn

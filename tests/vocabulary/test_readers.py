@@ -76,7 +76,7 @@ def test_an_alphabet_that_is_written_is_read_again_or_refused(labels: list[str])
 
 def test_an_alphabet_that_is_no_utf_8_is_an_error() -> None:
     Path("alphabet.txt").write_bytes("ä\nb\n".encode("latin-1"))
-    with pytest.raises(ConfigError, match="it is no UTF-8"):
+    with pytest.raises(ConfigError, match="it is not UTF-8"):
         read_vocabulary("alphabet.txt")
 
 
@@ -143,7 +143,7 @@ WRONG: dict[str, tuple[str, str | bytes, str]] = {
     "nothing": ("t.txt", "", "holds 0 tokens"),
     "one token": ("t.txt", "a\n", "holds 1 token"),
     "a token twice": ("t.txt", "a\nb\na\n", "holds tokens twice: 'a'"),
-    "no text": ("t.txt", b"\xff\xfe\n\xff", "it is no UTF-8"),
+    "no text": ("t.txt", b"\xff\xfe\n\xff", "it is not UTF-8"),
     "zero bytes": ("t.txt", b"PK\0\0\nab", "zero bytes"),
     "a list elsewhere": ("config.yaml", "token_list: data/tokens.txt\n", "Name that file itself"),
     "no token list": ("config.yaml", "encoder: conformer\n", "has no token_list of texts"),
@@ -176,7 +176,10 @@ def test_a_file_that_is_no_vocabulary_is_an_error(name: str) -> None:
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("path", ["nothing.txt", ".", "/dev/zero"])
-def test_what_is_no_file_is_an_error(path: str) -> None:
-    with pytest.raises(ConfigError, match="it is no file"):
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [("nothing.txt", "No such file"), (".", "Is a directory"), ("/dev/zero", "it is a character device")],
+)
+def test_what_is_no_file_is_an_error(path: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
         read_vocabulary(path)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..checks import check_output, quoted
-from ..options import DryRun, Force, Json, MaxShard, Output, Quiet, To, Verbose
+from ..options import DryRun, Force, Json, Key, MaxShard, Output, Quiet, RunCode, To, Verbose, Wait
 from ..sink import Sink
 from ..writing import Writing
 
@@ -17,6 +17,7 @@ HELP = """Carry out a plan or a recipe that was made and reviewed before.
 A plan is what ckpt transplant -n --json prints; it is refused when a source or the destination's configuration has
 changed since, and its paths are relative to the working directory. A recipe is YAML: a verb, its options by name
 (source, destination, exclude, on_mismatch …), output, and what must come of it (assert); its paths are relative to it.
+With -n none of the code that it names is run; what would be run is said.
 """
 EXAMPLES = """\b
 Examples:
@@ -31,31 +32,52 @@ def run(
     to: To = None,
     max_shard_size: MaxShard = None,
     force: Force = False,
+    wait: Wait = None,
+    key: Key = None,
     dry_run: DryRun = False,
+    run_code: RunCode = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Carry out a plan."""
     from ... import api
+    from ...errors import ConfigError
 
     sink = Sink(json, quiet, verbose)
     if dry_run:
-        order = api.load_order(plan)
+        order = api.load_order(plan, run_code=run_code)
         try:
             where = output if output is not None else order.output
-            writing = Writing(sink, where, to or order.to, max_shard_size or order.max_shard_size, force, dry_run)
+            writing = Writing(
+                sink, where, to or order.to, max_shard_size or order.max_shard_size, force, dry_run, wait, key
+            )
             writing.check()
             writing.carry_out(order.plan)
         finally:
             order.close()
         return
-    if output is not None:
-        check_output(output)
+    if run_code:
+        raise ConfigError("--run-code goes with -n: without it, the code that a recipe names is run.")
+    _check_output(plan, output)
     with sink.working("writing", output or "") as progress:
-        receipt = api.apply(plan, output, to=to, max_shard_size=max_shard_size, force=force, progress=progress)
+        receipt = api.apply(
+            plan, output, to=to, max_shard_size=max_shard_size, force=force, wait=wait, key=key, progress=progress
+        )
     if sink.answer(receipt):
         return
     from ...render.receipt import counts_line, receipt_view
 
     sink.show(counts_line(receipt), receipt_view(receipt, next_steps=[f"ckpt verify {quoted(receipt.output)}"]))
+
+
+def _check_output(plan: str, output: str | None) -> None:
+    """Raise ConfigError for an output that cannot be, or for what is wrong in the plan, which comes first."""
+    from ... import api
+    from ...errors import ConfigError
+
+    try:
+        check_output(output or "")
+    except ConfigError:
+        api.load_order(plan).close()
+        raise

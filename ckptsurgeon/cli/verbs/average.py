@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import DryRun, Force, Json, MaxShard, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose
+from ..options import DryRun, Force, Json, Key, MaxShard, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose, Wait
 from ..sink import Sink
 from ..writing import Writing
 
@@ -33,12 +33,18 @@ def run(
     int_buffers: Annotated[
         str, typer.Option("--int-buffers", metavar="last|first|max", help="What becomes of integers.")
     ] = "last",
+    vocab: Annotated[
+        str | None,
+        typer.Option("--vocab", metavar="place", help="Average rows by place, though the tokenisers differ."),
+    ] = None,
     output: OutputUnlessDry = None,
     root: Root = None,
     unwrap: Unwrap = False,
     to: To = None,
     max_shard_size: MaxShard = None,
     force: Force = False,
+    wait: Wait = None,
+    key: Key = None,
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -47,7 +53,7 @@ def run(
     """Average checkpoints."""
     from ... import api
 
-    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run)
+    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()
-    plan = api.average(sources, ema=ema, int_buffers=int_buffers, unwrap=unwrap, root=root)
+    plan = api.average(sources, ema=ema, int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root)
     writing.carry_out(plan)

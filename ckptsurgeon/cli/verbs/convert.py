@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from ..options import DryRun, Force, Json, KeepExtras, MaxShard, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose
+from ..options import (
+    DryRun,
+    Force,
+    Json,
+    KeepExtras,
+    Key,
+    MaxShard,
+    OutputUnlessDry,
+    Quiet,
+    Root,
+    To,
+    Unwrap,
+    Verbose,
+    Wait,
+)
 from ..sink import Sink
 from ..writing import Writing
 
@@ -42,6 +56,8 @@ def run(
     to: To = None,
     max_shard_size: MaxShard = None,
     force: Force = False,
+    wait: Wait = None,
+    key: Key = None,
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -50,7 +66,7 @@ def run(
     """Convert a checkpoint."""
     from ... import api
 
-    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run)
+    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()
     plan = api.convert(
         source, dtype=dtype, metadata=_pairs(set_metadata or []), unwrap=unwrap, keep_extras=keep_extras, root=root

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..checks import quoted
-from ..options import Force, Json, Quiet, Verbose
+from ..options import Force, Json, Quiet, Verbose, Wait
 from ..sink import Sink
 
 NAME = "demo-data"
@@ -37,6 +37,7 @@ def run(
         typer.Option("--words", metavar="[LANG=]FILE", help="Words of a language, for any that espeak-ng speaks."),
     ] = None,
     force: Force = False,
+    wait: Wait = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -47,7 +48,7 @@ def run(
     sink = Sink(json, quiet, verbose)
     langs = tuple(dict.fromkeys(lang or ["en"]))
     with sink.working("speaking", folder):
-        made = demo_data(folder, langs, n=n, seed=seed, words=_words(words or (), langs), force=force)
+        made = demo_data(folder, langs, n=n, seed=seed, words=_words(words or (), langs), force=force, wait=wait)
     if sink.answer(made):
         return
     from rich.text import Text

@@ -21,6 +21,7 @@ EXAMPLES = """\b
 Examples:
   ckpt diff before.pth after.safetensors
   ckpt diff old.bin new.safetensors --values --rtol 1e-5 --renames
+  ckpt diff base tuned --values --depth 3 --exclude lm_head
 """
 
 
@@ -35,6 +36,15 @@ def run(
     renames: Annotated[
         bool, typer.Option("--renames", help="Find tensors under other names by their content.")
     ] = False,
+    include: Annotated[
+        list[str] | None, typer.Option("--include", metavar="GLOB", help="Only keys that match; repeatable.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out keys that match; repeatable.")
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option("--depth", min=1, metavar="N", help="A row for each module N levels deep.")
+    ] = None,
     root: Root = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -46,12 +56,13 @@ def run(
     sink = Sink(json, quiet, verbose)
     with sink.working("comparing") as progress:
         found = api.diff(
-            first, second, values=values, rtol=rtol, atol=atol, renames=renames, root=root, progress=progress
-        )
+            first, second, values=values, rtol=rtol, atol=atol, renames=renames, include=include or (),
+            exclude=exclude or (), root=root, progress=progress,
+        )  # fmt: skip
     if not sink.answer(found):
         from ...render.diff import difference_view
 
-        sink.show(difference_view(found, every=verbose))
+        sink.show(difference_view(found, every=verbose, depth=depth))
         if found.rules and not quiet:
             from ...render.match import rule_lines
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..checks import check_output, quoted
-from ..options import Force, Json, Quiet, Root, Verbose
+from ..options import Force, Json, Quiet, Root, Verbose, Wait
 from ..sink import Sink
 
 NAME = "init"
@@ -32,6 +32,7 @@ def run(
     ] = None,
     root: Root = None,
     force: Force = False,
+    wait: Wait = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -43,7 +44,7 @@ def run(
     if output is not None:
         check_output(output)
     with sink.working("writing", output or ""):
-        text = api.init_config(source, root=root, output=output, force=force)
+        text = api.init_config(source, root=root, output=output, force=force, wait=wait)
     if sink.answer({"kind": "ckpt.init", "version": 1, "output": output, "config": text if output is None else None}):
         return
     if output is None:

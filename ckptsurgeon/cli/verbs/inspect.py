@@ -18,7 +18,9 @@ HELP = """Show what is in a checkpoint.
 
 Reads headers only, runs nothing and needs no torch. Layers that repeat are shown once: layers.{0..11} x 12 stands for
 twelve of the same make. Wrappers such as module. are stripped from keys, and said to be. -v gives every tensor a line
-of its own in place of the tree, with its shard and what it is tied to, and cuts nothing else short.
+of its own in place of the tree, with its shard and what it is tied to, and cuts nothing else short. Quantised tensors
+are named by their method, and count as many parameters as their codes stand for. Exit status 1 when --stats finds a NaN
+or an infinity.
 """
 EXAMPLES = """\b
 Examples:
@@ -32,6 +34,10 @@ def run(
     include: Annotated[
         list[str] | None,
         typer.Option("--include", metavar="GLOB", help="Only keys that match; repeatable."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="GLOB", help="Leave out keys that match; repeatable."),
     ] = None,
     depth: Annotated[int | None, typer.Option("--depth", min=1, metavar="N", help="Levels of modules to show.")] = None,
     sort: Annotated[str, typer.Option("--sort", metavar="size|key", help="Largest first, or as in the file.")] = "key",
@@ -53,7 +59,13 @@ def run(
     _check(sort, depth, keys=keys, stats=stats, full=verbose)
     sink = Sink(json, quiet, verbose)
     with sink.working("reading"):
-        found = api.inspect(source, root=root, include=include or (), stats=stats)
+        found = api.inspect(source, root=root, include=include or (), exclude=exclude or (), stats=stats)
+    _print(found, sink, depth=depth, sort=sort, keys=keys, metadata=metadata)
+    if found.summary is not None and found.summary.unsound:
+        raise typer.Exit(1)
+
+
+def _print(found: Inspection, sink: Sink, *, depth: int | None, sort: str, keys: bool, metadata: bool) -> None:
     if sink.answer(found):
         return
     if keys:
@@ -62,12 +74,12 @@ def run(
     from ...render.inspect import inspection_view
     from ...render.stats import stats_view
 
-    sink.show(inspection_view(found, depth=depth, by_size=sort == "size", full=verbose))
-    if stats:
+    sink.show(inspection_view(found, depth=depth, by_size=sort == "size", full=sink.verbose))
+    if found.stats is not None:
         sink.show("", stats_view(found))
-    if metadata and not quiet:
+    if metadata and not sink.quiet:
         sink.lines(["", "  metadata" if found.metadata else "  no metadata", *_entries(found)])
-    sink.notes(note for note in found.notes if verbose or not note.startswith("took "))
+    sink.notes(note for note in found.notes if sink.verbose or not note.startswith("took "))
 
 
 def _check(sort: str, depth: int | None, *, keys: bool, stats: bool, full: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import DryRun, Force, Json, Memory, OutputUnlessDry, Quiet, Root, Unwrap, Verbose
+from ..options import DryRun, Force, Json, Key, Memory, OutputUnlessDry, Quiet, Root, Unwrap, Verbose, Wait
 from ..sink import Sink
 from ..writing import Writing
 
@@ -55,6 +55,8 @@ def run(
     root: Root = None,
     unwrap: Unwrap = False,
     force: Force = False,
+    wait: Wait = None,
+    key: Key = None,
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -63,7 +65,7 @@ def run(
     """Extract an adapter."""
     from ... import api
 
-    writing = Writing(Sink(json, quiet, verbose), output, None, None, force, dry_run)
+    writing = Writing(Sink(json, quiet, verbose), output, None, None, force, dry_run, wait, key)
     writing.check()
     plan = api.lora_extract(
         tuned, base, rank=rank, alpha=alpha, include=include or (), exclude=exclude or (), embeddings=embeddings,

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from ..checks import numbers
-from ..options import DryRun, Force, Json, MaxShard, Memory, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose
+from ..options import (
+    DryRun,
+    Force,
+    Json,
+    Key,
+    MaxShard,
+    Memory,
+    OutputUnlessDry,
+    Quiet,
+    Root,
+    To,
+    Unwrap,
+    Verbose,
+    Wait,
+)
 from ..sink import Sink
 from ..writing import Writing
 
@@ -46,12 +60,18 @@ def run(
         str | None, typer.Option("--dtype", metavar="DTYPE", help="Of all floating tensors; else the base's.")
     ] = None,
     memory: Memory = None,
+    vocab: Annotated[
+        str | None,
+        typer.Option("--vocab", metavar="place", help="Take rows by place, though the tokenisers differ."),
+    ] = None,
     output: OutputUnlessDry = None,
     root: Root = None,
     unwrap: Unwrap = False,
     to: To = None,
     max_shard_size: MaxShard = None,
     force: Force = False,
+    wait: Wait = None,
+    key: Key = None,
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -60,10 +80,10 @@ def run(
     """Merge adapters."""
     from ... import api
 
-    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run)
+    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()
     plan = api.lora_merge(
-        base, adapters, weights=numbers("--weights", weights), exclude=exclude or (), dtype=dtype, memory=memory,
-        unwrap=unwrap, root=root,
+        base, adapters, weights=numbers("--weights", weights), exclude=exclude or (), vocab=vocab, dtype=dtype,
+        memory=memory, unwrap=unwrap, root=root,
     )  # fmt: skip
     writing.carry_out(plan)

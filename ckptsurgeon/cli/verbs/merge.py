@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from ..checks import numbers
-from ..options import DryRun, Force, Json, MaxShard, Memory, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose
+from ..options import (
+    DryRun,
+    Force,
+    Json,
+    Key,
+    MaxShard,
+    Memory,
+    OutputUnlessDry,
+    Quiet,
+    Root,
+    To,
+    Unwrap,
+    Verbose,
+    Wait,
+)
 from ..sink import Sink
 from ..writing import Writing
 
@@ -66,8 +80,8 @@ def run(
         str | None,
         typer.Option(
             "--vocab",
-            metavar="union|base|FILE",
-            help="Merge rows by token: all tokens, the base's or first's, a list's.",
+            metavar="union|base|FILE|place",
+            help="Merge rows by token: all tokens, the base's or first's, a list's; or by place, whatever they are.",
         ),
     ] = None,
     tokens: Annotated[
@@ -108,6 +122,8 @@ def run(
     to: To = None,
     max_shard_size: MaxShard = None,
     force: Force = False,
+    wait: Wait = None,
+    key: Key = None,
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -129,7 +145,9 @@ def run(
     if not models or (method is None and not is_recipe):
         lacks = "models" if not models else "a method"
         raise ConfigError(f"it does not say {lacks}.", hint="As in ckpt merge A B --method linear --weights 0.5,0.5.")
-    writing = Writing(sink, output, to, max_shard_size, force, dry_run)
+    writing = Writing(sink, output, to, max_shard_size, force, dry_run, wait, key)
+    if is_recipe:
+        api.read_recipe((models or [""])[0])  # what is wrong in it comes before what is wrong with the output
     writing.check()
     plan = api.merge(
         models[0] if is_recipe else models, method=method, base=base, weights=numbers("--weights", weights),

@@ -11,6 +11,7 @@ from ..options import (
     Force,
     Json,
     KeepExtras,
+    Key,
     MaxShard,
     Operations,
     OutputUnlessDry,
@@ -20,6 +21,7 @@ from ..options import (
     To,
     Unwrap,
     Verbose,
+    Wait,
 )
 from ..sink import Sink
 from ..writing import Writing
@@ -53,6 +55,8 @@ def run(
     to: To = None,
     max_shard_size: MaxShard = None,
     force: Force = False,
+    wait: Wait = None,
+    key: Key = None,
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -61,7 +65,7 @@ def run(
     """Rename keys."""
     from ... import api
 
-    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run)
+    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()
     plan = api.rename(
         source, map=map, map_file=map_file, ruleset=ruleset, operations=operations, unwrap=unwrap,

@@ -20,9 +20,10 @@ NAME = "train"
 HELP = """Train from initial weights, and check that it worked.
 
 The configuration says what the model is and, under train:, how it is trained. Without one it is that of the one
-*.init.safetensors in the working directory, which is also the init. Before the first step, during and after the last
-the run is checked: PASS, WARN, FAIL, or NOT RUN with the reason. Exit status 1 when a check fails. SIGTERM, SIGINT and
-SIGHUP end the run after its step, saved; the exit status is 143, 130 or 129, and --resume goes on.
+*.init.safetensors in the working directory, which is also the init; one that names code has to be named itself. Before
+the first step, during and after the last the run is checked: PASS, WARN, FAIL, or NOT RUN with the reason. Exit status
+1 when a check fails. SIGTERM, SIGINT and SIGHUP end the run after its step, saved; the exit status is 143, 130 or 129,
+and --resume goes on.
 """
 EXAMPLES = """\b
 Examples:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..checks import check_explain, default_output, mismatch_policies
-from ..options import DryRun, Force, Json, MaxShard, Operations, Quiet, Root, Ruleset, To, Verbose
+from ..options import DryRun, Force, Json, Key, MaxShard, Operations, Quiet, Root, Ruleset, To, Verbose, Wait
 from ..sink import Sink
 from ..writing import Writing, show_explained
 
@@ -64,8 +64,9 @@ def run(
         str | None,
         typer.Option(
             "--vocab",
-            metavar="SRC:DST",
-            help="Map rows by token: the token lists of the source and of the destination, in any toolkit's format.",
+            metavar="SRC:DST|place",
+            help="Map rows by token: the token lists of the source and of the destination, in any toolkit's format; "
+            "or copy them by place, though the tokenisers differ.",
         ),
     ] = None,
     vocab_keys: Annotated[
@@ -146,6 +147,8 @@ def run(
     to: To = None,
     max_shard_size: MaxShard = None,
     force: Force = False,
+    wait: Wait = None,
+    key: Key = None,
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -160,7 +163,7 @@ def run(
     if explain:
         check_explain(output=output, to=to, max_shard_size=max_shard_size, force=force)
     target = None if explain else output or default_output(destination, to, max_shard_size)
-    writing = Writing(sink, target, to, max_shard_size, force, dry_run or bool(explain))
+    writing = Writing(sink, target, to, max_shard_size, force, dry_run or bool(explain), wait, key)
     writing.check()
     plan = api.transplant(
         sources, destination, include=include or (), exclude=exclude or (), map=map or (), map_file=map_file,

@@ -40,6 +40,10 @@ def run(
         int | None,
         typer.Option("--sample", metavar="N", help="Compute only N of the merged tensors again, evenly spread."),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="FILE", help="Whole, and signed with this key; the public half is enough."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -50,7 +54,7 @@ def run(
     sink = Sink(json, quiet, verbose)
     with sink.working("checking") as progress:
         found = api.verify(
-            output, plan=plan, sources=_moved(source or []), plugin=plugin, sample=sample, progress=progress
+            output, plan=plan, sources=_moved(source or []), plugin=plugin, sample=sample, key=key, progress=progress
         )
     if not sink.answer(found):
         from ...render.verification import verification_view

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..checks import check_output, quoted
-from ..options import Force, Json, Quiet, Root, Verbose
+from ..options import Force, Json, Quiet, Root, Verbose, Wait
 from ..sink import Sink
 
 NAME = "view"
@@ -42,6 +42,7 @@ def run(
     ] = True,
     root: Root = None,
     force: Force = False,
+    wait: Wait = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -55,7 +56,15 @@ def run(
     _check_suffix(target)
     with sink.working("reading", target) as progress:
         page = api.view(
-            source, other, stats=stats, values=values, root=root, output=target, force=force, progress=progress
+            source,
+            other,
+            stats=stats,
+            values=values,
+            root=root,
+            output=target,
+            force=force,
+            wait=wait,
+            progress=progress,
         )
     if sink.answer(page):
         return

@@ -9,7 +9,7 @@ function aboutView(data) {
     ];
     facts.push([
       "tensors",
-      `${grouped(source.tensors)}, ${countText(source.parameters)} parameters, ${bytesText(source.nbytes)}`,
+      `${grouped(source.tensors)}, ${atLeast(source)}${countText(source.parameters)} parameters, ${bytesText(source.nbytes)}`,
     ]);
     if (source.root) facts.push(["root", nameElement(source.root)]);
     if (source.other_roots.length)

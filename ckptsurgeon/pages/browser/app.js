@@ -120,7 +120,7 @@ const summary = (source) =>
     source.format,
     bytesText(source.nbytes_files),
     plural(source.tensors, "tensor"),
-    parametersText(source.parameters),
+    atLeast(source) + parametersText(source.parameters),
     ...(source.root ? [`root ${source.root}`] : []),
   ].join("  ");
 

@@ -42,6 +42,7 @@ function receiptView(model, open) {
 function classTable(model, open) {
   const { receipt } = model;
   const { top } = model;
+  const parts = new Map(receipt.part);
   const shown = top.children.slice(0, 200);
   const head = el(
     "tr",
@@ -61,7 +62,7 @@ function classTable(model, open) {
       counts[receipt.class[row]] += 1;
       sizes[receipt.class[row]] += size;
       all += size;
-      if (receipt.from[row] >= 0) from += size;
+      if (receipt.from[row] >= 0) from += size * (parts.get(row) ?? 1);
     }
     const label =
       node === model.root

@@ -48,17 +48,23 @@ const plural = (number, noun) => `${grouped(number)} ${noun}${number === 1 ? "" 
 
 const shapeText = (shape) => `(${shape.join(", ")})`;
 
-const percent = (part, whole) => {
+/** A share in percent; as on the terminal, only what is all is 100 %, and only what is nothing 0 %. */
+function percent(part, whole) {
   if (!whole) return "";
+  if (part <= 0 || part >= whole) return part <= 0 ? "0 %" : "100 %";
   const share = (100 * part) / whole;
-  return share > 0 && share < 0.1 ? "<0.1 %" : `${share.toFixed(share < 10 ? 1 : 0)} %`;
-};
+  if (share < 0.05 || share >= 99.5) return share < 0.05 ? "<0.1 %" : ">99 %";
+  return `${share.toFixed(share < 9.95 ? 1 : 0)} %`;
+}
 
 /** A number with all the digits that it came with; integers in groups. */
 function exactText(value) {
   if (value === null) return "none";
   return Number.isInteger(value) && Math.abs(value) < 1e15 ? grouped(value) : String(value);
 }
+
+/** What stands before a count of parameters that headers do not tell in full. */
+const atLeast = (source) => (source.counted ? "" : "at least ");
 
 /** Parameters in words: 37.4 k parameters. */
 const parametersText = (number) => `${countText(number)} parameter${number === 1 ? "" : "s"}`;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...text import count
+from ...text import count, percent
 from ..standing import Standing
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
@@ -22,8 +22,10 @@ def blanks(figures: Mapping[str, float]) -> Check:
         return Check(name, NOT_RUN, NO_CTC if figures else UNSEEN)
     share = figures["blanks"]
     if share >= PLATEAU:
-        return Check(name, FAIL, f"{share:.1%} of frames: the all-blank plateau; train longer, or with another lr")
-    return Check(name, PASS, f"{share:.1%} of frames")
+        return Check(
+            name, FAIL, f"{percent(share, 1)} of frames: the all-blank plateau; train longer, or with another lr"
+        )
+    return Check(name, PASS, f"{percent(share, 1)} of frames")
 
 
 def too_short(standing: Standing) -> Check:

@@ -1,13 +1,18 @@
-"""A run that ends worse than it began, or worse than saying nothing, has not learned: it has diverged."""
+"""A run that ends worse than it began has diverged, and one whose loss fell by no more than its noise did not learn."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from ...text import apart, count
 from ..evaluating import loss_per_item, uniform_loss
+from ..log import NAME as LOG
+from ..log import read_log
 from ..loop import Loop
 from ..source import first_batch
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
+from ._fall import LEAST, fall_of
 
 __all__ = ["NAME", "diverged"]
 
@@ -18,7 +23,10 @@ RISEN = 1.25
 
 
 def diverged(loop: Loop) -> Check:
-    """Hold the loss of the first batch after the last step against what it was, and what saying nothing costs."""
+    """Hold the loss of the first batch after the last step against what it was, and what saying nothing costs.
+
+    Then the losses of the last steps against those of the first, and how much they vary from step to step.
+    """
     standing, job = loop.standing, loop.job
     if not standing.step:
         return Check(NAME, NOT_RUN, "no step was taken")
@@ -26,7 +34,7 @@ def diverged(loop: Loop) -> Check:
     last = loss_per_item(loop.model, job.work.task, [batch], settings=job.settings)
     uniform = uniform_loss(loop.model, job.work.task, batch, settings=job.settings)
     first = standing.first_loss
-    says = f"{'nan' if first is None else f'{first:.3g}'} to {last:.3g} on the first batch"
+    says = f"{' to '.join(apart(math.nan if first is None else first, last))} on the first batch"
     bounds = [one for one in (first, uniform) if one is not None and math.isfinite(one) and one > 0]
     if math.isfinite(uniform) and uniform > 0:
         says += f", {uniform:.3g} of uniform outputs"
@@ -36,4 +44,21 @@ def diverged(loop: Loop) -> Check:
         return Check(NAME, FAIL, f"{says}: it diverged; a smaller train.lr, or a longer train.warmup")
     if first is not None and last > RISEN * first:
         return Check(NAME, WARN, f"{says}: it rose")
-    return Check(NAME, PASS, says)
+    return _beyond_noise(_step_losses(loop), says)
+
+
+def _step_losses(loop: Loop) -> list[float]:
+    """Return the loss of each step that was logged and finite."""
+    rows = read_log(loop.folder.of(LOG)) if loop.folder is not None else []
+    return [row["loss"] for row in rows if isinstance(row.get("loss"), float)]
+
+
+def _beyond_noise(losses: Sequence[float], says: str) -> Check:
+    fall = fall_of(losses)
+    if fall is None:
+        return Check(NAME, NOT_RUN, f"{says}; {count(len(losses), 'step')} of {LEAST} that tell a fall from noise")
+    if fall.is_clear:
+        return Check(NAME, PASS, says)
+    first, last = apart(fall.first, fall.last)
+    ends = f"{first} to {last} over the first and last {fall.steps} steps, noise {fall.noise:.2g}"
+    return Check(NAME, WARN, f"{says}; {ends}: it fell by no more than that")

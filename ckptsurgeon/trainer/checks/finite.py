@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...target import TargetSpec
-from ...text import count, escape, listing
+from ...text import count, grouped, listing
 from ..job import Wholes, drawn, tensors_of
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
@@ -34,7 +34,7 @@ def figures_finite(figures: Mapping[str, float], decisive: Collection[str]) -> C
         return Check(name, NOT_RUN, "nothing was evaluated")
     wrong = [key for key, value in figures.items() if not math.isfinite(value)]
     if wrong:
-        said = escape(", ".join(f"{key} {figures[key]}" for key in wrong))
+        said = grouped([(key, str(figures[key])) for key in wrong], "{names} {why}", where="")
         return Check(name, FAIL if set(wrong) & set(decisive) else WARN, said)
     return Check(name, PASS, f"{len(figures)} of {len(figures)}")
 

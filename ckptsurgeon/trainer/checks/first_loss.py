@@ -6,6 +6,7 @@ import math
 
 from torch import nn
 
+from ...text import apart, percent
 from ..evaluating import loss_per_item, uniform_loss
 from ..settings import Settings
 from ..tasks._task import Batch, Task
@@ -30,7 +31,13 @@ def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings
     if not math.isfinite(uniform) or uniform <= 0:
         return Check(name, PASS, f"{found:.3g}; uniform outputs say nothing here ({uniform:.3g})")
     share = found / uniform - 1
-    says = f"{found:.2f} where uniform outputs give {uniform:.2f} ({share:+.0%})"
+    said, wanted = apart(found, uniform)
+    says = f"{said} where uniform outputs give {wanted} ({_compared(share)})"
     if share < -NEAR and not drawn:
         return Check(name, PASS, f"{says}: nothing of the model is new")
     return Check(name, WARN if abs(share) > NEAR else PASS, says)
+
+
+def _compared(share: float) -> str:
+    """Return ``32 % more``, ``<1 % less`` or ``the same``."""
+    return f"{percent(abs(share))} {'more' if share > 0 else 'less'}" if share else "the same"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...text import count
+from ...text import apart, count, percent
 from ..loop import NONFINITE, Loop
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
@@ -19,8 +19,9 @@ def gradient_norm(loop: Loop) -> Check:
     if not norms["steps"]:
         return Check(name, NOT_RUN, "no step was taken")
     mean, clipped = norms["sum"] / norms["steps"], norms["clipped"] / norms["steps"]
-    says = f"mean {mean:.2g}, largest {norms['largest']:.2g}, {clipped:.0%} of steps clipped"
     band = getattr(loop.job.work.task, "gradient_band", None)
+    said = apart(mean, *(band or ()), digits=2)[0]
+    says = f"mean {said}, largest {norms['largest']:.2g}, {percent(clipped)} of steps clipped"
     if band is not None and not band[0] <= mean <= band[1]:
         return Check(name, WARN, f"{says}; healthy runs of this task have {band[0]:g} to {band[1]:g}")
     if clipped > CLIPPED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ...text import apart
 from ._check import FAIL, NOT_RUN, PASS, Check
 
 __all__ = ["NAME", "overfit"]
@@ -17,6 +18,7 @@ def overfit(figures: Mapping[str, float], metric: str, step: int, *, higher: boo
     if metric not in figures:
         return Check(NAME, NOT_RUN, f"the task gives no {metric}")
     value = figures[metric]
-    wanted = f"above {1 - BELOW}" if higher else f"below {BELOW}"
-    says = f"{metric} {value:.3g} after {step} steps, to be {wanted}"
-    return Check(NAME, PASS if (value > 1 - BELOW if higher else value < BELOW) else FAIL, says)
+    bound = 1 - BELOW if higher else BELOW
+    said, wanted = apart(value, bound)
+    says = f"{metric} {said} after {step} steps, to be {'above' if higher else 'below'} {wanted}"
+    return Check(NAME, PASS if (value > bound if higher else value < bound) else FAIL, says)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
+from ...text import apart
 from .. import again
 from ..job import Job
 from ._check import FAIL, NOT_RUN, PASS, Check
@@ -59,4 +60,5 @@ def reopened(
 def _same(saved: Saved, found: float, near: float) -> Check:
     same = math.isclose(found, saved.loss, rel_tol=near, abs_tol=1e-9) or (math.isnan(found) and math.isnan(saved.loss))
     over = " over dev" if saved.dev else ""
-    return Check(saved.name, PASS if same else FAIL, f"{found:.6g} where it was {saved.loss:.6g}{over}")
+    now, before = (f"{found:.6g}", f"{saved.loss:.6g}") if same else apart(found, saved.loss, digits=6)
+    return Check(saved.name, PASS if same else FAIL, f"{now} where it was {before}{over}")

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...engine.staging import staged_file
 from ...errors import OutputError, SourceError
+from ...files import open_file
 from ...text import escape
 from ..settings import Features
 from .clip import Clip
@@ -145,7 +146,7 @@ def _mapped(path: str, clips: int, width: int) -> tuple[list[int], list[int], np
     A file is never written in place, so that a map of it keeps its content.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             head = file.read(len(MAGIC) + 16 + 16 * clips)
             size = os.fstat(file.fileno()).st_size
         numbers = np.frombuffer(head[len(MAGIC) :], "<i8").tolist()

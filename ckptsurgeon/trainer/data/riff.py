@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import struct
 
+from ...files import open_file
+
 __all__ = ["missing_bytes"]
 
 OPEN_ENDED = 0x7FFF_0000
@@ -16,7 +18,7 @@ def missing_bytes(path: str) -> int:
 
     http://www-mmsp.ece.mcgill.ca/Documents/AudioFormats/WAVE/WAVE.html
     """
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(12)
         if head[:4] != b"RIFF" or head[8:] != b"WAVE":

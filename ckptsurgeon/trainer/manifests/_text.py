@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from ...errors import ConfigError
+from ...files import open_file, read_file
 from ...text import escape
 
 __all__ = ["Row", "check_columns", "columns_of", "file_beside", "first_line", "place", "read_rows", "read_text"]
@@ -17,6 +18,9 @@ _MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
 )  # fmt: skip
+
+LARGEST = 512 << 20
+"""More than the manifest of a million clips has."""
 
 Row = tuple[str, Mapping[str, str]]
 """Where a line is written, and its values by column."""
@@ -33,24 +37,23 @@ def file_beside(manifest: str, path: str) -> str:
 
 
 def read_text(path: str) -> str:
-    """Return the text of a manifest; raises ConfigError where it cannot be read, or names the line that is no UTF-8."""
+    """Return the text of a manifest; raises ConfigError if it cannot be read, naming the line that is not UTF-8."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_file(path, LARGEST)
         _check_encoding(path, data)
         return data.decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"the manifest {escape(path)} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{place(path, line)}: this is no UTF-8.", hint="Convert the file, with iconv.") from None
+        raise ConfigError(f"{place(path, line)}: this is not UTF-8.", hint="Convert the file, with iconv.") from None
 
 
 def columns_of(path: str) -> list[str]:
     """Return the columns that a file's first line names, none where it is no table."""
     if not path.lower().endswith(".csv"):
         return []
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         data = file.readline(1 << 16)
     _check_encoding(path, data)
     return [column.strip() for column in next(csv.reader([data.decode("utf-8-sig", "replace")]), [])]
@@ -60,7 +63,7 @@ def first_line(path: str) -> str:
     """Return the first line of a manifest, to be shown; '' where it has none."""
     if not os.path.isfile(path):
         return ""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return file.readline(1 << 10).decode("utf-8-sig", "replace").strip()
 
 
@@ -68,7 +71,7 @@ def _check_encoding(path: str, data: bytes) -> None:
     """Raise ConfigError for UTF-16 and UTF-32, which spreadsheets write, by their marks or by their zeros."""
     mark = next((name for mark, name in _MARKS if data.startswith(mark)), "")
     if mark or b"\0" in data:
-        named = f"is {mark}, not UTF-8" if mark else "holds zero bytes, and is no UTF-8"
+        named = f"is {mark}, not UTF-8" if mark else "holds zero bytes, and is not UTF-8"
         name = mark or "UTF-16LE"
         raise ConfigError(
             f"{place(path, 1)}: it {named}.", hint=f"iconv -f {name} -t UTF-8 converts it, or the spreadsheet does."

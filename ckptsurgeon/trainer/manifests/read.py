@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, cast
 
 from ...errors import CheckpointError, ConfigError, SourceError
+from ...neighbours import did_you_mean
 from ...registry import discover
 from ...text import escape
 from ..data.clip import Clip
@@ -78,7 +79,7 @@ def _read(path: str) -> list[Clip]:
     if not os.path.exists(path):
         several = "," in path or glob.has_magic(path)
         hint = "Several are a list, as in [a.csv, b.csv]; wildcards are not read." if several else _RELATIVE
-        raise ConfigError(f"the manifest {escape(path)} does not exist.", hint=hint)
+        raise ConfigError(f"the manifest {escape(path)} does not exist.", hint=did_you_mean(path, hint))
     if not os.path.isfile(path) and not os.path.isdir(path):
         raise ConfigError(f"the manifest {escape(path)} is no regular file.")
     if os.path.isfile(path) and not os.path.getsize(path):

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.folders import staged_folder
+from ...engine.locking import output_lock
+from ...engine.places import check_is_path
 from ...errors import ConfigError, OutputError
 from ...text import escape
 from ..extras import extra
@@ -55,27 +57,37 @@ def demo_data(
     seed: int = 0,
     words: Mapping[str, str] | None = None,
     force: bool = False,
+    wait: float | None = None,
 ) -> Demo:
     """Make ``n`` utterances of each language to train on, and a tenth as many each to tune and to test on.
 
     The same arguments give the same bytes on one machine. ``words`` names a file of words for languages that have none
     here, or instead of those. Raises ConfigError for a language that cannot be spoken or a missing package, and
-    OutputError where the folder exists, unless ``force``, and cannot be written.
+    OutputError where the folder exists, unless ``force``, and cannot be written, or another run writes it for longer
+    than ``wait`` seconds.
     """
+    check_is_path(os.fspath(folder))
     path = os.path.normpath(os.fspath(folder))
     spoken = _lists(langs, words or {}, n)
     _check_place(path, force=force)
-    seconds = 0.0
     replaced = [name for lang in spoken for name in (lang, f"{lang}.yaml")]
-    with staged_folder(path, 0, stale=replaced) as staged:
-        root = Path(staged.path)
-        for lang, vocabulary in spoken.items():
-            seconds += _language(root / lang, lang, vocabulary, n=n, seed=seed)
-            (root / f"{lang}.yaml").write_text(configuration(lang), encoding="utf-8")
-        os.sync()  # one flush for thousands of small files: one of each would take longer than making them
+    with output_lock(path, wait):
+        _check_place(path, force=force)
+        with staged_folder(path, 0, stale=replaced) as staged:
+            seconds = _spoken(Path(staged.path), spoken, n=n, seed=seed)
+            os.sync()  # one flush for thousands of small files: one of each would take longer than making them
     clips = {split: number * len(spoken) for split, number in _sizes(n).items()}
     configs = tuple(os.path.join(path, f"{lang}.yaml") for lang in spoken)
     return Demo(path, tuple(spoken), clips, round(seconds, 3), configs)
+
+
+def _spoken(root: Path, spoken: Mapping[str, tuple[str, ...]], *, n: int, seed: int) -> float:
+    """Write all languages; returns how many seconds they last."""
+    seconds = 0.0
+    for lang, vocabulary in spoken.items():
+        seconds += _language(root / lang, lang, vocabulary, n=n, seed=seed)
+        (root / f"{lang}.yaml").write_text(configuration(lang), encoding="utf-8")
+    return seconds
 
 
 def _lists(langs: Sequence[str], words: Mapping[str, str], n: int) -> dict[str, tuple[str, ...]]:

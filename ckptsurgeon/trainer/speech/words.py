@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import ConfigError
+from ...files import read_file
+from ...neighbours import did_you_mean
 from ...text import count, escape
 from ...vocabulary.coqui import alphabet_text
 
@@ -29,11 +31,12 @@ def read_words(path: str | Path) -> tuple[str, ...]:
     """Return the words of a text file, in lower case, each once; raises ConfigError."""
     shown = escape(str(path))
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"the words {shown} cannot be read: {error.strerror}.") from error
+        said = f"the words {shown} cannot be read: {error.strerror}."
+        raise ConfigError(said, hint=did_you_mean(str(path))) from error
     except UnicodeDecodeError:
-        raise ConfigError(f"the words {shown} cannot be read: it is no UTF-8.") from None
+        raise ConfigError(f"the words {shown} cannot be read: it is not UTF-8.") from None
     words = tuple(dict.fromkeys(text.lower().split()))
     odd = next((word for word in words if not word.isprintable()), None)
     if odd is not None:

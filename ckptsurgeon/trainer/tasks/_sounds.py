@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
-from ...text import count, escape
+from ...text import count, escape, percent
 from ..data.clip import Clip
 from ..data.inputs import Inputs
 from ..data.labels import Labels, UnknownLetterError
@@ -93,7 +93,7 @@ class SoundTask(ABC):
     def notes(self) -> list[str]:
         """Return a line on each split: how much there is, what was left out and why; of training, the padding too."""
         splits = self.splits()
-        padded = f"; padding {splits['train'].padding():.1%}" if splits["train"].split.seconds else ""
+        padded = f"; padding {percent(splits['train'].padding(), 1)}" if splits["train"].split.seconds else ""
         return [f"{one.split.says()}{padded if name == 'train' else ''}" for name, one in splits.items()]
 
     def example(self, clip: Clip) -> dict[str, Any]:

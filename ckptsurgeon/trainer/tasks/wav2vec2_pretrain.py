@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ...text import escape
+from ...text import escape, percent
 from ..data.clip import Clip
 from ..data.split import Split
 from ..settings import Settings
@@ -106,7 +106,7 @@ class Wav2Vec2Pretraining(SoundTask):
         notes = super().notes()
         if self.share < USUAL_SHARE:
             notes.append(
-                f"{self.share:.0%} of the frames are masked at most, where wav2vec 2.0 masks half: "
+                f"{percent(self.share)} of the frames are masked at most, where wav2vec 2.0 masks half: "
                 "train.pretrain.mask_prob"
             )
         return notes

@@ -103,7 +103,10 @@ function braceToken(chars, fail) {
   const numbers = /^([0-9]{1,18})\.\.([0-9]{1,18})$/.exec(raw);
   if (numbers) return rangeToken(raw, BigInt(numbers[1]), BigInt(numbers[2]), fail);
   const words = wordsOfList(chars);
-  if (words.length > 1) return choiceToken(words);
+  if (words.length > 1) {
+    for (const word of words) checkWord(word, fail);
+    return choiceToken(words.map((word) => unescapedPairs(word).map(([, char]) => char)));
+  }
   if (/^[A-Za-z_][A-Za-z0-9_]*$/.test(raw)) return { kind: "number", name: raw };
   if (/^[A-Za-z0-9_+*/% -]+$/.test(raw) && /[A-Za-z]/.test(raw))
     throw fail(
@@ -119,11 +122,31 @@ function rangeToken(raw, low, high, fail) {
   return choiceToken(Array.from({ length: Number(high - low) + 1 }, (_, i) => [...String(low + BigInt(i))]));
 }
 
+/** Throw where a word of a list would be a pattern outside of it: in a list it stands for itself. */
+function checkWord(chars, fail) {
+  const word = chars.join("");
+  const plain = unescapedPairs(chars)
+    .map(([isEscaped, char]) => (isEscaped ? "x" : char))
+    .join("");
+  const found = /\*+|[?[\]{]/.exec(plain);
+  if (found)
+    throw fail(
+      `'${found[0]}' is in a list, whose words stand for themselves`,
+      `Write a pattern for each word of the list, or \\${found[0][0]} for the character.`,
+    );
+  if (word.startsWith("re:"))
+    throw fail("re: is in a list, and begins whole patterns only", "Write \\re: for the characters.");
+  if (/^[0-9]+\.\.[0-9]+$/.test(word))
+    throw fail(`${word} in a list is no range`, "Write each number: {0,1,2,5}.");
+  if (plain.includes("..")) throw fail(`${word} in a list has an empty segment`, "Write no two dots in a row.");
+}
+
+/** The words of a list, each an array of characters, escapes still in place. */
 function wordsOfList(chars) {
   const words = [[]];
   for (const [isEscaped, char] of unescapedPairs(chars)) {
     if (char === "," && !isEscaped) words.push([]);
-    else words.at(-1).push(char);
+    else words.at(-1).push(...(isEscaped ? ["\\", char] : [char]));
   }
   return words;
 }

@@ -1,0 +1,175 @@
+"""What the small files beside weights say that is not so of them, or that nobody can read: a note on each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import ConfigError, SourceError
+from ..plan import Plan, Step
+from ..planners import is_embedding, numbered_lists
+from ..sources import scheme_of
+from ..tensors import DTYPES
+from ..text import count, escape, listing
+from ..vocabulary import ids_beyond
+from .heads import head_notes
+from .model_config import declared_layers
+from .model_folders import ADAPTER, CONFIG, GENERATION, ModelFolder
+
+__all__ = ["folder_notes", "unreadable_notes", "vocabulary_fault"]
+
+STACKS = ("block", "blocks", "h", "layer", "layers")
+"""What modules that are the layers of a model are called."""
+OBJECTS = ("added_tokens.json", "chat_template.json", "special_tokens_map.json")
+"""What is a JSON object, beside all configurations."""
+WIDTHS = ("dim", "embd", "embed", "hidden", "model", "size", "width")
+"""Words in the fields that say how wide the model or its embedding is: some have an embedding of its own width."""
+LARGER = ("mllama",)
+"""Models whose embedding has more rows than ``vocab_size`` says (mllama: 8 for images)."""
+
+
+def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = None) -> list[str]:
+    """Return notes on what files that go beside the weights of a plan say otherwise than these, or do not say at all.
+
+    ``origin`` is the folder that they are from: if its tokeniser is theirs, it is read there, once.
+    """
+    read = origin if origin is not None and origin.tokenizer == folder.tokenizer else folder
+    broken = unreadable_notes(folder, read)
+    sizes = (*_vocabulary(plan, folder, read), *_layers(plan, folder.config))
+    return [*broken, *sizes, *head_notes(plan, folder), *_beyond(folder)]
+
+
+def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[str]:
+    """Return a note on each file that is to be a JSON object and is none; ``read`` has read its vocabulary, maybe."""
+    found = {name: json_fault(folder, name) for name in _documents(folder)}
+    found[folder.vocabulary] = vocabulary_fault(read or folder)
+    return [f"{name} goes along as it is: {why}" for name, why in found.items() if why]
+
+
+def _documents(folder: ModelFolder) -> list[str]:
+    """Return the names of the small JSON objects beside a configuration; not those that would have to be fetched."""
+    return [
+        one.name
+        for one in folder.files
+        if one.name not in (CONFIG, ADAPTER)
+        and (one.name.endswith("_config.json") or one.name in OBJECTS)
+        and (one.name == GENERATION or not scheme_of(one.path))
+    ]
+
+
+def vocabulary_fault(folder: ModelFolder) -> str:
+    """Say why the JSON file with the tokens of a folder cannot be read, '' where it can, or lies elsewhere."""
+    if not folder.vocabulary.endswith(".json") or _is_elsewhere(folder) or folder.tokens is not None:
+        return ""
+    return json_fault(folder, folder.vocabulary)
+
+
+def json_fault(folder: ModelFolder, name: str) -> str:
+    """Say why a file of a folder is no JSON object, '' where it is one, is not there or is large."""
+    if all(one.name != name for one in folder.files):
+        return ""
+    try:
+        document = json.loads(folder.read(name))
+    except UnicodeDecodeError:
+        return "it is not UTF-8"
+    except RecursionError:
+        return "it is nested too deeply"
+    except ValueError as error:
+        return f"it is not valid JSON: {escape(str(error))}"
+    except (SourceError, ConfigError):  # which is said when it is copied
+        return ""
+    return "" if isinstance(document, dict) else "it is not a JSON object"
+
+
+def _is_elsewhere(folder: ModelFolder) -> bool:
+    """Whether a tokeniser would have to be fetched."""
+    return any(scheme_of(one.path) for one in folder.tokenizer)
+
+
+def _embedding(plan: Plan) -> list[Step]:
+    """Return the steps that write an input embedding, as numbers and not as codes."""
+    return [
+        step
+        for step in plan.steps
+        if is_embedding(step.key) and len(step.shape) == 2 and DTYPES[step.dtype].kind == "float"
+    ]
+
+
+def _vocabulary(plan: Plan, folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
+    """Say that an embedding has not the rows that the configuration gives it, or too few for the tokens."""
+    steps = _embedding(plan)
+    if not steps:
+        return
+    most = max(steps, key=lambda step: step.shape[0])
+    has = f"{escape(most.key)} has {count(most.shape[0], 'row')}"
+    known = set(_vocabulary_sizes(folder.config))
+    columns = {step.shape[1] for step in steps}
+    width = folder.config.get("hidden_size")
+    if type(width) is int and columns.isdisjoint(_widths(folder.config)):
+        has_columns = f"{escape(most.key)} has {count(most.shape[1], 'column')}"
+        yield f"config.json says {width} (hidden_size), and {has_columns}: the model cannot be loaded so"
+    other = folder.rows and not known.intersection(step.shape[0] for step in steps)
+    if other and not str(folder.config.get("model_type")).startswith(LARGER):
+        yield f"config.json says {folder.rows} (vocab_size), and {has}: the model cannot be loaded so"
+    if not folder.vocabulary or _is_elsewhere(folder):
+        return
+    if read.tokens is not None and len(read.tokens) > most.shape[0]:
+        tokens = count(len(read.tokens), "token")
+        yield f"{escape(folder.vocabulary)} has {tokens}, and {has}: the last tokens have none"
+
+
+def _widths(config: Mapping[str, Any]) -> Iterator[int]:
+    """Yield every number that a configuration gives the width of anything, its parts' too."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _widths(value)
+        elif type(value) is int and any(word in name for word in WIDTHS):
+            yield value
+
+
+def _vocabulary_sizes(config: Mapping[str, Any]) -> Iterator[int]:
+    """Yield every number that a configuration gives any vocabulary of the model or of its parts."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _vocabulary_sizes(value)
+        elif type(value) is int and "vocab" in name:
+            yield value
+
+
+def _layers(plan: Plan, config: Mapping[str, Any]) -> Iterator[str]:
+    """Say that no modules of the weights are as many as the layers that a configuration, of one part, declares."""
+    keys = [step.key for step in plan.steps]
+    lists = numbered_lists(keys)
+    stacks = [one for one in lists if one.prefix.rpartition(".")[2] in STACKS]
+    for name, value in declared_layers(config).items() if stacks else ():
+        side = next((one for one in ("decoder", "encoder") if one in name), "")
+        if side and not any(side in key for key in keys):
+            continue
+        counts = (value, value + _more_layers(config))
+        if not any(one.count in counts for one in lists):
+            most = max(stacks, key=lambda one: one.count)
+            has = f"{escape(most.prefix)} has {count(most.count, 'layer')}"
+            yield f"config.json says {value} ({name}), and {has}: the model cannot be loaded so"
+            return
+
+
+def _more_layers(config: Mapping[str, Any]) -> int:
+    """Return how many layers follow those that are declared: for tokens after the next (DeepSeek-V3, GLM-4.5)."""
+    more = config.get("num_nextn_predict_layers")
+    return more if type(more) is int else 0
+
+
+def _beyond(folder: ModelFolder) -> list[str]:
+    """Say which token ids in configurations are beyond the rows that config.json gives the vocabulary."""
+    try:
+        found = {
+            name: ids_beyond(folder.document(name), folder.rows)
+            for name in (CONFIG, GENERATION)
+            if folder.rows and any(one.name == name for one in folder.files)
+        }
+    except ConfigError:  # which has been said
+        return []
+    said = [f"{escape(field)} of {name} is {number}" for name, ids in found.items() for field, number in ids]
+    rows = count(folder.rows, "row") if said else ""
+    return [f"the vocabulary has {rows}, and {listing(said, where='')}; they stay as they are"] if said else []

@@ -1,0 +1,90 @@
+"""Output layers that are, or are not, the input embedding: what becomes of them under a configuration's flag."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+
+from ..plan import Plan, Step
+from ..planners import EMBEDDING, HEAD
+from ..text import escape
+from .model_folders import ModelFolder
+
+__all__ = ["has_new_head", "head_notes", "with_heads_said"]
+
+TIES = "tie_word_embeddings"
+HEADED = re.compile(r"(ForCausalLM|LMHeadModel)$")
+"""Names of classes of transformers that have an output layer over the vocabulary."""
+ANY_HEAD = re.compile(r"^\D*(head|out|logits|decoder\.weight$)")
+"""Names that an output layer could have, in whatever encoding; it lies in no numbered module."""
+
+
+def with_heads_said(plan: Plan, folders: Sequence[ModelFolder], keys: Sequence[Collection[str]], *, tied: bool) -> Plan:
+    """Return a plan with a note on each source whose output layer the output has not, though it has its embedding.
+
+    ``folders`` and ``keys`` are those of the sources, in their order; ``tied`` is whether the output computes with its
+    embedding where it has no output layer.
+    """
+    notes = [
+        note
+        for number, (folder, own) in enumerate(zip(folders, keys, strict=False))
+        for note in _notes(plan, number, folder, own, tied=tied)
+    ]
+    return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
+
+
+def _notes(plan: Plan, number: int, folder: ModelFolder, keys: Collection[str], *, tied: bool) -> Iterator[str]:
+    name = escape(plan.sources[number].name)
+    if not any(EMBEDDING.search(step.key) and _is_from(step, number) for step in plan.steps):
+        return
+    heads = [step for step in plan.steps if HEAD.search(step.key)]
+    unused = next((key for source, key in plan.unexpected if source == number and HEAD.search(key)), "")
+    if unused and not heads and tied:
+        yield (
+            f"the output computes with its embedding as output layer ({TIES}); {escape(unused)} of {name} is not used, "
+            "and may be another"
+        )
+    if folder.said_tied and not any(map(HEAD.search, keys)):
+        for step in heads:
+            if not any(_is_from(step, one) for one in range(len(plan.sources))) or step.op == "keep":
+                made = "stays the destination's" if step.op == "keep" else "is initialised"
+                yield f"{escape(step.key)} {made}, while {name} computes with its embedding there ({TIES})"
+
+
+def _is_from(step: Step, source: int) -> bool:
+    return any(one.source == source for one in step.inputs)
+
+
+def head_notes(plan: Plan, folder: ModelFolder) -> Iterator[str]:
+    """Yield a note on an output layer that a configuration ties to the embedding, or that it wants and nobody has.
+
+    ``folder`` is what goes beside the weights of the plan.
+    """
+    embedding = next((step for step in plan.steps if EMBEDDING.search(step.key) and len(step.shape) == 2), None)
+    if embedding is None or folder.said_tied is None:
+        return
+    if not folder.said_tied:
+        wants = any(HEADED.search(name) for name in _architectures(folder))
+        if wants and not any(ANY_HEAD.search(step.key) and not EMBEDDING.search(step.key) for step in plan.steps):
+            yield f"config.json says that the output layer is not the embedding ({TIES}: false), and there is none"
+        return
+    for step in plan.steps:
+        if HEAD.search(step.key) and step.shape[1:] == embedding.shape[1:] and not step.tied_to:
+            yield (
+                f"config.json says that {escape(embedding.key)} is the output layer ({TIES}), and "
+                f"{escape(step.key)} is stored beside it: if they differ, transformers before 5 ignores the latter"
+            )
+
+
+def _architectures(folder: ModelFolder) -> list[str]:
+    names = folder.config.get("architectures")
+    return [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
+
+
+def has_new_head(plan: Plan, base: Collection[str]) -> bool:
+    """Whether adapters bring an output layer whole to a base (of these keys) that computes with its embedding."""
+    return any(
+        HEAD.search(step.key) and (step.key not in base or (step.op == "copy" and not _is_from(step, 0)))
+        for step in plan.steps
+    )

@@ -1,0 +1,97 @@
+"""What a model's folder says of quantisation; its weights alone do not always tell what integers stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing, suppress
+from typing import Any
+
+from ..encodings import quantisation_of
+from ..errors import CheckpointError
+from ..formats import has_weights
+from ..jsontext import read_json
+from ..sources import Folder, Source
+
+__all__ = [
+    "SETTINGS",
+    "folder_around",
+    "folder_of_model",
+    "in_other_shards",
+    "quantisation_settings",
+    "settings_among",
+    "settings_in",
+]
+
+SETTINGS = "quantization_config"
+"""The entry of a file's metadata that holds settings as JSON: nunchaku's, and ours."""
+
+_CONFIGS = ("config.json", "params.json")
+"""Of which quantisation is a section: transformers' and Mistral's."""
+_FILES = (*_CONFIGS, "hf_quant_config.json", "quantize_config.json", "quant_config.json")
+"""And ModelOpt's, AutoGPTQ's and AutoAWQ's."""
+_ENTRIES = (SETTINGS, "_quantization_metadata")
+"""That, and ComfyUI's."""
+_BYTES = 16 << 20
+
+
+def folder_of_model(source: Source) -> Folder | None:
+    """Return the folder that a source is the model of: of a file only if it has the name of a model's weights."""
+    if isinstance(source, Folder):
+        return source
+    return source.folder() if has_weights([source.name]) else None
+
+
+def folder_around(source: Source) -> Folder | None:
+    """Return the folder that a source is, or lies in whatever its name, as a shard does; None if it lies in none."""
+    if isinstance(source, Folder):
+        return source
+    with suppress(CheckpointError):
+        return source.folder()
+    return None
+
+
+def settings_in(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a file's own metadata say of quantisation, as nunchaku's and ComfyUI's do; empty if they do not."""
+    for name in _ENTRIES:
+        with suppress(ValueError):
+            found = read_json(metadata[name]) if name in metadata else None
+            if isinstance(found, dict) and found:
+                return found
+    return {}
+
+
+def quantisation_settings(folder: Folder | None) -> dict[str, Any]:
+    """Return the ``quantization_config`` of a folder; empty if it has none that can be read."""
+    if folder is None:
+        return {}
+    with suppress(CheckpointError):
+        return settings_among(folder.names(), lambda name: _document(folder, name))
+    return {}
+
+
+def settings_among(names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
+    """Return what files say of quantisation, by the first of ``names`` that does; ``read`` gives their JSON."""
+    for name in _FILES:
+        if name in names:
+            document = read(name)
+            found = quantisation_of(document if name in _CONFIGS else {SETTINGS: document})
+            if found:
+                return dict(found)
+    return {}
+
+
+def in_other_shards(shard: str, folder: Folder | None) -> list[str]:
+    """Return the keys that an index in a folder has in other files than ``shard``, which it names."""
+    with suppress(CheckpointError):
+        for name in folder.names() if folder is not None else ():
+            document = _document(folder, name) if folder is not None and name.endswith(".index.json") else None
+            places = document.get("weight_map") if isinstance(document, dict) else None
+            if isinstance(places, dict) and shard in places.values():
+                return [key for key, place in places.items() if place != shard]
+    return []
+
+
+def _document(folder: Folder, name: str) -> Any:
+    with closing(folder.file(name)) as file, suppress(ValueError, CheckpointError):
+        return read_json(file.read(0, file.size)) if file.size <= _BYTES else None
+    return None

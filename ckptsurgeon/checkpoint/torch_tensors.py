@@ -1,0 +1,99 @@
+"""The header of a tensor of torch's that is in memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..formats import NESTED, QUANTISED, SPARSE
+from ..tensors import DTYPES, Storage, TensorInfo, reach
+from ..text import escape
+from .buffers import TensorBytes
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Held", "is_tensor", "tensor_info"]
+
+StorageAt: TypeAlias = Callable[..., Storage]
+"""Gives the storage for (place, piece, big_endian=…)."""
+
+ON_META = "it is on the meta device, without values"
+LAZY = "its shape is only known after a forward pass"
+
+
+class Held:
+    """A tensor that is no plain bytes, for whoever asks for it; compared by identity, not by its elements."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+def is_tensor(value: object) -> bool:
+    """Whether something is a tensor of torch's, which is not imported to know."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def tensor_info(tensor: torch.Tensor, storage_at: StorageAt) -> TensorInfo:
+    """Return the header of a tensor, whose values stay where they are; why they cannot be had is its ``opaque``."""
+    try:
+        why = _why_opaque(tensor)
+        return _opaque(tensor, why) if why else _strided(tensor, storage_at)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:  # of wrappers that have no storage
+        return _opaque(tensor, f"its values cannot be had: {escape(str(error).partition(chr(10))[0], 100)}")
+
+
+def _strided(tensor: torch.Tensor, storage_at: StorageAt) -> TensorInfo:
+    dtype, shape, stride = _dtype(tensor), tuple(tensor.shape), tensor.stride()
+    contiguous = tensor.is_contiguous()
+    nbytes = (tensor.numel() if contiguous else reach(shape, stride)) * tensor.element_size()
+    piece, place = None, (str(tensor.device), tensor.data_ptr(), nbytes, False)
+    if nbytes:
+        begin = int(tensor.storage_offset()) * tensor.element_size()
+        piece = TensorBytes(tensor.untyped_storage(), begin, nbytes)
+    return TensorInfo(
+        dtype, shape, storage_at(place, piece, big_endian=sys.byteorder == "big"), 0,
+        None if contiguous else tuple(stride), tensor.is_conj(), tensor.is_neg(),
+    )  # fmt: skip
+
+
+def _why_opaque(tensor: torch.Tensor) -> str:
+    """Return why the values of a tensor are not plain bytes in its storage, '' where they are."""
+    import torch
+
+    kind = type(tensor)
+    if torch.nn.parameter.is_lazy(tensor):
+        return LAZY
+    if tensor.is_nested:
+        return NESTED
+    if kind.__torch_dispatch__ != torch.Tensor.__torch_dispatch__:
+        return f"it is of the class {kind.__module__}.{kind.__qualname__}"
+    if tensor.layout != torch.strided:
+        return SPARSE if str(tensor.layout).startswith("torch.sparse") else f"it is laid out as {tensor.layout}"
+    if tensor.is_quantized:
+        return QUANTISED
+    if tensor.is_meta:
+        return ON_META
+    return "" if _dtype(tensor) in DTYPES else f"it is of {tensor.dtype}, which is not known here"
+
+
+def _opaque(tensor: torch.Tensor, why: str) -> TensorInfo:
+    """Return the header of a tensor that is itself all that is known of it."""
+    dtype = _dtype(tensor)
+    return TensorInfo(dtype if dtype in DTYPES else "float32", _shape(tensor), opaque=why, parts=(Held(tensor),))
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    """Return a shape, () of a tensor whose parts have several, or that has none yet."""
+    try:
+        return tuple(int(size) for size in tensor.shape)
+    except (RuntimeError, TypeError, ValueError, AttributeError):  # sizes of nested ones are symbols
+        return ()

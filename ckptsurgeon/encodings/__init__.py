@@ -1,0 +1,10 @@
+"""Encodings: how methods of quantisation store one logical tensor as several. Pure: keys, dtypes and shapes alone.
+
+One file for each method, which is found by what it calls ``ENCODINGS``.
+"""
+
+from ._codes import NO_CODES, CodedTensor, Codes
+from ._find import find_codes
+from ._settings import quantisation_of
+
+__all__ = ["NO_CODES", "CodedTensor", "Codes", "find_codes", "quantisation_of"]

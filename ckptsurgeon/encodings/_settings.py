@@ -1,0 +1,81 @@
+"""Reads a ``quantization_config``, whatever a stranger wrote there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+__all__ = ["Said", "Settings", "quantisation_of"]
+
+Settings: TypeAlias = Mapping[str, Any]
+"""The ``quantization_config`` of a folder: data of a stranger, in which any field may be missing or of any type."""
+
+_PARTS = ("text_config", "llm_config", "language_config")
+_NAMES = ("quantization_config", "compression_config", "quantization")
+_METHODS = ("quant_method", "quant_algo", "mode")
+_DEEPEST = 6
+
+
+def quantisation_of(config: Any) -> Settings:
+    """Return what a config.json says of quantisation: its ``quantization_config``, or MLX's ``quantization``."""
+    top = _map(config)
+    places = (_map(one.get(name)) for one in (top, *(_map(top.get(part)) for part in _PARTS)) for name in _NAMES)
+    return next((found for found in places if found), {})
+
+
+class Said:
+    """What a folder says of quantisation, asked by name; each answer is looked for once, however many tensors ask."""
+
+    def __init__(self, settings: Settings, general: Said | None = None) -> None:
+        self._settings, self._general = settings, general
+        self._numbers: dict[tuple[str, int], tuple[int, ...]] = {}
+        self._sections: dict[str, tuple[Said, ...]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._settings)
+
+    @property
+    def method(self) -> str:
+        """What it calls its method, "" if it does not say."""
+        return next((self._settings[name] for name in _METHODS if isinstance(self._settings.get(name), str)), "")
+
+    def numbers(self, name: str, *, most: int) -> tuple[int, ...]:
+        """Return the different whole numbers from 1 to ``most`` called ``name`` at whatever depth, the top ones first.
+
+        Of a module the general ones are returned if nothing is said of it.
+        """
+        asked = name, most
+        if asked not in self._numbers:
+            values = (value for value in _values(self._settings, name) if type(value) is int and 0 < value <= most)
+            own = tuple(dict.fromkeys(values))
+            self._numbers[asked] = own or (self._general.numbers(name, most=most) if self._general else ())
+        return self._numbers[asked]
+
+    def number(self, name: str, *, most: int) -> int:
+        """Return the first of the numbers, 0 if there is none."""
+        return next(iter(self.numbers(name, most=most)), 0)
+
+    def sections(self, name: str) -> tuple[Said, ...]:
+        """Return the sections called ``name`` at whatever depth, as ``weights`` of each group of compressed-tensors."""
+        if name not in self._sections:
+            found = (value for value in _values(self._settings, name) if isinstance(value, dict))
+            self._sections[name] = tuple(map(Said, found))
+        return self._sections[name]
+
+    def of(self, module: str) -> Said:
+        """Return what is said of one module by its name, as MLX does; all of it if nothing is."""
+        own = self._settings.get(module)
+        return Said(own, self) if isinstance(own, dict) else self
+
+
+def _values(settings: Settings, name: str) -> Iterator[Any]:
+    """Yield whatever is called ``name``, the top ones first."""
+    level: list[Any] = [settings]
+    for _ in range(_DEEPEST):
+        yield from (one[name] for one in level if isinstance(one, dict) and name in one)
+        level = [value for one in level for value in (one.values() if isinstance(one, dict) else one)]
+        level = [value for value in level if isinstance(value, (dict, list))]
+
+
+def _map(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,29 @@
+"""bitsandbytes: nf4 and fp4 in blocks, whose scales may be quantised too; int8 with a scale for each row.
+
+https://github.com/bitsandbytes-foundation/bitsandbytes (``QuantState.as_dict``, ``Linear8bitLt``)
+"""
+
+from __future__ import annotations
+
+from ._encoding import Encoding, Logical, Parts, same_shape
+from ._settings import Said
+
+__all__ = ["ENCODINGS"]
+
+_OTHERS = ("", ".quant_map", ".nested_absmax", ".nested_quant_map")
+
+
+def _four_bits(kind: str) -> Encoding:
+    """Return an encoding that its state tells, since the codes may be stored as any type, floats too."""
+
+    def logical(parts: Parts, said: Said) -> Logical | None:
+        codes = parts.get("")  # two in a byte; their shape is a value of the state
+        return Logical(f"bitsandbytes {kind}", codes.nbytes * 2) if codes is not None else None
+
+    return Encoding(
+        f".quant_state.bitsandbytes__{kind}", frozenset({"uint8"}), (".absmax",), logical, _OTHERS, codes="", named=""
+    )
+
+
+_EIGHT = Encoding(".weight", frozenset({"int8"}), (".SCB",), same_shape("bitsandbytes int8"), (".weight_format",))
+ENCODINGS = (_four_bits("nf4"), _four_bits("fp4"), _EIGHT)

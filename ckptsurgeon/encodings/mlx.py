@@ -1,0 +1,40 @@
+"""MLX: integers of 2 to 8 bits packed into 32, a scale and a bias for each group; or its mxfp4, without biases.
+
+Modules of one model may have other bits than the rest: the length of groups tells how many columns there are.
+https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.quantize.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ._encoding import Encoding, Logical, Parts
+from ._settings import Said
+
+__all__ = ["ENCODINGS"]
+
+_BITS = (2, 3, 4, 5, 6, 8)
+_GROUPS = (16, 32, 64, 128)
+_LONGEST = 1024
+
+
+def _logical(parts: Parts, said: Said) -> Logical | None:
+    codes, scales = parts[".weight"], parts[".scales"]
+    if not codes.shape or codes.shape[:-1] != scales.shape[:-1] or not codes.numel or not scales.numel:
+        return None
+    words, groups = codes.shape[-1], scales.shape[-1]
+    size = said.number("group_size", most=_LONGEST)
+    fitting = _fitting(words, groups, (size,)) or _fitting(words, groups, _GROUPS)
+    if len(fitting) == 1:
+        ((bits, columns),) = fitting.items()
+        return Logical.of(f"MLX, {bits} bits", (*codes.shape[:-1], columns))
+    return Logical("MLX", None, at_least=codes.numel // words * min(fitting.values(), default=words * 4))
+
+
+def _fitting(words: int, groups: int, sizes: Sequence[int]) -> dict[int, int]:
+    """Return the columns for each number of bits that some length of groups gives."""
+    pairs = ((bits, groups * size) for size in sizes for bits in _BITS)
+    return {bits: columns for bits, columns in pairs if columns and columns * bits == words * 32}
+
+
+ENCODINGS = (Encoding(".weight", frozenset({"uint32"}), (".scales",), _logical, (".biases", ".qbiases")),)

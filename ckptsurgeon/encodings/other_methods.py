@@ -1,0 +1,130 @@
+"""Methods whose codes are recognised and moved; nothing else is known of them here.
+
+Names are those of their own packages and of transformers' integrations,
+https://huggingface.co/docs/transformers/main/quantization/overview.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ._encoding import Encoding, Logical, Parts, same_shape, some
+from ._settings import Said
+
+__all__ = ["ENCODINGS"]
+
+_INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32"})
+_BYTES = _INTEGERS | {"float8_e4m3fn", "float8_e5m2"}
+_SCALES = ("bfloat16", "float16", "float32")
+_TILE = 16
+
+
+def _aqlm(parts: Parts, said: Said) -> Logical | None:
+    """``codes`` (out groups, in groups, codebooks), ``codebooks`` (codebooks, entries, out group, in group)."""
+    codes, books = parts[".codes"].shape, parts[".codebooks"].shape
+    if len(codes) != 3 or len(books) != 4:
+        return None
+    return Logical.of("AQLM", (codes[0] * books[2], codes[1] * books[3]))
+
+
+def _bytes(parts: Parts, said: Said) -> Logical | None:
+    """BitNet has one scale, and four values of -1, 0 and 1 in a byte along the output; others have scales for rows.
+
+    In ComfyUI's files a byte may be a number of 8 bits, which their note of the format tells, a value.
+    """
+    codes, scale = parts[".weight"], parts[".weight_scale"]
+    if scale.dtype not in _SCALES or len(codes.shape) < 2:
+        return None
+    if scale.numel == 1 and ".comfy_quant" not in parts:
+        return Logical.of("BitNet", (codes.shape[0] * 4, *codes.shape[1:]))
+    return Logical("packed integers with scales", None, at_least=codes.numel)
+
+
+def _exl3(parts: Parts, said: Said) -> Logical | None:
+    """``trellis`` (in tiles, out tiles, words of a tile)."""
+    rows, columns = (*parts[".trellis"].shape, 0, 0)[:2]
+    return Logical.of("EXL3", (columns * _TILE, rows * _TILE))
+
+
+def _exl2(parts: Parts, said: Said) -> Logical | None:
+    """``q_weight`` (words, out) of mixed bits; ``q_invperm`` or ``q_perm`` has an entry for each input."""
+    order = parts.get(".q_invperm") or parts.get(".q_perm")
+    codes = parts[".q_weight"].shape
+    if order is None or len(codes) != 2:
+        return Logical("EXL2", None, at_least=math.prod(codes) * 4)
+    return Logical.of("EXL2", (codes[1], order.numel))
+
+
+def _higgs(parts: Parts, said: Said) -> Logical | None:
+    """``weight`` (out * bits / 16, in), ``scales`` (out, groups)."""
+    codes, scales = parts[".weight"], parts.get(".scales")
+    if scales is None or len(codes.shape) != 2 or len(scales.shape) != 2:
+        return Logical("HIGGS", None, at_least=codes.numel)
+    return Logical.of("HIGGS", (scales.shape[0], codes.shape[1]))
+
+
+def _quanto(parts: Parts, said: Said) -> Logical | None:
+    """One code for each parameter, but for those of few bits, which are packed and have a shift."""
+    return (some if "._shift" in parts else same_shape)("Quanto")(parts, said)
+
+
+def _torchao(parts: Parts, said: Said) -> Logical | None:
+    """8-bit floats are one for each parameter; integers may be packed."""
+    is_float = next(iter(parts.values())).dtype.startswith("float8")
+    return (same_shape if is_float else some)("torchao")(parts, said)
+
+
+def _spqr(parts: Parts, said: Said) -> Logical | None:
+    """``row_offsets`` of the outliers; ``in_perm`` has an entry for each input."""
+    return Logical("SpQR", None, at_least=parts[".dense_weights"].numel)
+
+
+def _bitmask(parts: Parts, said: Said) -> Logical | None:
+    """compressed-tensors' sparse weights: ``bitmask`` says where the values in ``compressed`` stand."""
+    return Logical("sparse with a bitmask", None, at_least=parts[".compressed"].numel)
+
+
+ENCODINGS = (
+    Encoding(".codes", _INTEGERS, (".codebooks",), _aqlm, (".scales",)),
+    Encoding(".weight", frozenset({"uint8"}), (".weight_scale",), _bytes),
+    Encoding(".weight", frozenset({"int8"}), (".weight_scales",), same_shape("EETQ int8")),
+    Encoding(".trellis", _INTEGERS, (".suh", ".su"), _exl3, (".suh", ".svh", ".su", ".sv", ".mcg", ".mul1")),
+    Encoding(
+        ".q_weight", _INTEGERS, (".q_scale",), _exl2,
+        (".q_scale_max", ".q_groups", ".q_group_map", ".q_invperm", ".q_perm"),
+    ),
+    Encoding(
+        ".W_q", _INTEGERS, (".scale",), some("HQQ"),
+        (".zero", ".shape", ".nbits", ".group_size", ".axis", ".packing", ".view_as_float", ".optimize", ".round_zero"),
+    ),
+    Encoding(
+        ".W_q", _INTEGERS, (".meta.scale", ".meta.scale_q"), some("HQQ"),
+        (".meta.zero", ".meta.zero_q", ".meta.shape", ".meta.nbits", ".meta.group_size", ".meta.axis"),
+    ),
+    Encoding(".weight", _INTEGERS, (".tables",), _higgs, (".scales", ".tables2")),
+    Encoding(
+        ".indices", _INTEGERS, (".centroids.weight",), some("VPTQ"),
+        (
+            ".res_centroids.weight", ".weight_scale", ".weight_bias", ".perm", ".outlier_indices",
+            ".outlier_centroids.weight",
+        ),
+    ),
+    Encoding(
+        ".row_offsets", frozenset({"int32"}), (".dense_weights",), _spqr, (".col_vals", ".in_perm"),
+        codes=".dense_weights",
+    ),
+    Encoding(
+        ".bitmask", frozenset({"uint8"}), (".compressed",), _bitmask, (".shape", ".row_offsets", ".weight_scale"),
+        codes=".compressed",
+    ),
+    Encoding("._data._data", _BYTES, ("._scale",), some("Quanto"), ("._shift",), named=""),
+    Encoding("._data", _BYTES, ("._scale",), _quanto, ("._shift",), named=""),
+    Encoding(
+        "._weight_qdata", _BYTES, ("._weight_scale", "._weight_scale_and_zero"), _torchao,
+        ("._weight_zero_point", "._weight_act_pre_scale", "._weight_per_tensor_scale"),
+    ),
+    Encoding(
+        "_qdata", _BYTES, ("_scale", "_scale_and_zero"), _torchao,
+        ("_zero_point", "_act_pre_scale", "_per_tensor_scale"), named="",
+    ),
+)  # fmt: skip

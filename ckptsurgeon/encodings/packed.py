@@ -1,0 +1,62 @@
+"""Integers of few bits packed into 32: compressed-tensors' ``pack-quantized``.
+
+https://github.com/vllm-project/compressed-tensors: ``weight_packed`` (out, in * bits / 32), ``weight_scale``
+(out, groups), ``weight_zero_point`` (out * bits / 32, groups), ``weight_shape`` with the shape as two numbers, which is
+a value, not in the header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ._encoding import Encoding, Logical, Parts, some
+from ._settings import Said
+
+__all__ = ["ENCODINGS"]
+
+_LIKELY = (4, 8)
+_LONGEST = 1024
+
+
+def _logical(parts: Parts, said: Said) -> Logical | None:
+    codes, order = parts[".weight_packed"], parts.get(".weight_g_idx")
+    if len(codes.shape) < 2 or not codes.numel:
+        return None
+    words = codes.shape[-1]
+    possible = sorted(set(_bits(parts, said)))
+    if len(possible) > 1 and order is None:
+        return Logical("packed integers (compressed-tensors)", None, at_least=codes.numel * 32 // possible[-1])
+    columns = order.numel if order is not None else words * 32 // possible[0]
+    bits = possible[0] if len(possible) == 1 else words * 32 // columns
+    return Logical.of(f"int{bits} packed (compressed-tensors)", (*codes.shape[:-1], columns))
+
+
+def _bits(parts: Parts, said: Said) -> Iterator[int]:
+    """Yield the numbers of bits that codes may have: as their zero points have, or as is said and fits their groups."""
+    codes, scale, zeros = parts[".weight_packed"], parts[".weight_scale"], parts.get(".weight_zero_point")
+    if zeros is not None and zeros.dtype == "int32" and len(zeros.shape) == len(codes.shape):
+        rows, packed = codes.shape[-2], zeros.shape[-2]
+        yield next((bits for bits in range(1, 33) if -(-rows * bits // 32) == packed), _LIKELY[0])
+        return
+    groups = scale.shape[-1] if len(scale.shape) == len(codes.shape) else 1
+    words = codes.shape[-1] * 32
+    schemes = [(one.number("num_bits", most=32), one.number("group_size", most=_LONGEST)) for one in _schemes(said)]
+    schemes = [(bits, size) for bits, size in schemes if bits]
+    fitting = [bits for bits, size in schemes if (words // bits == groups * size if size else groups == 1)]
+    yield from fitting or [bits for bits, _ in schemes] or _LIKELY
+
+
+def _schemes(said: Said) -> tuple[Said, ...]:
+    return said.sections("weights") or (said,)
+
+
+ENCODINGS = (
+    Encoding(
+        ".weight_packed", frozenset({"int32"}), (".weight_scale",), _logical,
+        (".weight_shape", ".weight_zero_point", ".weight_g_idx"),
+    ),
+    Encoding(
+        ".weight_packed", frozenset({"int32"}), (".scale_packed",), some("2:4 packed (compressed-tensors)"),
+        (".meta", ".weight_shape"),
+    ),
+)  # fmt: skip

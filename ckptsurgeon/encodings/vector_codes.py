@@ -1,0 +1,62 @@
+"""Methods whose codes choose entries of a table: QuIP#, QTIP, SqueezeLLM; and Marlin's order of 4-bit integers.
+
+Their names tell them without a configuration: no network calls integers so beside such partners.
+https://github.com/Cornell-RelaxML/quip-sharp (``QuantizedLinear``), https://github.com/Cornell-RelaxML/qtip,
+https://github.com/SqueezeAILab/SqueezeLLM (``QuantLinearLUT``), https://github.com/IST-DASLab/marlin (``Layer``),
+https://github.com/HandH1998/QQQ (``QuantLinear``)
+"""
+
+from __future__ import annotations
+
+from ._encoding import Encoding, Logical, Parts
+from ._settings import Said
+
+__all__ = ["ENCODINGS"]
+
+_INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"})
+_FLOATS = ("float16", "bfloat16", "float32")
+_TILE = 16
+_MOST_BITS = 8
+
+
+def _turned(method: str, telling: str) -> Encoding:
+    """Return an encoding of weights that are turned by random signs: ``SU`` has one for each input, ``SV`` output."""
+
+    def logical(parts: Parts, said: Said) -> Logical | None:
+        codes, inputs, outputs = parts[telling], parts.get(".SU"), parts.get(".SV")
+        if inputs is None or outputs is None or len(codes.shape) < 2:
+            return None
+        if len(inputs.shape) == len(outputs.shape) == 1:
+            return Logical.of(method, (outputs.numel, inputs.numel))
+        return Logical(method, None, at_least=codes.numel)
+
+    more = (".Wscale", ".codebook_id", ".had_left", ".had_right", ".rescale_WH", ".scaleWH", ".fuse_scales", ".A", ".B")
+    return Encoding(telling, _INTEGERS, (".SU",), logical, (".SV", *more, ".tlut", ".rcp", ".tp_rank"))
+
+
+def _lookup(parts: Parts, said: Said) -> Logical | None:
+    """``qweight`` (in * bits / 32, out), ``lookup_table`` (out, 2 ** bits); outliers beside them."""
+    codes, table = parts[".qweight"].shape, parts[".lookup_table"].shape
+    if len(codes) != 2 or len(table) != 2 or codes[1] != table[0]:
+        return None
+    bits = table[1].bit_length() - 1
+    return Logical.of(f"SqueezeLLM, {bits} bits", (codes[1], codes[0] * 32 // bits)) if 0 < bits <= _MOST_BITS else None
+
+
+def _marlin(parts: Parts, said: Said) -> Logical | None:
+    """``B`` (in / 16, out * 2) and ``s`` (groups, out): the shapes must say so, since the names are short."""
+    codes, scale = parts[".B"].shape, parts.get(".s") or parts.get(".s_channel")
+    if scale is None or scale.dtype not in _FLOATS or len(codes) != 2 or len(scale.shape) != 2:
+        return None
+    return Logical.of("Marlin, 4 bits", (scale.shape[1], codes[0] * _TILE)) if codes[1] == scale.shape[1] * 2 else None
+
+
+ENCODINGS = (
+    _turned("QuIP#", ".Qidxs"),
+    _turned("QTIP", ".trellis"),
+    Encoding(
+        ".qweight", frozenset({"int32"}), (".lookup_table",), _lookup,
+        (".rows", ".cols", ".vals", ".full_rows", ".full_row_indices", ".startrows"),
+    ),
+    Encoding(".B", frozenset({"int32"}), (".s", ".s_channel"), _marlin, (".s_group", ".workspace", ".reduce_buffer")),
+)  # fmt: skip

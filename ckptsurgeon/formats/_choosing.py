@@ -1,0 +1,146 @@
+"""Which of the files in a folder is its checkpoint: its index, or its only file, or the one of a well-known name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from ..errors import FormatError
+from ..sources import File, Folder, broken_links
+from ..text import count, escape, listing
+from . import limits
+from ._json import parse_json
+from ._runs import chosen_of_run, example_of_run, lost_of_run
+from ._shard_names import INDEX, has_index, lacking, shards_among
+
+__all__ = ["SUFFIXES", "Choice", "choose", "has_weights", "is_weights", "note_of"]
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz")
+_PREFERRED = (
+    "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors",
+    "adapter_model.bin",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The file to read, ``why``, and what else in the folder might be meant; ``file`` where it is open already."""
+
+    name: str
+    others: Sequence[str] = ()
+    why: str = ""
+    file: File | None = None
+
+
+def is_weights(name: str) -> bool:
+    """Whether a name is that of a checkpoint."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def has_weights(names: Sequence[str]) -> bool:
+    """Whether a folder holds weights under a name by which toolkits look for them."""
+    return any(name.removesuffix(INDEX) in _PREFERRED for name in names)
+
+
+def choose(folder: Folder, names: Sequence[str]) -> Choice:
+    """Return which file of a folder to read; raises FormatError where there is none, or no telling which."""
+    indexes = [name for name in names if name.lower().endswith(INDEX)]
+    shards = shards_among(names)
+    singles = [name for name in names if is_weights(name) and name not in shards]
+    _check_stale(folder, indexes, singles)
+    candidates = [*indexes, *singles]
+    _check_links(folder, candidates)
+    if not candidates:
+        raise _none(folder, sorted(shards))
+    known = {name.lower() for name in indexes}
+    loose = [name for name in names if name in shards and not has_index(name, known)]
+    if len(candidates) == 1:
+        return Choice(candidates[0], loose)
+    for name in [one for preferred in _PREFERRED for one in (preferred + INDEX, preferred)]:
+        if name in candidates:
+            return Choice(name, _without(candidates + loose, name))
+    meant, why = chosen_of_run(candidates)
+    if meant:
+        return Choice(meant, _without(candidates + loose, meant), f", {why}")
+    return _by_index(folder, indexes, candidates, loose)
+
+
+def note_of(choice: Choice, read: Collection[str]) -> list[str]:
+    """Return a line on what else is in the folder, of which ``read`` was read."""
+    others = [name for name in choice.others if name not in read]
+    shown = listing(others, len(others) if len(others) < 3 else 1, where="")  # it is to be one line
+    also = f"; also in the folder: {shown}" if others else ""
+    return [f"read {escape(choice.name)}{choice.why}{also}"] if choice.why or others else []
+
+
+def _without(names: Sequence[str], one: str) -> list[str]:
+    return [name for name in names if name != one]
+
+
+def _check_stale(folder: Folder, indexes: Sequence[str], singles: Sequence[str]) -> None:
+    for index in indexes:
+        rival = index[: -len(INDEX)]
+        if rival in singles:
+            raise FormatError(
+                f"{escape(folder.uri)} has both {escape(rival)} and {escape(index)}; one of them is stale.",
+                hint="Name the one you mean.",
+                rule="stale index",
+            )
+
+
+def _check_links(folder: Folder, candidates: Sequence[str]) -> None:
+    """Raise SourceError where the checkpoint to take is a link to nothing: the next best is another one."""
+    if has_weights(candidates):
+        return
+    broken = [name for name in broken_links(folder) if is_weights(name)]
+    lost = lost_of_run(candidates, broken) or ("" if candidates else next(iter(broken), ""))
+    if lost:
+        folder.file(lost).close()  # raises, and names the target
+
+
+def _none(folder: Folder, shards: Sequence[str]) -> FormatError:
+    if not shards:
+        return FormatError(f"{escape(folder.uri)} has no checkpoint in it.", rule="no checkpoint")
+    missing, many = lacking(shards, most=2)
+    others = f", and not {', '.join(map(escape, missing))}" if missing else ""
+    others += f" and {many - len(missing):,} more" if many > len(missing) else ""
+    fetch = f"{'them' if many > 1 else 'it'} and the {INDEX}" if missing else f"the {INDEX} too"
+    return FormatError(
+        f"{escape(folder.uri)} has {count(len(shards), 'shard')} and no index{others}.",
+        hint=f"Fetch {fetch}, or name a shard to read it alone, as in {_example(folder, shards[0])}.",
+        details=shards,
+        rule="no checkpoint",
+    )
+
+
+def _by_index(folder: Folder, indexes: Sequence[str], candidates: Sequence[str], loose: Sequence[str]) -> Choice:
+    """Return the one index whose own shards all other candidates are; raises FormatError where there is none."""
+    if len(indexes) == 1:
+        file = folder.file(indexes[0])
+        own = _named(file)
+        if own.issuperset(_without(candidates, indexes[0])):
+            return Choice(indexes[0], loose, file=file)
+        file.close()
+        candidates = [name for name in candidates if name not in own]
+    raise FormatError(
+        f"{escape(folder.uri)} holds several checkpoints: {listing(candidates)}.",
+        hint=f"Name the one you mean, as in {_example(folder, example_of_run(candidates))}.",
+        details=candidates,
+        rule="several checkpoints",
+    )
+
+
+def _named(index: File) -> set[str]:
+    """Return the files that an index names; none where it is not a valid one, which is said when it is read."""
+    if index.size > limits.INDEX_BYTES:
+        return set()
+    try:
+        found = parse_json(index.read(0, index.size))["weight_map"].values()
+        return {name for name in found if isinstance(name, str)}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return set()
+
+
+def _example(folder: Folder, name: str) -> str:
+    return escape(os.path.join(folder.uri, name))

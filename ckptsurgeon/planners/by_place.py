@@ -1,0 +1,135 @@
+"""Vocabularies that a policy for shapes would resize: it keeps their rows by place, which is not by token. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..text import listing
+
+__all__ = ["BY_TOKEN", "EMBEDDING", "HEAD", "ByPlace", "Change", "is_embedding", "is_of_tokens", "vocabulary_keys"]
+
+HEAD = re.compile(r"^(\D*\.)?(lm_head|embed_out|output|output_layer|proj_out|decoder)\.weight$")
+"""Names of output layers over a vocabulary; they lie in no numbered module."""
+EMBEDDING = re.compile(
+    r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embedding|embeddings|shared)\.weight$"
+)
+"""Names of input embeddings of a vocabulary."""
+BIAS = re.compile(r"^(\D*\.)?(lm_head|embed_out|output|output_layer|proj_out|decoder|predictions)\.bias$")
+"""Names of what is added to the output layer."""
+BY_TOKEN = "--vocab SRC_TOKENS:DST_TOKENS"
+
+_WORDS = frozenset(
+    (
+        "embed", "embedding", "embeddings", "emb", "wte", "vocab", "vocabulary", "ctc", "classifier", "logits",
+        "predictions",
+    )
+)  # fmt: skip
+"""Words in the name of a tensor, or of the module around it, that has a row for each token."""
+_HEADS = frozenset(("lm_head", "output", "output_layer", "out", "proj_out", "decoder", "shared"))
+"""Modules that have one if they are called just so."""
+_OTHERS = frozenset(
+    (
+        "pos", "position", "positions", "positional", "relative", "rel", "type", "types", "segment", "patch", "time",
+        "timestep", "speaker", "spk", "lang", "language", "label", "class", "query", "norm", "layernorm", "ln", "bn",
+    )
+)  # fmt: skip
+"""Words that say what else has a row each, and names of what has none."""
+
+Sizes = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A tensor, by all its names, whose shape in the source is not that of the destination."""
+
+    names: tuple[str, ...]
+    have: Sequence[int]
+    want: Sequence[int]
+
+    def sizes(self) -> list[Sizes]:
+        """Return both sizes of each axis; axes of 1 on both sides are none (a convolution of one step, a bias)."""
+        return [pair for pair in zip(self.have, self.want, strict=True) if pair != (1, 1)]
+
+
+class ByPlace:
+    """Tells which of all tensors whose shapes differ run along a vocabulary of another size.
+
+    The destination declares it, or names do: of the first axis of a matrix whose other axis does not change, and of
+    biases of the same sizes. A size that changes anywhere else, too, is that of a layer that was widened.
+    """
+
+    def __init__(self, changes: Iterable[Change], declared: Mapping[str, int]) -> None:
+        self._sizes: dict[str, Sizes] = {}
+        likely: dict[str, tuple[Sizes, int]] = {}
+        elsewhere: set[Sizes] = set()
+        for change in changes:
+            if len(change.have) != len(change.want):
+                continue
+            sizes = change.sizes()
+            differing = [(a, b) for a, b in sizes if a != b]
+            axis = next((declared[name] for name in change.names if name in declared), None)
+            if axis is not None and axis < len(change.have) and change.have[axis] != change.want[axis]:
+                self._sizes[change.names[0]] = (change.have[axis], change.want[axis])
+            elif not declared and differing == sizes[:1] and _has_rows(change.names, len(sizes)):
+                likely[change.names[0]] = (sizes[0], len(sizes))
+            else:
+                elsewhere.update(differing)
+        matrices = {sizes for sizes, axes in likely.values() if axes == 2} - elsewhere
+        self._sizes |= {key: sizes for key, (sizes, _) in likely.items() if sizes in matrices}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._sizes
+
+    def resized(self, keys: Iterable[str]) -> list[str]:
+        """Say of the tensors that a transplant resized which of them keep their rows by place."""
+        return [
+            f"{listing(found, where='')} {'goes' if len(found) == 1 else 'go'} from {before} to {after} rows by place, "
+            f"not by token; {BY_TOKEN} maps rows by token"
+            for (before, after), found in self._by_sizes(keys).items()
+        ]
+
+    def merged(self) -> list[str]:
+        """Say which tensors are merged row by row, by place."""
+        return [
+            f"{listing(found, where='')} {'is' if len(found) == 1 else 'are'} merged by place, not by token, "
+            f"of {before} and {after} rows; --vocab union merges rows by token"
+            for (before, after), found in self._by_sizes(self._sizes).items()
+        ]
+
+    def _by_sizes(self, keys: Iterable[str]) -> dict[Sizes, list[str]]:
+        found: dict[Sizes, list[str]] = {}
+        for key in keys:
+            if key in self._sizes:
+                found.setdefault(self._sizes[key], []).append(key)
+        return found
+
+
+def vocabulary_keys(keys: Iterable[str]) -> list[str]:
+    """Return the keys of output layers and input embeddings: their rows are a vocabulary's."""
+    return [key for key in keys if any(one.search(key) for one in (HEAD, EMBEDDING, BIAS))]
+
+
+def is_embedding(key: str) -> bool:
+    """Whether a key is that of an input embedding of a vocabulary."""
+    return EMBEDDING.search(key) is not None
+
+
+def is_of_tokens(key: str, axes: int) -> bool:
+    """Whether a key, of a tensor of so many axes, says that it has a row for each token: a matrix, or its bias."""
+    return bool(vocabulary_keys([key])) or _has_rows((key,), axes)
+
+
+def _has_rows(names: Sequence[str], axes: int) -> bool:
+    """Whether a name of a tensor says that it has a row for each token: a matrix, or the bias of one."""
+    return axes in (1, 2) and any(_is_of_tokens(name, bias=axes == 1) for name in names)
+
+
+def _is_of_tokens(name: str, *, bias: bool) -> bool:
+    *modules, last = name.lower().split(".")
+    if bias and "bias" not in last:
+        return False
+    parts = modules[-2:] if last in ("weight", "bias") else [*modules, last][-2:]
+    words = {word for part in parts for word in re.split(r"[_\d]+", part)}
+    return words.isdisjoint(_OTHERS) and (not words.isdisjoint(_WORDS) or not _HEADS.isdisjoint(parts[-1:]))

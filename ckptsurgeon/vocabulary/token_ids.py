@@ -1,0 +1,235 @@
+"""Token ids in a model's configuration, moved to where their tokens stand in another vocabulary. Pure.
+
+``eos_token_id`` is a row of the old list; beside rows that went by token it names another token. The fields are those
+of transformers' configurations and generation configurations,
+https://huggingface.co/docs/transformers/main_classes/text_generation#transformers.GenerationConfig.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+__all__ = ["LostId", "MovedIds", "Renumbering", "ids_beyond", "moved_ids"]
+
+Path: TypeAlias = tuple[str, ...]
+
+_ENDS = ("_token_id", "_token_ids", "_token_index")
+_NAMES = ("pad_index", "bos_index", "eos_index", "unk_index", "mask_index", "blank_id")
+_PAIRS = ("forced_decoder_ids",)
+_SETS = ("suppress_tokens", "begin_suppress_tokens")
+_SEQUENCES = ("bad_words_ids",)
+_BIASED = ("sequence_bias",)
+_FORCED = ("force_words_ids",)
+_MAPS = ("lang_to_id", "task_to_id", "text_decoder_lang_to_code_id", "vocabulary_map")
+_KNOWN = (*_NAMES, *_PAIRS, *_SETS, *_SEQUENCES, *_BIASED, *_FORCED, *_MAPS)
+_OF_OTHERS = ("codebook_", "t2u_")
+"""Fields that begin so have the numbers of codes, or of units of speech."""
+_PARTS = ("encoder", "decoder", "question_encoder", "generator")
+"""Parts of a configuration that are configurations, beside those that are called so."""
+_DEEPEST = 6
+
+
+@dataclass(frozen=True)
+class Renumbering:
+    """Where each token of an old vocabulary stands in a new one; ``parts`` says which play another's part there.
+
+    Without ``words`` the tokens are not known, only their numbers.
+    """
+
+    old: Sequence[str]
+    new: Mapping[str, int]
+    parts: Mapping[str, str]
+    words: bool = True
+
+    @staticmethod
+    def of(old: Sequence[str], new: Sequence[str], parts: Mapping[str, str] | None = None) -> Renumbering:
+        """Return the renumbering from one list of tokens to another."""
+        return Renumbering(old, {token: place for place, token in enumerate(new)}, parts or {})
+
+    @staticmethod
+    def first(rows: int, of: int) -> Renumbering:
+        """Return the renumbering that keeps the first ``rows`` of a vocabulary ``of`` more, and what is beyond it."""
+        return Renumbering([""] * of, {str(number): number for number in range(rows)}, {}, words=False)
+
+    def token(self, number: int) -> str:
+        """Return the token of an old number, "" if it is not known."""
+        return self.old[number] if self.words and 0 <= number < len(self.old) else ""
+
+    def moved(self, number: int) -> int | None:
+        """Return the new number of a token by its old one, None if it has no place."""
+        if not self.words:
+            return number if number < len(self.new) or number >= len(self.old) else None
+        token = self.token(number)
+        return self.new.get(self.parts.get(token, token)) if token else None
+
+
+@dataclass(frozen=True)
+class LostId:
+    """A number whose token has no place in the new vocabulary, and the field that has it."""
+
+    field: str
+    number: int
+    token: str
+
+
+@dataclass(frozen=True)
+class MovedIds:
+    """The fields that are otherwise, by their path; the ids that have no place; and where such ids were just left out.
+
+    Left out are those of tokens that must not be made (suppressed, bad words) and of languages and tasks: a token that
+    is not there cannot be made either.
+    """
+
+    changed: Mapping[Path, Any]
+    lost: tuple[LostId, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+    def applied(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a configuration as they are now."""
+        made = dict(fields)
+        for path, value in self.changed.items():
+            inner = made
+            for name in path[:-1]:
+                inner[name] = dict(inner[name])
+                inner = inner[name]
+            inner[path[-1]] = value
+        return made
+
+
+def moved_ids(fields: Mapping[str, Any], numbers: Renumbering, *, fixed: frozenset[str] = frozenset()) -> MovedIds:
+    """Return what becomes of the token ids in a configuration; those of ``fixed`` fields are new numbers already."""
+    mover = _Mover(numbers)
+    changed = {}
+    for path, value in _ids(fields, _sizes(fields, numbers)):
+        if path[-1] not in fixed:
+            moved = mover.moved(".".join(path), path[-1], value)
+            if moved != value:
+                changed[path] = moved
+    return MovedIds(changed, tuple(mover.lost), tuple(mover.dropped))
+
+
+def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
+    """Return the token ids of a configuration that are beyond the ``rows`` of its vocabulary, with their fields."""
+    found = []
+    for path, value in _ids(fields, frozenset({rows})):
+        if path[-1] in (*_PAIRS, *_BIASED) and isinstance(value, list):  # of a place and an id; of ids and a bias
+            ids = slice(1, None) if path[-1] in _PAIRS else slice(1)
+            value = [row[ids] for row in value if isinstance(row, list)]
+        numbers = _numbers(value)
+        found += [(".".join(path), one) for one in numbers if one >= rows]
+    return found
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    """Yield the whole numbers in a value of whatever shape a field has."""
+    if type(value) is int:
+        yield value
+    elif isinstance(value, (list, dict)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(one)
+
+
+def _sizes(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]:
+    """Return the sizes that a configuration may give the vocabulary that moves: the model's own, before or after.
+
+    If it says none for the model or its text part, a part with room for the tokens counts. Without any, none is known.
+    """
+    found = dict(_parts(fields))
+    own = {found.get(path) for path in ((), ("text_config",))} - {None}
+    if not own:
+        large = sorted(size for size in found.values() if size is not None and size >= len(numbers.old))
+        own = {*large[:1], len(numbers.new)} if large else set()
+    return frozenset(size for size in own if size is not None)
+
+
+def _parts(fields: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, int | None]]:
+    """Yield the paths of a configuration and its parts, each with the size that it gives its vocabulary."""
+    size = fields.get("vocab_size")
+    yield above, size if type(size) is int else None
+    for name, value in fields.items():
+        if isinstance(value, dict) and len(above) < _DEEPEST and _is_configuration(name):
+            yield from _parts(value, (*above, name))
+
+
+def _ids(
+    fields: Mapping[str, Any], sizes: frozenset[int], above: Path = (), *, ours: bool = True
+) -> Iterator[tuple[Path, Any]]:
+    """Yield the fields that hold token ids, with their paths; not those of parts with a vocabulary of another size.
+
+    ``ours`` is whether the part above has the vocabulary; a part that does not say counts as that.
+    """
+    size = fields.get("vocab_size")
+    ours = size in sizes if sizes and type(size) is int else ours
+    for name, value in fields.items():
+        if name.startswith(_OF_OTHERS):
+            continue
+        if name.endswith(_ENDS) or name in _KNOWN:
+            if value is not None and ours:
+                yield (*above, name), value
+        elif isinstance(value, dict) and len(above) < _DEEPEST and _is_configuration(name):
+            yield from _ids(value, sizes, (*above, name), ours=ours)
+
+
+def _is_configuration(name: str) -> bool:
+    return name in _PARTS or (name.endswith("_config") and name != "quantization_config")
+
+
+class _Mover:
+    """Moves ids of whatever shape a field has them in, and keeps what has no place."""
+
+    def __init__(self, numbers: Renumbering) -> None:
+        self._numbers = numbers
+        self.lost: list[LostId] = []
+        self.dropped: list[str] = []
+
+    def moved(self, field: str, name: str, value: Any) -> Any:
+        if name in _MAPS and isinstance(value, dict):
+            found = {key: self._place(one) for key, one in value.items()}
+            return self._kept(field, {key: one for key, one in found.items() if one is not None}, len(found))
+        if name in _SETS and isinstance(value, list):
+            places = [self._place(one) for one in value]
+            return self._kept(field, [one for one in places if one is not None], len(places))
+        if name in _SEQUENCES and isinstance(value, list):
+            rows = [[self._place(one) for one in row] if isinstance(row, list) else row for row in value]
+            kept = [row for row in rows if not isinstance(row, list) or None not in row]
+            return self._kept(field, kept, len(rows))
+        if name in _BIASED and isinstance(value, list):
+            pairs = [[self._row(row[0]), *row[1:]] if isinstance(row, list) and row else row for row in value]
+            kept = [row for row in pairs if not (isinstance(row, list) and row and row[0] is None)]
+            return self._kept(field, kept, len(pairs))
+        if name in _PAIRS and isinstance(value, list):
+            return [
+                [*row[:1], *(self._needed(field, one) for one in row[1:])] if isinstance(row, list) else row
+                for row in value
+            ]
+        if name in _FORCED and isinstance(value, list):
+            return [self.moved(field, name, one) for one in value]
+        if isinstance(value, list):
+            return [self._needed(field, one) for one in value]
+        return self._needed(field, value)
+
+    def _row(self, row: Any) -> Any:
+        """Return where the tokens of a sequence go, None if one of them has no place."""
+        places = [self._place(one) for one in row] if isinstance(row, list) else [row]
+        return None if None in places else places if isinstance(row, list) else row
+
+    def _kept(self, field: str, kept: Any, before: int) -> Any:
+        if len(kept) < before:
+            self.dropped.append(f"{before - len(kept)} of {field}")
+        return kept
+
+    def _needed(self, field: str, number: Any) -> Any:
+        """Return where a number goes; one without a place is kept as lost."""
+        place = self._place(number)
+        if place is None and number is not None:
+            self.lost.append(LostId(field, number, self._numbers.token(number)))
+            return number
+        return place
+
+    def _place(self, number: Any) -> Any:
+        """Return where a number goes, None for nowhere; what is no token's number stays: None, -1, a text."""
+        if type(number) is not int or number < 0:
+            return number
+        return self._numbers.moved(number)

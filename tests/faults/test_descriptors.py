@@ -1,0 +1,118 @@
+"""A process may have few files open: more are read and written than that, and what the limit refuses is one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.sources import open_source
+
+CKPT = (sys.executable, "-m", "ckptsurgeon")
+
+
+def shards(folder: str, number: int) -> None:
+    """Write a checkpoint of as many shards."""
+    os.mkdir(folder)
+    names = {f"layers.{n}.weight": f"model-{n + 1:05}-of-{number:05}.safetensors" for n in range(number)}
+    for n, (key, name) in enumerate(names.items()):
+        save_file({key: torch.full((2,), float(n))}, f"{folder}/{name}")
+    index = {"metadata": {"total_size": 8 * number}, "weight_map": names}
+    Path(folder, "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def limited(most: int, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that may have so many files open."""
+    return subprocess.run(
+        args, capture_output=True, text=True, timeout=300,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (most, most)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "most"),
+    [(60, 48), pytest.param(1000, 256, marks=pytest.mark.faults), pytest.param(10_000, 1024, marks=pytest.mark.faults)],
+)
+def test_more_shards_than_files_may_be_open(number: int, most: int) -> None:
+    shards("m", number)
+    for verb in (
+        ("inspect", "m"),
+        ("convert", "m", "-o", "one.safetensors"),
+        ("convert", "one.safetensors", "--max-shard-size", "17B", "-o", "many"),
+        ("convert", "m", "--to", "pth", "--max-shard-size", "17B", "-o", "pths"),
+        ("convert", "m", "--to", "dcp", "--max-shard-size", "17B", "-o", "dcp"),
+        *(("verify", name) for name in ("one.safetensors", "many", "pths", "dcp")),
+        ("diff", "--values", "many", "m"),
+        ("merge", "many", "pths", "m", "--method", "linear", "--weights", "1,1,1", "-o", "merged.safetensors"),
+    ):
+        done = limited(most, *CKPT, *verb)
+        assert done.returncode == 0, (verb, done.stderr)
+
+
+def test_what_the_limit_refuses_is_one_line() -> None:
+    torch.save({"a": torch.zeros(2)}, "a.pth")
+    starts = (sys.executable, "-c", "import ckptsurgeon.cli.app, ckptsurgeon.cli.verbs.convert")
+    fewest = next(most for most in range(4, 32) if limited(most, *starts).returncode == 0)
+    ends = []
+    for most in range(fewest, fewest + 12):
+        for verb in (("inspect", "a.pth"), ("convert", "a.pth", "-o", f"{most}/"), ("inspect", "a.pth", "--json")):
+            done = limited(most, *CKPT, *verb)
+            assert done.returncode in (0, 3, 5), (most, done.stderr)
+            assert "Traceback" not in done.stderr
+            if done.returncode:
+                assert len(done.stderr.splitlines()) == 1
+            ends.append(done.returncode)
+    assert set(ends) > {0}
+
+
+def test_a_file_that_was_closed_in_between_is_taken_again_only_if_it_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ckptsurgeon.sources._descriptors._budget", lambda: 2)
+    for n in range(4):
+        Path(f"{n}").write_text(f"{n}" * 8)
+    files = [open_source(f"{n}") for n in range(4)]
+    assert [file.read(0, 2) for file in files] == [b"00", b"11", b"22", b"33"]  # type: ignore[union-attr]
+    Path("new").write_text("0" * 8)
+    os.replace("new", "0")
+    with pytest.raises(cs.SourceError, match="0 has changed since it was opened"):
+        files[0].read(0, 2)  # type: ignore[union-attr]
+    for file in files:
+        file.close()  # type: ignore[union-attr]
+
+
+def test_no_more_are_open_than_may_be_and_none_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckptsurgeon.sources._descriptors._budget", lambda: 8)
+    shards("m", 40)
+    before = len(os.listdir("/proc/self/fd"))
+    with cs.open_checkpoint("m") as found:
+        assert len(os.listdir("/proc/self/fd")) <= before + 8
+        assert [found.tensor(key)[0].item() for key in found] == list(range(40))
+        assert len(os.listdir("/proc/self/fd")) <= before + 8
+    assert len(os.listdir("/proc/self/fd")) == before
+    cs.open_checkpoint("m")  # and is forgotten
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_path_of_errors_imports_nothing() -> None:
+    look = """
+import sys
+from ckptsurgeon.cli import app
+from ckptsurgeon.cli.failing import failed
+from ckptsurgeon.errors import SourceError
+before = set(sys.modules)
+failed(SourceError("it is gone.", hint="Look elsewhere."), [], as_json=False)
+failed(SourceError("it is gone.", hint="Look elsewhere."), [], as_json=True)
+assert set(sys.modules) == before, set(sys.modules) - before
+"""
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("error: it is gone. Look elsewhere.\n{")

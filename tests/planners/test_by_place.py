@@ -1,0 +1,134 @@
+"""Policies that resize a vocabulary keep its rows by place: a note says so, and of nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+
+from .test_transplant import plan, save
+
+SAID = "rows by place, not by token; --vocab SRC_TOKENS:DST_TOKENS maps rows by token"
+
+
+def said(made: cs.Plan) -> list[str]:
+    return [note for note in made.notes if "by place" in note]
+
+
+def resized(shapes: dict[str, Any], policy: Any = "overlap", **options: Any) -> list[str]:
+    source = {key: have for key, (have, _) in shapes.items()}
+    return said(plan(source, {key: want for key, (_, want) in shapes.items()}, on_mismatch=policy, **options))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "ctc.weight", "ctc.ctc_lo.weight", "ctc_lin.w.weight", "decoder.embed.0.weight", "decoder.embed.weight",
+        "decoder.output_layer.weight", "lm_head.weight", "model.embed_tokens.weight", "transformer.wte.weight",
+        "bert.embeddings.word_embeddings.weight", "shared.weight", "proj_out.weight", "tok_embeddings.weight",
+        "output.weight", "cls.predictions.decoder.weight", "classifier.weight", "embed_out.weight",
+        "emb.Embedding.weight", "decoder.token_embedding.weight", "vocab_projection.weight", "embed.tokens.weight",
+    ],
+)  # fmt: skip
+def test_names_of_vocabularies_are_known(key: str) -> None:
+    assert resized({key: ((50, 8), (33, 8))}) == [f"{key} goes from 50 to 33 {SAID}"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "pos_embed", "embed_positions.weight", "transformer.wpe.weight", "embeddings.position_embeddings.weight",
+        "embeddings.token_type_embeddings.weight", "time_embed.0.weight", "patch_embed.proj.weight", "head.weight",
+        "encoder.weight", "encoder.layers.0.linear1.weight", "encoder.layer.0.output.dense.weight",
+        "self_attn.out_proj.weight", "query_embed.weight", "speaker_embedding.weight", "class_embed.weight",
+    ],
+)  # fmt: skip
+def test_other_tables_are_none(key: str) -> None:
+    assert resized({key: ((50, 8), (33, 8))}) == []
+
+
+@pytest.mark.parametrize("policy", ["pad", "overlap", "interpolate"])
+def test_an_embedding_an_output_and_its_bias_are_one_note(policy: str) -> None:
+    shapes = {
+        "decoder.embed.weight": ((29, 8), (33, 8)),
+        "ctc.weight": ((29, 8), (33, 8)),
+        "ctc.bias": ((29,), (33,)),
+        "encoder.weight": ((8, 8), (8, 8)),
+    }
+    assert resized(shapes, policy) == [f"decoder.embed.weight, ctc.weight, ctc.bias go from 29 to 33 {SAID}"]
+    assert resized(shapes, {"ctc": "pad", "decoder": "init"}) == [f"ctc.weight, ctc.bias go from 29 to 33 {SAID}"]
+
+
+def test_a_network_that_is_widened_gets_no_note() -> None:
+    wide = {
+        "embed.weight": ((16, 80), (32, 80)),
+        "embed.bias": ((16,), (32,)),
+        "layers.0.weight": ((16, 16), (32, 32)),
+        "norm.weight": ((16,), (32,)),
+        "output.weight": ((50, 16), (50, 32)),
+        "output.bias": ((50,), (50,)),
+    }
+    assert resized(wide) == []
+    two = {"0.weight": ((16, 4), (32, 4)), "0.bias": ((16,), (32,)), "2.weight": ((3, 16), (3, 32))}
+    assert resized(two) == []
+
+
+def test_a_vocabulary_of_a_widened_network_is_told_from_its_width() -> None:
+    both = {
+        "ctc.weight": ((29, 16), (29, 32)),
+        "lm_head.weight": ((50, 8), (60, 8)),
+        "layers.0.weight": ((16, 16), (32, 32)),
+    }
+    assert resized(both) == [f"lm_head.weight goes from 50 to 60 {SAID}"]
+
+
+def test_a_bias_alone_gets_no_note() -> None:
+    assert resized({"ctc.bias": ((29,), (33,)), "encoder.weight": ((2, 2), (2, 2))}) == []
+
+
+def test_what_the_destination_declares_counts_whatever_it_is_called() -> None:
+    with open("tokens.txt", "w") as file:
+        file.write("\n".join(["<blank>", "<unk>", *"abcdef", "<sos/eos>"]))
+    with open("dst.yaml", "w") as file:
+        size = "d_model: 16, heads: 2, encoder_layers: 1, decoder_layers: 1, n_mels: 20"
+        file.write(f"model: {{name: hybrid_asr, tokens: tokens.txt, {size}}}")
+    target = cs.load_target("dst.yaml")
+    assert target.vocabulary
+    shapes = {key: tuple(info.shape) for key, info in target.tensors.items()}
+    save("src.pth", {k: (12, *s[1:]) if k in target.vocabulary else s for k, s in shapes.items()})
+    (note,) = said(cs.transplant("src.pth", "dst.yaml", on_mismatch="slice"))
+    assert all(key in note for key in target.vocabulary if key not in target.ties)
+    assert note.endswith(f"from 12 to 9 {SAID}")
+
+
+def test_what_starts_anew_or_goes_by_token_gets_no_note() -> None:
+    shapes = {"ctc.weight": ((3, 2), (4, 2)), "encoder.weight": ((2, 2), (2, 2))}
+    for name, tokens in (("a.txt", "xyz"), ("b.txt", "wxyz")):
+        with open(name, "w") as file:
+            file.write("\n".join(tokens))
+    assert resized(shapes, "init") == []
+    assert resized(shapes, "pad", vocab="a.txt:b.txt") == []
+    assert resized(shapes, "pad") == [f"ctc.weight goes from 3 to 4 {SAID}"]
+
+
+def test_the_error_about_shapes_names_vocab_for_a_vocabulary_alone() -> None:
+    with pytest.raises(cs.PlanError) as error:
+        plan({"ctc.weight": (3, 2), "a.b": (2, 2)}, {"ctc.weight": (4, 2), "a.b": (2, 2)})
+    assert "init (or pad" in error.value.hint
+    assert ", --vocab SRC_TOKENS:DST_TOKENS for rows by token, or --exclude ctc." in error.value.hint
+    with pytest.raises(cs.PlanError) as error:
+        plan({"ffn.weight": (3, 2), "a.b": (2, 2)}, {"ffn.weight": (4, 2), "a.b": (2, 2)})
+    assert "--vocab" not in error.value.hint
+
+
+def test_a_merge_by_place_says_so() -> None:
+    for name, rows in (("a.pth", 5), ("b.pth", 7)):
+        torch.save({"lm_head.weight": torch.ones(rows, 3), "x.weight": torch.ones(2, rows)}, name)
+    merge: dict[str, Any] = {"method": "linear", "weights": [1, 1]}
+    assert said(cs.merge(["b.pth", "a.pth"], **merge, on_mismatch={"lm_head": "overlap", "x": "skip"})) == [
+        "lm_head.weight is merged by place, not by token, of 5 and 7 rows; --vocab union merges rows by token"
+    ]
+    assert said(cs.merge(["b.pth", "a.pth"], **merge, on_mismatch="overlap")) == []  # an axis of x goes there, too

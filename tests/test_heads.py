@@ -1,0 +1,123 @@
+"""Output layers that one model has and another makes of its embedding: nobody loses or gains one without a word."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+
+EMBED = "model.embed_tokens.weight"
+TIES = "tie_word_embeddings"
+
+
+def model(name: str, *, tied: bool, head: bool, scale: float = 1.0, **more: Any) -> None:
+    Path(name).mkdir()
+    state = {EMBED: torch.arange(12.0).view(6, 2) * scale, "model.norm.weight": torch.ones(2)}
+    if head:
+        state["lm_head.weight"] = torch.ones(6, 2) * 3 * scale
+    save_file(state, f"{name}/model.safetensors")
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 6}
+    Path(name, "config.json").write_text(json.dumps({**config, "tie_word_embeddings": tied, **more}))
+
+
+def notes(plan: cs.Plan) -> str:
+    return "\n".join(plan.notes)
+
+
+def test_an_output_layer_that_a_tied_destination_has_not_is_said() -> None:
+    model("own", tied=False, head=True)
+    model("tied", tied=True, head=False)
+    said = notes(cs.transplant("own", "tied"))
+    assert (
+        "computes with its embedding as output layer (tie_word_embeddings); lm_head.weight of own is not used" in said
+    )
+    model("tied2", tied=True, head=False, scale=2.0)
+    assert "output layer" not in notes(cs.transplant("tied2", "tied"))
+    assert "output layer" not in notes(cs.transplant("own", "tied", exclude=["model.embed_tokens"]))
+
+
+def test_an_output_layer_that_a_tied_source_has_not_is_said() -> None:
+    model("own", tied=False, head=True)
+    model("tied", tied=True, head=False)
+    said = notes(cs.transplant("tied", "own"))
+    assert "lm_head.weight stays the destination's, while tied computes with its embedding there" in said
+    model("untied", tied=False, head=False)
+    assert "lm_head.weight" not in notes(cs.transplant("untied", "own"))
+
+
+def test_a_tied_source_leaves_a_head_of_transformers_initialised_and_that_is_said() -> None:
+    pytest.importorskip("transformers")
+    sizes = {"hidden_size": 2, "intermediate_size": 2, "num_hidden_layers": 0, "num_attention_heads": 1}
+    model("own", tied=False, head=True, **sizes, num_key_value_heads=1, head_dim=2)
+    model("tied", tied=True, head=False)
+    said = notes(cs.transplant("tied", "own/config.json"))
+    assert "lm_head.weight is initialised, while tied computes with its embedding there" in said
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_head_that_an_adapter_brings_is_not_tied_again(stored: bool) -> None:
+    model("tied", tied=True, head=stored)
+    Path("adapter").mkdir()
+    save_file({"base_model.model.lm_head.weight": torch.full((6, 2), 9.0)}, "adapter/adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q"], "modules_to_save": ["lm_head"]}
+    Path("adapter/adapter_config.json").write_text(json.dumps(config))
+    plan = cs.lora_merge("tied", ["adapter"])
+    assert "the output layer has weights of its own: config.json does not tie it to the embedding" in notes(plan)
+    cs.apply(plan, "out")
+    assert json.loads(Path("out/config.json").read_text())["tie_word_embeddings"] is False
+
+
+STORED = "is stored beside it: if they differ, transformers before 5 ignores the latter"
+VERBS = {
+    "convert": lambda path: cs.convert(path, dtype="bf16"),
+    "filter": lambda path: cs.filter(path, include=["**"]),
+    "rename": lambda path: cs.rename(path, map=["model.norm=model.norm"]),
+    "average": lambda path: cs.average([path, path]),
+    "merge": lambda path: cs.merge([path, path], method="linear", weights=[1, 1]),
+    "transplant": lambda path: cs.transplant(path, path),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_head_that_the_configuration_ties_away_is_said(verb: str) -> None:
+    model("both", tied=True, head=True)
+    said = notes(VERBS[verb]("both"))
+    assert said.count(f"the output layer (tie_word_embeddings), and lm_head.weight {STORED}") == 1
+    model("untied", tied=False, head=True)
+    assert TIES not in notes(VERBS[verb]("untied"))
+    model("tied", tied=True, head=False)
+    assert TIES not in notes(VERBS[verb]("tied"))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_head_that_the_configuration_wants_and_nobody_has_is_said(verb: str) -> None:
+    model("lost", tied=False, head=False)
+    said = notes(VERBS[verb]("lost"))
+    assert said.count("the output layer is not the embedding (tie_word_embeddings: false), and there is none") == 1
+    model("headless", tied=False, head=False, architectures=["LlamaModel"])
+    assert TIES not in notes(VERBS[verb]("headless"))
+
+
+def test_a_head_that_a_file_itself_ties_is_not_said() -> None:
+    model("both", tied=True, head=False)
+    embedding = torch.ones(6, 2)
+    Path("both/model.safetensors").unlink()
+    torch.save({EMBED: embedding, "lm_head.weight": embedding}, "both/pytorch_model.bin")
+    assert TIES not in notes(cs.convert("both"))
+
+
+def test_a_head_under_another_name_is_one() -> None:
+    model("other", tied=False, head=False)
+    state = {
+        EMBED: torch.ones(6, 2),
+        "lm_head.qweight": torch.ones(6, 2),
+        "model.layers.0.out_proj.weight": torch.ones(1),
+    }
+    save_file(state, "other/model.safetensors")
+    assert TIES not in notes(cs.convert("other"))
