@@ -1,8 +1,8 @@
 """How much of its own time a test may compute for: what costs more than linear is stopped, a slow machine is not.
 
-Some machines are three times as slow as others, and one that is busy is slower still. So a limit is no number of
-seconds: it is as long as this machine, as it is now, takes for half a billion turns of a loop in Python. A cost that
-grows as the square of a file's size takes hours with the files that are tried, and a bound that is missed no end.
+Some machines are three times as slow as others, and one that is busy is slower still. So the limit
+follows the machine: it is as long as half a billion turns of a loop in Python take there. A cost that grows as the
+square of a file's size takes hours with the files that are tried, and where a bound is missing there is no end.
 """
 
 from __future__ import annotations

@@ -1,34 +1,31 @@
-"""``open_checkpoint`` and the mapping it returns."""
+"""``Checkpoint``: a state dict as its file's header describes it."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, ItemsView, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..encodings import Codes, find_codes
-from ..errors import FormatError, SourceError, UnsafeError
-from ..formats import FileHeader, Header, limits, read_header, shards_of
+from ..errors import FormatError, SourceError
+from ..formats import FileHeader, Header, shards_of
 from ..notebook import InNotebooks
-from ..sources import File, Folder, MemoryFile, Source, open_source
+from ..sources import File, Folder, MemoryFile
 from ..tensors import Storage, TensorInfo, alias_groups
 from ..text import count, escape, listing
 from .carry import NO_NAMES, Entry, entries_to_carry, names_to
 from .extras import Extra, entries_beside, extras_of
-from .quantisation import folder_around, folder_of_model, in_other_shards, quantisation_settings, settings_in
+from .keys import check_keys, tensors_of
+from .quantisation import in_other_shards, quantisation_settings, settings_in
 from .roots import Root, find_root
 from .wrappers import Unwrapping, unwrap, unwrap_as
 
 if TYPE_CHECKING:
     import torch
 
-    from .given import CheckpointLike
-
-__all__ = ["Checkpoint", "checkpoint_of", "open_checkpoint"]
-
+__all__ = ["Checkpoint"]
 
 _WORKED_OUT = ("codes", "extras", "metadata", "ties")
 """What is worked out when it is asked for, and is another for other tensors."""
@@ -62,8 +59,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         self.root = root.path
         self.passed = tuple(other.path for other in passed)
         self._is_lent = False
-        self._tensors = _tensors_of(root)
-        _check_keys(path, self._tensors)
+        self._tensors = tensors_of(root)
+        check_keys(path, self._tensors)
         self._entries = root.entries
         self._keys = root.keys
         self._show(unwrap(self._tensors) if unwrapped else unwrap_as(self._tensors, ()))
@@ -239,7 +236,10 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         if self.closed:
             raise SourceError(f"{escape(self.path)} is closed.", hint="Open it again, and close it afterwards.")
         if root is not None:
-            other = _of_header(self.path, self.header, root, unwrap=unwrap, folder=self.folder, around=self.around)
+            found, passed = find_root(self.header.tree, root, self.path)
+            other = Checkpoint(
+                self.path, self.header, found, passed, unwrapped=unwrap, folder=self.folder, around=self.around
+            )
         else:
             other = self.unwrapped(stripped=None if unwrap else ())
         other._is_lent = True
@@ -258,84 +258,3 @@ def _metadata_kept(recipe: str | None) -> dict[str, str]:
         return {key: value for key, value in kept.items() if isinstance(value, str)}
     except (ValueError, AttributeError, RecursionError):
         return {}
-
-
-def _tensors_of(root: Root) -> Mapping[str, TensorInfo]:
-    if root.tensors == len(root.entries) and set(map(type, root.entries)) <= {str}:
-        return root.entries  # the usual case
-    return {key: info for key, info in root.entries.items() if isinstance(key, str) and isinstance(info, TensorInfo)}
-
-
-def _check_keys(path: str, keys: Collection[str]) -> None:
-    """Refuse keys in a number or of a length that no model has: what shows or compares keys may rely on it."""
-    if len(keys) > limits.TENSORS:
-        raise UnsafeError(f"{escape(path)} has {len(keys)} tensors; at most {limits.TENSORS} are read.", rule="tensors")
-    usual = max(map(len, keys), default=0) < limits.KEY_SEGMENTS  # then there are fewer dots in each, too
-    if usual and "".join(keys).count(".") + len(keys) <= limits.SEGMENTS:
-        return
-    segments = 0
-    for key in keys:
-        dots = key.count(".")
-        segments += dots + 1
-        if segments > limits.SEGMENTS:
-            raise UnsafeError(f"{escape(path)} has keys of over {limits.SEGMENTS} segments in all.", rule="segments")
-        if len(key) > limits.KEY_CHARACTERS or dots >= limits.KEY_SEGMENTS:
-            raise FormatError(
-                f"{escape(path)} has a key of {count(len(key), 'character')} and "
-                f"{count(dots + 1, 'segment')}, {escape(key, 40)}; at most {limits.KEY_CHARACTERS} "
-                f"and {limits.KEY_SEGMENTS} are read.",
-                rule="key length",
-            )
-
-
-def open_checkpoint(
-    path: CheckpointLike, root: str | None = None, *, unwrap: bool = True, called: str = ""
-) -> Checkpoint:
-    """Open a checkpoint by its header: any format, nothing imported or run, no tensor read.
-
-    ``path`` may be a dict of tensors (torch's or numpy's, nested as in a file) or a module, too: they stay where they
-    are, and are read when they are asked for. Of a checkpoint that is open it is the same file, which closing what is
-    returned leaves open. ``root`` is the dotted path of the state dict inside the file, found when not given. With
-    ``unwrap`` the keys are shown as ``inspect`` shows them, wrappers such as ``module.`` off. Errors call tensors in
-    memory ``called``, if there are several ("model 2").
-
-    Raises SourceError when the file is missing or the checkpoint is closed, FormatError or UnsafeError when it is no
-    sound checkpoint, ConfigError when it holds several state dicts and none is obvious.
-    """
-    if isinstance(path, Checkpoint):
-        return path.lent(root, unwrap=unwrap)
-    if not isinstance(path, (str, os.PathLike)):
-        return _in_memory(path, root, unwrap=unwrap, called=called)
-    uri = os.fspath(path)
-    source = open_source(uri)
-    return checkpoint_of(source, source.uri if "://" in uri else uri, root, unwrap=unwrap)
-
-
-def checkpoint_of(source: Source, uri: str, root: str | None = None, *, unwrap: bool = True) -> Checkpoint:
-    """Return what an open file or folder holds, which messages call ``uri``; raises as ``open_checkpoint``."""
-    folder, around = folder_of_model(source), folder_around(source)
-    return _of_header(uri, read_header(source), root, unwrap=unwrap, folder=folder, around=around)
-
-
-def _in_memory(given: object, root: str | None, *, unwrap: bool, called: str) -> Checkpoint:
-    from .given import check_given, path_of
-    from .in_memory import header_in_memory
-
-    check_given(given)
-    name = path_of(given)
-    said = f"{called}, a {name.strip('<>')}," if called else name
-    return _of_header(name, header_in_memory(given, said), root, unwrap=unwrap, called=said)
-
-
-def _of_header(
-    uri: str,
-    header: Header,
-    root: str | None,
-    *,
-    unwrap: bool,
-    folder: Folder | None = None,
-    around: Folder | None = None,
-    called: str = "",
-) -> Checkpoint:
-    found, passed = find_root(header.tree, root, called or uri)
-    return Checkpoint(uri, header, found, passed, unwrapped=unwrap, folder=folder, around=around)

@@ -31,7 +31,7 @@ class Piece:
     parts: list[tuple[int, int, int]] | None = None
 
     def done(self, begin: int, crc: int, nbytes: int) -> None:
-        """Take the CRC-32 of what was copied of the piece, from any thread."""
+        """Note the CRC-32 of a part that was copied, and where it begins; any thread may."""
         if self.parts is None:
             self.crc = crc
         else:

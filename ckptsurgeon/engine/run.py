@@ -209,6 +209,8 @@ def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
 
 def overflow_notes(overflowed: Mapping[str, int], steps: Sequence[Step]) -> tuple[str, ...]:
     """Say how many values of each tensor became infinite or NaN that were finite before, or were cut to the largest."""
+    if not overflowed:
+        return ()
     dtypes = {step.key: step.dtype for step in steps if step.key in overflowed}
     return tuple(
         f"{count(number, 'value')} of {escape(key)} became "

@@ -1,7 +1,8 @@
-"""Small tensors that are computed as one: what is done to each element alone takes as long for one as for a thousand.
+"""Small tensors that are computed as one, where a merge treats each element alone.
 
-A model of experts has a hundred thousand of them. What does not go well (a value that becomes infinite, an integer that
-does not fit) is computed again, one tensor at a time, which says of which tensor it is.
+A model of experts has a hundred thousand of them, and each would take some forty calls of NumPy. What does not go well
+(a value that becomes infinite, an integer that does not fit) is computed again, one tensor at a time, which says of
+which tensor it is.
 """
 
 from __future__ import annotations

@@ -159,10 +159,12 @@ def _other_size(index: File, shards: Mapping[str, Header], total: object) -> Ite
     """Yield a note where the tensors have another size than the index gives: a shard may be of another model."""
     infos = [info for header in shards.values() for info in header.tree.values()]
     each = sum(info.nbytes for info in infos)
-    once = sum({info.place: info.nbytes for info in infos if info.place is not None}.values())  # tied ones once
     if isinstance(total, float) and total.is_integer():
         total = int(total)
-    if type(total) is int and total not in (each, once):
+    if type(total) is not int or total == each:
+        return
+    once = sum({info.place: info.nbytes for info in infos if info.place is not None}.values())  # tied ones once
+    if total != once:
         said = f"{total:,}"[:40]
         yield (
             f"{escape(index.name)} gives a total_size of {said} bytes, and its tensors have {each:,}: "

@@ -16,10 +16,10 @@ from ..text import brief_repr
 __all__ = ["PatternTable"]
 
 PATTERN, REPEATS, CHOICES, MODULE = 400, 4, 12, 400
-"""Characters of a pattern, repetitions in it and characters of what it is held against: so none takes for ever."""
+"""Characters of a pattern, repetitions in it, characters of what it is held against: so each takes milliseconds."""
 
 EXPRESSIONS, TRIES = 10_000, 10_000_000
-"""Patterns of one table that are not plain names, and how often one is held against a module: seconds, both."""
+"""Patterns of one table that are not plain names, and how often one is held against a module, which takes seconds."""
 
 ENDS = r"(.*\.)?({})$"
 """How PEFT looks for a pattern at the end of a module's name (``get_pattern_key`` of peft/utils/other.py)."""
@@ -28,7 +28,7 @@ _SPECIAL = frozenset(r".^$*+?{}[]\|()")
 
 
 class PatternTable:
-    """The values of patterns, each compiled once. Raises ValueError for a pattern that could take for ever."""
+    """The values of patterns, each compiled once. Raises ValueError for a pattern that could take too long."""
 
     def __init__(self, values: Mapping[Any, Any] | None = None) -> None:
         self._names: dict[str, tuple[int, Any]] = {}

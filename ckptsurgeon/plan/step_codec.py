@@ -70,7 +70,7 @@ def step_texts(steps: Iterable[Step], names: Sequence[str]) -> Iterator[str]:
 
 
 def _said(step: Step) -> tuple[object, ...] | None:
-    """Return what is said of a step beside its keys, None where that takes more than a few words."""
+    """Return all that is written of a step but its keys, once for many alike; None where there is more."""
     if step.tied_to or step.operation or step.rows or step.lora or step.factor or step.vocabularies:
         return None
     if step.source is None or any(one.key != step.source_key for one in step.more):

@@ -72,7 +72,7 @@ def _rows(tensors: Mapping[str, Made], rules: dict[str, int], merges: dict[str, 
 
 
 def _said(key: str, made: Made) -> tuple[object, ...] | None:
-    """Return what an entry says, None where that takes more than a few words; its checksum is not of it."""
+    """Return all that is written of an entry but its checksum, once for many alike; None where there is more."""
     if made.tied_to or made.lora or made.factor or any(other != key for _, other in made.more):
         return None
     if made.source_key not in ("", key):

@@ -1,4 +1,4 @@
-"""What an index gives as the size of all tensors is held against what its shards have."""
+"""The total_size of an index is compared with the bytes that its shards have."""
 
 from __future__ import annotations
 

@@ -71,6 +71,7 @@ def inspected(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "ckptsurgeon", "inspect", *arguments],
         capture_output=True,
         text=True,
+        timeout=10 * allowed_s(),  # nor does it wait
         preexec_fn=lambda: [resource.setrlimit(limit, (most, most)) for limit, most in limits.items()],
     )
 

@@ -52,36 +52,17 @@ def test_a_method_declares_as_many_passes_as_it_makes_at_most(method: str, monke
     assert max(made, default=1) == METHODS[method].passes
 
 
-@pytest.mark.parametrize(("method", "more"), [("linear", {}), ("ties", {"density": 0.5}), ("slerp", {"t": 0.5})])
-def test_what_is_read_and_written_is_what_the_plan_says(
-    method: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    size = min([save(f"{name}.safetensors", seed) for seed, name in enumerate("abc")])
-    for module, name in ((_threshold, "FEW"), (merge_inputs, "SMALL"), (together, "FEW")):
-        monkeypatch.setattr(module, name, 0)  # as if the tensors were large
-    seen = [0]
-    read = merge_inputs.read_as
-
-    def counted(*given: Any) -> Any:
-        values = read(*given)
-        seen[0] += values.nbytes
-        return values
-
-    monkeypatch.setattr(merge_inputs, "read_as", counted)
-    base = {"base": "c.safetensors"} if method == "ties" else {}
-    weights = {} if method == "slerp" else {"weights": [0.5, 0.5]}
-    plan = cs.merge(["a.safetensors", "b.safetensors"], method=method, **base, **weights, **more)
-    receipt = cs.apply(plan, "o.safetensors")
-    assert plan.costs is not None
-    assert plan.costs.nbytes_written == size < receipt.nbytes_written
-    inputs = size * (3 if base else 2)
-    assert plan.costs.nbytes_read == inputs * METHODS[method].passes
-    assert inputs < seen[0] <= plan.costs.nbytes_read if METHODS[method].passes > 1 else seen[0] == inputs
+MERGES: dict[str, dict[str, Any]] = {
+    "linear": {"weights": [0.5, 0.5]},
+    "ties": {"weights": [0.5, 0.5], "density": 0.5, "base": "c.safetensors"},
+    "slerp": {"t": 0.5},
+}
+"""What each method is given beside two models."""
 
 
-@pytest.mark.parametrize(("method", "more"), [("linear", {}), ("ties", {"density": 0.5}), ("slerp", {"t": 0.5})])
-def test_small_tensors_are_read_once(method: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    size = min([save(f"{name}.safetensors", seed) for seed, name in enumerate("abc")])
+@pytest.fixture
+def bytes_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes of values merges have read since: one figure, which grows."""
     seen, read = [0], merge_inputs.read_as
 
     def counted(*given: Any) -> Any:
@@ -90,10 +71,30 @@ def test_small_tensors_are_read_once(method: str, more: dict[str, Any], monkeypa
         return values
 
     monkeypatch.setattr(merge_inputs, "read_as", counted)
-    base = {"base": "c.safetensors"} if method == "ties" else {}
-    weights = {} if method == "slerp" else {"weights": [0.5, 0.5]}
-    cs.apply(cs.merge(["a.safetensors", "b.safetensors"], method=method, **base, **weights, **more), "o.safetensors")
-    assert seen[0] == size * (3 if base else 2)
+    return seen
+
+
+@pytest.mark.parametrize("method", MERGES)
+def test_what_is_read_and_written_is_what_the_plan_says(
+    method: str, monkeypatch: pytest.MonkeyPatch, bytes_read: list[int]
+) -> None:
+    size = min([save(f"{name}.safetensors", seed) for seed, name in enumerate("abc")])
+    for module, name in ((_threshold, "FEW"), (merge_inputs, "SMALL"), (together, "FEW")):
+        monkeypatch.setattr(module, name, 0)  # as if the tensors were large
+    plan = cs.merge(["a.safetensors", "b.safetensors"], method=method, **MERGES[method])
+    receipt = cs.apply(plan, "o.safetensors")
+    assert plan.costs is not None
+    assert plan.costs.nbytes_written == size < receipt.nbytes_written
+    inputs = size * (3 if method == "ties" else 2)
+    assert plan.costs.nbytes_read == inputs * METHODS[method].passes
+    assert inputs < bytes_read[0] <= plan.costs.nbytes_read if METHODS[method].passes > 1 else bytes_read[0] == inputs
+
+
+@pytest.mark.parametrize("method", MERGES)
+def test_small_tensors_are_read_once(method: str, bytes_read: list[int]) -> None:
+    size = min([save(f"{name}.safetensors", seed) for seed, name in enumerate("abc")])
+    cs.apply(cs.merge(["a.safetensors", "b.safetensors"], method=method, **MERGES[method]), "o.safetensors")
+    assert bytes_read[0] == size * (3 if method == "ties" else 2)
 
 
 def test_a_dry_run_says_what_it_takes(ckpt: Run) -> None:

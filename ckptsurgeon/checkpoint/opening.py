@@ -1,0 +1,70 @@
+"""``open_checkpoint``: from what a user names, or has in memory, to a Checkpoint."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..formats import Header, read_header
+from ..sources import Folder, Source, open_source
+from .checkpoint import Checkpoint
+from .quantisation import folder_around, folder_of_model
+from .roots import find_root
+
+if TYPE_CHECKING:
+    from .given import CheckpointLike
+
+__all__ = ["checkpoint_of", "open_checkpoint"]
+
+
+def open_checkpoint(
+    path: CheckpointLike, root: str | None = None, *, unwrap: bool = True, called: str = ""
+) -> Checkpoint:
+    """Open a checkpoint by its header: any format, nothing imported or run, no tensor read.
+
+    ``path`` may be a dict of tensors (torch's or numpy's, nested as in a file) or a module, too: they stay where they
+    are, and are read when they are asked for. Of a checkpoint that is open it is the same file, which closing what is
+    returned leaves open. ``root`` is the dotted path of the state dict inside the file, found when not given. With
+    ``unwrap`` the keys are shown as ``inspect`` shows them, wrappers such as ``module.`` off. Errors call tensors in
+    memory ``called``, if there are several ("model 2").
+
+    Raises SourceError when the file is missing or the checkpoint is closed, FormatError or UnsafeError when it is no
+    sound checkpoint, ConfigError when it holds several state dicts and none is obvious.
+    """
+    if isinstance(path, Checkpoint):
+        return path.lent(root, unwrap=unwrap)
+    if not isinstance(path, (str, os.PathLike)):
+        return _in_memory(path, root, unwrap=unwrap, called=called)
+    uri = os.fspath(path)
+    source = open_source(uri)
+    return checkpoint_of(source, source.uri if "://" in uri else uri, root, unwrap=unwrap)
+
+
+def checkpoint_of(source: Source, uri: str, root: str | None = None, *, unwrap: bool = True) -> Checkpoint:
+    """Return what an open file or folder holds, which messages call ``uri``; raises as ``open_checkpoint``."""
+    folder, around = folder_of_model(source), folder_around(source)
+    return _of_header(uri, read_header(source), root, unwrap=unwrap, folder=folder, around=around)
+
+
+def _in_memory(given: object, root: str | None, *, unwrap: bool, called: str) -> Checkpoint:
+    from .given import check_given, path_of
+    from .in_memory import header_in_memory
+
+    check_given(given)
+    name = path_of(given)
+    said = f"{called}, a {name.strip('<>')}," if called else name
+    return _of_header(name, header_in_memory(given, said), root, unwrap=unwrap, called=said)
+
+
+def _of_header(
+    uri: str,
+    header: Header,
+    root: str | None,
+    *,
+    unwrap: bool,
+    folder: Folder | None = None,
+    around: Folder | None = None,
+    called: str = "",
+) -> Checkpoint:
+    found, passed = find_root(header.tree, root, called or uri)
+    return Checkpoint(uri, header, found, passed, unwrapped=unwrap, folder=folder, around=around)
