@@ -8,6 +8,7 @@ CPU; gradients by NCCL where there are GPUs.
 from __future__ import annotations
 
 import datetime
+import gc
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -231,4 +232,7 @@ def joined(place: Place, device: torch.device) -> Iterator[Ranks]:
         ranks.leave(f"{type(error).__name__}: {error}"[:500])
         raise
     finally:
+        # Gradients' reducer holds the group. Were it the last to, its destructor would wait, with Python's lock, for a
+        # thread of gloo's that may want the lock to drop its last tensor; destroy_process_group lets go of the lock.
+        gc.collect()
         distributed.destroy_process_group()

@@ -108,6 +108,27 @@ def test_a_run_of_two_is_that_of_one_and_goes_on_with_one() -> None:
     assert apart("one", "begun-by-one") < 1e-5
 
 
+NOTHING_HOLDS_IT = """
+import gc
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+destroy = distributed.destroy_process_group
+def destroyed():
+    print("held by", sum(issubclass(type(one), DistributedDataParallel) for one in gc.get_objects()))
+    destroy()
+distributed.destroy_process_group = destroyed
+"""
+
+
+def test_nothing_holds_the_group_of_processes_when_it_is_left() -> None:
+    """What was destroyed later waited, seldom, for a thread that waited for it: a process that had done all hung."""
+    write()
+    ended = train("toy.yaml", "--run", "run", BEFORE=NOTHING_HOLDS_IT)
+    assert [one.code for one in ended] == [0, 0], ended
+    for one in ended:
+        assert "held by 0\n" in one.out, one
+
+
 def test_what_each_draws_is_gone_on_with_bit_for_bit() -> None:
     """Dropout and a norm: each process has generators of its own."""
     write(model={"norm": True, "dropout": 0.3}, accumulate=2, ema=0.9)
