@@ -30,6 +30,14 @@ MOST_LEVELS = 100
 """How deep a document may nest, through aliases too: every reader of YAML calls itself once or more for each level."""
 
 
+MOST_VALUES = 1_000_000
+"""How many values a document may have: each takes some microseconds, and some 300 bytes until it is read."""
+
+
+_SIGNS = ("\n", ",", ":", "- ", "? ")
+"""One of these stands before or behind each value."""
+
+
 _DEEP = re.compile(rf"[ \-?:]{{{MOST_LEVELS}}}")
 """What a line that is as deep begins with, without brackets: blanks, and the marks of entries, ``- - -``."""
 
@@ -43,18 +51,22 @@ class _PlainLoader(_Base):  # type: ignore[misc]
         return node
 
 
-def _check_levels(text: str) -> None:
-    """Refuse documents that nest too deep before they are made into nodes: the parser's own stack would end.
+def _check_size(text: str) -> None:
+    """Refuse documents that nest too deep, or have too many values, before they are made into nodes.
 
-    Each level takes a bracket, or one more column of a line.
+    Of levels the parser's own stack would end: each takes a bracket, or one more column of a line.
     """
-    if text.count("[") + text.count("{") <= MOST_LEVELS and not _DEEP.search(text):
+    is_deep = text.count("[") + text.count("{") > MOST_LEVELS or _DEEP.search(text)
+    if not is_deep and sum(map(text.count, _SIGNS)) < MOST_VALUES:
         return
-    level = 0
+    level = values = 0
     for event in yaml.parse(text, Loader=_Base):
         level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        values += isinstance(event, yaml.NodeEvent)
         if level > MOST_LEVELS:
             raise _too_deep()
+        if values > MOST_VALUES:
+            raise yaml.constructor.ConstructorError(None, None, f"it has over {MOST_VALUES:,} values")
 
 
 def _too_deep() -> yaml.YAMLError:
@@ -138,14 +150,14 @@ def read_yaml(text: str, name: str, *, exponents: bool = True) -> Any:
     Without ``exponents`` 1e5 is a text, as it is to those who read a toolkit's file with PyYAML.
     """
     with _reading(text, name):
-        _check_levels(text)
+        _check_size(text)
         return yaml.load(text, Loader=_Loader if exponents else _PlainLoader)
 
 
 def check_yaml(text: str, name: str) -> None:
     """Raise ConfigError for a document, whatever its tags, that is malformed, nests too deep or multiplies itself."""
     with _reading(text, name):
-        _check_levels(text)
+        _check_size(text)
         yaml.compose(text, Loader=_PlainLoader)
 
 

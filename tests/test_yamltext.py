@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
+from ckptsurgeon import yamltext
 from ckptsurgeon.text import brief_repr
 from ckptsurgeon.yamltext import read_yaml
 
@@ -105,8 +106,30 @@ def test_aliases_as_people_use_them_are_read() -> None:
     }  # fmt: skip
 
 
-def test_a_document_without_aliases_may_be_of_any_size() -> None:
+def test_what_aliases_may_add_is_no_bound_of_what_stands_there() -> None:
     assert len(read_yaml("&all\n" + "- 1\n" * 20_000, "x.yaml")) == 20_000
+
+
+MANY = {
+    "lines": "- \n" * 2_000,
+    "entries of entries": "- - - -\n" * 400,
+    "a list": f"[{'a,' * 2_000}]",
+    "a mapping": "".join(f"{number}: a\n" for number in range(600)),
+    "question marks": "".join(f"? {number}\n" for number in range(600)),
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_what_has_too_many_values_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(read_yaml(MANY[kind], "x.yaml")) > 300
+    monkeypatch.setattr(yamltext, "MOST_VALUES", 1_000)
+    with pytest.raises(cs.ConfigError, match=r"^x\.yaml: it has over 1,000 values\.$"):
+        read_yaml(MANY[kind], "x.yaml")
+
+
+def test_only_values_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yamltext, "MOST_VALUES", 1_000)
+    assert read_yaml("# one, two:\n" * 2_000 + "a: 1", "x.yaml") == {"a": 1}
 
 
 @pytest.mark.parametrize(

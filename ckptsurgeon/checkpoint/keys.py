@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from ..errors import FormatError, UnsafeError
-from ..formats import limits
+from ..formats import limits, most_segments
 from ..tensors import TensorInfo
 from ..text import count, escape
 from .roots import Root
@@ -25,14 +25,14 @@ def check_keys(path: str, keys: Collection[str]) -> None:
     if len(keys) > limits.TENSORS:
         raise UnsafeError(f"{escape(path)} has {len(keys)} tensors; at most {limits.TENSORS} are read.", rule="tensors")
     usual = max(map(len, keys), default=0) < limits.KEY_SEGMENTS  # then there are fewer dots in each, too
-    if usual and "".join(keys).count(".") + len(keys) <= limits.SEGMENTS:
+    if usual and "".join(keys).count(".") + len(keys) <= most_segments(len(keys)):
         return
-    segments = 0
+    segments, most = 0, most_segments(len(keys))
     for key in keys:
         dots = key.count(".")
         segments += dots + 1
-        if segments > limits.SEGMENTS:
-            raise UnsafeError(f"{escape(path)} has keys of over {limits.SEGMENTS} segments in all.", rule="segments")
+        if segments > most:
+            raise UnsafeError(f"{escape(path)} has keys of over {most} segments in all.", rule="segments")
         if len(key) > limits.KEY_CHARACTERS or dots >= limits.KEY_SEGMENTS:
             raise FormatError(
                 f"{escape(path)} has a key of {count(len(key), 'character')} and "

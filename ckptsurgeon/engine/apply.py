@@ -211,10 +211,11 @@ def _finish(run: Run, text: str, folder: StagedFolder | None) -> None:
         return
     digests = {}
     for part in run.shape.parts:
-        frame = part.layout.frame(run.checksums, "")
-        digests[part.name] = _digest(frame)
-        for offset, data in frame:
+        digest = hashlib.sha256()
+        for offset, data in part.layout.frame(run.checksums, ""):
+            digest.update(data)
             run.files[part.name].write(offset, data)
+        digests[part.name] = digest.hexdigest()
     name, index = run.shape.index
     if name:
         folder.write(name, index)
@@ -223,7 +224,7 @@ def _finish(run: Run, text: str, folder: StagedFolder | None) -> None:
     folder.write(RECIPE_FILE, seal(text, folder_digest(digests)).encode())
 
 
-def _digest(frame: Sequence[tuple[int, bytes]]) -> str:
+def _digest(frame: Iterable[tuple[int, bytes]]) -> str:
     digest = hashlib.sha256()
     for _, data in frame:
         digest.update(data)

@@ -9,7 +9,7 @@ from math import prod
 
 from ..errors import ConfigError, OutputError
 from ..files import open_file
-from ..formats import RECIPE_FILE, Beside, Layout, OutTensor, Writer, limits, split_shards, writers
+from ..formats import RECIPE_FILE, Beside, Layout, OutTensor, Writer, most_segments, split_shards, writers
 from ..plan import Plan, Step
 from ..tensors import DTYPES
 from ..text import count, escape
@@ -167,9 +167,9 @@ def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
             hint=f"Use --to {others[0]}." if others else "Write parts of it, with ckpt filter.",
         )
     segments = sum(tensor.key.count(".") + 1 for tensor in tensors)
-    if segments > limits.SEGMENTS:
+    if segments > most_segments(len(tensors)):
         raise OutputError(
-            f"the keys have {segments} segments in all: at most {limits.SEGMENTS} could be read again.",
+            f"the keys have {segments} segments in all: at most {most_segments(len(tensors))} could be read again.",
             hint="Write parts of it, with ckpt filter.",
         )
 

@@ -1,5 +1,6 @@
 """Formats on disk, one file each: how to know one, read its header, lay one out for writing."""
 
+from ._bounds import most_segments
 from ._choosing import has_weights
 from ._crc32c import crc32c
 from ._header import Beside, FileHeader, Format, Header, Layout, OutTensor, Writer
@@ -47,6 +48,7 @@ __all__ = [
     "folder_digest",
     "has_weights",
     "key_text",
+    "most_segments",
     "parse_json",
     "pax_records",
     "read_archive",

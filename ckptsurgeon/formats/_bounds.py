@@ -8,7 +8,17 @@ from typing import Any
 from ..errors import FormatError, UnsafeError
 from . import limits
 
-__all__ = ["Budget", "check_elements", "check_sizes"]
+__all__ = ["Budget", "check_elements", "check_sizes", "growth", "most_segments"]
+
+
+def growth(stored: int) -> float:
+    """Return how many times more instructions a pickle may have for the bytes of the file that it takes."""
+    return min(max(stored / limits.PICKLE_FREE, 1), limits.PICKLE_GROWTH)
+
+
+def most_segments(keys: int) -> int:
+    """Return how many dotted parts so many keys may have together."""
+    return max(limits.SEGMENTS, limits.SEGMENTS_EACH * keys)
 
 
 class Budget:

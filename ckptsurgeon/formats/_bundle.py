@@ -60,14 +60,14 @@ class Bundle:
 
 def read_bundle(file: File) -> Bundle:
     """Read an index; raises FormatError or UnsafeError where it is no sound one."""
-    if file.size > limits.INDEX_BYTES:
+    if file.size > limits.TABLE_BYTES:
         raise UnsafeError(f"it has {file.size} bytes, too many for an index.", rule="index size")
     found: dict[bytes, Entry] = {}
     header = None
     said = slices = 0
     for key, value in entries(file):
         said += len(value)
-        if len(found) > limits.TENSORS or slices > limits.PIECES or said > limits.TABLE_MESSAGES:
+        if len(found) >= limits.TENSORS or slices > limits.PIECES or said > limits.TABLE_MESSAGES:
             raise UnsafeError(f"it has over {limits.TENSORS} tensors, or says too much of them.", rule="tensors")
         try:
             if header is None:

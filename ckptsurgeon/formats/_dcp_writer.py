@@ -8,7 +8,7 @@ path of the folder into ``.metadata``; here the same tensors give the same bytes
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from ._header import Beside, Layout, OutTensor
 from ._pickle_writer import PickleWriter, tensor_pickle
@@ -23,28 +23,33 @@ _FILE = re.compile(r"__\d+_\d+\.distcp")
 
 
 class _FileLayout:
-    """One ``.distcp`` file: the archive of each tensor, one behind the other; ``pieces`` has (offset, size) of each."""
+    """One ``.distcp`` file: the archive of each tensor, one behind the other; ``pieces`` has (offset, size) of each.
+
+    Tensors of one dtype and shape have archives that are the same but for a checksum: one layout is that of all.
+    """
 
     def __init__(self, tensors: Sequence[OutTensor]) -> None:
         self.slots: dict[str, tuple[int, int]] = {}
         self.pieces: dict[str, tuple[int, int]] = {}
-        self._archives: list[tuple[int, ZipLayout]] = []
+        self._archives: list[ZipLayout] = []
         self.size = 0
+        known: dict[tuple[str, tuple[int, ...]], ZipLayout] = {}
         for tensor in tensors:
-            archive = ZipLayout(tensor_pickle(tensor, "0"), [tensor])
-            offset, nbytes = archive.slots[tensor.key]
+            archive = known.get((tensor.dtype, tensor.shape))
+            if archive is None:
+                archive = ZipLayout(tensor_pickle(tensor, "0"), [tensor._replace(key="")])
+                known[tensor.dtype, tensor.shape] = archive
+            offset, nbytes = archive.slots[""]
             self.slots[tensor.key] = (self.size + offset, nbytes)
             self.pieces[tensor.key] = (self.size, archive.size)
-            self._archives.append((self.size, archive))
+            self._archives.append(archive)
             self.size += archive.size
 
-    def frame(self, checksums: Mapping[str, int], recipe: str) -> list[tuple[int, bytes]]:
-        """Return every byte that is not a tensor's, as (offset, bytes) in order."""
-        return [
-            (begin + offset, data)
-            for begin, archive in self._archives
-            for offset, data in archive.frame(checksums, recipe)
-        ]
+    def frame(self, checksums: Mapping[str, int], recipe: str) -> Iterator[tuple[int, bytes]]:
+        """Yield every byte that is not a tensor's, as (offset, bytes) in order."""
+        for (key, (begin, _)), archive in zip(self.pieces.items(), self._archives, strict=True):
+            for offset, data in archive.frame({"": checksums[key]}, recipe):
+                yield begin + offset, data
 
 
 class _Distributed:
@@ -72,11 +77,16 @@ def _metadata(files: Mapping[str, tuple[Sequence[OutTensor], Layout]]) -> bytes:
     writer.word("state_dict_metadata")
     writer.out += b"}("
     for tensor in every:
-        writer.text(tensor.key)
+        writer.key(tensor.key)
         writer.tensor_metadata(tensor)
     writer.out += b"u"
     writer.word("planner_data")
-    writer.plain({tensor.key: (tensor.key,) for tensor in every})
+    writer.out += b"}("
+    for tensor in every:
+        writer.key(tensor.key)
+        writer.key(tensor.key)
+        writer.out += b"\x85"
+    writer.out += b"u"
     writer.word("storage_data")
     writer.out += b"}("
     shapes = {tensor.key: tensor.shape for tensor in every}
@@ -102,6 +112,12 @@ class _MetadataWriter(PickleWriter):
     def end(self) -> None:
         """End the attributes of an object."""
         self.out += b"ub"
+
+    def key(self, key: str) -> None:
+        """Emit the name of a tensor, which is said four times."""
+        if not self.fetched(key):
+            self.text(key)
+            self.kept(key)
 
     def size(self, sizes: Sequence[int]) -> None:
         """Emit a ``torch.Size``: one for all that are equal, as most are in a large model."""
@@ -155,7 +171,7 @@ class _MetadataWriter(PickleWriter):
         """Emit where the piece of a tensor lies, as an item of a mapping."""
         self.begin(_MODULE, "MetadataIndex")
         self.word("fqn")
-        self.text(key)
+        self.key(key)
         self.word("offset")
         self.size((0,) * dims)
         self.word("index")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -116,7 +116,7 @@ class Layout(Protocol):
     size: int
     slots: Mapping[str, tuple[int, int]]
 
-    def frame(self, checksums: Mapping[str, int], recipe: str) -> list[tuple[int, bytes]]:
+    def frame(self, checksums: Mapping[str, int], recipe: str) -> Iterable[tuple[int, bytes]]:
         """Return every byte that is not a tensor's, as (offset, bytes) in order.
 
         ``recipe`` must be as long as the one that the layout was made for.

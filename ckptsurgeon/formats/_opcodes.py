@@ -230,7 +230,7 @@ class Opcodes(State):
         args, made = self.stack.pop(), self.stack[-1]
         ours = made.ours if type(made) is Name and type(args) is tuple else None
         self.calls += 1
-        if self.calls > limits.PICKLE_CALLS:
+        if self.calls > self.most_calls:
             raise self._too_many_calls()
         self.stack[-1] = ours(*args) if ours else self._called(made, args)
 

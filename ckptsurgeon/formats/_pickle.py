@@ -53,11 +53,11 @@ class Machine(Opcodes):
         data, memo, position = self.data, self.memo, self.position
         near, far = memo.near, memo.far
         stack, marks, persistent = self.stack, self.marks, self._persistent
-        deepest, most_calls, calls = limits.PICKLE_DEPTH, limits.PICKLE_CALLS, 0
-        most_rare, rare, room, edge = limits.PICKLE_RARE, 0, self.room, self.edge
+        deepest, most_calls, calls = limits.PICKLE_DEPTH, self.most_calls, 0
+        most_rare, rare, room, edge = self.most_rare, 0, self.room, self.edge
         unpack4, unpack2 = _UINT4.unpack_from, _UINT2.unpack_from
         try:
-            for _ in range(limits.PICKLE_OPS):
+            for _ in range(self.most_ops):
                 if position >= edge:
                     self._leave_frame(position)
                     edge = NO_EDGE
@@ -157,10 +157,10 @@ class Machine(Opcodes):
             raise
         finally:
             self.position = position
-        most = limits.PICKLE_RARE if rare > most_rare else limits.PICKLE_OPS
+        most = most_rare if rare > most_rare else self.most_ops
         raise UnsafeError(f"the pickle has over {most} instructions.", rule="pickle length")
 
 
-def load(data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object]) -> Any:
-    """Return what one pickle holds, with nothing in it imported or called."""
-    return Machine(data, rebuild=rebuild, persistent=persistent).run()
+def load(data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], stored: int = 0) -> Any:
+    """Return what one pickle holds, which takes ``stored`` bytes of a file, with nothing in it imported or called."""
+    return Machine(data, rebuild=rebuild, persistent=persistent, stored=stored).run()

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import FormatError, UnsafeError
 from . import limits
+from ._bounds import growth
 from ._values import Name, Opaque
 
 __all__ = ["NO_EDGE", "Memo", "Rebuild", "State"]
@@ -55,9 +56,14 @@ class Memo:
 
 
 class State:
-    """The state of a running pickle. ``room`` is how much text may follow, ``edge`` where the frame ends."""
+    """The state of a running pickle. ``room`` is how much text may follow, ``edge`` where the frame ends.
 
-    def __init__(self, data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], start: int = 0) -> None:
+    ``stored`` are the bytes of the file that the pickle takes: the more there are, the more it may do.
+    """
+
+    def __init__(
+        self, data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], start: int = 0, stored: int = 0
+    ) -> None:
         if len(data) > limits.PICKLE_BYTES:
             raise UnsafeError(f"a pickle of {len(data)} bytes is over the limit.", rule="pickle size")
         self.data = data
@@ -68,6 +74,10 @@ class State:
         self.room = limits.PICKLE_TEXT
         self.edge = NO_EDGE
         self.calls = 0
+        grown = growth(stored)
+        self.most_ops, self.most_rare, self.most_calls = (
+            int(grown * most) for most in (limits.PICKLE_OPS, limits.PICKLE_RARE, limits.PICKLE_CALLS)
+        )
         self._names: dict[tuple[str, str], Name] = {}
         self._rebuild = rebuild
         self._persistent = persistent
@@ -97,7 +107,7 @@ class State:
         return UnsafeError(f"the pickle holds over {limits.PICKLE_TEXT} bytes of text.", rule="pickle text")
 
     def _too_many_calls(self) -> UnsafeError:
-        return UnsafeError(f"the pickle rebuilds over {limits.PICKLE_CALLS} values.", rule="pickle calls")
+        return UnsafeError(f"the pickle rebuilds over {self.most_calls} values.", rule="pickle calls")
 
     # Reading arguments.
 

@@ -72,17 +72,16 @@ class _Layout:
         if size + len(padding) > JSON_HEADER_BYTES:
             raise OutputError(
                 f"the header would have {size + len(padding)} bytes; safetensors readers take {JSON_HEADER_BYTES}.",
-                hint="Use --to pth, or smaller shards.",
+                hint="Write a folder of shards (-o FOLDER), or use --to pth.",
             )
         return [struct.pack("<Q", size + len(padding)), head, entries, padding]
 
-    def frame(self, checksums: Mapping[str, int], recipe: str) -> list[tuple[int, bytes]]:
-        """Return the header, the only bytes that are not a tensor's."""
-        placed, at = [], 0
+    def frame(self, checksums: Mapping[str, int], recipe: str) -> Iterator[tuple[int, bytes]]:
+        """Yield the header in parts, the only bytes that are not a tensor's."""
+        at = 0
         for part in self._header(recipe):
-            placed.append((at, part))
+            yield at, part
             at += len(part)
-        return placed
 
 
 _dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode

@@ -28,24 +28,35 @@ __all__ = [
 RECIPE_FILE = "ckptsurgeon.json"
 """Where the recipe of a folder of ours lies."""
 
+DESCRIBED = 64 << 20
+DESCRIPTION = 128
+"""Bytes in which the tensors of one shard are described, and how many of them each takes beside its key.
+
+Readers of safetensors take a header of at most 100 MB: some 400,000 tensors.
+"""
+
 
 def split_shards(tensors: Sequence[OutTensor], limit: int, *, shares: bool = False) -> list[list[OutTensor]]:
     """Fill shards of at most ``limit`` bytes in order; what is larger gets one of its own.
 
-    A tensor and its aliases always lie in one shard. With ``shares`` the aliases take no bytes of their own.
+    A tensor and its aliases always lie in one shard. With ``shares`` the aliases take no bytes of their own. What a
+    shard says of its tensors is bounded too.
     """
     sizes: dict[str, int] = {}
+    said: dict[str, int] = {}
     for tensor in tensors:
         owner = tensor.alias_of or tensor.key
         sizes[owner] = sizes.get(owner, 0) + (0 if shares and tensor.alias_of else tensor.nbytes)
+        said[owner] = said.get(owner, 0) + len(tensor.key) + DESCRIPTION
     shards: list[list[OutTensor]] = [[]]
-    number, filled = {}, 0
+    number, filled, described = {}, 0, 0
     for owner, size in sizes.items():
-        if filled and filled + size > limit:
+        if (filled and filled + size > limit) or (described and described + said[owner] > DESCRIBED):
             shards.append([])
-            filled = 0
+            filled = described = 0
         number[owner] = len(shards) - 1
         filled += size
+        described += said[owner]
     for tensor in tensors:
         shards[number[tensor.alias_of or tensor.key]].append(tensor)
     return shards

@@ -38,7 +38,8 @@ class TorchArchive:
 
     def load(self, rebuild: Rebuild) -> Any:
         """Return what the pickle holds, with the tensors as headers."""
-        return _pickle.load(self.pickle, rebuild=rebuild, persistent=self._storages.resolve)
+        stored = self.zip.entries[f"{self.root}data.pkl"].stored
+        return _pickle.load(self.pickle, rebuild=rebuild, persistent=self._storages.resolve, stored=stored)
 
     def load_alike(self, rebuild: Rebuild, known: Templates) -> Any:
         """Return the same; a single tensor that pickles like one before is not read again."""

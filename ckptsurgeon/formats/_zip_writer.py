@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..tensors import DTYPES
@@ -107,9 +107,8 @@ class ZipLayout:
         self.slots = {record.key: (record.data, record.size) for record in self._records if record.content is None}
         self.size = at + len(self._tail({}))
 
-    def frame(self, checksums: Mapping[str, int], recipe: str) -> list[tuple[int, bytes]]:
-        """Return every byte that is not a tensor's, as (offset, bytes) in order."""
-        pieces: list[tuple[int, bytes]] = []
+    def frame(self, checksums: Mapping[str, int], recipe: str) -> Iterator[tuple[int, bytes]]:
+        """Yield every byte that is not a tensor's, as (offset, bytes) in order."""
         start, piece = 0, b""
         crcs: dict[bytes, int] = {}
         for record in self._records:
@@ -118,10 +117,9 @@ class ZipLayout:
             crcs[record.name] = crc
             piece += record.local(crc) + (content or b"")
             if content is None:
-                pieces.append((start, piece))
+                yield start, piece
                 start, piece = record.data + record.size, b""
-        pieces.append((start, piece + self._tail(crcs)))
-        return pieces
+        yield start, piece + self._tail(crcs)
 
     def _tail(self, crcs: Mapping[bytes, int]) -> bytes:
         directory = b"".join(record.central(crcs.get(record.name, 0)) for record in self._records)

@@ -15,6 +15,13 @@ PICKLE_RARE = 5_000_000
 PICKLE_CALLS = 1_000_000
 """Calls of functions of ours, for one pickle. A tensor takes two or three, each as long as ten instructions."""
 
+PICKLE_FREE = 20 << 20
+PICKLE_GROWTH = 5
+"""A pickle that takes more bytes of the file than these may have as many times more instructions, up to so many times.
+
+A tensor takes 50 bytes and more of a pickle. What a small file can ask for stays small.
+"""
+
 PICKLE_COPIES = 4_000_000
 """Elements that functions of ours copy, for one pickle: a single instruction can copy a list of a million."""
 
@@ -49,22 +56,28 @@ DIMENSIONS = 64
 ELEMENTS = 2**63 - 1
 """Sizes and offsets are int64 in every format we read."""
 
-TENSORS = 300_000
+TENSORS = 1_000_000
 """Keys of one state dict. The largest models have about 150,000; each costs some 20 microseconds until it is shown."""
 
-ZIP_ENTRIES = 500_000
-"""Records of one archive; a million of them, each looked at where it lies, took ten seconds on a busy machine."""
+ZIP_ENTRIES = 1_100_000
+"""Records of one archive: one for each tensor. A million of them took ten seconds on a busy machine."""
 ZIP_DIRECTORY_BYTES = 256 << 20
 
 JSON_HEADER_BYTES = 100_000_000
 """The reference implementation's limit for a safetensors header."""
 
-JSON_OPENED = 2_000_000
-JSON_COMMAS = 4_000_000
-"""Objects and arrays opened, and commas, in one JSON text. A tensor of a safetensors header has three and about six."""
+JSON_OPENED = 6_000_000
+JSON_COMMAS = 10_000_000
+"""Objects and arrays opened, and commas, in one JSON text.
 
-INDEX_BYTES = 100_000_000
+A tensor of a safetensors header has three and about six, and one or two more in the recipe that stands there.
+"""
+
+INDEX_BYTES = 256_000_000
 """A shard index names each key once; 100,000 keys take 10 MB."""
+
+TABLE_BYTES = 100_000_000
+"""The index of a TensorFlow checkpoint, which shares the beginnings of keys."""
 
 TABLE_INFLATED = 8 << 20
 """Bytes that the compressed blocks of a TensorFlow index unpack to, byte by byte; TensorFlow compresses none."""
@@ -81,7 +94,7 @@ BESIDE_BYTES = 1 << 20
 NPY_HEADER_BYTES = 1 << 16
 """What one array of NumPy's says of itself; that of 64 dimensions takes under 2,000 bytes."""
 
-RECIPE_BYTES = 128 << 20
+RECIPE_BYTES = 256 << 20
 """A recipe has about 100 bytes for each tensor."""
 
 EXPANSION = 1024
@@ -101,7 +114,7 @@ TREE_TENSORS = 1_000_000
 COUNTED = 4_000_000
 """Values visited to count the tensors in extras, for one file."""
 
-PIECES = 200_000
+PIECES = 1_000_000
 """Pieces of which the tensors of one checkpoint are made: each is an archive of its own, and takes 0.1 ms."""
 
 PIECE_PICKLES = 16 << 20
@@ -126,7 +139,8 @@ PATH_CHARACTERS = 64 << 20
 """Characters of all paths that are put together in one scripted module: 200 for each of the most keys."""
 
 SEGMENTS = 3_000_000
-"""Dotted parts of all keys together: ten for each of the most keys. Each may become a line of a tree."""
+SEGMENTS_EACH = 10
+"""Dotted parts of all keys together, or so many for each key where that is more. Each may become a line of a tree."""
 
 # What ``ckpt scan`` looks at, which must end in seconds on files that no reader takes.
 

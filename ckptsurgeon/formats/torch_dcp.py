@@ -51,7 +51,7 @@ class _TorchDistributed:
             raw = file.read(0, file.size)
             files = PieceFiles(folder)
             try:
-                tree = _tree(_pickle.load(raw, rebuild=rebuilders(), persistent=_no_storage), files)
+                tree = _tree(_pickle.load(raw, rebuild=rebuilders(), persistent=_no_storage, stored=len(raw)), files)
             except BaseException:
                 files.close()
                 file.close()

@@ -19,8 +19,8 @@ __all__ = ["MadeBy", "Performed", "perform"]
 Made: TypeAlias = dict[tuple[str, ...], dict[str, TensorInfo]]
 """By the keys that went into them: tensors by their names."""
 
-TENSORS = 300_000
-"""Tensors that a source may have after its operations."""
+TENSORS = 1_000_000
+"""Tensors that a source may have after its operations: as many as are read of one."""
 DEPTH = 64
 """Operations that may follow each other on one tensor."""
 

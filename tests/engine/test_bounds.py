@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import limits, writers
+from ckptsurgeon.formats import _sharded_writer, limits, most_segments, writers
+from ckptsurgeon.formats._bounds import growth
 
 FORMATS = {"safetensors": "out.safetensors", "pth": "out.pth", "dcp": "dcp"}
 
@@ -33,20 +36,61 @@ def spent(monkeypatch: pytest.MonkeyPatch, bound: str, output: str) -> int:
     return low
 
 
-PICKLED = ("PICKLE_OPS", "PICKLE_RARE", "PICKLE_CALLS", "PICKLE_BYTES", "PICKLE_TEXT")
+GROWING = ("PICKLE_OPS", "PICKLE_RARE", "PICKLE_CALLS")
+"""What a pickle may do more of, the more bytes of the file it takes."""
+BOUNDS = {
+    "safetensors": ("JSON_OPENED", "JSON_COMMAS"),
+    "pth": (*GROWING, "PICKLE_BYTES", "PICKLE_TEXT", "ZIP_ENTRIES", "ZIP_DIRECTORY_BYTES"),
+    "dcp": (*GROWING, "PICKLE_BYTES", "PICKLE_TEXT", "PIECES"),
+}
+KEYS = {
+    "short": "w{}",
+    "usual": "model.layers.{}.mlp.experts.down_proj.weight",
+    "long": "model.decoder.blocks.layers.{}.attention.self.query.projection.weight",
+}
 
 
+@pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_as_many_tensors_as_may_be_written_are_within_all_bounds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    bounds = ("JSON_OPENED", "JSON_COMMAS") if name == "safetensors" else PICKLED
+def test_as_many_tensors_as_may_be_written_are_within_all_bounds(
+    name: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     took: dict[int, dict[str, int]] = {}
     for number in (100, 300):
-        source(number, "model.decoder.blocks.layers.{}.attention.self.query.projection.weight", (1, 2, 1, 1))
+        source(number, KEYS[key], (1, 2, 1, 1))
         cs.apply(cs.convert("src.safetensors"), FORMATS[name], to=name, force=True)
-        took[number] = {bound: spent(monkeypatch, bound, FORMATS[name]) for bound in bounds}
-    for bound in bounds:
-        each = (took[300][bound] - took[100][bound]) / 200
-        assert each * writers()[name].most <= getattr(limits, bound), (bound, each)
+        took[number] = {bound: spent(monkeypatch, bound, FORMATS[name]) for bound in BOUNDS[name]}
+    each = {bound: (took[300][bound] - took[100][bound]) / 200 for bound in BOUNDS[name]}
+    most = writers()[name].most
+    assert most == 1_000_000
+    grown = growth(int(each.get("PICKLE_BYTES", 0) * most))
+    for bound, one in each.items():
+        assert one * most <= getattr(limits, bound) * (grown if bound in GROWING else 1), (bound, one)
+
+
+def test_what_a_pickle_may_do_grows_with_the_bytes_of_the_file_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [growth(stored) for stored in (0, 20 << 20, 50 << 20, 1 << 40)] == [1, 1, 2.5, 5]
+    source(200)
+    cs.apply(cs.convert("src.safetensors"), "out.pth")
+    monkeypatch.setattr(limits, "PICKLE_OPS", 2_000)  # a tensor takes some 24
+    with pytest.raises(cs.UnsafeError, match="over 2000 instructions"):
+        cs.open_checkpoint("out.pth")
+    monkeypatch.setattr(limits, "PICKLE_FREE", 2_000)
+    cs.open_checkpoint("out.pth").close()
+    with zipfile.ZipFile("out.pth") as archive, zipfile.ZipFile("packed.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for one in archive.namelist():
+            how = zipfile.ZIP_DEFLATED if one.endswith("data.pkl") else zipfile.ZIP_STORED
+            packed.writestr(one, archive.read(one), how)
+    with pytest.raises(cs.UnsafeError, match="over 2...? instructions"):  # what it unpacks to does not count
+        cs.open_checkpoint("packed.pth")
+
+
+def test_shards_end_before_their_headers_are_larger_than_readers_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    source(5)
+    monkeypatch.setattr(_sharded_writer, "DESCRIBED", 2 * (_sharded_writer.DESCRIPTION + len("model.layers.0.weight")))
+    cs.apply(cs.convert("src.safetensors"), "out", to="safetensors")
+    assert len(list(Path("out").glob("model-0000?-of-00003.safetensors"))) == 3
+    assert list(cs.open_checkpoint("out")) == list(cs.open_checkpoint("src.safetensors"))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -67,10 +111,15 @@ def test_longer_keys_than_could_be_read_again_are_refused_before_anything_is_wri
     source(5)
     plan = cs.rename("src.safetensors", map="=a.b.c.d")
     monkeypatch.setattr(limits, "SEGMENTS", 39)
+    monkeypatch.setattr(limits, "SEGMENTS_EACH", 3)
     with pytest.raises(cs.OutputError, match="the keys have 40 segments in all: at most 39"):
         cs.apply(plan, "out.pth")
     assert [path.name for path in Path().iterdir()] == ["src.safetensors"]
 
 
-def test_segments_are_no_tighter_a_bound_than_tensors() -> None:
-    assert limits.SEGMENTS >= 10 * limits.TENSORS
+def test_operations_may_make_as_many_tensors_as_are_read() -> None:
+    assert import_module("ckptsurgeon.operations.perform").TENSORS == limits.TENSORS
+
+
+def test_ten_segments_of_each_key_are_always_within_bounds() -> None:
+    assert [most_segments(number) for number in (0, 300_000, limits.TENSORS)] == [3_000_000, 3_000_000, 10_000_000]

@@ -272,7 +272,7 @@ LARGE = {
     "an index of lists": lambda: b'{"weight_map":{"a":[' + b"[]," * 33_000_000 + b"[]]}}",
     "rebuilding that is rebuilt": lambda: zipped(model_with(named("torch._tensor", "_rebuild_from_type_v2") + b"q\x000" + b"h\x00(h\x00N(" * 3000 + b"h\x00NNNttNt" + b"t" * 0 + b"R")),
     "a nested tensor of an array": lambda: zipped(model_with(called(named("torch._utils", "_rebuild_nested_tensor"), called(named("numpy._core.multiarray", "_reconstruct"))))),
-    "millions of short texts": lambda: zipped(b"](" + (b"\x8c\x04" + "\N{PILE OF POO}".encode()) * RARE + b"e."),
+    "millions of short texts": lambda: zipped(b"](" + (b"\x8c\x02" + "\N{GREEK SMALL LETTER PI}".encode()) * RARE + b"e."),
     "millions of keys": lambda: zipped(b"}(" + b"".join(b"J" + struct.pack("<i", i + 1000) + b"N" for i in range(RARE // 2 + 1)) + b"u."),
     "keys of three million segments": lambda: header(b"{" + b",".join(entry_of(f"{i}" + ".a" * 255) for i in range(12_000)) + b"}"),
     "a key of three thousand segments": lambda: safetensors_of(".".join("a" * 3000)),
