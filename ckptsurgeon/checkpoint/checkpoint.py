@@ -67,7 +67,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         self.checked: set[Storage] = set()
 
     def _show(self, view: Unwrapping) -> None:
-        self._view = view
+        self._view = view if view.stripped else replace(view, stored={})  # each key is its own
         shown = {key: self._tensors[stored] for key, stored in view.stored.items()} if view.stripped else self._tensors
         self._shown: Mapping[str, TensorInfo] = shown
 
@@ -226,7 +226,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     def stored_key(self, key: str) -> str:
         """Return the key as it stands in the file."""
-        return self._view.stored[key]
+        return self._view.stored[key] if self._view.stripped else key
 
     def lent(self, root: str | None = None, *, unwrap: bool = True) -> Checkpoint:
         """Return the same file for somebody else, who cannot close it; ``root`` is another state dict of it.

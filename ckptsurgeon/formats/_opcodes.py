@@ -235,8 +235,9 @@ class Opcodes(State):
         self.stack[-1] = ours(*args) if ours else self._called(made, args)
 
     def op_newobj_ex(self) -> None:
-        self.stack.pop()
-        args = self.stack.pop()
+        keywords, args = self.stack.pop(), self.stack.pop()
+        if keywords is None or isinstance(keywords, (bool, int, float, str, bytes, bytearray, tuple, list)):
+            raise self._broken("makes an object with keywords that are no mapping")
         self.stack[-1] = self._called(self.stack[-1], args)
 
     def op_build(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from ..errors import OutputError
 from ..text import escape
@@ -27,6 +28,9 @@ CODES = {
 }  # fmt: skip
 """The format's dtypes in the order in which it ranks them; files are written from the last to the first."""
 
+PART = 1 << 20
+"""Characters of a recipe that are written at a time."""
+
 _NAMES = {name: code for code, name in CODES.items()}
 _RANK = {name: rank for rank, name in enumerate(CODES.values())}
 
@@ -45,7 +49,15 @@ class _Layout:
             )
         entries = ",".join(_entries(ordered))
         self._entries = self._encoded(f",{entries}}}" if entries else "}", ordered)
-        at = sum(map(len, self._header(recipe)))
+        size = sum(map(len, self._described(recipe)))
+        self._padding = b" " * (-size % 8)
+        self._size = size + len(self._padding)
+        if self._size > JSON_HEADER_BYTES:
+            raise OutputError(
+                f"the header would have {self._size} bytes; safetensors readers take {JSON_HEADER_BYTES}.",
+                hint="Write a folder of shards (-o FOLDER), or use --to pth.",
+            )
+        at = 8 + self._size
         self.slots: dict[str, tuple[int, int]] = {}
         for tensor in ordered:
             self.slots[tensor.key] = (at, tensor.nbytes)
@@ -62,24 +74,24 @@ class _Layout:
                 f"{odd} holds half a character, which safetensors cannot write.", hint="Use --to pth."
             ) from None
 
-    def _header(self, recipe: str) -> list[bytes]:
-        """Return the parts of the header; of a large model they are tens of megabytes."""
-        metadata = {**self._metadata, RECIPE_KEY: recipe} if self._recipe else self._metadata
-        head = self._encoded(f'{{"{METADATA}":{_dumps(metadata)}' if metadata else "{")
-        entries = self._entries if metadata else self._entries.removeprefix(b",")
-        size = len(head) + len(entries)
-        padding = b" " * (-size % 8)
-        if size + len(padding) > JSON_HEADER_BYTES:
-            raise OutputError(
-                f"the header would have {size + len(padding)} bytes; safetensors readers take {JSON_HEADER_BYTES}.",
-                hint="Write a folder of shards (-o FOLDER), or use --to pth.",
-            )
-        return [struct.pack("<Q", size + len(padding)), head, entries, padding]
+    def _described(self, recipe: str) -> Iterator[bytes]:
+        """Yield the header in parts: of a large model it has tens of megabytes."""
+        if not self._metadata and not self._recipe:
+            yield b"{" + self._entries.removeprefix(b",")
+            return
+        yield self._encoded(f'{{"{METADATA}":{_dumps(self._metadata)[:-1]}')
+        if self._recipe:
+            yield (b"," if self._metadata else b"") + f'"{RECIPE_KEY}":"'.encode()
+            for begin in range(0, len(recipe), PART):
+                yield self._encoded(_dumps(recipe[begin : begin + PART])[1:-1])
+            yield b'"'
+        yield b"}"
+        yield self._entries
 
     def frame(self, checksums: Mapping[str, int], recipe: str) -> Iterator[tuple[int, bytes]]:
         """Yield the header in parts, the only bytes that are not a tensor's."""
         at = 0
-        for part in self._header(recipe):
+        for part in chain([struct.pack("<Q", self._size)], self._described(recipe), [self._padding]):
             yield at, part
             at += len(part)
 

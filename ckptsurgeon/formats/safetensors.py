@@ -7,6 +7,7 @@ here, and stricter in one thing: a key that stands twice is an error, where the 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
@@ -50,7 +51,9 @@ class _Safetensors:
         shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
         tensors: dict[str, TensorInfo] = {}
         for key in list(entries):
-            info = tensors[key] = _tensor(source, key, entries.pop(key), start, within=name)  # an entry is larger
+            entry = entries.pop(key)  # which takes more memory than what is made of it
+            key = sys.intern(key)  # several models have it
+            info = tensors[key] = _tensor(source, key, entry, start, within=name)
             info.shape = shapes.setdefault(info.shape, info.shape)
         _check_cover(source, tensors, start)
         digest = hashlib.sha256(len(raw).to_bytes(8, "little") + raw).hexdigest()

@@ -115,6 +115,8 @@ def test_a_stream_that_readers_read_apart_is_unknown_code(data: bytes, why: str,
         b"\x80\x02}r\0\0\0\x7f.",
         b"\x80\x02}X\1\0\0\0aNN\x87s.",
         b"\x80\x02}X\1\0\0\0a](N\x90s.",
+        b"\x80\x02}X\1\0\0\0actorch\nSize\n)N\x92s.",
+        b"\x80\x02}X\1\0\0\0actorch\nSize\n))\x92s.",
     ],
 )  # fmt: skip
 def test_inspect_refuses_what_readers_read_apart(make: Any, data: bytes) -> None:
