@@ -64,7 +64,7 @@ DOORS: dict[str, set[str]] = {
     },
     "signing": set(),
     "fetching": {"engine", "sources"},
-    "comparison": {"checkpoint", "keys", "engine", "ops", "sources"},
+    "comparison": {"checkpoint", "encodings", "keys", "engine", "ops", "sources"},
     "matching": {"keys"},
     "explanation": {"keys", "matching", "plan", "planners", "policies"},
     "inspection": {"checkpoint", "encodings", "keys", "engine", "ops"},

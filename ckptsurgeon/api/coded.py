@@ -1,16 +1,20 @@
-"""What goes with codes: the settings of quantisation, and a word if some of their parts stay in other shards."""
+"""What goes with codes: the settings of quantisation, which must be theirs; a word if parts stay in other shards."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ..checkpoint import SETTINGS, Checkpoint, settings_in
+from ..encodings import CodedTensor, disagreements
+from ..errors import PlanError
 from ..plan import Plan
-from ..text import count, listing
+from ..planners import DEQUANTISE
+from ..text import count, escape, listing
 
-__all__ = ["parts_elsewhere", "with_settings"]
+__all__ = ["check_settings", "parts_elsewhere", "with_settings"]
 
 
 def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:
@@ -43,12 +47,45 @@ def with_settings(plan: Plan, opened: Sequence[Checkpoint]) -> Plan:
     """
     if "metadata" in plan.arguments and SETTINGS in plan.arguments["metadata"]:
         return plan
-    coded = [one.codes.by_key for one in opened]
-    if not any(coded):
-        return plan
-    inputs = (one for step in plan.steps for one in step.inputs if one.source < len(coded))
-    places = {one.source for one in inputs if one.key in coded[one.source]}
-    said = [found for place in sorted(places) if (found := opened[place].quantisation)]
+    said = [found for place in _copied(plan, opened) if (found := opened[place].quantisation)]
     if not said or settings_in(plan.metadata) in said:
         return plan
     return replace(plan, metadata={**plan.metadata, SETTINGS: json.dumps(said[0])})
+
+
+def _copied(plan: Plan, opened: Sequence[Checkpoint]) -> dict[int, list[CodedTensor]]:
+    """Return the quantised tensors that a plan takes from each of its sources."""
+    coded = [one.codes.by_key for one in opened]
+    found: dict[int, dict[int, CodedTensor]] = {}
+    for step in plan.steps if any(coded) else ():
+        for one in step.inputs:
+            if one.source < len(coded) and (tensor := coded[one.source].get(one.key)) is not None:
+                found.setdefault(one.source, {})[id(tensor)] = tensor
+    return {place: list(found[place].values()) for place in sorted(found)}
+
+
+def check_settings(
+    plan: Plan, opened: Sequence[Checkpoint], owner: int | None = None, given: Mapping[str, Any] | None = None
+) -> None:
+    """Raise PlanError if codes of a plan would be decoded by other settings than those that they were made by.
+
+    ``owner`` is the place of the source whose settings the output has; else it has those of the first whose codes it
+    gets. ``given`` are those of a destination that is no source.
+    """
+    copied = _copied(plan, opened)
+    settings: dict[int, Mapping[str, Any]] = {place: opened[place].quantisation for place in copied}
+    first = next((place for place, said in settings.items() if said), None)
+    if owner is not None and (found := opened[owner].quantisation):
+        first, settings[owner] = owner, found
+    ours = given or (settings[first] if first is not None else {})
+    name = plan.target.name if given or first is None else plan.sources[first].name
+    for place, tensors in copied.items():
+        if place != first or given:
+            for field, theirs, here in disagreements([one.method for one in tensors], settings[place], ours):
+                other = escape(plan.sources[place].name)
+                raise PlanError(
+                    f"the codes of {other} would be decoded by the settings of {escape(name)}: {field} is "
+                    f"{escape(theirs)} in {other}, {escape(here)} in {escape(name)}.",
+                    hint=f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}; or leave the quantised tensors of one out.",
+                    details=[one.name for one in tensors],
+                )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..configs import is_spread, module_destination, own_box, own_part
 from ..errors import CheckpointError
@@ -105,7 +105,17 @@ def naming(name: str) -> Iterator[None]:
 def _planned(loading: Loading) -> Plan:
     with naming(loading.name):
         target = module_destination(loading.model)
-        return plan_into(loading.specs, target, loading.options, seed=0, arguments={}, root=loading.root)
+        return plan_into(
+            loading.specs, target, loading.options, seed=0, arguments={}, root=loading.root,
+            quantised=_settings(loading.model),
+        )  # fmt: skip
+
+
+def _settings(model: nn.Module) -> Mapping[str, Any] | None:
+    """Return the settings of quantisation of a model of transformers, None if it has none."""
+    said: Any = getattr(getattr(model, "config", None), "quantization_config", None)
+    found = said.to_dict() if hasattr(said, "to_dict") else said
+    return found if isinstance(found, dict) else None
 
 
 def _staged(loading: Loading, plan: Plan, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Plan:

@@ -81,7 +81,7 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
             arguments = {**asked.arguments, "recipe": merged.said(document)}
             plan = merged.plan(method, options, tokens, asked.seed, arguments)
             plan = checked_rows(plan, merged.folders, remedy=RECIPE, said=asked.vocabulary.is_by_place)
-            plan = asked.carried(plan, opened, path)
+            plan = asked.carried(plan, opened, path, donor=merged.donor)
             stack.pop_all()
     except ConfigError as error:
         raise type(error)(f"{escape(os.path.basename(path))}: {error.message}", hint=error.hint) from error

@@ -11,7 +11,7 @@ from ..checkpoint import Checkpoint, open_checkpoint
 from ..merges import Method
 from ..plan import Plan
 from ..planners import MergeOptions, check_codes
-from .coded import with_settings
+from .coded import check_settings, with_settings
 from .inputs import OpenInputs
 from .memory import with_costs
 from .merge_vocabulary import VocabularyAsked
@@ -43,9 +43,13 @@ class Request:
             for one, name in zip(models, names, strict=True)
         ]
 
-    def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str) -> Plan:
-        """Return a plan with what it costs, what it keeps open, and the files that must not be written."""
+    def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str, donor: int) -> Plan:
+        """Return a plan with what it costs, what it keeps open, and the files that must not be written.
+
+        ``donor`` is the place of the model whose configuration the output has.
+        """
         check_codes(plan, [one.codes for one in opened])
+        check_settings(plan, opened, donor)
         plan = with_settings(plan, opened)
         inputs = OpenInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)
         return with_costs(replace(plan, inputs=inputs), self.memory, self.plugins)

@@ -152,7 +152,7 @@ def _plan_models(
         )  # fmt: skip
         plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
         plan = checked_rows(plan, folders, remedy=MERGED, said=asked.vocabulary.is_by_place)
-        plan = asked.carried(plan, opened)
+        plan = asked.carried(plan, opened, donor=donor)
         stack.pop_all()
     return plan
 

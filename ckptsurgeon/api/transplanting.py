@@ -15,7 +15,7 @@ from ..target import TargetSpec
 from ..text import escape
 from ..vocabulary import NewVocabulary
 from .beside import with_dtype_said
-from .coded import parts_elsewhere, with_settings
+from .coded import check_settings, parts_elsewhere, with_settings
 from .folder_checks import unreadable_notes
 from .heads import with_heads_said
 from .inputs import OpenInputs, names_of, plan_source, plan_target
@@ -40,11 +40,12 @@ def plan_into(
     rows: Sequence[Mapping[str, Any]] = (),
     change: NewVocabulary | None = None,
     by_place: bool = False,
+    quantised: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Open the sources, plan, and leave them open for whoever applies the plan.
 
     ``change`` is the vocabulary that the destination gets in place of its own; rows of other tokens are copied only
-    ``by_place``, where that was asked for.
+    ``by_place``, where that was asked for. ``quantised`` are the settings of quantisation of a live module.
     """
     opened: list[Checkpoint] = []
     try:
@@ -63,7 +64,9 @@ def plan_into(
         )  # fmt: skip
         check_converted(plan, sources)
         check_codes(plan, [*(view.codes for view in views), wanted], wanted)
-        plan = with_settings(plan, [*(one.operated.checkpoint for one in sources), *opened[len(specs) :]])
+        held = [*(one.operated.checkpoint for one in sources), *opened[len(specs) :]]
+        check_settings(plan, held, len(specs) if len(opened) > len(specs) else None, quantised)
+        plan = with_settings(plan, held)
         folders = list(map(model_folder, opened))
         plan = checked_lists(with_dtype_said(plan, target), folders, change)
         if target.keeps:
@@ -77,8 +80,7 @@ def plan_into(
         for checkpoint in opened:
             checkpoint.close()
         raise
-    held = (*(one.operated.checkpoint for one in sources), *opened[len(specs) :])
-    return replace(plan, inputs=OpenInputs(held, target, others, Planning(views, target, options)))
+    return replace(plan, inputs=OpenInputs(tuple(held), target, others, Planning(views, target, options)))
 
 
 def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[SourceView]:

@@ -19,6 +19,7 @@ from .carry import NO_NAMES, Entry, entries_to_carry, names_to
 from .extras import Extra, entries_beside, extras_of
 from .keys import check_keys, tensors_of
 from .quantisation import in_other_shards, quantisation_settings, settings_in
+from .quantisation_notes import contradictory, unsaid
 from .roots import Root, find_root
 from .wrappers import Unwrapping, unwrap, unwrap_as
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint"]
 
-_WORKED_OUT = ("codes", "extras", "metadata", "ties")
+_WORKED_OUT = ("codes", "extras", "metadata", "quantisation_notes", "ties")
 """What is worked out when it is asked for, and is another for other tensors."""
 
 
@@ -141,6 +142,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
                 f"the keys of the destination begin with {lacking}., those of {escape(self.path)} do not: "
                 f"--map ={lacking} puts it there"
             )
+        notes += self.quantisation_notes
         if not self.passed:
             return tuple(notes)
         where = f"root {self.root}" if self.root else "the top level"
@@ -186,6 +188,13 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def quantisation(self) -> Mapping[str, Any]:
         """What its own metadata, or else its folder, say of quantisation: a ``quantization_config``, or nothing."""
         return settings_in(self.metadata) or quantisation_settings(self.around)
+
+    @cached_property
+    def quantisation_notes(self) -> tuple[str, ...]:
+        """What the settings of quantisation say that is not so of the tensors."""
+        settings = self.quantisation if self.codes else {}
+        said = contradictory(self.path, self.codes, self, settings)
+        return (*said, *unsaid(self.path, self.codes, self, self.folder, settings, lambda: self.elsewhere))
 
     def file(self, info: TensorInfo) -> File:
         """Return the open file in which a tensor lies; raises FormatError when nothing of it is stored."""

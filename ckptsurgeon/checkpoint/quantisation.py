@@ -14,6 +14,7 @@ from ..sources import Folder, Source
 
 __all__ = [
     "SETTINGS",
+    "configuration",
     "folder_around",
     "folder_of_model",
     "in_other_shards",
@@ -77,6 +78,15 @@ def settings_among(names: Collection[str], read: Callable[[str], Any]) -> dict[s
             found = quantisation_of(document if name in _CONFIGS else {SETTINGS: document})
             if found:
                 return dict(found)
+    return {}
+
+
+def configuration(folder: Folder) -> dict[str, Any]:
+    """Return the config.json of a folder; empty if it has none that can be read."""
+    with suppress(CheckpointError):
+        if _CONFIGS[0] in folder.names():
+            found = _document(folder, _CONFIGS[0])
+            return found if isinstance(found, dict) else {}
     return {}
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..checkpoint import Checkpoint
+from ..encodings import disagreements
 from ..keys import chosen_keys
 from ..notebook import InNotebooks
 from ..tensors import TensorInfo
@@ -162,11 +163,23 @@ def compare_outlines(
         else:
             retyped.append(Pair(key, info, other))
     added = [key for key in there if key not in here]
+    notes = (*first.notes, *second.notes, *chosen.notes, *_decoded(first, second))
     return Difference(
         first.path, second.path, values, _sorted(added), _sorted(removed), tuple(reshaped), tuple(retyped),
-        identical=len(same), notes=(*first.notes, *second.notes, *chosen.notes), same=tuple(same),
+        identical=len(same), notes=notes, same=tuple(same),
         left_out=len(every) - len(chosen.keys),
     )  # fmt: skip
+
+
+def _decoded(first: Outline, second: Outline) -> list[str]:
+    """Say by which settings the same codes stand for other numbers in the second."""
+    found = disagreements(first.methods, first.quantisation, second.quantisation)
+    found += [(name, b, a) for name, a, b in disagreements(second.methods, second.quantisation, first.quantisation)]
+    return [
+        f"the same codes stand for other numbers: {name} is {escape(a)} in {escape(first.path)}, {escape(b)} in "
+        f"{escape(second.path)}"
+        for name, a, b in dict.fromkeys(found)
+    ]
 
 
 def compare(

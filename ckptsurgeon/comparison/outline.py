@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..checkpoint import Checkpoint
@@ -14,15 +14,21 @@ __all__ = ["Outline", "outline_from_plain", "outline_of"]
 
 @dataclass(frozen=True)
 class Outline:
-    """A checkpoint's path, its tensors by key, and what is to be said of it."""
+    """A checkpoint's path, its tensors by key, and what is to be said of it.
+
+    ``methods`` are those by which its tensors are quantised, ``quantisation`` the settings of that.
+    """
 
     path: str
     tensors: Mapping[str, TensorInfo]
     notes: tuple[str, ...]
+    methods: tuple[str, ...] = ()
+    quantisation: Mapping[str, Any] = field(default_factory=dict)
 
     def to_plain(self) -> Any:
         """Return plain data of which ``outline_from_plain`` makes it again, without where tensors lie."""
-        return self.path, [(key, info.dtype, info.shape) for key, info in self.tensors.items()], self.notes
+        tensors = [(key, info.dtype, info.shape) for key, info in self.tensors.items()]
+        return self.path, tensors, self.notes, self.methods, dict(self.quantisation)
 
     def only(self, keys: Collection[str]) -> Outline:
         """Return the outline of those tensors alone that are among ``keys``."""
@@ -33,10 +39,13 @@ def outline_of(checkpoint: Checkpoint) -> Outline:
     """Return the outline of an open checkpoint."""
     stripped = [f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}"]
     notes = (*checkpoint.notes, *(stripped if checkpoint.stripped else []))
-    return Outline(checkpoint.path, dict(checkpoint.items()), notes)
+    codes = checkpoint.codes
+    said = checkpoint.quantisation if codes else {}
+    return Outline(checkpoint.path, dict(checkpoint.items()), notes, tuple(codes.methods()), said)
 
 
 def outline_from_plain(data: Any) -> Outline:
     """Return the outline that plain data spells."""
-    path, tensors, notes = data
-    return Outline(path, {key: TensorInfo(dtype, shape) for key, dtype, shape in tensors}, tuple(notes))
+    path, tensors, notes, methods, said = data
+    found = {key: TensorInfo(dtype, shape) for key, dtype, shape in tensors}
+    return Outline(path, found, tuple(notes), tuple(methods), said)

@@ -3,8 +3,19 @@
 One file for each method, which is found by what it calls ``ENCODINGS``.
 """
 
+from ._agreement import contradictions, disagreements, known_by_settings, stores_codes
 from ._codes import NO_CODES, CodedTensor, Codes
 from ._find import find_codes
 from ._settings import quantisation_of
 
-__all__ = ["NO_CODES", "CodedTensor", "Codes", "find_codes", "quantisation_of"]
+__all__ = [
+    "NO_CODES",
+    "CodedTensor",
+    "Codes",
+    "contradictions",
+    "disagreements",
+    "find_codes",
+    "known_by_settings",
+    "quantisation_of",
+    "stores_codes",
+]

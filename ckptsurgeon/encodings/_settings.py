@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
-__all__ = ["Said", "Settings", "quantisation_of"]
+__all__ = ["Said", "Settings", "quantisation_of", "values_called"]
 
 Settings: TypeAlias = Mapping[str, Any]
 """The ``quantization_config`` of a folder: data of a stranger, in which any field may be missing or of any type."""
@@ -46,7 +46,9 @@ class Said:
         """
         asked = name, most
         if asked not in self._numbers:
-            values = (value for value in _values(self._settings, name) if type(value) is int and 0 < value <= most)
+            values = (
+                value for value in values_called(self._settings, name) if type(value) is int and 0 < value <= most
+            )
             own = tuple(dict.fromkeys(values))
             self._numbers[asked] = own or (self._general.numbers(name, most=most) if self._general else ())
         return self._numbers[asked]
@@ -58,7 +60,7 @@ class Said:
     def sections(self, name: str) -> tuple[Said, ...]:
         """Return the sections called ``name`` at whatever depth, as ``weights`` of each group of compressed-tensors."""
         if name not in self._sections:
-            found = (value for value in _values(self._settings, name) if isinstance(value, dict))
+            found = (value for value in values_called(self._settings, name) if isinstance(value, dict))
             self._sections[name] = tuple(map(Said, found))
         return self._sections[name]
 
@@ -68,7 +70,7 @@ class Said:
         return Said(own, self) if isinstance(own, dict) else self
 
 
-def _values(settings: Settings, name: str) -> Iterator[Any]:
+def values_called(settings: Settings, name: str) -> Iterator[Any]:
     """Yield whatever is called ``name``, the top ones first."""
     level: list[Any] = [settings]
     for _ in range(_DEEPEST):

@@ -12,7 +12,7 @@ from ..lazy import lazy_names
 if TYPE_CHECKING:
     from .average import ema_weights, plan_average
     from .by_place import EMBEDDING, HEAD, is_embedding, is_of_tokens, vocabulary_keys
-    from .coded import check_codes, refuse_codes
+    from .coded import DEQUANTISE, check_codes, refuse_codes
     from .edit import plan_edit
     from .extract import plan_lora_extract
     from .extract_check import check_adapter
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .vocabulary import VocabularyOptions
 
 __all__ = [
+    "DEQUANTISE",
     "EMBEDDING",
     "HEAD",
     "AdapterView",
@@ -98,6 +99,7 @@ __getattr__ = lazy_names(
             "vocabulary_keys",
         ),
         ".coded": (
+            "DEQUANTISE",
             "check_codes",
             "refuse_codes",
         ),

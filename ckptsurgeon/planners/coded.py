@@ -12,7 +12,7 @@ from ..tensors import TensorInfo
 from ..text import count, escape, listing
 from .select import Selection, SourceView
 
-__all__ = ["check_codes", "check_decoded", "check_replaced", "computing", "refuse_codes"]
+__all__ = ["DEQUANTISE", "check_codes", "check_decoded", "check_replaced", "computing", "refuse_codes"]
 
 DEQUANTISE = "dequantise the model first, with the package that quantised it"
 

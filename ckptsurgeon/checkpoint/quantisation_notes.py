@@ -1,0 +1,82 @@
+"""What settings of quantisation say that is not so of the tensors that they lie beside, as notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..encodings import Codes, contradictions, known_by_settings, stores_codes
+from ..sources import Folder, scheme_of
+from ..tensors import DTYPES, TensorInfo
+from ..text import count, escape, listing
+from .quantisation import configuration, quantisation_settings
+
+__all__ = ["contradictory", "unsaid"]
+
+Tensors = Mapping[str, TensorInfo]
+OTHERS = ("norm", "embed", "router", ".gate.")
+"""Words in names of weights of layers that methods of quantisation leave as they are."""
+SMALLEST = 16
+"""Rows and columns of what any method takes."""
+SHOWN = 3
+
+
+def contradictory(path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the settings of codes say otherwise than the shapes of these."""
+    for (field, said, found), names in contradictions(codes, tensors, settings).items():
+        yield (
+            f"{escape(path)}: its quantization_config says {field} {escape(said)}, but the shapes of "
+            f"{count(len(names), 'quantised tensor')} say {escape(found)}: {listing(names, SHOWN)}"
+        )
+
+
+def unsaid(
+    path: str,
+    codes: Codes,
+    tensors: Tensors,
+    folder: Folder | None,
+    settings: Mapping[str, Any],
+    elsewhere: Callable[[], Sequence[str]],
+) -> Iterator[str]:
+    """Say that a folder's config.json speaks of no quantisation beside codes, or of one beside plain weights.
+
+    ``settings`` are those of the codes; ``elsewhere`` gives the keys of a shard's other shards, which may have codes.
+    """
+    if folder is None:
+        return
+    if codes:
+        named = [one.name for one in known_by_settings(codes)] if not settings else []
+        config = configuration(folder) if named else {}
+        if config and not _speaks_of_it(config):
+            yield (
+                f"{escape(path)}: its config.json has no quantization_config, beside "
+                f"{count(len(named), 'quantised tensor')}: {listing(named, SHOWN)}"
+            )
+        return
+    plain = next((key for key, info in tensors.items() if _could_be_quantised(key, info)), "")
+    method = stores_codes(quantisation_settings(folder)) if plain and not scheme_of(folder.uri) else ""
+    if method and not elsewhere():
+        yield (
+            f"{escape(path)}: its quantization_config says quant_method {escape(method)}, and no tensor is quantised: "
+            f"{escape(plain)} is {tensors[plain].dtype}"
+        )
+
+
+def _speaks_of_it(config: Mapping[str, Any]) -> bool:
+    """Whether any field of a configuration, at whatever depth, is called after quantisation."""
+    level: list[Any] = [config]
+    while level:
+        one = level.pop()
+        if isinstance(one, dict):
+            if any(word in name for name in one for word in ("quant", "quip", "compression")):
+                return True
+            level += one.values()
+    return False
+
+
+def _could_be_quantised(key: str, info: TensorInfo) -> bool:
+    """Whether a tensor is a weight of a layer, as a plain number."""
+    if len(info.shape) != 2 or min(info.shape) < SMALLEST or not key.endswith(".weight"):
+        return False
+    is_float = DTYPES[info.dtype].kind == "float" and DTYPES[info.dtype].bits > 8
+    return is_float and any(map(str.isdigit, key.split("."))) and not any(word in key for word in OTHERS)
