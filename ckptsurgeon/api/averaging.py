@@ -9,6 +9,7 @@ from ..checkpoint import Checkpoint, open_checkpoint, path_of
 from ..plan import Plan
 from ..planners import ema_weights, plan_average
 from .argument_types import checked
+from .config_differences import with_config_said
 from .inputs import OpenInputs, names_of, plan_source, said_of, view_of
 from .merged_folder import merged_folder
 from .model_folders import model_folder
@@ -55,6 +56,7 @@ def average(
             notes=said_of(opened),
         )
         folders = [model_folder(one) for one in opened]
+        plan = with_config_said(plan, folders)
         plan = checked_rows(merged_folder(plan, folders[0], folders), folders, remedy=AVERAGED, said=vocab == PLACE)
     except BaseException:
         for checkpoint in opened:

@@ -20,9 +20,11 @@ from ..planners import (
 )
 from ..text import count, escape, listing
 from .argument_types import checked
+from .config_differences import with_config_said
 from .inputs import OpenInputs, names_of, plan_source, view_of
 from .known_model import model_at
 from .memory import memory_bytes, with_costs
+from .model_folders import model_folder
 from .planning import arguments_said
 from .types import CheckpointLike, Patterns
 
@@ -94,6 +96,7 @@ def lora_extract(
             notes=[*(note for one in opened for note in one.notes), *_lacking(ours, theirs)],
         )  # fmt: skip
         check_codes(plan, [one.codes for one in opened])
+        plan = with_config_said(plan, list(map(model_folder, opened)), 1)
         return with_costs(replace(plan, inputs=OpenInputs(tuple(opened), None, memory=most)), most)
     except BaseException:
         for checkpoint in opened:

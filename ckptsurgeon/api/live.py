@@ -107,15 +107,15 @@ def _planned(loading: Loading) -> Plan:
         target = module_destination(loading.model)
         return plan_into(
             loading.specs, target, loading.options, seed=0, arguments={}, root=loading.root,
-            quantised=_settings(loading.model),
+            config=_configuration(loading.model),
         )  # fmt: skip
 
 
-def _settings(model: nn.Module) -> Mapping[str, Any] | None:
-    """Return the settings of quantisation of a model of transformers, None if it has none."""
-    said: Any = getattr(getattr(model, "config", None), "quantization_config", None)
-    found = said.to_dict() if hasattr(said, "to_dict") else said
-    return found if isinstance(found, dict) else None
+def _configuration(model: nn.Module) -> dict[str, Any]:
+    """Return the configuration of a model of transformers as its config.json would have it, empty if it has none."""
+    said: Any = getattr(model, "config", None)
+    found = said.to_dict() if hasattr(said, "to_dict") else None
+    return found if isinstance(found, dict) else {}
 
 
 def _staged(loading: Loading, plan: Plan, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Plan:

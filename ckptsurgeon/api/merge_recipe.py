@@ -16,6 +16,7 @@ from ..neighbours import did_you_mean
 from ..plan import Plan
 from ..text import brief_repr, escape
 from ..yamltext import read_yaml
+from .config_differences import with_config_said
 from .merge_request import Request
 from .merge_vocabulary import merge_vocabulary
 from .recipe_models import RecipeModels, found
@@ -80,6 +81,7 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
             tokens = chosen[1] if chosen is not None else None
             arguments = {**asked.arguments, "recipe": merged.said(document)}
             plan = merged.plan(method, options, tokens, asked.seed, arguments)
+            plan = with_config_said(plan, merged.folders, merged.donor)
             plan = checked_rows(plan, merged.folders, remedy=RECIPE, said=asked.vocabulary.is_by_place)
             plan = asked.carried(plan, opened, path, donor=merged.donor)
             stack.pop_all()

@@ -16,6 +16,7 @@ from ..merges import MergeMethods, Method, load_plugin, merge_methods
 from ..plan import Plan
 from ..planners import MergeOptions, Settings, SourceView, Values, pieces_of, plan_merge, with_tied_heads
 from .argument_types import checked
+from .config_differences import with_config_said
 from .inputs import names_of, plan_source, said_of, view_of
 from .memory import memory_bytes
 from .merge_choice import check_names, check_number, method_named
@@ -150,6 +151,7 @@ def _plan_models(
             metadata=opened[donor].metadata,
             notes=said_of(opened),
         )  # fmt: skip
+        plan = with_config_said(plan, folders, donor)
         plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
         plan = checked_rows(plan, folders, remedy=MERGED, said=asked.vocabulary.is_by_place)
         plan = asked.carried(plan, opened, donor=donor)

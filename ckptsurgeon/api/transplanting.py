@@ -16,6 +16,7 @@ from ..text import escape
 from ..vocabulary import NewVocabulary
 from .beside import with_dtype_said
 from .coded import check_settings, parts_elsewhere, with_settings
+from .config_differences import with_config_said
 from .folder_checks import unreadable_notes
 from .heads import with_heads_said
 from .inputs import OpenInputs, names_of, plan_source, plan_target
@@ -40,12 +41,12 @@ def plan_into(
     rows: Sequence[Mapping[str, Any]] = (),
     change: NewVocabulary | None = None,
     by_place: bool = False,
-    quantised: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Open the sources, plan, and leave them open for whoever applies the plan.
 
     ``change`` is the vocabulary that the destination gets in place of its own; rows of other tokens are copied only
-    ``by_place``, where that was asked for. ``quantised`` are the settings of quantisation of a live module.
+    ``by_place``, where that was asked for. ``config`` is the configuration of a live module.
     """
     opened: list[Checkpoint] = []
     try:
@@ -64,8 +65,9 @@ def plan_into(
         )  # fmt: skip
         check_converted(plan, sources)
         check_codes(plan, [*(view.codes for view in views), wanted], wanted)
+        quantised_by = (config or {}).get("quantization_config")
         held = [*(one.operated.checkpoint for one in sources), *opened[len(specs) :]]
-        check_settings(plan, held, len(specs) if len(opened) > len(specs) else None, quantised)
+        check_settings(plan, held, len(specs) if len(opened) > len(specs) else None, quantised_by)
         plan = with_settings(plan, held)
         folders = list(map(model_folder, opened))
         plan = checked_lists(with_dtype_said(plan, target), folders, change)
@@ -73,6 +75,9 @@ def plan_into(
             plan = kept_folder(plan, folders[-1], target, change)
         else:
             plan = replace(plan, notes=(*plan.notes, *unreadable_notes(ModelFolder("", target.companions))))
+        given = config or ModelFolder("", target.companions).config
+        if given or len(folders) > len(specs):
+            plan = with_config_said(plan, folders, len(specs), (given, target.name))
         tied = bool(target.keeps) and folders[-1].is_tied
         plan = with_heads_said(plan, folders[: len(specs)], [view.tensors for view in views], tied=tied)
         plan = checked_rows(plan, folders, remedy=COPIED, said=by_place, declared=target.vocabulary)

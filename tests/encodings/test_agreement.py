@@ -231,7 +231,7 @@ class Live(torch.nn.Module):
 
     def __init__(self, one: Quantised) -> None:
         super().__init__()
-        self.config = type("Config", (), {"quantization_config": one.settings})()
+        self.config = type("Config", (), {"to_dict": lambda _: one.config()})()
         self.proj = torch.nn.Module()
         for end, tensor in one.store(torch.Generator()).items():
             self.proj.register_buffer(end[1:], torch.zeros_like(tensor))

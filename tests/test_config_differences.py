@@ -1,0 +1,145 @@
+"""Models that differ in config.json though their shapes agree: a note that names each field and both values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+
+BASE = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 6, "hidden_size": 8,
+    "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": True,
+    "rope_theta": 10000.0, "rope_scaling": None, "hidden_act": "silu", "rms_norm_eps": 1e-6, "torch_dtype": "float32",
+}  # fmt: skip
+
+
+def model(name: str, scale: float = 1.0, **more: Any) -> str:
+    Path(name).mkdir()
+    generator = torch.Generator().manual_seed(int(scale))
+    state = {
+        "model.embed_tokens.weight": torch.randn(6, 8, generator=generator),
+        "model.layers.0.self_attn.q_proj.weight": torch.randn(8, 8, generator=generator),
+        "model.norm.weight": torch.ones(8) * scale,
+    }
+    save_file(state, f"{name}/model.safetensors")
+    Path(name, "config.json").write_text(json.dumps({**BASE, **more}))
+    return name
+
+
+def recipe(a: str, b: str) -> cs.Plan:
+    sources = [{"model": b, "parameters": {"weight": 0.5}}, {"model": a, "parameters": {"weight": 0.5}}]
+    Path("recipe.yaml").write_text(json.dumps({"merge_method": "linear", "models": sources}))
+    return cs.merge("recipe.yaml")
+
+
+VERBS: dict[str, Callable[[str, str], cs.Plan]] = {
+    "average": lambda a, b: cs.average([b, a]),
+    "merge": lambda a, b: cs.merge([b, a], method="linear", weights=[1, 1]),
+    "merge-base": lambda a, b: cs.merge([a], base=b, method="task_arithmetic", weights=[1]),
+    "merge-recipe": recipe,
+    "transplant": lambda a, b: cs.transplant(a, b),
+    "lora_extract": lambda a, b: cs.lora_extract(a, b, rank=2, save_modules=True),
+}
+
+
+def said(plan: cs.Plan) -> list[str]:
+    return [note for note in plan.notes if "compute otherwise" in note]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_that_puts_models_together_says_so(verb: str) -> None:
+    a, b = model("a", 2.0, num_attention_heads=4, rope_theta=5e5, torch_dtype="bfloat16"), model("b")
+    (note,) = said(VERBS[verb](a, b))
+    assert "num_attention_heads is 4 in a, 2 in b; rope_theta is 500000.0 in a, 10000.0 in b" in note
+    assert not said(VERBS[verb](model("c", 3.0, torch_dtype="bfloat16", transformers_version="5", use_cache=False), b))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "note"),
+    [
+        ({"num_key_value_heads": 1}, "num_key_value_heads is 1 in a, 2 in b"),
+        ({"hidden_act": "gelu"}, "hidden_act is gelu in a, silu in b"),
+        ({"rms_norm_eps": 1e-5}, "rms_norm_eps is 1e-05 in a, 1e-06 in b"),
+        ({"model_type": "mistral"}, "model_type is mistral in a, llama in b"),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}},
+         "rope_scaling is {'factor': 4.0, 'rope_type': 'linear'} in a, null in b"),
+        ({"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+         "rope_theta is 500000.0 in a, 10000.0 in b"),
+    ],
+)  # fmt: skip
+def test_the_note_has_the_field_and_both_values(theirs: dict[str, Any], note: str) -> None:
+    (found,) = said(cs.average([model("b"), model("a", **theirs)]))
+    assert found.endswith(f"config.json beside them: {note}")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({}, {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 10000}}),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
+        ({"hidden_act": "silu"}, {"hidden_act": "swish"}),
+        ({"hidden_act": "gelu_new"}, {"hidden_act": "gelu_pytorch_tanh"}),
+        ({"head_dim": 4}, {}),
+        ({"num_key_value_heads": None}, {}),
+        ({"sliding_window": None, "use_sliding_window": False}, {"sliding_window": 4096, "use_sliding_window": False}),
+        ({"model_type": "gemma", "hidden_act": "gelu"}, {"model_type": "gemma", "hidden_act": "gelu_pytorch_tanh"}),
+        ({}, {"_name_or_path": "x", "max_position_embeddings": 9, "attention_dropout": 0.5, "eos_token_id": 3}),
+        ({"text_config": {"model_type": "llama", "rms_norm_eps": 1e-6}, "model_type": "llava", "rms_norm_eps": 1}, {}),
+    ],
+)  # fmt: skip
+def test_nothing_is_said_of_what_computes_alike(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert not said(cs.transplant(model("a", **theirs), model("b", **ours)))
+    assert not said(cs.transplant("b", "a"))
+
+
+def test_parts_are_compared_too() -> None:
+    a = model("a", text_config={"rms_norm_eps": 1e-5}, vision_config={"hidden_act": "gelu"})
+    b = model("b", text_config={"rms_norm_eps": 1e-6}, vision_config={"hidden_act": "relu"})
+    (note,) = said(cs.transplant(a, b))
+    assert "text_config.rms_norm_eps is 1e-05 in a, 1e-06 in b; vision_config.hidden_act is gelu" in note
+
+
+def test_a_source_of_which_nothing_is_taken_is_not_compared() -> None:
+    model("a", hidden_act="gelu"), model("b")
+    slices = [{"sources": [{"model": name, "layer_range": [0, 1]}]} for name in ("b", "a")]
+    Path("recipe.yaml").write_text(json.dumps({"merge_method": "passthrough", "slices": slices}))
+    assert len(said(cs.merge("recipe.yaml"))) == 1
+    Path("recipe.yaml").write_text(json.dumps({"merge_method": "passthrough", "slices": slices[:1]}))
+    assert not said(cs.merge("recipe.yaml"))
+
+
+def test_a_declared_network_has_no_configuration_to_compare_with() -> None:
+    model("a", hidden_act="gelu"), model("b")
+    Path("net.yaml").write_text("model: {like: b/model.safetensors}\n")
+    assert len(said(cs.transplant("a", "net.yaml"))) == 1
+    cs.init_config("b", output="declared.yaml")
+    sources = ["a:model.norm:model.norm", "b:model.embed_tokens:model.embed_tokens"]
+    assert not said(cs.transplant(sources, "declared.yaml"))
+
+
+def test_a_live_model_of_transformers_says_how_it_computes() -> None:
+    class Live(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = type("Config", (), {"to_dict": lambda _: {**BASE, "rms_norm_eps": 1e-5}})()
+            self.norm = torch.nn.Linear(8, 1)
+
+    state = {"norm.weight": torch.ones(1, 8), "norm.bias": torch.ones(1)}
+    save_file(state, Path(model("a")) / "model.safetensors")
+    (note,) = said(cs.load_into(Live(), "a"))
+    assert "rms_norm_eps is 1e-06 in a, 1e-05 in Live" in note
+
+
+def test_a_model_of_transformers_says_how_it_computes() -> None:
+    pytest.importorskip("transformers")
+    sizes = {"intermediate_size": 2, "num_hidden_layers": 0}
+    a, b = model("a", **sizes), model("b", hidden_act="gelu", **sizes)
+    (note,) = said(cs.transplant(a, f"{b}/config.json"))
+    assert "hidden_act is silu in a, gelu in" in note
