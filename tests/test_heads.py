@@ -11,19 +11,21 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.tied_by_default import UNTIED
 
 EMBED = "model.embed_tokens.weight"
 TIES = "tie_word_embeddings"
 
 
-def model(name: str, *, tied: bool, head: bool, scale: float = 1.0, **more: Any) -> None:
+def model(name: str, *, tied: bool | None, head: bool, scale: float = 1.0, **more: Any) -> None:
     Path(name).mkdir()
     state = {EMBED: torch.arange(12.0).view(6, 2) * scale, "model.norm.weight": torch.ones(2)}
     if head:
         state["lm_head.weight"] = torch.ones(6, 2) * 3 * scale
     save_file(state, f"{name}/model.safetensors")
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 6}
-    Path(name, "config.json").write_text(json.dumps({**config, "tie_word_embeddings": tied, **more}))
+    said = {} if tied is None else {TIES: tied}
+    Path(name, "config.json").write_text(json.dumps({**config, **said, **more}))
 
 
 def notes(plan: cs.Plan) -> str:
@@ -102,6 +104,49 @@ def test_a_head_that_the_configuration_wants_and_nobody_has_is_said(verb: str) -
     assert said.count("the output layer is not the embedding (tie_word_embeddings: false), and there is none") == 1
     model("headless", tied=False, head=False, architectures=["LlamaModel"])
     assert TIES not in notes(VERBS[verb]("headless"))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_head_that_the_class_of_a_model_wants_and_nobody_has_is_said(verb: str) -> None:
+    model("lost", tied=None, head=False)
+    found = "config.json does not say tie_word_embeddings: the output layer of llama is then not the embedding"
+    assert notes(VERBS[verb]("lost")).count(f"{found}, and there is none") == 1
+    model("own", tied=None, head=True)
+    model("gemma", tied=None, head=False, model_type="gemma", architectures=["GemmaForCausalLM"])
+    model("unknown", tied=None, head=False, model_type="mine", architectures=["MineForCausalLM"])
+    model("parts", tied=True, head=False, text_config={"model_type": "llama"})
+    for name in ("own", "gemma", "unknown", "parts"):
+        assert TIES not in notes(VERBS[verb](name))
+
+
+def test_a_model_that_its_class_unties_does_not_compute_with_its_embedding() -> None:
+    model("own", tied=False, head=True)
+    model("silent", tied=None, head=False)
+    assert "computes with its embedding" not in notes(cs.transplant("own", "silent"))
+    model("gemma", tied=None, head=False, model_type="gemma")
+    assert "computes with its embedding" in notes(cs.transplant("own", "gemma"))
+    plan = cs.merge(["own", "silent"], method="linear", weights=[1, 1], on_missing="any")
+    (head,) = [step for step in plan.steps if step.key == "lm_head.weight"]
+    assert [one.key for one in head.inputs] == ["lm_head.weight"]
+
+
+def test_a_model_that_its_class_unties_is_not_untied_again() -> None:
+    model("silent", tied=None, head=True)
+    plan = cs.average(["silent", "silent"])
+    assert TIES not in notes(plan)
+    cs.apply(plan, "out")
+    assert TIES not in json.loads(Path("out/config.json").read_text())
+
+
+def test_defaults_of_classes_are_those_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    known = transformers.CONFIG_MAPPING
+    found = {kind: getattr(known[kind](), TIES, None) for kind in sorted(UNTIED) if kind in known}
+    assert len(found) > len(UNTIED) / 2
+    assert {kind for kind, tied in found.items() if tied is not False} == set()
+    for kind in ("gpt2", "gemma", "gemma2", "falcon", "bloom", "opt", "cohere", "starcoder2", "t5", "bert"):
+        assert getattr(known[kind](), TIES, True) is True
+        assert kind not in UNTIED
 
 
 def test_a_head_that_a_file_itself_ties_is_not_said() -> None:

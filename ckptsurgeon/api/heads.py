@@ -10,10 +10,10 @@ from ..plan import Plan, Step
 from ..planners import EMBEDDING, HEAD
 from ..text import escape
 from .model_folders import ModelFolder
+from .tied_by_default import TIES, model_type_of, untied_by_default
 
 __all__ = ["has_new_head", "head_notes", "with_heads_said"]
 
-TIES = "tie_word_embeddings"
 HEADED = re.compile(r"(ForCausalLM|LMHeadModel)$")
 """Names of classes of transformers that have an output layer over the vocabulary."""
 ANY_HEAD = re.compile(r"^\D*(head|out|logits|decoder\.weight$)")
@@ -62,12 +62,10 @@ def head_notes(plan: Plan, folder: ModelFolder) -> Iterator[str]:
     ``folder`` is what goes beside the weights of the plan.
     """
     embedding = next((step for step in plan.steps if EMBEDDING.search(step.key) and len(step.shape) == 2), None)
-    if embedding is None or folder.said_tied is None:
+    if embedding is None:
         return
     if not folder.said_tied:
-        wants = any(HEADED.search(name) for name in _architectures(folder))
-        if wants and not any(ANY_HEAD.search(step.key) and not EMBEDDING.search(step.key) for step in plan.steps):
-            yield f"config.json says that the output layer is not the embedding ({TIES}: false), and there is none"
+        yield from _wanted(plan, folder)
         return
     for step in plan.steps:
         if HEAD.search(step.key) and step.shape[1:] == embedding.shape[1:] and not step.tied_to:
@@ -75,6 +73,19 @@ def head_notes(plan: Plan, folder: ModelFolder) -> Iterator[str]:
                 f"config.json says that {escape(embedding.key)} is the output layer ({TIES}), and "
                 f"{escape(step.key)} is stored beside it: if they differ, transformers before 5 ignores the latter"
             )
+
+
+def _wanted(plan: Plan, folder: ModelFolder) -> Iterator[str]:
+    """Say that there is no output layer, where a configuration or the class of its model unties it."""
+    said = f"says that the output layer is not the embedding ({TIES}: false)"
+    if folder.said_tied is None:
+        kind = escape(model_type_of(folder.config))
+        said = f"does not say {TIES}: the output layer of {kind} is then not the embedding"
+        if not untied_by_default(folder.config):
+            return
+    wants = any(HEADED.search(name) for name in _architectures(folder))
+    if wants and not any(ANY_HEAD.search(step.key) and not EMBEDDING.search(step.key) for step in plan.steps):
+        yield f"config.json {said}, and there is none"
 
 
 def _architectures(folder: ModelFolder) -> list[str]:

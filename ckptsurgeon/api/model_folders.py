@@ -20,6 +20,7 @@ from ..target import Companion
 from ..text import escape, listing
 from ..vocabulary import vocabulary_in
 from .model_config import vocabulary_size
+from .tied_by_default import TIES, untied_by_default
 
 __all__ = [
     "ADAPTER",
@@ -105,13 +106,14 @@ class ModelFolder:
     def said_tied(self) -> bool | None:
         """Whether its configuration says that the output layer is the input embedding, None if it says nothing."""
         text = self.config.get("text_config")
-        said = {**(text if isinstance(text, dict) else {}), **self.config}.get("tie_word_embeddings")
+        said = {**(text if isinstance(text, dict) else {}), **self.config}.get(TIES)
         return said if isinstance(said, bool) else None
 
     @property
     def is_tied(self) -> bool:
-        """Whether the output layer is the input embedding; transformers takes it so unless it is said."""
-        return bool(self.config) and self.said_tied is not False
+        """Whether the output layer is the input embedding; if it is not said, as the class of the model has it."""
+        said = self.said_tied
+        return said if said is not None else bool(self.config) and not untied_by_default(self.config)
 
     @property
     def tokenizer(self) -> tuple[Companion, ...]:

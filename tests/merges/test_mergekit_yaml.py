@@ -375,8 +375,8 @@ def test_a_tied_model_s_output_layer_is_its_embedding() -> None:
     state = load_file("b/model.safetensors")
     del state["lm_head.weight"]
     save_file({**state, "model.embed_tokens.weight": torch.full((4, 2), 3.0)}, "b/model.safetensors")
-    for tie in ({"tie_word_embeddings": True}, {}):
-        Path("b/config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 3, **tie}))
+    for kind in ({"model_type": "llama", "tie_word_embeddings": True}, {"model_type": "gemma"}):
+        Path("b/config.json").write_text(json.dumps({**kind, "num_hidden_layers": 3}))
         found = weights(**pair(1))
         assert found["lm_head.weight"] == 1 + 3
     rows = [{"model": "b"}, {"model": "a"}]
