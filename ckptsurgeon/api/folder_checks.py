@@ -16,6 +16,7 @@ from ..vocabulary import ids_beyond
 from .heads import head_notes
 from .model_config import declared_layers
 from .model_folders import ADAPTER, CONFIG, GENERATION, ModelFolder
+from .shape_checks import shape_notes
 
 __all__ = ["folder_notes", "unreadable_notes", "vocabulary_fault"]
 
@@ -36,7 +37,7 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
     """
     read = origin if origin is not None and origin.tokenizer == folder.tokenizer else folder
     broken = unreadable_notes(folder, read)
-    sizes = (*_vocabulary(plan, folder, read), *_layers(plan, folder.config))
+    sizes = (*_vocabulary(plan, folder, read), *_layers(plan, folder.config), *shape_notes(plan.steps, folder.config))
     return [*broken, *sizes, *head_notes(plan, folder), *_beyond(folder)]
 
 

@@ -9,7 +9,15 @@ from ..plan import Plan
 from ..planners import LayerList
 from ..tensors import DTYPES
 
-__all__ = ["declared_layers", "layer_counts", "not_by_layer", "vocabulary_size", "with_dtype", "with_layers"]
+__all__ = [
+    "declared_layers",
+    "has_parts",
+    "layer_counts",
+    "not_by_layer",
+    "vocabulary_size",
+    "with_dtype",
+    "with_layers",
+]
 
 LAYERS = (
     "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "num_encoder_layers",
@@ -46,12 +54,17 @@ def layer_counts(config: Mapping[str, Any]) -> frozenset[int]:
     return frozenset(value for _, value in _counts(config))
 
 
+def has_parts(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is of a model of several parts."""
+    return any(name.endswith("_config") and "quant" not in name and isinstance(config[name], dict) for name in config)
+
+
 def declared_layers(config: Mapping[str, Any]) -> dict[str, int]:
     """Return the numbers of layers that the configuration of a model gives, by field; none of a model of several parts.
 
     The parts leave out what is their class's default, so that a number that is missing there says nothing.
     """
-    if any(name.endswith("_config") and "quant" not in name and isinstance(config[name], dict) for name in config):
+    if has_parts(config):
         return {}
     return {path[0]: value for path, value in _counts(config) if len(path) == 1 and value > 0}
 

@@ -1,0 +1,121 @@
+"""Heads and inner widths of config.json that no layer of the weights has: said; never of a model that is sound."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.api.shape_checks import shape_notes
+from ckptsurgeon.plan import Step
+
+BASE = {
+    "model_type": "llama", "vocab_size": 6, "hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 12,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def layer(number: int, heads: int = 8, keys: int = 4, inner: int = 12) -> dict[str, torch.Tensor]:
+    shapes = {"self_attn.q_proj": (heads, 8), "self_attn.k_proj": (keys, 8), "self_attn.v_proj": (keys, 8),
+              "self_attn.o_proj": (8, heads), "mlp.up_proj": (inner, 8), "mlp.down_proj": (8, inner)}  # fmt: skip
+    return {f"model.layers.{number}.{name}.weight": torch.ones(shape) for name, shape in shapes.items()}
+
+
+def model(*layers: dict[str, torch.Tensor], **more: Any) -> str:
+    Path("m").mkdir(exist_ok=True)
+    state = {"model.embed_tokens.weight": torch.ones(6, 8)}
+    for tensors in layers or (layer(0), layer(1)):
+        state |= tensors
+    save_file(state, "m/model.safetensors")
+    Path("m/config.json").write_text(json.dumps({key: one for key, one in {**BASE, **more}.items() if one != ""}))
+    return "m"
+
+
+def said(plan: cs.Plan) -> list[str]:
+    return [note for note in plan.notes if "cannot be loaded so" in note]
+
+
+@pytest.mark.parametrize(
+    ("fields", "note"),
+    [
+        ({"intermediate_size": 24}, "says 24 (intermediate_size), and model.layers.0.mlp.down_proj.weight has 12 columns"),
+        ({"head_dim": 4}, "says 4 heads of 4 (num_attention_heads, head_dim), and model.layers.0.self_attn.o_proj.weight "
+         "has 8 columns"),
+        ({"num_attention_heads": 2, "head_dim": 2}, "says 2 heads of 2"),
+        ({"num_key_value_heads": 4}, "says 4 heads of keys and values (num_key_value_heads), and model.layers.0.self_attn"
+         ".k_proj.weight has 4 rows"),
+        ({"num_key_value_heads": None}, "says 4 heads of keys and values"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "verb", [cs.convert, lambda path: cs.average([path, path]), lambda path: cs.transplant(path, path)]
+)
+def test_sizes_that_no_layer_has_are_said(verb: Any, fields: dict[str, Any], note: str) -> None:
+    (found,) = said(verb(model(**fields)))
+    assert f"config.json {note}" in found
+
+
+def test_the_inner_width_of_bert_and_gpt_neox_is_held_against_theirs() -> None:
+    for name, shape, unit in (("encoder.layer.0.intermediate.dense", (12, 8), "rows"),
+                              ("gpt_neox.layers.0.mlp.dense_4h_to_h", (8, 12), "columns")):  # fmt: skip
+        assert not said(cs.convert(model({f"{name}.weight": torch.ones(shape)}, num_hidden_layers=1)))
+        path = model({f"{name}.weight": torch.ones(shape)}, num_hidden_layers=1, intermediate_size=13)
+        assert f"{name}.weight has 12 {unit}" in said(cs.convert(path))[0]
+
+
+@pytest.mark.parametrize(
+    ("layers", "fields"),
+    [
+        ((), {}),
+        ((), {"num_key_value_heads": ""}),
+        ((), {"head_dim": 2}),
+        ((layer(0), layer(1, inner=24)), {}),
+        ((layer(0), layer(1, 16, 8)), {}),
+        ((), {"intermediate_size": [24, 24]}),
+        ((), {"intermediate_size": 24, "moe_intermediate_size": 12}),
+        ((), {"intermediate_size": 24, "block_configs": []}),
+        ((), {"intermediate_size": 24, "text_config": {}}),
+        ((layer(0, 64, 64), layer(1, 64, 64)), {"num_attention_heads": 1, "num_key_value_heads": 1}),
+    ],
+)
+def test_nothing_is_said_of_layers_that_may_be_so(layers: tuple[Any, ...], fields: dict[str, Any]) -> None:
+    assert not said(cs.convert(model(*layers, **fields)))
+
+
+def test_nothing_is_said_of_codes_and_of_what_lacks_keys_of_its_own() -> None:
+    tensors = layer(0, 2, 2) | layer(1, 2, 2)
+    compressed = {key: one for key, one in tensors.items() if "k_proj" not in key}
+    assert not said(cs.convert(model(compressed)))
+    packed = {key: one.to(torch.uint8) for key, one in tensors.items()}
+    assert not said(cs.convert(model(packed, intermediate_size=24)))
+
+
+TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2", "phi3", "glm4_moe",
+         "deepseek_v3", "gpt_neox", "falcon", "bert", "olmo2", "qwen3_next", "glm4v_vision", "gpt_oss")  # fmt: skip
+
+SAID = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "bert", "olmo2", "gpt_neox")
+"""Those in which one number gives the width of all layers."""
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("whole", [False, True])
+def test_nothing_is_said_of_models_of_transformers(kind: str, whole: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    if kind not in transformers.CONFIG_MAPPING:
+        pytest.skip("another transformers")
+    sizes = {"num_hidden_layers": 1, "num_experts": 2, "n_routed_experts": 8, "num_local_experts": 4}
+    config = transformers.CONFIG_MAPPING[kind]()
+    for name, size in sizes.items():
+        if isinstance(getattr(config, name, None), int):
+            setattr(config, name, size)
+    with torch.device("meta"):
+        found = transformers.AutoModel.from_config(config).state_dict()
+    fields = config.to_dict() if whole else config.to_diff_dict()
+    steps = [Step(key, "copy", "float32", tuple(tensor.shape)) for key, tensor in found.items()]
+    assert list(shape_notes(steps, fields)) == []
+    assert kind not in SAID or len(list(shape_notes(steps, {**fields, "intermediate_size": 7}))) == 1
