@@ -428,6 +428,44 @@ def test_what_the_files_say_otherwise_than_the_weights_gets_a_note() -> None:
     assert noted("padded") == []
 
 
+def decoder(*numbers: int) -> str:
+    return json.dumps({"added_tokens_decoder": {str(one): {"content": f"<{one}>"} for one in numbers}})
+
+
+def tokens(*numbers: int) -> str:
+    added = [{"id": one, "content": f"<{one}>"} for one in numbers]
+    return json.dumps({"model": {"vocab": {str(i): i for i in range(7)}}, "added_tokens": added})
+
+
+ADDED = {
+    "added_tokens.json": lambda *numbers: json.dumps({f"<{one}>": one for one in numbers}),
+    "tokenizer_config.json": decoder,
+    "tokenizer.json": tokens,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "has_list"), [*((name, True) for name in ADDED), *((name, False) for name in [*ADDED][:2])]
+)
+def test_added_tokens_beyond_the_rows_get_a_note(name: str, has_list: bool) -> None:
+    for path, numbers in (("fits", (7,)), ("one", (12,)), ("two", (7, 9, 12))):
+        Path(model(path), name).write_text(ADDED[name](*numbers))
+        if not has_list:
+            Path(path, "vocab.json").unlink()
+    assert noted("fits") == []
+    has = "without a row, and model.embed_tokens.weight has 8 rows"
+    assert noted("one") == [f"{name} adds 1 token {has}: <12> is 12"]
+    assert noted("two") == [f"{name} adds 2 tokens {has}: <9> is 9, <12> is 12"]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"added_tokens_decoder": [1]}', '{"added_tokens_decoder": {"x": {}, "9": 1, "10": {}}}']
+)
+def test_what_adds_no_tokens_gets_no_note(text: str) -> None:
+    Path(model("m"), "tokenizer_config.json").write_text(text)
+    assert noted("m") == []
+
+
 DOCUMENTS = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
              "preprocessor_config.json", "processor_config.json", "added_tokens.json", "hf_quant_config.json")  # fmt: skip
 

@@ -13,6 +13,7 @@ from ..sources import scheme_of
 from ..tensors import DTYPES
 from ..text import count, escape, listing
 from ..vocabulary import ids_beyond
+from .added_tokens import added_beyond
 from .heads import head_notes
 from .model_config import declared_layers
 from .model_folders import ADAPTER, CONFIG, GENERATION, ModelFolder
@@ -113,11 +114,13 @@ def _vocabulary(plan: Plan, folder: ModelFolder, read: ModelFolder) -> Iterator[
     other = folder.rows and not known.intersection(step.shape[0] for step in steps)
     if other and not str(folder.config.get("model_type")).startswith(LARGER):
         yield f"config.json says {folder.rows} (vocab_size), and {has}: the model cannot be loaded so"
-    if not folder.vocabulary or _is_elsewhere(folder):
+    if _is_elsewhere(folder):
         return
-    if read.tokens is not None and len(read.tokens) > most.shape[0]:
+    if folder.vocabulary and read.tokens is not None and len(read.tokens) > most.shape[0]:
         tokens = count(len(read.tokens), "token")
         yield f"{escape(folder.vocabulary)} has {tokens}, and {has}: the last tokens have none"
+        return
+    yield from added_beyond(read, most.shape[0], has)
 
 
 def _widths(config: Mapping[str, Any]) -> Iterator[int]:
