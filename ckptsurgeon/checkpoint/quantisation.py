@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, suppress
 from typing import Any
 
@@ -20,6 +20,7 @@ __all__ = [
     "in_other_shards",
     "quantisation_settings",
     "settings_among",
+    "settings_by_file",
     "settings_in",
 ]
 
@@ -72,12 +73,24 @@ def quantisation_settings(folder: Folder | None) -> dict[str, Any]:
 
 def settings_among(names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
     """Return what files say of quantisation, by the first of ``names`` that does; ``read`` gives their JSON."""
+    return next((found for _, found in _each_settings(names, read)), {})
+
+
+def _each_settings(names: Collection[str], read: Callable[[str], Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each file that says something of quantisation, and what, the first to be believed first."""
     for name in _FILES:
         if name in names:
             document = read(name)
             found = quantisation_of(document if name in _CONFIGS else {SETTINGS: document})
             if found:
-                return dict(found)
+                yield name, dict(found)
+
+
+def settings_by_file(folder: Folder | None) -> dict[str, dict[str, Any]]:
+    """Return what each file of a folder says of quantisation, by its name."""
+    with suppress(CheckpointError):
+        if folder is not None:
+            return dict(_each_settings(folder.names(), lambda name: _document(folder, name)))
     return {}
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..encodings import Codes, contradictions, known_by_settings, stores_codes
+from ..encodings import Codes, contradictions, disagreements, known_by_settings, stores_codes
 from ..sources import Folder, scheme_of
 from ..tensors import DTYPES, TensorInfo
 from ..text import count, escape, listing
 from .quantisation import configuration, quantisation_settings
 
-__all__ = ["contradictory", "unsaid"]
+__all__ = ["at_odds", "contradictory", "unsaid"]
 
 Tensors = Mapping[str, TensorInfo]
 OTHERS = ("norm", "embed", "router", ".gate.")
@@ -28,6 +28,22 @@ def contradictory(path: str, codes: Codes, tensors: Tensors, settings: Mapping[s
             f"{escape(path)}: its quantization_config says {field} {escape(said)}, but the shapes of "
             f"{count(len(names), 'quantised tensor')} say {escape(found)}: {listing(names, SHOWN)}"
         )
+
+
+def at_odds(
+    path: str, codes: Codes, metadata: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    """Yield what files say of the same codes otherwise than the first that says something of them.
+
+    ``metadata`` are the settings in the file of the weights, ``files`` those of the files beside it.
+    """
+    said = {name: one for name, one in {"its metadata": metadata, **files}.items() if one}
+    first, settings = next(iter(said.items()), ("", {}))
+    for name, other in said.items():
+        there = disagreements(codes.methods(), other, settings)
+        back = disagreements(codes.methods(), settings, other)
+        for field, theirs, ours in dict.fromkeys([*there, *((field, one, two) for field, two, one in back)]):
+            yield f"{escape(path)}: {field} is {escape(ours)} in {first}, and {escape(theirs)} in {name}"
 
 
 def unsaid(

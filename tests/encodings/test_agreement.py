@@ -100,6 +100,26 @@ def test_every_verb_says_so(verb: str, tmp_path: Path) -> None:
     assert any("says bits 8" in note for note in VERBS[verb](model("gptq", bits=8).folder(tmp_path / "m")).notes)
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_two_files_that_say_otherwise_of_the_same_codes_are_said(verb: str, tmp_path: Path) -> None:
+    folder = model("gptq", sym=True).folder(tmp_path / "m")
+    beside = {"bits": 4, "group_size": 32, "desc_act": False}
+    for sym, format, expected in ((True, "gptq", 0), (True, "gptq_v2", 1), (False, "gptq", 1)):
+        said = {**beside, "sym": sym, "checkpoint_format": format}
+        (folder / "quantize_config.json").write_text(json.dumps(said))
+        notes = {note for note in VERBS[verb](folder).notes if "in config.json, and" in note}
+        assert len(notes) == expected, notes
+    assert notes == {f"{folder}: sym is true in config.json, and false in quantize_config.json"}
+
+
+def test_metadata_and_config_json_that_say_otherwise_are_said(tmp_path: Path) -> None:
+    folder = model("gptq").folder(tmp_path / "m")
+    metadata = {"quantization_config": json.dumps({**model("gptq").settings, "checkpoint_format": "gptq_v2"})}
+    save_file(model("gptq").tensors(), folder / "model.safetensors", metadata=metadata)
+    said = f"{folder}: checkpoint_format is gptq_v2 in its metadata, and gptq in config.json"
+    assert said in cs.inspect(folder).notes
+
+
 def test_bits_of_some_modules_are_those_of_their_own_settings(tmp_path: Path) -> None:
     one = model("gptq", bits=8, dynamic={".*q_proj": {"bits": 4}, ".*k_proj": {"bits": 4}})
     assert not said(cs.inspect(one.folder(tmp_path / "m")))
