@@ -10,6 +10,7 @@ from ..plan import Plan
 from ..planners import ema_weights, plan_average
 from .argument_types import checked
 from .config_differences import with_config_said
+from .held_files import with_beside_held
 from .inputs import OpenInputs, names_of, plan_source, said_of, view_of
 from .merged_folder import merged_folder
 from .model_folders import model_folder
@@ -58,6 +59,7 @@ def average(
         folders = [model_folder(one) for one in opened]
         plan = with_config_said(plan, folders)
         plan = checked_rows(merged_folder(plan, folders[0], folders), folders, remedy=AVERAGED, said=vocab == PLACE)
+        plan = with_beside_held(plan, folders)
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()

@@ -15,6 +15,7 @@ from ..planners import Options, check_codes, plan_edit
 from ..text import grouped, listing
 from .argument_types import checked
 from .coded import parts_elsewhere, with_settings
+from .held_files import with_settings_held
 from .inputs import OpenInputs, names_of, plan_source, view_of
 from .model_folders import model_folder
 from .operating import asked_conversions, operate, operations_file, operations_of
@@ -162,7 +163,7 @@ def _edit(
         )
         check_codes(plan, [checkpoint.codes])
         plan = with_settings(plan, [checkpoint])
-        plan = edited_folder(plan, folder, before, ties)
+        plan = with_settings_held(edited_folder(plan, folder, before, ties), folder)
     except BaseException:
         checkpoint.close()
         raise

@@ -15,17 +15,20 @@ from ..planners import (
     check_codes,
     check_extraction,
     comparable,
+    is_of_tokens,
     plan_lora_extract,
     refuse_codes,
 )
 from ..text import count, escape, listing
 from .argument_types import checked
 from .config_differences import with_config_said
+from .held_files import with_beside_held
 from .inputs import OpenInputs, names_of, plan_source, view_of
 from .known_model import model_at
 from .memory import memory_bytes, with_costs
 from .model_folders import model_folder
 from .planning import arguments_said
+from .rows_by_place import EXTRACTED, PLACE, check_place, checked_rows, token_note
 from .types import CheckpointLike, Patterns
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ def lora_extract(
     save_modules: bool = False,
     dtype: str | torch.dtype = "float32",
     seed: int = 0,
+    vocab: str | None = None,
     memory: str | int | None = None,
     unwrap: bool = False,
     root: str | None = None,
@@ -59,6 +63,7 @@ def lora_extract(
     config.json beside the two says what they are. What differs and is no such weight is named, or with
     ``save_modules`` goes along whole. ``dtype`` is the factors'. The decomposition starts from random numbers with
     ``seed``; ``memory`` bounds what it takes, as in "512MB". How well each factor fits is in the receipt of ``apply``.
+    Rows of an embedding that other tokens have in the two are an error, unless ``vocab`` is "place".
 
     Raises ConfigError for a rank or an alpha that is none, PlanError where nothing can be extracted, PatternError for a
     pattern that matches nothing, and what ``open_checkpoint`` raises.
@@ -69,6 +74,7 @@ def lora_extract(
         rank, alpha, options.include, options.exclude, embeddings, fan_in_fan_out, save_modules, options.dtype, seed,
     )  # fmt: skip
     check_extraction(asked)
+    check_place(vocab, "rows are subtracted by place.", EXTRACTED)
     most = memory_bytes(memory)
     opened: list[Checkpoint] = []
     try:
@@ -89,14 +95,20 @@ def lora_extract(
             arguments={
                 **arguments_said(
                     rank=rank, include=include, exclude=exclude, embeddings=embeddings, save_modules=save_modules,
-                    fan_in_fan_out=fan_in_fan_out, dtype=options.dtype, unwrap=unwrap, root=root,
+                    fan_in_fan_out=fan_in_fan_out, dtype=options.dtype, vocab=vocab, unwrap=unwrap,
+                    root=root,
                 ),
                 **({"alpha": alpha} if alpha is not None else {}),
             },
             notes=[*(note for one in opened for note in one.notes), *_lacking(ours, theirs)],
         )  # fmt: skip
         check_codes(plan, [one.codes for one in opened])
-        plan = with_config_said(plan, list(map(model_folder, opened)), 1)
+        folders = list(map(model_folder, opened))
+        plan = with_config_said(plan, folders, 1)
+        whole = any(step.factor is None and is_of_tokens(step.source_key, len(step.shape)) for step in plan.steps)
+        said = token_note(folders[0], folders[1], (names[0], names[1]), whole=whole) if vocab is None or whole else []
+        plan = checked_rows(plan, folders, remedy=EXTRACTED, said=vocab == PLACE)
+        plan = with_beside_held(replace(plan, notes=(*plan.notes, *said)), folders)
         return with_costs(replace(plan, inputs=OpenInputs(tuple(opened), None, memory=most)), most)
     except BaseException:
         for checkpoint in opened:

@@ -15,6 +15,7 @@ from ..text import count
 from .adapters import open_adapter
 from .argument_types import checked
 from .coded import with_settings
+from .held_files import with_beside_held
 from .inputs import OpenInputs, names_of, plan_source, said_of, view_of
 from .known_model import model_at
 from .memory import memory_bytes, with_costs
@@ -84,7 +85,7 @@ def lora_merge(
         inputs = OpenInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
         folders, by_place = list(map(model_folder, opened)), vocab == PLACE
         plan = lora_folder(plan, folders[0], opened[0], folders[1:], by_place=by_place)
-        plan = checked_rows(plan, folders, remedy=ADAPTED, said=by_place)
+        plan = with_beside_held(checked_rows(plan, folders, remedy=ADAPTED, said=by_place), folders)
         return with_costs(replace(plan, inputs=inputs), most)
     except BaseException:
         for checkpoint in opened:

@@ -15,6 +15,7 @@ from ..configs import ADAPTER, CONFIG, is_of_tokenizer, linked_away, model_files
 from ..errors import ConfigError, SourceError
 from ..formats import RECIPE_FILE
 from ..jsontext import read_json
+from ..plan import FilePrint
 from ..sources import SMALL_BYTES, Folder, broken_links, open_source, read_small, scheme_of
 from ..target import Companion
 from ..text import escape, listing
@@ -188,7 +189,7 @@ class ModelFolder:
     def document(self, name: str) -> dict[str, Any]:
         """Return the JSON object in one of its files; raises SourceError or ConfigError where it is none."""
         one = self._file(name)
-        return read_json(one.text) if one.text else read_object(one.path)
+        return read_json(one.text) if one.text else _object(self.read(name), one.path)
 
     def read(self, name: str, most: int = SMALL_BYTES) -> bytes:
         """Return the bytes of one of its files, which is read once unless it is large."""
@@ -198,9 +199,25 @@ class ModelFolder:
         data = self._kept.get(name)
         if data is None:
             data = read_small(one.path, most)
+            self._prints.setdefault(name, FilePrint(name, len(data), hashlib.sha256(data).hexdigest()))
             if len(data) <= SMALL_BYTES:
                 self._kept[name] = data
         return data
+
+    @property
+    def prints(self) -> tuple[FilePrint, ...]:
+        """The fingerprints of the files that were read, by name."""
+        return tuple(self._prints[name] for name in sorted(self._prints))
+
+    def fingerprint(self, *names: str) -> None:
+        """Read files, those of these names that are there, for their fingerprints; raises SourceError."""
+        for one in self.files:
+            if one.name in names and one.name not in self._prints and one.path:
+                self.read(one.name)
+
+    @cached_property
+    def _prints(self) -> dict[str, FilePrint]:
+        return {}
 
     @cached_property
     def _kept(self) -> dict[str, bytes]:
@@ -247,8 +264,12 @@ def json_text(document: Mapping[str, Any]) -> str:
 
 def read_object(path: str) -> dict[str, Any]:
     """Return the JSON object in a small file; raises SourceError, or ConfigError where it is none."""
+    return _object(read_small(path), path)
+
+
+def _object(given: bytes, path: str) -> dict[str, Any]:
     try:
-        data = read_json(read_small(path))
+        data = read_json(given)
     except ValueError as error:
         raise ConfigError(f"{escape(path)} is not valid JSON: {escape(str(error))}.") from error
     if not isinstance(data, dict):

@@ -18,6 +18,7 @@ from ..plan import FilePrint, Plan, PlanSource
 from ..planners import check_codes
 from ..target import TargetSpec
 from ..text import escape, listing
+from .held_files import check_beside
 from .inputs import OpenInputs, file_print, memory_print
 from .operating import operate
 from .types import CheckpointLike, Path
@@ -76,6 +77,7 @@ def inputs_of(plan: Plan) -> Inputs:
             opened.append(_reopen(source))
             _check_prints(source, opened[-1])
             _check_validators(source, opened[-1])
+            check_beside(source, opened[-1])
         for file in plan.target.files:
             now = file_print(file.name)
             if (now.size, now.sha256) != (file.size, file.sha256):

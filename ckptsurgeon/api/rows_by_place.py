@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..errors import ConfigError, PlanError
-from ..plan import Plan, Step
+from ..plan import Plan
 from ..planners import is_of_tokens
 from ..target import Companion
 from ..text import brief_repr, escape, listing
@@ -14,7 +14,10 @@ from ..vocabulary import NewVocabulary
 from .folder_checks import vocabulary_fault
 from .model_folders import ModelFolder
 
-__all__ = ["ADAPTED", "AVERAGED", "COPIED", "MERGED", "PLACE", "RECIPE", "check_place", "checked_lists", "checked_rows"]
+__all__ = [
+    "ADAPTED", "AVERAGED", "COPIED", "EXTRACTED", "MERGED", "PLACE", "RECIPE", "check_place", "checked_lists",
+    "checked_rows", "token_note",
+]  # fmt: skip
 
 PLACE = "place"
 """What ``--vocab`` says if rows are to go by place, whatever their tokens are."""
@@ -23,11 +26,12 @@ MERGED = "--vocab union (or base, or FILE) merges rows by token, --vocab place b
 RECIPE = f"Write tokenizer_source: union (or base, or a model) into it; or {MERGED}"
 AVERAGED = "ckpt merge -m linear --vocab union (or base, or FILE) averages rows by token, --vocab place by place."
 COPIED = "--vocab SRC_TOKENS:DST_TOKENS maps rows by token, --vocab place copies them by place; or --exclude them."
+EXTRACTED = "--save-modules saves rows whole, --exclude leaves them out, --vocab place subtracts them by place."
 ADAPTED = "Save embedding and output layer with the adapter (modules_to_save); --vocab place takes rows by place."
 BROKEN = "the tokeniser of "
 """How it begins that one is broken: nobody knows its rows."""
-_BY_TOKEN = ("map", "init", "keep", "factor")
-"""Steps that take no rows by place, or that make no rows."""
+_BY_TOKEN = ("map", "init", "keep")
+"""Steps that take no rows by place."""
 
 
 def check_place(vocab: str | None, why: str, remedy: str) -> None:
@@ -96,6 +100,16 @@ def checked_lists(plan: Plan, folders: Sequence[ModelFolder], change: NewVocabul
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 
+def token_note(tuned: ModelFolder, base: ModelFolder, names: tuple[str, str], *, whole: bool) -> list[str]:
+    """Say that the tuned network of an adapter has other tokens than its base; ``whole`` if its rows go along."""
+    if not tuned.vocabulary or not base.vocabulary or tuned.has_tokens_of(base):
+        return []
+    first, second = map(escape, names)
+    if whole:
+        return [f"the rows that go along are those of {first}'s tokens: its tokeniser belongs beside the adapter"]
+    return [f"the tokenisers of {first} and {second} differ: the adapter is for the tokens of {second}"]
+
+
 def _difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], rows: int) -> str:
     """Say in what the tokenisers of two named folders differ, '' if in nothing."""
     (folder, name), (output, its_name) = one, other
@@ -110,24 +124,28 @@ def _difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], ro
     return f"row {found[0]} is {_token(found[2])} in {name} and {_token(found[1])} in {its_name}" if found else ""
 
 
-def _by_place(plan: Plan, source: int) -> Iterator[Step]:
-    """Yield the steps that take rows of a source by place; a policy for shapes says itself that it does."""
+def _by_place(plan: Plan, source: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield tensors of which rows of a source are taken by place; a policy for shapes says itself that it does.
+
+    Those that are made of them have their key and shape; of factors, it is the tensors whose difference they are of.
+    """
     for step in plan.steps:
         taken = step.op not in _BY_TOKEN and not step.policy
-        if taken and any(one.source == source and one.shape == step.shape for one in step.inputs):
-            yield step
+        key, shape = (step.key, step.shape) if step.factor is None else (step.source_key, step.source_shape)
+        if taken and any(one.source == source and one.shape == shape for one in step.inputs):
+            yield key, shape
 
 
 def _rows(
-    steps: Iterable[Step], size: int, tokens: Sequence[str], declared: Mapping[str, int]
+    taken: Iterable[tuple[str, tuple[int, ...]]], size: int, tokens: Sequence[str], declared: Mapping[str, int]
 ) -> Iterator[tuple[str, int]]:
     """Yield tensors that have a row for each token of the output, and how many: as declared, or by name and length."""
-    for step in steps:
-        axis = declared.get(step.key, 0)
-        if axis < len(step.shape) and (step.key in declared or is_of_tokens(step.key, len(step.shape))):
-            rows = step.shape[axis]
+    for key, shape in taken:
+        axis = declared.get(key, 0)
+        if axis < len(shape) and (key in declared or is_of_tokens(key, len(shape))):
+            rows = shape[axis]
             if rows == size or rows >= len(tokens):
-                yield step.key, rows
+                yield key, rows
 
 
 def _first_other(output: ModelFolder, folder: ModelFolder, rows: int) -> tuple[int, str, str] | None:

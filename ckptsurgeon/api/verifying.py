@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 
 from ..checkpoint import open_checkpoint, path_of
 from ..errors import ConfigError, FormatError, VerifyError
 from ..plan import Failure, Plan, Verification
 from ..text import escape
+from .held_files import changed_beside
 from .reopening import find_sources, read_plan
 from .types import CheckpointLike, Path, Progress
 
@@ -55,16 +57,19 @@ def verify(
                 recipe = parse_recipe(checkpoint.recipe)
             except VerifyError as error:
                 return Verification(path_of(output), 0, 0, 0, failed=(Failure("", str(error)),))
-            found, absent = find_sources(recipe.sources, folder, sources or {}, stack)
+            named = recipe.sources
+            found, absent = find_sources(named, folder, sources or {}, stack)
             expected = expected_of_recipe(recipe, found, absent, context)
         elif planned is not None:
-            found, absent = find_sources(planned.sources, "", sources or {}, stack)
+            named = planned.sources
+            found, absent = find_sources(named, "", sources or {}, stack)
             expected = expected_of_plan(planned, found, absent, context)
         else:
             raise ConfigError(
                 f"{escape(path_of(output))} carries no recipe: ckptsurgeon did not write it.",
                 hint="Hold it against a plan with --plan.",
             )
-        return verify_output(
+        result = verify_output(
             checkpoint, expected, plan=planned, sample=sample, key_file=os.fspath(key or ""), progress=progress
         )
+        return replace(result, notes=(*result.notes, *changed_beside(named, found)))

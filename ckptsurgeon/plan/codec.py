@@ -96,6 +96,7 @@ def _source_json(source: PlanSource) -> dict[str, Any]:
         **({"memory": True} if source.memory else {}),
         **({"operations": operations} if operations else {}),
         "files": [_print_json(file) for file in source.files],
+        **({"beside": [_print_json(file) for file in source.beside]} if source.beside else {}),
     }
 
 
@@ -109,7 +110,7 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
         PlanSource(
             text(s["name"]), text(s["path"]), text(s["root"]), tuple(map(text, s["stripped"])),
             _read_prints(s["files"]), text(s["role"]), tuple(map(dict, s.get("operations", ()))),
-            truth(s.get("memory", False)),
+            truth(s.get("memory", False)), _read_prints(s.get("beside", ())),
         )
         for s in data["sources"]
     )  # fmt: skip

@@ -45,7 +45,8 @@ class PlanSource(Brief):
 
     ``role`` is "source", or "destination" for a checkpoint whose own values are kept. ``operations`` are what made
     its tensors into others before anything was selected, as plain data. Of tensors in ``memory`` there is no path, and
-    the fingerprint is of their keys, dtypes and shapes.
+    the fingerprint is of their keys, dtypes and shapes. ``beside`` are the files beside the weights that planning read,
+    by their names there, with the SHA-256 of all that is in them.
     """
 
     name: str
@@ -56,6 +57,7 @@ class PlanSource(Brief):
     role: str = "source"
     operations: tuple[Mapping[str, Any], ...] = ()
     memory: bool = False
+    beside: tuple[FilePrint, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)

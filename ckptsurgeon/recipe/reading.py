@@ -49,6 +49,7 @@ def _read_source(row: Mapping[str, Any]) -> PlanSource:
         str(row["name"]), str(row["path"]), str(row["root"]), tuple(map(str, row["stripped"])),
         tuple(_read_file(file) for file in row["files"]), str(row["role"]),
         tuple(map(dict, row.get("operations", ()))), bool(row.get("memory", False)),
+        tuple(_read_file(file) for file in row.get("beside", ())),
     )  # fmt: skip
 
 

@@ -91,6 +91,7 @@ def _source_json(source: PlanSource) -> dict[str, Any]:
         "stripped": list(source.stripped),
         **({"operations": [dict(row) for row in source.operations]} if source.operations else {}),
         "files": [_file_json(file) for file in source.files],
+        **({"beside": [_file_json(file) for file in source.beside]} if source.beside else {}),
     }
 
 

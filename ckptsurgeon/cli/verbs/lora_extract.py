@@ -50,6 +50,10 @@ def run(
     ] = False,
     dtype: Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="Of the factors.")] = "float32",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the random start.")] = 0,
+    vocab: Annotated[
+        str | None,
+        typer.Option("--vocab", metavar="place", help="Subtract rows by place, though the tokenisers differ."),
+    ] = None,
     memory: Memory = None,
     output: OutputUnlessDry = None,
     root: Root = None,
@@ -69,7 +73,7 @@ def run(
     writing.check()
     plan = api.lora_extract(
         tuned, base, rank=rank, alpha=alpha, include=include or (), exclude=exclude or (), embeddings=embeddings,
-        fan_in_fan_out=fan_in_fan_out, save_modules=save_modules, dtype=dtype, seed=seed, memory=memory,
-        unwrap=unwrap, root=root,
+        fan_in_fan_out=fan_in_fan_out, save_modules=save_modules, dtype=dtype, seed=seed, vocab=vocab,
+        memory=memory, unwrap=unwrap, root=root,
     )  # fmt: skip
     writing.carry_out(plan)
