@@ -299,3 +299,25 @@ def test_floats_are_espnet_s_mean_and_integers_keep_their_value_where_espnet_sum
     assert ours == {"w": ["float32", [2.5]], "n": ["int64", 40], "b": ["bool", True]}
     # Asked for the best two as well, ESPnet's mean of four begins with what the mean of two left behind.
     assert theirs["2,4"]["values"]["w"] != alone["w"]
+
+
+SEVERAL = [
+    (["f16", "bf16", "f32"], "float16", "float32"),
+    (["bf16", "f16"], "bfloat16", "float32"),
+    (["f32", "bf16"], "float32", "float32"),
+]
+DTYPE_OF = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
+
+
+@pytest.mark.parametrize(("names", "first", "widest"), SEVERAL)
+def test_which_dtype_comes_of_several_is_said(names: list[str], first: str, widest: str) -> None:
+    paths = [f"{name}.pth" for name in names]
+    for name, path in zip(names, paths, strict=True):
+        torch.save({"w": torch.ones(2, dtype=DTYPE_OF[name]), "b": torch.ones(1)}, path)
+    said = f"1 tensor of several dtypes ({', '.join(str(DTYPE_OF[n]).removeprefix('torch.') for n in names[:-1])}"
+    (note,) = cs.average(paths).notes
+    assert note.startswith(said)
+    assert note.endswith(f"the output has that of the first, {first}: w")
+    (note,) = cs.merge(paths, method="linear", weights=[1.0] * len(paths)).notes
+    assert note == f"1 tensor of several dtypes: the output has {widest}, which holds all: w"
+    assert not cs.average([paths[0], paths[0]]).notes

@@ -166,3 +166,33 @@ def test_a_head_under_another_name_is_one() -> None:
     }
     save_file(state, "other/model.safetensors")
     assert TIES not in notes(cs.convert("other"))
+
+
+PAIRS = [("tied", "own"), ("own", "tied"), ("both", "own"), ("own", "both")]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_models_that_tie_their_head_and_that_do_not_come_apart_in_either_order(first: str, second: str) -> None:
+    model("own", tied=False, head=True)
+    model("tied", tied=True, head=False)
+    model("both", tied=True, head=True, scale=2.0)
+    key = EMBED if "tied" in (first, second) else "lm_head.weight"
+    other = "both" if "both" in (first, second) else "tied"
+    said = f"lm_head.weight is made of {key} of {other} too, where the embedding is the output layer ({TIES}), not so in own"
+    plans = [cs.merge([first, second], method="linear", weights=[0.5, 0.5])]
+    plans += [cs.average([first, second])] if other == "both" else []
+    for plan in plans:
+        assert said in notes(plan)
+        assert "the two come apart" in notes(plan)
+    for same in (["own", "own"], ["tied", "tied"], ["tied", "both"]):
+        assert "come apart" not in notes(cs.merge(same, method="linear", weights=[0.5, 0.5]))
+
+
+@pytest.mark.parametrize("order", [["one.pth", "two.pth"], ["two.pth", "one.pth"]])
+def test_an_average_says_that_tensors_come_apart_that_one_file_ties(order: list[str]) -> None:
+    value = torch.ones(6, 2)
+    torch.save({EMBED: value, "lm_head.weight": value}, "one.pth")
+    torch.save({EMBED: value, "lm_head.weight": value.clone()}, "two.pth")
+    said = f"{EMBED} and lm_head.weight are one tensor in one.pth, and two in the output"
+    assert said in cs.average(order).notes
+    assert not cs.average(["one.pth", "one.pth"]).notes

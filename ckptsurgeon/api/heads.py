@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from ..plan import Plan, Step
 from ..planners import EMBEDDING, HEAD
-from ..text import escape
+from ..text import escape, listing
 from .model_folders import ModelFolder
 from .tied_by_default import TIES, model_type_of, untied_by_default
 
-__all__ = ["has_new_head", "head_notes", "with_heads_said"]
+__all__ = ["has_new_head", "head_notes", "mixed_head_notes", "with_heads_said"]
 
 HEADED = re.compile(r"(ForCausalLM|LMHeadModel)$")
 """Names of classes of transformers that have an output layer over the vocabulary."""
@@ -54,6 +54,24 @@ def _notes(plan: Plan, number: int, folder: ModelFolder, keys: Collection[str], 
 
 def _is_from(step: Step, source: int) -> bool:
     return any(one.source == source for one in step.inputs)
+
+
+def mixed_head_notes(plan: Plan, folders: Sequence[ModelFolder]) -> Iterator[str]:
+    """Yield a note on an output layer that is the input embedding in some of the models that are merged, as they say.
+
+    ``folders`` are those of the sources, in their order.
+    """
+    for step in plan.steps:
+        if not HEAD.search(step.key) or step.tied_to:
+            continue
+        tied = {one.source: one.key for one in step.inputs if folders[one.source].is_tied}
+        others = [plan.sources[one.source].name for one in step.inputs if one.source not in tied]
+        if tied and others:
+            said = [f"{escape(key)} of {escape(plan.sources[number].name)}" for number, key in tied.items()]
+            yield (
+                f"{escape(step.key)} is made of {listing(said, where='')} too, where the embedding is the output layer "
+                f"({TIES}), not so in {listing(others)}: the two come apart"
+            )
 
 
 def head_notes(plan: Plan, folder: ModelFolder) -> Iterator[str]:

@@ -12,7 +12,7 @@ from ..target import Companion
 from ..tensors import TensorInfo
 from ..text import escape, listing
 from ..vocabulary import Renumbering
-from .heads import has_new_head
+from .heads import has_new_head, mixed_head_notes
 from .merge_vocabulary import ModelTokens
 from .model_config import with_dtype
 from .model_folders import ADAPTER, ModelFolder
@@ -47,15 +47,15 @@ def merged_folder(
     ``tokens`` the vocabulary is another: its list goes beside the weights of whatever model, and the size and the token
     ids with it.
     """
-    notes: list[str] = []
+    notes = list(mixed_head_notes(plan, models))
     config = donor.config if config is None else config
     files = donor.files if files is None else files
     if tokens is not None:
-        files, notes = token_files(tokens, files, models, models.index(donor))
+        files, made = token_files(tokens, files, models, models.index(donor))
         config, more = config_for(config, tokens.size)
         numbers = Renumbering.of(tokens.lists[models.index(donor)].tokens, tokens.output.tokens)
         config, files, moved = with_new_ids(config, files, numbers, "the output's vocabulary", UNITED)
-        notes = [*notes, *more, *moved]
+        notes = [*notes, *made, *more, *moved]
         plan = replace(plan, notes=(*plan.notes, *tokens.notes))
     notes += donor.notes
     if not donor.config:

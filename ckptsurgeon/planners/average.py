@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, FormatError, PlanError
 from ..plan import Input, Plan, PlanTarget, Step
 from ..tensors import DTYPES, alias_groups
-from ..text import escape, listing, shape_text
+from ..text import count, escape, listing, shape_text
 from .coded import refuse_codes
+from .merge_ties import Ties
 from .select import SourceView
 
 __all__ = ["INT_BUFFERS", "ema_weights", "plan_average"]
@@ -63,8 +64,19 @@ def plan_average(
         steps=tuple(steps),
         arguments=arguments or {},
         metadata=metadata or {},
-        notes=tuple(notes),
+        notes=(*notes, *Ties(views).apart(steps), *_mixed(steps, views)),
     )
+
+
+def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
+    """Say which tensors are of several dtypes, and which the average has: the first's."""
+    mixed = [step for step in steps if len({one.dtype for one in step.inputs}) > 1]
+    if mixed:
+        each = [escape(dtype) for dtype in dict.fromkeys(one.dtype for step in mixed for one in step.inputs)]
+        made = listing(list(dict.fromkeys(step.dtype for step in mixed)), where="")
+        keys = listing([step.key for step in mixed])
+        number = count(len(mixed), "tensor")
+        yield f"{number} of several dtypes ({listing(each, where='')}): the output has that of the first, {made}: {keys}"
 
 
 def _check_keys(views: Sequence[SourceView]) -> None:

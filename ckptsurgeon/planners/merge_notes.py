@@ -20,7 +20,8 @@ class MergeNotes:
     nowhere: list[str] = field(default_factory=list)
     from_base: list[str] = field(default_factory=list)
     fewer: list[str] = field(default_factory=list)
-    mixed: list[str] = field(default_factory=list)
+    mixed: dict[str, list[str]] = field(default_factory=dict)
+    """By the dtype that the output has."""
 
     def said(self, options: MergeOptions) -> Iterator[str]:
         """Yield a note on each kind."""
@@ -30,7 +31,10 @@ class MergeNotes:
             (self.nowhere, "left out, since no model that it would be merged of has it"),
             (self.from_base, "counted as the base's where a model lacks it (--on-missing base)"),
             (self.fewer, "merged of fewer models than there are"),
-            (self.mixed, "of several dtypes: the output has the widest"),
+            *(
+                (keys, f"of several dtypes: the output has {made}, which holds all")
+                for made, keys in self.mixed.items()
+            ),
         ):
             if keys:
                 yield f"{count(len(keys), 'tensor')} {what}: {listing(keys)}"

@@ -198,10 +198,11 @@ class MergeSteps:
         dtypes = {one.dtype for one in inputs}
         if len(dtypes) == 1 or self._options.dtype:
             return self._options.dtype or inputs[0].dtype
-        self._notes.mixed.append(piece.key)
         bits = max(DTYPES[dtype].bits for dtype in dtypes)
         widest = [dtype for dtype in dtypes if DTYPES[dtype].bits == bits]
-        return widest[0] if len(widest) == 1 else "float32"
+        made = widest[0] if len(widest) == 1 else "float32"
+        self._notes.mixed.setdefault(made, []).append(piece.key)
+        return made
 
 
 def _copies(method: Method, parameters: Mapping[str, Any]) -> bool:
