@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..checkpoint import Checkpoint
-from ..errors import FormatError, SourceError
+from ..errors import CheckpointError, FormatError, SourceError
 from ..inspection import AdapterSettings, adapter_settings
 from ..jsontext import read_json
 from ..sources import File, Folder, leads_out, scheme_of
@@ -39,10 +39,28 @@ def settings_beside(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tup
     try:
         if weights is None or not is_beside(weights):
             return None, ()
-        settings = adapter_settings(_read(configuration_of(weights.folder())))
-        return settings, () if settings is not None else (f"{CONFIG} is not understood: it has no peft_type",)
+        data = _read(configuration_of(weights.folder()))
+        settings = adapter_settings(data)
+        if settings is None:
+            return None, (f"{CONFIG} is not understood: it has no peft_type",)
+        return settings, _differences(checkpoint, data)
     except (ValueError, SourceError, FormatError) as error:
         return None, (f"{CONFIG} is not understood: {error}",)
+
+
+def _differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
+    """Say in what a configuration differs from the tensors; nothing of an adapter that is not merged here anyway."""
+    from ..lora import parse_config, read_adapter
+
+    try:
+        config = parse_config(data, CONFIG)
+    except CheckpointError:
+        return ()
+    try:
+        notes = read_adapter(checkpoint, config, checkpoint.path, lambda key: 1.0).notes
+    except CheckpointError as error:
+        return (f"{CONFIG} does not fit the tensors: {error.message}",)
+    return tuple(f"{CONFIG}: {note}" for note in notes)
 
 
 def _read(file: File) -> object:

@@ -8,6 +8,7 @@ from ..lazy import lazy_names
 
 if TYPE_CHECKING:
     from .adapter import Adapter, Module, Scales, read_adapter
+    from .agreement import base_notes
     from .arithmetic import Change, Changing
     from .config import AdapterConfig, parse_config
     from .conv1d import KnownModel, is_named_conv1d, known_model
@@ -26,6 +27,7 @@ __all__ = [
     "Module",
     "Names",
     "Scales",
+    "base_notes",
     "changing",
     "decompose",
     "elements_held",
@@ -46,6 +48,7 @@ __getattr__ = lazy_names(
             "Scales",
             "read_adapter",
         ),
+        ".agreement": ("base_notes",),
         ".arithmetic": (
             "Change",
             "Changing",

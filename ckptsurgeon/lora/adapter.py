@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import ConfigError, FormatError
 from ..tensors import DTYPES, TensorInfo
 from ..text import escape, shape_text
+from .agreement import config_notes
 from .config import AdapterConfig
 from .kinds import not_known
 from .names import DORA_SCALE, Part, loose_part, peft_part
@@ -46,7 +47,8 @@ class Adapter:
     """An adapter as its headers and its configuration describe it.
 
     ``saved`` maps keys of the base to the keys of tensors that take their place. ``transposed`` says how square
-    weights lie. ``spelling`` is whose names it has.
+    weights lie. ``spelling`` is whose names it has. ``config`` is PEFT's, where it has one; ``notes`` say in what that
+    and the tensors differ.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Adapter:
     saved: Mapping[str, str]
     transposed: bool = False
     spelling: str = "PEFT"
+    config: AdapterConfig | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -98,9 +102,10 @@ def read_adapter(
     if unknown or not (found or saved):
         raise not_known(unknown, name, configured=config is not None)
     _check_halves(found.values(), name)
-    modules = (_module(one, tensors, config, name, number, metadata or {}) for one in found.values())
+    modules = tuple(_module(one, tensors, config, name, number, metadata or {}) for one in found.values())
     spelling = "PEFT" if config is not None else _spelling(found.values())
-    return Adapter(name, tuple(modules), saved, config is not None and config.transposed, spelling)
+    notes = tuple(config_notes(modules, saved, config)) if config is not None else ()
+    return Adapter(name, modules, saved, config is not None and config.transposed, spelling, config, notes)
 
 
 def _is_saved(key: str, config: AdapterConfig | None) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..text import brief_repr, escape
 from .patterns import PatternTable
+from .targets import Targets, targets_of
 
 __all__ = ["AdapterConfig", "parse_config"]
 
@@ -48,6 +49,8 @@ class AdapterConfig:
     transposed: bool = False
     saved: tuple[str, ...] = ()
     bias: str = "none"
+    lora_bias: bool | None = None
+    targets: Targets | None = None
 
     def rank_of(self, module: str) -> int:
         """Return the rank that a module should have."""
@@ -110,6 +113,8 @@ def _parsed(data: Mapping[str, Any]) -> AdapterConfig:
         transposed=_truth(data.get("fan_in_fan_out")),
         saved=tuple(map(_text, [saved] if isinstance(saved, str) else _list(saved))),
         bias=_text(data.get("bias") or "none"),
+        lora_bias=_truth(data["lora_bias"]) if data.get("lora_bias") is not None else None,
+        targets=targets_of(data),
     )
 
 

@@ -41,9 +41,14 @@ class Names:
     shifts: dict[str, Shift] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def shift(self) -> Shift:
+        """What stands before the names of an adapter that is for one model."""
+        return self.shifts.get("", Shift())
+
     def saved(self, key: str) -> str:
         """Return the key in the base of a tensor that an adapter saves."""
-        return self.shifts.get("", Shift()).apply(key) or key
+        return self.shift.apply(key) or key
 
 
 def matched(modules: Sequence[tuple[str, str, bool]], keys: Collection[str], saved: Collection[str] = ()) -> Names:

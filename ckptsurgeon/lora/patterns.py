@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..text import brief_repr
 
-__all__ = ["PatternTable"]
+__all__ = ["MODULE", "PatternTable", "bounded"]
 
 PATTERN, REPEATS, CHOICES, MODULE = 400, 4, 12, 400
 """Characters of a pattern, repetitions in it, characters of what it is held against: so each takes milliseconds."""
@@ -35,8 +35,16 @@ class PatternTable:
         self._whole: dict[str, tuple[int, Any]] = {}
         self._others: list[tuple[int, re.Pattern[str], Any]] = []
         self._tries = 0
+        self._spelled: list[str] = []
+        self._used: set[int] = set()
         for number, (text, value) in enumerate((values or {}).items()):
             self._add(number, text, value)
+            self._spelled.append(text)
+
+    @property
+    def unused(self) -> list[str]:
+        """The patterns that decided for no module of those that were asked for."""
+        return [text for number, text in enumerate(self._spelled) if number not in self._used]
 
     def _add(self, number: int, text: Any, value: Any) -> None:
         if not isinstance(text, str) or len(text) > PATTERN:
@@ -57,6 +65,8 @@ class PatternTable:
         tail = module[-MODULE:]
         found = [one[name] for one, name in self._asked(tail) if name in one]
         first, value = min(found, key=lambda one: one[0]) if found else (None, otherwise)
+        if first is not None:
+            self._used.add(first)
         for number, pattern, other in self._others:
             if first is not None and number > first:
                 break
@@ -64,6 +74,7 @@ class PatternTable:
             if self._tries > TRIES:
                 raise ConfigError("has so many patterns, for so many modules, that comparing them would not end soon.")
             if pattern.match(tail):
+                self._used.add(number)
                 return other
         return value
 
@@ -84,9 +95,21 @@ def _plain(text: str) -> str | None:
     return None if _SPECIAL & set(escaped) else name
 
 
-def _compiled(text: str) -> re.Pattern[str]:
+def bounded(text: str) -> re.Pattern[str] | None:
+    """Return an expression that ends soon on any name of ``MODULE`` characters; None for any other, and for none."""
+    try:
+        return None if len(text) > PATTERN or _is_long(text) else re.compile(text)
+    except (re.error, OverflowError, RecursionError):
+        return None
+
+
+def _is_long(text: str) -> bool:
     plain = re.sub(r"\\.", "", text)
     often = sum(map(plain.count, "*+{")) > REPEATS or sum(map(plain.count, "?|")) > CHOICES
-    if often or re.search(r"\)[*+{?]", plain):
+    return often or re.search(r"\)[*+{?]", plain) is not None
+
+
+def _compiled(text: str) -> re.Pattern[str]:
+    if _is_long(text):
         raise ValueError(f"the pattern {brief_repr(text)} repeats too much")
     return re.compile(ENDS.format(text))  # as it is used: flags, and groups that are closed too early, are faults there

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..errors import PlanError
 from ..keys import KeyMatcher
-from ..lora import KnownModel, Module, matched
+from ..lora import KnownModel, Module, base_notes, matched
 from ..plan import Input, Term
 from ..tensors import DTYPES
 from ..text import escape, shape_text
@@ -48,7 +48,7 @@ class Changes:
         names = matched([(m.component, m.name, m.joined) for m in modules], known, one.adapter.saved)
         check_names(modules, names, one, self.base)
         refuse_codes([self.base], "lora merge", set(names.weights.values()))
-        self.notes += [f"{escape(one.adapter.name)}: {note}" for note in names.notes]
+        self.notes += [f"{escape(one.adapter.name)}: {note}" for note in (*names.notes, *one.adapter.notes)]
         weights = [names.weights[module.component, module.name] for module in modules]
         ways = lying(list(zip(modules, weights, strict=True)), one, self.base, self.model)
         self.notes += [f"{escape(one.adapter.name)}: {note}" for note in ways.notes]
@@ -56,6 +56,11 @@ class Changes:
             self._add_module(source, one, module, key, transposed=transposed)
         for name, key in one.adapter.saved.items():
             self._add_saved(source, one, names.saved(name), key)
+        every = dict(zip((module.name for module in modules), weights, strict=True))
+        every |= {module.name: "" for module in one.adapter.modules if module.name not in every}  # excluded: no loss
+        shift = names.shift
+        stays = base_notes(one.adapter, every, self.base.tensors, on=shift.on, off=shift.off)
+        self.notes += [f"{escape(one.adapter.name)}: {note}" for note in stays]
 
     def _chosen(self, source: int, one: AdapterView) -> list[Module]:
         """Return the modules that are not excluded, and remember the others."""

@@ -1,0 +1,84 @@
+"""Which modules a configuration of PEFT's says that its adapter is for. Pure.
+
+As ``check_target_module_exists`` of peft/tuners/tuners_utils.py has it (peft 0.21).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .patterns import MODULE, bounded
+
+__all__ = ["Targets", "targets_of"]
+
+ALL = "all-linear"
+"""What PEFT replaces by names when it makes an adapter."""
+
+_LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Names that a module is called or ends with, or the expression that all of its name matches."""
+
+    names: frozenset[str] = frozenset()
+    expression: re.Pattern[str] | None = None
+
+    def has(self, module: str) -> bool:
+        if self.expression is not None:
+            return self.expression.fullmatch(module) is not None
+        return any(tail in self.names for tail in _tails(module))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The modules that are meant: ``chosen`` but not ``excluded``, of these ``layers`` if there are any."""
+
+    chosen: _Chosen
+    excluded: _Chosen = _Chosen()
+    layers: frozenset[int] = frozenset()
+    lists: tuple[re.Pattern[str], ...] = (_LAYER,)
+
+    def has(self, module: str) -> bool:
+        """Whether a module is meant."""
+        if len(module) > MODULE:  # longer than any expression is held against
+            return True
+        if self.excluded.has(module) or not self.chosen.has(module):
+            return False
+        if not self.layers or self.chosen.expression is not None or module in self.chosen.names:
+            return True
+        found = next((one for one in (pattern.match(module) for pattern in self.lists) if one), None)
+        return found is not None and int(found[1]) in self.layers
+
+
+def targets_of(data: Mapping[str, Any]) -> Targets | None:
+    """Return the modules that a configuration means; None where it names none, or in a way that is not understood."""
+    chosen, excluded = _chosen(data.get("target_modules")), _chosen(data.get("exclude_modules") or ())
+    layers, lists = data.get("layers_to_transform"), data.get("layers_pattern") or ()
+    numbers = [layers] if type(layers) is int else layers or []
+    names = [lists] if isinstance(lists, str) else lists
+    sound = isinstance(numbers, list) and all(type(one) is int for one in numbers)
+    plain = isinstance(names, (list, tuple)) and all(isinstance(one, str) and one.isidentifier() for one in names)
+    if chosen is None or excluded is None or not (chosen.names or chosen.expression) or not sound or not plain:
+        return None
+    patterns = tuple(re.compile(rf".*\.{name}\.(\d+)\.") for name in names)
+    return Targets(chosen, excluded, frozenset(numbers), patterns or (_LAYER,))
+
+
+def _chosen(said: Any) -> _Chosen | None:
+    if isinstance(said, str):
+        expression = bounded(said) if said != ALL else None
+        return _Chosen(expression=expression) if expression is not None else None
+    if not isinstance(said, (list, tuple)) or not all(isinstance(one, str) for one in said):
+        return None
+    return _Chosen(frozenset(said))
+
+
+def _tails(module: str) -> Iterator[str]:
+    yield module
+    for at, letter in enumerate(module):
+        if letter == ".":
+            yield module[at + 1 :]
