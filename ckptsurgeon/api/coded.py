@@ -16,6 +16,9 @@ from ..text import count, escape, listing
 
 __all__ = ["check_settings", "parts_elsewhere", "with_settings"]
 
+MARKER = "scaled_fp8"
+"""What ComfyUI calls the tensor that says that there are scales."""
+
 
 def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:
     """Say of one shard which quantised tensors have parts in the others, where they stay."""
@@ -47,7 +50,10 @@ def with_settings(plan: Plan, opened: Sequence[Checkpoint]) -> Plan:
     """
     if "metadata" in plan.arguments and SETTINGS in plan.arguments["metadata"]:
         return plan
-    said = [found for place in _copied(plan, opened) if (found := opened[place].quantisation)]
+    copied = _copied(plan, opened)
+    notes = [note for place in copied for note in _markers(plan, place, opened[place])]
+    plan = replace(plan, notes=(*plan.notes, *notes)) if notes else plan
+    said = [found for place in copied if (found := opened[place].quantisation)]
     if not said or settings_in(plan.metadata) in said:
         return plan
     return replace(plan, metadata={**plan.metadata, SETTINGS: json.dumps(said[0])})
@@ -89,3 +95,14 @@ def check_settings(
                     hint=f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}; or leave the quantised tensors of one out.",
                     details=[one.name for one in tensors],
                 )
+
+
+def _markers(plan: Plan, place: int, checkpoint: Checkpoint) -> Iterator[str]:
+    """Say that the tensor is left out by which ComfyUI knows that a file has scales."""
+    marker = next((key for key in checkpoint if key.rpartition(".")[2] == MARKER), None)
+    if marker is None or any(step.key.rpartition(".")[2] == MARKER for step in plan.steps):
+        return
+    codes = checkpoint.codes.by_key
+    taken = (one.key for step in plan.steps for one in step.inputs if one.source == place and one.key in codes)
+    if any(f".{key}".endswith(".scale_weight") for key in taken):
+        yield f"{escape(marker)} is left out, without which ComfyUI does not use the scales: it takes codes for numbers"

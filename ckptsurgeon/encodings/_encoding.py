@@ -20,6 +20,7 @@ ACTIVATIONS = (
     ".input_activation_scale", ".output_scale", ".output_zero_point", ".output_activation_scale", ".activation_scale",
     ".act_scale", ".scale_input", ".qscale_act", ".pre_quant_scale", ".smooth_scale", ".k_scale", ".v_scale",
     ".k_zero_point", ".v_zero_point", ".comfy_quant", ".activation_scaling_factor", ".prequant_scaling_factor",
+    ".input_descale", ".output_descale", ".input_amax", ".output_amax", ".weight_amax",
 )  # fmt: skip
 """What any encoding of a module may have beside its codes: for its activations, and ComfyUI's note of its format."""
 

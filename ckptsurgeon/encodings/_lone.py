@@ -29,7 +29,7 @@ _CERTAIN = frozenset({
 """Endings that no network has: they tell parts of codes wherever they are."""
 _OF_WEIGHTS = frozenset({
     ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_scales", ".weight_global_scale",
-    ".weight_zero_point",
+    ".weight_zero_point", ".weight_descale",
 })  # fmt: skip
 """Endings that tell them unless the weight itself is there, as a number."""
 _TOGETHER = frozenset({".scales", ".biases"})

@@ -28,7 +28,8 @@ _WEIGHT = re.compile(rf"weight|{_QUANTISED}", re.IGNORECASE)
 _TELLING = re.compile(_QUANTISED, re.IGNORECASE)
 """What only codes are called."""
 _SCALE = re.compile(
-    r"(?:^|_)(?:w?scales?|scaling_factors?|absmax|zero_points?|qzeros|zeros|codebooks?|scb)(?:_|\d|$)", re.IGNORECASE
+    r"(?:^|_)(?:w?(?:de)?scales?|scaling_factors?|a(?:bs)?max|zero_points?|qzeros|zeros|codebooks?|scb)(?:_|\d|$)",
+    re.IGNORECASE,
 )
 _OF_NETWORKS = re.compile(r"(?:.*_)?(?:logits?|layer|norm|embed|residual|attn|attention)_scales?\d*", re.IGNORECASE)
 """Scales that a network multiplies by itself: CLIP's temperature, the gains of layers."""
@@ -98,7 +99,7 @@ def _by_name(codes: Sequence[str], around: Iterable[str], beside: Mapping[str, S
     """Yield codes with the scales that are called after them; all of a module if some have none of their own."""
     by_leaf = {key.rpartition(".")[2]: key for key in codes}
     weight = next((key for leaf, key in by_leaf.items() if _WEIGHT.fullmatch(leaf)), None)
-    scales: dict[str, list[str]] = {key: list(beside.get(key, ())) for key in codes}
+    scales: dict[str, list[str]] = {key: list(_within(key, beside)) for key in codes}
     for key in around:
         leaf = key.rpartition(".")[2]
         if _SCALE.search(leaf) and not _OF_NETWORKS.fullmatch(leaf):
@@ -109,6 +110,12 @@ def _by_name(codes: Sequence[str], around: Iterable[str], beside: Mapping[str, S
         yield codes, [key for each in scales.values() for key in each]
     else:
         yield from (([key], each) for key, each in scales.items())
+
+
+def _within(key: str, beside: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield what lies in codes as in a module, and in the quantiser that is called after them, as ModelOpt has it."""
+    yield from beside.get(key, ())
+    yield from beside.get(f"{key}_quantizer", ())
 
 
 def _owner(scale: str, codes: Mapping[str, str]) -> str | None:

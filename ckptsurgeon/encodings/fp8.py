@@ -2,7 +2,7 @@
 
 DeepSeek-V3 names them ``weight_scale_inv``, https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md;
 compressed-tensors and ModelOpt ``weight_scale``; ComfyUI ``scale_weight``; Mistral ``qscale_weight``; TensorRT-LLM
-``weights_scaling_factor``. Without scales an 8-bit float is a number like any other.
+``weights_scaling_factor``, others ``weight_descale``. Without scales an 8-bit float is a number like any other.
 """
 
 from __future__ import annotations
@@ -31,8 +31,13 @@ def _method(dtype: str, shape: tuple[int, ...]) -> str:
 _LINEAR = Encoding(
     ".weight",
     _TYPES,
-    (".weight_scale_inv", ".weight_scale", ".scale", ".scale_weight", ".qscale_weight", ".weights_scaling_factor"),
+    (
+        ".weight_scale_inv", ".weight_scale", ".weight_descale", ".scale", ".scale_weight", ".qscale_weight",
+        ".weights_scaling_factor",
+    ),
     _logical,
+)  # fmt: skip
+_EXPERTS = Encoding(
+    "", _TYPES, ("_scale_inv", "_scale", "_descale"), _logical, ("_activation_scale", "_input_scale"), named=""
 )
-_EXPERTS = Encoding("", _TYPES, ("_scale_inv", "_scale"), _logical, ("_activation_scale", "_input_scale"), named="")
 ENCODINGS = (_LINEAR, _EXPERTS)

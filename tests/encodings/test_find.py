@@ -64,7 +64,7 @@ def test_plain_8_bit_floats_and_integers_stay_numbers() -> None:
     ("mask", "gain"),
     [("mask", "logit_scale"), ("mask", "layer_scale"), ("mask", "scale"), ("mask", "layer_scale_1"), ("mask", "scales"),
      ("kernel", "logit_scale"), ("layer", "layer_scale"), ("logit", "logit_scale"), ("mask", "mask_factor"),
-     ("mask", "attn_scale"), ("mask", "upscale"), ("mask", "mask_rescaled")],
+     ("mask", "attn_scale"), ("mask", "upscale"), ("mask", "mask_rescaled"), ("mask", "softmax"), ("mask", "argmax")],
 )  # fmt: skip
 @pytest.mark.parametrize("module", ["", "model.visual."])
 def test_integers_beside_a_gain_of_the_network_stay_numbers(module: str, mask: str, gain: str) -> None:
@@ -79,7 +79,9 @@ def test_integers_beside_a_gain_of_the_network_stay_numbers(module: str, mask: s
 @pytest.mark.parametrize(
     ("codes", "scale"),
     [("x", "x_scale"), ("x", "x_scale_inv"), ("x", "x_absmax"), ("x", "x_zero_point"), ("weight", "row_scale"),
-     ("weight", "scale"), ("weight", "scales"), ("weight", "w_scale"), ("qweight", "w_scale"), ("x", "x.absmax")],
+     ("weight", "scale"), ("weight", "scales"), ("weight", "w_scale"), ("qweight", "w_scale"), ("x", "x.absmax"),
+     ("weight", "input_descale"), ("weight", "w_descale"), ("weight", "weight_amax"), ("weight", "input_amax"),
+     ("weight", "weight_quantizer._amax"), ("x", "x_descale")],
 )  # fmt: skip
 @pytest.mark.parametrize("module", ["", "model.up_proj."])
 def test_integers_beside_a_scale_of_their_own_are_codes(module: str, codes: str, scale: str) -> None:

@@ -292,3 +292,17 @@ def test_an_error_says_which_side_is_quantised(tmp_path: Path) -> None:
         cs.transplant(source, folder)
     assert f"{LAYERS[0]}.weight of the destination m is quantised" in error.value.message
     assert "would come from the source a.safetensors" in error.value.message
+
+
+def test_the_tensor_by_which_comfyui_knows_of_scales_is_not_left_out_without_a_word() -> None:
+    codes = torch.ones(4, 4).to(torch.float8_e4m3fn)
+    state = {"m.a.weight": codes, "m.a.scale_weight": torch.ones(()), "m.scaled_fp8": codes[0, :2].clone()}
+    save_file({**state, "m.b.weight": torch.ones(4, 4)}, "x.safetensors")
+    said = "m.scaled_fp8 is left out, without which ComfyUI does not use the scales: it takes codes for numbers"
+    assert said in cs.filter("x.safetensors", exclude=["m.scaled_fp8"]).notes
+    for plan in (
+        cs.filter("x.safetensors", include=["m.b"]),
+        cs.rename("x.safetensors", map=["m=n"]),
+        cs.convert("x.safetensors"),
+    ):
+        assert said not in plan.notes

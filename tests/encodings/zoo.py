@@ -36,6 +36,10 @@ ZOO = (
         lambda g: {".weight": fp8(g, OUT, IN), ".scale_weight": scales(g), ".scale_input": scales(g)},
     ),
     Quantised(
+        "fp8-descale", "fp8 with one scale",
+        lambda g: {".weight": fp8(g, OUT, IN), ".weight_descale": scales(g), ".input_descale": scales(g)},
+    ),
+    Quantised(
         "mxfp8", "mxfp8", lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale": eight_bits(g, OUT, IN // 32)},
         {"quant_method": "modelopt", "quant_algo": "MXFP8"},
     ),
