@@ -358,3 +358,23 @@ def test_a_round_trip_over_all_writable_formats_gives_the_same_bytes(ckpt: Any) 
         assert end[key].reshape(-1).view(torch.uint8).equal(value.reshape(-1).view(torch.uint8)), key
     with safe_open("end.safetensors", "pt") as file:
         assert file.metadata()["author"] == "us"
+
+
+UNWRAPPED: dict[str, Any] = {
+    "convert": lambda *paths: cs.convert(paths[0], unwrap=True),
+    "filter": lambda *paths: cs.filter(paths[0], include=["**"], unwrap=True),
+    "rename": lambda *paths: cs.rename(paths[0], unwrap=True),
+    "average": lambda *paths: cs.average(list(paths), unwrap=True),
+    "merge": lambda *paths: cs.merge(list(paths), method="linear", weights=[1, 1], unwrap=True),
+    "lora extract": lambda *paths: cs.lora_extract(*paths, unwrap=True, rank=1),
+}
+
+
+@pytest.mark.parametrize("verb", UNWRAPPED)
+def test_unwrapping_what_has_no_wrappers_is_said(verb: str) -> None:
+    for number, name in enumerate(("plain.pth", "too.pth")):
+        torch.save({"a.weight": torch.eye(3) * number}, name)
+    torch.save({"module.a.weight": torch.ones(3, 3)}, "wrapped.pth")
+    (note, *_) = UNWRAPPED[verb]("plain.pth", "too.pth").notes
+    assert note.startswith("--unwrap changes nothing: no keys of plain.pth")
+    assert not [note for note in UNWRAPPED[verb]("wrapped.pth", "plain.pth").notes if "unwrap" in note]

@@ -412,7 +412,11 @@ def test_what_the_files_say_otherwise_than_the_weights_gets_a_note() -> None:
     (note,) = noted(model("v", vocab_size=50))
     assert note.startswith("config.json says 50 (vocab_size), and model.embed_tokens.weight has 8 rows")
     (note,) = noted(model("l", num_hidden_layers=4))
-    assert note.startswith("config.json says 4 (num_hidden_layers), and model.layers has 3 layers")
+    assert note == (
+        "config.json says 4 (num_hidden_layers), and model.layers has 3 layers: transformers initialises the others"
+    )
+    (note,) = noted(model("more", num_hidden_layers=2))
+    assert note == "config.json says 2 (num_hidden_layers), and model.layers has 3 layers: transformers loads no others"
     (note,) = noted(model("w", hidden_size=64))
     assert note == (
         "config.json says 64 (hidden_size), and model.embed_tokens.weight has 4 columns: the model cannot be loaded so"

@@ -54,7 +54,7 @@ def average(
             int_buffers=int_buffers,
             arguments={**arguments_said(int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root), **_said(ema)},
             metadata=opened[-1].metadata if opened else {},
-            notes=said_of(opened),
+            notes=said_of(opened, unwrap=unwrap),
         )
         folders = [model_folder(one) for one in opened]
         plan = with_config_said(plan, folders)

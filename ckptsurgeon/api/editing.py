@@ -16,7 +16,7 @@ from ..text import grouped, listing
 from .argument_types import checked
 from .coded import parts_elsewhere, with_settings
 from .held_files import with_settings_held
-from .inputs import OpenInputs, names_of, plan_source, view_of
+from .inputs import OpenInputs, names_of, plan_source, unwrap_notes, view_of
 from .model_folders import model_folder
 from .operating import asked_conversions, operate, operations_file, operations_of
 from .output_folder import edited_folder
@@ -146,7 +146,7 @@ def _edit(
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
     try:
         carried, among, notes = _carried(checkpoint, keep_extras)
-        notes += parts_elsewhere(checkpoint)
+        notes += (*parts_elsewhere(checkpoint), *unwrap_notes([checkpoint], asked=unwrap))
         folder, before, ties = model_folder(checkpoint), dict(checkpoint), checkpoint.ties
         operated = operate([checkpoint], rows)[0]
         checkpoint = operated.checkpoint

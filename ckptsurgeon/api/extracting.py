@@ -23,7 +23,7 @@ from ..text import count, escape, listing
 from .argument_types import checked
 from .config_differences import with_config_said
 from .held_files import with_beside_held
-from .inputs import OpenInputs, names_of, plan_source, view_of
+from .inputs import OpenInputs, names_of, plan_source, unwrap_notes, view_of
 from .known_model import model_at
 from .memory import memory_bytes, with_costs
 from .model_folders import model_folder
@@ -100,7 +100,10 @@ def lora_extract(
                 ),
                 **({"alpha": alpha} if alpha is not None else {}),
             },
-            notes=[*(note for one in opened for note in one.notes), *_lacking(ours, theirs)],
+            notes=[
+                *(note for one in opened for note in one.notes), *unwrap_notes(opened, asked=unwrap),
+                *_lacking(ours, theirs),
+            ],
         )  # fmt: skip
         check_codes(plan, [one.codes for one in opened])
         folders = list(map(model_folder, opened))

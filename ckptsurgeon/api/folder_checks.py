@@ -154,7 +154,8 @@ def _layers(plan: Plan, config: Mapping[str, Any]) -> Iterator[str]:
         if not any(one.count in counts for one in lists):
             most = max(stacks, key=lambda one: one.count)
             has = f"{escape(most.prefix)} has {count(most.count, 'layer')}"
-            yield f"config.json says {value} ({name}), and {has}: the model cannot be loaded so"
+            rest = "loads no others" if most.count > value else "initialises the others"
+            yield f"config.json says {value} ({name}), and {has}: transformers {rest}"
             return
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "plan_source",
     "plan_target",
     "said_of",
+    "unwrap_notes",
     "view_of",
 ]
 
@@ -58,10 +59,18 @@ class OpenInputs(Brief):
     memory: int = 0
 
 
-def said_of(opened: Sequence[Checkpoint]) -> list[str]:
+def unwrap_notes(opened: Sequence[Checkpoint], *, asked: bool) -> list[str]:
+    """Say that --unwrap was asked for and no input has wrappers around its keys."""
+    if not asked or any(one.stripped for one in opened):
+        return []
+    return [f"--unwrap changes nothing: no keys of {listing([one.path for one in opened], where='')} are wrapped"]
+
+
+def said_of(opened: Sequence[Checkpoint], *, unwrap: bool) -> list[str]:
     """Return the notes of inputs, and which of their entries, being no tensors, do not come along."""
     names = list(dict.fromkeys(extra.key for checkpoint in opened for extra in checkpoint.extras))
     notes = [note for one in opened for note in (*one.notes, *parts_elsewhere(one))]
+    notes += unwrap_notes(opened, asked=unwrap)
     return [*notes, f"left out: {listing(names)}"] if names else notes
 
 

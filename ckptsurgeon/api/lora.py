@@ -16,7 +16,7 @@ from .adapters import open_adapter
 from .argument_types import checked
 from .coded import with_settings
 from .held_files import with_beside_held
-from .inputs import OpenInputs, names_of, plan_source, said_of, view_of
+from .inputs import OpenInputs, names_of, plan_source, said_of, unwrap_notes, view_of
 from .known_model import model_at
 from .memory import memory_bytes, with_costs
 from .merged_folder import lora_folder
@@ -78,7 +78,7 @@ def lora_merge(
                 **({"weights": counts} if weights is not None else {}),
             },
             metadata=opened[0].metadata,
-            notes=said_of(opened),
+            notes=[*said_of(opened, unwrap=False), *unwrap_notes(opened[:1], asked=unwrap)],
         )
         check_codes(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened)

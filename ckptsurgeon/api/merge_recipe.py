@@ -76,7 +76,9 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
         paths = [found(one, folder) for one in references]
         with ExitStack() as stack:
             opened = asked.opened(paths, stack)
-            merged = RecipeModels(configuration, folder, dict(zip(references, paths, strict=True)), opened)
+            merged = RecipeModels(
+                configuration, folder, dict(zip(references, paths, strict=True)), opened, unwrap=asked.unwrap
+            )
             chosen = merge_vocabulary(merged.vocabulary(asked.vocabulary, method), merged.models, first=merged.donor)
             options = replace(options, vocabulary=chosen[0] if chosen is not None else None)
             tokens = chosen[1] if chosen is not None else None

@@ -150,7 +150,7 @@ def _plan_models(
                 **({"base": views[-1].source.name} if base is not None else {}),
             },
             metadata=opened[donor].metadata,
-            notes=said_of(opened),
+            notes=said_of(opened, unwrap=asked.unwrap),
         )  # fmt: skip
         plan = with_config_said(plan, folders, donor)
         plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)

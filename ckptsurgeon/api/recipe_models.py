@@ -48,7 +48,13 @@ class RecipeModels:
     """The models of a configuration, opened, with what lies beside them."""
 
     def __init__(
-        self, configuration: Configuration, folder: str, paths: Mapping[Reference, str], opened: Sequence[Checkpoint]
+        self,
+        configuration: Configuration,
+        folder: str,
+        paths: Mapping[Reference, str],
+        opened: Sequence[Checkpoint],
+        *,
+        unwrap: bool = False,
     ) -> None:
         self._configuration, self._folder = configuration, folder
         self.names = names_of(list(paths.values()))
@@ -57,7 +63,7 @@ class RecipeModels:
         self._paths = list(paths.values())
         self._numbers = {one: number for number, one in enumerate(paths)}
         self._metadata = opened[self.donor].metadata
-        self._notes = said_of(opened)
+        self._notes = said_of(opened, unwrap=unwrap)
 
     @property
     def donor(self) -> int:

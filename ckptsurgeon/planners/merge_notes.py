@@ -19,6 +19,7 @@ class MergeNotes:
     skipped: list[str] = field(default_factory=list)
     nowhere: list[str] = field(default_factory=list)
     from_base: list[str] = field(default_factory=list)
+    unbased: list[str] = field(default_factory=list)
     fewer: list[str] = field(default_factory=list)
     mixed: dict[str, list[str]] = field(default_factory=dict)
     """By the dtype that the output has."""
@@ -30,6 +31,7 @@ class MergeNotes:
             (self.skipped, "left out, since not all models have it (--on-missing skip)"),
             (self.nowhere, "left out, since no model that it would be merged of has it"),
             (self.from_base, "counted as the base's where a model lacks it (--on-missing base)"),
+            (self.unbased, "not in the base, and taken as it is in the one model that has it"),
             (self.fewer, "merged of fewer models than there are"),
             *(
                 (keys, f"of several dtypes: the output has {made}, which holds all")

@@ -100,6 +100,7 @@ class MergeSteps:
             return self._integers(piece, fitted, kind)
         if piece.method.base == "required" and base is None:
             if len(inputs) == 1:
+                self._notes.unbased.append(piece.key)
                 return self._alone(piece, fitted, inputs[0])
             raise PlanError(
                 f"{escape(piece.key)} is not in the base, which {piece.method.name} needs.",

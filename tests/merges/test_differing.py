@@ -363,3 +363,13 @@ def test_a_name_is_looked_for_under_those_that_all_others_tie_to_it() -> None:
     torch.save({"y": torch.full((2,), 4.0)}, "d.pth")
     found = merged(["a.pth", "d.pth"], "out.pth", weights=[1, 1], on_missing="any")
     assert found["x"].tolist() == [2, 2]
+
+
+def test_a_tensor_that_the_base_lacks_is_taken_as_it_is_and_that_is_said() -> None:
+    save_file({"a": torch.ones(2), "new": torch.ones(2)}, "tuned.safetensors")
+    save_file({"a": torch.zeros(2)}, "base.safetensors")
+    how: dict[str, Any] = {"method": "task_arithmetic", "base": "base.safetensors", "weights": [0.5]}
+    plan = cs.merge(["tuned.safetensors"], **how, on_missing="any")
+    assert plan.notes == ("1 tensor not in the base, and taken as it is in the one model that has it: new",)
+    cs.apply(plan, "out.safetensors")
+    assert torch.equal(load_file("out.safetensors")["new"], torch.ones(2))
