@@ -378,3 +378,18 @@ def test_unwrapping_what_has_no_wrappers_is_said(verb: str) -> None:
     (note, *_) = UNWRAPPED[verb]("plain.pth", "too.pth").notes
     assert note.startswith("--unwrap changes nothing: no keys of plain.pth")
     assert not [note for note in UNWRAPPED[verb]("wrapped.pth", "plain.pth").notes if "unwrap" in note]
+
+
+@pytest.mark.parametrize(("dtype", "special"), [("float16", 3), ("bfloat16", 3), ("float64", 3), ("float8_e4m3fn", 1)])
+def test_a_cast_says_what_was_nan_or_infinite_before(dtype: str, special: int) -> None:
+    """Of float8_e4m3fn, which has no infinity, those are among the values that were cut."""
+    torch.save({"w": torch.tensor([1.0, torch.nan, torch.inf, -torch.inf]), "b": torch.ones(2)}, "s.pth")
+    said = f"NaN and infinite values come from the inputs: w ({special} value{'s' * (special > 1)})"
+    assert said in cs.apply(cs.convert("s.pth", dtype=dtype), "out.safetensors").notes
+    assert not [note for note in cs.apply(cs.convert("s.pth"), "copy.pth").notes if "NaN" in note]  # bytes as they are
+
+
+def test_cut_values_do_not_hide_a_nan_in_an_average() -> None:
+    torch.save({"w": torch.tensor([torch.nan, 448.0]).to(torch.float8_e4m3fn)}, "s.pth")
+    (note,) = cs.apply(cs.average(["s.pth", "s.pth"]), "out.safetensors").notes
+    assert note == "NaN and infinite values come from the inputs: w (1 value)"

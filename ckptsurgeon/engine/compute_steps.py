@@ -9,10 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..adapters import ADAPTERS
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
 from ..ops import Array, cast, count_special, raw_dtype
 from ..plan import MERGES, Plan, Step
+from ..tensors import SATURATED
 from ..text import escape
 from .checksums import bad_checksum, combine, crc32
 from .compute import block_places, blockwise, computed_blocks
@@ -24,6 +26,10 @@ from .run import Run, checked_on_the_way, has_slot
 from .together import computed_together, grouped
 
 __all__ = ["check_equal", "compute_steps", "draw_steps"]
+
+
+_OF_NUMBERS = (*MERGES, "lora", "interpolate", *ADAPTERS)
+"""Steps that compute with values, as casts do; others move them."""
 
 
 def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
@@ -76,6 +82,7 @@ def _compute(
         context = replace(context, spread=pools[number].map)
     sums = [_Sum() if checked_on_the_way(step, info) else None for info, _ in parts]
     compute = blockwise(step, parts, context)
+    counted = step.op in _OF_NUMBERS or step.dtype != step.source_dtype
 
     def block(place: Place) -> tuple[int, int, int, int]:
         def seen(number: int, read: Array) -> None:
@@ -87,14 +94,14 @@ def _compute(
         values, lost = compute(place, seen)
         crc = run.write(step.key, place.offset, _raw(values))
         run.advance(values.nbytes)
-        return crc, values.nbytes, lost, sum(count_special(values, step.dtype)) if step.op in MERGES else 0
+        return crc, values.nbytes, lost, sum(count_special(values, step.dtype)) if counted else 0
 
     done = list(context.spread(block, places))
     _check_sums(parts, sums)
     lost = sum(number for _, _, number, _ in done)
     if lost:
         run.overflowed[step.key] = lost
-    unsound = sum(number for _, _, _, number in done) - lost
+    unsound = sum(number for _, _, _, number in done) - (0 if step.dtype in SATURATED else lost)
     if unsound > 0:
         run.unsound[step.key] = unsound
     run.nbytes_read += sum(info.nbytes for info, _ in parts)

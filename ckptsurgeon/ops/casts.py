@@ -133,10 +133,25 @@ _NAN_ONLY = {
 """The 8-bit floats without infinities: the bits to look at, and what they are in a NaN."""
 
 
+_FIRST = {"bfloat16": 0x7F80, "float16": 0x7C00, "float8_e5m2": 0x7C, "float8_e4m3fn": 0x7F}
+"""The bits of the first value that is not finite: all larger ones are of none that is, and so with a sign before."""
+
+
+def _reaches(values: Array, first: int) -> bool:
+    """Whether some bits are as large as ``first``, whatever their sign: two passes, without a copy."""
+    if not values.size:
+        return False
+    bits = 8 * values.itemsize
+    below, above = values.view(f"<i{values.itemsize}"), values.view(f"<u{values.itemsize}")
+    return bool(below.max() >= first or above.max() >= first | 1 << (bits - 1))
+
+
 def count_special(values: Array, dtype: str) -> tuple[int, int]:
     """Return how many values, held as ``raw_dtype`` says, are NaN and how many infinite."""
     if dtype == "complex32":
         values = values.view("<f2").astype("<f4").view("<c8")
+    if dtype in _FIRST and not _reaches(values, _FIRST[dtype]):
+        return 0, 0
     if dtype in _EXPONENTS:
         mask, infinity = _EXPONENTS[dtype]
         bits = values.view(f"<u{values.itemsize}") & mask

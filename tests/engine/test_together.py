@@ -157,7 +157,10 @@ def test_what_is_cut_to_the_largest_of_a_type_without_infinity_is_said(size: int
     values[:4] = torch.tensor([1e6, 448.0, -float("inf"), 465.0])
     save_file({"w": values, "v": torch.tensor([464.0, float("nan")])}, "a.safetensors")
     receipt = cs.apply(cs.convert("a.safetensors", dtype="float8_e4m3fn"), "o.safetensors")
-    assert receipt.notes == ("3 values of w became the largest of float8_e4m3fn, or NaN",)
+    assert receipt.notes == (
+        "3 values of w became the largest of float8_e4m3fn, or NaN",
+        "NaN and infinite values come from the inputs: v (1 value)",
+    )
     found = load_file("o.safetensors")["w"].float()
     assert torch.equal(found, values.to(torch.float8_e4m3fn).float())
     merged = cs.merge(["a.safetensors"] * 2, method="linear", weights=[0.5, 0.5], dtype="float8_e4m3fn")
