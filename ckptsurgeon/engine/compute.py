@@ -37,7 +37,7 @@ from .overlaying import overlaid_block
 from .part import Blockwise, Part, Place, Seen, placed
 from .reading import read_as, read_part
 
-__all__ = ["Computed", "block_places", "blockwise", "computed_blocks"]
+__all__ = ["Computed", "block_places", "blockwise", "computed_blocks", "takes_numbers"]
 
 T = TypeVar("T")
 
@@ -67,6 +67,11 @@ def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | N
     for place in block_places(step, parts, context):
         values, lost = compute(place, None)
         yield place.offset, values, lost
+
+
+def takes_numbers(step: Step) -> bool:
+    """Whether a step computes with values, as a cast does, and does not only move them."""
+    return step.op in (*MERGES, "lora", "interpolate", *ADAPTERS) or step.dtype != step.source_dtype
 
 
 def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> list[Place]:

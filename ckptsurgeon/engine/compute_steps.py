@@ -9,15 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..adapters import ADAPTERS
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
 from ..ops import Array, cast, count_special, raw_dtype
-from ..plan import MERGES, Plan, Step
+from ..plan import Plan, Step
 from ..tensors import SATURATED
 from ..text import escape
 from .checksums import bad_checksum, combine, crc32
-from .compute import block_places, blockwise, computed_blocks
+from .compute import block_places, blockwise, computed_blocks, takes_numbers
 from .context import MergeContext
 from .needs import threads_of
 from .overlaying import overlay
@@ -26,10 +25,6 @@ from .run import Run, checked_on_the_way, has_slot
 from .together import computed_together, grouped
 
 __all__ = ["check_equal", "compute_steps", "draw_steps"]
-
-
-_OF_NUMBERS = (*MERGES, "lora", "interpolate", *ADAPTERS)
-"""Steps that compute with values, as casts do; others move them."""
 
 
 def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
@@ -82,7 +77,7 @@ def _compute(
         context = replace(context, spread=pools[number].map)
     sums = [_Sum() if checked_on_the_way(step, info) else None for info, _ in parts]
     compute = blockwise(step, parts, context)
-    counted = step.op in _OF_NUMBERS or step.dtype != step.source_dtype
+    counted = takes_numbers(step)
 
     def block(place: Place) -> tuple[int, int, int, int]:
         def seen(number: int, read: Array) -> None:

@@ -16,9 +16,9 @@ import numpy as np
 from ..composition import join
 from ..errors import PlanError
 from ..ops import Array, count_special
-from ..plan import MERGES, Step
+from ..plan import Step
 from ..tensors import Storage, TensorInfo
-from .compute import computed_blocks
+from .compute import computed_blocks, takes_numbers
 from .context import MergeContext
 from .merge_inputs import device_of, merge_of, method_of
 from .part import Part
@@ -80,7 +80,7 @@ def computed_together(group: Sequence[tuple[Step, list[Part]]], context: MergeCo
     made = []
     try:
         for _, values, lost in computed_blocks(step, every, context):
-            if lost or (step.op in MERGES and any(count_special(values, step.dtype))):
+            if lost or (takes_numbers(step) and any(count_special(values, step.dtype))):
                 return None
             made.append(values.reshape(-1))
     except PlanError:

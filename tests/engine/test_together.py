@@ -165,3 +165,11 @@ def test_what_is_cut_to_the_largest_of_a_type_without_infinity_is_said(size: int
     assert torch.equal(found, values.to(torch.float8_e4m3fn).float())
     merged = cs.merge(["a.safetensors"] * 2, method="linear", weights=[0.5, 0.5], dtype="float8_e4m3fn")
     assert receipt.notes[0] in cs.apply(merged, "m.safetensors").notes
+
+
+def test_a_cast_of_many_small_tensors_says_which_has_a_nan() -> None:
+    state = {f"w{number}": torch.ones(3) for number in range(200)}
+    state["w7"][1] = torch.nan
+    save_file(state, "a.safetensors")
+    receipt = cs.apply(cs.convert("a.safetensors", dtype="bfloat16"), "o.safetensors")
+    assert receipt.notes == ("NaN and infinite values come from the inputs: w7 (1 value)",)
