@@ -38,8 +38,8 @@ def pair() -> None:
 
 def stable(data: dict[str, Any]) -> str:
     """JSON without what differs from one run to the next: times, checksums of files, sizes of headers."""
-    for source in data.get("sources", []):
-        for file in source["files"]:
+    for holder in (*data.get("sources", []), data.get("target", {})):
+        for file in holder.get("files", []):
             file.update({"size": 0, "sha256": "", "mtime_ns": 0})
     if "costs" in data:
         data["costs"]["memory_nbytes"] = 0  # it goes by the machine
