@@ -12,7 +12,7 @@ from ..errors import CheckpointError, ConfigError, SourceError
 from ..text import escape
 from .stopping import stop_of
 
-__all__ = ["failed"]
+__all__ = ["failed", "is_for_memory"]
 
 BUG = 70
 LONGEST = 1200
@@ -20,6 +20,8 @@ LONGEST = 1200
 RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
 _NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 """What the loader of shared libraries says where they find no room."""
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+"""The compiler finds wrong syntax in a module where it has no memory."""
 
 
 def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:
@@ -38,7 +40,7 @@ def _known(error: Exception) -> CheckpointError | None:
         return error
     if isinstance(error, (OSError, ImportError)) and _is_out_of_descriptors():
         return SourceError("too many files are open for this process.", hint="Allow it more: ulimit -n.")
-    if _is_for_memory(error):
+    if is_for_memory(error):
         return SourceError("there is not enough memory.")
     if isinstance(error, OSError):
         if not _has_folder():
@@ -48,7 +50,7 @@ def _known(error: Exception) -> CheckpointError | None:
     return None
 
 
-def _is_for_memory(error: BaseException | None) -> bool:
+def is_for_memory(error: BaseException | None) -> bool:
     """Whether an error, or what it was raised for, is that there was no memory: for objects, a thread, a library."""
     if error is None:
         return False
@@ -58,7 +60,8 @@ def _is_for_memory(error: BaseException | None) -> bool:
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         or (isinstance(error, RuntimeError) and "can't start new thread" in text)
         or (isinstance(error, ImportError) and any(why in text for why in _NO_MEMORY))
-        or _is_for_memory(error.__cause__ or error.__context__)
+        or (isinstance(error, SyntaxError) and str(error.filename).startswith(_PACKAGE))
+        or is_for_memory(error.__cause__ or error.__context__)
     )
 
 

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..text import escape
 from .checks import check_output, quoted
+from .failing import is_for_memory
 from .sink import Sink, print_to
+from .stopping import say
 
 if TYPE_CHECKING:
-    from ..plan import Plan
+    from ..plan import Plan, Receipt
 
 __all__ = ["Writing", "show_explained", "show_plan"]
 
@@ -68,14 +71,21 @@ class Writing:
                 key=self.key,
                 progress=progress,
             )
+        try:
+            self._tell(plan, receipt, self.output)
+        except Exception as error:
+            if not is_for_memory(error):
+                raise
+            say(f"note: {escape(self.output)} is written; there is not enough memory to show what was done.")
+
+    def _tell(self, plan: Plan, receipt: Receipt, output: str) -> None:
+        """Show what was planned and written."""
         if self.sink.answer(receipt):
             return
         from ..render.receipt import receipt_view
 
         self._show(plan)
-        self.sink.show(
-            receipt_view(receipt, next_steps=[f"ckpt verify {quoted(self.output)}"], every=self.sink.verbose)
-        )
+        self.sink.show(receipt_view(receipt, next_steps=[f"ckpt verify {quoted(output)}"], every=self.sink.verbose))
 
     def _show(self, plan: Plan) -> None:
         from .. import api

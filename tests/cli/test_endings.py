@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import ckptsurgeon
+import ckptsurgeon as cs
 from ckptsurgeon.cli import main
+from ckptsurgeon.render import receipt
 
 Run = Callable[..., Any]
 TRANSPLANT = ("transplant", "best.pth", "ru.yaml", "--ignore-mismatch", "-o", "out.safetensors")
@@ -321,3 +325,27 @@ def test_no_memory_is_said_even_where_there_is_none_for_colours(
     monkeypatch.setattr(sink, "console_of", full)
     assert failing.failed(error, [], as_json=False) == 3
     assert capsys.readouterr().err == "error: there is not enough memory.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), 0),
+        (OSError(errno.ENOMEM, "no room"), 0),
+        (SyntaxError("expected ':'", (receipt.__file__, 1, 1, "")), 0),
+        (SyntaxError("expected ':'", ("task.py", 1, 1, "")), 70),
+        (ValueError("another"), 70),
+    ],
+)
+def test_no_memory_to_show_what_was_written_is_a_note(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(receipt, "receipt_view", fails)
+    torch.save({"w": torch.ones(2)}, "s.pth")
+    assert main(["convert", "s.pth", "-o", "o.safetensors"]) == code
+    assert cs.verify("o.safetensors").ok
+    said = "note: o.safetensors is written; there is not enough memory to show what was done."
+    assert (capfd.readouterr().err.splitlines() == [said]) is (code == 0)

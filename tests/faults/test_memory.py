@@ -27,7 +27,7 @@ def large(world: World) -> World:
     for turn, value in (("old", 0.0), ("new", 1.0)):
         a = torch.zeros(LARGE // 8)
         a[0] = value
-        torch.save({"a": a, "b": torch.ones(LARGE // 8), "h": torch.randn(1000)}, f"{turn}.pth")
+        torch.save({"a": a, "b": torch.ones(LARGE // 8), "h": torch.randn(1000), "i": torch.randn(9)}, f"{turn}.pth")
     Path("dst.yaml").write_text("model: {like: old.pth}\n")
     return world
 
