@@ -22,6 +22,7 @@ from .harness import MB, Measured, Row, ckpt, python, rounds, run
 from .lora import lora
 from .merging import merging
 from .scanning import scanning
+from .small import small
 from .training import loading, training
 
 IN_PROCESS = """
@@ -168,6 +169,7 @@ def main() -> None:
     parser.add_argument("--merging", action="store_true", help="only merges")
     parser.add_argument("--lora", action="store_true", help="only merges of adapters")
     parser.add_argument("--scanning", action="store_true", help="only ckpt scan")
+    parser.add_argument("--small", action="store_true", help="only files of very many small tensors")
     parser.add_argument("--training", action="store_true", help="only the trainer's loop")
     parser.add_argument("--quick", action="store_true", help="small files, one round: to see that it runs")
     options = parser.parse_args()
@@ -181,6 +183,7 @@ def main() -> None:
         only += [merging(folder, number)] if options.merging else []
         only += [scanning(folder, number, 0.05 if options.quick else 1.0)] if options.scanning else []
         only += [lora(folder, number, 2 if options.quick else 18)] if options.lora else []
+        only += [small(folder, number, 2_000 if options.quick else 200_000)] if options.small else []
         for rows in only:
             for row in rows:
                 show(row)
@@ -211,6 +214,7 @@ def main() -> None:
             merging(folder, number),
             scanning(folder, number, 0.05 if options.quick else 1.0),
             lora(folder, number, 2 if options.quick else 18),
+            small(folder, number, 2_000 if options.quick else 200_000),
         ):
             for row in rows:
                 show(row)

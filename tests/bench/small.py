@@ -1,0 +1,69 @@
+"""The rows of files of very many small tensors, as models of experts have: 200,000 tensors of four numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from .harness import MB, Row, ckpt, python, rounds, run
+
+__all__ = ["small"]
+
+FILES = """
+import numpy as np
+from safetensors.numpy import save_file
+names = [f"model.layers.{{i // 600}}.mlp.experts.{{i // 3 % 200}}.{{('down', 'gate', 'up')[i % 3]}}_proj.weight" for i in range({number})]
+for seed, name in enumerate(("base", "a", "b")):
+    draw = np.random.default_rng(seed)
+    save_file({{key: draw.standard_normal((2, 2), "f4") for key in names}}, f"few-{{name}}.safetensors")
+"""
+
+REFERENCE = """
+import os
+from safetensors.numpy import load_file, save_file
+save_file(load_file("few-a.safetensors"), "few-out.safetensors")
+os.sync()
+"""
+
+
+def small(folder: str, number: int, tensors: int) -> Iterator[Row]:
+    """Time and memory by the number of tensors: converting, and a TIES merge of two models onto their base."""
+
+    def clean() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, "few-out.safetensors"))
+        os.sync()
+
+    run(python(FILES.format(number=tensors)), folder)
+    out = ("-o", "few-out.safetensors", "-q")
+    ties = (
+        "few-a.safetensors",
+        "few-b.safetensors",
+        "--base",
+        "few-base.safetensors",
+        "--method",
+        "ties",
+        "--weights",
+        "1,1",
+    )
+    seen = rounds(
+        {
+            "reference": python(REFERENCE),
+            "convert": ckpt("convert", "few-a.safetensors", *out),
+            "ties": ckpt("merge", *ties, *out),
+        },
+        folder,
+        before=clean,
+        number=number,
+    )
+    clean()
+    ours, theirs = seen["convert"], seen["reference"]
+    what = f"{tensors:,} tensors of 16 bytes"
+    yield Row(
+        f"convert {what} / safetensors' load_file, save_file", ours.time / theirs.time, 1.0,
+        seen=f"{ours.time:.2f} s / {theirs.time:.2f} s",
+    )  # fmt: skip
+    for name, seconds, memory in (("convert", 6.0, 400), ("ties", 30.0, 500)):
+        yield Row(f"{name} of {what}, whole process", seen[name].time, seconds, unit="s")
+        yield Row(f"peak memory of that {name}", seen[name].peak / MB, memory, unit="MB")
