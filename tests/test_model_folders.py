@@ -655,3 +655,32 @@ def test_a_file_that_changes_after_the_plan_ends_it() -> None:
         cs.apply("p.json", "out")
     assert not Path("out").exists()
     cs.apply("p.json", "out.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, ""),
+        ({"vocab_size": 50}, "config.json says 50 (vocab_size), and model.embed_tokens.weight has 8 rows"),
+        ({"num_hidden_layers": 5}, "config.json says 5 (num_hidden_layers), and model.layers has 3 layers"),
+        ({"tie_word_embeddings": True}, "config.json says that model.embed_tokens.weight is the output layer"),
+        ({"pad_token_id": 9}, "the vocabulary has 8 rows, and pad_token_id of config.json is 9"),
+    ],
+)
+def test_inspect_says_where_files_contradict_the_weights(more: dict[str, Any], said: str, ckpt: Any) -> None:
+    notes = cs.inspect(model("m", **more)).notes
+    assert [note[: len(said)] for note in notes] == ([said] if said else [])
+    assert ckpt("inspect", "m").code == 0
+
+
+def test_inspect_says_which_files_beside_the_weights_cannot_be_read() -> None:
+    model("m")
+    Path("m/generation_config.json").write_text("{")
+    Path("m/vocab.json").write_text("[]")
+    notes = cs.inspect("m").notes
+    assert any(note.startswith("generation_config.json: it is not valid JSON") for note in notes)
+    assert "vocab.json: it is not a JSON object" in notes
+    Path("m/config.json").write_text("[")
+    assert any("config.json is not valid JSON" in note for note in cs.inspect("m").notes)
+    os.rename("m/model.safetensors", "m/other.safetensors")
+    assert not cs.inspect("m/other.safetensors").notes  # a file in a folder of whatever

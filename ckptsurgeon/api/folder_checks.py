@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..checkpoint import Checkpoint
 from ..errors import ConfigError, SourceError
-from ..plan import Plan, Step
+from ..plan import Plan
 from ..planners import is_embedding, numbered_lists
 from ..sources import scheme_of
 from ..tensors import DTYPES
@@ -16,10 +17,10 @@ from ..vocabulary import ids_beyond
 from .added_tokens import added_beyond
 from .heads import head_notes
 from .model_config import declared_layers
-from .model_folders import ADAPTER, CONFIG, GENERATION, ModelFolder
-from .shape_checks import shape_notes
+from .model_folders import ADAPTER, CONFIG, GENERATION, ModelFolder, model_folder
+from .shape_checks import Described, shape_notes
 
-__all__ = ["folder_notes", "unreadable_notes", "vocabulary_fault"]
+__all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault"]
 
 STACKS = ("block", "blocks", "h", "layer", "layers")
 """What modules that are the layers of a model are called."""
@@ -37,16 +38,38 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
     ``origin`` is the folder that they are from: if its tokeniser is theirs, it is read there, once.
     """
     read = origin if origin is not None and origin.tokenizer == folder.tokenizer else folder
-    broken = unreadable_notes(folder, read)
-    sizes = (*_vocabulary(plan, folder, read), *_layers(plan, folder.config), *shape_notes(plan.steps, folder.config))
-    return [*broken, *sizes, *head_notes(plan, folder), *_beyond(folder)]
+    tensors = [Described(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
+    return [*unreadable_notes(folder, read), *_weights_notes(tensors, folder, read)]
+
+
+def notes_beside(checkpoint: Checkpoint) -> list[str]:
+    """Return notes on what files beside the weights of an open checkpoint say otherwise than these.
+
+    Of one shard alone, and of a file in a folder of whatever, nothing is said.
+    """
+    folder = model_folder(checkpoint)
+    if not folder.files or checkpoint.elsewhere:
+        return []
+    ties = checkpoint.ties
+    tensors = [Described(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
+    said = [f"{name}: {why}" for name, why in _unreadable(folder, folder)]
+    return [*([folder.fault] if folder.fault else []), *said, *_weights_notes(tensors, folder, folder)]
+
+
+def _weights_notes(tensors: Sequence[Described], folder: ModelFolder, read: ModelFolder) -> list[str]:
+    sizes = (*_vocabulary(tensors, folder, read), *_layers(tensors, folder.config))
+    return [*sizes, *shape_notes(tensors, folder.config), *head_notes(tensors, folder), *_beyond(folder)]
 
 
 def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[str]:
     """Return a note on each file that is to be a JSON object and is none; ``read`` has read its vocabulary, maybe."""
+    return [f"{name} goes along as it is: {why}" for name, why in _unreadable(folder, read or folder)]
+
+
+def _unreadable(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, str]]:
     found = {name: json_fault(folder, name) for name in _documents(folder)}
-    found[folder.vocabulary] = vocabulary_fault(read or folder)
-    return [f"{name} goes along as it is: {why}" for name, why in found.items() if why]
+    found[folder.vocabulary] = vocabulary_fault(read)
+    return [(name, why) for name, why in found.items() if why]
 
 
 def _documents(folder: ModelFolder) -> list[str]:
@@ -89,29 +112,27 @@ def _is_elsewhere(folder: ModelFolder) -> bool:
     return any(scheme_of(one.path) for one in folder.tokenizer)
 
 
-def _embedding(plan: Plan) -> list[Step]:
-    """Return the steps that write an input embedding, as numbers and not as codes."""
+def _embeddings(tensors: Sequence[Described]) -> list[Described]:
+    """Return the input embeddings, as numbers and not as codes."""
     return [
-        step
-        for step in plan.steps
-        if is_embedding(step.key) and len(step.shape) == 2 and DTYPES[step.dtype].kind == "float"
+        one for one in tensors if is_embedding(one.key) and len(one.shape) == 2 and DTYPES[one.dtype].kind == "float"
     ]
 
 
-def _vocabulary(plan: Plan, folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
+def _vocabulary(tensors: Sequence[Described], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Say that an embedding has not the rows that the configuration gives it, or too few for the tokens."""
-    steps = _embedding(plan)
-    if not steps:
+    found = _embeddings(tensors)
+    if not found:
         return
-    most = max(steps, key=lambda step: step.shape[0])
+    most = max(found, key=lambda one: one.shape[0])
     has = f"{escape(most.key)} has {count(most.shape[0], 'row')}"
     known = set(_vocabulary_sizes(folder.config))
-    columns = {step.shape[1] for step in steps}
+    columns = {one.shape[1] for one in found}
     width = folder.config.get("hidden_size")
     if type(width) is int and columns.isdisjoint(_widths(folder.config)):
         has_columns = f"{escape(most.key)} has {count(most.shape[1], 'column')}"
         yield f"config.json says {width} (hidden_size), and {has_columns}: the model cannot be loaded so"
-    other = folder.rows and not known.intersection(step.shape[0] for step in steps)
+    other = folder.rows and not known.intersection(one.shape[0] for one in found)
     if other and not str(folder.config.get("model_type")).startswith(LARGER):
         yield f"config.json says {folder.rows} (vocab_size), and {has}: the model cannot be loaded so"
     if _is_elsewhere(folder):
@@ -141,9 +162,9 @@ def _vocabulary_sizes(config: Mapping[str, Any]) -> Iterator[int]:
             yield value
 
 
-def _layers(plan: Plan, config: Mapping[str, Any]) -> Iterator[str]:
+def _layers(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
     """Say that no modules of the weights are as many as the layers that a configuration, of one part, declares."""
-    keys = [step.key for step in plan.steps]
+    keys = [one.key for one in tensors]
     lists = numbered_lists(keys)
     stacks = [one for one in lists if one.prefix.rpartition(".")[2] in STACKS]
     for name, value in declared_layers(config).items() if stacks else ():

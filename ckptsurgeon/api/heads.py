@@ -10,6 +10,7 @@ from ..plan import Plan, Step
 from ..planners import EMBEDDING, HEAD
 from ..text import escape, listing
 from .model_folders import ModelFolder
+from .shape_checks import Described
 from .tied_by_default import TIES, model_type_of, untied_by_default
 
 __all__ = ["has_new_head", "head_notes", "mixed_head_notes", "with_heads_said"]
@@ -74,26 +75,26 @@ def mixed_head_notes(plan: Plan, folders: Sequence[ModelFolder]) -> Iterator[str
             )
 
 
-def head_notes(plan: Plan, folder: ModelFolder) -> Iterator[str]:
+def head_notes(tensors: Sequence[Described], folder: ModelFolder) -> Iterator[str]:
     """Yield a note on an output layer that a configuration ties to the embedding, or that it wants and nobody has.
 
-    ``folder`` is what goes beside the weights of the plan.
+    ``folder`` is what goes beside these weights.
     """
-    embedding = next((step for step in plan.steps if EMBEDDING.search(step.key) and len(step.shape) == 2), None)
+    embedding = next((one for one in tensors if EMBEDDING.search(one.key) and len(one.shape) == 2), None)
     if embedding is None:
         return
     if not folder.said_tied:
-        yield from _wanted(plan, folder)
+        yield from _wanted(tensors, folder)
         return
-    for step in plan.steps:
-        if HEAD.search(step.key) and step.shape[1:] == embedding.shape[1:] and not step.tied_to:
+    for one in tensors:
+        if HEAD.search(one.key) and one.shape[1:] == embedding.shape[1:] and not one.tied_to:
             yield (
                 f"config.json says that {escape(embedding.key)} is the output layer ({TIES}), and "
-                f"{escape(step.key)} is stored beside it: if they differ, transformers before 5 ignores the latter"
+                f"{escape(one.key)} is stored beside it: if they differ, transformers before 5 ignores the latter"
             )
 
 
-def _wanted(plan: Plan, folder: ModelFolder) -> Iterator[str]:
+def _wanted(tensors: Sequence[Described], folder: ModelFolder) -> Iterator[str]:
     """Say that there is no output layer, where a configuration or the class of its model unties it."""
     said = f"says that the output layer is not the embedding ({TIES}: false)"
     if folder.said_tied is None:
@@ -102,7 +103,7 @@ def _wanted(plan: Plan, folder: ModelFolder) -> Iterator[str]:
         if not untied_by_default(folder.config):
             return
     wants = any(HEADED.search(name) for name in _architectures(folder))
-    if wants and not any(ANY_HEAD.search(step.key) and not EMBEDDING.search(step.key) for step in plan.steps):
+    if wants and not any(ANY_HEAD.search(one.key) and not EMBEDDING.search(one.key) for one in tensors):
         yield f"config.json {said}, and there is none"
 
 

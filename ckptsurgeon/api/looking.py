@@ -31,6 +31,8 @@ def inspect(
 ) -> Inspection:
     """Describe a checkpoint from its headers: every tensor, what it shares, what else is in the file, and its adapter.
 
+    Of a model's folder it is said where files beside the weights contradict these.
+
     ``include`` and ``exclude`` limit the description to some keys; ``stats`` reads their values too, but not those of
     quantised tensors, which are codes. Raises what ``open_checkpoint`` raises, and PatternError for a pattern that
     matches nothing.
@@ -38,7 +40,16 @@ def inspect(
     with open_checkpoint(path, root) as checkpoint:
         adapter, notes = settings_beside(checkpoint)
         found = inspection_of(checkpoint, include, exclude, stats=stats)
-        return replace(found, adapter=adapter, notes=(*found.notes, *notes))
+        return replace(found, adapter=adapter, notes=(*found.notes, *notes, *_contradictions(checkpoint)))
+
+
+def _contradictions(checkpoint: Checkpoint) -> list[str]:
+    """Return notes on files in a model's folder that contradict the weights; of a single file nothing is loaded."""
+    if checkpoint.folder is None:
+        return []
+    from .folder_checks import notes_beside
+
+    return notes_beside(checkpoint)
 
 
 def init_config(

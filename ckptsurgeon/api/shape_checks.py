@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..plan import Step
 from ..tensors import DTYPES
 from ..text import count, escape
 from .model_config import has_parts
 
-__all__ = ["shape_notes"]
+__all__ = ["Described", "shape_notes"]
 
 MLP = re.compile(r"\d\.(?:mlp\.(?:down_proj|dense_4h_to_h)|(intermediate)\.dense)\.weight$")
 """Weights from or into the inner width of a layer: its columns, of BERT's its rows."""
@@ -28,26 +27,35 @@ BY_LAYER = ("block_configs", "multi_query", "per_layer_config")
 """Fields of models whose layers have sizes of their own."""
 
 
-def shape_notes(steps: Iterable[Step], config: Mapping[str, Any]) -> Iterator[str]:
+class Described(NamedTuple):
+    """A tensor of a model: ``tied_to`` is the first key of the same values, '' if it has its own."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    tied_to: str = ""
+
+
+def shape_notes(tensors: Iterable[Described], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the configuration of a model of one part says of sizes that no layer has.
 
     Layers of one model may differ, and their classes have defaults: one that fits is enough.
     """
     if has_parts(config) or any(name in config for name in BY_LAYER):
         return
-    weights = {step.key: step for step in steps if _is_plain(step)}
+    weights = {one.key: one for one in tensors if _is_plain(one)}
     yield from _feed_forward(weights, config)
     yield from _attention(weights, config)
 
 
-def _is_plain(step: Step) -> bool:
-    """Whether a step writes a matrix of numbers, as they are and not packed."""
-    return len(step.shape) == 2 and min(step.shape) > 1 and DTYPES[step.dtype].kind == "float" and (
-        DTYPES[step.dtype].values == 1 and DTYPES[step.dtype].bits >= 8
-    )  # fmt: skip
+def _is_plain(one: Described) -> bool:
+    """Whether a tensor is a matrix of numbers, as they are and not packed."""
+    dtype = DTYPES[one.dtype]
+    is_matrix = len(one.shape) == 2 and min(one.shape) > 1
+    return is_matrix and dtype.kind == "float" and dtype.values == 1 and dtype.bits >= 8
 
 
-def _feed_forward(weights: Mapping[str, Step], config: Mapping[str, Any]) -> Iterator[str]:
+def _feed_forward(weights: Mapping[str, Described], config: Mapping[str, Any]) -> Iterator[str]:
     width = config.get("intermediate_size")
     found = {key: match for key in weights if (match := MLP.search(key)) is not None}
     known = set(_numbers(config, INNER))
@@ -60,7 +68,7 @@ def _feed_forward(weights: Mapping[str, Step], config: Mapping[str, Any]) -> Ite
         yield f"config.json says {width} (intermediate_size), and {escape(key)} has {has}: {UNLOADED}"
 
 
-def _attention(weights: Mapping[str, Step], config: Mapping[str, Any]) -> Iterator[str]:
+def _attention(weights: Mapping[str, Described], config: Mapping[str, Any]) -> Iterator[str]:
     """Compare the heads of layers that have keys and values of their own: others compress or share them."""
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     layers = [key.removesuffix("o_proj.weight") for key in weights if OUTPUT.search(key)]
