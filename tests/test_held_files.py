@@ -85,6 +85,16 @@ def cast() -> cs.Plan:
     return cs.convert("a", dtype="float16")
 
 
+def without_tokens() -> cs.Plan:
+    two()
+    Path("a/vocab.json").unlink()
+    return cs.average(["a", "b"])
+
+
+def added(name: str) -> None:
+    Path(name).write_text('{"<new>": 8}')
+
+
 def config_changes(name: str) -> None:
     Path(name).write_text(json.dumps({**json.loads(Path(name).read_text()), "rope_theta": 3}))
 
@@ -95,12 +105,13 @@ CASES: dict[str, tuple[Callable[[], cs.Plan], Other, str]] = {
     "gone": (adapter, Path("adapter/adapter_config.json").unlink, "adapter/adapter_config.json"),
     "merge": (linear, lambda: tokens_change("b/vocab.json"), "b/vocab.json"),
     "union": (lambda: linear(vocab="union"), lambda: tokens_change("b/vocab.json"), "b/vocab.json"),
-    "tokens": (with_list, lambda: tokens_change("list.json"), "list.json"),
     "average": (averaged, lambda: tokens_change("b/vocab.json"), "b/vocab.json"),
     "transplant": (copied, lambda: tokens_change("a/vocab.json"), "a/vocab.json"),
-    "lists": (mapped, lambda: tokens_change("list.json"), "list.json"),
     "lora extract": (extracted, lambda: tokens_change("b/vocab.json"), "b/vocab.json"),
     "recipe": (recipe_of_mergekit, lambda: tokens_change("b/vocab.json"), "b/vocab.json"),
+    "appears": (without_tokens, lambda: tokens_change("a/vocab.json"), "a/vocab.json"),
+    "added": (averaged, lambda: added("a/added_tokens.json"), "a/added_tokens.json"),
+    "before": (averaged, lambda: added("a/tokenizer.json"), "a/tokenizer.json"),
     "config": (cast, lambda: config_changes("a/config.json"), "a/config.json"),
 }
 
@@ -117,7 +128,16 @@ def test_a_kept_plan_is_refused_when_what_lay_beside_has_changed(case: str) -> N
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if CASES[case][2] != "list.json"])  # which is beside no source
+@pytest.mark.parametrize("made", [with_list, mapped])
+def test_a_plan_holds_the_rows_and_not_the_lists_that_were_named(made: Callable[[], cs.Plan]) -> None:
+    Path("p.json").write_text(json.dumps(made().to_json()))
+    cs.apply("p.json", "before/")
+    Path("list.json").unlink()
+    cs.apply("p.json", "out/")
+    assert Path("out/model.safetensors").read_bytes() == Path("before/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_verify_says_what_has_changed_beside_a_source(case: str) -> None:
     made, change, path = CASES[case]
     cs.apply(made(), "out/")

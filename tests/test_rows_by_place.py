@@ -256,3 +256,20 @@ def test_lists_named_the_other_way_round_are_an_error_and_another_list_is_said()
     Path("spelled.txt").write_text("\n".join([*TOKENS[:7], "z"]) + "\n")
     plan = cs.transplant("a", "b", vocab="spelled.txt:b/vocab.json", vocab_keys=keys)
     assert "row 7 is 'z' in spelled.txt and 'd' in the tokeniser of a: the list counts" in plan.notes
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: cs.average(["full", "less"]),
+        lambda: cs.merge(["full", "less"], method="linear", weights=[1, 1]),
+        lambda: cs.transplant("less", "full"),
+    ],
+)
+def test_rows_that_have_a_token_on_one_side_only_are_said(made: Any) -> None:
+    """As many rows, and the vocabulary of one is the beginning of the other's."""
+    model("full")
+    model("less", seed=1)
+    Path("less/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS[:6])}))
+    said = "rows go by place, and less has no token from row 6 on, where the output has 'c'"
+    assert [note for note in made().notes if "by place" in note] == [said]

@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError, PlanError, SourceError
 from ..plan import FilePrint, Note, Plan, PlanSource
-from ..sources import leads_out
+from ..sources import leads_out, scheme_of
 from ..text import escape
-from .inputs import file_print
-from .model_folders import ADAPTER, CONFIG, ModelFolder
+from .added_tokens import ADDED
+from .model_folders import ADAPTER, CONFIG, VOCABULARIES, ModelFolder
 
-__all__ = ["changed_beside", "check_beside", "with_beside_held", "with_lists_held", "with_settings_held"]
+__all__ = ["changed_beside", "check_beside", "with_beside_held", "with_settings_held"]
 
 LARGEST = 256 << 20
 
 
 def with_beside_held(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
     """Return a plan whose sources have the fingerprints of what was read beside them, settings in any case."""
-    held = []
+    held, is_compared = [], any(folder.vocabulary for folder in folders)
     for source, folder in zip(plan.sources, folders, strict=False):
         with suppress(CheckpointError):  # too large, which was said where it was wanted
             folder.fingerprint(CONFIG, ADAPTER)
-        held.append(replace(source, beside=folder.prints))
+        held.append(replace(source, beside=(*folder.prints, *(_lacking(folder) if is_compared else ()))))
     return replace(plan, sources=(*held, *plan.sources[len(held) :]))
+
+
+def _lacking(folder: ModelFolder) -> Iterator[FilePrint]:
+    """Yield files that would count and are not there, without a digest: a vocabulary before the one that counts."""
+    if not folder.files or scheme_of(folder.path):
+        return
+    rank = VOCABULARIES.index(folder.vocabulary) if folder.vocabulary else len(VOCABULARIES)
+    there = {one.name for one in folder.files}
+    names = (*VOCABULARIES[:rank], *((ADDED,) if folder.vocabulary and not folder.has_all_tokens else ()))
+    yield from (FilePrint(name, 0, "") for name in names if name not in there)
 
 
 def with_settings_held(plan: Plan, folder: ModelFolder) -> Plan:
@@ -40,16 +50,6 @@ def with_settings_held(plan: Plan, folder: ModelFolder) -> Plan:
     beside = tuple(one for one in folder.prints if one.name in changed)
     first, *rest = plan.sources
     return replace(plan, sources=(replace(first, beside=beside), *rest)) if beside else plan
-
-
-def with_lists_held(plan: Plan, paths: Iterable[str], folders: Sequence[ModelFolder]) -> Plan:
-    """Return a plan with the fingerprints of token lists that are not held as files beside its sources."""
-    beside = {os.path.join(folder.path, one.name) for folder in folders for one in folder.prints}
-    copied = {one.path for one in plan.target.companions}
-    known = beside | copied | {file.name for file in plan.target.files}
-    lists = [path for path in dict.fromkeys(paths) if path and path not in known]
-    files = (*plan.target.files, *map(file_print, lists))
-    return replace(plan, target=replace(plan.target, files=files)) if lists else plan
 
 
 def check_beside(source: PlanSource, checkpoint: Checkpoint) -> None:
@@ -74,14 +74,14 @@ def _changed(source: PlanSource, checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def _digest(checkpoint: Checkpoint, file: FilePrint) -> str:
-    """Return the SHA-256 of a file beside a checkpoint, '' for one that is gone or has another size."""
+    """Return the SHA-256 of a file beside a checkpoint, '' for one that is not there, "another" for another size."""
     folder = checkpoint.around
     if folder is None or leads_out(os.path.join(folder.uri, file.name)):
         return ""
     try:
         with closing(folder.file(file.name)) as beside:
-            if beside.size != file.size or file.size > LARGEST:
-                return ""
+            if beside.size != file.size or file.size > LARGEST or not file.sha256:
+                return "another"
             return hashlib.sha256(beside.read(0, beside.size)).hexdigest()
     except SourceError:
         return ""

@@ -17,7 +17,7 @@ from ..plan import Plan
 from ..text import brief_repr, escape
 from ..yamltext import read_yaml
 from .config_differences import with_config_said
-from .held_files import with_beside_held, with_lists_held
+from .held_files import with_beside_held
 from .merge_request import Request
 from .merge_vocabulary import merge_vocabulary
 from .recipe_models import RecipeModels, found
@@ -87,7 +87,6 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
             plan = with_config_said(plan, merged.folders, merged.donor)
             plan = checked_rows(plan, merged.folders, remedy=RECIPE, said=asked.vocabulary.is_by_place)
             plan = with_beside_held(plan, merged.folders)
-            plan = with_lists_held(plan, tokens.read if tokens is not None else (), merged.folders)
             plan = asked.carried(plan, opened, path, donor=merged.donor)
             stack.pop_all()
     except ConfigError as error:

@@ -80,11 +80,6 @@ class ModelTokens:
     added: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    @property
-    def read(self) -> tuple[str, ...]:
-        """The paths of all lists that were read."""
-        return (*self.paths, self.begins, self.path)
-
 
 def merge_vocabulary(
     asked: VocabularyAsked, models: Sequence[MergedModel], *, first: int

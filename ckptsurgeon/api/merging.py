@@ -17,7 +17,7 @@ from ..plan import Plan
 from ..planners import MergeOptions, Settings, SourceView, Values, pieces_of, plan_merge, with_tied_heads
 from .argument_types import checked
 from .config_differences import with_config_said
-from .held_files import with_beside_held, with_lists_held
+from .held_files import with_beside_held
 from .inputs import names_of, plan_source, said_of, view_of
 from .memory import memory_bytes
 from .merge_choice import check_names, check_number, method_named
@@ -155,7 +155,7 @@ def _plan_models(
         plan = with_config_said(plan, folders, donor)
         plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
         plan = checked_rows(plan, folders, remedy=MERGED, said=asked.vocabulary.is_by_place)
-        plan = with_lists_held(with_beside_held(plan, folders), chosen[1].read if chosen is not None else (), folders)
+        plan = with_beside_held(plan, folders)
         plan = asked.carried(plan, opened, donor=donor)
         stack.pop_all()
     return plan

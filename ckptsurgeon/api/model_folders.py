@@ -28,6 +28,7 @@ __all__ = [
     "CONFIG",
     "GENERATION",
     "TOKENIZER",
+    "VOCABULARIES",
     "ModelFolder",
     "json_text",
     "model_folder",

@@ -121,7 +121,12 @@ def _difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], ro
     if output.tokens is None or folder.tokens is None:
         return f"the tokenisers of {name} and {its_name} cannot be compared"
     found = _first_other(output, folder, rows)
-    return f"row {found[0]} is {_token(found[2])} in {name} and {_token(found[1])} in {its_name}" if found else ""
+    if found:
+        return f"row {found[0]} is {_token(found[2])} in {name} and {_token(found[1])} in {its_name}"
+    number = len(folder.tokens)
+    if number < min(len(output.tokens), rows):
+        return f"{name} has no token from row {number} on, where {its_name} has {_token(output.tokens[number])}"
+    return ""
 
 
 def _by_place(plan: Plan, source: int) -> Iterator[tuple[str, tuple[int, ...]]]:

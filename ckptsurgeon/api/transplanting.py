@@ -19,7 +19,7 @@ from .coded import check_settings, parts_elsewhere, with_settings
 from .config_differences import with_config_said
 from .folder_checks import unreadable_notes
 from .heads import with_heads_said
-from .held_files import with_beside_held, with_lists_held
+from .held_files import with_beside_held
 from .inputs import OpenInputs, names_of, plan_source, plan_target
 from .model_folders import ModelFolder, model_folder
 from .output_folder import kept_folder
@@ -82,7 +82,7 @@ def plan_into(
         tied = bool(target.keeps) and folders[-1].is_tied
         plan = with_heads_said(plan, folders[: len(specs)], [view.tensors for view in views], tied=tied)
         plan = checked_rows(plan, folders, remedy=COPIED, said=by_place, declared=target.vocabulary)
-        plan = with_lists_held(with_beside_held(plan, folders), change.paths if change is not None else (), folders)
+        plan = with_beside_held(plan, folders)
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()

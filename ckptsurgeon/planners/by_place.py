@@ -23,12 +23,16 @@ BY_TOKEN = "--vocab SRC_TOKENS:DST_TOKENS"
 _WORDS = frozenset(
     (
         "embed", "embedding", "embeddings", "emb", "wte", "vocab", "vocabulary", "ctc", "classifier", "logits",
-        "predictions",
+        "predictions", "joint", "joiner", "generator",
     )
 )  # fmt: skip
 """Words in the name of a tensor, or of the module around it, that has a row for each token."""
+_SURE = frozenset(("ctc", "vocab", "vocabulary", "logits", "joint", "joiner"))
+"""Those of them by which a size is a vocabulary's, whatever else has it."""
 _HEADS = frozenset(("lm_head", "output", "output_layer", "out", "proj_out", "decoder", "shared"))
 """Modules that have one if they are called just so."""
+_AROUND = frozenset(("seq_lin", "decoder_layers"))
+"""Modules around one: SpeechBrain's output layer, NeMo's."""
 _OTHERS = frozenset(
     (
         "pos", "position", "positions", "positional", "relative", "rel", "type", "types", "segment", "patch", "time",
@@ -57,13 +61,16 @@ class ByPlace:
     """Tells which of all tensors whose shapes differ run along a vocabulary of another size.
 
     The destination declares it, or names do: of the first axis of a matrix whose other axis does not change, and of
-    biases of the same sizes. A size that changes anywhere else, too, is that of a layer that was widened.
+    biases of the same sizes. A size that changes anywhere else, too, is that of a layer that was widened, unless a name
+    leaves no doubt: then all that has rows of these sizes has them for tokens.
     """
 
     def __init__(self, changes: Iterable[Change], declared: Mapping[str, int]) -> None:
         self._sizes: dict[str, Sizes] = {}
         likely: dict[str, tuple[Sizes, int]] = {}
+        rows: dict[str, Sizes] = {}
         elsewhere: set[Sizes] = set()
+        sure: set[Sizes] = set()
         for change in changes:
             if len(change.have) != len(change.want):
                 continue
@@ -72,12 +79,18 @@ class ByPlace:
             axis = next((declared[name] for name in change.names if name in declared), None)
             if axis is not None and axis < len(change.have) and change.have[axis] != change.want[axis]:
                 self._sizes[change.names[0]] = (change.have[axis], change.want[axis])
-            elif not declared and differing == sizes[:1] and _has_rows(change.names, len(sizes)):
+                continue
+            if not declared and differing == sizes[:1] and len(sizes) in (1, 2):
+                rows[change.names[0]] = sizes[0]
+                if len(sizes) == 2 and any(map(_is_surely_of_tokens, change.names)):
+                    sure.add(sizes[0])
+            if not declared and differing == sizes[:1] and _has_rows(change.names, len(sizes)):
                 likely[change.names[0]] = (sizes[0], len(sizes))
             else:
                 elsewhere.update(differing)
         matrices = {sizes for sizes, axes in likely.values() if axes == 2} - elsewhere
         self._sizes |= {key: sizes for key, (sizes, _) in likely.items() if sizes in matrices}
+        self._sizes |= {key: sizes for key, sizes in rows.items() if sizes in sure}
 
     def __contains__(self, key: str) -> bool:
         return key in self._sizes
@@ -131,5 +144,17 @@ def _is_of_tokens(name: str, *, bias: bool) -> bool:
     if bias and "bias" not in last:
         return False
     parts = modules[-2:] if last in ("weight", "bias") else [*modules, last][-2:]
-    words = {word for part in parts for word in re.split(r"[_\d]+", part)}
-    return words.isdisjoint(_OTHERS) and (not words.isdisjoint(_WORDS) or not _HEADS.isdisjoint(parts[-1:]))
+    words = _words(parts)
+    is_named = not words.isdisjoint(_WORDS) or not _HEADS.isdisjoint(parts[-1:]) or not _AROUND.isdisjoint(parts)
+    return words.isdisjoint(_OTHERS) and is_named
+
+
+def _is_surely_of_tokens(name: str) -> bool:
+    """Whether the name of a matrix leaves no doubt that it has a row for each token."""
+    words = _words(name.lower().split(".")[-3:-1])
+    is_one = EMBEDDING.search(name) is not None or name.endswith(("lm_head.weight", "embed_out.weight"))
+    return words.isdisjoint(_OTHERS) and (is_one or not words.isdisjoint(_SURE))
+
+
+def _words(parts: Sequence[str]) -> set[str]:
+    return {word for part in parts for word in re.split(r"[_\d]+", part)}

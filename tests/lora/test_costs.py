@@ -96,7 +96,7 @@ def test_what_is_no_size_is_said(verb: list[str], ckpt: Any) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
 def test_what_an_adapter_makes_infinite_or_nan_is_said(value: float, dtype: torch.dtype, ckpt: Any) -> None:
     base = base_state(dtype)
-    base["layers.0.q.weight"][0] = float("nan")  # was not finite before: not counted
+    base["layers.0.q.weight"][0] = float("nan")  # was not finite before
     base["layers.0.q.weight"][1, 1] = float("inf")
     save_file(base, "base.safetensors")
     a, b = factors(8, 8)
@@ -109,7 +109,8 @@ def test_what_an_adapter_makes_infinite_or_nan_is_said(value: float, dtype: torc
     expected = 0 if value == 3e38 and dtype == torch.float64 else 15
     assert lost >= expected
     said = json.loads(done.out)["notes"]
-    assert said == ([f"{lost} values of layers.0.q.weight became infinite or NaN"] if lost else [])
+    became = [f"{lost} values of layers.0.q.weight became infinite or NaN"] if lost else []
+    assert said == [*became, "NaN and infinite values come from the inputs: layers.0.q.weight (9 values)"]
     assert done.err == ""
     assert cs.verify("o.safetensors").ok
 

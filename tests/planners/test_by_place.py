@@ -30,7 +30,8 @@ def resized(shapes: dict[str, Any], policy: Any = "overlap", **options: Any) -> 
         "decoder.output_layer.weight", "lm_head.weight", "model.embed_tokens.weight", "transformer.wte.weight",
         "bert.embeddings.word_embeddings.weight", "shared.weight", "proj_out.weight", "tok_embeddings.weight",
         "output.weight", "cls.predictions.decoder.weight", "classifier.weight", "embed_out.weight",
-        "emb.Embedding.weight", "decoder.token_embedding.weight", "vocab_projection.weight", "embed.tokens.weight",
+        "joint_network.lin_out.weight", "joiner.output_linear.weight", "seq_lin.w.weight", "decoder.decoder_layers.0.weight",
+        "generator.weight", "emb.Embedding.weight", "decoder.token_embedding.weight", "vocab_projection.weight", "embed.tokens.weight",
     ],
 )  # fmt: skip
 def test_names_of_vocabularies_are_known(key: str) -> None:
@@ -131,4 +132,22 @@ def test_a_merge_by_place_says_so() -> None:
     assert said(cs.merge(["b.pth", "a.pth"], **merge, on_mismatch={"lm_head": "overlap", "x": "skip"})) == [
         "lm_head.weight is merged by place, not by token, of 5 and 7 rows; --vocab union merges rows by token"
     ]
-    assert said(cs.merge(["b.pth", "a.pth"], **merge, on_mismatch="overlap")) == []  # an axis of x goes there, too
+    for name, rows in (("c.pth", 5), ("d.pth", 7)):
+        torch.save({"output.weight": torch.ones(rows, 3), "x.weight": torch.ones(2, rows)}, name)
+    assert said(cs.merge(["d.pth", "c.pth"], **merge, on_mismatch="overlap")) == []  # an axis of x goes there, too
+
+
+@pytest.mark.parametrize(
+    ("other", "have", "want"),
+    [
+        ("conditioning.weight", (8, 11), (8, 14)),
+        ("crf.transitions", (11, 11), (14, 14)),
+        ("fc.weight", (11, 8), (14, 8)),
+    ],
+)
+def test_a_name_without_doubt_is_a_vocabulary_s_whatever_else_has_its_size(
+    other: str, have: tuple[int, ...], want: tuple[int, ...]
+) -> None:
+    shapes = {"ctc.ctc_lo.weight": ((11, 8), (14, 8)), "ctc.ctc_lo.bias": ((11,), (14,)), other: (have, want)}
+    found = ["ctc.ctc_lo.weight", "ctc.ctc_lo.bias", *([other] if have[1] == want[1] else [])]
+    assert resized(shapes, "pad") == [f"{', '.join(found)} go from 11 to 14 {SAID}"]
