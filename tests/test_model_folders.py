@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
@@ -684,3 +684,13 @@ def test_inspect_says_which_files_beside_the_weights_cannot_be_read() -> None:
     assert any("config.json is not valid JSON" in note for note in cs.inspect("m").notes)
     os.rename("m/model.safetensors", "m/other.safetensors")
     assert not cs.inspect("m/other.safetensors").notes  # a file in a folder of whatever
+
+
+def test_layers_with_a_gap_are_said() -> None:
+    path = model("m")
+    tensors = load_file(f"{path}/model.safetensors")
+    tensors["model.layers.5.mlp.weight"] = tensors.pop("model.layers.1.mlp.weight")
+    save_file(tensors, f"{path}/model.safetensors")
+    said = "model.layers goes to 5 and lacks 3 layers, 1 first: transformers initialises these"
+    assert said in cs.inspect("m").notes
+    assert said in cs.convert("m").target.notes

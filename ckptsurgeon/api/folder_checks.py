@@ -9,7 +9,7 @@ from typing import Any
 from ..checkpoint import Checkpoint
 from ..errors import ConfigError, SourceError
 from ..plan import Plan
-from ..planners import is_embedding, numbered_lists
+from ..planners import is_embedding, lists_with_gaps, numbered_lists
 from ..sources import scheme_of
 from ..tensors import DTYPES
 from ..text import count, escape, listing
@@ -166,6 +166,7 @@ def _layers(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator
     """Say that no modules of the weights are as many as the layers that a configuration, of one part, declares."""
     keys = [one.key for one in tensors]
     lists = numbered_lists(keys)
+    yield from _gaps(keys, config)
     stacks = [one for one in lists if one.prefix.rpartition(".")[2] in STACKS]
     for name, value in declared_layers(config).items() if stacks else ():
         side = next((one for one in ("decoder", "encoder") if one in name), "")
@@ -177,6 +178,19 @@ def _layers(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator
             has = f"{escape(most.prefix)} has {count(most.count, 'layer')}"
             rest = "loads no others" if most.count > value else "initialises the others"
             yield f"config.json says {value} ({name}), and {has}: transformers {rest}"
+            return
+
+
+def _gaps(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+    """Say that layers which a configuration declares are not numbered from 0 on."""
+    if not declared_layers(config):
+        return
+    for prefix, numbers in lists_with_gaps(keys).items():
+        if prefix.rpartition(".")[2] in STACKS and not any(map(str.isdigit, prefix.split("."))):
+            first = next(number for number in range(max(numbers)) if number not in numbers)
+            lost = count(max(numbers) + 1 - len(numbers), "layer")
+            has = f"{escape(prefix)} goes to {max(numbers)} and lacks {lost}, {first} first"
+            yield f"{has}: transformers initialises these"
             return
 
 

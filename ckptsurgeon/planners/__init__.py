@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .lora_fitting import AdapterView
     from .merge import pieces_of, plan_merge
     from .merge_heads import has_own_head, with_tied_heads
-    from .merge_layers import Depths, LayerList, layer_list, layer_lists, numbered_lists
+    from .merge_layers import Depths, LayerList, layer_list, layer_lists, lists_with_gaps, numbered_lists
     from .merge_mismatch import MergeMismatch
     from .merge_options import MergeOptions, Piece, Place
     from .merge_slices import LayerSlice, LayerSource, sliced_pieces
@@ -69,6 +69,7 @@ __all__ = [
     "is_of_tokens",
     "layer_list",
     "layer_lists",
+    "lists_with_gaps",
     "moved",
     "numbered_lists",
     "pieces_of",
@@ -126,6 +127,7 @@ __getattr__ = lazy_names(
             "LayerList",
             "layer_list",
             "layer_lists",
+            "lists_with_gaps",
             "numbered_lists",
         ),
         ".merge_mismatch": ("MergeMismatch",),

@@ -18,6 +18,7 @@ __all__ = [
     "layer_list",
     "layer_lists",
     "layers_of",
+    "lists_with_gaps",
     "numbered_lists",
     "position",
 ]
@@ -47,13 +48,23 @@ class LayerList:
 
 def numbered_lists(keys: Iterable[str]) -> list[LayerList]:
     """Return every list of modules that are numbered from 0 without a gap, in the order of the keys."""
+    found = _numbers(keys)
+    return [LayerList(prefix, len(numbers)) for prefix, numbers in found.items() if max(numbers) + 1 == len(numbers)]
+
+
+def lists_with_gaps(keys: Iterable[str]) -> dict[str, set[int]]:
+    """Return the other lists of modules that are numbered: their prefixes, and the numbers that are there."""
+    return {prefix: numbers for prefix, numbers in _numbers(keys).items() if max(numbers) + 1 != len(numbers)}
+
+
+def _numbers(keys: Iterable[str]) -> dict[str, set[int]]:
     found: dict[str, set[int]] = {}
     for key in keys:
         segments = key.split(".")
         for place, segment in enumerate(segments):
             if segment.isascii() and segment.isdigit():
                 found.setdefault(".".join(segments[:place]), set()).add(int(segment))
-    return [LayerList(prefix, len(numbers)) for prefix, numbers in found.items() if max(numbers) + 1 == len(numbers)]
+    return found
 
 
 def layer_lists(keys: Iterable[str], counts: Collection[int]) -> list[LayerList]:
