@@ -72,11 +72,99 @@ def test_every_verb_that_puts_models_together_says_so(verb: str) -> None:
          "rope_scaling is {'factor': 4.0, 'rope_type': 'linear'} in a, null in b"),
         ({"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
          "rope_theta is 500000.0 in a, 10000.0 in b"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is not said in b, 50.0 in a"),
+        ({"clip_qkv": 8.0}, "clip_qkv is not said in b, 8.0 in a"),
+        ({"sliding_window": 64, "layer_types": ["sliding_attention"]}, "sliding_window is not said in b, 64 in a"),
+        ({"attn_config": {"alibi": True}, "attention_dropout": 0.5, "id2label": {"0": "x"}, "model_type": "x"},
+         "model_type is x in a, llama in b"),
     ],
 )  # fmt: skip
 def test_the_note_has_the_field_and_both_values(theirs: dict[str, Any], note: str) -> None:
     (found,) = said(cs.average([model("b"), model("a", **theirs)]))
     assert found.endswith(f"config.json beside them: {note}")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"use_sliding_window": True}, {"use_sliding_window": False}),
+        ({"layer_types": ["full_attention"]}, {"layer_types": ["sliding_attention"]}),
+        ({"max_window_layers": 1}, {"max_window_layers": 0, "sliding_window": 4096}),
+        ({"rope_local_base_freq": 10000}, {"rope_local_base_freq": 20000}),
+        ({"sliding_window_pattern": 6}, {"sliding_window_pattern": 3}),
+        ({"n_group": 8}, {"n_group": 1}),
+        ({"topk_group": 4}, {"topk_group": 1}),
+        ({"scale_attn_by_inverse_layer_idx": False}, {"scale_attn_by_inverse_layer_idx": True}),
+        ({}, {"scale_attn_by_inverse_layer_idx": True}),
+        ({}, {"do_layer_norm_before": False}),
+        ({"scale_attn_weights": True}, {"scale_attn_weights": False}),
+        ({"feat_extract_activation": "gelu"}, {"feat_extract_activation": "relu"}),
+        ({"feat_extract_norm": "group"}, {"feat_extract_norm": "layer"}),
+        ({"conv_stride": [5, 2]}, {"conv_stride": [5, 3]}),
+        ({"global_rope_theta": 160000.0}, {"global_rope_theta": 10000.0}),
+        ({"local_rope_theta": 160000.0}, {"local_rope_theta": 10000.0}),
+        ({"local_attention": 128}, {"local_attention": 64}),
+        ({}, {"relative_attention_max_distance": 64}),
+        ({"swiglu_limit": None}, {"swiglu_limit": 3.0}),
+        ({"no_rope_layers": [1]}, {"no_rope_layers": [0]}),
+        ({"rope_interleave": True}, {"rope_interleave": False}),
+        ({}, {"scale_emb": 12}),
+        ({"window_size": 256}, {"window_size": 16}),
+        ({"attention_types": [[["global"], 2]]}, {"attention_types": [[["local"], 2]]}),
+        ({"pos_att_type": ["c2p"]}, {"pos_att_type": ["p2c"]}),
+        ({"position_buckets": 256}, {"position_buckets": 32}),
+        ({"position_embeddings_type": "rotary"}, {"position_embeddings_type": "relative"}),
+        ({"attn_config": {"alibi": False}}, {"attn_config": {"alibi": True}}),
+    ],
+)  # fmt: skip
+def test_a_field_that_decides_is_said(one: dict[str, Any], other: dict[str, Any]) -> None:
+    (note,) = said(cs.average([model("b", **one), model("a", 2.0, **other)]))
+    field = next(iter(other))
+    assert f": {field}{'.alibi' if field == 'attn_config' else ''} is " in note
+
+
+@pytest.mark.parametrize(
+    ("model_type", "theta", "note"),
+    [
+        ("llama", 1e6, "rope_theta is not said in norope, 1000000.0 in withrope"),
+        ("mixtral", 10000.0, "rope_theta is not said in norope, 10000.0 in withrope"),
+        ("llama", 10000, ""),
+        ("mixtral", 1e6, ""),
+    ],
+)
+def test_a_base_of_rotary_embeddings_that_one_lacks_is_the_default(model_type: str, theta: float, note: str) -> None:
+    (
+        model("norope", model_type=model_type, rope_theta=None),
+        model("withrope", 2.0, model_type=model_type, rope_theta=theta),
+    )
+    for pair in (("norope", "withrope"), ("withrope", "norope")):
+        for verb in VERBS.values():
+            assert [one.partition("beside them: ")[2] for one in said(verb(*pair))] == ([note] if note else [])
+
+
+ALIKE = {
+    "attention_dropout": 0.5, "bos_token_id": 4, "dtype": "bfloat16", "_name_or_path": "x", "use_cache": False,
+    "id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}, "initializer_range": 0.5,
+    "transformers_version": "4.1.0", "problem_type": "regression", "classifier_dropout": 0.1, "mask_time_prob": 0.9,
+    "layerdrop": 0.3, "ctc_loss_reduction": "mean", "ctc_zero_infinity": True, "hidden_dropout_prob": 0.2,
+    "hidden_dropout": 0.2, "resid_pdrop": 0.2, "embd_pdrop": 0.2, "router_aux_loss_coef": 0.5, "eos_token_id": 5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "config", ["BertConfig", "GPT2Config", "LlamaConfig", "MixtralConfig", "Qwen2Config", "Gemma2Config", "T5Config",
+               "Wav2Vec2Config", "WhisperConfig", "ModernBertConfig", "CLIPConfig"],
+)  # fmt: skip
+def test_nothing_is_said_of_configurations_of_one_class(config: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    made = getattr(transformers, config)()
+    older = {
+        name: value for name, value in made.to_dict().items() if value not in (None, False) and name != "layer_types"
+    }
+    model("a"), model("b")
+    Path("a/config.json").write_text(json.dumps({**made.to_dict(), **ALIKE}, default=str))
+    Path("b/config.json").write_text(json.dumps(older, default=str))
+    assert not said(cs.average(["a", "b"]))
 
 
 @pytest.mark.parametrize(

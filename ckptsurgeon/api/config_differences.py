@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..plan import Plan
 from ..text import brief_repr, escape
+from .config_fields import IGNORED_PARTS, base_of_rope, is_derived, is_ignored, is_usual
 from .model_folders import ModelFolder
 
 __all__ = ["with_config_said"]
 
-FIELDS = (
-    "model_type",
-    "num_attention_heads", "num_key_value_heads", "num_heads", "num_kv_heads", "n_head", "n_heads", "head_dim",
-    "attention_heads", "encoder_attention_heads", "decoder_attention_heads", "multi_query", "new_decoder_architecture",
-    "num_experts_per_tok", "norm_topk_prob", "routed_scaling_factor", "scoring_func",
-    "rotary_emb_base", "rotary_pct", "rotary_dim", "partial_rotary_factor", "alibi", "position_embedding_type",
-    "rope_interleaved", "sliding_window",
-    "hidden_act", "hidden_activation", "activation_function", "activation", "feed_forward_proj", "parallel_attn",
-    "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon",
-    "do_layer_norm_before", "do_stable_layer_norm", "scale_embedding", "use_parallel_residual",
-    "attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale",
-    "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
-)  # fmt: skip
-"""What a configuration says of how weights compute that their shapes do not tell."""
 PARTS = ("text_config", "vision_config", "audio_config", "encoder", "decoder", "llm_config", "language_config")
 ALIKE = {
     "swish": "silu",
@@ -36,7 +24,13 @@ ALIKE = {
 """Names of one function."""
 OF_GEMMA = ("gemma", "paligemma")
 """Models that compute with another activation than the older of their two fields says."""
+WINDOWED = ("sliding_window", "max_window_layers")
+ROTARY = re.compile(r"rope|rotary|theta|freq")
+"""Names of fields that transformers 5 has in ``rope_parameters``."""
+UNSAID = "not said"
 LONGEST = 60
+MANY = 256
+MOST = 12
 
 
 def with_config_said(
@@ -47,7 +41,8 @@ def with_config_said(
     ``folders`` are those of its sources, ``donor`` is the place of the one whose configuration the output has; if it
     has none, the first that has one counts. ``given`` is that of a destination that is no source, and its name.
 
-    A field counts that both have and that decides what weights of the same shapes compute.
+    A field counts unless it is known not to decide what weights of the same shapes compute; one that a configuration
+    lacks counts if the other is of the same kind of model and has another value than classes have by default.
     """
     taken = {one.source for step in plan.steps for one in step.inputs}
     models = [(source.name, folder.config) for source, folder in zip(plan.sources, folders, strict=False)]
@@ -62,10 +57,20 @@ def with_config_said(
 
 def _note(other: str, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any]) -> Iterator[str]:
     """Yield what differs in one line, if anything does."""
-    found = _differing(*_parts_of_one_kind(theirs, ours)) if ours else ()
-    said = [f"{field} is {one} in {escape(other)}, {here} in {escape(name)}" for field, one, here in found]
+    pair = _parts_of_one_kind(theirs, ours)
+    found = _differing(*pair, is_part=pair != (theirs, ours)) if ours else ()
+    ordered = sorted(found, key=lambda one: one[0] != "model_type")
+    said = [_line(escape(field), (one, escape(other)), (here, escape(name))) for field, one, here in ordered]
+    if len(said) > MOST:
+        said[MOST:] = [f"and {len(said) - MOST} more"]
     if said:
         yield f"equal weights compute otherwise by the config.json beside them: {'; '.join(said)}"
+
+
+def _line(field: str, *pair: tuple[str, str]) -> str:
+    """Return the values of a field and whose they are, first what is not said."""
+    (one, other), (here, name) = sorted(pair, key=lambda said: said[0] != UNSAID)
+    return f"{field} is {one} in {other}, {here} in {name}"
 
 
 def _parts_of_one_kind(
@@ -86,40 +91,71 @@ def _is_kind(part: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
     return kinds[0] == kinds[1] != ""
 
 
-def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str, str]]:
+def _differing(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], above: str = "", *, is_part: bool = False
+) -> Iterator[tuple[str, str, str]]:
     """Yield the fields that differ and both values, those of parts too."""
-    for field in FIELDS:
-        if field not in theirs or field not in ours or _is_unused(field, theirs, ours):
+    is_one_kind = theirs.get("model_type") == ours.get("model_type")
+    for field in dict.fromkeys((*ours, *theirs)):
+        inner, outer = pair = theirs.get(field), ours.get(field)
+        if isinstance(inner, dict) and isinstance(outer, dict) and field not in IGNORED_PARTS:
+            yield from _differing(inner, outer, f"{above}{field}.", is_part=True)
+        elif _is_unused(field, pair, (theirs, ours)) or not _differ(*map(_meant, pair)):
             continue
-        pair = [_meant(one[field]) for one in (theirs, ours)]
-        if pair[0] != pair[1]:
-            yield above + field, _said(theirs[field]), _said(ours[field])
-    yield from ((above + field, _said(one), _said(here)) for field, one, here in _rotary(theirs, ours))
-    for part in PARTS if not above else ():
-        inner, outer = theirs.get(part), ours.get(part)
-        if isinstance(inner, dict) and isinstance(outer, dict):
-            yield from _differing(inner, outer, f"{part}.")
+        elif None not in pair or (is_one_kind and _is_unusual(field, pair, is_part=is_part)):
+            yield above + field, _said_in(theirs, field), _said_in(ours, field)
+    for field, one, here in _rotary(theirs, ours, is_one_kind=is_one_kind):
+        yield above + field, _said(one), _said(here)
 
 
-def _is_unused(field: str, *configs: Mapping[str, Any]) -> bool:
-    if field == "sliding_window":
-        return all(one.get("use_sliding_window", True) is False or one[field] is None for one in configs)
-    if field == "hidden_act":
-        return any(str(one.get("model_type")).startswith(OF_GEMMA) for one in configs)
-    return any(one[field] is None for one in configs)  # then it is what the class makes of other fields
+def _is_unused(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a field does not count in two configurations, of which it has two values."""
+    if field == "rope_theta" or is_ignored(field) or not all(_is_short(value) for value in pair):
+        return True
+    if field in WINDOWED and all(one.get("use_sliding_window", True) is False or not one.get(field) for one in configs):
+        return True
+    if field == "hidden_act" and any(str(one.get("model_type")).startswith(OF_GEMMA) for one in configs):
+        return True
+    newer = any(isinstance(one.get("rope_parameters"), dict) for one in configs)
+    return None in pair and (is_derived(field) or (newer and ROTARY.search(field) is not None))
+
+
+def _is_short(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float) or (isinstance(value, list) and len(value) <= MANY)
+
+
+def _is_unusual(field: str, pair: Sequence[Any], *, is_part: bool) -> bool:
+    """Whether a value that one of two configurations has is not what the class has by default; parts say less."""
+    usual = is_usual(field, next(value for value in pair if value is not None))
+    return usual is False or (usual is None and not is_part)
+
+
+def _differ(one: Any, here: Any) -> bool:
+    """Whether two values differ, of lists what both have: models have layers more or less."""
+    if isinstance(one, list) and isinstance(here, list):
+        return any(a != b for a, b in zip(one, here, strict=False))
+    return bool(one != here)
+
+
+def _said_in(config: Mapping[str, Any], field: str) -> str:
+    return _said(config[field]) if field in config else UNSAID
 
 
 def _meant(value: Any) -> Any:
     return ALIKE.get(value, value) if isinstance(value, str) else value
 
 
-def _rotary(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _rotary(theirs: Mapping[str, Any], ours: Mapping[str, Any], *, is_one_kind: bool) -> Iterator[tuple[str, Any, Any]]:
     """Yield what differs of rotary embeddings, whichever way transformers spelled it."""
     one, here = _rope(theirs), _rope(ours)
     if one is None or here is None:
         return
-    if (theta := one.pop("rope_theta", None)) != (other := here.pop("rope_theta", None)) and None not in (theta, other):
-        yield "rope_theta", theta, other
+    pair = [found.pop("rope_theta", None) for found in (one, here)]
+    usual = base_of_rope(ours.get("model_type")) if is_one_kind else None
+    meant = [usual if value is None else value for value in pair]
+    if meant[0] != meant[1] and None not in meant and pair != [None, None]:
+        former, later = (UNSAID if value is None else value for value in pair)
+        yield "rope_theta", former, later
     same = one.get("rope_type") == here.get("rope_type")
     if not same or any(one[name] != here[name] for name in one if name in here):
         former, later = (None if said == {"rope_type": "default"} else said for said in (one, here))

@@ -1,0 +1,104 @@
+"""Which fields of a configuration do not tell what equal weights compute, and which values classes have as default."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+__all__ = ["IGNORED_PARTS", "base_of_rope", "is_derived", "is_ignored", "is_usual"]
+
+IGNORED_PARTS = frozenset((
+    "auto_map", "compression_config", "generation_config", "id2label", "label2id", "pruned_heads",
+    "quantization_config",
+    "rope_parameters", "rope_scaling", "task_specific_params",
+))  # fmt: skip
+"""Objects in a configuration that are no parts of a model, or are compared elsewhere."""
+_NAMES = frozenset((
+    # of the file, of loading and running
+    "architectures", "attn_impl", "attn_implementation", "dtype", "finetuning_task", "framework", "freeze",
+    "gradient_checkpointing", "init_device", "is_encoder_decoder", "low_cpu_mem_usage", "name", "fast_qkv",
+    "output_attentions", "output_hidden_states", "output_past", "output_router_logits", "output_scores",
+    "pretraining_tp", "problem_type", "reorder_and_upcast_attn", "return_dict", "slow_but_exact", "tokenizer_class",
+    "torch_dtype", "torchscript", "transformers_version", "use_bfloat16", "use_cache", "use_mambapy", "verbose",
+    # of training, of losses, of drawing values
+    "apply_spec_augment", "ctc_zero_infinity", "gradient_clipping", "input_jitter_noise", "init_std", "init_xavier_std",
+    "initializer", "label_smoothing", "num_denoising", "num_negatives",
+    "num_logits_to_keep", "time_step_max", "time_step_min", "train_num_points", "use_auxiliary_head",
+    "rescale_prenorm_residual", "router_jitter_noise",
+    # of generation
+    "do_sample", "diversity_penalty", "early_stopping", "length_penalty", "max_length", "min_length",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "prefix", "remove_invalid_values",
+    "repetition_penalty", "temperature", "top_k", "top_p", "typical_p", "encoder_no_repeat_ngram_size",
+    # sizes that shapes tell
+    "decoder_layers", "depth", "depths", "d_ff", "d_inner", "d_model", "encoder_layers", "hidden_sizes", "in_channels",
+    "in_chans", "intermediate_sizes", "n_ctx", "n_embd", "n_inner", "n_layer", "n_layers", "n_positions",
+    "num_channels", "num_conv_pos_embeddings", "num_decoder_layers", "num_encoder_layers", "num_experts",
+    "num_hidden_layers", "num_labels", "num_layers", "num_local_experts", "n_routed_experts", "n_shared_experts",
+    "relative_attention_num_buckets", "tie_word_embeddings", "tie_encoder_decoder",
+    "num_nextn_predict_layers", "seq_length", "max_seq_len", "max_sequence_length", "model_max_length",
+    "context_length", "num_blocks", "num_codevector_groups", "num_codevectors_per_group", "num_filters", "num_queries",
+    "num_query_tokens", "num_register_tokens", "first_k_dense_replace", "time_step_rank",
+    # made of others
+    "dense_act_fn", "is_gated_act", "num_feat_extract_layers",
+))  # fmt: skip
+_WORDS = re.compile(
+    r"(^|_)(dropout|drop|layerdrop|pdrop|loss|losses|coef|coefficient|cost|initializer|vocab|vocabulary|labels?)(_|$)"
+    r"|^_|^freeze_|^mask_(time|feature|channel)_|^use_(flash|fused|kernel|memory_efficient|xformers)"
+    r"|^(summary|finetuned|unsloth|init)_|_token$|_token_(id|ids|index)$|_(id|ids)$|^suppress_|^begin_suppress_"
+    r"|_weight$|_init_value$|_momentum$|^(focal|matcher)_|(^|_)bias$|_lora_rank$|_channels?$|(^|_)kernel(_|$)"
+    r"|^num_.*layers$"
+    r"|_position_embeddings$|^max_.*positions?$|_seq_len(gth)?$|_version$"
+)
+"""Names of fields that only training, generation or a tokeniser take, that shapes tell, or that are limits."""
+_SIZE = re.compile(r"_(size|sizes|dim|dims)$")
+_NOT_SHAPES = re.compile(r"(^|_)(head|heads|rotary|rope|window|chunk|block|local|global|nope|group|attention)_")
+"""Words in names of sizes that shapes do not tell, since the matrices of all heads are one."""
+_DERIVED = re.compile(
+    r"(^|_)(head_dim|head_size|heads?_kv|kv_channels|d_head|key_value_heads|kv_heads|layer_types|hidden_activation)$"
+    r"|^no_rope_layers?(_interval)?$|^_?sliding_window_pattern$|^layers_block_type$|^num_kv_heads$"
+)
+"""Fields that classes make of others where a configuration does not say them."""
+_USUAL: dict[str, tuple[Any, ...]] = {
+    "activation": ("gelu", "silu"), "activation_function": ("gelu", "gelu_new"), "hidden_act": ("gelu", "silu"),
+    "attn_type": ("bi",), "embedding_multiplier": (1,), "attention_multiplier": (1,), "residual_multiplier": (1,),
+    "logits_scaling": (1,),
+    "feed_forward_proj": ("relu",), "layer_norm_eps": (1e-5, 1e-12), "layer_norm_epsilon": (1e-5, 1e-6),
+    "layernorm_epsilon": (1e-5,), "moe_layer_freq": (1,), "norm_topk_prob": (True, False),
+    "partial_rotary_factor": (1,), "parallel_attn": (True,), "residual_in_fp32": (True,),
+    "position_embedding_type": ("absolute",), "relative_attention_max_distance": (128,), "rms_norm_eps": (1e-6,),
+    "rope_interleave": (True,), "rope_local_base_freq": (10000,), "routed_scaling_factor": (1,),
+    "scale_attn_weights": (True,), "scale_decoder_outputs": (True,), "sliding_window": (4096,),
+    "swiglu_limit": (7,), "rope_theta": (10000,), "use_parallel_residual": (True, False),
+    "do_layer_norm_before": (True,),
+}  # fmt: skip
+"""Values that classes have where a configuration does not say a field, of others 0, false and nothing."""
+_BASES = {
+    "mixtral": 1e6, "qwen2_vl": 1e6, "qwen2_5_vl": 1e6, "phimoe": 1e6, "lfm2": 1e6, "minimax": 1e6, "smollm3": 2e6,
+    "cohere": 5e5, "llama4_text": 5e5, "mllama_text_model": 5e5, "bitnet": 5e5, "flex_olmo": 5e5, "olmo3": 5e5,
+    "csm": 5e5, "ernie4_5": 5e5, "ernie4_5_moe": 5e5, "gpt_oss": 150000, "helium": 1e5, "apertus": 12e6,
+    "longcat_flash": 1e7, "nomic_bert": 1000, "modernbert": 160000, "cwm": 1e6, "gemma3_text": 1e6, "gemma3": 1e6,
+}  # fmt: skip
+"""Bases of rotary embeddings that a class has as default, if it is not 10000."""
+
+
+def is_ignored(field: str) -> bool:
+    """Whether equal weights compute the same whatever a field says, or their shapes tell it."""
+    is_size = _SIZE.search(field) is not None and _NOT_SHAPES.search(field) is None
+    return field in _NAMES or is_size or _WORDS.search(field) is not None
+
+
+def is_derived(field: str) -> bool:
+    """Whether a class makes the value of a field of other fields, if its configuration does not say it."""
+    return _DERIVED.search(field) is not None
+
+
+def is_usual(field: str, value: Any) -> bool | None:
+    """Whether a value is what a class has by default; None if there is no certain default."""
+    if field in _USUAL:
+        return value in _USUAL[field]
+    return None if value else True
+
+
+def base_of_rope(model_type: object) -> float:
+    """Return the base of rotary embeddings that a model has whose configuration does not say it."""
+    return _BASES.get(model_type, 10000.0) if isinstance(model_type, str) else 10000.0
