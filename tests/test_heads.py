@@ -157,6 +157,29 @@ def test_a_head_that_a_file_itself_ties_is_not_said() -> None:
     assert TIES not in notes(cs.convert("both"))
 
 
+class Live(torch.nn.Module):
+    """A model with an output layer, tied or not, under the names of Llama."""
+
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.model = torch.nn.ModuleDict({"embed_tokens": torch.nn.Embedding(6, 2), "norm": torch.nn.LayerNorm(2)})
+        self.lm_head = torch.nn.Linear(2, 6, bias=False)
+        if tied:
+            self.lm_head.weight = self.model["embed_tokens"].weight
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("head", [True, False])
+def test_nothing_is_said_to_be_stored_in_a_live_module(tied: bool, head: bool) -> None:
+    model("a", tied=True, head=head)
+    if head and tied:  # two names of one tensor have one value
+        state = {EMBED: torch.ones(6, 2), "lm_head.weight": torch.ones(6, 2), "model.norm.weight": torch.ones(2)}
+        save_file(state, "a/model.safetensors")
+    said = notes(cs.load_into(Live(tied=tied), "a"))
+    assert "is stored" not in said
+    assert ("stays the destination's" in said) == (not tied and not head)
+
+
 def test_a_head_under_another_name_is_one() -> None:
     model("other", tied=False, head=False)
     state = {

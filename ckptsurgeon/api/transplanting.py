@@ -72,14 +72,15 @@ def plan_into(
         plan = with_settings(plan, held)
         folders = list(map(model_folder, opened))
         plan = checked_lists(with_dtype_said(plan, target), folders, change)
-        if target.keeps:
+        has_file = len(opened) > len(specs)
+        if has_file:
             plan = kept_folder(plan, folders[-1], target, change)
         else:
             plan = replace(plan, notes=(*plan.notes, *unreadable_notes(ModelFolder("", target.companions))))
         given = config or ModelFolder("", target.companions).config
-        if given or len(folders) > len(specs):
+        if given or has_file:
             plan = with_config_said(plan, folders, len(specs), (given, target.name))
-        tied = bool(target.keeps) and folders[-1].is_tied
+        tied = has_file and folders[-1].is_tied
         plan = with_heads_said(plan, folders[: len(specs)], [view.tensors for view in views], tied=tied)
         plan = checked_rows(plan, folders, remedy=COPIED, said=by_place, declared=target.vocabulary)
         plan = with_beside_held(plan, folders)
