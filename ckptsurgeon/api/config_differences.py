@@ -10,6 +10,7 @@ from typing import Any
 from ..plan import Plan
 from ..text import brief_repr, escape
 from .config_fields import IGNORED_PARTS, base_of_rope, is_derived, is_ignored, is_usual
+from .labels import label_notes
 from .model_folders import ModelFolder
 
 __all__ = ["with_config_said"]
@@ -42,16 +43,20 @@ def with_config_said(
     has none, the first that has one counts. ``given`` is that of a destination that is no source, and its name.
 
     A field counts unless it is known not to decide what weights of the same shapes compute; one that a configuration
-    lacks counts if the other is of the same kind of model and has another value than classes have by default.
+    lacks counts if the other is of the same kind of model and has another value than classes have by default. Rows of
+    a classifier that stand for other labels are said too.
     """
     taken = {one.source for step in plan.steps for one in step.inputs}
     models = [(source.name, folder.config) for source, folder in zip(plan.sources, folders, strict=False)]
-    used = [model for number, model in enumerate(models) if number in taken and model[1]]
+    used = {number: model for number, model in enumerate(models) if number in taken and model[1]}
     if given is None or not given[0]:
-        name, ours = next(iter([one for one in models[donor : donor + 1] if one[1]] or used), ("", {}))
+        name, ours = next(iter([one for one in models[donor : donor + 1] if one[1]] or used.values()), ("", {}))
     else:
         ours, name = given
-    notes = [note for other, theirs in used if theirs is not ours for note in _note(other, theirs, name, ours)]
+    notes = []
+    for number, (other, theirs) in used.items():
+        if theirs is not ours:
+            notes += [*_note(other, theirs, name, ours), *label_notes(plan, number, theirs, name, ours)]
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 

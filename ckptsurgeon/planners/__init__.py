@@ -11,7 +11,7 @@ from ..lazy import lazy_names
 
 if TYPE_CHECKING:
     from .average import ema_weights, plan_average
-    from .by_place import EMBEDDING, HEAD, is_embedding, is_of_tokens, vocabulary_keys
+    from .by_place import EMBEDDING, HEAD, is_embedding, is_of_labels, is_of_tokens, vocabulary_keys
     from .coded import DEQUANTISE, check_codes, refuse_codes
     from .edit import plan_edit
     from .extract import plan_lora_extract
@@ -66,6 +66,7 @@ __all__ = [
     "ema_weights",
     "has_own_head",
     "is_embedding",
+    "is_of_labels",
     "is_of_tokens",
     "layer_list",
     "layer_lists",
@@ -96,6 +97,7 @@ __getattr__ = lazy_names(
             "EMBEDDING",
             "HEAD",
             "is_embedding",
+            "is_of_labels",
             "is_of_tokens",
             "vocabulary_keys",
         ),

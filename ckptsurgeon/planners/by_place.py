@@ -8,7 +8,17 @@ from dataclasses import dataclass
 
 from ..text import listing
 
-__all__ = ["BY_TOKEN", "EMBEDDING", "HEAD", "ByPlace", "Change", "is_embedding", "is_of_tokens", "vocabulary_keys"]
+__all__ = [
+    "BY_TOKEN",
+    "EMBEDDING",
+    "HEAD",
+    "ByPlace",
+    "Change",
+    "is_embedding",
+    "is_of_labels",
+    "is_of_tokens",
+    "vocabulary_keys",
+]
 
 HEAD = re.compile(r"^(\D*\.)?(lm_head|embed_out|output|output_layer|proj_out|decoder)\.weight$")
 """Names of output layers over a vocabulary; they lie in no numbered module."""
@@ -18,6 +28,11 @@ EMBEDDING = re.compile(
 """Names of input embeddings of a vocabulary."""
 BIAS = re.compile(r"^(\D*\.)?(lm_head|embed_out|output|output_layer|proj_out|decoder|predictions)\.bias$")
 """Names of what is added to the output layer."""
+LABELS = re.compile(
+    r"(^|\.)(\w*classifier|\w*classification_head|score|logits_proj)(\.(out_proj|out|linear|\d+))?"
+    r"\.(weight|bias)$"
+)
+"""Names of layers, of the classes of transformers that classify, that have a row for each label."""
 BY_TOKEN = "--vocab SRC_TOKENS:DST_TOKENS"
 
 _WORDS = frozenset(
@@ -127,6 +142,11 @@ def vocabulary_keys(keys: Iterable[str]) -> list[str]:
 def is_embedding(key: str) -> bool:
     """Whether a key is that of an input embedding of a vocabulary."""
     return EMBEDDING.search(key) is not None
+
+
+def is_of_labels(key: str) -> bool:
+    """Whether a key is that of a classifier: it has a row for each label, if it is the last layer of one."""
+    return LABELS.search(key) is not None
 
 
 def is_of_tokens(key: str, axes: int) -> bool:
