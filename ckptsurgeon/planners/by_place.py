@@ -33,6 +33,7 @@ LABELS = re.compile(
     r"\.(weight|bias)$"
 )
 """Names of layers, of the classes of transformers that classify, that have a row for each label."""
+LABELS_SAID = "; labels are not compared"
 BY_TOKEN = "--vocab SRC_TOKENS:DST_TOKENS"
 
 _WORDS = frozenset(
@@ -55,6 +56,9 @@ _OTHERS = frozenset(
     )
 )  # fmt: skip
 """Words that say what else has a row each, and names of what has none."""
+
+FEWEST = 10
+"""A classifier of fewer rows has labels: no vocabulary is that small."""
 
 Sizes = tuple[int, int]
 
@@ -106,31 +110,36 @@ class ByPlace:
         matrices = {sizes for sizes, axes in likely.values() if axes == 2} - elsewhere
         self._sizes |= {key: sizes for key, (sizes, _) in likely.items() if sizes in matrices}
         self._sizes |= {key: sizes for key, sizes in rows.items() if sizes in sure}
+        self._labels = {key for key, sizes in self._sizes.items() if is_of_labels(key) and max(sizes) < FEWEST}
+        self._labels -= declared.keys()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._sizes
+        """Whether rows of a tensor are those of tokens."""
+        return key in self._sizes and key not in self._labels
 
     def resized(self, keys: Iterable[str]) -> list[str]:
         """Say of the tensors that a transplant resized which of them keep their rows by place."""
         return [
-            f"{listing(found, where='')} {'goes' if len(found) == 1 else 'go'} from {before} to {after} rows by place, "
-            f"not by token; {BY_TOKEN} maps rows by token"
-            for (before, after), found in self._by_sizes(keys).items()
+            f"{listing(found, where='')} {'goes' if len(found) == 1 else 'go'} from {before} to {after} rows by place"
+            + (LABELS_SAID if are_labels else f", not by token; {BY_TOKEN} maps rows by token")
+            for (before, after, are_labels), found in self._by_sizes(keys).items()
         ]
 
     def merged(self) -> list[str]:
         """Say which tensors are merged row by row, by place."""
         return [
-            f"{listing(found, where='')} {'is' if len(found) == 1 else 'are'} merged by place, not by token, "
-            f"of {before} and {after} rows; --vocab union merges rows by token"
-            for (before, after), found in self._by_sizes(self._sizes).items()
+            f"{listing(found, where='')} {'is' if len(found) == 1 else 'are'} merged by place, "
+            + ("" if are_labels else "not by token, ")
+            + f"of {before} and {after} rows"
+            + (LABELS_SAID if are_labels else "; --vocab union merges rows by token")
+            for (before, after, are_labels), found in self._by_sizes(self._sizes).items()
         ]
 
-    def _by_sizes(self, keys: Iterable[str]) -> dict[Sizes, list[str]]:
-        found: dict[Sizes, list[str]] = {}
+    def _by_sizes(self, keys: Iterable[str]) -> dict[tuple[int, int, bool], list[str]]:
+        found: dict[tuple[int, int, bool], list[str]] = {}
         for key in keys:
             if key in self._sizes:
-                found.setdefault(self._sizes[key], []).append(key)
+                found.setdefault((*self._sizes[key], key in self._labels), []).append(key)
         return found
 
 

@@ -51,6 +51,18 @@ def test_other_tables_are_none(key: str) -> None:
     assert resized({key: ((50, 8), (33, 8))}) == []
 
 
+@pytest.mark.parametrize("key", ["classifier", "classifier.out_proj", "bert.token_classifier"])
+@pytest.mark.parametrize("policy", ["slice", "overlap"])
+def test_rows_of_a_small_classifier_are_labels(key: str, policy: str) -> None:
+    shapes = {f"{key}.weight": ((5, 8), (3, 8)), f"{key}.bias": ((5,), (3,))}
+    assert resized(shapes, policy) == [
+        f"{key}.weight, {key}.bias go from 5 to 3 rows by place; labels are not compared"
+    ]
+    with pytest.raises(cs.PlanError) as error:
+        resized(shapes, ())
+    assert "--vocab" not in str(error.value.hint)
+
+
 @pytest.mark.parametrize("policy", ["pad", "overlap", "interpolate"])
 def test_an_embedding_an_output_and_its_bias_are_one_note(policy: str) -> None:
     shapes = {
