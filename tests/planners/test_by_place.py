@@ -163,3 +163,11 @@ def test_a_name_without_doubt_is_a_vocabulary_s_whatever_else_has_its_size(
     shapes = {"ctc.ctc_lo.weight": ((11, 8), (14, 8)), "ctc.ctc_lo.bias": ((11,), (14,)), other: (have, want)}
     found = ["ctc.ctc_lo.weight", "ctc.ctc_lo.bias", *([other] if have[1] == want[1] else [])]
     assert resized(shapes, "pad") == [f"{', '.join(found)} go from 11 to 14 {SAID}"]
+    assert said(cs.merge(["b.pth", "a.pth"], **merge, on_mismatch="overlap")) == []  # an axis of x goes there, too
+
+
+def test_a_merge_of_small_classifiers_by_place_says_so_of_labels() -> None:
+    for name, rows in (("a.pth", 5), ("b.pth", 7)):
+        torch.save({"classifier.weight": torch.ones(rows, 3)}, name)
+    made = cs.merge(["b.pth", "a.pth"], method="linear", weights=[1, 1], on_mismatch="overlap")
+    assert said(made) == ["classifier.weight is merged by place, of 5 and 7 rows; labels are not compared"]
