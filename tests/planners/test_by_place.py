@@ -163,7 +163,6 @@ def test_a_name_without_doubt_is_a_vocabulary_s_whatever_else_has_its_size(
     shapes = {"ctc.ctc_lo.weight": ((11, 8), (14, 8)), "ctc.ctc_lo.bias": ((11,), (14,)), other: (have, want)}
     found = ["ctc.ctc_lo.weight", "ctc.ctc_lo.bias", *([other] if have[1] == want[1] else [])]
     assert resized(shapes, "pad") == [f"{', '.join(found)} go from 11 to 14 {SAID}"]
-    assert said(cs.merge(["b.pth", "a.pth"], **merge, on_mismatch="overlap")) == []  # an axis of x goes there, too
 
 
 def test_a_merge_of_small_classifiers_by_place_says_so_of_labels() -> None:
