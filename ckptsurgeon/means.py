@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from .errors import PlanError
-from .ops import Array, cast, raw_dtype, widened
+from .ops import Array, Lost, cast, raw_dtype, widened
 from .tensors import DTYPES
 from .text import count
 
@@ -51,8 +51,8 @@ def largest(parts: Iterable[Part]) -> Part:
     return found
 
 
-def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, int]:
-    """Return values in double precision rounded to a dtype once, and how many finite ones became infinite.
+def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, Lost]:
+    """Return values in double precision rounded to a dtype once, and how many lost their size.
 
     ``cast`` goes through float32, which is a second rounding. Raises PlanError where the dtype has no sign for a value.
     """
@@ -90,9 +90,10 @@ def _odd(values: Array) -> Array:
 def scaled(values: Array, dtype: str, factor: float) -> Array:
     """Return values times a number, rounded to their dtype once; raises PlanError where one becomes infinite."""
     made, lost = rounded(*average([(values, dtype)], [factor]), dtype)
-    if lost:
+    if lost.infinite:
         raise PlanError(
-            f"{count(lost, 'value')} times {factor:g} would be beyond {dtype}.", hint="Scale by less, or cast first."
+            f"{count(lost.infinite, 'value')} times {factor:g} would be beyond {dtype}.",
+            hint="Scale by less, or cast first.",
         )
     return made
 
@@ -100,6 +101,6 @@ def scaled(values: Array, dtype: str, factor: float) -> Array:
 def added(parts: Sequence[Array], dtype: str) -> Array:
     """Return the sum of values of one dtype, rounded to it once; raises PlanError where one becomes infinite."""
     made, lost = rounded(*average([(values, dtype) for values in parts], [1.0] * len(parts)), dtype)
-    if lost:
-        raise PlanError(f"{count(lost, 'sum')} would be beyond {dtype}.", hint="Cast first.")
+    if lost.infinite:
+        raise PlanError(f"{count(lost.infinite, 'sum')} would be beyond {dtype}.", hint="Cast first.")
     return made

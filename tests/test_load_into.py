@@ -145,6 +145,12 @@ def test_values_that_become_infinite_are_said() -> None:
     assert "1 value of weight became infinite or NaN" in plan.notes
 
 
+def test_values_that_become_zero_are_said() -> None:
+    save_file({"weight": torch.tensor([[1e-9, 2.0]]), "bias": torch.tensor([1.0])}, "wide.safetensors")
+    plan = cs.load_into(nn.Linear(2, 1).half(), "wide.safetensors")
+    assert "1 of 2 values of weight became zero" in plan.notes
+
+
 def test_what_cannot_be_written_in_place_is_refused_before_anything_is() -> None:
     save_file({"weight": torch.ones(3, 2), "bias": torch.ones(3)}, "lin.safetensors")
 

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from ..lora import Change, changing, wide_dtype
-from ..ops import Array, Box, blocks, box_shape, cast, raw_dtype
+from ..ops import Array, Box, Lost, blocks, box_shape, cast, count_nonzero, goes_to_zero, raw_dtype
 from ..plan import Lora, Step, Term
 from .part import Blockwise, Part, Place, Seen, placed
 from .reading import read_part
@@ -61,11 +61,16 @@ def adapting_of(step: Step, parts: Sequence[Part]) -> Blockwise:
         wide = _wide(step)
         change, out = changing(changes, wide, step.dtype), raw_dtype(step.dtype)
 
-    def block(place: Place, seen: Seen | None) -> tuple[Array, int]:
+    def block(place: Place, seen: Seen | None) -> tuple[Array, Lost]:
         begin = place.box[0][0] if place.box else 0
         with np.errstate(all="ignore"):
-            made, lost = change(_rows(parts[0], place.box, seen, wide), begin)
-        return made.reshape(-1).view(out), lost
+            rows = _rows(parts[0], place.box, seen, wide)
+            made, lost = change(rows, begin)
+        made = made.reshape(-1).view(out)
+        if goes_to_zero(step.inputs[0].dtype, step.dtype):
+            zero = int(np.count_nonzero(rows != 0)) - count_nonzero(made, step.dtype)
+            lost = Lost(lost.infinite, max(0, zero))
+        return made, lost
 
     return block
 

@@ -24,7 +24,7 @@ from .former import Former, former_companions
 from .layout import OutputOptions, OutputShape, existing_checkpoint, is_folder, lay_out
 from .locking import output_lock
 from .places import check_output, identities
-from .run import Inputs, Progress, Run, check_unchanged, overflow_notes, unsound_notes
+from .run import Inputs, Progress, Run, check_unchanged, lost_notes, unsound_notes
 from .signed import check_signable, signing
 from .staging import StagedFile, staged_file
 
@@ -78,7 +78,7 @@ def carry_out(
         plan_sha256=plan.sha256(),
         fits=run.fits,
         notes=(
-            *overflow_notes(run.overflowed, written.steps),
+            *lost_notes(run.lost, written.steps),
             *unsound_notes(run.unsound),
             *told_companions(written),
             *_left_out(plan, written, options),

@@ -15,6 +15,7 @@ from ..means import average, largest, rounded
 from ..ops import (
     Array,
     Box,
+    Lost,
     blocks,
     cast,
     interpolate,
@@ -53,8 +54,8 @@ DOUBLES = 4 * 8
 CACHED = 1 << 17
 """Elements that are summed in double precision at once: what a core's cache holds."""
 
-Computed = tuple[int, Array, int]
-"""Offset in the tensor (bytes), the values as ``raw_dtype`` of the step's dtype, finite values that became infinite."""
+Computed = tuple[int, Array, Lost]
+"""Offset in the tensor (bytes), the values as ``raw_dtype`` of the step's dtype, how many lost their size."""
 
 
 def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | None = None) -> Iterator[Computed]:
@@ -101,7 +102,7 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
     elif step.op == "factor":
         compute = factoring_of(step, parts, context.factors)
 
-    def block(place: Place, seen: Seen | None = None) -> tuple[Array, int]:
+    def block(place: Place, seen: Seen | None = None) -> tuple[Array, Lost]:
         values, lost = _about(step, partial(compute, place, seen))
         return np.ascontiguousarray(values), lost
 
@@ -119,7 +120,7 @@ def _about(step: Step, work: Callable[[], T]) -> T:
         raise PlanError(f"{key}: {error.message}", hint=error.hint) from error
 
 
-def _computed(step: Step, parts: Sequence[Part], place: Place, seen: Seen | None) -> tuple[Array, int]:
+def _computed(step: Step, parts: Sequence[Part], place: Place, seen: Seen | None) -> tuple[Array, Lost]:
     (info, source), box = parts[0], place.box
     if step.op == "interpolate":
         part = interpolation_box(box, info.shape, step.shape)
@@ -157,12 +158,12 @@ def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[
         yield values, info.dtype
 
 
-def _merged(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> tuple[Array, int]:
+def _merged(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> tuple[Array, Lost]:
     if step.op == "max":
         return cast_for(step, *largest(_read(parts, box, seen)))
     with np.errstate(all="ignore"):
         total, wide = average(_read(parts, box, seen), step.weights)
-    lost = 0 if np.isfinite(total).all() else _lost(total, _read(parts, box, None))
+    lost = Lost() if np.isfinite(total).all() else Lost(_lost(total, _read(parts, box, None)))
     values, more = named(step, rounded, total, wide)
     return values, lost + more
 

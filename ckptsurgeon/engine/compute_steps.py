@@ -11,7 +11,7 @@ import numpy as np
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
-from ..ops import Array, cast, count_special, raw_dtype
+from ..ops import Array, Lost, cast, count_special, raw_dtype
 from ..plan import Plan, Step
 from ..tensors import SATURATED
 from ..text import escape
@@ -21,7 +21,7 @@ from .context import MergeContext
 from .needs import threads_of
 from .overlaying import overlay
 from .part import Part, Place
-from .run import Run, checked_on_the_way, has_slot
+from .run import Run, checked_on_the_way, has_slot, relevant
 from .together import computed_together, grouped
 
 __all__ = ["check_equal", "compute_steps", "draw_steps"]
@@ -79,7 +79,7 @@ def _compute(
     compute = blockwise(step, parts, context)
     counted = takes_numbers(step)
 
-    def block(place: Place) -> tuple[int, int, int, int]:
+    def block(place: Place) -> tuple[int, int, Lost, int]:
         def seen(number: int, read: Array) -> None:
             kept = sums[number]
             if kept is not None:
@@ -93,10 +93,9 @@ def _compute(
 
     done = list(context.spread(block, places))
     _check_sums(parts, sums)
-    lost = sum(number for _, _, number, _ in done)
-    if lost:
-        run.overflowed[step.key] = lost
-    unsound = sum(number for _, _, _, number in done) - (0 if step.dtype in SATURATED else lost)
+    lost = sum((each for _, _, each, _ in done), Lost())
+    run.lost[step.key] = relevant(lost, [info for info, _ in parts], step)
+    unsound = sum(number for _, _, _, number in done) - (0 if step.dtype in SATURATED else lost.infinite)
     if unsound > 0:
         run.unsound[step.key] = unsound
     run.nbytes_read += sum(info.nbytes for info, _ in parts)
@@ -169,8 +168,7 @@ def _drawn(run: Run, step: Step, dtype: str, data: memoryview) -> Array:
         values = np.ascontiguousarray(values)
         lost += overlay(step, info, run.inputs.sources[step.source], values)
         run.nbytes_read += info.nbytes
-    if lost:
-        run.overflowed[step.key] = lost
+    run.lost[step.key] = lost
     return values
 
 

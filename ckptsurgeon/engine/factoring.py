@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import PlanError
 from ..lora import PASSES, Decomposition, decompose, elements_held
 from ..means import rounded
-from ..ops import Array, blocks, box_shape, cast, raw_dtype
+from ..ops import Array, Lost, blocks, box_shape, cast, raw_dtype
 from ..plan import Fit, Step
 from .part import Blockwise, Part, Place, Seen
 from .reading import read_part
@@ -67,7 +67,7 @@ def factoring_passes(step: Step) -> int:
 def factoring_of(step: Step, parts: Sequence[Part], factors: Factors) -> Blockwise:
     """Return what makes a factor of the first input minus the second."""
 
-    def block(place: Place, seen: Seen | None) -> tuple[Array, int]:
+    def block(place: Place, seen: Seen | None) -> tuple[Array, Lost]:
         assert step.factor is not None  # by check_step
         with np.errstate(all="ignore"):  # what is not finite raises
             found = factors.of(step, parts)
@@ -75,9 +75,9 @@ def factoring_of(step: Step, parts: Sequence[Part], factors: Factors) -> Blockwi
         values = found.left if first else found.right
         values = values.T if step.factor.transposed else values
         made, lost = rounded(np.ascontiguousarray(values) / sqrt(step.factor.scale), "float64", step.dtype)
-        if lost:
+        if lost.infinite:
             raise PlanError(f"its factors are beyond {step.dtype}.", hint="Use --dtype float32.")
-        return made.view(raw_dtype(step.dtype)), 0
+        return made.view(raw_dtype(step.dtype)), Lost()
 
     return block
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
-from ..ops import Array, Box, cast, raw_dtype
+from ..ops import Array, Box, Lost, cast, raw_dtype
 from ..plan import Plan, Step
 from ..tensors import TensorInfo
 from ..text import escape
@@ -19,7 +19,7 @@ from .compute import computed_blocks
 from .compute_steps import check_equal
 from .overlaying import overlay
 from .reading import read_part
-from .run import Inputs, check_unchanged, overflow_notes
+from .run import Inputs, check_unchanged, lost_notes, relevant
 
 if TYPE_CHECKING:
     import torch
@@ -42,17 +42,17 @@ def stage_tensors(
     with keeping(inputs):
         announce(plan, inputs)
         check_equal(plan, inputs.sources)
-        staged, overflowed = _staged(plan, inputs, boxes or {}, put)
+        staged, lost = _staged(plan, inputs, boxes or {}, put)
         check_unchanged(inputs)
-    return staged, overflow_notes(overflowed, plan.steps)
+    return staged, lost_notes(lost, plan.steps)
 
 
 def _staged(
     plan: Plan, inputs: Inputs, boxes: Mapping[str, Box], put: Put | None
-) -> tuple[dict[str, torch.Tensor], dict[str, int]]:  # fmt: skip
-    """Return the values by destination key, and of how many values each tensor that has such became infinite."""
+) -> tuple[dict[str, torch.Tensor], dict[str, Lost]]:  # fmt: skip
+    """Return the values by destination key, and how many values of each tensor lost their size."""
     staged: dict[str, torch.Tensor] = {}
-    overflowed: dict[str, int] = {}
+    lost: dict[str, Lost] = {}
     checked: set[int] = set()
     for step in plan.steps:
         check_step(step)
@@ -60,14 +60,13 @@ def _staged(
             continue
         source = inputs.sources[step.source]
         _check_once(source, source.get(step.source_key), checked)
-        values, lost = _read(step, source, inputs, boxes.get(step.key))
+        values, found = _read(step, source, inputs, boxes.get(step.key))
         if put is None:
             staged[step.key] = values
         else:
             put(step.key, values)
-        if lost:
-            overflowed[step.key] = lost
-    return staged, overflowed
+        lost[step.key] = relevant(found, [source[step.source_key]], step)
+    return staged, lost
 
 
 def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) -> None:
@@ -105,8 +104,8 @@ def _set(tensor: torch.Tensor, values: torch.Tensor) -> None:
         tensor.copy_(values)
 
 
-def _read(step: Step, source: Checkpoint, inputs: Inputs, box: Box | None) -> tuple[torch.Tensor, int]:
-    """Return the values that a step brings, on the CPU, and how many became infinite."""
+def _read(step: Step, source: Checkpoint, inputs: Inputs, box: Box | None) -> tuple[torch.Tensor, Lost]:
+    """Return the values that a step brings, on the CPU, and how many lost their size."""
     import numpy as np
 
     info = source[step.source_key]
@@ -122,7 +121,7 @@ def _read(step: Step, source: Checkpoint, inputs: Inputs, box: Box | None) -> tu
             values[...] = np.frombuffer(data, values.dtype).reshape(step.shape)
         lost = overlay(step, info, source, values)
     else:
-        flat, lost = values.reshape(-1), 0
+        flat, lost = values.reshape(-1), Lost()
         for offset, block, more in computed_blocks(step, [(info, source)]):
             begin = offset // values.itemsize
             flat[begin : begin + block.size] = block.reshape(-1)

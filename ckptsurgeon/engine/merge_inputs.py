@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import PlanError
 from ..merges import Method, Slice
-from ..ops import Array, Box, blocks, box_shape, cast, raw_dtype
+from ..ops import Array, Box, Lost, blocks, box_shape, cast, raw_dtype
 from ..plan import Merge, Rows, Step
 from ..text import escape
 from .aligning import common_shape, inner_places
@@ -160,7 +160,7 @@ class MergedTensors:
     def _widened(self, values: Array, dtype: str, box: Box) -> Array:
         return cast(values, dtype, self._compute)[0].reshape(box_shape(box))
 
-    def kept(self, box: Box) -> tuple[Array, int]:
+    def kept(self, box: Box) -> tuple[Array, Lost]:
         """Return a part of the output that is not merged: the base's, or the first model's."""
         info, source = self._parts[-1 if self.has_base else 0]
         values, lost = cast_for(self._step, read_part(source, info, box), info.dtype)

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import PlanError
 from ..means import rounded
 from ..merges import Merging, Method
-from ..ops import Array, box_shape
+from ..ops import Array, Lost, box_shape
 from ..plan import Merge, Step
 from ..text import count, escape
 from .casting import cast_for, named
@@ -33,7 +33,7 @@ def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Bloc
     with tensors.library.working():
         merging = method.prepare(tensors, {argument[name]: value for name, value in merge.parameters.items()})
 
-    def block(place: Place, seen: Seen | None) -> tuple[Array, int]:
+    def block(place: Place, seen: Seen | None) -> tuple[Array, Lost]:
         inner = tensors.inner[place.index]
         if inner is None:
             return tensors.kept(place.box)
@@ -65,14 +65,14 @@ def _check_inputs(merge: Merge, method: Method, number: int) -> None:
 
 def _finished(
     step: Step, merge: Merge, merging: Merging, tensors: MergedTensors, inner: Place, seen: Seen | None
-) -> tuple[Array, int]:
+) -> tuple[Array, Lost]:
     with tensors.library.working():
         at = tensors.slice(inner, seen)
         values = tensors.library.get(merging(at))
     wanted = box_shape(inner.box)
     if values.shape != wanted:
         raise PlanError(f"the merge method {escape(merge.method)} gives {values.shape} for a slice of {wanted}.")
-    lost = _overflown(values, tensors, inner) if not np.isfinite(values).all() else 0
+    lost = Lost(_overflown(values, tensors, inner)) if not np.isfinite(values).all() else Lost()
     made, more = _rounded(step, merge, values)
     return made, lost + more
 
@@ -85,7 +85,7 @@ def _overflown(values: Array, tensors: MergedTensors, inner: Place) -> int:
     return int(np.count_nonzero(~np.isfinite(values) & finite))
 
 
-def _rounded(step: Step, merge: Merge, values: Array) -> tuple[Array, int]:
+def _rounded(step: Step, merge: Merge, values: Array) -> tuple[Array, Lost]:
     if merge.compute == "float64" or step.dtype == "float8_e8m0fnu":  # which has no sign: below zero is an error
         return named(step, rounded, values.astype("<f8", copy=False), "float64")
     return cast_for(step, values.astype("<f4", copy=False), "float32")

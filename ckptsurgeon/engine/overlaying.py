@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..checkpoint import Checkpoint
-from ..ops import Array, Box, blocks, box_shape, cast, overlap_shape
+from ..ops import Array, Box, Lost, blocks, box_shape, cast, overlap_shape
 from ..plan import Step
 from ..tensors import TensorInfo
 from .casting import cast_for
@@ -21,9 +21,9 @@ BLOCK_BYTES = 2 << 20
 """About the bytes of what is read at once."""
 
 
-def overlay(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) -> int:
-    """Put the part of a source that fits over a tensor's initial values; returns values that became infinite."""
-    lost = 0
+def overlay(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) -> Lost:
+    """Put the part of a source that fits over a tensor's initial values; returns how many values lost their size."""
+    lost = Lost()
     limit = max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))
     for box in overlaid_boxes(step, info, limit):
         values = mapped_block(step, info, source, box) if step.op == "map" else read_part(source, info, box)
@@ -38,8 +38,8 @@ def overlaid_boxes(step: Step, info: TensorInfo, limit: int) -> Iterator[Box]:
     return mapped_boxes(step, limit) if step.op == "map" else blocks(overlap_shape(info.shape, step.shape), limit)
 
 
-def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[Array, int]:
-    """Return a block of a tensor whose initial values lie in a checkpoint, and how many values became infinite."""
+def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[Array, Lost]:
+    """Return a block of a tensor whose initial values lie in a checkpoint, and how many values lost their size."""
     info, source = origin
     kept, keeper = initial
     values, lost = cast(read_part(keeper, kept, box), kept.dtype, step.dtype)

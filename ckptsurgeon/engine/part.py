@@ -8,7 +8,7 @@ from math import prod
 from typing import TypeAlias
 
 from ..checkpoint import Checkpoint
-from ..ops import Array, Box, box_shape
+from ..ops import Array, Box, Lost, box_shape
 from ..tensors import TensorInfo
 
 __all__ = ["Blockwise", "Part", "Place", "Seen", "placed"]
@@ -29,8 +29,8 @@ class Place:
 Seen: TypeAlias = Callable[[int, Array], None]
 """Called with the number of an input and what was read of it."""
 
-Blockwise: TypeAlias = Callable[[Place, Seen | None], tuple[Array, int]]
-"""Returns one block of an output tensor, and how many values became infinite in it."""
+Blockwise: TypeAlias = Callable[[Place, Seen | None], tuple[Array, Lost]]
+"""Returns one block of an output tensor, and how many of its values lost their size."""
 
 
 def placed(boxes: Iterable[Box], itemsize: int) -> Iterator[Place]:

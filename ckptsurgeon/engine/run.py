@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
+from ..ops import Lost, goes_to_zero
 from ..plan import MERGES, Fit, Input, Plan, Step
 from ..target import TargetSpec
 from ..tensors import SATURATED, TensorInfo
@@ -31,11 +33,15 @@ __all__ = [
     "checked_on_the_way",
     "has_slot",
     "is_copy",
-    "overflow_notes",
+    "lost_notes",
+    "relevant",
     "unsound_notes",
 ]
 
 WRITE = 1 << 20
+
+FEW = 100
+"""A tensor of which one value in so many, or more, became zero is said to have lost them."""
 
 MEMORY = 1 << 30
 """Bytes that computing a merge may take, unless it is told otherwise."""
@@ -72,7 +78,7 @@ class Run:
     files: Mapping[str, StagedFile]
     progress: Progress
     checksums: dict[str, int] = field(default_factory=dict)
-    overflowed: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, Lost] = field(default_factory=dict)
     unsound: dict[str, int] = field(default_factory=dict)
     nbytes_read: int = 0
     fits: tuple[Fit, ...] = ()
@@ -207,13 +213,32 @@ def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
     return (f"NaN and infinite values come from the inputs: {listing(said, where='')}",)
 
 
-def overflow_notes(overflowed: Mapping[str, int], steps: Sequence[Step]) -> tuple[str, ...]:
-    """Say how many values of each tensor became infinite or NaN that were finite before, or were cut to the largest."""
-    if not overflowed:
+def relevant(lost: Lost, inputs: Iterable[TensorInfo], step: Step) -> Lost:
+    """Return what was lost without the zeros of a computation whose inputs are no wider than its output."""
+    narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
+    return lost if narrowed else Lost(lost.infinite)
+
+
+def lost_notes(lost: Mapping[str, Lost], steps: Sequence[Step]) -> tuple[str, ...]:
+    """Say how many values of each tensor became infinite, NaN or zero that were not, or were cut to the largest.
+
+    Of zeros that is said from one in a hundred values on: weights have some that are nearly zero.
+    """
+    if not any(one.infinite or one.zero for one in lost.values()):
         return ()
-    dtypes = {step.key: step.dtype for step in steps if step.key in overflowed}
-    return tuple(
-        f"{count(number, 'value')} of {escape(key)} became "
-        + (f"the largest of {dtypes[key]}, or NaN" if dtypes[key] in SATURATED else "infinite or NaN")
-        for key, number in overflowed.items()
-    )
+    made = {step.key: step for step in steps if step.key in lost}
+    said = [
+        f"{count(one.infinite, 'value')} of {escape(key)} became "
+        + (f"the largest of {made[key].dtype}, or NaN" if made[key].dtype in SATURATED else "infinite or NaN")
+        for key, one in lost.items()
+        if one.infinite
+    ]
+    sizes = {key: prod(made[key].shape) for key, one in lost.items() if one.zero}
+    zeros = [(key, lost[key].zero, size) for key, size in sizes.items() if lost[key].zero * FEW >= size]
+    if len(zeros) == 1:
+        key, number, size = zeros[0]
+        said.append(f"{number} of {count(size, 'value')} of {escape(key)} became zero")
+    elif zeros:
+        each = [f"{escape(key)} ({number} of {size})" for key, number, size in zeros]
+        said.append(f"values of {count(len(zeros), 'tensor')} became zero: {listing(each, where='')}")
+    return tuple(said)

@@ -80,7 +80,7 @@ def computed_together(group: Sequence[tuple[Step, list[Part]]], context: MergeCo
     made = []
     try:
         for _, values, lost in computed_blocks(step, every, context):
-            if lost or (takes_numbers(step) and any(count_special(values, step.dtype))):
+            if lost.infinite or lost.zero or (takes_numbers(step) and any(count_special(values, step.dtype))):
                 return None
             made.append(values.reshape(-1))
     except PlanError:

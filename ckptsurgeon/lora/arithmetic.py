@@ -9,12 +9,12 @@ from typing import TypeAlias
 import numpy as np
 
 from ..means import rounded
-from ..ops import Array
+from ..ops import Array, Lost
 
 __all__ = ["Change", "Changing", "changed"]
 
-Changing: TypeAlias = Callable[[Array, int], tuple[Array, int]]
-"""Given rows of the base and the number of the first: the rows changed, and how many became infinite or NaN."""
+Changing: TypeAlias = Callable[[Array, int], tuple[Array, Lost]]
+"""Given rows of the base and the number of the first: the rows changed, and how many lost their size."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Change:
         return total
 
 
-def changed(changes: Sequence[Change], dtype: str, base: Array, begin: int) -> tuple[Array, int]:
+def changed(changes: Sequence[Change], dtype: str, base: Array, begin: int) -> tuple[Array, Lost]:
     """Return rows of a tensor, from ``begin`` on, with all changes, every element summed in order.
 
     With it comes how many values became infinite or NaN that are finite in the base.
@@ -62,7 +62,7 @@ def changed(changes: Sequence[Change], dtype: str, base: Array, begin: int) -> t
         total += change.weight * _apart(base, begin, end, change)
     made, lost = rounded(total, "float64", dtype)
     if not np.isfinite(total).all():
-        lost += int(np.count_nonzero(np.isfinite(base) & ~np.isfinite(total)))
+        lost += Lost(int(np.count_nonzero(np.isfinite(base) & ~np.isfinite(total))))
     return made, lost
 
 

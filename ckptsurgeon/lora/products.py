@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ..means import rounded
-from ..ops import Array, raw_dtype
+from ..ops import Array, Lost, raw_dtype
 from .arithmetic import Change, Changing, changed
 from .blas import multiplied
 
@@ -70,7 +70,7 @@ class _Products:
         self.sizes = np.abs(self.left) @ np.abs(self.right).max(axis=1, initial=0.0)
         self.apart = 2 * (len(self.right) + 8) * UNIT * self.sizes
 
-    def changed(self, base: Array, begin: int) -> tuple[Array, int]:
+    def changed(self, base: Array, begin: int) -> tuple[Array, Lost]:
         """Return rows of the base with the products, and how many values became infinite or NaN."""
         rows = slice(begin, begin + len(base))
         if not float(self.sizes[rows].max()) + max(float(base.max()), -float(base.min())) < FINITE[self.dtype]:
@@ -80,7 +80,7 @@ class _Products:
         for first in range(0, base.shape[1], width):
             columns = slice(first, first + width)
             made[:, columns] = self._piece(base[:, columns], begin, self.right[:, columns])
-        return made, 0
+        return made, Lost()
 
     def _piece(self, base: Array, begin: int, right: Array) -> Array:
         """Return a part of the base, of all columns that ``right`` has, with the products."""
@@ -103,7 +103,7 @@ class _Products:
             made.append(rounded(sums, "float64", self.dtype)[0])
         return np.concatenate(made)
 
-    def _in_order(self, base: Array, begin: int) -> tuple[Array, int]:
+    def _in_order(self, base: Array, begin: int) -> tuple[Array, Lost]:
         """Return what ``changed`` does where values are not finite, or may not stay so."""
         return changed([Change("product", 1.0, self.left, self.right)], self.dtype, base.astype("<f8"), begin)
 

@@ -5,6 +5,7 @@ Types that numpy lacks are held as integers of their size: a bfloat16 array is o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,18 @@ from ..small_floats import SMALL_FLOATS, from_small, to_small
 from ..tensors import DTYPES, SATURATED
 from .boxes import Array
 
-__all__ = ["cast", "count_special", "raw_dtype", "widened"]
+__all__ = ["Lost", "cast", "count_nonzero", "count_special", "goes_to_zero", "raw_dtype", "widened"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """How many finite values became infinite, or were cut to the largest, and how many became zero that were not."""
+
+    infinite: int = 0
+    zero: int = 0
+
+    def __add__(self, other: Lost) -> Lost:
+        return Lost(self.infinite + other.infinite, self.zero + other.zero)
 
 
 _NATIVE = {
@@ -29,21 +41,24 @@ def raw_dtype(dtype: str) -> np.dtype[Any]:
     return np.dtype(_NATIVE.get(dtype) or f"<u{max(1, DTYPES[dtype].bits // 8)}")
 
 
-def cast(array: Array, source: str, destination: str) -> tuple[Array, int]:
-    """Return values cast as torch casts them, and how many finite ones became infinite, or were cut to the largest.
+def cast(array: Array, source: str, destination: str) -> tuple[Array, Lost]:
+    """Return values cast as torch casts them, and how many lost their size.
 
-    Both arrays are held as ``raw_dtype`` says. Narrowing goes through float32, as torch's does. Raises PlanError
-    when an integer does not fit.
+    Both arrays are held as ``raw_dtype`` says. Narrowing goes through float32, as torch's does. What becomes zero is
+    counted where ``goes_to_zero`` says so. Raises PlanError when an integer does not fit.
     """
     if source == destination:
-        return array, 0
+        return array, Lost()
     with np.errstate(all="ignore"):
         plain = widened(array, source)
         if DTYPES[destination].kind in ("int", "uint"):
-            return _to_integer(plain, destination), 0
+            return _to_integer(plain, destination), Lost()
         made = _narrowed(plain, destination)
-        lost = 0 if _holds(destination, source) else _new_infinities(plain, made, destination)
-    return made, lost
+        infinite = 0 if _holds(destination, source) else _new_infinities(plain, made, destination)
+    zero = 0
+    if goes_to_zero(source, destination):
+        zero = int(np.count_nonzero(plain != 0)) - count_nonzero(made, destination)
+    return made, Lost(infinite, zero)
 
 
 def _holds(destination: str, source: str) -> bool:
@@ -120,6 +135,32 @@ def _new_infinities(plain: Array, made: Array, dtype: str) -> int:
         return int(np.count_nonzero(np.abs(plain) > SATURATED[dtype]))
     after = widened(made, dtype)
     return int(np.count_nonzero(~np.isfinite(after) & np.isfinite(plain)))
+
+
+_SMALLEST = {
+    "float64": -1074, "float32": -149, "bfloat16": -133, "float16": -24,
+    "float8_e5m2fnuz": -17, "float8_e5m2": -16, "float8_e4m3fnuz": -10, "float8_e4m3fn": -9,
+}  # fmt: skip
+"""The power of two that the smallest value above zero is."""
+_NARROW = {
+    "float16": 0x7FFF,
+    "float8_e5m2": 0x7F,
+    "float8_e4m3fn": 0x7F,
+    "float8_e5m2fnuz": 0xFF,
+    "float8_e4m3fnuz": 0xFF,
+}
+"""Types in which weights may be too small, and the bits that are 0 in their zeros alone."""
+
+
+def goes_to_zero(source: str, destination: str) -> bool:
+    """Whether values of a type that weights may well have are too small for another."""
+    return destination in _NARROW and source in _SMALLEST and _SMALLEST[source] < _SMALLEST[destination]
+
+
+def count_nonzero(values: Array, dtype: str) -> int:
+    """Return how many values, held as ``raw_dtype`` says, are not zero, in a type that ``goes_to_zero`` names."""
+    bits = values.view(f"<u{values.itemsize}")
+    return int(np.count_nonzero(bits & bits.dtype.type(_NARROW[dtype])))
 
 
 _EXPONENTS = {"bfloat16": (0x7FFF, 0x7F80), "float16": (0x7FFF, 0x7C00), "float8_e5m2": (0x7F, 0x7C)}

@@ -173,3 +173,33 @@ def test_a_cast_of_many_small_tensors_says_which_has_a_nan() -> None:
     save_file(state, "a.safetensors")
     receipt = cs.apply(cs.convert("a.safetensors", dtype="bfloat16"), "o.safetensors")
     assert receipt.notes == ("NaN and infinite values come from the inputs: w7 (1 value)",)
+
+
+@pytest.mark.parametrize("size", [4, 300_000])
+@pytest.mark.parametrize(("dtype", "tiny"), [("float8_e4m3fn", 2e-4), ("float8_e5m2", 1e-6), ("float16", 1e-8)])
+def test_values_that_a_cast_makes_zero_are_said(size: int, dtype: str, tiny: float) -> None:
+    values = torch.full((size,), -tiny)
+    values[0], values[1], values[2] = 0, 1, torch.nan
+    save_file({"w": values, "v": torch.tensor([1.0, 0, 0])}, "a.safetensors")
+    lost = f"{size - 3} of {size} values of w became zero"
+    merged = cs.merge(["a.safetensors"] * 2, method="linear", weights=[0.5, 0.5], dtype=dtype)
+    for plan in (cs.convert("a.safetensors", dtype=dtype), merged):
+        notes = cs.apply(plan, "o.safetensors", force=True).notes
+        assert [note for note in notes if "zero" in note] == [lost]
+        assert torch.equal(load_file("o.safetensors")["w"].float() == 0, torch.arange(size).ne(1) & ~values.isnan())
+
+
+def test_a_few_values_that_become_zero_are_not_said_and_several_tensors_are_a_line() -> None:
+    tiny = torch.ones(101)
+    tiny[0] = 1e-8
+    save_file({"few": tiny, "a": tiny[:100].clone(), "b": tiny[:2].clone()}, "a.safetensors")
+    assert cs.apply(cs.convert("a.safetensors", dtype="float16"), "o.safetensors").notes == (
+        "values of 2 tensors became zero: a (1 of 100), b (1 of 2)",
+    )
+    assert not cs.apply(cs.convert("a.safetensors", dtype="bfloat16"), "o.safetensors", force=True).notes
+
+
+def test_zeros_of_a_merge_that_narrows_nothing_are_its_own() -> None:
+    save_file({"w": torch.full((4,), 6e-8).half()}, "a.safetensors")
+    save_file({"w": torch.zeros(4).half()}, "b.safetensors")
+    assert not cs.apply(cs.average(["a.safetensors", "b.safetensors"]), "o.safetensors").notes
