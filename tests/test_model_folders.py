@@ -336,6 +336,30 @@ def test_adapters_that_are_scaled_otherwise_are_said_to_be() -> None:
     assert not any("adapter_config" in note for note in cs.average(["a", "a/adapter_model.safetensors"]).notes)
 
 
+@pytest.mark.parametrize(
+    ("ours", "numbers"),
+    [
+        ({"lora_alpha": 8}, "count 2 by the adapter_config.json of a, and 4 by that of b"),
+        ({"use_rslora": True}, "count 2 by the adapter_config.json of a, and 2.82843 by that of b"),
+        ({"alpha_pattern": {"a": 1}}, "count 2 by the adapter_config.json of a, and 0.5 by that of b"),
+    ],
+)
+def test_factors_do_not_go_beside_another_scale(ours: dict[str, Any], numbers: str) -> None:
+    adapter("a")
+    adapter("b", 3.0, **ours)
+    with pytest.raises(cs.PlanError, match=f"the factors of a {re.escape(numbers)}, which goes along"):
+        cs.transplant("a", "b")
+
+
+def test_what_else_adapters_count_otherwise_by_is_said_of_a_transplant() -> None:
+    adapter("a", use_dora=False, r=2)
+    adapter("b", 3.0, fan_in_fan_out=True)
+    (note,) = (note for note in cs.transplant("a", "b").notes if "adapter_config" in note)
+    assert note.startswith("adapter_config.json of a has another fan_in_fan_out than that of b")
+    adapter("c", 3.0, alpha_pattern={}, use_rslora=False)
+    assert not [note for note in cs.transplant("a", "c").notes if "adapter_config" in note]
+
+
 def test_an_adapter_stays_one() -> None:
     adapter("lora")
     cs.apply(cs.convert("lora", dtype="bf16"), "out")

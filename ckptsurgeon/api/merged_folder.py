@@ -12,17 +12,16 @@ from ..target import Companion
 from ..tensors import TensorInfo
 from ..text import escape, listing
 from ..vocabulary import Renumbering
+from .adapter_scales import other_scales
 from .heads import has_new_head, mixed_head_notes
 from .merge_vocabulary import ModelTokens
 from .model_config import with_dtype
-from .model_folders import ADAPTER, ModelFolder
+from .model_folders import ModelFolder
 from .output_folder import with_config, with_files, with_new_ids
 from .token_files import config_for, token_files
 
 __all__ = ["lora_folder", "merged_folder"]
 
-SCALES = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")
-"""What of an adapter's configuration says what its weights count."""
 UNITED = "name a vocabulary that has it, as in --vocab union"
 """What settles a token id that has no place in a merge."""
 OF_ADAPTER = "put a tokeniser that has it beside the adapter; or --vocab place, which leaves all ids as they are"
@@ -59,7 +58,7 @@ def merged_folder(
         plan = replace(plan, notes=(*plan.notes, *tokens.notes))
     notes += donor.notes
     if not donor.config:
-        plan = replace(plan, notes=(*plan.notes, *_other_scales(donor, models)))
+        plan = replace(plan, notes=(*plan.notes, *other_scales(donor, models)))
         return with_files(plan, files, notes, donor) if files or notes else plan
     fields, note = with_dtype(config, plan)
     notes += [note] if note else []
@@ -67,17 +66,6 @@ def merged_folder(
         fields["tie_word_embeddings"] = False
         notes.append(OWN_HEAD)
     return with_files(plan, with_config(files, fields), notes, donor)
-
-
-def _other_scales(donor: ModelFolder, models: Sequence[ModelFolder]) -> list[str]:
-    """Say which adapters count otherwise than the donor, whose configuration goes along."""
-    notes = []
-    for one in models if donor.adapter else ():
-        names = [name for name in SCALES if one.adapter and one.adapter.get(name) != donor.adapter.get(name)]
-        if names:
-            said = f"{ADAPTER} of {escape(one.path)} has another {listing(names)} than that of {escape(donor.path)}"
-            notes.append(f"{said}, which is the one that goes along")
-    return notes
 
 
 def lora_folder(

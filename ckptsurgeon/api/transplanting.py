@@ -14,6 +14,7 @@ from ..sources import SourceSpec
 from ..target import TargetSpec
 from ..text import escape
 from ..vocabulary import NewVocabulary
+from .adapter_scales import with_scales_checked
 from .beside import with_dtype_said
 from .coded import check_settings, parts_elsewhere, with_settings
 from .config_differences import with_config_said
@@ -77,6 +78,7 @@ def plan_into(
             plan = kept_folder(plan, folders[-1], target, change)
         else:
             plan = replace(plan, notes=(*plan.notes, *unreadable_notes(ModelFolder("", target.companions))))
+        plan = with_scales_checked(plan, folders, len(specs))
         given = config or ModelFolder("", target.companions).config
         if given or has_file:
             plan = with_config_said(plan, folders, len(specs), (given, target.name))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .conv1d import KnownModel, is_named_conv1d, known_model
     from .decomposition import PASSES, Decomposition, decompose, elements_held
     from .matching import Names, matched
+    from .names import peft_part
     from .products import changing, wide_dtype
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "known_model",
     "matched",
     "parse_config",
+    "peft_part",
     "read_adapter",
     "wide_dtype",
 ]
@@ -72,6 +74,7 @@ __getattr__ = lazy_names(
             "Names",
             "matched",
         ),
+        ".names": ("peft_part",),
         ".products": (
             "changing",
             "wide_dtype",
