@@ -30,11 +30,17 @@ the last of the layers is (peft 0.21, ``tuners/lora/layer.py``, ``dispatch_defau
 class KnownModel:
     """A model of transformers: what ``config.json`` calls it, and the last names of its layers that are Conv1D.
 
-    A model without any is one that CONV1D does not list, of which nothing is known.
+    A model without any is one that CONV1D does not list: its layers are torch's Linear, unless it has ``own_code``.
     """
 
     kind: str
     conv1d: frozenset[str] = frozenset()
+    own_code: bool = False
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether none of its layers are Conv1D."""
+        return not (self.conv1d or self.own_code)
 
     def has_conv1d(self, key: str) -> bool:
         """Whether a weight is that of a Conv1D."""
@@ -47,7 +53,7 @@ def known_model(config: Mapping[str, Any]) -> KnownModel | None:
     listed = [kind for kind in kinds if kind in CONV1D]
     if listed:
         return KnownModel(listed[0], frozenset().union(*(CONV1D[kind] for kind in listed)))
-    return KnownModel(kinds[0]) if kinds else None
+    return KnownModel(kinds[0], own_code=bool(config.get("auto_map"))) if kinds else None
 
 
 def is_named_conv1d(key: str) -> bool:

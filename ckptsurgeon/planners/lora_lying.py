@@ -39,15 +39,22 @@ class Placed:
 def lying(modules: Sequence[tuple[Module, str]], one: AdapterView, base: SourceView, model: KnownModel | None) -> Lying:
     """Return how the weights of modules lie, each given with its key: as their shapes show.
 
-    A square one lies as what is known of the model says, else as those that are not square, else as the adapter says.
-    Raises PlanError for factors that fit neither way.
+    A square one lies as what is known of the model says, else as those that are not square, else as the adapter says,
+    but in a model without any Conv1D. Raises PlanError for factors that fit neither way.
     """
     placed = [_placed(module, key, one, base) for module, key in modules]
     astray = [p.key for p in placed if model and model.conv1d and p.shows not in (None, model.has_conv1d(p.key))]
     known = model if model and model.conv1d and not astray else None
     seen = {named: _seen(placed, named) for named in (False, True)}
-    transposed = tuple(_lies(p, known, seen[is_named_conv1d(p.key)], said=one.adapter.transposed) for p in placed)
-    notes = [*_astray(astray, model), *_otherwise(placed, transposed, one, known)]
+    linear = model if model and model.is_linear else None
+    said = one.adapter.transposed and linear is None
+    transposed = tuple(_lies(p, known, seen[is_named_conv1d(p.key)], said=said) for p in placed)
+    told = [
+        p for p in placed if p.shows is None and not p.embedding and not known and seen[is_named_conv1d(p.key)] is None
+    ]
+    notes = [*_astray(astray, model), *_otherwise(placed, transposed, one, known, told)]
+    if one.adapter.transposed:
+        notes += _told([p.key for p in told], linear)
     if model is None and not one.adapter.transposed:
         notes += _guessed([p.key for p in placed if is_named_conv1d(p.key) and p.shows is None], seen[True])
     return Lying(transposed, tuple(notes))
@@ -84,11 +91,16 @@ def _astray(keys: Sequence[str], model: KnownModel | None) -> Iterator[str]:
 
 
 def _otherwise(
-    placed: Sequence[Placed], transposed: Sequence[bool], one: AdapterView, known: KnownModel | None
+    placed: Sequence[Placed],
+    transposed: Sequence[bool],
+    one: AdapterView,
+    known: KnownModel | None,
+    told: Sequence[Placed],
 ) -> Iterator[str]:
-    """Yield which layers lie otherwise than the adapter says."""
-    said = one.adapter.transposed
-    keys = [p.key for p, way in zip(placed, transposed, strict=True) if way != said and not p.embedding]
+    """Yield which layers lie otherwise than the adapter says, but those of which it alone ``told``."""
+    said, apart = one.adapter.transposed, {p.key for p in told}
+    ways = zip(placed, transposed, strict=True)
+    keys = [p.key for p, way in ways if way != said and not p.embedding and p.key not in apart]
     if not keys:
         return
     lead = f"fan_in_fan_out is {str(said).lower()}, and " if one.adapter.spelling == "PEFT" else ""
@@ -97,6 +109,16 @@ def _otherwise(
     if known is not None:
         why = f"as PEFT does: config.json says {known.kind}, where they are {'no ' if said else ''}Conv1D"
     yield f"{lead}{_count(keys)} {'is' if len(keys) == 1 else 'are'} merged as {way}, {why}: {_list(keys)}"
+
+
+def _told(keys: Sequence[str], linear: KnownModel | None) -> Iterator[str]:
+    """Yield which square layers ``fan_in_fan_out`` alone says to be (in, out), and which a model without Conv1D has."""
+    if keys:
+        lead = f"fan_in_fan_out is true, and {_count(keys)} {'is' if len(keys) == 1 else 'are'} merged as"
+        if linear is None:
+            yield f"{lead} (in, out), as it says: nothing else tells: {_list(keys)}"
+        else:
+            yield f"{lead} (out, in), as PEFT does: config.json says {linear.kind}, which has no Conv1D: {_list(keys)}"
 
 
 def _guessed(keys: Sequence[str], seen: bool | None) -> Iterator[str]:

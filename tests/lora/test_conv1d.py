@@ -81,8 +81,11 @@ def test_shapes_are_followed_where_the_configuration_says_otherwise() -> None:
     )
 
 
+UNKNOWN = [None, {"model_type": "x", "auto_map": {"AutoModel": "x.X"}}, {"architectures": ["X"]}, "no JSON", [1]]
+
+
 @pytest.mark.parametrize("said", [False, True])
-@pytest.mark.parametrize("config", [None, {"model_type": "x"}, {"architectures": ["X"]}, "no JSON", [1]])
+@pytest.mark.parametrize("config", UNKNOWN)
 def test_an_adapter_is_believed_where_nothing_tells(said: bool, config: Any) -> None:
     model("base", {"q.weight": torch.zeros(8, 8)})
     Path("base/config.json").write_text(config if isinstance(config, str) else json.dumps(config))
@@ -90,8 +93,19 @@ def test_an_adapter_is_believed_where_nothing_tells(said: bool, config: Any) -> 
         Path("base/config.json").unlink()
     product = adapter("a", ("q", 8, 8), fan_in_fan_out=said)["q"]
     assert torch.allclose(merged("base/model.safetensors", "a")["q.weight"], product.T if said else product)
+    note = "a: fan_in_fan_out is true, and 1 module is merged as (in, out), as it says: nothing else tells: q"
     notes = cs.lora_merge("base/model.safetensors", "a").notes
-    assert [note for note in notes if not note.startswith("config.json is not copied: base/config.json is not ")] == []
+    assert [one for one in notes if one.startswith("a: ")] == ([note] if said else [])
+
+
+def test_a_model_without_a_conv1d_is_not_merged_transposed() -> None:
+    model("base", {"q.weight": torch.zeros(8, 8), "up.weight": torch.zeros(16, 8)}, model_type="llama")
+    products = adapter("a", ("q", 8, 8), fan_in_fan_out=True)
+    assert torch.allclose(merged("base", "a")["q.weight"], products["q"])
+    assert cs.lora_merge("base", "a").notes == (
+        "a: fan_in_fan_out is true, and 1 module is merged as (out, in), as PEFT does: config.json says llama, which "
+        "has no Conv1D: q",
+    )
 
 
 def test_a_linear_layer_says_nothing_of_what_is_named_as_a_conv1d() -> None:
