@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from ckptsurgeon.engine import check_step, compute, needs
 from ckptsurgeon.plan import Input, Step
 from ckptsurgeon.planners import ema_weights
 from fixtures.espnet_models import recorded
+
+from .lora.adapters import peft_folder
 
 
 def write(number: int = 3, **change: Any) -> list[dict[str, torch.Tensor]]:
@@ -320,4 +323,26 @@ def test_which_dtype_comes_of_several_is_said(names: list[str], first: str, wide
     assert note.endswith(f"the output has that of the first, {first}: w")
     (note,) = cs.merge(paths, method="linear", weights=[1.0] * len(paths)).notes
     assert note == f"1 tensor of several dtypes: the output has {widest}, which holds all: w"
-    assert not cs.average([paths[0], paths[0]]).notes
+    assert cs.average([paths[0], paths[0]]).notes == (f"{paths[0]} is given twice, and counts twice",)
+
+
+def test_a_checkpoint_that_is_given_twice_is_said() -> None:
+    save_file({"w": torch.ones(4)}, "a.safetensors")
+    save_file({"w": torch.zeros(4)}, "b.safetensors")
+    shutil.copy("a.safetensors", "c.safetensors")
+    os.link("b.safetensors", "d.safetensors")
+    assert not cs.average(["a.safetensors", "b.safetensors"]).notes
+    assert cs.average(["a.safetensors"] * 2).notes == ("a.safetensors is given twice, and counts twice",)
+    assert cs.average([f"{name}.safetensors" for name in "abcd"]).notes == (
+        "c.safetensors is a copy of a.safetensors, and both count",
+        "d.safetensors is a copy of b.safetensors, and both count",
+    )
+
+
+def test_an_adapter_that_is_given_twice_is_said() -> None:
+    save_file({"q.weight": torch.zeros(4, 4)}, "base.safetensors")
+    peft_folder("a", {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.ones(4, 2)})
+    peft_folder("b", {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.zeros(4, 2)})
+    assert not cs.lora_merge("base.safetensors", ["a", "b"]).notes
+    (note,) = cs.lora_merge("base.safetensors", ["a", "b", "a"]).notes
+    assert note.endswith("is given twice, and counts twice")

@@ -10,6 +10,7 @@ from ..plan import Plan
 from ..planners import ema_weights, plan_average
 from .argument_types import checked
 from .config_differences import with_config_said
+from .given_twice import twice_notes
 from .held_files import with_beside_held
 from .inputs import OpenInputs, names_of, plan_source, said_of, view_of
 from .merged_folder import merged_folder
@@ -54,7 +55,7 @@ def average(
             int_buffers=int_buffers,
             arguments={**arguments_said(int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root), **_said(ema)},
             metadata=opened[-1].metadata if opened else {},
-            notes=said_of(opened, unwrap=unwrap),
+            notes=[*said_of(opened, unwrap=unwrap), *twice_notes(opened)],
         )
         folders = [model_folder(one) for one in opened]
         plan = with_config_said(plan, folders)

@@ -15,6 +15,7 @@ from ..text import count
 from .adapters import open_adapter
 from .argument_types import checked
 from .coded import with_settings
+from .given_twice import twice_notes
 from .held_files import with_beside_held
 from .inputs import OpenInputs, names_of, plan_source, said_of, unwrap_notes, view_of
 from .known_model import model_at
@@ -78,7 +79,7 @@ def lora_merge(
                 **({"weights": counts} if weights is not None else {}),
             },
             metadata=opened[0].metadata,
-            notes=[*said_of(opened, unwrap=False), *unwrap_notes(opened[:1], asked=unwrap)],
+            notes=[*said_of(opened, unwrap=False), *unwrap_notes(opened[:1], asked=unwrap), *twice_notes(opened[1:])],
         )
         check_codes(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened)
