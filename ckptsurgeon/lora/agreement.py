@@ -22,10 +22,13 @@ _WITHIN = re.compile(r"(?:base_model\.model\.)?(.+?)\.base_layer\.")
 def config_notes(modules: Iterable[Module], saved: Iterable[str], config: AdapterConfig) -> Iterator[str]:
     """Yield in what a configuration and tensors differ, as far as both tell without their base."""
     modules, kept = list(modules), list(saved)
-    others = [one.name for one in modules if not _is_meant(one, config)]
-    if others:
-        number = count(len(others), "module")
-        yield f"target_modules does not mean {number} with factors, which PEFT leaves out: {_named(others)}"
+    others: dict[str, list[str]] = {}
+    for one in modules:
+        if field := _against(one, config):
+            others.setdefault(field, []).append(one.name)
+    for field, names in others.items():
+        number = f"{count(len(names), 'module')} {'has' if len(names) == 1 else 'have'}"
+        yield f"{number} factors that PEFT leaves out, by {field}, and lora merge takes: {_named(names)}"
     for name, table in (("rank_pattern", config.ranks), ("alpha_pattern", config.alphas)):
         if unused := table.unused:
             yield f"{name} has what decides for no module: {_named(unused)}"
@@ -40,7 +43,8 @@ def config_notes(modules: Iterable[Module], saved: Iterable[str], config: Adapte
         yield "lora_bias is set, and no module has a bias of its own"
     if biased and config.lora_bias is False:
         number = count(len(biased), "module")
-        yield f"lora_bias is not set, and {number} with factors have a bias, which PEFT leaves out: {_named(biased)}"
+        why = "which PEFT leaves out and lora merge takes"
+        yield f"lora_bias is not set, and {number} with factors have a bias, {why}: {_named(biased)}"
 
 
 def base_notes(
@@ -74,11 +78,11 @@ def base_notes(
             yield f"bias is {config.bias}, and there are no biases: {number} of the base stay as they are"
 
 
-def _is_meant(module: Module, config: AdapterConfig) -> bool:
-    if config.targets is None or config.targets.has(module.name):
-        return True
-    found = _WITHIN.match(module.a)
-    return found is not None and config.targets.has(found[1])
+def _against(module: Module, config: AdapterConfig) -> str:
+    """Return the field by which PEFT leaves a module's factors out, '' where it takes them."""
+    field = config.targets.against(module.name) if config.targets is not None else ""
+    found = _WITHIN.match(module.a) if field else None
+    return "" if found is not None and config.targets is not None and config.targets.has(found[1]) else field
 
 
 def _is_layer(key: str, info: TensorInfo) -> bool:

@@ -44,14 +44,20 @@ class Targets:
 
     def has(self, module: str) -> bool:
         """Whether a module is meant."""
+        return not self.against(module)
+
+    def against(self, module: str) -> str:
+        """Return the field by which a module is not meant, '' for one that is."""
         if len(module) > MODULE:  # longer than any expression is held against
-            return True
-        if self.excluded.has(module) or not self.chosen.has(module):
-            return False
+            return ""
+        if self.excluded.has(module):
+            return "exclude_modules"
+        if not self.chosen.has(module):
+            return "target_modules"
         if not self.layers or self.chosen.expression is not None or module in self.chosen.names:
-            return True
+            return ""
         found = next((one for one in (pattern.match(module) for pattern in self.lists) if one), None)
-        return found is not None and int(found[1]) in self.layers
+        return "" if found is not None and int(found[1]) in self.layers else "layers_to_transform"
 
 
 def targets_of(data: Mapping[str, Any]) -> Targets | None:

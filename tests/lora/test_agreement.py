@@ -37,17 +37,26 @@ def adapter(*names: str, more: dict[str, torch.Tensor] | None = None, **config: 
 
 
 Q = {"target_modules": ["q_proj"]}
-UNMEANT = "target_modules does not mean {} with factors, which PEFT leaves out: {}"
+UNMEANT = "{} factors that PEFT leaves out, by {}, and lora merge takes: {}"
 LOST = "target_modules means {} for which there are no factors: {}"
 BOTH = [
     (
         {"target_modules": ["o_proj"], "exclude_modules": ["o_proj"]},
-        UNMEANT.format("3 modules", "model.layers.0.q_proj"),
+        UNMEANT.format("3 modules have", "target_modules", "model.layers.0.q_proj"),
     ),
-    ({**Q, "exclude_modules": [f"{LAYERS[1]}.q_proj"]}, UNMEANT.format("1 module", f"{LAYERS[1]}.q_proj")),
-    ({**Q, "layers_to_transform": [0, 1]}, UNMEANT.format("1 module", f"{LAYERS[2]}.q_proj")),
-    ({**Q, "layers_to_transform": 0, "layers_pattern": "layers"}, UNMEANT.format("2 modules", f"{LAYERS[1]}.q_proj")),
-    ({"target_modules": r".*\.[01]\.q_proj"}, UNMEANT.format("1 module", f"{LAYERS[2]}.q_proj")),
+    (
+        {**Q, "exclude_modules": [f"{LAYERS[1]}.q_proj"]},
+        UNMEANT.format("1 module has", "exclude_modules", f"{LAYERS[1]}.q_proj"),
+    ),
+    (
+        {**Q, "layers_to_transform": [0, 1]},
+        UNMEANT.format("1 module has", "layers_to_transform", f"{LAYERS[2]}.q_proj"),
+    ),
+    (
+        {**Q, "layers_to_transform": 0, "layers_pattern": "layers"},
+        UNMEANT.format("2 modules have", "layers_to_transform", f"{LAYERS[1]}.q_proj"),
+    ),
+    ({"target_modules": r".*\.[01]\.q_proj"}, UNMEANT.format("1 module has", "target_modules", f"{LAYERS[2]}.q_proj")),
     ({**Q, "alpha_pattern": {"q_proj": 2, "k_proj": 8}}, "alpha_pattern has what decides for no module: k_proj"),
     ({**Q, "rank_pattern": {r"layers\.9\.q_proj": 8}}, r"rank_pattern has what decides for no module: layers\.9"),
     ({**Q, "modules_to_save": ["lm_head"]}, "modules_to_save names lm_head, and no tensor is of them"),
