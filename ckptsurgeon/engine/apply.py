@@ -27,6 +27,7 @@ from .places import check_output, identities
 from .run import Inputs, Progress, Run, check_unchanged, lost_notes, unsound_notes
 from .signed import check_signable, signing
 from .staging import StagedFile, staged_file
+from .variances import negative_notes
 
 __all__ = ["carry_out"]
 
@@ -80,6 +81,7 @@ def carry_out(
         notes=(
             *lost_notes(run.lost, written.steps),
             *unsound_notes(run.unsound),
+            *negative_notes(run.negative),
             *told_companions(written),
             *_left_out(plan, written, options),
             *former.notes,

@@ -23,6 +23,7 @@ from .overlaying import overlay
 from .part import Part, Place
 from .run import Run, checked_on_the_way, has_slot, relevant
 from .together import computed_together, grouped
+from .variances import are_variances, count_negative, had_none
 
 __all__ = ["check_equal", "compute_steps", "draw_steps"]
 
@@ -56,6 +57,7 @@ def compute_steps(run: Run) -> None:
                 continue
             run.check()
             for (step, parts), values in zip(group, made, strict=True):
+                _note_negative(run, step, parts, count_negative(values, step.dtype) if are_variances(step) else 0)
                 run.checksums[step.key] = run.write(step.key, 0, _raw(values))
                 run.nbytes_read += sum(info.nbytes for info, _ in parts)
                 run.advance(values.nbytes)
@@ -77,7 +79,8 @@ def _compute(
         context = replace(context, spread=pools[number].map)
     sums = [_Sum() if checked_on_the_way(step, info) else None for info, _ in parts]
     compute = blockwise(step, parts, context)
-    counted = takes_numbers(step)
+    counted, variances = takes_numbers(step), are_variances(step)
+    negative: list[int] = []
 
     def block(place: Place) -> tuple[int, int, Lost, int]:
         def seen(number: int, read: Array) -> None:
@@ -89,17 +92,25 @@ def _compute(
         values, lost = compute(place, seen)
         crc = run.write(step.key, place.offset, _raw(values))
         run.advance(values.nbytes)
+        if variances:
+            negative.append(count_negative(values, step.dtype))
         return crc, values.nbytes, lost, sum(count_special(values, step.dtype)) if counted else 0
 
     done = list(context.spread(block, places))
     _check_sums(parts, sums)
     lost = sum((each for _, _, each, _ in done), Lost())
     run.lost[step.key] = relevant(lost, [info for info, _ in parts], step)
+    _note_negative(run, step, parts, sum(negative))
     unsound = sum(number for _, _, _, number in done) - (0 if step.dtype in SATURATED else lost.infinite)
     if unsound > 0:
         run.unsound[step.key] = unsound
     run.nbytes_read += sum(info.nbytes for info, _ in parts)
     run.checksums[step.key] = combine([(crc, nbytes) for crc, nbytes, _, _ in done])
+
+
+def _note_negative(run: Run, step: Step, parts: Sequence[Part], number: int) -> None:
+    if number and had_none(parts):
+        run.negative[step.key] = number
 
 
 class _Sum:

@@ -80,6 +80,7 @@ class Run:
     checksums: dict[str, int] = field(default_factory=dict)
     lost: dict[str, Lost] = field(default_factory=dict)
     unsound: dict[str, int] = field(default_factory=dict)
+    negative: dict[str, int] = field(default_factory=dict)
     nbytes_read: int = 0
     fits: tuple[Fit, ...] = ()
     check: Callable[[], None] = lambda: None

@@ -203,3 +203,18 @@ def test_zeros_of_a_merge_that_narrows_nothing_are_its_own() -> None:
     save_file({"w": torch.full((4,), 6e-8).half()}, "a.safetensors")
     save_file({"w": torch.zeros(4).half()}, "b.safetensors")
     assert not cs.apply(cs.average(["a.safetensors", "b.safetensors"]), "o.safetensors").notes
+
+
+@pytest.mark.parametrize("size", [4, 300_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_variances_that_a_merge_makes_negative_are_said(size: int, dtype: torch.dtype) -> None:
+    for name, value in (("a", 1.0), ("b", 0.25)):
+        values = torch.ones(size, dtype=dtype)
+        values[:2] = value
+        save_file({"bn.running_var": values, "bn.weight": values - 2}, f"{name}.safetensors")
+    both = ["b.safetensors", "a.safetensors"]
+    receipt = cs.apply(cs.merge(both, method="linear", weights=[2.0, -1.0], normalize=False), "o.safetensors")
+    assert receipt.notes == ("2 values of bn.running_var became negative, of which no layer takes the root",)
+    assert not cs.apply(cs.merge(both, method="linear", weights=[0.5, 0.5]), "p.safetensors").notes
+    save_file({"bn.running_var": -load_file("a.safetensors")["bn.running_var"]}, "n.safetensors")
+    assert not cs.apply(cs.average(["n.safetensors"] * 2), "q.safetensors").notes
