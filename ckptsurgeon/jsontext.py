@@ -12,6 +12,9 @@ from .text import escape
 
 __all__ = ["read_json", "unique_keys"]
 
+MOST_LEVELS = 100
+"""How deep a document may nest; those of people have less than ten levels."""
+
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:]')
 
 
@@ -19,11 +22,23 @@ def read_json(text: str | bytes) -> Any:
     """Return what a text spells; raises ValueError with the reason, and the line of a key that stands twice."""
     text = text.decode("utf-8") if isinstance(text, bytes) else text
     try:
-        return json.loads(text, object_pairs_hook=unique_keys)
+        data = json.loads(text, object_pairs_hook=unique_keys)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except _TwiceError as error:
         raise ValueError(f"{error}, again in line {_line_of_double(text)}") from None
+    _check_levels(data)
+    return data
+
+
+def _check_levels(data: Any) -> None:
+    """Raise ValueError for what nests so deep that functions which call themselves for each level would end."""
+    level, depth = [data], 0
+    while level := [one for one in level if isinstance(one, (dict, list))]:
+        depth += 1
+        if depth > MOST_LEVELS:
+            raise ValueError(f"it nests over {MOST_LEVELS} levels deep")
+        level = [one for held in level for one in (held.values() if isinstance(held, dict) else held)]
 
 
 def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

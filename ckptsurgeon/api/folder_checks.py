@@ -53,7 +53,11 @@ def notes_beside(checkpoint: Checkpoint) -> list[str]:
     ties = checkpoint.ties
     tensors = [Described(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
     said = [f"{name}: {why}" for name, why in _unreadable(folder, folder)]
-    return [*([folder.fault] if folder.fault else []), *said, *_weights_notes(tensors, folder, folder)]
+    return [
+        *([folder.fault.removesuffix(".")] if folder.fault else []),
+        *said,
+        *_weights_notes(tensors, folder, folder),
+    ]
 
 
 def _weights_notes(tensors: Sequence[Described], folder: ModelFolder, read: ModelFolder) -> list[str]:

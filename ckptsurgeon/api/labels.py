@@ -14,6 +14,8 @@ __all__ = ["label_notes"]
 
 _NUMBERED = re.compile(r"LABEL_\d+")
 """What transformers calls labels that nobody named."""
+LONGEST = 10
+"""Digits of a number that is a row's."""
 
 
 def label_notes(
@@ -43,5 +45,6 @@ def _labels(config: Mapping[str, Any]) -> dict[int, str]:
     """Return the label of each row, none if nobody named them."""
     said = config.get("id2label")
     labels = said.items() if isinstance(said, dict) else ()
-    found = {int(row): label for row, label in labels if str(row).isdecimal() and isinstance(label, str)}
+    rows = {row: label for row, label in labels if row.isdecimal() and len(row) < LONGEST and isinstance(label, str)}
+    found = {int(row): label for row, label in rows.items()}
     return {} if all(map(_NUMBERED.fullmatch, found.values())) else found
