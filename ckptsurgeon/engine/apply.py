@@ -24,10 +24,9 @@ from .former import Former, former_companions
 from .layout import OutputOptions, OutputShape, existing_checkpoint, is_folder, lay_out
 from .locking import output_lock
 from .places import check_output, identities
-from .run import Inputs, Progress, Run, check_unchanged, lost_notes, unsound_notes
+from .run import Inputs, Progress, Run, check_unchanged, lost_notes, negative_notes, unsound_notes
 from .signed import check_signable, signing
 from .staging import StagedFile, staged_file
-from .variances import negative_notes
 
 __all__ = ["carry_out"]
 

@@ -1,15 +1,16 @@
-"""Casts what a source gives to the dtype that a step asks for."""
+"""Casts what a source gives to the dtype that a step asks for, and says what of it was lost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..errors import PlanError
-from ..ops import Array, Lost, cast
+from ..ops import Array, Lost, cast, goes_to_zero
 from ..plan import Step
+from ..tensors import TensorInfo
 from ..text import escape
 
-__all__ = ["cast_for", "named"]
+__all__ = ["cast_for", "named", "relevant"]
 
 
 def cast_for(step: Step, values: Array, dtype: str) -> tuple[Array, Lost]:
@@ -25,3 +26,9 @@ def named(
         return how(values, dtype, step.dtype)
     except PlanError as error:
         raise PlanError(f"{escape(step.source_key)}: {error.message}", hint=error.hint) from error
+
+
+def relevant(lost: Lost, inputs: Iterable[TensorInfo], step: Step) -> Lost:
+    """Return what was lost without the zeros of a computation whose inputs are no wider than its output."""
+    narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
+    return lost if narrowed else Lost(lost.infinite)

@@ -15,13 +15,14 @@ from ..ops import Array, Lost, cast, count_special, raw_dtype
 from ..plan import Plan, Step
 from ..tensors import SATURATED
 from ..text import escape
+from .casting import relevant
 from .checksums import bad_checksum, combine, crc32
 from .compute import block_places, blockwise, computed_blocks, takes_numbers
 from .context import MergeContext
 from .needs import threads_of
 from .overlaying import overlay
 from .part import Part, Place
-from .run import Run, checked_on_the_way, has_slot, relevant
+from .run import Run, checked_on_the_way, has_slot
 from .together import computed_together, grouped
 from .variances import are_variances, count_negative, had_none
 

@@ -13,13 +13,14 @@ from ..plan import Plan, Step
 from ..tensors import TensorInfo
 from ..text import escape
 from .announcing import announce, keeping
+from .casting import relevant
 from .check_steps import check_step
 from .checksums import check_storage, checkable
 from .compute import computed_blocks
 from .compute_steps import check_equal
 from .overlaying import overlay
 from .reading import read_part
-from .run import Inputs, check_unchanged, lost_notes, relevant
+from .run import Inputs, check_unchanged, lost_notes
 
 if TYPE_CHECKING:
     import torch

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
-from ..ops import Lost, goes_to_zero
 from ..plan import MERGES, Fit, Input, Plan, Step
 from ..target import TargetSpec
 from ..tensors import SATURATED, TensorInfo
@@ -23,6 +22,7 @@ from .transfer import SMALL
 
 if TYPE_CHECKING:
     from ..merges import Method
+    from ..ops import Lost
 
 __all__ = [
     "MEMORY",
@@ -34,7 +34,7 @@ __all__ = [
     "has_slot",
     "is_copy",
     "lost_notes",
-    "relevant",
+    "negative_notes",
     "unsound_notes",
 ]
 
@@ -217,16 +217,10 @@ def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
     return (f"NaN and infinite values come from the inputs: {listing(said, where='')}",)
 
 
-def relevant(lost: Lost, inputs: Iterable[TensorInfo], step: Step) -> Lost:
-    """Return what was lost without the zeros of a computation whose inputs are no wider than its output."""
-    narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
-    return lost if narrowed else Lost(lost.infinite)
-
-
 def lost_notes(lost: Mapping[str, Lost], steps: Sequence[Step]) -> tuple[str, ...]:
     """Say how many values of each tensor became infinite, NaN or zero that were not, or were cut to the largest.
 
-    Of zeros that is said from one in a hundred values on: weights have some that are nearly zero.
+    Of zeros that is said from one in ten values on: weights have some that are nearly zero.
     """
     if not any(one.infinite or one.zero for one in lost.values()):
         return ()
@@ -246,3 +240,11 @@ def lost_notes(lost: Mapping[str, Lost], steps: Sequence[Step]) -> tuple[str, ..
         each = [f"{escape(key)} ({number} of {size})" for key, number, size in zeros]
         said.append(f"values of {count(len(zeros), 'tensor')} became zero: {listing(each, where='')}")
     return tuple(said)
+
+
+def negative_notes(negative: Mapping[str, int]) -> tuple[str, ...]:
+    """Say which variances became negative."""
+    return tuple(
+        f"{count(number, 'value')} of {escape(key)} became negative, of which no layer takes the root"
+        for key, number in negative.items()
+    )

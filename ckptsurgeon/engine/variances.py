@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from ..ops import Array, widened
 from ..plan import Step
-from ..text import count, escape
 from .part import Part
 from .reading import read_part
 
-__all__ = ["are_variances", "count_negative", "had_none", "negative_notes"]
+__all__ = ["are_variances", "count_negative", "had_none"]
 
 VARIANCE = "running_var"
 """The last name of the variances that torch's layers of batch normalisation keep."""
@@ -33,11 +32,3 @@ def had_none(parts: Sequence[Part]) -> bool:
     boxes = [tuple((0, size) for size in info.shape) for info, _ in parts]
     read = ((read_part(source, info, box), info.dtype) for (info, source), box in zip(parts, boxes, strict=True))
     return not any(count_negative(values, dtype) for values, dtype in read)
-
-
-def negative_notes(negative: Mapping[str, int]) -> tuple[str, ...]:
-    """Say which variances became negative."""
-    return tuple(
-        f"{count(number, 'value')} of {escape(key)} became negative, of which no layer takes the root"
-        for key, number in negative.items()
-    )
