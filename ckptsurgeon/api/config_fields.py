@@ -12,7 +12,7 @@ IGNORED_PARTS = frozenset((
     "quantization_config",
     "rope_parameters", "rope_scaling", "task_specific_params",
 ))  # fmt: skip
-"""Objects in a configuration that are no parts of a model, or are compared elsewhere."""
+"""Objects in a configuration that do not describe a part of the model, or are compared elsewhere."""
 _NAMES = frozenset((
     # of the file, of loading and running
     "architectures", "attn_impl", "attn_implementation", "dtype", "finetuning_task", "framework", "freeze",
@@ -93,7 +93,7 @@ def is_derived(field: str) -> bool:
 
 
 def is_usual(field: str, value: Any) -> bool | None:
-    """Whether a value is what a class has by default; None if there is no certain default."""
+    """Whether a value is what a class has by default; None if the default is not known."""
     if field in _USUAL:
         return value in _USUAL[field]
     return None if value else True

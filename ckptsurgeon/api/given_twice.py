@@ -11,7 +11,7 @@ from ..text import escape
 __all__ = ["twice_notes"]
 
 LARGEST = 256 << 20
-"""Bytes of the largest file that is held against another one."""
+"""Bytes of the largest file that is compared with another one."""
 SAMPLE = 1 << 16
 BLOCK = 1 << 20
 

@@ -146,7 +146,7 @@ def target_files(target: TargetSpec) -> tuple[FilePrint, ...]:
 
 
 def file_print(path: str) -> FilePrint:
-    """Return the fingerprint of a file that is no checkpoint, which is read whole; raises SourceError."""
+    """Read a whole file that is not a checkpoint and return its fingerprint; raises SourceError."""
     source = open_source(path)
     if not isinstance(source, File):
         raise SourceError(f"{escape(path)} is a folder.")

@@ -237,7 +237,7 @@ class Opcodes(State):
     def op_newobj_ex(self) -> None:
         keywords, args = self.stack.pop(), self.stack.pop()
         if keywords is None or isinstance(keywords, (bool, int, float, str, bytes, bytearray, tuple, list)):
-            raise self._broken("makes an object with keywords that are no mapping")
+            raise self._broken("makes an object with keyword arguments that are not a dictionary")
         self.stack[-1] = self._called(self.stack[-1], args)
 
     def op_build(self) -> None:

@@ -163,13 +163,18 @@ def check_decoded(steps: Sequence[Step], selection: Selection, views: Sequence[S
             if coded is not None and coded.codes == origin.key and (meant := _meant(coded, name)) in missing:
                 lost[meant] = f"{views[origin.source].source.name} has it as codes ({coded.method})"
     if lost:
-        first, why = next(iter(lost.items()))
-        more = f"; {count(len(lost) - 1, 'other')} too: {listing(list(lost)[1:], 3)}" if len(lost) > 1 else ""
+        first = next(iter(lost))
         raise PlanError(
-            f"{escape(first)} would be initialised, although {escape(why)}{more}.",
+            f"{escape(first)} would be initialised, although {_why(lost)}.",
             hint=f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}; --reinit {escape(first)} initialises it all the same.",
             details=[f"{key}: {why}" for key, why in lost.items()],
         )
+
+
+def _why(found: Mapping[str, str]) -> str:
+    """Say the reason for the first of some tensors, and which others there are."""
+    why = escape(next(iter(found.values())))
+    return f"{why}; {count(len(found) - 1, 'other')} too: {listing(list(found)[1:], 3)}" if len(found) > 1 else why
 
 
 def check_replaced(steps: Sequence[Step], selection: Selection, views: Sequence[SourceView], wanted: Codes) -> None:
@@ -181,10 +186,9 @@ def check_replaced(steps: Sequence[Step], selection: Selection, views: Sequence[
             for origin in selection.origins.get(one.name, ()):
                 passed[one.name] = f"{views[origin.source].source.name} has it as numbers ({origin.info.dtype})"
     if passed:
-        first, why = next(iter(passed.items()))
-        more = f"; {count(len(passed) - 1, 'other')} too: {listing(list(passed)[1:], 3)}" if len(passed) > 1 else ""
+        first = next(iter(passed))
         raise PlanError(
-            f"{escape(first)} would be kept as codes, although {escape(why)}{more}.",
+            f"{escape(first)} would be kept as codes, although {_why(passed)}.",
             hint=f"Name a destination that is not quantised; --exclude {escape(first)} keeps the codes all the same.",
             details=[f"{key}: {why}" for key, why in passed.items()],
         )
