@@ -103,7 +103,7 @@ def test_the_tensor_with_the_flipped_bit_is_named(key: str) -> None:
     output = made("safetensors")
     info = cs.open_checkpoint(output)[key]
     assert info.storage is not None
-    flipped(Path(output), info.storage.offset + 5)
+    flipped(Path(output), info.storage.offset + info.offset + 5)
     found = cs.verify(output)
     assert key in {failure.key for failure in found.failed}
     assert "CRC-32" in next(f.why for f in found.failed if f.key == key)
@@ -123,7 +123,8 @@ def reseal(output: str, key: str, values: torch.Tensor) -> None:
     assert info.storage is not None
     raw = values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     assert len(raw) == info.nbytes
-    data[info.storage.offset : info.storage.offset + info.nbytes] = raw
+    begin = info.storage.offset + info.offset
+    data[begin : begin + info.nbytes] = raw
     length = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + length])
     recipe = json.loads(header["__metadata__"]["ckptsurgeon"])
@@ -135,7 +136,7 @@ def reseal(output: str, key: str, values: torch.Tensor) -> None:
     import hashlib
 
     digest = hashlib.sha256(bytes(data[:8]) + blank.ljust(length)).hexdigest()
-    header["__metadata__"]["ckptsurgeon"] = seal(text, digest)
+    header["__metadata__"]["ckptsurgeon"] = "".join(seal([text], digest))
     data[8 : 8 + length] = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
     Path(output).write_bytes(bytes(data))
 
@@ -298,11 +299,9 @@ def test_a_recipe_says_by_which_rule_and_why() -> None:
 
 @pytest.mark.parametrize("number", [2, -1, True, "0", None])
 def test_a_rule_that_the_recipe_does_not_have_is_damage(number: object) -> None:
-    data = json.loads(
-        RecipeText(
-            Recipe("0", "rename", 0, {}, (), PlanTarget("", "", ""), {"w": Made("init", "initialised", rule="r")})
-        ).checked({})
-    )
+    made = {"w": Made("init", "initialised", rule="r")}
+    text = RecipeText(Recipe("0", "rename", 0, {}, (), PlanTarget("", "", ""), made)).checked({})
+    data = json.loads("".join(text))
     data["tensors"]["w"]["rule"] = number
     with pytest.raises(cs.VerifyError, match="a rule is"):
         parse_recipe(json.dumps(data))

@@ -45,7 +45,7 @@ def carry_out(
     written = as_written(plan, options)
     recipe = recipe_as_written(recipe, written)
     text = RecipeText(recipe)
-    shape = lay_out(written, options, "" if is_folder(options) else text.checked({}), _beside(plan, inputs))
+    shape = lay_out(written, options, () if is_folder(options) else text.checked({}), _beside(plan, inputs))
     check_unchanged(inputs)
     path, taken = _place(shape, options), set(_identities(inputs, written, options))
     check_output(path, taken, force=options.force, folder=shape.folder)
@@ -199,21 +199,21 @@ def _identities(inputs: Inputs, plan: Plan, options: OutputOptions) -> Iterator[
             yield found.st_dev, found.st_ino
 
 
-def _finish(run: Run, text: str, folder: StagedFolder | None) -> None:
+def _finish(run: Run, recipe: Sequence[str], folder: StagedFolder | None) -> None:
     """Write everything that is no tensor, sealed."""
     for step in run.plan.steps:
         if step.key not in run.checksums:
             run.checksums[step.key] = run.checksums[step.tied_to]
     if folder is None:
         part = run.shape.parts[0]
-        text = seal(text, _digest(part.layout.frame(run.checksums, text)))
-        for offset, data in part.layout.frame(run.checksums, text):
+        recipe = seal(recipe, _digest(part.layout.frame(run.checksums, recipe)))
+        for offset, data in part.layout.frame(run.checksums, recipe):
             run.files[part.name].write(offset, data)
         return
     digests = {}
     for part in run.shape.parts:
         digest = hashlib.sha256()
-        for offset, data in part.layout.frame(run.checksums, ""):
+        for offset, data in part.layout.frame(run.checksums, ()):
             digest.update(data)
             run.files[part.name].write(offset, data)
         digests[part.name] = digest.hexdigest()
@@ -221,8 +221,8 @@ def _finish(run: Run, text: str, folder: StagedFolder | None) -> None:
     if name:
         folder.write(name, index)
         digests[name] = hashlib.sha256(index).hexdigest()
-    digests[RECIPE_FILE] = hashlib.sha256(text.encode()).hexdigest()
-    folder.write(RECIPE_FILE, seal(text, folder_digest(digests)).encode())
+    digests[RECIPE_FILE] = hashlib.sha256("".join(recipe).encode()).hexdigest()
+    folder.write(RECIPE_FILE, "".join(seal(recipe, folder_digest(digests))).encode())
 
 
 def _digest(frame: Iterable[tuple[int, bytes]]) -> str:

@@ -133,7 +133,7 @@ def check_options(options: OutputOptions) -> None:
         parse_size(options.max_shard_size)
 
 
-def lay_out(plan: Plan, options: OutputOptions, recipe: str, beside: Beside | None = None) -> OutputShape:
+def lay_out(plan: Plan, options: OutputOptions, recipe: Sequence[str], beside: Beside | None = None) -> OutputShape:
     """Lay out the output of a plan; ``beside`` is what goes into it beside the tensors.
 
     Raises ConfigError for a format or size that is unknown, a size that gives each tensor a shard of its own, or a
@@ -152,7 +152,7 @@ def lay_out(plan: Plan, options: OutputOptions, recipe: str, beside: Beside | No
         return OutputShape((Part("", writer.layout(tensors, metadata, recipe, beside)),), folder=False)
     shards = [tensors] if plan.target.weights else _sharded(tensors, options.max_shard_size or DEFAULT_SHARD, writer)
     names = [plan.target.weights] if plan.target.weights else writer.sharding.names(len(shards))
-    layouts = {name: (shard, writer.layout(shard, metadata, "")) for name, shard in zip(names, shards, strict=True)}
+    layouts = {name: (shard, writer.layout(shard, metadata, ())) for name, shard in zip(names, shards, strict=True)}
     parts = tuple(Part(name, layout) for name, (_, layout) in layouts.items())
     return OutputShape(parts, folder=True, index=writer.sharding.index(layouts))
 

@@ -45,7 +45,7 @@ class _FileLayout:
             self._archives.append(archive)
             self.size += archive.size
 
-    def frame(self, checksums: Mapping[str, int], recipe: str) -> Iterator[tuple[int, bytes]]:
+    def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
         """Yield every byte that is not a tensor's, as (offset, bytes) in order."""
         for (key, (begin, _)), archive in zip(self.pieces.items(), self._archives, strict=True):
             for offset, data in archive.frame({"": checksums[key]}, recipe):
@@ -199,7 +199,11 @@ class DcpWriter:
     dtypes = ZipWriter.dtypes
 
     def layout(
-        self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str, beside: Beside | None = None
+        self,
+        tensors: Sequence[OutTensor],
+        metadata: Mapping[str, str],
+        recipe: Sequence[str],
+        beside: Beside | None = None,
     ) -> _FileLayout:
         """Lay a file out; its metadata is in the recipe beside it."""
         return _FileLayout(tensors)

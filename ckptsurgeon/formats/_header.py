@@ -116,10 +116,10 @@ class Layout(Protocol):
     size: int
     slots: Mapping[str, tuple[int, int]]
 
-    def frame(self, checksums: Mapping[str, int], recipe: str) -> Iterable[tuple[int, bytes]]:
+    def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterable[tuple[int, bytes]]:
         """Return every byte that is not a tensor's, as (offset, bytes) in order.
 
-        ``recipe`` must be as long as the one that the layout was made for.
+        ``recipe`` is its text in pieces, as long as the one that the layout was made for.
         """
         ...
 
@@ -156,7 +156,11 @@ class Writer(Protocol):
     carries: bool
 
     def layout(
-        self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str, beside: Beside | None = None
+        self,
+        tensors: Sequence[OutTensor],
+        metadata: Mapping[str, str],
+        recipe: Sequence[str],
+        beside: Beside | None = None,
     ) -> Layout:
-        """Lay a file out; ``recipe`` is the text to embed, empty for none; ``beside`` only where it ``carries``."""
+        """Lay a file out; ``recipe`` is the text to embed, in pieces; ``beside`` only where it ``carries``."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 
 from ..errors import OutputError
 from ..text import escape
@@ -28,8 +28,8 @@ CODES = {
 }  # fmt: skip
 """The format's dtypes in the order in which it ranks them; files are written from the last to the first."""
 
-PART = 1 << 20
-"""Characters of a recipe that are written at a time."""
+CHUNK = 4096
+"""Entries that are put together at a time."""
 
 _NAMES = {name: code for code, name in CODES.items()}
 _RANK = {name: rank for rank, name in enumerate(CODES.values())}
@@ -38,7 +38,7 @@ _RANK = {name: rank for rank, name in enumerate(CODES.values())}
 class _Layout:
     """The header's length is known before its checksums are: they have as many digits as zeros have."""
 
-    def __init__(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str) -> None:
+    def __init__(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: Sequence[str]) -> None:
         self._metadata = dict(metadata)
         self._recipe = bool(recipe)
         ordered = sorted(tensors, key=lambda t: t.key)
@@ -47,8 +47,9 @@ class _Layout:
             raise OutputError(
                 f"a tensor is called {METADATA}, which safetensors keeps for itself.", hint="Use --to pth."
             )
-        entries = ",".join(_entries(ordered))
-        self._entries = self._encoded(f",{entries}}}" if entries else "}", ordered)
+        entries = _entries(ordered)
+        chunks = iter(lambda: "".join(islice(entries, CHUNK)), "")  # so that there are never all beside their text
+        self._entries = [self._encoded(chunk, ordered) for chunk in chunks]
         size = sum(map(len, self._described(recipe)))
         self._padding = b" " * (-size % 8)
         self._size = size + len(self._padding)
@@ -74,21 +75,23 @@ class _Layout:
                 f"{odd} holds half a character, which safetensors cannot write.", hint="Use --to pth."
             ) from None
 
-    def _described(self, recipe: str) -> Iterator[bytes]:
+    def _described(self, recipe: Sequence[str]) -> Iterator[bytes]:
         """Yield the header in parts: of a large model it has tens of megabytes."""
         if not self._metadata and not self._recipe:
-            yield b"{" + self._entries.removeprefix(b",")
+            yield b"{"
+            for number, entries in enumerate(self._entries):
+                yield entries if number else entries.removeprefix(b",")
+            yield b"}"
             return
         yield self._encoded(f'{{"{METADATA}":{_dumps(self._metadata)[:-1]}')
         if self._recipe:
             yield (b"," if self._metadata else b"") + f'"{RECIPE_KEY}":"'.encode()
-            for begin in range(0, len(recipe), PART):
-                yield self._encoded(_dumps(recipe[begin : begin + PART])[1:-1])
+            for piece in recipe:
+                yield self._encoded(_dumps(piece)[1:-1])
             yield b'"'
-        yield b"}"
-        yield self._entries
+        yield from (b"}", *self._entries, b"}")
 
-    def frame(self, checksums: Mapping[str, int], recipe: str) -> Iterator[tuple[int, bytes]]:
+    def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
         """Yield the header in parts, the only bytes that are not a tensor's."""
         at = 0
         for part in chain([struct.pack("<Q", self._size)], self._described(recipe), [self._padding]):
@@ -100,7 +103,7 @@ _dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def _entries(tensors: Sequence[OutTensor]) -> Iterator[str]:
-    """Yield what the header says of each tensor, one behind the other."""
+    """Yield what the header says of each tensor, after a comma."""
     at = 0
     for tensor in tensors:
         shape = list(tensor.shape)
@@ -108,7 +111,8 @@ def _entries(tensors: Sequence[OutTensor]) -> Iterator[str]:
             shape[-1] *= 2
         end = at + tensor.nbytes
         sizes = ",".join(map(str, shape))
-        yield f'{_dumps(tensor.key)}:{{"dtype":"{_NAMES[tensor.dtype]}","shape":[{sizes}],"data_offsets":[{at},{end}]}}'
+        said = f'{{"dtype":"{_NAMES[tensor.dtype]}","shape":[{sizes}],"data_offsets":[{at},{end}]}}'
+        yield f",{_dumps(tensor.key)}:{said}"
         at = end
 
 
@@ -132,7 +136,11 @@ class SafetensorsWriter:
     carries = False
 
     def layout(
-        self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str, beside: Beside | None = None
+        self,
+        tensors: Sequence[OutTensor],
+        metadata: Mapping[str, str],
+        recipe: Sequence[str],
+        beside: Beside | None = None,
     ) -> _Layout:
         """Lay a file out: larger dtypes first, then by key, without a hole."""
         return _Layout(tensors, metadata, recipe)

@@ -28,9 +28,10 @@ def seal_of(recipe: str) -> str:
     return found.group(1) if found else ""
 
 
-def seal(recipe: str, digest: str) -> str:
-    """Return the text of an unsealed recipe with its seal set."""
-    return _SEAL.sub(lambda found: found.group(0).replace(UNSEALED, digest), recipe, count=1)
+def seal(recipe: Sequence[str], digest: str) -> list[str]:
+    """Return the text of an unsealed recipe with its seal set; it is in pieces, the last of which holds the seal."""
+    *pieces, last = recipe
+    return [*pieces, _SEAL.sub(lambda found: found.group(0).replace(UNSEALED, digest), last, count=1)]
 
 
 def digest_outside(file: File, payload: Iterable[tuple[int, int]], patches: Sequence[tuple[int, bytes]] = ()) -> str:

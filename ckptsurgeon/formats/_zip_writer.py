@@ -92,13 +92,13 @@ def _end(number: int, size: int, offset: int) -> bytes:
 class ZipLayout:
     """An archive of a pickle and the storages it names, ``archive/data/0`` and on, in the order of ``owners``."""
 
-    def __init__(self, pickle: bytes, owners: Sequence[OutTensor], recipe: str = "") -> None:
+    def __init__(self, pickle: bytes, owners: Sequence[OutTensor], recipe: Sequence[str] = ()) -> None:
         fixed = {"data.pkl": pickle, ".format_version": b"1", ".storage_alignment": b"64", "byteorder": b"little"}
         self._records = [_Record((ROOT + n).encode(), len(c), c) for n, c in fixed.items()]
         self._records += [_Record(f"{ROOT}data/{i}".encode(), t.nbytes, None, key=t.key) for i, t in enumerate(owners)]
         self._records.append(_Record(f"{ROOT}version".encode(), 2, b"3\n"))
         if recipe:
-            raw = recipe.encode()
+            raw = "".join(recipe).encode()
             self._records.append(_Record(ZIP_RECORD.encode(), len(raw), raw))
         at = 0
         for record in self._records:
@@ -107,12 +107,12 @@ class ZipLayout:
         self.slots = {record.key: (record.data, record.size) for record in self._records if record.content is None}
         self.size = at + len(self._tail({}))
 
-    def frame(self, checksums: Mapping[str, int], recipe: str) -> Iterator[tuple[int, bytes]]:
+    def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
         """Yield every byte that is not a tensor's, as (offset, bytes) in order."""
         start, piece = 0, b""
         crcs: dict[bytes, int] = {}
         for record in self._records:
-            content = recipe.encode() if record.name == ZIP_RECORD.encode() else record.content
+            content = "".join(recipe).encode() if record.name == ZIP_RECORD.encode() else record.content
             crc = checksums[record.key] if content is None else zlib.crc32(content)
             crcs[record.name] = crc
             piece += record.local(crc) + (content or b"")
@@ -138,7 +138,11 @@ class ZipWriter:
     dtypes = frozenset(d.name for d in DTYPES.values() if d.kind not in ("quantized", "bits") and d.bits != 6)
 
     def layout(
-        self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], recipe: str, beside: Beside | None = None
+        self,
+        tensors: Sequence[OutTensor],
+        metadata: Mapping[str, str],
+        recipe: Sequence[str],
+        beside: Beside | None = None,
     ) -> ZipLayout:
         """Lay a file out; a zip has no place for metadata but the recipe."""
         owners = [t for t in tensors if not t.alias_of]

@@ -48,14 +48,15 @@ class _Safetensors:
         metadata = _metadata(source, entries.pop("__metadata__", None))
         recipe = _take_recipe(metadata)
         start = 8 + len(raw)
+        stored = Storage(name, start, source.size - start, name=source.name)
         shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
         tensors: dict[str, TensorInfo] = {}
         for key in list(entries):
             entry = entries.pop(key)  # which takes more memory than what is made of it
             key = sys.intern(key)  # several models have it
-            info = tensors[key] = _tensor(source, key, entry, start, within=name)
+            info = tensors[key] = _tensor(source, key, entry, stored)
             info.shape = shapes.setdefault(info.shape, info.shape)
-        _check_cover(source, tensors, start)
+        _check_cover(source, tensors, stored.nbytes)
         digest = hashlib.sha256(len(raw).to_bytes(8, "little") + raw).hexdigest()
         return Header(
             format=self.name,
@@ -136,7 +137,7 @@ def _take_recipe(metadata: dict[str, str]) -> str | None:
     return None
 
 
-def _tensor(file: File, key: str, entry: Any, start: int, *, within: str) -> TensorInfo:
+def _tensor(file: File, key: str, entry: Any, stored: Storage) -> TensorInfo:
     """Return the header of one tensor; its offsets must fit its dtype and shape to the byte."""
     if not isinstance(entry, dict) or not entry.keys() >= _FIELDS:
         raise _fail(file, "InvalidHeaderDeserialization", f"{escape(key)} does not have the fields of a tensor")
@@ -156,13 +157,13 @@ def _tensor(file: File, key: str, entry: Any, start: int, *, within: str) -> Ten
         raise _fail(file, "MisalignedSlice", f"{escape(key)} does not end on a byte")
     if begin > end or end - begin != bits // 8:
         raise _fail(file, "TensorInvalidInfo", f"{escape(key)} needs {bits // 8} bytes and is given {end - begin}")
-    if start + end > file.size:
+    if end > stored.nbytes:
         raise _fail(file, "InvalidOffset", f"{escape(key)} ends beyond the file; it is cut short")
     if entry["dtype"] == "F4":
         if not shape or shape[-1] % 2:
             raise _fail(file, "MisalignedSlice", f"{escape(key)} has half a byte at the end of a row")
         shape = [*shape[:-1], shape[-1] // 2]
-    return TensorInfo(name, tuple(shape), Storage(within, start + begin, end - begin, name=key))
+    return TensorInfo(name, tuple(shape), stored, begin)
 
 
 def _sizes(values: Any) -> bool:
@@ -171,17 +172,18 @@ def _sizes(values: Any) -> bool:
     return set(map(type, values)) <= {int} and (not values or (min(values) >= 0 and max(values) <= limits.ELEMENTS))
 
 
-def _check_cover(file: File, tensors: Mapping[str, TensorInfo], start: int) -> None:
-    """The tensors must cover the file: no byte twice, none left over."""
-    at = start
-    places = [(t.storage.offset, t.storage.nbytes, key) for key, t in tensors.items() if t.storage]
+def _check_cover(file: File, tensors: Mapping[str, TensorInfo], size: int) -> None:
+    """The tensors must cover what follows the header, ``size`` bytes: no byte twice, none left over."""
+    at = 0
+    places = [(info.offset, info.nbytes, key) for key, info in tensors.items()]
     for offset, nbytes, key in sorted(places):
         if offset != at:
             why = "overlaps another tensor" if offset < at else "leaves a hole in front of it"
             raise _fail(file, "InvalidOffset", f"{escape(key)} {why}")
         at += nbytes
-    if at != file.size:
-        raise _fail(file, "MetadataIncompleteBuffer", f"its tensors end at byte {at} of {file.size}")
+    if at != size:
+        start = file.size - size
+        raise _fail(file, "MetadataIncompleteBuffer", f"its tensors end at byte {start + at} of {file.size}")
 
 
 def _frame(file: File, start: int, recipe: str) -> str:

@@ -26,13 +26,17 @@ class RecipeText:
         self._merges: dict[str, int] = {}
         self._rows = dict(_rows(recipe.tensors, self._rules, self._merges))
 
-    def checked(self, checksums: Mapping[str, int]) -> str:
-        """Return the text with the CRC-32 of every tensor; of one that has none, it is zero."""
-        rows = (f'{_dumps(key)}:{row},"crc32":"{checksums.get(key, 0):08x}"}}' for key, row in self._rows.items())
-        chunks = iter(lambda: ",".join(islice(rows, CHUNK)), "")  # so that there are never all rows beside their text
-        # the seal is the last entry: formats/_seal.py finds it at the end of the text
+    def checked(self, checksums: Mapping[str, int]) -> list[str]:
+        """Return the text, in pieces, with the CRC-32 of every tensor; of one that has none, it is zero."""
+        first = next(iter(self._rows), None)
+        rows = (
+            f'{"" if key == first else ","}{_dumps(key)}:{row},"crc32":"{checksums.get(key, 0):08x}"}}'
+            for key, row in self._rows.items()
+        )
+        # the seal is the last entry, and the last piece: formats/_seal.py looks for it there
         tail = f'}},"seal":{_dumps(self._recipe.seal)}}}'
-        return "".join((f'{_dumps(self._head())[:-1]},"tensors":{{', ",".join(chunks), tail))
+        chunks = iter(lambda: "".join(islice(rows, CHUNK)), "")
+        return [f'{_dumps(self._head())[:-1]},"tensors":{{', *chunks, tail]
 
     def _head(self) -> dict[str, Any]:
         """Return all but the tensors: asked for late, since what is copied beside them is read only once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,7 @@ def tensor_of(dtype: torch.dtype, *shape: int) -> torch.Tensor:
 def written(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
     """Lay tensors out with our writer and fill the slots by hand."""
     out = [OutTensor(key, str(t.dtype)[6:], tuple(t.shape), t.numel() * t.element_size()) for key, t in tensors.items()]
-    layout = writers()["safetensors"].layout(out, metadata or {}, "")
+    layout = writers()["safetensors"].layout(out, metadata or {}, ())
     buffer = bytearray(layout.size)
     for key, (offset, nbytes) in layout.slots.items():
         buffer[offset : offset + nbytes] = bytes(tensors[key].contiguous().view(-1).view(torch.uint8).numpy())
@@ -184,3 +185,17 @@ def test_reading_a_header_reads_no_tensor(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(source, "read", lambda at, n: reads.append((at, n)) or real(at, n))
     read_header(source)
     assert sum(n for _, n in reads) < 1000
+
+
+def test_a_second_header_of_many_tensors_takes_few_bytes_for_each() -> None:
+    number = 20_000
+    Path("many.safetensors").write_bytes(save({f"layers.{i}.weight": torch.zeros(2) for i in range(number)}))
+    first = cs.open_checkpoint("many.safetensors")
+    tracemalloc.start()
+    try:
+        second = cs.open_checkpoint("many.safetensors")
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(first) == len(second) == number
+    assert held / number < 220  # a description, where it begins, and its place in two dictionaries

@@ -19,8 +19,10 @@ def test_an_earlier_entry_of_that_name_is_not_the_seal() -> None:
     for earlier in ("b" * 64, UNSEALED):
         text = RECIPE % (earlier, UNSEALED)
         assert seal_of(text) == UNSEALED
-        assert seal(text, DIGEST) == RECIPE % (earlier, DIGEST)
-        assert seal_of(seal(text, DIGEST)) == DIGEST
+        for pieces in ([text], [text[:60], text[60:]]):
+            sealed = "".join(seal(pieces, DIGEST))
+            assert sealed == RECIPE % (earlier, DIGEST)
+            assert seal_of(sealed) == DIGEST
     assert seal_of("{}") == ""
 
 

@@ -90,7 +90,9 @@ def test_a_compressed_pickle_is_read_and_a_compressed_tensor_is_refused() -> Non
         cs.open_checkpoint("empty.pth")
 
 
-def written(tensors: dict[str, torch.Tensor], recipe: str = "", ties: dict[str, str] | None = None) -> bytes:
+def written(
+    tensors: dict[str, torch.Tensor], recipe: tuple[str, ...] = (), ties: dict[str, str] | None = None
+) -> bytes:
     ties = ties or {}
     out = [
         OutTensor(k, str(t.dtype)[6:], tuple(t.shape), t.numel() * t.element_size(), ties.get(k, ""))
@@ -113,7 +115,7 @@ def written(tensors: dict[str, torch.Tensor], recipe: str = "", ties: dict[str, 
 
 def test_what_we_write_torch_reads_safely() -> None:
     tensors = {k: v for k, v in variety().items() if k not in OPAQUE}
-    data = written(tensors, '{"a": 1}')
+    data = written(tensors, ('{"a":', " 1}"))
     found = torch.load(io.BytesIO(data), weights_only=True)
     assert list(found) == list(tensors)
     for key, tensor in tensors.items():
@@ -144,7 +146,7 @@ def test_a_tiny_file_has_this_very_frame() -> None:
 
 def test_a_record_over_4_gib_is_laid_out_with_zip64() -> None:
     out = [OutTensor("a", "uint8", (5 << 30,), 5 << 30), OutTensor("b", "uint8", (8,), 8)]
-    layout = writers()["pth"].layout(out, {}, "")
+    layout = writers()["pth"].layout(out, {}, ())
     frame = layout.frame({"a": 1, "b": 2}, "")
     with open("sparse.pth", "wb") as file:  # a sparse file: five gigabytes of holes
         file.truncate(layout.size)

@@ -37,9 +37,9 @@ def test_a_key_that_safetensors_cannot_hold_is_an_error_that_names_pth(key: str,
 def test_a_header_that_no_reader_takes_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safetensors_writer, "JSON_HEADER_BYTES", 64)
     writer = writers()["safetensors"]
-    assert writer.layout([tensor("a", 1)], {}, "").size == 8 + 56 + 1
+    assert writer.layout([tensor("a", 1)], {}, ()).size == 8 + 56 + 1
     with pytest.raises(cs.OutputError, match="the header would have 72 bytes"):
-        writer.layout([tensor("a" * 13, 1)], {}, "")
+        writer.layout([tensor("a" * 13, 1)], {}, ())
     assert limits.JSON_HEADER_BYTES == 100_000_000
 
 

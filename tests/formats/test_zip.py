@@ -129,7 +129,7 @@ def test_the_number_of_records_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("records", [65_534, 65_535, 65_536])
 def test_as_many_records_as_fit_in_16_bits_and_one_more(records: int) -> None:
     tensors = [OutTensor(f"k{i}", "uint8", (0,), 0) for i in range(records - 5)]
-    layout = writers()["pth"].layout(tensors, {}, "")
+    layout = writers()["pth"].layout(tensors, {}, ())
     with open("x.pth", "wb") as file:
         for offset, data in layout.frame(dict.fromkeys(layout.slots, 0), ""):
             file.seek(offset)

@@ -30,7 +30,7 @@ def sparse(path: Path, kind: str) -> Path:
     """A checkpoint of 2.2 GB that takes a few blocks on disk: all of its values are zeros."""
     nbytes = SIDE * SIDE * 4
     tensors = [OutTensor(f"encoder.layers.{i}.weight", "float32", (SIDE, SIDE), nbytes) for i in range(LAYERS)]
-    layout = writers()[kind].layout(tensors, {}, "")
+    layout = writers()[kind].layout(tensors, {}, ())
     with path.open("wb") as file:
         file.truncate(layout.size)
         for offset, data in layout.frame({one.key: 0 for one in tensors}, ""):
