@@ -227,9 +227,11 @@ class Machine(Hurried):
                 elif op == 0x2E:  # STOP
                     at += 1
                     self.stopped = True
-                    if self.overrun or (edge < NO_EDGE and at != edge):
-                        self.position = at
+                    self.position = at
+                    if edge < NO_EDGE and at != edge:
                         self.tear("it stops inside a frame")
+                    elif self.overrun:  # C's reader stopped at the frame, Python's has read what ours has
+                        self.part("it stops inside a frame")
                     if not stack:
                         self.flaw("stops with an empty stack")
                     return

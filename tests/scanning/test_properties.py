@@ -156,6 +156,7 @@ def test_what_cpython_imports_is_what_is_named() -> None:
 
 def test_numbers_that_begin_as_a_pickle_are_numbers() -> None:
     values = [b"\x80" + bytes([i, j]) + b"\x11\x22\x33" * 9 for i in range(6) for j in range(256)]
+    values += [b"\x95" + bytes([9 - i]) * 8 + b"." + bytes(range(256)) for i in range(10)]  # a frame that stops
     Path("x.pkl").write_bytes(pickle.dumps(values, 4))
     found = cs.scan("x.pkl")
     assert found.ok, found.beyond[:2]
