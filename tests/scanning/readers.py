@@ -54,6 +54,10 @@ class Inert:
     append = extend = add = __setitem__ = __setstate__ = __call__
 
 
+class Kept(Opaque):
+    """What a reader fetches from outside, as torch its storages: it is no class, and no function."""
+
+
 @dataclass
 class Told:
     """What a reader asked for, in order, and what came of it: a value, or an error, ``why``."""
@@ -137,7 +141,7 @@ def _of_scan(data: bytes, told: dict[str, Told]) -> str:
 
 
 def _of_reader(data: bytes, told: dict[str, Told]) -> str:
-    machine = _pickle.Machine(data, rebuild={}, persistent=lambda pid: Opaque("persistent", pid))
+    machine = _pickle.Machine(data, rebuild={}, persistent=lambda pid: Kept("persistent", pid))
     try:
         value = machine.run()
     except cs.CheckpointError:
