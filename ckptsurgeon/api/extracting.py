@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,15 +18,17 @@ from ..planners import (
     is_of_tokens,
     plan_lora_extract,
     refuse_codes,
+    with_tied,
 )
 from ..text import count, escape, listing
 from .argument_types import checked
 from .config_differences import with_config_said
+from .heads import tied_head
 from .held_files import with_beside_held
 from .inputs import OpenInputs, names_of, plan_source, unwrap_notes, view_of
 from .known_model import model_at
 from .memory import memory_bytes, with_costs
-from .model_folders import model_folder
+from .model_folders import ModelFolder, model_folder
 from .planning import arguments_said
 from .rows_by_place import EXTRACTED, PLACE, check_place, checked_rows, token_note
 from .types import CheckpointLike, Patterns
@@ -86,12 +88,15 @@ def lora_extract(
         names = names_of([path_of(tuned), path_of(base)])
         views = [view_of(plan_source(name, one), one) for name, one in zip(names, opened, strict=True)]
         refuse_codes(views, "lora extract", {key for key, info in ours.items() if info.opaque})
-        differing = list(_differing(ours, theirs))
+        folders = list(map(model_folder, opened))
+        tied = _tied(folders, opened)
+        differing = list(_differing(ours, theirs, tied))
         plan = plan_lora_extract(
             views[0],
             views[1],
             differing,
             asked,
+            tied=tied,
             arguments={
                 **arguments_said(
                     rank=rank, include=include, exclude=exclude, embeddings=embeddings, save_modules=save_modules,
@@ -102,11 +107,10 @@ def lora_extract(
             },
             notes=[
                 *(note for one in opened for note in one.notes), *unwrap_notes(opened, asked=unwrap),
-                *_lacking(ours, theirs),
+                *_lacking(ours, theirs, tied[0]),
             ],
         )  # fmt: skip
         check_codes(plan, [one.codes for one in opened])
-        folders = list(map(model_folder, opened))
         plan = with_config_said(plan, folders, 1)
         whole = any(step.factor is None and is_of_tokens(step.source_key, len(step.shape)) for step in plan.steps)
         said = token_note(folders[0], folders[1], (names[0], names[1]), whole=whole) if vocab is None or whole else []
@@ -119,7 +123,13 @@ def lora_extract(
         raise
 
 
-def _differing(ours: Checkpoint, theirs: Checkpoint) -> Iterator[str]:
+def _tied(folders: Sequence[ModelFolder], opened: Sequence[Checkpoint]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what each of the two does not store because it is the embedding: an output layer."""
+    ours, theirs = (tied_head(folder, one) for folder, one in zip(folders, opened, strict=True))
+    return ours, theirs
+
+
+def _differing(ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str, str]]) -> Iterator[str]:
     """Yield the keys of the tuned network that the base has not, or not so: this reads all values."""
     from ..engine import differ, fetch_tensors
 
@@ -128,19 +138,20 @@ def _differing(ours: Checkpoint, theirs: Checkpoint) -> Iterator[str]:
             f"{escape(ours.path)} and {escape(theirs.path)} have no key in common.",
             hint="Name the base that it was tuned from; --unwrap strips wrappers such as module.",
         )
-    shared = [key for key in ours if key in theirs and comparable(ours[key], theirs[key])]
-    fetch_tensors((one, one[key]) for one in (ours, theirs) for key in shared)
-    for key, info in ours.items():
+    tuned, base = with_tied(ours, tied[0]), with_tied(theirs, tied[1])
+    shared = [key for key in tuned if key in base and comparable(tuned[key], base[key])]
+    fetch_tensors((one, tensors[key]) for one, tensors in ((ours, tuned), (theirs, base)) for key in shared)
+    for key, info in tuned.items():
         if info.opaque:
             raise PlanError(f"{escape(key)} of {escape(ours.path)} cannot be compared: {info.opaque}.")
-        base = theirs.get(key)
-        same = base is not None and not base.opaque and comparable(info, base)
-        if not same or differ((info, ours), (theirs[key], theirs)):
+        there = base.get(key)
+        same = there is not None and not there.opaque and comparable(info, there)
+        if there is None or not same or differ((info, ours), (there, theirs)):
             yield key
 
 
-def _lacking(ours: Checkpoint, theirs: Checkpoint) -> list[str]:
-    lacking = [key for key in theirs if key not in ours]
+def _lacking(ours: Checkpoint, theirs: Checkpoint, tied: Mapping[str, str]) -> list[str]:
+    lacking = [key for key in theirs if key not in ours and key not in tied]
     if not lacking:
         return []
     number = count(len(lacking), "tensor")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..plan import Plan, Step
 from ..planners import EMBEDDING, HEAD
+from ..tensors import TensorInfo
 from ..text import escape, listing
 from .model_folders import ModelFolder
 from .shape_checks import Described
 from .tied_by_default import TIES, model_type_of, untied_by_default
 
-__all__ = ["has_new_head", "head_notes", "mixed_head_notes", "with_heads_said"]
+__all__ = ["has_new_head", "head_notes", "mixed_head_notes", "tied_head", "with_heads_said"]
 
 HEADED = re.compile(r"(ForCausalLM|LMHeadModel)$")
 """Names of classes of transformers that have an output layer over the vocabulary."""
@@ -112,9 +113,26 @@ def _architectures(folder: ModelFolder) -> list[str]:
     return [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
 
 
+def tied_head(folder: ModelFolder, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """Return the name of the output layer that a language model does not store, with that of its embedding.
+
+    It is empty where the model stores one, does not tie it, or is of another kind.
+    """
+    if not folder.is_tied or not any(HEADED.search(name) for name in _architectures(folder)):
+        return {}
+    embeddings = [key for key, info in tensors.items() if EMBEDDING.search(key) and len(info.shape) == 2]
+    if len(embeddings) != 1 or tensors[embeddings[0]].place is None or any(map(HEAD.search, tensors)):
+        return {}
+    name = "embed_out" if model_type_of(folder.config).startswith("gpt_neox") else "lm_head"
+    return {f"{name}.weight": embeddings[0]}
+
+
 def has_new_head(plan: Plan, base: Collection[str]) -> bool:
-    """Whether adapters bring an output layer whole to a base (of these keys) that computes with its embedding."""
-    return any(
-        HEAD.search(step.key) and (step.key not in base or (step.op == "copy" and not _is_from(step, 0)))
-        for step in plan.steps
-    )
+    """Whether adapters give a base (of these keys) that computes with its embedding an output layer of its own."""
+    heads = [step for step in plan.steps if HEAD.search(step.key)]
+    changed = any(_is_changed(step) for step in plan.steps if EMBEDDING.search(step.key))
+    return any(changed or _is_changed(step) or step.key not in base for step in heads if not step.tied_to)
+
+
+def _is_changed(step: Step) -> bool:
+    return step.op == "lora" or not _is_from(step, 0)

@@ -16,6 +16,7 @@ from .adapters import open_adapter
 from .argument_types import checked
 from .coded import with_settings
 from .given_twice import twice_notes
+from .heads import tied_head
 from .held_files import with_beside_held
 from .inputs import OpenInputs, names_of, plan_source, said_of, unwrap_notes, view_of
 from .known_model import model_at
@@ -68,12 +69,14 @@ def lora_merge(
         opened.append(open_checkpoint(base, root, unwrap=unwrap, called="base"))
         names = names_of([path_of(base), *map(path_of, given)])
         views = [open_adapter(*one, opened) for one in zip(given, names[1:], counts, strict=True)]
+        folders, by_place = list(map(model_folder, opened)), vocab == PLACE
         plan = plan_lora_merge(
             view_of(plan_source(names[0], opened[0]), opened[0]),
             [view for view, _ in views],
             model=model_at(place_of(base), opened[0]),
             dtype=options.dtype,
             exclude=options.exclude,
+            tied=tied_head(folders[0], opened[0]),
             arguments={
                 **arguments_said(exclude=exclude, vocab=vocab, dtype=options.dtype, unwrap=unwrap, root=root),
                 **({"weights": counts} if weights is not None else {}),
@@ -84,7 +87,6 @@ def lora_merge(
         check_codes(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened)
         inputs = OpenInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
-        folders, by_place = list(map(model_folder, opened)), vocab == PLACE
         plan = lora_folder(plan, folders[0], opened[0], folders[1:], by_place=by_place)
         plan = with_beside_held(checked_rows(plan, folders, remedy=ADAPTED, said=by_place), folders)
         return with_costs(replace(plan, inputs=inputs), most)

@@ -17,6 +17,9 @@ __all__ = ["Targets", "targets_of"]
 ALL = "all-linear"
 """What PEFT replaces by names when it makes an adapter."""
 
+_TIED = frozenset(("lm_head", "embed_out", "embed_tokens", "embed_in", "wte", "word_embeddings", "shared"))
+"""Modules that are one tensor in many models. With ``ensure_weight_tying`` PEFT adapts all of them or none."""
+
 _LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")
 
 
@@ -41,6 +44,7 @@ class Targets:
     excluded: _Chosen = _Chosen()
     layers: frozenset[int] = frozenset()
     lists: tuple[re.Pattern[str], ...] = (_LAYER,)
+    tied: bool = False
 
     def has(self, module: str) -> bool:
         """Whether a module is meant."""
@@ -53,7 +57,7 @@ class Targets:
         if self.excluded.has(module):
             return "exclude_modules"
         if not self.chosen.has(module):
-            return "target_modules"
+            return "" if self.tied and _last(module) in _TIED else "target_modules"
         if not self.layers or self.chosen.expression is not None or module in self.chosen.names:
             return ""
         found = next((one for one in (pattern.match(module) for pattern in self.lists) if one), None)
@@ -71,7 +75,8 @@ def targets_of(data: Mapping[str, Any]) -> Targets | None:
     if chosen is None or excluded is None or not (chosen.names or chosen.expression) or not sound or not plain:
         return None
     patterns = tuple(re.compile(rf".*\.{name}\.(\d+)\.") for name in names)
-    return Targets(chosen, excluded, frozenset(numbers), patterns or (_LAYER,))
+    tied = data.get("ensure_weight_tying") is True and not _TIED.isdisjoint(map(_last, chosen.names))
+    return Targets(chosen, excluded, frozenset(numbers), patterns or (_LAYER,), tied)
 
 
 def _chosen(said: Any) -> _Chosen | None:
@@ -81,6 +86,10 @@ def _chosen(said: Any) -> _Chosen | None:
     if not isinstance(said, (list, tuple)) or not all(isinstance(one, str) for one in said):
         return None
     return _Chosen(frozenset(said))
+
+
+def _last(module: str) -> str:
+    return module.rpartition(".")[2]
 
 
 def _tails(module: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .by_place import EMBEDDING, HEAD, is_embedding, is_of_labels, is_of_tokens, vocabulary_keys
     from .coded import DEQUANTISE, check_codes, refuse_codes
     from .edit import plan_edit
-    from .extract import plan_lora_extract
+    from .extract import plan_lora_extract, with_tied
     from .extract_check import check_adapter
     from .extract_options import Extraction, check_extraction
     from .extract_sorting import comparable
@@ -83,6 +83,7 @@ __all__ = [
     "refuse_codes",
     "sliced_pieces",
     "vocabulary_keys",
+    "with_tied",
     "with_tied_heads",
 ]
 
@@ -107,7 +108,7 @@ __getattr__ = lazy_names(
             "refuse_codes",
         ),
         ".edit": ("plan_edit",),
-        ".extract": ("plan_lora_extract",),
+        ".extract": ("plan_lora_extract", "with_tied"),
         ".extract_check": ("check_adapter",),
         ".extract_options": (
             "Extraction",

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..errors import PlanError
 from ..keys import matched
-from ..plan import Plan, PlanCompanion, PlanTarget
+from ..plan import Input, Plan, PlanCompanion, PlanTarget
+from ..tensors import TensorInfo
 from ..text import escape, listing
 from .coded import refuse_codes
 from .extract_check import CONFIG, WEIGHTS
@@ -20,7 +21,7 @@ from .extract_sorting import Sorted, sorted_keys
 from .extract_steps import factor_steps, saved_name, saved_step
 from .select import SourceView
 
-__all__ = ["plan_lora_extract"]
+__all__ = ["plan_lora_extract", "with_tied"]
 
 
 def plan_lora_extract(
@@ -29,10 +30,14 @@ def plan_lora_extract(
     differing: Collection[str],
     asked: Extraction,
     *,
+    tied: Sequence[Mapping[str, str]] = ({}, {}),
     arguments: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
     """Plan an adapter of those keys of ``tuned`` that differ from the base's; ``tuned`` is the first source.
+
+    ``tied`` names for each of the two an output layer that it has not because it is the embedding, with that: PEFT
+    adapts the two apart.
 
     Raises PlanError where nothing differs, nothing of it can be in an adapter or it is quantised, PatternError for a
     pattern that matches nothing.
@@ -40,11 +45,17 @@ def plan_lora_extract(
     check_extraction(asked)
     flags = [(str(flag), flag.pattern) for flag in (*asked.include, *asked.exclude)]
     overlooked = matched(flags, list(tuned.tensors), "source")[1]
-    found = sorted_keys(tuned.tensors, base.tensors, differing, asked)
+    ours, theirs = (with_tied(one.tensors, heads) for one, heads in zip((tuned, base), tied, strict=True))
+    found = sorted_keys(ours, theirs, differing, asked)
     refuse_codes([tuned, base], "lora extract", {*found.factored, *found.biases, *found.saved, *found.left})
     _check_any(found, tuned, base)
-    steps = [step for key in found.factored for step in factor_steps(key, tuned.tensors[key], base.tensors[key], asked)]
-    steps += [saved_step(key, saved_name(key, found), tuned.tensors[key]) for key in (*found.biases, *found.saved)]
+    inputs = {key: _input(0, key, ours, tied[0]) for key in (*found.factored, *found.biases, *found.saved)}
+    steps = [
+        step
+        for key in found.factored
+        for step in factor_steps(key, inputs[key], _input(1, key, theirs, tied[1]), asked)
+    ]
+    steps += [saved_step(saved_name(key, found), inputs[key]) for key in (*found.biases, *found.saved)]
     config = adapter_config(steps, tuned.tensors, base.source.name)
     return Plan(
         verb="lora extract",
@@ -54,7 +65,28 @@ def plan_lora_extract(
         unexpected=tuple((0, key) for key in found.left),
         seed=asked.seed,
         arguments=arguments or {},
-        notes=(*notes, *overlooked, *extract_notes(found, tuned.tensors, asked)),
+        notes=(*notes, *overlooked, *_apart(found, tied), *extract_notes(found, ours, asked)),
+    )
+
+
+def with_tied(tensors: Mapping[str, TensorInfo], heads: Mapping[str, str]) -> Mapping[str, TensorInfo]:
+    """Return tensors with the output layers that are others of them, which go by their own names."""
+    return {**tensors, **{head: tensors[key] for head, key in heads.items()}} if heads else tensors
+
+
+def _input(source: int, key: str, tensors: Mapping[str, TensorInfo], heads: Mapping[str, str]) -> Input:
+    info = tensors[key]
+    return Input(source, heads.get(key, key), info.dtype, info.shape)
+
+
+def _apart(found: Sorted, tied: Sequence[Mapping[str, str]]) -> list[str]:
+    """Say which output layer is adapted for itself, though it is the embedding."""
+    adapted = {*found.factored, *found.saved}
+    pairs = [f"{escape(head)} ({escape(key)})" for head, key in {**tied[0], **tied[1]}.items() if head in adapted]
+    return (
+        [f"the adapter has the output layer beside the embedding, which PEFT takes apart: {listing(pairs)}"]
+        if pairs
+        else []
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from math import prod
 
 from ..plan import Factor, Input, Step
-from ..tensors import TensorInfo
 from ..text import shape_text
 from .extract_options import Extraction
 from .extract_sorting import Sorted, is_embedding, module_of
@@ -49,7 +48,7 @@ def lies_transposed(key: str, shape: Sequence[int], asked: Extraction) -> bool:
     return asked.model.has_conv1d(key) if asked.model and asked.model.conv1d else asked.transposed
 
 
-def factor_steps(key: str, ours: TensorInfo, theirs: TensorInfo, asked: Extraction) -> list[Step]:
+def factor_steps(key: str, ours: Input, theirs: Input, asked: Extraction) -> list[Step]:
     """Return the steps of a weight's two factors, which follow each other: they are made at once."""
     rank, lies = rank_of(ours.shape, asked), lies_transposed(key, ours.shape, asked)
     return [
@@ -58,12 +57,11 @@ def factor_steps(key: str, ours: TensorInfo, theirs: TensorInfo, asked: Extracti
     ]
 
 
-def _factor_step(key: str, ours: TensorInfo, theirs: TensorInfo, factor: Factor, *, dtype: str) -> Step:
+def _factor_step(key: str, ours: Input, theirs: Input, factor: Factor, *, dtype: str) -> Step:
     ending = f"lora_embedding_{factor.part}" if is_embedding(key) else f"lora_{factor.part}.weight"
     return Step(
-        f"{PREFIX}{module_of(key)}.{ending}", "factor", dtype, factor.shape(ours.shape), 0, key, ours.dtype, ours.shape,
-        rule=f"rank {factor.rank} of {shape_text(ours.shape)}", more=(Input(1, key, theirs.dtype, theirs.shape),),
-        factor=factor,
+        f"{PREFIX}{module_of(key)}.{ending}", "factor", dtype, factor.shape(ours.shape), *ours,
+        rule=f"rank {factor.rank} of {shape_text(ours.shape)}", more=(theirs,), factor=factor,
     )  # fmt: skip
 
 
@@ -74,9 +72,9 @@ def saved_name(key: str, found: Sorted) -> str:
     return f"{PREFIX}{module}.base_layer.{last}" if wrapped else f"{PREFIX}{key}"
 
 
-def saved_step(key: str, name: str, info: TensorInfo) -> Step:
+def saved_step(name: str, ours: Input) -> Step:
     """Return the step of a tensor that goes along as it is, under a name of PEFT's."""
-    return Step(name, "copy", info.dtype, info.shape, 0, key, info.dtype, info.shape, rule="--save-modules")
+    return Step(name, "copy", ours.dtype, ours.shape, *ours, rule="--save-modules")
 
 
 def factor_name(key: str) -> FactorName | None:

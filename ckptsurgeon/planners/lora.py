@@ -27,6 +27,7 @@ def plan_lora_merge(
     model: KnownModel | None = None,
     dtype: str = "",
     exclude: Sequence[Flag] = (),
+    tied: Mapping[str, str] | None = None,
     target: PlanTarget | None = None,
     arguments: Mapping[str, Any] | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -34,14 +35,15 @@ def plan_lora_merge(
 ) -> Plan:
     """Plan a base with adapters added to it: ``base`` is the first source, the adapters follow in their order.
 
-    ``model`` is what is known of the base; ``exclude`` leaves modules of the adapters out. Raises PlanError where an
+    ``model`` is what is known of the base; ``exclude`` leaves modules of the adapters out. ``tied`` names an
+    output layer that the base has not because it is the embedding, with that. Raises PlanError where an
     adapter is for another model, PatternError for a pattern that matches no module, FormatError where a tensor is not
     plain values.
     """
     _check_plain(base)
     every = [named(module) for one in adapters for module in one.adapter.modules]
     overlooked = matched([(str(flag), flag.pattern) for flag in exclude], every, "module")[1]
-    changes = Changes(base, model, exclude)
+    changes = Changes(base, model, exclude, tied or {})
     for source, one in enumerate(adapters, 1):
         changes.add(source, one)
     steps = changed_steps(changes, dtype)

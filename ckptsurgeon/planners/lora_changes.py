@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ..errors import PlanError
 from ..keys import KeyMatcher
@@ -30,10 +30,17 @@ class Changed:
 
 
 class Changes:
-    """The changes of all tensors, gathered from one adapter after the other."""
+    """The changes of all tensors, gathered from one adapter after the other.
 
-    def __init__(self, base: SourceView, model: KnownModel | None, exclude: Sequence[Flag]) -> None:
-        self.base = base
+    ``tied`` names tensors that the base computes with and does not store, with what it stores in their place: an
+    output layer that is the embedding. An adapter may change one of the two alone.
+    """
+
+    def __init__(
+        self, base: SourceView, model: KnownModel | None, exclude: Sequence[Flag], tied: Mapping[str, str]
+    ) -> None:
+        self.tied = tied
+        self.base = replace(base, tensors={**base.tensors, **{one: base.tensors[of] for one, of in tied.items()}})
         self.model = model
         self.exclude = exclude
         self.changed: dict[str, Changed] = {}
