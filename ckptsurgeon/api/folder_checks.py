@@ -9,21 +9,20 @@ from typing import Any
 from ..checkpoint import Checkpoint
 from ..errors import ConfigError, SourceError
 from ..plan import Plan
-from ..planners import is_embedding, lists_with_gaps, numbered_lists
+from ..planners import is_embedding
 from ..sources import scheme_of
 from ..tensors import DTYPES
 from ..text import count, escape, listing
 from ..vocabulary import ids_beyond
 from .added_tokens import added_beyond
+from .family_checks import family_notes
 from .heads import head_notes
-from .model_config import declared_layers
+from .layer_checks import layer_notes
 from .model_folders import ADAPTER, CONFIG, GENERATION, ModelFolder, model_folder
 from .shape_checks import Described, shape_notes
 
 __all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault"]
 
-STACKS = ("block", "blocks", "h", "layer", "layers")
-"""What modules that are the layers of a model are called."""
 OBJECTS = ("added_tokens.json", "chat_template.json", "special_tokens_map.json")
 """What is a JSON object, beside all configurations."""
 WIDTHS = ("dim", "embd", "embed", "hidden", "model", "size", "width")
@@ -61,8 +60,10 @@ def notes_beside(checkpoint: Checkpoint) -> list[str]:
 
 
 def _weights_notes(tensors: Sequence[Described], folder: ModelFolder, read: ModelFolder) -> list[str]:
-    sizes = (*_vocabulary(tensors, folder, read), *_layers(tensors, folder.config))
-    return [*sizes, *shape_notes(tensors, folder.config), *head_notes(tensors, folder), *_beyond(folder)]
+    config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
+    sizes = (*_vocabulary(tensors, folder, read), *layer_notes([one.key for one in tensors], folder.config))
+    shapes = (*family_notes(tensors, config), *shape_notes(tensors, folder.config))
+    return [*sizes, *shapes, *head_notes(tensors, folder), *_beyond(folder)]
 
 
 def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[str]:
@@ -164,44 +165,6 @@ def _vocabulary_sizes(config: Mapping[str, Any]) -> Iterator[int]:
             yield from _vocabulary_sizes(value)
         elif type(value) is int and "vocab" in name:
             yield value
-
-
-def _layers(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
-    """Say that no modules of the weights are as many as the layers that a configuration, of one part, declares."""
-    keys = [one.key for one in tensors]
-    lists = numbered_lists(keys)
-    yield from _gaps(keys, config)
-    stacks = [one for one in lists if one.prefix.rpartition(".")[2] in STACKS]
-    for name, value in declared_layers(config).items() if stacks else ():
-        side = next((one for one in ("decoder", "encoder") if one in name), "")
-        if side and not any(side in key for key in keys):
-            continue
-        counts = (value, value + _more_layers(config))
-        if not any(one.count in counts for one in lists):
-            most = max(stacks, key=lambda one: one.count)
-            has = f"{escape(most.prefix)} has {count(most.count, 'layer')}"
-            rest = "loads no others" if most.count > value else "initialises the others"
-            yield f"config.json says {value} ({name}), and {has}: transformers {rest}"
-            return
-
-
-def _gaps(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Say that layers which a configuration declares are not numbered from 0 on."""
-    if not declared_layers(config):
-        return
-    for prefix, numbers in lists_with_gaps(keys).items():
-        if prefix.rpartition(".")[2] in STACKS and not any(map(str.isdigit, prefix.split("."))):
-            first = next(number for number in range(max(numbers)) if number not in numbers)
-            lost = count(max(numbers) + 1 - len(numbers), "layer")
-            has = f"{escape(prefix)} goes to {max(numbers)} and lacks {lost}, {first} first"
-            yield f"{has}: transformers initialises these"
-            return
-
-
-def _more_layers(config: Mapping[str, Any]) -> int:
-    """Return how many layers follow those that are declared: for tokens after the next (DeepSeek-V3, GLM-4.5)."""
-    more = config.get("num_nextn_predict_layers")
-    return more if type(more) is int else 0
 
 
 def _beyond(folder: ModelFolder) -> list[str]:

@@ -10,7 +10,7 @@ from ..tensors import DTYPES
 from ..text import count, escape
 from .model_config import has_parts
 
-__all__ = ["Described", "shape_notes"]
+__all__ = ["Described", "is_plain", "shape_notes"]
 
 MLP = re.compile(r"\d\.(?:mlp\.(?:down_proj|dense_4h_to_h)|(intermediate)\.dense)\.weight$")
 """Weights from or into the inner width of a layer: its columns, of BERT's its rows."""
@@ -43,12 +43,12 @@ def shape_notes(tensors: Iterable[Described], config: Mapping[str, Any]) -> Iter
     """
     if has_parts(config) or any(name in config for name in BY_LAYER):
         return
-    weights = {one.key: one for one in tensors if _is_plain(one)}
+    weights = {one.key: one for one in tensors if is_plain(one)}
     yield from _feed_forward(weights, config)
     yield from _attention(weights, config)
 
 
-def _is_plain(one: Described) -> bool:
+def is_plain(one: Described) -> bool:
     """Whether a tensor is a matrix of numbers, as they are and not packed."""
     dtype = DTYPES[one.dtype]
     is_matrix = len(one.shape) == 2 and min(one.shape) > 1

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .lora_fitting import AdapterView
     from .merge import pieces_of, plan_merge
     from .merge_heads import has_own_head, with_tied_heads
-    from .merge_layers import Depths, LayerList, layer_list, layer_lists, lists_with_gaps, numbered_lists
+    from .merge_layers import Depths, LayerList, layer_list, layer_lists, layers_of, lists_with_gaps, numbered_lists
     from .merge_mismatch import MergeMismatch
     from .merge_options import MergeOptions, Piece, Place
     from .merge_slices import LayerSlice, LayerSource, sliced_pieces
@@ -70,6 +70,7 @@ __all__ = [
     "is_of_tokens",
     "layer_list",
     "layer_lists",
+    "layers_of",
     "lists_with_gaps",
     "moved",
     "numbered_lists",
@@ -130,6 +131,8 @@ __getattr__ = lazy_names(
             "LayerList",
             "layer_list",
             "layer_lists",
+            "layers_of",
+            "layers_of",
             "lists_with_gaps",
             "numbered_lists",
         ),

@@ -1,0 +1,172 @@
+"""Layers that lack a tensor, and weights of another class than config.json says: said; never of a model that is sound."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.api.family_checks import family_notes
+from ckptsurgeon.api.layer_checks import layer_notes
+from ckptsurgeon.api.shape_checks import Described
+
+LLAMA = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
+
+
+def keys(layers: int = 5, names: tuple[str, ...] = LLAMA, stack: str = "model.layers") -> list[str]:
+    return [f"{stack}.{number}.{name}.weight" for number in range(layers) for name in names]
+
+
+def model(found: list[str], **fields: Any) -> str:
+    Path("m").mkdir()
+    save_file({key: torch.ones((4,) if key.endswith("bias") else (4, 4)) for key in found}, "m/model.safetensors")
+    Path("m/config.json").write_text(json.dumps(fields))
+    return "m"
+
+
+def described(found: list[str]) -> list[Described]:
+    return [Described(key, "float32", (4, 4)) for key in found]
+
+
+LACKS = "model.layers.2 lacks mlp.up_proj.weight, unlike the other layers: transformers initialises what is lacking"
+MIXED = "config.json says llama (model_type), and no llama has h.0.attn.c_attn.weight: its weights are not loaded"
+VERBS = {
+    "convert": cs.convert, "inspect": cs.inspect, "average": lambda path: cs.average([path, path]),
+    "merge": lambda path: cs.merge([path, path], method="linear", weights=[1, 1]),
+    "transplant": lambda path: cs.transplant(path, path),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    ("found", "fields", "note"),
+    [
+        ([key for key in keys() if key != "model.layers.2.mlp.up_proj.weight"], {"num_hidden_layers": 5}, LACKS),
+        (keys(1, ("attn.c_attn",), "h"), {"model_type": "llama"}, MIXED),
+        ([*keys(1), "model.layers.0.self_attn.q_proj.bias"], {"attention_bias": False},
+         "config.json says attention_bias: false, and there is model.layers.0.self_attn.q_proj.bias: "
+         "transformers ignores such"),
+    ],
+)  # fmt: skip
+def test_every_verb_says_it(verb: str, found: list[str], fields: dict[str, Any], note: str) -> None:
+    assert note in VERBS[verb](model(found, **fields)).notes
+
+
+@pytest.mark.parametrize(
+    ("lost", "fields", "said"),
+    [
+        (["2.mlp.up_proj"], {}, "model.layers.2 lacks mlp.up_proj.weight,"),
+        (["2.mlp.up_proj", "2.mlp.down_proj"], {}, "model.layers.2 lacks mlp.up_proj.weight and mlp.down_proj.weight,"),
+        (["0.mlp.up_proj"], {"model_type": "llama"}, "model.layers.0 lacks mlp.up_proj.weight,"),
+        (["4.mlp.up_proj", "3.mlp.up_proj"], {"model_type": "llama"}, "lacking; 1 other layer too"),
+        (["0.mlp.up_proj"], {}, ""),
+        (["4.mlp.up_proj"], {}, ""),
+        (["1.mlp.up_proj", "3.mlp.up_proj"], {}, ""),
+        (["2.mlp.up_proj"], {"block_configs": []}, ""),
+    ],
+)
+def test_a_layer_alone_lacks_what_all_others_have(lost: list[str], fields: dict[str, Any], said: str) -> None:
+    left = [key for key in keys() if key.removeprefix("model.layers.").removesuffix(".weight") not in lost]
+    notes = [note for note in layer_notes(left, {"num_hidden_layers": 5, **fields}) if "lacks" in note]
+    assert len(notes) == bool(said)
+    assert all(said in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("other", "mine"),
+    [
+        ("mlp.up_proj.qweight", "mlp.up_proj.weight"),
+        ("mlp.up_proj.weight_scale", ""),
+        ("self_attn.k_scale", ""),
+        ("mlp.up_proj.weight.absmax", ""),
+        ("mamba.in_proj.weight", "self_attn.in_proj.weight"),
+    ],
+)
+def test_a_layer_of_another_kind_or_encoding_lacks_nothing(other: str, mine: str) -> None:
+    found = keys(5, ("self_attn.q_proj", "mlp.up_proj") if not mine else ("norm",))
+    found += [f"model.layers.{n}.{mine if n == 2 else other}" for n in range(5) if n != 2 or mine]
+    for kind in ("llama", "x"):
+        assert not list(layer_notes(found, {"num_hidden_layers": 5, "model_type": kind}))
+
+
+def test_three_layers_of_which_each_second_is_another_are_sound() -> None:
+    found = [*keys(3), "model.layers.0.crossattention.weight", "model.layers.2.crossattention.weight"]
+    assert not list(layer_notes(found, {"num_hidden_layers": 3}))
+
+
+@pytest.mark.parametrize(
+    ("found", "fields", "said"),
+    [
+        (keys(1, ("attention.self.query",), "bert.encoder.layer"), {"model_type": "llama"}, "no llama has bert.encoder"),
+        (keys(1), {"model_type": "bert"}, "no bert has model.layers.0.self_attn.o_proj.weight: its weights are not"),
+        (keys(1, (*LLAMA, "self_attn.q_norm")), {"model_type": "llama"}, "no llama has model.layers.0.self_attn.q_norm"),
+        (keys(1), {"model_type": "qwen3"}, "the layers have no self_attn.q_norm: transformers initialises it"),
+        (keys(1), {"model_type": "qwen2"}, "the layers have no self_attn.q_proj.bias"),
+        (keys(1), {"model_type": "x", "attention_bias": True}, "says attention_bias: true, and there is no model.layers.0"),
+        ([*keys(1), "model.layers.0.mlp.up_proj.bias"], {"mlp_bias": False}, "says mlp_bias: false, and there is"),
+        ([*keys(1), "model.layers.0.self_attn.q_proj.bias"], {"model_type": "llama"}, "does not say attention_bias, and"),
+        ([*keys(1), "model.layers.0.self_attn.q_proj.bias"], {"model_type": "qwen2"}, ""),
+        ([*keys(1), "model.layers.0.self_attn.q_proj.bias"], {"attention_bias": True}, ""),
+        (keys(1, ("attn.c_attn",), "h"), {"model_type": "llama", "auto_map": {"AutoModel": "x.py"}}, ""),
+        (keys(1, ("attn.c_attn",), "h"), {"model_type": "llama", "vision_config": {}}, ""),
+        (keys(1, ("attn.c_attn",), "h"), {"model_type": "llava_llama"}, ""),
+        (["lm_head.weight", "model.layers.0.w"], {"model_type": "gpt2"}, ""),
+    ],
+)  # fmt: skip
+def test_tensors_of_another_class_are_said(found: list[str], fields: dict[str, Any], said: str) -> None:
+    notes = list(family_notes(described(found), fields))
+    assert len(notes) == bool(said)
+    assert all(said in note for note in notes)
+
+
+def test_codes_have_biases_that_nobody_asked_for() -> None:
+    found = ["model.layers.0.self_attn.q_proj.qweight", "model.layers.0.self_attn.q_proj.bias"]
+    assert not list(family_notes(described(found), {"model_type": "llama", "attention_bias": False}))
+
+
+def test_an_adapter_beside_a_configuration_is_of_no_class() -> None:
+    path = model(keys(1, ("attn.c_attn",), "h"), model_type="llama")
+    assert any("not loaded" in note for note in cs.inspect(path).notes)
+    Path("m/adapter_config.json").write_text("{}")
+    assert not any("not loaded" in note for note in cs.inspect(path).notes)
+
+
+@pytest.mark.parametrize(
+    ("found", "fields"),
+    [
+        ([*keys(2), "subsampling.layers.0.weight", "subsampling.layers.3.weight"], {"num_hidden_layers": 2}),
+        (keys(2, ("encoder_attn.q_proj",), "model.decoder.layers"), {"encoder_layers": 1, "decoder_layers": 2}),
+        (keys(2, ("conv",), "encoder.blocks"), {"num_hidden_layers": 64, "model_type": "efficientnet"}),
+    ],
+)
+def test_lists_that_are_no_layers_are_not_counted(found: list[str], fields: dict[str, Any]) -> None:
+    assert not list(layer_notes(found, fields))
+
+
+KINDS = (
+    "albert", "bart", "bert", "bloom", "cohere", "deberta-v2", "deepseek_v3", "deit", "distilbert", "falcon", "gemma",
+    "gemma2", "gemma3_text", "gpt2", "gpt_neox", "gptj", "granite", "jamba", "llama", "llama4_text", "mistral", "mixtral",
+    "olmo2", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next", "roberta", "starcoder2", "swin",
+    "t5", "vit", "wav2vec2", "whisper", "zamba2", "modernbert", "parakeet_encoder",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_said_of_models_of_transformers(kind: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    if kind not in transformers.CONFIG_MAPPING:
+        pytest.skip("another transformers")
+    config = transformers.CONFIG_MAPPING[kind]()
+    for name, size in {"num_experts": 2, "n_routed_experts": 8, "num_local_experts": 2}.items():
+        if isinstance(getattr(config, name, None), int):
+            setattr(config, name, size)
+    with torch.device("meta"):
+        found = transformers.AutoModel.from_config(config).state_dict()
+    tensors = [Described(key, "float32", tuple(tensor.shape)) for key, tensor in found.items()]
+    for fields in (config.to_dict(), config.to_diff_dict()):
+        assert [*layer_notes(list(found), fields), *family_notes(tensors, fields)] == []
