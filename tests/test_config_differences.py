@@ -231,3 +231,71 @@ def test_a_model_of_transformers_says_how_it_computes() -> None:
     a, b = model("a", **sizes), model("b", hidden_act="gelu", **sizes)
     (note,) = said(cs.transplant(a, f"{b}/config.json"))
     assert "hidden_act is silu in a, gelu in" in note
+
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+GEMMA = {"model_type": "gemma3_text", "num_hidden_layers": 3}
+OLDER = {"rope_theta": None, "rope_local_base_freq": 10000.0}
+
+
+def rope(full: float, sliding: float) -> dict[str, Any]:
+    found = {
+        FULL: {"rope_type": "default", "rope_theta": full},
+        SLIDING: {"rope_type": "default", "rope_theta": sliding},
+    }
+    return {"rope_theta": None, "rope_parameters": found}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "note"),
+    [
+        ({"model_type": "opt", "hidden_act": None}, {"activation_function": "gelu"}, "activation_function is not said in b"),
+        ({"model_type": "opt", "hidden_act": None}, {"activation_function": "relu"}, ""),
+        ({"model_type": "gpt2", "hidden_act": None}, {"activation_function": "gelu"}, "activation_function is not said in b"),
+        ({"model_type": "gpt2", "hidden_act": None}, {"activation_function": "gelu_new"}, ""),
+        ({"hidden_act": None}, {"hidden_act": "gelu"}, "hidden_act is gelu in a, null in b"),
+        ({"hidden_act": None}, {"hidden_act": "swish"}, ""),
+        (GEMMA, {"sliding_window_pattern": 2}, "sliding_window_pattern is not said in b, 2 in a"),
+        (GEMMA, {"sliding_window_pattern": 6}, ""),
+        (GEMMA, {"layer_types": [SLIDING] * 3}, ""),
+        (GEMMA, {"layer_types": [SLIDING, FULL, SLIDING]}, f"layer_types is not said in b, ['{SLIDING}', '{FULL}', "),
+        ({**GEMMA, "sliding_window_pattern": 2}, {"sliding_window_pattern": None, "layer_types": [SLIDING, FULL, SLIDING]}, ""),
+        ({"model_type": "qwen3"}, {"layer_types": [FULL]}, ""),
+        ({"model_type": "qwen3"}, {"layer_types": [SLIDING]}, "layer_types is not said in b"),
+        ({"model_type": "modernbert", "num_hidden_layers": 2}, {"layer_types": [FULL, SLIDING]}, ""),
+        ({"model_type": "smollm3"}, {"no_rope_layers": [1]}, ""),
+        ({"model_type": "smollm3"}, {"no_rope_layers": [0]}, "no_rope_layers is not said in b, [0] in a"),
+        ({"model_type": "smollm3"}, {"no_rope_layer_interval": 1, "no_rope_layers": [0]}, "no_rope_layers is not said in b"),
+        ({**GEMMA, **rope(1e6, 1e4)}, rope(1e6, 1e4), ""),
+        ({**GEMMA, **rope(1e6, 1e4)}, rope(5e5, 1e4), "rope_theta of full_attention is 500000.0 in a, 1000000.0 in b"),
+        ({**GEMMA, **rope(1e6, 1e4)}, {"rope_parameters": None, **OLDER}, ""),
+        ({**GEMMA, **rope(1e6, 2e4)}, {"rope_parameters": None, **OLDER},
+         "rope_theta of sliding_attention is 10000.0 in a, 20000.0 in b"),
+        ({"model_type": "modernbert", **rope(160000, 1e4)}, {"rope_parameters": None}, ""),
+        ({"model_type": "modernbert", **rope(160000, 1e4)}, {"rope_parameters": None, "global_rope_theta": 1e4},
+         "rope_theta of full_attention is 10000.0 in a, 160000 in b"),
+        ({"model_type": "x", **rope(1e6, 1e4)}, {"rope_parameters": None, "rope_theta": 1e6}, ""),
+    ],
+)  # fmt: skip
+def test_what_one_leaves_out_is_what_its_class_has(one: dict[str, Any], other: dict[str, Any], note: str) -> None:
+    model("b", **one), model("a", 2.0, **{**one, **other})
+    for pair, whole in ((("b", "a"), note), (("a", "b"), note.partition(" is ")[0])):
+        found = said(cs.average(list(pair)))
+        assert len(found) == bool(note)
+        assert all(f"beside them: {whole}" in line for line in found)
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3_text", "cohere2", "olmo3", "modernbert", "qwen2", "qwen3", "gpt_oss",
+                                  "smollm3", "llama4_text", "opt", "exaone4", "gpt2", "starcoder2", "cwm"])  # fmt: skip
+def test_the_order_of_layers_that_is_left_out_is_that_of_transformers(kind: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    if kind not in transformers.CONFIG_MAPPING:
+        pytest.skip("another transformers")
+    whole = transformers.CONFIG_MAPPING[kind](num_hidden_layers=9).to_dict()
+    less = {name: value for name, value in whole.items() if name not in (
+        "layer_types", "no_rope_layers", "activation_function", "hidden_act", "sliding_window_pattern",
+        "_sliding_window_pattern")}  # fmt: skip
+    model("a"), model("b")
+    Path("a/config.json").write_text(json.dumps(whole, default=str))
+    Path("b/config.json").write_text(json.dumps(less, default=str))
+    assert not said(cs.average(["a", "b"]))

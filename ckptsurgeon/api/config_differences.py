@@ -9,7 +9,8 @@ from typing import Any
 
 from ..plan import Plan
 from ..text import brief_repr, escape
-from .config_fields import IGNORED_PARTS, base_of_rope, is_derived, is_ignored, is_usual
+from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual
+from .config_layers import rotary_differences, with_order
 from .labels import label_notes
 from .model_folders import ModelFolder
 
@@ -101,16 +102,22 @@ def _differing(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield the fields that differ and both values, those of parts too."""
     is_one_kind = theirs.get("model_type") == ours.get("model_type")
+    made = (with_order(theirs), with_order(ours)) if is_one_kind else ({}, {})
     for field in dict.fromkeys((*ours, *theirs)):
         inner, outer = pair = theirs.get(field), ours.get(field)
+        if None in pair and pair != (None, None) and field in {**made[0], **made[1]}:
+            meant = [by_class.get(field) if one is None else one for one, by_class in zip(pair, made, strict=True)]
+            if None not in meant and _differ(*meant):
+                yield above + field, _said_in(theirs, field), _said_in(ours, field)
+            continue
         if isinstance(inner, dict) and isinstance(outer, dict) and field not in IGNORED_PARTS:
             yield from _differing(inner, outer, f"{above}{field}.", is_part=True)
         elif _is_unused(field, pair, (theirs, ours)) or not _differ(*map(_meant, pair)):
             continue
-        elif None not in pair or (is_one_kind and _is_unusual(field, pair, is_part=is_part)):
+        elif None not in pair or (is_one_kind and _is_unusual(field, pair, ours.get("model_type"), is_part=is_part)):
             yield above + field, _said_in(theirs, field), _said_in(ours, field)
-    for field, one, here in _rotary(theirs, ours, is_one_kind=is_one_kind):
-        yield above + field, _said(one), _said(here)
+    for field, one, here in rotary_differences(theirs, ours, is_one_kind=is_one_kind):
+        yield above + field, _said_of_rope(one), _said_of_rope(here)
 
 
 def _is_unused(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
@@ -129,9 +136,9 @@ def _is_short(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float) or (isinstance(value, list) and len(value) <= MANY)
 
 
-def _is_unusual(field: str, pair: Sequence[Any], *, is_part: bool) -> bool:
+def _is_unusual(field: str, pair: Sequence[Any], kind: object, *, is_part: bool) -> bool:
     """Whether a value that one of two configurations has is not what the class has by default; parts say less."""
-    usual = is_usual(field, next(value for value in pair if value is not None))
+    usual = is_usual(field, _meant(next(value for value in pair if value is not None)), kind)
     return usual is False or (usual is None and not is_part)
 
 
@@ -146,40 +153,12 @@ def _said_in(config: Mapping[str, Any], field: str) -> str:
     return _said(config[field]) if field in config else UNSAID
 
 
+def _said_of_rope(value: Any) -> str:
+    return UNSAID if value is None else _said(None if value == {"rope_type": "default"} else value)
+
+
 def _meant(value: Any) -> Any:
     return ALIKE.get(value, value) if isinstance(value, str) else value
-
-
-def _rotary(theirs: Mapping[str, Any], ours: Mapping[str, Any], *, is_one_kind: bool) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what differs of rotary embeddings, whichever way transformers spelled it."""
-    one, here = _rope(theirs), _rope(ours)
-    if one is None or here is None:
-        return
-    pair = [found.pop("rope_theta", None) for found in (one, here)]
-    usual = base_of_rope(ours.get("model_type")) if is_one_kind else None
-    meant = [usual if value is None else value for value in pair]
-    if meant[0] != meant[1] and None not in meant and pair != [None, None]:
-        former, later = (UNSAID if value is None else value for value in pair)
-        yield "rope_theta", former, later
-    same = one.get("rope_type") == here.get("rope_type")
-    if not same or any(one[name] != here[name] for name in one if name in here):
-        former, later = (None if said == {"rope_type": "default"} else said for said in (one, here))
-        yield "rope_scaling", former, later
-
-
-def _rope(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what a configuration says of rotary embeddings; None if it says it of each kind of layers."""
-    found: dict[str, Any] = {"rope_type": "default"}
-    for name in ("rope_scaling", "rope_parameters"):
-        given = config.get(name)
-        said = given if isinstance(given, dict) else {}
-        for field, value in said.items():
-            if isinstance(value, dict):
-                return None
-            found["rope_type" if field == "type" and "rope_type" not in said else field] = value
-    found.pop("type", None)
-    theta = config.get("rope_theta")
-    return {**({} if theta is None else {"rope_theta": theta}), **found}
 
 
 def _said(value: Any) -> str:

@@ -59,7 +59,8 @@ _DERIVED = re.compile(
 )
 """Fields that classes make of others where a configuration does not say them."""
 _USUAL: dict[str, tuple[Any, ...]] = {
-    "activation": ("gelu", "silu"), "activation_function": ("gelu", "gelu_new"), "hidden_act": ("gelu", "silu"),
+    "activation": ("gelu", "silu"), "activation_function": ("gelu", "gelu_pytorch_tanh"),
+    "hidden_act": ("gelu", "silu"),
     "attn_type": ("bi",), "embedding_multiplier": (1,), "attention_multiplier": (1,), "residual_multiplier": (1,),
     "logits_scaling": (1,),
     "feed_forward_proj": ("relu",), "layer_norm_eps": (1e-5, 1e-12), "layer_norm_epsilon": (1e-5, 1e-6),
@@ -79,6 +80,22 @@ _BASES = {
     "longcat_flash": 1e7, "nomic_bert": 1000, "modernbert": 160000, "cwm": 1e6, "gemma3_text": 1e6, "gemma3": 1e6,
 }  # fmt: skip
 """Bases of rotary embeddings that a class has as default, if it is not 10000."""
+_ACTIVATIONS = {
+    kind: activation
+    for activation, kinds in {
+        "relu": ("fsmt", "m2m_100", "mobilebert", "nllb-moe", "opt", "seamless_m4t", "speech_to_text"),
+        "gelu_pytorch_tanh": ("albert", "big_bird", "codegen", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "phi",
+                              "starcoder2"),
+        "gelu": ("bart", "bert", "camembert", "deberta", "deberta-v2", "deit", "distilbert", "electra", "falcon",
+                 "gpt_neox", "hubert", "marian", "mbart", "mpnet", "pegasus", "roberta", "vit", "wav2vec2", "wavlm",
+                 "whisper", "xlm-roberta"),
+        "silu": ("cohere", "deepseek_v2", "deepseek_v3", "glm", "glm4", "gpt_oss", "granite", "llama", "mistral",
+                 "mixtral", "olmo", "olmo2", "olmo3", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3"),
+    }.items()
+    for kind in kinds
+}  # fmt: skip
+"""The activation that a class has as default."""
+_OF_ACTIVATION = ("activation", "activation_function", "hidden_act")
 
 
 def is_ignored(field: str) -> bool:
@@ -92,8 +109,10 @@ def is_derived(field: str) -> bool:
     return _DERIVED.search(field) is not None
 
 
-def is_usual(field: str, value: Any) -> bool | None:
-    """Whether a value is what a class has by default; None if the default is not known."""
+def is_usual(field: str, value: Any, kind: object) -> bool | None:
+    """Whether a value is what the class of a model type has by default; None if the default is not known."""
+    if field in _OF_ACTIVATION and isinstance(kind, str) and kind in _ACTIVATIONS:
+        return bool(value == _ACTIVATIONS[kind])
     if field in _USUAL:
         return value in _USUAL[field]
     return None if value else True
