@@ -299,3 +299,43 @@ def test_the_order_of_layers_that_is_left_out_is_that_of_transformers(kind: str)
     Path("a/config.json").write_text(json.dumps(whole, default=str))
     Path("b/config.json").write_text(json.dumps(less, default=str))
     assert not said(cs.average(["a", "b"]))
+
+
+def inputs(plan: cs.Plan) -> list[str]:
+    return [note for note in plan.notes if "inputs are made otherwise" in note]
+
+
+PICTURES = {"image_mean": [0.5, 0.5], "do_normalize": True, "image_processor_type": "ViTFeatureExtractor", "size": 224}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    ("theirs", "note"),
+    [
+        ({"image_mean": [0.4, 0.5]}, "image_mean is [0.4, 0.5] in a, [0.5, 0.5] in b"),
+        ({"do_normalize": False, "image_processor_type": "ViTImageProcessor"}, "do_normalize is false in a, true in b"),
+        ({"size": {"height": 224, "width": 224}, "do_resize": True}, ""),
+        ({"image_mean": None, "processor_class": "X"}, ""),
+    ],
+)
+def test_inputs_that_are_made_otherwise_are_said(verb: str, theirs: dict[str, Any], note: str) -> None:
+    model("b"), model("a", 2.0)
+    Path("b/preprocessor_config.json").write_text(json.dumps(PICTURES))
+    Path("a/preprocessor_config.json").write_text(json.dumps({**PICTURES, **theirs}))
+    found = inputs(VERBS[verb]("a", "b"))
+    assert found == ([f"inputs are made otherwise by the preprocessor_config.json beside them: {note}"] if note else [])
+
+
+def test_a_processor_of_transformers_5_is_compared_with_an_older_one() -> None:
+    model("b"), model("a", 2.0)
+    Path("b/preprocessor_config.json").write_text('{"sampling_rate": 16000, "feature_size": 1}')
+    Path("a/processor_config.json").write_text('{"feature_extractor": {"sampling_rate": 8000, "feature_size": 1}}')
+    assert inputs(cs.average(["b", "a"]))[0].endswith("sampling_rate is 8000 in a, 16000 in b")
+    Path("a/processor_config.json").write_text("[]")
+    assert not inputs(cs.average(["b", "a"]))
+
+
+def test_another_kind_of_problem_is_said_if_both_say_one() -> None:
+    (note,) = said(cs.average([model("b", problem_type="regression"), model("a", 2.0, problem_type="multi_label")]))
+    assert note.endswith("problem_type is multi_label in a, regression in b")
+    assert not said(cs.average(["b", model("c", 3.0)]))

@@ -11,6 +11,7 @@ from ..plan import Plan
 from ..text import brief_repr, escape
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual
 from .config_layers import rotary_differences, with_order
+from .input_differences import input_notes
 from .labels import label_notes
 from .model_folders import ModelFolder
 
@@ -36,28 +37,33 @@ MOST = 12
 
 
 def with_config_said(
-    plan: Plan, folders: Sequence[ModelFolder], donor: int = 0, given: tuple[Mapping[str, Any], str] | None = None
+    plan: Plan,
+    folders: Sequence[ModelFolder],
+    donor: int = 0,
+    given: tuple[Mapping[str, Any], str, ModelFolder] | None = None,
 ) -> Plan:
     """Return a plan with a note on each source whose configuration says that its weights compute otherwise.
 
     ``folders`` are those of its sources, ``donor`` is the place of the one whose configuration the output has; if it
-    has none, the first that has one counts. ``given`` is that of a destination that is no source, and its name.
+    has none, the first that has one counts. ``given`` is that of a destination that is no source, its name and folder.
 
     A field counts unless it is known not to decide what weights of the same shapes compute; one that a configuration
     lacks counts if the other is of the same kind of model and has another value than classes have by default. Rows of
-    a classifier that stand for other labels are said too.
+    a classifier that stand for other labels, and inputs that are made otherwise, are said too.
     """
     taken = {one.source for step in plan.steps for one in step.inputs}
     models = [(source.name, folder.config) for source, folder in zip(plan.sources, folders, strict=False)]
     used = {number: model for number, model in enumerate(models) if number in taken and model[1]}
     if given is None or not given[0]:
         name, ours = next(iter([one for one in models[donor : donor + 1] if one[1]] or used.values()), ("", {}))
+        beside = next((one for one in folders if one.config is ours), ModelFolder(""))
     else:
-        ours, name = given
+        ours, name, beside = given
     notes = []
     for number, (other, theirs) in used.items():
         if theirs is not ours:
             notes += [*_note(other, theirs, name, ours), *label_notes(plan, number, theirs, name, ours)]
+            notes += input_notes(other, folders[number], name, beside)
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 

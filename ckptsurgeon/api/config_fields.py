@@ -18,7 +18,7 @@ _NAMES = frozenset((
     "architectures", "attn_impl", "attn_implementation", "dtype", "finetuning_task", "framework", "freeze",
     "gradient_checkpointing", "init_device", "is_encoder_decoder", "low_cpu_mem_usage", "name", "fast_qkv",
     "output_attentions", "output_hidden_states", "output_past", "output_router_logits", "output_scores",
-    "pretraining_tp", "problem_type", "reorder_and_upcast_attn", "return_dict", "slow_but_exact", "tokenizer_class",
+    "pretraining_tp", "reorder_and_upcast_attn", "return_dict", "slow_but_exact", "tokenizer_class",
     "torch_dtype", "torchscript", "transformers_version", "use_bfloat16", "use_cache", "use_mambapy", "verbose",
     # of training, of losses, of drawing values
     "apply_spec_augment", "ctc_zero_infinity", "gradient_clipping", "input_jitter_noise", "init_std", "init_xavier_std",
@@ -55,9 +55,9 @@ _NOT_SHAPES = re.compile(r"(^|_)(head|heads|rotary|rope|window|chunk|block|local
 """Words in names of sizes that shapes do not tell, since the matrices of all heads are one."""
 _DERIVED = re.compile(
     r"(^|_)(head_dim|head_size|heads?_kv|kv_channels|d_head|key_value_heads|kv_heads|layer_types|hidden_activation)$"
-    r"|^no_rope_layers?(_interval)?$|^_?sliding_window_pattern$|^layers_block_type$|^num_kv_heads$"
+    r"|^no_rope_layers?(_interval)?$|^problem_type$|^_?sliding_window_pattern$|^layers_block_type$|^num_kv_heads$"
 )
-"""Fields that classes make of others where a configuration does not say them."""
+"""Fields that classes make of others, or of what they are given, where a configuration does not say them."""
 _USUAL: dict[str, tuple[Any, ...]] = {
     "activation": ("gelu", "silu"), "activation_function": ("gelu", "gelu_pytorch_tanh"),
     "hidden_act": ("gelu", "silu"),

@@ -81,7 +81,8 @@ def plan_into(
         plan = with_scales_checked(plan, folders, len(specs))
         given = config or ModelFolder("", target.companions).config
         if given or has_file:
-            plan = with_config_said(plan, folders, len(specs), (given, target.name))
+            beside = folders[-1] if has_file else ModelFolder("", target.companions)
+            plan = with_config_said(plan, folders, len(specs), (given, target.name, beside))
         tied = has_file and folders[-1].is_tied
         plan = with_heads_said(plan, folders[: len(specs)], [view.tensors for view in views], tied=tied)
         plan = checked_rows(plan, folders, remedy=COPIED, said=by_place, declared=target.vocabulary)
