@@ -1,14 +1,17 @@
-"""Inputs that are one and the same, which then counts as often as it is given: a note."""
+"""Inputs that are one and the same, or merged already, which then count as often as that: a note."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 from ..checkpoint import Checkpoint
+from ..jsontext import read_json
 from ..sources import File
 from ..text import escape
 
-__all__ = ["twice_notes"]
+__all__ = ["merged_notes", "twice_notes"]
 
 LARGEST = 256 << 20
 """Bytes of the largest file that is compared with another one."""
@@ -30,6 +33,27 @@ def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
         elif found is not one and _is_copy(found, one):
             notes.append(f"{name} is a copy of {escape(found.path)}, and both count")
     return notes
+
+
+def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint]) -> list[str]:
+    """Say which adapters the recipe of a base names as merged into it: the same files, as far as headers tell."""
+    try:
+        made = read_json(base.recipe or "{}")
+        rows = made["sources"][1:] if made.get("verb") == "lora merge" else ()
+        folder = os.path.dirname(os.path.abspath(base.path))
+        merged = {_print(os.path.join(folder, row["path"]), row["files"]) for row in rows if row["path"]}
+    except (ValueError, KeyError, TypeError, AttributeError):  # which verify says
+        return []
+    return [
+        f"{escape(one.path)} is merged into {escape(base.path)} already, as its recipe says: it counts again"
+        for one in adapters
+        if not one.in_memory and _print(one.path, [vars(each) for each in one.files]) in merged
+    ]
+
+
+def _print(path: str, files: Sequence[Mapping[str, Any]]) -> Hashable:
+    place = path if "://" in path else os.path.abspath(path)
+    return place, tuple((each["size"], each["sha256"]) for each in files)
 
 
 def _outline(one: Checkpoint) -> Hashable:

@@ -15,7 +15,7 @@ from ..text import count
 from .adapters import open_adapter
 from .argument_types import checked
 from .coded import with_settings
-from .given_twice import twice_notes
+from .given_twice import merged_notes, twice_notes
 from .heads import tied_head
 from .held_files import with_beside_held
 from .inputs import OpenInputs, names_of, plan_source, said_of, unwrap_notes, view_of
@@ -82,7 +82,7 @@ def lora_merge(
                 **({"weights": counts} if weights is not None else {}),
             },
             metadata=opened[0].metadata,
-            notes=[*said_of(opened, unwrap=False), *unwrap_notes(opened[:1], asked=unwrap), *twice_notes(opened[1:])],
+            notes=[*said_of(opened, unwrap=False), *unwrap_notes(opened[:1], asked=unwrap), *_counted(opened)],
         )
         check_codes(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened)
@@ -94,6 +94,11 @@ def lora_merge(
         for checkpoint in opened:
             checkpoint.close()
         raise
+
+
+def _counted(opened: Sequence[Checkpoint]) -> list[str]:
+    """Say which adapters, behind the base, count more than once."""
+    return [*twice_notes(opened[1:]), *merged_notes(opened[0], opened[1:])]
 
 
 def _weights(weights: Sequence[float] | None, adapters: Sequence[object]) -> list[float]:

@@ -103,6 +103,11 @@ def _check_meaning(data: Mapping[str, Any], name: str) -> None:
 
 def _parsed(data: Mapping[str, Any]) -> AdapterConfig:
     saved = data.get("modules_to_save") or ()
+    missing = next((name for name in ("r", "lora_alpha") if name not in data), "")
+    if missing:
+        raise ConfigError(
+            f"does not say {missing}.", hint=f'PEFT then takes 8: add "{missing}": 8 if the adapter was trained so.'
+        )
     return AdapterConfig(
         rank=_rank(data["r"]),
         alpha=_alpha(data["lora_alpha"]),

@@ -265,3 +265,27 @@ def test_a_dora_of_lycoris_rescales_rows(module: str, key: str) -> None:
     wanted = magnitude[:, None] * adapted / adapted.norm(dim=1, keepdim=True)
     found = load_file("out.safetensors")[f"{key}.weight"]
     assert torch.allclose(found.flatten(1).double(), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("output", ["merged", "made/merged.safetensors"])
+def test_an_adapter_that_a_base_has_already_is_said(output: str) -> None:
+    q_adapter("one"), q_adapter("two", seed=2)
+    Path("made").mkdir()
+    save_file(base_state(), "b.safetensors")
+    cs.apply(cs.lora_merge("b.safetensors", "one"), output)
+    note = f"one/adapter_model.safetensors is merged into {output} already, as its recipe says: it counts again"
+    assert note in cs.lora_merge(output, ["two", "one"]).notes
+    assert not any("already" in said for said in cs.lora_merge(output, "two").notes)
+    assert not any("already" in said for said in cs.lora_merge("b.safetensors", "one").notes)
+
+
+@pytest.mark.parametrize("field", ["r", "lora_alpha"])
+def test_an_adapter_that_does_not_say_what_it_counts_is_an_error_in_plain_words(field: str) -> None:
+    q_adapter("one")
+    save_file(base_state(), "b.safetensors")
+    said = json.loads(Path("one/adapter_config.json").read_text())
+    del said[field]
+    Path("one/adapter_config.json").write_text(json.dumps(said))
+    with pytest.raises(cs.ConfigError, match=f"adapter_config.json does not say {field}\\.") as caught:
+        cs.lora_merge("b.safetensors", "one")
+    assert f'add "{field}": 8' in str(caught.value.hint)
