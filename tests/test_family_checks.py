@@ -116,6 +116,11 @@ def test_three_layers_of_which_each_second_is_another_are_sound() -> None:
         (keys(1, ("attn.c_attn",), "h"), {"model_type": "llama", "vision_config": {}}, ""),
         (keys(1, ("attn.c_attn",), "h"), {"model_type": "llava_llama"}, ""),
         (["lm_head.weight", "model.layers.0.w"], {"model_type": "gpt2"}, ""),
+        (["score.weight"], {"architectures": ["LlamaForCausalLM"]}, "which has no score.weight: transformers ignores that"),
+        (["score.weight"], {"architectures": ["LlamaForSequenceClassification"]}, ""),
+        (["layers.0.router.classifier.weight"], {"architectures": ["LongcatFlashForCausalLM"]}, ""),
+        (keys(1), {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "there is no classifier"),
+        (["h.0.w"], {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, ""),
     ],
 )  # fmt: skip
 def test_tensors_of_another_class_are_said(found: list[str], fields: dict[str, Any], said: str) -> None:
@@ -127,6 +132,18 @@ def test_tensors_of_another_class_are_said(found: list[str], fields: dict[str, A
 def test_codes_have_biases_that_nobody_asked_for() -> None:
     found = ["model.layers.0.self_attn.q_proj.qweight", "model.layers.0.self_attn.q_proj.bias"]
     assert not list(family_notes(described(found), {"model_type": "llama", "attention_bias": False}))
+
+
+def test_a_classifier_that_an_adapter_brings_to_a_language_model_is_said() -> None:
+    path = model(keys(1), model_type="llama", architectures=["LlamaForCausalLM"])
+    Path("ad").mkdir()
+    said = {"peft_type": "LORA", "task_type": "SEQ_CLS", "r": 2, "lora_alpha": 2, "modules_to_save": ["score"]}
+    Path("ad/adapter_config.json").write_text(json.dumps(said))
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora"
+    factors = {f"{name}_A.weight": torch.ones(2, 4), f"{name}_B.weight": torch.ones(4, 2)}
+    save_file({**factors, "base_model.model.score.weight": torch.ones(3, 4)}, "ad/adapter_model.safetensors")
+    (note,) = [one for one in cs.lora_merge(path, "ad").notes if "(architectures)" in one]
+    assert note.startswith("config.json says LlamaForCausalLM (architectures), which has no score.weight")
 
 
 def test_an_adapter_beside_a_configuration_is_of_no_class() -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..planners import is_of_labels
 from ..text import escape
 from .model_config import has_parts
 from .shape_checks import Described, is_plain
@@ -67,6 +68,9 @@ _UNBIASED = frozenset((
     "cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "olmo", "olmo2", "qwen3", "qwen3_moe",
 ))  # fmt: skip
 """Model types that have no bias of attention unless their configuration says so."""
+_OF_TOKENS = re.compile(r"(ForCausalLM|LMHeadModel|ForMaskedLM)$")
+_OF_LABELS = re.compile(r"For(Sequence|Token|Image|Audio)Classification$")
+"""Names of classes of transformers with an output layer over a vocabulary, and with one over labels."""
 _ELSEWHERE = (("deepseek_v2", "mlp_bias"), ("granite_speech5_encoder", "attention_bias"))
 """Model types, and a field that is of other modules in them."""
 
@@ -80,6 +84,7 @@ def family_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Ite
         return
     kind = config.get("model_type")
     keys = [one.key for one in tensors]
+    yield from _classifiers(keys, config)
     if isinstance(kind, str) and kind in _KNOWN:
         other = next(_of_others(keys, kind), "")
         if other:
@@ -89,12 +94,31 @@ def family_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Ite
     yield from _biases(tensors, config)
 
 
+def _classifiers(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+    """Say that there is a classifier, or none, although the classes that a configuration names say otherwise."""
+    names = config.get("architectures")
+    classes = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
+    found = next((key for key in keys if is_of_labels(key) and not any(map(str.isdigit, key.split(".")))), "")
+    if not classes:
+        return
+    said = f"config.json says {escape(classes[0])} (architectures)"
+    if found and all(map(_OF_TOKENS.search, classes)):
+        yield f"{said}, which has no {escape(found)}: transformers ignores that, unless a classifier's class loads it"
+    are_known = config.get("model_type") in _KNOWN and all(map(_OF_LABELS.search, classes))
+    if not found and are_known and any(map(_is_of_known, keys)):
+        yield f"{said}, and there is no classifier: transformers initialises it"
+
+
+def _is_of_known(key: str) -> bool:
+    return any(pattern.search(key) for pattern, _ in _FAMILIES)
+
+
 def _of_others(keys: Sequence[str], kind: str) -> Iterator[str]:
     """Yield the keys that are of other model types, if none is of this one."""
     own = [pattern for pattern, kinds in _FAMILIES if kind in kinds]
     if any(pattern.search(key) for key in keys for pattern in own):
         return
-    yield from (key for key in keys if any(pattern.search(key) for pattern, _ in _FAMILIES))
+    yield from filter(_is_of_known, keys)
 
 
 def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
