@@ -393,3 +393,14 @@ def test_cut_values_do_not_hide_a_nan_in_an_average() -> None:
     torch.save({"w": torch.tensor([torch.nan, 448.0]).to(torch.float8_e4m3fn)}, "s.pth")
     (note,) = cs.apply(cs.average(["s.pth", "s.pth"]), "out.safetensors").notes
     assert note == "NaN and infinite values come from the inputs: w (1 value)"
+
+
+def test_the_weights_of_an_adapter_that_was_there_go_with_its_configuration() -> None:
+    Path("ad").mkdir()
+    save_file({"base_model.model.q.lora_A.weight": torch.ones(2, 3)}, "ad/adapter_model.safetensors")
+    Path("ad/adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
+    cs.apply(cs.convert("ad"), "out")
+    cs.apply(cs.convert("ad"), "out", force=True)
+    assert Path("out/adapter_model.safetensors").exists()
+    cs.apply(cs.rename("ad", map={"base_model.model.**": "**"}), "out", force=True)
+    assert sorted(one.name for one in Path("out").iterdir()) == ["ckptsurgeon.json", "model.safetensors"]

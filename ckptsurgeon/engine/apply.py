@@ -52,7 +52,7 @@ def carry_out(
     with ExitStack() as stack:
         stack.enter_context(output_lock(path, options.wait))
         check_output(path, taken, force=options.force, folder=shape.folder)  # now that nobody else writes there
-        former = former_companions(options.path, written.target.companions) if shape.folder else Former()
+        former = former_companions(options.path, written.target) if shape.folder else Former()
         stack.enter_context(keeping(inputs))
         signed = stack.enter_context(signing(options, path, taken, folder=shape.folder))
         files, folder = stack.enter_context(_staged(path, shape, written, options, stale=former.stale))

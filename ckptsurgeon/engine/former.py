@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from ..errors import CheckpointError
 from ..files import open_file
 from ..formats import RECIPE_FILE
-from ..plan import PlanCompanion
+from ..plan import PlanCompanion, PlanTarget
 from ..recipe import parse_recipe
 from ..sources import Folder, open_source
 from ..text import listing
@@ -20,6 +19,7 @@ from ..text import listing
 __all__ = ["Former", "former_companions"]
 
 RECIPE_BYTES = 128 << 20
+CONFIG, ADAPTER, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,17 @@ class Former:
         return (*((gone,) if self.stale else ()), *((left,) if self.changed else ()))
 
 
-def former_companions(path: str, written: Iterable[PlanCompanion]) -> Former:
-    """Return what lies in a folder of the companions that its recipe lists, but for those that are written anew."""
-    anew = {one.name for one in written}
-    others = [one for one in _listed(path) if one.name not in anew and os.path.lexists(os.path.join(path, one.name))]
+def former_companions(path: str, target: PlanTarget) -> Former:
+    """Return what lies in a folder of the companions that its recipe lists, but for those that are written anew.
+
+    The weights of an adapter that was there are among them: those of what is no adapter have another name.
+    """
+    anew, listed = {one.name for one in target.companions}, _listed(path)
+    others = [one for one in listed if one.name not in anew and os.path.lexists(os.path.join(path, one.name))]
     stale = tuple(one.name for one in others if _is_as_written(os.path.join(path, one.name), one))
+    was_adapter = {ADAPTER} == {one.name for one in listed} & {ADAPTER, CONFIG}
+    if was_adapter and not target.weights and os.path.lexists(os.path.join(path, ADAPTER_WEIGHTS)):
+        stale = (*stale, ADAPTER_WEIGHTS)
     return Former(stale, tuple(one.name for one in others if one.name not in stale))
 
 

@@ -58,7 +58,7 @@ _OTHERS = frozenset(
 """Words that say what else has a row each, and names of what has none."""
 
 FEWEST = 10
-"""A classifier of fewer rows has labels: no vocabulary is that small."""
+"""A classifier of fewer rows has labels: no vocabulary is that small. One of more may have tokens (CTC)."""
 
 Sizes = tuple[int, int]
 
@@ -110,7 +110,9 @@ class ByPlace:
         matrices = {sizes for sizes, axes in likely.values() if axes == 2} - elsewhere
         self._sizes |= {key: sizes for key, (sizes, _) in likely.items() if sizes in matrices}
         self._sizes |= {key: sizes for key, sizes in rows.items() if sizes in sure}
-        self._labels = {key for key, sizes in self._sizes.items() if is_of_labels(key) and max(sizes) < FEWEST}
+        tokens = {sizes for key, sizes in self._sizes.items() if not is_of_labels(key)}
+        labels = {key: sizes for key, sizes in self._sizes.items() if is_of_labels(key)}
+        self._labels = {key for key, sizes in labels.items() if max(sizes) < FEWEST or sizes not in tokens}
         self._labels -= declared.keys()
 
     def __contains__(self, key: str) -> bool:
@@ -121,7 +123,7 @@ class ByPlace:
         """Say of the tensors that a transplant resized which of them keep their rows by place."""
         return [
             f"{listing(found, where='')} {'goes' if len(found) == 1 else 'go'} from {before} to {after} rows by place"
-            + (LABELS_SAID if are_labels else f", not by token; {BY_TOKEN} maps rows by token")
+            + (_labels_said(before, after) if are_labels else f", not by token; {BY_TOKEN} maps rows by token")
             for (before, after, are_labels), found in self._by_sizes(keys).items()
         ]
 
@@ -131,7 +133,7 @@ class ByPlace:
             f"{listing(found, where='')} {'is' if len(found) == 1 else 'are'} merged by place, "
             + ("" if are_labels else "not by token, ")
             + f"of {before} and {after} rows"
-            + (LABELS_SAID if are_labels else "; --vocab union merges rows by token")
+            + (_labels_said(before, after, "--vocab union") if are_labels else "; --vocab union merges rows by token")
             for (before, after, are_labels), found in self._by_sizes(self._sizes).items()
         ]
 
@@ -141,6 +143,11 @@ class ByPlace:
             if key in self._sizes:
                 found.setdefault((*self._sizes[key], key in self._labels), []).append(key)
         return found
+
+
+def _labels_said(before: int, after: int, option: str = BY_TOKEN) -> str:
+    """Say that rows of a classifier are by place, and if there are as many as tokens, what is for these."""
+    return LABELS_SAID + (f"; if they are tokens, {option} is for these" if max(before, after) >= FEWEST else "")
 
 
 def vocabulary_keys(keys: Iterable[str]) -> list[str]:

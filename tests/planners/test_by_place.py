@@ -29,7 +29,7 @@ def resized(shapes: dict[str, Any], policy: Any = "overlap", **options: Any) -> 
         "ctc.weight", "ctc.ctc_lo.weight", "ctc_lin.w.weight", "decoder.embed.0.weight", "decoder.embed.weight",
         "decoder.output_layer.weight", "lm_head.weight", "model.embed_tokens.weight", "transformer.wte.weight",
         "bert.embeddings.word_embeddings.weight", "shared.weight", "proj_out.weight", "tok_embeddings.weight",
-        "output.weight", "cls.predictions.decoder.weight", "classifier.weight", "embed_out.weight",
+        "output.weight", "cls.predictions.decoder.weight", "embed_out.weight",
         "joint_network.lin_out.weight", "joiner.output_linear.weight", "seq_lin.w.weight", "decoder.decoder_layers.0.weight",
         "generator.weight", "emb.Embedding.weight", "decoder.token_embedding.weight", "vocab_projection.weight", "embed.tokens.weight",
     ],
@@ -170,3 +170,13 @@ def test_a_merge_of_small_classifiers_by_place_says_so_of_labels() -> None:
         torch.save({"classifier.weight": torch.ones(rows, 3)}, name)
     made = cs.merge(["b.pth", "a.pth"], method="linear", weights=[1, 1], on_mismatch="overlap")
     assert said(made) == ["classifier.weight is merged by place, of 5 and 7 rows; labels are not compared"]
+
+
+def test_rows_of_a_large_classifier_are_labels_too_unless_an_embedding_has_as_many() -> None:
+    shapes = {"classifier.weight": ((50, 8), (33, 8)), "classifier.bias": ((50,), (33,))}
+    assert resized(shapes) == [
+        "classifier.weight, classifier.bias go from 50 to 33 rows by place; labels are not compared; "
+        "if they are tokens, --vocab SRC_TOKENS:DST_TOKENS is for these"
+    ]
+    (note,) = resized({**shapes, "embed_tokens.weight": ((50, 8), (33, 8))})
+    assert note.endswith(SAID)
