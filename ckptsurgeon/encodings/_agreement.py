@@ -91,8 +91,7 @@ def _facts(kind: str, one: CodedTensor, parts: Parts, said: Stated) -> Iterator[
     elif kind == "AWQ":
         yield from _awq(one, parts, said)
     elif kind == "MLX":
-        yield from _bits(one, parts[".weight"], said)
-        yield from _groups(one, parts[".scales"].shape[-1], said)
+        yield from _mlx(one, parts, said)
     elif kind == "bitsandbytes":
         asked = [name for name in ("load_in_4bit", "load_in_8bit") if said.flags.get(name)]
         if asked and ("load_in_8bit" if one.method.endswith("int8") else "load_in_4bit") not in asked:
@@ -122,11 +121,34 @@ def _awq(one: CodedTensor, parts: Parts, said: Stated) -> Iterator[Fact]:
     if scales[0] == codes[0]:
         if said.version in ROWS_FIRST:
             yield "version", said.version, "gemv"
+        elif len(codes) == len(scales) == 2:
+            yield from _gemv(codes[1] * 8, scales[1], said)
         return
     if said.version in COLUMNS_FIRST:
         yield "version", said.version, "gemm"
     yield from _bits(one, parts[".qweight"], said)
     yield from _groups(one, scales[0], said)
+
+
+def _gemv(columns: int, groups: int, said: Stated) -> Iterator[Fact]:
+    """Compare the padded groups of AWQ's gemv, of which eight share a word of zero points.
+
+    https://github.com/casper-hansen/AutoAWQ/blob/main/awq/modules/linear/gemv.py (calculate_zeros_width)
+    """
+    sizes = [size for size in said.sizes if size > 0]
+    words = [-(-columns // size // 8) for size in sizes]
+    padded = {-(-number // multiple) * multiple * 8 for number in words for multiple in (1, 2, 4)}
+    if sizes and groups not in {*padded, *(columns // size for size in sizes)}:
+        yield "group_size", str(sizes[0]), f"{groups} scales for {columns}"
+
+
+def _mlx(one: CodedTensor, parts: Parts, said: Stated) -> Iterator[Fact]:
+    words, groups = parts[".weight"].shape[-1], parts[".scales"].shape[-1]
+    if one.shape:
+        yield from _bits(one, parts[".weight"], said)
+        yield from _groups(one, groups, said)
+    elif said.bits and said.sizes and not any(b * g * groups == words * 32 for b in said.bits for g in said.sizes):
+        yield "group_size", str(said.sizes[0]), f"{groups} scales for {words} words of 32 bits"
 
 
 def _blocks(one: CodedTensor, parts: Parts, said: Stated) -> Iterator[Fact]:
