@@ -209,3 +209,19 @@ def test_a_record_that_many_tensors_share_is_checked_once(monkeypatch: pytest.Mo
     cs.load_into(model, "views.pth")
     assert checked == [240]
     assert torch.equal(model["w3"], flat[30:40])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_what_an_input_has_that_is_not_finite_is_said_of_a_cast(dtype: torch.dtype) -> None:
+    values = torch.ones(4, 4)
+    values[0, 0], values[1, 2] = float("nan"), float("inf")
+    save_file({"weight": values, "bias": torch.ones(4)}, "nan.safetensors")
+    plan = cs.load_into(nn.Linear(4, 4).to(dtype), "nan.safetensors")
+    assert plan.notes[-1] == "NaN and infinite values come from the inputs: weight (2 values)"
+    assert not cs.load_into(nn.Linear(4, 4), "nan.safetensors").notes
+
+
+def test_what_a_cast_makes_infinite_does_not_come_from_the_inputs() -> None:
+    save_file({"weight": torch.full((4, 4), 1e30), "bias": torch.ones(4)}, "large.safetensors")
+    plan = cs.load_into(nn.Linear(4, 4).half(), "large.safetensors")
+    assert plan.notes == ("16 values of weight became infinite or NaN",)

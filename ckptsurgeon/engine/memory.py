@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
-from ..ops import Array, Box, Lost, cast, raw_dtype
+from ..ops import Array, Box, Lost, cast, count_special, raw_dtype
 from ..plan import Plan, Step
-from ..tensors import TensorInfo
+from ..tensors import SATURATED, TensorInfo
 from ..text import escape
 from .announcing import announce, keeping
 from .casting import relevant
 from .check_steps import check_step
 from .checksums import check_storage, checkable
-from .compute import computed_blocks
+from .compute import computed_blocks, takes_numbers
 from .compute_steps import check_equal
 from .overlaying import overlay
 from .reading import read_part
-from .run import Inputs, check_unchanged, lost_notes
+from .run import Inputs, check_unchanged, lost_notes, unsound_notes
 
 if TYPE_CHECKING:
     import torch
@@ -43,17 +43,18 @@ def stage_tensors(
     with keeping(inputs):
         announce(plan, inputs)
         check_equal(plan, inputs.sources)
-        staged, lost = _staged(plan, inputs, boxes or {}, put)
+        staged, lost, unsound = _staged(plan, inputs, boxes or {}, put)
         check_unchanged(inputs)
-    return staged, lost_notes(lost, plan.steps)
+    return staged, (*lost_notes(lost, plan.steps), *unsound_notes(unsound))
 
 
 def _staged(
     plan: Plan, inputs: Inputs, boxes: Mapping[str, Box], put: Put | None
-) -> tuple[dict[str, torch.Tensor], dict[str, Lost]]:  # fmt: skip
-    """Return the values by destination key, and how many values of each tensor lost their size."""
+) -> tuple[dict[str, torch.Tensor], dict[str, Lost], dict[str, int]]:  # fmt: skip
+    """Return the values by destination key, and how many of each tensor lost their size, or were never finite."""
     staged: dict[str, torch.Tensor] = {}
     lost: dict[str, Lost] = {}
+    unsound: dict[str, int] = {}
     checked: set[int] = set()
     for step in plan.steps:
         check_step(step)
@@ -62,12 +63,23 @@ def _staged(
         source = inputs.sources[step.source]
         _check_once(source, source.get(step.source_key), checked)
         values, found = _read(step, source, inputs, boxes.get(step.key))
+        special = _special(values, step.dtype) if takes_numbers(step) else 0
+        special -= 0 if step.dtype in SATURATED else found.infinite
         if put is None:
             staged[step.key] = values
         else:
             put(step.key, values)
         lost[step.key] = relevant(found, [source[step.source_key]], step)
-    return staged, lost
+        unsound |= {step.key: special} if special > 0 else {}
+    return staged, lost, unsound
+
+
+def _special(values: torch.Tensor, dtype: str) -> int:
+    """Return how many values are NaN or infinite."""
+    import torch
+
+    raw = values.reshape(-1).view(torch.uint8).numpy()
+    return sum(count_special(raw.view(raw_dtype(dtype)), dtype))
 
 
 def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) -> None:
