@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..checkpoint import Checkpoint, checkpoint_of, open_checkpoint, place_of
@@ -10,7 +12,7 @@ from ..engine import fetch_keys
 from ..errors import CheckpointError, ConfigError, FormatError, SourceError
 from ..jsontext import read_json
 from ..lora import AdapterConfig, parse_config, read_adapter
-from ..plan import PlanSource
+from ..plan import FilePrint, PlanSource
 from ..planners import AdapterView
 from ..sources import File, Source, open_source
 from ..text import brief_repr, escape
@@ -36,9 +38,9 @@ def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[C
     checkpoint, config = _opened(given)
     opened.append(checkpoint)
     fetch_keys(checkpoint, [key for key in checkpoint if key.endswith(ALPHA)])
-    said = _config(config) if config is not None else None
+    said, held = _config(config) if config is not None else (None, ())
     adapter = read_adapter(checkpoint, said, name, lambda key: _number(checkpoint, key), _within(checkpoint))
-    source: PlanSource = plan_source(name, checkpoint)
+    source: PlanSource = replace(plan_source(name, checkpoint), beside=held)
     here = config.uri if config is not None and "://" not in config.uri else ""
     return AdapterView(view_of(source, checkpoint), adapter, weight), here
 
@@ -70,14 +72,16 @@ def _files(source: Source, path: str) -> tuple[File, File | None]:
     return source.file(weights[0]), configuration_of(source)
 
 
-def _config(file: File) -> AdapterConfig:
+def _config(file: File) -> tuple[AdapterConfig, tuple[FilePrint, ...]]:
+    """Return what a configuration says, and its fingerprint."""
     try:
-        data = read_json(file.read(0, min(BYTES, file.size)))
+        given = file.read(0, min(BYTES, file.size))
+        data = read_json(given)
     except ValueError as error:
         raise ConfigError(f"{escape(file.uri)} is no JSON: {escape(str(error))}.") from error
     finally:
         file.close()
-    return parse_config(data, file.uri)
+    return parse_config(data, file.uri), (FilePrint(CONFIG, len(given), hashlib.sha256(given).hexdigest()),)
 
 
 def _number(checkpoint: Checkpoint, key: str) -> float:

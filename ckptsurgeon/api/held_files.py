@@ -27,7 +27,8 @@ def with_beside_held(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
     for source, folder in zip(plan.sources, folders, strict=False):
         with suppress(CheckpointError):  # too large, which was said where it was wanted
             folder.fingerprint(CONFIG, ADAPTER)
-        held.append(replace(source, beside=(*folder.prints, *(_lacking(folder) if is_compared else ()))))
+        read = {one.name: one for one in (*source.beside, *folder.prints)}
+        held.append(replace(source, beside=(*read.values(), *(_lacking(folder) if is_compared else ()))))
     return replace(plan, sources=(*held, *plan.sources[len(held) :]))
 
 

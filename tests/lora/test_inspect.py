@@ -166,3 +166,18 @@ def test_nothing_heavy_is_loaded_for_it() -> None:
 @pytest.mark.parametrize("data", [None, [], 5, "LORA", {}, {"peft_type": 5}, {"peft_type": ""}])
 def test_what_names_no_kind_is_no_adapter(data: object) -> None:
     assert adapter_settings(data) is None
+
+
+def test_a_kept_plan_holds_the_configuration_of_an_adapter_at_an_address(hub: Hub) -> None:
+    def configuration(alpha: int) -> bytes:
+        return json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": alpha}).encode()
+
+    address = hub.file("net/adapter_model.safetensors", Path("lora/adapter_model.safetensors").read_bytes())
+    hub.file("net/adapter_config.json", configuration(16))
+    save_file({"layers.0.q.weight": torch.ones(8, 8)}, "base.safetensors")
+    Path("p.json").write_text(json.dumps(cs.lora_merge("base.safetensors", address).to_json()))
+    cs.apply("p.json", "before.safetensors")
+    hub.file("net/adapter_config.json", configuration(32))
+    with pytest.raises(cs.PlanError, match="net/adapter_config.json has changed since the plan"):
+        cs.apply("p.json", "after.safetensors")
+    assert not Path("after.safetensors").exists()
