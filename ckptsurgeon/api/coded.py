@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from ..checkpoint import SETTINGS, Checkpoint, settings_in
-from ..encodings import CodedTensor, disagreements
+from ..encodings import CodedTensor, disagreements, is_known_by_settings
 from ..errors import PlanError
 from ..plan import Plan
 from ..planners import DEQUANTISE
 from ..text import count, escape, listing
 
-__all__ = ["check_settings", "parts_elsewhere", "with_settings"]
+__all__ = ["check_settings", "parts_elsewhere", "unsettled_notes", "with_settings"]
 
 MARKER = "scaled_fp8"
 """What ComfyUI calls the tensor that says that there are scales."""
@@ -95,6 +95,26 @@ def check_settings(
                     hint=f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}; or leave the quantised tensors of one out.",
                     details=[one.name for one in tensors],
                 )
+
+
+def unsettled_notes(
+    plan: Plan, opened: Sequence[Checkpoint], owner: int | None = None, given: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Say which codes have no settings of their own and are decoded by those of the output, as ``check_settings``."""
+    copied = _copied(plan, opened)
+    first = next(
+        (place for place in (*([] if owner is None else [owner]), *copied) if opened[place].quantisation), None
+    )
+    if not given and first is None:
+        return []
+    name = escape(plan.target.name if given or first is None else plan.sources[first].name)
+    told = {place: [one for one in tensors if is_known_by_settings(one)] for place, tensors in copied.items()}
+    return [
+        f"{escape(plan.sources[place].name)} has no settings of {count(len(tensors), 'quantised tensor')} of "
+        f"{tensors[0].method}, which are decoded by those of {name}"
+        for place, tensors in told.items()
+        if tensors and not opened[place].quantisation and (given or place != first)
+    ]
 
 
 def _markers(plan: Plan, place: int, checkpoint: Checkpoint) -> Iterator[str]:

@@ -11,7 +11,7 @@ from ..checkpoint import Checkpoint, open_checkpoint
 from ..merges import Method
 from ..plan import Plan
 from ..planners import MergeOptions, check_codes
-from .coded import check_settings, with_settings
+from .coded import check_settings, unsettled_notes, with_settings
 from .inputs import OpenInputs
 from .memory import with_costs
 from .merge_vocabulary import VocabularyAsked
@@ -50,6 +50,7 @@ class Request:
         """
         check_codes(plan, [one.codes for one in opened])
         check_settings(plan, opened, donor)
+        plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, opened, donor)))
         plan = with_settings(plan, opened)
         inputs = OpenInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)
         return with_costs(replace(plan, inputs=inputs), self.memory, self.plugins)

@@ -16,7 +16,7 @@ from ..text import escape
 from ..vocabulary import NewVocabulary
 from .adapter_scales import with_scales_checked
 from .beside import with_dtype_said
-from .coded import check_settings, parts_elsewhere, with_settings
+from .coded import check_settings, parts_elsewhere, unsettled_notes, with_settings
 from .config_differences import with_config_said
 from .folder_checks import unreadable_notes
 from .heads import with_heads_said
@@ -69,7 +69,9 @@ def plan_into(
         check_codes(plan, [*(view.codes for view in views), wanted], wanted)
         quantised_by = (config or {}).get("quantization_config")
         held = [*(one.operated.checkpoint for one in sources), *opened[len(specs) :]]
-        check_settings(plan, held, len(specs) if len(opened) > len(specs) else None, quantised_by)
+        owner = len(specs) if len(opened) > len(specs) else None
+        check_settings(plan, held, owner, quantised_by)
+        plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, held, owner, quantised_by)))
         plan = with_settings(plan, held)
         folders = list(map(model_folder, opened))
         plan = checked_lists(with_dtype_said(plan, target), folders, change)

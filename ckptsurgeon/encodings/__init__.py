@@ -3,7 +3,7 @@
 One file for each method, which is found by what it calls ``ENCODINGS``.
 """
 
-from ._agreement import contradictions, disagreements, known_by_settings, stores_codes
+from ._agreement import contradictions, disagreements, is_known_by_settings, known_by_settings, stores_codes
 from ._codes import NO_CODES, CodedTensor, Codes
 from ._find import find_codes
 from ._settings import quantisation_of
@@ -15,6 +15,7 @@ __all__ = [
     "contradictions",
     "disagreements",
     "find_codes",
+    "is_known_by_settings",
     "known_by_settings",
     "quantisation_of",
     "stores_codes",

@@ -13,7 +13,7 @@ from ._encoding import Parts
 from ._settings import Said, Settings
 from ._stated import Stated, stated_by
 
-__all__ = ["contradictions", "disagreements", "known_by_settings", "stores_codes"]
+__all__ = ["contradictions", "disagreements", "is_known_by_settings", "known_by_settings", "stores_codes"]
 
 METHODS: Mapping[str, tuple[str, ...]] = {
     "gptq": ("GPTQ",),
@@ -48,7 +48,12 @@ def family(method: str) -> str:
 
 def known_by_settings(codes: Codes) -> list[CodedTensor]:
     """Return the codes that a loader takes for what they are only if settings say so."""
-    return [one for one in codes.tensors if family(one.method) in TOLD or _has_inverse_scales(one)]
+    return list(filter(is_known_by_settings, codes.tensors))
+
+
+def is_known_by_settings(one: CodedTensor) -> bool:
+    """Whether a loader takes codes for what they are only if settings say so."""
+    return family(one.method) in TOLD or _has_inverse_scales(one)
 
 
 def _has_inverse_scales(coded: CodedTensor) -> bool:

@@ -248,6 +248,19 @@ def test_settings_that_decode_alike_are_no_error(
     )
 
 
+@pytest.mark.parametrize(("name", "is_said"), [("gptq", True), ("awq", True), ("mlx", False)])
+def test_codes_without_settings_of_their_own_are_said(name: str, is_said: bool, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    folder = model(name).folder(tmp_path / "b", 1)
+    save_file(model(name).tensors(), tmp_path / "a" / "codes.safetensors")
+    notes = [
+        one for one in cs.transplant(tmp_path / "a" / "codes.safetensors", folder).notes if "decoded by those" in one
+    ]
+    assert len(notes) == is_said
+    assert all("codes.safetensors has no settings of 2 quantised tensors of" in note for note in notes)
+    assert not any("decoded by those" in one for one in cs.transplant(folder, folder).notes)
+
+
 class Live(torch.nn.Module):
     """A module with codes, and the configuration of transformers beside them."""
 
