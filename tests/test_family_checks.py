@@ -58,6 +58,19 @@ def test_every_verb_says_it(verb: str, found: list[str], fields: dict[str, Any],
 
 
 @pytest.mark.parametrize(
+    ("kind", "dtype", "said"),
+    [("llama", "float32", True), ("jamba", "float32", False), ("llama", "uint8", False)],
+)
+def test_a_layer_of_other_shapes_is_another_models(kind: str, dtype: str, said: bool) -> None:
+    tensors = [Described(one.key, dtype, (4, 2) if ".2.mlp" in one.key else (4, 4)) for one in described(keys())]
+    notes = list(layer_notes(tensors, {"model_type": kind, "num_hidden_layers": 5}))
+    wanted = (
+        "model.layers.0.mlp.up_proj.weight is (4, 4), and model.layers.2.mlp.up_proj.weight (4, 2): layers of llama"
+    )
+    assert [wanted in note for note in notes] == [True] * said
+
+
+@pytest.mark.parametrize(
     ("lost", "fields", "said"),
     [
         (["2.mlp.up_proj"], {}, "model.layers.2 lacks mlp.up_proj.weight,"),
@@ -72,7 +85,7 @@ def test_every_verb_says_it(verb: str, found: list[str], fields: dict[str, Any],
 )
 def test_a_layer_alone_lacks_what_all_others_have(lost: list[str], fields: dict[str, Any], said: str) -> None:
     left = [key for key in keys() if key.removeprefix("model.layers.").removesuffix(".weight") not in lost]
-    notes = [note for note in layer_notes(left, {"num_hidden_layers": 5, **fields}) if "lacks" in note]
+    notes = [note for note in layer_notes(described(left), {"num_hidden_layers": 5, **fields}) if "lacks" in note]
     assert len(notes) == bool(said)
     assert all(said in note for note in notes)
 
@@ -91,12 +104,12 @@ def test_a_layer_of_another_kind_or_encoding_lacks_nothing(other: str, mine: str
     found = keys(5, ("self_attn.q_proj", "mlp.up_proj") if not mine else ("norm",))
     found += [f"model.layers.{n}.{mine if n == 2 else other}" for n in range(5) if n != 2 or mine]
     for kind in ("llama", "x"):
-        assert not list(layer_notes(found, {"num_hidden_layers": 5, "model_type": kind}))
+        assert not list(layer_notes(described(found), {"num_hidden_layers": 5, "model_type": kind}))
 
 
 def test_three_layers_of_which_each_second_is_another_are_sound() -> None:
     found = [*keys(3), "model.layers.0.crossattention.weight", "model.layers.2.crossattention.weight"]
-    assert not list(layer_notes(found, {"num_hidden_layers": 3}))
+    assert not list(layer_notes(described(found), {"num_hidden_layers": 3}))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +175,7 @@ def test_an_adapter_beside_a_configuration_is_of_no_class() -> None:
     ],
 )
 def test_lists_that_are_no_layers_are_not_counted(found: list[str], fields: dict[str, Any]) -> None:
-    assert not list(layer_notes(found, fields))
+    assert not list(layer_notes(described(found), fields))
 
 
 KINDS = (
@@ -186,4 +199,4 @@ def test_nothing_is_said_of_models_of_transformers(kind: str) -> None:
         found = transformers.AutoModel.from_config(config).state_dict()
     tensors = [Described(key, "float32", tuple(tensor.shape)) for key, tensor in found.items()]
     for fields in (config.to_dict(), config.to_diff_dict()):
-        assert [*layer_notes(list(found), fields), *family_notes(tensors, fields)] == []
+        assert [*layer_notes(tensors, fields), *family_notes(tensors, fields)] == []

@@ -61,7 +61,7 @@ def notes_beside(checkpoint: Checkpoint) -> list[str]:
 
 def _weights_notes(tensors: Sequence[Described], folder: ModelFolder, read: ModelFolder) -> list[str]:
     config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
-    sizes = (*_vocabulary(tensors, folder, read), *layer_notes([one.key for one in tensors], folder.config))
+    sizes = (*_vocabulary(tensors, folder, read), *layer_notes(tensors, folder.config))
     shapes = (*family_notes(tensors, config), *shape_notes(tensors, folder.config))
     return [*sizes, *shapes, *head_notes(tensors, folder), *_beyond(folder)]
 

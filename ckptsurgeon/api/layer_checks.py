@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..planners import LayerList, layers_of, lists_with_gaps, numbered_lists
-from ..text import count, escape, together
+from ..text import count, escape, shape_text, together
 from .model_config import declared_layers
+from .shape_checks import Described, is_number
 
 __all__ = ["STACKS", "layer_notes"]
 
@@ -26,12 +27,14 @@ FEWEST = 4
 """Layers of which the others tell what an inner one should have: of 3, one that each second has is lacking in one."""
 COUNTED_OTHERWISE = ("efficientnet", "hrm_text")
 """Model types whose number of layers is not that of the modules in a list."""
-VALUES = ("weight", "bias")
+VALUES = (".weight", ".bias")
 """Tensors that a module has however it is encoded; scales and the like are only of those with codes."""
 
 
-def layer_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is not so of the layers that a configuration declares: their number, gaps, and tensors that lack."""
+def layer_notes(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is not so of the layers that a configuration declares: number, gaps, tensors that lack or differ."""
+    keys = [one.key for one in tensors]
+    yield from _uneven(tensors, config)
     lists = numbered_lists(keys)
     yield from _gaps(lists, keys, config)
     yield from _holes(lists, keys, config)
@@ -86,6 +89,25 @@ def _holes(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[str,
                 yield f"{lacks}, unlike the other layers: transformers initialises what is lacking{more}"
 
 
+def _uneven(tensors: Sequence[Described], config: Mapping[str, Any]) -> Iterator[str]:
+    """Say that a tensor has another shape in one layer than in another, where the layers of a model are all alike."""
+    if config.get("model_type") not in ALIKE:
+        return
+    shapes = {one.key: one.shape for one in tensors if one.key.endswith(VALUES) and is_number(one)}
+    for one in numbered_lists(list(shapes)):
+        first: dict[str, str] = {}
+        for number, rests in layers_of(one, shapes).items() if _is_stack(one.prefix) else ():
+            for rest in rests:
+                key = one.key(number, rest)
+                other = first.setdefault(rest, key)
+                if shapes[key] != shapes[other]:
+                    yield (
+                        f"{escape(other)} is {shape_text(shapes[other])}, and {escape(key)} {shape_text(shapes[key])}: "
+                        f"layers of {escape(str(config['model_type']))} are alike, so one of the two is another model's"
+                    )
+                    return
+
+
 def _is_stack(prefix: str) -> bool:
     return prefix.rpartition(".")[2] in STACKS and not any(map(str.isdigit, prefix.split(".")))
 
@@ -121,7 +143,7 @@ def _lost(own: Collection[str], usual: Sequence[str], counts: Mapping[str, int])
         rest
         for rest in usual
         if rest not in own
-        and (rest.rpartition(".")[2] in VALUES or rest.rpartition(".")[0] not in modules)
+        and (f".{rest}".endswith(VALUES) or rest.rpartition(".")[0] not in modules)
         and not any(rest.startswith(f"{other}.") for other in own)
     ]
 

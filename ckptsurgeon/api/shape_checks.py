@@ -10,7 +10,7 @@ from ..tensors import DTYPES
 from ..text import count, escape
 from .model_config import has_parts
 
-__all__ = ["Described", "is_plain", "shape_notes"]
+__all__ = ["Described", "is_number", "is_plain", "shape_notes"]
 
 MLP = re.compile(r"\d\.(?:mlp\.(?:down_proj|dense_4h_to_h)|(intermediate)\.dense)\.weight$")
 """Weights from or into the inner width of a layer: its columns, of BERT's its rows."""
@@ -50,9 +50,13 @@ def shape_notes(tensors: Iterable[Described], config: Mapping[str, Any]) -> Iter
 
 def is_plain(one: Described) -> bool:
     """Whether a tensor is a matrix of numbers, as they are and not packed."""
+    return len(one.shape) == 2 and min(one.shape) > 1 and is_number(one)
+
+
+def is_number(one: Described) -> bool:
+    """Whether a tensor's values are numbers, as they are and not packed."""
     dtype = DTYPES[one.dtype]
-    is_matrix = len(one.shape) == 2 and min(one.shape) > 1
-    return is_matrix and dtype.kind == "float" and dtype.values == 1 and dtype.bits >= 8
+    return dtype.kind == "float" and dtype.values == 1 and dtype.bits >= 8
 
 
 def _feed_forward(weights: Mapping[str, Described], config: Mapping[str, Any]) -> Iterator[str]:
