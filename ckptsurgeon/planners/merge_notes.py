@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from ..text import count, listing
 from .merge_options import MergeOptions
 
-__all__ = ["MergeNotes"]
+__all__ = ["FITTED", "MergeNotes"]
+
+FITTED = {"slice": "with their leading parts", "overlap": "where all have it"}
+"""What becomes of other shapes by policy."""
 
 
 @dataclass
@@ -23,6 +26,8 @@ class MergeNotes:
     fewer: list[str] = field(default_factory=list)
     mixed: dict[str, list[str]] = field(default_factory=dict)
     """By the dtype that the output has."""
+    fitted: dict[str, list[str]] = field(default_factory=dict)
+    """By the policy that makes other shapes fit."""
 
     def said(self, options: MergeOptions) -> Iterator[str]:
         """Yield a note on each kind."""
@@ -36,6 +41,10 @@ class MergeNotes:
             *(
                 (keys, f"of several dtypes: the output has {made}, which holds all")
                 for made, keys in self.mixed.items()
+            ),
+            *(
+                (keys, f"of other shapes in some models, merged {FITTED[policy]} (--on-mismatch {policy})")
+                for policy, keys in self.fitted.items()
             ),
         ):
             if keys:

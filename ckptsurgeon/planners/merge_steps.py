@@ -16,7 +16,7 @@ from ..text import escape
 from .coded import computing
 from .merge_fitting import Fitted, Fitting
 from .merge_missing import Missing
-from .merge_notes import MergeNotes
+from .merge_notes import FITTED, MergeNotes
 from .merge_options import MergeOptions, Piece, Place
 from .merge_ties import Ties
 from .select import SourceView
@@ -90,6 +90,8 @@ class MergeSteps:
 
     def _step(self, piece: Piece, fitted: Fitted) -> Step:
         inputs, base = list(fitted.inputs.values()), fitted.base
+        if fitted.policy in FITTED:
+            self._notes.fitted.setdefault(fitted.policy, []).append(piece.key)
         if len(inputs) < len(piece.models):
             self._notes.fewer.append(piece.key)
         if not inputs or (len(inputs) < len(piece.models) and len(inputs) < piece.method.models[0]):

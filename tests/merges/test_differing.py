@@ -75,6 +75,15 @@ def test_where_all_have_it_it_is_merged_and_the_rest_is_the_firsts(
         assert torch.allclose(found[key], expected), key
 
 
+@pytest.mark.usefixtures("shapes")
+def test_what_is_made_to_fit_is_said_with_its_keys() -> None:
+    said = "of other shapes in some models, merged"
+    assert f"2 tensors {said} where all have it (--on-mismatch overlap): n.t, w" in notes(PAIR, on_mismatch="overlap")
+    assert f"1 tensor {said} with their leading parts (--on-mismatch slice): w" in notes(
+        PAIR, on_mismatch=["slice", "n=skip"]
+    )
+
+
 def test_with_a_base_the_rest_is_the_bases(shapes: tuple[State, State]) -> None:
     a, b = shapes
     base = draw(2, w=(4, 4), v=(4,), n_t=(3, 3, 3))
