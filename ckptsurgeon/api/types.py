@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ..checkpoint import CheckpointLike
+from ..sources import Progress
 
 __all__ = [
     "CheckpointLike", "Given", "Mismatch", "Operations", "Parameters", "Path", "Patterns", "Progress", "Rules",
@@ -37,6 +38,3 @@ Given: TypeAlias = bool | float | str | Sequence[float] | Mapping[str, Any]
 
 Parameters: TypeAlias = Mapping[str, Given] | Sequence[str] | None
 """The parameters of a merge by name, or texts as the command line takes them."""
-
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all), from any thread."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .overlaying import overlaid_boxes
     from .places import check_is_path, check_output, output_error
     from .reading import read_number, read_part
-    from .run import MEMORY, Inputs, Progress
+    from .run import MEMORY, Inputs
     from .sizes import parse_size
     from .staging import StagedFile, staged_file, temp_file, write_text
     from .temp import remove_leftovers, sync_folder, temp_name
@@ -38,7 +38,6 @@ __all__ = [
     "Inputs",
     "MergeContext",
     "OutputOptions",
-    "Progress",
     "StagedFile",
     "as_written",
     "bad_checksum",
@@ -98,7 +97,7 @@ __getattr__ = lazy_names(
         ".context": ("MergeContext",),
         ".memory": ("put_tensors", "stage_tensors"),
         ".reading": ("read_number", "read_part"),
-        ".run": ("MEMORY", "Inputs", "Progress"),
+        ".run": ("MEMORY", "Inputs"),
         ".sizes": ("parse_size",),
         ".places": ("check_is_path", "check_output", "output_error"),
         ".staging": ("StagedFile", "staged_file", "temp_file", "write_text"),

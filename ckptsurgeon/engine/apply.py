@@ -13,7 +13,7 @@ from ..formats import RECIPE_FILE, Beside, folder_digest, seal
 from ..plan import Plan, Receipt
 from ..recipe import Recipe, RecipeText
 from ..signing import MODEL_SIGNATURE
-from ..sources import scheme_of
+from ..sources import Progress, scheme_of
 from ..text import escape, listing
 from .announcing import announce, keeping
 from .check_steps import check_step
@@ -24,7 +24,7 @@ from .former import Former, former_companions
 from .layout import OutputOptions, OutputShape, existing_checkpoint, is_folder, lay_out
 from .locking import output_lock
 from .places import check_output, identities
-from .run import Inputs, Progress, Run, check_unchanged, lost_notes, negative_notes, unsound_notes
+from .run import Inputs, Run, check_unchanged, lost_notes, negative_notes, unsound_notes
 from .signed import check_signable, signing
 from .staging import StagedFile, staged_file
 

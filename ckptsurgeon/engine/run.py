@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..checkpoint import Checkpoint
 from ..errors import PlanError
 from ..plan import MERGES, Fit, Input, Plan, Step
+from ..sources import Progress
 from ..target import TargetSpec
 from ..tensors import SATURATED, TensorInfo
 from ..text import count, escape, listing
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MEMORY",
     "Inputs",
-    "Progress",
     "Run",
     "check_unchanged",
     "checked_on_the_way",
@@ -48,9 +48,6 @@ Of usual weights a cast to float8_e4m3fn rounds some four in a hundred to zero.
 
 MEMORY = 1 << 30
 """Bytes that computing a merge may take, unless it is told otherwise."""
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
 
 
 @dataclass(frozen=True)

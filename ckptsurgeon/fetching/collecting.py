@@ -24,7 +24,7 @@ from .record import Record, as_text, is_unchanged, read_record, record_of, recor
 from .same import is_same_file
 
 if TYPE_CHECKING:
-    from ..engine import Progress
+    from ..sources import Progress
 
 __all__ = ["Collecting", "check_replaceable", "collect", "copy_blob", "copy_file", "link_file", "prepare", "still_good"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..engine import Progress
+    from ..sources import Progress
 
 __all__ = ["counter"]
 

@@ -18,7 +18,7 @@ from .placing import Placing
 if TYPE_CHECKING:
     import httpx2
 
-    from ..engine import Progress
+    from ..sources import Progress
 
 __all__ = ["Downloaded", "download"]
 

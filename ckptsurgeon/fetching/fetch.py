@@ -25,7 +25,7 @@ from .store import names_below
 from .uri import file_name, origin_of_uri
 
 if TYPE_CHECKING:
-    from ..engine import Progress
+    from ..sources import Progress
 
 __all__ = ["fetch"]
 

@@ -20,7 +20,7 @@ from .counter import counter
 from .origin import Origin
 
 if TYPE_CHECKING:
-    from ..engine import Progress
+    from ..sources import Progress
 
 __all__ = ["commit_of", "from_hub", "pinned", "repository_from_hub"]
 

@@ -13,7 +13,7 @@ from .origin import Origin
 from .placing import Placing
 
 if TYPE_CHECKING:
-    from ..engine import Progress
+    from ..sources import Progress
 
 __all__ = ["names_below", "read_store"]
 

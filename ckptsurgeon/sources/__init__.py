@@ -10,7 +10,7 @@ from ._links import leads_out
 from ._memory import MemoryFile, Piece
 from ._pace import allowing
 from ._room import Room
-from .base import Advance, File, Folder, Source
+from .base import Advance, File, Folder, Progress, Source
 from .fsspec_urls import driver_errors, file_system
 from .local import broken_links, contents, link_of
 from .remote import notes_of
@@ -30,6 +30,7 @@ __all__ = [
     "MemoryFile",
     "Patience",
     "Piece",
+    "Progress",
     "Room",
     "Source",
     "SourceSpec",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
-__all__ = ["Advance", "File", "Folder", "Source"]
+__all__ = ["Advance", "File", "Folder", "Progress", "Source"]
 
 Advance = Callable[[int], None]
 """Called with the number of bytes that have just come, from any thread."""
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all), from any thread."""
 
 
 @runtime_checkable
