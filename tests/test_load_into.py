@@ -13,6 +13,8 @@ from torch import nn
 import ckptsurgeon as cs
 from ckptsurgeon.engine import memory
 
+from .transformers_models import BERT, WAV2VEC2, model_of, same, saved
+
 
 class Net(nn.Module):
     def __init__(self, vocab: int = 5) -> None:
@@ -225,3 +227,43 @@ def test_what_a_cast_makes_infinite_does_not_come_from_the_inputs() -> None:
     save_file({"weight": torch.full((4, 4), 1e30), "bias": torch.ones(4)}, "large.safetensors")
     plan = cs.load_into(nn.Linear(4, 4).half(), "large.safetensors")
     assert plan.notes == ("16 values of weight became infinite or NaN",)
+
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+    "vocab_size": 50,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", ["a", "a/model.safetensors"])
+@pytest.mark.parametrize(
+    ("fields", "architecture"),
+    [(LLAMA, "LlamaForCausalLM"), (BERT, "BertForSequenceClassification"), (WAV2VEC2, "Wav2Vec2ForCTC")],
+    ids=["llama", "bert", "wav2vec2"],
+)
+def test_a_folder_is_loaded_into_a_live_model_of_transformers(
+    fields: dict[str, Any], architecture: str, given: str
+) -> None:
+    pytest.importorskip("transformers")
+    theirs, ours = saved("a", fields, architecture), model_of(fields, architecture)
+    assert not cs.load_into(ours, given, strict=True).notes
+    same(ours, theirs)
+
+
+def test_labels_of_a_live_model_are_compared_with_those_of_the_folder() -> None:
+    pytest.importorskip("transformers")
+    saved("a", BERT, "BertForSequenceClassification", id2label={0: "neg", 1: "pos"})
+    ours = model_of(BERT, "BertForSequenceClassification", id2label={0: "pos", 1: "neg"})
+    (note,) = cs.load_into(ours, "a").notes
+    assert "row 0 of classifier.weight is neg in a and pos in BertForSequenceClassification (id2label)" in note
+
+
+@pytest.mark.parametrize("config", [{"id2label": {0: "neg", (1,): "pos"}}, {"id2label": {}, "itself": ...}, None])
+def test_whatever_a_live_model_has_as_its_configuration_it_is_loaded(config: Any) -> None:
+    if config and "itself" in config:
+        config["itself"] = config
+    source()
+    ours = Net()
+    ours.config = type("Config", (), {"to_dict": lambda _: config})()  # type: ignore[assignment]
+    Path("config.json").write_text("{}")
+    assert cs.load_into(ours, "src.pth").counts == {"copied": 9}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -112,10 +113,17 @@ def _planned(loading: Loading) -> Plan:
 
 
 def _configuration(model: nn.Module) -> dict[str, Any]:
-    """Return the configuration of a model of transformers as its config.json would have it, empty if it has none."""
+    """Return the configuration of a model of transformers as its config.json would have it, empty if it has none.
+
+    ``to_dict`` gives numbers as keys and tuples, which JSON does not have.
+    """
     said: Any = getattr(model, "config", None)
     found = said.to_dict() if hasattr(said, "to_dict") else None
-    return found if isinstance(found, dict) else {}
+    try:
+        document = json.loads(json.dumps(found, default=str, skipkeys=True))
+    except (ValueError, RecursionError):  # it contains itself
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _staged(loading: Loading, plan: Plan, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Plan:
