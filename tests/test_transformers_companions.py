@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ import ckptsurgeon as cs
 
 from .transformers_models import (
     BERT,
+    GPT2,
     opened,
     saved,
     section,
+    write_config,
 )
 
 
@@ -159,3 +162,46 @@ def test_force_removes_nothing_on_the_word_of_a_damaged_recipe() -> None:
     Path("source/vocab.txt").unlink()
     cs.apply(cs.transplant("source", "source/config.json"), "out", force=True)
     assert Path("out/vocab.txt").exists()
+
+
+GENERATION = {
+    "suppress_tokens": [5, 6],
+    "repetition_penalty": 1.3,
+    "max_length": 50,
+    "num_beams": 4,
+    "my_field": {"a": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("target", "changed"),
+    [
+        ("dst/config.json", {}),
+        ("transformers: dst", {}),
+        ("transformers: dst, max_length: 9, n_inner: 64", {"max_length": 9, "n_inner": 64}),
+        ("transformers: dst, torch_dtype: float16", {"dtype": "float16"}),
+        ("transformers: dst, num_labels: 2", {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}),
+    ],
+)
+def test_a_configuration_keeps_what_the_given_one_says(target: str, changed: dict[str, Any]) -> None:
+    saved("source", GPT2, "GPT2LMHeadModel")
+    given = {**GPT2, "torch_dtype": "float32", "transformers_version": "4.0.0", **GENERATION}
+    write_config("dst/config.json", given, "GPT2LMHeadModel")
+    cs.apply(cs.transplant("source", section(target) if ":" in target else target, on_mismatch="init"), "out")
+    written = json.loads(Path("out/config.json").read_text())
+    wanted = {**json.loads(Path("dst/config.json").read_text()), **changed}
+    if "dtype" in changed:
+        del wanted["torch_dtype"]
+    written.pop("label2id", None)
+    assert written == wanted
+
+
+def test_ids_that_only_the_file_has_follow_their_tokens() -> None:
+    saved("source", GPT2, "GPT2LMHeadModel")
+    write_config("dst/config.json", {**GPT2, **GENERATION}, "GPT2LMHeadModel")
+    for name, by in (("dst/vocab.json", 0), ("new.json", 1)):
+        Path(name).write_text(json.dumps({f"t{number}": (number - by) % 50 for number in range(50)}))
+    cs.apply(cs.transplant("source", "dst/config.json", vocab="dst/vocab.json:new.json"), "out")
+    written = json.loads(Path("out/config.json").read_text())
+    wanted = {"suppress_tokens": [4, 5], "eos_token_id": 0, "repetition_penalty": 1.3}
+    assert {name: written.get(name) for name in wanted} == wanted

@@ -18,6 +18,7 @@ from ..text import brief_repr, escape
 from ._document import Document
 from ._hf_changed import files_of
 from ._hf_overrides import FETCHING, check_overrides, merged_fields
+from ._hf_written import WrittenConfig
 
 __all__ = ["Described", "describe", "library"]
 
@@ -75,7 +76,7 @@ def describe(document: Document, package: Any) -> Described:
         why = " ".join(str(error).split())
         raise document.fail(f"{config_class.__name__} refuses {where}: {escape(why, 400)}.") from error
     config.architectures = [name]
-    files, said = files_of(document, config, config_class, fields, folder)
+    files, said = files_of(document, WrittenConfig(config, fields, overrides), fields, folder)
     return Described(model_class, config, files, (*notes, *said))
 
 

@@ -45,11 +45,9 @@ def is_of_tokenizer(name: str) -> bool:
     return name in TOKENIZERS
 
 
-def companions(config: Any, folder: str) -> tuple[Companion, ...]:
-    """Return the files of an output folder: the configuration as it is used, then copies of those that lie beside."""
-    beside = open_source(folder or os.curdir)
-    copies = _copies(beside, [name for name in _known() if name not in (CONFIG, ADAPTER)])
-    return (Companion(CONFIG, text=config.to_json_string()), *copies)
+def companions(folder: str) -> tuple[Companion, ...]:
+    """Return the files of an output folder but for the configuration: copies of those that lie beside."""
+    return _copies(open_source(folder or os.curdir), [name for name in _known() if name not in (CONFIG, ADAPTER)])
 
 
 def model_files(folder: Folder) -> tuple[Companion, ...]:
