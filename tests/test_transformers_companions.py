@@ -205,3 +205,31 @@ def test_ids_that_only_the_file_has_follow_their_tokens() -> None:
     written = json.loads(Path("out/config.json").read_text())
     wanted = {"suppress_tokens": [4, 5], "eos_token_id": 0, "repetition_penalty": 1.3}
     assert {name: written.get(name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "note"),
+    [
+        ("generation_config.json", {"eos_token_id": 400}, "eos_token_id of generation_config.json is 400"),
+        ("config.json", {**GPT2, "eos_token_id": 400}, "eos_token_id of config.json is 400"),
+        ("vocab.json", {f"t{number}": number for number in range(60)}, "vocab.json has 60 tokens"),
+        ("added_tokens.json", {"<x>": 900}, "added_tokens.json adds 1 token without a row"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"900": {"content": "<x>"}}}, "<x> is 900"),
+        ("generation_config.json", {"eos_token_id": 1}, ""),
+        ("vocab.json", {f"t{number}": number for number in range(50)}, ""),
+    ],
+)
+def test_what_contradicts_the_weights_is_said_of_a_configuration_as_of_its_folder(
+    name: str, content: dict[str, Any], note: str
+) -> None:
+    saved("dst", GPT2, "GPT2LMHeadModel")
+    Path("dst/generation_config.json").unlink()
+    Path("dst", name).write_text(
+        json.dumps({**json.loads(Path("dst/config.json").read_text()), **content} if name == "config.json" else content)
+    )
+    said = {
+        target: [one for one in cs.transplant("dst/model.safetensors", target).notes if not one.startswith("ran ")]
+        for target in ("dst", "dst/config.json")
+    }
+    assert said["dst/config.json"] == said["dst"]
+    assert [note in one for one in said["dst"]] == ([True] if note else [])

@@ -18,7 +18,7 @@ from .adapter_scales import with_scales_checked
 from .beside import with_dtype_said
 from .coded import check_settings, parts_elsewhere, unsettled_notes, with_settings
 from .config_differences import with_config_said
-from .folder_checks import unreadable_notes
+from .folder_checks import folder_notes
 from .heads import with_heads_said
 from .held_files import with_beside_held
 from .inputs import OpenInputs, names_of, plan_source, plan_target
@@ -79,7 +79,7 @@ def plan_into(
         if has_file:
             plan = kept_folder(plan, folders[-1], target, change)
         else:
-            plan = replace(plan, notes=(*plan.notes, *unreadable_notes(ModelFolder("", target.companions))))
+            plan = replace(plan, notes=(*plan.notes, *folder_notes(plan, ModelFolder("", target.companions))))
         plan = with_scales_checked(plan, folders, len(specs))
         given = config or ModelFolder("", target.companions).config
         if given or has_file:
