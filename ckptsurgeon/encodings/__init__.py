@@ -3,9 +3,10 @@
 One file for each method, which is found by what it calls ``ENCODINGS``.
 """
 
-from ._agreement import contradictions, disagreements, is_known_by_settings, known_by_settings, stores_codes
+from ._agreement import contradictions, disagreements, stores_codes
 from ._codes import NO_CODES, CodedTensor, Codes
 from ._find import find_codes
+from ._methods import is_known_by_settings, known_by_settings
 from ._settings import quantisation_of
 
 __all__ = [

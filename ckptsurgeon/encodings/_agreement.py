@@ -10,24 +10,12 @@ from typing import TypeAlias
 from ..tensors import TensorInfo
 from ._codes import CodedTensor, Codes
 from ._encoding import Parts
+from ._methods import KNOWN, METHODS, STORING, family
 from ._settings import Said, Settings
 from ._stated import Stated, stated_by
 
-__all__ = ["contradictions", "disagreements", "is_known_by_settings", "known_by_settings", "stores_codes"]
+__all__ = ["contradictions", "disagreements", "stores_codes"]
 
-METHODS: Mapping[str, tuple[str, ...]] = {
-    "gptq": ("GPTQ",),
-    "awq": ("AWQ",),
-    "fp8": ("fp8", "mxfp4"),
-    "mxfp4": ("mxfp4",),
-    "bitsandbytes": ("bitsandbytes",),
-    "compressed-tensors": ("fp8", "int8", "packed", "nvfp4", "mxfp4", "mxfp8", "sparse"),
-}
-"""The families of codes that a ``quant_method`` of transformers' stores; of others nothing is said here."""
-KNOWN = ("GPTQ", "AWQ", "fp8", "bitsandbytes", "packed")
-"""Families that are codes of no other method than these."""
-TOLD = ("GPTQ", "AWQ", "bitsandbytes", "packed")
-"""Families that loaders know by the settings beside them alone."""
 ROWS_FIRST, COLUMNS_FIRST = ("gemm", "exllama", "ipex"), ("gemv", "gemv_fast")
 """Versions of AWQ by the order of their codes."""
 FORMATS = ("gptq", "gptq_v2")
@@ -41,29 +29,10 @@ Fact: TypeAlias = tuple[str, str, str]
 """A field, what it says, and what the codes are."""
 
 
-def family(method: str) -> str:
-    """Return what a method is called without its details: GPTQ, fp8, packed."""
-    return "packed" if "packed" in method else re.split(r"[, ]", method)[0]
-
-
-def known_by_settings(codes: Codes) -> list[CodedTensor]:
-    """Return the codes that a loader takes for what they are only if settings say so."""
-    return list(filter(is_known_by_settings, codes.tensors))
-
-
-def is_known_by_settings(one: CodedTensor) -> bool:
-    """Whether a loader takes codes for what they are only if settings say so."""
-    return family(one.method) in TOLD or _has_inverse_scales(one)
-
-
-def _has_inverse_scales(coded: CodedTensor) -> bool:
-    return any(end.endswith("_scale_inv") for end in coded.parts)
-
-
 def stores_codes(settings: Settings) -> str:
     """Return the method by which settings say that weights are stored as codes, "" if it may store them plainly."""
     said = Said(settings)
-    if said.method not in METHODS or settings.get("format") == "dense":
+    if said.method not in STORING or settings.get("format") == "dense":
         return ""
     if said.method == "compressed-tensors" and not said.sections("weights"):
         return ""
@@ -76,7 +45,7 @@ def contradictions(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Se
     if not settings:
         return found
     said = stated_by(settings)
-    present = {family(one.method) for one in codes.tensors} & {*KNOWN}
+    present = {family(one.method) for one in codes.tensors} & KNOWN
     is_another = said.method in METHODS and present and present.isdisjoint(METHODS[said.method])
     for one in codes.tensors:
         kind = family(one.method)

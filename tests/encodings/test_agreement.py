@@ -138,7 +138,7 @@ def test_blocks_of_fused_weights_and_of_rows_that_are_left_over_are_their_own(tm
     assert not said(cs.inspect(folder))
 
 
-TOLD = ("gptq", "awq", "fp8-block", "bnb-nf4", "int4-packed")
+TOLD = ("gptq", "awq", "fp8-block", "bnb-nf4", "int4-packed", "mxfp4")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -146,11 +146,37 @@ TOLD = ("gptq", "awq", "fp8-block", "bnb-nf4", "int4-packed")
 def test_codes_of_which_config_json_says_nothing_are_said(name: str, verb: str, tmp_path: Path) -> None:
     folder = replace(BY_NAME[name], settings={}).folder(tmp_path / "m")
     notes = VERBS[verb](folder).notes
-    assert any("its config.json has no quantization_config, beside 2 quantised tensors" in one for one in notes)
+    number = "1 quantised tensor:" if len(BY_NAME[name].layers) == 1 else "2 quantised tensors:"
+    assert any(f"its config.json has no quantization_config, beside {number}" in one for one in notes)
     for beside, content in (("quantize_config.json", BY_NAME[name].settings), ("config.json", {"quip_params": {}})):
         Path(folder, beside).write_text(json.dumps(content))
         assert not said(cs.inspect(folder))
         Path(folder, "quantize_config.json").unlink(missing_ok=True)
+
+
+TELL_THEMSELVES = {
+    "fp8-comfy", "fp8-descale", "fp8-tensorrt", "int8-comfy", "int8-tensorrt", "fp4-deepseek-v4", "hqq-saved", "qtip",
+    "quanto", "quanto-int4", "exl2", "exl3", "squeezellm", "nunchaku", "awq-16", "bytes-of-llama.cpp",
+    "unknown", "unknown-alone",
+}  # fmt: skip
+"""Codes that programs know without settings, by their names, and those of which nobody knows who does."""
+UNKNOWN = {one.name for one in ZOO if "unknown encoding" in one.method} | {"unknown", "unknown-alone"}
+
+
+@pytest.mark.parametrize("one", ZOO, ids=lambda one: one.name)
+def test_every_encoding_is_said_if_config_json_has_lost_its_settings(one: Quantised, tmp_path: Path) -> None:
+    folder = replace(one, settings={}).folder(tmp_path / "m")
+    number = "1 quantised tensor: " if len(one.layers) == 1 else "2 quantised tensors: "
+    wanted = f"{folder}: its config.json has no quantization_config, beside {number}"
+    assert [wanted in note for note in said(cs.inspect(folder))] == ([] if one.name in TELL_THEMSELVES else [True])
+
+
+@pytest.mark.parametrize("one", ZOO, ids=lambda one: one.name)
+def test_every_encoding_is_said_if_config_json_has_another_method(one: Quantised, tmp_path: Path) -> None:
+    other = "gptq" if one.name == "awq" else "awq"
+    folder = replace(one, settings={"quant_method": other}).folder(tmp_path / "m")
+    notes = [note for note in said(cs.inspect(folder)) if f"says quant_method {other}, but" in note]
+    assert len(notes) == (one.name not in UNKNOWN)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -286,3 +312,13 @@ def test_codes_of_two_sources_have_the_same_settings(tmp_path: Path) -> None:
     save_file(state, tmp_path / "both.safetensors")
     with pytest.raises(cs.PlanError, match="checkpoint_format is gptq_v2 in two, gptq in one"):
         cs.transplant([f"{one}:a:a", f"{two}:b:b"], tmp_path / "both.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(("settings", "number"), [({}, 0), ({"quant_method": "gptq"}, 1), ({"quant_method": "own"}, 0)])
+def test_torch_s_own_quantised_tensors_tell_themselves(settings: dict[str, Any], number: int, tmp_path: Path) -> None:
+    folder = replace(BY_NAME["gptq"], settings=settings).folder(tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    weight = torch.quantize_per_tensor(torch.ones(OUT, IN), 0.1, 0, torch.qint8)
+    torch.save({f"{LAYERS[0]}.weight": weight}, folder / "pytorch_model.bin")
+    assert len(said(cs.inspect(folder))) == number
