@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
-from ..checkpoint import open_checkpoint, path_of
+from ..checkpoint import Checkpoint, open_checkpoint, path_of
 from ..errors import ConfigError, FormatError, VerifyError
-from ..plan import Failure, Plan, Verification
+from ..plan import Failure, Note, Plan, Verification
 from ..text import escape
 from .held_files import changed_beside
 from .reopening import find_sources, read_plan
@@ -72,4 +72,10 @@ def verify(
         result = verify_output(
             checkpoint, expected, plan=planned, sample=sample, key_file=os.fspath(key or ""), progress=progress
         )
-        return replace(result, notes=(*result.notes, *changed_beside(named, found)))
+        return replace(result, notes=(*result.notes, *changed_beside(named, found), *_of_codes(checkpoint)))
+
+
+def _of_codes(checkpoint: Checkpoint) -> Iterator[Note]:
+    """Yield what quantised tensors lack, and what the settings beside them say otherwise."""
+    name = escape(checkpoint.path)
+    yield from (Note(checkpoint.path, said.removeprefix(f"{name}: ")) for said in checkpoint.quantisation_notes)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..encodings import Codes, contradictions, disagreements, known_by_settings, stores_codes
+from ..encodings import Codes, broken_partners, contradictions, disagreements, known_by_settings, stores_codes
 from ..sources import Folder, scheme_of
 from ..tensors import DTYPES, TensorInfo
 from ..text import count, escape, listing
 from .quantisation import configuration, quantisation_settings
 
-__all__ = ["at_odds", "contradictory", "unsaid"]
+__all__ = ["at_odds", "contradictory", "incomplete", "unsaid"]
 
 Tensors = Mapping[str, TensorInfo]
 OTHERS = ("norm", "embed", "router", ".gate.")
@@ -28,6 +28,18 @@ def contradictory(path: str, codes: Codes, tensors: Tensors, settings: Mapping[s
             f"{escape(path)}: its quantization_config says {field} {escape(said)}, but the shapes of "
             f"{count(len(names), 'quantised tensor')} say {escape(found)}: {listing(names, SHOWN)}"
         )
+
+
+def incomplete(path: str, codes: Codes, tensors: Tensors, elsewhere: Sequence[str]) -> Iterator[str]:
+    """Yield which parts quantised tensors lack that those like them have; ``elsewhere`` has keys of other shards."""
+    for one in broken_partners(codes, tensors, frozenset(elsewhere)):
+        number, is_one = count(len(one.names), "quantised tensor"), len(one.names) == 1
+        like, part = f"{one.others} like {'it' if is_one else 'them'} have", escape(one.part)
+        has = f"{'lacks' if is_one else 'lack'} {part}, which {like}"
+        if one.block:
+            has = f"{'has' if is_one else 'have'} too few or too many values in {part} for blocks of {one.block}"
+            has += f", which {like}" if one.others else ""
+        yield f"{escape(path)}: {number} {has}: {listing(one.names, SHOWN)}"
 
 
 def at_odds(

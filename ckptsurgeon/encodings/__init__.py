@@ -7,12 +7,14 @@ from ._agreement import contradictions, disagreements, stores_codes
 from ._codes import NO_CODES, CodedTensor, Codes
 from ._find import find_codes
 from ._methods import is_known_by_settings, known_by_settings
+from ._partners import broken_partners
 from ._settings import quantisation_of
 
 __all__ = [
     "NO_CODES",
     "CodedTensor",
     "Codes",
+    "broken_partners",
     "contradictions",
     "disagreements",
     "find_codes",
