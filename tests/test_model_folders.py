@@ -478,7 +478,7 @@ ADDED = {
 def test_added_tokens_beyond_the_rows_get_a_note(name: str, has_list: bool) -> None:
     for path, numbers in (("fits", (7,)), ("one", (12,)), ("two", (7, 9, 12))):
         Path(model(path), name).write_text(ADDED[name](*numbers))
-        if not has_list:
+        if not has_list or name == "tokenizer.json":
             Path(path, "vocab.json").unlink()
     assert noted("fits") == []
     has = "without a row, and model.embed_tokens.weight has 8 rows"
@@ -718,3 +718,38 @@ def test_layers_with_a_gap_are_said() -> None:
     said = "model.layers goes to 5 and lacks 3 layers, 1 first: transformers initialises these"
     assert said in cs.inspect("m").notes
     assert said in cs.convert("m").target.notes
+
+
+def verbs_of(folder: str) -> dict[str, Callable[[], Any]]:
+    """What takes the model in a folder as a source whose files the output has not, and what has them."""
+    return {
+        "inspect": lambda: cs.inspect(folder),
+        "merge": lambda: cs.merge(["sound", folder], method="linear", weights=[1, 1]),
+        "merge into it": lambda: cs.merge([folder, "sound"], method="linear", weights=[1, 1]),
+        "average": lambda: cs.average(["sound", folder]),
+        "transplant": lambda: cs.transplant(folder, "sound"),
+        "transplant into it": lambda: cs.transplant("sound", folder),
+        "lora extract": lambda: cs.lora_extract("sound", folder, rank=1),
+    }
+
+
+@pytest.mark.parametrize("verb", verbs_of(""))
+@pytest.mark.parametrize("layers", [LAYERS, 1, 5])
+def test_layers_that_the_configuration_of_any_model_has_not_are_said(layers: int, verb: str) -> None:
+    model("sound"), model("m", seed=1, num_hidden_layers=layers)
+    found = [note for note in verbs_of("m")[verb]().notes if "num_hidden_layers" in note and "model.layers has" in note]
+    assert len(found) == (layers != LAYERS), found
+
+
+@pytest.mark.parametrize("verb", verbs_of(""))
+@pytest.mark.parametrize(("other", "number"), [(["x", "y", "z"], 1), ([], 0)])
+def test_two_lists_of_a_tokeniser_that_disagree_are_said(other: list[str], number: int, verb: str) -> None:
+    model("sound"), model("m", seed=1)
+    tokens = json.loads(Path("m/vocab.json").read_text())
+    Path("m/tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": tokens, "merges": []}}))
+    if other:
+        Path("m/vocab.json").write_text(json.dumps({f"x{row}": row for row in range(len(tokens))}))
+    notes = verbs_of("m")[verb]().notes
+    assert (
+        len([note for note in notes if f"have other tokens in {len(tokens)} of {len(tokens)} rows" in note]) == number
+    )

@@ -17,6 +17,7 @@ from .merged_folder import merged_folder
 from .model_folders import model_folder
 from .planning import arguments_said
 from .rows_by_place import AVERAGED, PLACE, check_place, checked_rows
+from .source_checks import with_sources_said
 from .types import CheckpointLike
 
 __all__ = ["average"]
@@ -59,6 +60,7 @@ def average(
         )
         folders = [model_folder(one) for one in opened]
         plan = with_config_said(plan, folders)
+        plan = with_sources_said(plan, opened, folders, 0)
         plan = checked_rows(merged_folder(plan, folders[0], folders), folders, remedy=AVERAGED, said=vocab == PLACE)
         plan = with_beside_held(plan, folders)
     except BaseException:

@@ -31,6 +31,7 @@ from .memory import memory_bytes, with_costs
 from .model_folders import ModelFolder, model_folder
 from .planning import arguments_said
 from .rows_by_place import EXTRACTED, PLACE, check_place, checked_rows, token_note
+from .source_checks import with_sources_said
 from .types import CheckpointLike, Patterns
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def lora_extract(
         )  # fmt: skip
         check_codes(plan, [one.codes for one in opened])
         plan = with_config_said(plan, folders, 1)
+        plan = with_sources_said(plan, opened, folders)
         whole = any(step.factor is None and is_of_tokens(step.source_key, len(step.shape)) for step in plan.steps)
         said = token_note(folders[0], folders[1], (names[0], names[1]), whole=whole) if vocab is None or whole else []
         plan = checked_rows(plan, folders, remedy=EXTRACTED, said=vocab == PLACE)

@@ -20,6 +20,7 @@ from .heads import head_notes
 from .layer_checks import layer_notes
 from .model_folders import ADAPTER, CONFIG, GENERATION, ModelFolder, model_folder
 from .shape_checks import Described, shape_notes
+from .token_lists import token_list_notes
 
 __all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault"]
 
@@ -63,7 +64,7 @@ def _weights_notes(tensors: Sequence[Described], folder: ModelFolder, read: Mode
     config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
     sizes = (*_vocabulary(tensors, folder, read), *layer_notes(tensors, folder.config))
     shapes = (*family_notes(tensors, config), *shape_notes(tensors, folder.config))
-    return [*sizes, *shapes, *head_notes(tensors, folder), *_beyond(folder)]
+    return [*sizes, *shapes, *head_notes(tensors, folder), *_beyond(folder), *token_list_notes(read)]
 
 
 def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[str]:

@@ -22,6 +22,7 @@ from .merge_request import Request
 from .merge_vocabulary import merge_vocabulary
 from .recipe_models import RecipeModels, found
 from .rows_by_place import RECIPE, checked_rows
+from .source_checks import with_sources_said
 
 __all__ = ["check_alone", "is_recipe", "plan_configuration", "read_recipe"]
 
@@ -85,6 +86,7 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
             arguments = {**asked.arguments, "recipe": merged.said(document)}
             plan = merged.plan(method, options, tokens, asked.seed, arguments)
             plan = with_config_said(plan, merged.folders, merged.donor)
+            plan = with_sources_said(plan, opened, merged.folders, merged.donor)
             plan = checked_rows(plan, merged.folders, remedy=RECIPE, said=asked.vocabulary.is_by_place)
             plan = with_beside_held(plan, merged.folders)
             plan = asked.carried(plan, opened, path, donor=merged.donor)

@@ -29,6 +29,7 @@ from .merged_folder import merged_folder
 from .model_folders import model_folder
 from .planning import arguments_said, check_seed
 from .rows_by_place import MERGED, checked_rows
+from .source_checks import with_sources_said
 from .types import CheckpointLike, Given, Mismatch, Parameters, Path, Patterns, Rules, Sources
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def _plan_models(
             notes=said_of(opened, unwrap=asked.unwrap),
         )  # fmt: skip
         plan = with_config_said(plan, folders, donor)
+        plan = with_sources_said(plan, opened, folders, donor)
         plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
         plan = checked_rows(plan, folders, remedy=MERGED, said=asked.vocabulary.is_by_place)
         plan = with_beside_held(plan, folders)

@@ -26,6 +26,7 @@ from .model_folders import ModelFolder, model_folder
 from .output_folder import kept_folder
 from .recognising import KnownSource, check_converted, recognised
 from .rows_by_place import COPIED, checked_lists, checked_rows
+from .source_checks import with_sources_said
 from .types import CheckpointLike
 
 __all__ = ["plan_into"]
@@ -80,6 +81,7 @@ def plan_into(
             plan = kept_folder(plan, folders[-1], target, change)
         else:
             plan = replace(plan, notes=(*plan.notes, *folder_notes(plan, ModelFolder("", target.companions))))
+        plan = with_sources_said(plan, opened[: len(specs)], folders)
         plan = with_scales_checked(plan, folders, len(specs))
         given = config or ModelFolder("", target.companions).config
         if given or has_file:

@@ -30,6 +30,7 @@ class Said:
         self._settings, self._general = settings, general
         self._numbers: dict[tuple[str, int], tuple[int, ...]] = {}
         self._sections: dict[str, tuple[Said, ...]] = {}
+        self._pairs: dict[str, tuple[tuple[int, int], ...]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._settings)
@@ -56,6 +57,14 @@ class Said:
     def number(self, name: str, *, most: int) -> int:
         """Return the first of the numbers, 0 if there is none."""
         return next(iter(self.numbers(name, most=most)), 0)
+
+    def pairs(self, name: str) -> tuple[tuple[int, int], ...]:
+        """Return the lists of two whole numbers above 0 called ``name`` at whatever depth, as sizes of blocks are."""
+        if name not in self._pairs:
+            lists = (value for value in values_called(self._settings, name) if isinstance(value, list))
+            sound = (one for one in lists if len(one) == 2 and all(type(size) is int and size > 0 for size in one))
+            self._pairs[name] = tuple((rows, columns) for rows, columns in sound)
+        return self._pairs[name]
 
     def sections(self, name: str) -> tuple[Said, ...]:
         """Return the sections called ``name`` at whatever depth, as ``weights`` of each group of compressed-tensors."""

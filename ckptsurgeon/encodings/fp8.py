@@ -14,18 +14,32 @@ __all__ = ["ENCODINGS"]
 
 _TYPES = frozenset({"float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"})
 _SHARED_EXPONENTS = ("uint8", "float8_e8m0fnu")
+_BLOCKS = ("weight_block_size", "block_structure")
+"""Fields that give the rows and columns of a block."""
 
 
 def _logical(parts: Parts, said: Said) -> Logical:
     codes, scale, *_ = parts.values()
-    return Logical.of(_method(scale.dtype, scale.shape), codes.shape)
+    if scale.dtype in _SHARED_EXPONENTS:
+        return Logical.of("mxfp8", codes.shape)
+    return Logical.of(f"fp8 with {_scales(codes.shape, scale.shape, said)}", codes.shape)
 
 
-def _method(dtype: str, shape: tuple[int, ...]) -> str:
-    if dtype in _SHARED_EXPONENTS:
-        return "mxfp8"
-    longer = [size for size in shape if size > 1]
-    return f"fp8 with {('one scale', 'channel scales')[len(longer)] if len(longer) < 2 else 'block scales'}"
+def _scales(codes: tuple[int, ...], scale: tuple[int, ...], said: Said) -> str:
+    """Return what there are scales for, by their shape; by the blocks that are said, if there is but one."""
+    if len(codes) > 1 and len(scale) == len(codes):
+        sizes = (size for name in _BLOCKS for size in said.pairs(name))
+        if any(scale[-2:] == (-(-codes[-2] // rows), -(-codes[-1] // columns)) for rows, columns in sizes):
+            return "block scales"
+        if scale[-2:] == (1, 1):
+            return "one scale"
+        return "channel scales" if scale[-2:] in ((codes[-2], 1), (1, codes[-1])) else "block scales"
+    if scale and scale == codes[:-2]:  # one of each expert
+        return "one scale"
+    longer = [size for size in scale if size > 1]
+    if longer and longer[-1] not in codes:
+        return "block scales"
+    return ("one scale", "channel scales")[bool(longer)]
 
 
 _LINEAR = Encoding(

@@ -3,7 +3,7 @@
 from .beside import tokens_beside, vocabulary_beside, vocabulary_in
 from .lending import Lent, with_lent, with_padding
 from .mapping import NEW_TOKENS, map_tokens
-from .read import BYTES, VOCABULARY_BYTES, read_vocabulary
+from .read import BYTES, VOCABULARY_BYTES, read_vocabulary, vocabulary_of
 from .replacement import NewVocabulary, tokens_at
 from .token_ids import LostId, MovedIds, Renumbering, ids_beyond, moved_ids
 from .union import rows_in, united
@@ -31,6 +31,7 @@ __all__ = [
     "united",
     "vocabulary_beside",
     "vocabulary_in",
+    "vocabulary_of",
     "with_added_tokens",
     "with_lent",
     "with_padding",

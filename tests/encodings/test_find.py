@@ -257,3 +257,26 @@ def test_a_large_model_without_codes_costs_one_look_at_its_dtypes() -> None:
 def test_torch_s_own_quantised_tensors_are_codes(tmp_path: Path) -> None:
     torch.save({"w": torch.quantize_per_tensor(torch.randn(4, 4), 0.1, 0, torch.qint8)}, tmp_path / "q.pth")
     assert [one.method for one in cs.open_checkpoint(tmp_path / "q.pth").codes.tensors] == ["quantised by torch"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "scale", "block", "kind"),
+    [
+        ((128, 256), (1, 2), [128, 128], "block scales"), ((128, 256), (1, 2), None, "block scales"),
+        ((128, 128), (1, 1), [128, 128], "block scales"), ((128, 128), (1, 1), None, "one scale"),
+        ((256, 256), (2, 2), "a b", "block scales"), ((128, 256), (128, 1), None, "channel scales"),
+        ((128, 256), (128,), [128, 128], "channel scales"), ((128, 256), (1,), None, "one scale"),
+        ((128, 256), (), None, "one scale"), ((4, 128, 256), (4, 128, 1), None, "channel scales"),
+        ((4, 128, 256), (4, 1, 2), None, "block scales"), ((4, 128, 256), (4, 1, 1), None, "one scale"),
+        ((4, 128, 256), (4,), None, "one scale"),
+    ],
+)  # fmt: skip
+def test_fp8_is_called_after_what_its_scales_are_for(
+    codes: tuple[int, ...], scale: tuple[int, ...], block: object, kind: str
+) -> None:
+    tensors = {
+        "fc.weight": TensorInfo("float8_e4m3fn", codes),
+        "fc.weight_scale_inv": TensorInfo("float32", scale),
+    }
+    (one,) = find_codes(tensors, lambda: {"weight_block_size": block} if block else {}).tensors
+    assert one.method == f"fp8 with {kind}"

@@ -1,0 +1,32 @@
+"""What files beside the sources of a plan say otherwise than these: notes, though the output has other files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..checkpoint import Checkpoint
+from ..plan import Plan
+from ..text import escape
+from .layer_checks import layer_notes
+from .model_folders import ModelFolder
+from .shape_checks import Described
+from .token_lists import token_list_notes
+
+__all__ = ["with_sources_said"]
+
+
+def with_sources_said(
+    plan: Plan, opened: Sequence[Checkpoint], folders: Sequence[ModelFolder], donor: int | None = None
+) -> Plan:
+    """Return a plan with notes on layers and tokens that files beside its sources say otherwise than these.
+
+    ``folders`` are those of the ``opened``; of the one at ``donor``, whose files the output has, all is said anyway.
+    """
+    said = dict[str, None]()
+    for number, (checkpoint, folder) in enumerate(zip(opened, folders, strict=False)):
+        if number != donor and folder.files and not checkpoint.elsewhere:
+            tensors = [Described(key, info.dtype, info.shape) for key, info in checkpoint.items()]
+            notes = (*layer_notes(tensors, folder.config), *token_list_notes(folder))
+            said |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
+    return replace(plan, notes=(*plan.notes, *said)) if said else plan
