@@ -274,7 +274,7 @@ def test_settings_that_decode_alike_are_no_error(
     )
 
 
-@pytest.mark.parametrize(("name", "is_said"), [("gptq", True), ("awq", True), ("mlx", False)])
+@pytest.mark.parametrize(("name", "is_said"), [("gptq", True), ("awq", True), ("mlx", True), ("hqq", False)])
 def test_codes_without_settings_of_their_own_are_said(name: str, is_said: bool, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     folder = model(name).folder(tmp_path / "b", 1)
