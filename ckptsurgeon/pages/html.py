@@ -16,8 +16,7 @@ from ..text import escape
 __all__ = ["PATTERNS", "PROGRAM", "page_html", "script_text"]
 
 PATTERNS = (
-    "patterns/patterns.js", "patterns/segments.js", "patterns/walk.js", "patterns/matching.js", "patterns/cases.js",
-    "patterns/reader.js", "patterns/characters.js", "patterns/flags.js", "patterns/groups.js",
+    "patterns/patterns.js", "patterns/segments.js", "patterns/walk.js", "patterns/matching.js",
     "patterns/expressions.js",
 )  # fmt: skip
 """What reads key patterns and matches keys by them, which needs nothing else of the program."""

@@ -11,17 +11,13 @@ __all__ = ["CASES", "Case"]
 
 @dataclass(frozen=True)
 class Case:
-    """A pattern with the keys that match (``yes``) and those that do not, or with its error and hint.
-
-    ``page`` is what the browser cannot follow, and refuses.
-    """
+    """A pattern with the keys that match (``yes``) and those that do not, or with its error and hint."""
 
     pattern: str
     yes: tuple[str, ...] = ()
     no: tuple[str, ...] = ()
     error: str = ""
     hint: str = ""
-    page: str = ""
 
     @property
     def keys(self) -> dict[str, bool]:

@@ -31,24 +31,24 @@ BROKEN = [
     "'",
     '"',
 ]
-OPENED = [
-    "(",
-    "(",
-    "(?:",
-    "(?P<n>",
-    "(?P<m>",
-    "(?=",
-    "(?!",
-    "(?<=",
-    "(?<!",
-    "(?i:",
+OPENED = ["(", "(", "(?:", "(?P<n>"]
+LOOK = ["(?=", "(?!", "(?<=", "(?<!"]
+REFUSED = [
+    "(?>",
+    "(?(1)",
     "(?s:",
     "(?a:",
     "(?m:",
     "(?x: ",
+    "(?i:",
     "(?-i:",
+    "(?P<m>",
+    "(?<n>",
+    "(?#",
+    "(?",
+    "(?P",
+    "\\B",
 ]
-REFUSED = ["(?>", "(?(1)"]
 CHARACTER = ["a", "b", "0", "1", "\\.", "é", "K", "ſ", "I", "k", "s", "i", "\n", "-", "/"]
 SET = [
     "\\w",
@@ -67,13 +67,13 @@ SET = [
     "[A-Z]",
     "[[a]",
 ]
-ANCHOR = ["\\b", "\\B", "^", "$", "\\A", "\\Z"]
-REFERENCE = ["\\1", "\\2", "(?P=n)", "(?P=m)"]
+ANCHOR = ["\\b", "^", "$", "\\A", "\\Z"]
+REFERENCE = ["\\1", "\\2", "(.*)\\1", "(?P=n)", "(?P=m)"]
 REPEAT = ["*", "+", "?", "*?", "+?", "??", "{2}", "{1,2}", "{,2}", "{1}"]
-FLAGS = ["", "", "", "", "(?i)", "(?s)", "(?m)", "(?ims)", "(?x)", "(?a)"]
+FLAGS = ["", "(?i)", "(?s)", "(?m)", "(?ims)", "(?x)", "(?a)"]
 SOUP = [
-    *OPENED, *REFUSED, *CHARACTER, *SET, *ANCHOR, *REFERENCE, *REPEAT, *FLAGS, ")", ")", ")", ")", "|", "|", "{", "}", "[a-", "]", "[",
-    "😀", "\ud83d", " ", "#", "++", "(?#", "\\x61", "\\u00e9", "\\-", "\\z", "\\0", "\\141", "(a)", "(.*)\\1", "(?<n>", "\\p", "a-z", "(?", "(?P",
+    *OPENED, *LOOK, *REFUSED, *CHARACTER, *SET, *ANCHOR, *REFERENCE, *REPEAT, *FLAGS, ")", ")", ")", ")", "|", "|", "{", "}",
+    "[a-", "]", "[", "😀", "\ud83d", " ", "#", "++", "\\x61", "\\u00e9", "\\-", "\\z", "\\0", "\\141", "(a)", "\\p", "a-z",
 ]  # fmt: skip
 
 
@@ -88,27 +88,28 @@ def random_pattern(chance: random.Random, kind: str) -> str:
     if kind == "soup":
         return "".join(chance.choices([*SEGMENT, *BROKEN], k=chance.randint(0, 6)))
     if kind == "expression":
-        return f"re:{chance.choice(FLAGS)}{_expression(chance)}"
+        text = _expression(chance)
+        return f"re:{'(?i)' if text.isascii() and chance.random() < 0.3 else ''}{text}"
     return "re:" + "".join(chance.choices(SOUP, k=chance.randint(0, 5)))
 
 
 def _expression(chance: random.Random, depth: int = 0) -> str:
-    """An expression that is seldom malformed; with groups, so that references mean something."""
+    """An expression that is seldom malformed, of what pages read."""
     parts = []
     for _ in range(chance.randint(1, 3)):
         pick = chance.random()
-        if pick < 0.25 and depth < 3:
-            opened = chance.choice(OPENED if chance.random() < 0.97 else REFUSED)
-            other = f"|{_expression(chance, depth + 1)}" if chance.random() < 0.4 else ""
-            parts.append(f"{opened}{_expression(chance, depth + 1)}{other})")
-        elif pick < 0.3 and depth == 0:
-            parts.append(f"({chance.choice(CHARACTER)}|.){chance.choice(['', 'b?', '.'])}\\1")
-            continue
-        elif pick < 0.37:
+        if pick < 0.07:
             parts.append(chance.choice(ANCHOR))
             continue
+        if pick < 0.14:
+            parts.append(f"{chance.choice(LOOK)}{chance.choice(SET)}{chance.choice(CHARACTER)})".replace(".*", "."))
+            continue
+        if pick < 0.37 and depth < 2:
+            other = f"|{_expression(chance, depth + 1)}" if chance.random() < 0.4 else ""
+            opened = chance.choice(OPENED).replace("<n>", f"<n{chance.randrange(10**6)}>")
+            parts.append(f"{opened}{_expression(chance, depth + 1)}{other})")
         else:
             parts.append(chance.choice(SET if pick < 0.65 else CHARACTER))
-        if chance.random() < 0.35:
+        if chance.random() < 0.35 and parts[-1] != ".*":
             parts.append(chance.choice(REPEAT))
     return "".join(parts)

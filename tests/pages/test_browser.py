@@ -146,6 +146,16 @@ def test_a_wrong_pattern_is_said_to_be_wrong(first: Chrome) -> None:
     assert look_for(first, "layers.[a", pattern=True) == str(caught.value)
 
 
+def test_an_expression_that_a_page_cannot_read_is_refused_and_leaves_what_was_found(first: Chrome) -> None:
+    look_for(first, "**.11.norm", pattern=True)
+    assert rows(first) == ["encoder", "layers", "11", "norm", "weight"]
+    assert look_for(first, "re:(?>a|ab)c", pattern=True) == (
+        "this page cannot read (?> in re:(?>a|ab)c: an atomic group. "
+        "On the command line ckpt reads all that Python does."
+    )
+    assert rows(first) == ["encoder", "layers", "11", "norm", "weight"]
+
+
 def test_a_pattern_that_finds_nothing_offers_the_one_that_does(first: Chrome) -> None:
     assert "**.bias finds 13" in look_for(first, "bias", pattern=True)
     click(first, "#found button")

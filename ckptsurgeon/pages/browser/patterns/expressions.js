@@ -1,173 +1,96 @@
-// Python's regular expressions as JavaScript's, read as Python's re._parser reads them, with its errors.
+// Regular expressions: the browser's own. What Python means by a text is spelled out for it, and what has no equal is
+// refused, so that no expression matches other keys here than in ckpt.
 
-const MAX_NESTING = 200;
-const MAX_REPEAT = 4_294_967_295;
-const QUANTIFIERS = { "?": [0, 1], "*": [0, Infinity], "+": [1, Infinity] };
-const NOT_BEFORE_ANY = `(?!${ANY_CHARACTER})`;
-const NOT_BEHIND_ANY = `(?<!${ANY_CHARACTER})`;
+const WORD = "\\p{L}\\p{N}_";
+const SPACE = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+const CATEGORIES = { w: WORD, d: "\\p{Nd}", s: SPACE };
+const OTHER_CASES = { i: "\u0130\u0131", k: "\u212a", s: "\u017f" }; // of letters of ASCII, to Python
+const BOUNDARY = `(?=(?<=[${WORD}])(?![${WORD}])|(?<![${WORD}])(?=[${WORD}]))`; // (?=…), which cannot be repeated
+const EQUALS = { ".": "[^\\n]", $: "(?=\\n?$)", "\\A": "^", "\\Z": "$", "\\b": BOUNDARY };
+const REPEAT = String.raw`(?:[*+?]|\{(?!\})(\d*)(,?\d*)\})`;
+const CLASS = String.raw`\[(\^|(?!\^))((?:\\.|[^\\])(?:\\.|[^\]\\])*)\]`;
+const FIXED = String.raw`(?:${CLASS}|\\.|[^\\\[()*+?{|])*`; // has one width and no groups
 
-/** What tells whether the whole of a key matches. Classes, anchors and cases are spelled out, so no flag counts. */
-function expressionMatcher(text, chars) {
-  const reader = new ExpressionReader(text, chars);
-  const js = translatedExpression(reader);
-  if (reader.refused) throw reader.refusal(reader.refused);
+/** What can come next, of which the first counts: what it is to the browser, or why it is refused and what to do. */
+const SYNTAX = [
+  [String.raw`${REPEAT}\+`, "a possessive quantifier"],
+  [String.raw`\{(?:\d{10,},?\d*|\d*,\d{10,})\}`, "more than 999,999,999 times"],
+  [REPEAT, ([token, least, most]) => (token[0] === "{" ? `{${least || 0}${most}}` : token)],
+  [String.raw`\((?!\?)|\(\?[:=!]|[)|^]|\(\?<[=!](?=${FIXED}\))`, ([token]) => token],
+  [String.raw`\(\?<[=!]`, "a lookbehind of more than characters and classes"],
+  [String.raw`\(\?P<([A-Za-z_]\w*)>(?!.*\(\?P<\1>)`, () => "("],
+  [String.raw`\(\?P<`, "a name has ASCII letters and digits, and stands once"],
+  [String.raw`\(\?<`, "named groups are written (?P<name>…)", "Or write ( alone."],
+  [String.raw`\(\?>`, "an atomic group"],
+  [String.raw`\(\?\(`, "a conditional group"],
+  [String.raw`\(\?#`, "a comment"],
+  [String.raw`\(\?P=|\\[1-9]`, "a reference to a group, or an octal number"],
+  [String.raw`\(\?`, "the only flag is (?i), at the start"],
+  [CLASS, ([, not, members], text) => `[${not}${classMembers(members, text)}]`],
+  [String.raw`\[`, "a class that is never closed", "Write \\[ for the character."],
+  [String.raw`[.$]|\\[AZb]`, ([token]) => EQUALS[token]],
+  [String.raw`\\[dDsSwW]`, ([token]) => category(token)],
+  [String.raw`\\[^A-Za-z0-9]|\\[fnrtv]|[^\\]`, ([token], text) => `[${range(token, token, text)}]`],
+  [String.raw`\\[0NUux]`, "a character by its number or name", "Write the character itself."],
+  [String.raw`\\.?`, "not an escape of this page", "Write \\\\ for a backslash."],
+].map(([source, ...rest]) => [new RegExp(source, "suy"), ...rest]);
+
+/** What tells whether the whole of a key matches. */
+function expressionMatcher(text) {
+  // As it stands, first: ")(" would close the group that is put around it.
+  const compiled = orRefused(text, () => new RegExp(`^(?:${new RegExp(spelledOut(text), "v").source})$`, "v"));
+  orRefused(text, () => compiled.test("\u0100")); // an engine may find only now that an expression is too large for it
+  return (key) => orRefused(text, () => compiled.test(key));
+}
+
+function orRefused(text, work) {
   try {
-    const compiled = new RegExp(`^(?:${js})$`, "v");
-    compiled.test("");
-    compiled.test("\u0100"); // an engine may find only now that an expression is too large for it
-    return (key) => {
-      try {
-        return compiled.test(key);
-      } catch {
-        throw reader.refusal("more to try than this browser does");
-      }
-    };
-  } catch {
-    throw reader.refusal("more than this browser can hold");
+    return work();
+  } catch (error) {
+    if (error instanceof PatternError) throw error;
+    throw new PatternError(`this browser cannot follow ${text}: ${error.message.split(": ").at(-1)}.`);
   }
 }
 
-function translatedExpression(reader) {
-  const { js } = alternatives(reader, { mode: reader.globals, nested: 0, sure: null });
-  if (reader.globals.a && reader.globals.u) throw reader.malformed("ASCII and UNICODE flags are incompatible");
-  if (reader.next !== null) throw reader.error("unbalanced parenthesis");
-  for (const [id, at] of reader.conditions)
-    if (id >= reader.groups.length) throw reader.malformed(`invalid group reference ${id}`, at);
-  if (reader.hasVariableLookbehind) throw reader.malformed("look-behind requires fixed-width pattern");
-  return js;
+function spelledOut(text) {
+  const parts = [];
+  for (let at = isCaseless(text) ? 7 : 3; at < text.length;) {
+    const [found, meaning, hint] = nextOf(text, at);
+    if (typeof meaning === "string") throw refusal(text, found[0], meaning, hint);
+    parts.push(meaning(found, text));
+    at += found[0].length;
+  }
+  return parts.join("");
 }
 
-/** A piece of the translation: its widths, and the groups that have taken part when it has matched. */
-const piece = (js, lo = 1, hi = lo, { kind = "", sure = [] } = {}) => ({ js, lo, hi, kind, sure });
-const anchor = (js) => piece(js, 0, 0, { kind: "anchor" });
-
-/** The groups that have taken part wherever a sequence has been read to, with those before it. */
-class SureGroups {
-  own = new Set();
-  constructor(before = null) {
-    this.before = before;
-  }
-  has(group) {
-    return this.own.has(group) || (this.before?.has(group) ?? false);
+function nextOf(text, at) {
+  for (const [expression, ...rest] of SYNTAX) {
+    expression.lastIndex = at;
+    const found = expression.exec(text);
+    if (found) return [found, ...rest];
   }
 }
 
-function alternatives(reader, scope) {
-  const { nested } = scope;
-  if (nested > MAX_NESTING) throw reader.refusal("groups nested too deeply");
-  const branches = [];
-  do {
-    const mode = nested ? scope.mode : reader.globals;
-    branches.push(sequence(reader, { ...scope, mode }, !nested && !branches.length));
-  } while (reader.match("|"));
-  if (branches.length === 1) return branches[0];
-  const lo = branches.map((branch) => branch.lo).reduce((a, b) => Math.min(a, b));
-  const hi = branches.map((branch) => branch.hi).reduce((a, b) => Math.max(a, b));
-  return piece(branches.map(({ js }) => js).join("|"), lo, hi);
+const isCaseless = (text) => text.startsWith("re:(?i)");
+const refusal = (text, found, why, hint = "On the command line ckpt reads all that Python does.") =>
+  new PatternError(`this page cannot read ${found} in ${text}: ${why}.`, hint);
+
+const category = (token) => `[${token[1] < "a" ? "^" : ""}${CATEGORIES[token[1].toLowerCase()]}]`;
+const classMembers = (members, text) =>
+  members.replace(/(\\?.)(?:-(\\?.))?/gsu, (all, low, high) =>
+    /^\\[dDsSwW]$/.test(all) ? category(all) : range(low, high ?? low, text),
+  );
+
+/** What stands in a class for the characters from one to another. */
+function range(low, high, text) {
+  const unknown = [low, high].find((token) => /^\\(?![fnrtv])[A-Za-z0-9]/.test(token));
+  if (unknown) throw refusal(text, unknown, "not a character in a class");
+  const both = `${escaped(low)}-${escaped(high)}`;
+  if (!isCaseless(text)) return both;
+  if (/[^\x00-\x7f]/.test(low + high)) throw refusal(text, high, "with (?i) this page reads ASCII only");
+  const within = new RegExp(`[${both}]`, "v");
+  const letters = [..."abcdefghijklmnopqrstuvwxyz"].filter((one) => within.test(one) || within.test(one.toUpperCase()));
+  return both + letters.map((one) => one + one.toUpperCase() + (OTHER_CASES[one] ?? "")).join("");
 }
 
-function sequence(reader, outer, isFirst) {
-  const scope = { ...outer, sure: new SureGroups(outer.sure) };
-  const pieces = [];
-  while (reader.next !== null && reader.next !== "|" && reader.next !== ")") {
-    const token = reader.get();
-    if (scope.mode.x && skipVerbose(reader, token)) continue;
-    if (token === "(") addGroup(reader, pieces, scope, isFirst && !pieces.length);
-    else if ("*+?{".includes(token)) addRepetition(reader, token, pieces, scope);
-    else pieces.push(readPiece(reader, token, scope));
-  }
-  const sum = (side) => pieces.reduce((total, one) => total + one[side], 0);
-  const js = pieces.map((one) => one.js).join("");
-  return piece(js, sum("lo"), sum("hi"), { sure: pieces.flatMap((one) => one.sure) });
-}
-
-/** Skip a space, or a comment to the end of its line. */
-function skipVerbose(reader, token) {
-  if (/^[ \t\n\r\v\f]$/.test(token)) return true;
-  if (token !== "#") return false;
-  for (let skipped = reader.get(); skipped !== null && skipped !== "\n";) skipped = reader.get();
-  return true;
-}
-
-function addGroup(reader, pieces, scope, isFirst) {
-  const group = readGroup(reader, scope, isFirst);
-  if (group) {
-    group.sure.forEach((id) => scope.sure.own.add(id));
-    pieces.push(group);
-  } else if (!scope.nested) scope.mode = reader.globals;
-}
-
-/** What a token stands for that is no group and repeats nothing. */
-function readPiece(reader, token, scope) {
-  const { mode } = scope;
-  if (token[0] === "\\") return escapedPiece(reader, token, scope);
-  if (token === "[") return piece(readClass(reader, mode));
-  if (token === ".") return piece(mode.s ? ANY_CHARACTER : "[^\\n]");
-  if (token === "^") return anchor(mode.m ? "(?<![^\\n])" : NOT_BEHIND_ANY);
-  if (token === "$") return anchor(mode.m ? "(?![^\\n])" : `(?=\\n?${NOT_BEFORE_ANY})`);
-  return piece(literalOf(reader, codeOf(token), mode));
-}
-
-function escapedPiece(reader, escape, scope) {
-  const { mode } = scope;
-  const letter = escape[1];
-  if (letter === "A") return anchor(NOT_BEHIND_ANY);
-  if (letter === "Z") return anchor(NOT_BEFORE_ANY);
-  if (letter === "b" || letter === "B") return anchor(wordBoundary(letter === "b", mode));
-  if (CATEGORIES.includes(letter)) return piece(categoryClass(letter, mode));
-  if (isDigit(letter) && letter !== "0") return referenceOrOctal(reader, letter, scope);
-  return piece(literalOf(reader, escapedCode(reader, escape), mode));
-}
-
-function escapedCode(reader, escape) {
-  const letter = escape[1];
-  if (letter in CONTROLS) return CONTROLS[letter];
-  if (letter === "0") return parseInt(letter + reader.getWhile(2, /^[0-7]$/), 8);
-  return numberedEscape(reader, escape) ?? plainEscape(reader, escape);
-}
-
-function referenceOrOctal(reader, letter, scope) {
-  let digits = letter + reader.getWhile(1, /^[0-9]$/);
-  if (/^[0-7]{2}$/.test(digits) && /^[0-7]$/.test(reader.next)) {
-    digits += reader.get();
-    const code = parseInt(digits, 8);
-    if (code > 0o377) throw reader.error(`octal escape value \\${digits} outside of range 0-0o377`, 4);
-    return piece(literalOf(reader, code, scope.mode));
-  }
-  if (Number(digits) >= reader.groups.length) throw reader.error(`invalid group reference ${digits}`, digits.length);
-  return reference(reader, Number(digits), 1 + digits.length, scope);
-}
-
-function addRepetition(reader, token, pieces, scope) {
-  const here = reader.tell();
-  const bounds = token === "{" ? boundsInBraces(reader, here) : QUANTIFIERS[token];
-  if (bounds) pieces.push(repeatedPiece(reader, pieces.pop(), bounds, { here, sure: scope.sure }));
-  else pieces.push(piece(literalOf(reader, codeOf(token), scope.mode)));
-}
-
-/** The least and most of a quantifier; null where "{" is a character like any other. */
-function boundsInBraces(reader, here) {
-  if (reader.next === "}") return null;
-  const low = reader.getWhile(Infinity, /^[0-9]$/);
-  const high = reader.match(",") ? reader.getWhile(Infinity, /^[0-9]$/) : low;
-  if (!reader.match("}")) {
-    reader.seek(here);
-    return null;
-  }
-  const [min, max] = [low ? Number(low) : 0, high ? Number(high) : Infinity];
-  if (min >= MAX_REPEAT || (high && max >= MAX_REPEAT)) throw reader.malformed("the repetition number is too large");
-  if (max < min) throw reader.error("min repeat greater than max repeat", reader.tell() - here);
-  return [min, max];
-}
-
-function repeatedPiece(reader, last, [min, max], { here, sure }) {
-  if (!last || last.kind === "anchor") throw reader.error("nothing to repeat", reader.tell() - here + 1);
-  if (last.kind === "repeat") throw reader.error("multiple repeat", reader.tell() - here + 1);
-  const lazy = reader.match("?");
-  if (!lazy && reader.match("+")) reader.cannot("a possessive quantifier");
-  const js = `(?:${last.js}){${min},${max === Infinity ? "" : max}}${lazy ? "?" : ""}`;
-  const hi = last.hi && max ? last.hi * max : 0;
-  const once = min === 1 && max === 1;
-  if (!once) last.sure.forEach((group) => sure.own.delete(group));
-  return piece(js, last.lo * min, hi, { kind: "repeat", sure: once ? last.sure : [] });
-}
+const escaped = (token) => (/^\\[fnrtv]/.test(token) ? token : `\\u{${codeOf([...token].at(-1)).toString(16)}}`);

@@ -4,15 +4,15 @@
 //     segment  = "**" | { literal | "*" | "?" | "[" class "]" | "{" list, range or name "}" }
 //
 // Characters are code points, as in Python. tests/keys/cases.json holds the cases that both must pass.
+// A regular expression that the page cannot read as Python does is an error here alone.
 
 const MAX_CHARACTERS = 100_000;
 
-/** onlyHere: the pattern is good, and `ckpt` follows it, but the page cannot. */
 class PatternError extends Error {
   name = "PatternError";
-  constructor(message, hint = "", onlyHere = false) {
+  constructor(message, hint = "") {
     super(message);
-    Object.assign(this, { hint, onlyHere });
+    this.hint = hint;
   }
 }
 
@@ -22,11 +22,10 @@ function parsePattern(text) {
   if (chars.length > MAX_CHARACTERS)
     throw new PatternError(`a pattern has ${chars.length} characters; at most ${MAX_CHARACTERS} are read.`);
   if (!chars.length) throw new PatternError("a pattern is empty.", "Name a key or a module, or ** for every key.");
-  return { text, matches: text.startsWith("re:") ? expressionMatcher(text, chars.slice(3)) : segmentsMatcher(chars) };
+  return { text, matches: text.startsWith("re:") ? expressionMatcher(text) : segmentsMatcher(chars) };
 }
 
 const codeOf = (char) => char.codePointAt(0);
-const charOf = (code) => String.fromCodePoint(code);
 const isDigit = (char) => char >= "0" && char <= "9" && char.length === 1;
 
 /** A text as Python's repr writes it. */

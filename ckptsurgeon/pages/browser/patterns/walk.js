@@ -26,7 +26,7 @@ function walkBudget() {
   let steps = 0;
   return (cost) => {
     steps += cost;
-    if (steps > MAX_STEPS) throw new PatternError("a key takes this page too long to match.", "", true);
+    if (steps > MAX_STEPS) throw new PatternError("a key takes this page too long to match.");
   };
 }
 
