@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..checkpoint import SETTINGS, Checkpoint, settings_in
-from ..encodings import CodedTensor, disagreements, is_known_by_settings
+from ..encodings import CodedTensor, Decoded, disagreements, is_known_by_settings
 from ..errors import PlanError
 from ..plan import Plan
 from ..planners import DEQUANTISE
@@ -86,15 +86,26 @@ def check_settings(
     ours = given or (settings[first] if first is not None else {})
     name = plan.target.name if given or first is None else plan.sources[first].name
     for place, tensors in copied.items():
-        if place != first or given:
-            for field, theirs, here in disagreements([one.method for one in tensors], settings[place], ours):
-                other = escape(plan.sources[place].name)
-                raise PlanError(
-                    f"the codes of {other} would be decoded by the settings of {escape(name)}: {field} is "
-                    f"{escape(theirs)} in {other}, {escape(here)} in {escape(name)}.",
-                    hint=f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}; or leave the quantised tensors of one out.",
-                    details=[one.name for one in tensors],
-                )
+        coded = _decoded(plan, place, opened[place].codes.by_key)
+        for field, theirs, here in disagreements(coded, settings[place], ours):
+            other = escape(plan.sources[place].name)
+            raise PlanError(
+                f"the codes of {other} would be decoded by the settings of {escape(name)}: {field} is "
+                f"{escape(theirs)} in {other}, {escape(here)} in {escape(name)}.",
+                hint=f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}; or leave the quantised tensors of one out.",
+                details=[one.name for one in tensors],
+            )
+
+
+def _decoded(plan: Plan, place: int, codes: Mapping[str, CodedTensor]) -> Iterator[Decoded]:
+    """Yield the modules whose codes a plan takes from a source, with their names in the output."""
+    for step in plan.steps:
+        for one in step.inputs:
+            tensor = codes.get(one.key) if one.source == place else None
+            if tensor is not None and one.key == (tensor.codes or tensor.keys[0]):
+                end = next(end for end, key in tensor.parts.items() if key == one.key)
+                stem = f".{step.key}".removesuffix(end)[1:]
+                yield Decoded.of(tensor.method, tensor.name, stem if step.key.endswith(end) else None)
 
 
 def unsettled_notes(

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..encodings import Codes, broken_partners, contradictions, disagreements, known_by_settings, stores_codes
+from ..encodings import (
+    Codes,
+    Decoded,
+    broken_partners,
+    contradictions,
+    disagreements,
+    known_by_settings,
+    left_out,
+    stores_codes,
+)
 from ..sources import Folder, scheme_of
 from ..tensors import DTYPES, TensorInfo
 from ..text import count, escape, listing
@@ -27,6 +36,11 @@ def contradictory(path: str, codes: Codes, tensors: Tensors, settings: Mapping[s
         yield (
             f"{escape(path)}: its quantization_config says {field} {escape(said)}, but the shapes of "
             f"{count(len(names), 'quantised tensor')} say {escape(found)}: {listing(names, SHOWN)}"
+        )
+    for by, names in left_out(codes, settings).items():
+        yield (
+            f"{escape(path)}: its quantization_config leaves {count(len(names), 'quantised tensor')} out by "
+            f"{escape(by)}: {listing(names, SHOWN)}"
         )
 
 
@@ -51,9 +65,9 @@ def at_odds(
     """
     said = {name: one for name, one in {"its metadata": metadata, **files}.items() if one}
     first, settings = next(iter(said.items()), ("", {}))
+    coded = [Decoded.of(one.method, one.name) for one in codes.tensors] if len(said) > 1 else []
     for name, other in said.items():
-        there = disagreements(codes.methods(), other, settings)
-        back = disagreements(codes.methods(), settings, other)
+        there, back = disagreements(coded, other, settings), disagreements(coded, settings, other)
         for field, theirs, ours in dict.fromkeys([*there, *((field, one, two) for field, two, one in back)]):
             yield f"{escape(path)}: {field} is {escape(ours)} in {first}, and {escape(theirs)} in {name}"
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..checkpoint import Checkpoint
-from ..encodings import disagreements
+from ..encodings import Decoded, disagreements
 from ..keys import chosen_keys
 from ..notebook import InNotebooks
 from ..tensors import TensorInfo
@@ -173,8 +173,10 @@ def compare_outlines(
 
 def _decoded(first: Outline, second: Outline) -> list[str]:
     """Say by which settings the same codes stand for other numbers in the second."""
-    found = disagreements(first.methods, first.quantisation, second.quantisation)
-    found += [(name, b, a) for name, a, b in disagreements(second.methods, second.quantisation, first.quantisation)]
+    both = first.tensors.keys() & second.tensors.keys()
+    here, there = ([Decoded.of(*said) for key, said in one.coded.items() if key in both] for one in (first, second))
+    found = disagreements(here, first.quantisation, second.quantisation)
+    found += [(name, b, a) for name, a, b in disagreements(there, second.quantisation, first.quantisation)]
     return [
         f"the same codes stand for other numbers: {name} is {escape(a)} in {escape(first.path)}, {escape(b)} in "
         f"{escape(second.path)}"

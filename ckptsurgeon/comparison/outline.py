@@ -16,19 +16,20 @@ __all__ = ["Outline", "outline_from_plain", "outline_of"]
 class Outline:
     """A checkpoint's path, its tensors by key, and what is to be said of it.
 
-    ``methods`` are those by which its tensors are quantised, ``quantisation`` the settings of that.
+    ``coded`` are the keys of codes, and of each the method and the name of the quantised tensor; ``quantisation`` are
+    the settings of that.
     """
 
     path: str
     tensors: Mapping[str, TensorInfo]
     notes: tuple[str, ...]
-    methods: tuple[str, ...] = ()
+    coded: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     quantisation: Mapping[str, Any] = field(default_factory=dict)
 
     def to_plain(self) -> Any:
         """Return plain data of which ``outline_from_plain`` makes it again, without where tensors lie."""
         tensors = [(key, info.dtype, info.shape) for key, info in self.tensors.items()]
-        return self.path, tensors, self.notes, self.methods, dict(self.quantisation)
+        return self.path, tensors, self.notes, dict(self.coded), dict(self.quantisation)
 
     def only(self, keys: Collection[str]) -> Outline:
         """Return the outline of those tensors alone that are among ``keys``."""
@@ -41,11 +42,12 @@ def outline_of(checkpoint: Checkpoint) -> Outline:
     notes = (*checkpoint.notes, *(stripped if checkpoint.stripped else []))
     codes = checkpoint.codes
     said = checkpoint.quantisation if codes else {}
-    return Outline(checkpoint.path, dict(checkpoint.items()), notes, tuple(codes.methods()), said)
+    coded = {one.codes: (one.method, one.name) for one in codes.tensors if one.codes} if said else {}
+    return Outline(checkpoint.path, dict(checkpoint.items()), notes, coded, said)
 
 
 def outline_from_plain(data: Any) -> Outline:
     """Return the outline that plain data spells."""
-    path, tensors, notes, methods, said = data
+    path, tensors, notes, coded, said = data
     found = {key: TensorInfo(dtype, shape) for key, dtype, shape in tensors}
-    return Outline(path, found, tuple(notes), tuple(methods), said)
+    return Outline(path, found, tuple(notes), {key: (method, name) for key, (method, name) in coded.items()}, said)

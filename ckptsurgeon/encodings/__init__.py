@@ -3,7 +3,7 @@
 One file for each method, which is found by what it calls ``ENCODINGS``.
 """
 
-from ._agreement import contradictions, disagreements, stores_codes
+from ._agreement import Decoded, contradictions, disagreements, left_out, stores_codes
 from ._codes import NO_CODES, CodedTensor, Codes
 from ._find import find_codes
 from ._methods import is_known_by_settings, known_by_settings
@@ -14,12 +14,14 @@ __all__ = [
     "NO_CODES",
     "CodedTensor",
     "Codes",
+    "Decoded",
     "broken_partners",
     "contradictions",
     "disagreements",
     "find_codes",
     "is_known_by_settings",
     "known_by_settings",
+    "left_out",
     "quantisation_of",
     "stores_codes",
 ]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ..tensors import TensorInfo
+from ..text import escape
 from ._codes import CodedTensor, Codes
 from ._encoding import Parts
 from ._methods import KNOWN, METHODS, STORING, family
+from ._modules import GENERAL, Modules, module_of
 from ._settings import Said, Settings
 from ._stated import Stated, stated_by
 
-__all__ = ["contradictions", "disagreements", "stores_codes"]
+__all__ = ["Decoded", "contradictions", "disagreements", "left_out", "stores_codes"]
 
 ROWS_FIRST, COLUMNS_FIRST = ("gemm", "exllama", "ipex"), ("gemv", "gemv_fast")
 """Versions of AWQ by the order of their codes."""
@@ -27,6 +29,19 @@ UNKNOWN = "an"
 
 Fact: TypeAlias = tuple[str, str, str]
 """A field, what it says, and what the codes are."""
+
+
+class Decoded(NamedTuple):
+    """A module with codes of a kind, by its name under the settings that they were made by and under the others."""
+
+    kind: str
+    module: str
+    here: str
+
+    @classmethod
+    def of(cls, method: str, name: str, here: str | None = None) -> Decoded:
+        """Return the module of a quantised tensor of that name, which is called ``here`` under the others."""
+        return cls(family(method), module_of(name), module_of(name if here is None else here))
 
 
 def stores_codes(settings: Settings) -> str:
@@ -55,6 +70,19 @@ def contradictions(codes: Codes, tensors: Mapping[str, TensorInfo], settings: Se
             facts = _facts(kind, one, {end: tensors[key] for end, key in one.parts.items()}, said) if one.codes else ()
         for fact in facts:
             found.setdefault(fact, []).append(one.name)
+    return found
+
+
+def left_out(codes: Codes, settings: Settings) -> dict[str, list[str]]:
+    """Return the names of quantised tensors whose modules are not quantised, settings say, by the entry that does."""
+    found, modules, method = dict[str, list[str]](), Modules(settings), Said(settings).method
+    for one in codes.tensors if settings else ():
+        if (
+            one.codes
+            and family(one.method) in METHODS.get(method, KNOWN)
+            and (by := modules.left_out(module_of(one.name)))
+        ):
+            found.setdefault(by, []).append(one.name)
     return found
 
 
@@ -158,17 +186,52 @@ def _could_be(words: int, groups: int, bits: int, size: int) -> bool:
     return -(-least // size) <= groups <= -(-most // size)
 
 
-def disagreements(methods: Iterable[str], theirs: Settings, ours: Settings) -> list[Fact]:
+def disagreements(coded: Iterable[Decoded], theirs: Settings, ours: Settings) -> list[Fact]:
     """Return the fields by which codes stand for other numbers under ``ours`` than under ``theirs``.
 
-    ``methods`` say how they are encoded. Only what both say counts, or what is known to be meant if it is left out.
+    Only what both say counts, or what is known to be meant if it is left out. Where something is said of single modules
+    the fields say of which.
     """
-    if not theirs or not ours or theirs == ours:
+    coded = list(dict.fromkeys(coded))
+    if not theirs or not ours or (theirs == ours and all(one.module == one.here for one in coded)):
         return []
-    pair, found = (stated_by(theirs), stated_by(ours)), dict[Fact, None]()
-    for kind in dict.fromkeys(map(family, methods)):
-        found.update(dict.fromkeys(_disagreements(kind, *pair)))
-    return list(found)
+    sides, found = (_Side(theirs), _Side(ours)), dict[Fact, dict[str, None]]()
+    compared: dict[tuple[str, int, int], list[Fact]] = {}
+    for one in coded:
+        places = sides[0].modules.place(one.module), sides[1].modules.place(one.here)
+        asked = one.kind, *places
+        if asked not in compared:
+            compared[asked] = list(_disagreements(one.kind, sides[0].stated(places[0]), sides[1].stated(places[1])))
+        facts = compared[asked]
+        if not facts and one.kind in METHODS.get(sides[1].method, (one.kind,)):
+            here = sides[1].modules.left_out(one.here)
+            facts = (
+                [("", "quantised", f"left out by {here}")] if here and not sides[0].modules.left_out(one.module) else []
+            )
+        is_of_all = not any(name for name, *_ in facts) or {*places} == {GENERAL}
+        for fact in facts:
+            found.setdefault(fact, {}).update({} if fact[0] and is_of_all else {one.module: None})
+    return [(_field(fact[0], list(names)), fact[1], fact[2]) for fact, names in found.items()]
+
+
+def _field(field: str, modules: Sequence[str]) -> str:
+    """Return a field and the modules that it is of; none are all."""
+    more = f" and {len(modules) - 1} more" if len(modules) > 1 else ""
+    return " of ".join(filter(None, (field, f"{escape(modules[0])}{more}" if modules else "")))
+
+
+class _Side:
+    """Settings of one side of a comparison, read once for each section."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.modules, self.method = Modules(settings), Said(settings).method
+        self._stated: dict[int, Stated] = {}
+
+    def stated(self, place: int) -> Stated:
+        """Return what is stated of the modules of a section."""
+        if place not in self._stated:
+            self._stated[place] = stated_by(self.modules.settings(place))
+        return self._stated[place]
 
 
 def _disagreements(kind: str, theirs: Stated, ours: Stated) -> Iterator[Fact]:

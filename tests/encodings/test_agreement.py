@@ -257,7 +257,7 @@ def test_codes_are_not_put_under_settings_that_decode_them_otherwise(
         ("gptq", {"desc_act": False, "sym": True}, {"desc_act": True, "sym": False}),
         ("gptq", {"damp_percent": 0.1, "dataset": "c4"}, {"damp_percent": 0.01}),
         ("gptq", {"quant_method": "auto-round"}, {"checkpoint_format": "gptq"}),
-        ("gptq", {"bits": 8, "dynamic": {"x": {"bits": 4}}}, {}),
+        ("gptq", {"bits": 8, "dynamic": {".*_proj": {"bits": 4}}}, {}),
         ("awq", {"version": "exllama"}, {"version": "gemm"}),
         ("bnb-nf4", {"bnb_4bit_compute_dtype": "float16"}, {"bnb_4bit_compute_dtype": "bfloat16"}),
         ("fp8-block", {"activation_scheme": "dynamic"}, {"activation_scheme": "static"}),

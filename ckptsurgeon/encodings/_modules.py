@@ -1,0 +1,152 @@
+"""What settings of quantisation say of single modules: other bits than the rest, or that a module is not quantised."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ._settings import Settings
+
+__all__ = ["GENERAL", "Modules", "module_of"]
+
+GENERAL = -1
+"""The place of what is said of the modules of which nothing else is said."""
+SKIPPED = ("modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers")
+"""Lists of transformers', whose entries mean a module, what lies in it, and every module whose name ends so."""
+_IGNORED, _DYNAMIC, _EXTRA, _GROUPS = "ignore", "dynamic", "extra_config", "config_groups"
+"""compressed-tensors', GPTQModel's, AutoRound's, and compressed-tensors' again."""
+_OF_MLX = ("bits", "group_size", "mode")
+_PLAIN = re.compile(r"\^?(?:[\w\-/]|(?:\\[.d\-_]|\.|\[[\w\-]+\])[*+]?\??|\((?:\?:)?[\w|.\\\-]+\)\??)*\$?")
+"""Expressions that settings are written with, and that take no time: no group is repeated."""
+_REPEATED, _GROUPED, _LONGEST, _MOST = 3, 2, 200, 200
+
+
+class Modules:
+    """The sections of settings that are of single modules, and the modules that they say are not quantised.
+
+    A section is known by its ``place``. Expressions that could take long are not followed: what they say is left among
+    what is said of all modules.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._sections = settings, list[Settings]()
+        self._names: dict[str, int] = {}
+        self._patterns: list[tuple[re.Pattern[str], int, str]] = []
+        self._general = settings
+        if not isinstance(settings.get("quant_method"), str):
+            self._add_named(settings, settings)
+        if isinstance(extra := settings.get(_EXTRA), dict):
+            self._add_named(extra, {name: value for name, value in settings.items() if name != _EXTRA})
+        self._add_dynamic()
+        self._is_compressed = settings.get("quant_method") == "compressed-tensors"
+        if self._is_compressed:
+            self._add_groups()
+        self._skipped = {entry: name for name in SKIPPED for entry in _texts(settings.get(name))}
+        self._ignored = _texts(settings.get(_IGNORED)) if self._is_compressed else []
+        self._ignoring = [one for one in self._ignored if one[:3] == "re:"][:_MOST]
+        self._skipping = [one for one in self._skipped if not re.fullmatch(r"[\w.\-]*", one)][:_MOST]
+        self._not_named = frozenset(self._ignored)
+
+    def place(self, module: str) -> int:
+        """Return the place of the section that is of a module."""
+        if (found := self._names.get(module)) is not None:
+            return found
+        return next((place for one, place, _ in self._patterns if _meets(one, module) and place != GENERAL), GENERAL)
+
+    def settings(self, place: int) -> Settings:
+        """Return what is said of the modules that have a section, as if it were said of all."""
+        return self._general if place == GENERAL else self._sections[place]
+
+    def left_out(self, module: str) -> str:
+        """Return the field by which a module is not quantised, and its entry; "" if none says so."""
+        if self._settings.get(module) is False:
+            return module
+        words = module.split(".")
+        around = [".".join(words[:end]) for end in range(len(words), 0, -1)]
+        ends = [".".join(words[start:]) for start in range(1, len(words))]
+        for name in (*around, *ends) if self._skipped else ():
+            if name in self._skipped:
+                return f"{self._skipped[name]} ({name})"
+        for entry in self._skipping:
+            if (found := _expression(entry)) and any(_meets(found, name, whole=True) for name in around):
+                return f"{self._skipped[entry]} ({entry})"
+        if module in self._not_named:
+            return f"{_IGNORED} ({module})"
+        for entry in self._ignoring:
+            if (found := _expression(entry[3:])) and _meets(found, module):
+                return f"{_IGNORED} ({entry})"
+        first = next((entry for one, _, entry in self._patterns if _meets(one, module)), "")
+        return f"{_DYNAMIC} ({first})" if first[:2] == "-:" and module not in self._names else ""
+
+    def _add_named(self, sections: Mapping[str, Any], general: Settings) -> None:
+        """Add sections that modules are the names of, as MLX and AutoRound have them."""
+        own = {name: one for name, one in sections.items() if _is_section(one)}
+        self._general = rest = {name: one for name, one in general.items() if name not in own}
+        for name, one in own.items():
+            self._names[name] = len(self._sections)
+            self._sections.append({**rest, **one})
+
+    def _add_dynamic(self) -> None:
+        """Add GPTQModel's expressions, of which the first that a name begins with counts."""
+        given = self._settings.get(_DYNAMIC)
+        if not isinstance(given, dict) or len(given) > _MOST:
+            return
+        found = {entry: _expression(re.sub(r"^[+-]:", "", entry)) for entry in given}
+        rest = {name: one for name, one in self._settings.items() if name != _DYNAMIC}
+        if not all(found.values()):
+            return
+        self._general = rest
+        for entry, one in given.items():
+            if (pattern := found[entry]) is not None:
+                self._patterns.append((pattern, len(self._sections), entry))
+                self._sections.append({**rest, **(one if isinstance(one, dict) and entry[:2] != "-:" else {})})
+
+    def _add_groups(self) -> None:
+        """Add groups of compressed-tensors: a name counts before an expression, that before a class of modules."""
+        given = self._settings.get(_GROUPS)
+        groups = {name: one for name, one in given.items() if isinstance(one, dict)} if isinstance(given, dict) else {}
+        if len(groups) < 2:
+            groups = {}
+        for name, group in groups.items():
+            only = {**self._settings, _GROUPS: {name: group}}
+            for target in _texts(group.get("targets")):
+                if target[:3] == "re:":
+                    if (found := _expression(target[3:])) and len(self._patterns) < _MOST:
+                        self._patterns.append((found, len(self._sections), ""))
+                elif target == "Linear":
+                    self._general = only
+                else:
+                    self._names.setdefault(target, len(self._sections))
+            self._sections.append(only)
+
+
+def module_of(name: str) -> str:
+    """Return the module of a quantised tensor."""
+    return name.removesuffix(".weight")
+
+
+def _is_section(value: object) -> bool:
+    return isinstance(value, dict) and any(name in value for name in _OF_MLX)
+
+
+def _texts(value: object) -> list[str]:
+    return [one for one in value if isinstance(one, str) and one] if isinstance(value, list) else []
+
+
+def _expression(text: str) -> re.Pattern[str] | None:
+    """Return an expression that takes no time, None if it could."""
+    is_short = len(text) <= _LONGEST and text.count("(") <= _GROUPED
+    repeated = text.removesuffix("$").removesuffix(".*")
+    if not is_short or repeated.count("*") + repeated.count("+") > _REPEATED or not _PLAIN.fullmatch(text):
+        return None
+    try:
+        return re.compile(text)
+    except re.error:
+        return None
+
+
+def _meets(pattern: re.Pattern[str], module: str, *, whole: bool = False) -> bool:
+    if len(module) > _LONGEST:
+        return False
+    return bool(pattern.fullmatch(module) if whole else pattern.match(module))
