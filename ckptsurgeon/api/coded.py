@@ -13,6 +13,7 @@ from ..errors import PlanError
 from ..plan import Plan
 from ..planners import DEQUANTISE
 from ..text import count, escape, listing
+from .renamed_settings import renamed_settings
 
 __all__ = ["check_settings", "parts_elsewhere", "unsettled_notes", "with_settings"]
 
@@ -42,18 +43,20 @@ def _stems(key: str) -> Iterator[str]:
         yield f"{module}.{leaf}"
 
 
-def with_settings(plan: Plan, opened: Sequence[Checkpoint]) -> Plan:
+def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = None) -> Plan:
     """Return a plan whose metadata hold the settings of quantisation of the codes that it copies.
 
-    Codes that only these settings tell would be taken for numbers otherwise. ``opened`` are the sources of the plan.
-    What a user said of that entry stays.
+    Codes that only these settings tell would be taken for numbers otherwise. ``opened`` are the sources of the plan,
+    ``owner`` is as of ``check_settings``. What a user said of that entry stays.
     """
     if "metadata" in plan.arguments and SETTINGS in plan.arguments["metadata"]:
         return plan
     copied = _copied(plan, opened)
     notes = [note for place in copied for note in _markers(plan, place, opened[place])]
     plan = replace(plan, notes=(*plan.notes, *notes)) if notes else plan
-    said = [found for place in copied if (found := opened[place].quantisation)]
+    said = [renamed_settings(plan, place, found) for place in copied if (found := opened[place].quantisation)]
+    if copied and owner is not None and (found := opened[owner].quantisation):
+        said = [found]
     if not said or settings_in(plan.metadata) in said:
         return plan
     return replace(plan, metadata={**plan.metadata, SETTINGS: json.dumps(said[0])})
@@ -84,11 +87,20 @@ def check_settings(
     if owner is not None and (found := opened[owner].quantisation):
         first, settings[owner] = owner, found
     ours = given or (settings[first] if first is not None else {})
+    if first is not None and first != owner and not given:
+        ours = renamed_settings(plan, first, ours)
     name = plan.target.name if given or first is None else plan.sources[first].name
     for place, tensors in copied.items():
         coded = _decoded(plan, place, opened[place].codes.by_key)
         for field, theirs, here in disagreements(coded, settings[place], ours):
             other = escape(plan.sources[place].name)
+            if place == first and not given:
+                raise PlanError(
+                    f"the settings of quantisation of {other} do not fit the new names: {field} is {escape(theirs)}, "
+                    f"and {escape(here)} by its new name.",
+                    hint="Keep the names of these modules, or leave them out.",
+                    details=[one.name for one in tensors],
+                )
             raise PlanError(
                 f"the codes of {other} would be decoded by the settings of {escape(name)}: {field} is "
                 f"{escape(theirs)} in {other}, {escape(here)} in {escape(name)}.",

@@ -14,13 +14,14 @@ from ..plan import Carried, Plan
 from ..planners import Options, check_codes, plan_edit
 from ..text import grouped, listing
 from .argument_types import checked
-from .coded import parts_elsewhere, with_settings
+from .coded import check_settings, parts_elsewhere, with_settings
 from .held_files import with_settings_held
 from .inputs import OpenInputs, names_of, plan_source, unwrap_notes, view_of
 from .model_folders import model_folder
 from .operating import asked_conversions, operate, operations_file, operations_of
 from .output_folder import edited_folder
 from .planning import arguments_said, rules_as_text, rules_of
+from .renamed_settings import with_left_out_said
 from .types import CheckpointLike, Operations, Path, Patterns, Rules
 
 if TYPE_CHECKING:
@@ -162,7 +163,8 @@ def _edit(
             notes=[*checkpoint.notes, *operated.notes, *notes],
         )
         check_codes(plan, [checkpoint.codes])
-        plan = with_settings(plan, [checkpoint])
+        check_settings(plan, [checkpoint])
+        plan = with_left_out_said(with_settings(plan, [checkpoint]), checkpoint)
         plan = with_settings_held(edited_folder(plan, folder, before, ties), folder)
     except BaseException:
         checkpoint.close()

@@ -51,6 +51,6 @@ class Request:
         check_codes(plan, [one.codes for one in opened])
         check_settings(plan, opened, donor)
         plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, opened, donor)))
-        plan = with_settings(plan, opened)
+        plan = with_settings(plan, opened, donor)
         inputs = OpenInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)
         return with_costs(replace(plan, inputs=inputs), self.memory, self.plugins)

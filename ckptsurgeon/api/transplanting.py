@@ -73,7 +73,7 @@ def plan_into(
         owner = len(specs) if len(opened) > len(specs) else None
         check_settings(plan, held, owner, quantised_by)
         plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, held, owner, quantised_by)))
-        plan = with_settings(plan, held)
+        plan = with_settings(plan, held, owner)
         folders = list(map(model_folder, opened))
         plan = checked_lists(with_dtype_said(plan, target), folders, change)
         has_file = len(opened) > len(specs)

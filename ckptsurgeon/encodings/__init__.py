@@ -7,6 +7,7 @@ from ._agreement import Decoded, contradictions, disagreements, left_out, stores
 from ._codes import NO_CODES, CodedTensor, Codes
 from ._find import find_codes
 from ._methods import is_known_by_settings, known_by_settings
+from ._modules import Modules, module_of, renamed_modules
 from ._partners import broken_partners
 from ._settings import quantisation_of
 
@@ -15,6 +16,7 @@ __all__ = [
     "CodedTensor",
     "Codes",
     "Decoded",
+    "Modules",
     "broken_partners",
     "contradictions",
     "disagreements",
@@ -22,6 +24,8 @@ __all__ = [
     "is_known_by_settings",
     "known_by_settings",
     "left_out",
+    "module_of",
     "quantisation_of",
+    "renamed_modules",
     "stores_codes",
 ]

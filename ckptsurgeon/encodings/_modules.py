@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ._settings import Settings
 
-__all__ = ["GENERAL", "Modules", "module_of"]
+__all__ = ["GENERAL", "Modules", "module_of", "renamed_modules"]
 
 GENERAL = -1
 """The place of what is said of the modules of which nothing else is said."""
@@ -124,6 +124,45 @@ class Modules:
 def module_of(name: str) -> str:
     """Return the module of a quantised tensor."""
     return name.removesuffix(".weight")
+
+
+def renamed_modules(settings: Settings, names: Callable[[str], Sequence[str]]) -> Settings:
+    """Return settings in which modules have the new ``names`` that they got; what has none stays, as expressions do."""
+    found = dict(settings)
+    if not isinstance(settings.get("quant_method"), str):
+        found = _renamed_keys(settings, lambda name: names(name) if _is_of_module(settings[name]) else ())
+    for name, value in settings.items():
+        if name == _EXTRA and isinstance(value, dict):
+            found[name] = _renamed_keys(value, names)
+        elif name == _DYNAMIC and isinstance(value, dict):
+            found[name] = _renamed_keys(value, lambda entry: _with_sign(entry, names))
+        elif name in (*SKIPPED, _IGNORED) and isinstance(value, list):
+            found[name] = _renamed_entries(value, names)
+        elif name == _GROUPS and isinstance(value, dict):
+            found[name] = {
+                group: {**one, "targets": _renamed_entries(one["targets"], names)}
+                if isinstance(one, dict) and isinstance(one.get("targets"), list)
+                else one
+                for group, one in value.items()
+            }
+    return found
+
+
+def _renamed_keys(given: Mapping[str, Any], names: Callable[[str], Sequence[str]]) -> dict[str, Any]:
+    return {new: value for name, value in given.items() for new in names(name) or (name,)}
+
+
+def _renamed_entries(given: Sequence[Any], names: Callable[[str], Sequence[str]]) -> list[Any]:
+    return [new for one in given for new in ((isinstance(one, str) and names(one)) or (one,))]
+
+
+def _with_sign(entry: str, names: Callable[[str], Sequence[str]]) -> Sequence[str]:
+    sign = entry[:2] if entry[:2] in ("+:", "-:") else ""
+    return [f"{sign}{name}" for name in names(entry[len(sign) :])]
+
+
+def _is_of_module(value: object) -> bool:
+    return value is False or _is_section(value)
 
 
 def _is_section(value: object) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
@@ -94,3 +98,68 @@ def test_codes_of_modules_that_settings_leave_out_are_said(
 ) -> None:
     notes = verb(model(name, **changed).folder(tmp_path / "m")).notes
     assert any("leaves" in note and "out by" in note and f"{FIRST}.weight" in note for note in notes)
+
+
+SWAPPED = FIRST.replace(".0.", ".1.")
+SWAP = ["model.layers.{n}=model.layers.{1-n}"]
+EIGHT = {"bits": 8, "group_size": 32}
+RENAMED = [
+    ("mlx-4", {FIRST: EIGHT}, ["model=dec"], lambda said: said["dec" + FIRST[5:]] == EIGHT and FIRST not in said),
+    ("mlx-4", {FIRST: EIGHT}, SWAP, lambda said: said[SWAPPED] == EIGHT and FIRST not in said),
+    ("mlx-4", {FIRST: EIGHT, SECOND: {"bits": 4, "group_size": 64}}, SWAP, lambda said: said[SWAPPED] == EIGHT),
+    ("gptq", {"dynamic": {f"+:{FIRST}": {"sym": False}}}, SWAP, lambda said: [*said["dynamic"]] == [f"+:{SWAPPED}"]),
+    ("gptq", {"dynamic": {r".*q_proj": {"bits": 4}}}, SWAP, lambda said: [*said["dynamic"]] == [".*q_proj"]),
+    ("gptq", {"quant_method": "auto-round", "extra_config": {FIRST: {"bits": 4}}}, SWAP,
+     lambda said: [*said["extra_config"]] == [SWAPPED]),
+    ("ct", grouped((["Linear"], {}), ([FIRST], OTHER)), SWAP,
+     lambda said: said["config_groups"]["group_1"]["targets"] == [SWAPPED]),
+    ("ct", grouped((["Linear"], {}), ignore=[3, "lm_head", "model.norm"]), ["model=dec"],
+     lambda said: said["ignore"] == [3, "lm_head", "dec.norm"]),
+    ("ct", grouped((["Linear"], {}), (["re:.*layers.0.*"], OTHER)), SWAP, "do not fit the new names: symmetric of"),
+    ("gptq", {"dynamic": {r".*layers.0.*": {"bits": 8}}}, SWAP, "do not fit the new names: bits of"),
+    ("ct", grouped((["Linear"], {}), ignore=["re:dec.*"]), ["model=dec"], "do not fit the new names: .* is quantised"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "changed", "rules", "wanted"), RENAMED)
+def test_settings_of_modules_follow_their_new_names(
+    name: str, changed: dict[str, Any], rules: list[str], wanted: Any, tmp_path: Path
+) -> None:
+    folder = model(name, **changed).folder(tmp_path / "m")
+    if isinstance(wanted, str):
+        with pytest.raises(cs.PlanError, match=wanted) as error:
+            cs.rename(folder, map=rules)
+        assert error.value.exit_code == 4
+        return
+    out = tmp_path / "out.safetensors"
+    cs.apply(cs.rename(folder, map=rules), out)
+    with safe_open(out, "pt") as file:
+        assert wanted(json.loads(file.metadata()["quantization_config"]))
+    again = tmp_path / "again.safetensors"
+    cs.apply(cs.rename(out, map=rules if rules is SWAP else ["dec=model"]), again)
+    with safe_open(again, "pt") as file:
+        assert json.loads(file.metadata()["quantization_config"]) == model(name, **changed).settings
+
+
+def test_plain_weights_that_settings_leave_out_by_their_old_name_are_said(tmp_path: Path) -> None:
+    folder = model("fp8-block", modules_to_not_convert=["proj_out"]).folder(tmp_path / "m")
+    state = load_file(folder / "model.safetensors") | {"a.proj_out.weight": torch.ones(4, 4)}
+    save_file(state, folder / "model.safetensors")
+    said = "leave 1 tensor out by the old name alone, modules_to_not_convert (proj_out): a.head.weight"
+    for rule, number in (("a.proj_out=a.head", 1), ("a=b", 0)):
+        assert sum(said in note for note in cs.rename(folder, map=[rule]).notes) == number
+
+
+def test_settings_of_modules_follow_a_map_into_a_file_without_settings(tmp_path: Path) -> None:
+    folder = model("mlx-4", **{FIRST: EIGHT}).folder(tmp_path / "m")
+    state = {key.replace(".0.", ".1."): one for key, one in load_file(folder / "model.safetensors").items()}
+    save_file(state, tmp_path / "codes.safetensors")
+    plan = cs.transplant(folder, tmp_path / "codes.safetensors", map=SWAP)
+    assert json.loads(plan.metadata["quantization_config"]) == {"group_size": 64, "bits": 4, SWAPPED: EIGHT}
+
+
+def test_the_settings_of_the_destination_go_along(tmp_path: Path) -> None:
+    a = model("mlx-4").folder(tmp_path / "a")
+    b = model("mlx-4", **{FIRST: EIGHT}).folder(tmp_path / "b", 1)
+    plan = cs.transplant(a, b, include=[SECOND])
+    assert json.loads(plan.metadata["quantization_config"])[FIRST] == EIGHT
