@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from ..configs import renumbered, renumbered_generation, renumbering_of, with_tokenizer_of
+from ..errors import CheckpointError
 from ..plan import Plan, Step
 from ..planners import layer_lists
 from ..target import Companion, TargetSpec
@@ -17,10 +19,13 @@ from .folder_checks import folder_notes
 from .inputs import plan_target
 from .model_config import layer_counts, not_by_layer, with_dtype, with_layers
 from .model_folders import ADAPTER, CONFIG, ModelFolder, json_text
+from .renamed_settings import renamed_settings
 
 __all__ = ["edited_folder", "kept_folder", "with_config", "with_files", "with_new_ids"]
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+QUANTISED_BY = ("quantize_config.json", "quant_config.json")
+"""AutoGPTQ's and AutoAWQ's settings of quantisation."""
 PARTS = "{part}name a list that has it"
 """What settles a token id that has no place in a transplant into a checkpoint."""
 
@@ -51,10 +56,19 @@ def edited_folder(plan: Plan, folder: ModelFolder, tensors: Mapping[str, TensorI
     if config is not None:
         return _recast(plan, folder, config, notes)
     settings = [one.name for one in folder.files if one.name in (CONFIG, ADAPTER)]
-    files = [one for one in folder.files if one.name not in settings]
+    files = [_with_new_names(plan, one, folder) for one in folder.files if one.name not in settings]
     why = "; ".join([_why(renamed, left), *notes])
     said = [f"into a folder {listing(settings)} is not copied: {why}"] if settings else []
     return with_files(plan, files, [*said, *folder.notes], folder)
+
+
+def _with_new_names(plan: Plan, file: Companion, folder: ModelFolder) -> Companion:
+    """Return a file beside the weights, in which settings of quantisation call modules as the plan does."""
+    said: Mapping[str, Any] = {}
+    with suppress(CheckpointError):  # a file that nobody can read is said where it is copied
+        said = folder.document(file.name) if file.name in QUANTISED_BY else {}
+    renamed = renamed_settings(plan, 0, said)
+    return file if renamed == said else Companion(file.name, text=json_text(renamed))
 
 
 def _taken(plan: Plan, ties: Mapping[str, str]) -> set[str]:

@@ -19,7 +19,7 @@ from .carry import NO_NAMES, Entry, entries_to_carry, names_to
 from .extras import Extra, entries_beside, extras_of
 from .keys import check_keys, tensors_of
 from .quantisation import in_other_shards, quantisation_settings, settings_by_file, settings_in
-from .quantisation_notes import at_odds, contradictory, incomplete, unsaid
+from .quantisation_notes import at_odds, contradictory, incomplete, of_other_width, unsaid
 from .roots import Root, find_root
 from .wrappers import Unwrapping, unwrap, unwrap_as
 
@@ -196,6 +196,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         said = list(contradictory(self.path, self.codes, self, settings))
         said += incomplete(self.path, self.codes, self, self.elsewhere) if self.codes else ()
         if settings:
+            said += of_other_width(self.path, self.codes, self.folder)
             said += at_odds(self.path, self.codes, settings_in(self.metadata), settings_by_file(self.around))
         return (*said, *unsaid(self.path, self.codes, self, self.folder, settings, lambda: self.elsewhere))
 

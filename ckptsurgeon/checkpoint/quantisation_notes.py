@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..tensors import DTYPES, TensorInfo
 from ..text import count, escape, listing
 from .quantisation import configuration, quantisation_settings
 
-__all__ = ["at_odds", "contradictory", "incomplete", "unsaid"]
+__all__ = ["at_odds", "contradictory", "incomplete", "of_other_width", "unsaid"]
 
 Tensors = Mapping[str, TensorInfo]
 OTHERS = ("norm", "embed", "router", ".gate.")
@@ -28,6 +29,10 @@ OTHERS = ("norm", "embed", "router", ".gate.")
 SMALLEST = 16
 """Rows and columns of what any method takes."""
 SHOWN = 3
+WIDE, GATE = re.compile(r"\.\d+\..*\.(?:[qkv]_proj|gate_proj|up_proj)\.weight$"), ".gate_proj."
+"""Weights of layers that have as many columns as the model is wide, in most models, and one that all of these have."""
+BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
+"""Methods whose codes have as many columns as settings say."""
 
 
 def contradictory(path: str, codes: Codes, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
@@ -41,6 +46,23 @@ def contradictory(path: str, codes: Codes, tensors: Tensors, settings: Mapping[s
         yield (
             f"{escape(path)}: its quantization_config leaves {count(len(names), 'quantised tensor')} out by "
             f"{escape(by)}: {listing(names, SHOWN)}"
+        )
+
+
+def of_other_width(path: str, codes: Codes, folder: Folder | None) -> Iterator[str]:
+    """Say that by its settings a model has no codes as wide as config.json says that it is."""
+    found = [one for one in codes.tensors if one.shape and BY_SETTINGS.search(one.method) and WIDE.search(one.name)]
+    if folder is None or not any(GATE in one.name for one in found):
+        return
+    config = configuration(folder)
+    parts = [config, *(value for value in config.values() if isinstance(value, dict))]
+    widths = [part["hidden_size"] for part in parts if type(part.get("hidden_size")) is int]
+    if len(widths) == 1 and all(one.shape[-1] != widths[0] for one in found if one.shape):
+        columns = found[0].shape[-1] if found[0].shape else 0
+        yield (
+            f"{escape(path)}: by its quantization_config {count(len(found), 'quantised tensor')} of layers have other "
+            f"columns than config.json says, {columns} and not {widths[0]} (hidden_size): "
+            f"{listing([one.name for one in found], SHOWN)}"
         )
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
-from .zoo import BY_NAME, LAYERS, Quantised
+from .zoo import BY_NAME, IN, LAYERS, Quantised
 
 FIRST, SECOND = LAYERS
 WEIGHTS = {"num_bits": 4, "group_size": 32, "symmetric": True}
@@ -163,3 +163,40 @@ def test_the_settings_of_the_destination_go_along(tmp_path: Path) -> None:
     b = model("mlx-4", **{FIRST: EIGHT}).folder(tmp_path / "b", 1)
     plan = cs.transplant(a, b, include=[SECOND])
     assert json.loads(plan.metadata["quantization_config"])[FIRST] == EIGHT
+
+
+def test_settings_in_a_file_of_their_own_follow_too(tmp_path: Path) -> None:
+    folder = model("gptq").folder(tmp_path / "m")
+    settings = {**model("gptq").settings, "dynamic": {FIRST: {"desc_act": False}}}
+    (folder / "config.json").unlink()
+    (folder / "quantize_config.json").write_text(json.dumps(settings))
+    cs.apply(cs.rename(folder, map=SWAP), tmp_path / "out")
+    said = json.loads((tmp_path / "out/quantize_config.json").read_text())
+    assert said == {**settings, "dynamic": {SWAPPED: {"desc_act": False}}}
+    assert not [note for note in cs.inspect(tmp_path / "out").notes if "quantize_config.json" in note]
+
+
+GATED = tuple(f"model.layers.{n}.{name}" for n in (0, 1) for name in ("self_attn.q_proj", "mlp.gate_proj"))
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "columns"),
+    [
+        ("mlx-4", {"bits": 4, "group_size": 64}, 0),
+        ("mlx-4", {"bits": 8, "group_size": 32}, 64),
+        ("ct", grouped((["Linear"], {})), 0),
+        ("ct", grouped((["Linear"], {"num_bits": 8, "group_size": 16})), 64),
+    ],
+)
+def test_settings_by_which_no_codes_are_as_wide_as_the_model_are_said(
+    name: str, changed: dict[str, Any], columns: int, tmp_path: Path
+) -> None:
+    folder = replace(model(name, **changed), layers=GATED).folder(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    for size, number in ((IN, bool(columns)), (None, False)):
+        (folder / "config.json").write_text(json.dumps({**config, "hidden_size": size}))
+        for verb in (cs.inspect, cs.convert):
+            said = [note for note in verb(folder).notes if "columns than config.json says" in note]
+            assert len(said) == number
+            assert all("4 quantised tensors of layers have other columns" in note for note in said)
+            assert all(f"says, {columns} and not {IN} (hidden_size)" in note for note in said)
