@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from base64 import b64encode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +275,79 @@ def test_rows_that_have_a_token_on_one_side_only_are_said(made: Any) -> None:
     Path("less/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS[:6])}))
     said = "rows go by place, and less has no token from row 6 on, where the output has 'c'"
     assert [note for note in made().notes if "by place" in note] == [said]
+
+
+def tekken(tokens: list[str]) -> str:
+    rows = [{"rank": i, "token_bytes": b64encode(token.encode()).decode()} for i, token in enumerate(tokens)]
+    special = [{"rank": 0, "token_str": "<first>", "is_control": True}]
+    config = {"default_vocab_size": len(tokens), "default_num_special_tokens": 1}
+    return json.dumps({"config": config, "vocab": rows[::-1], "special_tokens": special})
+
+
+def ranks(tokens: list[str]) -> str:
+    return "".join(f"{b64encode(token.encode()).decode()} {i}\n" for i, token in enumerate(tokens))
+
+
+def numbers(tokens: list[str]) -> str:
+    return json.dumps({token: i for i, token in enumerate(tokens)})
+
+
+LISTS: dict[str, Callable[[list[str]], str]] = {
+    "tekken.json": tekken, "qwen.tiktoken": ranks, "tiktoken.model": ranks, "dict.txt": "\n".join, "spm.model": str,
+    "vocab-src.json": numbers, "sentencepiece.model": str, "prophetnet.tokenizer": "\n".join,
+}  # fmt: skip
+VERBS: dict[str, Callable[[], cs.Plan]] = {
+    "average": lambda: cs.average(["a", "b"]),
+    "merge": lambda: cs.merge(["b"], method="ties", base="a", density=0.5),
+    "transplant": lambda: cs.transplant("b", "a"),
+}
+
+
+def listed(name: str, ours: list[str], theirs: list[str]) -> None:
+    pair()
+    for folder, tokens in (("a", ours), ("b", theirs)):
+        Path(folder, "vocab.json").unlink()
+        Path(folder, name).write_text(LISTS[name](tokens))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("name", [*LISTS][:3])
+def test_pairs_of_bytes_are_compared(name: str, verb: str) -> None:
+    listed(name, TOKENS, OTHERS)
+    row = 5 if name == "tekken.json" else 4
+    with pytest.raises(cs.PlanError, match=rf"row {row} is 'w' in b and 'a' in the output"):
+        VERBS[verb]()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("name", [*LISTS][3:])
+def test_lists_that_do_not_say_which_row_a_token_has_are_said_unless_they_are_the_same(name: str, verb: str) -> None:
+    listed(name, TOKENS, OTHERS)
+    assert "rows go by place, and the tokenisers of b and the output cannot be compared" in VERBS[verb]().notes
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_the_same_list_is_no_news_and_another_kind_of_it_is(name: str) -> None:
+    listed(name, TOKENS, TOKENS)
+    assert not [note for note in cs.average(["a", "b"]).notes if "place" in note]
+    Path("a/vocab.json").touch()
+    only_tokenizer_json("a", OTHERS)
+    assert [note for note in cs.average(["a", "b"]).notes if "cannot be compared" in note]
+
+
+@pytest.mark.parametrize(("name", "first"), [("vocab-tgt.json", "vocab-src.json"), ("target_vocab.json", "")])
+def test_a_second_list_that_differs_is_said(name: str, first: str) -> None:
+    model("a"), model("b", seed=1)
+    for folder, tokens in (("a", TOKENS), ("b", OTHERS)):
+        Path(folder, first or "vocab.json").write_text(numbers(TOKENS))
+        Path(folder, name).write_text(numbers(tokens))
+        if first:
+            Path(folder, "vocab.json").unlink()
+    assert f"rows go by place, and {name} of b and that of the output differ" in cs.average(["a", "b"]).notes
+
+
+def test_rows_under_tekken_lists_are_merged_by_token() -> None:
+    listed("tekken.json", TOKENS, [*TOKENS[:4], *"cbad"])
+    cs.apply(cs.merge(["a", "b"], **LINEAR, vocab="union"), "union")
+    one, two, both = (load_file(f"{path}/model.safetensors")["lm_head.weight"] for path in ("a", "b", "union"))
+    assert torch.allclose(both[5], (one[5] + two[7]) / 2)

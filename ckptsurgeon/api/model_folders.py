@@ -25,6 +25,7 @@ from .tied_by_default import TIES, untied_by_default
 
 __all__ = [
     "ADAPTER",
+    "BYTE_PAIRS",
     "CONFIG",
     "GENERATION",
     "TOKENIZER",
@@ -41,6 +42,7 @@ OF_PEOPLE = ("readme", "license", "licence", "copying", "notice", "use_policy")
 """What names of files for people begin with: they speak of the model as it was."""
 CHAT = "chat_template.jinja"
 TOKENIZER = "tokenizer_config.json"
+BYTE_PAIRS = ("tekken.json", "qwen.tiktoken", "tiktoken.model")
 VOCABULARIES = (
     "tokenizer.json",
     "vocab.json",
@@ -48,8 +50,18 @@ VOCABULARIES = (
     "tokenizer.model",
     "spiece.model",
     "sentencepiece.bpe.model",
+    *BYTE_PAIRS,
+    "sentencepiece.model",
+    "spm.model",
+    "spm_char.model",
+    "source.spm",
+    "dict.txt",
+    "vocab-src.json",
+    "prophetnet.tokenizer",
 )
 """Where a tokeniser's vocabulary is, the first that is there."""
+SECOND = ("dict.txt", "vocab-tgt.json", "target_vocab.json", "entity_vocab.json")
+"""Lists of tokens that a tokeniser may have beside its vocabulary: of the other language, of entities."""
 LARGEST = 256 << 20
 UNLISTED = "a web server does not list its folders: no configuration and no tokeniser goes along, nor is one looked for"
 
@@ -130,6 +142,11 @@ class ModelFolder:
             return True
         return self.tokens is not None and self.tokens == other.tokens
 
+    def other_list(self, other: ModelFolder) -> str:
+        """Return the first list beside the vocabulary of which another folder has another, '' if there is none."""
+        both = {one.name for one in self.files} & {one.name for one in other.files} & {*SECOND}
+        return next((name for name in SECOND if name in both and self._hash(name) != other._hash(name)), "")
+
     @property
     def has_all_tokens(self) -> bool:
         """Whether its vocabulary is in a file that has the added tokens too; they lie beside the other kinds."""
@@ -155,7 +172,10 @@ class ModelFolder:
 
     @cached_property
     def _digest(self) -> bytes:
-        return hashlib.sha256(self.read(self.vocabulary, LARGEST)).digest()
+        return self._hash(self.vocabulary)
+
+    def _hash(self, name: str) -> bytes:
+        return hashlib.sha256(self.read(name, LARGEST)).digest()
 
     @cached_property
     def tokens(self) -> tuple[str, ...] | None:

@@ -12,7 +12,7 @@ from ..target import Companion
 from ..text import brief_repr, escape, listing
 from ..vocabulary import NewVocabulary
 from .folder_checks import vocabulary_fault
-from .model_folders import ModelFolder
+from .model_folders import BYTE_PAIRS, ModelFolder
 
 __all__ = [
     "ADAPTED", "AVERAGED", "COPIED", "EXTRACTED", "MERGED", "PLACE", "RECIPE", "check_place", "checked_lists",
@@ -114,11 +114,13 @@ def _difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], ro
     """Say in what the tokenisers of two named folders differ, '' if in nothing."""
     (folder, name), (output, its_name) = one, other
     if folder.has_tokens_of(output):
-        return ""
+        second = folder.other_list(output)
+        return f"{second} of {name} and that of {its_name} differ" if second else ""
     for one_folder, its in ((folder, name), (output, its_name)):
         if why := vocabulary_fault(one_folder):
             return f"{BROKEN}{its} cannot be read: {why}"
-    if output.tokens is None or folder.tokens is None:
+    kinds = {folder.vocabulary, output.vocabulary}
+    if output.tokens is None or folder.tokens is None or (len(kinds) > 1 and not kinds.isdisjoint(BYTE_PAIRS)):
         return f"the tokenisers of {name} and {its_name} cannot be compared"
     found = _first_other(output, folder, rows)
     if found:

@@ -18,7 +18,7 @@ __all__ = ["tokens_beside", "vocabulary_beside", "vocabulary_in"]
 
 NAMES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "tokens.txt", "alphabet.txt", "label_encoder.txt", "tokenizer.model",
-    "spiece.model", "config.yaml",
+    "spiece.model", "tekken.json", "config.yaml",
 )  # fmt: skip
 """By what name, the surest first: tokenizer.json has the added tokens too."""
 ADDED = "added_tokens.json"
@@ -26,8 +26,11 @@ ADDED = "added_tokens.json"
 CONFIG = "tokenizer_config.json"
 """... and those of transformers 5, among other settings."""
 LACKING = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
-SHIFTED = "sentencepiece.bpe.model"
-"""Of XLM-R and its kin: rows are not in the order of its pieces."""
+SHIFTED = (
+    "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "spm_char.model", "source.spm", "dict.txt",
+    "vocab-src.json", "prophetnet.tokenizer",
+)  # fmt: skip
+"""Of XLM-R, fairseq, Marian and their kin: rows are not in the order of these lists, or only those of one side are."""
 
 
 def tokens_beside(model: str) -> str:
@@ -61,7 +64,7 @@ def vocabulary_in(name: str, read: Callable[[str], bytes | None]) -> Vocabulary:
     and for a file whose tokens are not in the order of rows.
     """
     data = read(name)
-    if data is None or name == SHIFTED:
+    if data is None or name in SHIFTED:
         why = "does not say which row a token has" if data is not None else "is not there"
         raise ConfigError(f"{escape(name)} {why}.")
     vocabulary = vocabulary_of(name, data)

@@ -183,3 +183,24 @@ def test_a_file_that_is_no_vocabulary_is_an_error(name: str) -> None:
 def test_what_is_no_file_is_an_error(path: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         read_vocabulary(path)
+
+
+def test_pairs_of_bytes_are_written_as_tokenizer_json_writes_them() -> None:
+    assert read("x.tiktoken", "IGE= 1\n6A== 0\nw6k= 2\n") == ("è", "Ġa", "Ã©")
+    config = {"default_vocab_size": 3, "default_num_special_tokens": 1}
+    rows = [{"rank": rank, "token_bytes": text} for rank, text in enumerate(["6A==", "IGE=", "w6k="])]
+    tekken = {"config": config, "vocab": rows, "special_tokens": [{"rank": 0, "token_str": "<unk>"}]}
+    assert read("tekken.json", json.dumps(tekken)) == ("<unk>", "è", "Ġa")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.tiktoken", "IGE= 0\nIGI= 2\n"), ("x.tiktoken", "IGE= 0\nIGI=\n"), ("x.tiktoken", "IGE= 0\nIG 1\n"),
+        ("tekken.json", "[]"), ("tekken.json", '{"config": 1}'), ("tekken.json", "{"),
+        ("tekken.json", '{"config": {"default_vocab_size": 9, "default_num_special_tokens": 1}, "vocab": []}'),
+    ],
+)  # fmt: skip
+def test_pairs_of_bytes_that_are_none_are_an_error(name: str, content: str) -> None:
+    with pytest.raises(ConfigError, match="is no list of pairs of bytes"):
+        read(name, content)

@@ -1,0 +1,63 @@
+"""Lists of pairs of bytes: a file of tiktoken, ``BASE64 RANK`` a line, and Mistral's ``tekken.json``.
+
+Their tokens are bytes; they are written as ``tokenizer.json`` writes them, with a printed character for each byte
+(``bytes_to_unicode`` of GPT-2, https://github.com/openai/gpt-2/blob/master/src/encoder.py). The special tokens of
+tiktoken are not in its file; those of tekken come first.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from collections.abc import Iterable
+from typing import Any
+
+from ..errors import ConfigError
+from ..jsontext import read_json
+from .vocabulary import Vocabulary, checked
+
+__all__ = ["VOCABULARY"]
+
+TEKKEN = "tekken.json"
+_NAMES = (".tiktoken", "tiktoken.model", "tokenizer.model")
+_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]+\r?\n")
+_PRINTED = (*range(33, 127), *range(161, 173), *range(174, 256))
+_SIGNS = {byte: 256 + place for place, byte in enumerate(sorted({*range(256)} - {*_PRINTED}))}
+
+
+class _BytePairs:
+    def sniff(self, name: str, data: bytes) -> bool:
+        """A tekken.json, or a file whose first line is one of tiktoken's."""
+        lowered = name.lower()
+        return lowered == TEKKEN or (lowered.endswith(_NAMES) and _LINE.match(data) is not None)
+
+    def read(self, name: str, data: bytes) -> Vocabulary:
+        """Return the tokens in the order of their rows; raises ConfigError if one is missing."""
+        try:
+            if name.lower() == TEKKEN:
+                return checked(name, _tekken(read_json(data)))
+            return checked(name, _in_order([(int(rank), text) for text, rank in map(bytes.split, data.splitlines())]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{name} is no list of pairs of bytes: {error}.") from None
+
+
+def _tekken(document: Any) -> list[str]:
+    """Return the special tokens, and as many others as the model has; raises ValueError, KeyError or TypeError."""
+    config = document["config"]
+    special, size = config["default_num_special_tokens"], config["default_vocab_size"]
+    named = {row["rank"]: row["token_str"] for row in document.get("special_tokens") or ()}
+    if not all(isinstance(named.get(rank), str) for rank in range(special)):
+        raise ValueError("it does not name its special tokens")
+    rows = [(row["rank"], row["token_bytes"]) for row in document["vocab"]]
+    return [*(named[rank] for rank in range(special)), *_in_order(rows)[: size - special]]
+
+
+def _in_order(rows: Iterable[tuple[int, Any]]) -> list[str]:
+    """Return the tokens by their ranks, which count from 0; raises ValueError or TypeError."""
+    found = dict(rows)
+    if sorted(found) != list(range(len(found))):
+        raise ValueError("its ranks do not count from 0")
+    return [b64decode(found[rank]).decode("latin-1").translate(_SIGNS) for rank in range(len(found))]
+
+
+VOCABULARY = _BytePairs()
