@@ -9,7 +9,7 @@ from ..errors import ConfigError, SourceError
 from ..text import count, escape, listing
 from .model_folders import LARGEST, TOKENIZER, ModelFolder
 
-__all__ = ["added_beyond"]
+__all__ = ["ADDED", "WHOLE", "added_beyond", "added_in"]
 
 ADDED = "added_tokens.json"
 WHOLE = "tokenizer.json"
@@ -24,14 +24,14 @@ def added_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     """
     named = {one.name for one in folder.files}
     for name in (ADDED, TOKENIZER, *((WHOLE,) if folder.vocabulary and folder.tokens is None else ())):
-        found = {token: number for token, number in _added(folder, name) if number >= rows} if name in named else {}
+        found = {token: number for token, number in added_in(folder, name) if number >= rows} if name in named else {}
         if found:
             said = listing([f"{token} is {number}" for token, number in found.items()], 3)
             yield f"{escape(name)} adds {count(len(found), 'token')} without a row, and {has}: {said}"
             return
 
 
-def _added(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
+def added_in(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
     """Yield the tokens that a file adds with their numbers; none of a file that cannot be read, which is said."""
     try:
         document = json.loads(folder.read(name, LARGEST))

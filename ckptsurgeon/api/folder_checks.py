@@ -20,6 +20,7 @@ from .heads import head_notes
 from .layer_checks import layer_notes
 from .model_folders import ADAPTER, CONFIG, GENERATION, ModelFolder, model_folder
 from .shape_checks import Described, shape_notes
+from .special_ids import special_id_notes, unlisted_names
 from .token_lists import token_list_notes
 
 __all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault"]
@@ -64,7 +65,14 @@ def _weights_notes(tensors: Sequence[Described], folder: ModelFolder, read: Mode
     config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
     sizes = (*_vocabulary(tensors, folder, read), *layer_notes(tensors, folder.config))
     shapes = (*family_notes(tensors, config), *shape_notes(tensors, folder.config))
-    return [*sizes, *shapes, *head_notes(tensors, folder), *_beyond(folder), *token_list_notes(read)]
+    return [
+        *sizes,
+        *shapes,
+        *head_notes(tensors, folder),
+        *_beyond(folder),
+        *token_list_notes(read),
+        *special_id_notes(folder, read),
+    ]
 
 
 def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[str]:
@@ -148,6 +156,7 @@ def _vocabulary(tensors: Sequence[Described], folder: ModelFolder, read: ModelFo
         yield f"{escape(folder.vocabulary)} has {tokens}, and {has}: the last tokens have none"
         return
     yield from added_beyond(read, most.shape[0], has)
+    yield from unlisted_names(read, most.shape[0], has)
 
 
 def _widths(config: Mapping[str, Any]) -> Iterator[int]:

@@ -11,6 +11,7 @@ from ..text import escape
 from .layer_checks import layer_notes
 from .model_folders import ModelFolder
 from .shape_checks import Described
+from .special_ids import special_id_notes
 from .token_lists import token_list_notes
 
 __all__ = ["with_sources_said"]
@@ -27,6 +28,7 @@ def with_sources_said(
     for number, (checkpoint, folder) in enumerate(zip(opened, folders, strict=False)):
         if number != donor and folder.files and not checkpoint.elsewhere:
             tensors = [Described(key, info.dtype, info.shape) for key, info in checkpoint.items()]
-            notes = (*layer_notes(tensors, folder.config), *token_list_notes(folder))
+            lists = (*token_list_notes(folder), *special_id_notes(folder, folder))
+            notes = (*layer_notes(tensors, folder.config), *lists)
             said |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
     return replace(plan, notes=(*plan.notes, *said)) if said else plan

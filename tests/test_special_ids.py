@@ -1,0 +1,110 @@
+"""Special tokens that a tokeniser names: ids of other words beside it, and names of tokens that it has not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ckptsurgeon as cs
+
+from .test_model_folders import TOKENS, model, verbs_of
+
+NAMES = {"eos_token": "</s>", "pad_token": {"content": "<pad>"}, "bos_token": "<s>"}
+CODE = {"auto_map": {"AutoTokenizer": ["tokenization_x.X", None]}}
+
+
+def named(path: str, names: dict[str, Any], *, tokens: list[str] = TOKENS, **config: Any) -> str:
+    """A model whose tokeniser names its special tokens."""
+    model(path, tokens=tokens, **{"eos_token_id": tokens.index("</s>"), "pad_token_id": tokens.index("<pad>")} | config)
+    Path(path, "generation_config.json").unlink()
+    Path(path, "tokenizer_config.json").write_text(json.dumps(names))
+    return path
+
+
+def notes(path: str) -> list[str]:
+    return [note for note in cs.inspect(path).notes if "other words" in note or "lacks" in note]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"eos_token_id": 5}, "eos_token_id of config.json is 5 ('b'), while eos_token is '</s>' (2)"),
+        ({"eos_token_id": [5, 6]}, "eos_token_id of config.json is 5 ('b'), 6 ('c'), while eos_token is '</s>' (2)"),
+        ({"pad_token_id": 4}, "pad_token_id of config.json is 4 ('a'), while pad_token is '<pad>' (0)"),
+        ({"decoder_start_token_id": 4}, "decoder_start_token_id of config.json is 4 ('a')"),
+        ({"pad_token_id": 4, "architectures": ["XForCTC"]},
+         "pad_token_id of config.json is 4 ('a'), while pad_token is '<pad>' (0)"),
+    ],
+)  # fmt: skip
+def test_ids_of_ordinary_words_are_said(config: dict[str, Any], said: str) -> None:
+    assert notes(named("m", NAMES, **config)) == [f"ids of other words in the tokeniser beside them: {said}"]
+
+
+@pytest.mark.parametrize(
+    ("names", "config"),
+    [
+        (NAMES, {}),
+        (NAMES, {"eos_token_id": [5, 2]}),
+        (NAMES, {"eos_token_id": 1}),  # another special token
+        (NAMES, {"pad_token_id": 2, "bos_token_id": None, "decoder_start_token_id": 0}),
+        (NAMES, {"pad_token_id": -1, "bos_token_id": 99}),
+        (NAMES, {"eos_token_id": 5, "vocab_size": 4}),  # of another vocabulary, as of codes of sound
+        (NAMES, {"eos_token_id": 5, "architectures": ["XForCTC"]}),
+        (NAMES, {"eos_token_id": 5, "model_type": "clip_text_model"}),
+        (NAMES | {"added_tokens_decoder": {"5": {"content": "b"}}}, {"eos_token_id": 5}),
+        ({}, {"eos_token_id": 5, "decoder_start_token_id": 5}),
+        ({"eos_token": "<none>"}, {"eos_token_id": 5}),
+    ],
+)
+def test_ids_of_special_tokens_and_of_what_nothing_names_are_not(names: dict[str, Any], config: dict[str, Any]) -> None:
+    assert not [note for note in notes(named("m", names, **config)) if "other words" in note]
+
+
+def test_ids_of_generation_and_names_of_special_tokens_map_count_too() -> None:
+    named("m", {})
+    Path("m/special_tokens_map.json").write_text(json.dumps(NAMES))
+    Path("m/generation_config.json").write_text('{"eos_token_id": 7}')
+    assert notes("m") == [
+        "ids of other words in the tokeniser beside them: eos_token_id of generation_config.json is 7 ('d'), while "
+        "eos_token is '</s>' (2)"
+    ]
+
+
+@pytest.mark.parametrize("verb", verbs_of(""))
+def test_every_verb_says_it_once(verb: str) -> None:
+    named("sound", NAMES), named("m", NAMES, seed=1, eos_token_id=5)
+    assert len([note for note in verbs_of("m")[verb]().notes if "ids of other words" in note]) == 1
+
+
+def test_ids_beside_a_list_that_is_the_new_one_already_are_said() -> None:
+    named("a", NAMES), named("b", NAMES, tokens=[*"abcd", *TOKENS[:4]], eos_token_id=2)
+    plan = cs.transplant("a", "b", vocab="a/vocab.json:b/vocab.json", vocab_keys=["lm_head", "model.embed_tokens"])
+    assert [note for note in plan.notes if "eos_token_id of config.json is 2 ('c'), while eos_token is '</s>'" in note]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"eos_token": "<end>"}, "names 1 token that vocab.json lacks, {}: eos_token '<end>' is 8 without a row"),
+        ({"eos_token": "<end>", "bos_token": {"content": "<go>"}, "pad_token": "<end>"},
+         "names 2 tokens that vocab.json lacks, {}: bos_token '<go>' is 8, eos_token '<end>' is 9 without a row"),
+        (NAMES, ""),
+        ({"eos_token": "<end>", "added_tokens_decoder": {"7": {"content": "<end>"}}}, ""),
+        ({"eos_token": "<end>", **CODE}, ""),
+        ({"eos_token": None}, ""),
+    ],
+)  # fmt: skip
+def test_names_of_tokens_that_the_tokeniser_lacks_are_said(names: dict[str, Any], said: str) -> None:
+    named("m", names)
+    has = "and model.embed_tokens.weight has 8 rows"
+    assert notes("m") == ([f"tokenizer_config.json {said.format(has)}"] if said else [])
+    assert bool([note for note in cs.convert("m").notes if "lacks" in note]) == bool(said)
+
+
+def test_names_that_get_a_row_of_padding_are_not() -> None:
+    named("m", {"eos_token": "<end>"})
+    Path("m/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS[:-1])}))
+    assert not notes("m")
