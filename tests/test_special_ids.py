@@ -108,3 +108,40 @@ def test_names_that_get_a_row_of_padding_are_not() -> None:
     named("m", {"eos_token": "<end>"})
     Path("m/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS[:-1])}))
     assert not notes("m")
+
+
+@pytest.mark.parametrize(("number", "is_said"), [(4, False), (5, True)])
+def test_ids_of_other_tokens_than_they_are_called_by_are_said(number: int, is_said: bool) -> None:
+    named("m", {}), named("a", {}, tokens=TOKENS[::-1])
+    Path("m/generation_config.json").write_text(json.dumps({"lang_to_id": {"a": number, "x": 7}}))
+    told = "lang_to_id.a of generation_config.json is 5 ('b')"
+    assert cs.inspect("m").notes == ((f"ids of other tokens than they are called by: {told}",) if is_said else ())
+    plan = cs.transplant("m", "m", vocab="m/vocab.json:a/vocab.json", vocab_keys=["lm_head", "model.embed_tokens"])
+    assert bool([note for note in plan.notes if "lang_to_id.a was 5 ('b')" in note]) == is_said
+    cs.apply(plan, "out")
+    assert json.loads(Path("out/generation_config.json").read_text())["lang_to_id"] == {"a": 3, "x": 0}
+
+
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
+def test_token_ids_of_processors_follow_their_tokens(name: str) -> None:
+    named("m", {}), named("b", {}, tokens=TOKENS[::-1])
+    text = '{"image_token_id":4,"size":4,"audio_token_id":null}'
+    Path("m", name).write_text(text)
+    Path("m/audio_tokenizer_config.json").write_text(text)
+    keys = ["lm_head", "model.embed_tokens"]
+    plan = cs.transplant("m", "m", vocab="m/vocab.json:b/vocab.json", vocab_keys=keys)
+    cs.apply(plan, "out")
+    assert json.loads(Path("out", name).read_text()) == {"image_token_id": 3, "size": 4, "audio_token_id": None}
+    assert Path("out/audio_tokenizer_config.json").read_text() == text
+    assert f"token ids of {name} follow their tokens: image_token_id = 3" in plan.notes
+    assert cs.verify("out").ok
+
+
+def test_a_processor_s_file_without_ids_or_that_is_broken_stays_as_it_is() -> None:
+    named("m", {}), named("b", {}, tokens=TOKENS[::-1])
+    for name, text in (("preprocessor_config.json", '{"size":4}'), ("processor_config.json", "{")):
+        Path("m", name).write_text(text)
+    keys = ["lm_head", "model.embed_tokens"]
+    cs.apply(cs.transplant("m", "m", vocab="m/vocab.json:b/vocab.json", vocab_keys=keys), "out")
+    assert Path("out/preprocessor_config.json").read_text() == '{"size":4}'
+    assert Path("out/processor_config.json").read_text() == "{"

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import ConfigError, SourceError
 from ..sources import scheme_of
 from ..text import brief_repr, count, escape, listing
+from ..vocabulary import stale_ids
 from .added_tokens import ADDED, WHOLE, added_in
 from .model_folders import BYTE_PAIRS, CONFIG, GENERATION, TOKENIZER, ModelFolder
 
@@ -35,6 +36,13 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     size, tokens = folder.rows, _tokens(read) if folder.config else ()
     if not tokens or size < len(tokens) or OLD in str(folder.config.get("model_type")):
         return
+    named_so = [
+        f"{escape(one.field)} of {file} is {one.number} ({_brief(one.token)})"
+        for file in (CONFIG, GENERATION)
+        for one in stale_ids(_object(folder, file), tokens)
+    ]
+    if named_so:
+        yield f"ids of other tokens than they are called by: {listing(named_so, 4, where='')}"
     names, places = _names(folder), {token: row for row, token in enumerate(tokens)}
     found = [one for one in _ids(folder) if _is_of_words(one, names, tokens)]
     if not found:

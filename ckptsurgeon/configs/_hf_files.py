@@ -13,6 +13,7 @@ __all__ = [
     "ADAPTER",
     "CONFIG",
     "GENERATION",
+    "PROCESSORS",
     "companions",
     "is_of_tokenizer",
     "linked_away",

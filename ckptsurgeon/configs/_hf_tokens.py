@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, SourceError
 from ..jsontext import read_json
 from ..sources import read_small
 from ..target import Companion
@@ -23,7 +24,7 @@ from ..vocabulary import (
     read_vocabulary,
     vocabulary_beside,
 )  # fmt: skip
-from ._hf_files import GENERATION, is_of_tokenizer, tokenizer_beside
+from ._hf_files import GENERATION, PROCESSORS, is_of_tokenizer, tokenizer_beside
 
 __all__ = ["IN_YAML", "renumbered", "renumbered_generation", "renumbering_of", "with_tokenizer_of"]
 
@@ -31,6 +32,8 @@ LISTED = 8
 WITH_ROWS = ("tokenizer.json", "vocab.json", "vocab.txt")
 WITH_PIECES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
 """Files of a tokeniser that have its tokens by row, and pieces of sentencepiece, beside which it may have others."""
+CODEC = "audio_tokenizer_config.json"
+"""What a processor has that is a model, with a vocabulary of its own."""
 SPECIAL = 4
 """Pieces that a tokeniser may number otherwise: <unk>, <s>, </s>, <pad>."""
 IN_YAML = "{part}set it in the destination's YAML: {field}: ID, or null"
@@ -85,6 +88,9 @@ def renumbered(
     if moved.changed:
         said = [f"{'.'.join(path)} = {brief_repr(value, 24)}" for path, value in moved.changed.items()]
         notes.append(f"token ids of {name} follow their tokens: {listing(said, LISTED, where='')}")
+    if moved.stale:
+        wrong = [f"{escape(one.field)} was {one.number} ({escape(brief_repr(one.token, 24))})" for one in moved.stale]
+        notes.append(f"ids of {name} were not of the tokens that they are called by: {listing(wrong, 4, where='')}")
     if moved.dropped:
         dropped = listing(moved.dropped, LISTED, where="")
         notes.append(f"left out of {name}, since {escape(new)} has no such tokens: {dropped}")
@@ -94,18 +100,30 @@ def renumbered(
 def renumbered_generation(
     files: Sequence[Companion], numbers: Renumbering, new: str, given: Mapping[str, Any], *, remedy: str = IN_YAML
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return files in which the token ids of generation_config.json follow their tokens, and what there is to say.
+    """Return files in which the token ids of generation_config.json and of processors follow their tokens, and notes.
 
-    Fields that are ``given`` in the destination are so here, too. Raises ConfigError as ``renumbered``.
+    Fields that are ``given`` in the destination are so here, too. A processor's file that is no JSON object stays as it
+    is. Raises ConfigError as ``renumbered``.
     """
-    found = next((one for one in files if one.name == GENERATION), None)
-    if found is None:
-        return tuple(files), []
-    fields = _object(found)
-    fixed = {name: value for name, value in given.items() if name in fields}
-    moved, notes = renumbered(GENERATION, fields, numbers, new, remedy=remedy, fixed=frozenset(fixed))
-    text = json.dumps({**moved.applied(fields), **fixed}, indent=2, ensure_ascii=False) + "\n"
-    return tuple(Companion(GENERATION, text=text) if one is found else one for one in files), notes
+    made, notes = list[Companion](), list[str]()
+    for one in files:
+        fields = _object(one) if one.name == GENERATION else _processor(one)
+        fixed = {name: value for name, value in given.items() if name in fields}
+        moved, more = renumbered(one.name, fields, numbers, new, remedy=remedy, fixed=frozenset(fixed))
+        now = {**moved.applied(fields), **fixed}
+        is_other = now != fields or one.name == GENERATION
+        text = json.dumps(now, indent=2, ensure_ascii=False) + "\n" if is_other else ""
+        made.append(Companion(one.name, text=text) if is_other else one)
+        notes += more
+    return tuple(made), notes
+
+
+def _processor(one: Companion) -> dict[str, Any]:
+    """Return the fields of a processor's file, none of any other file and of one that cannot be read."""
+    if one.name in PROCESSORS and one.name != CODEC:
+        with suppress(ConfigError, SourceError):
+            return _object(one)
+    return {}
 
 
 def _object(one: Companion) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from .lending import Lent, with_lent, with_padding
 from .mapping import NEW_TOKENS, map_tokens
 from .read import BYTES, VOCABULARY_BYTES, read_vocabulary, vocabulary_of
 from .replacement import NewVocabulary, tokens_at
-from .token_ids import LostId, MovedIds, Renumbering, ids_beyond, moved_ids
+from .token_ids import LostId, MovedIds, Renumbering, ids_beyond, moved_ids, stale_ids
 from .union import rows_in, united
 from .vocabulary import Vocabulary
 from .writing import token_file, with_added_tokens
@@ -25,6 +25,7 @@ __all__ = [
     "moved_ids",
     "read_vocabulary",
     "rows_in",
+    "stale_ids",
     "token_file",
     "tokens_at",
     "tokens_beside",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["LostId", "MovedIds", "Renumbering", "ids_beyond", "moved_ids"]
+__all__ = ["LostId", "MovedIds", "Renumbering", "ids_beyond", "moved_ids", "stale_ids"]
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -22,7 +22,10 @@ _SETS = ("suppress_tokens", "begin_suppress_tokens")
 _SEQUENCES = ("bad_words_ids",)
 _BIASED = ("sequence_bias",)
 _FORCED = ("force_words_ids",)
-_MAPS = ("lang_to_id", "task_to_id", "text_decoder_lang_to_code_id", "vocabulary_map")
+_MAPS = {
+    "lang_to_id": "{}", "task_to_id": "<|{}|>", "text_decoder_lang_to_code_id": "__{}__", "vocabulary_map": "{}",
+}  # fmt: skip
+"""Fields that map names to ids, and the tokens of their names."""
 _KNOWN = (*_NAMES, *_PAIRS, *_SETS, *_SEQUENCES, *_BIASED, *_FORCED, *_MAPS)
 _OF_OTHERS = ("codebook_", "t2u_")
 """Fields that begin so have the numbers of codes, or of units of speech."""
@@ -62,7 +65,11 @@ class Renumbering:
         if not self.words:
             return number if number < len(self.new) or number >= len(self.old) else None
         token = self.token(number)
-        return self.new.get(self.parts.get(token, token)) if token else None
+        return self.place_of(token) if token else None
+
+    def place_of(self, token: str) -> int | None:
+        """Return the new number of a token, None if it has no place."""
+        return self.new.get(self.parts.get(token, token))
 
 
 @dataclass(frozen=True)
@@ -79,12 +86,14 @@ class MovedIds:
     """The fields that are otherwise, by their path; the ids that have no place; and where such ids were just left out.
 
     Left out are those of tokens that must not be made (suppressed, bad words) and of languages and tasks: a token that
-    is not there cannot be made either.
+    is not there cannot be made either. ``stale`` are ids that were of another token than the one that they are called
+    by; they have its new number.
     """
 
     changed: Mapping[Path, Any]
     lost: tuple[LostId, ...] = ()
     dropped: tuple[str, ...] = ()
+    stale: tuple[LostId, ...] = ()
 
     def applied(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields of a configuration as they are now."""
@@ -107,7 +116,7 @@ def moved_ids(fields: Mapping[str, Any], numbers: Renumbering, *, fixed: frozens
             moved = mover.moved(".".join(path), path[-1], value)
             if moved != value:
                 changed[path] = moved
-    return MovedIds(changed, tuple(mover.lost), tuple(mover.dropped))
+    return MovedIds(changed, tuple(mover.lost), tuple(mover.dropped), tuple(mover.stale))
 
 
 def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
@@ -120,6 +129,11 @@ def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
         numbers = _numbers(value)
         found += [(".".join(path), one) for one in numbers if one >= rows]
     return found
+
+
+def stale_ids(fields: Mapping[str, Any], tokens: Sequence[str]) -> list[LostId]:
+    """Return the ids of a configuration that are of another of the ``tokens`` than the one that they are called by."""
+    return list(moved_ids(fields, Renumbering.of(tokens, tokens)).stale)
 
 
 def _numbers(value: Any) -> Iterator[int]:
@@ -183,10 +197,11 @@ class _Mover:
         self._numbers = numbers
         self.lost: list[LostId] = []
         self.dropped: list[str] = []
+        self.stale: list[LostId] = []
 
     def moved(self, field: str, name: str, value: Any) -> Any:
         if name in _MAPS and isinstance(value, dict):
-            found = {key: self._place(one) for key, one in value.items()}
+            found = self._by_name(field, _MAPS[name], value)
             return self._kept(field, {key: one for key, one in found.items() if one is not None}, len(found))
         if name in _SETS and isinstance(value, list):
             places = [self._place(one) for one in value]
@@ -209,6 +224,19 @@ class _Mover:
         if isinstance(value, list):
             return [self._needed(field, one) for one in value]
         return self._needed(field, value)
+
+    def _by_name(self, field: str, pattern: str, value: Mapping[str, Any]) -> dict[str, Any]:
+        """Return where the ids of a map go: those of the tokens that it names, if these are known."""
+        known = frozenset(self._numbers.old) if self._numbers.words else frozenset[str]()
+        found = {}
+        for key, one in value.items():
+            named = pattern.format(key)
+            if named in known and type(one) is int and self._numbers.token(one) != named:
+                self.stale.append(LostId(f"{field}.{key}", one, self._numbers.token(one)))
+                found[key] = self._numbers.place_of(named)
+            else:
+                found[key] = self._place(one)
+        return found
 
     def _row(self, row: Any) -> Any:
         """Return where the tokens of a sequence go, None if one of them has no place."""

@@ -106,3 +106,24 @@ def test_applied_leaves_the_given_fields_as_they_are() -> None:
     fields = {"text_config": {"pad_token_id": 0, "n": 1}, "x": 2}
     assert moved_ids(fields, NUMBERS).applied(fields) == {"text_config": {"pad_token_id": 3, "n": 1}, "x": 2}
     assert fields["text_config"] == {"pad_token_id": 0, "n": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "changed", "stale"),
+    [
+        ({"lang_to_id": {"a": 5, "c": 6}}, {"a": 1, "c": 0}, ["lang_to_id.a"]),
+        ({"lang_to_id": {"b": 4}}, {}, ["lang_to_id.b"]),  # it has no place
+        ({"lang_to_id": {"a": 9}}, {"a": 1}, ["lang_to_id.a"]),
+        ({"task_to_id": {"c": 4}}, {"c": 4}, ["task_to_id.c"]),
+        ({"text_decoder_lang_to_code_id": {"c": 0}}, {"c": 3}, ["text_decoder_lang_to_code_id.c"]),
+        ({"lang_to_id": {"x": 4}}, {"x": 1}, []),
+    ],
+)
+def test_an_id_of_another_token_than_it_is_called_by_goes_to_that_one(
+    fields: dict[str, Any], changed: dict[str, int], stale: list[str]
+) -> None:
+    numbers = Renumbering.of([*OLD, "<|c|>", "__c__"], [*NEW[:3], "__c__", "<|c|>"])
+    moved = moved_ids(fields, numbers)
+    assert list(moved.applied(fields).values()) == [changed]
+    assert [one.field for one in moved.stale] == stale
+    assert not moved_ids(fields, Renumbering.first(4, 7)).stale
