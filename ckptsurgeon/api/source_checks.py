@@ -28,7 +28,8 @@ def with_sources_said(
     for number, (checkpoint, folder) in enumerate(zip(opened, folders, strict=False)):
         if number != donor and folder.files and not checkpoint.elsewhere:
             tensors = [Described(key, info.dtype, info.shape) for key, info in checkpoint.items()]
-            lists = (*token_list_notes(folder), *special_id_notes(folder, folder))
+            apart = ModelFolder("", folder.files)  # what only this reads may change until the plan is carried out
+            lists = (*token_list_notes(folder), *special_id_notes(apart, folder))
             notes = (*layer_notes(tensors, folder.config), *lists)
             said |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
     return replace(plan, notes=(*plan.notes, *said)) if said else plan
