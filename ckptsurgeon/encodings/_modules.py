@@ -20,6 +20,8 @@ _OF_MLX = ("bits", "group_size", "mode")
 _PLAIN = re.compile(r"\^?(?:[\w\-/]|(?:\\[.d\-_]|\.|\[[\w\-]+\])[*+]?\??|\((?:\?:)?[\w|.\\\-]+\)\??)*\$?")
 """Expressions that settings are written with, and that take no time: no group is repeated."""
 _REPEATED, _GROUPED, _LONGEST, _MOST = 3, 2, 200, 200
+_STEPS = 1_000_000_000
+"""How many steps all expressions of settings may take in the worst case: seconds."""
 
 
 class Modules:
@@ -33,7 +35,7 @@ class Modules:
         self._settings, self._sections = settings, list[Settings]()
         self._names: dict[str, int] = {}
         self._patterns: list[tuple[re.Pattern[str], int, str]] = []
-        self._general = settings
+        self._general, self._steps = settings, 0
         if not isinstance(settings.get("quant_method"), str):
             self._add_named(settings, settings)
         if isinstance(extra := settings.get(_EXTRA), dict):
@@ -43,16 +45,18 @@ class Modules:
         if self._is_compressed:
             self._add_groups()
         self._skipped = {entry: name for name in SKIPPED for entry in _texts(settings.get(name))}
-        self._ignored = _texts(settings.get(_IGNORED)) if self._is_compressed else []
-        self._ignoring = [one for one in self._ignored if one[:3] == "re:"][:_MOST]
-        self._skipping = [one for one in self._skipped if not re.fullmatch(r"[\w.\-]*", one)][:_MOST]
-        self._not_named = frozenset(self._ignored)
+        ignored = _texts(settings.get(_IGNORED)) if self._is_compressed else []
+        self._ignored = frozenset(ignored)
+        self._ignoring = _expressions([one for one in ignored if one[:3] == "re:"], start=3)
+        self._skipping = _expressions([one for one in self._skipped if not re.fullmatch(r"[\w.\-]*", one)])
 
     def place(self, module: str) -> int:
         """Return the place of the section that is of a module."""
         if (found := self._names.get(module)) is not None:
             return found
-        return next((place for one, place, _ in self._patterns if _meets(one, module) and place != GENERAL), GENERAL)
+        return next(
+            (place for one, place, _ in self._patterns if self._meets(one, module) and place != GENERAL), GENERAL
+        )
 
     def settings(self, place: int) -> Settings:
         """Return what is said of the modules that have a section, as if it were said of all."""
@@ -68,16 +72,22 @@ class Modules:
         for name in (*around, *ends) if self._skipped else ():
             if name in self._skipped:
                 return f"{self._skipped[name]} ({name})"
-        for entry in self._skipping:
-            if (found := _expression(entry)) and any(_meets(found, name, whole=True) for name in around):
+        for entry, found in self._skipping.items():
+            if any(self._meets(found, name, whole=True) for name in around):
                 return f"{self._skipped[entry]} ({entry})"
-        if module in self._not_named:
+        if module in self._ignored:
             return f"{_IGNORED} ({module})"
-        for entry in self._ignoring:
-            if (found := _expression(entry[3:])) and _meets(found, module):
+        for entry, found in self._ignoring.items():
+            if self._meets(found, module):
                 return f"{_IGNORED} ({entry})"
-        first = next((entry for one, _, entry in self._patterns if _meets(one, module)), "")
+        first = next((entry for one, _, entry in self._patterns if self._meets(one, module)), "")
         return f"{_DYNAMIC} ({first})" if first[:2] == "-:" and module not in self._names else ""
+
+    def _meets(self, pattern: re.Pattern[str], module: str, *, whole: bool = False) -> bool:
+        self._steps += len(module) ** _repeated(pattern.pattern)
+        if len(module) > _LONGEST or self._steps > _STEPS:
+            return False
+        return bool(pattern.fullmatch(module) if whole else pattern.match(module))
 
     def _add_named(self, sections: Mapping[str, Any], general: Settings) -> None:
         """Add sections that modules are the names of, as MLX and AutoRound have them."""
@@ -173,19 +183,24 @@ def _texts(value: object) -> list[str]:
     return [one for one in value if isinstance(one, str) and one] if isinstance(value, list) else []
 
 
+def _expressions(entries: Sequence[str], start: int = 0) -> dict[str, re.Pattern[str]]:
+    """Return the entries that are expressions which take no time, from ``start`` on."""
+    found = {one: _expression(one[start:]) for one in entries[:_MOST]}
+    return {one: pattern for one, pattern in found.items() if pattern is not None}
+
+
+def _repeated(text: str) -> int:
+    """Return how many repetitions an expression has that can be of any length, but one at its end."""
+    text = text.removesuffix("$").removesuffix(".*")
+    return text.count("*") + text.count("+")
+
+
 def _expression(text: str) -> re.Pattern[str] | None:
     """Return an expression that takes no time, None if it could."""
     is_short = len(text) <= _LONGEST and text.count("(") <= _GROUPED
-    repeated = text.removesuffix("$").removesuffix(".*")
-    if not is_short or repeated.count("*") + repeated.count("+") > _REPEATED or not _PLAIN.fullmatch(text):
+    if not is_short or _repeated(text) > _REPEATED or not _PLAIN.fullmatch(text):
         return None
     try:
         return re.compile(text)
     except re.error:
         return None
-
-
-def _meets(pattern: re.Pattern[str], module: str, *, whole: bool = False) -> bool:
-    if len(module) > _LONGEST:
-        return False
-    return bool(pattern.fullmatch(module) if whole else pattern.match(module))

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.encodings import Modules
 
 from .zoo import BY_NAME, IN, LAYERS, Quantised
 
@@ -200,3 +201,24 @@ def test_settings_by_which_no_codes_are_as_wide_as_the_model_are_said(
             assert len(said) == number
             assert all("4 quantised tensors of layers have other columns" in note for note in said)
             assert all(f"says, {columns} and not {IN} (hidden_size)" in note for note in said)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dynamic": {f".+.+.+x{n}": {} for n in range(199)}},
+        {"modules_to_not_convert": [r"\d+" * 40 + "x", "(a+)+x", "*", "[", "", 1, None]},
+        {
+            "quant_method": "compressed-tensors",
+            "ignore": ["re:(", 3, "re:(a|a)*b"],
+            "config_groups": {"a": {"targets": [1, "re:[z-a]"]}, "b": 3},
+        },
+        {"quant_method": ["gptq"], "extra_config": [1], "dynamic": [1]},
+    ],
+)
+def test_settings_of_strangers_are_read_whatever_they_hold(settings: dict[str, Any]) -> None:
+    modules = Modules(settings)
+    for n in range(300):
+        for name in ("a" * 150 + f".{n}", "1" * 190 + str(n)):
+            assert modules.settings(modules.place(name)) is not None
+            assert modules.left_out(name) == ""
