@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .text import without_secrets
+from .util.text import without_secrets
 
 __all__ = [
     "CheckpointError",

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ckptsurgeon.adapters import adaptation_box, adapted, centred
-from ckptsurgeon.adapters.inverse import pseudo_inverse
-from ckptsurgeon.adapters.resample import resampled
-from ckptsurgeon.adapters.taps import apply_taps
-from ckptsurgeon.ops import Array, blocks
-from ckptsurgeon.policies import fit
+from ckptsurgeon.engine.resample.adapt import adaptation_box, adapted
+from ckptsurgeon.engine.resample.centre import centred
+from ckptsurgeon.engine.resample.inverse import pseudo_inverse
+from ckptsurgeon.engine.resample.resample import resampled
+from ckptsurgeon.engine.resample.taps import apply_taps
+from ckptsurgeon.planning.mismatch.fitting import fit
+from ckptsurgeon.tensors.ops.boxes import Array, blocks
 
 Shape = tuple[int, ...]
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.argument_types import KINDS
+from ckptsurgeon.api.inputs.argument_types import KINDS
 
 VERBS: dict[str, tuple[str, Callable[..., Any]]] = {
     "merge": ("models", cs.merge),

@@ -16,9 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import check_step, compute, needs
-from ckptsurgeon.plan import Input, Step
-from ckptsurgeon.planners import ema_weights
+from ckptsurgeon.engine.check_steps import check_step
+from ckptsurgeon.engine.compute import compute
+from ckptsurgeon.engine.compute import memory_estimate as needs
+from ckptsurgeon.planning.edit.average import ema_weights
+from ckptsurgeon.planning.plan.step import Input, Step
 from fixtures.espnet_models import recorded
 
 from .lora.adapters import peft_folder

@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptsurgeon import composition as c
-from ckptsurgeon.checkpoint import Checkpoint, open_checkpoint
-from ckptsurgeon.engine import read_part
-from ckptsurgeon.tensors import TensorInfo
+from ckptsurgeon.checkpoint.checkpoint import Checkpoint
+from ckptsurgeon.checkpoint.opening import open_checkpoint
+from ckptsurgeon.engine.compute.reading import read_part
+from ckptsurgeon.tensors import composition as c
+from ckptsurgeon.tensors.info import TensorInfo
 
 Pair = tuple[TensorInfo, torch.Tensor]
 
@@ -98,7 +99,7 @@ def test_views_of_what_is_stored_stay_what_is_stored() -> None:
 
 def test_a_made_tensor_is_read_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A part of a transposed and reshaped tensor reads little more than the part."""
-    import ckptsurgeon.engine.reading as reading
+    import ckptsurgeon.engine.compute.reading as reading
 
     checkpoint, pair = stored((512, 512), strided=False)
     info, tensor = reshape(permute(pair, (1, 0)), (512 * 512,))
@@ -111,8 +112,8 @@ def test_a_made_tensor_is_read_in_bounded_memory(monkeypatch: pytest.MonkeyPatch
 
 
 def test_sparse_parts_of_another_shape_are_not_read_with_all_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ckptsurgeon.engine.composed as composed
-    import ckptsurgeon.engine.reading as reading
+    import ckptsurgeon.engine.compute.composed as composed
+    import ckptsurgeon.engine.compute.reading as reading
 
     monkeypatch.setattr(composed, "SMALL", 16)
     checkpoint, pair = stored((64, 64), strided=False)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.comparison import bytewise, records
+from ckptsurgeon.analysis.compare import bytewise, records
 
 
 @pytest.fixture

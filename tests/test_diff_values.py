@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.comparison import Difference, Numbers, measure
+from ckptsurgeon.analysis.compare import measure
+from ckptsurgeon.analysis.compare.difference import Difference, Numbers
 
 
 def compared(first: Any, second: Any, **options: Any) -> Difference:

@@ -18,9 +18,9 @@ import yaml
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.keys import KeyPattern
-from ckptsurgeon.policies import MISMATCH_POLICIES
-from ckptsurgeon.registry import modules
+from ckptsurgeon.planning.keys.pattern import KeyPattern
+from ckptsurgeon.planning.mismatch.parse import MISMATCH_POLICIES
+from ckptsurgeon.util.registry import modules
 from fixtures.reference.pictures import COMMANDS
 
 from .cli.conftest import speech_files

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.keys import parse_rule
+from ckptsurgeon.planning.keys.rules import parse_rule
 
 
 def model() -> nn.Module:

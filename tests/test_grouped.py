@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.plan import Failure
-from ckptsurgeon.text import grouped, together
+from ckptsurgeon.planning.plan.receipt import Failure
+from ckptsurgeon.util.text import grouped, together
 
 Run = Callable[..., Any]
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.model_folders import model_folder_at
-from ckptsurgeon.jsontext import read_json
-from ckptsurgeon.vocabulary import read_vocabulary
+from ckptsurgeon.api.model_folder.folder import model_folder_at
+from ckptsurgeon.storage.json_text import read_json
+from ckptsurgeon.vocabulary.read import read_vocabulary
 
 DOUBLED = {
     "in one object": ('{"a": 1,\n "b": 2,\n "a": 3}', "key a stands twice, again in line 3"),

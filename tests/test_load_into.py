@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import memory
+from ckptsurgeon.engine import live_modules as memory
 
 from .transformers_models import BERT, WAV2VEC2, model_of, same, saved
 
@@ -84,7 +84,7 @@ def test_a_fault_half_way_changes_nothing(fault: str, monkeypatch: pytest.Monkey
         data[data.rindex(theirs.norm.running_var.numpy().tobytes())] ^= 1  # type: ignore[union-attr,operator]
         Path("src.pth").write_bytes(bytes(data))
     else:
-        from ckptsurgeon.engine import memory
+        from ckptsurgeon.engine import live_modules as memory
 
         real = memory._read
         calls: list[int] = []

@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.matching import Proposal, nearness, propose
-from ckptsurgeon.tensors import TensorInfo
+from ckptsurgeon.analysis.match import nearness
+from ckptsurgeon.analysis.match.proposal import Proposal
+from ckptsurgeon.analysis.match.solve import propose
+from ckptsurgeon.tensors.info import TensorInfo
 
 Shapes = dict[str, tuple[int, ...]]
 D, FF, C = 768, 3072, 512

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from ckptsurgeon.errors import PlanError
-from ckptsurgeon.means import average, largest, rounded, scaled
-from ckptsurgeon.ops import cast, raw_dtype
+from ckptsurgeon.tensors.ops.casts import cast, raw_dtype
+from ckptsurgeon.tensors.ops.means import average, largest, rounded, scaled
 
 # bits of precision, exponent of the smallest normal, largest finite value
 FORMS = {

@@ -88,8 +88,8 @@ class CountedTies(dict[str, str]):
 
 
 def test_what_an_edit_takes_is_gathered_once_however_many_tensors_there_are() -> None:
-    from ckptsurgeon.api.model_folders import model_folder_at
-    from ckptsurgeon.api.output_folder import edited_folder
+    from ckptsurgeon.api.model_folder.folder import model_folder_at
+    from ckptsurgeon.api.model_folder.output import edited_folder
 
     plan = cs.convert(model("m"))
     edited_folder(plan, model_folder_at("m"), cs.open_checkpoint("m"), CountedTies())
@@ -615,7 +615,7 @@ def test_merged_rows_that_move_take_token_ids_along() -> None:
 
 def test_the_known_names_are_all_that_transformers_looks_for() -> None:
     transformers = pytest.importorskip("transformers")
-    from ckptsurgeon.configs._hf_files import TOKENIZERS
+    from ckptsurgeon.destinations.hf.files import TOKENIZERS
 
     names = set()
     for path in Path(transformers.__file__).parent.glob("models/*/tokenization_*.py"):

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon import neighbours
-from ckptsurgeon.neighbours import did_you_mean
+from ckptsurgeon.util import did_you_mean as neighbours
+from ckptsurgeon.util.did_you_mean import did_you_mean
 
 from .lora.adapters import factors, peft_folder
 

@@ -145,7 +145,7 @@ def test_a_copy_has_several_names_and_each_goes_its_own_way() -> None:
 
 def test_splits_are_copied_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """A split of the first dimension lies in the file as it is, and is never computed."""
-    import ckptsurgeon.engine.compute as compute
+    import ckptsurgeon.engine.compute.compute as compute
 
     monkeypatch.setattr(compute, "_computed", None)
     plan = cs.rename("gpt.pth", operations=[{"split": "head.weight", "into": ["a", "b"], "sizes": [7, 3]}])
@@ -378,7 +378,7 @@ def test_an_operation_and_its_inverse_are_the_identity(data: Any) -> None:
 
 def test_columns_of_transposed_tensors_are_read_in_large_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block of rows of the result needs some of every tensor: read piece by piece, that is quadratic."""
-    import ckptsurgeon.engine.reading as reading
+    import ckptsurgeon.engine.compute.reading as reading
 
     torch.save({f"l.{i}.w": torch.randn(256, 256) for i in range(24)}, "t.pth")
     reads = []

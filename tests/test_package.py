@@ -144,7 +144,7 @@ def test_the_installed_program_runs_where_the_checkout_is_not(fresh: Path, tmp_p
 
 
 def test_what_ran_is_the_installed_package(fresh: Path, tmp_path: Path) -> None:
-    code = "import ckptsurgeon.entry, importlib.metadata as m; print(ckptsurgeon.__file__, m.version('ckptsurgeon'))"
+    code = "import ckptsurgeon.__main__, importlib.metadata as m; print(ckptsurgeon.__file__, m.version('ckptsurgeon'))"
     file, version = command(fresh / "bin/python", "-c", code, cwd=tmp_path).stdout.split()
     assert Path(file).is_relative_to(fresh)
     assert version == cs.__version__
@@ -153,8 +153,8 @@ def test_what_ran_is_the_installed_package(fresh: Path, tmp_path: Path) -> None:
 def test_the_installed_package_finds_its_own_files(fresh: Path, tmp_path: Path) -> None:
     """Every verb, format, method and list of words is found in the folders of the package."""
     code = (
-        "from ckptsurgeon.registry import module_names as n; from importlib.resources import files; "
-        "print(*(len(n('ckptsurgeon.' + p)) for p in ('cli.verbs', 'formats', 'merges', 'configs')), "
+        "from ckptsurgeon.util.registry import module_names as n; from importlib.resources import files; "
+        "print(*(len(n('ckptsurgeon.' + p)) for p in ('cli.verbs', 'formats', 'methods.merge', 'destinations')), "
         "sum(1 for _ in (files('ckptsurgeon') / 'trainer/speech/words').iterdir()))"
     )
     there = command(fresh / "bin/python", "-c", code, cwd=tmp_path).stdout

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ckptsurgeon.policies import cast_fault, fit, fitting_policies, is_reshape
+from ckptsurgeon.planning.mismatch.casts import cast_fault
+from ckptsurgeon.planning.mismatch.fitting import fit, fitting_policies
+from ckptsurgeon.planning.mismatch.shapes import is_reshape
 
 
 @pytest.mark.parametrize(

@@ -253,7 +253,8 @@ def test_a_value_of_another_type_is_named(fields: dict[str, Any], why: str, ckpt
 
 
 def test_every_argument_of_a_verb_has_a_type_that_recipes_check() -> None:
-    from ckptsurgeon.api import argument_types, recipes
+    from ckptsurgeon.api import recipes
+    from ckptsurgeon.api.inputs import argument_types
 
     for verb in recipes._VERBS.values():
         for parameter in inspect.signature(verb).parameters.values():

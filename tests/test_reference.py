@@ -15,8 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.plan import Failure, FilePrint, Merge, Plan, PlanTarget, Rows, Verification
-from ckptsurgeon.trainer.result import Arm, Controls, Trained
+from ckptsurgeon.planning.plan.merge import Merge
+from ckptsurgeon.planning.plan.plan import FilePrint, Plan, PlanTarget
+from ckptsurgeon.planning.plan.receipt import Failure, Verification
+from ckptsurgeon.planning.plan.rows import Rows
+from ckptsurgeon.trainer.run.result import Arm, Controls, Trained
 from fixtures.reference.answers import ANSWERS, PRINTED_BY
 from fixtures.reference.answers_page import schemas
 from fixtures.reference.everything import PAGES

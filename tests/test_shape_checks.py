@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.shape_checks import Described, shape_notes
+from ckptsurgeon.api.model_folder.shape_checks import Described, shape_notes
 
 BASE = {
     "model_type": "llama", "vocab_size": 6, "hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 12,

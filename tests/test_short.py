@@ -17,13 +17,14 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import read_header
-from ckptsurgeon.keys import parse_rule
-from ckptsurgeon.plan import Row, Rows, step
-from ckptsurgeon.recipe import parse_recipe
+from ckptsurgeon.formats._open import read_header
+from ckptsurgeon.planning.keys.rules import parse_rule
+from ckptsurgeon.planning.plan import step
+from ckptsurgeon.planning.plan.rows import Row, Rows
+from ckptsurgeon.planning.recipe.reading import parse_recipe
 from ckptsurgeon.render.plan import plan_lines, plan_view, rows_said
-from ckptsurgeon.sources import open_source
-from ckptsurgeon.trainer.checks import PASS, Check
+from ckptsurgeon.storage.read.uri import open_source
+from ckptsurgeon.trainer.checks._check import PASS, Check
 
 MANY = 1000
 WIDTH, LINES = 80, 10
@@ -124,7 +125,7 @@ def test_what_is_printed_of_a_name_is_on_its_line() -> None:
     assert all(text.isprintable() for text in shown), shown
 
 
-@pytest.mark.parametrize("code", ["", "cs.inspect; cs.train; cs.apply", "import ckptsurgeon.cli, ckptsurgeon.planners"])
+@pytest.mark.parametrize("code", ["", "cs.inspect; cs.train; cs.apply", "import ckptsurgeon.cli, ckptsurgeon.planning"])
 def test_completion_offers_what_is_public_and_nothing_else(code: str) -> None:
     script = f"import ckptsurgeon as cs\n{code}\nprint(*dir(cs)); print(*cs.__all__)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

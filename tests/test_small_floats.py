@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ckptsurgeon.ops import cast
-from ckptsurgeon.small_floats import SMALL_FLOATS, from_small, to_small
+from ckptsurgeon.tensors.ops.casts import cast
+from ckptsurgeon.tensors.ops.small_floats import SMALL_FLOATS, from_small, to_small
 
 TYPES = sorted(SMALL_FLOATS)
 
@@ -61,7 +61,7 @@ def test_casts_between_them_are_torch_s(dtype: str, other: str) -> None:
 
 def test_no_torch_is_imported_to_cast_them() -> None:
     code = (
-        "import sys, numpy; from ckptsurgeon.ops import cast; "
+        "import sys, numpy; from ckptsurgeon.tensors.ops.casts import cast; "
         "cast(numpy.zeros(9, 'u1'), 'float8_e5m2', 'float32'); cast(numpy.zeros(9, 'f4'), 'float32', 'float8_e4m3fn'); "
         "sys.exit('torch' in sys.modules)"
     )

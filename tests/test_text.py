@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ckptsurgeon.text import percent
+from ckptsurgeon.util.text import percent
 
 from .test_architecture import ROOT
 

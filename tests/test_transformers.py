@@ -184,7 +184,7 @@ def test_what_was_stored_otherwise_is_converted_as_transformers_does(kind: str) 
 
 
 def test_a_conversion_that_is_not_known_is_an_error_not_a_drawn_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ckptsurgeon.configs._hf_operations as operations
+    import ckptsurgeon.destinations.hf.operations as operations
 
     saved("old", MIXTRAL, "MixtralForCausalLM")
     known = {name: step for name, step in operations._STEPS.items() if name != "MergeModulelist"}

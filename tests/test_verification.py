@@ -14,8 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.plan import PlanTarget
-from ckptsurgeon.recipe import Made, Recipe, RecipeText, parse_recipe
+from ckptsurgeon.planning.plan.plan import PlanTarget
+from ckptsurgeon.planning.recipe.reading import parse_recipe
+from ckptsurgeon.planning.recipe.recipe import Made, Recipe
+from ckptsurgeon.planning.recipe.writing import RecipeText
 
 from .planners.test_transplant import declare
 
@@ -116,7 +118,7 @@ def reseal(output: str, key: str, values: torch.Tensor) -> None:
     import struct
     import zlib
 
-    from ckptsurgeon.formats._seal import UNSEALED, seal
+    from ckptsurgeon.formats.base.seal import UNSEALED, seal
 
     data = bytearray(Path(output).read_bytes())
     info = cs.open_checkpoint(output)[key]

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import CheckpointError, ConfigError, PatternError, PlanError
-from ckptsurgeon.vocabulary import Vocabulary, map_tokens
+from ckptsurgeon.vocabulary.mapping import map_tokens
+from ckptsurgeon.vocabulary.vocabulary import Vocabulary
 
 EN = ["<blank>", "<unk>", "a", "b", "c", "d", "e", "f", "<sos/eos>"]
 RU = ["<blank>", "<unk>", "c", "я", "a", "ж", "<sos/eos>"]

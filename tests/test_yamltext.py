@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon import yamltext
-from ckptsurgeon.text import brief_repr
-from ckptsurgeon.yamltext import read_yaml
+from ckptsurgeon.storage import yaml_text as yamltext
+from ckptsurgeon.storage.yaml_text import read_yaml
+from ckptsurgeon.util.text import brief_repr
 
 from .pace import in_time
 

@@ -7,17 +7,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from ..plan import Plan, Receipt
-from ..planners import check_adapter
-from ..version import __version__
-from .argument_types import checked
-from .inputs import OpenInputs, close_inputs, close_plan
-from .reopening import inputs_of, read_plan, with_merging
-from .types import Path, Progress
+from ..planning.lora_extract.check import check_adapter
+from ..planning.plan.plan import Plan
+from ..planning.plan.receipt import Receipt
+from ..util.version import __version__
+from .inputs.argument_types import checked
+from .inputs.inputs import OpenInputs, close_inputs, close_plan
+from .inputs.reopening import inputs_of, read_plan, with_merging
+from .inputs.types import Path, Progress
 
 if TYPE_CHECKING:
-    from ..engine import OutputOptions
-    from ..merges import Method
+    from ..engine.output.layout import OutputOptions
+    from ..methods.merge._method import Method
 
 __all__ = ["apply", "check_output", "notes_of", "output_formats"]
 
@@ -51,8 +52,10 @@ def apply(
     output exists (without ``force``), is an input, is being written by another run or cannot be written, FormatError
     where an input fails its checksum.
     """
-    from ..engine import carry_out, check_wait, parse_size
-    from ..recipe import make_recipe
+    from ..engine.apply import carry_out
+    from ..engine.output.sizes import parse_size
+    from ..planning.recipe.making import make_recipe
+    from ..storage.write.locking import check_wait
 
     check_wait(wait)
     from_file = not isinstance(plan, Plan)
@@ -91,13 +94,13 @@ def apply(
 
 def _check_memory(plan: Plan, plugins: tuple[Method, ...], memory: int) -> None:
     """Raise PlanError where a plan takes more than the memory that it is given."""
-    from .memory import with_costs  # with numpy
+    from .inputs.memory_budget import with_costs  # with numpy
 
     with_costs(plan, memory, plugins)
 
 
 def _loaded(plugin: Path) -> tuple[Method, ...]:
-    from ..merges import load_plugin  # with numpy, which copying does without
+    from ..methods.merge._plugin import load_plugin  # with numpy, which copying does without
 
     return load_plugin(os.fspath(plugin))
 
@@ -108,7 +111,7 @@ def _nowhere() -> ConfigError:
 
 def output_formats() -> list[str]:
     """Return the names of the formats that can be written, as ``to`` takes them."""
-    from ..formats import writers
+    from ..formats._open import writers
 
     return sorted(writers())
 
@@ -117,8 +120,9 @@ def check_output(
     output: Path, *, to: str | None = None, max_shard_size: str | None = None, plan: Plan | None = None
 ) -> None:
     """Raise what ``apply`` would raise for an output's format and size, and for the dtypes and entries of a plan."""
-    from ..engine import as_written, check_options, lay_out
-    from ..formats import Beside
+    from ..engine.output.companions import as_written
+    from ..engine.output.layout import check_options, lay_out
+    from ..formats.base.header import Beside
 
     options = _options(output, to, max_shard_size)
     check_options(options)
@@ -131,12 +135,12 @@ def notes_of(
     plan: Plan, output: Path | None = None, *, to: str | None = None, max_shard_size: str | None = None
 ) -> tuple[str, ...]:
     """Return what there is to say of a plan, for a single file without what is on the files beside the weights."""
-    from ..engine import as_written
+    from ..engine.output.companions import as_written
 
     return (plan if output is None else as_written(plan, _options(output, to, max_shard_size))).notes
 
 
 def _options(output: Path, to: str | None, max_shard_size: str | None) -> OutputOptions:
-    from ..engine import OutputOptions
+    from ..engine.output.layout import OutputOptions
 
     return OutputOptions(os.fspath(output), to or "", max_shard_size or "")

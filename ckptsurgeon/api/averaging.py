@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..checkpoint import Checkpoint, open_checkpoint, path_of
-from ..plan import Plan
-from ..planners import ema_weights, plan_average
-from .argument_types import checked
-from .config_differences import with_config_said
-from .given_twice import twice_notes
-from .held_files import with_beside_held
-from .inputs import OpenInputs, names_of, plan_source, said_of, view_of
-from .merged_folder import merged_folder
-from .model_folders import model_folder
-from .planning import arguments_said
-from .rows_by_place import AVERAGED, PLACE, check_place, checked_rows
-from .source_checks import with_sources_said
-from .types import CheckpointLike
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.given import path_of
+from ..checkpoint.opening import open_checkpoint
+from ..planning.edit.average import ema_weights, plan_average
+from ..planning.plan.plan import Plan
+from .inputs.argument_types import checked
+from .inputs.given_twice import twice_notes
+from .inputs.held_files import with_beside_held
+from .inputs.inputs import OpenInputs, names_of, plan_source, said_of, view_of
+from .inputs.types import CheckpointLike
+from .model_folder.config_differences import with_config_said
+from .model_folder.folder import model_folder
+from .model_folder.merged import merged_folder
+from .model_folder.rows_by_place import AVERAGED, PLACE, check_place, checked_rows
+from .model_folder.source_checks import with_sources_said
+from .transplant.transplant import arguments_said
 
 __all__ = ["average"]
 

@@ -5,20 +5,15 @@ from __future__ import annotations
 import math
 import os
 
-from ..checkpoint import Checkpoint, open_checkpoint, place_of
-from ..collection import no_collection
-from ..comparison import (
-    Difference,
-    Outline,
-    Tolerance,
-    beside,
-    compare,
-    compare_outlines,
-    outline_from_plain,
-    outline_of,
-)
+from ..analysis.compare.difference import Difference, Tolerance, compare, compare_outlines
+from ..analysis.compare.outline import Outline, outline_from_plain, outline_of
+from ..analysis.compare.worker_process import beside
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.given import place_of
+from ..checkpoint.opening import open_checkpoint
 from ..errors import ConfigError
-from .types import CheckpointLike, Path, Patterns, Progress
+from ..util.collection import no_collection
+from .inputs.types import CheckpointLike, Path, Patterns, Progress
 
 __all__ = ["diff"]
 

@@ -7,22 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.opening import open_checkpoint
 from ..errors import ConfigError
-from ..formats import RECIPE_KEY
-from ..plan import Carried, Plan
-from ..planners import Options, check_codes, plan_edit
-from ..text import grouped, listing
-from .argument_types import checked
-from .coded import check_settings, parts_elsewhere, with_settings
-from .held_files import with_settings_held
-from .inputs import OpenInputs, names_of, plan_source, unwrap_notes, view_of
-from .model_folders import model_folder
-from .operating import asked_conversions, operate, operations_file, operations_of
-from .output_folder import edited_folder
-from .planning import arguments_said, rules_as_text, rules_of
-from .renamed_settings import with_left_out_said
-from .types import CheckpointLike, Operations, Path, Patterns, Rules
+from ..formats._safetensors_writer import RECIPE_KEY
+from ..planning.edit.edit import plan_edit
+from ..planning.plan.plan import Carried, Plan
+from ..planning.quantised import check_codes
+from ..planning.transplant.options import Options
+from ..util.text import grouped, listing
+from .inputs.argument_types import checked
+from .inputs.held_files import with_settings_held
+from .inputs.inputs import OpenInputs, names_of, plan_source, unwrap_notes, view_of
+from .inputs.operations import asked_conversions, operate, operations_file, operations_of
+from .inputs.types import CheckpointLike, Operations, Path, Patterns, Rules
+from .model_folder.folder import model_folder
+from .model_folder.output import edited_folder
+from .model_folder.quantised import check_settings, parts_elsewhere, with_settings
+from .model_folder.renamed_settings import with_left_out_said
+from .transplant.transplant import arguments_said, rules_as_text, rules_of
 
 if TYPE_CHECKING:
     import torch

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from ..analysis.explain.explain import explain as explained
+from ..analysis.explain.facts import Explained
 from ..errors import ConfigError
-from ..explanation import Explained
-from ..explanation import explain as explained
-from ..plan import Plan
-from .inputs import OpenInputs
-from .types import Patterns
+from ..planning.plan.plan import Plan
+from .inputs.inputs import OpenInputs
+from .inputs.types import Patterns
 
 __all__ = ["explain"]
 

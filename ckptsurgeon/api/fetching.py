@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from ..fetching import Fetched
-from ..fetching import fetch as _fetch
-from .types import Path, Progress
+from ..storage.fetch.fetch import fetch as _fetch
+from ..storage.fetch.fetched import Fetched
+from .inputs.types import Path, Progress
 
 __all__ = ["fetch"]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..checkpoint import open_checkpoint, path_of
-from ..configs import load_target
-from ..matching import Proposal, propose
-from ..sources import shown
-from ..text import count
-from .types import CheckpointLike
+from ..analysis.match.proposal import Proposal
+from ..analysis.match.solve import propose
+from ..checkpoint.given import path_of
+from ..checkpoint.opening import open_checkpoint
+from ..destinations._load import load_target
+from ..storage.read.uri import shown
+from ..util.text import count
+from .inputs.types import CheckpointLike
 
 __all__ = ["match"]
 

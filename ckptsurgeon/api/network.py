@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ..sources import allowing
+from ..storage.read.http.pace import allowing
 
 __all__ = ["allowing"]

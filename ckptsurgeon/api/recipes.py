@@ -9,24 +9,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..configs import code_named
+from ..destinations._load import code_named
 from ..errors import ConfigError, PlanError, SourceError
-from ..files import read_text
-from ..keys import KeyMatcher, KeyPattern, deeper_notes, unmatched
-from ..neighbours import did_you_mean
-from ..plan import CLASSES, Plan
-from ..text import brief_repr, count, escape, grouped, listing
-from ..yamltext import read_yaml
-from .argument_types import OF_RECIPES, check_types
+from ..planning.keys.hints import deeper_notes, unmatched
+from ..planning.keys.matcher import KeyMatcher
+from ..planning.keys.pattern import KeyPattern
+from ..planning.plan.plan import Plan
+from ..planning.plan.step import CLASSES
+from ..storage.small_files import read_text
+from ..storage.yaml_text import read_yaml
+from ..util.did_you_mean import did_you_mean
+from ..util.text import brief_repr, count, escape, grouped, listing
 from .averaging import average
 from .editing import convert, filter, rename
-from .extracting import lora_extract
-from .inputs import close_plan
-from .lora import lora_merge
-from .merging import merge
-from .planning import transplant
-from .reopening import code_of, read_plan
-from .types import Path
+from .inputs.argument_types import OF_RECIPES, check_types
+from .inputs.inputs import close_plan
+from .inputs.reopening import code_of, read_plan
+from .inputs.types import Path
+from .lora.extract import lora_extract
+from .lora.merge import lora_merge
+from .merge.merge import merge
+from .transplant.transplant import transplant
 
 __all__ = ["RECIPES", "Order", "load_order", "load_plan", "plan_recipe"]
 

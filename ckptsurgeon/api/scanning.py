@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
+from ..analysis.scan.base.findings import Scan
+from ..analysis.scan.scan import scan_path
 from ..errors import ConfigError
-from ..scanning import Scan, scan_path
-from ..text import brief_repr
-from .types import Path, Progress
+from ..util.text import brief_repr
+from .inputs.types import Path, Progress
 
 __all__ = ["scan"]
 

@@ -8,13 +8,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
-from ..checkpoint import Checkpoint, open_checkpoint, path_of
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.given import path_of
+from ..checkpoint.opening import open_checkpoint
 from ..errors import ConfigError, FormatError, VerifyError
-from ..plan import Failure, Note, Plan, Verification
-from ..text import escape
-from .held_files import changed_beside
-from .reopening import find_sources, read_plan
-from .types import CheckpointLike, Path, Progress
+from ..planning.plan.plan import Plan
+from ..planning.plan.receipt import Failure, Note, Verification
+from ..util.text import escape
+from .inputs.held_files import changed_beside
+from .inputs.reopening import find_sources, read_plan
+from .inputs.types import CheckpointLike, Path, Progress
 
 __all__ = ["verify"]
 
@@ -38,10 +41,11 @@ def verify(
     was signed by that, and no other may be in the folder. An output so damaged that it cannot be opened is a failed
     verification. Raises SourceError when it is missing, ConfigError when there is neither recipe nor plan.
     """
-    from ..engine import MergeContext
-    from ..merges import load_plugin
-    from ..recipe import parse_recipe
-    from ..verification import expected_of_plan, expected_of_recipe, verify_output
+    from ..analysis.verify.expected import expected_of_plan, expected_of_recipe
+    from ..analysis.verify.verify import verify_output
+    from ..engine.run.context import MergeContext
+    from ..methods.merge._plugin import load_plugin
+    from ..planning.recipe.reading import parse_recipe
 
     planned = read_plan(plan) if plan is not None and not isinstance(plan, Plan) else plan
     plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()

@@ -8,14 +8,21 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import cast
 
-from ..checkpoint import Checkpoint, open_checkpoint, path_of
+from ..analysis.inspect.inspection import inspection_of
+from ..analysis.page.contents import Shown, contents_of
+from ..analysis.page.html import page_html
+from ..analysis.page.page import Page
+from ..analysis.page.runs import FILES, Run, is_run, read_run
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.given import path_of
+from ..checkpoint.opening import open_checkpoint
 from ..errors import ConfigError, VerifyError
-from ..inspection import inspection_of
-from ..pages import FILES, Page, Run, Shown, contents_of, is_run, page_html, read_run
-from ..recipe import Recipe, parse_recipe
-from ..sources import File, open_source
-from ..text import escape
-from .types import CheckpointLike, Path, Progress
+from ..planning.recipe.reading import parse_recipe
+from ..planning.recipe.recipe import Recipe
+from ..storage.read.base import File
+from ..storage.read.uri import open_source
+from ..util.text import escape
+from .inputs.types import CheckpointLike, Path, Progress
 
 __all__ = ["view"]
 
@@ -60,7 +67,7 @@ def view(
         titles = [one.path for one in opened] if run is None else [run.path]
         page = Page(page_html(data, _title(titles)), len(data["tensors"]["rest"]), target, notes)
         if target is not None:
-            from ..engine import write_text
+            from ..storage.write.staging import write_text
 
             inputs = [file for one in opened for file in one.open_files().values()]
             inputs += [stack.enter_context(closing(file)) for file in _files(run)]
@@ -70,7 +77,7 @@ def view(
 
 def _check(output: str, *, force: bool) -> None:
     """Raise OutputError, before anything is read, for an output that cannot be."""
-    from ..engine import check_output
+    from ..storage.write.output_checks import check_output
 
     check_output(output, (), force=force, folder=False)
 
@@ -102,7 +109,7 @@ def _looked_at(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
     notes = [note for one in found for note in one.notes]
     histograms: dict[str, tuple[int, ...]] = {}
     if stats:
-        from ..inspection.histogram import histogram_of
+        from ..analysis.inspect.histogram import histogram_of
 
         for checkpoint, one in zip(opened, found, strict=True):
             for key, figures in (one.stats or {}).items():
@@ -127,7 +134,7 @@ def _recipe(checkpoint: Checkpoint) -> tuple[Recipe | None, list[str]]:
 
 
 def _compared(shown: Shown, opened: Sequence[Checkpoint], *, values: bool, progress: Progress | None) -> Shown:
-    from ..comparison import compare
+    from ..analysis.compare.difference import compare
 
     first, second = opened
     return replace(shown, difference=compare(first, second, values=values, renames=values, progress=progress))

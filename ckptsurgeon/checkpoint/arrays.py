@@ -6,8 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..formats import Name, Opaque
-from ..tensors import DTYPES, Storage, TensorInfo, contiguous_stride, reach
+from ..formats.pickle.values import Name, Opaque
+from ..tensors.dtypes import DTYPES
+from ..tensors.info import Storage, TensorInfo
+from ..tensors.strides import contiguous_stride, reach
 from .buffers import ArrayBytes
 
 if TYPE_CHECKING:

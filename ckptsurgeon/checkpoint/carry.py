@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..formats import Array, Group, Name, Opaque, key_text, limits
-from ..tensors import TensorInfo
+from ..formats.base import limits
+from ..formats.pickle.numpy import Array
+from ..formats.pickle.values import Group, Name, Opaque, key_text
+from ..tensors.info import TensorInfo
 
 __all__ = ["NO_NAMES", "Entry", "entries_to_carry", "names_to"]
 

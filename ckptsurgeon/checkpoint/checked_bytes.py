@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
-from ..formats import crc32c
-from ..sources import File
-from ..tensors import Storage, TensorInfo, reach
-from ..text import escape
+from ..storage.crc32c import crc32c
+from ..storage.read.base import File
+from ..tensors.info import Storage, TensorInfo
+from ..tensors.strides import reach
+from ..util.text import escape
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint

@@ -8,13 +8,16 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..encodings import Codes, find_codes
 from ..errors import FormatError, SourceError
-from ..formats import FileHeader, Header, shards_of
-from ..notebook import InNotebooks
-from ..sources import File, Folder, MemoryFile
-from ..tensors import Storage, TensorInfo, alias_groups
-from ..text import count, escape, listing
+from ..formats.base.header import FileHeader, Header
+from ..formats.base.shard_names import shards_of
+from ..storage.read._memory import MemoryFile
+from ..storage.read.base import File, Folder
+from ..tensors.encodings._codes import Codes
+from ..tensors.encodings._find import find_codes
+from ..tensors.info import Storage, TensorInfo, alias_groups
+from ..util.notebook import InNotebooks
+from ..util.text import count, escape, listing
 from .carry import NO_NAMES, Entry, entries_to_carry, names_to
 from .extras import Extra, entries_beside, extras_of
 from .keys import check_keys, tensors_of

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-from ..formats import Array, Group, Name, Opaque, key_text, limits
-from ..tensors import TensorInfo
-from ..text import count, shape_text
+from ..formats.base import limits
+from ..formats.pickle.numpy import Array
+from ..formats.pickle.values import Group, Name, Opaque, key_text
+from ..tensors.info import TensorInfo
+from ..util.text import count, shape_text
 from .roots import parts_of
 
 __all__ = ["Extra", "entries_beside", "extras_of"]

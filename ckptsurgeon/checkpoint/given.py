@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import ConfigError
-from ..tensors import TensorInfo
-from ..text import brief_repr
+from ..tensors.info import TensorInfo
+from ..util.text import brief_repr
 from .checkpoint import Checkpoint
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..collection import no_collection
-from ..formats import FileHeader, Group, Header, Name, Opaque, key_text
-from ..sources import MemoryFile, Piece
-from ..tensors import Storage, TensorInfo
+from ..formats.base.header import FileHeader, Header
+from ..formats.pickle.values import Group, Name, Opaque, key_text
+from ..storage.read._memory import MemoryFile, Piece
+from ..tensors.info import Storage, TensorInfo
+from ..util.collection import no_collection
 from .arrays import Place, array_info, is_array
 from .given import is_module
 from .torch_tensors import is_tensor, tensor_info

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from ..errors import FormatError, UnsafeError
-from ..formats import limits, most_segments
-from ..tensors import TensorInfo
-from ..text import count, escape
+from ..formats.base import limits
+from ..formats.base.bounds import most_segments
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape
 from .roots import Root
 
 __all__ = ["check_keys", "tensors_of"]

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..composition import Cast, Cut, Joined, Permuted, Reshaped, Summed
 from ..errors import FormatError
-from ..formats import ARRAY, META, QUANTISED, SPARSE, Array, Name
-from ..tensors import TensorInfo
-from ..text import escape
+from ..formats.pickle.numpy import Array
+from ..formats.pickle.opaque import ARRAY, META, QUANTISED, SPARSE
+from ..formats.pickle.values import Name
+from ..tensors.composition import Cast, Cut, Joined, Permuted, Reshaped, Summed
+from ..tensors.info import TensorInfo
+from ..util.text import escape
 from .checked_bytes import checked_bytes
 from .torch_tensors import Held
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import UnsafeError
-from ..formats import Group, Opaque, key_text, limits
-from ..tensors import TensorInfo
+from ..formats.base import limits
+from ..formats.pickle.values import Group, Opaque, key_text
+from ..tensors.info import TensorInfo
 
 __all__ = ["Allowance", "is_module", "module_tensors"]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ..formats import Header, read_header
-from ..sources import Folder, Source, open_source
+from ..formats._open import read_header
+from ..formats.base.header import Header
+from ..storage.read.base import Folder, Source
+from ..storage.read.uri import open_source
 from .checkpoint import Checkpoint
 from .quantisation import folder_around, folder_of_model
 from .roots import find_root

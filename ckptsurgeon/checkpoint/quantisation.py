@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, suppress
 from typing import Any
 
-from ..encodings import quantisation_of
 from ..errors import CheckpointError
-from ..formats import has_weights
-from ..jsontext import read_json
-from ..sources import Folder, Source
+from ..formats._choosing import has_weights
+from ..storage.json_text import read_json
+from ..storage.read.base import Folder, Source
+from ..tensors.encodings._settings import quantisation_of
 
 __all__ = [
     "SETTINGS",

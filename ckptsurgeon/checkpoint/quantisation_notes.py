@@ -6,19 +6,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..encodings import (
-    Codes,
-    Decoded,
-    broken_partners,
-    contradictions,
-    disagreements,
-    known_by_settings,
-    left_out,
-    stores_codes,
-)
-from ..sources import Folder, scheme_of
-from ..tensors import DTYPES, TensorInfo
-from ..text import count, escape, listing
+from ..storage.read.base import Folder
+from ..storage.read.uri import scheme_of
+from ..tensors.dtypes import DTYPES
+from ..tensors.encodings._agreement import Decoded, contradictions, disagreements, left_out, stores_codes
+from ..tensors.encodings._codes import Codes
+from ..tensors.encodings._methods import known_by_settings
+from ..tensors.encodings._partners import broken_partners
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, listing
 from .quantisation import configuration, quantisation_settings
 
 __all__ = ["at_odds", "contradictory", "incomplete", "of_other_width", "unsaid"]

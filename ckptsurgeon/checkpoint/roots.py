@@ -10,9 +10,10 @@ from itertools import islice
 from typing import Any
 
 from ..errors import ConfigError, FormatError, UnsafeError
-from ..formats import Opaque, key_text, limits
-from ..tensors import TensorInfo
-from ..text import count, escape, listing, shape_text
+from ..formats.base import limits
+from ..formats.pickle.values import Opaque, key_text
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, listing, shape_text
 from .modules import Allowance, is_module, module_tensors
 
 __all__ = ["NAMED_ROOTS", "Root", "find_root", "parts_of"]

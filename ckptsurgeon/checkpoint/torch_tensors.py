@@ -6,9 +6,11 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..formats import NESTED, QUANTISED, SPARSE
-from ..tensors import DTYPES, Storage, TensorInfo, reach
-from ..text import escape
+from ..formats.pickle.opaque import NESTED, QUANTISED, SPARSE
+from ..tensors.dtypes import DTYPES
+from ..tensors.info import Storage, TensorInfo
+from ..tensors.strides import reach
+from ..util.text import escape
 from .buffers import TensorBytes
 
 if TYPE_CHECKING:

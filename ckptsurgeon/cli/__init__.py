@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Without ``argv`` it is the whole program, which a signal may end from within.
     """
     if argv is None and len(sys.argv) == 1 and "_CKPT_COMPLETE" in os.environ:  # a shell asks what may come next
-        from .completion import run as complete
+        from .completion.answer import run as complete
 
         return complete()
     args = list(sys.argv[1:] if argv is None else argv)

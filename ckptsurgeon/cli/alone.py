@@ -8,8 +8,8 @@ from typing import Any
 
 import typer
 
-from ..text import escape
-from ..version import __version__
+from ..util.text import escape
+from ..util.version import __version__
 
 __all__ = ["COMPLETION", "install_option", "show_option", "version_option"]
 
@@ -34,10 +34,10 @@ def install_option(*, as_json: bool) -> Any:
     def install(shell: str | None) -> None:
         if shell is None:
             return
-        from . import completion
+        from .completion.installing import install, shell_in_use
 
-        shell = completion.shell_in_use(shell)
-        path, start = completion.install(shell)
+        shell = shell_in_use(shell)
+        path, start = install(shell)
         read = f", which {start} reads" if start else ""
         said = f"wrote {escape(path)}{escape(read)}; it works in every {shell} that is started from now on\n"
         _answer(_completion(shell, path=path, start=start) if as_json else said)
@@ -54,10 +54,11 @@ def show_option(*, as_json: bool) -> Any:
     def show(shell: str | None) -> None:
         if shell is None:
             return
-        from . import completion
+        from .completion.installing import shell_in_use
+        from .completion.scripts import program, script
 
-        shell = completion.shell_in_use(shell)
-        _answer(_completion(shell) if as_json else completion.script(shell, completion.program()))
+        shell = shell_in_use(shell)
+        _answer(_completion(shell) if as_json else script(shell, program()))
 
     return typer.Option(
         None, COMPLETION[1], metavar=SHELLS, callback=show, is_eager=True,
@@ -67,9 +68,10 @@ def show_option(*, as_json: bool) -> Any:
 
 def _completion(shell: str, *, path: str = "", start: str = "") -> dict[str, Any]:
     """Return the answer to ``--json``; paths are '' where nothing was written."""
-    from . import completion
+    from .completion.scripts import program
+    from .completion.scripts import script as script_completion
 
-    script = completion.script(shell, completion.program())
+    script = script_completion(shell, program())
     return {
         "kind": "ckpt.completion", "version": 1, "shell": shell, "script": script,
         "path": path or None, "read_by": start or None,

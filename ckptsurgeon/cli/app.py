@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..registry import modules
+from ..util.registry import modules
 from . import alone
 from .command import Verb
 from .failing import failed

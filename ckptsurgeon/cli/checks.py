@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from ..errors import ConfigError
-from ..registry import discover
-from ..text import escape
+from ..util.registry import discover
+from ..util.text import escape
 
 __all__ = ["check_explain", "check_output", "default_output", "mismatch_policies", "numbers", "quoted"]
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import CheckpointError, ConfigError, SourceError
-from ..text import escape
+from ..util.text import escape
 from .stopping import stop_of
 
 __all__ = ["failed", "is_for_memory"]

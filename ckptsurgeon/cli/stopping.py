@@ -129,7 +129,7 @@ def _saved() -> str:
         step = os.readlink(os.path.join(_State.run, "last")) if _State.run else ""
     except OSError:
         return ""
-    from ..text import escape
+    from ..util.text import escape
 
     at = "" if _State.run == "run" else f" --run {escape(_State.run)}"
     return f"{escape(os.path.join(_State.run, step))} is saved, and ckpt train{at} --resume goes on" if step else ""
@@ -148,7 +148,7 @@ def output_in_place() -> str:
     """Return the output's name if what is there now is not what was there before."""
     if not _State.output or _identity(_State.output) in (None, _State.before):
         return ""
-    from ..text import escape
+    from ..util.text import escape
 
     return escape(_State.output)
 

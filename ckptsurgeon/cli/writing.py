@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..text import escape
+from ..util.text import escape
 from .checks import check_output, quoted
 from .failing import is_for_memory
 from .sink import Sink, print_to
 from .stopping import say
 
 if TYPE_CHECKING:
-    from ..plan import Plan, Receipt
+    from ..planning.plan.plan import Plan
+    from ..planning.plan.receipt import Receipt
 
 __all__ = ["Writing", "show_explained", "show_plan"]
 
@@ -34,7 +35,7 @@ class Writing:
 
     def check(self) -> None:
         """Raise ConfigError for an output that cannot be, before anything is opened."""
-        from .. import api
+        from ..api.applying import check_output as api_check_output
         from ..errors import ConfigError
 
         if self.output is None:
@@ -43,25 +44,26 @@ class Writing:
                     "it does not say where to write.", hint="Name the output with -o, or look first with -n."
                 )
             if self.to or self.max_shard_size:
-                api.check_output("output/", to=self.to, max_shard_size=self.max_shard_size)
+                api_check_output("output/", to=self.to, max_shard_size=self.max_shard_size)
             return
         check_output(self.output)
-        api.check_output(self.output, to=self.to, max_shard_size=self.max_shard_size)
+        api_check_output(self.output, to=self.to, max_shard_size=self.max_shard_size)
 
     def carry_out(self, plan: Plan) -> None:
         """Show a plan, or write its output and show what was written."""
-        from .. import api
+        from ..api.applying import apply
+        from ..api.applying import check_output as api_check_output
 
         if self.dry_run:
             if self.output is not None or self.to or self.max_shard_size:
                 output = "output/" if self.output is None else self.output
-                api.check_output(output, to=self.to, max_shard_size=self.max_shard_size, plan=plan)
+                api_check_output(output, to=self.to, max_shard_size=self.max_shard_size, plan=plan)
             if not self.sink.answer(plan):
                 self._show(plan)
             return
         assert self.output is not None  # by check
         with self.sink.working("writing", self.output) as progress:
-            receipt = api.apply(
+            receipt = apply(
                 plan,
                 self.output,
                 to=self.to,
@@ -88,16 +90,16 @@ class Writing:
         self.sink.show(receipt_view(receipt, next_steps=[f"ckpt verify {quoted(output)}"], every=self.sink.verbose))
 
     def _show(self, plan: Plan) -> None:
-        from .. import api
+        from ..api.applying import notes_of
 
-        show_plan(self.sink, plan, api.notes_of(plan, self.output, to=self.to, max_shard_size=self.max_shard_size))
+        show_plan(self.sink, plan, notes_of(plan, self.output, to=self.to, max_shard_size=self.max_shard_size))
 
 
 def show_explained(sink: Sink, plan: Plan, keys: Sequence[str]) -> None:
     """Show why tensors of a plan are what they are, and nothing of the others; it was asked for, so with -q too."""
-    from .. import api
+    from ..api.explaining import explain
 
-    found = api.explain(plan, keys)
+    found = explain(plan, keys)
     if sink.answer(found):
         return
     from ..render.explanation import explained_view

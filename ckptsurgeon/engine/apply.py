@@ -9,24 +9,29 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from ..errors import OutputError, PlanError
-from ..formats import RECIPE_FILE, Beside, folder_digest, seal
-from ..plan import Plan, Receipt
-from ..recipe import Recipe, RecipeText
-from ..signing import MODEL_SIGNATURE
-from ..sources import Progress, scheme_of
-from ..text import escape, listing
-from .announcing import announce, keeping
+from ..formats.base.header import Beside
+from ..formats.base.seal import seal
+from ..formats.base.sharded_writer import RECIPE_FILE, folder_digest
+from ..planning.plan.plan import Plan
+from ..planning.plan.receipt import Receipt
+from ..planning.recipe.recipe import Recipe
+from ..planning.recipe.writing import RecipeText
+from ..storage.read.base import Progress
+from ..storage.read.uri import scheme_of
+from ..storage.signing.bundle import MODEL_SIGNATURE
+from ..storage.write.folders import StagedFolder, staged_folder
+from ..storage.write.locking import output_lock
+from ..storage.write.output_checks import check_output, identities
+from ..storage.write.staging import StagedFile, staged_file
+from ..util.text import escape, listing
 from .check_steps import check_step
-from .companions import all_checksums, as_written, copy_companions, recipe_as_written, told_companions
-from .copy_steps import check_storages, copied_steps
-from .folders import StagedFolder, staged_folder
-from .former import Former, former_companions
-from .layout import OutputOptions, OutputShape, existing_checkpoint, is_folder, lay_out
-from .locking import output_lock
-from .places import check_output, identities
-from .run import Inputs, Run, check_unchanged, lost_notes, negative_notes, unsound_notes
-from .signed import check_signable, signing
-from .staging import StagedFile, staged_file
+from .copy.copy_steps import check_storages, copied_steps
+from .output.companions import all_checksums, as_written, copy_companions, recipe_as_written, told_companions
+from .output.layout import OutputOptions, OutputShape, existing_checkpoint, is_folder, lay_out
+from .output.signing import check_signable, signing
+from .output.stale_files import Former, former_companions
+from .prefetch import announce, keeping
+from .run.run import Inputs, Run, check_unchanged, lost_notes, negative_notes, unsound_notes
 
 __all__ = ["carry_out"]
 
@@ -134,7 +139,7 @@ def _check_apart(plan: Plan, path: Sequence[str], levels: Sequence[Mapping[str, 
 
 def _check_equal(run: Run) -> None:
     if run.plan.equal:
-        from .compute_steps import check_equal
+        from .compute.compute_steps import check_equal
 
         check_equal(run.plan, run.inputs.sources)
 
@@ -142,7 +147,7 @@ def _check_equal(run: Run) -> None:
 def _compute_others(run: Run) -> None:
     """Do what is not copying; where there is nothing of it, numpy stays unimported."""
     if run.others:
-        from .compute_steps import compute_steps, draw_steps
+        from .compute.compute_steps import compute_steps, draw_steps
 
         compute_steps(run)
         draw_steps(run)

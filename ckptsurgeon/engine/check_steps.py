@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from math import isfinite, prod
 
 from ..errors import PlanError
-from ..plan import Step
-from ..policies import cast_fault, fit, is_reshape
-from ..tensors import DTYPES
-from ..text import escape
+from ..planning.mismatch.casts import cast_fault
+from ..planning.mismatch.fitting import fit
+from ..planning.mismatch.shapes import is_reshape
+from ..planning.plan.step import Step
+from ..tensors.dtypes import DTYPES
+from ..util.text import escape
 
 __all__ = ["check_step"]
 
@@ -78,7 +80,7 @@ def _merges_by_method(step: Step) -> bool:
     """Whether all inputs of a step are real floating numbers that its policy makes fit."""
     if step.merge is None:
         return False
-    from .aligning import aligns  # with numpy, which copying does without
+    from .compute.aligning import aligns  # with numpy, which copying does without
 
     dtypes = [DTYPES[one.dtype] for one in step.inputs]
     return all(one.kind == "float" and not one.is_packed for one in dtypes) and aligns(step)

@@ -7,12 +7,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ..errors import FormatError
-from ..sources import File, Folder, broken_links
-from ..text import count, escape, listing
-from . import limits
-from ._json import parse_json
+from ..storage.read.base import File, Folder
+from ..storage.read.local import broken_links
+from ..util.text import count, escape, listing
 from ._runs import chosen_of_run, example_of_run, lost_of_run
-from ._shard_names import INDEX, has_index, lacking, shards_among
+from .base import limits
+from .base.json import parse_json
+from .base.shard_names import INDEX, has_index, lacking, shards_among
 
 __all__ = ["SUFFIXES", "Choice", "choose", "has_weights", "is_weights", "note_of"]
 

@@ -7,11 +7,12 @@ import struct
 from math import prod
 
 from ..errors import FormatError
-from ..tensors import Storage, TensorInfo, contiguous_stride
-from . import limits
-from ._bounds import check_elements, check_sizes
-from ._numpy import TORCH_NAMES
-from ._values import Name, Opaque
+from ..tensors.info import Storage, TensorInfo
+from ..tensors.strides import contiguous_stride
+from .base import limits
+from .base.bounds import check_elements, check_sizes
+from .pickle.numpy import TORCH_NAMES
+from .pickle.values import Name, Opaque
 
 __all__ = ["MAGIC", "npy_entry"]
 

@@ -6,21 +6,23 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import cast
 
-from ..collection import no_collection
 from ..errors import CheckpointError, FormatError, UnsafeError
-from ..registry import discover
-from ..sources import File, Folder, Source, link_of, notes_of
-from ..text import escape, listing
+from ..storage.read.base import File, Folder, Source
+from ..storage.read.local import link_of
+from ..storage.read.remote import notes_of
+from ..util.collection import no_collection
+from ..util.registry import discover
+from ..util.text import escape, listing
 from ._choosing import choose, has_weights, is_weights, note_of
-from ._foreign import HEAD, foreign
-from ._foreign_folder import PIPELINE, folder_kind
-from ._foreign_packed import in_tar, in_zip
-from ._foreign_words import refused
-from ._header import Format, Header, Writer
-from ._sharded_writer import folder_frame, folder_recipe
-from ._tar import is_tar
-from ._tar import names_in as names_in_tar
-from ._zip import names_in as names_in_zip
+from .base.header import Format, Header, Writer
+from .base.sharded_writer import folder_frame, folder_recipe
+from .foreign.folders import PIPELINE, folder_kind
+from .foreign.foreign import HEAD, foreign
+from .foreign.packed import in_tar, in_zip
+from .foreign.words import refused
+from .torch.tar import is_tar
+from .torch.tar import names_in as names_in_tar
+from .zip.archive import names_in as names_in_zip
 
 __all__ = ["read_header", "writers"]
 

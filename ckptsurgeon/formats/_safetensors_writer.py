@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 
 from ..errors import OutputError
-from ..text import escape
-from ._header import Beside, OutTensor
-from ._sharded_writer import Indexed
-from .limits import JSON_HEADER_BYTES, TENSORS
+from ..util.text import escape
+from .base.header import Beside, OutTensor
+from .base.limits import JSON_HEADER_BYTES, TENSORS
+from .base.sharded_writer import Indexed
 
 __all__ = ["CODES", "RECIPE_KEY", "SafetensorsWriter"]
 

@@ -11,14 +11,14 @@ import re
 from collections.abc import Mapping, Sequence
 
 from ..errors import FormatError, SourceError
-from ..sources import Folder, Source
-from ..tensors import TensorInfo
-from ..text import count, escape, natural_key
+from ..storage.read.base import Folder, Source
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, natural_key
 from ._choosing import has_weights
-from ._header import Header, naming
 from ._open import read_header
-from ._zero import of_stage_2, of_stage_3
-from ._zero_states import States, buffers, entry, flats_of, frozen, groups_of
+from .base.header import Header, naming
+from .torch.zero import of_stage_2, of_stage_3
+from .torch.zero_states import States, buffers, entry, flats_of, frozen, groups_of
 
 __all__ = ["FORMAT"]
 

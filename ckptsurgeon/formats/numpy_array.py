@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 
-from ..sources import File, Source
-from ..tensors import Storage
-from ._header import FileHeader, Header, naming
+from ..storage.read.base import File, Source
+from ..tensors.info import Storage
 from ._npy import MAGIC, npy_entry
+from .base.header import FileHeader, Header, naming
 
 __all__ = ["FORMAT"]
 

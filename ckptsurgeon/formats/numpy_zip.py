@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 
 from ..errors import FormatError
-from ..sources import File, Source
-from ..tensors import Storage, TensorInfo
-from ..text import escape, listing
-from . import limits
-from ._header import FileHeader, Header, naming
+from ..storage.read.base import File, Source
+from ..tensors.info import Storage, TensorInfo
+from ..util.text import escape, listing
 from ._npy import npy_entry
-from ._values import Name, Opaque
-from ._zip import Archive, read_archive
+from .base import limits
+from .base.header import FileHeader, Header, naming
+from .pickle.values import Name, Opaque
+from .zip.archive import Archive, read_archive
 
 __all__ = ["FORMAT"]
 

@@ -13,14 +13,15 @@ from math import prod
 from typing import Any
 
 from ..errors import FormatError
-from ..sources import File, Source
-from ..tensors import DTYPES, Storage, TensorInfo
-from ..text import escape
-from . import limits
-from ._header import FileHeader, Header
-from ._json import parse_json, unique_keys
+from ..storage.read.base import File, Source
+from ..tensors.dtypes import DTYPES
+from ..tensors.info import Storage, TensorInfo
+from ..util.text import escape
 from ._safetensors_writer import CODES, RECIPE_KEY, SafetensorsWriter
-from ._seal import UNSEALED, digest_outside, seal_of
+from .base import limits
+from .base.header import FileHeader, Header
+from .base.json import parse_json, unique_keys
+from .base.seal import UNSEALED, digest_outside, seal_of
 
 __all__ = ["FORMAT"]
 

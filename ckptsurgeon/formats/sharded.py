@@ -12,17 +12,18 @@ from collections.abc import Collection, Iterator, Mapping, Set
 from typing import Any
 
 from ..errors import FormatError, SourceError
-from ..sources import File, Folder, Source, leads_out
-from ..tensors import TensorInfo
-from ..text import count, escape, listing
-from . import limits
-from ._foreign_text import json_kind
-from ._foreign_words import refused
-from ._header import FileHeader, Header
-from ._json import parse_json, unique_keys
+from ..storage.read._links import leads_out
+from ..storage.read.base import File, Folder, Source
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, listing
 from ._open import read_header
-from ._shard_names import INDEX, lacking, numbered
-from ._sharded_writer import folder_frame, folder_recipe
+from .base import limits
+from .base.header import FileHeader, Header
+from .base.json import parse_json, unique_keys
+from .base.shard_names import INDEX, lacking, numbered
+from .base.sharded_writer import folder_frame, folder_recipe
+from .foreign.text import json_kind
+from .foreign.words import refused
 
 __all__ = ["FORMAT"]
 

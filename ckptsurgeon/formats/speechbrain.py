@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, FormatError, SourceError
-from ..sources import File, Folder, Source
-from ..text import escape, listing
-from ..yamltext import read_yaml
+from ..storage.read.base import File, Folder, Source
+from ..storage.yaml_text import read_yaml
+from ..util.text import escape, listing
 from ._choosing import has_weights
-from ._header import FileHeader, Header
 from ._open import read_header
-from ._values import Name, Opaque
+from .base.header import FileHeader, Header
+from .pickle.values import Name, Opaque
 
 __all__ = ["FORMAT"]
 

@@ -13,18 +13,18 @@ from math import prod
 from typing import Any
 
 from ..errors import FormatError, SourceError, UnsafeError
-from ..sources import File, Source
-from ..tensors import DTYPES as SIZES
-from ..tensors import Storage, TensorInfo
-from ..text import escape
-from ._bounds import check_sizes
-from ._bundle import DTYPES, Bundle, Entry, read_bundle
-from ._header import FileHeader, Header, naming
-from ._leveldb import is_table
-from ._tensor_slices import slice_key, whole_of
-from ._tensorflow_folder import beside, chosen, is_folder
-from ._tensorflow_names import key_of, tree_of
-from ._values import Name, Opaque
+from ..storage.read.base import File, Source
+from ..tensors.dtypes import DTYPES as SIZES
+from ..tensors.info import Storage, TensorInfo
+from ..util.text import escape
+from .base.bounds import check_sizes
+from .base.header import FileHeader, Header, naming
+from .pickle.values import Name, Opaque
+from .tf.bundle import DTYPES, Bundle, Entry, read_bundle
+from .tf.folder import beside, chosen, is_folder
+from .tf.leveldb import is_table
+from .tf.names import key_of, tree_of
+from .tf.tensor_slices import slice_key, whole_of
 
 __all__ = ["FORMAT"]
 

@@ -14,19 +14,20 @@ from itertools import pairwise
 from typing import Any
 
 from ..errors import FormatError, UnsafeError
-from ..sources import Folder, Source
-from ..tensors import TensorInfo
-from ..text import escape
-from . import _pickle, limits
-from ._bounds import check_sizes
-from ._dcp_files import PieceFiles
-from ._dcp_writer import METADATA, DcpWriter
-from ._header import FileHeader, Header, naming
-from ._pieces import Piece, assembled
-from ._rebuild import rebuilders
-from ._sharded_writer import folder_frame, folder_recipe
-from ._torch import dtype_of
-from ._values import Name, Opaque, Unhashable, brief
+from ..storage.read.base import Folder, Source
+from ..tensors.info import TensorInfo
+from ..util.text import escape
+from .base import limits
+from .base.bounds import check_sizes
+from .base.header import FileHeader, Header, naming
+from .base.pieces import Piece, assembled
+from .base.sharded_writer import folder_frame, folder_recipe
+from .pickle import machine as _pickle
+from .pickle.torch import dtype_of
+from .pickle.values import Name, Opaque, Unhashable, brief
+from .torch.dcp_files import PieceFiles
+from .torch.dcp_writer import METADATA, DcpWriter
+from .torch.rebuild import rebuilders
 
 __all__ = ["FORMAT"]
 

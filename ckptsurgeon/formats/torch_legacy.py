@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import FormatError, UnsafeError
-from ..sources import File, Source
-from ..tensors import DTYPES, Storage
-from ..text import escape
-from . import limits
-from ._header import FileHeader, Header, naming
-from ._pickle import Machine
-from ._rebuild import rebuilders
-from ._torch import STORAGE_DTYPES, TypedStorage
-from ._values import Name
+from ..storage.read.base import File, Source
+from ..tensors.dtypes import DTYPES
+from ..tensors.info import Storage
+from ..util.text import escape
+from .base import limits
+from .base.header import FileHeader, Header, naming
+from .pickle.machine import Machine
+from .pickle.torch import STORAGE_DTYPES, TypedStorage
+from .pickle.values import Name
+from .torch.rebuild import rebuilders
 
 __all__ = ["FORMAT"]
 

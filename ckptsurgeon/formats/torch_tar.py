@@ -13,15 +13,16 @@ import struct
 from typing import Any
 
 from ..errors import FormatError, UnsafeError
-from ..sources import File, Source
-from ..tensors import DTYPES, Storage, TensorInfo
-from . import limits
-from ._header import FileHeader, Header, naming
-from ._pickle import Machine, load
-from ._rebuild import rebuilders
-from ._tar import Member, is_tar, members
-from ._torch import STORAGE_DTYPES, Tensors, TypedStorage
-from ._values import Name
+from ..storage.read.base import File, Source
+from ..tensors.dtypes import DTYPES
+from ..tensors.info import Storage, TensorInfo
+from .base import limits
+from .base.header import FileHeader, Header, naming
+from .pickle.machine import Machine, load
+from .pickle.torch import STORAGE_DTYPES, Tensors, TypedStorage
+from .pickle.values import Name
+from .torch.rebuild import rebuilders
+from .torch.tar import Member, is_tar, members
 
 __all__ = ["FORMAT"]
 

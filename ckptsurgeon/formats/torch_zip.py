@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import zlib
 
-from ..sources import File, Source
-from . import limits
-from ._header import FileHeader, Header, naming
-from ._rebuild import rebuilders
-from ._script import script_tensors
-from ._seal import UNSEALED, digest_outside, seal_of
-from ._torch_archive import TorchArchive
-from ._zip import Archive
-from ._zip_writer import ZIP_RECORD, ZipWriter
+from ..storage.read.base import File, Source
+from .base import limits
+from .base.header import FileHeader, Header, naming
+from .base.seal import UNSEALED, digest_outside, seal_of
+from .torch.archive import TorchArchive
+from .torch.rebuild import rebuilders
+from .torch.script import script_tensors
+from .torch.zip_writer import ZIP_RECORD, ZipWriter
+from .zip.archive import Archive
 
 __all__ = ["FORMAT"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..inspection import AdapterSettings
-from ..text import count, escape, listing
+from ..analysis.inspect.adapter import AdapterSettings
+from ..util.text import count, escape, listing
 
 __all__ = ["adapter_text"]
 

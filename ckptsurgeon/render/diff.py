@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..comparison import Difference, Numbers, Pair
-from ..text import count, escape, natural_key, shape_text, together
+from ..analysis.compare.difference import Difference, Numbers, Pair
+from ..util.text import count, escape, natural_key, shape_text, together
 from .branches import branch_names, collapsed, modules_at, numbers_of, pattern_of
 from .columns import Columns
 from .notes import Hanging

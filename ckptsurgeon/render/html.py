@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.segment import Segment
 from rich.style import Style
 
-from ..text import count, escape
+from ..util.text import count, escape
 
 __all__ = ["COLOURS", "Lines", "as_html", "as_text", "html_of_lines", "lines_of", "text_of_lines"]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..composition import leaves
-from ..inspection import Inspection
-from ..tensors import TensorInfo
-from ..text import count, escape, human_bytes, human_count, shape_text
+from ..analysis.inspect.inspection import Inspection
+from ..tensors.composition import leaves
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, human_bytes, human_count, shape_text
 from .adapter import adapter_text
 from .notes import Hanging
 from .rows import TreeTable, fitting

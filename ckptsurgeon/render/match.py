@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..matching import Proposal
-from ..tensors import TensorInfo
-from ..text import count, escape, shape_text
+from ..analysis.match.proposal import Proposal
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, shape_text
 from .columns import Columns
 from .tree import build_tree
 

@@ -8,7 +8,9 @@ from math import isfinite
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..merges import MergeMethods, Method, Parameter
+from ..methods.merge._listing import MergeMethods
+from ..methods.merge._method import Method
+from ..methods.merge._parameters import Parameter
 from .columns import Columns
 
 __all__ = ["methods_view"]

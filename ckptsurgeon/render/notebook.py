@@ -13,14 +13,15 @@ from .html import Lines, html_of_lines, lines_of, text_of_lines
 from .notes import notes_view
 
 if TYPE_CHECKING:
-    from ..checkpoint import Checkpoint
-    from ..comparison import Difference
-    from ..explanation import Explained
-    from ..inspection import Inspection
-    from ..matching import Proposal
-    from ..plan import Plan, Receipt, Verification
-    from ..scanning import Scan
-    from ..trainer import Trained
+    from ..analysis.compare.difference import Difference
+    from ..analysis.explain.facts import Explained
+    from ..analysis.inspect.inspection import Inspection
+    from ..analysis.match.proposal import Proposal
+    from ..analysis.scan.base.findings import Scan
+    from ..checkpoint.checkpoint import Checkpoint
+    from ..planning.plan.plan import Plan
+    from ..planning.plan.receipt import Receipt, Verification
+    from ..trainer.run.result import Trained
 
 __all__ = ["html_of", "text_of"]
 
@@ -57,7 +58,7 @@ def _views(result: object) -> Views:
 
 
 def _checkpoint(found: Checkpoint) -> Views:
-    from ..inspection import inspection_of
+    from ..analysis.inspect.inspection import inspection_of
 
     yield from _inspection(inspection_of(found))
 

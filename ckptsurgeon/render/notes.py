@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from ..text import escape
+from ..util.text import escape
 from .columns import hanging
 
 __all__ = ["Hanging", "Spread", "next_view", "notes_view", "written_view"]

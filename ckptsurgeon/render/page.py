@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..pages import Page
-from ..text import count, escape, human_bytes
+from ..analysis.page.page import Page
+from ..util.text import count, escape, human_bytes
 from .notes import Hanging, next_view
 
 __all__ = ["page_view"]

@@ -10,8 +10,12 @@ from math import prod
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..plan import Costs, Merge, Plan, Rows, Step
-from ..text import count, escape, human_bytes, human_count, listing, percent, shape_text
+from ..planning.plan.costs import Costs
+from ..planning.plan.merge import Merge
+from ..planning.plan.plan import Plan
+from ..planning.plan.rows import Rows
+from ..planning.plan.step import Step
+from ..util.text import count, escape, human_bytes, human_count, listing, percent, shape_text
 from .branches import branch_names
 from .columns import Columns
 from .notes import Hanging

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..plan import Fit, Receipt
-from ..text import escape, human_bytes, percent, shape_text
+from ..planning.plan.receipt import Fit, Receipt
+from ..util.text import escape, human_bytes, percent, shape_text
 from .columns import Columns
 from .notes import Hanging, next_view
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from ..text import escape, human_bytes, human_count, shape_text
+from ..util.text import escape, human_bytes, human_count, shape_text
 from .columns import hanging
 from .tree import Branch
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..scanning import Finding, Scan, Use, Verdict
-from ..text import count, escape, human_bytes
+from ..analysis.scan.base.findings import Finding, Scan, Use, Verdict
+from ..util.text import count, escape, human_bytes
 from .columns import Columns
 from .notes import Hanging
 

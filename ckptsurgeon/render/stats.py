@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 
-from ..inspection import Inspection, StatsSummary
-from ..tensors import DTYPES, TensorInfo
-from ..text import count, escape, human_count, listing
+from ..analysis.inspect.inspection import Inspection
+from ..analysis.inspect.summary import StatsSummary
+from ..tensors.dtypes import DTYPES
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, human_count, listing
 from .columns import hanging
 
 __all__ = ["stats_view"]

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..text import count, escape
-from ..trainer.checks import Check
-from ..trainer.result import Controls, Trained
+from ..trainer.checks._check import Check
+from ..trainer.run.result import Controls, Trained
+from ..util.text import count, escape
 from .columns import Columns
 from .notes import Hanging, Spread, next_view
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from ..text import count, escape, percent
+from ..util.text import count, escape, percent
 from .notes import Spread
 from .train import HEADS, TITLES, figures_said
 

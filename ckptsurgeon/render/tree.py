@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ..tensors import TensorInfo
-from ..text import natural_key, shape_text
+from ..tensors.info import TensorInfo
+from ..util.text import natural_key, shape_text
 
 __all__ = ["Branch", "build_tree", "is_number", "numbers_text"]
 

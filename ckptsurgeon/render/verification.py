@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..plan import Verification
-from ..text import count, escape, human_bytes, listing
+from ..planning.plan.receipt import Verification
+from ..util.text import count, escape, human_bytes, listing
 from .columns import Columns
 from .notes import Hanging
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .dtypes import DTYPES
 
 if TYPE_CHECKING:
-    from ..composition import Made
+    from .composition import Made
 
 __all__ = ["Storage", "TensorInfo", "alias_groups"]
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..errors import ConfigError
-from ..jsontext import read_json
+from ..storage.json_text import read_json
 from .vocabulary import Vocabulary, checked
 
 __all__ = ["VOCABULARY"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import ConfigError
-from ..text import brief_repr
+from ..util.text import brief_repr
 from .plain import lines_of
 from .vocabulary import Vocabulary, checked
 

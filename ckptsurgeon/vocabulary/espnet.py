@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..errors import ConfigError
-from ..text import brief_repr
-from ..yamltext import read_yaml
+from ..storage.yaml_text import read_yaml
+from ..util.text import brief_repr
 from .vocabulary import Vocabulary, checked
 
 __all__ = ["VOCABULARY"]

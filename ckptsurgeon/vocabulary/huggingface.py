@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError
-from ..jsontext import read_json
+from ..storage.json_text import read_json
 from .vocabulary import MOST, Vocabulary, checked
 from .wordpiece import INSIDE, marked
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..errors import ConfigError
-from ..plan import Row, Rows
-from ..text import escape, listing
+from ..planning.plan.rows import Row, Rows
+from ..util.text import escape, listing
 from .pieces import Pieces
 from .vocabulary import Vocabulary
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ..errors import ConfigError
-from ..text import brief_repr
+from ..util.text import brief_repr
 from .vocabulary import Vocabulary, checked
 from .wordpiece import marked
 

@@ -6,10 +6,10 @@ import os
 from typing import cast
 
 from ..errors import ConfigError
-from ..files import read_file
-from ..neighbours import did_you_mean
-from ..registry import discover
-from ..text import escape
+from ..storage.small_files import read_file
+from ..util.did_you_mean import did_you_mean
+from ..util.registry import discover
+from ..util.text import escape
 from . import plain
 from .vocabulary import Reader, Vocabulary, checked
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ..errors import ConfigError
-from .beside import tokens_beside, vocabulary_beside
+from .discover import tokens_beside, vocabulary_beside
 from .read import read_vocabulary
 from .token_ids import Renumbering
 from .vocabulary import Vocabulary

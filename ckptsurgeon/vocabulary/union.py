@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..plan import Rows
+from ..planning.plan.rows import Rows
 from .vocabulary import Vocabulary
 
 __all__ = ["rows_in", "united"]

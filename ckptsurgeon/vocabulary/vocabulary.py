@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import ConfigError
-from ..text import count, listing
+from ..util.text import count, listing
 
 __all__ = ["Reader", "Vocabulary", "checked"]
 

@@ -50,9 +50,9 @@ def ours(options: argparse.Namespace, precision: str) -> tuple[Callable[[int], N
     import soundfile
     import yaml
 
-    from ckptsurgeon.trainer.assembly import job_of
-    from ckptsurgeon.trainer.loop import Loop
-    from ckptsurgeon.trainer.run_folder import RunFolder
+    from ckptsurgeon.trainer.folder.run_folder import RunFolder
+    from ckptsurgeon.trainer.job.assembly import job_of
+    from ckptsurgeon.trainer.loop.loop import Loop
 
     fields, size, seconds = size_of(options)
     Path("net.json").write_text(json.dumps(fields))
@@ -109,9 +109,9 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     """One way, in this process."""
     import torch
 
-    from ckptsurgeon.trainer.device import peak_bytes
-    from ckptsurgeon.trainer.flops import Counted, peak_flops
-    from ckptsurgeon.trainer.settings import Settings
+    from ckptsurgeon.trainer.config.settings import Settings
+    from ckptsurgeon.trainer.optim.flops import Counted, peak_flops
+    from ckptsurgeon.trainer.system.device import peak_bytes
 
     torch.set_num_threads(1)
     device, precision = torch.device(options.device), ARMS[options.arm]

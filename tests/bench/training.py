@@ -61,9 +61,9 @@ import os, sys, tempfile, time
 import torch
 torch.set_num_threads(1)
 os.chdir(tempfile.mkdtemp())
-from ckptsurgeon.trainer.assembly import job_of
-from ckptsurgeon.trainer.loop import Loop
-from ckptsurgeon.trainer.speech import demo_data
+from ckptsurgeon.trainer.job.assembly import job_of
+from ckptsurgeon.trainer.loop.loop import Loop
+from ckptsurgeon.trainer.speech.demo import demo_data
 demo_data("speech", ["en"], n=640)
 job = job_of("speech/en.yaml", sets=("steps=21", "warmup=0", "evaluate_every=99"), device="cpu")
 loop = Loop(job, job.model()[0])

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.sources import File, MemoryFile
+from ckptsurgeon.storage.read._memory import MemoryFile
+from ckptsurgeon.storage.read.base import File
 
 from ..formats.torch_files import bytes_of, same, variety
 

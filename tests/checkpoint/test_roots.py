@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import limits
+from ckptsurgeon.formats.base import limits
 
 T = torch.ones(2)
 

@@ -479,12 +479,12 @@ def test_what_goes_wrong_says_so_and_ends_as_documented(
 
 
 def test_a_bug_is_no_traceback_unless_asked_for(files: object, ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon import api
+    from ckptsurgeon.api import inspecting
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("oops")
 
-    monkeypatch.setattr(api, "inspect", broken)
+    monkeypatch.setattr(inspecting, "inspect", broken)
     done = ckpt("inspect", "best.pth")
     assert done.code == 70
     assert "this is a bug: RuntimeError: oops" in done.err
@@ -494,12 +494,12 @@ def test_a_bug_is_no_traceback_unless_asked_for(files: object, ckpt: Run, monkey
 
 
 def test_too_little_memory_is_said(files: object, ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon import api
+    from ckptsurgeon.api import inspecting
 
     def broken(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(api, "inspect", broken)
+    monkeypatch.setattr(inspecting, "inspect", broken)
     done = ckpt("inspect", "best.pth")
     assert (done.code, "not enough memory" in done.err) == (3, True)
 

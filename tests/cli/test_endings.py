@@ -80,7 +80,7 @@ sys.argv = ["ckpt", "--version"]
 {run}
 """
 ENTRIES = {
-    "script": ("from ckptsurgeon.entry import main", "sys.exit(main())"),
+    "script": ("from ckptsurgeon.__main__ import main", "sys.exit(main())"),
     "module": ("import runpy", "runpy.run_module('ckptsurgeon', run_name='__main__')"),
 }
 
@@ -95,7 +95,7 @@ def test_ctrl_c_before_the_command_line_is_imported_is_no_traceback(entry: str, 
 
 
 def test_nothing_that_takes_time_is_imported_before_ctrl_c_is_what_it_is_elsewhere() -> None:
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import ckptsurgeon.entry; print(*sys.modules)"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import ckptsurgeon.__main__; print(*sys.modules)"
     folder = str(Path(ckptsurgeon.__file__).parents[1])
     done = subprocess.run([sys.executable, "-S", "-c", code, folder], capture_output=True, text=True, timeout=120)
     assert not {"typing", "re", "contextlib"} & {*done.stdout.split()}, done
@@ -109,7 +109,7 @@ def test_a_signal_while_it_starts_is_json_if_asked_for(files: object) -> None:
 
 
 WRITING = """
-from ckptsurgeon.engine import staging
+from ckptsurgeon.storage.write import staging
 real = staging.StagedFile.write
 def write(self, offset, data):
     real(self, offset, data)
@@ -168,7 +168,7 @@ def test_an_impatient_second_signal_does_not_disturb_the_cleaning_up(files: obje
 
 @pytest.mark.parametrize("output", ["out.safetensors", "folder"])
 def test_a_signal_behind_the_rename_says_that_the_output_is_there(files: object, output: str) -> None:
-    setup = "from ckptsurgeon.engine import folders, staging\n"
+    setup = "from ckptsurgeon.storage.write import folders, staging\n"
     setup += "folders.sync_folder = staging.sync_folder = lambda path: path.endswith('tmp') or stop()\n"
     done = program(setup, *TRANSPLANT[:-1], output)
     assert done.stderr == f"error: interrupted; {output} was already in place.\n"
@@ -281,12 +281,12 @@ def test_what_an_encoding_lacks_is_written_in_another_way(encoding: str) -> None
 
 
 def test_a_working_directory_that_is_gone_is_named(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon import api
+    from ckptsurgeon.api import inspecting
 
     def broken(*_: object, **__: object) -> None:
         os.getcwd()
 
-    monkeypatch.setattr(api, "inspect", broken)
+    monkeypatch.setattr(inspecting, "inspect", broken)
     Path("gone").mkdir()
     monkeypatch.chdir("gone")
     os.rmdir("../gone")
@@ -295,12 +295,12 @@ def test_a_working_directory_that_is_gone_is_named(ckpt: Run, monkeypatch: pytes
 
 
 def test_an_error_of_the_system_names_its_file(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon import api
+    from ckptsurgeon.api import inspecting
 
     def broken(*_: object, **__: object) -> None:
         os.listdir("some/where")
 
-    monkeypatch.setattr(api, "inspect", broken)
+    monkeypatch.setattr(inspecting, "inspect", broken)
     done = ckpt("inspect", "x.pth")
     assert (done.code, done.err) == (3, "error: some/where: No such file or directory.\n")
 

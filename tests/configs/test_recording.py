@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.configs._module import module_target
+from ckptsurgeon.destinations.torch_module.module import module_target
 from ckptsurgeon.trainer.models.hybrid_asr import MODEL
 
 Build = Callable[[], nn.Module]

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.encodings import find_codes
-from ckptsurgeon.tensors import TensorInfo
+from ckptsurgeon.tensors.encodings._find import find_codes
+from ckptsurgeon.tensors.info import TensorInfo
 
 from .zoo import LAYERS, PLAIN, ZOO, Quantised
 

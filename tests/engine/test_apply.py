@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import compute
+from ckptsurgeon.engine.compute import compute
 
 from ..formats.torch_files import bytes_of, saved, variety
 from ..planners.test_transplant import declare
@@ -145,7 +145,8 @@ def test_a_resized_tensor_can_be_cast_and_come_from_strides(policy: str) -> None
 
 
 def test_large_tensors_go_through_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.engine import compute, copies, reading, transfer
+    from ckptsurgeon.engine.compute import compute, reading
+    from ckptsurgeon.engine.copy import copies, transfer
 
     monkeypatch.setattr(compute, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(copies, "CHUNK", 4096)

@@ -11,8 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import _sharded_writer, limits, most_segments, writers
-from ckptsurgeon.formats._bounds import growth
+from ckptsurgeon.formats._open import writers
+from ckptsurgeon.formats.base import limits
+from ckptsurgeon.formats.base import sharded_writer as _sharded_writer
+from ckptsurgeon.formats.base.bounds import growth, most_segments
 
 FORMATS = {"safetensors": "out.safetensors", "pth": "out.pth", "dcp": "dcp"}
 
@@ -118,7 +120,7 @@ def test_longer_keys_than_could_be_read_again_are_refused_before_anything_is_wri
 
 
 def test_operations_may_make_as_many_tensors_as_are_read() -> None:
-    assert import_module("ckptsurgeon.operations.perform").TENSORS == limits.TENSORS
+    assert import_module("ckptsurgeon.planning.operations.perform").TENSORS == limits.TENSORS
 
 
 def test_ten_segments_of_each_key_are_always_within_bounds() -> None:

@@ -18,7 +18,8 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import folders, output_lock, staging
+from ckptsurgeon.storage.write import folders, staging
+from ckptsurgeon.storage.write.locking import output_lock
 
 KINDS: dict[str, dict[str, Any]] = {
     "shards": {"max_shard_size": "4kB"},
@@ -27,7 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 HOLDER = """
 import sys
-from ckptsurgeon.engine import output_lock
+from ckptsurgeon.storage.write.locking import output_lock
 with output_lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

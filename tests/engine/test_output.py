@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import copies, folders, staging, transfer
+from ckptsurgeon.engine.copy import copies, transfer
+from ckptsurgeon.storage.write import folders, staging
 
 from ..planners.test_transplant import declare
 
@@ -283,7 +284,7 @@ def test_leftovers_nobody_holds_are_removed_and_held_ones_stay() -> None:
 SLOW = """
 import sys, time, os
 import ckptsurgeon as cs
-from ckptsurgeon.engine import staging
+from ckptsurgeon.storage.write import staging
 real = staging.StagedFile.write
 def slow(self, offset, data):
     real(self, offset, data)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import compute
+from ckptsurgeon.engine.compute import compute
 
 PROGRAM = """
 import sys

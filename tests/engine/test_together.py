@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import compute_steps, together
-from ckptsurgeon.merges import merge_methods
+from ckptsurgeon.engine.compute import compute_steps, together
+from ckptsurgeon.methods.merge._registry import merge_methods
 
 SHAPES = ((), (1,), (3,), (2, 5), (0, 4), (7, 1, 2), (200, 100))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool, torch.complex64)
@@ -108,7 +108,7 @@ def test_a_file_that_is_cut_short_is_refused_whole() -> None:
 @pytest.mark.parametrize("name", sorted(name for name, one in merge_methods().items() if one.elementwise is not False))
 def test_what_is_declared_elementwise_is(name: str) -> None:
     """Tensors one after the other are merged as each alone: nothing of a shape, a row or a neighbour counts."""
-    from ckptsurgeon.merges._pieces import PIECE
+    from ckptsurgeon.methods.merge.arithmetic.pieces import PIECE
 
     from ..merges.arrays import Arrays
 

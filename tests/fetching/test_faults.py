@@ -124,7 +124,7 @@ def world(
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf/token").write_text(TOKEN)
     waits = Waits()
-    monkeypatch.setattr("ckptsurgeon.sources._http.sleep", waits.sleep)
+    monkeypatch.setattr("ckptsurgeon.storage.read.http.client.sleep", waits.sleep)
     monkeypatch.setenv("CKPTSURGEON_TIMEOUT", "2")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.2)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.sources._hub_answers import is_plain_path
+from ckptsurgeon.storage.read.hugging_face.answers import is_plain_path
 
 from ..hub import faults
 from ..hub.faults import Fault

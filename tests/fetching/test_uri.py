@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.fetching.origin import Origin
-from ckptsurgeon.fetching.uri import file_name, origin_of_uri
+from ckptsurgeon.storage.fetch.origin import Origin
+from ckptsurgeon.storage.fetch.uri import file_name, origin_of_uri
 
 
 @pytest.mark.parametrize(

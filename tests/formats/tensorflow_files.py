@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import crc32c
+from ckptsurgeon.storage.crc32c import crc32c
 
 GOLDEN = Path(__file__).parents[2] / "fixtures/golden/tensorflow"
 BEST = "best_dev-1000"

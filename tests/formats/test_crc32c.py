@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ckptsurgeon.formats import crc32c
-from ckptsurgeon.formats._crc32c import unmasked
+from ckptsurgeon.storage.crc32c import crc32c, unmasked
 
 from .tensorflow_files import (
     masked,

@@ -222,7 +222,7 @@ def test_nothing_in_it_is_run() -> None:
 
 
 def test_pieces_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.formats import limits
+    from ckptsurgeon.formats.base import limits
 
     monkeypatch.setattr(limits, "ZERO_PIECES", 11)
     zero_folder("d", 2, 2)
@@ -250,7 +250,7 @@ def test_flat_vectors_that_repeat_a_number_are_refused() -> None:
 
 
 def test_statistics_read_each_vector_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ckptsurgeon.engine.checksums as checksums
+    import ckptsurgeon.engine.run.checksums as checksums
 
     zero_folder("d", 2, 2)
     checked = []

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.sources import open_source, parse_spec
+from ckptsurgeon.storage.read.spec import parse_spec
+from ckptsurgeon.storage.read.uri import open_source
 
 
 def test_a_copied_checkpoint_shares_its_file() -> None:

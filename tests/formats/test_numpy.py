@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ckptsurgeon.errors import FormatError
-from ckptsurgeon.formats import Array
-from ckptsurgeon.formats._pickle import load
-from ckptsurgeon.formats._rebuild import rebuilders
+from ckptsurgeon.formats.pickle.machine import load
+from ckptsurgeon.formats.pickle.numpy import Array
+from ckptsurgeon.formats.torch.rebuild import rebuilders
 
 
 def read(data: bytes) -> Any:

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptsurgeon.errors import FormatError, UnsafeError
-from ckptsurgeon.formats import Group, Name, Opaque, limits
-from ckptsurgeon.formats._pickle import load
-from ckptsurgeon.formats._pickle_state import Memo
-from ckptsurgeon.formats._rebuild import rebuilders
+from ckptsurgeon.formats.base import limits
+from ckptsurgeon.formats.pickle.machine import load
+from ckptsurgeon.formats.pickle.state import Memo
+from ckptsurgeon.formats.pickle.values import Group, Name, Opaque
+from ckptsurgeon.formats.torch.rebuild import rebuilders
 
 
 def read(data: bytes) -> Any:
@@ -182,7 +183,7 @@ def test_a_pickle_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_every_opcode_of_cpython_is_known() -> None:
-    from ckptsurgeon.formats._opcodes import TABLE, Opcodes
+    from ckptsurgeon.formats.pickle._opcodes import TABLE, Opcodes
 
     hot = {0x72, 0x68, 0x4B, 0x28, 0x74, 0x58, 0x52, 0x85, 0x71, 0x51, 0x89, 0x29, 0x86, 0x4D, 0x6A, 0x2E}
     for opcode in pickletools.opcodes:

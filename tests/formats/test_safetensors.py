@@ -15,8 +15,9 @@ from safetensors import SafetensorError, deserialize
 from safetensors.torch import save
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import OutTensor, read_header, writers
-from ckptsurgeon.sources import open_source
+from ckptsurgeon.formats._open import read_header, writers
+from ckptsurgeon.formats.base.header import OutTensor
+from ckptsurgeon.storage.read.uri import open_source
 
 
 def file_of(header: object, data: bytes = b"", *, pad: bytes = b"", length: int | None = None) -> bytes:

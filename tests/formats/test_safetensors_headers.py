@@ -10,8 +10,8 @@ import pytest
 from safetensors import SafetensorError, deserialize
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import read_header
-from ckptsurgeon.sources import open_source
+from ckptsurgeon.formats._open import read_header
+from ckptsurgeon.storage.read.uri import open_source
 
 SIZES = [
     "0",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptsurgeon.formats._shard_names import lacking
+from ckptsurgeon.formats.base.shard_names import lacking
 
 
 @pytest.mark.parametrize(

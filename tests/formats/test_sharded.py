@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import OutTensor, split_shards
+from ckptsurgeon.formats.base.header import OutTensor
+from ckptsurgeon.formats.base.sharded_writer import split_shards
 
 
 def index(name: str, weight_map: dict[str, str]) -> None:
@@ -194,7 +195,7 @@ def test_many_shards_are_compared_with_their_own_keys_only() -> None:
 
 
 def test_a_recipe_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.formats import _sharded_writer
+    from ckptsurgeon.formats.base import sharded_writer as _sharded_writer
 
     shards()
     Path("m/ckptsurgeon.json").write_text("x" * 100)

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import Name, Opaque, _pickle
-from ckptsurgeon.tensors import TensorInfo
+from ckptsurgeon.formats.pickle import machine as _pickle
+from ckptsurgeon.formats.pickle.values import Name, Opaque
+from ckptsurgeon.tensors.info import TensorInfo
 
 from .torch_files import saved, variety
 

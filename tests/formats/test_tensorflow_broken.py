@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import crc32c
-from ckptsurgeon.formats._protobuf import varint as varint_at
+from ckptsurgeon.formats.tf.protobuf import varint as varint_at
+from ckptsurgeon.storage.crc32c import crc32c
 
 from .tensorflow_files import (
     BEST,

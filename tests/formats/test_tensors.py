@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors import Storage, TensorInfo, alias_groups
-from ckptsurgeon.text import natural_key
+from ckptsurgeon.tensors.info import Storage, TensorInfo, alias_groups
+from ckptsurgeon.util.text import natural_key
 
 from .torch_files import bytes_of
 

@@ -21,10 +21,10 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageIn
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import FormatError, UnsafeError
-from ckptsurgeon.formats import OutTensor
-from ckptsurgeon.formats._dcp_writer import _MetadataWriter
-from ckptsurgeon.formats._pieces import Piece, assembled
-from ckptsurgeon.tensors import TensorInfo
+from ckptsurgeon.formats.base.header import OutTensor
+from ckptsurgeon.formats.base.pieces import Piece, assembled
+from ckptsurgeon.formats.torch.dcp_writer import _MetadataWriter
+from ckptsurgeon.tensors.info import TensorInfo
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:torch.distributed is disabled", "ignore:TypedStorage", "ignore:Detected"
@@ -373,7 +373,7 @@ def test_another_checkpoint_in_the_folder_is_said() -> None:
 
 
 def test_data_is_read_as_far_as_a_budget_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.formats import limits
+    from ckptsurgeon.formats.base import limits
 
     save({"w": torch.ones(2), "a": {"x": list(range(50))}, "b": {"y": list(range(50))}})
     monkeypatch.setattr(limits, "PIECE_DATA", 2000)

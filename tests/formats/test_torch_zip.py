@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import OutTensor, writers
+from ckptsurgeon.formats._open import writers
+from ckptsurgeon.formats.base.header import OutTensor
 
 from .torch_files import bytes_of, rezipped, same, saved, variety, write
 
@@ -253,7 +254,7 @@ def test_what_torch_itself_reads_without_a_word_is_among_them() -> None:
 
 def rebuilt(storage: str, *args: Any, kind: bytes = b"_rebuild_tensor_v2") -> bytes:
     """A pickle of one tensor with these arguments behind its storage of six floats."""
-    from ckptsurgeon.formats._pickle_writer import PickleWriter
+    from ckptsurgeon.formats.torch.pickle_writer import PickleWriter
 
     writer = PickleWriter()
     writer.out += b"}X\x01\x00\x00\x00actorch._utils\n" + kind + b"\n(("

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import limits
+from ckptsurgeon.formats.base import limits
 from tests.hostile.bombs import long_script_names, long_script_paths
 
 

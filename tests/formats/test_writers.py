@@ -8,9 +8,12 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import OutTensor, limits, split_shards, writers
 from ckptsurgeon.formats import _safetensors_writer as safetensors_writer
-from ckptsurgeon.formats._pickle_writer import state_dict_pickle
+from ckptsurgeon.formats._open import writers
+from ckptsurgeon.formats.base import limits
+from ckptsurgeon.formats.base.header import OutTensor
+from ckptsurgeon.formats.base.sharded_writer import split_shards
+from ckptsurgeon.formats.torch.pickle_writer import state_dict_pickle
 
 
 def tensor(key: str, nbytes: int, alias_of: str = "") -> OutTensor:

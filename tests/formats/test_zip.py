@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import OutTensor, limits, writers
+from ckptsurgeon.formats._open import writers
+from ckptsurgeon.formats.base import limits
+from ckptsurgeon.formats.base.header import OutTensor
 
 from .torch_files import rezipped, saved, write
 
@@ -173,7 +175,7 @@ def test_the_error_of_a_pickle_names_its_file() -> None:
 
 
 def test_a_zip64_field_that_is_longer_than_what_holds_it_is_refused() -> None:
-    from ckptsurgeon.formats._zip_records import FULL, wide_sizes
+    from ckptsurgeon.formats.zip.records import FULL, wide_sizes
 
     class File:
         uri = "x.pth"

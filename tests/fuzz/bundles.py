@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ckptsurgeon.formats import crc32c
+from ckptsurgeon.storage.crc32c import crc32c
 
 from ..formats import tensorflow_files as tf
 from .target import Files, Target, files_of, in_parts, numbered

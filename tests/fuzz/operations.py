@@ -1,6 +1,6 @@
 """Operations on tensors, as YAML."""
 
-from ckptsurgeon.api.operating import operations_of
+from ckptsurgeon.api.inputs.operations import operations_of
 
 from .target import Files, Target, written
 

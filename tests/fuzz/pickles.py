@@ -2,8 +2,8 @@
 
 import pickle
 
-from ckptsurgeon.formats._pickle import load
-from ckptsurgeon.formats._rebuild import rebuilders
+from ckptsurgeon.formats.pickle.machine import load
+from ckptsurgeon.formats.torch.rebuild import rebuilders
 
 from .target import Files, Target
 

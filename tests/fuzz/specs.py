@@ -1,6 +1,6 @@
 """ESPnet's form of a source, file:src_key:dst_key:exclude_keys, as the command line has it."""
 
-from ckptsurgeon.sources.spec import parse_spec
+from ckptsurgeon.storage.read.spec import parse_spec
 
 from .target import Files, Target
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ckptsurgeon.vocabulary import map_tokens, read_vocabulary
+from ckptsurgeon.vocabulary.mapping import map_tokens
+from ckptsurgeon.vocabulary.read import read_vocabulary
 
 from .target import Files, Target, in_parts, numbered
 

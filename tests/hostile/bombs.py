@@ -11,7 +11,7 @@ import struct
 import zipfile
 from typing import Any
 
-from ckptsurgeon.formats import limits
+from ckptsurgeon.formats.base import limits
 
 from ..formats import tensorflow_files as tf
 

@@ -1,4 +1,4 @@
-"""Each bound of ckptsurgeon/formats/limits.py: what is at it is read, what is just over it is refused by its rule.
+"""Each bound of ckptsurgeon/formats/base/limits.py: what is at it is read, what is just over it is refused by its rule.
 
 The bounds are lowered to what the smallest file reaches, so that both sides take no time; what they are in truth is held by
 test_costs.py.
@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import limits
+from ckptsurgeon.formats.base import limits
 from tests.formats import tensorflow_files as tf
 from tests.formats.tar_files import STATE, archive, parts
 from tests.formats.test_deepspeed_zero import zero_folder

@@ -98,7 +98,7 @@ def test_a_configuration_that_runs_nothing_may_be_named_by_its_init_alone(ckpt: 
 
 
 PLUGIN = SINGS + (
-    "from ckptsurgeon.merges import merge_method\n"
+    "from ckptsurgeon.methods.merge._method import merge_method\n"
     "@merge_method('half', paper='none')\ndef half(tensors):\n    'Half.'\n    return lambda at: at.models[0] / 2\n"
 )
 

@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.files import IrregularError, read_file, read_text
+from ckptsurgeon.storage.small_files import IrregularError, read_file, read_text
 from ckptsurgeon.trainer.manifests._text import read_rows
 from ckptsurgeon.trainer.speech.words import read_words
-from ckptsurgeon.vocabulary import read_vocabulary
+from ckptsurgeon.vocabulary.read import read_vocabulary
 
 from ..promises.clauses import COSTS, SPECIAL, clause
 from .holding import nothing_changed
@@ -231,29 +231,30 @@ def test_files_of_the_system_that_say_they_are_empty_are_read_and_bounded() -> N
 
 OPENERS = {"open", "fdopen", "memmap", "load", "fromfile", "read_text", "read_bytes", "FileIO", "open_code"}
 MAY_OPEN = {
-    "files.py": "the one place",
-    "api/hooks.py": "torch's own function, which is wrapped",
+    "storage/small_files.py": "the one place",
+    "api/pretrainer/hooks.py": "torch's own function, which is wrapped",
     "cli/streams.py": "standard streams",
     "cli/completion/answer.py": "/dev/null",
     "cli/completion/installing.py": "the shell's own start-up file, which is written, and the kernel's name of the shell",
-    "engine/folders.py": "descriptors of folders, and what is written",
-    "engine/locking.py": "the lock, which is written",
-    "engine/temp.py": "what is synced",
-    "fetching/store.py": "fsspec's own file systems",
-    "pages/html.py": "files of the package",
-    "scanning/scan.py": "sources",
-    "sources/_journal.py": "what is written beside the cache, by no link",
-    "sources/_kept.py": "what is written beside the cache, by no link",
-    "sources/uri.py": "sources",
+    "storage/write/folders.py": "descriptors of folders, and what is written",
+    "storage/write/locking.py": "the lock, which is written",
+    "storage/write/temp.py": "what is synced",
+    "storage/fetch/store.py": "fsspec's own file systems",
+    "analysis/page/html.py": "files of the package",
+    "analysis/scan/scan.py": "sources",
+    "storage/read/http/journal.py": "what is written beside the cache, by no link",
+    "storage/read/http/kept.py": "what is written beside the cache, by no link",
+    "storage/read/uri.py": "sources",
+    "util/lazy.py": "the stub of the façade, beside it",
     "trainer/data/cache.py": "a map of a file that was opened and found to be whole",
     "trainer/data/inputs.py": "pieces of the cache",
-    "trainer/data/sound.py": "sound, once it is known to be a regular file",
-    "trainer/locking.py": "the lock, which is written",
-    "trainer/log.py": "the log, which is written",
-    "trainer/run_folder.py": "the state of a run, by torch's reader of plain data",
+    "trainer/audio/sound.py": "sound, once it is known to be a regular file",
+    "trainer/folder/locking.py": "the lock, which is written",
+    "trainer/loop/log.py": "the log, which is written",
+    "trainer/folder/run_folder.py": "the state of a run, by torch's reader of plain data",
     "trainer/speech/demo.py": "what is written",
 }
-"""Modules that open anything by another way than files.py, and what."""
+"""Modules that open anything by another way than storage/small_files.py, and what."""
 
 
 def opened(tree: ast.AST) -> Iterator[str]:

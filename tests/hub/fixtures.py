@@ -87,7 +87,7 @@ def _set_constants(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> Non
 def _forget_connections() -> None:
     from huggingface_hub.utils import _http
 
-    from ckptsurgeon.sources._http import close_connections
+    from ckptsurgeon.storage.read.http.client import close_connections
 
     _http.close_session()
     close_connections()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ckptsurgeon.errors import PatternError
-from ckptsurgeon.keys import KeyMatcher, KeyPattern
+from ckptsurgeon.planning.keys.matcher import KeyMatcher
+from ckptsurgeon.planning.keys.pattern import KeyPattern
 
 from .cases import CASES, Case
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ckptsurgeon.errors import PatternError
-from ckptsurgeon.keys import KeyPattern, parse_rule, rules_from_lines
+from ckptsurgeon.planning.keys.pattern import KeyPattern
+from ckptsurgeon.planning.keys.rules import parse_rule, rules_from_lines
 
 Run = Callable[..., Any]
 WHY = "a module is named without the dot."

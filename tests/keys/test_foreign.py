@@ -7,7 +7,9 @@ import re
 import pytest
 
 from ckptsurgeon.errors import PatternError
-from ckptsurgeon.keys import KeyPattern, left_out, parse_rule, rules_for, rules_from_lines, target_rule
+from ckptsurgeon.planning.keys.induce import left_out, rules_for
+from ckptsurgeon.planning.keys.pattern import KeyPattern
+from ckptsurgeon.planning.keys.rules import parse_rule, rules_from_lines, target_rule
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ckptsurgeon.keys import KeyPattern, deeper_notes, nearest, unmatched
+from ckptsurgeon.planning.keys.hints import deeper_notes, nearest, unmatched
+from ckptsurgeon.planning.keys.pattern import KeyPattern
 
 from ..pace import in_time
 

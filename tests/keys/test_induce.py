@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptsurgeon.keys import induce, left_out, parse_rule, rename, rules_for, rules_from_lines
+from ckptsurgeon.planning.keys import induce
+from ckptsurgeon.planning.keys.induce import left_out, rules_for
+from ckptsurgeon.planning.keys.renaming import rename
+from ckptsurgeon.planning.keys.rules import parse_rule, rules_from_lines
 
 LEFT_OUT = re.compile("[\\n\\r\x1b\\u2028\\ud800]")
 """What no rule gives a name."""

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptsurgeon.errors import PatternError
-from ckptsurgeon.keys import KeyMatcher, KeyPattern
+from ckptsurgeon.planning.keys.matcher import KeyMatcher
+from ckptsurgeon.planning.keys.pattern import KeyPattern
 
 
 def matches(pattern: str, key: str) -> bool:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptsurgeon.errors import PatternError
-from ckptsurgeon.keys import check_shadowed, parse_rule, rename, rules_from_lines
+from ckptsurgeon.planning.keys.renaming import check_shadowed, rename
+from ckptsurgeon.planning.keys.rules import parse_rule, rules_from_lines
 
 
 @pytest.mark.parametrize(

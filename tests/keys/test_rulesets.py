@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.api import RULESETS
-from ckptsurgeon.keys import parse_rule, rules_of_sets
+from ckptsurgeon.planning.keys.rules import parse_rule
+from ckptsurgeon.planning.keys.rulesets import RULESETS, rules_of_sets
 
 
 def old_norm() -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.lora.targets import targets_of
+from ckptsurgeon.methods.lora.targets import targets_of
 from fixtures.peft_cases import CASES
 
 from .adapters import factors, peft_folder

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptsurgeon.lora import Change, blas, changing, products, wide_dtype
-from ckptsurgeon.lora.arithmetic import changed
-from ckptsurgeon.ops import cast
+from ckptsurgeon.methods.lora import blas, products
+from ckptsurgeon.methods.lora.arithmetic import Change, changed
+from ckptsurgeon.methods.lora.products import changing, wide_dtype
+from ckptsurgeon.tensors.ops.casts import cast
 
 DTYPES = ["float32", "bfloat16", "float16"]
 

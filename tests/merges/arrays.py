@@ -11,8 +11,9 @@ from zlib import crc32
 
 import numpy as np
 
-from ckptsurgeon.merges import Merging, Slice, merge_methods
-from ckptsurgeon.ops import Array, blocks
+from ckptsurgeon.methods.merge._method import Merging, Slice
+from ckptsurgeon.methods.merge._registry import merge_methods
+from ckptsurgeon.tensors.ops.boxes import Array, blocks
 
 T = TypeVar("T")
 

@@ -17,8 +17,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import merge_inputs, needs, together
-from ckptsurgeon.merges import _threshold
+from ckptsurgeon.engine.compute import memory_estimate as needs
+from ckptsurgeon.engine.compute import merge_inputs, together
+from ckptsurgeon.methods.merge.arithmetic import threshold as _threshold
 from fixtures.mergekit_cases import CASES, models
 
 from .arrays import METHODS, Arrays, merge

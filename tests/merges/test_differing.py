@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import merge_inputs
+from ckptsurgeon.engine.compute import merge_inputs
 
 Run = Callable[..., Any]
 State = dict[str, torch.Tensor]

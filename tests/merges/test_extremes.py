@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptsurgeon.ops import Array
+from ckptsurgeon.tensors.ops.boxes import Array
 
 from .arrays import METHODS, merge
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import merge_inputs
+from ckptsurgeon.engine.compute import merge_inputs
 
 Run = Callable[..., Any]
 MODELS = ["a.pth", "b.pth"]

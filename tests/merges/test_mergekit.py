@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ckptsurgeon.errors import CheckpointError, PlanError
-from ckptsurgeon.ops import Array
+from ckptsurgeon.tensors.ops.boxes import Array
 from fixtures.mergekit_cases import CASES, GOLDEN, Case, models, recorded
 
 from .arrays import METHODS, merge

@@ -14,8 +14,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import filling, merge_inputs
-from ckptsurgeon.mergekit import TEMPLATES
+from ckptsurgeon.engine.compute import merge_inputs
+from ckptsurgeon.engine.compute import missing_rows as filling
+from ckptsurgeon.planning.mergekit.templates import TEMPLATES
 from fixtures.mergekit_cases import GOLDEN
 
 Run = Callable[..., Any]

@@ -143,7 +143,7 @@ def test_what_is_wrong_with_a_model_is_not_a_plugins_fault(ckpt: Run, monkeypatc
     def broken(*given: Any) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("ckptsurgeon.engine.merge_inputs.read_as", broken)
+    monkeypatch.setattr("ckptsurgeon.engine.compute.merge_inputs.read_as", broken)
     done = ckpt("merge", *MODELS, "-m", "x", "--plugin", "mine.py", "-o", "out.pth")
     assert (done.code, "plugin" in done.err) == (3, False), done
 
@@ -154,6 +154,6 @@ def test_a_mistake_in_a_method_of_ours_is_a_bug(ckpt: Run, monkeypatch: pytest.M
     def broken(*given: Any) -> None:
         raise ValueError("no")
 
-    monkeypatch.setattr("ckptsurgeon.merges.linear.in_pieces", broken)
+    monkeypatch.setattr("ckptsurgeon.methods.merge.linear.in_pieces", broken)
     done = ckpt("merge", *MODELS, "-m", "linear", "--weights", "1,1", "-o", "out.pth")
     assert done.code == 70, done

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptsurgeon.merges import arcee_fusion
-from ckptsurgeon.ops import Array
+from ckptsurgeon.methods.merge import arcee_fusion
+from ckptsurgeon.tensors.ops.boxes import Array
 
 from .arrays import METHODS, Arrays, merge
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ckptsurgeon.ops import Array
+from ckptsurgeon.tensors.ops.boxes import Array
 
 from .arrays import merge
 

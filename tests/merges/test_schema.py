@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from ckptsurgeon.errors import ConfigError, PlanError
-from ckptsurgeon.merges import Between, Method, PerModel, load_plugin, merge_method, merge_methods
+from ckptsurgeon.methods.merge._method import Method, merge_method
+from ckptsurgeon.methods.merge._parameters import Between, PerModel
+from ckptsurgeon.methods.merge._plugin import load_plugin
+from ckptsurgeon.methods.merge._registry import merge_methods
 
 from .arrays import METHODS, merge
 
@@ -117,7 +120,7 @@ def test_a_default_for_every_model_is_a_sequence_of_one() -> None:
 def test_a_plugin_brings_a_method(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
-        "from ckptsurgeon.merges import merge_method\n\n"
+        "from ckptsurgeon.methods.merge._method import merge_method\n\n"
         "@merge_method('first', paper='https://example.org')\n"
         "def first(tensors, *, times: int = 1):\n"
         "    '''Return the first model.'''\n"

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ckptsurgeon.merges import _threshold
-from ckptsurgeon.merges._cut import Rank
-from ckptsurgeon.merges._pieces import in_pieces
-from ckptsurgeon.merges._threshold import cuts
-from ckptsurgeon.ops import Array
+from ckptsurgeon.methods.merge.arithmetic import threshold as _threshold
+from ckptsurgeon.methods.merge.arithmetic.cut import Rank
+from ckptsurgeon.methods.merge.arithmetic.pieces import in_pieces
+from ckptsurgeon.methods.merge.arithmetic.threshold import cuts
+from ckptsurgeon.tensors.ops.boxes import Array
 
 from .arrays import Arrays
 

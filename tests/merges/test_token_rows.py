@@ -15,7 +15,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.vocabulary import read_vocabulary, vocabulary_beside
+from ckptsurgeon.vocabulary.discover import vocabulary_beside
+from ckptsurgeon.vocabulary.read import read_vocabulary
 from fixtures.mergekit_cases import GOLDEN
 
 Run = Callable[..., Any]

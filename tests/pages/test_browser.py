@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.keys import KeyPattern
-from ckptsurgeon.pages.html import script_text
-from ckptsurgeon.text import count, escape, human_bytes, human_count, percent
+from ckptsurgeon.analysis.page.html import script_text
+from ckptsurgeon.planning.keys.pattern import KeyPattern
+from ckptsurgeon.util.text import count, escape, human_bytes, human_count, percent
 
 from .made import HOSTILE, changed, facts, keys_of, look_for, network, output, rows, show, text, write_empty
 

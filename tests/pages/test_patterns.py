@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ckptsurgeon.analysis.page.html import PATTERNS, script_text
 from ckptsurgeon.errors import PatternError
-from ckptsurgeon.keys import KeyMatcher, KeyPattern
-from ckptsurgeon.pages.html import PATTERNS, script_text
+from ckptsurgeon.planning.keys.matcher import KeyMatcher
+from ckptsurgeon.planning.keys.pattern import KeyPattern
 
 from ..keys.cases import CASES
 from .random_patterns import random_key, random_pattern

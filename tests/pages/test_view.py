@@ -22,13 +22,13 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.analysis.page import html
+from ckptsurgeon.analysis.page.differences import STATES
+from ckptsurgeon.analysis.page.html import PROGRAM, script_text
 from ckptsurgeon.cli.verbs.view import page_name
-from ckptsurgeon.pages import html
-from ckptsurgeon.pages.differences import STATES
-from ckptsurgeon.pages.html import PROGRAM, script_text
-from ckptsurgeon.plan import CLASSES
+from ckptsurgeon.planning.plan.step import CLASSES
 from ckptsurgeon.render.plan import plan_view
-from ckptsurgeon.text import percent
+from ckptsurgeon.util.text import percent
 
 from ..hub.server import Hub
 from .made import HOSTILE, changed, data_of, keys_of, network, output, write_empty
@@ -201,7 +201,7 @@ def test_no_two_files_of_the_program_define_the_same_name() -> None:
 
 
 def test_every_file_of_the_program_is_in_the_page() -> None:
-    folder = Path(cs.__file__).parent / "pages" / "browser"
+    folder = Path(cs.__file__).parent / "analysis" / "page" / "browser"
     assert sorted(PROGRAM) == sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.js"))
 
 

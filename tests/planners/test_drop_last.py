@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.api import planning
-from ckptsurgeon.configs import target_with
+from ckptsurgeon.api.transplant import transplant as planning
+from ckptsurgeon.destinations._load import target_with
 
 LAYERS = ("layer_1", "layer_2", "rnn", "layer_20")
 SHAPES = {"layer_1.w": [2], "layer_2.w": [2], "rnn.w2": [2], "layer_20.w": [3], "other.layer_20": [2]}

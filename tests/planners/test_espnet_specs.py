@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.sources import parse_spec
+from ckptsurgeon.storage.read.spec import parse_spec
 from fixtures.espnet_models import ORDER, declared, layouts, loaded, recorded, toy, write_files
 
 SPECS = recorded("specs")

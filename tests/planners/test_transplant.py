@@ -357,7 +357,7 @@ def test_a_pattern_that_matches_more_deeper_down_gets_a_note() -> None:
 
 
 def test_planning_reads_headers_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.sources.local import LocalFile
+    from ckptsurgeon.storage.read.local import LocalFile
 
     save("src.pth", {"a": torch.zeros(1_000_000)})
     declare("dst.yaml", {"a": (1_000_000,)})

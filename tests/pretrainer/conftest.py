@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ckptsurgeon.sources._http import close_connections
+from ckptsurgeon.storage.read.http.client import close_connections
 
 from .cases import CASES
 
@@ -26,6 +26,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNa
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("ckptsurgeon.sources._http.sleep", lambda seconds: None)
+        monkeypatch.setattr("ckptsurgeon.storage.read.http.client.sleep", lambda seconds: None)
         yield SimpleNamespace(url=url, asked=asked)
         close_connections()

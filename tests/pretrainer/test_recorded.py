@@ -25,7 +25,7 @@ def unused(report: cs.Pretrained, _: list[str]) -> int:
     return len(missing) + sum(len(plan.unexpected) for plan in report.plans.values())
 
 
-OURS = CASES.Toolkit(cs.Pretrainer, cs.FetchConfig, str, "ckptsurgeon.api.pretrained", unused)
+OURS = CASES.Toolkit(cs.Pretrainer, cs.FetchConfig, str, "ckptsurgeon.api.pretrainer.loading", unused)
 
 
 def observed(name: str, server: SimpleNamespace) -> dict[str, Any]:

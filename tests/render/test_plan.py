@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from ckptsurgeon.plan import Plan, PlanSource, PlanTarget, Step
+from ckptsurgeon.planning.plan.plan import Plan, PlanSource, PlanTarget
+from ckptsurgeon.planning.plan.step import Step
 from ckptsurgeon.render.notes import Hanging
 from ckptsurgeon.render.plan import _bar, plan_lines, plan_view
 

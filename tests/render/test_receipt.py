@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from ckptsurgeon.plan import Fit, Receipt
+from ckptsurgeon.planning.plan.receipt import Fit, Receipt
 from ckptsurgeon.render.receipt import counts_line, receipt_view
 
 

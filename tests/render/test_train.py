@@ -9,8 +9,8 @@ import pytest
 from ckptsurgeon.cli.sink import print_to
 from ckptsurgeon.render.train import checks_view, trained_view
 from ckptsurgeon.render.train_lines import dev_line, step_line
-from ckptsurgeon.trainer.checks import Check
-from ckptsurgeon.trainer.result import Arm, Controls, Trained
+from ckptsurgeon.trainer.checks._check import Check
+from ckptsurgeon.trainer.run.result import Arm, Controls, Trained
 
 
 class Stream:

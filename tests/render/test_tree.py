@@ -6,7 +6,7 @@ import pytest
 
 from ckptsurgeon.render import tree as trees
 from ckptsurgeon.render.tree import Branch, build_tree, numbers_text
-from ckptsurgeon.tensors import TensorInfo
+from ckptsurgeon.tensors.info import TensorInfo
 
 
 def info(*shape: int) -> TensorInfo:

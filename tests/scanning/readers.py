@@ -22,12 +22,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import _pickle
-from ckptsurgeon.formats._values import Group, Name, Opaque, Unhashable
-from ckptsurgeon.scanning.findings import Finding
-from ckptsurgeon.scanning.judge import look_at
-from ckptsurgeon.scanning.known import KNOWN
-from ckptsurgeon.scanning.memory import Memory
+from ckptsurgeon.analysis.scan.base.findings import Finding
+from ckptsurgeon.analysis.scan.base.memory import Memory
+from ckptsurgeon.analysis.scan.judge import look_at
+from ckptsurgeon.analysis.scan.pickle.known import KNOWN
+from ckptsurgeon.formats.pickle import machine as _pickle
+from ckptsurgeon.formats.pickle.values import Group, Name, Opaque, Unhashable
 
 from .streams import stream
 

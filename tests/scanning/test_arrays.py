@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.scanning.arrays import is_array_of_numbers
+from ckptsurgeon.analysis.scan.content.arrays import is_array_of_numbers
 
 
 class Calls:

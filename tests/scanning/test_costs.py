@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import limits
+from ckptsurgeon.formats.base import limits
 
 from ..pace import allowed_s
 

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import rebuilders
-from ckptsurgeon.scanning.known import KNOWN
+from ckptsurgeon.analysis.scan.pickle.known import KNOWN
+from ckptsurgeon.formats.torch.rebuild import rebuilders
 
 from .hostile import Calls, as_torch_zip, payload
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import limits
-from ckptsurgeon.scanning import walk
+from ckptsurgeon.analysis.scan import walk
+from ckptsurgeon.formats.base import limits
 
 from ..formats.torch_files import saved
 from ..hub.faults import status

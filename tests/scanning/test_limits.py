@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import limits
+from ckptsurgeon.formats.base import limits
 
 from .test_costs import in_turn
 

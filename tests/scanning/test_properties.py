@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats import limits
-from ckptsurgeon.scanning import operands
-from ckptsurgeon.scanning.budget import Budget
-from ckptsurgeon.scanning.guess import MAGICS
-from ckptsurgeon.scanning.machine import Machine
-from ckptsurgeon.scanning.state import AnewError
+from ckptsurgeon.analysis.scan.base.budget import Budget
+from ckptsurgeon.analysis.scan.pickle import operands
+from ckptsurgeon.analysis.scan.pickle.guess import MAGICS
+from ckptsurgeon.analysis.scan.pickle.machine import Machine
+from ckptsurgeon.analysis.scan.pickle.state import AnewError
+from ckptsurgeon.formats.base import limits
 
 from .hostile import by_hand, payload
 

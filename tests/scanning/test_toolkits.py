@@ -192,7 +192,7 @@ def test_a_keras_model_whose_layers_are_not_found_is_not_judged(ckpt: Run) -> No
 
 
 def test_a_class_across_two_reads_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.scanning import keras
+    from ckptsurgeon.analysis.scan.content import keras
 
     monkeypatch.setattr(keras, "_STEP", 1000)
     for before in range(900, 1000, 9):

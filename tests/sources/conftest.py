@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ckptsurgeon.sources import _http
+from ckptsurgeon.storage.read.http import client as _http
 
 
 @pytest.fixture

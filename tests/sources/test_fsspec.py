@@ -10,7 +10,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import ConfigError, FormatError, SourceError
-from ckptsurgeon.sources import open_source
+from ckptsurgeon.storage.read.uri import open_source
 
 from ..formats.torch_files import saved
 

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import FormatError, UnsafeError
-from ckptsurgeon.formats import OutTensor, writers
+from ckptsurgeon.formats._open import writers
+from ckptsurgeon.formats.base.header import OutTensor
 
 from ..formats.torch_files import same, saved, variety
 from ..hub.server import Hub

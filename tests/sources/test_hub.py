@@ -13,7 +13,8 @@ from safetensors.torch import save
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import ConfigError, SourceError
-from ckptsurgeon.sources import Folder, open_source
+from ckptsurgeon.storage.read.base import Folder
+from ckptsurgeon.storage.read.uri import open_source
 
 from ..formats.torch_files import saved
 from ..hub import faults

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptsurgeon.sources._intervals import Intervals, cut, joined
+from ckptsurgeon.storage.read._intervals import Intervals, cut, joined
 
 RANGES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)).map(sorted).map(tuple), max_size=12)
 

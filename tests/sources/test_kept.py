@@ -15,11 +15,13 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.sources import _kept, open_source, remote
-from ckptsurgeon.sources._journal import Journal
-from ckptsurgeon.sources._kept import KeptSpool, kept_spool
-from ckptsurgeon.sources._spool import Spool
-from ckptsurgeon.sources.remote import RemoteFile
+from ckptsurgeon.storage.read import remote
+from ckptsurgeon.storage.read.http import kept as _kept
+from ckptsurgeon.storage.read.http.journal import Journal
+from ckptsurgeon.storage.read.http.kept import KeptSpool, kept_spool
+from ckptsurgeon.storage.read.http.spool import Spool
+from ckptsurgeon.storage.read.remote import RemoteFile
+from ckptsurgeon.storage.read.uri import open_source
 
 from ..hub import faults
 from ..hub.server import Hub

@@ -13,8 +13,12 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import ConfigError, SourceError
-from ckptsurgeon.sources import _http_ranges, _pace, _room, open_source, remote
-from ckptsurgeon.sources._pace import Pace, allowing, timeout_s
+from ckptsurgeon.storage.read import remote
+from ckptsurgeon.storage.read.http import pace as _pace
+from ckptsurgeon.storage.read.http import ranges as _http_ranges
+from ckptsurgeon.storage.read.http import room as _room
+from ckptsurgeon.storage.read.http.pace import Pace, allowing, timeout_s
+from ckptsurgeon.storage.read.uri import open_source
 
 from ..formats.torch_files import saved
 from ..hub import faults

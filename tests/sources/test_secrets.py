@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import ckptsurgeon as cs
 from ckptsurgeon.cli.app import _verbs
-from ckptsurgeon.fetching.origin import Origin
-from ckptsurgeon.sources import shown
-from ckptsurgeon.text import escape, without_secrets
+from ckptsurgeon.storage.fetch.origin import Origin
+from ckptsurgeon.storage.read.uri import shown
+from ckptsurgeon.util.text import escape, without_secrets
 
 from ..formats.torch_files import saved
 from ..hub import faults

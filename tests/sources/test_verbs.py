@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.sources import remote
+from ckptsurgeon.storage.read import remote
 
 from ..formats.torch_files import saved
 from ..hub.server import Hub

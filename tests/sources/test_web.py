@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from ckptsurgeon.errors import ConfigError, FormatError, SourceError
-from ckptsurgeon.sources import File, _http, notes_of, open_source, remote
-from ckptsurgeon.sources.remote import RemoteFile
+from ckptsurgeon.storage.read import remote
+from ckptsurgeon.storage.read.base import File
+from ckptsurgeon.storage.read.http import client as _http
+from ckptsurgeon.storage.read.remote import RemoteFile, notes_of
+from ckptsurgeon.storage.read.uri import open_source
 
 from ..hub import faults
 from ..hub.faults import Fault

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ckptsurgeon.trainer.checks import Check
+from ckptsurgeon.trainer.checks._check import Check
 
 from .toy import init, source
 
@@ -27,8 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the checks that train again or start a process, and without TensorBoard's import."""
-    from ckptsurgeon.trainer import running
-    from ckptsurgeon.trainer.log import Log
+    from ckptsurgeon.trainer.loop.log import Log
+    from ckptsurgeon.trainer.run import running
 
     monkeypatch.setattr(running, "checks_after", lambda *args, **options: [Check("cheap", "NOT RUN", "a test")])
     real = Log.__init__
@@ -49,9 +49,9 @@ def _reopened_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 def _again(command: list[str], *, input: str, cwd: str | None, **_: Any) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m ckptsurgeon.trainer.again``, and leave the random state as it was."""
-    from ckptsurgeon.trainer import again
-    from ckptsurgeon.trainer.random_state import random_kept
+    """Run ``python -m ckptsurgeon.trainer.checks._reload_check``, and leave the random state as it was."""
+    from ckptsurgeon.trainer.checks import _reload_check as again
+    from ckptsurgeon.trainer.system.random_state import random_kept
 
     assert command == [sys.executable, "-m", again.__name__]
     out, err, code = io.StringIO(), io.StringIO(), 0

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.data import located
+from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.config.settings import Data, Settings
 from ckptsurgeon.trainer.data.loader import Batches
-from ckptsurgeon.trainer.section import settings_of
-from ckptsurgeon.trainer.settings import Data, Settings
+from ckptsurgeon.trainer.data.split import located
 from ckptsurgeon.trainer.tasks._task import Batch
 from ckptsurgeon.trainer.tasks.ctc import CTC
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer import controls
-from ckptsurgeon.trainer.checking import checks_before, checks_during
-from ckptsurgeon.trainer.checks import FAIL, NOT_RUN, PASS, WARN, Check
+from ckptsurgeon.trainer.checks._all import checks_before, checks_during
+from ckptsurgeon.trainer.checks._check import FAIL, NOT_RUN, PASS, WARN, Check
 from ckptsurgeon.trainer.checks._distance import WORST, distance
 from ckptsurgeon.trainer.checks.activations import Layer, dead_units, scale
 from ckptsurgeon.trainer.checks.blanks import blanks, too_short
@@ -29,14 +28,15 @@ from ckptsurgeon.trainer.checks.moved import moved, step_size
 from ckptsurgeon.trainer.checks.overfit import overfit
 from ckptsurgeon.trainer.checks.reopened import Saved, reopened
 from ckptsurgeon.trainer.checks.resumed import resumed
-from ckptsurgeon.trainer.controls import permute, run_controls
-from ckptsurgeon.trainer.evaluating import loss_per_item
-from ckptsurgeon.trainer.init import read_init
-from ckptsurgeon.trainer.job import Job, draw_into, tensors_of
-from ckptsurgeon.trainer.result import Arm, Controls
-from ckptsurgeon.trainer.run_folder import RunFolder
-from ckptsurgeon.trainer.source import first_batch
-from ckptsurgeon.trainer.standing import Standing
+from ckptsurgeon.trainer.folder.run_folder import RunFolder
+from ckptsurgeon.trainer.job.init import read_init
+from ckptsurgeon.trainer.job.job import Job, draw_into, tensors_of
+from ckptsurgeon.trainer.job.source import first_batch
+from ckptsurgeon.trainer.loop.evaluating import loss_per_item
+from ckptsurgeon.trainer.loop.run_progress import Standing
+from ckptsurgeon.trainer.run import controls
+from ckptsurgeon.trainer.run.controls import permute, run_controls
+from ckptsurgeon.trainer.run.result import Arm, Controls
 
 from . import toy
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer import compiling
-from ckptsurgeon.trainer.assembly import job_of
 from ckptsurgeon.trainer.checks.resumed import everything, resumed
-from ckptsurgeon.trainer.compiling import compiled_loss, has_one_shape, uncompiled
-from ckptsurgeon.trainer.loop import Loop
-from ckptsurgeon.trainer.section import settings_of
+from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.job import compiling
+from ckptsurgeon.trainer.job.assembly import job_of
+from ckptsurgeon.trainer.job.compiling import compiled_loss, has_one_shape, uncompiled
+from ckptsurgeon.trainer.loop.loop import Loop
 
 from . import toy
 from .waves import LAYER_NORM, SMALL, model_of, write

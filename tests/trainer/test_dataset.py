@@ -12,11 +12,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from ckptsurgeon.trainer import checking
-from ckptsurgeon.trainer.assembly import job_of
-from ckptsurgeon.trainer.checks import Check
-from ckptsurgeon.trainer.random_state import random_state, seed_all
-from ckptsurgeon.trainer.source import Stream
+from ckptsurgeon.trainer.checks import _all as checking
+from ckptsurgeon.trainer.checks._check import Check
+from ckptsurgeon.trainer.job.assembly import job_of
+from ckptsurgeon.trainer.job.source import Stream
+from ckptsurgeon.trainer.system.random_state import random_state, seed_all
 
 Run = Callable[..., Any]
 

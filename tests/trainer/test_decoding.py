@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.config.settings import Settings
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
-from ckptsurgeon.trainer.section import settings_of
-from ckptsurgeon.trainer.settings import Settings
 from ckptsurgeon.trainer.tasks._decoding import Symbols, beam_search, greedy
 from ckptsurgeon.trainer.tasks._prefixes import PrefixScores, Spelled
 from ckptsurgeon.trainer.tasks._task import Batch

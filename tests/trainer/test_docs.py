@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from ckptsurgeon.trainer.checking import checks_after, checks_before, checks_during
-from ckptsurgeon.trainer.section import settings_of
-from ckptsurgeon.trainer.settings import Data, Features, Pretrain, Settings
+from ckptsurgeon.trainer.checks._all import checks_after, checks_before, checks_during
+from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.config.settings import Data, Features, Pretrain, Settings
 
 from ..test_documentation import quoted, table
 from . import toy
@@ -71,8 +71,8 @@ def test_the_example_is_understood() -> None:
 
 
 def test_every_check_is_explained(monkeypatch: Any) -> None:
-    from ckptsurgeon.trainer import checking
-    from ckptsurgeon.trainer.checks import Check
+    from ckptsurgeon.trainer.checks import _all as checking
+    from ckptsurgeon.trainer.checks._check import Check
 
     monkeypatch.setattr(
         checking, "reopened", lambda job, saved, **options: [Check(one.name, "NOT RUN", "") for one in saved]

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.events import Events
+from ckptsurgeon.trainer.loop.events import Events
 
 pytest.importorskip("tensorboard")
 
 FULL = """
 import resource, signal, sys
-from ckptsurgeon.trainer.events import Events
+from ckptsurgeon.trainer.loop.events import Events
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 events = Events("events", 0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks import FAIL, NOT_RUN, PASS, WARN, Check
+from ckptsurgeon.trainer.checks._check import FAIL, NOT_RUN, PASS, WARN, Check
 from ckptsurgeon.trainer.checks._fall import fall_of
 from ckptsurgeon.trainer.checks.diverged import diverged
 from ckptsurgeon.trainer.checks.gradient import gradient_norm
 from ckptsurgeon.trainer.checks.overfit import overfit
 from ckptsurgeon.trainer.checks.reopened import Saved, _same
-from ckptsurgeon.trainer.standing import Standing
+from ckptsurgeon.trainer.loop.run_progress import Standing
 from ckptsurgeon.trainer.tasks._task import Task
 
 from . import toy

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.fitting import saying_what_fits
-from ckptsurgeon.trainer.settings import Settings
+from ckptsurgeon.trainer.config.settings import Settings
+from ckptsurgeon.trainer.system.fitting import saying_what_fits
 from ckptsurgeon.trainer.tasks.wav2vec2_pretrain import Wav2Vec2Pretraining
 
 from . import toy

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ckptsurgeon.trainer.flops import Counted, peak_flops, peak_of
-from ckptsurgeon.trainer.log import read_log, rows_of
-from ckptsurgeon.trainer.settings import Settings
-from ckptsurgeon.trainer.stepping import Stepped
+from ckptsurgeon.trainer.config.settings import Settings
+from ckptsurgeon.trainer.loop.log import read_log, rows_of
+from ckptsurgeon.trainer.loop.stepping import Stepped
+from ckptsurgeon.trainer.optim.flops import Counted, peak_flops, peak_of
 from ckptsurgeon.trainer.tasks._masking import most_masked
 from ckptsurgeon.trainer.tasks._task import Batch
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.digests import digests
-from ckptsurgeon.trainer.freezing import Freezing
-from ckptsurgeon.trainer.job import tensors_of
+from ckptsurgeon.trainer.job.job import tensors_of
+from ckptsurgeon.trainer.optim.digests import digests
+from ckptsurgeon.trainer.optim.freezing import Freezing
 
 from . import toy
 

@@ -16,11 +16,13 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import ConfigError
-from ckptsurgeon.trainer import checking, read_report, running
-from ckptsurgeon.trainer.assembly import job_of
-from ckptsurgeon.trainer.checks import Check
-from ckptsurgeon.trainer.lineage import FREE, check_unchanged, lineage_of
-from ckptsurgeon.trainer.run_folder import RunFolder
+from ckptsurgeon.trainer.checks import _all as checking
+from ckptsurgeon.trainer.checks._check import Check
+from ckptsurgeon.trainer.folder.run_folder import RunFolder
+from ckptsurgeon.trainer.job.assembly import job_of
+from ckptsurgeon.trainer.run import running
+from ckptsurgeon.trainer.run.lineage import FREE, check_unchanged, lineage_of
+from ckptsurgeon.trainer.run.report import read_report
 
 from . import toy
 from .sounds import corpus
@@ -291,7 +293,7 @@ def test_a_fresh_process_computes_as_the_run_does(monkeypatch: pytest.MonkeyPatc
     """Threads and determinism are the settings', there too."""
     import io
 
-    from ckptsurgeon.trainer import again
+    from ckptsurgeon.trainer.checks import _reload_check as again
 
     loop = toy.loop(folder="run", threads=2, deterministic=True)
     loop.run(until=4)

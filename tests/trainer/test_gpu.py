@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from ckptsurgeon.trainer.assembly import job_of
 from ckptsurgeon.trainer.checks.resumed import everything
-from ckptsurgeon.trainer.loop import Loop
-from ckptsurgeon.trainer.run_folder import RunFolder
+from ckptsurgeon.trainer.folder.run_folder import RunFolder
+from ckptsurgeon.trainer.job.assembly import job_of
+from ckptsurgeon.trainer.loop.loop import Loop
 
 from .waves import MINIATURE, write
 

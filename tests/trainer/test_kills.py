@@ -17,8 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ckptsurgeon.trainer.run_folder import RunFolder
-from ckptsurgeon.trainer.weights import safetensors_bytes
+from ckptsurgeon.trainer.folder.run_folder import RunFolder
+from ckptsurgeon.trainer.optim.weights import safetensors_bytes
 
 from . import toy
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.registry import discover
-from ckptsurgeon.trainer.data.clip import Clip
-from ckptsurgeon.trainer.manifests import read_manifests
+from ckptsurgeon.trainer.audio.clip import Clip
+from ckptsurgeon.trainer.manifests.read import read_manifests
+from ckptsurgeon.util.registry import discover
 
 from .sounds import CLIPS, corpus, tone
 

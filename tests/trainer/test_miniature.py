@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ckptsurgeon.trainer.speech import demo_data
+from ckptsurgeon.trainer.speech.demo import demo_data
 
 from .waves import MINIATURE
 

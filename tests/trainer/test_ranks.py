@@ -13,10 +13,10 @@ import torch
 import yaml
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.job import tensors_of
-from ckptsurgeon.trainer.ranks import ALONE, Ranks, place_in
-from ckptsurgeon.trainer.sharing import Shared, shared
-from ckptsurgeon.trainer.stepping import take_step
+from ckptsurgeon.trainer.job.job import tensors_of
+from ckptsurgeon.trainer.loop.stepping import take_step
+from ckptsurgeon.trainer.parallel.ranks import ALONE, Ranks, place_in
+from ckptsurgeon.trainer.parallel.sharing import Shared, shared
 
 from . import toy
 from .sounds import corpus
@@ -24,11 +24,11 @@ from .together import apart, environment, same_bits, together, train, write
 
 STEP = """
 import json, sys, torch
-from ckptsurgeon.trainer.assembly import job_of
-from ckptsurgeon.trainer.job import tensors_of
-from ckptsurgeon.trainer.loop import Loop
-from ckptsurgeon.trainer.ranks import joined, place_in
-from ckptsurgeon.trainer.stepping import take_step
+from ckptsurgeon.trainer.job.assembly import job_of
+from ckptsurgeon.trainer.job.job import tensors_of
+from ckptsurgeon.trainer.loop.loop import Loop
+from ckptsurgeon.trainer.parallel.ranks import joined, place_in
+from ckptsurgeon.trainer.loop.stepping import take_step
 import os
 torch.set_num_threads(1)
 with joined(place_in(os.environ), torch.device("cpu")) as ranks:

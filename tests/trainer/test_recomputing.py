@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.models.deepspeech import DeepSpeech
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
-from ckptsurgeon.trainer.recomputing import recompute
+from ckptsurgeon.trainer.optim.recomputing import recompute
 
 from . import toy
 

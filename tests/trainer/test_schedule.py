@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ckptsurgeon.trainer.schedule import lr_factor
-from ckptsurgeon.trainer.settings import Settings
+from ckptsurgeon.trainer.config.settings import Settings
+from ckptsurgeon.trainer.optim.schedule import lr_factor
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.section import settings_of
+from ckptsurgeon.trainer.config.section import settings_of
 
 from . import toy
 
@@ -120,8 +120,8 @@ def test_what_is_wrong_is_said(section: Any, why: str) -> None:
     ],
 )
 def test_a_value_of_the_command_line_is_blamed_on_it(text: str, why: str) -> None:
-    from ckptsurgeon.configs import read_document
-    from ckptsurgeon.trainer.assembly import settings_in
+    from ckptsurgeon.destinations._document import read_document
+    from ckptsurgeon.trainer.job.assembly import settings_in
 
     Path("x.yaml").write_text("train: {steps: 5}\n")
     document = read_document("x.yaml")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.run_folder import RunFolder
+from ckptsurgeon.trainer.folder.run_folder import RunFolder
 
 from . import toy
 from .together import apart, same_bits, together, train, write
@@ -94,13 +94,13 @@ class Wide(nn.Module):
 
 LOADED = """
 import os, re, torch
-from ckptsurgeon.sources import local
-from ckptsurgeon.trainer.assembly import job_of
-from ckptsurgeon.trainer.init import read_init
-from ckptsurgeon.trainer.job import tensors_of
-from ckptsurgeon.trainer.ranks import joined, place_in
-from ckptsurgeon.configs import own_part
-from ckptsurgeon.trainer.sharding import Sharded, without_weights
+from ckptsurgeon.storage.read import local
+from ckptsurgeon.trainer.job.assembly import job_of
+from ckptsurgeon.trainer.job.init import read_init
+from ckptsurgeon.trainer.job.job import tensors_of
+from ckptsurgeon.trainer.parallel.ranks import joined, place_in
+from ckptsurgeon.destinations.torch_module.parts import own_part
+from ckptsurgeon.trainer.parallel.sharding import Sharded, without_weights
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
@@ -309,7 +309,7 @@ def test_buffers_of_every_type_are_the_first_process_s() -> None:
 
 FOLLOWED = """
 import os, torch
-from ckptsurgeon.trainer.ranks import joined, place_in
+from ckptsurgeon.trainer.parallel.ranks import joined, place_in
 with joined(place_in(os.environ), torch.device("cpu")) as ranks:
     first = ranks.is_first
     tensors = [torch.full((2,), 1 if first else 5, dtype=torch.int16), torch.full((2,), first),

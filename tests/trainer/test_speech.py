@@ -14,16 +14,16 @@ import pytest
 import soundfile
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.data import located
-from ckptsurgeon.trainer.data.features import Extractor
-from ckptsurgeon.trainer.manifests import read_manifests
-from ckptsurgeon.trainer.section import settings_of
-from ckptsurgeon.trainer.speech import LANGUAGES, demo_data
+from ckptsurgeon.storage.yaml_text import read_yaml
+from ckptsurgeon.trainer.audio.features import Extractor
+from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.data.split import located
+from ckptsurgeon.trainer.manifests.read import read_manifests
+from ckptsurgeon.trainer.speech.demo import demo_data
 from ckptsurgeon.trainer.speech.espeak import check_language
-from ckptsurgeon.trainer.speech.words import words_of
+from ckptsurgeon.trainer.speech.words import LANGUAGES, words_of
 from ckptsurgeon.trainer.tasks import load_task
-from ckptsurgeon.vocabulary import read_vocabulary
-from ckptsurgeon.yamltext import read_yaml
+from ckptsurgeon.vocabulary.read import read_vocabulary
 
 
 def bytes_of(folder: str) -> dict[str, str]:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checking import checks_before
-from ckptsurgeon.trainer.evaluating import evaluate
-from ckptsurgeon.trainer.job import tensors_of
-from ckptsurgeon.trainer.stepping import take_step
+from ckptsurgeon.trainer.checks._all import checks_before
+from ckptsurgeon.trainer.job.job import tensors_of
+from ckptsurgeon.trainer.loop.evaluating import evaluate
+from ckptsurgeon.trainer.loop.stepping import take_step
 from ckptsurgeon.trainer.tasks._task import Batch, Loss
 
 from . import toy

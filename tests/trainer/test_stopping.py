@@ -17,8 +17,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from ckptsurgeon.trainer.run_folder import RunFolder
-from ckptsurgeon.trainer.stopping import listening
+from ckptsurgeon.trainer.folder.run_folder import RunFolder
+from ckptsurgeon.trainer.system.stopping import listening
 
 from .sounds import corpus
 
@@ -129,7 +129,7 @@ def test_workers_end_with_the_program_that_does_not_tidy_up() -> None:
     """A worker that hears no SIGTERM would be waited for for ever."""
     script = """
         import sys
-        from ckptsurgeon.trainer.assembly import job_of
+        from ckptsurgeon.trainer.job.assembly import job_of
         job = job_of("x.yaml", device="cpu")
         kept = iter(job.work.train.read(0, 0))
         next(kept)

@@ -14,13 +14,13 @@ import yaml
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.assembly import job_of
-from ckptsurgeon.trainer.checking import checks_during
-from ckptsurgeon.trainer.checks import NOT_RUN, WARN
-from ckptsurgeon.trainer.loop import Loop
+from ckptsurgeon.trainer.checks._all import checks_during
+from ckptsurgeon.trainer.checks._check import NOT_RUN, WARN
+from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.config.settings import Settings
+from ckptsurgeon.trainer.job.assembly import job_of
+from ckptsurgeon.trainer.loop.loop import Loop
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
-from ckptsurgeon.trainer.section import settings_of
-from ckptsurgeon.trainer.settings import Settings
 from ckptsurgeon.trainer.tasks import load_task, task_file
 from ckptsurgeon.trainer.tasks._task import Batch
 from ckptsurgeon.trainer.tasks.classify import Classify

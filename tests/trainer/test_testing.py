@@ -13,9 +13,9 @@ import pytest
 from safetensors.torch import load_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks import Check
-from ckptsurgeon.trainer.evaluating import evaluate
-from ckptsurgeon.trainer.log import read_log
+from ckptsurgeon.trainer.checks._check import Check
+from ckptsurgeon.trainer.loop.evaluating import evaluate
+from ckptsurgeon.trainer.loop.log import read_log
 
 from . import toy
 
@@ -26,7 +26,7 @@ SECTION: dict[str, Any] = {"task": "toy_task.py:WithTest", "steps": 8, "evaluate
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the checks that train again or start a process."""
-    from ckptsurgeon.trainer import running
+    from ckptsurgeon.trainer.run import running
 
     monkeypatch.setattr(running, "checks_after", lambda *args, **options: [Check("cheap", "NOT RUN", "a test")])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no TensorBoard, no matplotlib

@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer import read_report
-from ckptsurgeon.trainer.checks import Check
-from ckptsurgeon.trainer.section import settings_of
+from ckptsurgeon.trainer.checks._check import Check
+from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.run.report import read_report
 
 from . import toy
 
@@ -199,7 +199,7 @@ def test_what_is_not_finite_stops_with_exit_1(ckpt: Run, monkeypatch: pytest.Mon
 
 
 def test_one_batch_is_learned_by_heart(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.trainer import checking
+    from ckptsurgeon.trainer.checks import _all as checking
 
     for name in ("resumed", "reopened"):
         monkeypatch.setattr(checking, name, lambda *args, **options: Check("left out", "NOT RUN", ""))
@@ -381,14 +381,14 @@ def test_a_full_disk_is_exit_5_and_keeps_the_last_checkpoint(
 ) -> None:
     import errno
 
-    from ckptsurgeon.engine import staging
+    from ckptsurgeon.storage.write import staging
 
     cs.train(**toy.STARTED, device="cpu", seed=1, run="whole")
     real = staging.StagedFile.write
 
     def full(self: Any, offset: int, data: Any) -> None:
         if f"steps{os.sep}8" in self.shown:
-            from ckptsurgeon.engine.places import output_error
+            from ckptsurgeon.storage.write.output_checks import output_error
 
             raise output_error(self.shown, OSError(errno.ENOSPC, "full"))
         real(self, offset, data)
@@ -410,7 +410,7 @@ def test_importing_the_package_loads_no_torch() -> None:
 
 @pytest.mark.usefixtures("cheap")
 def test_the_time_is_that_of_the_whole_command(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.trainer import running
+    from ckptsurgeon.trainer.run import running
 
     def slow(*args: Any, **options: Any) -> Any:
         time.sleep(0.3)

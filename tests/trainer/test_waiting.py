@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ckptsurgeon.trainer.ema import Average
-from ckptsurgeon.trainer.freezing import freedoms
-from ckptsurgeon.trainer.optimizing import Optimizer
-from ckptsurgeon.trainer.section import settings_of
-from ckptsurgeon.trainer.spreading import Spread
-from ckptsurgeon.trainer.stepping import Stepped, take_step
+from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.loop.stepping import Stepped, take_step
+from ckptsurgeon.trainer.optim.ema import Average
+from ckptsurgeon.trainer.optim.freezing import freedoms
+from ckptsurgeon.trainer.optim.optimizing import Optimizer
+from ckptsurgeon.trainer.parallel.forward_proxy import Spread
 from ckptsurgeon.trainer.tasks._task import Batch, Loss
 
 from .waves import SMALL, batch_of, model_of, task_for

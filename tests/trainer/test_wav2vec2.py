@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.assembly import job_of
-from ckptsurgeon.trainer.loop import COLLAPSED, Loop
-from ckptsurgeon.trainer.source import first_batch
+from ckptsurgeon.trainer.job.assembly import job_of
+from ckptsurgeon.trainer.job.source import first_batch
+from ckptsurgeon.trainer.loop.loop import COLLAPSED, Loop
 from ckptsurgeon.trainer.tasks._masking import masked_frames, most_masked, negatives_of
 from ckptsurgeon.trainer.tasks._waves import Hearing
 

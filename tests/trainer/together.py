@@ -98,11 +98,11 @@ def train(*arguments: str, size: int = 2, **others: Any) -> list[Ended]:
 TRAIN = """
 import os, sys
 exec(os.environ.get("BEFORE", ""))
-from ckptsurgeon.entry import main
-from ckptsurgeon.trainer import running
-from ckptsurgeon.trainer.checks import Check
-from ckptsurgeon.trainer import records
-from ckptsurgeon.trainer.events import Events
+from ckptsurgeon.__main__ import main
+from ckptsurgeon.trainer.run import running
+from ckptsurgeon.trainer.checks._check import Check
+from ckptsurgeon.trainer.run import records
+from ckptsurgeon.trainer.loop.events import Events
 Events.can_be_written = staticmethod(lambda: False)
 records.curves_png = lambda *args, **options: None
 running.checks_after = lambda *args, **options: [Check("left out", "NOT RUN", "a test")]
@@ -112,9 +112,9 @@ sys.exit(main())
 NURSERY = """
 import faulthandler, json, os, signal, sys, time, traceback
 import torch, torch.distributed.checkpoint, torch.distributed.fsdp, torch.distributed.tensor, torch.nn.parallel
-import ckptsurgeon.cli.verbs.train, ckptsurgeon.entry, ckptsurgeon.render.train, ckptsurgeon.trainer.following
-import ckptsurgeon.trainer.models.deepspeech, ckptsurgeon.trainer.sharding, ckptsurgeon.trainer.tasks.ctc
-import ckptsurgeon.trainer.training, rich.console, safetensors.torch, typer, yaml
+import ckptsurgeon.cli.verbs.train, ckptsurgeon.__main__, ckptsurgeon.render.train, ckptsurgeon.trainer.run.worker_ranks
+import ckptsurgeon.trainer.models.deepspeech, ckptsurgeon.trainer.parallel.sharding, ckptsurgeon.trainer.tasks.ctc
+import ckptsurgeon.trainer.run.training, rich.console, safetensors.torch, typer, yaml
 
 def born(order):
     os.environ.clear()

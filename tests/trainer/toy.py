@@ -14,13 +14,13 @@ import torch
 import yaml
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.assembly import job_of
 from ckptsurgeon.trainer.checks.resumed import everything
-from ckptsurgeon.trainer.digests import digests
-from ckptsurgeon.trainer.init import read_init
-from ckptsurgeon.trainer.job import Job
-from ckptsurgeon.trainer.loop import Loop
-from ckptsurgeon.trainer.run_folder import RunFolder
+from ckptsurgeon.trainer.folder.run_folder import RunFolder
+from ckptsurgeon.trainer.job.assembly import job_of
+from ckptsurgeon.trainer.job.init import read_init
+from ckptsurgeon.trainer.job.job import Job
+from ckptsurgeon.trainer.loop.loop import Loop
+from ckptsurgeon.trainer.optim.digests import digests
 
 STARTED = {"config": "toy.yaml", "init": "toy.init.safetensors"}
 """What a run starts from; its configuration names code, so that it has to be named itself."""

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from ckptsurgeon.trainer.section import settings_of
+from ckptsurgeon.trainer.config.section import settings_of
 from ckptsurgeon.trainer.tasks._task import Batch
 from ckptsurgeon.trainer.tasks.wav2vec2_pretrain import Wav2Vec2Pretraining
 
@@ -56,7 +56,7 @@ def batch_of(task: Wav2Vec2Pretraining, *samples: int, seed: int = 1) -> Batch:
     torch.manual_seed(seed)
     waves = {f"{number}": torch.randn(size) for number, size in enumerate(samples)}
     task.inputs = lambda clip: waves[clip.path]  # type: ignore[assignment]
-    from ckptsurgeon.trainer.data.clip import Clip
+    from ckptsurgeon.trainer.audio.clip import Clip
 
     return task.collate([task.example(Clip(name, "", name, len(wave) / 16_000)) for name, wave in waves.items()])
 

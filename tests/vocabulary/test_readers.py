@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ckptsurgeon.errors import ConfigError
-from ckptsurgeon.vocabulary import read_vocabulary
 from ckptsurgeon.vocabulary.coqui import VOCABULARY as COQUI
 from ckptsurgeon.vocabulary.coqui import alphabet_text
+from ckptsurgeon.vocabulary.read import read_vocabulary
 
 
 def read(name: str, content: str | bytes) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptsurgeon.vocabulary import read_vocabulary
 from ckptsurgeon.vocabulary.pieces import Pieces
+from ckptsurgeon.vocabulary.read import read_vocabulary
 
 TOKENS = [
     "[UNK]",

@@ -5,9 +5,3 @@ NUL between: nothing of a line is ever an argument, so that no version of the pr
 arguments it is no question whatever the environment holds. The answer is a line that says of which kind it is, then one
 candidate a line.
 """
-
-from .answer import VARIABLE, run
-from .installing import install, shell_in_use
-from .scripts import SHELLS, program, script
-
-__all__ = ["SHELLS", "VARIABLE", "install", "program", "run", "script", "shell_in_use"]

@@ -6,7 +6,7 @@ import os
 import shlex
 
 from ...errors import ConfigError
-from ...text import escape
+from ...util.text import escape
 from ..stopping import unwinding
 from .scripts import SHELLS, program, script
 
@@ -38,7 +38,8 @@ def install(shell: str) -> tuple[str, str]:
 
     fish finds it by itself. The start-up file of the others gets one line, once. Raises OutputError.
     """
-    from ...engine import output_error, staged_file
+    from ...storage.write.output_checks import output_error
+    from ...storage.write.staging import staged_file
 
     path = os.path.realpath(_place(shell))
     start = {"bash": "~/.bashrc", "zsh": os.path.join(os.environ.get("ZDOTDIR") or "~", ".zshrc")}.get(shell, "")
@@ -65,7 +66,7 @@ def _place(shell: str) -> str:
 
 def _add_line(path: str, line: bytes) -> None:
     """Add a line to a file that has it not yet, and change nothing else of it: not what it links to, nor its rights."""
-    from ...engine import output_error
+    from ...storage.write.output_checks import output_error
 
     try:
         with open(path, "a+b") as file:

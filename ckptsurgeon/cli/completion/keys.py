@@ -14,11 +14,11 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ...errors import CheckpointError
-from ...text import natural_key
+from ...util.text import natural_key
 from .parsed import Parsed
 
 if TYPE_CHECKING:
-    from ...api import Checkpoint
+    from ...checkpoint.checkpoint import Checkpoint
 
 __all__ = ["destination_keys", "few", "roots", "segments", "source_keys"]
 
@@ -65,7 +65,7 @@ def _keys(paths: Sequence[str], found: Parsed, *, unwrap: bool, beside: Sequence
 
 def _opened(path: str, root: str | None) -> Checkpoint:
     """Open what lies on this machine; raises OSError for an address, and for what would block as a pipe does."""
-    from ...api import open_checkpoint
+    from ...checkpoint.opening import open_checkpoint
 
     local = os.path.expandvars(os.path.expanduser(path))
     if "://" in path or not (os.path.isfile(local) or os.path.isdir(local)) or _is_configuration(local):

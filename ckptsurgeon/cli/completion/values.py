@@ -22,37 +22,37 @@ def values_of(option: str, metavar: str) -> list[str]:
 
 
 def _formats() -> Iterable[str]:
-    from ... import api
+    from ...api.applying import output_formats
 
-    return sorted(api.output_formats())
+    return sorted(output_formats())
 
 
 def _policies() -> Iterable[str]:
-    from ... import api
+    from ...planning.mismatch.parse import MISMATCH_POLICIES
 
-    return api.MISMATCH_POLICIES
+    return MISMATCH_POLICIES
 
 
 def _rulesets() -> Iterable[str]:
-    from ... import api
+    from ...planning.keys.rulesets import RULESETS
 
-    return api.RULESETS
+    return RULESETS
 
 
 def _methods() -> Iterable[str]:
-    from ... import api
+    from ...api.merge.merge import list_methods
 
-    return sorted(api.list_methods().methods)
+    return sorted(list_methods().methods)
 
 
 def _dtypes() -> Iterable[str]:
-    from ...tensors import DTYPES
+    from ...tensors.dtypes import DTYPES
 
     return [name for name, dtype in DTYPES.items() if dtype.is_floating and dtype.values == 1]
 
 
 def _settings() -> Iterable[str]:
-    from ...trainer.settings import Settings
+    from ...trainer.config.settings import Settings
 
     return [one.name for one in fields(Settings)]
 

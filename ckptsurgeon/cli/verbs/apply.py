@@ -41,12 +41,13 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Carry out a plan."""
-    from ... import api
+    from ...api.applying import apply
+    from ...api.recipes import load_order
     from ...errors import ConfigError
 
     sink = Sink(json, quiet, verbose)
     if dry_run:
-        order = api.load_order(plan, run_code=run_code)
+        order = load_order(plan, run_code=run_code)
         try:
             where = output if output is not None else order.output
             writing = Writing(
@@ -61,7 +62,7 @@ def run(
         raise ConfigError("--run-code goes with -n: without it, the code that a recipe names is run.")
     _check_output(plan, output)
     with sink.working("writing", output or "") as progress:
-        receipt = api.apply(
+        receipt = apply(
             plan, output, to=to, max_shard_size=max_shard_size, force=force, wait=wait, key=key, progress=progress
         )
     if sink.answer(receipt):
@@ -73,11 +74,11 @@ def run(
 
 def _check_output(plan: str, output: str | None) -> None:
     """Raise ConfigError for an output that cannot be, or for what is wrong in the plan, which comes first."""
-    from ... import api
+    from ...api.recipes import load_order
     from ...errors import ConfigError
 
     try:
         check_output(output or "")
     except ConfigError:
-        api.load_order(plan).close()
+        load_order(plan).close()
         raise

@@ -51,9 +51,9 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Average checkpoints."""
-    from ... import api
+    from ...api.averaging import average
 
     writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()
-    plan = api.average(sources, ema=ema, int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root)
+    plan = average(sources, ema=ema, int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root)
     writing.carry_out(plan)

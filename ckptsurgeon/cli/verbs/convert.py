@@ -64,11 +64,11 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Convert a checkpoint."""
-    from ... import api
+    from ...api.editing import convert
 
     writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()
-    plan = api.convert(
+    plan = convert(
         source, dtype=dtype, metadata=_pairs(set_metadata or []), unwrap=unwrap, keep_extras=keep_extras, root=root
     )
     writing.carry_out(plan)

@@ -43,7 +43,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Make transcribed speech."""
-    from ...trainer.speech import demo_data
+    from ...trainer.speech.demo import demo_data
 
     sink = Sink(json, quiet, verbose)
     langs = tuple(dict.fromkeys(lang or ["en"]))

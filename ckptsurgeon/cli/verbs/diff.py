@@ -51,11 +51,11 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Compare two checkpoints."""
-    from ... import api
+    from ...api.comparing import diff
 
     sink = Sink(json, quiet, verbose)
     with sink.working("comparing") as progress:
-        found = api.diff(
+        found = diff(
             first, second, values=values, rtol=rtol, atol=atol, renames=renames, include=include or (),
             exclude=exclude or (), root=root, progress=progress,
         )  # fmt: skip

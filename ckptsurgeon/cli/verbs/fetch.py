@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...text import escape
+from ...util.text import escape
 from ..options import Json, Quiet, Verbose
 from ..sink import Sink
 
@@ -47,11 +47,11 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Fetch."""
-    from ... import api
+    from ...api.fetching import fetch
 
     sink = Sink(json, quiet, verbose)
     with sink.working("fetching") as progress:
-        found = api.fetch(uri, revision=revision, sha256=sha256, dir=dir, force=force, progress=progress)
+        found = fetch(uri, revision=revision, sha256=sha256, dir=dir, force=force, progress=progress)
     if sink.answer(found):
         return
     sink.notes(found.notes)

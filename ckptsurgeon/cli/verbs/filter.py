@@ -61,9 +61,9 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Keep some tensors."""
-    from ... import api
+    from ...api.editing import filter as api_filter
 
     writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()
-    plan = api.filter(source, include=include, exclude=exclude, unwrap=unwrap, keep_extras=keep_extras, root=root)
+    plan = api_filter(source, include=include, exclude=exclude, unwrap=unwrap, keep_extras=keep_extras, root=root)
     writing.carry_out(plan)

@@ -38,13 +38,13 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Write a destination configuration."""
-    from ... import api
+    from ...api.inspecting import init_config
 
     sink = Sink(json, quiet, verbose)
     if output is not None:
         check_output(output)
     with sink.working("writing", output or ""):
-        text = api.init_config(source, root=root, output=output, force=force, wait=wait)
+        text = init_config(source, root=root, output=output, force=force, wait=wait)
     if sink.answer({"kind": "ckpt.init", "version": 1, "output": output, "config": text if output is None else None}):
         return
     if output is None:

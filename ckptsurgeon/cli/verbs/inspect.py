@@ -11,7 +11,7 @@ from ..options import Json, Quiet, Root, Verbose
 from ..sink import Sink
 
 if TYPE_CHECKING:
-    from ...api import Inspection
+    from ...analysis.inspect.inspection import Inspection
 
 NAME = "inspect"
 HELP = """Show what is in a checkpoint.
@@ -54,12 +54,12 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Show what is in a checkpoint."""
-    from ... import api
+    from ...api.inspecting import inspect
 
     _check(sort, depth, keys=keys, stats=stats, full=verbose)
     sink = Sink(json, quiet, verbose)
     with sink.working("reading"):
-        found = api.inspect(source, root=root, include=include or (), exclude=exclude or (), stats=stats)
+        found = inspect(source, root=root, include=include or (), exclude=exclude or (), stats=stats)
     _print(found, sink, depth=depth, sort=sort, keys=keys, metadata=metadata)
     if found.summary is not None and found.summary.unsound:
         raise typer.Exit(1)
@@ -105,6 +105,6 @@ def _entries(found: Inspection) -> Iterable[str]:
 
 
 def _one_line(key: str) -> str:
-    from ...text import escape
+    from ...util.text import escape
 
     return escape(key, limit=1 << 20)

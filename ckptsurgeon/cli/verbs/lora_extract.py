@@ -67,11 +67,11 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Extract an adapter."""
-    from ... import api
+    from ...api.lora.extract import lora_extract
 
     writing = Writing(Sink(json, quiet, verbose), output, None, None, force, dry_run, wait, key)
     writing.check()
-    plan = api.lora_extract(
+    plan = lora_extract(
         tuned, base, rank=rank, alpha=alpha, include=include or (), exclude=exclude or (), embeddings=embeddings,
         fan_in_fan_out=fan_in_fan_out, save_modules=save_modules, dtype=dtype, seed=seed, vocab=vocab,
         memory=memory, unwrap=unwrap, root=root,

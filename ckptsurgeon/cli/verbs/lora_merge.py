@@ -78,11 +78,11 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Merge adapters."""
-    from ... import api
+    from ...api.lora.merge import lora_merge
 
     writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()
-    plan = api.lora_merge(
+    plan = lora_merge(
         base, adapters, weights=numbers("--weights", weights), exclude=exclude or (), vocab=vocab, dtype=dtype,
         memory=memory, unwrap=unwrap, root=root,
     )  # fmt: skip

@@ -35,10 +35,10 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Propose rules."""
-    from ... import api
+    from ...api.matching import match
 
     sink = Sink(json, quiet, verbose)
-    found = api.match(source, destination, root=root)
+    found = match(source, destination, root=root)
     if sink.answer(found):
         return
     if quiet:

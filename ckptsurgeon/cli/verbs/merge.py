@@ -130,12 +130,14 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Merge models."""
-    from ... import api
+    from ...api.merge.merge import list_methods as list_methods_api
+    from ...api.merge.merge import merge
+    from ...api.merge.mergekit_recipe import read_recipe
     from ...errors import ConfigError
 
     sink = Sink(json, quiet, verbose)
     if list_methods:
-        found = api.list_methods(plugin)
+        found = list_methods_api(plugin)
         if not sink.answer(found):
             from ...render.methods import methods_view
 
@@ -147,9 +149,9 @@ def run(
         raise ConfigError(f"it does not say {lacks}.", hint="As in ckpt merge A B --method linear --weights 0.5,0.5.")
     writing = Writing(sink, output, to, max_shard_size, force, dry_run, wait, key)
     if is_recipe:
-        api.read_recipe((models or [""])[0])  # what is wrong in it comes before what is wrong with the output
+        read_recipe((models or [""])[0])  # what is wrong in it comes before what is wrong with the output
     writing.check()
-    plan = api.merge(
+    plan = merge(
         models[0] if is_recipe else models, method=method, base=base, weights=numbers("--weights", weights),
         parameters=param or (), on_missing=on_missing,
         on_mismatch=on_mismatch or "error", vocab=vocab, tokens=tokens or (), vocab_keys=vocab_keys,

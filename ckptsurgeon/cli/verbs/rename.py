@@ -63,11 +63,11 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Rename keys."""
-    from ... import api
+    from ...api.editing import rename
 
     writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()
-    plan = api.rename(
+    plan = rename(
         source, map=map, map_file=map_file, ruleset=ruleset, operations=operations, unwrap=unwrap,
         keep_extras=keep_extras, root=root,
     )  # fmt: skip

@@ -34,11 +34,11 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Scan a file or folder."""
-    from ... import api
+    from ...api.scanning import scan
 
     sink = Sink(json, quiet, verbose)
     with sink.working("scanning"):
-        found = api.scan(path)
+        found = scan(path)
     if not sink.answer(found):
         from ...render.scan import scan_view
 

@@ -14,7 +14,7 @@ from ..stopping import unwinding
 from ..training import watching
 
 if TYPE_CHECKING:
-    from ...trainer import Trained
+    from ...trainer.run.result import Trained
 
 NAME = "train"
 HELP = """Train from initial weights, and check that it worked.
@@ -76,9 +76,10 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Train."""
-    from ... import trainer
     from ...errors import ConfigError
     from ...render.train import trained_view
+    from ...trainer.run.report import read_report
+    from ...trainer.run.training import train
 
     sink = Sink(json, quiet, verbose)
     if report:
@@ -91,12 +92,12 @@ def run(
     if seeds is not None and not controls:
         raise ConfigError("--seeds goes with --controls.")
     if report:
-        found = trainer.read_report(config or folder or "run")
+        found = read_report(config or folder or "run")
         if not sink.answer(found):
             sink.show(trained_view(found, every=verbose))
         return
     with unwinding(), watching(sink) as watch:
-        found = trainer.train(
+        found = train(
             config, init=init, run=folder, resume=resume, sets=sets or [], steps=steps, device=device, seed=seed,
             check_only=check_only, controls=controls, seeds=3 if seeds is None else seeds,
             overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only, strategy=strategy,

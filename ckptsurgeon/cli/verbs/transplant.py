@@ -155,7 +155,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Plan a transplant and carry it out."""
-    from ... import api
+    from ...api.transplant.transplant import transplant
 
     sources, destination = _split(paths, source or [])
     policies = mismatch_policies(on_mismatch or [], ignore=ignore_mismatch)
@@ -165,7 +165,7 @@ def run(
     target = None if explain else output or default_output(destination, to, max_shard_size)
     writing = Writing(sink, target, to, max_shard_size, force, dry_run or bool(explain), wait, key)
     writing.check()
-    plan = api.transplant(
+    plan = transplant(
         sources, destination, include=include or (), exclude=exclude or (), map=map or (), map_file=map_file,
         ruleset=ruleset, operations=operations, vocab=vocab, vocab_keys=vocab_keys or (), new_tokens=new_tokens,
         token_map=token_map or (), on_mismatch=policies, on_missing=on_missing, reinit=reinit or (),

@@ -49,11 +49,11 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Check an output."""
-    from ... import api
+    from ...api.verifying import verify
 
     sink = Sink(json, quiet, verbose)
     with sink.working("checking") as progress:
-        found = api.verify(
+        found = verify(
             output, plan=plan, sources=_moved(source or []), plugin=plugin, sample=sample, key=key, progress=progress
         )
     if not sink.answer(found):

@@ -48,14 +48,14 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Write a page."""
-    from ... import api
+    from ...api.viewing import view
 
     sink = Sink(json, quiet, verbose)
     target = output or page_name([one for one in (source, other) if one is not None])
     check_output(target)
     _check_suffix(target)
     with sink.working("reading", target) as progress:
-        page = api.view(
+        page = view(
             source,
             other,
             stats=stats,
@@ -77,7 +77,7 @@ def run(
 def _check_suffix(path: str) -> None:
     """Raise ConfigError for a name that a browser would not open as a page, such as that of a checkpoint."""
     from ...errors import ConfigError
-    from ...text import escape
+    from ...util.text import escape
 
     if not path.lower().endswith((".html", ".htm")):
         raise ConfigError(f"{escape(path)} is no name of a page.", hint="Let it end in .html.")

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...text import count, escape, listing
-from ..device import autocast
-from ..evaluating import looking
-from ..settings import Settings
+from ...util.text import count, escape, listing
+from ..config.settings import Settings
+from ..loop.evaluating import looking
+from ..system.device import autocast
 from ..tasks._task import Batch, Task
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...text import count, percent
-from ..standing import Standing
+from ...util.text import count, percent
+from ..loop.run_progress import Standing
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
 __all__ = ["blanks", "too_short"]

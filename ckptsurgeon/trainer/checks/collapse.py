@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..loop import COLLAPSED, Loop
+from ..loop.loop import COLLAPSED, Loop
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
 __all__ = ["collapse"]

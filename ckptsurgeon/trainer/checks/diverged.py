@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ...text import apart, count
-from ..evaluating import loss_per_item, uniform_loss
-from ..log import NAME as LOG
-from ..log import read_log
-from ..loop import Loop
-from ..source import first_batch
+from ...util.text import apart, count
+from ..job.source import first_batch
+from ..loop.evaluating import loss_per_item, uniform_loss
+from ..loop.log import NAME as LOG
+from ..loop.log import read_log
+from ..loop.loop import Loop
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 from ._fall import LEAST, fall_of
 

@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from ...target import TargetSpec
-from ...text import count, escape, listing
-from ..job import drawn, tensors_of
+from ...planning.target import TargetSpec
+from ...util.text import count, escape, listing
+from ..job.job import drawn, tensors_of
 from ._check import FAIL, NOT_RUN, PASS, Check
 from ._distance import FEW, WORST, distance
 

@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from ...target import TargetSpec
-from ...text import count, grouped, listing
-from ..job import Wholes, drawn, tensors_of
+from ...planning.target import TargetSpec
+from ...util.text import count, grouped, listing
+from ..job.job import Wholes, drawn, tensors_of
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
 __all__ = ["figures_finite", "finite", "varied"]

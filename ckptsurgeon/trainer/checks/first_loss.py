@@ -6,9 +6,9 @@ import math
 
 from torch import nn
 
-from ...text import apart, percent
-from ..evaluating import loss_per_item, uniform_loss
-from ..settings import Settings
+from ...util.text import apart, percent
+from ..config.settings import Settings
+from ..loop.evaluating import loss_per_item, uniform_loss
 from ..tasks._task import Batch, Task
 from ._check import FAIL, PASS, WARN, Check
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...text import apart, count, percent
-from ..loop import NONFINITE, Loop
+from ...util.text import apart, count, percent
+from ..loop.loop import NONFINITE, Loop
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
 __all__ = ["gradient_norm", "nonfinite"]

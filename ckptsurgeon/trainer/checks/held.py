@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...text import count, listing
-from ..loop import Loop
+from ...util.text import count, listing
+from ..loop.loop import Loop
 from ._check import FAIL, NOT_RUN, PASS, Check
 
 __all__ = ["held"]

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ...text import escape, listing
-from ..evaluating import loss_per_item
-from ..settings import Settings
+from ...util.text import escape, listing
+from ..config.settings import Settings
+from ..loop.evaluating import loss_per_item
 from ..tasks._task import Batch, Task
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 

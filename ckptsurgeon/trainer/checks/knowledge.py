@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...text import count
-from ..result import Arm, Controls
+from ...util.text import count
+from ..run.result import Arm, Controls
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
 __all__ = ["KNOWLEDGE", "NAME", "NONE", "SCALE_ONLY", "beats", "knowledge", "verdict_of"]

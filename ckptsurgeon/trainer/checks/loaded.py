@@ -7,13 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ... import api
-from ...configs import own_part
-from ...plan import Plan
-from ...text import count, escape, listing
-from ..digests import bits
-from ..init import Init
-from ..job import tensors_of
+from ...api.verifying import verify
+from ...checkpoint.opening import open_checkpoint
+from ...destinations.torch_module.parts import own_part
+from ...planning.plan.plan import Plan
+from ...util.text import count, escape, listing
+from ..job.init import Init
+from ..job.job import tensors_of
+from ..optim.digests import bits
 from ._check import FAIL, NOT_RUN, PASS, Check
 
 __all__ = ["loaded", "tied"]
@@ -31,7 +32,7 @@ def loaded(model: nn.Module, init: Init | None, plan: Plan | None) -> Check:
         return Check(NAME, FAIL, f"{count(len(wrong), 'tensor')} of {len(tensors)} differ: {listing(wrong, where='')}")
     if init.recipe is None:
         return Check(NAME, PASS, f"{len(plan.steps)} of {len(tensors)}, bit for bit; its own sources are not known")
-    found = api.verify(init.path)
+    found = verify(init.path)
     if not found.ok:
         first = found.failed[0]
         return Check(NAME, FAIL, f"the init is not what its recipe says: {escape(first.key or init.path)} {first.why}")
@@ -44,7 +45,7 @@ def loaded(model: nn.Module, init: Init | None, plan: Plan | None) -> Check:
 def _differing(tensors: Mapping[str, Tensor], init: Init, plan: Plan) -> list[str]:
     wrong = []
     planned = {step.key: step for step in plan.steps}
-    with api.open_checkpoint(init.path) as opened:
+    with open_checkpoint(init.path) as opened:
         checkpoint = opened.unwrapped(destination=list(tensors))
         for key, tensor in tensors.items():
             step = planned.get(key)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 
-from ...text import count, escape, listing
-from ..loop import Loop
+from ...util.text import count, escape, listing
+from ..loop.loop import Loop
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
 __all__ = ["moved", "step_size"]

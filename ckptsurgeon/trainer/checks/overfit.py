@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...text import apart
+from ...util.text import apart
 from ._check import FAIL, NOT_RUN, PASS, Check
 
 __all__ = ["NAME", "overfit"]

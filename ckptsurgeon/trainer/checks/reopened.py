@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from ...text import apart
-from .. import again
-from ..job import Job
+from ...util.text import apart
+from ..job.job import Job
+from . import _reload_check as again
 from ._check import FAIL, NOT_RUN, PASS, Check
 
 __all__ = ["BEST_NAME", "NAME", "Saved", "reopened"]

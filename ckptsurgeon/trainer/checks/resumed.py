@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from ...text import count, listing
-from ..digests import digests
-from ..job import Job, tensors_of, unsaved_of
-from ..loop import NONFINITE, Loop
-from ..random_state import random_state
-from ..run_folder import RunFolder
+from ...util.text import count, listing
+from ..folder.run_folder import RunFolder
+from ..job.job import Job, tensors_of, unsaved_of
+from ..loop.loop import NONFINITE, Loop
+from ..optim.digests import digests
+from ..system.random_state import random_state
 from ._check import FAIL, NOT_RUN, PASS, Check
 
 __all__ = ["NAME", "differing", "everything", "resumed"]

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...engine.staging import staged_file
 from ...errors import OutputError, SourceError
-from ...files import open_file
-from ...text import escape
-from ..settings import Features
-from .clip import Clip
+from ...storage.small_files import open_file
+from ...storage.write.staging import staged_file
+from ...util.text import escape
+from ..audio.clip import Clip
+from ..config.settings import Features
 
 __all__ = ["FeatureCache", "Place"]
 

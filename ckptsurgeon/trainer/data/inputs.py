@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ..settings import Settings
+from ..audio.clip import Clip
+from ..audio.features import Extractor
+from ..audio.sound import is_array, read_array, read_sound
+from ..config.settings import Settings
 from .cache import FeatureCache
-from .clip import Clip
-from .features import Extractor
-from .sound import is_array, read_array, read_sound
 from .workers import deaf, started_deaf
 
 __all__ = ["Inputs"]

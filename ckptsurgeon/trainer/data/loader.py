@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import CheckpointError
-from ..random_state import drawing_kept, seed_drawing
+from ..system.random_state import drawing_kept, seed_drawing
 from .order import epoch_batches, padding, sorted_batches
 from .split import Split
 from .workers import deaf, started_deaf

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...errors import ConfigError
-from ...text import count, escape
-from ..faults import Faults
-from ..manifests import read_manifests
-from ..settings import Data, Named
-from .clip import Clip
+from ...util.text import count, escape
+from ..audio.clip import Clip
+from ..config.faults import Faults
+from ..config.settings import Data, Named
+from ..manifests.read import read_manifests
 
 __all__ = ["Split", "located", "read_split"]
 

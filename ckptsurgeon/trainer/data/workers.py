@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ..stopping import SIGNALS
+from ..system.stopping import SIGNALS
 
 __all__ = ["deaf", "started_deaf"]
 

@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from ...errors import ConfigError
-from ...files import open_file, read_file
-from ...text import escape
+from ...storage.small_files import open_file, read_file
+from ...util.text import escape
 
 __all__ = ["Row", "check_columns", "columns_of", "file_beside", "first_line", "place", "read_rows", "read_text"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from ...errors import ConfigError
-from ...text import escape
-from ..data.clip import Clip
+from ...util.text import escape
+from ..audio.clip import Clip
 from ._text import columns_of, file_beside, read_rows
 
 __all__ = ["MANIFEST"]

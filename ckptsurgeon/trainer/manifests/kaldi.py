@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...errors import ConfigError
-from ...text import escape
-from ..data.clip import Clip
+from ...util.text import escape
+from ..audio.clip import Clip
 from ._text import file_beside, place, read_text
 
 __all__ = ["MANIFEST"]

@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, cast
 
 from ...errors import CheckpointError, ConfigError, SourceError
-from ...neighbours import did_you_mean
-from ...registry import discover
-from ...text import escape
-from ..data.clip import Clip
-from ..data.sound import TOLERANCE_S, is_array, sound_seconds
-from ..faults import Faults
+from ...util.did_you_mean import did_you_mean
+from ...util.registry import discover
+from ...util.text import escape
+from ..audio.clip import Clip
+from ..audio.sound import TOLERANCE_S, is_array, sound_seconds
+from ..config.faults import Faults
 from ._text import first_line
 
 __all__ = ["Manifest", "read_manifests"]

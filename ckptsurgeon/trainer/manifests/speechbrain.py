@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import ConfigError
-from ...text import brief_repr, escape
-from ..data.clip import Clip
-from ..data.sound import sound_rate
+from ...util.text import brief_repr, escape
+from ..audio.clip import Clip
+from ..audio.sound import sound_rate
 from ._text import file_beside, read_text
 
 __all__ = ["MANIFEST"]

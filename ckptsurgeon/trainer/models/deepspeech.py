@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - what everybody calls it
 
 from ...errors import ConfigError
-from ...vocabulary import BYTES, read_vocabulary
 from ...vocabulary.coqui import VOCABULARY as ALPHABET
+from ...vocabulary.read import BYTES, read_vocabulary
 from ._layers import padding_mask
 
 __all__ = ["MODEL", "DeepSpeech"]

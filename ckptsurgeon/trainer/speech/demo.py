@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...engine.folders import staged_folder
-from ...engine.locking import output_lock
-from ...engine.places import check_is_path
 from ...errors import ConfigError, OutputError
-from ...text import escape
-from ..extras import extra
+from ...storage.write.folders import staged_folder
+from ...storage.write.locking import output_lock
+from ...storage.write.output_checks import check_is_path
+from ...util.text import escape
+from ..config.extras import extra
 from .configuration import configuration
 from .espeak import Utterance, check_language, speak
 from .words import alphabet_of, read_words, words_of

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO
 
 from ...errors import ConfigError
-from ...text import escape
-from ..extras import extra
+from ...util.text import escape
+from ..config.extras import extra
 
 __all__ = ["Utterance", "check_language", "speak"]
 

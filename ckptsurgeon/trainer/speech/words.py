@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import ConfigError
-from ...files import read_file
-from ...neighbours import did_you_mean
-from ...text import count, escape
+from ...storage.small_files import read_file
+from ...util.did_you_mean import did_you_mean
+from ...util.text import count, escape
 from ...vocabulary.coqui import alphabet_text
 
 __all__ = ["LANGUAGES", "alphabet_of", "read_words", "words_of"]

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...configs import Document, instantiated
+from ...destinations._document import Document
+from ...destinations.factory import instantiated
 from ...errors import CheckpointError, ConfigError
-from ...text import brief_repr, escape
-from ..data.clip import Clip
+from ...util.text import brief_repr, escape
+from ..audio.clip import Clip
+from ..config.settings import Named
+from ..config.users_file import from_users_file, named_in_file
 from ..data.split import Split
-from ..settings import Named
-from ..users_file import from_users_file, named_in_file
 
 __all__ = ["Item", "dataset_split"]
 

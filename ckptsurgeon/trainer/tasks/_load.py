@@ -12,10 +12,10 @@ from typing import cast
 import torch
 
 from ...errors import CheckpointError, ConfigError
-from ...registry import discover, module_names
-from ...text import brief_repr, escape
-from ..ranks import is_of_a_group
-from ..users_file import from_users_file
+from ...util.registry import discover, module_names
+from ...util.text import brief_repr, escape
+from ..config.users_file import from_users_file
+from ..parallel.ranks import is_of_a_group
 from ._task import Task
 
 __all__ = ["is_users", "load_task", "task_file", "users_task"]

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
-from ...text import count, escape, percent
-from ..data.clip import Clip
+from ...util.text import count, escape, percent
+from ..audio.clip import Clip
+from ..config.faults import Faults
+from ..config.settings import Settings
 from ..data.inputs import Inputs
 from ..data.labels import Labels, UnknownLetterError
 from ..data.loader import Batches
 from ..data.split import Split, read_split
-from ..faults import Faults
-from ..settings import Settings
 from ._task import Batch, Progress, Task
 
 __all__ = ["SoundTask", "TranscribedTask"]

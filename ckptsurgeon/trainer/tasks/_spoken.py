@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ..config.extras import extra
 from ..data.labels import Labels
-from ..extras import extra
 from ._task import Batch
 
 __all__ = ["Rates", "Spoken", "check_outputs", "ctc_losses", "spoken", "too_short", "uniform_losses"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..settings import Settings
+from ..config.settings import Settings
 
 __all__ = ["Hearing", "check_features", "normalised"]
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ...text import brief_repr, escape, listing
-from ..data.clip import Clip
+from ...util.text import brief_repr, escape, listing
+from ..audio.clip import Clip
+from ..config.settings import Settings
 from ..data.split import Split
-from ..settings import Settings
 from ._dataset import Item, dataset_split
 from ._sounds import SoundTask
 from ._task import Batch, Loss, Task

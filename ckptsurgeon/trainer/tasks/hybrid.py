@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..settings import Settings
+from ..config.settings import Settings
 from ._decoding import Symbols, beam_search, decoder_of, greedy
 from ._sounds import TranscribedTask
 from ._spoken import Rates, Spoken, ctc_losses, spoken, too_short, uniform_losses

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..data.clip import Clip
-from ..settings import Settings
+from ..audio.clip import Clip
+from ..config.settings import Settings
 from ._spoken import Spoken, check_outputs
 from ._task import Batch, Task
 from ._waves import Hearing, check_features, normalised

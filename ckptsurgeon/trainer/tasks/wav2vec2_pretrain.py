@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ...text import escape, percent
-from ..data.clip import Clip
+from ...util.text import escape, percent
+from ..audio.clip import Clip
+from ..config.settings import Settings
 from ..data.split import Split
-from ..settings import Settings
 from ._contrastive import Contrast, contrast, quantise
 from ._masking import masked_frames, most_masked, negatives_of
 from ._sounds import SoundTask

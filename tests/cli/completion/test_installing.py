@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptsurgeon.cli.completion import SHELLS, install, program, script
+from ckptsurgeon.cli.completion.installing import install
+from ckptsurgeon.cli.completion.scripts import SHELLS, program, script
 from ckptsurgeon.errors import OutputError
 
 from .asked import ROOT, Run
@@ -90,7 +91,7 @@ def test_a_program_whose_path_is_no_utf8(program: Path) -> None:
     moved.parent.mkdir()
     moved.write_text(
         f"#!{sys.executable}\nimport sys; sys.path[0] = {str(ROOT)!r}\n"
-        "from ckptsurgeon.entry import main; sys.exit(main())\n"
+        "from ckptsurgeon.__main__ import main; sys.exit(main())\n"
     )
     moved.chmod(0o755)
     done = subprocess.run([moved, "--show-completion", "bash"], capture_output=True)

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from ckptsurgeon.cli.completion import SHELLS
 from ckptsurgeon.cli.completion.answer import answer
+from ckptsurgeon.cli.completion.scripts import SHELLS
 from ckptsurgeon.cli.completion.typed import Typed, typed_in
 
 from .asked import BREAKS, ROOT, Run, told

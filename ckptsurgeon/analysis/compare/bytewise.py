@@ -1,0 +1,170 @@
+"""Finds the tensors whose bytes differ between two checkpoints, at the speed of cmp."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...engine.compute.reading import read_part
+from ...engine.run.checksums import combine, crc32
+from ...storage.read.base import File
+from ...tensors.info import TensorInfo
+from ...tensors.ops.boxes import blocks
+from .records import Seen, check_records, check_whole, is_whole
+
+__all__ = ["unequal_keys"]
+
+Progress = Callable[[int, int], None]
+
+CHUNK = 8 << 20
+"""Bytes that a thread compares before it takes the next range."""
+BLOCK = 256 << 10
+"""Bytes held at once of each file: with two threads, what the caches hold."""
+ELEMENTS = 1 << 18
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class _Range:
+    """A run of bytes that both files should share; ``summed`` where a checksum of them was recorded."""
+
+    key: str
+    first: File
+    first_offset: int
+    second: File
+    second_offset: int
+    nbytes: int
+    summed: bool
+
+
+_Sums = dict[str, list[tuple[int, int, int]]]
+"""Per key the (offset, CRC-32, length) of ranges that are equal."""
+
+
+def unequal_keys(first: Checkpoint, second: Checkpoint, keys: Sequence[str], progress: Progress | None) -> set[str]:
+    """Return the keys whose bytes, laid out contiguously, are not the same.
+
+    Every record that is read and was stored with a CRC-32 is held against it, what is equal on the way; raises
+    FormatError. Bytes that both files share are not read.
+    """
+    unequal, ranges, odd = set[str](), list[_Range](), list[str]()
+    read = [key for key in keys if not _same_place(first, second, key)]
+    for key in read:
+        a, b = first[key], second[key]
+        if a.dtype != b.dtype:
+            unequal.add(key)
+        elif not (a.is_plain and b.is_plain):
+            odd.append(key)
+        else:
+            ranges += _ranges(first, second, key)
+    sums = _compare_ranges(ranges, unequal, progress)
+    unequal.update(key for key in odd if not _same_values(first, second, key))
+    for source in (first, second):
+        seen = _checked(source, {key: parts for key, parts in sums.items() if key not in unequal})
+        check_records(source, read, seen)
+    return unequal
+
+
+def _checked(source: Checkpoint, sums: _Sums) -> Seen:
+    """Hold what was summed on the way against the checksums of a file, and return the records checked."""
+    seen: Seen = set()
+    for key, parts in sums.items():
+        crc = parts[0][1] if len(parts) == 1 else combine([(crc, nbytes) for _, crc, nbytes in sorted(parts)])
+        check_whole(source, source[key], crc, seen)
+    return seen
+
+
+def _same_place(first: Checkpoint, second: Checkpoint, key: str) -> bool:
+    """Whether two tensors are plain, of one dtype, and the very same bytes of one file."""
+    a, b = first[key], second[key]
+    if a.dtype != b.dtype or not (a.is_plain and b.is_plain):
+        return False
+    if _start(a) != _start(b):
+        return False
+    with first.file(a).descriptor() as here, second.file(b).descriptor() as there:
+        return here is not None and there is not None and os.path.sameopenfile(here, there)
+
+
+def _start(info: TensorInfo) -> int:
+    assert info.storage is not None
+    return info.storage.offset + info.offset
+
+
+def _ranges(first: Checkpoint, second: Checkpoint, key: str) -> Iterator[_Range]:
+    a, b = first[key], second[key]
+    here, there, summed = first.file(a), second.file(b), is_whole(a) or is_whole(b)
+    for done in range(0, a.nbytes, CHUNK):
+        yield _Range(key, here, _start(a) + done, there, _start(b) + done, min(CHUNK, a.nbytes - done), summed)
+
+
+def _compare_ranges(ranges: Sequence[_Range], unequal: set[str], progress: Progress | None) -> _Sums:
+    """Compare ranges in threads; the keys of those that differ are put into ``unequal``."""
+    total, done, lock, local = sum(r.nbytes for r in ranges), 0, threading.Lock(), threading.local()
+    sums: _Sums = {}
+
+    def compare(part: Sequence[_Range]) -> None:
+        nonlocal done
+        if not hasattr(local, "buffers"):
+            local.buffers = bytearray(BLOCK), bytearray(BLOCK)
+        for one in part:
+            crc = None if one.key in unequal else _crc_if_equal(one, *local.buffers)
+            if crc is None:
+                unequal.add(one.key)
+            with lock:
+                if crc is not None and one.summed:
+                    sums.setdefault(one.key, []).append((one.first_offset, crc, one.nbytes))
+                done += one.nbytes
+                if progress is not None:
+                    progress(done, total)
+
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="compare")
+    try:
+        for future in [pool.submit(compare, part) for part in _batches(ranges)]:
+            future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error or an interrupt, what waits is not compared
+    return sums
+
+
+def _batches(ranges: Sequence[_Range]) -> Iterator[list[_Range]]:
+    batch, size = list[_Range](), 0
+    for one in ranges:
+        batch.append(one)
+        size += one.nbytes
+        if size >= CHUNK or len(batch) >= 256:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _crc_if_equal(one: _Range, first: bytearray, second: bytearray) -> int | None:
+    """Compare a range block by block and return its CRC-32 (0 where none is wanted), None where it differs.
+
+    Whole buffers are compared as memory, which views are not. The CRC-32 is taken while the block is in the caches.
+    """
+    crc = 0
+    for done in range(0, one.nbytes, BLOCK):
+        size = min(BLOCK, one.nbytes - done)
+        if size < BLOCK:
+            first, second = bytearray(size), bytearray(size)
+        one.first.readinto(one.first_offset + done, memoryview(first))
+        one.second.readinto(one.second_offset + done, memoryview(second))
+        if first != second:
+            return None
+        if one.summed:
+            crc = crc32(first, crc)
+    return crc
+
+
+def _same_values(first: Checkpoint, second: Checkpoint, key: str) -> bool:
+    """Whether two tensors of one dtype and shape hold the same values, bit for bit, whatever their layout."""
+    for box in blocks(first[key].shape, ELEMENTS):
+        here, there = read_part(first, first[key], box), read_part(second, second[key], box)
+        if here.tobytes() != there.tobytes():
+            return False
+    return True

@@ -1,0 +1,146 @@
+"""Measures how far the values of two tensors are apart, block by block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...engine.compute.reading import read_part
+from ...tensors.dtypes import DTYPES
+from ...tensors.info import TensorInfo
+from ...tensors.ops.boxes import Array, Box, blocks
+from ...tensors.ops.casts import cast
+from .difference import Numbers, Pair, Tolerance
+from .sums import ZERO, Sum, dot, finite, norm, quotient, scaled
+
+__all__ = ["measure"]
+
+ELEMENTS = 1 << 16
+"""Elements held at once of each tensor: what the caches hold of them and of what is made on the way."""
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """What is summed over the blocks of two tensors: of the gap between them, of each, of their product."""
+
+    differing: int = 0
+    nan: int = 0
+    inf: int = 0
+    largest: float = 0.0
+    gap: Sum = ZERO
+    first: Sum = ZERO
+    second: Sum = ZERO
+    product: Sum = ZERO
+    within: bool = True
+
+    def __add__(self, other: _Figures) -> _Figures:
+        return _Figures(
+            self.differing + other.differing,
+            self.nan + other.nan,
+            self.inf + other.inf,
+            max(self.largest, other.largest),
+            self.gap + other.gap,
+            self.first + other.first,
+            self.second + other.second,
+            self.product + other.product,
+            self.within and other.within,
+        )
+
+
+def measure(pair: Pair, first: Checkpoint, second: Checkpoint, tolerance: Tolerance) -> tuple[Numbers | None, bool]:
+    """Return how far the values of a pair are apart, None for types without figures, and whether within the tolerance.
+
+    Integers are compared as such, all else in double precision, an integer with a float too.
+    """
+    if not (_has_figures(pair.first) and _has_figures(pair.second)):
+        return None, False
+    total = _Figures()
+    for box in blocks(pair.first.shape, ELEMENTS):
+        total += _figures(_values(first, pair.first, box), _values(second, pair.second, box), tolerance)
+    numbers = Numbers(
+        total.differing,
+        finite(total.largest),
+        quotient(norm(total.gap), norm(total.first)),
+        quotient(total.product, norm(total.first), norm(total.second)),
+        total.nan,
+        total.inf,
+    )
+    return numbers, total.within
+
+
+def _has_figures(info: TensorInfo) -> bool:
+    """Whether values of the type are numbers; quantised and packed ones are only ever moved whole."""
+    dtype = DTYPES[info.dtype]
+    return dtype.kind not in ("quantized", "bits") and dtype.bits % 8 == 0 and dtype.values == 1
+
+
+def _values(source: Checkpoint, info: TensorInfo, box: Box) -> Array:
+    """Return part of a tensor: integers as they are, other numbers in the widest type of their kind."""
+    values, kind = read_part(source, info, box).reshape(-1), DTYPES[info.dtype].kind
+    if kind in ("int", "uint"):
+        return values
+    if kind == "bool":
+        truth: Array = (values != 0).astype("u1")
+        return truth
+    return cast(values, info.dtype, "complex128" if kind == "complex" else "float64")[0]
+
+
+def _figures(x: Array, y: Array, tolerance: Tolerance) -> _Figures:
+    """Return the figures of one block."""
+    x, y, nan, inf = _finite_in_both(x, y)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float64 becomes None in the end
+        gap = _gap(x, y)
+        a, b, c = scaled(x), scaled(y), scaled(gap)
+        return _Figures(
+            int(np.count_nonzero(gap)) + nan + inf,
+            nan,
+            inf,
+            float(gap.max(initial=0)),
+            dot(c, c),
+            dot(a, a),
+            dot(b, b),
+            dot(a, b),
+            not (nan or inf) and _within(gap, b.values if not b.exponent else y, tolerance),
+        )
+
+
+def _within(gap: Array, second: Array, tolerance: Tolerance) -> bool:
+    if not (tolerance.absolute or tolerance.relative):
+        return False
+    return bool((gap <= tolerance.absolute + tolerance.relative * np.abs(second)).all())
+
+
+def _finite_in_both(x: Array, y: Array) -> tuple[Array, Array, int, int]:
+    """Return the values that are finite in both, and how many are NaN, or an infinity, in one of them only."""
+    both = np.isfinite(x) & np.isfinite(y)
+    if both.all():
+        return x, y, 0, 0
+    a, b = x[~both], y[~both]
+    nan = np.isnan(a) | np.isnan(b)
+    lone = int(np.count_nonzero(np.isnan(a) != np.isnan(b)))
+    return x[both], y[both], lone, int(np.count_nonzero((a != b) & ~nan))
+
+
+def _gap(x: Array, y: Array) -> Array:
+    """Return the magnitudes of the differences; between integers exact, as unsigned ones, which hold them all."""
+    if x.dtype.kind not in "iu" or y.dtype.kind not in "iu":
+        gap: Array = np.subtract(x, y)
+        return np.abs(gap) if gap.dtype.kind == "c" else np.abs(gap, out=gap)
+    wide = np.result_type(x, y)
+    if wide.kind == "f":
+        return _gap_of_signed_and_unsigned(x, y)
+    unsigned = f"<u{wide.itemsize}"
+    low, high = np.minimum(x, y).astype(wide), np.maximum(x, y).astype(wide)
+    exact: Array = high.view(unsigned) - low.view(unsigned)  # modulo their size: right where the signed one overflows
+    return exact
+
+
+def _gap_of_signed_and_unsigned(x: Array, y: Array) -> Array:
+    """Return the gap between 64-bit integers with and without sign, which no type of numpy holds both."""
+    a, b = x.astype("<u8"), y.astype("<u8")
+    exact = np.where(x > y, a - b, b - a)
+    rough = np.abs(x.astype("<f8") - y.astype("<f8"))
+    gap: Array = np.where(rough < 2.0**63, exact.astype("<f8"), rough)
+    return gap

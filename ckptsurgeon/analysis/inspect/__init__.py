@@ -1,0 +1,1 @@
+"""What ``inspect`` finds, as plain data."""

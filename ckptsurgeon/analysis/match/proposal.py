@@ -1,0 +1,80 @@
+"""What a match proposes, and what it leaves open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...tensors.info import TensorInfo
+from ...util.notebook import InNotebooks
+from ...util.text import count, escape
+
+__all__ = ["Match", "Proposal"]
+
+
+@dataclass(frozen=True)
+class Match:
+    """Modules of the two sides that should be the same: numbered layers as one, ``{n}`` for the number.
+
+    ``why`` is what speaks for it: same name, prefix, name, shape, order.
+    """
+
+    first: str
+    second: str
+    tensors: int
+    why: str
+
+
+@dataclass(frozen=True, repr=False)
+class Proposal(InNotebooks):
+    """What of a source is what of a destination.
+
+    ``names`` maps source keys to destination keys and ``rules`` are the ``--map`` rules that do so. ``ambiguous``
+    maps a module of the destination to the modules of the source that it could be, between which nothing decides.
+    ``unmatched`` are source keys that nothing fits, ``missing`` destination keys that nothing fits, and
+    ``undecided`` is the number of destination keys in ambiguous modules.
+    """
+
+    first: str
+    second: str
+    matches: tuple[Match, ...]
+    names: Mapping[str, str]
+    rules: tuple[str, ...]
+    ambiguous: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unmatched: Mapping[str, TensorInfo] = field(default_factory=dict)
+    missing: Mapping[str, TensorInfo] = field(default_factory=dict)
+    undecided: int = 0
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        found = [("undecided", self.undecided), ("unmatched", len(self.unmatched)), ("missing", len(self.missing))]
+        said = "".join(f", {number} {what}" for what, number in found if number)
+        names = f"{escape(self.first)} to {escape(self.second)}"
+        return f"<Proposal {names}: {count(len(self.rules), 'rule')}, {len(self.names)} matched{said}>"
+
+    @property
+    def complete(self) -> bool:
+        """Whether every destination tensor has its source."""
+        return not (self.missing or self.ambiguous)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the proposal as plain data."""
+        return {
+            "kind": "ckpt.match",
+            "version": 1,
+            "first": self.first,
+            "second": self.second,
+            "complete": self.complete,
+            "rules": list(self.rules),
+            "matches": [{"from": m.first, "to": m.second, "tensors": m.tensors, "why": m.why} for m in self.matches],
+            "names": dict(self.names),
+            "ambiguous": [{"key": key, "could_be": list(others)} for key, others in self.ambiguous.items()],
+            "unmatched": [_row(key, info) for key, info in self.unmatched.items()],
+            "missing": [_row(key, info) for key, info in self.missing.items()],
+            "notes": list(self.notes),
+        }
+
+
+def _row(key: str, info: TensorInfo) -> dict[str, Any]:
+    return {"key": key, "dtype": info.dtype, "shape": list(info.shape)}

@@ -1,0 +1,171 @@
+"""Decides which units of two state dicts are the same, the surest first, and never between equals.
+
+What speaks for a pair, in this order: the same path; the same path but for leading segments that most of the model
+has; shapes that nothing else on either side has; names clearly nearer
+to each other than to anything else; the same place among as many equals. What was decided about a pair's parents
+speaks for its children, and narrows what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from ...planning.keys.induce import rules_for, unspelled
+from ...tensors.info import TensorInfo
+from ...util.text import count
+from .fitting import Fitting, fits
+from .names import Likeness
+from .nearness import Nearness, Parents, parents_of
+from .prefixes import moved
+from .proposal import Match, Proposal
+from .units import Unit, units_of
+
+__all__ = ["propose"]
+
+_BEYOND = "the names of {} are not compared: too many are of the same shapes"
+
+Pairs = Iterator[tuple[Unit, Unit, str]]
+
+
+class _Matcher:
+    def __init__(self, first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo]) -> None:
+        self._source, self._destination = first, second
+        self.matched: list[tuple[Unit, Unit, str]] = []
+        self._agreed: dict[Parents, None] = {}
+        self._near: Nearness | None = None
+        self.beyond = 0
+
+    def run(self) -> None:
+        """Match modules until nothing more can be decided; then what is left of them, in smaller units."""
+        ways: list[Callable[[], Pairs]] = [self._only_one, self._by_name, self._by_order]
+        for view in ("modules", "parts", "tensors"):
+            self._open(view)
+            self._take_all(self._same_path())
+            self._take_all(self._moved())
+            while any(self._take_all(way()) for way in (ways if view != "tensors" else ways[1:2])):
+                pass
+            self.beyond = self._near.beyond if self._near is not None else 0
+        self._open("modules")
+
+    def _open(self, view: str) -> None:
+        """Look at what nothing was decided about, in units of another size."""
+        self.fitting = Fitting(*(units_of(self._left(side), view) for side in (0, 1)))
+        self._likeness = Likeness(*([unit.path for unit in side] for side in (self.fitting.first, self.fitting.second)))
+        self._near = None
+
+    def _left(self, side: int) -> dict[str, TensorInfo]:
+        """Return the tensors of one side that nothing was decided about."""
+        taken = {key for a, b, _ in self.matched for pair in _names(a, b).items() for key in pair[side : side + 1]}
+        tensors = (self._source, self._destination)[side]
+        return {key: info for key, info in tensors.items() if key not in taken}
+
+    def _take_all(self, pairs: Pairs) -> bool:
+        """Take pairs as long as both sides are free; returns whether there was one."""
+        taken = False
+        for a, b, why in list(pairs):
+            if self.fitting.free(a, b):
+                self._take(a, b)
+                self.matched.append((a, b, why))
+                taken = True
+        return taken
+
+    def _take(self, a: Unit, b: Unit) -> None:
+        """Take a pair away, and let its parents speak for what else is in them."""
+        self.fitting.take(a, b)
+        if self._near is not None:
+            self._near.take(a, b)
+        for parents in _together(parents_of(a.path), parents_of(b.path)):
+            if parents not in self._agreed:
+                self._agreed[parents] = None
+                if self._near is not None:
+                    self._near.agree(parents)
+
+    def _same_path(self) -> Pairs:
+        there = {unit.path: unit for unit in self.fitting.second}
+        for unit in self.fitting.first:
+            other = there.get(unit.path)
+            if other is not None and fits(unit, other):
+                yield unit, other, "same name"
+
+    def _moved(self) -> Pairs:
+        """Yield the pairs of a whole model that lies one module deeper, or less deep, or in another."""
+        yield from ((a, b, "prefix") for a, b in moved(self.fitting.first, self.fitting.second).items())
+
+    def _only_one(self) -> Pairs:
+        """Yield pairs that fit nothing else on either side."""
+        yield from ((a, b, "shape") for a, b in self.fitting.only_ones())
+
+    def _by_name(self) -> Pairs:
+        """Yield the pairs of units that are clearly nearest to each other, the nearest first."""
+        if self._near is None:
+            self._near = Nearness(self.fitting, self._likeness, self._agreed)
+        yield from ((a, b, "name") for a, b in self._near.mutual())
+
+    def _by_order(self) -> Pairs:
+        """Yield pairs of as many equals on both sides of one matched module, in their order."""
+        for here, there in self.fitting.equals():
+            if 1 < len(here) == len(there) and _numbered_alike(here, there):
+                yield from ((a, b, "order") for a, b in zip(here, there, strict=True))
+                return
+
+
+def _numbered_alike(here: Sequence[Unit], there: Sequence[Unit]) -> bool:
+    """Whether equals are numbered alike: those of one repeated layer have an order that means something."""
+    return all(a.makes.keys() == here[0].makes.keys() for a in here) and all(
+        "#" in unit.path for unit in (*here, *there)
+    )
+
+
+def _together(first: Sequence[str], second: Sequence[str]) -> Iterator[Parents]:
+    """Yield the modules that two units lie in, level by level; that both lie in the top level says nothing."""
+    for up in range(max(len(first), len(second))):
+        parents = (first[min(up, len(first) - 1)], second[min(up, len(second) - 1)])
+        if parents != ("", ""):
+            yield parents
+
+
+def propose(
+    first: str, source: Mapping[str, TensorInfo], second: str, destination: Mapping[str, TensorInfo]
+) -> Proposal:
+    """Propose which tensors of ``source`` are which of ``destination``."""
+    matcher = _Matcher(source, destination)
+    matcher.run()
+    names: dict[str, str] = {}
+    for a, b, _ in matcher.matched:
+        names.update(_names(a, b))
+    names = {key: names[key] for key in source if key in names}
+    taken = set(names.values())
+    ambiguous = dict(_ambiguous(matcher))
+    open_keys = {key for unit in matcher.fitting.second if _shown(unit.path) in ambiguous for key in unit.keys.values()}
+    wanted = {**{key: key for key in source}, **names}
+    rules = rules_for(wanted)
+    notes = [_BEYOND.format(count(matcher.beyond, "module"))] if matcher.beyond else []
+    return Proposal(
+        first,
+        second,
+        tuple(Match(_shown(a.path), _shown(b.path), len(_names(a, b)), why) for a, b, why in matcher.matched),
+        names,
+        tuple(rules),
+        ambiguous,
+        {key: info for key, info in source.items() if key not in names},
+        {key: info for key, info in destination.items() if key not in taken and key not in open_keys},
+        len(open_keys),
+        (*notes, *unspelled(wanted, rules)),
+    )
+
+
+def _names(a: Unit, b: Unit) -> dict[str, str]:
+    return {a.keys[place]: key for place, key in b.keys.items() if place in a.keys}
+
+
+def _ambiguous(matcher: _Matcher) -> Iterator[tuple[str, tuple[str, ...]]]:
+    options: dict[Unit, tuple[str, ...]] = {}
+    for here, there in matcher.fitting.equals():
+        options |= dict.fromkeys(there, tuple(_shown(a.path) for a in here))
+    yield from ((_shown(b.path), options[b]) for b in matcher.fitting.second if options[b])
+
+
+def _shown(path: str) -> str:
+    """Return a path with names for its numbers: ``layers.{n}.self_attn``."""
+    names = iter("nmkijl")
+    return ".".join(f"{{{next(names, 'x')}}}" if part == "#" else part for part in path.split("."))

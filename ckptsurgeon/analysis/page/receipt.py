@@ -1,0 +1,93 @@
+"""What became of each tensor of an output of ours, as columns of a page: from its recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
+from typing import Any
+
+from ...planning.plan.step import CLASSES
+from ...planning.recipe.recipe import Made, Recipe
+from ...tensors.info import TensorInfo
+from .figures import figure
+from .plain import LISTED, brief
+
+__all__ = ["receipt_of"]
+
+
+def receipt_of(recipe: Recipe, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    """Return the class of each row, from where and by which rule it came; -1 where a column has nothing to say.
+
+    ``part`` has the rows of which only a part of the values comes from a source, and which part. Rows that the recipe
+    does not know, or not rightly, have the class "" (a file that was changed since). ``numbers`` say how many there
+    are of what is listed in part.
+    """
+    made = [recipe.tensors.get(key, NOTHING) for key in tensors]
+    gone = [key for key in recipe.tensors if key not in tensors]
+    kinds = [one.kind if one.kind in CLASSES else "" for one in made]
+    classes, ops = _numbered(sorted(kinds, key=_rank)), _numbered(one.op for one in made)
+    rules, policies = _numbered(one.rule for one in made), _numbered(one.policy for one in made)
+    reasons = _numbered(one.reason for one in made)
+    return {
+        "verb": recipe.verb,
+        "version": recipe.version,
+        "seed": recipe.seed,
+        "arguments": [[brief(name), brief(json.dumps(value))] for name, value in recipe.arguments.items()],
+        "sources": [[one.name, one.path, one.role] for one in recipe.sources],
+        "target": [recipe.target.kind, recipe.target.name],
+        "vocabulary": _vocabulary(recipe),
+        "classes": list(classes), "class": [classes[kind] for kind in kinds],
+        "ops": list(ops), "op": [ops[one.op] for one in made],
+        "rules": list(rules), "rule": [rules[one.rule] for one in made],
+        "policies": list(policies), "policy": [policies[one.policy] for one in made],
+        "reasons": list(reasons), "reason": [reasons[one.reason] for one in made],
+        "from": [-1 if one.source is None else one.source for one in made],
+        "part": [[row, share] for row, share in _parts(recipe, made, tensors.values()) if share < 1],
+        "key": [[row, made[row].source_key] for row, key in enumerate(tensors) if _moved(key, made[row])],
+        "more": [[row, *map(list, one.more)] for row, one in enumerate(made) if one.more],
+        "weights": [[row, *map(figure, one.weights)] for row, one in enumerate(made) if one.weights],
+        "method": [[row, one.merge.method] for row, one in enumerate(made) if one.merge is not None],
+        "unexpected": [[source, brief(key)] for source, key in recipe.unexpected[:LISTED]],
+        "gone": [brief(key) for key in gone[:LISTED]],
+        "numbers": {"unexpected": len(recipe.unexpected), "gone": len(gone)},
+    }  # fmt: skip
+
+
+NOTHING = Made("", "")
+
+
+def _parts(recipe: Recipe, made: Iterable[Made], tensors: Iterable[TensorInfo]) -> Iterator[tuple[int, float]]:
+    """Yield rows and which part of their values comes from a source, where that need not be all or nothing."""
+    for row, (one, info) in enumerate(zip(made, tensors, strict=True)):
+        elements = prod(info.shape)
+        if one.kind == "kept":
+            yield row, 0.0
+        elif one.op == "map" and recipe.rows is not None:
+            yield row, recipe.rows.share
+        elif one.shared is not None and elements:
+            yield row, min(max(one.shared, 0), elements) / elements
+
+
+def _rank(kind: str) -> int:
+    return CLASSES.index(kind) if kind in CLASSES else len(CLASSES)
+
+
+def _numbered(words: Iterable[str]) -> dict[str, int]:
+    """Return a number for each word, in the order in which they come."""
+    found: dict[str, int] = {}
+    for word in words:
+        found.setdefault(word, len(found))
+    return found
+
+
+def _moved(key: str, made: Made) -> bool:
+    return made.source is not None and made.source_key != key
+
+
+def _vocabulary(recipe: Recipe) -> list[Any]:
+    """Return the names of two vocabularies and how many tokens keep their row, move, and are new; [] without."""
+    rows = recipe.rows
+    if rows is None:
+        return []
+    return [rows.source, rows.destination, rows.size, len(rows.rows), rows.kept, rows.moved, rows.fresh, rows.new]

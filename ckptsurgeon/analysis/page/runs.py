@@ -1,0 +1,173 @@
+"""What a folder of ``ckpt train`` says of its run: its log, its checks, what came of it, where it came from.
+
+The files may be half written, or anyone's: what is not what a run writes is left out, and what is kept is bounded.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+from ...errors import FormatError, SourceError
+from ...storage.small_files import open_file
+from ...util.text import escape
+from .curves import Curves
+from .plain import integer, listed, mapping, number, numbers, text
+
+__all__ = ["FILES", "Run", "is_run", "read_run"]
+
+LINEAGE, RESULT, CHECKS, LOG = "lineage.json", "result.json", "checks.json", "log.jsonl"
+FILES = (LINEAGE, RESULT, CHECKS, LOG)
+"""What a run is read from."""
+MODELS = ("best.safetensors", os.path.join("last", "model.safetensors"))
+"""Which weights of a run are shown: the first that is there."""
+LARGEST = 64 << 20
+"""Bytes of a file that is read whole; a run's are far smaller."""
+LINE = 1 << 20
+"""Characters of a line of the log that is read."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its folder tells it, as plain data; ``model`` is the checkpoint to show, None where none was saved."""
+
+    path: str
+    model: str | None
+    lineage: Mapping[str, Any]
+    result: Mapping[str, Any] | None
+    checks: tuple[Mapping[str, str], ...]
+    curves: Curves
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a page shows."""
+        return {
+            "path": self.path,
+            "model": self.model,
+            "lineage": self.lineage,
+            "result": self.result,
+            "checks": self.checks,
+            **self.curves.to_json(),
+        }
+
+
+def is_run(path: str) -> bool:
+    """Tell whether a path is the folder of a run, ended or under way."""
+    return os.path.isfile(os.path.join(path, LINEAGE))
+
+
+def read_run(path: str) -> Run:
+    """Read what a run left in its folder.
+
+    Raises SourceError where a file cannot be read, FormatError where it is no JSON or far larger than a run's.
+    """
+    model = next((name for name in MODELS if os.path.isfile(os.path.join(path, name))), None)
+    curves = Curves()
+    for row in _rows(os.path.join(path, LOG)):
+        curves.add(row)
+    checks = tuple(_check(row) for row in listed(_read(path, CHECKS).get("checks")) if isinstance(row, Mapping))
+    return Run(path, model, _lineage(_read(path, LINEAGE)), _result(_read(path, RESULT)), checks, curves)
+
+
+def _lineage(found: Mapping[str, Any]) -> dict[str, Any]:
+    init = mapping(found.get("init"))
+    return {
+        "init": text(init.get("path") or init.get("name")) if init else None,
+        "seed": integer(found.get("seed")),
+        "device": text(found.get("device")),
+        "processes": integer(found.get("processes")),
+        "steps": integer(mapping(found.get("settings")).get("steps")),
+        "task": text(mapping(found.get("settings")).get("task")),
+    }
+
+
+def _result(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not found:
+        return None
+    return {
+        **{name: text(found.get(name)) for name in ("ended", "task", "metric")},
+        **{name: integer(found.get(name)) for name in ("step", "steps", "best_step")},
+        **{name: number(found.get(name)) for name in ("best", "elapsed_s")},
+        "test": numbers(found.get("test")),
+        "notes": [text(note) for note in listed(found.get("notes"))],
+        "controls": _controls(mapping(found.get("controls"))),
+    }
+
+
+def _controls(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not found:
+        return None
+    arms = [mapping(arm) for arm in listed(found.get("arms"))]
+    return {
+        **{name: text(found.get(name)) for name in ("verdict", "decided_on", "metric")},
+        **{name: integer(found.get(name)) for name in ("seeds", "steps")},
+        "arms": [
+            {
+                "name": text(arm.get("name")),
+                "frozen": arm.get("frozen") is True,
+                "values": [value for value in map(number, listed(arm.get("values"))) if value is not None],
+            }
+            for arm in arms
+        ],
+    }
+
+
+def _check(row: Mapping[str, Any]) -> dict[str, str]:
+    return {name: text(row.get(name)) for name in ("name", "status", "says", "when")}
+
+
+def _rows(path: str) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a log; the last may be half a one where the run was killed or goes on."""
+    file = _opened(path)
+    if file is None:
+        return
+    with file:
+        while line := file.readline(LINE):
+            row = _parsed(line)
+            if isinstance(row, dict):
+                yield row
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _read(path: str, name: str) -> Mapping[str, Any]:
+    """Return the plain data of a file, {} where there is none."""
+    file = _opened(os.path.join(path, name))
+    if file is None:
+        return {}
+    with file:
+        content = file.read(LARGEST + 1)
+    shown = escape(os.path.join(path, name))
+    if len(content) > LARGEST:
+        raise FormatError(f"{shown} is not what a run writes: it has more than {LARGEST} characters.")
+    try:
+        data = json.loads(content, parse_constant=lambda _: None, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{shown} is no JSON: {error}.") from error
+    if not isinstance(data, dict):
+        raise FormatError(f"{shown} is not what a run writes.")
+    return data
+
+
+def _opened(path: str) -> IO[str] | None:
+    """Open a regular file, None where there is none: a pipe would be waited for."""
+    try:
+        return io.TextIOWrapper(open_file(path), encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SourceError(f"{escape(path)} cannot be read: {error.strerror or error}.") from error
+
+
+def _finite(spelled: str) -> float | None:
+    value = float(spelled)
+    return value if math.isfinite(value) else None

@@ -1,0 +1,159 @@
+"""What is compressed as a whole: gzip, bzip2, xz, lzma and zlib, unpacked within bounds and looked at."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import re
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+from ....formats.base.slice import FileSlice
+from ....storage.read.base import File
+from ..base.context import Place
+from ..base.findings import Fault
+
+__all__ = ["look_at_packed", "packing_of"]
+
+_STEP = 1 << 20
+_FIRST = 512
+_MEMORY = 256 << 20
+"""Bytes that xz may take for its window; its strongest setting takes 65 MiB."""
+_UNSURE = ("zlib", "lzma")
+"""What begins with no mark: numbers that its header could be. Other data can begin so too."""
+_SMALLEST_WINDOW, _LONGEST_LZMA = 4096, 1 << 38
+_JOBLIB = re.compile(rb"ZF\s*(?:0[xX])?[0-9a-fA-F]+[ L]*")
+_JOBLIB_HEADER = 21
+"""The mark and the length in hexadecimal that joblib wrote before 0.10 (joblib/numpy_pickle_compat.py)."""
+_NAMED = {b"\x04\x22\x4d\x18": "lz4", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "rar"}
+
+
+class _Unpacker(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def packing_of(head: bytes) -> str:
+    """Return how something is compressed, or nothing."""
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if head.startswith(b"BZh") and head[4:10] == b"1AY&SY":
+        return "bzip2"
+    if head.startswith(b"\xfd7zXZ\0"):
+        return "xz"
+    if _JOBLIB.fullmatch(head[:_JOBLIB_HEADER]):
+        return "joblib zlib"
+    named = next((name for magic, name in _NAMED.items() if head.startswith(magic)), "")
+    return named or ("zlib" if _may_be_zlib(head) else "lzma" if _may_be_lzma(head) else "")
+
+
+def _may_be_zlib(head: bytes) -> bool:
+    """Return whether bytes could be a header of zlib without a preset dictionary (RFC 1950, 2.2)."""
+    if len(head) < 2 or head[0] & 0x0F != 8 or head[0] > 0x78 or head[1] & 0x20:
+        return False
+    return int.from_bytes(head[:2], "big") % 31 == 0
+
+
+def _may_be_lzma(head: bytes) -> bool:
+    """Return whether bytes could be a header of an ``.lzma`` file, with the windows that liblzma takes."""
+    if len(head) < 14 or head[0] >= 9 * 5 * 5 or head[13]:
+        return False
+    window, size = int.from_bytes(head[1:5], "little"), int.from_bytes(head[5:13], "little")
+    whole = window >> (window.bit_length() - 2) << (window.bit_length() - 2) if window >= _SMALLEST_WINDOW else -1
+    return window in (whole, 0xFFFFFFFF) and (size < _LONGEST_LZMA or size == 0xFFFFFFFFFFFFFFFF)
+
+
+def look_at_packed(place: Place, packing: str) -> None:
+    """Look at what is inside."""
+    at = len(place.look.found)
+    place.add(packing)
+    if packing not in _MAKERS:
+        place.look.amend(at, fault=Fault("unreadable", f"{packing} is not unpacked"))
+        return
+    try:
+        data, fault = _unpacked(place, packing)
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        data, fault = b"", f"it cannot be unpacked: {error}"
+    if fault:
+        place.look.amend(at, fault=Fault("corrupt", fault))
+    if not place.unpacked(data, "unpacked").judge() and fault and packing in _UNSURE:
+        place.look.found.pop(at)
+
+
+_MAKERS: dict[str, Callable[[], _Unpacker]] = {
+    "gzip": lambda: _Zlib(31),
+    "zlib": lambda: _Zlib(15),
+    "joblib zlib": lambda: _Zlib(15),
+    "bzip2": lambda: bz2.BZ2Decompressor(),
+    "xz": lambda: lzma.LZMADecompressor(memlimit=_MEMORY),
+    "lzma": lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_MEMORY),
+}
+
+
+class _Zlib:
+    """zlib's decompressor in the manner of the other two: what it did not get to, it keeps."""
+
+    def __init__(self, bits: int) -> None:
+        self._inner = zlib.decompressobj(bits)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inner.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+
+
+def _unpacked(place: Place, packing: str) -> tuple[bytes, str]:
+    """Return what was unpacked, and what was wrong with it; several streams may follow each other."""
+    file, budget, parts = place.file, place.look.budget, bytearray()
+    if packing == "joblib zlib":
+        begin = _JOBLIB_HEADER + (
+            place.head()[_JOBLIB_HEADER : _JOBLIB_HEADER + 1] == b" "
+        )  # that of Python 2 is wider
+        file = FileSlice(file, begin, file.size - begin)
+    unpacker, at, waiting, step = _MAKERS[packing](), 0, b"", _FIRST
+    while True:
+        if not waiting and at < file.size and getattr(unpacker, "needs_input", True):
+            waiting = file.read(at, min(step, file.size - at))
+            at += len(waiting)
+            step = min(2 * step, _STEP)
+        try:
+            got = unpacker.decompress(waiting, _STEP)
+        except (OSError, zlib.error, lzma.LZMAError) as error:
+            if not parts:
+                raise
+            return bytes(parts), f"it cannot be unpacked to its end: {error}"
+        waiting = b""
+        budget.take("unpacked", len(got))
+        parts += got
+        if unpacker.eof:
+            unused = getattr(unpacker, "unused_data", b"")
+            at -= len(unused)
+            if (
+                packing in (*_UNSURE, "joblib zlib")
+                or at == file.size
+                or (unused.startswith(b"\0") and _is_zeros(file, at))
+            ):
+                return bytes(parts), ""
+            budget.take("parts", 1)
+            unpacker, step = _MAKERS[packing](), _FIRST  # streams of a few bytes are not cut out of a megabyte each
+        elif not got and at >= file.size:
+            return bytes(parts), "it is cut short"
+
+
+def _is_zeros(file: File, at: int) -> bool:
+    """Tell whether a file has nothing but zeros from there on, as on tapes; more than a block of them is other data."""
+    rest = file.size - at
+    return rest <= _STEP and not file.read(at, rest).strip(b"\0")

@@ -1,0 +1,1 @@
+"""The budget of a scan, its findings, the context that they are made in."""

@@ -1,0 +1,1 @@
+"""Files that are no pickles: arrays, Keras models, texts."""

@@ -1,0 +1,94 @@
+"""numpy's ``.npy``: numbers are plain data; an array of objects is a pickle behind the header (numpy/lib/format.py)."""
+
+from __future__ import annotations
+
+import re
+from math import prod
+
+from ....formats.base.slice import FileSlice
+from ..base.context import Place
+from ..base.findings import Fault
+from ..pickle.pickles import look_at_pickles
+
+__all__ = ["MAGIC", "is_array_of_numbers", "look_at_array"]
+
+MAGIC = b"\x93NUMPY"
+_FIRST = 4096
+_LONGEST = 1 << 20
+_NESTED = 32
+
+_TYPE = rb"'[<>|=]?(?P<code>[?bBhHiIlLqQefdgFDGcSaUVmM])(?P<size>\d{0,18})(?:\[\w+\])?'"
+_NAME = rb"(?:'[^'\\]*'|\"[^\"\\]*\")"
+_SHAPE = rb"\((?P<shape>(?:\d+L?(?:, |,|(?=\))))*)\)"
+_FIELD = rb"\((?:%b|\(%b, %b\)), %b(?:, %b)?\)" % (_NAME, _NAME, _NAME, _TYPE, _SHAPE)
+_FIELDS = re.compile(_FIELD)
+_UNNAMED = re.sub(rb"\?P<\w+>", rb"?:", _FIELD)
+_RECORD = re.compile(rb"\[%b(?:, %b)*\]" % (_UNNAMED, _UNNAMED))
+_PLAIN = re.compile(rb"\{'descr': %b, 'fortran_order': (?:True|False), 'shape': %b, \}\s*" % (_TYPE, _SHAPE))
+"""A header as numpy writes it, of types that hold no objects. Any other is read by numpy as Python spells dictionaries,
+so that objects may be in it under many spellings."""
+
+
+def is_array_of_numbers(head: bytes) -> bool:
+    """Tell whether bytes begin as an array of which the whole header is there, and says that it holds no objects."""
+    header, length = _header(head)
+    return head.startswith(MAGIC) and len(header) == length and _plain(header) is not None
+
+
+def look_at_array(place: Place) -> bool:
+    """Look at an array; returns whether it holds more than numbers."""
+    head = place.head(_FIRST)
+    header, length = _header(head)
+    if len(header) < length <= _LONGEST:
+        head = place.head(length + 12)
+        header, _ = _header(head)
+    if len(header) != length:
+        place.add("numpy array", fault=Fault("corrupt", "its header is cut short, or over 1 MiB"))
+        return True
+    begin = _start(head) + length
+    plain = _plain(header)
+    if plain is not None:
+        return _look_behind(place, begin + _nbytes(plain))
+    place.add("numpy array of objects")
+    found = look_at_pickles(place, begin)
+    if found is None:
+        why = Fault("unreadable", "its header names no numbers, and no pickle is behind it")
+        place.look.amend(len(place.look.found) - 1, fault=why)
+    else:
+        _look_behind(place, found.end)
+    return True
+
+
+def _look_behind(place: Place, end: int) -> bool:
+    """Look at what lies behind an array, where numpy reads the next one; returns whether it matters."""
+    rest = place.file.size - end
+    if rest <= 0:
+        return False
+    return place.inside(FileSlice(place.file, end, rest), f"{rest} bytes behind an array").judge()
+
+
+def _nbytes(of: re.Match[bytes]) -> int:
+    """Return the bytes of an array, or of a field."""
+    size = int(of["size"] or 1) * (4 if of["code"] == b"U" else 8 if of["code"] in b"mM" and not of["size"] else 1)
+    return size * prod(int(one[:20]) for one in re.findall(rb"\d+", of["shape"] or b""))
+
+
+def _start(head: bytes) -> int:
+    return 10 if head[6:7] == b"\1" else 12
+
+
+def _header(head: bytes) -> tuple[bytes, int]:
+    """Return what there is of the header, and how long it is."""
+    start = _start(head)
+    length = int.from_bytes(head[8:start], "little")
+    return head[start : start + length], length
+
+
+def _plain(header: bytes) -> re.Match[bytes] | None:
+    """Return a header as numpy writes it, if no type in it is of objects; records count as so many bytes."""
+    for _ in range(_NESTED):
+        shorter = _RECORD.sub(lambda record: b"'V%d'" % sum(map(_nbytes, _FIELDS.finditer(record[0]))), header)
+        if shorter == header:
+            break
+        header = shorter
+    return _PLAIN.fullmatch(header)

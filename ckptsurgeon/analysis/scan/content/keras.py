@@ -1,0 +1,100 @@
+"""What loading a Keras model would import, judged by the classes its configuration names.
+
+A configuration (``config.json`` in ``.keras``, an attribute in HDF5) names a class for everything in the model, and
+Keras imports it from whatever ``module`` says (keras/src/saving/serialization_lib.py). Classes that Keras itself has
+and that make nothing but layers are known by their names; every other is unknown code. There is no list of what is
+bad: ``Lambda`` and ``TorchModuleWrapper``, which run what lies in the file, are only not in it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from ..base.context import Place
+from ..base.findings import Fault, Verdict
+from .keras_names import KERAS_CLASSES
+
+__all__ = ["look_at_hdf5", "why_code"]
+
+_STEP = 4 << 20
+_OVERLAP = 4096
+"""Bytes that are looked at twice: the longest class with its module that may lie across two reads."""
+
+_MODULE = re.compile(
+    r"(?:tf_)?keras(?:\.src)?(?:\.(?:activations|constraints|dtype_policies|initializers|layers|losses|metrics|models|"
+    r"optimizers|quantizers|random|regularizers)(?:\.\w+)*)?"
+)
+_TEXT = rb'"((?:[^"\\]|\\.){0,300})"'
+_SAID = re.compile(rb'"(class_name|module)"\s*:\s*%b' % _TEXT)
+_SPELLED = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
+"""A letter by its number, as no library writes it."""
+_MODEL = b"model_config"
+"""The attribute in which HDF5 holds a model (keras/src/legacy/saving/legacy_h5_format.py)."""
+
+
+def why_code(pairs: list[tuple[str, object]]) -> Iterator[str]:
+    """Yield what is unknown code in one JSON object. A name may stand twice in it: readers differ in which counts."""
+    said: dict[str, list[object]] = {}
+    for key, value in pairs:
+        said.setdefault(key, []).append(value)
+    names = [name for name in said.get("class_name", ()) if isinstance(name, str) and name not in KERAS_CLASSES]
+    is_keras = "class_name" in said and "config" in said
+    yield from (_why_class(name) for name in names if is_keras or name.endswith("Lambda"))
+    if is_keras:
+        yield from (_why_module(module) for module in said.get("module", ()) if module and not _is_keras(module))
+
+
+def _is_keras(module: object) -> bool:
+    return isinstance(module, str) and _MODULE.fullmatch(module) is not None
+
+
+def _why_class(name: str) -> str:
+    if name.endswith("Lambda") or name == "__lambda__":
+        return f"Keras runs the compiled Python of {name}"
+    return f"Keras makes {name}, which is none of the layers it is known to make"
+
+
+def _why_module(module: object) -> str:
+    return f"Keras imports {module}"
+
+
+def look_at_hdf5(place: Place) -> None:
+    """Look for the classes of a Keras model in HDF5, which is not decoded: texts in it are not compressed."""
+    why: dict[str, None] = {}
+    is_model = found = spelled = False
+    for data in _pieces(place):
+        is_model |= _MODEL in data
+        for said in _SAID.finditer(data):
+            found |= said[1] == b"class_name"
+            why.update(dict.fromkeys(_why(said[1], said[2])))
+        spelled |= is_model and _SPELLED.search(data) is not None
+    if spelled:
+        why["its configuration spells letters by their numbers"] = None
+    if why:
+        place.add("Keras model in HDF5", Verdict.CODE, notes=tuple(why)[:5])
+    elif is_model and not found:
+        place.add("Keras model in HDF5", fault=Fault("unreadable", "its layers are not found in what is not decoded"))
+    else:
+        place.add("HDF5", notes=("named only: its contents are not decoded",))
+
+
+def _why(key: bytes, raw: bytes) -> Iterator[str]:
+    try:
+        text = json.loads(b'"%b"' % raw)
+    except ValueError:
+        text = raw.decode("latin-1")
+    if key == b"module" and text and not _is_keras(text):
+        yield _why_module(text)
+    elif key == b"class_name" and text not in KERAS_CLASSES:
+        yield _why_class(text)
+
+
+def _pieces(place: Place) -> Iterator[bytes]:
+    file, at = place.file, 0
+    while at < file.size:
+        data = file.read(at, min(_STEP + _OVERLAP, file.size - at))
+        place.look.budget.take("searched", len(data))
+        yield data
+        at += _STEP

@@ -1,0 +1,88 @@
+"""Configurations and programs beside a model: named as what a toolkit would import or run if it is told to."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from ....formats.base import limits
+from ..base.context import Place
+from ..base.findings import Fault, Verdict
+from .keras import why_code
+
+__all__ = ["look_at_text", "program_note"]
+
+_PROGRAMS = {".py": "Python source", ".pyc": "compiled Python", ".sh": "a shell script", ".ipynb": "a notebook"}
+_JSON_KEYS = {
+    "auto_map": "transformers runs the classes of auto_map with trust_remote_code=True",
+    "trust_remote_code": "it says trust_remote_code, which only its user can",
+    "custom_pipelines": "transformers runs the classes of custom_pipelines with trust_remote_code=True",
+    "_target_": "Hydra imports and calls what _target_ names",
+}
+_YAML = re.compile(
+    rb"(?m)(?P<target>\b_target_[\"']?[ \t]*:[ \t]*[\"']?(?P<a>[\w.]+))|"
+    rb"(?P<class>^[ \t]*target[ \t]*:[ \t]*[\"']?(?P<d>\w+(?:\.\w+)+))|"
+    rb"(?P<new>!(?:new|apply|name|module):(?P<b>[\w.]+))|(?P<python>!!python/[\w/]+:?(?P<c>[\w.]*))"
+)
+_SHOWN = 5
+
+
+def program_note(names: Iterable[str]) -> tuple[str, ...]:
+    """Return what to say of an archive with the source of a program among its names; nothing where there is none."""
+    code = [name for name in names if name.endswith((".py", ".pyc"))]
+    return (f"holds the source of a program: {', '.join(code[:3])}",) if code else ()
+
+
+def look_at_text(place: Place, head: bytes) -> bool:
+    """Look at a text by what it names; returns whether there is anything to say. It is data, whatever it says."""
+    suffix = next((end for end in _PROGRAMS if place.name.endswith(end)), "")
+    if suffix:
+        place.add(_PROGRAMS[suffix], notes=("a program beside the model: run only by a toolkit that is told to",))
+        return True
+    if place.name.endswith((".json", ".yaml", ".yml")):
+        return _look_at_configuration(place, is_json=place.name.endswith(".json"))
+    return False
+
+
+def _look_at_configuration(place: Place, *, is_json: bool) -> bool:
+    form = "JSON" if is_json else "YAML"
+    if place.file.size > limits.SCAN_TEXT_BYTES:
+        why = f"over {limits.SCAN_TEXT_BYTES} bytes are not searched for the classes they name"
+        place.add(form, fault=Fault("unreadable", why))
+        return True
+    raw = place.file.read(0, place.file.size)
+    code, said = _of_json(raw) if is_json else ([], dict.fromkeys(_of_yaml(raw)))
+    if code:
+        place.add("Keras configuration", Verdict.CODE, notes=tuple(code)[:_SHOWN])
+    elif said:
+        place.add(form, notes=tuple(said)[:_SHOWN])
+    return bool(code or said)
+
+
+def _of_json(raw: bytes) -> tuple[dict[str, None], dict[str, None]]:
+    """Return what is unknown code in a text of JSON, and what else it names, each once."""
+    code: dict[str, None] = {}
+    said: dict[str, None] = {}
+
+    def see(pairs: list[tuple[str, object]]) -> None:
+        code.update(dict.fromkeys(why_code(pairs)))
+        said.update((_JSON_KEYS[key], None) for key, _ in pairs if key in _JSON_KEYS)
+
+    with suppress(ValueError):
+        json.loads(raw, object_pairs_hook=see, parse_int=len, parse_float=len)
+    return code, said
+
+
+def _of_yaml(raw: bytes) -> Iterator[str]:
+    for found in _YAML.finditer(raw):
+        said = (found["a"] or found["b"] or found["c"] or found["d"] or b"").decode("utf-8", "backslashreplace")[:100]
+        if found["target"]:
+            yield f"Hydra imports and calls {said}"
+        elif found["class"]:
+            yield f"NeMo imports and makes {said}"
+        elif found["new"]:
+            yield f"HyperPyYAML imports and calls {said}"
+        else:
+            yield f"an unsafe YAML reader imports {said or 'what a tag names'}"

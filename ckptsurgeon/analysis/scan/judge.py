@@ -1,0 +1,171 @@
+"""Looks at a thing by its content, never by its name, and in every way in which a reader could take it.
+
+A file may be a pickle from its front, a zip archive from its end and safetensors besides; each is looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ...errors import CheckpointError, FormatError
+from ...formats._open import read_header
+from ...formats.base.slice import FileSlice
+from ...storage.read.base import File
+from .archives.packed import look_at_packed, packing_of
+from .archives.tars import is_tar, look_at_tar
+from .archives.zips import FORMS, look_at_zip
+from .base.budget import SpentError
+from .base.context import Look, Place
+from .base.findings import Fault, Finding, Verdict
+from .content.arrays import MAGIC, look_at_array
+from .content.keras import look_at_hdf5
+from .content.texts import look_at_text
+from .pickle.named import must_be_pickle
+from .pickle.pickles import look_at_pickles
+
+__all__ = ["look_at"]
+
+_TAIL = 22 + 0xFFFF
+_ONNX = re.compile(
+    rb"\x08[\x01-\x20](?:\x12[\x01-\x40][ -~]+\x1a[\x01-\x40][ -~]+[\x22\x2a\x3a\x42]|\x12[\x01-\x40][ -~]+\x3a)"
+)
+"""A version of the format, the name and the version of what wrote it: the first fields of ModelProto (onnx.proto)."""
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_NAMED = {"GGUF": re.compile(b"GGUF"), "Git LFS pointer": re.compile(b"version https://git-lfs"), "ONNX": _ONNX}
+"""Formats that hold no code that a reader runs, and are only named."""
+_HDF5_NAMES = (".h5", ".hdf5", ".hdf", ".keras")
+_FIRST_USER_BLOCK = 512
+_PROGRAMS = (
+    b"\x7fELF", b"MZqFpD='", b"jartsr='", b"APEDBG='", b"\0asm", b"\xca\xfe\xba\xbe", b"\xca\xfe\xba\xbf",
+    b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xfe\xed\xfa\xcf", b"\xfe\xed\xfa\xce",
+)  # fmt: skip
+"""ELF, Actually Portable Executables (llamafile), WebAssembly, Mach-O and Java."""
+_TENSORFLOW = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
+"""What TensorFlow looks for in a folder (tensorflow/python/saved_model/loader_impl.py), the last in chunks."""
+
+
+def look_at(path: str, file: File) -> Look:
+    """Look at one file."""
+    look = Look(path, _judge)
+    if not _judge(Place(look, file)):
+        look.add(Finding(path, "", _other(file)))
+    return look
+
+
+def _other(file: File) -> str:
+    head = file.read(0, min(4096, file.size))
+    if head.startswith(MAGIC):
+        return "numpy array"
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:
+            return "other data"
+    return "other data" if b"\0" in head else "text" if head else "empty"
+
+
+def _judge(place: Place) -> bool:
+    """Look at a thing in every way; returns whether there is anything to list."""
+    before = len(place.look.found)
+    for way in (_as_archive, _as_safetensors, _as_named, _as_pickles, _as_text):
+        try:
+            way(place)
+        except SpentError as error:
+            place.add("too much", fault=Fault("unreadable", str(error)))
+            break
+        except (RecursionError, MemoryError) as error:
+            place.add("too much", fault=Fault("unreadable", f"it takes more than there is: {type(error).__name__}"))
+            break
+        except FormatError as error:
+            place.add("damaged", fault=Fault("corrupt", str(error)))
+        except CheckpointError as error:
+            place.add("unreadable", fault=Fault("unreadable", str(error)))
+    return len(place.look.found) > before
+
+
+def _as_archive(place: Place) -> None:
+    head = place.head()
+    packing = packing_of(head)
+    if head[:4] in (b"PK\3\4", b"PK\5\6", b"PK\7\x08") or _ends_as_zip(place.file):
+        look_at_zip(place)
+    elif is_tar(head):
+        look_at_tar(place)
+    elif packing:
+        look_at_packed(place, packing)
+    elif head.startswith(MAGIC):
+        look_at_array(place)
+
+
+def _ends_as_zip(file: File) -> bool:
+    """Return whether a zip archive ends where the file does, whatever the file begins with."""
+    size = min(file.size, _TAIL)
+    tail = file.read(file.size - size, size)
+    at = tail.rfind(b"PK\5\6")
+    return at >= 0 and at + 22 + int.from_bytes(tail[at + 20 : at + 22], "little") == len(tail)
+
+
+def _as_safetensors(place: Place) -> None:
+    head = place.head(9)
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] != b"{" or not 2 <= length <= place.file.size - 8:
+        return
+    read_header(FileSlice(place.file, 0, place.file.size))
+    place.add("safetensors")
+
+
+def _as_named(place: Place) -> None:
+    head = place.head()
+    kind = next((name for name, magic in _NAMED.items() if magic.match(head)), "")
+    if head.startswith(_HDF5) or _has_user_block(place):
+        look_at_hdf5(place)
+    elif kind:
+        place.add(kind, notes=("named only: its contents are not decoded",))
+    elif head.startswith(_PROGRAMS) or _is_windows_program(place, head):
+        place.add("machine code", Verdict.CODE, notes=("a program or a library",))
+    elif place.name in _TENSORFLOW:
+        place.add("TensorFlow program", Verdict.CODE, notes=("named only: a graph that TensorFlow runs",))
+
+
+def _has_user_block(place: Place) -> bool:
+    """Return whether HDF5 begins behind 512 bytes of anything, or twice that, and so on, where its readers look.
+
+    A file far away is searched for it by its name only.
+    """
+    at = _FIRST_USER_BLOCK
+    if (place.file.remote and not place.name.endswith(_HDF5_NAMES)) or _is_sound(place, ("safetensors",)):
+        return False
+    while at + len(_HDF5) <= place.file.size:
+        if place.file.read(at, len(_HDF5)) == _HDF5:
+            return True
+        at *= 2
+    return False
+
+
+def _is_windows_program(place: Place, head: bytes) -> bool:
+    at = int.from_bytes(head[60:64], "little")
+    return head.startswith(b"MZ") and 4 <= at <= place.file.size - 4 and place.file.read(at, 4) == b"PE\0\0"
+
+
+def _as_pickles(place: Place) -> None:
+    if (place.file.size or must_be_pickle(place.name)) and not _is_sound_archive(place):
+        sure = not place.depth or place.within.endswith(".pkl")
+        look_at_pickles(place, sure=sure and not _is_sound(place, ("safetensors",)))
+
+
+def _is_sound_archive(place: Place) -> bool:
+    """Return whether a thing is an archive from its first byte on, in which nothing contradicts anything.
+
+    As a pickle it would begin with the id of something persistent, ``K`` and what follows up to a newline, which any
+    reader refuses that does not keep such things; those that do, as torch.load, look for archives first.
+    """
+    return place.head(4) == b"PK\3\4" and _is_sound(place, FORMS)
+
+
+def _is_sound(place: Place, forms: Sequence[str]) -> bool:
+    """Return whether a thing was found to be of one of these formats, without a fault."""
+    return any(one.within == place.within and one.format in forms and one.fault is None for one in place.look.found)
+
+
+def _as_text(place: Place) -> None:
+    look_at_text(place, place.head())

@@ -1,0 +1,1 @@
+"""Pickles, decoded instruction by instruction without running one."""

@@ -1,0 +1,118 @@
+"""The names that are known to make nothing but data and tensors, each by its exact module and name.
+
+They are those that our own reader understands (``rebuild.py`` in ``formats/torch``; ``plain.py``, ``numpy.py`` and
+``torch.py`` in ``formats/pickle``; ``formats/torch_dcp.py``). Everything else is unknown code: there is no list of what
+is bad.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from ....formats.pickle.torch import STORAGE_DTYPES
+from ....tensors.dtypes import DTYPES
+from ..base.findings import Verdict
+from .values import Check
+
+__all__ = ["CHECKS", "KNOWN"]
+
+_BUILTINS = (
+    "bool",
+    "bytearray",
+    "bytes",
+    "complex",
+    "dict",
+    "float",
+    "frozenset",
+    "int",
+    "list",
+    "range",
+    "set",
+    "str",
+    "tuple",
+)
+"""Types of plain data. Old protocols spell sets and byte strings as calls of them; ``defaultdict`` names them."""
+
+_COLLECTIONS = ("Counter", "OrderedDict", "defaultdict")
+
+_REBUILD = (
+    "_rebuild_device_tensor_from_cpu_tensor", "_rebuild_device_tensor_from_numpy", "_rebuild_meta_tensor_no_storage",
+    "_rebuild_nested_tensor", "_rebuild_parameter", "_rebuild_parameter_with_state", "_rebuild_qtensor",
+    "_rebuild_sparse_tensor", "_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3",
+    "_rebuild_wrapper_subclass", "_rebuild_xla_tensor",
+)  # fmt: skip
+"""Of ``torch._utils``."""
+
+_TORCH = (
+    "Size", "Tensor", "device",
+    "per_channel_affine", "per_channel_affine_float_qparams", "per_channel_symmetric", "per_tensor_affine",
+    "per_tensor_symmetric",
+    "half", "float", "double", "long", "int", "short", "cfloat", "cdouble", "chalf",
+)  # fmt: skip
+"""Of ``torch``, beside its dtypes and storages."""
+
+_OTHERS = {
+    "torch._tensor": ("_rebuild_from_type", "_rebuild_from_type_v2"),
+    "torch.nn.parameter": ("Buffer", "Parameter"),
+    "torch.serialization": ("_get_layout",),
+    "torch.storage": ("TypedStorage", "UntypedStorage"),
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "torch.distributed.checkpoint.metadata": (
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
+        "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    ),
+    # the folder that torch.distributed.checkpoint wrote to; the second name is that of Python 3.13
+    "pathlib": ("PosixPath",),
+    "pathlib._local": ("PosixPath",),
+    "numpy": ("dtype", "ndarray"),
+    "numpy.core._internal": ("_reconstruct",),
+    "numpy._core._internal": ("_reconstruct",),
+    "numpy.core.multiarray": ("_reconstruct", "scalar"),
+    "numpy._core.multiarray": ("_reconstruct", "scalar"),
+    "numpy.core.numeric": ("_frombuffer",),
+    "numpy._core.numeric": ("_frombuffer",),
+}  # fmt: skip
+
+
+def _named() -> Iterator[tuple[str, str, Verdict]]:
+    for builtins in ("builtins", "__builtin__"):
+        yield from ((builtins, name, Verdict.PLAIN) for name in _BUILTINS)
+    yield "__builtin__", "xrange", Verdict.PLAIN
+    yield "_codecs", "encode", Verdict.PLAIN
+    yield from (("collections", name, Verdict.TENSORS) for name in _COLLECTIONS)
+    yield from (("torch._utils", name, Verdict.TENSORS) for name in _REBUILD)
+    yield from (("torch", name, Verdict.TENSORS) for name in (*_TORCH, *DTYPES, *STORAGE_DTYPES))
+    yield from (("torch.cuda", name, Verdict.TENSORS) for name in STORAGE_DTYPES)
+    for module, names in _OTHERS.items():
+        yield from ((module, name, Verdict.TENSORS) for name in names)
+
+
+KNOWN: Mapping[tuple[str, str], Verdict] = {(module, name): verdict for module, name, verdict in _named()}
+"""What importing a name and calling it makes at most."""
+
+_ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
+
+
+def _encode(text: Callable[[object], str | None], args: object) -> str:
+    """Allow the calls by which protocols 0 to 2 spell bytes. Any other encoding is a module that Python imports."""
+    return _with_encoding(text, args) if isinstance(args, tuple) and len(args) == 2 else _OTHER_ENCODING
+
+
+def _with_encoding(text: Callable[[object], str | None], args: object) -> str:
+    """Allow what is made of a text with one of these encodings, or without any."""
+    if isinstance(args, tuple) and len(args) > 1 and (len(args) > 2 or text(args[1]) not in _ENCODINGS):
+        return _OTHER_ENCODING
+    return ""
+
+
+_OTHER_ENCODING = "its encoding is not one of those in which bytes are spelled"
+
+CHECKS: Mapping[tuple[str, str], Check] = {
+    ("_codecs", "encode"): _encode,
+    **{
+        (module, name): _with_encoding
+        for module in ("builtins", "__builtin__")
+        for name in ("bytearray", "bytes", "str")
+    },
+}
+"""Known names whose arguments decide."""

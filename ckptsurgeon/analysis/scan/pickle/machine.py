@@ -1,0 +1,251 @@
+"""Decodes one pickle without running it: which names it would import, and what it would do with them.
+
+Instructions are cut as every reader cuts them (``operands``); where a reader would stop for another reason, as at a
+stack that is empty, the fault is kept and decoding goes on, so that nothing behind it is missed. Only plain data,
+containers and names are told apart: what a container holds matters only to show it.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from operator import length_hint
+
+from ....formats.base import limits
+from ..base.budget import Budget
+from ._opcodes import TABLE
+from .guess import BEGINS, MAGICS, SHORTEST, imports_something, inner_bytes
+from .operands import MoreError, TruncatedError, bounds, is_marked
+from .rows import LITERAL, LITERALS, rows_of
+from .shortcut import Hurried
+from .state import NO_EDGE, AnewError
+from .values import KEPT, UNKNOWN, Name
+
+__all__ = ["Machine"]
+
+_UINT4 = struct.Struct("<I")
+_LITERALS = re.compile(rb"%b{1,4000}+[tleud\x90\x91]" % LITERAL, re.DOTALL)
+"""Numbers and constants to the end of what a mark began: one step for the sizes of a tensor, or a thousand floats."""
+_MAKES = frozenset(b"tld\x91")
+"""What ends at a mark and leaves one value: TUPLE, LIST, DICT, FROZENSET. The others add to what is there."""
+
+
+class Machine(Hurried):
+    """Decodes one pickle from ``position``. ``total`` is the length of the data, had all of it been read.
+
+    Afterwards ``stopped`` says whether it came to a STOP, ``fault`` what the first fault was, ``position`` where it
+    ended. Raises MoreError where ``data`` is too short a part of the whole, SpentError beyond a bound.
+    """
+
+    def run(self) -> None:
+        """Decode to STOP, or to where no reader can go on."""
+        self._run()
+        if self.memo and max(self.memo) > limits.PICKLE_MEMO:
+            self.part("a memo entry has a number for which C's reader takes gigabytes")
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._loop()
+                return
+            except (IndexError, KeyError) as error:  # an empty stack, no such memo entry or opcode, or the end
+                try:
+                    self._recover(isinstance(error, IndexError))
+                except TruncatedError as end:
+                    self.flaw(str(end))
+                    return
+                except KeyError:
+                    self.flaw(f"has an unknown opcode 0x{self.data[self.position]:02x}")
+                    return
+            except TruncatedError as end:
+                self._name_cut_off()
+                self.flaw(str(end))
+                return
+
+    def _name_cut_off(self) -> None:
+        """Count a name at the end of the file without its newline: Python's reader takes all but its last letter."""
+        begin = self.position + 1
+        if len(self.data) < self.total or self.data[begin - 1 : begin] not in (b"c", b"i"):
+            return
+        middle = self.data.find(b"\n", begin) + 1
+        if not middle:
+            self.name(self.line(begin, len(self.data) - 1), "")
+        elif self.data.find(b"\n", middle) < 0:
+            self.name(self.line(begin, middle - 1), self.line(middle, len(self.data) - 1))
+        else:
+            return
+        self.part("the name at its end is cut off")
+
+    def maybe_nested(self, begin: int, end: int) -> None:
+        """Keep the bounds of a text or byte string that is a pickle or an archive of its own, as far as can be told."""
+        data = self.data
+        if self.level >= limits.SCAN_DEPTH or end - begin < SHORTEST or data[begin] not in BEGINS:
+            return
+        raw = inner_bytes(data, self.position, begin, end)
+        if MAGICS.match(raw) or self._matters(raw):
+            if len(self.nested) >= limits.SCAN_NESTED:
+                raise Budget.spent(f"over {limits.SCAN_NESTED} pickles in one pickle")
+            self.nested.append((self.position, raw))
+
+    def _matters(self, raw: bytes) -> bool:
+        """Return whether bytes are pickles that import something, or hold one that does; numbers can look like one."""
+        if not is_marked(raw) and not any(sign in raw for sign in (b"\n", b"\x93", b"\x82", b"\x83", b"\x84")):
+            return False
+        at = 0
+        while at < len(raw):
+            trial = Machine(raw, self.budget, names={}, start=at, level=self.level + 1)
+            trial.run()
+            if trial.nested or trial.torn or imports_something(trial, marked=is_marked(raw[at : at + 2])):
+                return True
+            at = trial.position if trial.stopped and not trial.fault else len(raw)
+        return False
+
+    def _recover(self, empty: bool) -> None:
+        """Go on behind an instruction that took from an empty stack, or what the memo does not have."""
+        if self.position >= len(self.data):
+            if len(self.data) < self.total:
+                raise MoreError
+            raise TruncatedError("ends without a STOP")
+        _, behind = bounds(self.data, self.position, self.total)
+        self.stop("takes from an empty stack" if empty else "uses a memo entry that it never made")
+        self.position = behind
+        self.stack.append(UNKNOWN)
+
+    def _loop(self) -> None:
+        data, memo, budget, at = self.data, self.memo, self.budget, self.position
+        stack, marks, unpack4, hurried = self.stack, self.marks, _UINT4.unpack_from, self.hurried
+        edge = self.edge
+        taken, rows = iter(range(budget.ops)), rows_of(data[self.start + 1 : self.start + 2])
+        ahead, dictionaries, tuples = rows.ahead, rows.dictionaries.match, rows.tuples.match
+        try:
+            for _ in taken:
+                if at >= edge:
+                    self.leave_frame(at)
+                    edge = NO_EDGE
+                op = data[at]
+                if op == 0x72:  # LONG_BINPUT
+                    memo[unpack4(data, at + 1)[0]] = stack[-1]
+                    at += 5
+                elif op == 0x94:  # MEMOIZE
+                    if self.skipped:
+                        raise AnewError
+                    memo[len(memo)] = stack[-1]
+                    at += 1
+                elif op == 0x68:  # BINGET
+                    value = memo[data[at + 1]]
+                    at += 2
+                    if hurried and type(value) is Name and value.makes_tensors:
+                        at = self.take_tensors(value, at, stack)
+                    else:
+                        stack.append(value)
+                elif op == 0x58 or op == 0x8C:  # BINUNICODE, SHORT_BINUNICODE
+                    begin = at + 5 if op == 0x58 else at + 2
+                    end = begin + (unpack4(data, at + 1)[0] if op == 0x58 else data[at + 1])
+                    if end > len(data):
+                        bounds(data, at, self.total)
+                    if end - begin > 5 and data[begin] in BEGINS:
+                        self.position = at
+                        self.maybe_nested(begin, end)
+                    stack.append(at)
+                    at = end
+                elif op == 0x4B:  # BININT1
+                    stack.append(at)
+                    at += 2
+                elif op == 0x28:  # MARK
+                    found = _LITERALS.match(data, at + 1, edge)
+                    if found is not None:
+                        if data[found.end() - 1] in _MAKES:
+                            stack.append(at)
+                        at = found.end()
+                        continue
+                    if len(marks) >= limits.SCAN_MARKS:
+                        raise Budget.spent(f"a pickle that opens over {limits.SCAN_MARKS} marks")
+                    marks.append(stack)
+                    stack = []
+                    at += 1
+                    if data[at : at + 1] in LITERALS and tuples(data, at, edge):
+                        at = self.take_rows(rows, at, stack)
+                elif op == 0x74:  # TUPLE
+                    items = tuple(stack)
+                    stack = marks.pop()
+                    stack.append(items)
+                    at += 1
+                elif op == 0x52:  # REDUCE
+                    args = stack.pop()
+                    function = stack[-1]
+                    if type(function) is Name and function.quiet and type(args) is tuple:
+                        function.called += 1
+                        stack[-1] = at
+                    else:
+                        stack[-1] = self.call(function, args, at)
+                    at += 1
+                elif op == 0x71:  # BINPUT
+                    memo[data[at + 1]] = stack[-1]
+                    at += 2
+                elif op == 0x51:  # BINPERSID
+                    stack[-1] = self.persistent(stack[-1], at)
+                    at += 1
+                elif op == 0x89 or op == 0x88 or op == 0x4E or op == 0x29:  # NEWFALSE, NEWTRUE, NONE, EMPTY_TUPLE
+                    stack.append(at)
+                    at += 1
+                elif op == 0x47:  # BINFLOAT
+                    stack.append(at)
+                    at += 9
+                elif op == 0x4D:  # BININT2
+                    stack.append(at)
+                    at += 3
+                elif op == 0x85:  # TUPLE1
+                    stack[-1] = (stack[-1],)
+                    at += 1
+                elif op == 0x86:  # TUPLE2
+                    last = stack.pop()
+                    stack[-1] = (stack[-1], last)
+                    at += 1
+                elif op == 0x75 or op == 0x65:  # SETITEMS, APPENDS
+                    values = stack
+                    stack = marks.pop()
+                    target = stack[-1]
+                    if not values and op == 0x65:
+                        self.position = at
+                        self.add_nothing(target, "[")
+                    if type(target) is list:
+                        if len(target) < KEPT:
+                            target += values[: KEPT - len(target)]
+                    else:
+                        self.change(target)
+                    at += 1
+                elif op == 0x5D:  # EMPTY_LIST
+                    stack.append(["["])
+                    at += 1
+                elif op == 0x7D:  # EMPTY_DICT
+                    if data[at + ahead : at + ahead + 1] in LITERALS and dictionaries(data, at, edge):
+                        begin, at = at, self.take_rows(rows, at, stack)
+                        if at > begin:
+                            continue
+                    stack.append(["{"])
+                    at += 1
+                elif op == 0x2E:  # STOP
+                    at += 1
+                    self.stopped = True
+                    self.position = at
+                    if edge < NO_EDGE and at != edge:
+                        self.tear("it stops inside a frame")
+                    elif self.overrun:  # C's reader stopped at the frame, Python's has read what ours has
+                        self.part("it stops inside a frame")
+                    if not stack:
+                        self.flaw("stops with an empty stack")
+                    return
+                else:
+                    begin, end = bounds(data, at, self.total)
+                    self.position, self.stack = at, stack
+                    TABLE[op](self, begin, end)
+                    stack, edge = self.stack, self.edge
+                    at = end
+        except struct.error:
+            self.position = at
+            bounds(data, at, self.total)  # raises
+            raise
+        finally:
+            budget.ops = length_hint(taken)
+            self.position, self.stack = at, stack
+        raise Budget.spent(f"pickles of over {limits.SCAN_OPS} instructions")

@@ -1,0 +1,155 @@
+"""Pickles behind each other at the beginning of a file: what they would import and call together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ....formats.base import limits
+from ....formats.torch_legacy import MAGIC
+from ....storage.read.base import File
+from ....util.text import count
+from ..base.budget import Budget
+from ..base.context import Place
+from ..base.findings import Fault, Finding, Use, Verdict
+from .guess import imports_something
+from .machine import Machine
+from .named import Named, must_be_pickle, named
+from .operands import MoreError, is_marked
+from .state import AnewError, Names
+from .strings import text_at
+from .values import Name
+
+__all__ = ["Pickles", "look_at_pickles"]
+
+_FIRST, _FIRST_MARKED = 64 << 10, 8 << 20
+"""Bytes that are read at first of what may be a pickle or is far away, and of what says that it is one."""
+_MORE = 8
+_MAGICS = (MAGIC.to_bytes(10, "little"), b"L%dL\n." % MAGIC)
+_LEGACY_PICKLES = 5
+"""Magic number, protocol, system, object, keys of the storages; what follows is the tensors' bytes."""
+_JOBLIB = "joblib.numpy_pickle", "NumpyArrayWrapper"
+"""Also as ``sklearn.externals.joblib.numpy_pickle``. The bytes of an array, or a pickle of its own, follow each."""
+
+
+@dataclass
+class Pickles:
+    """What the pickles of one file would do. ``storages`` are the keys of torch's storages that they refer to."""
+
+    names: Names = field(default_factory=dict)
+    number: int = 0
+    end: int = 0
+    fault: str = ""
+    parted: str = ""
+    legacy: bool = False
+    storages: set[str] = field(default_factory=set)
+
+    def uses(self) -> tuple[Use, ...]:
+        """Return the names, those that are unknown code first."""
+        return tuple(sorted((name.use() for name in self.names.values()), key=lambda use: -use.verdict))
+
+    def finding(self, place: Place) -> Finding:
+        """Return what was found at a place."""
+        uses = self.uses()
+        joblib = any(module.endswith(_JOBLIB[0]) and name == _JOBLIB[1] for module, name in self.names)
+        fault = Fault("corrupt", self.fault) if self.fault else None
+        if joblib:
+            fault = Fault("unreadable", "joblib keeps arrays between the instructions, and what follows is not decoded")
+        behind = place.file.size - self.end
+        said = f"{count(behind, 'byte')} behind the last pickle" if behind and not fault and not self.legacy else ""
+        notes = tuple(note for note in (said, self.parted) if note)
+        form = "torch legacy" if self.legacy else "joblib" if joblib else "pickle"
+        verdict = max((use.verdict for use in uses), default=Verdict.PLAIN)
+        return Finding(
+            place.look.path, place.within, form, Verdict.CODE if self.parted else verdict, fault, uses,
+            pickles=self.number, notes=notes,
+        )  # fmt: skip
+
+
+def look_at_pickles(place: Place, start: int = 0, *, sure: bool = True) -> Pickles | None:
+    """Decode the pickles from ``start``, and look at those inside them; returns None where there is none.
+
+    Where it is not ``sure`` that there should be one, numbers that begin as a pickle does are none. What is a pickle
+    or nothing by its name, and is none, is corrupt.
+    """
+    found, said, why = Pickles(end=start), named(place.path), "it is empty"
+    while found.end < place.file.size and not (found.legacy and found.number == _LEGACY_PICKLES):
+        machine = _decoded(place.file, found.end, place.look.budget)
+        if not _believed(machine, found, said, sure=sure):
+            why = machine.fault or "it is no pickle"
+            break
+        _take(place, machine, found)
+        if found.fault:
+            break
+    if found.number:
+        place.look.add(found.finding(place))
+        return found
+    if must_be_pickle(place.name):
+        place.add("pickle", fault=Fault("corrupt", why))
+    return None
+
+
+def _decoded(file: File, at: int, budget: Budget) -> Machine:
+    """Decode the pickle at ``at``, of which as much is read as turns out to be needed."""
+    total = min(file.size - at, limits.PICKLE_BYTES)
+    size = _FIRST_MARKED if not file.remote and is_marked(file.read(at, min(2, total))) else _FIRST
+    hurried = True
+    while True:
+        data = file.read(at, min(size, total))
+        machine = Machine(data, budget, names={}, total=file.size - at)
+        machine.origin = at
+        machine.hurried = hurried
+        try:
+            machine.run()
+            return machine
+        except AnewError:
+            hurried = False
+        except MoreError:
+            if size >= total:
+                raise Budget.spent(f"a pickle of over {limits.PICKLE_BYTES} bytes") from None
+            size *= _MORE
+
+
+def _believed(machine: Machine, found: Pickles, said: Named, *, sure: bool) -> bool:
+    """Return whether what was decoded is a pickle, and not other data that could be read as one."""
+    marked = is_marked(machine.data)
+    if machine.torn or imports_something(machine, marked=marked, said=said):
+        return True
+    if machine.parted and machine.stopped and said is Named.PICKLE:
+        return True
+    if not machine.stopped or machine.fault:
+        return marked and (sure or bool(machine.nested))
+    return marked or found.number > 0 or machine.position == machine.total
+
+
+def _take(place: Place, machine: Machine, found: Pickles) -> None:
+    """Add what a pickle does to what those before it do, and look at what lies inside it."""
+    data = machine.data
+    place.look.budget.take("bytes", machine.position)
+    if found.number == 0:
+        found.legacy = _MAGICS[0] in data[:32] or data.startswith(_MAGICS[1])
+    _join(found.names, machine.names)
+    found.number += 1
+    found.end += min(machine.position, machine.total)
+    found.fault = machine.fault
+    found.parted = found.parted or machine.parted
+    found.storages.update(_short_text(data, at) for at in machine.storages)
+    for at, raw in machine.nested:
+        place.unpacked(raw, f"bytes at {machine.origin + at}").judge()
+
+
+def _join(names: Names, more: Names) -> None:
+    """Add the names of one pickle to those of the pickles before it; beyond the limit they count as one."""
+    for key, name in more.items():
+        if key not in names and len(names) > limits.SCAN_NAMES:
+            key, name = ("…", "and more"), Name("…", "and more", name.verdict)
+        if key in names:
+            names[key].join(name)
+        else:
+            names[key] = name
+
+
+def _short_text(data: bytes, at: int) -> str:
+    """Return the key of a storage; nearly all are numbers, in the usual instruction."""
+    if data[at] == 0x58 and data[at + 2 : at + 5] == b"\0\0\0":
+        return data[at + 5 : at + 5 + data[at + 1]].decode("utf-8", "replace")
+    return text_at(data, at, 256) or ""

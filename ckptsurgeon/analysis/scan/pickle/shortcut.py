@@ -1,0 +1,105 @@
+"""Takes in one step the 26 instructions that ``torch.save`` writes for a plain tensor (``formats/pickle/shortcut.py``).
+
+What they put into the memo is not kept, only that something was put there: at numbers from 256 on, so that everything
+below is as it was. A pickle that fetches from there what is not a name is decoded anew, one instruction at a time.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ._opcodes import Opcodes
+from .guess import BEGINS
+from .rows import PUT, Rows
+from .values import Name, Value
+
+__all__ = ["Hurried"]
+
+_INT = rb"(?:K.|M..|J....)"
+_TUPLE = rb"(?:\)|%b(?:\x85|%b(?:\x86|%b\x87))%b|\(%b{4,8}t%b)" % (_INT, _INT, _INT, PUT, _INT, PUT)
+_KEY = b"X(?:%b)" % b"|".join(b"\\x%02x\\0\\0\\0[0-9]{%d}" % (length, length) for length in range(1, 21))
+"""A number of at most 20 digits: legacy files name storages by their addresses."""
+
+_TENSOR = re.compile(
+    rb"\(\((h.h.)(%b)%b(h.)%bN?t%bQ" % (_KEY, PUT, _INT, PUT)  # the storage
+    + rb"%b%b%b\x89" % (_INT, _TUPLE, _TUPLE)  # offset, size, stride, requires_grad
+    + rb"(h.)\)R%bt%bR%b" % (PUT, PUT, PUT),  # OrderedDict() of hooks, the arguments, the tensor
+    re.DOTALL,
+)
+"""Groups: what fetches 'storage' and its type, its key, what fetches its location, and OrderedDict."""
+
+
+class Hurried(Opcodes):
+    """A pickle of which the usual tensors are taken in one step each, where ``hurried`` is set.
+
+    ``skipped`` counts them.
+    """
+
+    def take_rows(self, rows: Rows, at: int, stack: list[Value]) -> int:
+        """Take the dictionaries or tuples of numbers that begin at ``at``, if they are several; returns their end."""
+        if not self.hurried or (self.skipped and rows.kept):
+            return at
+        number, end, fetched = rows.taken(self.data, at, self.edge)
+        if not number or not all(key[0] in self.memo for key in fetched):
+            return at
+        stands = end - rows.nbytes  # for each of them: an instruction that spells no value
+        stack += [stands] * number
+        if rows.kept:
+            self.memo.update(dict.fromkeys(range(len(self.memo), len(self.memo) + number), stands))
+        else:
+            self.skipped += number
+        return end
+
+    def take_tensors(self, maker: Name, at: int, stack: list[Value]) -> int:
+        """Take the tensors that follow each other, keys between them; ``at`` is behind what fetches their function.
+
+        Returns where they end.
+        """
+        data, fetch = self.data, self.data[at - 2 : at]
+        while True:
+            found = _TENSOR.match(data, at, self.edge)
+            if found is None or not self._trusts(found):
+                stack.append(maker)
+                return at
+            self.storages.append(found.start(2))
+            self.skipped += 1
+            maker.called += 1
+            stack.append(at)
+            at = found.end()
+            behind = self._behind_key(at)
+            if behind + 2 > self.edge or data[behind : behind + 2] != fetch:
+                return at
+            stack.append(at)
+            at = behind + 2
+
+    def _trusts(self, found: re.Match[bytes]) -> bool:
+        """Return whether all that a tensor fetches is what torch means by it."""
+        fetched = found.group(1, 3, 4)
+        ordered = self.trusted.get(fetched)
+        if ordered is None:
+            ordered = self._trusted(*fetched)
+            if ordered is None:
+                return False
+            self.trusted[fetched] = ordered
+        ordered.called += 1
+        return True
+
+    def _trusted(self, kind: bytes, location: bytes, hooks: bytes) -> Name | None:
+        """Return the name of OrderedDict, if all that is fetched is what it should be."""
+        word, storage = self.memo.get(kind[1]), self.memo.get(kind[3])
+        where, ordered = self.memo.get(location[1]), self.memo.get(hooks[1])
+        known = all(isinstance(name, Name) and name.quiet for name in (storage, ordered))
+        if not known or not isinstance(where, int) or not self.is_storage_word(word):
+            return None
+        return ordered if isinstance(ordered, Name) else None
+
+    def _behind_key(self, at: int) -> int:
+        """Return where the key at ``at`` ends that is put into the memo at 256 or more; ``at`` itself if none is."""
+        data = self.data
+        if data[at : at + 1] != b"X" or data[at + 3 : at + 5] != b"\0\0":
+            return at
+        behind = at + 10 + data[at + 1] + 256 * data[at + 2]
+        put = data[behind - 5 : behind]
+        if len(put) < 5 or put[0] != 0x72 or not any(put[2:]) or data[at + 5] in BEGINS:
+            return at
+        return behind

@@ -1,0 +1,246 @@
+"""What a pickle that is decoded holds, and what it would do to the outside world, which is only written down."""
+
+from __future__ import annotations
+
+import sys
+
+from ....formats.base import limits
+from ..base.budget import Budget
+from ..base.findings import Verdict
+from ..content.kinds import is_object, is_state, is_tuple
+from .known import CHECKS, KNOWN
+from .operands import TruncatedError, bounds, is_marked, line_index
+from .strings import text_at
+from .values import KEPT, SHOWN_CALLS, UNKNOWN, Call, Name, Value
+from .words import call_text
+
+__all__ = ["NO_EDGE", "AnewError", "Names", "State"]
+
+
+_COMPUTED = "<computed>"
+NO_EDGE = sys.maxsize
+"""Where a frame ends, where there is none."""
+BEYOND = "an instruction reaches beyond its frame"
+
+Names = dict[tuple[str, str], Name]
+
+
+class AnewError(Exception):
+    """The pickle fetches from the memo what was taken in a larger step and not kept."""
+
+
+class State:
+    """The state of a pickle.
+
+    ``storages`` are where the keys of torch's storages are that it refers to, ``nested`` the texts and byte strings
+    that are pickles or archives of their own, with their offsets; ``level`` is in how many others this one
+    lies; ``origin`` is where ``data`` begins in its file. ``marked`` is what begins with its protocol; ``edge`` is
+    where the frame ends. ``parted`` says where the readers of pickles part; ``torn`` is whether some read other
+    instructions from there on; ``overrun`` whether a frame reaches beyond the end, where only C's reader stops.
+    """
+
+    def __init__(
+        self, data: bytes, budget: Budget, *, names: Names, start: int = 0, total: int = 0, level: int = 0
+    ) -> None:
+        self.data = data
+        self.total = max(total, len(data))
+        self.start = self.position = start
+        self.budget = budget
+        self.names = names
+        self.stack: list[Value] = []
+        self.marks: list[list[Value]] = []
+        self.memo: dict[int, Value] = {}
+        self.storages: list[int] = []
+        self.nested: list[tuple[int, bytes]] = []
+        self.level = level
+        self.origin = 0
+        self.marked = is_marked(data[start : start + 2])
+        self.stopped = False
+        self.fault = ""
+        self.edge = NO_EDGE
+        self.parted = ""
+        self.torn = False
+        self.overrun = False
+        self.hurried = not level
+        self.skipped = 0
+        self.trusted: dict[tuple[bytes, ...], Name] = {}
+        self._words: dict[Value, bool] = {}
+
+    def flaw(self, why: str) -> None:
+        """Keep the first fault, and where it is."""
+        self.fault = self.fault or f"the pickle {why} (near byte {self.origin + self.position})"
+
+    def part(self, why: str) -> None:
+        """Keep the first place at which the reader in C and that in Python could part, or ours from them."""
+        self.parted = self.parted or f"readers of pickles part: {why} (near byte {self.origin + self.position})"
+
+    def tear(self, why: str) -> None:
+        """Keep a place behind which C's reader drops what is left of its frame, so that it reads other instructions."""
+        self.part(why)
+        self.torn = True
+
+    def leave_frame(self, at: int) -> None:
+        """Go on behind a frame, in whose last instruction no reader is then."""
+        self.position = at
+        if at > self.edge:
+            self.tear(BEYOND)
+        self.edge = NO_EDGE
+
+    def stop(self, why: str) -> None:
+        """Keep a fault at which every reader stops. What does not begin as a pickle is other data from there on.
+
+        Raises TruncatedError for that. An instruction that reaches beyond its frame is another to C's reader: its fault
+        is none there.
+        """
+        if bounds(self.data, self.position, self.total)[1] > self.edge:
+            self.tear(BEYOND)
+        if not self.marked:
+            raise TruncatedError(why)
+        self.flaw(why)
+
+    def pop_mark(self) -> list[Value]:
+        """Return what was put on the stack since the last mark; raises IndexError where there is none."""
+        items, self.stack = self.stack, self.marks.pop()
+        return items
+
+    def index(self, begin: int, end: int) -> int:
+        """Return the number of a memo entry as a line spells it; raises KeyError for one that is none."""
+        operand = self.data[begin:end]
+        if self.data[self.position] == 0x6A:  # LONG_BINGET
+            return int.from_bytes(operand, "little")
+        try:
+            index, alike = line_index(operand[:-1])
+        except ValueError:
+            raise KeyError(operand) from None
+        if not alike:
+            self.part("a memo entry is numbered as no pickler does it")
+        return index
+
+    def maybe_nested(self, begin: int, end: int) -> None:
+        """Look at a text or byte string that may be a pickle or an archive of its own."""
+
+    # Names.
+
+    def text(self, value: Value) -> str:
+        """Return the text that a value is, or that it is none."""
+        most = limits.SCAN_NAME_CHARACTERS + 1
+        found = text_at(self.data, value, most) if isinstance(value, int) else None
+        if found is None:
+            self.flaw("names a global that is no text")
+            return _COMPUTED
+        return found
+
+    def lines(self, begin: int, end: int) -> tuple[str, str]:
+        """Return the two lines of an operand."""
+        middle = self.data.index(b"\n", begin)
+        return self.line(begin, middle), self.line(middle + 1, end - 1)
+
+    def line(self, begin: int, end: int) -> str:
+        """Return a line, or as much of it as a name may be long."""
+        return self.data[begin : min(end, begin + 4 * limits.SCAN_NAME_CHARACTERS)].decode("utf-8", "backslashreplace")
+
+    def name(self, module: str, name: str) -> Name:
+        """Count an import."""
+        found = self.names.get((module, name))
+        if found is None:
+            found = self._new_name(module, name)
+        found.imported += 1
+        return found
+
+    def _new_name(self, module: str, name: str) -> Name:
+        most = limits.SCAN_NAME_CHARACTERS
+        key = module[:most], name[:most]
+        if len(self.names) >= limits.SCAN_NAMES and key not in self.names:
+            key = "…", f"over {limits.SCAN_NAMES} names"
+        whole = (module, name) == key
+        if key not in self.names:
+            verdict = KNOWN.get(key, Verdict.CODE) if whole else Verdict.CODE
+            self.names[key] = Name(*key, verdict, CHECKS.get(key))
+        return self.names[key]
+
+    def extension(self, code: int) -> Name:
+        """Count an import by a number that the reader's ``copyreg`` has a name for."""
+        found = self.name("copyreg.extension", str(code))
+        found.why = "which name the number stands for is up to the reader"
+        return found
+
+    # What would be done with them.
+
+    def call(self, function: Value, args: Value, at: int) -> Value:
+        """Count a call, and return what stands for its result."""
+        if not is_tuple(self.data, args):
+            self.part("a call is given what is no tuple")
+        base = _base(function)
+        if base is None:
+            if function != UNKNOWN:
+                self.flaw("calls what is no function")
+            return UNKNOWN
+        base.called += 1
+        if base.check is not None and base is function:
+            why = base.check(lambda value: text_at(self.data, value, 100) if isinstance(value, int) else None, args)
+            if why:
+                base.blame(why)
+        if base.verdict < Verdict.CODE:
+            return at
+        if len(base.calls) < SHOWN_CALLS:
+            base.calls.append(call_text(self.data, function, args))
+        return Call(function, args, base)
+
+    def change(self, target: Value) -> None:
+        """Count that something is added to an object, or its state is set, which calls a method of its class."""
+        base = _base(target)
+        if base is None:
+            return
+        base.changed += 1
+        if base is target and base.verdict < Verdict.CODE:
+            base.blame("it is changed itself, not an object made by it")
+
+    def add(self, values: list[Value]) -> None:
+        """Add to the container on top of the stack."""
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target += values[: max(0, KEPT - len(target))]
+        else:
+            self.change(target)
+
+    def add_nothing(self, target: Value, opening: str) -> None:
+        """Add nothing to what should be a container that begins so: only Python's reader looks whether it can."""
+        if not isinstance(target, list) or target[0] != opening:
+            self.part("nothing is added to what is no such container")
+
+    def build(self, target: Value, state: Value) -> None:
+        """Set the state of an object, which calls its ``__setstate__`` where it has one."""
+        if not is_state(self.data, state) or not is_object(self.data, target):
+            self.part("a state is given as no pickler does it")
+        self.change(target)
+        base = _base(target)
+        if base is not None and base.verdict == Verdict.CODE and len(base.calls) < SHOWN_CALLS:
+            base.calls.append(call_text(self.data, target, (state,), ".__setstate__"))
+
+    def persistent(self, pid: Value, at: int) -> Value:
+        """Return what stands for data that a reader finds by an id: torch's storages, or whatever it likes."""
+        if isinstance(pid, tuple) and len(pid) in (5, 6) and self.is_storage_word(pid[0]) and _is_plain_name(pid[1]):
+            if type(pid[2]) is int:
+                self.storages.append(pid[2])
+            return at
+        reader = self.names.get(("<reader>", "persistent_load")) or self._new_name("<reader>", "persistent_load")
+        reader.why = "what the id stands for is up to the reader"
+        return self.call(reader, (pid,), at)
+
+    def is_storage_word(self, value: Value) -> bool:
+        """Return whether a value is the text ``storage``."""
+        if not isinstance(value, int):
+            return False
+        known = self._words.get(value)
+        if known is None:
+            known = self._words[value] = text_at(self.data, value, 10) == "storage"
+        return known
+
+
+def _base(value: Value) -> Name | None:
+    """Return the name that a call, or a call of what a call returned, began with; None for all that comes from none."""
+    return value.base if isinstance(value, Call) else value if isinstance(value, Name) else None
+
+
+def _is_plain_name(value: Value) -> bool:
+    return isinstance(value, Name) and value.verdict < Verdict.CODE

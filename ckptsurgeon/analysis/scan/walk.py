@@ -1,0 +1,143 @@
+"""The files of a folder in natural order; links that lead out of it are named and not followed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from ...errors import CheckpointError, SourceError
+from ...formats.base import limits
+from ...storage.read.base import File, Folder
+from ...storage.read.uri import open_source, scheme_of
+from ...util.text import escape, natural_key
+
+__all__ = ["Found", "far_files_of", "files_of"]
+
+_BLOBS = "blobs"
+_GIT = ".git"
+
+
+def _not_opened() -> File:
+    raise SourceError("It is not to be opened.")
+
+
+@dataclass(frozen=True)
+class _Home:
+    """The folder that is scanned, its links resolved, and what in it is skipped."""
+
+    path: str
+    skipped: list[str]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file by its path relative to the folder; ``why`` says why it is not to be opened, where that is so."""
+
+    path: str
+    why: str = ""
+    open: Callable[[], File] = _not_opened
+
+
+def files_of(root: str, skipped: list[str]) -> Iterator[Found]:
+    """Yield the files of a folder and of those in it; what belongs to git is added to ``skipped``.
+
+    Raises SourceError where there are too many.
+    """
+    return _bounded(_walk(root, "", _Home(os.path.realpath(root), skipped), 0), root)
+
+
+def far_files_of(folder: Folder, uri: str) -> Iterator[Found]:
+    """Yield the files of a folder on another machine and of those in it; raises SourceError where there are too many.
+
+    ``uri`` is what the user wrote, with credentials in it where there are any; a repository is read at its commit.
+    """
+    return _bounded(_walk_far(folder, folder.uri if scheme_of(uri) == "hf" else uri, "", 0), folder.uri)
+
+
+def _bounded(found: Iterator[Found], root: str) -> Iterator[Found]:
+    for number, one in enumerate(found):
+        if number >= limits.SCAN_FILES:
+            raise SourceError(
+                f"{escape(root)} holds over {limits.SCAN_FILES} files.", hint="Scan the folders in it one by one."
+            )
+        yield one
+
+
+def _walk_far(folder: Folder, uri: str, below: str, depth: int) -> Iterator[Found]:
+    try:
+        names, folders = folder.names(), folder.folders()
+    except SourceError as error:
+        yield Found(below.rstrip("/") or ".", str(error))
+        return
+    for name in sorted({*names, *folders}, key=natural_key):
+        path = f"{below}{name}"
+        if name in names:
+            yield Found(path, open=partial(folder.file, name))
+        elif depth >= limits.SCAN_FOLDERS:
+            yield Found(path, f"it lies over {limits.SCAN_FOLDERS} folders deep")
+        else:
+            yield from _inside_far(f"{uri.rstrip('/')}/{name}", path, depth + 1)
+
+
+def _inside_far(uri: str, path: str, depth: int) -> Iterator[Found]:
+    try:
+        inner = open_source(uri)
+    except CheckpointError as error:
+        yield Found(path, str(error))
+        return
+    if isinstance(inner, File):
+        yield Found(path, open=lambda: inner)
+    else:
+        yield from _walk_far(inner, uri, f"{path}/", depth)
+
+
+def _walk(root: str, below: str, home: _Home, depth: int) -> Iterator[Found]:
+    try:
+        with os.scandir(os.path.join(root, below)) as entries:
+            listed = sorted(entries, key=lambda entry: natural_key(entry.name))
+    except OSError as error:
+        yield Found(below or ".", f"it cannot be listed: {error.strerror}")
+        return
+    for entry in listed:
+        path = os.path.join(below, entry.name)
+        if entry.is_symlink():
+            yield _linked(os.path.join(root, path), path, home.path)
+        elif entry.is_dir(follow_symlinks=False) and entry.name == _GIT:
+            home.skipped.append(path)
+        elif entry.is_dir(follow_symlinks=False):
+            if depth >= limits.SCAN_FOLDERS:
+                yield Found(path, f"it lies over {limits.SCAN_FOLDERS} folders deep")
+            else:
+                yield from _walk(root, path, home, depth + 1)
+        else:
+            why = "" if entry.is_file(follow_symlinks=False) else "it is no regular file"
+            yield Found(path, why, partial(_open, os.path.join(root, path)))
+
+
+def _linked(link: str, path: str, home: str) -> Found:
+    target = os.path.realpath(link)
+    if not os.path.exists(target):
+        return Found(path, "it is a link to nothing")
+    if not _belongs(target, home):
+        return Found(path, f"it is a link out of the folder, to {target}: scan that by its own name")
+    why = "it is a link to a folder in the folder" if os.path.isdir(target) else ""
+    return Found(path, why, partial(_open, link))
+
+
+def _open(path: str) -> File:
+    file = open_source(path)
+    assert isinstance(file, File)  # folders are walked through
+    return file
+
+
+def _belongs(target: str, home: str) -> bool:
+    """Return whether a link leads to where it may: into the folder, or from a hub cache's snapshot to its blobs."""
+    if target == home or target.startswith(home.rstrip(os.sep) + os.sep):
+        return True
+    parts = home.split(os.sep)
+    if "snapshots" not in parts:
+        return False
+    repository = os.sep.join(parts[: len(parts) - 1 - parts[::-1].index("snapshots")])
+    return os.path.dirname(target) == os.path.join(repository, _BLOBS)

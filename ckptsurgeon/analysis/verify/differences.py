@@ -1,0 +1,122 @@
+"""Where a tensor of an output differs from what its sources make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...engine.compute.casting import cast_for
+from ...engine.compute.compute import computed_blocks
+from ...engine.compute.mapping import mapped_block
+from ...engine.compute.overlaying import overlaid_boxes
+from ...engine.compute.reading import read_part
+from ...engine.run.context import MergeContext
+from ...planning.plan.step import Step
+from ...tensors.dtypes import DTYPES
+from ...tensors.info import TensorInfo
+from ...tensors.ops.casts import cast, raw_dtype
+from ...tensors.strides import contiguous_stride
+
+__all__ = ["BLOCK", "Origins", "first_difference", "first_different_byte", "reader"]
+
+BLOCK = 1 << 20
+
+TOLERANCE = 1e-5
+"""Of the largest value of a block: kernels add up in other orders."""
+
+LAST_BITS = {16: 2**-7, 8: 2**-1}
+"""How far apart, relative to a value, two of few bits are that were rounded from nearly the same."""
+
+Origins = Sequence[tuple[TensorInfo, Checkpoint]]
+"""Each input of a step: its header and the checkpoint it is of."""
+
+
+def reader(source: Checkpoint, info: TensorInfo) -> Callable[[int, int], bytes]:
+    """Return what reads (offset, size) of a tensor's values as if they were contiguous."""
+    if info.is_plain and info.storage is not None:
+        file, begin = source.file(info), info.storage.offset + info.offset
+        return lambda offset, size: file.read(begin + offset, size)
+    data = read_part(source, info, tuple((0, size) for size in info.shape)).tobytes()
+    return lambda offset, size: data[offset : offset + size]
+
+
+def first_difference(
+    step: Step,
+    info: TensorInfo,
+    output: Checkpoint,
+    origins: Origins,
+    *,
+    keeper: Checkpoint | None,
+    context: MergeContext,
+) -> int | None:
+    """Return the first byte at which a tensor is not what its sources make of it, None when there is none.
+
+    ``keeper`` is the destination's own checkpoint, over whose values a source may have been laid; ``context`` what
+    merges were carried out with.
+    """
+    origin, theirs = origins[0]
+    if step.op in ("copy", "keep") and info.dtype == origin.dtype and origin.is_plain:
+        return first_different_byte(output, info, theirs, origin)
+    read = reader(output, info)
+    if step.overlays and keeper is None:
+        return _overlay_difference(step, output, info, theirs, origin)
+    kept = [(keeper[step.key], keeper)] if step.overlays and keeper is not None else []
+    for offset, values, _ in computed_blocks(step, [*origins, *kept], context):
+        raw = values.reshape(-1).view("u1").data
+        here = read(offset, len(raw))
+        if raw != here and not (_on_device(step) and _is_near(step.dtype, raw, here)):
+            return offset + _mismatch(raw, here)
+    return None
+
+
+def _on_device(step: Step) -> bool:
+    return step.merge is not None and step.merge.device != ""
+
+
+def _is_near(dtype: str, wanted: Any, found: Any) -> bool:
+    """Whether values are those computed elsewhere, within ``TOLERANCE`` of the largest, or the last bits of a dtype."""
+    first, second = (cast(np.frombuffer(one, raw_dtype(dtype)), dtype, "float64")[0] for one in (wanted, found))
+    finite = np.isfinite(first)
+    if not np.array_equal(first[~finite], second[~finite], equal_nan=True):
+        return False
+    largest = np.max(np.abs(first[finite]), initial=0.0)
+    steps = LAST_BITS.get(DTYPES[dtype].bits, 0.0)
+    apart = np.abs(first[finite] - second[finite])
+    return bool((apart <= TOLERANCE * largest + steps * np.abs(first[finite])).all())
+
+
+def first_different_byte(output: Checkpoint, info: TensorInfo, theirs: Checkpoint, origin: TensorInfo) -> int | None:
+    """Return the first byte at which two tensors of one dtype differ."""
+    if info.nbytes != origin.nbytes:
+        return min(info.nbytes, origin.nbytes)
+    here, there = reader(output, info), reader(theirs, origin)
+    for done in range(0, info.nbytes, BLOCK):
+        size = min(BLOCK, info.nbytes - done)
+        a, b = here(done, size), there(done, size)
+        if a != b:
+            return done + _mismatch(a, b)
+    return None
+
+
+def _mismatch(a: Any, b: Any) -> int:
+    first, second = np.frombuffer(a, "u1"), np.frombuffer(b, "u1")
+    return int(np.argmax(first != second))
+
+
+def _overlay_difference(
+    step: Step, output: Checkpoint, info: TensorInfo, theirs: Checkpoint, origin: TensorInfo
+) -> int | None:
+    """Compare the part that a source was laid over; the rest was drawn."""
+    stride = contiguous_stride(info.shape)
+    limit = BLOCK // info.itemsize
+    for box in overlaid_boxes(step, origin, limit):
+        here = read_part(output, info, box)
+        maps = step.op == "map"
+        values = mapped_block(step, origin, theirs, box) if maps else read_part(theirs, origin, box)
+        there, _ = cast_for(step, values, origin.dtype)
+        if not np.array_equal(here.view("u1"), there.view("u1")):
+            return sum(begin * step for (begin, _), step in zip(box, stride, strict=True)) * info.itemsize
+    return None

@@ -1,0 +1,126 @@
+"""Rereads an output and holds it against its recipe, its plan and its sources, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...engine.prefetch import fetch_tensors
+from ...errors import CheckpointError, FormatError
+from ...planning.plan.plan import Plan
+from ...planning.plan.receipt import Verification
+from ...planning.recipe.recipe import Recipe
+from ...tensors.info import TensorInfo
+from ...util.text import escape
+from .check import Check
+from .companions import companion_faults
+from .differences import first_different_byte
+from .expected import Expected
+from .other_files import other_files
+from .planned import check_plan
+from .relabelled import relabelled_notes
+from .sampling import left_out
+from .signature import signature_faults
+from .values import check_values
+
+__all__ = ["verify_output"]
+
+
+def verify_output(
+    output: Checkpoint,
+    expected: Expected,
+    *,
+    plan: Plan | None = None,
+    sample: int | None = None,
+    key_file: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Verification:
+    """Check every byte of an output: the seal, every checksum, every copied and computed tensor, every tie.
+
+    With a ``plan``, what the output says of itself must also be what was planned. Tensors whose source is gone are
+    NOT COMPARED beyond their checksum; drawn ones are never drawn again. Of merged ones ``sample`` are computed again,
+    all where it is None. With a ``key_file`` the files must be signed by it.
+    """
+    began = time.perf_counter()
+    total = 2 * sum(info.nbytes for info in output.values())
+    check = Check(output, expected, progress or (lambda done, total: None), total, left_out(expected.tensors, sample))
+    if expected.seal and output.header.frame() != expected.seal:
+        check.fail("", "the header or metadata is not as it was written")
+    for fault in companion_faults(output.path, expected.said.target.companions) if expected.said is not None else ():
+        check.fail("", fault)
+    unsigned = list(signature_faults(output, key_file)) if key_file else []
+    for fault in unsigned:
+        check.fail("", fault)
+    _check_keys(check)
+    if plan is not None:
+        check_plan(check, plan)
+    keys = [key for key in expected.tensors if key in output]
+    with suppress(FormatError):  # which is said of each tensor when it is read
+        fetch_tensors(_read(check, keys), check.progress)
+    for key in keys:
+        try:
+            check_values(check, key)
+        except CheckpointError as error:
+            check.fail(key, str(error))
+    _check_ties(check)
+    return Verification(
+        output=output.path,
+        checked=len(keys),
+        compared=check.compared,
+        drawn=check.drawn,
+        near=check.near,
+        products=check.products,
+        failed=tuple(check.failed),
+        not_compared=check.not_compared,
+        nan=check.nan,
+        inf=check.inf,
+        nbytes=_nbytes(output, expected.said),
+        elapsed_s=time.perf_counter() - began,
+        recipe=expected.has_checksums,
+        notes=(*relabelled_notes(check, keys), *other_files(output, expected.said)),
+        signed=not unsigned if key_file else None,
+    )
+
+
+def _read(check: Check, keys: Sequence[str]) -> Iterator[tuple[Checkpoint, TensorInfo | None]]:
+    """Yield the tensors that are read: those of the output, and what they are compared with."""
+    sources = check.expected.sources
+    for key in keys:
+        yield check.output, check.output[key]
+        made = check.expected.tensors[key]
+        named = [(made.source, made.source_key), *made.more, (check.expected.keeper, key)]
+        for index, name in named if key not in check.left_out else ():
+            if index is not None and index in sources:
+                yield sources[index], sources[index].get(name)
+
+
+def _nbytes(output: Checkpoint, said: Recipe | None) -> int:
+    """Return the bytes of all files of an output; in a folder the recipe and what lies beside are of them."""
+    beside = len(output.recipe.encode()) if output.recipe and os.path.isdir(output.path) else 0
+    beside += sum(one.size for one in said.target.companions) if said is not None else 0
+    return beside + sum(file.size for file in output.files)
+
+
+def _check_keys(check: Check) -> None:
+    for key, made in check.expected.tensors.items():
+        if (key in check.output) == made.implied:
+            check.fail(key, "is in the output, and was left out" if made.implied else "is not in the output")
+    for key in check.output:
+        if key not in check.expected.tensors:
+            check.fail(key, "is in the output and in nothing that made it")
+
+
+def _check_ties(check: Check) -> None:
+    """Tied keys must hold the same bytes."""
+    for key, made in check.expected.tensors.items():
+        if not made.tied_to or key not in check.output or made.tied_to not in check.output:
+            continue
+        info, owner = check.output[key], check.output[made.tied_to]
+        if info.place == owner.place:
+            continue
+        where = first_different_byte(check.output, info, check.output, owner)
+        if where is not None:
+            check.fail(key, f"is tied to {escape(made.tied_to)} and differs from it at byte {where}")

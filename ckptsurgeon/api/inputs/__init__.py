@@ -1,0 +1,1 @@
+"""Arguments of the verbs: opened, checked, and held in plans."""

@@ -1,0 +1,182 @@
+"""The types of the verbs' arguments: one table, to which calls from Python and the fields of recipes are held."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.given import holds_tensors, is_given
+from ...errors import ConfigError
+from ...planning.plan.plan import Plan
+from ...util.text import brief_repr, escape
+from .plain_data import plain, plain_checkpoints
+
+__all__ = ["KINDS", "OF_RECIPES", "check_types", "checked"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What an argument should be, in words, and whether a plain value is that."""
+
+    wanted: str
+    holds: Callable[[Any], bool]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
+def _is_checkpoint(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike, Checkpoint)) or (is_given(value) and holds_tensors(value))
+
+
+def _are_checkpoints(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_checkpoint, value))
+
+
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_value(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, str, list)) or _are_named(value)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_paths(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_path, value))
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_number, value))
+
+
+def _are_maps(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
+
+
+def _are_named(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value))
+
+
+def _is_map(value: Any) -> bool:
+    return _are_named(value) and all(map(_is_path, value.values()))
+
+
+def _any_of(*checks: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether one of several checks holds, or nothing is said: what may be left out may be left empty."""
+    return lambda value: value is None or any(check(value) for check in checks)
+
+
+CHECKPOINT = "a path, a checkpoint or a dict of tensors"
+
+KINDS: Mapping[str, _Kind] = {
+    "str": _Kind("a text", _is_text),
+    "str | None": _Kind("a text", _any_of(_is_text)),
+    "str | torch.dtype": _Kind("the name of a dtype", _is_text),
+    "str | torch.dtype | None": _Kind("the name of a dtype", _any_of(_is_text)),
+    "str | int | None": _Kind("a size, as in 512MB", _any_of(_is_text, _is_whole)),
+    "bool": _Kind("true or false", _is_truth),
+    "int": _Kind("a whole number", _is_whole),
+    "float | None": _Kind("a number", _any_of(_is_number)),
+    "Sequence[float] | None": _Kind("a list of numbers", _any_of(_are_numbers)),
+    "Given": _Kind("a number, a text, a list of numbers or a map from patterns to these", _is_value),
+    "Parameters": _Kind("a map of parameters or texts NAME=VALUE", _any_of(_are_named, _is_text, _are_texts)),
+    "Mapping[str, str] | None": _Kind("a map of texts", _any_of(_is_map)),
+    "Path": _Kind("a path", _is_path),
+    "Plan | Path": _Kind("a plan or a path", lambda value: isinstance(value, Plan) or _is_path(value)),
+    "Path | None": _Kind("a path", _any_of(_is_path)),
+    "CheckpointLike": _Kind(CHECKPOINT, _is_checkpoint),
+    "CheckpointLike | None": _Kind(CHECKPOINT, _any_of(_is_checkpoint)),
+    "Sequence[CheckpointLike]": _Kind("a list of paths, checkpoints or dicts of tensors", _are_checkpoints),
+    "Sources": _Kind(f"{CHECKPOINT}, nor a list of these", lambda one: _is_checkpoint(one) or _are_checkpoints(one)),
+    "Patterns": _Kind("a pattern or a list of patterns", _any_of(_is_text, _are_texts)),
+    "Rules": _Kind("rules FROM=TO or a map of texts", _any_of(_is_text, _are_texts, _is_map)),
+    "Operations": _Kind("a path or a list of maps", _any_of(_is_path, _are_maps)),
+    "Vocabularies": _Kind("a text SRC:DST or two paths", _any_of(_is_text, _are_paths)),
+    "Mismatch": _Kind("a policy, a list of them, or a map of texts", _any_of(_is_text, _are_texts, _is_map)),
+}
+"""The annotations of the verbs' arguments, as they stand in the code."""
+
+OF_RECIPES: Mapping[str, _Kind] = {
+    **KINDS,
+    "CheckpointLike": KINDS["Path"],
+    "CheckpointLike | None": KINDS["Path | None"],
+    "Sequence[CheckpointLike]": _Kind("a list of paths", _are_paths),
+    "Sources": _Kind("a path or a list of paths", lambda value: _is_path(value) or _are_paths(value)),
+}
+"""The same in a file, which names checkpoints by their paths alone."""
+
+
+_CHECKPOINTS = ("CheckpointLike", "CheckpointLike | None", "Sequence[CheckpointLike]", "Sources")
+
+
+def checked(verb: Callable[P, T]) -> Callable[P, T]:
+    """Hold a verb's arguments to its annotations, and hand them on as plain data.
+
+    Arrays and iterators come as lists, torch's dtypes as their names; checkpoints stay what they are. Raises
+    ConfigError, with the argument's name, for one of another type; what Python says of one that there is not, or that
+    is missing, stays as it is.
+    """
+    signature = inspect.signature(verb)
+    inputs = {name for name, one in signature.parameters.items() if one.annotation in _CHECKPOINTS}
+
+    def ready(name: str, value: Any) -> Any:
+        return plain_checkpoints(value) if name in inputs else plain(value)
+
+    @wraps(verb)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        names = [*signature.parameters, *[""] * len(args)]
+        given = signature.bind(*map(ready, names, args), **{name: ready(name, one) for name, one in kwargs.items()})
+        check_types(verb.__name__, verb, {**dict(zip(signature.parameters, given.args, strict=False)), **given.kwargs})
+        return verb(*given.args, **given.kwargs)
+
+    return cast("Callable[P, T]", call)
+
+
+def check_types(
+    name: str, call: Callable[..., Any], given: Mapping[str, Any], kinds: Mapping[str, _Kind] = KINDS
+) -> None:
+    """Raise ConfigError for an argument whose type is not what a verb takes."""
+    known = inspect.signature(call).parameters
+    rest = next((one for one in known.values() if one.kind is one.VAR_KEYWORD), None)
+    for field, value in given.items():
+        parameter = known.get(field, rest)
+        kind = kinds.get(parameter.annotation) if parameter is not None else None
+        if kind is None or kind.holds(value):
+            continue
+        _check_complete(name, field, value)
+        raise ConfigError(f"{escape(name)}: {field} is {brief_repr(value)}, not {kind.wanted}.")
+
+
+def _check_complete(name: str, field: str, value: Any) -> None:
+    """Refuse ``{module: }`` by name: YAML reads null, and what is meant is an empty text."""
+    empty = [key for key, target in value.items() if target is None] if isinstance(value, dict) else []
+    if empty:
+        key = brief_repr(empty[0])
+        raise ConfigError(
+            f"{escape(name)}: {field} gives {key} no value.", hint=f"Write '' for nothing, as in {{{key}: ''}}."
+        )

@@ -1,0 +1,84 @@
+"""Operations on the tensors of open checkpoints: read from data or a file, carried out on headers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import ConfigError, PatternError
+from ...planning.keys.rulesets import RULESETS
+from ...planning.operations.conversions import CONVERSIONS
+from ...planning.operations.operation import parse_operations
+from ...planning.operations.perform import MadeBy, perform
+from ...storage.small_files import read_text
+from ...storage.yaml_text import read_yaml
+from ...util.did_you_mean import did_you_mean
+from ...util.text import escape
+from .types import Operations, Path
+
+__all__ = ["Operated", "asked_conversions", "operate", "operations_file", "operations_of"]
+
+
+@dataclass(frozen=True)
+class Operated:
+    """A checkpoint after operations: those of them that did something in it, and how its tensors were made."""
+
+    checkpoint: Checkpoint
+    rows: Sequence[Mapping[str, Any]] = ()
+    by: Mapping[str, MadeBy] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]) -> list[Operated]:
+    """Return checkpoints after operations; raises what parsing and performing them raises."""
+    if not rows:
+        return [Operated(checkpoint) for checkpoint in checkpoints]
+    results = perform(checkpoints, parse_operations(rows))
+    return [
+        Operated(checkpoint.holding(result.tensors), [rows[place] for place in result.done], result.by, result.notes)
+        for checkpoint, result in zip(checkpoints, results, strict=True)
+    ]
+
+
+def asked_conversions(rulesets: Sequence[str]) -> tuple[list[Mapping[str, Any]], tuple[str, ...]]:
+    """Return the operations of those rulesets that are conversions, and the names of the others."""
+    unknown = next((name for name in rulesets if name not in (*RULESETS, *CONVERSIONS)), None)
+    if unknown is not None:
+        hint = f"There are {', '.join((*RULESETS, *CONVERSIONS))}."
+        raise PatternError(f"there is no ruleset {unknown!r:.60}.", hint=hint)
+    rows = [row for name in rulesets if name in CONVERSIONS for row in CONVERSIONS[name].rows]
+    return rows, tuple(name for name in rulesets if name not in CONVERSIONS)
+
+
+def operations_file(operations: Operations) -> Path | None:
+    """Return the file that operations are read from, if they are."""
+    return operations if isinstance(operations, (str, os.PathLike)) else None
+
+
+def operations_of(operations: Operations) -> list[Mapping[str, Any]]:
+    """Return operations as plain data, checked; a file is a YAML list, or a map that has one as ``operations``.
+
+    Raises ConfigError where they cannot be read or understood, PatternError for a malformed pattern.
+    """
+    path = operations_file(operations)
+    rows: Any = _read(os.fspath(path)) if path is not None else operations
+    rows = list(rows) if isinstance(rows, tuple) else rows or []
+    parse_operations(rows)
+    return [dict(row) for row in rows]
+
+
+def _read(path: str) -> Any:
+    try:
+        document = read_yaml(read_text(path), os.path.basename(path))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"--operations {escape(path)} cannot be read: {why}.", hint=did_you_mean(path)) from error
+    rows = document.get("operations") if isinstance(document, dict) else document
+    if not isinstance(rows, list) or not rows:
+        raise ConfigError(
+            f"--operations {escape(path)} holds no operations.", hint="Write a list: - {split: KEY, into: [A, B]}."
+        )
+    return rows

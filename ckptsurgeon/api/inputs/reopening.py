@@ -1,0 +1,205 @@
+"""Opening the inputs of a plan again, which must be what it was made from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.given import path_of
+from ...checkpoint.opening import open_checkpoint
+from ...errors import CheckpointError, ConfigError, PlanError, SourceError
+from ...planning.plan.plan import FilePrint, Plan, PlanSource
+from ...planning.quantised import check_codes
+from ...planning.target import TargetSpec
+from ...storage.json_text import read_json
+from ...storage.small_files import read_file
+from ...tensors.encodings._codes import NO_CODES
+from ...util.did_you_mean import did_you_mean
+from ...util.text import escape, listing
+from ..transplant.vocabulary import new_vocabulary
+from .held_files import check_beside
+from .inputs import OpenInputs, file_print, memory_print
+from .operations import operate
+from .types import CheckpointLike, Path
+
+if TYPE_CHECKING:
+    from ...engine.run.run import Inputs
+    from ...methods.merge._method import Method
+
+__all__ = ["code_of", "find_sources", "inputs_of", "read_plan", "with_merging"]
+
+PLAN_BYTES = 512 << 20
+"""More than a plan of a million steps has."""
+
+
+def read_plan(path: Path) -> Plan:
+    """Return the plan in a file; raises SourceError or ConfigError."""
+    try:
+        data = read_json(read_file(path, PLAN_BYTES))
+    except OSError as error:
+        said = f"the plan {escape(os.fspath(path))} cannot be read: {error.strerror}."
+        raise SourceError(said, hint=did_you_mean(os.fspath(path))) from error
+    except ValueError as error:
+        why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else escape(str(error))
+        raise ConfigError(
+            f"the plan {escape(os.fspath(path))} is not valid JSON: {why}.",
+            hint="A plan is what -n --json prints, a recipe is YAML (.yaml).",
+        ) from error
+    return Plan.from_json(data)
+
+
+def code_of(plan: Plan) -> tuple[str, ...]:
+    """Return the code that carrying a plan out runs: what the configuration names that draws initial values."""
+    from ...destinations._load import code_named
+
+    config = plan.target.config
+    return code_named(config) if config and _draws(plan) else ()
+
+
+def _draws(plan: Plan) -> bool:
+    """Whether the destination is asked for initial values; a checkpoint's are kept."""
+    return any(step.draws for step in plan.steps) and all(one.role != "destination" for one in plan.sources)
+
+
+def inputs_of(plan: Plan) -> Inputs:
+    """Return the open inputs of a plan; raises PlanError where one is no longer what was planned with."""
+    from ...destinations._load import target_with
+    from ...engine.run.run import Inputs
+
+    if isinstance(plan.inputs, OpenInputs) and not any(source.closed for source in plan.inputs.sources):
+        return Inputs(plan.inputs.sources, plan.inputs.target, _keeper(plan, plan.inputs.sources))
+    _check_reopenable(plan)
+    opened: list[Checkpoint] = []
+    try:
+        for source in plan.sources:
+            opened.append(_reopen(source))
+            _check_prints(source, opened[-1])
+            _check_validators(source, opened[-1])
+            check_beside(source, opened[-1])
+        for file in plan.target.files:
+            now = file_print(file.name)
+            if (now.size, now.sha256) != (file.size, file.sha256):
+                raise PlanError(f"{escape(file.name)} has changed since the plan.", hint="Plan again.")
+        keeper = _keeper(plan, opened)
+        change = new_vocabulary(plan.target.lists, plan.arguments.get("token_map", ()))
+        target = target_with(plan.target.config, change) if _draws(plan) else None
+        _check_target(plan, target)
+        check_codes(plan, [one.codes for one in opened], keeper.codes if keeper is not None else NO_CODES)
+    except BaseException:
+        for checkpoint in opened:
+            checkpoint.close()
+        raise
+    return Inputs(tuple(opened), target, keeper)
+
+
+def _check_reopenable(plan: Plan) -> None:
+    """Raise PlanError for a plan of which something cannot be opened again, since it lies in no file."""
+    gone = [source.name for source in plan.sources if source.memory]
+    if gone:
+        raise PlanError(
+            f"the plan was made from tensors in memory ({listing(gone)}), which are not there any more.",
+            hint="Apply it in the process that made it, or plan from a file.",
+        )
+    if any(source.role == "destination" and not source.path for source in plan.sources):
+        raise PlanError("the plan is for a live module and cannot be written.", hint="Use load_into.")
+
+
+def with_merging(inputs: Inputs, plan: Plan, *, plugins: tuple[Method, ...] = (), memory: int = 0) -> Inputs:
+    """Return inputs with merge methods and bytes of memory: as given here, else as when the plan was made."""
+    if isinstance(plan.inputs, OpenInputs):
+        plugins, memory = plugins or plan.inputs.plugins, memory or plan.inputs.memory
+    return replace(inputs, plugins=plugins, memory=memory or inputs.memory)
+
+
+def _keeper(plan: Plan, opened: Sequence[Checkpoint]) -> Checkpoint | None:
+    """Return the checkpoint whose own values the destination keeps."""
+    return next((opened[i] for i, s in enumerate(plan.sources) if s.role == "destination" and i < len(opened)), None)
+
+
+def _reopen(source: PlanSource, given: CheckpointLike | None = None) -> Checkpoint:
+    """Open a source again, at its path or as what is given for it."""
+    root = source.root or "."
+    found = open_checkpoint(source.path if given is None else given, root, unwrap=False)
+    checkpoint = found.unwrapped(stripped=source.stripped)
+    try:
+        return operate([checkpoint], source.operations)[0].checkpoint
+    except BaseException:
+        checkpoint.close()
+        raise
+
+
+def _check_prints(source: PlanSource, checkpoint: Checkpoint) -> None:
+    if source.memory:
+        if source.files != (memory_print(checkpoint),):
+            raise PlanError("its keys, dtypes or shapes are others.")
+        return
+    now = {file.name: file for file in checkpoint.files}
+    for file in source.files:
+        found = now.get(file.name)
+        same = found is not None and (found.size, found.sha256) == (file.size, file.sha256)
+        if not same or (file.mtime_ns is not None and found is not None and found.mtime_ns != file.mtime_ns):
+            raise _changed(source, file)
+
+
+def _check_validators(source: PlanSource, checkpoint: Checkpoint) -> None:
+    """Raise PlanError where a file at an address is of another commit, or has another strong ETag."""
+    now = {file.name: file.validator for file in checkpoint.files}
+    for file in source.files:
+        if file.validator and now.get(file.name, "") != file.validator:
+            raise _changed(source, file)
+
+
+def _changed(source: PlanSource, file: FilePrint) -> PlanError:
+    path = os.path.join(source.path, file.name).rstrip("/")
+    return PlanError(f"{escape(path)} has changed since the plan.", hint="Plan again.")
+
+
+def _check_target(plan: Plan, target: TargetSpec | None) -> None:
+    for step in plan.steps if target is not None else ():
+        wanted = target.tensors.get(step.key) if target is not None else None
+        if step.draws and (wanted is None or wanted.shape != step.shape):
+            raise PlanError(
+                f"{escape(plan.target.config)} no longer has {escape(step.key)} as it was planned.",
+                hint="Plan again.",
+            )
+
+
+def find_sources(
+    sources: Sequence[PlanSource], folder: str, moved: Mapping[str, CheckpointLike], stack: ExitStack
+) -> tuple[dict[int, Checkpoint], dict[int, str]]:
+    """Open the sources that can be found and are the same; for the others, say why not."""
+    names = {source.name for source in sources}
+    for name in moved:
+        if name not in names:
+            raise ConfigError(
+                f"--source {escape(name)}: the output has no such source.",
+                hint=f"It has {', '.join(sorted(names))}.",
+            )
+    found: dict[int, Checkpoint] = {}
+    absent: dict[int, str] = {}
+    for index, source in enumerate(sources):
+        if "://" in source.path and source.name not in moved:  # what a file names is fetched only if its user names it
+            absent[index] = f"{source.name} is far away; --source '{source.name}={source.path}' fetches it"
+            continue
+        if source.memory and source.name not in moved:
+            absent[index] = (
+                f"{source.name} was in memory; --source '{source.name}=FILE' compares with a file of the same"
+            )
+            continue
+        given = moved[source.name] if source.name in moved else os.path.join(folder, source.path)
+        try:
+            checkpoint = stack.enter_context(_reopen(source, given))
+            _check_prints(replace(source, path=path_of(given)), checkpoint)
+        except SourceError:
+            if source.name in moved:
+                raise
+            absent[index] = f"{source.name} is not where it was ({source.path})"
+        except CheckpointError as error:
+            absent[index] = f"{source.name} is another file now: {error.message.rstrip('.')}"
+        else:
+            found[index] = checkpoint
+    return found, absent

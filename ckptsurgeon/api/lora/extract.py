@@ -1,0 +1,158 @@
+"""``lora_extract``: what a network was tuned to, as a low-rank adapter of its base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.given import path_of, place_of
+from ...checkpoint.opening import open_checkpoint
+from ...errors import PlanError
+from ...planning.lora_extract.options import Extraction, check_extraction
+from ...planning.lora_extract.plan import plan_lora_extract, with_tied
+from ...planning.lora_extract.sorting import comparable
+from ...planning.plan.plan import Plan
+from ...planning.quantised import check_codes, refuse_codes
+from ...planning.transplant.by_place import is_of_tokens
+from ...planning.transplant.options import Options
+from ...util.text import count, escape, listing
+from ..inputs.argument_types import checked
+from ..inputs.held_files import with_beside_held
+from ..inputs.inputs import OpenInputs, names_of, plan_source, unwrap_notes, view_of
+from ..inputs.memory_budget import memory_bytes, with_costs
+from ..inputs.types import CheckpointLike, Patterns
+from ..model_folder.config_differences import with_config_said
+from ..model_folder.folder import ModelFolder, model_folder
+from ..model_folder.rows_by_place import EXTRACTED, PLACE, check_place, checked_rows, token_note
+from ..model_folder.source_checks import with_sources_said
+from ..model_folder.tied_heads import tied_head
+from ..transplant.transplant import arguments_said
+from .known_model import model_at
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["lora_extract"]
+
+
+@checked
+def lora_extract(
+    tuned: CheckpointLike,
+    base: CheckpointLike,
+    *,
+    rank: int = 16,
+    alpha: float | None = None,
+    include: Patterns = (),
+    exclude: Patterns = (),
+    embeddings: bool = False,
+    fan_in_fan_out: bool = False,
+    save_modules: bool = False,
+    dtype: str | torch.dtype = "float32",
+    seed: int = 0,
+    vocab: str | None = None,
+    memory: str | int | None = None,
+    unwrap: bool = False,
+    root: str | None = None,
+) -> Plan:
+    """Plan an adapter for PEFT whose factors are the best of a rank for each weight of ``tuned`` minus the base's.
+
+    It reads the values of both, to know what differs. ``alpha`` is by default the rank. ``include`` and ``exclude``
+    choose keys; ``embeddings`` takes those too, ``fan_in_fan_out`` is for weights that are (in, out), GPT-2's, where no
+    config.json beside the two says what they are. What differs and is no such weight is named, or with
+    ``save_modules`` goes along whole. ``dtype`` is the factors'. The decomposition starts from random numbers with
+    ``seed``; ``memory`` bounds what it takes, as in "512MB". How well each factor fits is in the receipt of ``apply``.
+    Rows of an embedding that other tokens have in the two are an error, unless ``vocab`` is "place".
+
+    Raises ConfigError for a rank or an alpha that is none, PlanError where nothing can be extracted, PatternError for a
+    pattern that matches nothing, and what ``open_checkpoint`` raises.
+    """
+    options = Options.of(include=include, exclude=exclude, dtype=str(dtype))
+    alpha = float(alpha) if alpha is not None else None  # 4 and 4.0 give the same file
+    asked = Extraction(
+        rank, alpha, options.include, options.exclude, embeddings, fan_in_fan_out, save_modules, options.dtype, seed,
+    )  # fmt: skip
+    check_extraction(asked)
+    check_place(vocab, "rows are subtracted by place.", EXTRACTED)
+    most = memory_bytes(memory)
+    opened: list[Checkpoint] = []
+    try:
+        opened += (
+            open_checkpoint(one, root, unwrap=unwrap, called=name) for one, name in ((tuned, "tuned"), (base, "base"))
+        )
+        ours, theirs = opened
+        asked = replace(asked, model=model_at(place_of(base), theirs) or model_at(place_of(tuned), ours))
+        names = names_of([path_of(tuned), path_of(base)])
+        views = [view_of(plan_source(name, one), one) for name, one in zip(names, opened, strict=True)]
+        refuse_codes(views, "lora extract", {key for key, info in ours.items() if info.opaque})
+        folders = list(map(model_folder, opened))
+        tied = _tied(folders, opened)
+        differing = list(_differing(ours, theirs, tied))
+        plan = plan_lora_extract(
+            views[0],
+            views[1],
+            differing,
+            asked,
+            tied=tied,
+            arguments={
+                **arguments_said(
+                    rank=rank, include=include, exclude=exclude, embeddings=embeddings, save_modules=save_modules,
+                    fan_in_fan_out=fan_in_fan_out, dtype=options.dtype, vocab=vocab, unwrap=unwrap,
+                    root=root,
+                ),
+                **({"alpha": alpha} if alpha is not None else {}),
+            },
+            notes=[
+                *(note for one in opened for note in one.notes), *unwrap_notes(opened, asked=unwrap),
+                *_lacking(ours, theirs, tied[0]),
+            ],
+        )  # fmt: skip
+        check_codes(plan, [one.codes for one in opened])
+        plan = with_config_said(plan, folders, 1)
+        plan = with_sources_said(plan, opened, folders)
+        whole = any(step.factor is None and is_of_tokens(step.source_key, len(step.shape)) for step in plan.steps)
+        said = token_note(folders[0], folders[1], (names[0], names[1]), whole=whole) if vocab is None or whole else []
+        plan = checked_rows(plan, folders, remedy=EXTRACTED, said=vocab == PLACE)
+        plan = with_beside_held(replace(plan, notes=(*plan.notes, *said)), folders)
+        return with_costs(replace(plan, inputs=OpenInputs(tuple(opened), None, memory=most)), most)
+    except BaseException:
+        for checkpoint in opened:
+            checkpoint.close()
+        raise
+
+
+def _tied(folders: Sequence[ModelFolder], opened: Sequence[Checkpoint]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what each of the two does not store because it is the embedding: an output layer."""
+    ours, theirs = (tied_head(folder, one) for folder, one in zip(folders, opened, strict=True))
+    return ours, theirs
+
+
+def _differing(ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Yield the keys of the tuned network that the base has not, or not so: this reads all values."""
+    from ...engine.compute.factoring import differ
+    from ...engine.prefetch import fetch_tensors
+
+    if not any(key in theirs for key in ours):
+        raise PlanError(
+            f"{escape(ours.path)} and {escape(theirs.path)} have no key in common.",
+            hint="Name the base that it was tuned from; --unwrap strips wrappers such as module.",
+        )
+    tuned, base = with_tied(ours, tied[0]), with_tied(theirs, tied[1])
+    shared = [key for key in tuned if key in base and comparable(tuned[key], base[key])]
+    fetch_tensors((one, tensors[key]) for one, tensors in ((ours, tuned), (theirs, base)) for key in shared)
+    for key, info in tuned.items():
+        if info.opaque:
+            raise PlanError(f"{escape(key)} of {escape(ours.path)} cannot be compared: {info.opaque}.")
+        there = base.get(key)
+        same = there is not None and not there.opaque and comparable(info, there)
+        if there is None or not same or differ((info, ours), (there, theirs)):
+            yield key
+
+
+def _lacking(ours: Checkpoint, theirs: Checkpoint, tied: Mapping[str, str]) -> list[str]:
+    lacking = [key for key in theirs if key not in ours and key not in tied]
+    if not lacking:
+        return []
+    number = count(len(lacking), "tensor")
+    return [f"{escape(ours.path)} lacks {number} of the base, which stay as they are: {listing(lacking, where='')}"]

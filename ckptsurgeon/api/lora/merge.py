@@ -1,0 +1,129 @@
+"""``lora_merge``: low-rank adapters are added to the base that they were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf, isfinite
+from typing import TYPE_CHECKING, cast
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.given import is_given, path_of, place_of
+from ...checkpoint.opening import open_checkpoint
+from ...errors import ConfigError
+from ...planning.lora_merge.plan import plan_lora_merge
+from ...planning.plan.plan import Plan
+from ...planning.quantised import check_codes
+from ...planning.transplant.options import Options
+from ...util.text import count
+from ..inputs.argument_types import checked
+from ..inputs.given_twice import merged_notes, twice_notes
+from ..inputs.held_files import with_beside_held
+from ..inputs.inputs import OpenInputs, names_of, plan_source, said_of, unwrap_notes, view_of
+from ..inputs.memory_budget import memory_bytes, with_costs
+from ..inputs.types import CheckpointLike, Patterns, Sources
+from ..model_folder.folder import model_folder
+from ..model_folder.merged import lora_folder
+from ..model_folder.quantised import with_settings
+from ..model_folder.rows_by_place import ADAPTED, PLACE, check_place, checked_rows
+from ..model_folder.tied_heads import tied_head
+from ..transplant.transplant import arguments_said
+from .known_model import model_at
+from .opening import open_adapter
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["lora_merge"]
+
+
+@checked
+def lora_merge(
+    base: CheckpointLike,
+    adapters: Sources,
+    *,
+    weights: Sequence[float] | None = None,
+    exclude: Patterns = (),
+    vocab: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    memory: str | int | None = None,
+    unwrap: bool = False,
+    root: str | None = None,
+) -> Plan:
+    """Plan a base with adapters added: W + weight * scale * B A of each, in double precision and rounded once.
+
+    Adapters are PEFT's folders, or single files in kohya's or diffusers' spelling, or dicts of what these hold.
+    ``weights`` are what each counts, 1 if not given; ``exclude`` leaves modules of the adapters out. ``dtype`` is that
+    of all real floating tensors of the output, by default the base's; ``memory`` bounds what it takes to compute, as in
+    "512MB". A base that is a folder of transformers keeps its configuration and tokeniser; an adapter that brings the
+    rows of another vocabulary brings its tokeniser, too. Rows of one vocabulary under the tokens of another are an
+    error, unless ``vocab`` is "place".
+
+    Raises ConfigError for adapters of another kind or weights that are none, PlanError where an adapter is for another
+    model, PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.
+    """
+    given = (
+        [cast("CheckpointLike", adapters)] if is_given(adapters) else list(cast("Sequence[CheckpointLike]", adapters))
+    )
+    check_place(vocab, "an adapter is added by place.", ADAPTED)
+    counts, most = _weights(weights, given), memory_bytes(memory)
+    options = Options.of(exclude=exclude, dtype=str(dtype) if dtype is not None else None)
+    opened: list[Checkpoint] = []
+    try:
+        opened.append(open_checkpoint(base, root, unwrap=unwrap, called="base"))
+        names = names_of([path_of(base), *map(path_of, given)])
+        views = [open_adapter(*one, opened) for one in zip(given, names[1:], counts, strict=True)]
+        folders, by_place = list(map(model_folder, opened)), vocab == PLACE
+        plan = plan_lora_merge(
+            view_of(plan_source(names[0], opened[0]), opened[0]),
+            [view for view, _ in views],
+            model=model_at(place_of(base), opened[0]),
+            dtype=options.dtype,
+            exclude=options.exclude,
+            tied=tied_head(folders[0], opened[0]),
+            arguments={
+                **arguments_said(exclude=exclude, vocab=vocab, dtype=options.dtype, unwrap=unwrap, root=root),
+                **({"weights": counts} if weights is not None else {}),
+            },
+            metadata=opened[0].metadata,
+            notes=[*said_of(opened, unwrap=False), *unwrap_notes(opened[:1], asked=unwrap), *_counted(opened)],
+        )
+        check_codes(plan, [one.codes for one in opened])
+        plan = with_settings(plan, opened)
+        inputs = OpenInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
+        plan = lora_folder(plan, folders[0], opened[0], folders[1:], by_place=by_place)
+        plan = with_beside_held(checked_rows(plan, folders, remedy=ADAPTED, said=by_place), folders)
+        return with_costs(replace(plan, inputs=inputs), most)
+    except BaseException:
+        for checkpoint in opened:
+            checkpoint.close()
+        raise
+
+
+def _counted(opened: Sequence[Checkpoint]) -> list[str]:
+    """Say which adapters, behind the base, count more than once."""
+    return [*twice_notes(opened[1:]), *merged_notes(opened[0], opened[1:])]
+
+
+def _weights(weights: Sequence[float] | None, adapters: Sequence[object]) -> list[float]:
+    """Return what each adapter counts; raises ConfigError where that does not fit."""
+    if not adapters:
+        raise ConfigError("there is no adapter.", hint="Name at least one behind the base.")
+    given = [1.0] * len(adapters) if weights is None else [_number(one) for one in weights]
+    if len(given) != len(adapters):
+        raise ConfigError(
+            f"there are {count(len(adapters), 'adapter')} and {count(len(given), 'weight')}.",
+            hint="Give one to each, as in --weights 0.7,0.3.",
+        )
+    wrong = next((one for one in given if not isfinite(one)), None)
+    if wrong is not None:
+        raise ConfigError(f"--weights: {wrong} is no weight.", hint="Use a finite number, as in 0.7.")
+    return given
+
+
+def _number(value: float) -> float:
+    """Return a number in double precision, an integer that it does not hold as infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return inf

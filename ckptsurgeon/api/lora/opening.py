@@ -1,0 +1,115 @@
+"""Opening adapters: PEFT's folders, and single files of kohya's and diffusers'."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.given import place_of
+from ...checkpoint.opening import checkpoint_of, open_checkpoint
+from ...engine.prefetch import fetch_keys
+from ...errors import CheckpointError, ConfigError, FormatError, SourceError
+from ...methods.lora.adapter import read_adapter
+from ...methods.lora.config import AdapterConfig, parse_config
+from ...planning.lora_merge.fitting import AdapterView
+from ...planning.plan.plan import FilePrint, PlanSource
+from ...storage.json_text import read_json
+from ...storage.read.base import File, Source
+from ...storage.read.uri import open_source
+from ...util.text import brief_repr, escape
+from ..inputs.inputs import plan_source, view_of
+from ..inputs.types import CheckpointLike
+from .files import BYTES, CONFIG, WEIGHTS, configuration_of, is_beside
+
+__all__ = ["open_adapter"]
+
+ALPHA = ".alpha"
+"""What the keys of the scales end with in kohya's and diffusers' files."""
+
+METADATA = "lora_adapter_metadata"
+"""Where diffusers writes the configuration, of each model of a pipeline, into its file."""
+
+
+def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[Checkpoint]) -> tuple[AdapterView, str]:
+    """Open an adapter, and put its file with those that are open; beside one in memory no configuration lies.
+
+    Returns it and the path of its configuration, '' where it has none or is not on this machine.
+    Raises SourceError or FormatError for what is no adapter, ConfigError for one of another kind.
+    """
+    checkpoint, config = _opened(given)
+    opened.append(checkpoint)
+    fetch_keys(checkpoint, [key for key in checkpoint if key.endswith(ALPHA)])
+    said, held = _config(config) if config is not None else (None, ())
+    adapter = read_adapter(checkpoint, said, name, lambda key: _number(checkpoint, key), _within(checkpoint))
+    source: PlanSource = replace(plan_source(name, checkpoint), beside=held)
+    here = config.uri if config is not None and "://" not in config.uri else ""
+    return AdapterView(view_of(source, checkpoint), adapter, weight), here
+
+
+def _opened(given: CheckpointLike) -> tuple[Checkpoint, File | None]:
+    """Return an adapter's weights and its configuration, None where it has none."""
+    place = place_of(given)
+    if not place:
+        return open_checkpoint(given, unwrap=False, called="adapter"), None
+    weights, config = _files(open_source(place), place)
+    if not isinstance(given, Checkpoint):
+        return checkpoint_of(weights, weights.uri, unwrap=False), config
+    weights.close()
+    return given.lent(unwrap=False), config
+
+
+def _files(source: Source, path: str) -> tuple[File, File | None]:
+    """Return the weights and the configuration, None where it is no adapter of PEFT's."""
+    if isinstance(source, File):
+        return source, configuration_of(source.folder()) if is_beside(source) else None
+    names = source.names()
+    weights = [one for one in WEIGHTS if one in names]
+    if CONFIG not in names:
+        raise SourceError(
+            f"{escape(path)} has no {CONFIG}.", hint="Name a folder that PEFT wrote, or an adapter's file."
+        )
+    if not weights:
+        raise SourceError(f"{escape(path)} has no {' or '.join(WEIGHTS)}.", hint="Save the adapter again.")
+    return source.file(weights[0]), configuration_of(source)
+
+
+def _config(file: File) -> tuple[AdapterConfig, tuple[FilePrint, ...]]:
+    """Return what a configuration says, and its fingerprint."""
+    try:
+        given = file.read(0, min(BYTES, file.size))
+        data = read_json(given)
+    except ValueError as error:
+        raise ConfigError(f"{escape(file.uri)} is no JSON: {escape(str(error))}.") from error
+    finally:
+        file.close()
+    return parse_config(data, file.uri), (FilePrint(CONFIG, len(given), hashlib.sha256(given).hexdigest()),)
+
+
+def _number(checkpoint: Checkpoint, key: str) -> float:
+    """Read the one number that a tensor holds: the one value that a plan needs."""
+    from ...engine.compute.reading import read_number
+
+    number = read_number(checkpoint, key)
+    if number is None:
+        raise FormatError(f"{escape(key)} of {escape(checkpoint.path)} is not finite.", rule="alpha")
+    return number
+
+
+def _within(checkpoint: Checkpoint) -> Mapping[str, AdapterConfig]:
+    """Return the configurations that diffusers wrote into a file, by the model that they are for."""
+    text = checkpoint.metadata.get(METADATA)
+    if text is None:
+        return {}
+    name = f"{METADATA} of {checkpoint.path}"
+    try:
+        data = dict(read_json(text))
+        parts: dict[str, dict[str, Any]] = {}
+        for key, value in data.items():
+            component, _, setting = str(key).partition(".")
+            parts.setdefault(component, {})[setting] = value
+        return {part: parse_config({"peft_type": "LORA", **said}, name) for part, said in parts.items()}
+    except (ValueError, TypeError, CheckpointError) as error:
+        raise ConfigError(f"{escape(name)} is damaged: {brief_repr(str(error), 200)}.") from error

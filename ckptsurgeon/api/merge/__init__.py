@@ -1,0 +1,1 @@
+"""``merge``: models, method, parameters and vocabularies, as flags or as a configuration of mergekit."""

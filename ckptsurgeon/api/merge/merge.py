@@ -1,0 +1,176 @@
+"""``merge``: several models become one, by a method."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.given import is_given, path_of, place_of
+from ...engine.compute.array_backends import check_device
+from ...errors import ConfigError
+from ...methods.merge._listing import MergeMethods
+from ...methods.merge._method import Method
+from ...methods.merge._plugin import load_plugin
+from ...methods.merge._registry import merge_methods
+from ...planning.merge.heads import with_tied_heads
+from ...planning.merge.options import MergeOptions
+from ...planning.merge.plan import pieces_of, plan_merge
+from ...planning.merge.values import Settings, Values
+from ...planning.plan.plan import Plan
+from ...planning.transplant.select import SourceView
+from ..inputs.argument_types import checked
+from ..inputs.held_files import with_beside_held
+from ..inputs.inputs import names_of, plan_source, said_of, view_of
+from ..inputs.memory_budget import memory_bytes
+from ..inputs.types import CheckpointLike, Given, Mismatch, Parameters, Path, Patterns, Rules, Sources
+from ..model_folder.config_differences import with_config_said
+from ..model_folder.folder import model_folder
+from ..model_folder.merged import merged_folder
+from ..model_folder.rows_by_place import MERGED, checked_rows
+from ..model_folder.source_checks import with_sources_said
+from ..transplant.transplant import arguments_said, check_seed
+from .mergekit_recipe import check_alone, plan_configuration, read_recipe
+from .method import check_names, check_number, method_named
+from .request import Request
+from .settings import given_settings, plain_settings
+from .vocabulary import MergedModel, VocabularyAsked, merge_vocabulary
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["list_methods", "merge"]
+
+
+def list_methods(plugin: Path | None = None) -> MergeMethods:
+    """Return the merge methods that ``merge`` knows, and those of a plugin, which is run."""
+    return MergeMethods(merge_methods(load_plugin(os.fspath(plugin)) if plugin is not None else ()))
+
+
+@checked
+def merge(
+    models: Sources,
+    *,
+    method: str | None = None,
+    base: CheckpointLike | None = None,
+    weights: Sequence[float] | None = None,
+    parameters: Parameters = (),
+    on_missing: str = "error",
+    on_mismatch: Mismatch = "error",
+    vocab: Path | None = None,
+    tokens: Rules = (),
+    vocab_keys: Patterns = (),
+    int_buffers: str = "last",
+    dtype: str | torch.dtype | None = None,
+    compute: str | torch.dtype | None = None,
+    seed: int = 0,
+    plugin: Path | None = None,
+    memory: str | int | None = None,
+    device: str = "cpu",
+    unwrap: bool = False,
+    root: str | None = None,
+    **more: Given,
+) -> Plan:
+    """Plan the merge of models by a method, or the one that a recipe of mergekit's asks for; reads headers only.
+
+    ``base`` is what task vectors are taken from, or the model that a method starts at. ``parameters`` of the method may
+    be given as arguments of their own, too (``density=0.5``): a number, a list of one for each model, a map from
+    patterns to them, ``{"gradient": [0, 1]}`` from the first layer to the last. ``weights`` is short for ``weight``.
+    ``on_missing`` says what becomes of a tensor that not all have: error, base (it counts as the base's), skip (it is
+    left out), any (those that have it are merged). ``on_mismatch`` is what becomes of a model whose shape is not the
+    base's, or the first's: error, skip (it does not count), slice (its leading part), overlap (what all have is merged,
+    the rest is the base's or the first's), for all, or by pattern. ``vocab`` merges models of other vocabularies by
+    token: ``union``, ``base`` (the base's or the first's), or the file of a list; ``tokens`` has the list of each
+    model where none lies beside it, ``vocab_keys`` names the tensors (GLOB, GLOB=AXIS) where their sizes do not tell.
+    ``int_buffers`` says whose integers are taken: last, first, max. ``dtype`` is that of the output, by default the
+    widest there is; ``compute`` float32 or float64. ``plugin`` is a file with merge methods of your own, which is run.
+    ``memory`` bounds what it takes to compute, as in "512MB". ``device`` is cpu, or cuda, where torch computes.
+    A recipe (``merge("recipe.yaml")``) says its models, method, base and parameters itself. The folder of a model that
+    is one of transformers' lends the output its configuration and tokeniser: the base's, else the first model's.
+
+    Raises ConfigError for an unknown method or parameter, PlanError where the models differ or
+    ``memory`` is less than it takes, and what ``open_checkpoint`` raises.
+    """
+    dtype, compute = (None if one is None else str(one) for one in (dtype, compute))
+    check_device(device)
+    check_seed(seed)
+    vocabulary = VocabularyAsked(os.fspath(vocab) if vocab is not None else None, tokens, vocab_keys)
+    elsewhere = device if device != "cpu" else ""
+    asked = Request(
+        MergeOptions.of(
+            on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
+            compute=compute, device=elsewhere,
+        ),
+        vocabulary,
+        arguments_said(
+            method=method, on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
+            compute=compute, unwrap=unwrap, root=root, device=elsewhere or None, **vocabulary.said,
+        ),
+        seed,
+        load_plugin(os.fspath(plugin)) if plugin is not None else (),
+        memory_bytes(memory),
+        unwrap,
+        root,
+    )  # fmt: skip
+    if isinstance(models, (str, os.PathLike)):
+        recipe = os.fspath(models)
+        check_alone(recipe, method=method, base=base, weights=weights, parameters=parameters, **more)
+        document = read_recipe(recipe)
+        return plan_configuration(recipe, document, method_named(document["merge_method"], asked.plugins), asked)
+    if method is None:
+        raise ConfigError("it does not say a method.", hint="As in merge(models, method='linear', weights=[0.5, 0.5]).")
+    found = method_named(method, asked.plugins)
+    check_names(found, more, inspect.signature(merge).parameters)
+    several = [cast("CheckpointLike", models)] if is_given(models) else list(cast("Sequence[CheckpointLike]", models))
+    check_number(found, len(several), base)
+    settings = given_settings(found, parameters, more, weights)
+    return _plan_models(several, base, found, settings, asked)
+
+
+def _plan_models(
+    models: list[CheckpointLike], base: CheckpointLike | None, method: Method, settings: Settings, asked: Request
+) -> Plan:
+    """Plan the merge of models name by name."""
+    ordered = models if base is None else [*models, base]
+    names, donor = names_of(list(map(path_of, ordered))), 0 if base is None else len(models)
+    with ExitStack() as stack:
+        opened = asked.opened(ordered, stack, base=len(models) if base is not None else None)
+        views = _views(names, opened)
+        numbers, at = list(range(len(models))), len(models) if base is not None else None
+        if method.base == "model" and at is not None:
+            numbers, at = [at, *numbers], None
+        values = Values(method, settings, [{} for _ in numbers])
+        folders = [model_folder(one) for one in opened]
+        paths = [place_of(one) or name for one, name in zip(ordered, names, strict=True)]
+        chosen = merge_vocabulary(asked.vocabulary, list(map(MergedModel, paths, views, folders)), first=donor)
+        tied = {number for number, one in enumerate(folders) if one.is_tied}
+        plan = plan_merge(
+            views,
+            list(with_tied_heads(pieces_of(views, numbers, at, method, values), views, tied)),
+            replace(asked.options, vocabulary=chosen[0] if chosen is not None else None),
+            seed=asked.seed,
+            arguments={
+                **asked.arguments,
+                **({"parameters": plain_settings(settings)} if settings else {}),
+                **({"base": views[-1].source.name} if base is not None else {}),
+            },
+            metadata=opened[donor].metadata,
+            notes=said_of(opened, unwrap=asked.unwrap),
+        )  # fmt: skip
+        plan = with_config_said(plan, folders, donor)
+        plan = with_sources_said(plan, opened, folders, donor)
+        plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
+        plan = checked_rows(plan, folders, remedy=MERGED, said=asked.vocabulary.is_by_place)
+        plan = with_beside_held(plan, folders)
+        plan = asked.carried(plan, opened, donor=donor)
+        stack.pop_all()
+    return plan
+
+
+def _views(names: Sequence[str], opened: Sequence[Checkpoint]) -> list[SourceView]:
+    named = zip(names, opened, strict=True)
+    return [view_of(plan_source(name, checkpoint), checkpoint) for name, checkpoint in named]

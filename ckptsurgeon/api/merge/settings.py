@@ -1,0 +1,152 @@
+"""The parameters of a merge as people write them: numbers, texts, by model, by pattern, by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from sys import float_info
+from typing import Any
+
+from ...errors import ConfigError
+from ...methods.merge._method import Method
+from ...planning.keys.pattern import KeyPattern
+from ...planning.merge.values import Setting, Settings
+from ...storage.yaml_text import read_yaml
+from ...util.text import brief_repr, escape
+from ..inputs.types import Given, Parameters
+
+__all__ = ["GRADIENT", "given_settings", "method_settings", "parameter_name", "plain_settings"]
+
+GRADIENT = "gradient"
+"""The name under which values for the first to the last layer stand."""
+
+
+def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | None) -> Settings:
+    """Return the settings of parameters.
+
+    A value is a number, a text or true and false; a list where each model has its own; ``{"gradient": [0, 0.5, 1]}``
+    for values from the first layer to the last; or a map from patterns to such values, of which the last that matches a
+    key wins. Texts are as the command line takes them: NAME=VALUE or NAME:GLOB=VALUE, a gradient in brackets.
+
+    Raises ConfigError for what is none of these, PatternError for a pattern that cannot be understood.
+    """
+    if not isinstance(given, Mapping):
+        found: dict[str, list[Setting]] = {}
+        for text in [given] if isinstance(given, str) else given or ():
+            name, setting = _from_text(text)
+            if setting.pattern is None and any(one.pattern is None for one in found.get(name, ())):
+                raise ConfigError(f"{escape(name)} is given twice for all keys.", hint="Leave one out.")
+            found.setdefault(name, []).insert(0, setting)
+        return found
+    each = {one.name for one in method.parameters if one.each}
+    return {name: _settings(name, value, by_model=name in each) for name, value in given.items()}
+
+
+def _settings(name: str, value: Any, *, by_model: bool) -> list[Setting]:
+    if isinstance(value, Mapping) and not value:
+        raise ConfigError(f"{escape(name)} is a map of nothing.", hint="Give values by pattern, or leave it out.")
+    if isinstance(value, Mapping) and set(value) != {GRADIENT}:
+        pairs = [(KeyPattern.given(_pattern(name, text), ""), one) for text, one in value.items()]
+        return [_setting(name, one, by_model=by_model, pattern=pattern) for pattern, one in reversed(pairs)]
+    return [_setting(name, value, by_model=by_model)]
+
+
+def _pattern(name: str, text: object) -> str:
+    if not isinstance(text, str) or not text:
+        raise ConfigError(f"{escape(name)} has {brief_repr(text, 40)} where a pattern of keys should be.")
+    return text
+
+
+def _setting(name: str, value: Any, *, by_model: bool, pattern: KeyPattern | None = None) -> Setting:
+    if isinstance(value, Mapping) and set(value) == {GRADIENT}:
+        return Setting(pattern=pattern, layers=_numbers(name, value[GRADIENT]))
+    if isinstance(value, (list, tuple)):
+        numbers = _numbers(name, value)
+        return Setting(pattern=pattern, models=numbers) if by_model else Setting(pattern=pattern, layers=numbers)
+    if not isinstance(value, (bool, int, float, str)):
+        raise ConfigError(f"{escape(name)} is {brief_repr(value)}, no value.", hint="Use a number, a text or a list.")
+    return Setting(value, pattern)
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    if not isinstance(values, (list, tuple)) or not values:
+        raise ConfigError(f"{escape(name)}: {brief_repr(values)} is no list of numbers.")
+    for value in values:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise ConfigError(f"{escape(name)}: {brief_repr(value, 40)} is no number.")
+        if isinstance(value, int) and abs(value) > float_info.max:
+            raise ConfigError(f"{escape(name)}: {brief_repr(value, 40)} is too large.")
+    return tuple(map(float, values))
+
+
+def _from_text(text: str) -> tuple[str, Setting]:
+    """Read ``density=0.5``, ``weight=0.3,0.7``, ``t=[0, 0.5, 1]`` or ``t:layers.*.mlp=0.2``."""
+    head, equals, said = text.rpartition("=")
+    name, colon, glob = head.partition(":")
+    if not (equals and name and said) or (colon and not glob):
+        raise ConfigError(
+            f"--param {escape(text)} is not NAME=VALUE.", hint="Write density=0.5, or density:GLOB=0.5 for some keys."
+        )
+    pattern = KeyPattern.given(glob, f"--param {name}:", f"={said}") if glob else None
+    if "," in said and not said.startswith("["):
+        values = [_read(name, one) for one in said.split(",")]
+        return name, Setting(pattern=pattern, models=_numbers(name, values))
+    return name, _setting(name, _read(name, said), by_model=False, pattern=pattern)
+
+
+def _read(name: str, text: str) -> Any:
+    try:
+        return float(text) if text.strip()[:1] in "+-.0123456789" else read_yaml(text, f"--param {name}")
+    except ValueError:
+        return text
+
+
+def given_settings(
+    method: Method,
+    parameters: Parameters,
+    more: Mapping[str, Given],
+    weights: Sequence[float] | None,
+) -> Settings:
+    """Return the settings that were given in one way or another; raises ConfigError for what is given twice.
+
+    ``weights`` are for all keys, and stand beside weights by pattern, which win.
+    """
+    found = dict(method_settings(method, parameters))
+    for name, settings in method_settings(
+        method, {parameter_name(name): value for name, value in more.items()}
+    ).items():
+        if name in found:
+            raise _twice(name)
+        found[name] = settings
+    if weights is None:
+        return found
+    scoped = found.pop("weight", ())
+    if any(map(_is_for_all, scoped)):
+        raise _twice("weight")
+    return {"weight": [*scoped, *method_settings(method, {"weight": list(weights)})["weight"]], **found}
+
+
+def _twice(name: str) -> ConfigError:
+    return ConfigError(f"{escape(name)} is given twice.", hint="Leave one out.")
+
+
+def _is_for_all(one: Setting) -> bool:
+    return one.is_for_all or (one.pattern is not None and one.pattern.text == "**")
+
+
+def plain_settings(settings: Settings) -> dict[str, Any]:
+    """Return settings as plain data, as ``method_settings`` reads them."""
+    return {name: _said(found) for name, found in settings.items()}
+
+
+def _said(found: Sequence[Setting]) -> Any:
+    said = {one.pattern.text if one.pattern else "**": _value(one) for one in reversed(found)}
+    return said["**"] if len(said) == 1 and "**" in said else said
+
+
+def _value(one: Setting) -> Any:
+    return list(one.models) if one.models else {GRADIENT: list(one.layers)} if one.layers else one.value
+
+
+def parameter_name(argument: str) -> str:
+    """Return the name of a parameter whose argument in Python it is: ``lambda`` for ``lambda_``."""
+    return argument.rstrip("_")

@@ -1,0 +1,186 @@
+"""``--vocab`` of a merge: the token lists of the models, and that of the output."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...errors import ConfigError
+from ...planning.keys.spell import quoted
+from ...planning.merge.vocabulary import MergeVocabulary
+from ...planning.transplant.by_place import vocabulary_keys
+from ...planning.transplant.select import SourceView
+from ...util.text import escape
+from ...vocabulary.discover import tokens_beside, vocabulary_beside
+from ...vocabulary.union import rows_in, united
+from ...vocabulary.vocabulary import Vocabulary
+from ..inputs.types import Patterns, Rules
+from ..model_folder.folder import ModelFolder
+from ..model_folder.rows_by_place import PLACE
+from ..transplant.vocabulary import vocabulary_key
+from .token_rows import RowsAsked, chosen_rows
+
+__all__ = ["MergedModel", "ModelTokens", "VocabularyAsked", "known_keys", "merge_vocabulary"]
+
+UNION, BASE = "union", "base"
+
+
+@dataclass(frozen=True)
+class VocabularyAsked:
+    """The vocabulary that an output is to have, the token lists of the models, the tensors that go by them.
+
+    ``rows`` is what a recipe of mergekit's says beside that: then tokens that nobody has get zeros, as there.
+    """
+
+    vocab: str | None = None
+    tokens: Rules = ()
+    keys: Patterns = ()
+    rows: RowsAsked | None = None
+
+    @property
+    def is_by_place(self) -> bool:
+        """Whether rows are to be merged by place, though their tokens are others."""
+        return self.vocab is not None and self.vocab.lower() == PLACE
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What a recipe records of it: of a file its name alone."""
+        known = self.vocab is None or self.vocab.lower() in (UNION, BASE, PLACE)
+        return {"vocab": self.vocab if known else os.path.basename(str(self.vocab)), "vocab_keys": self.keys}
+
+
+@dataclass(frozen=True)
+class MergedModel:
+    """A model of a merge: its path, its tensors, what lies beside them."""
+
+    path: str
+    view: SourceView
+    folder: ModelFolder
+
+    def size(self, tokens: int) -> int:
+        """Return how many rows its vocabulary has: what its configuration says, if a tensor is as long."""
+        said = self.folder.rows
+        long = said and any(said in info.shape for info in self.view.tensors.values())
+        return said if long else tokens
+
+
+@dataclass(frozen=True)
+class ModelTokens:
+    """The token lists of the models of a merge, and the output's own, which has ``size`` rows.
+
+    ``of`` is the number of the one list that the output's is, None for a union; ``path`` the file that has it, and
+    ``begins`` the one whose tokens it has first. ``added`` are tokens that were asked for and in no list.
+    """
+
+    paths: tuple[str, ...]
+    lists: tuple[Vocabulary, ...]
+    output: Vocabulary
+    size: int
+    of: int | None
+    path: str
+    begins: str
+    added: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def merge_vocabulary(
+    asked: VocabularyAsked, models: Sequence[MergedModel], *, first: int
+) -> tuple[MergeVocabulary, ModelTokens] | None:
+    """Return the vocabularies of a merge, None where none is asked for; ``first`` is the base, or the first model.
+
+    Raises ConfigError for a list that there is not, PatternError for a pattern that cannot be understood.
+    """
+    named = [asked.keys] if isinstance(asked.keys, str) else list(asked.keys or ())
+    if asked.vocab is None or asked.is_by_place:
+        if named or asked.tokens:
+            raise ConfigError("--tokens and --vocab-keys go with --vocab.", hint="Write --vocab union, base or a FILE.")
+        return None
+    found = _paths(models, asked, first)
+    names = [one.view.source.name for one in models]
+    lists = tuple(replace(vocabulary_beside(path), name=name) for path, name in zip(found, names, strict=True))
+    output, begins, path = _output(asked.vocab, lists, found, first)
+    added = asked.rows.added(output.tokens) if asked.rows is not None else ()
+    output = replace(output, tokens=(*output.tokens, *added))
+    new = "others or zero" if asked.rows is not None else "others"
+    sizes = [one.size(len(own.tokens)) for one, own in zip(models, lists, strict=True)]
+    rows = tuple(rows_in(own, output, size=size, new=new) for own, size in zip(lists, sizes, strict=True))
+    notes: list[str] = []
+    if asked.rows is not None:
+        rows, notes = chosen_rows(asked.rows, rows, lists, output.tokens)
+    if not named and len(set(sizes)) == 1:  # no shape tells; names do, of models of transformers
+        named = known_keys(models) if all(one.folder.config for one in models) else []
+    keys = tuple(vocabulary_key(text) for text in named)
+    chosen = MergeVocabulary(rows, output.tokens, tuple(one.tokens for one in lists), keys)
+    of = next((number for number in (first, *range(len(lists))) if lists[number].tokens == output.tokens), None)
+    path = found[of] if of is not None else "" if added else path
+    return chosen, ModelTokens(tuple(found), lists, output, chosen.size, of, path, begins, added, tuple(notes))
+
+
+def known_keys(models: Sequence[MergedModel]) -> list[str]:
+    """Return patterns for the tensors that by their names and lengths run along the vocabularies of models."""
+    found = dict.fromkeys(
+        key
+        for one in models
+        for key in vocabulary_keys(one.view.tensors)
+        if not one.folder.rows or one.view.tensors[key].shape[:1] == (one.folder.rows,)
+    )
+    return [f"{quoted(key)}=0" for key in found]
+
+
+def _output(vocab: str, lists: Sequence[Vocabulary], paths: Sequence[str], first: int) -> tuple[Vocabulary, str, str]:
+    """Return the output's vocabulary, the file whose tokens it has first, and the one that has it all, if one has."""
+    if vocab.lower() == UNION:
+        order = [first, *(number for number in range(len(lists)) if number != first)]
+        return united([lists[number] for number in order]), paths[first], ""
+    if vocab.lower() == BASE:
+        return lists[first], paths[first], paths[first]
+    return vocabulary_beside(vocab), vocab, vocab
+
+
+def _paths(models: Sequence[MergedModel], asked: VocabularyAsked, first: int) -> list[str]:
+    """Return the path of each model's list: as named, else as it lies beside the model.
+
+    For a recipe of mergekit's a model without one has that of the first.
+    """
+    names = {name: number for number, one in enumerate(models) for name in (one.path, one.view.source.name)}
+    tokens = asked.tokens
+    pairs = tokens.items() if isinstance(tokens, Mapping) else [_pair(text, names) for text in _texts(tokens)]
+    given: dict[int, str] = {}
+    for model, path in pairs:
+        if model not in names:
+            known = ", ".join(escape(one.view.source.name) for one in models)
+            raise ConfigError(f"--tokens {escape(model)}: there is no such model.", hint=f"There are {known}.")
+        if names[model] in given:
+            raise ConfigError(f"--tokens gives {escape(model)} two lists.")
+        given[names[model]] = os.fspath(path)
+    own = given.get(first) or _tokens_of(models[first])
+    return [
+        given.get(number) or (own if number == first else _beside(one, asked, own)) for number, one in enumerate(models)
+    ]
+
+
+def _beside(model: MergedModel, asked: VocabularyAsked, first: str) -> str:
+    lacks = asked.rows is not None and model.folder.config and not model.folder.vocabulary
+    return first if lacks else _tokens_of(model)
+
+
+def _tokens_of(model: MergedModel) -> str:
+    if model.view.source.memory:
+        name = escape(model.view.source.name)
+        raise ConfigError(f"{name} is in memory, without a token list.", hint=f"Name it: tokens={{{name!r}: LIST}}.")
+    return tokens_beside(model.path)
+
+
+def _texts(tokens: Iterable[str] | None) -> list[str]:
+    return [tokens] if isinstance(tokens, str) else list(tokens or ())
+
+
+def _pair(text: str, known: Collection[str]) -> tuple[str, str]:
+    """Cut MODEL=LIST at the "=" before which a model's name or path stands."""
+    places = [at for at, char in enumerate(text) if char == "="]
+    cuts = [(text[:at], text[at + 1 :]) for at in places]
+    if not cuts or not all(cuts[0]):
+        raise ConfigError(f"--tokens {escape(text)} is no pair.", hint="Write --tokens MODEL=LIST.")
+    return next((cut for cut in cuts if cut[0] in known), cuts[0])

@@ -1,0 +1,192 @@
+"""What the small files beside weights say that is not so of them, or that nobody can read: a note on each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import ConfigError, SourceError
+from ...planning.plan.plan import Plan
+from ...planning.transplant.by_place import is_embedding
+from ...storage.read.uri import scheme_of
+from ...tensors.dtypes import DTYPES
+from ...util.text import count, escape, listing
+from ...vocabulary.token_ids import ids_beyond
+from .added_tokens import added_beyond
+from .family_checks import family_notes
+from .folder import ADAPTER, CONFIG, GENERATION, ModelFolder, model_folder
+from .layer_checks import layer_notes
+from .shape_checks import Described, shape_notes
+from .special_ids import special_id_notes, unlisted_names
+from .tied_heads import head_notes
+from .token_lists import token_list_notes
+
+__all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault"]
+
+OBJECTS = ("added_tokens.json", "chat_template.json", "special_tokens_map.json")
+"""What is a JSON object, beside all configurations."""
+WIDTHS = ("dim", "embd", "embed", "hidden", "model", "size", "width")
+"""Words in the fields that say how wide the model or its embedding is: some have an embedding of its own width."""
+LARGER = ("mllama",)
+"""Models whose embedding has more rows than ``vocab_size`` says (mllama: 8 for images)."""
+
+
+def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = None) -> list[str]:
+    """Return notes on what files that go beside the weights of a plan say otherwise than these, or do not say at all.
+
+    ``origin`` is the folder that they are from: if its tokeniser is theirs, it is read there, once.
+    """
+    read = origin if origin is not None and origin.tokenizer == folder.tokenizer else folder
+    tensors = [Described(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
+    return [*unreadable_notes(folder, read), *_weights_notes(tensors, folder, read)]
+
+
+def notes_beside(checkpoint: Checkpoint) -> list[str]:
+    """Return notes on what files beside the weights of an open checkpoint say otherwise than these.
+
+    Of one shard alone, and of a file in a folder of whatever, nothing is said.
+    """
+    folder = model_folder(checkpoint)
+    if not folder.files or checkpoint.elsewhere:
+        return []
+    ties = checkpoint.ties
+    tensors = [Described(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
+    said = [f"{name}: {why}" for name, why in _unreadable(folder, folder)]
+    return [
+        *([folder.fault.removesuffix(".")] if folder.fault else []),
+        *said,
+        *_weights_notes(tensors, folder, folder),
+    ]
+
+
+def _weights_notes(tensors: Sequence[Described], folder: ModelFolder, read: ModelFolder) -> list[str]:
+    config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
+    sizes = (*_vocabulary(tensors, folder, read), *layer_notes(tensors, folder.config))
+    shapes = (*family_notes(tensors, config), *shape_notes(tensors, folder.config))
+    return [
+        *sizes,
+        *shapes,
+        *head_notes(tensors, folder),
+        *_beyond(folder),
+        *token_list_notes(read),
+        *special_id_notes(folder, read),
+    ]
+
+
+def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[str]:
+    """Return a note on each file that is to be a JSON object and is none; ``read`` has read its vocabulary, maybe."""
+    return [f"{name} goes along as it is: {why}" for name, why in _unreadable(folder, read or folder)]
+
+
+def _unreadable(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, str]]:
+    found = {name: json_fault(folder, name) for name in _documents(folder)}
+    found[folder.vocabulary] = vocabulary_fault(read)
+    return [(name, why) for name, why in found.items() if why]
+
+
+def _documents(folder: ModelFolder) -> list[str]:
+    """Return the names of the small JSON objects beside a configuration; not those that would have to be fetched."""
+    return [
+        one.name
+        for one in folder.files
+        if one.name not in (CONFIG, ADAPTER)
+        and (one.name.endswith("_config.json") or one.name in OBJECTS)
+        and (one.name == GENERATION or not scheme_of(one.path))
+    ]
+
+
+def vocabulary_fault(folder: ModelFolder) -> str:
+    """Say why the JSON file with the tokens of a folder cannot be read, '' where it can, or lies elsewhere."""
+    if not folder.vocabulary.endswith(".json") or _is_elsewhere(folder) or folder.tokens is not None:
+        return ""
+    return json_fault(folder, folder.vocabulary)
+
+
+def json_fault(folder: ModelFolder, name: str) -> str:
+    """Say why a file of a folder is no JSON object, '' where it is one, is not there or is large."""
+    if all(one.name != name for one in folder.files):
+        return ""
+    try:
+        document = json.loads(folder.read(name))
+    except UnicodeDecodeError:
+        return "it is not UTF-8"
+    except RecursionError:
+        return "it is nested too deeply"
+    except ValueError as error:
+        return f"it is not valid JSON: {escape(str(error))}"
+    except (SourceError, ConfigError):  # which is said when it is copied
+        return ""
+    return "" if isinstance(document, dict) else "it is not a JSON object"
+
+
+def _is_elsewhere(folder: ModelFolder) -> bool:
+    """Whether a tokeniser would have to be fetched."""
+    return any(scheme_of(one.path) for one in folder.tokenizer)
+
+
+def _embeddings(tensors: Sequence[Described]) -> list[Described]:
+    """Return the input embeddings, as numbers and not as codes."""
+    return [
+        one for one in tensors if is_embedding(one.key) and len(one.shape) == 2 and DTYPES[one.dtype].kind == "float"
+    ]
+
+
+def _vocabulary(tensors: Sequence[Described], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
+    """Say that an embedding has not the rows that the configuration gives it, or too few for the tokens."""
+    found = _embeddings(tensors)
+    if not found:
+        return
+    most = max(found, key=lambda one: one.shape[0])
+    has = f"{escape(most.key)} has {count(most.shape[0], 'row')}"
+    known = set(_vocabulary_sizes(folder.config))
+    columns = {one.shape[1] for one in found}
+    width = folder.config.get("hidden_size")
+    if type(width) is int and columns.isdisjoint(_widths(folder.config)):
+        has_columns = f"{escape(most.key)} has {count(most.shape[1], 'column')}"
+        yield f"config.json says {width} (hidden_size), and {has_columns}: the model cannot be loaded so"
+    other = folder.rows and not known.intersection(one.shape[0] for one in found)
+    if other and not str(folder.config.get("model_type")).startswith(LARGER):
+        yield f"config.json says {folder.rows} (vocab_size), and {has}: the model cannot be loaded so"
+    if _is_elsewhere(folder):
+        return
+    if folder.vocabulary and read.tokens is not None and len(read.tokens) > most.shape[0]:
+        tokens = count(len(read.tokens), "token")
+        yield f"{escape(folder.vocabulary)} has {tokens}, and {has}: the last tokens have none"
+        return
+    yield from added_beyond(read, most.shape[0], has)
+    yield from unlisted_names(read, most.shape[0], has)
+
+
+def _widths(config: Mapping[str, Any]) -> Iterator[int]:
+    """Yield every number that a configuration gives the width of anything, its parts' too."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _widths(value)
+        elif type(value) is int and any(word in name for word in WIDTHS):
+            yield value
+
+
+def _vocabulary_sizes(config: Mapping[str, Any]) -> Iterator[int]:
+    """Yield every number that a configuration gives any vocabulary of the model or of its parts."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _vocabulary_sizes(value)
+        elif type(value) is int and "vocab" in name:
+            yield value
+
+
+def _beyond(folder: ModelFolder) -> list[str]:
+    """Say which token ids in configurations are beyond the rows that config.json gives the vocabulary."""
+    try:
+        found = {
+            name: ids_beyond(folder.document(name), folder.rows)
+            for name in (CONFIG, GENERATION)
+            if folder.rows and any(one.name == name for one in folder.files)
+        }
+    except ConfigError:  # which has been said
+        return []
+    said = [f"{escape(field)} of {name} is {number}" for name, ids in found.items() for field, number in ids]
+    rows = count(folder.rows, "row") if said else ""
+    return [f"the vocabulary has {rows}, and {listing(said, where='')}; they stay as they are"] if said else []

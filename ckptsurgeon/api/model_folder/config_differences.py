@@ -1,0 +1,174 @@
+"""Configurations under which weights of the same shapes compute otherwise: a note where weights come together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...planning.plan.plan import Plan
+from ...util.text import brief_repr, escape
+from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual
+from .config_layers import rotary_differences, with_order
+from .folder import ModelFolder
+from .input_differences import input_notes
+from .labels import label_notes
+
+__all__ = ["with_config_said"]
+
+PARTS = ("text_config", "vision_config", "audio_config", "encoder", "decoder", "llm_config", "language_config")
+ALIKE = {
+    "swish": "silu",
+    "gelu_new": "gelu_pytorch_tanh",
+    "gelu_fast": "gelu_pytorch_tanh",
+    "gelu_python": "gelu",
+}
+"""Names of one function."""
+OF_GEMMA = ("gemma", "paligemma")
+"""Models that compute with another activation than the older of their two fields says."""
+WINDOWED = ("sliding_window", "max_window_layers")
+ROTARY = re.compile(r"rope|rotary|theta|freq")
+"""Names of fields that transformers 5 has in ``rope_parameters``."""
+UNSAID = "not said"
+LONGEST = 60
+MANY = 256
+MOST = 12
+
+
+def with_config_said(
+    plan: Plan,
+    folders: Sequence[ModelFolder],
+    donor: int = 0,
+    given: tuple[Mapping[str, Any], str, ModelFolder] | None = None,
+) -> Plan:
+    """Return a plan with a note on each source whose configuration says that its weights compute otherwise.
+
+    ``folders`` are those of its sources, ``donor`` is the place of the one whose configuration the output has; if it
+    has none, the first that has one counts. ``given`` is that of a destination that is no source, its name and folder.
+
+    A field counts unless it is known not to decide what weights of the same shapes compute; one that a configuration
+    lacks counts if the other is of the same kind of model and has another value than classes have by default. Rows of
+    a classifier that stand for other labels, and inputs that are made otherwise, are said too.
+    """
+    taken = {one.source for step in plan.steps for one in step.inputs}
+    models = [(source.name, folder.config) for source, folder in zip(plan.sources, folders, strict=False)]
+    used = {number: model for number, model in enumerate(models) if number in taken and model[1]}
+    if given is None or not given[0]:
+        name, ours = next(iter([one for one in models[donor : donor + 1] if one[1]] or used.values()), ("", {}))
+        beside = next((one for one in folders if one.config is ours), ModelFolder(""))
+    else:
+        ours, name, beside = given
+    notes = []
+    for number, (other, theirs) in used.items():
+        if theirs is not ours:
+            notes += [*_note(other, theirs, name, ours), *label_notes(plan, number, theirs, name, ours)]
+            notes += input_notes(other, folders[number], name, beside)
+    return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
+
+
+def _note(other: str, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what differs in one line, if anything does."""
+    pair = _parts_of_one_kind(theirs, ours)
+    found = _differing(*pair, is_part=pair != (theirs, ours)) if ours else ()
+    ordered = sorted(found, key=lambda one: one[0] != "model_type")
+    said = [_line(escape(field), (one, escape(other)), (here, escape(name))) for field, one, here in ordered]
+    if len(said) > MOST:
+        said[MOST:] = [f"and {len(said) - MOST} more"]
+    if said:
+        yield f"equal weights compute otherwise by the config.json beside them: {'; '.join(said)}"
+
+
+def _line(field: str, *pair: tuple[str, str]) -> str:
+    """Return the values of a field and whose they are, first what is not said."""
+    (one, other), (here, name) = sorted(pair, key=lambda said: said[0] != UNSAID)
+    return f"{field} is {one} in {other}, {here} in {name}"
+
+
+def _parts_of_one_kind(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return two configurations; of a model of several parts, the part that the other one is."""
+    for part in PARTS:
+        inner, outer = theirs.get(part), ours.get(part)
+        if isinstance(outer, dict) and not isinstance(inner, dict) and _is_kind(outer, theirs):
+            return theirs, outer
+        if isinstance(inner, dict) and not isinstance(outer, dict) and _is_kind(inner, ours):
+            return inner, ours
+    return theirs, ours
+
+
+def _is_kind(part: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
+    kinds = [str(one.get("model_type", "")).removesuffix("_text") for one in (part, whole)]
+    return kinds[0] == kinds[1] != ""
+
+
+def _differing(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], above: str = "", *, is_part: bool = False
+) -> Iterator[tuple[str, str, str]]:
+    """Yield the fields that differ and both values, those of parts too."""
+    is_one_kind = theirs.get("model_type") == ours.get("model_type")
+    made = (with_order(theirs), with_order(ours)) if is_one_kind else ({}, {})
+    for field in dict.fromkeys((*ours, *theirs)):
+        inner, outer = pair = theirs.get(field), ours.get(field)
+        if None in pair and pair != (None, None) and field in {**made[0], **made[1]}:
+            meant = [by_class.get(field) if one is None else one for one, by_class in zip(pair, made, strict=True)]
+            if None not in meant and _differ(*meant):
+                yield above + field, _said_in(theirs, field), _said_in(ours, field)
+            continue
+        if isinstance(inner, dict) and isinstance(outer, dict) and field not in IGNORED_PARTS:
+            yield from _differing(inner, outer, f"{above}{field}.", is_part=True)
+        elif _is_unused(field, pair, (theirs, ours)) or not _differ(*map(_meant, pair)):
+            continue
+        elif None not in pair or (is_one_kind and _is_unusual(field, pair, ours.get("model_type"), is_part=is_part)):
+            yield above + field, _said_in(theirs, field), _said_in(ours, field)
+    for field, one, here in rotary_differences(theirs, ours, is_one_kind=is_one_kind):
+        yield above + field, _said_of_rope(one), _said_of_rope(here)
+
+
+def _is_unused(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a field does not count in two configurations, of which it has two values."""
+    if field == "rope_theta" or is_ignored(field) or not all(_is_short(value) for value in pair):
+        return True
+    if field in WINDOWED and all(one.get("use_sliding_window", True) is False or not one.get(field) for one in configs):
+        return True
+    if field == "hidden_act" and any(str(one.get("model_type")).startswith(OF_GEMMA) for one in configs):
+        return True
+    newer = any(isinstance(one.get("rope_parameters"), dict) for one in configs)
+    return None in pair and (is_derived(field) or (newer and ROTARY.search(field) is not None))
+
+
+def _is_short(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float) or (isinstance(value, list) and len(value) <= MANY)
+
+
+def _is_unusual(field: str, pair: Sequence[Any], kind: object, *, is_part: bool) -> bool:
+    """Whether a value that one of two configurations has is not what the class has by default; parts say less."""
+    usual = is_usual(field, _meant(next(value for value in pair if value is not None)), kind)
+    return usual is False or (usual is None and not is_part)
+
+
+def _differ(one: Any, here: Any) -> bool:
+    """Whether two values differ, of lists what both have: models have layers more or less."""
+    if isinstance(one, list) and isinstance(here, list):
+        return any(a != b for a, b in zip(one, here, strict=False))
+    return bool(one != here)
+
+
+def _said_in(config: Mapping[str, Any], field: str) -> str:
+    return _said(config[field]) if field in config else UNSAID
+
+
+def _said_of_rope(value: Any) -> str:
+    return UNSAID if value is None else _said(None if value == {"rope_type": "default"} else value)
+
+
+def _meant(value: Any) -> Any:
+    return ALIKE.get(value, value) if isinstance(value, str) else value
+
+
+def _said(value: Any) -> str:
+    """Return a value as JSON spells those that are short."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return escape(value[:LONGEST] if isinstance(value, str) else brief_repr(value, LONGEST))

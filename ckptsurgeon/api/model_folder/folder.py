@@ -1,0 +1,301 @@
+"""What lies beside the weights of a model in its folder: its configuration, its tokeniser."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...destinations.hf.files import ADAPTER, CONFIG, is_of_tokenizer, linked_away, model_files
+from ...errors import ConfigError, SourceError
+from ...formats.base.sharded_writer import RECIPE_FILE
+from ...planning.plan.plan import FilePrint
+from ...planning.target import Companion
+from ...storage.json_text import read_json
+from ...storage.read.base import Folder
+from ...storage.read.local import broken_links
+from ...storage.read.small import SMALL_BYTES, read_small
+from ...storage.read.uri import open_source, scheme_of
+from ...util.text import escape, listing
+from ...vocabulary.discover import vocabulary_in
+from .config import vocabulary_size
+from .tied_by_default import TIES, untied_by_default
+
+__all__ = [
+    "ADAPTER",
+    "BYTE_PAIRS",
+    "CONFIG",
+    "GENERATION",
+    "TOKENIZER",
+    "VOCABULARIES",
+    "ModelFolder",
+    "json_text",
+    "model_folder",
+    "model_folder_at",
+    "read_object",
+]
+
+GENERATION = "generation_config.json"
+OF_PEOPLE = ("readme", "license", "licence", "copying", "notice", "use_policy")
+"""What names of files for people begin with: they speak of the model as it was."""
+CHAT = "chat_template.jinja"
+TOKENIZER = "tokenizer_config.json"
+BYTE_PAIRS = ("tekken.json", "qwen.tiktoken", "tiktoken.model")
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    *BYTE_PAIRS,
+    "sentencepiece.model",
+    "spm.model",
+    "spm_char.model",
+    "source.spm",
+    "dict.txt",
+    "vocab-src.json",
+    "prophetnet.tokenizer",
+)
+"""Where a tokeniser's vocabulary is, the first that is there."""
+SECOND = ("dict.txt", "vocab-tgt.json", "target_vocab.json", "entity_vocab.json")
+"""Lists of tokens that a tokeniser may have beside its vocabulary: of the other language, of entities."""
+LARGEST = 256 << 20
+UNLISTED = "a web server does not list its folders: no configuration and no tokeniser goes along, nor is one looked for"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model's folder; of a single file, and of a folder without a configuration, there are no ``files``.
+
+    ``linked`` names what would be such a file and is a link out of the folder, ``left`` what else lies there. A web
+    server does not list its folders: one at such an address is ``unlisted``.
+    """
+
+    path: str
+    files: tuple[Companion, ...] = ()
+    linked: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    unlisted: bool = False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what is not copied."""
+        if self.unlisted:
+            return (UNLISTED,)
+        linked = f"not followed, since it leads out of its folder: {listing(self.linked, 12, where='')}"
+        left = f"beside the weights, and left there: {listing(self.left, 12, where='')}"
+        return (*((linked,) if self.linked else ()), *((left,) if self.left else ()))
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The fields of its config.json; none where that cannot be read, which ``fault`` says."""
+        return self._config[0]
+
+    @property
+    def fault(self) -> str:
+        """Why its config.json cannot be read, '' where it can."""
+        return self._config[1]
+
+    @cached_property
+    def _config(self) -> tuple[dict[str, Any], str]:
+        return self._fields(CONFIG)
+
+    @cached_property
+    def adapter(self) -> Mapping[str, Any]:
+        """The fields of its adapter_config.json, none where that cannot be read."""
+        return self._fields(ADAPTER)[0]
+
+    def _fields(self, name: str) -> tuple[dict[str, Any], str]:
+        if all(one.name != name for one in self.files):
+            return {}, ""
+        try:
+            return self.document(name), ""
+        except (ConfigError, SourceError) as error:
+            return {}, error.message
+
+    @property
+    def said_tied(self) -> bool | None:
+        """Whether its configuration says that the output layer is the input embedding, None if it says nothing."""
+        text = self.config.get("text_config")
+        said = {**(text if isinstance(text, dict) else {}), **self.config}.get(TIES)
+        return said if isinstance(said, bool) else None
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the output layer is the input embedding; if it is not said, as the class of the model has it."""
+        said = self.said_tied
+        return said if said is not None else bool(self.config) and not untied_by_default(self.config)
+
+    @property
+    def tokenizer(self) -> tuple[Companion, ...]:
+        """The files of its tokeniser."""
+        return tuple(one for one in self.files if is_of_tokenizer(one.name))
+
+    def has_tokens_of(self, other: ModelFolder) -> bool:
+        """Whether two models have the same tokens in the same order; one without a vocabulary has any."""
+        if not self.vocabulary or not other.vocabulary:
+            return True
+        if self._digest == other._digest and (self.has_all_tokens or self.tokens is None):
+            return True
+        return self.tokens is not None and self.tokens == other.tokens
+
+    def other_list(self, other: ModelFolder) -> str:
+        """Return the first list beside the vocabulary of which another folder has another, '' if there is none."""
+        both = {one.name for one in self.files} & {one.name for one in other.files} & {*SECOND}
+        return next((name for name in SECOND if name in both and self._hash(name) != other._hash(name)), "")
+
+    @property
+    def has_all_tokens(self) -> bool:
+        """Whether its vocabulary is in a file that has the added tokens too; they lie beside the other kinds."""
+        return self.vocabulary == VOCABULARIES[0]
+
+    @property
+    def rows(self) -> int:
+        """How many rows its configuration gives the vocabulary, 0 where it does not say."""
+        return vocabulary_size(self.config)
+
+    @property
+    def has_a_row_for_each_token(self) -> bool:
+        """Whether it has as many rows as tokens, as far as is known."""
+        if not self.rows or not self.vocabulary or self.tokens is None:
+            return True
+        return self.rows == len(self.tokens)
+
+    @property
+    def vocabulary(self) -> str:
+        """The name of the file that has its tokens, '' where it has none."""
+        named = {one.name for one in self.files}
+        return next((one for one in VOCABULARIES if one in named), "")
+
+    @cached_property
+    def _digest(self) -> bytes:
+        return self._hash(self.vocabulary)
+
+    def _hash(self, name: str) -> bytes:
+        return hashlib.sha256(self.read(name, LARGEST)).digest()
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...] | None:
+        """Its tokens in the order of their rows, None where they cannot be read."""
+        named = {one.name for one in self.files}
+        with suppress(ConfigError):
+            return vocabulary_in(
+                self.vocabulary, lambda name: self.read(name, LARGEST) if name in named else None
+            ).tokens
+        return None
+
+    @property
+    def chat_template(self) -> str:
+        """The chat template of its tokeniser, '' where it has none."""
+        named = {one.name for one in self.files}
+        if CHAT in named:
+            return self.read(CHAT).decode("utf-8", "replace")
+        said = self.document(TOKENIZER).get("chat_template") if TOKENIZER in named else None
+        if isinstance(said, list):
+            said = {one.get("name"): one.get("template") for one in said if isinstance(one, dict)}
+        said = said.get("default") if isinstance(said, dict) else said
+        return said if isinstance(said, str) else ""
+
+    def with_template(self, files: tuple[Companion, ...], template: str) -> tuple[Companion, ...]:
+        """Return files with another chat template, where transformers looks for it: a file, and an older field."""
+        found = [one for one in files if one.name not in (CHAT, "chat_template.json", TOKENIZER)]
+        config = next((read_object(one.path) for one in files if one.name == TOKENIZER), None)
+        if config is not None:
+            found.append(Companion(TOKENIZER, text=json_text({**config, "chat_template": template})))
+        return (*found, Companion(CHAT, text=template))
+
+    def document(self, name: str) -> dict[str, Any]:
+        """Return the JSON object in one of its files; raises SourceError or ConfigError where it is none."""
+        one = self._file(name)
+        return read_json(one.text) if one.text else _object(self.read(name), one.path)
+
+    def read(self, name: str, most: int = SMALL_BYTES) -> bytes:
+        """Return the bytes of one of its files, which is read once unless it is large."""
+        one = self._file(name)
+        if one.text:
+            return one.text.encode()
+        data = self._kept.get(name)
+        if data is None:
+            data = read_small(one.path, most)
+            self._prints.setdefault(name, FilePrint(name, len(data), hashlib.sha256(data).hexdigest()))
+            if len(data) <= SMALL_BYTES:
+                self._kept[name] = data
+        return data
+
+    @property
+    def prints(self) -> tuple[FilePrint, ...]:
+        """The fingerprints of the files that were read, by name."""
+        return tuple(self._prints[name] for name in sorted(self._prints))
+
+    def fingerprint(self, *names: str) -> None:
+        """Read files, those of these names that are there, for their fingerprints; raises SourceError."""
+        for one in self.files:
+            if one.name in names and one.name not in self._prints and one.path:
+                self.read(one.name)
+
+    @cached_property
+    def _prints(self) -> dict[str, FilePrint]:
+        return {}
+
+    @cached_property
+    def _kept(self) -> dict[str, bytes]:
+        return {}
+
+    def _file(self, name: str) -> Companion:
+        return next(one for one in self.files if one.name == name)
+
+
+def model_folder(checkpoint: Checkpoint) -> ModelFolder:
+    """Return what lies beside the weights of an open checkpoint."""
+    weights = {name.partition("/")[0] for name in checkpoint.open_files()}  # that of a single file is ''
+    weights |= {file.name for file in checkpoint.open_files().values()}
+    return _folder(checkpoint.path, checkpoint.folder, weights)
+
+
+def model_folder_at(path: str) -> ModelFolder:
+    """Return what a folder holds that nothing was opened of."""
+    source = open_source(path)
+    return _folder(path, source if isinstance(source, Folder) else None)
+
+
+def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> ModelFolder:
+    """Return what a folder holds beside the files of its ``weights``."""
+    if folder is None:
+        return ModelFolder(path)
+    if scheme_of(path) in ("http", "https"):
+        return ModelFolder(path, unlisted=True)
+    files = model_files(folder)
+    if path != folder.uri and not any(one.name in (CONFIG, ADAPTER) for one in files):
+        return ModelFolder(path)  # a file that was named, in a folder of whatever
+    linked = linked_away(folder)
+    known = {*(one.name for one in files), *linked, *weights, RECIPE_FILE}
+    others = [*folder.names(), *(f"{name}/" for name in folder.folders() if name not in weights)]
+    others += (f"{name} (a broken link)" for name in broken_links(folder))
+    left = [name for name in others if name not in known and not name.lower().startswith((".", *OF_PEOPLE))]
+    return ModelFolder(path, files, linked, tuple(left))
+
+
+def json_text(document: Mapping[str, Any]) -> str:
+    """Return a document as transformers writes it."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_object(path: str) -> dict[str, Any]:
+    """Return the JSON object in a small file; raises SourceError, or ConfigError where it is none."""
+    return _object(read_small(path), path)
+
+
+def _object(given: bytes, path: str) -> dict[str, Any]:
+    try:
+        data = read_json(given)
+    except ValueError as error:
+        raise ConfigError(f"{escape(path)} is not valid JSON: {escape(str(error))}.") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{escape(path)} is not a JSON object.")
+    return data

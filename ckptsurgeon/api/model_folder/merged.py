@@ -1,0 +1,149 @@
+"""The small files of a folder that is made of several: of a merged model, and of a base with adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...planning.merge.heads import has_own_head
+from ...planning.plan.plan import Plan
+from ...planning.plan.step import Step
+from ...planning.target import Companion
+from ...planning.transplant.by_place import is_of_tokens, vocabulary_keys
+from ...tensors.info import TensorInfo
+from ...util.text import escape, listing
+from ...vocabulary.token_ids import Renumbering
+from ..lora.scales import other_scales
+from ..merge.token_files import config_for, token_files
+from ..merge.vocabulary import ModelTokens
+from .config import with_dtype
+from .folder import ModelFolder
+from .output import with_config, with_files, with_new_ids
+from .tied_heads import has_new_head, mixed_head_notes
+
+__all__ = ["lora_folder", "merged_folder"]
+
+UNITED = "name a vocabulary that has it, as in --vocab union"
+"""What settles a token id that has no place in a merge."""
+OF_ADAPTER = "put a tokeniser that has it beside the adapter; or --vocab place, which leaves all ids as they are"
+"""... and with an adapter."""
+
+OWN_HEAD = "the output layer has weights of its own: config.json does not tie it to the embedding"
+
+
+def merged_folder(
+    plan: Plan,
+    donor: ModelFolder,
+    models: Sequence[ModelFolder],
+    *,
+    config: Mapping[str, Any] | None = None,
+    files: Sequence[Companion] | None = None,
+    tokens: ModelTokens | None = None,
+) -> Plan:
+    """Return a plan whose output, if it is a folder, opens like the donor's: with its files and configuration.
+
+    ``config`` is that configuration where it is another; ``files`` what goes beside it. The dtype is that of the
+    weights, and an output layer that one of the ``models`` had apart from its embedding is not tied again. With
+    ``tokens`` the vocabulary is another: its list goes beside the weights of whatever model, and the size and the token
+    ids with it.
+    """
+    notes = list(mixed_head_notes(plan, models))
+    config = donor.config if config is None else config
+    files = donor.files if files is None else files
+    if tokens is not None:
+        files, made = token_files(tokens, files, models, models.index(donor))
+        config, more = config_for(config, tokens.size)
+        numbers = Renumbering.of(tokens.lists[models.index(donor)].tokens, tokens.output.tokens)
+        config, files, moved = with_new_ids(config, files, numbers, "the output's vocabulary", UNITED)
+        notes = [*notes, *made, *more, *moved]
+        plan = replace(plan, notes=(*plan.notes, *tokens.notes))
+    notes += donor.notes
+    if not donor.config:
+        plan = replace(plan, notes=(*plan.notes, *other_scales(donor, models)))
+        return with_files(plan, files, notes, donor) if files or notes else plan
+    fields, note = with_dtype(config, plan)
+    notes += [note] if note else []
+    if donor.is_tied and has_own_head(plan.steps, all(one.is_tied for one in models)):
+        fields["tie_word_embeddings"] = False
+        notes.append(OWN_HEAD)
+    return with_files(plan, with_config(files, fields), notes, donor)
+
+
+def lora_folder(
+    plan: Plan,
+    base: ModelFolder,
+    tensors: Mapping[str, TensorInfo],
+    adapters: Sequence[ModelFolder],
+    *,
+    by_place: bool = False,
+) -> Plan:
+    """Return the plan of a base with adapters added whose output, if it is a folder, has the files beside the base.
+
+    ``tensors`` are the base's. If an adapter brings the rows of another vocabulary, its tokeniser and the size go with
+    them, and token ids follow their tokens unless all goes ``by_place``. Raises ConfigError for an id whose token has
+    no place.
+    """
+    if not base.files:
+        return with_files(plan, (), base.notes) if base.notes else plan
+    files, fields, notes = base.files, None, list[str]()
+    sizes = {step.shape[0] for step in plan.steps if _is_resized(step, tensors)}
+    theirs = _of_new_rows(plan, base, adapters, resized=bool(sizes))
+    if len(sizes) == 1:
+        fields, notes = config_for(base.config, sizes.pop())
+        if base.tokenizer and not theirs:
+            files = tuple(one for one in files if one not in base.tokenizer)
+            notes.append("the base's tokeniser is not copied: an adapter brings another vocabulary, without one")
+    if theirs is not None:
+        files = (*(one for one in files if one not in base.tokenizer), *theirs.tokenizer)
+        if base.tokens and theirs.tokens and not by_place:
+            numbers = Renumbering.of(base.tokens, theirs.tokens)
+            config = base.config if fields is None else fields
+            moved, files, more = with_new_ids(config, files, numbers, "the adapter's vocabulary", OF_ADAPTER)
+            fields, notes = dict(moved), [*notes, *more]
+    notes += _unused(plan, base, adapters)
+    if any(step.key in tensors and step.dtype != tensors[step.key].dtype for step in plan.steps):
+        fields, note = with_dtype(base.config if fields is None else fields, plan) if base.config else ({}, "")
+        notes += [note] if note else []
+    if base.is_tied and has_new_head(plan, tensors):
+        fields = {**(base.config if fields is None else fields), "tie_word_embeddings": False}
+        notes.append(OWN_HEAD)
+    return with_files(plan, with_config(files, fields) if fields else files, [*notes, *base.notes], base)
+
+
+def _of_new_rows(
+    plan: Plan, base: ModelFolder, adapters: Sequence[ModelFolder], *, resized: bool
+) -> ModelFolder | None:
+    """Return the adapter whose tokeniser has the rows that adapters bring, None if that is the base's."""
+    for number, one in enumerate(adapters, 1):
+        if one.tokenizer and _brings_rows(plan, number) and (resized or not one.has_tokens_of(base)):
+            return one
+    return None
+
+
+def _brings_rows(plan: Plan, source: int) -> bool:
+    """Whether an adapter brings tensors of the vocabulary whole."""
+    return any(
+        is_of_tokens(step.key, len(step.shape))
+        and any(one.source == source and one.shape == step.shape for one in step.inputs)
+        for step in plan.steps
+    )
+
+
+def _unused(plan: Plan, base: ModelFolder, adapters: Sequence[ModelFolder]) -> list[str]:
+    """Say which adapters have another tokeniser, and no rows for it."""
+    names = [
+        escape(source.name)
+        for number, (source, one) in enumerate(zip(plan.sources[1:], adapters, strict=False), 1)
+        if not _brings_rows(plan, number) and not one.has_tokens_of(base)
+    ]
+    if not names:
+        return []
+    return [f"the base's tokeniser goes along: that beside {listing(names)} has other tokens, and no rows are brought"]
+
+
+def _is_resized(step: Step, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether a step gives a tensor of the vocabulary another number of rows."""
+    there = tensors.get(step.key)
+    resized = there is not None and there.shape[1:] == step.shape[1:] and there.shape != step.shape
+    return resized and bool(vocabulary_keys([step.key]))

@@ -1,0 +1,188 @@
+"""The small files of an output folder: those of the model that it is made of, as they are true of the output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from ...destinations.hf.tokens import renumbered, renumbered_generation, renumbering_of, with_tokenizer_of
+from ...errors import CheckpointError
+from ...planning.merge.layers import layer_lists
+from ...planning.plan.plan import Plan
+from ...planning.plan.step import Step
+from ...planning.target import Companion, TargetSpec
+from ...tensors.dtypes import DTYPES
+from ...tensors.info import TensorInfo
+from ...util.text import count, escape, listing
+from ...vocabulary.replacement import NewVocabulary
+from ...vocabulary.token_ids import Renumbering
+from ...vocabulary.vocabulary import Vocabulary
+from ..inputs.inputs import plan_target
+from .checks import folder_notes
+from .config import layer_counts, not_by_layer, with_dtype, with_layers
+from .folder import ADAPTER, CONFIG, ModelFolder, json_text
+from .renamed_settings import renamed_settings
+
+__all__ = ["edited_folder", "kept_folder", "with_config", "with_files", "with_new_ids"]
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+QUANTISED_BY = ("quantize_config.json", "quant_config.json")
+"""AutoGPTQ's and AutoAWQ's settings of quantisation."""
+PARTS = "{part}name a list that has it"
+"""What settles a token id that has no place in a transplant into a checkpoint."""
+
+
+def with_new_ids(
+    config: Mapping[str, Any], files: Sequence[Companion], numbers: Renumbering, new: str, remedy: str
+) -> tuple[Mapping[str, Any], tuple[Companion, ...], list[str]]:
+    """Return a configuration and the files beside it in which token ids follow their tokens."""
+    moved, notes = renumbered(CONFIG, config, numbers, new, remedy=remedy)
+    files, more = renumbered_generation(files, numbers, new, {}, remedy=remedy)
+    return moved.applied(config), files, [*notes, *more]
+
+
+def edited_folder(plan: Plan, folder: ModelFolder, tensors: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> Plan:
+    """Return the plan of an edit whose output, if it is a folder, has the files of its source's.
+
+    ``tensors`` and ``ties`` are the source's. The configuration goes along while it describes the weights: in the dtype
+    that they get, with as many layers as are left; not if they are renamed or left out otherwise, which is said.
+    """
+    if not folder.files:
+        return with_files(plan, (), folder.notes) if folder.notes else plan
+    taken = _taken(plan, ties)
+    left = [key for key in tensors if key not in taken]
+    renamed = [step for step in plan.steps if step.key != step.source_key or step.operation]
+    if not left and not renamed:
+        return _recast(plan, folder, None, ())
+    config, notes = _fewer_layers(folder, list(tensors), left) if not renamed else (None, [])
+    if config is not None:
+        return _recast(plan, folder, config, notes)
+    settings = [one.name for one in folder.files if one.name in (CONFIG, ADAPTER)]
+    files = [_with_new_names(plan, one, folder) for one in folder.files if one.name not in settings]
+    why = "; ".join([_why(renamed, left), *notes])
+    said = [f"into a folder {listing(settings)} is not copied: {why}"] if settings else []
+    return with_files(plan, files, [*said, *folder.notes], folder)
+
+
+def _with_new_names(plan: Plan, file: Companion, folder: ModelFolder) -> Companion:
+    """Return a file beside the weights, in which settings of quantisation call modules as the plan does."""
+    said: Mapping[str, Any] = {}
+    with suppress(CheckpointError):  # a file that nobody can read is said where it is copied
+        said = folder.document(file.name) if file.name in QUANTISED_BY else {}
+    renamed = renamed_settings(plan, 0, said)
+    return file if renamed == said else Companion(file.name, text=json_text(renamed))
+
+
+def _taken(plan: Plan, ties: Mapping[str, str]) -> set[str]:
+    """Return the keys of the source that are in the output, by any name of the same tensor."""
+    keys = {step.source_key for step in plan.steps}
+    owners = {ties.get(key, key) for key in keys}
+    return {*keys, *owners, *(key for key, owner in ties.items() if owner in owners)}
+
+
+def _why(renamed: Sequence[Step], left: Sequence[str]) -> str:
+    if not renamed:
+        number = count(len(left), "tensor")
+        return f"it describes {number} that {'is' if len(left) == 1 else 'are'} left out: {listing(left, 3)}"
+    first = renamed[0]
+    made = f"{escape(first.source_key)} is {escape(first.key)} now"
+    made = f"{escape(first.key)} is made by {first.operation}" if first.operation else made
+    more = f", and {len(renamed) - 1} more" if len(renamed) > 1 else ""
+    return f"it describes other keys ({made}{more})"
+
+
+def _fewer_layers(
+    folder: ModelFolder, keys: Sequence[str], left: Sequence[str]
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the configuration if what is left out are the last layers, with a note.
+
+    None if it is anything else, or if the configuration cannot be that of fewer layers: then the note says why.
+    """
+    config = folder.config
+    lists = layer_lists(keys, layer_counts(config)) if config else []
+    for one in lists:
+        numbers = {found[0] for key in left if (found := one.split(key)) is not None}
+        outside = any(one.split(key) is None for key in left)
+        gone = sum((found := one.split(key)) is not None and found[0] in numbers for key in keys)
+        kept = one.count - len(numbers)
+        if not outside and gone == len(left) and kept and numbers == set(range(kept, one.count)):
+            changed, said = with_layers(config, one, [(config, number) for number in range(kept)])
+            why = list(not_by_layer(config, one, lists, kept))
+            if why:
+                return None, [f"its {listing(why, 2, where='')}"]
+            if said:
+                return changed, [f"config.json has {kept} of the {one.count} layers of {escape(one.prefix)}"]
+    return None, []
+
+
+def _recast(plan: Plan, folder: ModelFolder, config: Mapping[str, Any] | None, notes: Sequence[str]) -> Plan:
+    """Return a plan with the files of a folder, the configuration in the dtype of the weights if that is another."""
+    cast = any(step.source_dtype != step.dtype and DTYPES[step.dtype].kind == "float" for step in plan.steps)
+    if _is_adapter(folder.files) or (config is None and not (cast and folder.config)):
+        return with_files(plan, folder.files, [*notes, *folder.notes], folder)
+    fields, note = with_dtype(folder.config if config is None else config, plan) if cast else (dict(config or {}), "")
+    return with_files(
+        plan, with_config(folder.files, fields), [*notes, *([note] if note else []), *folder.notes], folder
+    )
+
+
+def _without_faulty(files: Sequence[Companion]) -> tuple[tuple[Companion, ...], list[str]]:
+    """Return files without a configuration that cannot be read, and say so."""
+    fault = ModelFolder("", tuple(files)).fault
+    if not fault:
+        return tuple(files), []
+    return tuple(one for one in files if one.name != CONFIG), [f"{CONFIG} is not copied: {fault.rstrip('.')}"]
+
+
+def _is_adapter(files: Sequence[Companion]) -> bool:
+    names = {one.name for one in files}
+    return ADAPTER in names and CONFIG not in names
+
+
+def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: NewVocabulary | None) -> Plan:
+    """Return the plan of a transplant into a checkpoint whose output, if it is a folder, has the files beside that.
+
+    With another vocabulary its token ids follow their tokens, and the tokeniser is the new one's. Raises ConfigError
+    for an id whose token has no place.
+    """
+    if not folder.files:
+        return with_files(plan, (), folder.notes) if folder.notes else plan
+    files, fields, notes = folder.files, dict(folder.config), list[str]()
+    if change is not None:
+        own = Vocabulary(folder.path, folder.tokens) if folder.vocabulary and folder.tokens else None
+        files, notes = with_tokenizer_of(files, change.paths[1], change.new, own)
+        numbers = renumbering_of(change, own, folder.rows, fields, frozenset())
+        if numbers is not None:
+            moved, files, more = with_new_ids(fields, files, numbers, change.paths[1], PARTS)
+            fields, notes = dict(moved), [*more, *notes]
+    floats = [step for step in plan.steps if DTYPES[step.dtype].kind == "float"]
+    if any(step.dtype != target.tensors[step.key].dtype for step in floats):
+        fields, note = with_dtype(fields, plan)
+        notes += [note] if note else []
+    if folder.config and fields != folder.config:
+        files = with_config(files, fields)
+    return with_files(plan, files, [*notes, *folder.notes], folder)
+
+
+def with_config(files: Sequence[Companion], fields: Mapping[str, Any]) -> tuple[Companion, ...]:
+    """Return files with a configuration as it is now."""
+    return (Companion(CONFIG, text=json_text(fields)), *(one for one in files if one.name != CONFIG))
+
+
+def with_files(plan: Plan, files: Sequence[Companion], notes: Sequence[str], origin: ModelFolder | None = None) -> Plan:
+    """Return a plan with files beside its weights and notes on them; a destination's own configuration and files stay.
+
+    A configuration that cannot be read stays behind, and what files say otherwise than the weights is said; ``origin``
+    is the folder that they are from. Beside the configuration of an adapter the weights have the name by which PEFT
+    looks for them.
+    """
+    files, faults = _without_faulty(files)
+    weights = ADAPTER_WEIGHTS if _is_adapter(files) else ""
+    paths = tuple(one.name for one in plan.target.files)
+    target = TargetSpec(plan.target.kind, plan.target.name, {}, companions=files, files=paths, lists=plan.target.lists)
+    made = replace(plan_target(target), config=plan.target.config, implied=plan.target.implied, weights=weights)
+    said = (*notes, *faults, *folder_notes(plan, ModelFolder("", files), origin))
+    made = replace(made, notes=(*plan.target.notes, *said))
+    return replace(plan, target=made, notes=(*plan.notes, *said))

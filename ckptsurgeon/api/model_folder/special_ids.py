@@ -1,0 +1,135 @@
+"""Special tokens that a tokeniser names: ids of a configuration that are of other words, and names without a row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from ...errors import ConfigError, SourceError
+from ...storage.read.uri import scheme_of
+from ...util.text import brief_repr, count, escape, listing
+from ...vocabulary.token_ids import stale_ids
+from .added_tokens import ADDED, WHOLE, added_in
+from .folder import BYTE_PAIRS, CONFIG, GENERATION, TOKENIZER, ModelFolder
+
+__all__ = ["special_id_notes", "unlisted_names"]
+
+NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""The special tokens that have a name, in the order in which transformers adds those that a vocabulary lacks."""
+START = "decoder_start_token"
+SPECIAL = re.compile(r"▁?(<.*>|\[.*\]|\|.*\||)", re.DOTALL)
+"""What a token looks like that is no word."""
+UNUSED = ("ForCTC",)
+"""Ends of the names of models that have no use for special tokens but the blank, which is their pad_token."""
+OLD = "clip"
+"""In the name of models whose ids are not those of their tokeniser, which transformers knows (CLIPTextModel)."""
+
+
+def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
+    """Yield a note if ids of special tokens are those of ordinary words in the tokeniser beside, which names others.
+
+    Many sound models have another special token than the tokeniser names: such ids are not said. ``read`` has read
+    the vocabulary.
+    """
+    size, tokens = folder.rows, _tokens(read) if folder.config else ()
+    if not tokens or size < len(tokens) or OLD in str(folder.config.get("model_type")):
+        return
+    named_so = [
+        f"{escape(one.field)} of {file} is {one.number} ({_brief(one.token)})"
+        for file in (CONFIG, GENERATION)
+        for one in stale_ids(_object(folder, file), tokens)
+    ]
+    if named_so:
+        yield f"ids of other tokens than they are called by: {listing(named_so, 4, where='')}"
+    names, places = _names(folder), {token: row for row, token in enumerate(tokens)}
+    found = [one for one in _ids(folder) if _is_of_words(one, names, tokens)]
+    if not found:
+        return
+    special = {*names.values(), *_added(folder)}
+    said = []
+    for field, file, ids in found:
+        named = names.get(field, "")
+        if (named in places or field == START) and special.isdisjoint(tokens[one] for one in ids):
+            own = listing([f"{one} ({_brief(tokens[one])})" for one in ids], 2, where="")
+            meant = f", while {field} is {_brief(named)} ({places[named]})" if named else ""
+            said.append(f"{field}_id of {file} is {own}{meant}")
+    if said:
+        yield f"ids of other words in the tokeniser beside them: {listing(said, 4, where='')}"
+
+
+def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
+    """Yield a note on special tokens that a tokeniser names, has not, and gets without a row; ``has`` says the rows.
+
+    Nothing is said of a tokeniser with code of its own, which may have them.
+    """
+    tokens = _tokens(folder)
+    if not tokens or folder.vocabulary in BYTE_PAIRS or _object(folder, TOKENIZER).get("auto_map"):
+        return
+    names = {name: token for name, token in _names(folder).items() if token not in tokens}
+    added = _added(folder) if names else set()
+    missing = [token for token in dict.fromkeys(names.values()) if token not in added]
+    said = [
+        f"{next(name for name in names if names[name] == token)} {_brief(token)} is {number}"
+        for number, token in enumerate(missing, len(tokens))
+        if number >= rows
+    ]
+    if said:
+        named = f"{count(len(said), 'token')} that {escape(folder.vocabulary)} lacks"
+        yield f"{TOKENIZER} names {named}, and {has}: {listing(said, 3, where='')} without a row"
+
+
+def _tokens(folder: ModelFolder) -> tuple[str, ...]:
+    """Return the tokens of a folder; none where they would have to be fetched."""
+    if not folder.vocabulary or any(scheme_of(one.path) for one in folder.tokenizer):
+        return ()
+    return folder.tokens or ()
+
+
+def _ids(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
+    """Yield which special tokens a configuration has, in which file, and their ids."""
+    architectures = folder.config.get("architectures")
+    first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    names = ("pad_token",) if first.endswith(UNUSED) else (*NAMES, START)
+    for file in (CONFIG, GENERATION):
+        fields = _object(folder, file)
+        for name in names:
+            value = fields.get(f"{name}_id")
+            ids: list[Any] = value if isinstance(value, list) else [value]
+            if ids and all(type(one) is int for one in ids):
+                yield name, file, ids
+
+
+def _is_of_words(one: tuple[str, str, list[int]], names: dict[str, str], tokens: tuple[str, ...]) -> bool:
+    """Whether all ids are those of tokens that are no special ones by their look, and none is the one that is named."""
+    field, _, ids = one
+    own = [tokens[number] if 0 <= number < len(tokens) else "" for number in ids]
+    return names.get(field) not in own and bool(names) and not any(map(SPECIAL.fullmatch, own))
+
+
+def _names(folder: ModelFolder) -> dict[str, str]:
+    """Return the special tokens that a tokeniser names."""
+    fields = {**_object(folder, "special_tokens_map.json"), **_object(folder, TOKENIZER)}
+    said = {name: fields.get(name) for name in NAMES}
+    found = {name: one.get("content") if isinstance(one, dict) else one for name, one in said.items()}
+    return {name: token for name, token in found.items() if isinstance(token, str) and token}
+
+
+def _added(folder: ModelFolder) -> set[str]:
+    """Return the tokens that files of a tokeniser add."""
+    there = {one.name for one in folder.files}
+    return {token for name in (ADDED, TOKENIZER, WHOLE) if name in there for token, _ in added_in(folder, name)}
+
+
+def _object(folder: ModelFolder, name: str) -> dict[str, Any]:
+    """Return a small JSON object of a folder; nothing if it is not there or none, which is said."""
+    if all(one.name != name for one in folder.files):
+        return {}
+    with suppress(ConfigError, SourceError, ValueError, RecursionError):
+        return folder.document(name)
+    return {}
+
+
+def _brief(token: str) -> str:
+    return escape(brief_repr(token, 24))

@@ -1,0 +1,139 @@
+"""Output layers that are, or are not, the input embedding: what becomes of them under a configuration's flag."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from ...planning.plan.plan import Plan
+from ...planning.plan.step import Step
+from ...planning.transplant.by_place import EMBEDDING, HEAD
+from ...tensors.info import TensorInfo
+from ...util.text import escape, listing
+from .folder import ModelFolder
+from .shape_checks import Described
+from .tied_by_default import TIES, model_type_of, untied_by_default
+
+__all__ = ["has_new_head", "head_notes", "mixed_head_notes", "tied_head", "with_heads_said"]
+
+HEADED = re.compile(r"(ForCausalLM|LMHeadModel)$")
+"""Names of classes of transformers that have an output layer over the vocabulary."""
+ANY_HEAD = re.compile(r"^\D*(head|out|logits|decoder\.weight$)")
+"""Names that an output layer could have, in whatever encoding; it lies in no numbered module."""
+
+
+def with_heads_said(plan: Plan, folders: Sequence[ModelFolder], keys: Sequence[Collection[str]], *, tied: bool) -> Plan:
+    """Return a plan with a note on each source whose output layer the output has not, though it has its embedding.
+
+    ``folders`` and ``keys`` are those of the sources, in their order; ``tied`` is whether the output computes with its
+    embedding where it has no output layer.
+    """
+    notes = [
+        note
+        for number, (folder, own) in enumerate(zip(folders, keys, strict=False))
+        for note in _notes(plan, number, folder, own, tied=tied)
+    ]
+    return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
+
+
+def _notes(plan: Plan, number: int, folder: ModelFolder, keys: Collection[str], *, tied: bool) -> Iterator[str]:
+    name = escape(plan.sources[number].name)
+    if not any(EMBEDDING.search(step.key) and _is_from(step, number) for step in plan.steps):
+        return
+    heads = [step for step in plan.steps if HEAD.search(step.key)]
+    unused = next((key for source, key in plan.unexpected if source == number and HEAD.search(key)), "")
+    if unused and not heads and tied:
+        yield (
+            f"the output computes with its embedding as output layer ({TIES}); {escape(unused)} of {name} is not used, "
+            "and may be another"
+        )
+    if folder.said_tied and not any(map(HEAD.search, keys)):
+        for step in heads:
+            if not any(_is_from(step, one) for one in range(len(plan.sources))) or step.op == "keep":
+                made = "stays the destination's" if step.op == "keep" else "is initialised"
+                yield f"{escape(step.key)} {made}, while {name} computes with its embedding there ({TIES})"
+
+
+def _is_from(step: Step, source: int) -> bool:
+    return any(one.source == source for one in step.inputs)
+
+
+def mixed_head_notes(plan: Plan, folders: Sequence[ModelFolder]) -> Iterator[str]:
+    """Yield a note on an output layer that is the input embedding in some of the models that are merged, as they say.
+
+    ``folders`` are those of the sources, in their order.
+    """
+    for step in plan.steps:
+        if not HEAD.search(step.key) or step.tied_to:
+            continue
+        tied = {one.source: one.key for one in step.inputs if folders[one.source].is_tied}
+        others = [plan.sources[one.source].name for one in step.inputs if one.source not in tied]
+        if tied and others:
+            said = [f"{escape(key)} of {escape(plan.sources[number].name)}" for number, key in tied.items()]
+            yield (
+                f"{escape(step.key)} is made of {listing(said, where='')} too, where the embedding is the output layer "
+                f"({TIES}), not so in {listing(others)}: the two come apart"
+            )
+
+
+def head_notes(tensors: Sequence[Described], folder: ModelFolder) -> Iterator[str]:
+    """Yield a note on an output layer that a configuration ties to the embedding, or that it wants and nobody has.
+
+    ``folder`` is what goes beside these weights.
+    """
+    embedding = next((one for one in tensors if EMBEDDING.search(one.key) and len(one.shape) == 2), None)
+    if embedding is None:
+        return
+    if not folder.said_tied:
+        yield from _wanted(tensors, folder)
+        return
+    for one in tensors:
+        if HEAD.search(one.key) and one.shape[1:] == embedding.shape[1:] and not one.tied_to:
+            yield (
+                f"config.json says that {escape(embedding.key)} is the output layer ({TIES}), and "
+                f"{escape(one.key)} is stored beside it: if they differ, transformers before 5 ignores the latter"
+            )
+
+
+def _wanted(tensors: Sequence[Described], folder: ModelFolder) -> Iterator[str]:
+    """Say that there is no output layer, where a configuration or the class of its model unties it."""
+    said = f"says that the output layer is not the embedding ({TIES}: false)"
+    if folder.said_tied is None:
+        kind = escape(model_type_of(folder.config))
+        said = f"does not say {TIES}: the output layer of {kind} is then not the embedding"
+        if not untied_by_default(folder.config):
+            return
+    wants = any(HEADED.search(name) for name in _architectures(folder))
+    if wants and not any(ANY_HEAD.search(one.key) and not EMBEDDING.search(one.key) for one in tensors):
+        yield f"config.json {said}, and there is none"
+
+
+def _architectures(folder: ModelFolder) -> list[str]:
+    names = folder.config.get("architectures")
+    return [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
+
+
+def tied_head(folder: ModelFolder, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """Return the name of the output layer that a language model does not store, with that of its embedding.
+
+    It is empty where the model stores one, does not tie it, or is of another kind.
+    """
+    if not folder.is_tied or not any(HEADED.search(name) for name in _architectures(folder)):
+        return {}
+    embeddings = [key for key, info in tensors.items() if EMBEDDING.search(key) and len(info.shape) == 2]
+    if len(embeddings) != 1 or tensors[embeddings[0]].place is None or any(map(HEAD.search, tensors)):
+        return {}
+    name = "embed_out" if model_type_of(folder.config).startswith("gpt_neox") else "lm_head"
+    return {f"{name}.weight": embeddings[0]}
+
+
+def has_new_head(plan: Plan, base: Collection[str]) -> bool:
+    """Whether adapters give a base (of these keys) that computes with its embedding an output layer of its own."""
+    heads = [step for step in plan.steps if HEAD.search(step.key)]
+    changed = any(_is_changed(step) for step in plan.steps if EMBEDDING.search(step.key))
+    return any(changed or _is_changed(step) or step.key not in base for step in heads if not step.tied_to)
+
+
+def _is_changed(step: Step) -> bool:
+    return step.op == "lora" or not _is_from(step, 0)

@@ -1,0 +1,1 @@
+"""SpeechBrain's ``Pretrainer``, through our planner."""

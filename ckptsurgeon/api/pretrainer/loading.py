@@ -1,0 +1,159 @@
+"""Loading what a Pretrainer collected: every module planned and read, then hooks, then everything written."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from ...checkpoint.opening import open_checkpoint
+from ...destinations._load import module_destination
+from ...errors import ConfigError
+from ...planning.keys.rules import parse_rule
+from ...planning.keys.rulesets import RULESETS
+from ...planning.plan.plan import Plan
+from ...planning.plan.step import CLASSES
+from ...planning.transplant.options import Options
+from ...storage.fetch.record import check_unchanged_since
+from ...storage.read.spec import SourceSpec
+from ...util.brief import Brief
+from ...util.text import brief_repr, count, escape, listing
+from ..transplant.load_into import Loading, load_all, naming
+from ..transplant.transplant import rules_as_text
+from .hooks import Hook, hook_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Pretrained", "load_pretrained"]
+
+_log = logging.getLogger(__name__)
+_OPTIONS = ("include", "exclude", "map", "on_mismatch", "on_missing", "require", "strict", "root")
+RENAMES = "speechbrain"
+"""The ruleset of the two names that SpeechBrain's own loading mends."""
+
+
+@dataclass(frozen=True, repr=False)
+class Pretrained(Brief):
+    """What became of every loadable: each module's plan, what a hook loaded, what was skipped by its condition."""
+
+    plans: Mapping[str, Plan] = field(default_factory=dict)
+    hooked: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        classes = ", ".join(f"{number} {kind}" for kind, number in self.counts.items()) or "no tensors"
+        return f"<Pretrained {listing([*self.plans, *self.hooked, *self.skipped], where='')}: {classes}>"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many tensors of all modules are in each class."""
+        found: Counter[str] = Counter()
+        for plan in self.plans.values():
+            found.update(plan.counts)
+        return {kind: found[kind] for kind in CLASSES if found[kind]}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of each loadable: keys that nothing gave or took, wrappers, renames, casts."""
+        said = [f"{name}: {note}" for name, plan in self.plans.items() for note in (*plan.notes, *_leftovers(plan))]
+        said += [f"{name}: loaded by its hook" for name in self.hooked]
+        return (*said, *(f"{name}: not loaded, its condition is false" for name in self.skipped))
+
+    def summary(self) -> str:
+        """Return one line for each loadable."""
+        lines = {name: plan.summary() for name, plan in self.plans.items()}
+        lines |= dict.fromkeys(self.hooked, "loaded by its hook")
+        lines |= dict.fromkeys(self.skipped, "skipped, its condition is false")
+        return "\n".join(f"{name}: {line}" for name, line in lines.items())
+
+
+def _leftovers(plan: Plan) -> list[str]:
+    missing = [step.key for step in plan.steps if step.reason == "missing"]
+    unused = [key for _, key in plan.unexpected]
+    said = [f"{count(len(missing), 'tensor')} kept, not in the file: {_listed(missing)}"] if missing else []
+    return said + ([f"{count(len(unused), 'key')} not used: {_listed(unused)}"] if unused else [])
+
+
+def _listed(keys: list[str]) -> str:
+    return listing(keys, where="")
+
+
+def load_pretrained(
+    loadables: Mapping[str, object],
+    paths: Mapping[str, str],
+    *,
+    hooks: Mapping[str, Any],
+    skipped: tuple[str, ...],
+    options: Mapping[str, Mapping[str, Any]] | None,
+) -> Pretrained:
+    """Load a file into each loadable of ``paths``, or change none; ``options`` are those of ``load_into``, by name."""
+    given = _checked(options, paths)
+    by_hook = {name: hook_of(name, loadables[name], hooks) for name in paths}
+    for path in paths.values():
+        _check_there(path)
+    modules = [name for name, hook in by_hook.items() if hook is None]
+    loadings = [_loading(name, loadables[name], paths[name], given.get(name, {})) for name in modules]
+    hooked = {name: hook for name, hook in by_hook.items() if hook is not None}
+    unfit = [name for name in given if name in hooked]
+    if unfit:
+        raise ConfigError(f"options are for modules; {listing(unfit)} is loaded by a hook.")
+    plans = load_all(loadings, before_writing=lambda: _call(hooked, loadables, paths))
+    report = Pretrained(dict(zip(modules, plans, strict=True)), tuple(hooked), skipped)
+    for name, plan in report.plans.items():
+        for text in _leftovers(plan):
+            _log.warning("%s: %s", name, text)
+    return report
+
+
+def _checked(options: Any, paths: Mapping[str, str]) -> Mapping[str, Mapping[str, Any]]:
+    """Return options by loadable; raises ConfigError for a name or an option that nobody knows."""
+    given = options or {}
+    if not isinstance(given, Mapping) or not all(isinstance(value, Mapping) for value in given.values()):
+        raise ConfigError(f"options is {brief_repr(given)}.", hint="Write options={'head': {'on_mismatch': 'init'}}.")
+    for name, chosen in given.items():
+        if name not in paths:
+            raise ConfigError(
+                f"options name {brief_repr(name)}, which is not loaded.", hint=f"There is {_listed([*paths])}."
+            )
+        unknown = [option for option in chosen if option not in _OPTIONS]
+        if unknown:
+            raise ConfigError(
+                f"load_into has no option {brief_repr(unknown[0])}.", hint=f"It has {', '.join(_OPTIONS)}."
+            )
+    return given
+
+
+def _check_there(path: str) -> None:
+    if not os.path.exists(path):
+        raise ConfigError(f"{escape(path)} does not exist: it was never collected.", hint="Call collect_files first.")
+    check_unchanged_since(path)
+
+
+def _loading(name: str, model: object, path: str, options: Mapping[str, Any]) -> Loading:
+    """Return what is to be loaded into a module, with SpeechBrain's two renames where they help it."""
+    module = cast("nn.Module", model)
+    chosen = {key: value for key, value in options.items() if key not in ("map", "root")}
+    rulesets = (RENAMES,) if _renames(name, module, path, options.get("root")) else ()
+    parsed = Options.of(**chosen, rules=rules_as_text(options.get("map", ())), rulesets=rulesets)
+    return Loading(module, [SourceSpec(path)], parsed, options.get("root"), name)
+
+
+def _renames(name: str, module: nn.Module, path: str, root: str | None) -> bool:
+    rules = [parse_rule(text) for text in RULESETS[RENAMES]]
+    with naming(name), open_checkpoint(path, root) as checkpoint:
+        wanted = module_destination(module).tensors
+        return any(rule.apply(key) in wanted for key in checkpoint for rule in rules)
+
+
+def _call(hooked: Mapping[str, Hook], loadables: Mapping[str, object], paths: Mapping[str, str]) -> None:
+    """Call hooks, the user's own code: what one raises is passed on, and says where it was."""
+    for name, hook in hooked.items():
+        try:
+            hook(loadables[name], paths[name])
+        except Exception as error:
+            error.add_note(f"in the hook of {name!r}, loading {paths[name]}; no module has changed")
+            raise

@@ -1,0 +1,188 @@
+"""SpeechBrain's ``Pretrainer``, as ``speechbrain.utils.parameter_transfer`` 1.1.2 has it, through our planner."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import ConfigError
+from ...storage.fetch.collect import collect_file
+from ...storage.fetch.collecting import collect
+from ...storage.fetch.config import fetch_config_of, strategy_of
+from ...storage.fetch.origin import origin_of, split_path
+from ...util.text import brief_repr, escape, listing
+from ..inputs.types import Path
+from .loading import Pretrained, load_pretrained
+
+__all__ = ["Pretrainer"]
+
+PARAMFILE_EXT = ".ckpt"
+
+
+class Pretrainer:
+    """Collects pretrained files and loads them into objects: SpeechBrain's class with its arguments and methods.
+
+    ``loadables`` maps names to the objects, ``paths`` names to ``source/file`` (a folder, a hub repository, an
+    address), ``custom_hooks`` names to functions of (object, path), ``conditions`` names to a truth value or a function
+    that gives one. Everything is loaded by the rules of ``load_into``, and all of it or nothing.
+    """
+
+    def __init__(
+        self,
+        collect_in: Path | None = None,
+        loadables: Mapping[str, object] | None = None,
+        paths: Mapping[str, object] | None = None,
+        custom_hooks: Mapping[str, object] | None = None,
+        conditions: Mapping[str, object] | None = None,
+    ) -> None:
+        self.loadables: dict[str, object] = {}
+        self.paths: dict[str, object] = {}
+        self.custom_hooks: dict[str, object] = {}
+        self.conditions: dict[str, object] = {}
+        self.is_local: list[str] = []
+        self._asked: dict[str, tuple[str, object]] = {}
+        self.set_collect_in(collect_in)
+        self.add_loadables(loadables or {})
+        self.add_paths(paths or {})
+        self.add_custom_hooks(custom_hooks or {})
+        self.add_conditions(conditions or {})
+
+    def set_collect_in(self, path: Path | None) -> None:
+        """Set the folder in which files are collected; it is made, with its parents, when they are."""
+        self.collect_in = pathlib.Path(path) if path is not None else None
+
+    def add_loadables(self, loadables: Mapping[str, object]) -> None:
+        """Add objects to load into, by name."""
+        self.loadables.update(_named("loadables", loadables))
+
+    def add_paths(self, paths: Mapping[str, object]) -> None:
+        """Add where the files of loadables come from: ``source/file``, by name."""
+        self.paths.update(_named("paths", paths))
+
+    def add_custom_hooks(self, custom_hooks: Mapping[str, object]) -> None:
+        """Add functions of (object, path) that load in place of what is known of the object's class, by name."""
+        self.custom_hooks.update(_named("custom_hooks", custom_hooks))
+
+    def add_conditions(self, conditions: Mapping[str, object]) -> None:
+        """Add truth values, or functions that give one, without which a loadable is left alone, by name."""
+        self.conditions.update(_named("conditions", conditions))
+
+    @staticmethod
+    def split_path(path: object) -> tuple[object, str]:
+        """Return the source and the file name of a path."""
+        return split_path(path)
+
+    def is_loadable(self, name: str) -> bool:
+        """Return whether a loadable has no condition or a true one; raises ConfigError for one that is neither."""
+        given = self.conditions.get(name, True)
+        found = given() if callable(given) else given
+        if not isinstance(found, bool):
+            gives = " gives" if callable(given) else " is"
+            raise ConfigError(
+                f"the condition of {escape(name)}{gives} {brief_repr(found)}.",
+                hint="It must be True or False, or a function that gives one of them.",
+            )
+        return found
+
+    def collect_files(
+        self,
+        default_source: object = None,
+        local_strategy: object = "symlink",
+        fetch_config: object = None,
+    ) -> dict[str, pathlib.Path]:
+        """Collect the file of every loadable whose condition holds; returns where each lies, as ``paths`` does then.
+
+        A loadable without a path is looked for as ``<default_source>/<name>.ckpt``. With ``collect_in`` each becomes
+        ``<collect_in>/<name>.ckpt``: a link, a copy (``local_strategy``) or what was downloaded. What lies there
+        stays if it was collected from the same place, and is collected anew if not. ``fetch_config`` is a FetchConfig.
+
+        Either every file is collected or none. Raises ConfigError where it is not said what to collect, SourceError
+        where it cannot be had, OutputError where something else lies in its place.
+        """
+        self._check_names()
+        config = fetch_config_of(fetch_config)
+        wanted = [name for name in self.loadables if self.is_loadable(name)]
+        asked = {name: self._source_of(name, default_source) for name in wanted}
+        origins = {name: origin_of(*self._split(asked[name]), revision=config.revision) for name in wanted}
+        folder = os.path.abspath(self.collect_in) if self.collect_in is not None else None
+        with collect(folder, strategy_of(local_strategy), config) as how:
+            found = {name: collect_file(origins[name], self._place(name), how) for name in wanted}
+        for name, path in found.items():
+            self._asked[name] = (path, asked[name])
+            self.paths[name] = path
+            self.is_local += [name] if name not in self.is_local else []
+        return {name: pathlib.Path(path) for name, path in found.items()}
+
+    def load_collected(self, options: Mapping[str, Mapping[str, Any]] | None = None) -> Pretrained:
+        """Load what was collected into all loadables whose condition holds, or change none; returns the report.
+
+        ``options`` are keyword arguments of ``load_into`` for single modules, by name: ``{"head": {"on_mismatch":
+        "init"}}``. Raises what ``load_into`` raises; what a hook raises is passed on, before a module has changed.
+        """
+        self._check_names()
+        wanted = [name for name in self.loadables if self.is_loadable(name)]
+        skipped = tuple(name for name in self.loadables if name not in wanted)
+        paths = {name: self._collected(name) for name in wanted}
+        return load_pretrained(self.loadables, paths, hooks=self.custom_hooks, skipped=skipped, options=options)
+
+    def _place(self, name: str) -> str | None:
+        if self.collect_in is None:
+            return None
+        if not name or "/" in name or "\0" in name:
+            raise ConfigError(f"{brief_repr(name)} is no name of a loadable: it becomes that of a file.")
+        return os.path.join(os.path.abspath(self.collect_in), name + PARAMFILE_EXT)
+
+    def _source_of(self, name: str, default_source: object) -> object:
+        """Return the path of a loadable as it was asked for: before an earlier collection rewrote it."""
+        path, asked = self._asked.get(name, ("", None))
+        if name in self.paths and self.paths[name] != path:
+            return self.paths[name]
+        if name in self.paths and not (isinstance(asked, _Default) and default_source is not None):
+            return asked
+        if default_source is None:
+            raise ConfigError(
+                f"{escape(name)} has no path, and there is no default source.",
+                hint=f"Write paths={{{name!r}: 'folder/file.ckpt'}}, or collect_files('folder').",
+            )
+        return _Default(default_source, name + PARAMFILE_EXT)
+
+    def _split(self, asked: object) -> tuple[object, str]:
+        return (asked.source, asked.file) if isinstance(asked, _Default) else split_path(asked)
+
+    def _collected(self, name: str) -> str:
+        """Return the file that was collected for a loadable, by us or by an earlier run into the same folder."""
+        place = self._place(name)
+        if name in self.is_local:
+            return str(self.paths[name])
+        if place is None:
+            raise ConfigError(
+                f"{escape(name)} was never collected.", hint="Call collect_files first, or set collect_in."
+            )
+        return place
+
+    def _check_names(self) -> None:
+        """Raise ConfigError for a path, hook or condition of a loadable that is not there."""
+        for what in ("paths", "custom_hooks", "conditions"):
+            for name in getattr(self, what):
+                if name not in self.loadables:
+                    near = difflib.get_close_matches(str(name), self.loadables, n=1)
+                    there = f"There is {listing([*self.loadables], where='')}." if self.loadables else ""
+                    hint = f"Did you mean {escape(near[0])}?" if near else there
+                    raise ConfigError(f"{what} names {brief_repr(name)}, which is no loadable.", hint=hint)
+
+
+class _Default:
+    """A file that is looked for in the default source."""
+
+    def __init__(self, source: object, file: str) -> None:
+        self.source = source
+        self.file = file
+
+
+def _named(what: str, given: object) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise ConfigError(f"{what} is {brief_repr(given)}.", hint="It maps names to values.")
+    return given

@@ -1,0 +1,1 @@
+"""``transplant`` and ``load_into``."""

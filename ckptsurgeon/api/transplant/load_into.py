@@ -1,0 +1,164 @@
+"""``load_into``: a transplant into a module that is alive, or into several of which all are loaded or none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ...destinations._load import module_destination
+from ...destinations.torch_module.parts import is_spread, own_box, own_part
+from ...errors import CheckpointError
+from ...planning.plan.plan import Plan
+from ...planning.transplant.options import Options
+from ...storage.read.spec import SourceSpec
+from ...util.text import escape
+from ..inputs.inputs import close_inputs, close_plan
+from ..inputs.reopening import inputs_of
+from ..inputs.types import Mismatch, Patterns, Rules, Sources
+from .opening import plan_into
+from .transplant import rules_as_text, specs_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["Loading", "load_all", "load_into", "naming"]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What is to be loaded into one live module, by which rules; ``name`` is put in front of its errors."""
+
+    model: nn.Module
+    specs: Sequence[SourceSpec]
+    options: Options
+    root: str | None = None
+    name: str = ""
+
+
+def load_into(
+    model: nn.Module,
+    source: Sources,
+    *,
+    include: Patterns = (),
+    exclude: Patterns = (),
+    map: Rules = (),
+    on_mismatch: Mismatch = (),
+    on_missing: str = "init",
+    require: Patterns = (),
+    strict: bool = False,
+    root: str | None = None,
+) -> Plan:
+    """Load one or more sources into a live module by the rules of ``transplant``; returns the plan carried out.
+
+    What no source gives keeps its values, and dtypes follow the module. On failure not a value, flag or tie of the
+    module has changed. Raises what ``transplant`` raises.
+
+    Of a module whose tensors processes hold in parts (DTensors, as ``fully_shard`` makes them) each process reads and
+    writes its own, one tensor after the other, so that none ever holds more; what was written stays on failure.
+    """
+    options = Options.of(
+        include=include, exclude=exclude, rules=rules_as_text(map), on_mismatch=on_mismatch, require=require,
+        on_missing=on_missing, strict=strict,
+    )  # fmt: skip
+    return load_all([Loading(model, specs_of(source), options, root)])[0]
+
+
+def load_all(loadings: Sequence[Loading], before_writing: Callable[[], None] = lambda: None) -> list[Plan]:
+    """Load several live modules; returns the plans carried out.
+
+    Every plan is made, every value read and ``before_writing`` called before anything is written: on failure no module
+    has changed. Modules whose tensors processes hold in parts come last, one tensor after the other: of those what was
+    written stays.
+    """
+    plans: list[Plan] = []
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    with ExitStack() as stack:
+        for loading in loadings:
+            plans.append(_planned(loading))
+            stack.callback(close_plan, plans[-1])
+        in_parts = [any(map(is_spread, loading.model.state_dict(keep_vars=True).values())) for loading in loadings]
+        for last in (False, True):
+            for index, loading in enumerate(loadings):
+                if in_parts[index] == last:
+                    plans[index] = _staged(loading, plans[index], pairs)
+            if not last:
+                before_writing()
+        _put(pairs)
+    return plans
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put the name of one of several modules in front of an error."""
+    try:
+        yield
+    except CheckpointError as error:
+        if not name:
+            raise
+        said = f"{escape(name)}: {error.message}"
+        raise type(error)(said, hint=error.hint, details=error.details, rule=error.rule) from error
+
+
+def _planned(loading: Loading) -> Plan:
+    with naming(loading.name):
+        target = module_destination(loading.model)
+        return plan_into(
+            loading.specs, target, loading.options, seed=0, arguments={}, root=loading.root,
+            config=_configuration(loading.model),
+        )  # fmt: skip
+
+
+def _configuration(model: nn.Module) -> dict[str, Any]:
+    """Return the configuration of a model of transformers as its config.json would have it, empty if it has none.
+
+    ``to_dict`` gives numbers as keys and tuples, which JSON does not have.
+    """
+    said: Any = getattr(model, "config", None)
+    found = said.to_dict() if hasattr(said, "to_dict") else None
+    try:
+        document = json.loads(json.dumps(found, default=str, skipkeys=True))
+    except (ValueError, RecursionError):  # it contains itself
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _staged(loading: Loading, plan: Plan, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Plan:
+    """Read what a plan brings into ``pairs`` of a tensor and its new values; returns the plan with its last notes."""
+    from torch import Tensor
+
+    from ...engine.live_modules import stage_tensors
+
+    tensors = {k: v for k, v in loading.model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+    with naming(loading.name):
+        inputs = inputs_of(plan)
+        try:
+            boxes = {key: own_box(tensor) for key, tensor in tensors.items() if is_spread(tensor)}
+            put = partial(_put_one, tensors) if boxes else None
+            staged, lost = stage_tensors(plan, inputs, boxes, put)
+        finally:
+            close_inputs(inputs)
+    pairs += [(tensors[key], values) for key, values in staged.items()]
+    return replace(plan, inputs=None, notes=(*plan.notes, *lost))
+
+
+def _put_one(tensors: Mapping[str, torch.Tensor], key: str, values: torch.Tensor) -> None:
+    from ...engine.live_modules import put_tensors
+
+    put_tensors([(own_part(tensors[key]), values)])
+
+
+def _put(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    from ...engine.live_modules import put_tensors
+
+    def released() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the pairs in order and let go of each, so that its values do not stay twice."""
+        pairs.reverse()
+        while pairs:
+            yield pairs.pop()
+
+    put_tensors(released())

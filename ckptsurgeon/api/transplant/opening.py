@@ -1,0 +1,160 @@
+"""Opens the sources of a transplant, plans it, and leaves them open for whoever applies the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.opening import open_checkpoint
+from ...planning.plan.plan import Plan, PlanSource
+from ...planning.quantised import check_codes
+from ...planning.target import TargetSpec
+from ...planning.transplant.options import Options
+from ...planning.transplant.select import Planning, SourceView
+from ...planning.transplant.transplant import plan_transplant
+from ...storage.read.spec import SourceSpec
+from ...tensors.encodings._find import find_codes
+from ...util.text import escape
+from ...vocabulary.replacement import NewVocabulary
+from ..inputs.held_files import with_beside_held
+from ..inputs.inputs import OpenInputs, names_of, plan_source, plan_target
+from ..inputs.types import CheckpointLike
+from ..lora.scales import with_scales_checked
+from ..model_folder.checks import folder_notes
+from ..model_folder.config_differences import with_config_said
+from ..model_folder.config_dtype import with_dtype_said
+from ..model_folder.folder import ModelFolder, model_folder
+from ..model_folder.output import kept_folder
+from ..model_folder.quantised import check_settings, parts_elsewhere, unsettled_notes, with_settings
+from ..model_folder.rows_by_place import COPIED, checked_lists, checked_rows
+from ..model_folder.source_checks import with_sources_said
+from ..model_folder.tied_heads import with_heads_said
+from .recognising import KnownSource, check_converted, recognised
+
+__all__ = ["plan_into"]
+
+
+def plan_into(
+    specs: Sequence[SourceSpec],
+    target: TargetSpec,
+    options: Options,
+    *,
+    seed: int,
+    arguments: Mapping[str, Any],
+    root: str | None,
+    others: tuple[str, ...] = (),
+    rows: Sequence[Mapping[str, Any]] = (),
+    change: NewVocabulary | None = None,
+    by_place: bool = False,
+    config: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Open the sources, plan, and leave them open for whoever applies the plan.
+
+    ``change`` is the vocabulary that the destination gets in place of its own; rows of other tokens are copied only
+    ``by_place``, where that was asked for. ``config`` is the configuration of a live module.
+    """
+    opened: list[Checkpoint] = []
+    try:
+        for place, spec in enumerate(specs, 1):
+            called = f"source {place}" if len(specs) > 1 else "source"
+            raw = open_checkpoint(_given(spec.given, spec.uri), root, unwrap=False, called=called)
+            opened.append(raw.unwrapped(destination=list(target.tensors)))
+        sources = recognised(opened, rows, specs, target)
+        views = _views(sources, specs)
+        keeper = _keeper(target, [view.source.name for view in views], opened)
+        wanted = opened[-1].codes if len(opened) > len(specs) else find_codes(target.tensors)
+        plan = plan_transplant(
+            views, target, options, planned=plan_target(target), keeper=keeper, wanted=wanted, seed=seed,
+            arguments={**arguments, **_specs_said(specs)}, metadata=_metadata(opened[: len(specs)]),
+            notes=_notes(specs, sources, target),
+        )  # fmt: skip
+        check_converted(plan, sources)
+        check_codes(plan, [*(view.codes for view in views), wanted], wanted)
+        quantised_by = (config or {}).get("quantization_config")
+        held = [*(one.operated.checkpoint for one in sources), *opened[len(specs) :]]
+        owner = len(specs) if len(opened) > len(specs) else None
+        check_settings(plan, held, owner, quantised_by)
+        plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, held, owner, quantised_by)))
+        plan = with_settings(plan, held, owner)
+        folders = list(map(model_folder, opened))
+        plan = checked_lists(with_dtype_said(plan, target), folders, change)
+        has_file = len(opened) > len(specs)
+        if has_file:
+            plan = kept_folder(plan, folders[-1], target, change)
+        else:
+            plan = replace(plan, notes=(*plan.notes, *folder_notes(plan, ModelFolder("", target.companions))))
+        plan = with_sources_said(plan, opened[: len(specs)], folders)
+        plan = with_scales_checked(plan, folders, len(specs))
+        given = config or ModelFolder("", target.companions).config
+        if given or has_file:
+            beside = folders[-1] if has_file else ModelFolder("", target.companions)
+            plan = with_config_said(plan, folders, len(specs), (given, target.name, beside))
+        tied = has_file and folders[-1].is_tied
+        plan = with_heads_said(plan, folders[: len(specs)], [view.tensors for view in views], tied=tied)
+        plan = checked_rows(plan, folders, remedy=COPIED, said=by_place, declared=target.vocabulary)
+        plan = with_beside_held(plan, folders)
+    except BaseException:
+        for checkpoint in opened:
+            checkpoint.close()
+        raise
+    return replace(plan, inputs=OpenInputs(tuple(held), target, others, Planning(views, target, options)))
+
+
+def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[SourceView]:
+    """Return the sources as the planner sees them."""
+    names = names_of([spec.uri for spec in specs])
+    return [
+        SourceView(
+            plan_source(name, one.operated.checkpoint, operations=one.operated.rows), one.operated.checkpoint,
+            spec.src, spec.dst, spec.exclude, one.operated.by, one.recognised.names, one.recognised.by,
+            one.operated.checkpoint.codes,
+        )
+        for name, one, spec in zip(names, sources, specs, strict=True)
+    ]  # fmt: skip
+
+
+def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint]) -> PlanSource | None:
+    """Return the destination as what keeps its values, if it does; a file of its own is opened too."""
+    if target.kind == "module":
+        return PlanSource(target.name, "", "", (), (), "destination")
+    if not target.keeps:
+        return None
+    opened.append(open_checkpoint(_given(target.kept, target.keeps), target.keeps_root or ".", unwrap=False))
+    return plan_source(names_of([*names, target.keeps])[-1], opened[-1], role="destination")
+
+
+def _given(itself: object, path: str) -> CheckpointLike:
+    """Return a checkpoint itself, where it was given, else its path."""
+    return cast("CheckpointLike", itself) if itself is not None else path
+
+
+def _specs_said(specs: Sequence[SourceSpec]) -> dict[str, Any]:
+    """Return what specs in ESPnet's form ask for beside their files, in the order of the sources."""
+    if not any(spec.src or spec.dst or spec.exclude for spec in specs):
+        return {}
+    rows = [{"src_key": spec.src, "dst_key": spec.dst, "exclude_keys": list(spec.exclude)} for spec in specs]
+    return {"specs": rows}
+
+
+def _notes(specs: Sequence[SourceSpec], sources: Sequence[KnownSource], target: TargetSpec) -> list[str]:
+    """Return what there is to say before anything is planned: of specs, files, what was recognised, the destination."""
+    notes = [note for spec in specs for note in spec.notes]
+    for one in sources:
+        checkpoint = one.operated.checkpoint
+        notes += (*checkpoint.notes, *one.operated.notes, *parts_elsewhere(checkpoint))
+        if checkpoint.stripped:
+            notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
+    for one in sources:
+        where = f"{escape(one.operated.checkpoint.path)}: " if len(sources) > 1 else ""
+        notes += (f"{where}{note}" for note in one.recognised.notes)
+    return [*notes, *(f"ran {code}" for code in target.ran), *target.notes]
+
+
+def _metadata(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
+    merged: dict[str, str] = {}
+    for checkpoint in checkpoints:
+        merged.update(checkpoint.metadata)
+    merged.pop("format", None)
+    return merged

@@ -1,0 +1,169 @@
+"""``transplant``: sources, a destination and rules become a plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ...checkpoint.given import check_given, is_given, path_of
+from ...destinations._load import target_with
+from ...errors import ConfigError
+from ...planning.keys.rules import rules_from_lines
+from ...planning.plan.plan import Plan
+from ...planning.transplant.options import Options
+from ...storage.read.spec import SourceSpec, parse_spec
+from ...storage.small_files import read_text
+from ...util.did_you_mean import did_you_mean
+from ...util.text import brief_repr, escape
+from ..inputs.argument_types import checked
+from ..inputs.operations import asked_conversions, operations_file, operations_of
+from ..inputs.types import CheckpointLike, Mismatch, Operations, Path, Patterns, Rules, Sources, Vocabularies
+from ..model_folder.rows_by_place import PLACE
+from .opening import plan_into
+from .vocabulary import new_vocabulary, vocabulary_files, vocabulary_options
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["arguments_said", "check_seed", "rules_as_text", "rules_of", "specs_of", "transplant"]
+
+
+def check_seed(seed: int) -> None:
+    """Raise ConfigError for a seed that is none."""
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ConfigError(f"--seed {brief_repr(seed, 40)} is no seed.", hint="Use a whole number from 0 to 2^63 - 1.")
+
+
+@checked
+def transplant(
+    source: Sources,
+    destination: CheckpointLike,
+    *,
+    include: Patterns = (),
+    exclude: Patterns = (),
+    map: Rules = (),
+    map_file: Path | None = None,
+    ruleset: Patterns = (),
+    operations: Operations = (),
+    vocab: Vocabularies = None,
+    vocab_keys: Patterns = (),
+    new_tokens: str = "init",
+    token_map: Rules = (),
+    on_mismatch: Mismatch = (),
+    on_missing: str = "init",
+    reinit: Patterns = (),
+    drop_last: int = 0,
+    require: Patterns = (),
+    strict: bool = False,
+    dtype: str | torch.dtype | None = None,
+    seed: int = 0,
+    root: str | None = None,
+) -> Plan:
+    """Plan the transplant of one or more sources, later over earlier, into a destination; reads headers only.
+
+    ``source`` may be in ESPnet's form ``file:src_key:dst_key:exclude_keys``. ``destination`` is a configuration or
+    a checkpoint; a dict of tensors stands for one, too. ``map`` holds rules FROM=TO or maps one to the other,
+    ``map_file`` names a file of more, ``ruleset`` rules that ship with us, ``operations`` are split, concat and others,
+    as data or as a YAML file, that make other tensors of the sources' before anything is selected. ``vocab`` names the
+    token lists of source and destination, as "SRC:DST" or a pair: tokens that both have keep their rows ("place": rows
+    are copied by place, though the tokenisers beside the models differ);
+    ``new_tokens`` says what others get (init, mean, zero, subword), ``token_map`` which tokens of the source play the
+    part of others, ``vocab_keys`` which tensors run along the vocabulary (GLOB or GLOB=AXIS) where the destination does
+    not say it;
+    ``on_mismatch`` is one policy for all (init, slice, pad, overlap, interpolate, positions-1d, positions-2d, patch,
+    channels, center) or a map from pattern to policy;
+    ``drop_last`` initialises that many of the destination's last layers, in its own order, whatever a source has;
+    ``dtype`` is "keep" or the dtype of all floating tensors.
+
+    Raises PatternError, ConfigError, SourceError, FormatError, or PlanError where the plan is impossible.
+    """
+    map = [*rules_as_text(map), *rules_of(map_file)]
+    check_seed(seed)
+    dtype = str(dtype) if dtype is not None else None
+    lists = vocabulary_files(vocab)
+    change = new_vocabulary(lists, token_map)
+    target = target_with(destination, change)
+    options = Options.of(
+        include=include, exclude=exclude, rules=map, rulesets=ruleset, on_mismatch=on_mismatch, reinit=reinit,
+        drop_last=drop_last, require=require, on_missing=on_missing, strict=strict, dtype=dtype,
+    )  # fmt: skip
+    rows = operations_of(operations)
+    named, rulesets = asked_conversions(options.rulesets)
+    vocabulary = vocabulary_options(change, keys=vocab_keys, new=new_tokens, spelled=token_map)
+    asked, options = options.rulesets, replace(options, vocabulary=vocabulary, rulesets=rulesets)
+    arguments = arguments_said(
+        include=include, exclude=exclude, map=map, ruleset=asked, operations=rows,
+        vocab=PLACE if vocab == PLACE else [os.path.basename(path) for path in lists],
+        vocab_keys=vocab_keys, new_tokens=new_tokens,
+        token_map=rules_as_text(token_map), on_mismatch=on_mismatch, on_missing=on_missing, reinit=reinit,
+        drop_last=drop_last, require=require, strict=strict, dtype=dtype, root=root,
+    )  # fmt: skip
+    others = tuple(os.fspath(path) for path in (map_file, operations_file(operations), *lists) if path is not None)
+    return plan_into(
+        specs_of(source), target, options, seed=seed, arguments=arguments, root=root, others=others,
+        rows=[*rows, *named], change=change, by_place=vocab == PLACE,
+    )  # fmt: skip
+
+
+def rules_as_text(rules: Rules) -> list[str]:
+    """Return rules given as one text, several, or a map from pattern to target."""
+    if isinstance(rules, Mapping):
+        return [_rule(pattern, target) for pattern, target in rules.items()]
+    return [rules] if isinstance(rules, str) else list(rules or ())
+
+
+def _rule(pattern: str, target: str) -> str:
+    if not isinstance(target, str):
+        raise ConfigError(
+            f"a map gives {brief_repr(pattern)} the target {brief_repr(target)}, not a text.", hint="Write '' to strip."
+        )
+    return f"{pattern}={target}"
+
+
+def arguments_said(**given: Any) -> dict[str, Any]:
+    """Return the options that differ from their defaults, as plain data for the recipe."""
+    defaults = {"on_missing": "init", "strict": False, "new_tokens": "init"}
+    kept: dict[str, Any] = {}
+    for name, value in given.items():
+        if isinstance(value, (str, int, type(None))):
+            plain: Any = value
+        elif isinstance(value, Mapping):
+            plain = dict(value)
+        else:
+            plain = list(value)
+        if plain and plain != defaults.get(name):
+            kept[name] = plain
+    return kept
+
+
+def rules_of(map_file: Path | None) -> list[str]:
+    """Return the rules of a file, one a line; raises ConfigError where it cannot be read or holds none."""
+    if map_file is None:
+        return []
+    try:
+        lines = read_text(map_file).split("\n")
+        rules = rules_from_lines(lines, escape(os.fspath(map_file)))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        said = f"--map-file {escape(os.fspath(map_file))} cannot be read: {why}."
+        raise ConfigError(said, hint=did_you_mean(os.fspath(map_file))) from error
+    if not rules:
+        raise ConfigError(f"--map-file {escape(os.fspath(map_file))} holds no rule.")
+    return rules
+
+
+def specs_of(source: Sources) -> list[SourceSpec]:
+    """Return one spec for each source; raises ConfigError where there is none."""
+    found = [source] if is_given(source) or not isinstance(source, Iterable) else list(source)
+    if not found:
+        raise ConfigError("there is no source.", hint="Name at least one.")
+    return list(map(_spec, found))
+
+
+def _spec(given: object) -> SourceSpec:
+    if isinstance(given, (str, os.PathLike)):
+        return parse_spec(os.fspath(given))
+    check_given(given)
+    return SourceSpec(path_of(given), given=given)

@@ -1,0 +1,83 @@
+"""``--vocab``: two token lists become the rows that a transplant maps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from ...errors import ConfigError
+from ...planning.transplant.options import Flag
+from ...planning.transplant.vocabulary import VocabularyOptions
+from ...util.text import escape
+from ...vocabulary.mapping import map_tokens
+from ...vocabulary.replacement import NewVocabulary
+from ..inputs.types import Patterns, Rules, Vocabularies
+from ..model_folder.rows_by_place import PLACE
+
+__all__ = ["new_vocabulary", "vocabulary_files", "vocabulary_key", "vocabulary_options"]
+
+
+def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
+    """Return the two paths of ``SRC:DST``, none for rows by place; a colon in a name is one of it if that exists."""
+    if vocab is None or vocab == PLACE:
+        return ()
+    if not isinstance(vocab, str):
+        found = tuple(os.fspath(path) for path in vocab)
+        if len(found) != 2:
+            raise ConfigError(f"vocab names {len(found)} token lists, not two.")
+        return found
+    places = [i for i, char in enumerate(vocab) if char == ":"]
+    cuts = [(vocab[:i], vocab[i + 1 :]) for i in places]
+    if not cuts or not all(vocab.partition(":")[::2]):
+        raise ConfigError(f"--vocab {escape(vocab)} is no pair.", hint="Write --vocab SRC_TOKENS:DST_TOKENS.")
+    return next((cut for cut in cuts if all(map(os.path.exists, cut))), cuts[0])
+
+
+def new_vocabulary(files: Sequence[str], spelled: Rules = ()) -> NewVocabulary | None:
+    """Return the vocabulary that a destination gets in place of its own, None if no lists are named.
+
+    ``spelled`` has the tokens that play the part of others. Raises ConfigError.
+    """
+    pairs = [spelled] if isinstance(spelled, str) else spelled
+    return NewVocabulary.at(files, _spelled(pairs)) if files else None
+
+
+def vocabulary_options(
+    change: NewVocabulary | None, *, keys: Patterns, new: str, spelled: Rules
+) -> VocabularyOptions | None:
+    """Return what a transplant is to do with vocabularies; raises ConfigError or PatternError."""
+    named = [keys] if isinstance(keys, str) else list(keys or ())
+    if change is None:
+        if named or spelled or new != "init":
+            raise ConfigError(
+                "--vocab-keys, --new-tokens and --token-map go with --vocab.",
+                hint="Write --vocab SRC_TOKENS:DST_TOKENS.",
+            )
+        return None
+    rows = map_tokens(change.source, change.new, spelled=change.parts, new=new)
+    return VocabularyOptions(rows, tuple(vocabulary_key(text) for text in named))
+
+
+def _spelled(pairs: Rules) -> dict[str, str]:
+    if isinstance(pairs, Mapping):
+        return dict(pairs)
+    found: dict[str, str] = {}
+    for pair in pairs or ():
+        rest, equals, target = pair[1:].partition("=")  # the token = itself may be meant
+        source = pair[:1] + rest
+        if not equals or not target:
+            raise ConfigError(f"--token-map {escape(pair)} is no pair.", hint="Write '<blank>=[PAD]'.")
+        if source in found:
+            raise ConfigError(f"--token-map gives {escape(source)} twice.")
+        found[source] = target
+    return found
+
+
+def vocabulary_key(text: str) -> tuple[Flag, int | None]:
+    """Return what ``GLOB`` or ``GLOB=AXIS`` names; raises ConfigError or PatternError."""
+    pattern, equals, axis = text.rpartition("=")
+    if not equals:
+        pattern, axis = text, ""
+    elif not (axis.isascii() and axis.isdigit() and len(axis) < 3):
+        raise ConfigError(f"--vocab-keys {escape(text)}: {escape(axis)} is no axis.", hint="Count from 0: GLOB=0.")
+    return Flag.of("--vocab-keys", pattern, f"{equals}{axis}"), int(axis) if axis else None

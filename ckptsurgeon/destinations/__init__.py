@@ -1,0 +1,1 @@
+"""Destinations: a configuration, a checkpoint or a live module becomes a TargetSpec. One file for each kind."""

@@ -1,0 +1,113 @@
+"""A destination configuration as a document: read, checked for fields nobody knows, its paths resolved."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ConfigError
+from ..storage.json_text import read_json
+from ..storage.small_files import read_file, read_text
+from ..storage.yaml_text import read_yaml
+from ..util.did_you_mean import did_you_mean
+from ..util.text import brief_repr, escape
+from ..vocabulary.replacement import NewVocabulary
+
+__all__ = ["RELATIVE_TO", "Document", "check_fields", "read_document"]
+
+MAX_BYTES = 64 << 20
+RELATIVE_TO = "relative_to"
+
+
+@dataclass(frozen=True)
+class Document:
+    """A configuration file: what stands in it and where it lies.
+
+    ``content`` is None where our reader cannot read it (a toolkit's own tags), and ``fault`` says why. ``model`` is our
+    model section, empty where there is none. ``read`` gathers the files that it names and that were read.
+    ``ran`` gathers the code that it names, as it is imported and called. ``vocabulary`` is the one that the model is to
+    have in place of its own, if it is.
+    """
+
+    path: str
+    text: str
+    content: Any
+    model: Mapping[str, Any]
+    fault: ConfigError | None = None
+    read: list[str] = field(default_factory=list)
+    ran: list[str] = field(default_factory=list)
+    vocabulary: NewVocabulary | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return os.path.basename(self.path)
+
+    @property
+    def folder(self) -> str:
+        """Where its paths begin: its own folder, or the one that it names as ``relative_to``, as a run's copy does."""
+        own = os.path.dirname(self.path)
+        named = self.content.get(RELATIVE_TO) if isinstance(self.content, dict) else None
+        return os.path.normpath(os.path.join(own, named)) if isinstance(named, str) else own
+
+    def resolve(self, path: str) -> str:
+        """Return a path of the configuration, which is relative to it."""
+        return os.path.normpath(os.path.join(self.folder, path))
+
+    def fail(self, why: str, hint: str = "") -> ConfigError:
+        """Return the error that this configuration is wrong."""
+        return ConfigError(f"{escape(self.name)}: {why}", hint=hint)
+
+    def text_file(self, path: Any, what: str) -> str:
+        """Return the text of a file that the configuration names; raises ConfigError."""
+        if not isinstance(path, str):
+            raise self.fail(f"{what} is {brief_repr(path)}, not a file name.")
+        full = self.resolve(path)
+        try:
+            text = read_file(full).decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+            raise self.fail(f"{what} {escape(full)} cannot be read: {why}.", did_you_mean(full)) from error
+        self.read.append(full)
+        return text
+
+
+def read_document(path: str, what: str = "destination") -> Document:
+    """Read a configuration, ours or a toolkit's; raises ConfigError where it is missing or no text.
+
+    ``what`` says what it is to whoever named it.
+    """
+    try:
+        text = read_text(path, MAX_BYTES)
+    except UnicodeDecodeError:
+        raise ConfigError(f"{escape(path)} is not a configuration: it is not UTF-8.") from None
+    except OSError as error:
+        said = f"the {what} {escape(path)} cannot be read: {error.strerror}."
+        raise ConfigError(said, hint=did_you_mean(path)) from error
+    content, fault = None, None
+    try:
+        content = _json(text, path) if path.lower().endswith(".json") else read_yaml(text, os.path.basename(path))
+    except ConfigError as error:
+        fault = error
+    model = content.get("model") if isinstance(content, dict) else None
+    return Document(path, text, content, model if isinstance(model, dict) else {}, fault)
+
+
+def _json(text: str, path: str) -> Any:
+    try:
+        return read_json(text)
+    except ValueError as error:
+        raise ConfigError(f"{escape(path)} is no JSON: {escape(str(error))}.") from None
+
+
+def check_fields(document: Document, where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ConfigError for a field nobody knows, naming the nearest that is known."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}."
+            raise document.fail(f"{where} has no field {brief_repr(name)}.", hint)

@@ -1,0 +1,167 @@
+"""The initialisers that a declaration may name: their arguments, what they fit, and drawing with them.
+
+``init`` names a function of ``torch.nn.init`` without its underscore, alone or with its arguments
+(``{normal: {std: 0.02}}``), or is a number, for a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from ..tensors.dtypes import DTYPES
+from ..tensors.info import TensorInfo
+from ..util.text import brief_repr, escape
+from ._document import Document, check_fields
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Init", "drawn", "read_init", "suggested_init"]
+
+_AT_LEAST_2 = ("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "orthogonal")
+_ARGUMENTS = {
+    "uniform": ("a", "b"), "normal": ("mean", "std"), "trunc_normal": ("mean", "std", "a", "b"),
+    "constant": ("val",), "ones": (), "zeros": (), "eye": (), "dirac": ("groups",), "arange": (),
+    "xavier_uniform": ("gain",), "xavier_normal": ("gain",),
+    "kaiming_uniform": ("a", "mode", "nonlinearity"), "kaiming_normal": ("a", "mode", "nonlinearity"),
+    "orthogonal": ("gain",), "sparse": ("sparsity", "std"),
+}  # fmt: skip
+"""The initialisers and their arguments, as ``torch.nn.init`` has them; ``arange`` counts (position ids)."""
+_CHOICES = {
+    "mode": ("fan_in", "fan_out"),
+    "nonlinearity": (
+        "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "sigmoid",
+        "tanh", "relu", "leaky_relu", "selu",
+    ),
+}  # fmt: skip
+_NEEDED = {"constant": "val", "sparse": "sparsity"}
+
+_EXACT = ("constant", "ones", "zeros", "eye", "arange")
+"""Initialisers that integers and truth values can have."""
+
+TORCH_SLOPE = 2.23607
+"""The square root of 5: what ``reset_parameters`` of linear and convolution layers gives as ``a``."""
+
+
+@dataclass(frozen=True)
+class Init:
+    """An initialiser with its arguments, known to fit its tensor."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+def read_init(document: Document, key: str, info: TensorInfo, spec: Any) -> Init:
+    """Parse one initialiser; raises ConfigError where it is unknown or does not fit the tensor."""
+    if isinstance(spec, (int, float)):
+        spec = {"constant": {"val": spec}}
+    name, arguments = next(iter(spec.items())) if isinstance(spec, dict) and len(spec) == 1 else (spec, {})
+    if not isinstance(name, str) or name not in _ARGUMENTS:
+        raise document.fail(
+            f"{escape(key)} has no initialiser {brief_repr(spec)}.", f"There are {', '.join(_ARGUMENTS)}."
+        )
+    arguments = arguments or {}
+    if not isinstance(arguments, dict):
+        raise document.fail(f"the arguments of {name} of {escape(key)} are not a map.")
+    check_fields(document, f"{name} of {key}", arguments, _ARGUMENTS[name])
+    needed = _NEEDED.get(name)
+    if needed and needed not in arguments:
+        raise document.fail(f"{name} of {escape(key)} needs {needed}.")
+    why = _unfit(info, name) or _bad_arguments(info, name, arguments)
+    if why:
+        raise document.fail(f"{name} cannot initialise {escape(key)}: {why}.")
+    return Init(name, arguments)
+
+
+def _unfit(info: TensorInfo, name: str) -> str:
+    """Return why an initialiser does not fit a tensor, '' where it does."""
+    dims, dtype = len(info.shape), DTYPES[info.dtype]
+    wanted = {"eye": dims == 2, "sparse": dims == 2, "dirac": 3 <= dims <= 5, "arange": dims >= 1}.get(name, True)
+    if not wanted or (name in _AT_LEAST_2 and dims < 2):
+        return f"it has {dims} dimensions"
+    if name != "zeros" and (dtype.kind in ("quantized", "bits") or dtype.values > 1 or dtype.bits % 8):
+        return f"it is {info.dtype}, which can only start as zeros"
+    if name not in _EXACT and not dtype.is_floating:
+        return f"it is {info.dtype}"
+    if name == "arange" and info.numel and not _holds(info.dtype, info.shape[-1] - 1):
+        return f"{info.dtype} does not go up to {info.shape[-1] - 1}"
+    return ""
+
+
+def _bad_arguments(info: TensorInfo, name: str, arguments: Mapping[str, Any]) -> str:
+    """Return what is wrong with the arguments of an initialiser, '' where nothing is."""
+    for argument, value in arguments.items():
+        choices = _CHOICES.get(argument)
+        if choices is not None and value not in choices:
+            return f"{argument} is {brief_repr(value, 40)}, not one of {', '.join(choices)}"
+        if choices is None and (isinstance(value, str) or not isinstance(value, (int, float))):
+            return f"{argument} is {brief_repr(value, 40)}, not a number"
+    low, high = arguments.get("a", 0.0), arguments.get("b", 1.0)
+    if name == "uniform" and low > high:
+        return f"its range goes from {low} to {high}"
+    if arguments.get("std", 0) < 0:
+        return f"std is {arguments['std']}, below zero"
+    if not 0 <= arguments.get("sparsity", 0) <= 1:
+        return f"sparsity is {arguments['sparsity']}, not between 0 and 1"
+    groups = arguments.get("groups", 1)
+    if not isinstance(groups, int) or groups < 1 or (name == "dirac" and info.shape[0] % groups):
+        return f"groups is {groups}, which does not divide {info.shape[0]}"
+    if name == "constant" and not _holds(info.dtype, arguments["val"]):
+        return f"{arguments['val']} is no {info.dtype}"
+    return ""
+
+
+def _holds(dtype: str, value: float) -> bool:
+    """Whether an integer or truth type has a value; floating types have what is nearest."""
+    kind, bits = DTYPES[dtype].kind, DTYPES[dtype].bits
+    low, high = {
+        "bool": (0, 1),
+        "int": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1),
+        "uint": (0, 2**bits - 1),
+    }.get(kind, (value, value))
+    return kind in ("float", "complex") or (value == int(value) and low <= value <= high)
+
+
+def drawn(info: TensorInfo, init: Init) -> memoryview:
+    """Return the bytes of a tensor as its initialiser makes it, from torch's generator as it stands."""
+    if init.name == "zeros" or info.numel == 0:
+        return memoryview(bytearray(info.nbytes))
+    import torch
+
+    dtype: torch.dtype = getattr(torch, info.dtype)
+    wide = torch.complex64 if dtype.is_complex else torch.float32
+    computed = dtype if info.dtype not in _NO_KERNELS and not info.dtype.startswith("float8") else wide
+    tensor = torch.empty(info.shape, dtype=computed)
+    _fill(tensor, init)
+    return tensor.to(dtype).reshape(-1).view(torch.uint8).numpy().data
+
+
+_NO_KERNELS = ("complex32", "uint16", "uint32", "uint64")
+"""Types that torch stores and hardly computes with: they are drawn in a wider one."""
+
+
+def _fill(tensor: torch.Tensor, init: Init) -> None:
+    import torch
+
+    if init.name == "arange":
+        tensor.copy_(torch.arange(tensor.shape[-1]).expand(tensor.shape))
+        return
+    try:
+        getattr(torch.nn.init, f"{init.name}_")(tensor, **init.arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{init.name} with {dict(init.arguments)}: {escape(str(error))}.") from error
+
+
+def suggested_init(key: str, info: TensorInfo) -> str | dict[str, Any]:
+    """Return the initialiser that a tensor's name and shape suggest."""
+    leaf = key.rpartition(".")[2]
+    dtype = DTYPES[info.dtype]
+    if dtype.kind != "float" or dtype.values > 1 or dtype.bits % 8:
+        counts = leaf == "position_ids" and not _unfit(info, "arange")
+        return "arange" if counts else "zeros"
+    if len(info.shape) >= 2:
+        return {"kaiming_uniform": {"a": TORCH_SLOPE}}
+    return "ones" if leaf in ("weight", "gamma", "scale", "running_var") or leaf.endswith("_g") else "zeros"

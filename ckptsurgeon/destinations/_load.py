@@ -1,0 +1,186 @@
+"""Finds the kind of a destination and loads it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+
+from ..checkpoint.given import CheckpointLike
+from ..errors import CheckpointError, ConfigError, FormatError
+from ..planning.target import TargetSpec
+from ..util.registry import discover
+from ..util.text import escape, listing
+from ..vocabulary.replacement import NewVocabulary
+from ._document import Document, read_document
+from .checkpoint import checkpoint_target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["adopt", "code_named", "is_configuration", "load_target", "module_destination", "target_with"]
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class _Kind(Protocol):
+    """One kind of destination configuration: one file of this folder, as ``CONFIG``.
+
+    ``field`` is the entry of the model section that marks it.
+    """
+
+    field: str
+
+    def load(self, document: Document) -> TargetSpec: ...
+
+    def code(self, document: Document) -> Sequence[str]:
+        """Return what loading it would run that it names, as it is read; nothing is imported."""
+        ...
+
+
+class _Toolkit(Protocol):
+    """A toolkit's own configuration: one file of this folder, as ``TOOLKIT``; asked where none is ours."""
+
+    def recognises(self, document: Document) -> bool: ...
+
+    def load(self, document: Document) -> TargetSpec: ...
+
+    def code(self, document: Document) -> Sequence[str]: ...
+
+
+@runtime_checkable
+class _Adoptable(_Toolkit, Protocol):
+    """A toolkit whose configuration a document of ours can name, as its ``field``."""
+
+    field: str
+
+    def training(self, document: Document) -> Mapping[str, Any]:
+        """Return what it says of training, as our ``train:`` section says it."""
+        ...
+
+
+def is_configuration(path: str) -> bool:
+    """Whether a path is that of a configuration, by its suffix; else it is that of a checkpoint."""
+    low = path.lower()
+    return low.endswith(_SUFFIXES) and not low.endswith(".index.json") and not os.path.isdir(path)
+
+
+def load_target(path: CheckpointLike) -> TargetSpec:
+    """Return the destination that a configuration or checkpoint describes: keys, shapes, dtypes, ties, initial values.
+
+    A configuration that names code (``_target_``) imports and runs it, and says so in ``ran``; so does an error that
+    ends it. Raises ConfigError where the configuration is wrong or a package it needs is missing, and what
+    ``open_checkpoint`` raises for a checkpoint.
+    """
+    return target_with(path, None)
+
+
+def target_with(path: CheckpointLike, vocabulary: NewVocabulary | None) -> TargetSpec:
+    """Return the destination as ``load_target`` does, a model of transformers with another ``vocabulary``.
+
+    Its token ids follow their tokens, and the tokeniser that goes along is the new one's.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        return checkpoint_target(path)
+    text = os.fspath(path)
+    if os.path.isdir(text):
+        return _folder(text)
+    if not is_configuration(text):
+        return checkpoint_target(text)
+    document = replace(read_document(text), vocabulary=vocabulary)
+    try:
+        return _kind_of(document).load(document)
+    except CheckpointError as error:
+        if document.ran:
+            ran = list(dict.fromkeys(document.ran))
+            said = listing(ran, where="")
+            if not error.hint:
+                error.message = f"{error.message.rstrip('.')}."
+            error.hint = f"{error.hint} By then there had run: {said}.".lstrip()
+            error.details = (*error.details, *(f"ran {code}" for code in ran))
+        raise
+
+
+def code_named(path: str) -> tuple[str, ...]:
+    """Return the code that loading a destination would run because its configuration names it: read, not imported.
+
+    Of bundled models, declared tensors, checkpoints and models that transformers has itself there is none. Raises
+    ConfigError where the configuration cannot be read.
+    """
+    if os.path.isdir(path) or not is_configuration(path):
+        return ()
+    document = read_document(path)
+    return tuple(dict.fromkeys(_kind_of(document).code(document)))
+
+
+def _kind_of(document: Document) -> _Kind | _Toolkit:
+    return _ours(document) if document.model or _is_empty(document) else _toolkit_of(document)
+
+
+def adopt(path: str, beside: str) -> tuple[dict[str, Any], TargetSpec]:
+    """Return the document of ours that names a toolkit's configuration, and the destination that this describes.
+
+    The document is meant for the folder ``beside``. The destination is loaded so that what is written is known to work;
+    raises ConfigError where it cannot be, or nothing of it can be named.
+    """
+    document = read_document(path)
+    if document.model:
+        raise document.fail("it is a destination already.", "Name a checkpoint, or the configuration of a toolkit.")
+    toolkit = _toolkit_of(document)
+    if not isinstance(toolkit, _Adoptable):
+        raise document.fail("there is nothing to write: it is a destination as it stands.")
+    target = toolkit.load(document)
+    train = dict(toolkit.training(document))
+    named = {"model": {toolkit.field: os.path.relpath(path, beside or os.curdir)}}
+    return {**named, **({"train": train} if train else {})}, target
+
+
+def _folder(path: str) -> TargetSpec:
+    """Return the checkpoint that a folder is; where it is none and has a configuration, the error says so."""
+    config = os.path.join(path, "config.json")
+    try:
+        return checkpoint_target(path)
+    except FormatError as error:
+        if error.rule == "no checkpoint" and os.path.isfile(config):
+            error.hint = f"It has a configuration, which may be the destination: {escape(config)}."
+        raise
+
+
+def _is_empty(document: Document) -> bool:
+    return isinstance(document.content, dict) and document.content.get("model") == {}
+
+
+def _ours(document: Document) -> _Kind:
+    kinds = cast("dict[str, _Kind]", discover("ckptsurgeon.destinations", "CONFIG"))
+    by_field = {kind.field: kind for kind in kinds.values()}
+    marks = [name for name in by_field if name in document.model]
+    if len(marks) != 1:
+        having = f"both {' and '.join(marks)}" if marks else "none of them"
+        raise document.fail(
+            f"the model section has {having}.", f"Say the model by one of {', '.join(sorted(by_field))}."
+        )
+    return by_field[marks[0]]
+
+
+def _toolkit_of(document: Document) -> _Toolkit:
+    """Return the toolkit that recognises a document as its own; raises ConfigError where none does."""
+    for toolkit in cast("dict[str, _Toolkit]", discover("ckptsurgeon.destinations", "TOOLKIT")).values():
+        if toolkit.recognises(document):
+            return toolkit
+    if document.fault is not None:
+        raise document.fault
+    raise ConfigError(
+        f"{escape(document.path)} says nothing of a model.",
+        hint="It needs a section 'model:' with _target_, name, tensors or like; ckpt init writes one.",
+    )
+
+
+def module_destination(model: nn.Module) -> TargetSpec:
+    """Return a live module as a destination; what no source gives it keeps.
+
+    Raises ConfigError where it is no module, or one whose tensors cannot be written in place.
+    """
+    from .torch_module.live import live_target
+
+    return live_target(model)

@@ -1,0 +1,74 @@
+"""Destinations that come with ckptsurgeon: ``model: {name: hybrid_asr, …}``.
+
+The trainer's models register themselves by being files of its folder; each says which fields it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+
+from ..planning.target import TargetSpec
+from ..util.registry import discover, module_names
+from ..util.text import brief_repr
+from ._document import Document, check_fields
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["CONFIG"]
+
+MODELS = "ckptsurgeon.trainer.models"
+
+
+class _Model(Protocol):
+    """A bundled model: the fields of its configuration with their defaults, and how it is built from them.
+
+    Fields of ``files`` name text files, and are given to ``build`` as their text. ``vocabulary`` maps keys to the axis
+    that runs along the vocabulary, ``layers`` gives the modules in the model's order, output last.
+    """
+
+    fields: ClassVar[dict[str, Any]]
+    files: tuple[str, ...]
+    vocabulary: ClassVar[dict[str, int]]
+
+    def layers(self, fields: dict[str, Any]) -> tuple[str, ...]: ...
+
+    def build(self, fields: dict[str, Any]) -> nn.Module: ...
+
+
+class _Bundled:
+    field = "name"
+
+    def code(self, document: Document) -> Sequence[str]:
+        """Return nothing: its models are ours."""
+        return ()
+
+    def load(self, document: Document) -> TargetSpec:
+        """Build the named model without storage; raises ConfigError for a name or field that is not known."""
+        name = document.model["name"]
+        known = module_names(MODELS)
+        if name not in known:
+            raise document.fail(f"there is no bundled model {brief_repr(name)}.", f"There are {', '.join(known)}.")
+        from .torch_module.module import module_target
+
+        model = cast("_Model", discover(MODELS, "MODEL")[name])
+        given = {key: value for key, value in document.model.items() if key != "name"}
+        check_fields(document, f"model {name}", given, model.fields)
+        fields = {**model.fields, **given}
+        for file in model.files:
+            if fields[file] is not None:
+                fields[file] = document.text_file(fields[file], file)
+        target = module_target(
+            lambda: model.build(fields),
+            kind="bundled",
+            name=document.name,
+            config=document.path,
+            files=tuple(document.read),
+            vocabulary=model.vocabulary,
+        )
+        return replace(target, layers=model.layers(fields))  # the fields are known to be sound once it is built
+
+
+CONFIG = _Bundled()

@@ -1,0 +1,65 @@
+"""Destinations that are checkpoints: the same keys and shapes; what no source gives is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from ..checkpoint.given import CheckpointLike, path_of
+from ..checkpoint.opening import open_checkpoint
+from ..errors import FormatError
+from ..planning.target import TargetSpec
+from ..tensors.info import TensorInfo
+from ..util.text import brief_repr, escape
+from ._document import Document, check_fields
+
+__all__ = ["CONFIG", "checkpoint_target"]
+
+
+def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetSpec:
+    """Return the destination that a checkpoint is; its keys stay as they are, wrappers and all.
+
+    Raises what ``open_checkpoint`` raises, and FormatError for a tensor whose values are not plain bytes.
+    """
+    path = path_of(given)
+    with open_checkpoint(given, root, unwrap=False, called="destination") as checkpoint:
+        for key, info in checkpoint.items():
+            if info.opaque:
+                raise FormatError(f"{escape(key)} of {escape(path)} cannot be kept: {info.opaque}.", rule="opaque")
+        return TargetSpec(
+            kind="checkpoint",
+            name=_last_part(path) if checkpoint.files[0].name else path,
+            tensors={key: TensorInfo(info.dtype, info.shape) for key, info in checkpoint.items()},
+            ties=dict(checkpoint.ties),
+            keeps=path,
+            keeps_root=checkpoint.root,
+            kept=None if isinstance(given, (str, os.PathLike)) else given,
+            notes=checkpoint.notes,
+        )
+
+
+def _last_part(path: str) -> str:
+    """Return the name of a folder as the user gave it, without what leads there: recipes say it, too."""
+    return path if "://" in path else os.path.basename(os.path.normpath(path)) or path
+
+
+class _Like:
+    """``model: {like: file}``."""
+
+    field = "like"
+
+    def code(self, document: Document) -> Sequence[str]:
+        """Return nothing: a checkpoint names no code that runs."""
+        return ()
+
+    def load(self, document: Document) -> TargetSpec:
+        """Return the destination that the named checkpoint is."""
+        check_fields(document, "model", document.model, ("like", "root"))
+        like, root = document.model["like"], document.model.get("root")
+        if not isinstance(like, str) or not isinstance(root, (str, type(None))):
+            raise document.fail(f"like is {brief_repr(like)}, not a file name.")
+        spec = checkpoint_target(like if "://" in like else document.resolve(like), root)
+        return TargetSpec(**{**spec.__dict__, "name": document.name, "config": document.path})
+
+
+CONFIG = _Like()

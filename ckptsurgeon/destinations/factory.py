@@ -1,0 +1,159 @@
+"""Destinations made by code: ``model: {_target_: package.module.Class, …}``, Hydra's convention.
+
+https://hydra.cc/docs/advanced/instantiate_objects/overview/. The code is the user's own and runs; what ran is said.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ..errors import ConfigError
+from ..planning.target import TargetSpec
+from ..util.text import brief_repr, escape
+from ._document import Document
+from .torch_module.running import own_file, user_code
+
+__all__ = ["CONFIG", "instantiated", "targets_in"]
+
+_OWN = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
+
+
+class _Factory:
+    field = "_target_"
+
+    def code(self, document: Document) -> Sequence[str]:
+        """Return every ``_target_`` of the model section."""
+        return tuple(targets_in(document.model))
+
+    def load(self, document: Document) -> TargetSpec:
+        """Import what is named, build it without storage, and return what its state dict holds."""
+        from .torch_module.module import module_target
+
+        found: list[_Located] = []
+        with user_code(document):
+            _resolve_all(document, document.model, found)  # imports happen before tensors are watched
+
+        def build() -> Any:
+            with user_code(document):
+                return _instantiate(document, document.model)
+
+        return module_target(
+            build,
+            kind="factory",
+            name=document.name,
+            config=document.path,
+            files=tuple(dict.fromkeys(one.file for one in found if one.file)),
+            ran=tuple(dict.fromkeys(f"{one.target} from {one.source}" for one in found)),
+        )
+
+
+@dataclass(frozen=True)
+class _Located:
+    """What a ``_target_`` names, its module, and the module's file where that is the user's own."""
+
+    target: str
+    value: Any
+    module: str
+    file: str
+
+    @property
+    def source(self) -> str:
+        """Where its code stands."""
+        return self.file or self.module
+
+
+def _locate(document: Document, target: Any) -> _Located:
+    """Import the longest beginning of a dotted name that is a module, and take the rest as attributes."""
+    if not isinstance(target, str) or "." not in target:
+        raise document.fail(f"_target_ is {brief_repr(target, 80)}; it must be package.module.Class.")
+    parts = target.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:end])
+        try:
+            found: Any = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+                continue
+            raise _failed(document, target, error) from error
+        except Exception as error:
+            raise _failed(document, target, error) from error
+        module = found
+        for attribute in parts[end:]:
+            if not hasattr(found, attribute):
+                raise document.fail(f"{escape(name)} has no {escape('.'.join(parts[end:]))}.")
+            found = getattr(found, attribute)
+        return _Located(target, found, module.__name__, own_file(module))
+    raise document.fail(
+        f"{escape(target)} cannot be imported: there is no module {escape(parts[0])}.",
+        "Install it, or run where it can be imported from.",
+    )
+
+
+def _failed(document: Document, target: str, error: BaseException) -> ConfigError:
+    if isinstance(error, ModuleNotFoundError):
+        return document.fail(f"{escape(target)} needs the package {error.name}.", f"pip install {error.name}.")
+    return document.fail(f"importing {escape(target)} failed: {type(error).__name__}: {escape(str(error))}")
+
+
+def targets_in(node: Any) -> Iterator[str]:
+    """Yield what every ``_target_`` of a nest of configurations names."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield escape(str(node["_target_"]))
+        node = list(node.values())
+    for inner in node if isinstance(node, list) else ():
+        yield from targets_in(inner)
+
+
+def _resolve_all(document: Document, node: Any, found: list[_Located]) -> None:
+    """Import everything a nest of configurations names, and reject what only OmegaConf could read."""
+    if isinstance(node, str) and "${" in node:
+        raise document.fail(
+            f"{brief_repr(node, 80)} is an interpolation, which is not resolved here.", "Write the value."
+        )
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            found.append(_locate(document, node["_target_"]))
+            document.ran.append(f"the import of {found[-1].source}")
+        for value in node.values():
+            _resolve_all(document, value, found)
+    elif isinstance(node, list):
+        for value in node:
+            _resolve_all(document, value, found)
+
+
+def instantiated(document: Document, node: Mapping[str, Any]) -> Any:
+    """Return what an entry with ``_target_`` describes: the user's own code, which is run.
+
+    Raises ConfigError for what cannot be imported, and whatever that code raises.
+    """
+    _resolve_all(document, node, [])
+    return _instantiate(document, node)
+
+
+def _instantiate(document: Document, node: Any) -> Any:
+    """Build what a nest of configurations describes, innermost first."""
+    if isinstance(node, list):
+        return [_instantiate(document, value) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    if "_target_" not in node:
+        return {key: _instantiate(document, value) for key, value in node.items()}
+    located = _locate(document, node["_target_"])
+    call = located.value
+    deep = node.get("_recursive_", True)
+    args = [_instantiate(document, value) if deep else value for value in node.get("_args_", [])]
+    kwargs = {
+        str(key): _instantiate(document, value) if deep else value for key, value in node.items() if key not in _OWN
+    }
+    if node.get("_partial_"):
+        return partial(call, *args, **kwargs)
+    document.ran.append(f"{escape(located.target)} from {located.source}")
+    return call(*args, **kwargs)
+
+
+CONFIG = _Factory()

@@ -1,0 +1,170 @@
+"""What a document says of a model of transformers: the fields of its configuration, overrides, the class it names."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import ConfigError
+from ...planning.target import Companion
+from ...storage.json_text import read_json
+from ...storage.read._links import leads_out
+from ...util.text import brief_repr, escape
+from .._document import Document
+from .._hf_written import WrittenConfig
+from .changed import files_of
+from .overrides import FETCHING, check_overrides, merged_fields
+
+__all__ = ["Described", "describe", "library"]
+
+OLDEST = 5
+"""The first version of transformers that is known here."""
+_OWN = ("transformers", "architecture")
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a document describes: the class of the model, its configuration, the files that go beside its weights."""
+
+    model_class: Any
+    config: Any
+    files: tuple[Companion, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the model's class."""
+        return str(self.model_class.__name__)
+
+
+def library(document: Document) -> Any:
+    """Return the package transformers; raises ConfigError where it is missing or too old."""
+    try:
+        found = importlib.import_module("transformers")
+        importlib.import_module("transformers.conversion_mapping")
+    except ImportError as error:
+        old = getattr(sys.modules.get("transformers"), "__version__", "")
+        have = f"the package transformers {OLDEST} or newer; {old} is here" if old else "the package transformers"
+        missing = "" if old or error.name in (None, "transformers") else f" ({escape(str(error))})"
+        raise document.fail(
+            f"a destination of transformers needs {have}{missing}.", "pip install 'ckptsurgeon[hf]'."
+        ) from error
+    return found
+
+
+def describe(document: Document, package: Any) -> Described:
+    """Return what a config.json, or a section of ours that names one, describes; raises ConfigError."""
+    fields, folder, where = _fields(document)
+    config_class = _config_class(document, package, fields)
+    overrides = {name: value for name, value in document.model.items() if name not in _OWN}
+    check_overrides(document, config_class, fields, overrides)
+    name, notes = _architecture(document, package, config_class, fields)
+    model_class = getattr(package, name)
+    if fields.get("quantization_config") is not None:
+        raise document.fail(
+            "it has a quantization_config; quantised models are no destinations.", "Take it out, and quantise at last."
+        )
+    merged = merged_fields(config_class, fields, overrides)
+    try:
+        config = config_class.from_dict({key: value for key, value in merged.items() if key not in FETCHING})
+    except Exception as error:
+        why = " ".join(str(error).split())
+        raise document.fail(f"{config_class.__name__} refuses {where}: {escape(why, 400)}.") from error
+    config.architectures = [name]
+    files, said = files_of(document, WrittenConfig(config, fields, overrides), fields, folder)
+    return Described(model_class, config, files, (*notes, *said))
+
+
+def _fields(document: Document) -> tuple[dict[str, Any], str, str]:
+    """Return the fields of the config.json, the folder that it lies in, and what it is called."""
+    if not document.model:
+        return dict(document.content), os.path.dirname(document.path), document.name
+    named = document.model["transformers"]
+    if isinstance(named, str) and os.path.isdir(document.resolve(named)):
+        named = os.path.join(named, "config.json")
+        if leads_out(document.resolve(named)):
+            raise document.fail(
+                f"{escape(named)} is a link out of its folder, which is not followed.", "Name the file itself."
+            )
+    text = document.text_file(named, "transformers")
+    try:
+        fields = read_json(text)
+    except ValueError as error:
+        raise document.fail(f"{escape(named)} is no JSON: {escape(str(error))}.") from None
+    if not isinstance(fields, dict) or not ("model_type" in fields or "architectures" in fields):
+        raise document.fail(
+            f"{escape(named)} is no configuration of transformers: it has neither model_type nor architectures."
+        )
+    return fields, os.path.dirname(document.resolve(named)), named
+
+
+def _config_class(document: Document, package: Any, fields: Mapping[str, Any]) -> Any:
+    """Return the configuration class of a model_type, or of the architecture where there is none."""
+    known = package.CONFIG_MAPPING
+    kind = fields.get("model_type")
+    if kind is None:
+        name, _ = _architecture(document, package, None, fields)
+        return getattr(package, name).config_class
+    if isinstance(kind, str) and kind in known:
+        return known[kind]
+    if "auto_map" in fields:
+        raise _remote(document, f"the model_type {brief_repr(kind, 60)}")
+    near = difflib.get_close_matches(str(kind), list(known.keys()), n=3)
+    raise document.fail(
+        f"transformers {package.__version__} has no model_type {brief_repr(kind, 60)}.",
+        f"Did you mean {', '.join(near)}?" if near else "A newer transformers may have it.",
+    )
+
+
+def _remote(document: Document, what: str) -> ConfigError:
+    return document.fail(
+        f"{what} is code that its auto_map names, and code that a configuration names is never run.",
+        "Where you trust it, import it yourself: model: {_target_: package.function}.",
+    )
+
+
+def _architecture(
+    document: Document, package: Any, config_class: Any, fields: Mapping[str, Any]
+) -> tuple[str, tuple[str, ...]]:
+    """Return the name of the model's class: as asked, as the file says, or as AutoModel has it; raises ConfigError."""
+    listed = fields.get("architectures") or []
+    asked = document.model.get("architecture")
+    name = asked if asked is not None else next(iter(listed), None) if isinstance(listed, list) else listed
+    if name is None:
+        return _automatic(document, package, config_class), ()
+    found = getattr(package, name, None) if isinstance(name, str) and not name.startswith("_") else None
+    is_model = isinstance(found, type) and issubclass(found, package.PreTrainedModel)
+    if not is_model:
+        if asked is None and "auto_map" in fields:
+            raise _remote(document, escape(str(name)))
+        near = difflib.get_close_matches(str(name), _models(package), n=3)
+        hint = f"Did you mean {', '.join(near)}?" if near else "A newer transformers may have it."
+        raise document.fail(f"transformers {package.__version__} has no model {brief_repr(name, 60)}.", hint)
+    wanted = getattr(found, "config_class", None)
+    if config_class is not None and wanted is not None and not issubclass(config_class, wanted):
+        raise document.fail(
+            f"{name} is of {wanted.model_type or wanted.__name__}, the model_type is {config_class.model_type}."
+        )
+    notes = ("its auto_map names code, which is not run: transformers has the model itself",)
+    return str(name), notes if "auto_map" in fields else ()
+
+
+def _models(package: Any) -> list[str]:
+    """Return names as they are of models; which of them are need not be known to say which is near."""
+    return [name for name in dir(package) if name[:1].isupper() and ("For" in name or name.endswith("Model"))]
+
+
+def _automatic(document: Document, package: Any, config_class: Any) -> str:
+    """Return the name of what AutoModel makes of a configuration."""
+    try:
+        found = package.AutoModel._model_mapping[config_class]
+    except KeyError:
+        raise document.fail(
+            f"AutoModel has nothing for the model_type {config_class.model_type}.", "Give it an architecture."
+        ) from None
+    return str((found[0] if isinstance(found, tuple) else found).__name__)

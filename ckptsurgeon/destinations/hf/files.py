@@ -1,0 +1,80 @@
+"""What a folder of transformers holds beside the weights: configuration, tokeniser, processors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from ...planning.target import Companion
+from ...storage.read._links import leads_out
+from ...storage.read.base import Folder
+from ...storage.read.uri import open_source
+
+__all__ = [
+    "ADAPTER",
+    "CONFIG",
+    "GENERATION",
+    "PROCESSORS",
+    "companions",
+    "is_of_tokenizer",
+    "linked_away",
+    "model_files",
+    "tokenizer_beside",
+]
+
+CONFIG, ADAPTER, GENERATION = "config.json", "adapter_config.json", "generation_config.json"
+SETTINGS = (
+    CONFIG, ADAPTER, GENERATION, "hf_quant_config.json", "quant_config.json", "quantize_config.json",
+)  # fmt: skip
+"""What says what the model is, how it generates, and how it is quantised (ModelOpt, AutoAWQ, AutoGPTQ)."""
+PROCESSORS = (
+    "audio_tokenizer_config.json", "feature_extractor_config.json", "preprocessor_config.json", "processor_config.json",
+    "video_preprocessor_config.json",
+)  # fmt: skip
+TOKENIZERS = (
+    "added_tokens.json", "alphabet.json", "bpe.codes", "byte_maps.json", "chat_template.jinja", "chat_template.json",
+    "dict.txt", "emoji.json", "entity_vocab.json", "merges.txt", "normalizer.json", "phonemes.json",
+    "prophetnet.tokenizer", "qwen.tiktoken", "sentencepiece.bpe.model", "sentencepiece.model", "source.spm",
+    "special_tokens_map.json", "spiece.model", "spm.model", "spm_char.model", "target.spm", "target_vocab.json",
+    "tekken.json", "tiktoken.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab-src.json",
+    "vocab-tgt.json", "vocab.bpe", "vocab.json", "vocab.txt", "word_pronunciation.json", "word_shape.json",
+)  # fmt: skip
+"""The names by which transformers finds such files. Never code, and nothing else that happens to lie there."""
+
+
+def is_of_tokenizer(name: str) -> bool:
+    """Whether a file of that name is a part of a tokeniser, and speaks of its tokens."""
+    return name in TOKENIZERS
+
+
+def companions(folder: str) -> tuple[Companion, ...]:
+    """Return the files of an output folder but for the configuration: copies of those that lie beside."""
+    return _copies(open_source(folder or os.curdir), [name for name in _known() if name not in (CONFIG, ADAPTER)])
+
+
+def model_files(folder: Folder) -> tuple[Companion, ...]:
+    """Return what lies beside the weights in the folder of a model or an adapter."""
+    return _copies(folder, _known())
+
+
+def linked_away(folder: Folder) -> tuple[str, ...]:
+    """Return what lies there as a link that leads out of the folder, which is never followed."""
+    present = set(folder.names())
+    return tuple(name for name in _known() if name in present and leads_out(os.path.join(folder.uri, name)))
+
+
+def tokenizer_beside(path: str) -> tuple[Companion, ...]:
+    """Return the files of the tokeniser that lies where a token list does."""
+    return _copies(open_source(os.path.dirname(path) or os.curdir), sorted(TOKENIZERS))
+
+
+def _known() -> list[str]:
+    return sorted({*SETTINGS, *PROCESSORS, *TOKENIZERS})
+
+
+def _copies(folder: Any, names: Iterable[str]) -> tuple[Companion, ...]:
+    """Return the files of those names that lie in a folder itself."""
+    present = set(folder.names())
+    paths = {name: os.path.join(folder.uri, name) for name in names if name in present}
+    return tuple(Companion(name, path) for name, path in paths.items() if not leads_out(path))

@@ -1,0 +1,170 @@
+"""The names that a model of transformers had before: its base model's prefix, its renamings, its conversions.
+
+What ``from_pretrained`` does to the keys of a checkpoint, by transformers' own functions and tables
+(transformers/conversion_mapping.py, core_model_loading.py), but said, and as operations of ours.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...planning.target import Recognise, Recognised
+from ...tensors.info import TensorInfo
+from ...util.text import count, escape, grouped, listing
+from .group import Group, Unknown, opened
+from .operations import rows_of
+
+__all__ = ["Names"]
+
+Rename = Callable[..., tuple[str, str | None]]
+
+
+@dataclass(frozen=True)
+class Names:
+    """A model's renamings and conversions, as transformers has them, and how it applies them to a key."""
+
+    rename: Rename
+    renamings: list[Any]
+    converters: list[Any]
+    prefix: str
+    model: str
+    config: Any
+    by: str
+    targets: Mapping[str, TensorInfo]
+
+    @staticmethod
+    def of(model: Any, package: Any) -> Names:
+        """Take down what a model says of its names."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, rename_source_key
+
+        mapping = get_model_conversion_mapping(model)
+        converters = [one for one in mapping if isinstance(one, WeightConverter)]
+        renamings = [one for one in mapping if not isinstance(one, WeightConverter)]
+        by = f"transformers {package.__version__}"
+        return Names(
+            rename_source_key,
+            renamings,
+            converters,
+            model.base_model_prefix,
+            type(model).__name__,
+            model.config,
+            by,
+            {},
+        )
+
+    def of_targets(self, targets: Mapping[str, TensorInfo]) -> Recognise:
+        """Return what recognises the sources of a destination that has these tensors."""
+        return replace(self, targets=targets).recognised
+
+    def recognised(self, tensors: Mapping[str, TensorInfo]) -> Recognised:
+        """Return what makes the keys of a source those of the destination."""
+        renamings = copy.deepcopy(self.renamings)  # some remember what they have seen
+        names: dict[str, str] = {}
+        groups: dict[str, Group] = {}
+        renamed: list[tuple[str, str]] = []
+        for key in sorted(tensors, key=_in_order):
+            name, pattern = self._named(key, renamings)
+            if name not in self.targets:
+                continue
+            if pattern is not None:
+                groups.setdefault(name, Group(name, self._converter(pattern))).add(pattern, key, tensors[key])
+            elif name != key:
+                names[key] = name
+                renamed.append((key, name))
+        made, unknown = self._converted(tensors, groups)
+        notes = (*self._said_prefix(renamed), *self._said_names(renamed), *self._said_made(made, unknown))
+        return Recognised(tuple(made.rows.values()), {**names, **made.names}, self.by, unknown, notes)
+
+    def _named(self, key: str, renamings: list[Any]) -> tuple[str, str | None]:
+        """Return the name that ``from_pretrained`` gives a key, and the pattern of the conversion that it goes into."""
+        name, pattern = self.rename(key, renamings, self.converters, self.prefix, self.targets)
+        if name not in self.targets and key in self.targets:
+            return self.rename(key, [], [], self.prefix, self.targets)
+        return name, pattern
+
+    def _converter(self, pattern: str) -> Any:
+        found = [one for one in self.converters if pattern in one.source_patterns]
+        return found[-1]  # as in convert_and_load_state_dict_in_model, where the last one of a pattern stays
+
+    def _converted(
+        self, tensors: Mapping[str, TensorInfo], groups: Mapping[str, Group]
+    ) -> tuple[_Converted, dict[str, str]]:
+        """Return what makes the tensors of all groups, and those for which nothing is known that does."""
+        made, unknown = _Converted(), dict[str, str]()
+        alike: dict[Any, list[Group]] = {}
+        for group in groups.values():
+            try:
+                rows_of(group, group.literal(), self.config, self.targets)
+            except Unknown as why:
+                unknown.update(dict.fromkeys(group.outputs(), str(why)))
+            else:
+                alike.setdefault(group.form, []).append(group)
+        for members in alike.values():
+            literal = [rows_of(group, group.literal(), self.config, self.targets) for group in members]
+            general = [rows_of(group, group.general(), self.config, self.targets)[0] for group in members]
+            if all(rows == general[0] for rows in general) and _covers(members, tensors):
+                made.add(general[0])
+            else:
+                made.add(row for rows, _ in literal for row in rows)
+            made.names.update((key, name) for _, last in literal for key, name in last.items() if key != name)
+            done = [group for group, (rows, _) in zip(members, literal, strict=True) if rows]
+            made.keys += [name for group in done for name in group.outputs()]
+        return made, unknown
+
+    def _said_prefix(self, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+        added = sum(name == f"{self.prefix}.{key}" for key, name in pairs)
+        off = sum(key == f"{self.prefix}.{name}" for key, name in pairs)
+        said = f"{self.prefix}, the base model's prefix in {self.model}, is"
+        if added:
+            yield f"{said} put before {count(added, 'source key')}, as --map '={self.prefix}' would"
+        if off:
+            yield f"{said} taken off {count(off, 'source key')}, as --map '{self.prefix}=' would"
+
+    def _said_names(self, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+        others = [(k, n) for k, n in pairs if f"{self.prefix}.{k}" != n and k != f"{self.prefix}.{n}"]
+        if others:
+            shown = "; ".join(f"{escape(key)} is {escape(name)}" for key, name in others[:2])
+            more = f"; and {len(others) - 2} more (-v lists them)" if len(others) > 2 else ""
+            yield f"older names that {self.by} knows of {self.model}: {shown}{more}"
+
+    def _said_made(self, made: _Converted, unknown: Mapping[str, str]) -> Iterator[str]:
+        if made.keys:
+            verbs = ", ".join(dict.fromkeys(next(iter(row)) for row in made.rows.values()))
+            shown = listing(made.keys, 2, where="")
+            tensors = count(len(made.keys), "tensor")
+            yield f"{tensors} made of older ones as {self.by} does for {self.model} ({verbs}): {shown}"
+        if unknown:
+            yield f"not converted: {grouped(unknown.items(), where='')}"
+
+
+@dataclass
+class _Converted:
+    """What conversions come to: operations, each once; names that are still to be given; the tensors they make."""
+
+    rows: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add operations that are not there yet."""
+        for row in rows:
+            self.rows.setdefault(json.dumps(row), row)
+
+
+def _in_order(key: str) -> list[tuple[Any, ...]]:
+    """Return what sorts keys by their numbers, as transformers sorts them before it stacks."""
+    from transformers.core_model_loading import dot_natural_key
+
+    return list(dot_natural_key(key))
+
+
+def _covers(groups: Sequence[Group], tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether no other key of the source looks like those of these groups, so that patterns take just theirs."""
+    theirs = {key for group in groups for key in group.keys}
+    forms = {opened(key) for key in theirs}
+    return all(key in theirs for key in tensors if opened(key) in forms)

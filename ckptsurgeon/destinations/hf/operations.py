@@ -1,0 +1,158 @@
+"""Conversions of transformers as operations of ours: what merges, splits and turns the tensors of older checkpoints.
+
+A conversion is a chain of ``ConversionOps`` (transformers/core_model_loading.py) that all keys of one group go through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ...tensors.info import TensorInfo
+from .chain import Chain, Row, Value, Values
+from .group import Group, Naming, Unknown
+
+__all__ = ["rows_of"]
+
+
+def rows_of(
+    group: Group, naming: Naming, config: Any, targets: Mapping[str, TensorInfo]
+) -> tuple[list[Row], dict[str, str]]:
+    """Return the operations of a group, and the names that its tensors are still to be given.
+
+    Raises Unknown where the conversion is none that is known here.
+    """
+    names, write = naming
+    chain = Chain(group, config, targets, write)
+    values = {p: Value(name, group.shapes[p], len(group.found[p])) for p, name in names.items()}
+    for operation in group.converter.operations:
+        step = _STEPS.get(type(operation).__name__)
+        if step is None:
+            raise Unknown(f"{type(operation).__name__} of transformers is no operation here")
+        values = step(chain, operation, values)
+    return chain.rows, chain.finals(values)
+
+
+def _merge(chain: Chain, operation: Any, values: Values) -> Values:
+    """``MergeModulelist``: the tensors of each list become one."""
+    made: Values = {}
+    for pattern, value in values.items():
+        name, into = (pattern, chain.fresh()) if len(values) > 1 else (chain.target(values), "")
+        into = into or (chain.names([name])[0] if _is_last(chain, operation) else chain.fresh())
+        chain.rows.append({"stack": value.name, "into": into, "dim": operation.dim})
+        shape = (*value.shape[: operation.dim], max(value.many, 1), *value.shape[operation.dim :])
+        made[name] = Value(into, shape)
+    return made
+
+
+def _is_last(chain: Chain, operation: Any) -> bool:
+    return operation is chain.group.converter.operations[-1]
+
+
+def _concatenate(chain: Chain, operation: Any, values: Values) -> Values:
+    """``Concatenate``: in the order of the conversion's patterns."""
+    lacking = [pattern for pattern in chain.group.converter.source_patterns if pattern not in values]
+    if lacking:
+        raise Unknown(f"the source has nothing like {lacking[0]}")
+    parts = [values[pattern] for pattern in chain.group.converter.source_patterns]
+    name = chain.target(values) if len(values) > 1 else next(iter(chain.group.converter.target_patterns))
+    into = chain.names([name])[0] if _is_last(chain, operation) else chain.fresh()
+    given = [part.name for part in parts]
+    chain.rows.append({"concat": given if len(given) > 1 else given[0], "into": into, "dim": operation.dim})
+    shape = list(parts[0].shape)
+    shape[operation.dim] = sum(part.shape[operation.dim] * max(part.many, 1) for part in parts)
+    return {name: Value(into, tuple(shape))}
+
+
+def _chunk(chain: Chain, operation: Any, values: Values) -> Values:
+    """``Chunk``: equal parts."""
+    patterns = chain.group.converter.target_patterns
+    if getattr(operation, "num_shards_attribute", None) is not None:
+        raise Unknown("the number of its parts stands in the configuration")
+    return _split(chain, operation, values, patterns)
+
+
+def _pieces(chain: Chain, operation: Any, values: Values) -> Values:
+    """``Split``: parts as large as the destination has them."""
+    patterns = chain.group.converter.target_patterns
+    outputs = chain.group.outputs()
+    sizes = [chain.targets[name].shape[operation.dim] for name in outputs if name in chain.targets]
+    return _split(chain, operation, values, patterns, sizes=sizes)
+
+
+def _split(
+    chain: Chain, operation: Any, values: Values, patterns: Sequence[str], *, sizes: Sequence[int] = ()
+) -> Values:
+    _, value = chain.only(values)
+    into = chain.names(patterns)
+    row: Row = {"split": value.name, "into": into, "dim": operation.dim}
+    chain.rows.append({**row, "sizes": list(sizes)} if sizes else row)
+    shapes = []
+    for place in range(len(patterns)):
+        shape = list(value.shape)
+        shape[operation.dim] = sizes[place] if sizes else shape[operation.dim] // len(patterns)
+        shapes.append(tuple(shape))
+    return {p: Value(name, shape) for p, name, shape in zip(patterns, into, shapes, strict=True)}
+
+
+def _transpose(chain: Chain, operation: Any, values: Values) -> Values:
+    """``Transpose``: two dimensions swapped; with ``check_dims`` only where the shape is not yet right."""
+    pattern, value = chain.only(values)
+    wanted = chain.targets.get(chain.group.target)
+    if not (getattr(operation, "check_dims", False) and wanted is not None and wanted.shape == value.shape):
+        chain.rows.append({"transpose": value.name, "dims": [operation.dim0, operation.dim1]})
+        shape = list(value.shape)
+        first, second = operation.dim0, operation.dim1
+        shape[first], shape[second] = shape[second], shape[first]
+        value = Value(value.name, tuple(shape))
+    return {chain.target({pattern: value}): value}
+
+
+def _interleave(chain: Chain, operation: Any, values: Values) -> Values:
+    """``Interleave``: every second index behind the others, or back."""
+    pattern, value = chain.only(values)
+    dim = operation.dim % len(value.shape)
+    half = value.shape[dim] // 2
+    pair = [2, half] if operation.inverse else [half, 2]
+    _turn(chain, value, [*value.shape[:dim], *pair, *value.shape[dim + 1 :]], dim)
+    return {chain.target({pattern: value}): value}
+
+
+def _permute_for_rope(chain: Chain, operation: Any, values: Values) -> Values:
+    """``PermuteForRope``: the halves of each head from side by side to one behind the other, or back."""
+    if not hasattr(operation, "subconfig_key"):
+        raise Unknown("PermuteForRope of this version of transformers is another")
+    config = getattr(chain.config, operation.subconfig_key or "", chain.config)
+    heads = getattr(config, "num_attention_heads", 1)
+    wanted = operation.permute_layer_names
+    made: Values = {}
+    for pattern, value in values.items():
+        if wanted is None or any(name in pattern for name in wanted):
+            half = value.shape[0] // heads // 2
+            pair = [2, half] if operation.inverse else [half, 2]
+            _turn(chain, value, [heads, *pair, *value.shape[1:]], 1)
+        made[pattern if len(values) > 1 else chain.target(values)] = value
+    return made
+
+
+def _turn(chain: Chain, value: Value, shape: Sequence[int], dim: int) -> None:
+    """Swap two dimensions of a tensor that is seen in another shape for it."""
+    if math.prod(shape) != math.prod(value.shape):
+        raise Unknown("its shape does not divide")
+    chain.rows += [
+        {"reshape": value.name, "shape": list(shape)},
+        {"transpose": value.name, "dims": [dim, dim + 1]},
+        {"reshape": value.name, "shape": list(value.shape)},
+    ]
+
+
+_STEPS: Mapping[str, Callable[[Chain, Any, Values], Values]] = {
+    "MergeModulelist": _merge,
+    "Concatenate": _concatenate,
+    "Chunk": _chunk,
+    "Split": _pieces,
+    "Transpose": _transpose,
+    "Interleave": _interleave,
+    "PermuteForRope": _permute_for_rope,
+}

@@ -1,0 +1,62 @@
+"""Overrides of a configuration of transformers: which there may be, and the fields with them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ...tensors.dtypes import dtype_named
+from ...util.text import brief_repr
+from .._document import Document, check_fields
+
+__all__ = ["FETCHING", "check_overrides", "merged_fields"]
+
+FETCHING = ("attn_implementation", "experts_implementation", "_attn_implementation", "_experts_implementation")
+"""Fields that may name code on the hub; what they choose has no weights, so they are left out."""
+
+
+def check_overrides(
+    document: Document, config_class: Any, fields: Mapping[str, Any], overrides: Mapping[str, Any], *, inside: str = ""
+) -> None:
+    """Raise ConfigError for an override that is no field of the configuration: its class would take anything."""
+    known = {*_own_fields(config_class), *config_class.attribute_map, *fields, "num_labels"}
+    hidden = {"architectures", "auto_map", "model_type", "transformers_version", *FETCHING}
+    known = {name for name in known if not name.startswith("_")} - hidden
+    check_fields(document, f"{config_class.__name__}{inside}", overrides, sorted(known))
+    labels, number = overrides.get("id2label"), overrides.get("num_labels")
+    if isinstance(labels, dict) and number is not None and len(labels) != number:
+        raise document.fail(
+            f"num_labels{inside} is {brief_repr(number, 60)}, and id2label has {len(labels)}.",
+            "Leave one of them out: each says the other.",
+        )
+    for name, value in overrides.items():
+        part = config_class.sub_configs.get(name)
+        if part is not None and isinstance(value, dict) and hasattr(part, "attribute_map"):
+            check_overrides(document, part, fields.get(name) or {}, value, inside=f" ({name})")
+
+
+def _own_fields(config_class: Any) -> set[str]:
+    """Return the fields of a configuration's class: of a dataclass, or in older ones what it starts with."""
+    if dataclasses.is_dataclass(config_class):
+        return {field.name for field in dataclasses.fields(config_class)}
+    return set(config_class().to_dict())
+
+
+def merged_fields(config_class: Any, fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields with the overrides, under one name each; labels follow their number."""
+    merged = {config_class.attribute_map.get(key, key): value for key, value in fields.items()}
+    for key, value in overrides.items():
+        key = config_class.attribute_map.get(key, key)
+        if key in ("dtype", "torch_dtype"):
+            merged.pop("torch_dtype", None)
+            key, value = "dtype", dtype_named(str(value))
+        if key == "num_labels" and len(merged.get("id2label") or ()) != value:
+            merged = {name: old for name, old in merged.items() if name not in ("id2label", "label2id")}
+        if key == "id2label" and isinstance(value, dict) and "label2id" not in overrides:
+            merged["label2id"] = {label: int(number) for number, label in value.items()}
+        part = config_class.sub_configs.get(key)
+        if isinstance(value, dict) and hasattr(part, "attribute_map"):
+            value = merged_fields(part, merged.get(key) or {}, value)
+        merged[key] = value
+    return merged

@@ -1,0 +1,198 @@
+"""Another vocabulary of a model of transformers: where its token ids go, and which tokeniser goes along."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from ...errors import ConfigError, SourceError
+from ...planning.target import Companion
+from ...storage.json_text import read_json
+from ...storage.read.small import read_small
+from ...util.text import brief_repr, escape, listing
+from ...vocabulary.discover import vocabulary_beside
+from ...vocabulary.read import read_vocabulary
+from ...vocabulary.replacement import NewVocabulary
+from ...vocabulary.token_ids import LostId, MovedIds, Renumbering, moved_ids  # fmt: skip
+from ...vocabulary.vocabulary import Vocabulary
+from .files import GENERATION, PROCESSORS, is_of_tokenizer, tokenizer_beside
+
+__all__ = ["IN_YAML", "renumbered", "renumbered_generation", "renumbering_of", "with_tokenizer_of"]
+
+LISTED = 8
+WITH_ROWS = ("tokenizer.json", "vocab.json", "vocab.txt")
+WITH_PIECES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
+"""Files of a tokeniser that have its tokens by row, and pieces of sentencepiece, beside which it may have others."""
+CODEC = "audio_tokenizer_config.json"
+"""What a processor has that is a model, with a vocabulary of its own."""
+SPECIAL = 4
+"""Pieces that a tokeniser may number otherwise: <unk>, <s>, </s>, <pad>."""
+IN_YAML = "{part}set it in the destination's YAML: {field}: ID, or null"
+"""What settles an id without a place in a transplant; ``part`` is what names the token that plays its part."""
+
+
+def renumbering_of(
+    change: NewVocabulary, own: Vocabulary | None, rows: int, fields: Mapping[str, Any], fixed: frozenset[str]
+) -> Renumbering | None:
+    """Return how the token ids of a configuration move to a new vocabulary, None if they are its own already.
+
+    ``own`` is the list beside the configuration, ``rows`` the size that it gives the vocabulary. Raises ConfigError if
+    there are ids and nothing tells of which tokens; those of ``fixed`` fields are new ones.
+    """
+    try:
+        return change.renumbering(own, rows)
+    except LookupError as error:
+        lost = moved_ids(fields, Renumbering.of((), ()), fixed=fixed).lost
+        if not lost:
+            return None
+        said = f"{escape(lost[0].field)} of config.json is {lost[0].number}"
+        raise ConfigError(
+            f"{said}, and which token that is cannot be told: {error}.",
+            hint=f"Put its tokeniser beside it, or set it in the destination: {_last(lost[0])}: ID.",
+            details=[f"{one.field}: {one.number}" for one in lost],
+        ) from None
+
+
+def renumbered(
+    name: str,
+    fields: Mapping[str, Any],
+    numbers: Renumbering,
+    new: str,
+    *,
+    remedy: str = IN_YAML,
+    fixed: frozenset[str] = frozenset(),
+    told: frozenset[str] | None = None,
+) -> tuple[MovedIds, list[str]]:
+    """Return what becomes of the token ids of a file, and what there is to say.
+
+    ``new`` is what the new list is called. Fields that are ``fixed`` hold new ids; of those that are not ``told``, but
+    have a default, an id without a place becomes null. Raises ConfigError for any other whose token has no place, with
+    the ``remedy``.
+    """
+    moved = moved_ids(fields, numbers, fixed=fixed)
+    by_default = [one for one in moved.lost if told is not None and one.field.rpartition(".")[2] not in told]
+    lost = [one for one in moved.lost if one not in by_default]
+    if lost:
+        raise _lost(name, lost, new, remedy)
+    moved = replace(moved, changed={**moved.changed, **{tuple(one.field.split(".")): None for one in by_default}})
+    notes = []
+    if moved.changed:
+        said = [f"{'.'.join(path)} = {brief_repr(value, 24)}" for path, value in moved.changed.items()]
+        notes.append(f"token ids of {name} follow their tokens: {listing(said, LISTED, where='')}")
+    if moved.stale:
+        wrong = [f"{escape(one.field)} was {one.number} ({escape(brief_repr(one.token, 24))})" for one in moved.stale]
+        notes.append(f"ids of {name} were not of the tokens that they are called by: {listing(wrong, 4, where='')}")
+    if moved.dropped:
+        dropped = listing(moved.dropped, LISTED, where="")
+        notes.append(f"left out of {name}, since {escape(new)} has no such tokens: {dropped}")
+    return moved, notes
+
+
+def renumbered_generation(
+    files: Sequence[Companion], numbers: Renumbering, new: str, given: Mapping[str, Any], *, remedy: str = IN_YAML
+) -> tuple[tuple[Companion, ...], list[str]]:
+    """Return files in which the token ids of generation_config.json and of processors follow their tokens, and notes.
+
+    Fields that are ``given`` in the destination are so here, too. A processor's file that is no JSON object stays as it
+    is. Raises ConfigError as ``renumbered``.
+    """
+    made, notes = list[Companion](), list[str]()
+    for one in files:
+        fields = _object(one) if one.name == GENERATION else _processor(one)
+        fixed = {name: value for name, value in given.items() if name in fields}
+        moved, more = renumbered(one.name, fields, numbers, new, remedy=remedy, fixed=frozenset(fixed))
+        now = {**moved.applied(fields), **fixed}
+        is_other = now != fields or one.name == GENERATION
+        text = json.dumps(now, indent=2, ensure_ascii=False) + "\n" if is_other else ""
+        made.append(Companion(one.name, text=text) if is_other else one)
+        notes += more
+    return tuple(made), notes
+
+
+def _processor(one: Companion) -> dict[str, Any]:
+    """Return the fields of a processor's file, none of any other file and of one that cannot be read."""
+    if one.name in PROCESSORS and one.name != CODEC:
+        with suppress(ConfigError, SourceError):
+            return _object(one)
+    return {}
+
+
+def _object(one: Companion) -> dict[str, Any]:
+    try:
+        data = read_json(one.text or read_small(one.path))
+    except ValueError as error:
+        raise ConfigError(f"{escape(one.path or one.name)} is not valid JSON: {escape(str(error))}.") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{escape(one.path or one.name)} is not a JSON object.")
+    return data
+
+
+def _lost(name: str, lost: Sequence[LostId], new: str, remedy: str) -> ConfigError:
+    first = lost[0]
+    token = f" ({escape(brief_repr(first.token))})" if first.token else ""
+    more = f", and the same goes for {listing([one.field for one in lost[1:]], 4)}" if len(lost) > 1 else ""
+    part = f"--token-map '{escape(first.token)}=TOKEN' names the token that plays its part; or " if token else ""
+    hint = remedy.format(part=part, field=_last(first))
+    return ConfigError(
+        f"{escape(first.field)} of {name} is {first.number}{token}, which has no place in {escape(new)}{more}.",
+        hint=f"{hint[0].upper()}{hint[1:]}.",
+        details=[f"{one.field}: {one.number} {one.token}".rstrip() for one in lost],
+    )
+
+
+def _last(one: LostId) -> str:
+    return escape(one.field.rpartition(".")[2])
+
+
+def with_tokenizer_of(
+    files: Sequence[Companion], path: str, new: Vocabulary, own: Vocabulary | None
+) -> tuple[tuple[Companion, ...], list[str]]:
+    """Return the files of an output folder with the tokeniser of the list at ``path``, and what there is to say.
+
+    ``own`` is the list among the files as they are: a tokeniser that has the new tokens stays.
+    """
+    if own is not None and own.tokens == new.tokens:
+        return tuple(files), []
+    rest = tuple(one for one in files if not is_of_tokenizer(one.name))
+    theirs = _tokenizer_of(path, new)
+    missing = sorted({one.name for one in files} - {one.name for one in (*rest, *theirs)})
+    if not theirs:
+        lies = "that beside {} has other tokens" if tokenizer_beside(path) else "none lies beside {}"
+        note = f"no tokeniser goes along: {lies.format(escape(path))}"
+        note += f", and that of the destination has other tokens ({listing(missing, 12, where='')})" if missing else ""
+        return rest, [f"{note}; make one that gives these tokens these numbers"]
+    if not missing:
+        return (*rest, *theirs), []
+    return (*rest, *theirs), [f"left out, since none lies beside {escape(path)}: {listing(missing, 12, where='')}"]
+
+
+def _tokenizer_of(path: str, new: Vocabulary) -> list[Companion]:
+    """Return the files of the tokeniser beside a list that is one of them, or whose tokens one of them has."""
+    name = os.path.basename(path)
+    theirs = [(one, one.name == name or _agrees(one, new)) for one in tokenizer_beside(path)]
+    if not is_of_tokenizer(name) and not any(agrees for _, agrees in theirs):
+        return []
+    return [one for one, agrees in theirs if agrees is not False]
+
+
+def _agrees(one: Companion, new: Vocabulary) -> bool | None:
+    """Return whether a file of a tokeniser has the tokens of the new list, None if it has none or cannot tell."""
+    if one.name not in (*WITH_ROWS, *WITH_PIECES) or not os.path.isfile(one.path):
+        return None
+    try:
+        if one.name in WITH_ROWS:
+            return vocabulary_beside(one.path).tokens == new.tokens
+        return _has_pieces(new.tokens, read_vocabulary(one.path).tokens)
+    except ConfigError:
+        return False
+
+
+def _has_pieces(tokens: Sequence[str], pieces: Sequence[str]) -> bool:
+    """Whether a vocabulary is that of pieces: it has all, in their order, but for the special ones at the beginning."""
+    places = {token: place for place, token in enumerate(tokens)}
+    found = [places.get(piece, -1) for piece in pieces]
+    return min(found) >= 0 and found[SPECIAL:] == sorted(found[SPECIAL:])

@@ -1,0 +1,129 @@
+"""Destinations that SpeechBrain trains: the modules of a ``hyperparams.yaml``, made by hyperpyyaml.
+
+``modules`` becomes one module as ``Brain`` makes it (``torch.nn.ModuleDict``, keys ``enc.weight``); another entry, such
+as the ``model: !new:torch.nn.ModuleList`` that a checkpointer saves (keys ``0.weight``), is chosen by name.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..planning.target import TargetSpec
+from ..util.text import brief_repr, escape, listing
+from ._document import Document, check_fields, read_document
+from .toolkits.hyperparams import (
+    calls_kept,
+    code_in,
+    has_hyperparams_tags,
+    read_hyperparams,
+    restored,
+    said_by,
+    toolkit,
+)
+from .torch_module.running import user_code
+
+__all__ = ["CONFIG", "TOOLKIT"]
+
+MODULES = "modules"
+
+
+class _Toolkit:
+    """A ``hyperparams.yaml`` itself: its modules."""
+
+    field = "speechbrain"
+
+    def code(self, document: Document) -> Sequence[str]:
+        """Return what its tags name, whichever entry needs it."""
+        return code_in(document)
+
+    def recognises(self, document: Document) -> bool:
+        """Whether it has tags that only hyperpyyaml reads."""
+        return document.content is None and has_hyperparams_tags(document.text)
+
+    def training(self, document: Document) -> Mapping[str, Any]:
+        """Return what it says of training that our ``train:`` section says too: nothing."""
+        return {}
+
+    def load(self, document: Document) -> TargetSpec:
+        """Build its modules without storage."""
+        return _load(document, MODULES, {})
+
+
+class _Named:
+    """``model: {speechbrain: hyperparams.yaml, entry: model, overrides: {…}}``."""
+
+    field = "speechbrain"
+
+    def code(self, document: Document) -> Sequence[str]:
+        """Return what the tags of the named configuration name."""
+        return code_in(_inner(document))
+
+    def load(self, document: Document) -> TargetSpec:
+        """Load the chosen entry of the named configuration, which is found relative to this one."""
+        check_fields(document, "model", document.model, ("speechbrain", "entry", "overrides"))
+        entry = document.model.get("entry", MODULES)
+        overrides = document.model.get("overrides") or {}
+        if not isinstance(entry, str) or not entry:
+            raise document.fail(f"entry is {brief_repr(entry)}, not the name of an entry.")
+        if not isinstance(overrides, dict):
+            raise document.fail(f"overrides is {brief_repr(overrides)}.", "It maps entries to values.")
+        inner = _inner(document)
+        spec = _load(inner, entry, overrides)
+        return replace(spec, name=document.name, config=document.path, files=(inner.path, *spec.files))
+
+
+def _inner(document: Document) -> Document:
+    """Return the configuration that a document of ours names; what it runs is said as what this one runs."""
+    named = document.model["speechbrain"]
+    if not isinstance(named, str):
+        raise document.fail(f"speechbrain is {brief_repr(named)}, not a file name.")
+    return replace(read_document(document.resolve(named)), ran=document.ran)
+
+
+def _load(document: Document, entry: str, overrides: Mapping[str, Any]) -> TargetSpec:
+    """Build an entry without storage; raises ConfigError for what cannot be read, imported or built."""
+    from .torch_module.module import module_target
+
+    with user_code(document):
+        read = read_hyperparams(document, entry, overrides)
+        hyperpyyaml = toolkit(document)
+
+    def build() -> Any:
+        with user_code(document), restored(), calls_kept(hyperpyyaml, document.ran):
+            try:
+                made = hyperpyyaml.load_hyperpyyaml(io.StringIO(read.text))
+            except TypeError as error:
+                raise document.fail(said_by(error)) from error
+        return _module(document, entry, made)
+
+    return module_target(
+        build, kind="speechbrain", name=document.name, config=document.path, files=read.files, ran=read.ran,
+        notes=read.notes,
+    )  # fmt: skip
+
+
+def _module(document: Document, entry: str, made: Any) -> Any:
+    """Return an entry as one module; raises ConfigError where it is none, and no mapping of modules."""
+    from torch import nn
+
+    found = made
+    for part in entry.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            names = ", ".join(map(str, found)) if isinstance(found, Mapping) else f"it is a {type(found).__name__}"
+            raise document.fail(f"it has no entry {escape(entry)}.", f"There is {escape(names)}.")
+        found = found[part]
+    if isinstance(found, nn.Module):
+        return found
+    if not isinstance(found, Mapping) or not found:
+        raise document.fail(f"{escape(entry)} is {brief_repr(found, 80)}, no module and no mapping of modules.")
+    others = [str(name) for name, value in found.items() if not isinstance(value, nn.Module)]
+    if others:
+        raise document.fail(f"{listing(others)} of {escape(entry)} is no module.")
+    return nn.ModuleDict(dict(found))
+
+
+CONFIG = _Named()
+TOOLKIT = _Toolkit()

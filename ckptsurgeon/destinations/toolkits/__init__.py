@@ -1,0 +1,1 @@
+"""Configurations of ESPnet and SpeechBrain, as their toolkits read them."""

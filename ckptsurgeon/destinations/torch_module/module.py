@@ -1,0 +1,184 @@
+"""A destination made from an ``nn.Module``: recorded without storage, drawn tensor by tensor."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ...planning.target import TargetSpec
+from ...tensors.info import TensorInfo
+from ...util.text import count, escape, human_bytes, listing
+from .recording.graph import Node, Recording, Ref, Unrecordable
+from .recording.record import recording
+from .recording.release import release
+from .recording.replay import Streams, behind, evaluate, replay
+from .seeding import drawing, python_random
+from .state import infos_of, state_of, ties_of
+
+__all__ = ["module_target"]
+
+Build = Callable[[], nn.Module]
+
+
+@dataclass
+class _Built:
+    """A construction: what each key's tensor is, and its place in the recording or its real values."""
+
+    infos: dict[str, TensorInfo]
+    ties: dict[str, str]
+    skipped: tuple[str, ...] = ()
+    real: dict[str, Tensor] = field(default_factory=dict)
+    record: Recording | None = None
+    refs: dict[str, Ref] = field(default_factory=dict)
+    nodes: dict[str, list[Node]] = field(default_factory=dict)
+    streams: Streams = field(default_factory=dict)
+    seed: int = 0
+    uses_python_random: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class _ModuleSource:
+    """Draws the initial values of a module that ``build`` constructs."""
+
+    def __init__(self, build: Build) -> None:
+        self._build = build
+        self.built = self._construct(0)
+
+    def _construct(self, seed: int) -> _Built:
+        try:
+            return _record(self._build, seed)
+        except (ConfigError, TypeError, ImportError, SyntaxError):
+            raise
+        except Exception as error:  # whatever the constructor trips over without storage, it gets for real
+            return _construct_for_real(self._build, seed, error)
+
+    def initial(self, keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:
+        """Yield each key with its initial values as contiguous bytes, one at a time."""
+        if seed != self.built.seed and (self.built.uses_python_random or self.built.record is None):
+            self.built = self._construct(seed)
+        built = self.built
+        for key in keys:
+            with drawing():
+                if built.record is not None and key in built.refs:
+                    tensor = replay(built.record, built.nodes[key], built.refs[key], seed=seed, streams=built.streams)
+                else:
+                    tensor = built.real[key].detach().clone()  # the caller may write into what it gets
+                data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+            yield key, data
+            del tensor, data
+
+
+def module_target(build: Build, *, kind: str, name: str, **fields: Any) -> TargetSpec:
+    """Return the destination that ``build()`` describes.
+
+    Raises ConfigError where it cannot be built or its shapes are not known without data.
+    """
+    try:
+        source = _ModuleSource(build)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{escape(name)} cannot be built: {type(error).__name__}: {escape(str(error))}") from error
+    built = source.built
+    notes = (*fields.pop("notes", ()), *built.notes, *_copies(built), *_unset(built))
+    if built.skipped:
+        notes = (*notes, f"not tensors, left out: {listing(built.skipped, where='')}")
+    return TargetSpec(
+        kind=kind,
+        name=name,
+        tensors=built.infos,
+        ties=built.ties,
+        initial=source.initial,
+        notes=notes,
+        build=build,
+        **fields,
+    )
+
+
+def _record(build: Build, seed: int) -> _Built:
+    """Construct without storage."""
+    with python_random(seed) as used, drawing(), torch.enable_grad():
+        with recording(evaluate) as record:
+            module = build()
+            tensors, skipped = state_of(module)
+        if any(tensor.is_meta and not record.knows(tensor) for tensor in tensors.values()):
+            raise Unrecordable("keeps a tensor without values that was made elsewhere")
+        refs = {key: record.ref(tensor) for key, tensor in tensors.items() if tensor.is_meta or record.knows(tensor)}
+        built = _Built(infos_of(tensors), ties_of(tensors), skipped, record=record, refs=refs, seed=seed)
+        built.real = {key: tensor for key, tensor in tensors.items() if key not in refs}
+        del module, tensors
+        release(record, seed)
+    built.nodes = {key: behind(record, [ref.storage]) for key, ref in refs.items()}
+    built.streams = _streams(built.nodes)
+    built.uses_python_random = used[0]
+    return built
+
+
+def _streams(nodes: dict[str, list[Node]]) -> Streams:
+    """Name every random node by the first key it reaches and its place there."""
+    streams: dict[int, tuple[str, int]] = {}
+    places: dict[str, int] = {}
+    for key, behind_key in nodes.items():
+        for node in behind_key:
+            if node.random and node.index not in streams:
+                streams[node.index] = (key, places.get(key, 0))
+                places[key] = places.get(key, 0) + 1
+    return streams
+
+
+def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
+    """Construct with storage, and say so and what it cost."""
+    began = time.perf_counter()
+    with python_random(seed) as used, drawing(), torch.enable_grad():
+        torch.default_generator.manual_seed(seed)
+        tensors, skipped = state_of(build())
+    cached = [key for key, tensor in tensors.items() if tensor.is_meta]
+    if cached:
+        raise ConfigError(f"{listing(cached)} of it has no values: it is kept between constructions, or made on meta.")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    reason = str(why) if isinstance(why, Unrecordable) else f"fails without storage: {type(why).__name__}: {why}"
+    note = (
+        f"built for real in {time.perf_counter() - began:.1f} s ({human_bytes(size)} of tensors, "
+        f"process peak {human_bytes(peak)}): its constructor {escape(reason, 160)}"
+    )
+    return _Built(
+        infos_of(tensors), ties_of(tensors), skipped, tensors, seed=seed, uses_python_random=used[0], notes=(note,)
+    )
+
+
+def _copies(built: _Built) -> Iterator[str]:
+    """Say which tensors start as copies of others, because the model makes its layers from one template."""
+    first: dict[int, str] = {}
+    copies: list[str] = []
+    for key, nodes in built.nodes.items():
+        drawn = [node.index for node in nodes if node.random]
+        owners = {first.setdefault(index, key) for index in drawn}
+        if drawn and key not in owners and key not in built.ties and all(map(partial(_copied, built, key), owners)):
+            copies.append(key)
+    if copies:
+        starts = "starts as a copy" if len(copies) == 1 else "start as copies"
+        yield f"{count(len(copies), 'tensor')} {starts}, made from one template: {listing(copies, 3, where='')}"
+
+
+def _copied(built: _Built, key: str, owner: str) -> bool:
+    """Whether all that a tensor has beyond another of the same name in its layer is being copied."""
+    made = {node.index for node in built.nodes[owner]}
+    same_leaf = key.rpartition(".")[2] == owner.rpartition(".")[2]
+    return same_leaf and all(node.index in made or node.copies for node in built.nodes[key])
+
+
+def _unset(built: _Built) -> Iterator[str]:
+    """Say which tensors the constructor allocates and never sets."""
+    unset = [key for key in built.refs if not built.nodes[key] and built.infos[key].numel]
+    if unset:
+        starts = "starts as zeros" if len(unset) == 1 else "start as zeros"
+        yield f"{count(len(unset), 'tensor')} never set by the constructor {starts}: {listing(unset, where='')}"

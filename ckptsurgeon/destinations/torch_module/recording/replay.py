@@ -1,0 +1,125 @@
+"""Runs just those recorded operations that lead to the tensors somebody wants.
+
+The generator of each random operation is seeded by the seed, the first state-dict key that the operation reaches,
+and its place among the random operations of that key; so a tensor is the same whatever else is drawn, and in
+whatever order.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
+
+from ..seeding import derived_seed
+from .graph import Node, Recording, Ref, Unrecordable
+from .operations import aten
+
+__all__ = ["Streams", "behind", "evaluate", "replay"]
+
+Streams = Mapping[int, tuple[str, int]]
+"""For the index of each random node: the first key it reaches, and its place among that key's random nodes."""
+
+
+def behind(record: Recording, storages: Iterable[int], before: int | None = None) -> list[Node]:
+    """Return the nodes that the values of some storages hang on, in the order they ran.
+
+    A node that overwrites a storage whole hides all that was written to it before.
+    """
+    found: dict[int, Node] = {}
+    waiting = [(storage, len(record.nodes) if before is None else before) for storage in storages]
+    walked: set[tuple[int, int]] = set()
+    while waiting:
+        storage, end = waiting.pop()
+        writers = record.writers.get(storage, [])
+        for node in reversed(writers[: bisect_left(writers, end, key=lambda node: node.index)]):
+            if (storage, node.index) in walked:  # and so is everything before it, as far as it counts
+                break
+            walked.add((storage, node.index))
+            if node.index not in found:
+                found[node.index] = node
+                waiting.extend((other, node.index) for other in node.reads)
+            if node.overwrites:
+                break
+    return [found[index] for index in sorted(found)]
+
+
+def deterministic(nodes: Iterable[Node]) -> bool:
+    """Whether no node draws."""
+    return not any(node.random for node in nodes)
+
+
+def evaluate(record: Recording, ref: Ref) -> Tensor:
+    """Return the value of a tensor in the middle of a construction; raises Unrecordable where it is random."""
+    nodes = behind(record, [ref.storage])
+    if not deterministic(nodes):
+        raise record.lost("asks for the value of a tensor that was just drawn")
+    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+        return replay(record, nodes, ref, seed=0, streams={})
+
+
+def replay(record: Recording, nodes: Sequence[Node], wanted: Ref, *, seed: int, streams: Streams) -> Tensor:
+    """Run ``nodes`` for real and return the wanted view of what they made."""
+    last = {storage: node.index for node in nodes for storage in node.reads | node.writes}
+    last[wanted.storage] = len(record.nodes)
+    real: dict[int, torch.UntypedStorage] = {}
+    for node in nodes:
+        if node.call is aten.clone.default and _steal(node, real, last):
+            continue
+        args = pytree.tree_map(lambda leaf: _view(record, real, leaf), node.args, is_leaf=_is_ref)
+        kwargs = pytree.tree_map(lambda leaf: _view(record, real, leaf), node.kwargs, is_leaf=_is_ref)
+        if node.random:
+            torch.default_generator.manual_seed(derived_seed(seed, *streams[node.index]))
+        out = node.call(*args, **kwargs)
+        made = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+        for ref, tensor in zip(node.outputs, made, strict=False):
+            if ref is not None:
+                _bind(record, real, ref, tensor)
+        del args, kwargs, out, made
+        for storage in [s for s in real if last.get(s, -1) <= node.index]:
+            del real[storage]
+    return _tensor(record, real, wanted)
+
+
+def _steal(node: Node, real: dict[int, torch.UntypedStorage], last: Mapping[int, int]) -> bool:
+    """Give the bytes of a tensor that nobody reads any more to its clone, instead of copying them."""
+    source, target = node.args[0], node.outputs[0]
+    if not isinstance(source, Ref) or target is None or last.get(source.storage) != node.index:
+        return False
+    if source.storage not in real or source[1:] != target[1:]:
+        return False
+    real[target.storage] = real.pop(source.storage)
+    return True
+
+
+def _is_ref(node: Any) -> bool:
+    return isinstance(node, Ref)
+
+
+def _view(record: Recording, real: dict[int, torch.UntypedStorage], leaf: Any) -> Any:
+    return _tensor(record, real, leaf) if isinstance(leaf, Ref) else leaf
+
+
+def _tensor(record: Recording, real: dict[int, torch.UntypedStorage], ref: Ref) -> Tensor:
+    """Return a real view; a storage nothing has been written to yet is made of zeros."""
+    storage = real.get(ref.storage)
+    if storage is None:
+        nbytes = record.storages[ref.storage].nbytes()
+        storage = real[ref.storage] = torch.zeros(nbytes, dtype=torch.uint8).untyped_storage()
+    return torch.empty(0, dtype=ref.dtype).set_(storage, ref.offset, ref.size, ref.stride)
+
+
+def _bind(record: Recording, real: dict[int, torch.UntypedStorage], ref: Ref, tensor: Tensor) -> None:
+    """Remember the storage of a result; where its layout is another than was recorded, lay it out as recorded."""
+    same = tensor.stride() == ref.stride and tensor.storage_offset() == ref.offset
+    if tensor.dtype != ref.dtype or tuple(tensor.shape) != ref.size:
+        raise Unrecordable("makes something else on real tensors than it makes without storage")
+    if same and tensor.untyped_storage().nbytes() >= record.storages[ref.storage].nbytes():
+        real[ref.storage] = tensor.untyped_storage()
+    else:
+        _tensor(record, real, ref).copy_(tensor)

@@ -1,0 +1,65 @@
+"""What the state dict of an ``nn.Module`` holds: its tensors' headers, and which keys are one tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ...tensors.dtypes import DTYPES
+from ...tensors.info import TensorInfo
+from ...util.text import escape, listing
+from .parts import is_spread
+
+__all__ = ["infos_of", "state_of", "ties_of"]
+
+
+def state_of(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the tensors of a module's state dict, and the keys of what else is in it.
+
+    Raises ConfigError where it is no module, or its shapes are not known without data.
+    """
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"it is a {escape(type(module).__name__)}, not an nn.Module.")
+    lazy = [key for key, value in _own(module).items() if nn.parameter.is_lazy(value)]
+    if lazy:
+        raise ConfigError(
+            f"the shapes of {listing(lazy)} are only known after a forward pass.",
+            hint="Give lazy modules their input sizes.",
+        )
+    entries = module.state_dict(keep_vars=True)
+    tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
+    return tensors, tuple(key for key in entries if key not in tensors)
+
+
+def _own(module: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer of a module by its path."""
+    parameters = module.named_parameters(remove_duplicate=False)
+    return dict(parameters) | dict(module.named_buffers(remove_duplicate=False))
+
+
+def infos_of(tensors: dict[str, Tensor]) -> dict[str, TensorInfo]:
+    """Return the header of each tensor; raises ConfigError for one that cannot be a destination."""
+    return {key: _info(key, tensor) for key, tensor in tensors.items()}
+
+
+def _info(key: str, tensor: Tensor) -> TensorInfo:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in DTYPES or tensor.layout is not torch.strided:
+        raise ConfigError(f"{escape(key)} is a {tensor.layout} tensor of {dtype}, which cannot be a destination.")
+    return TensorInfo(dtype, tuple(tensor.shape))
+
+
+def ties_of(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Map every key that is the same view of the same storage as an earlier key to that first key."""
+    first: dict[Any, str] = {}
+    ties: dict[str, str] = {}
+    for key, tensor in tensors.items():
+        place: object = (
+            tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+        ) if not is_spread(tensor) else id(tensor)  # fmt: skip
+        if tensor.numel() and first.setdefault(place, key) != key:
+            ties[key] = first[place]
+    return ties

@@ -1,0 +1,181 @@
+"""Computes the tensors that are not copied as they are, block by block, as the plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from math import prod
+from typing import TypeVar
+
+import numpy as np
+
+from ...errors import PlanError
+from ...planning.plan.step import MERGES, Step
+from ...tensors.info import TensorInfo
+from ...tensors.ops.boxes import Array, Box, blocks
+from ...tensors.ops.casts import Lost, cast, raw_dtype, widened
+from ...tensors.ops.interpolation import interpolate, interpolation_box
+from ...tensors.ops.means import average, largest, rounded
+from ...util.text import escape
+from ..resample.adapt import ADAPTERS, adaptation_box, adapted
+from ..resample.centre import centred
+from ..run.context import MergeContext
+from .adapting import adapting_of, adapting_places
+from .casting import cast_for, named
+from .factoring import factoring_of, factoring_places
+from .mapping import mapped_block
+from .memory_estimate import check_memory
+from .merge_inputs import merging_places
+from .merging import merging_of
+from .overlaying import overlaid_block
+from .part import Blockwise, Part, Place, Seen, placed
+from .reading import read_as, read_part
+
+__all__ = ["Computed", "block_places", "blockwise", "computed_blocks", "takes_numbers"]
+
+T = TypeVar("T")
+
+BLOCK_BYTES = 2 << 20
+"""About the bytes of an output block, or of what it is read from if that is more; two threads hold one each."""
+
+MADE_BYTES = 16 << 20
+"""The same for what is made of other tensors: of columns of transposed ones, each block reads all their rows."""
+
+DOUBLES = 4 * 8
+"""Bytes for an element that is adapted: in double precision it is read, weighed and added up."""
+
+CACHED = 1 << 17
+"""Elements that are summed in double precision at once: what a core's cache holds."""
+
+Computed = tuple[int, Array, Lost]
+"""Offset in the tensor (bytes), the values as ``raw_dtype`` of the step's dtype, how many lost their size."""
+
+
+def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | None = None) -> Iterator[Computed]:
+    """Yield the blocks of a tensor in order.
+
+    ``parts`` are the step's inputs; where a source is laid over initial values, those are one more, of a checkpoint.
+    """
+    context = context or MergeContext()
+    compute = blockwise(step, parts, context)
+    for place in block_places(step, parts, context):
+        values, lost = compute(place, None)
+        yield place.offset, values, lost
+
+
+def takes_numbers(step: Step) -> bool:
+    """Whether a step computes with values, as a cast does, and does not only move them."""
+    return step.op in (*MERGES, "lora", "interpolate", *ADAPTERS) or step.dtype != step.source_dtype
+
+
+def block_places(step: Step, parts: Sequence[Part], context: MergeContext) -> list[Place]:
+    """Return the blocks in which an output tensor is computed."""
+    if step.op == "merge":
+        return merging_places(step, context)
+    if step.op == "lora":
+        return adapting_places(step)
+    if step.op == "factor":
+        return factoring_places(step)
+    itemsize = raw_dtype(step.dtype).itemsize
+    shape = step.shape if step.op != "copy" else parts[0][0].shape  # (1,) and () have the same bytes
+    return list(placed(blocks(shape, _limit(step, parts[0][0], itemsize)), itemsize))
+
+
+def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
+    """Return what computes the blocks of an output tensor, in any order, in several threads.
+
+    It shows ``seen``, if given, what was read of each of several inputs.
+    """
+    check_memory(step, block_places(step, parts, context), context)
+    compute: Blockwise = partial(_computed, step, parts)
+    if step.op == "merge":
+        compute = _about(step, partial(merging_of, step, parts, context))
+    elif step.op == "lora":
+        compute = _about(step, partial(adapting_of, step, parts))
+    elif step.op == "factor":
+        compute = factoring_of(step, parts, context.factors)
+
+    def block(place: Place, seen: Seen | None = None) -> tuple[Array, Lost]:
+        values, lost = _about(step, partial(compute, place, seen))
+        return np.ascontiguousarray(values), lost
+
+    return block
+
+
+def _about(step: Step, work: Callable[[], T]) -> T:
+    """Return what some work gives; what it raises as PlanError names the step's key."""
+    try:
+        return work()
+    except PlanError as error:
+        key = escape(step.key)
+        if error.message.startswith((f"{key} ", f"{key}: ")):
+            raise
+        raise PlanError(f"{key}: {error.message}", hint=error.hint) from error
+
+
+def _computed(step: Step, parts: Sequence[Part], place: Place, seen: Seen | None) -> tuple[Array, Lost]:
+    (info, source), box = parts[0], place.box
+    if step.op == "interpolate":
+        part = interpolation_box(box, info.shape, step.shape)
+        floats = interpolate(read_part(source, info, part), part, box, info.shape, step.shape, dtype=info.dtype)
+        values, lost = cast_for(step, floats, "float64" if info.dtype == "float64" else "float32")
+    elif step.op in ADAPTERS:
+        part = adaptation_box(step.policy, box, info.shape, step.shape)
+        wide, _ = cast(read_part(source, info, part), info.dtype, "float64")
+        values, lost = cast_for(
+            step, adapted(step.policy, wide, part, box, source=info.shape, destination=step.shape), "float64"
+        )
+    elif step.op == "center":
+        dtype = raw_dtype(info.dtype)
+        placed = centred(
+            lambda part: read_part(source, info, part), dtype, box, source=info.shape, destination=step.shape
+        )
+        values, lost = cast_for(step, placed, info.dtype)
+    elif step.overlays:
+        values, lost = overlaid_block(step, parts[0], parts[1], box)
+    elif step.op == "map":
+        values, lost = cast_for(step, mapped_block(step, info, source, box), info.dtype)
+    elif step.op in MERGES:
+        values, lost = _merged(step, parts, box, seen)
+    else:
+        values, lost = cast_for(step, read_part(source, info, box), info.dtype)
+    return values, lost
+
+
+def _read(parts: Sequence[Part], box: Box, seen: Seen | None) -> Iterator[tuple[Array, str]]:
+    """Yield a part of each input: one is held at a time, however many there are."""
+    for number, (info, source) in enumerate(parts):
+        values = read_as(source, info, box)
+        if seen is not None:
+            seen(number, values)
+        yield values, info.dtype
+
+
+def _merged(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> tuple[Array, Lost]:
+    if step.op == "max":
+        return cast_for(step, *largest(_read(parts, box, seen)))
+    with np.errstate(all="ignore"):
+        total, wide = average(_read(parts, box, seen), step.weights)
+    lost = Lost() if np.isfinite(total).all() else Lost(_lost(total, _read(parts, box, None)))
+    values, more = named(step, rounded, total, wide)
+    return values, lost + more
+
+
+def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
+    """Return how many values of a sum are not finite that are finite in all inputs, which are read again."""
+    odd = ~np.isfinite(total)
+    for values, dtype in parts:
+        odd &= np.isfinite(np.asarray(widened(values, dtype)))
+    return int(np.count_nonzero(odd))
+
+
+def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
+    """Return the elements of a block, so that neither it nor what it is made from is much over ``BLOCK_BYTES``."""
+    limit = (BLOCK_BYTES if info.made is None else MADE_BYTES) // max(itemsize, info.itemsize)
+    if step.op in ADAPTERS:
+        limit = BLOCK_BYTES // DOUBLES
+    if step.op == "interpolate" or step.op in ADAPTERS:
+        limit = limit * prod(step.shape) // max(prod(step.shape), info.numel)
+    if step.op == "average":
+        limit = min(limit, CACHED)
+    return max(1, limit)

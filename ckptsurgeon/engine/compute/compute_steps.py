@@ -1,0 +1,190 @@
+"""The tensors that are cast, resized, gathered from strides or drawn."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import PlanError
+from ...planning.plan.plan import Plan
+from ...planning.plan.step import Step
+from ...tensors.dtypes import SATURATED
+from ...tensors.ops.boxes import Array
+from ...tensors.ops.casts import Lost, cast, count_special, raw_dtype
+from ...util.text import escape
+from ..run.checksums import bad_checksum, combine, crc32
+from ..run.context import MergeContext
+from ..run.run import Run, checked_on_the_way, has_slot
+from .casting import relevant
+from .compute import block_places, blockwise, computed_blocks, takes_numbers
+from .memory_estimate import threads_of
+from .overlaying import overlay
+from .part import Part, Place
+from .together import computed_together, grouped
+from .variances import are_variances, count_negative, had_none
+
+__all__ = ["check_equal", "compute_steps", "draw_steps"]
+
+
+def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
+    """Raise PlanError where two keys that the destination ties hold different values."""
+    for pair in plan.equal:
+        source = sources[pair.source]
+        step = Step(pair.first, "copy", source[pair.first].dtype, source[pair.first].shape)
+        first = computed_blocks(step, [(source[pair.first], source)])
+        second = computed_blocks(step, [(source[pair.second], source)])
+        for (_, a, _), (_, b, _) in zip(first, second, strict=True):
+            if not np.array_equal(a.view("u1"), b.view("u1")):
+                raise PlanError(
+                    f"{escape(pair.first)} and {escape(pair.second)} of {escape(source.path)} differ, "
+                    "but the destination ties them.",
+                    hint="Exclude the one that should not count.",
+                )
+
+
+def compute_steps(run: Run) -> None:
+    """Write every tensor whose values lie in checkpoints and are not copied: cast, resized, merged, gathered."""
+    pools: dict[int, ThreadPoolExecutor] = {}
+    shared = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory)
+    try:
+        for group in grouped(run, shared):
+            made = computed_together(group, shared) if len(group) > 1 else None
+            if made is None:
+                for step, parts in group:
+                    _compute(run, step, parts, shared, pools)
+                continue
+            run.check()
+            for (step, parts), values in zip(group, made, strict=True):
+                _note_negative(run, step, parts, count_negative(values, step.dtype) if are_variances(step) else 0)
+                run.checksums[step.key] = run.write(step.key, 0, _raw(values))
+                run.nbytes_read += sum(info.nbytes for info, _ in parts)
+                run.advance(values.nbytes)
+        run.fits = tuple(shared.factors.fits.values())
+    finally:
+        for pool in pools.values():
+            pool.shutdown(cancel_futures=True)  # of a tensor that failed or was interrupted, the rest is not computed
+
+
+def _compute(
+    run: Run, step: Step, parts: Sequence[Part], context: MergeContext, pools: dict[int, ThreadPoolExecutor]
+) -> None:
+    """Compute one tensor block by block; numpy lets two threads work at once."""
+    places = block_places(step, parts, context)
+    number = threads_of(step, places, context)
+    if number > 1:  # of one block, a thread of its own would cost more than it saves
+        if number not in pools:
+            pools[number] = ThreadPoolExecutor(number, thread_name_prefix="compute")
+        context = replace(context, spread=pools[number].map)
+    sums = [_Sum() if checked_on_the_way(step, info) else None for info, _ in parts]
+    compute = blockwise(step, parts, context)
+    counted, variances = takes_numbers(step), are_variances(step)
+    negative: list[int] = []
+
+    def block(place: Place) -> tuple[int, int, Lost, int]:
+        def seen(number: int, read: Array) -> None:
+            kept = sums[number]
+            if kept is not None:
+                kept.add(place.index, _raw(read))
+
+        run.check()
+        values, lost = compute(place, seen)
+        crc = run.write(step.key, place.offset, _raw(values))
+        run.advance(values.nbytes)
+        if variances:
+            negative.append(count_negative(values, step.dtype))
+        return crc, values.nbytes, lost, sum(count_special(values, step.dtype)) if counted else 0
+
+    done = list(context.spread(block, places))
+    _check_sums(parts, sums)
+    lost = sum((each for _, _, each, _ in done), Lost())
+    run.lost[step.key] = relevant(lost, [info for info, _ in parts], step)
+    _note_negative(run, step, parts, sum(negative))
+    unsound = sum(number for _, _, _, number in done) - (0 if step.dtype in SATURATED else lost.infinite)
+    if unsound > 0:
+        run.unsound[step.key] = unsound
+    run.nbytes_read += sum(info.nbytes for info, _ in parts)
+    run.checksums[step.key] = combine([(crc, nbytes) for crc, nbytes, _, _ in done])
+
+
+def _note_negative(run: Run, step: Step, parts: Sequence[Part], number: int) -> None:
+    if number and had_none(parts):
+        run.negative[step.key] = number
+
+
+class _Sum:
+    """The CRC-32 of a record whose blocks come from several threads: those that are ahead wait, the others are one."""
+
+    def __init__(self) -> None:
+        self.crc = 0
+        self._nbytes = 0
+        self._next = 0
+        self._ahead: dict[int, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, index: int, raw: memoryview) -> None:
+        """Take the block of this index, once for each from 0."""
+        crc = crc32(raw)
+        with self._lock:
+            self._ahead[index] = crc, len(raw)
+            while self._next in self._ahead:
+                following = self._ahead.pop(self._next)
+                self.crc = combine([(self.crc, self._nbytes), following])
+                self._nbytes += following[1]
+                self._next += 1
+
+
+def _check_sums(parts: Sequence[Part], sums: Sequence[_Sum | None]) -> None:
+    """Raise FormatError where what was read of an input is not what its checksum says."""
+    for (info, source), found in zip(parts, sums, strict=True):
+        if found is not None:
+            assert info.storage is not None  # by checked_on_the_way
+            if found.crc != info.storage.crc32:
+                raise bad_checksum(source.file(info), info.storage.name)
+
+
+def draw_steps(run: Run) -> None:
+    """Write every tensor whose initial values are drawn, one at a time."""
+    steps = {step.key: step for step in run.plan.steps if run.draws(step) and not step.tied_to}
+    aliases: dict[str, list[Step]] = {}
+    for step in run.plan.steps:
+        if run.draws(step) and step.tied_to and has_slot(run, step):
+            aliases.setdefault(step.tied_to, []).append(step)
+    for key, dtype, data in _initial_values(run, list(steps)):
+        step = steps[key]
+        values = _drawn(run, step, dtype, data)
+        for each in (step, *aliases.get(key, ())):
+            run.checksums[each.key] = run.write(each.key, 0, _raw(values))
+            run.advance(values.nbytes)
+        del values, data
+
+
+def _initial_values(run: Run, keys: Sequence[str]) -> Iterator[tuple[str, str, memoryview]]:
+    """Yield each key with the dtype and bytes that the destination gives it."""
+    target = run.inputs.target
+    if keys:
+        assert target is not None
+        for key, data in target.initial(keys, run.plan.seed):
+            yield key, target.tensors[key].dtype, data
+
+
+def _drawn(run: Run, step: Step, dtype: str, data: memoryview) -> Array:
+    """Return a tensor's initial values in the step's dtype, the source's part laid over them."""
+    drawn = np.frombuffer(data, raw_dtype(dtype)).reshape(step.shape)
+    values, lost = cast(drawn, dtype, step.dtype)
+    if step.op != "init":
+        info = run.info(step)
+        assert step.source is not None
+        values = np.ascontiguousarray(values)
+        lost += overlay(step, info, run.inputs.sources[step.source], values)
+        run.nbytes_read += info.nbytes
+    run.lost[step.key] = lost
+    return values
+
+
+def _raw(values: Array) -> memoryview:
+    return np.ascontiguousarray(values).reshape(-1).view("u1").data

@@ -1,0 +1,74 @@
+"""What it takes to carry a plan out: bytes to read and write, passes, memory."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ...errors import PlanError
+from ...planning.plan.costs import Costs
+from ...planning.plan.plan import Plan
+from ...planning.plan.step import Step
+from ...tensors.dtypes import DTYPES
+from ...util.text import human_bytes
+from ..run.context import MergeContext
+from .adapting import adapting_passes
+from .compute import block_places
+from .factoring import factoring_passes
+from .memory_estimate import check_memory, need_of, threads_of
+
+__all__ = ["costs_of"]
+
+BUFFERS = 16 << 20
+"""Bytes that copying takes, whatever it copies."""
+
+
+def costs_of(plan: Plan, context: MergeContext) -> Costs:
+    """Return what a plan takes.
+
+    Raises ConfigError for a merge method that is not known, PlanError where it takes more memory than there is.
+    """
+    passes = [_passes(step, context) for step in plan.steps]
+    read = sum(
+        number * sum(_nbytes(one.dtype, one.shape) for one in step.inputs)
+        for number, step in zip(passes, plan.steps, strict=True)
+    )
+    written = sum(_nbytes(step.dtype, step.shape) for step in plan.steps)
+    if context.memory < BUFFERS:
+        raise PlanError(
+            f"copying takes {human_bytes(BUFFERS)} of memory; it has {human_bytes(context.memory)}.",
+            hint=f"Allow more: --memory {BUFFERS}B.",
+        )
+    distinct = {_alike(step): step for step in reversed(plan.steps)}  # of which a large model has few
+    memory = max((_memory(step, context) for step in reversed(distinct.values())), default=0)
+    return Costs(max(passes, default=1), read, written, memory)
+
+
+def _passes(step: Step, context: MergeContext) -> int:
+    """Return how often the inputs of a step are read; once more where the mean of all rows is needed first."""
+    if step.lora is not None:
+        return adapting_passes(step)
+    if step.factor is not None:
+        return factoring_passes(step)
+    means = any(rows.padded for rows in step.vocabularies)
+    return means + (context.method(step.merge.method).passes if step.merge is not None else 1)
+
+
+def _alike(step: Step) -> tuple[object, ...]:
+    """Return what tensors share that take the same memory: whatever is not a merge stands for itself."""
+    if step.op != "merge":
+        return (step.op in ("lora", "factor") and step.key,)
+    return id(step.merge), step.dtype, step.shape, len(step.more)
+
+
+def _memory(step: Step, context: MergeContext) -> int:
+    if step.op not in ("merge", "lora", "factor"):
+        return BUFFERS
+    places = block_places(step, (), context)
+    check_memory(step, places, context)
+    need = need_of(step, places)
+    assert need is not None
+    return max(BUFFERS, need.kept + threads_of(step, places, context) * need.block)
+
+
+def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return (prod(shape) * DTYPES[dtype].bits + 7) // 8

@@ -1,0 +1,93 @@
+"""Merges the tensors that several models have of one name by a method, slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...errors import PlanError
+from ...methods.merge._method import Merging, Method
+from ...planning.plan.merge import Merge
+from ...planning.plan.step import Step
+from ...tensors.ops.boxes import Array, box_shape
+from ...tensors.ops.casts import Lost
+from ...tensors.ops.means import rounded
+from ...util.text import count, escape
+from ..run.context import MergeContext
+from .casting import cast_for, named
+from .merge_inputs import MergedTensors, merge_of, method_of
+from .part import Blockwise, Part, Place, Seen
+
+__all__ = ["merging_of"]
+
+
+def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
+    """Look at the inputs as far as a method needs, and return what merges their blocks.
+
+    Raises PlanError where the tensors cannot be merged so, or not in the memory there is.
+    """
+    merge = merge_of(step)
+    method = method_of(step, context)
+    _check_inputs(merge, method, len(parts) - merge.base)
+    tensors = MergedTensors(step, parts, context)
+    argument = {one.name: one.argument for one in method.parameters}
+    with tensors.library.working():
+        merging = method.prepare(tensors, {argument[name]: value for name, value in merge.parameters.items()})
+
+    def block(place: Place, seen: Seen | None) -> tuple[Array, Lost]:
+        inner = tensors.inner[place.index]
+        if inner is None:
+            return tensors.kept(place.box)
+        values, lost = _finished(step, merge, merging, tensors, inner, seen)
+        if inner.box == place.box:
+            return values, lost
+        whole, more = tensors.kept(place.box)
+        whole[tuple(slice(0, size) for size in values.shape)] = values
+        return whole, lost + more
+
+    return block
+
+
+def _check_inputs(merge: Merge, method: Method, number: int) -> None:
+    """Raise PlanError where a plan, which may have been edited, gives a method what it does not merge."""
+    least, most = method.models
+    needs, takes = method.base == "required", method.base in ("required", "optional")
+    if (
+        (needs and not merge.base)
+        or (merge.base and not takes)
+        or number < least
+        or (most is not None and number > most)
+    ):
+        with_base = " and a base" if merge.base else ""
+        raise PlanError(
+            f"{escape(merge.method)} does not merge {count(number, 'model')}{with_base}.", hint="Plan again."
+        )
+
+
+def _finished(
+    step: Step, merge: Merge, merging: Merging, tensors: MergedTensors, inner: Place, seen: Seen | None
+) -> tuple[Array, Lost]:
+    with tensors.library.working():
+        at = tensors.slice(inner, seen)
+        values = tensors.library.get(merging(at))
+    wanted = box_shape(inner.box)
+    if values.shape != wanted:
+        raise PlanError(f"the merge method {escape(merge.method)} gives {values.shape} for a slice of {wanted}.")
+    lost = Lost(_overflown(values, tensors, inner)) if not np.isfinite(values).all() else Lost()
+    made, more = _rounded(step, merge, values)
+    return made, lost + more
+
+
+def _overflown(values: Array, tensors: MergedTensors, inner: Place) -> int:
+    """Return how many values are infinite or NaN that are finite in all inputs, which are read again: it is seldom."""
+    at = tensors.slice(inner)
+    inputs = [tensors.library.get(one) for one in (*at.models, *([at.base] if at.base is not None else []))]
+    finite = np.logical_and.reduce([np.isfinite(one) for one in inputs])
+    return int(np.count_nonzero(~np.isfinite(values) & finite))
+
+
+def _rounded(step: Step, merge: Merge, values: Array) -> tuple[Array, Lost]:
+    if merge.compute == "float64" or step.dtype == "float8_e8m0fnu":  # which has no sign: below zero is an error
+        return named(step, rounded, values.astype("<f8", copy=False), "float64")
+    return cast_for(step, values.astype("<f4", copy=False), "float32")

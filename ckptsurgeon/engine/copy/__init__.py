@@ -1,0 +1,1 @@
+"""Tensors whose bytes are copied."""

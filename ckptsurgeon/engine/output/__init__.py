@@ -1,0 +1,1 @@
+"""The output: its layout, its companions, its signature."""

@@ -1,0 +1,216 @@
+"""Lays an output out: one file or a folder of shards, in which format, each tensor in its slot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from ...errors import ConfigError, OutputError
+from ...formats._open import writers
+from ...formats.base.bounds import most_segments
+from ...formats.base.header import Beside, Layout, OutTensor, Writer
+from ...formats.base.sharded_writer import RECIPE_FILE, split_shards
+from ...planning.plan.plan import Plan
+from ...planning.plan.step import Step
+from ...storage.small_files import open_file
+from ...tensors.dtypes import DTYPES
+from ...util.text import count, escape
+from .sizes import check_shards, parse_size
+
+__all__ = [
+    "OutputOptions",
+    "OutputShape",
+    "Part",
+    "check_options",
+    "existing_checkpoint",
+    "is_folder",
+    "lay_out",
+    "writer_of",
+]
+
+DEFAULT_SHARD = "5GB"
+INDEX_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where and how to write: ``to`` names a format, ``max_shard_size`` is as in ``5GB`` and makes a folder.
+
+    ``inputs`` are further files that were read and must not be written: the plan, a file of rules. ``wait`` is for how
+    many seconds another run that writes there is waited for. ``key`` is the file of a private key that signs it.
+    """
+
+    path: str
+    to: str = ""
+    max_shard_size: str = ""
+    force: bool = False
+    inputs: tuple[str, ...] = ()
+    wait: float | None = None
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of an output: its name in the folder ('' for a single file) and its layout."""
+
+    name: str
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class OutputShape:
+    """A whole output before a byte is written; ``index`` is the text of a folder's index, if it has one."""
+
+    parts: tuple[Part, ...]
+    folder: bool
+    index: tuple[str, bytes] = ("", b"")
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(part.layout.size for part in self.parts)
+
+
+def is_folder(options: OutputOptions) -> bool:
+    """Whether an output is a folder: it is one, ends in a slash, has no suffix, or shards are asked for."""
+    path = options.path
+    if os.path.isdir(path) or path.endswith("/") or options.max_shard_size:
+        return True
+    if options.to in writers() and _is_of_folders(writers()[options.to]):
+        return True
+    return not os.path.splitext(path)[1] and not os.path.exists(path)
+
+
+def writer_of(options: OutputOptions) -> Writer:
+    """Return what writes an output; raises ConfigError where its format is unknown."""
+    known = writers()
+    if options.to:
+        if options.to not in known:
+            raise ConfigError(f"--to {options.to} is unknown.", hint=f"Use one of {', '.join(known)}.")
+        _check_suffix(options, known)
+        return known[options.to]
+    if is_folder(options):
+        return known["safetensors"]
+    suffix = os.path.splitext(options.path)[1].lower()
+    for writer in known.values():
+        if suffix in writer.suffixes:
+            return writer
+    suffixes = [s for writer in known.values() for s in writer.suffixes]
+    raise ConfigError(
+        f"the suffix of {escape(options.path)} names no format.", hint=f"Use {', '.join(suffixes)}, or --to."
+    )
+
+
+def _check_suffix(options: OutputOptions, known: Mapping[str, Writer]) -> None:
+    """Raise ConfigError where a file's suffix is that of another format than was asked for."""
+    suffix = os.path.splitext(options.path)[1].lower()
+    said = next((writer for writer in known.values() if suffix in writer.suffixes), None)
+    if said is not None and said.name != options.to and not is_folder(options):
+        raise ConfigError(
+            f"--to {options.to} and the suffix of {escape(options.path)} contradict each other.",
+            hint=f"Name it otherwise, or do without --to: {suffix} is {said.name}.",
+        )
+
+
+def _is_of_folders(writer: Writer) -> bool:
+    return not writer.suffixes
+
+
+def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
+    made = []
+    for step in steps:
+        if step.dtype not in writer.dtypes:
+            others = [w.name for w in sorted(writers().values(), key=_is_of_folders) if step.dtype in w.dtypes]
+            hint = f"Use --to {others[0]}." if others else f"Exclude {escape(step.key)}."
+            raise OutputError(f"{writer.name} has no dtype {step.dtype}, which {escape(step.key)} is.", hint=hint)
+        nbytes = (prod(step.shape) * DTYPES[step.dtype].bits + 7) // 8
+        made.append(OutTensor(step.key, step.dtype, step.shape, nbytes, step.tied_to))
+    return made
+
+
+def check_options(options: OutputOptions) -> None:
+    """Raise ConfigError for a format or size that is unknown."""
+    writer_of(options)
+    if options.max_shard_size:
+        parse_size(options.max_shard_size)
+
+
+def lay_out(plan: Plan, options: OutputOptions, recipe: Sequence[str], beside: Beside | None = None) -> OutputShape:
+    """Lay out the output of a plan; ``beside`` is what goes into it beside the tensors.
+
+    Raises ConfigError for a format or size that is unknown, a size that gives each tensor a shard of its own, or a
+    format that has no place for ``beside``; OutputError for a dtype the format lacks.
+    """
+    writer = writer_of(options)
+    if plan.target.weights:
+        _check_adapter(options)
+    if beside is not None and (is_folder(options) or not writer.carries):
+        where = "a folder" if is_folder(options) else writer.name
+        raise ConfigError(f"{where} has no place for entries that are no tensors.", hint="Write one .pth file.")
+    tensors = _out_tensors(plan.steps, writer)
+    _check_readable(tensors, writer)
+    metadata: Mapping[str, str] = {"format": "pt", **plan.metadata}
+    if not is_folder(options):
+        return OutputShape((Part("", writer.layout(tensors, metadata, recipe, beside)),), folder=False)
+    shards = [tensors] if plan.target.weights else _sharded(tensors, options.max_shard_size or DEFAULT_SHARD, writer)
+    names = [plan.target.weights] if plan.target.weights else writer.sharding.names(len(shards))
+    layouts = {name: (shard, writer.layout(shard, metadata, ())) for name, shard in zip(names, shards, strict=True)}
+    parts = tuple(Part(name, layout) for name, (_, layout) in layouts.items())
+    return OutputShape(parts, folder=True, index=writer.sharding.index(layouts))
+
+
+def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
+    """Raise OutputError for more tensors, or longer keys, than we would read again."""
+    if len(tensors) > writer.most:
+        others = [other.name for other in writers().values() if other.most >= len(tensors)]
+        raise OutputError(
+            f"{count(len(tensors), 'tensor')} are too many for {writer.name}: "
+            f"at most {writer.most} could be read again.",
+            hint=f"Use --to {others[0]}." if others else "Write parts of it, with ckpt filter.",
+        )
+    segments = sum(tensor.key.count(".") + 1 for tensor in tensors)
+    if segments > most_segments(len(tensors)):
+        raise OutputError(
+            f"the keys have {segments} segments in all: at most {most_segments(len(tensors))} could be read again.",
+            hint="Write parts of it, with ckpt filter.",
+        )
+
+
+def _sharded(tensors: Sequence[OutTensor], text: str, writer: Writer) -> list[list[OutTensor]]:
+    """Return the tensors of each shard; raises ConfigError for a size that is none or makes one of each tensor."""
+    size = parse_size(text)
+    shards = split_shards(tensors, size, shares=writer.shares)
+    check_shards(size, text, len(shards), sum(not tensor.alias_of for tensor in tensors))
+    return shards
+
+
+def is_adapter(options: OutputOptions) -> bool:
+    """Whether an output is a folder with one file of safetensors, as PEFT reads it."""
+    return is_folder(options) and not options.max_shard_size and writer_of(options).name == "safetensors"
+
+
+def _check_adapter(options: OutputOptions) -> None:
+    """Raise ConfigError where an output cannot be an adapter."""
+    if not is_adapter(options):
+        raise ConfigError(
+            f"{escape(options.path)} is to hold an adapter: a folder with one file of safetensors.",
+            hint="Name a folder, and no --to or --max-shard-size.",
+        )
+
+
+def existing_checkpoint(path: str) -> list[str]:
+    """Return the files of the checkpoints that a folder holds, in whatever format, and its recipe."""
+    if not os.path.isdir(path):
+        return []
+    present = set(os.listdir(path))
+    found = present & {RECIPE_FILE}
+    for writer in writers().values():
+        found |= writer.sharding.family(present, lambda name: _content(os.path.join(path, name)))
+    return sorted(found)
+
+
+def _content(path: str) -> bytes:
+    with open_file(path) as file:
+        return file.read(min(os.fstat(file.fileno()).st_size, INDEX_BYTES))  # Python asks for as much memory at once

@@ -1,0 +1,82 @@
+"""Signs an output before it is put in place, so that the two appear together."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from ...errors import OutputError
+from ...storage.signing.bundle import MODEL_SIGNATURE, SINGLE, sign, signature_of
+from ...storage.signing.keys import load_signer
+from ...storage.small_files import open_file
+from ...storage.write.folders import StagedFolder
+from ...storage.write.locking import output_lock
+from ...storage.write.output_checks import check_output, output_error
+from ...storage.write.staging import StagedFile, staged_file
+from ...util.text import escape, listing
+from .layout import OutputOptions
+
+__all__ = ["Signing", "check_signable", "signing"]
+
+
+class Signing:
+    """Signs what was written with a key; without one it does nothing."""
+
+    def __init__(self, options: OutputOptions, path: str, place: StagedFile | None = None) -> None:
+        self._signer = load_signer(options.key) if options.key else None
+        self._name = os.path.basename(os.path.abspath(path))
+        self.place = place
+
+    def finish(self, files: Iterable[StagedFile], folder: StagedFolder | None) -> None:
+        """Read the temp files and write the signature: into the folder, or beside the file."""
+        if self._signer is None:
+            return
+        if folder is not None:
+            names = sorted(os.listdir(folder.path))
+            digests = {name: _digest(os.path.join(folder.path, name), folder.shown) for name in names}
+            folder.write(MODEL_SIGNATURE, sign(self._name, digests, self._signer))
+        for file in files if self.place is not None else ():
+            assert self.place is not None
+            self.place.write(0, sign(self._name, {SINGLE: _digest(file.path, file.shown)}, self._signer))
+
+
+@contextmanager
+def signing(options: OutputOptions, path: str, taken: set[tuple[int, int]], *, folder: bool) -> Iterator[Signing]:
+    """Give what signs an output; of a single file the signature is put in place right after it."""
+    if folder or not options.key:
+        yield Signing(options, path)
+        return
+    place = signature_of(path, folder=False)
+    made = Signing(options, path)
+    check_output(place, taken, force=options.force, folder=False)
+    written = False
+    try:
+        with output_lock(place, options.wait), staged_file(place, None, force=options.force) as file:
+            made.place = file
+            yield made
+            written = True  # and in its place, before the signature is put into its own
+    except OutputError as error:
+        hint = f"{escape(path)} is written, and not signed: write it again with --force."
+        raise OutputError(error.message, hint=hint) if written else error from error
+
+
+def check_signable(path: str, options: OutputOptions, replaced: Iterable[str]) -> None:
+    """Raise OutputError where files stay in a folder that a signature would not be over."""
+    if not options.key or not os.path.isdir(path):
+        return
+    left = sorted(set(os.listdir(path)) - set(replaced))
+    if left:
+        raise OutputError(
+            f"{escape(path)} holds other files, which stay and would not be signed: {listing(left)}.",
+            hint="Write to a new folder.",
+        )
+
+
+def _digest(path: str, shown: str) -> str:
+    try:
+        with open_file(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise output_error(shown, error) from error

@@ -1,0 +1,1 @@
+"""One run of a plan, and its checksums."""

@@ -1,0 +1,1 @@
+"""What the formats share: headers, limits, shards, seals."""

@@ -1,0 +1,60 @@
+"""The seal: one digest over every byte of a file that is no tensor's, so that no flipped bit goes unseen.
+
+A recipe carries its own seal, so the digest is taken with the seal's digits as zeros (and, in a zip, with the
+checksum that the recipe's record has then).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from ...storage.read.base import File
+
+__all__ = ["UNSEALED", "digest_outside", "seal", "seal_of"]
+
+UNSEALED = "0" * 64
+_SEAL = re.compile(r'"seal":\s*"([0-9a-f]{64})"\s*\}\s*\Z')
+"""The last entry of a recipe: an earlier one of that name is somebody's metadata."""
+
+_CHUNK = 1 << 20
+
+
+def seal_of(recipe: str) -> str:
+    """Return the seal that a recipe's text carries, '' if none."""
+    found = _SEAL.search(recipe)
+    return found.group(1) if found else ""
+
+
+def seal(recipe: Sequence[str], digest: str) -> list[str]:
+    """Return the text of an unsealed recipe with its seal set; it is in pieces, the last of which holds the seal."""
+    *pieces, last = recipe
+    return [*pieces, _SEAL.sub(lambda found: found.group(0).replace(UNSEALED, digest), last, count=1)]
+
+
+def digest_outside(file: File, payload: Iterable[tuple[int, int]], patches: Sequence[tuple[int, bytes]] = ()) -> str:
+    """Return the SHA-256 of a file's bytes outside ``payload`` (ascending (begin, end)), patches applied.
+
+    A patch is (offset, bytes) and stands for what the file had there before it was sealed.
+    """
+    digest, at = hashlib.sha256(), 0
+    parts = [*payload, (file.size, file.size)]
+    file.need((before, begin) for (_, before), (begin, _) in pairwise([(0, 0), *parts]) if before < begin)
+    for begin, end in parts:
+        while at < begin:
+            size = min(_CHUNK, begin - at) if begin - at > 2 * _CHUNK else begin - at
+            digest.update(_patched(file, at, size, patches))
+            at += size
+        at = max(at, end)
+    return digest.hexdigest()
+
+
+def _patched(file: File, offset: int, nbytes: int, patches: Sequence[tuple[int, bytes]]) -> bytes:
+    data = bytearray(file.read(offset, nbytes))
+    for at, patch in patches:
+        low, high = max(at, offset), min(at + len(patch), offset + nbytes)
+        if low < high:
+            data[low - offset : high - offset] = patch[low - at : high - at]
+    return bytes(data)

@@ -1,0 +1,97 @@
+"""What a folder is that holds no checkpoint itself, and which of its folders to name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ...errors import CheckpointError
+from ...storage.read.base import Folder
+from ...util.text import escape, listing
+from .._choosing import has_weights, is_weights
+from ..base.json import parse_json
+from ..base.limits import BESIDE_BYTES
+from .words import Foreign, argument
+
+__all__ = ["PIPELINE", "folder_kind"]
+
+PIPELINE = "model_index.json"
+"""Which classes a diffusers pipeline is made of, each of which lies in a folder of its name."""
+_FIRST = ("unet", "transformer", "prior")
+"""The components that are the model, in which most look first."""
+_ORBAX = {"_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt"}
+_LOOKED_INTO = 16
+"""Folders that are listed: each may take a request."""
+_OTHERS = (
+    ".gguf", ".onnx", ".msgpack", ".h5", ".hdf5", ".keras", ".nemo", ".pt2", ".pte", ".tflite", ".mlmodel", ".engine",
+    ".plan", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".pkl",
+)  # fmt: skip
+"""Names of what is not read, and says what it is when it is named."""
+
+
+def folder_kind(folder: Folder, names: Sequence[str]) -> Foreign | None:
+    """Return what a folder without a checkpoint is; None where nothing tells."""
+    inside = folder.folders()
+    if PIPELINE in names:
+        return _pipeline(folder, inside)
+    if _ORBAX & set(names):
+        advice = "Restore it with Orbax, and save the arrays with numpy.savez: ckpt reads .npz."
+        return Foreign("a checkpoint of Orbax", advice)
+    if "saved_model.pb" in names:
+        return Foreign(
+            "a SavedModel of TensorFlow", _command(folder, "variables/variables") if "variables" in inside else ""
+        )
+    if "Manifest.json" in names and "Data" in inside:
+        return Foreign("a Core ML model", "Name the checkpoint that it was converted from.")
+    weights = list(_with_weights(folder, inside))
+    if weights:
+        kind = "a run of Lightning" if "checkpoints" in weights and "hparams.yaml" in names else "a folder"
+        return Foreign(f"{kind} whose checkpoints are in {listing(weights, where='')}", _command(folder, weights[0]))
+    others = [name for name in names if name.lower().endswith(_OTHERS)]
+    if others:
+        what = f"a folder of {listing(others, 2, where='')}"
+        return Foreign(what, f"To be told what that is: ckpt inspect {_argument(folder, others[0])}")
+    return None
+
+
+def _pipeline(folder: Folder, inside: Sequence[str]) -> Foreign:
+    """Return what is said of a diffusers pipeline, whose index may hold anything."""
+    index = _read(folder, PIPELINE)
+    named = [name for name in index if name in inside]
+    weights = list(_with_weights(folder, named or inside))
+    kind = index.get("_class_name")
+    what = f"a diffusers pipeline{f' ({escape(kind, 60)})' if isinstance(kind, str) and kind else ''}"
+    if not weights:
+        return Foreign(f"{what} without weights", "Fetch the folders of its components too.")
+    first = next((name for name in _FIRST if name in weights), weights[0])
+    return Foreign(f"{what}; its weights are in {listing(weights, 12, where='')}", _command(folder, first))
+
+
+def _read(folder: Folder, name: str) -> dict[str, Any]:
+    """Return the entries of a small JSON file, none where it has none."""
+    with suppress(CheckpointError, ValueError):
+        file = folder.file(name)
+        try:
+            found = parse_json(file.read(0, file.size)) if file.size <= BESIDE_BYTES else None
+            return found if isinstance(found, dict) else {}
+        finally:
+            file.close()
+    return {}
+
+
+def _with_weights(folder: Folder, inside: Sequence[str]) -> Iterator[str]:
+    """Yield the folders that hold weights."""
+    for name in inside[:_LOOKED_INTO]:
+        with suppress(CheckpointError):
+            names = folder.inside(name).names()
+            if has_weights(names) or any(map(is_weights, names)):
+                yield name
+
+
+def _command(folder: Folder, inner: str) -> str:
+    return f"Name one of them: ckpt inspect {_argument(folder, inner)}"
+
+
+def _argument(folder: Folder, inner: str) -> str:
+    return argument(f"{folder.uri.rstrip('/')}/{inner}")

@@ -1,0 +1,116 @@
+"""What a file is that no format here reads, and what to do with it: by its content, which its name may sharpen.
+
+The first bytes of other toolkits' formats, each as its specification has them. Pure: bytes and names in, words out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .packed import packed
+from .text import text_kind
+from .words import Foreign, argument
+
+__all__ = ["HEAD", "Foreign", "foreign"]
+
+HEAD = 8192
+"""Bytes that are looked at."""
+
+_ARRAYS = "and save the arrays with numpy.savez: ckpt reads .npz."
+_USER_BLOCKS = (0, 512, 1024, 2048, 4096)
+"""Where HDF5 files begin (HDF5 File Format Specification 3.0, II.A)."""
+_PROTOCOLS = (2, 3, 4, 5)
+"""Of pickles that say theirs, in their second byte."""
+_ONNX = re.compile(
+    rb"\x08[\x01-\x3f](?:\x12[\x01-\x7f][\x20-\x7e]|\x3a[\x80-\xff]{0,4}[\0-\x7f][\x0a\x12]|\x42[\x01-\x7f][\x0a\x10])"
+)
+"""A ``ModelProto``: its version, then the text of its producer, its graph, or its operators' (onnx.proto)."""
+_LINES = re.compile(rb"(?:\([dlt]p\d+\n|c[\w.]+\n[\w.]+\n|[\]}]q\0).*\.", re.DOTALL)
+"""A pickle of protocol 0 or 1, which does not say so."""
+_PRINTED = re.compile(rb"[\x20-\x7e]+")
+
+
+class _Magic(NamedTuple):
+    at: int
+    magic: bytes
+    what: str
+    advice: str
+
+
+_LLAMA = "a GGML file of llama.cpp"
+_MAGICS = (
+    _Magic(0, b"GGUF", "a GGUF file of llama.cpp", "Name the safetensors or .pth that it was converted from."),
+    *(_Magic(0, magic, _LLAMA, "Name the .pth that it was converted from.") for magic in (b"lmgg", b"fmgg", b"tjgg")),
+    _Magic(4, b"TFL3", "a TensorFlow Lite model", "Name the TensorFlow checkpoint that it was converted from."),
+    _Magic(4, b"ET1", "an ExecuTorch program", "Name the .pth of the model that it was exported from."),
+    *(
+        _Magic(0, magic, "a TensorRT engine, compiled for one GPU", "Name the checkpoint that it was built from.")
+        for magic in (b"ptrt", b"ftrt")
+    ),
+    _Magic(0, b"PAR1", "a Parquet table", "Name a checkpoint."),
+    _Magic(0, b"SQLite format 3\0", "a database of SQLite", "Name a checkpoint."),
+)
+
+
+def foreign(head: bytes, name: str, size: int) -> Foreign | None:
+    """Return what a file is that begins with ``head``; None where nothing tells."""
+    for one in _MAGICS:
+        if head.startswith(one.magic, one.at):
+            return Foreign(one.what, one.advice)
+    for kind in _KINDS:
+        found = kind(head, name)
+        if found is not None:
+            return found
+    return text_kind(head, size)
+
+
+def _hdf5(head: bytes, name: str) -> Foreign | None:
+    if not head.startswith(b"\x89HDF") and not any(head.startswith(b"\x89HDF\r\n\x1a\n", at) for at in _USER_BLOCKS):
+        return None
+    return Foreign("an HDF5 file, as Keras writes weights", f"Open it with h5py, or load it in Keras, {_ARRAYS}")
+
+
+def _onnx(head: bytes, name: str) -> Foreign | None:
+    return Foreign("an ONNX model", "Name the checkpoint that it was exported from.") if _ONNX.match(head) else None
+
+
+def _described(head: bytes, name: str) -> Foreign | None:
+    """A version and a message: Core ML's ``Model`` has its description there, TensorFlow's ``SavedModel`` a graph."""
+    if not re.match(rb"\x08.\x12[\x80-\xff]{0,4}[\0-\x7f]\x0a", head, re.DOTALL):
+        return None
+    if name.endswith(".pb"):
+        return Foreign("the graph of a TensorFlow SavedModel", "Name the variables beside it: variables/variables.")
+    return Foreign("a Core ML model", "Name the checkpoint that it was converted from.")
+
+
+def _msgpack(head: bytes, name: str) -> Foreign | None:
+    """A map whose first key is a text (https://github.com/msgpack/msgpack/blob/master/spec.md)."""
+    sizes = {0xDE: 3, 0xDF: 5}
+    at = 1 if head and 0x81 <= head[0] <= 0x8F else sizes.get(head[0], 0) if head else 0
+    if not at or len(head) < at + 2:
+        return None
+    begin, length = (at + 1, head[at] & 0x1F) if 0xA0 <= head[at] <= 0xBF else (at + 2, head[at + 1])
+    if (head[at] != 0xD9 and not 0xA1 <= head[at] <= 0xBF) or not _PRINTED.fullmatch(head[begin : begin + length]):
+        return None
+    return Foreign("msgpack, as Flax writes weights", f"Read it with flax.serialization.msgpack_restore {_ARRAYS}")
+
+
+def _pickle(head: bytes, name: str) -> Foreign | None:
+    said = len(head) > 1 and head[0] == 0x80 and head[1] in _PROTOCOLS
+    if not said and not (len(head) < HEAD and _LINES.fullmatch(head)):
+        return None
+    advice = f"ckpt scan {argument(name)} shows what it would run; save its tensors with torch.save."
+    return Foreign("a pickle that torch did not write", advice)
+
+
+def _zeros(head: bytes, name: str) -> Foreign | None:
+    if not head or head.strip(b"\0"):
+        return None
+    return Foreign("a file that begins with zeros, as a download that broke off", "Fetch it anew.")
+
+
+_KINDS: tuple[Callable[[bytes, str], Foreign | None], ...] = (
+    packed, _hdf5, _onnx, _described, _msgpack, _pickle, _zeros,
+)  # fmt: skip

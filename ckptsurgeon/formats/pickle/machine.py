@@ -1,0 +1,166 @@
+"""Our own pickle machine: reads protocols 0 to 5 without importing or calling anything.
+
+The instruction set is the one of CPython's ``Lib/pickletools.py``. GLOBAL only makes a Name; REDUCE, NEWOBJ,
+INST and OBJ only make an Opaque, except for the few names for which ``rebuild`` holds a function of ours; BUILD
+only keeps the state. A persistent id goes to ``persistent``. Everything a file can make large is bounded.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from ...errors import CheckpointError, UnsafeError
+from ..base import limits
+from ._opcodes import TABLE, Opcodes, UnknownOpcodeError
+from .shortcut import plain_tensors
+from .state import NO_EDGE, Rebuild
+from .values import Name
+
+__all__ = ["Machine", "Rebuild", "load"]
+
+_UINT2 = struct.Struct("<H")
+_UINT4 = struct.Struct("<I")
+
+
+class Machine(Opcodes):
+    """Runs one pickle. ``position`` is where it stopped, so that several may follow each other."""
+
+    def run(self) -> Any:
+        """Run to STOP and return what the pickle holds.
+
+        Raises FormatError where the stream is malformed, UnsafeError where it exceeds a bound.
+        """
+        try:
+            return self._loop()
+        except CheckpointError:
+            raise
+        except IndexError:
+            why = "ends too early" if self.position >= len(self.data) else "takes from an empty stack"
+            raise self._broken(why) from None
+        except struct.error:
+            raise self._broken("ends too early") from None
+        except KeyError as error:
+            raise self._broken(f"uses memo entry {error} that it never made") from None
+        except (ValueError, TypeError, AttributeError, UnicodeError, OverflowError) as error:
+            raise self._broken(f"is malformed: {error}") from None
+        except (RecursionError, MemoryError) as error:
+            raise UnsafeError(f"the pickle ends in a {type(error).__name__}.", rule="pickle resources") from None
+
+    def _loop(self) -> Any:
+        """Interpret opcodes; those of which a state dict is made come first, the rest are in the table."""
+        data, memo, position = self.data, self.memo, self.position
+        near, far = memo.near, memo.far
+        stack, marks, persistent = self.stack, self.marks, self._persistent
+        deepest, most_calls, calls = limits.PICKLE_DEPTH, self.most_calls, 0
+        most_rare, rare, room, edge = self.most_rare, 0, self.room, self.edge
+        unpack4, unpack2 = _UINT4.unpack_from, _UINT2.unpack_from
+        try:
+            for _ in range(self.most_ops):
+                if position >= edge:
+                    self._leave_frame(position)
+                    edge = NO_EDGE
+                op = data[position]
+                position += 1
+                if op == 0x72:  # LONG_BINPUT
+                    index = unpack4(data, position)[0]
+                    position += 4
+                    if index == len(near) and not far:
+                        near.append(stack[-1])
+                    else:
+                        memo.put(index, stack[-1])
+                elif op == 0x68:  # BINGET
+                    value = memo.get(data[position])
+                    position += 1
+                    taken = None
+                    if type(value) is Name and value.makes_tensors and not far:
+                        taken = plain_tensors(data, position, near, persistent, value, edge=edge)
+                    if taken is None:
+                        stack.append(value)
+                        continue
+                    values, position, length = taken
+                    calls, room = calls + len(values) + 1, room - length
+                    if calls > most_calls:
+                        raise self._too_many_calls()
+                    if room < 0:
+                        raise self._too_much_text()
+                    stack += values
+                elif op == 0x4B:  # BININT1
+                    stack.append(data[position])
+                    position += 1
+                elif op == 0x28:  # MARK
+                    if len(marks) >= deepest:
+                        raise UnsafeError("the pickle is nested too deeply.", rule="pickle depth")
+                    marks.append(stack)
+                    stack = []
+                elif op == 0x74:  # TUPLE
+                    items = tuple(stack)
+                    stack = marks.pop()
+                    stack.append(items)
+                elif op == 0x58:  # BINUNICODE
+                    length = unpack4(data, position)[0]
+                    position += 4 + length
+                    text = data[position - length : position]
+                    if len(text) != length:
+                        raise IndexError
+                    room -= length
+                    if room < 0:
+                        raise self._too_much_text()
+                    stack.append(text.decode("utf-8", "surrogatepass"))
+                elif op == 0x52:  # REDUCE
+                    args = stack.pop()
+                    function = stack[-1]
+                    if type(function) is Name and function.ours is not None and type(args) is tuple:
+                        calls += 1
+                        if calls > most_calls:
+                            raise self._too_many_calls()
+                        stack[-1] = function.ours(*args)
+                    else:
+                        stack[-1] = self._called(function, args)
+                elif op == 0x85:  # TUPLE1
+                    stack[-1] = (stack[-1],)
+                elif op == 0x71:  # BINPUT
+                    memo.put(data[position], stack[-1])
+                    position += 1
+                elif op == 0x51:  # BINPERSID
+                    stack[-1] = persistent(stack[-1])
+                elif op == 0x89:  # NEWFALSE
+                    stack.append(False)
+                elif op == 0x29:  # EMPTY_TUPLE
+                    stack.append(())
+                elif op == 0x86:  # TUPLE2
+                    last = stack.pop()
+                    stack[-1] = (stack[-1], last)
+                elif op == 0x4D:  # BININT2
+                    stack.append(unpack2(data, position)[0])
+                    position += 2
+                elif op == 0x6A:  # LONG_BINGET
+                    stack.append(memo.get(unpack4(data, position)[0]))
+                    position += 4
+                elif op == 0x2E:  # STOP
+                    if marks:
+                        raise self._broken("stops inside a mark")
+                    if edge not in (NO_EDGE, position):
+                        raise self._broken("stops inside a frame")
+                    return stack.pop()
+                else:
+                    rare += 1
+                    if rare > most_rare:
+                        break
+                    self.position, self.stack, self.room = position, stack, room
+                    TABLE[op](self)
+                    position, stack, room, edge = self.position, self.stack, self.room, self.edge
+        except LookupError as error:
+            if isinstance(error, UnknownOpcodeError):
+                raise self._broken(f"has an unknown opcode 0x{op:02x}") from None
+            raise
+        finally:
+            self.position = position
+        most = most_rare if rare > most_rare else self.most_ops
+        raise UnsafeError(f"the pickle has over {most} instructions.", rule="pickle length")
+
+
+def load(data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], stored: int = 0) -> Any:
+    """Return what one pickle holds, which takes ``stored`` bytes of a file, with nothing in it imported or called."""
+    return Machine(data, rebuild=rebuild, persistent=persistent, stored=stored).run()

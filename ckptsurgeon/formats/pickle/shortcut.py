@@ -1,0 +1,129 @@
+"""Takes in one step the 26 instructions that ``torch.save`` writes for a plain tensor: a file may hold 92,000.
+
+They are ``_rebuild_tensor_v2(('storage', type, key, location, numel), offset, size, stride, False, OrderedDict())``
+with everything put into the memo on the way (torch/serialization.py, pickle protocol 2). Whatever differs in a byte is
+left to the machine, which gives the same result one instruction at a time.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from .torch import Form, TypedStorage, form_of, view
+from .values import Name
+
+__all__ = ["plain_tensors"]
+
+_INT = rb"(?:K.|M..|J...[\0-\x7f])"
+"""BININT1, BININT2, BININT of a number that is not negative."""
+_GET = rb"(h.|j....)"
+"""BINGET, LONG_BINGET."""
+_PUT = rb"r(....)"
+"""LONG_BINPUT."""
+_TUPLE = rb"(?:\)|(%b(?:\x85|%b(?:\x86|%b\x87))|\(%b{4,8}t)%b)" % (_INT, _INT, _INT, _INT, _PUT)
+"""EMPTY_TUPLE; or one, two or three numbers and TUPLE1, TUPLE2, TUPLE3; or more between MARK and TUPLE."""
+
+_TENSOR = re.compile(
+    rb"\(\(h(.)%bX(.)\0\0\0([0-9]+)%b%b(%b)t%bQ" % (_GET, _PUT, _GET, _INT, _PUT)  # the storage
+    + rb"(%b)%b%b\x89" % (_INT, _TUPLE, _TUPLE)  # offset, size, stride, requires_grad
+    + rb"h(.)\)R%bt%bR%b" % (_PUT, _PUT, _PUT),  # OrderedDict() of hooks, the arguments, the tensor
+    re.DOTALL,
+)
+_EACH_INT = re.compile(_INT, re.DOTALL)
+_BEHIND_KEY = struct.Struct("<BIBB")
+"""LONG_BINPUT of a key, BINGET of the function that makes its tensor."""
+_UINT4 = struct.Struct("<I")
+_FIVE, _SEVEN = struct.Struct("<5I"), struct.Struct("<7I")
+
+_AT_ONCE = 1000
+"""Values taken before the machine looks at its bounds again."""
+_REMEMBERED = 4096
+
+_Made = tuple[list[object], int, int]
+
+
+def plain_tensors(
+    data: bytes, at: int, memo: list[Any], persistent: Callable[[Any], object], rebuild: Name, *, edge: int
+) -> _Made | None:
+    """Return the tensor whose arguments begin at ``at``, and after it, in turn, the keys and tensors that follow.
+
+    Also where they end, at most ``edge``, and the bytes of text in them. None where they are written in another way;
+    then nothing has happened.
+    """
+    values: list[object] = []
+    end = text = 0
+    while found := _TENSOR.match(data, at, edge):
+        made = _tensor(found, memo, persistent)
+        if made is None:
+            break
+        values.append(made)
+        end, text = found.end(), text + found.end(4) - found.start(4)
+        if data[end : end + 1] != b"X" or len(values) > _AT_ONCE:  # no BINUNICODE
+            break
+        length = _UINT4.unpack_from(data, end + 1)[0]
+        begin, behind = end + 5, end + 5 + length
+        if behind + _BEHIND_KEY.size > edge:
+            break
+        put, index, get, name = _BEHIND_KEY.unpack_from(data, behind)
+        if (put, get) != (0x72, 0x68) or not name < index == len(memo) or memo[name] is not rebuild:
+            break
+        key = data[begin:behind].decode("utf-8", "surrogatepass")
+        memo.append(key)
+        values.append(key)
+        text += length
+        end, at = behind + 5, behind + _BEHIND_KEY.size
+    return (values, end, text) if values else None
+
+
+def _tensor(found: re.Match[bytes], memo: list[Any], persistent: Callable[[Any], object]) -> object | None:
+    """Return the tensor of a match, everything in it put into the memo; None where the memo is not as torch has it."""
+    (
+        word, kind, length, key, memo0, location, numel, memo1, offset, size, memo2, stride, memo3,
+        hooks, memo4, memo5, memo6,
+    ) = found.groups(b"")  # fmt: skip
+    n = len(memo)
+    if memo2 and memo3:
+        expected = _SEVEN.pack(n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6)
+    else:
+        expected = _FIVE.pack(n, n + 1, n + 2, n + 3, n + 4)
+    if b"".join((memo0, memo1, memo2, memo3, memo4, memo5, memo6)) != expected or len(key) != length[0]:
+        return None
+    try:
+        ordered = memo[hooks[0]]
+        pid = (memo[word[0]], memo[_number(kind)], key.decode(), memo[_number(location)], _number(numel))
+    except IndexError:
+        return None
+    if pid[0] != "storage" or type(ordered) is not Name or ordered.name != "OrderedDict" or ordered.ours is None:
+        return None
+    storage = persistent(pid)
+    if type(storage) is not TypedStorage:
+        return None
+    backward = ordered.ours()
+    start, form = _number(offset), _form(size, stride)
+    made = view(storage, start, form)
+    args = (storage, start, form.size, form.stride, False, backward)
+    if memo2:
+        memo += pid[2], pid, form.size, form.stride, backward, args, made
+    else:
+        memo += pid[2], pid, backward, args, made
+    return made
+
+
+@lru_cache(_REMEMBERED)
+def _number(raw: bytes) -> int:
+    """Return the number that follows one byte of opcode."""
+    return int.from_bytes(raw[1:], "little")
+
+
+@lru_cache(_REMEMBERED)
+def _form(size: bytes, stride: bytes) -> Form:
+    """Return the form that the instructions of two tuples spell."""
+    return form_of(_numbers(size), _numbers(stride))
+
+
+def _numbers(raw: bytes) -> tuple[int, ...]:
+    return tuple(map(_number, _EACH_INT.findall(raw)))

@@ -1,0 +1,169 @@
+"""What a running pickle holds, and how the arguments of its instructions are read, within bounds."""
+
+from __future__ import annotations
+
+import re
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...errors import FormatError, UnsafeError
+from ..base import limits
+from ..base.bounds import growth
+from .values import Name, Opaque
+
+__all__ = ["NO_EDGE", "Memo", "Rebuild", "State"]
+
+NO_EDGE = sys.maxsize
+"""Where a frame ends, where there is none."""
+_INTEGER = re.compile(rb"-?(?:0|[1-9]\d*)")
+
+Rebuild = Mapping[tuple[str, str], Callable[..., object]]
+
+
+class Memo:
+    """The values that a pickle remembers by number.
+
+    ``near`` holds those whose numbers follow each other, as every pickler writes them: a quarter of the time and memory
+    that a mapping takes. ``far`` is for any others, which a file can make as large as it likes; from the first of them
+    on, ``near`` does not grow.
+    """
+
+    __slots__ = ("far", "near")
+
+    def __init__(self) -> None:
+        self.near: list[Any] = []
+        self.far: dict[Any, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.near) + len(self.far)
+
+    def put(self, index: int, value: Any) -> None:
+        """Remember a value."""
+        if 0 <= index < len(self.near):
+            self.near[index] = value
+        elif index == len(self.near) and not self.far:
+            self.near.append(value)
+        elif 0 <= index <= limits.PICKLE_MEMO:
+            self.far[index] = value
+        else:
+            raise FormatError(f"the pickle numbers a memo entry {index}.", rule="pickle")
+
+    def get(self, index: int) -> Any:
+        """Return a value; raises KeyError where there is none."""
+        return self.near[index] if 0 <= index < len(self.near) else self.far[index]
+
+
+class State:
+    """The state of a running pickle. ``room`` is how much text may follow, ``edge`` where the frame ends.
+
+    ``stored`` are the bytes of the file that the pickle takes: the more there are, the more it may do.
+    """
+
+    def __init__(
+        self, data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], start: int = 0, stored: int = 0
+    ) -> None:
+        if len(data) > limits.PICKLE_BYTES:
+            raise UnsafeError(f"a pickle of {len(data)} bytes is over the limit.", rule="pickle size")
+        self.data = data
+        self.position = start
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo = Memo()
+        self.room = limits.PICKLE_TEXT
+        self.edge = NO_EDGE
+        self.calls = 0
+        grown = growth(stored)
+        self.most_ops, self.most_rare, self.most_calls = (
+            int(grown * most) for most in (limits.PICKLE_OPS, limits.PICKLE_RARE, limits.PICKLE_CALLS)
+        )
+        self._names: dict[tuple[str, str], Name] = {}
+        self._rebuild = rebuild
+        self._persistent = persistent
+
+    def _broken(self, why: str) -> FormatError:
+        return FormatError(f"the pickle {why} (near byte {self.position}).", rule="pickle")
+
+    # What opcodes do to the outside world, were they allowed to.
+
+    def _name(self, module: str, name: str) -> None:
+        known = (module, name)
+        if known not in self._names:
+            if len(self._names) >= limits.PICKLE_NAMES:
+                raise UnsafeError(f"the pickle holds over {limits.PICKLE_NAMES} names.", rule="pickle names")
+            self._names[known] = Name(module, name, self._rebuild.get(known))
+        self.stack.append(self._names[known])
+
+    def _called(self, function: object, args: object) -> Opaque:
+        """Return what stands for a call that was not made; raises FormatError where no reader could make it."""
+        if type(function) not in (Name, Opaque):
+            raise self._broken("calls what is no function")
+        if not isinstance(args, tuple):
+            raise self._broken("calls a function with what is no tuple")
+        return Opaque(function, args)
+
+    def _too_much_text(self) -> UnsafeError:
+        return UnsafeError(f"the pickle holds over {limits.PICKLE_TEXT} bytes of text.", rule="pickle text")
+
+    def _too_many_calls(self) -> UnsafeError:
+        return UnsafeError(f"the pickle rebuilds over {self.most_calls} values.", rule="pickle calls")
+
+    # Reading arguments.
+
+    def _bytes(self, length: int) -> bytes:
+        start = self.position
+        if length > len(self.data) - start:
+            raise self._broken(f"claims {length} bytes where {len(self.data) - start} remain")
+        self.position = start + length
+        return self.data[start : self.position]
+
+    def _number(self, form: struct.Struct) -> Any:
+        value = form.unpack_from(self.data, self.position)[0]
+        self.position += form.size
+        return value
+
+    def _line(self) -> bytes:
+        end = self.data.find(b"\n", self.position)
+        if end < 0:
+            raise self._broken("ends inside a line")
+        line = self.data[self.position : end]
+        self.position = end + 1
+        return line
+
+    def _spelled(self, line: bytes) -> int:
+        """Return the integer of a line. Zero bytes, octal digits and blanks are read in other ways by other readers."""
+        if not _INTEGER.fullmatch(line):
+            raise self._broken("spells a number as no pickler does")
+        return int(line)
+
+    def _leave_frame(self, position: int) -> None:
+        """Go on behind a frame. C's reader drops what is left of one that ends inside an instruction."""
+        if position > self.edge:
+            raise self._broken("has an instruction that reaches beyond its frame")
+        self.edge = NO_EDGE
+
+    def _text(self, raw: bytes, encoding: str = "utf-8", errors: str = "surrogatepass") -> str:
+        self.room -= len(raw)
+        if self.room < 0:
+            raise self._too_much_text()
+        return raw.decode(encoding, errors)
+
+    def _old_text(self, raw: bytes) -> str:
+        """Decode a Python 2 string: UTF-8 as torch.load does, Latin-1 where it is not."""
+        try:
+            return self._text(raw, errors="strict")
+        except UnicodeDecodeError:
+            return raw.decode("latin-1")
+
+    def _pop_mark(self) -> list[Any]:
+        items = self.stack
+        if not self.marks:
+            raise self._broken("closes a mark that it never opened")
+        self.stack = self.marks.pop()
+        return items
+
+    def _integer(self, raw: bytes) -> int:
+        if len(raw) > limits.NUMBER_BYTES:
+            raise UnsafeError(f"the pickle holds an integer of {len(raw)} bytes.", rule="integer size")
+        return int.from_bytes(raw, "little", signed=True)

@@ -1,0 +1,158 @@
+"""What torch's pickles mean by a tensor: a view of a storage.
+
+Written after ``torch/_utils.py``; every bound that torch leaves to the C++ side is checked here, before anything
+is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from ...errors import FormatError, UnsafeError
+from ...tensors.dtypes import DTYPES
+from ...tensors.info import Storage, TensorInfo
+from ...tensors.strides import contiguous_stride, reach
+from ...util.text import escape
+from ..base import limits
+from ..base.bounds import check_elements, check_sizes
+from .values import brief
+
+__all__ = ["STORAGE_DTYPES", "Form", "Tensors", "TypedStorage", "dtype_of", "form_of", "unknown", "view"]
+
+STORAGE_DTYPES: Mapping[str, str] = {
+    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "LongStorage": "int64",
+    "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8",
+    "BoolStorage": "bool", "BFloat16Storage": "bfloat16", "ComplexDoubleStorage": "complex128",
+    "ComplexFloatStorage": "complex64", "QUInt8Storage": "quint8", "QInt8Storage": "qint8",
+    "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2", "QUInt2x4Storage": "quint2x4",
+    "UntypedStorage": "uint8",
+}  # fmt: skip
+"""Names in ``torch`` (and ``torch.cuda``) by which a pickle says of what type a storage is."""
+
+_SIZES = {name: dtype.bits // 8 for name, dtype in DTYPES.items()}
+_DTYPE_NAMES = {
+    "half": "float16", "float": "float32", "double": "float64", "long": "int64", "int": "int32",
+    "short": "int16", "cfloat": "complex64", "cdouble": "complex128", "chalf": "complex32",
+}  # fmt: skip
+
+REMEMBERED_FORMS = 1024
+REMEMBERED_SIZE = 2**31
+"""How many pairs of (size, stride) are remembered, and up to which number in them.
+
+The hash of a tuple of integers is no secret: with large numbers, or beside a size of 0, which nothing else
+bounds, a file could make thousands of pairs collide.
+"""
+
+
+class TypedStorage:
+    """A storage as a pickle refers to it: bytes, the type it declares, and where its view begins (bytes)."""
+
+    __slots__ = ("dtype", "start", "storage")
+
+    def __init__(self, storage: Storage, dtype: str, start: int = 0) -> None:
+        self.storage = storage
+        self.dtype = dtype
+        self.start = start
+
+    def __repr__(self) -> str:
+        return f"torch storage {self.dtype} ({self.storage.nbytes} bytes)"
+
+
+class Form(NamedTuple):
+    """A size and a stride that are sound: ``extent`` is how many elements they reach from the first."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    extent: int
+    contiguous: bool
+
+
+def form_of(size: Any, stride: Any) -> Form:
+    """Check a size and a stride; raises FormatError where they are none, or do not belong together."""
+    check_sizes(size, "size")
+    check_sizes(stride, "stride")
+    if len(size) != len(stride):
+        raise FormatError(f"a tensor has {len(size)} dimensions and {len(stride)} strides.", rule="tensor stride")
+    check_elements(size)
+    plain = contiguous_stride(size)
+    same = 0 in size or all(a == b or n == 1 for a, b, n in zip(stride, plain, size, strict=True))
+    return Form(size, stride, reach(size, plain if same else stride), same)
+
+
+class Tensors:
+    """Makes TensorInfo; remembers what it worked out for each (size, stride), of which real files have few."""
+
+    def __init__(self) -> None:
+        self._forms: dict[tuple[Any, Any], Form] = {}
+
+    def rebuild(
+        self, ref: Any, offset: Any, size: Any, stride: Any, *, dtype: str = "", flags: Any = None
+    ) -> TensorInfo:
+        """Return the header of a strided tensor; ``offset`` and ``stride`` in elements."""
+        if type(ref) is not TypedStorage:
+            return unknown(f"it lies over {brief(ref)}, which is no storage", dtype, size)
+        return view(ref, offset, self._form(size, stride), dtype=dtype, flags=flags)
+
+    def _form(self, size: Any, stride: Any) -> Form:
+        """Return what is known of a (size, stride)."""
+        check_sizes(size, "size")  # before they are hashed: a nested tuple's hash can take forever
+        check_sizes(stride, "stride")
+        known = self._forms.get((size, stride))
+        if known is not None:
+            return known
+        form = form_of(size, stride)
+        usual = 0 not in size and max((*size, *stride), default=0) < REMEMBERED_SIZE
+        if usual and len(self._forms) < REMEMBERED_FORMS:
+            self._forms[size, stride] = form
+        return form
+
+
+def view(ref: TypedStorage, offset: Any, form: Form, *, dtype: str = "", flags: Any = None) -> TensorInfo:
+    """Return the header of a view of a storage; raises FormatError where it reaches beyond it."""
+    dtype = dtype or ref.dtype
+    size, stride, extent, contiguous = form
+    storage, itemsize = ref.storage, _SIZES[dtype]
+    if type(offset) is not int or not 0 <= offset <= limits.ELEMENTS:
+        raise FormatError(f"a tensor starts at {brief(offset)} of {_named(storage)}.", rule="tensor offset")
+    begin = ref.start + offset * itemsize
+    if extent and begin + extent * itemsize > storage.nbytes:
+        raise FormatError(
+            f"a tensor of shape {size} and stride {stride} reaches beyond {_named(storage)} ({storage.nbytes} bytes).",
+            rule="tensor beyond storage",
+        )
+    if contiguous and not flags:
+        return TensorInfo(dtype, size, storage, begin)
+    info = TensorInfo(dtype, size, storage, begin, None if contiguous else stride)
+    if info.nbytes > max(limits.EXPANSION_FREE, limits.EXPANSION * storage.nbytes):
+        raise UnsafeError(
+            f"a tensor of shape {size} claims {info.nbytes} bytes over the {storage.nbytes} of {_named(storage)}.",
+            rule="tensor expansion",
+        )
+    return _flagged(info, flags) if flags else info
+
+
+def _named(storage: Storage) -> str:
+    return f"storage {escape(storage.name)}"
+
+
+def _flagged(info: TensorInfo, flags: Any) -> TensorInfo:
+    if not isinstance(flags, dict):
+        raise FormatError(f"a tensor's metadata is {brief(flags)}.", rule="tensor metadata")
+    return replace(info, conj=flags.get("conj") is True, neg=flags.get("neg") is True)
+
+
+def unknown(why: str, dtype: str, size: Any) -> TensorInfo:
+    """Return the header of a tensor whose values hang on something that is not interpreted."""
+    check_sizes(size, "size")
+    check_elements(size)
+    return TensorInfo(dtype if dtype in DTYPES else "float32", size, opaque=why)
+
+
+def dtype_of(name: Any) -> str:
+    """Return the dtype that a name such as ``torch.float8_e4m3fn`` stands for."""
+    text = _DTYPE_NAMES.get(getattr(name, "name", ""), getattr(name, "name", ""))
+    if getattr(name, "module", "") != "torch" or text not in DTYPES:
+        raise FormatError(f"a tensor is of unknown type {brief(name)}.", rule="tensor dtype")
+    return text

@@ -1,0 +1,145 @@
+"""The index of a TensorFlow V2 checkpoint: which tensors there are, and in which data file each lies.
+
+A table of protocol buffers (tensorflow/core/protobuf/tensor_bundle.proto): under the empty key a BundleHeaderProto,
+under each tensor's name a BundleEntryProto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...errors import FormatError, UnsafeError
+from ...storage.crc32c import unmasked
+from ...storage.read.base import File
+from ...util.text import escape
+from ..base import limits
+from .leveldb import entries
+from .protobuf import fields, signed
+
+__all__ = ["DTYPES", "Bundle", "Entry", "Slice", "read_bundle"]
+
+DTYPES: Mapping[int, str] = {
+    1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 8: "complex64", 9: "int64", 10: "bool",
+    14: "bfloat16", 17: "uint16", 18: "complex128", 19: "float16", 22: "uint32", 23: "uint64",
+    24: "float8_e5m2", 25: "float8_e4m3fn", 26: "float8_e4m3fnuz", 28: "float8_e5m2fnuz",
+}  # fmt: skip
+"""TensorFlow's DataType as torch calls it (tensorflow/core/framework/types.proto); the others hold no plain numbers."""
+
+_VERSION = 1
+_FULL = -1
+
+Slice = tuple[tuple[int, int], ...]
+"""A part of a tensor: (start, length) of each dimension; a length of -1 means all of it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor: ``dtype`` by TensorFlow's number, ``offset`` and ``size`` in bytes in data file ``shard``.
+
+    ``slices`` says into which parts a partitioned variable was cut; each lies under a key of its own.
+    """
+
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    crc32c: int
+    slices: tuple[Slice, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An index as it stands: ``entries`` by their keys, those of slices too; ``shards`` is the number of files."""
+
+    shards: int
+    big_endian: bool
+    entries: Mapping[bytes, Entry]
+
+
+def read_bundle(file: File) -> Bundle:
+    """Read an index; raises FormatError or UnsafeError where it is no sound one."""
+    if file.size > limits.TABLE_BYTES:
+        raise UnsafeError(f"it has {file.size} bytes, too many for an index.", rule="index size")
+    found: dict[bytes, Entry] = {}
+    header = None
+    said = slices = 0
+    for key, value in entries(file):
+        said += len(value)
+        if len(found) >= limits.TENSORS or slices > limits.PIECES or said > limits.TABLE_MESSAGES:
+            raise UnsafeError(f"it has over {limits.TENSORS} tensors, or says too much of them.", rule="tensors")
+        try:
+            if header is None:
+                if key:
+                    raise FormatError("it is a LevelDB table without TensorFlow's header.", rule="bundle header")
+                header = _header(value)
+            else:
+                found[key] = _entry(value)
+                slices += len(found[key].slices)
+        except ValueError as error:
+            name = escape(key.decode("utf-8", "replace"), 80) or "the header"
+            raise FormatError(f"what it says of {name} is no message: {error}.", rule="protobuf") from None
+    if header is None:
+        raise FormatError("it is an empty table.", rule="bundle header")
+    return Bundle(*header, found)
+
+
+def _header(data: bytes) -> tuple[int, bool]:
+    """Return the number of data files and whether they are big-endian, of a BundleHeaderProto."""
+    shards, endianness, needed = 0, 0, 0
+    for number, value in fields(data):
+        if number == 1 and isinstance(value, int):
+            shards = value
+        elif number == 2 and isinstance(value, int):
+            endianness = value
+        elif number == 3 and isinstance(value, bytes):
+            needed = next((n for field, n in fields(value) if field == 2 and isinstance(n, int)), 0)
+    if not 0 < shards <= limits.SHARDS:
+        raise FormatError(f"it says that there are {shards} data files; 1 to {limits.SHARDS} are read.", rule="shards")
+    if endianness not in (0, 1) or needed > _VERSION:
+        raise FormatError("it is of a later version than is read.", rule="bundle version")
+    return shards, endianness == 1
+
+
+def _entry(data: bytes) -> Entry:
+    """Return what a BundleEntryProto says."""
+    numbers = {1: 0, 3: 0, 4: 0, 5: 0, 6: 0}
+    shape: tuple[int, ...] = ()
+    slices: list[Slice] = []
+    for number, value in fields(data):
+        if number in numbers and isinstance(value, int):
+            numbers[number] = signed(value)
+        elif number == 2 and isinstance(value, bytes):
+            shape = _shape(value)
+        elif number == 7 and isinstance(value, bytes):
+            slices.append(_slice(value))
+    dtype, shard, offset, size, crc = numbers.values()
+    if min(shard, offset, size) < 0:
+        raise ValueError("it lies at a place below zero")
+    return Entry(dtype, shape, shard, offset, size, unmasked(crc & 0xFFFFFFFF), tuple(slices))
+
+
+def _shape(data: bytes) -> tuple[int, ...]:
+    """Return the sizes of a TensorShapeProto."""
+    sizes = []
+    for number, value in fields(data):
+        if number == 3 and value:
+            raise ValueError("its shape is not known")
+        if number == 2 and isinstance(value, bytes):
+            sizes.append(next((signed(n) for f, n in fields(value) if f == 1 and isinstance(n, int)), 0))
+        if len(sizes) > limits.DIMENSIONS or (sizes and sizes[-1] < 0):
+            raise ValueError(f"its shape has over {limits.DIMENSIONS} dimensions, or one below zero")
+    return tuple(sizes)
+
+
+def _slice(data: bytes) -> Slice:
+    """Return the extents of a TensorSliceProto."""
+    extents = []
+    for number, value in fields(data):
+        if number == 1 and isinstance(value, bytes):
+            said = {field: signed(n) for field, n in fields(value) if isinstance(n, int)}
+            extents.append((said.get(1, 0), said.get(2, _FULL)))
+        if len(extents) > limits.DIMENSIONS:
+            raise ValueError("a slice has too many dimensions")
+    return tuple(extents)

@@ -1,0 +1,1 @@
+"""torch's containers: zip archives, distributed checkpoints, ZeRO, TorchScript."""

@@ -1,0 +1,137 @@
+"""An archive as ``torch.save`` writes it: one pickle, and a record for each storage that it names.
+
+Written after ``torch/serialization.py`` and ``caffe2/serialize/inline_container.cc``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+from ...errors import FormatError, UnsafeError
+from ...storage.read.base import File
+from ...tensors.dtypes import DTYPES
+from ...tensors.info import Storage, TensorInfo
+from ...util.text import escape
+from ..pickle import machine as _pickle
+from ..pickle.state import Rebuild
+from ..pickle.torch import STORAGE_DTYPES, TypedStorage
+from ..pickle.values import Name, brief
+from ..zip.archive import Archive, Entry, read_archive
+
+__all__ = ["TorchArchive"]
+
+_ORDER_BYTES = 64
+
+Templates = dict[bytes, TensorInfo]
+"""What pickles of a single tensor were read as; those of one dtype and shape are the same bytes."""
+
+
+class TorchArchive:
+    """An archive in ``file``, whose storages call it ``within``."""
+
+    def __init__(self, file: File, within: str) -> None:
+        self.zip = read_archive(file)
+        self.root = _root(file, self.zip)
+        self.pickle = self.zip.read(f"{self.root}data.pkl")
+        self._storages = _Storages(within, self.zip, self.root)
+
+    def load(self, rebuild: Rebuild) -> Any:
+        """Return what the pickle holds, with the tensors as headers."""
+        stored = self.zip.entries[f"{self.root}data.pkl"].stored
+        return _pickle.load(self.pickle, rebuild=rebuild, persistent=self._storages.resolve, stored=stored)
+
+    def load_alike(self, rebuild: Rebuild, known: Templates) -> Any:
+        """Return the same; a single tensor that pickles like one before is not read again."""
+        template = known.get(self.pickle)
+        if template is not None and template.storage is not None:
+            storage = self._storages.record(template.storage.name.rpartition("/")[2])
+            if storage.nbytes == template.storage.nbytes:
+                return replace(template, storage=storage)
+        tree = self.load(rebuild)
+        if isinstance(tree, TensorInfo) and tree.storage is not None and not tree.parts:
+            known[self.pickle] = tree
+        return tree
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what tells the archive from another: its directory and its pickle."""
+        return hashlib.sha256(self.zip.directory + self.pickle).hexdigest()
+
+
+def _root(file: File, archive: Archive) -> str:
+    """Return the folder that holds ``data.pkl``, with its slash."""
+    roots = [name.removesuffix("data.pkl") for name in archive.entries if f"/{name}".endswith("/data.pkl")]
+    roots = [root for root in roots if root.count("/") <= 1]
+    if not roots:
+        raise FormatError(
+            f"{escape(file.uri)} is a zip archive without a data.pkl, not a torch checkpoint.",
+            rule="no data.pkl",
+        )
+    if len(roots) > 1:
+        raise UnsafeError(f"{escape(file.uri)} has data.pkl in several folders.", rule="several roots")
+    return roots[0]
+
+
+def _is_big_endian(archive: Archive, root: str) -> bool:
+    """Return whether a file says that it is; raises FormatError where torch would."""
+    order = f"{root}byteorder"
+    said = archive.read(order, _ORDER_BYTES) if order in archive.entries else b"little"
+    if said not in (b"little", b"big"):
+        raise FormatError(f"{escape(archive.file.uri)} is of the byte order {said!r}.", rule="byteorder")
+    return said == b"big"
+
+
+class _Storages:
+    """Turns persistent ids into storages; each record of the archive becomes one."""
+
+    def __init__(self, within: str, archive: Archive, root: str) -> None:
+        self._within = within
+        self._file = archive.file
+        self._folder = f"{root}data/"
+        self._records: dict[str, Entry | Storage] = dict(archive.entries)
+        self._kinds: dict[Name, tuple[str, int]] = {}
+        self._big = _is_big_endian(archive, root)
+
+    def resolve(self, pid: Any) -> object:
+        """Return the storage that ``('storage', type, key, location, numel)`` names."""
+        if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
+            raise FormatError(f"the pickle refers to something unknown: {brief(pid)}.", rule="persistent id")
+        _, kind, key, _, numel = pid
+        dtype, size = self._kinds.get(kind) or self._kind(kind) if type(kind) is Name else ("", 0)
+        if not dtype or type(key) is not str or type(numel) is not int or numel < 0:
+            raise FormatError(f"the pickle refers to an unknown storage of {brief(kind)}.", rule="persistent id")
+        storage = self.record(key)
+        if numel * size != storage.nbytes:
+            raise FormatError(
+                f"{escape(self._file.uri)}: record {escape(storage.name)} has {storage.nbytes} bytes, "
+                f"its storage says {numel * size}.",
+                rule="storage size",
+            )
+        return TypedStorage(storage, dtype)
+
+    def record(self, key: str) -> Storage:
+        """Return the storage that is the record of that name; raises FormatError where there is none."""
+        name = self._folder + key
+        storage = self._records.get(name)
+        if not isinstance(storage, Storage):
+            storage = self._records[name] = self._open(name, storage)
+        return storage
+
+    def _kind(self, name: Name) -> tuple[str, int]:
+        """Return the dtype and bytes an element of a storage class; remembered by the name, of which there is one."""
+        dtype = STORAGE_DTYPES.get(name.name, "")
+        self._kinds[name] = (dtype, DTYPES[dtype].bits // 8 if dtype else 0)
+        return self._kinds[name]
+
+    def _open(self, name: str, entry: Entry | None) -> Storage:
+        if entry is None:
+            raise FormatError(f"{escape(self._file.uri)} lacks the record {escape(name)}.", rule="missing record")
+        name, _, data, _, size, crc32, method, _ = entry  # the archive's own text of the name, not another
+        if method:
+            raise FormatError(
+                f"{escape(self._file.uri)}: record {escape(name)} is compressed.",
+                hint="Tensors are only read where they lie as they are; load and save the file with torch.",
+                rule="compressed record",
+            )
+        return Storage(self._within, data, size, crc32 or None, name, self._big)

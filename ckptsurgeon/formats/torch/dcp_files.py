@@ -1,0 +1,100 @@
+"""The files of a ``torch.distributed.checkpoint`` folder, and the archives that lie in them one behind the other."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import FormatError, SourceError, UnsafeError
+from ...storage.read.base import File, Folder
+from ...tensors.info import Storage, TensorInfo
+from ...util.text import escape
+from ..base import limits
+from ..base.header import FileHeader
+from ..base.seal import digest_outside
+from ..base.slice import FileSlice
+from ..pickle.state import Rebuild
+from ..pickle.values import Opaque
+from .archive import TorchArchive
+from .rebuild import rebuilders
+
+__all__ = ["PieceFiles"]
+
+
+@dataclass
+class PieceFiles:
+    """The files in which the pieces lie, opened as they are named; where their storages lie and what heads them."""
+
+    folder: Folder
+    handles: dict[str, File] = field(default_factory=dict)
+    storages: dict[str, list[Storage]] = field(default_factory=dict)
+    digests: dict[str, Any] = field(default_factory=dict)
+    _rebuild: Rebuild = field(default_factory=rebuilders)
+    _known: dict[bytes, TensorInfo] = field(default_factory=dict)
+    _pickled: int = 0
+    _data: int = 0
+
+    def affords(self, length: int) -> bool:
+        """Whether a piece that is no tensor is small enough, with those before it, to be read."""
+        self._data += max(length, 0)
+        return self._data <= limits.PIECE_DATA
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self.handles.values():
+            file.close()
+
+    def archive(self, name: str, offset: int, length: int) -> Any:
+        """Return what the archive holds that lies at a place of a file: a tensor, or other data."""
+        if name not in self.handles:
+            try:
+                self.handles[name] = self.folder.file(name)
+            except SourceError as error:
+                why = error.message.removeprefix(escape(os.path.join(self.folder.uri, name))).strip()
+                raise FormatError(f"it names {escape(name)}, which {why}", rule="missing file") from error
+            self.storages[name], self.digests[name] = [], hashlib.sha256()
+        archive = TorchArchive(FileSlice(self.handles[name], offset, length), name)
+        if any(entry.method for entry in archive.zip.entries.values()):
+            raise FormatError(f"{escape(name)} has a piece that is compressed.", rule="compressed piece")
+        if archive.pickle not in self._known:
+            self._pickled += len(archive.pickle)
+        if self._pickled > limits.PIECE_PICKLES:
+            raise UnsafeError(f"its pieces hold over {limits.PIECE_PICKLES} bytes of pickles.", rule="pickle size")
+        tree = archive.load_alike(self._rebuild, self._known)
+        self.digests[name].update(archive.digest().encode())
+        for storage in _storages(tree):
+            storage.offset += offset
+            self.storages[name].append(storage)
+        return tree
+
+    def headers(self) -> list[FileHeader]:
+        """Return the files, each with a digest of all that heads its pieces."""
+        return [FileHeader.of(file, self.digests[name].hexdigest(), name) for name, file in self.handles.items()]
+
+    def frames(self) -> dict[str, str]:
+        """Return the digest of what is no tensor's in each file."""
+        return {
+            name: digest_outside(file, sorted((s.offset, s.offset + s.nbytes) for s in self.storages[name]))
+            for name, file in self.handles.items()
+        }
+
+
+def _storages(tree: Any) -> list[Storage]:
+    """Return the storages of an archive's tensors, each once; data that nests tensors deeper is seldom."""
+    found: dict[int, Storage] = {}
+    waiting, seen = [tree], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, TensorInfo):
+            if node.storage is not None:
+                found[id(node.storage)] = node.storage
+            waiting.extend(node.parts)
+        elif isinstance(node, (dict, list, tuple)) and id(node) not in seen:
+            seen.add(id(node))
+            waiting.extend(node.values() if isinstance(node, dict) else node)
+        elif isinstance(node, Opaque) and id(node) not in seen:
+            seen.add(id(node))
+            waiting.extend((node.args, node.state, node.items))
+    return list(found.values())

@@ -1,0 +1,209 @@
+"""Lays out checkpoints of ``torch.distributed.checkpoint``: a folder of ``.distcp`` files and ``.metadata``.
+
+Written after ``torch/distributed/checkpoint/{metadata,filesystem}.py`` (format version 1.0.0): every tensor is one
+piece, saved as ``torch.save`` saves it, one behind the other. torch's own writer stamps a random id and the absolute
+path of the folder into ``.metadata``; here the same tensors give the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+from ..base.header import Beside, Layout, OutTensor
+from ..base.limits import PIECES
+from .pickle_writer import PickleWriter, tensor_pickle
+from .zip_writer import ZipLayout, ZipWriter
+
+__all__ = ["METADATA", "DcpWriter"]
+
+METADATA = ".metadata"
+_MODULE = "torch.distributed.checkpoint.metadata"
+_FILE = re.compile(r"__\d+_\d+\.distcp")
+
+
+class _FileLayout:
+    """One ``.distcp`` file: the archive of each tensor, one behind the other; ``pieces`` has (offset, size) of each.
+
+    Tensors of one dtype and shape have archives that are the same but for a checksum: one layout is that of all.
+    """
+
+    def __init__(self, tensors: Sequence[OutTensor]) -> None:
+        self.slots: dict[str, tuple[int, int]] = {}
+        self.pieces: dict[str, tuple[int, int]] = {}
+        self._archives: list[ZipLayout] = []
+        self.size = 0
+        known: dict[tuple[str, tuple[int, ...]], ZipLayout] = {}
+        for tensor in tensors:
+            archive = known.get((tensor.dtype, tensor.shape))
+            if archive is None:
+                archive = ZipLayout(tensor_pickle(tensor, "0"), [tensor._replace(key="")])
+                known[tensor.dtype, tensor.shape] = archive
+            offset, nbytes = archive.slots[""]
+            self.slots[tensor.key] = (self.size + offset, nbytes)
+            self.pieces[tensor.key] = (self.size, archive.size)
+            self._archives.append(archive)
+            self.size += archive.size
+
+    def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+        """Yield every byte that is not a tensor's, as (offset, bytes) in order."""
+        for (key, (begin, _)), archive in zip(self.pieces.items(), self._archives, strict=True):
+            for offset, data in archive.frame({"": checksums[key]}, recipe):
+                yield begin + offset, data
+
+
+class _Distributed:
+    """The files of one rank, and the metadata that says where each tensor lies."""
+
+    def names(self, number: int) -> list[str]:
+        """Return the names of ``number`` files."""
+        return [f"__0_{i}.distcp" for i in range(number)]
+
+    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], Layout]]) -> tuple[str, bytes]:
+        """Return ``.metadata``."""
+        return METADATA, _metadata(files)
+
+    def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
+        """Return which of the files in a folder are of such a checkpoint."""
+        return {name for name in present if name == METADATA or _FILE.fullmatch(name)}
+
+
+def _metadata(files: Mapping[str, tuple[Sequence[OutTensor], Layout]]) -> bytes:
+    """Return the pickle of a ``Metadata`` of tensors that each lie in one piece."""
+    writer = _MetadataWriter()
+    every = [tensor for tensors, _ in files.values() for tensor in tensors]
+
+    writer.begin(_MODULE, "Metadata")
+    writer.word("state_dict_metadata")
+    writer.out += b"}("
+    for tensor in every:
+        writer.key(tensor.key)
+        writer.tensor_metadata(tensor)
+    writer.out += b"u"
+    writer.word("planner_data")
+    writer.out += b"}("
+    for tensor in every:
+        writer.key(tensor.key)
+        writer.key(tensor.key)
+        writer.out += b"\x85"
+    writer.out += b"u"
+    writer.word("storage_data")
+    writer.out += b"}("
+    shapes = {tensor.key: tensor.shape for tensor in every}
+    for name, (_, layout) in files.items():
+        assert isinstance(layout, _FileLayout)  # DcpWriter made it
+        for key, (offset, length) in layout.pieces.items():
+            writer.piece(key, len(shapes[key]), name, offset, length)
+    writer.out += b"u"
+    writer.word("storage_meta")
+    writer.out += b"N"
+    writer.word("version")
+    writer.text("1.0.0")
+    writer.end()
+    return bytes(writer.out + b".")
+
+
+class _MetadataWriter(PickleWriter):
+    def begin(self, module: str, name: str) -> None:
+        """Begin an object of a class, and the attributes that it gets."""
+        self.name(module, name)
+        self.out += b")\x81}("
+
+    def end(self) -> None:
+        """End the attributes of an object."""
+        self.out += b"ub"
+
+    def key(self, key: str) -> None:
+        """Emit the name of a tensor, which is said four times."""
+        if not self.fetched(key):
+            self.text(key)
+            self.kept(key)
+
+    def size(self, sizes: Sequence[int]) -> None:
+        """Emit a ``torch.Size``: one for all that are equal, as most are in a large model."""
+        what = ("size", tuple(sizes))
+        if not self.fetched(what):
+            self.name("torch", "Size")
+            self.integers(sizes)
+            self.out += b"\x85R"
+            self.kept(what)
+
+    def tensor_metadata(self, tensor: OutTensor) -> None:
+        """Emit the ``TensorStorageMetadata`` of a tensor in one piece."""
+        self.begin(_MODULE, "TensorStorageMetadata")
+        self.word("properties")
+        self.properties(tensor.dtype)
+        self.word("size")
+        self.size(tensor.shape)
+        self.word("chunks")
+        self.out += b"]"
+        self.chunk(tensor.shape)
+        self.out += b"a"
+        self.end()
+
+    def properties(self, dtype: str) -> None:
+        """Emit the ``TensorProperties`` of a dtype."""
+        what = ("properties", dtype)
+        if not self.fetched(what):
+            self.name(_MODULE, "TensorProperties")
+            self.out += b")\x81("
+            self.name("torch", dtype)
+            self.name("torch.serialization", "_get_layout")
+            self.word("torch.strided")
+            self.out += b"\x85R\x89"
+            self.name(_MODULE, "_MEM_FORMAT_ENCODING")
+            self.out += b"K\x00\x85R\x89tb"
+            self.kept(what)
+
+    def chunk(self, shape: tuple[int, ...]) -> None:
+        """Emit the ``ChunkStorageMetadata`` of a tensor in one piece."""
+        what = ("chunk", shape)
+        if not self.fetched(what):
+            self.begin(_MODULE, "ChunkStorageMetadata")
+            self.word("offsets")
+            self.size((0,) * len(shape))
+            self.word("sizes")
+            self.size(shape)
+            self.end()
+            self.kept(what)
+
+    def piece(self, key: str, dims: int, file: str, offset: int, length: int) -> None:
+        """Emit where the piece of a tensor lies, as an item of a mapping."""
+        self.begin(_MODULE, "MetadataIndex")
+        self.word("fqn")
+        self.key(key)
+        self.word("offset")
+        self.size((0,) * dims)
+        self.word("index")
+        self.integer(0)
+        self.end()
+        self.begin("torch.distributed.checkpoint.filesystem", "_StorageInfo")
+        self.word("relative_path")
+        self.word(file)
+        self.word("offset")
+        self.integer(offset)
+        self.word("length")
+        self.integer(length)
+        self.end()
+
+
+class DcpWriter:
+    """Writes folders that ``torch.distributed.checkpoint`` loads."""
+
+    name = "dcp"
+    sharding = _Distributed()
+    suffixes: tuple[str, ...] = ()
+    carries = False
+    shares = False
+    most = PIECES
+    dtypes = ZipWriter.dtypes
+
+    def layout(
+        self,
+        tensors: Sequence[OutTensor],
+        metadata: Mapping[str, str],
+        recipe: Sequence[str],
+        beside: Beside | None = None,
+    ) -> _FileLayout:
+        """Lay a file out; its metadata is in the recipe beside it."""
+        return _FileLayout(tensors)

@@ -1,0 +1,153 @@
+"""Writes the pickles of tensors and of plain state dicts as ``torch.save`` would, protocol 2, all contiguous."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...tensors.dtypes import DTYPES
+from ...tensors.strides import contiguous_stride
+from ..base.header import Beside, OutTensor
+from ..pickle.torch import STORAGE_DTYPES
+
+__all__ = ["PickleWriter", "state_dict_pickle", "tensor_pickle"]
+
+_STORAGE_OF = {dtype: name for name, dtype in STORAGE_DTYPES.items() if name != "UntypedStorage"}
+
+
+class PickleWriter:
+    """Emits the instructions of a pickle into ``out``; what is said often is fetched from the memo."""
+
+    def __init__(self) -> None:
+        self.out = bytearray(b"\x80\x02")
+        self._memo: dict[object, int] = {}
+
+    def text(self, value: str) -> None:
+        """Emit a text."""
+        raw = value.encode("utf-8", "surrogatepass")
+        self.out += b"X" + struct.pack("<I", len(raw)) + raw
+
+    def shared(self, code: bytes) -> None:
+        """Emit ``code`` the first time, afterwards fetch what it made from the memo."""
+        if not self.fetched(code):
+            self.out += code
+            self.kept(code)
+
+    def fetched(self, what: object) -> bool:
+        """Fetch from the memo what is known there as ``what``; returns whether there is such a thing."""
+        index = self._memo.get(what)
+        if index is None:
+            return False
+        self.out += b"j" + struct.pack("<I", index) if index > 255 else b"h" + bytes([index])
+        return True
+
+    def kept(self, what: object) -> None:
+        """Keep what was just emitted in the memo, known as ``what``."""
+        index = self._memo[what] = len(self._memo)
+        self.out += b"r" + struct.pack("<I", index) if index > 255 else b"q" + bytes([index])
+
+    def name(self, module: str, name: str) -> None:
+        """Emit a name, as in ``torch._utils._rebuild_tensor_v2``."""
+        self.shared(f"c{module}\n{name}\n".encode())
+
+    def word(self, value: str) -> None:
+        """Emit a text that is said often."""
+        raw = value.encode()
+        self.shared(b"X" + struct.pack("<I", len(raw)) + raw)
+
+    def integer(self, value: int) -> None:
+        """Emit a whole number."""
+        if 0 <= value < 256:
+            self.out += b"K" + bytes([value])
+        elif 0 <= value < 65536:
+            self.out += b"M" + struct.pack("<H", value)
+        elif -(2**31) <= value < 2**31:
+            self.out += b"J" + struct.pack("<i", value)
+        else:
+            raw = value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
+            self.out += b"\x8a" + bytes([len(raw)]) + raw
+
+    def integers(self, values: Sequence[int]) -> None:
+        """Emit a tuple of whole numbers."""
+        if not values:
+            self.out += b")"
+            return
+        self.out += b"(" if len(values) > 3 else b""
+        for value in values:
+            self.integer(value)
+        self.out += b"t" if len(values) > 3 else bytes([0x84 + len(values)])
+
+    def tensor(self, tensor: OutTensor, record: str) -> None:
+        """Emit a tensor whose storage is the record of that name."""
+        storage = _STORAGE_OF.get(tensor.dtype)
+        items = 1
+        for size in tensor.shape:
+            items *= size
+        self.name("torch._utils", "_rebuild_tensor_v2" if storage else "_rebuild_tensor_v3")
+        self.out += b"(("
+        self.word("storage")
+        self.name("torch" if storage else "torch.storage", storage or "UntypedStorage")
+        self.text(record)
+        self.word("cpu")
+        self.integer(items if storage else items * DTYPES[tensor.dtype].bits // 8)
+        self.out += b"tQK\x00"
+        self.integers(tensor.shape)
+        self.integers(contiguous_stride(tensor.shape))
+        self.out += b"\x89"
+        self.name("collections", "OrderedDict")
+        self.out += b")R"
+        if not storage:
+            self.name("torch", tensor.dtype)
+        self.out += b"tR"
+
+    def plain(self, value: Any) -> None:
+        """Emit plain data: None, numbers, text, lists, tuples, dicts."""
+        if value is None or isinstance(value, bool):
+            self.out += {None: b"N", True: b"\x88", False: b"\x89"}[value]
+        elif isinstance(value, int):
+            self.integer(value)
+        elif isinstance(value, float):
+            self.out += b"G" + struct.pack(">d", value)
+        elif isinstance(value, str):
+            self.text(value)
+        elif isinstance(value, dict):
+            self.out += b"}("
+            for key, entry in value.items():
+                self.plain(key)
+                self.plain(entry)
+            self.out += b"u"
+        else:
+            self.out += b"](" if isinstance(value, list) else b"("
+            for entry in value:
+                self.plain(entry)
+            self.out += b"e" if isinstance(value, list) else b"t"
+
+
+def tensor_pickle(tensor: OutTensor, record: str) -> bytes:
+    """Return the pickle of a single tensor whose storage is the record of that name."""
+    writer = PickleWriter()
+    writer.tensor(tensor, record)
+    return bytes(writer.out + b".")
+
+
+def state_dict_pickle(tensors: Sequence[OutTensor], records: Mapping[str, str], beside: Beside | None = None) -> bytes:
+    """Return the pickle of ``{key: tensor}`` and what lies beside it.
+
+    ``records`` names the storage record of each key.
+    """
+    writer, beside = PickleWriter(), beside or Beside()
+    for name in beside.path:
+        writer.out += b"}("
+        writer.text(name)
+    writer.out += b"}("
+    for tensor in tensors:
+        writer.text(tensor.key)
+        writer.tensor(tensor, records[tensor.key])
+    for entries in reversed(beside.levels):
+        for name, value in entries.items():
+            writer.text(name)
+            writer.plain(value)
+        writer.out += b"u"
+    writer.out += b"."
+    return bytes(writer.out)

@@ -1,0 +1,116 @@
+"""The functions that stand in for those torch's pickles name: they make headers, never tensors.
+
+Written after ``torch/_utils.py`` and ``torch/_tensor.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ...errors import FormatError
+from ...tensors.info import TensorInfo
+from ..base.bounds import Budget, check_elements, check_sizes
+from ..pickle.numpy import NUMPY, Array
+from ..pickle.opaque import ARRAY, META, NESTED, QUANTISED, SPARSE
+from ..pickle.plain import plain_functions
+from ..pickle.torch import Tensors, dtype_of, unknown
+from ..pickle.values import Name, Opaque, brief
+
+__all__ = ["rebuilders"]
+
+Functions = dict[tuple[str, str], Callable[..., object]]
+
+_FROM_TYPE = ("_rebuild_from_type", "_rebuild_from_type_v2")
+
+
+def rebuilders() -> Functions:
+    """Return a fresh table of all functions that the machine may run for a name."""
+    table: Functions = {**NUMPY, **plain_functions(Budget())}
+    for name, function in {**_strided(Tensors()), **_OTHERS}.items():
+        table["torch._utils", name] = function
+
+    def from_type(function: Any, kind: Any, args: Any, _state: Any) -> object:
+        if type(function) is not Name or type(args) is not tuple:
+            return Opaque(kind, args)
+        if function.name in _FROM_TYPE:  # torch never nests them; three thousand would exhaust the stack
+            raise FormatError("a tensor is rebuilt from one that is rebuilt in turn.", rule="rebuilding")
+        ours = table.get((function.module, function.name))
+        return Opaque(kind, args) if ours is None else ours(*args)
+
+    for name in _FROM_TYPE:
+        table["torch._tensor", name] = from_type
+    return table
+
+
+def _strided(make: Tensors) -> dict[str, Callable[..., object]]:
+    def tensor_v2(ref: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> object:
+        return make.rebuild(ref, offset, size, stride, flags=rest[2] if len(rest) > 2 else None)
+
+    def tensor_v3(ref: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> object:
+        if len(rest) < 3:
+            raise FormatError("a tensor does not say its type.", rule="tensor dtype")
+        flags = rest[3] if len(rest) > 3 else None
+        return make.rebuild(ref, offset, size, stride, dtype=dtype_of(rest[2]), flags=flags)
+
+    def quantised(ref: Any, offset: Any, size: Any, stride: Any, params: Any, *_: Any) -> object:
+        info = make.rebuild(ref, offset, size, stride)
+        return info if info.opaque else replace(info, opaque=QUANTISED, parts=(params,))
+
+    return {
+        "_rebuild_tensor": tensor_v2,
+        "_rebuild_tensor_v2": tensor_v2,
+        "_rebuild_tensor_v3": tensor_v3,
+        "_rebuild_qtensor": quantised,
+    }
+
+
+def _itself(data: Any, *_: Any) -> object:
+    return data
+
+
+def _meta(dtype: Any, size: Any, *_: Any) -> TensorInfo:
+    return unknown(META, dtype_of(dtype), size)
+
+
+def _wrapped(kind: Any, dtype: Any, size: Any, *_: Any) -> TensorInfo:
+    return unknown(f"it is of the class {brief(kind)}", dtype_of(dtype), size)
+
+
+def _nested(data: Any, *_: Any) -> TensorInfo:
+    if not isinstance(data, TensorInfo):
+        raise FormatError("a nested tensor has no values.", rule="nested")
+    return TensorInfo(data.dtype, (), opaque=NESTED)
+
+
+def _sparse(layout: Any, data: Any) -> TensorInfo:
+    """Return the header of a sparse tensor; its parts are the layout and the tensors it is made of."""
+    if type(layout) is not str or type(data) is not tuple or not 3 <= len(data) <= 4:
+        raise FormatError("a sparse tensor is not made of indices, values and a size.", rule="sparse")
+    coo = layout.endswith("coo")
+    values, size = (data[1], data[2]) if coo else (data[2], data[3] if len(data) > 3 else ())
+    if not isinstance(values, TensorInfo):
+        raise FormatError("a sparse tensor has no values.", rule="sparse")
+    check_sizes(size, "size")
+    check_elements(size)
+    return TensorInfo(values.dtype, size, opaque=SPARSE, parts=(layout, data))
+
+
+def _from_numpy(data: Any, dtype: Any, *_: Any) -> object:
+    if not isinstance(data, Array):
+        return Opaque("numpy.ndarray", (data,))
+    return TensorInfo(dtype_of(dtype), data.shape, opaque=ARRAY, parts=(data,))
+
+
+_OTHERS: dict[str, Callable[..., object]] = {
+    "_rebuild_parameter": _itself,
+    "_rebuild_parameter_with_state": _itself,
+    "_rebuild_device_tensor_from_cpu_tensor": _itself,
+    "_rebuild_sparse_tensor": _sparse,
+    "_rebuild_meta_tensor_no_storage": _meta,
+    "_rebuild_wrapper_subclass": _wrapped,
+    "_rebuild_nested_tensor": _nested,
+    "_rebuild_device_tensor_from_numpy": _from_numpy,
+    "_rebuild_xla_tensor": _from_numpy,
+}

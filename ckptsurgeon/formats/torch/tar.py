@@ -1,0 +1,149 @@
+"""The members of a tar archive: plain files, found by their headers and read where they lie, never extracted.
+
+POSIX.1-2001, "pax interchange format": https://pubs.opengroup.org/onlinepubs/9699919799/utilities/pax.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ...errors import FormatError
+from ...storage.read.base import File
+from ...util.text import escape
+from ..base import limits
+
+__all__ = ["Member", "is_tar", "members", "names_in", "pax_records"]
+
+_BLOCK = 512
+_PADDING = 20 * _BLOCK
+"""Archives end in blocks of zeros, up to a multiple of this."""
+_PLAIN, _EXTENDED = (b"0", b"\0"), b"x"
+_NAMED = (*_PLAIN, b"5")
+_LISTED = 32
+"""Members of an archive that is none of torch's whose names are looked at: each may take a request."""
+_HARMLESS = {"mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment"}
+_KINDS = {
+    b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"5": "a folder", b"6": "a FIFO",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where the bytes of one file lie."""
+
+    name: str
+    begin: int
+    end: int
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether a file begins as a tar archive does."""
+    return head[257:262] == b"ustar"
+
+
+def members(file: File, known: Collection[str]) -> dict[str, Member]:
+    """Return the members of an archive by their names.
+
+    Raises FormatError for one that is not among the ``known``, stands twice or is no plain file, and for an archive
+    that is malformed or goes on behind its end.
+    """
+    found: dict[str, Member] = {}
+    at, said = 0, dict[str, str]()
+    for _ in range(2 * len(known) + 1):
+        header = file.read(at, min(_BLOCK, file.size - at))
+        if not header.strip(b"\0"):
+            _check_end(file, at)
+            return found
+        _check_sum(header)
+        begin = at + _BLOCK
+        end = begin + (_number(said["size"].encode(), 10) if "size" in said else _number(header[124:136], 8))
+        at = begin + -(-(end - begin) // _BLOCK) * _BLOCK
+        if at > file.size:
+            raise FormatError("the tar archive is cut short.", rule="tar size")
+        if header[156:157] == _EXTENDED and not said:
+            said = _records(file, begin, end)
+            continue
+        name = said.get("path", header[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"))
+        _check_member(name, header, known, found)
+        found[name], said = Member(name, begin, end), {}
+    raise FormatError("the tar archive has more members than torch writes.", rule="tar members")
+
+
+def names_in(file: File) -> list[str]:
+    """Return the names of an archive's first members, whatever they are, as far as its headers are in order."""
+    found: list[str] = []
+    at = 0
+    with suppress(FormatError):
+        while len(found) < _LISTED and at < file.size:
+            header = file.read(at, min(_BLOCK, file.size - at))
+            _check_sum(header)
+            if header[156:157] in _NAMED:
+                found.append(header[:100].partition(b"\0")[0].decode("utf-8", "replace"))
+            at += _BLOCK + -(-_number(header[124:136], 8) // _BLOCK) * _BLOCK
+    return found
+
+
+def _check_end(file: File, at: int) -> None:
+    rest = file.size - at
+    if rest > 2 * _PADDING or file.read(at, max(rest, 0)).strip(b"\0"):
+        raise FormatError("the tar archive goes on behind its end.", rule="tar end")
+
+
+def _check_sum(header: bytes) -> None:
+    """Hold a header against its checksum, which is taken with blanks in its own place."""
+    if len(header) < _BLOCK:
+        raise FormatError("the tar archive is cut short.", rule="tar size")
+    if sum(header[:148]) + sum(header[156:]) + 8 * ord(" ") != _number(header[148:156], 8):
+        raise FormatError("a header of the tar archive fails its checksum.", rule="tar header")
+
+
+def _number(raw: bytes, base: int) -> int:
+    text = raw.strip(b" \0")
+    if not text.isdigit() or len(text) > 20:
+        raise FormatError("a header of the tar archive has no number where one should be.", rule="tar header")
+    try:
+        return int(text, base)
+    except ValueError:
+        raise FormatError("a header of the tar archive has a malformed number.", rule="tar header") from None
+
+
+def _records(file: File, begin: int, end: int) -> dict[str, str]:
+    """Return what an extended header says of the next member: lines of ``length key=value``."""
+    if end - begin > limits.TAR_RECORDS_BYTES:
+        raise FormatError("an extended header of the tar archive is too long.", rule="tar header")
+    try:
+        read = list(pax_records(file.read(begin, end - begin)))
+    except ValueError:
+        raise FormatError("an extended header of the tar archive is malformed.", rule="tar header") from None
+    found = {key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape") for key, value in read}
+    if len(found) < len(read) or not found.keys() <= _HARMLESS | {"size", "path"}:
+        raise FormatError("an extended header of the tar archive is none that torch writes.", rule="tar header")
+    return found
+
+
+def pax_records(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the records ``length key=value`` of an extended header; raises ValueError where they are not in order."""
+    while raw:
+        digits = raw.partition(b" ")[0]
+        length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
+        key, equals, value = raw[len(digits) + 1 : length].partition(b"=")
+        if not equals or not value.endswith(b"\n"):
+            raise ValueError("a record of an extended header is malformed")
+        yield key, value[:-1]
+        raw = raw[length:]
+
+
+def _check_member(name: str, header: bytes, known: Collection[str], found: Mapping[str, Member]) -> None:
+    kind = header[156:157]
+    if kind not in _PLAIN:
+        what = _KINDS.get(kind, "of an unknown kind")
+        raise FormatError(f"{escape(name)} of the tar archive is {what}.", rule="tar members")
+    if name not in known:
+        hint = "Unpack it, and name the checkpoint that is in it."
+        raise FormatError(
+            f"it is a tar archive with {escape(name)} in it, none of torch's.", hint=hint, rule="tar members"
+        )
+    if name in found:
+        raise FormatError(f"{escape(name)} stands twice in the tar archive.", rule="tar members")

@@ -1,0 +1,153 @@
+"""Lays out the zip archives that ``torch.load(weights_only=True)`` opens, without holding a tensor.
+
+Records are stored, 64-byte aligned through an extra field as ``torch.save`` aligns them; sizes and checksums
+stand in the local headers, so nothing follows a record. No times: the same tensors give the same bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...tensors.dtypes import DTYPES
+from ..base.header import Beside, OutTensor
+from ..base.limits import TENSORS
+from ..base.sharded_writer import Indexed
+from .pickle_writer import state_dict_pickle
+
+__all__ = ["ZIP_RECORD", "ZipLayout", "ZipWriter"]
+
+ROOT = "archive/"
+ZIP_RECORD = f"{ROOT}.data/ckptsurgeon.json"
+"""Where a recipe lies in a checkpoint of ours; torch passes such records over."""
+
+_ALIGN = 64
+_FULL = 0xFFFFFFFF
+_UTF8 = 0x800
+
+
+@dataclass(slots=True)
+class _Record:
+    name: bytes
+    size: int
+    content: bytes | None
+    header: int = 0
+    data: int = 0
+    key: str = ""
+
+    @property
+    def wide(self) -> bool:
+        return self.size >= _FULL
+
+    def place(self, at: int) -> int:
+        """Set the offsets of a record that begins at ``at`` and return where the next begins."""
+        self.header = at
+        head = at + 30 + len(self.name) + (20 if self.wide else 0)
+        pad = -head % _ALIGN
+        pad += _ALIGN if 0 < pad < 4 else 0  # an extra field is at least its own four bytes
+        self.data = head + pad
+        return self.data + self.size
+
+    def local(self, crc: int) -> bytes:
+        """Return the local header."""
+        size = _FULL if self.wide else self.size
+        extra = struct.pack("<2H2Q", 1, 16, self.size, self.size) if self.wide else b""
+        pad = self.data - self.header - 30 - len(self.name) - len(extra)
+        if pad:
+            extra += struct.pack("<2s H", b"FB", pad - 4) + b"Z" * (pad - 4)
+        version = 45 if self.wide else 20
+        fixed = struct.pack(
+            "<4s5H3L2H", b"PK\3\4", version, _UTF8, 0, 0, 0, crc, size, size, len(self.name), len(extra)
+        )
+        return fixed + self.name + extra
+
+    def central(self, crc: int) -> bytes:
+        """Return the entry of the central directory."""
+        far = self.header >= _FULL
+        size = _FULL if self.wide else self.size
+        values = ([self.size, self.size] if self.wide else []) + ([self.header] if far else [])
+        extra = struct.pack(f"<2H{len(values)}Q", 1, 8 * len(values), *values) if values else b""
+        version = 45 if values else 20
+        header = _FULL if far else self.header
+        return (
+            struct.pack("<4s6H3L5H2L", b"PK\1\2", version, version, _UTF8, 0, 0, 0, crc, size, size,
+                        len(self.name), len(extra), 0, 0, 0, 0, header)
+            + self.name + extra
+        )  # fmt: skip
+
+
+def _end(number: int, size: int, offset: int) -> bytes:
+    """Return the end of the directory, with its zip64 form where a number needs it."""
+    wide = number >= 0xFFFF or size >= _FULL or offset >= _FULL
+    end64 = b""
+    if wide:
+        end64 = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, number, number, size, offset)
+        end64 += struct.pack("<4sLQL", b"PK\6\7", 0, offset + size, 1)
+    few = min(number, 0xFFFF)
+    return end64 + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, few, few, min(size, _FULL), min(offset, _FULL), 0)
+
+
+class ZipLayout:
+    """An archive of a pickle and the storages it names, ``archive/data/0`` and on, in the order of ``owners``."""
+
+    def __init__(self, pickle: bytes, owners: Sequence[OutTensor], recipe: Sequence[str] = ()) -> None:
+        fixed = {"data.pkl": pickle, ".format_version": b"1", ".storage_alignment": b"64", "byteorder": b"little"}
+        self._records = [_Record((ROOT + n).encode(), len(c), c) for n, c in fixed.items()]
+        self._records += [_Record(f"{ROOT}data/{i}".encode(), t.nbytes, None, key=t.key) for i, t in enumerate(owners)]
+        self._records.append(_Record(f"{ROOT}version".encode(), 2, b"3\n"))
+        if recipe:
+            raw = "".join(recipe).encode()
+            self._records.append(_Record(ZIP_RECORD.encode(), len(raw), raw))
+        at = 0
+        for record in self._records:
+            at = record.place(at)
+        self._directory = at
+        self.slots = {record.key: (record.data, record.size) for record in self._records if record.content is None}
+        self.size = at + len(self._tail({}))
+
+    def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+        """Yield every byte that is not a tensor's, as (offset, bytes) in order."""
+        start, piece = 0, b""
+        crcs: dict[bytes, int] = {}
+        for record in self._records:
+            content = "".join(recipe).encode() if record.name == ZIP_RECORD.encode() else record.content
+            crc = checksums[record.key] if content is None else zlib.crc32(content)
+            crcs[record.name] = crc
+            piece += record.local(crc) + (content or b"")
+            if content is None:
+                yield start, piece
+                start, piece = record.data + record.size, b""
+        yield start, piece + self._tail(crcs)
+
+    def _tail(self, crcs: Mapping[bytes, int]) -> bytes:
+        directory = b"".join(record.central(crcs.get(record.name, 0)) for record in self._records)
+        return directory + _end(len(self._records), len(directory), self._directory)
+
+
+class ZipWriter:
+    """Writes ``.pth`` files."""
+
+    name = "pth"
+    sharding = Indexed("pytorch_model", ".bin")
+    suffixes = (".pth", ".pt", ".bin", ".ckpt")
+    carries = True
+    shares = True
+    most = TENSORS
+    dtypes = frozenset(d.name for d in DTYPES.values() if d.kind not in ("quantized", "bits") and d.bits != 6)
+
+    def layout(
+        self,
+        tensors: Sequence[OutTensor],
+        metadata: Mapping[str, str],
+        recipe: Sequence[str],
+        beside: Beside | None = None,
+    ) -> ZipLayout:
+        """Lay a file out; a zip has no place for metadata but the recipe."""
+        owners = [t for t in tensors if not t.alias_of]
+        number = {tensor.key: str(i) for i, tensor in enumerate(owners)}
+        names = {t.key: number[t.alias_of or t.key] for t in tensors}
+        layout = ZipLayout(state_dict_pickle(tensors, names, beside or Beside()), owners, recipe)
+        layout.slots = {t.key: layout.slots[t.alias_of or t.key] for t in tensors}
+        return layout

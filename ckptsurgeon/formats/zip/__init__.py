@@ -1,0 +1,1 @@
+"""Zip archives, here or at an address."""

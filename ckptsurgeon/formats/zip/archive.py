@@ -1,0 +1,182 @@
+"""Reads the directory of a zip archive and holds it against the archive itself.
+
+PKWARE APPNOTE 6.3.10, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT. What torch writes (stored
+records, local headers without sizes, a data descriptor behind each record) is normal; what two readers could
+read differently is refused.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+from ...errors import FormatError, UnsafeError
+from ...storage.read.base import File
+from ...util.text import escape
+from ..base import limits
+from .records import DEFLATED, FULL, Entry, Listed, locate, record_at, wide_sizes
+from .remote import locate_remote
+
+__all__ = ["Archive", "Entry", "names_in", "read_archive"]
+
+_END = struct.Struct("<4s4H2LH")
+_END64_LOCATOR = struct.Struct("<4sLQL")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_CENTRAL = struct.Struct("<4s4x2H4x3L4H6xL")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive's records by name, in file order, and the bytes of its directory."""
+
+    file: File
+    entries: dict[str, Entry]
+    directory_offset: int
+    directory: bytes
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """Return one small record, inflated if need be, its checksum checked."""
+        entry = self.entries[name]
+        most = limits.PICKLE_BYTES if most is None else most
+        if entry.size > most or entry.stored > most:
+            raise UnsafeError(
+                f"{record_at(self.file, name)} is {entry.size} bytes, over the limit.", rule="record size"
+            )
+        if entry.size > max(limits.INFLATED_FREE, limits.INFLATED * entry.stored):
+            raise UnsafeError(
+                f"{record_at(self.file, name)} inflates from {entry.stored} bytes to {entry.size}.", rule="deflate bomb"
+            )
+        data = self.file.read(entry.data, entry.stored)
+        if entry.method == DEFLATED:
+            data = _inflate(data, entry.size, record_at(self.file, name))
+        if entry.crc32 and zlib.crc32(data) != entry.crc32:
+            raise FormatError(f"{record_at(self.file, name)} does not have the checksum it should.", rule="crc")
+        return data
+
+
+def _inflate(data: bytes, size: int, where: str) -> bytes:
+    try:
+        inflater = zlib.decompressobj(-15)
+        plain = inflater.decompress(data, size + 1)
+    except zlib.error as error:
+        raise FormatError(f"{where} cannot be inflated: {error}.", rule="deflate") from None
+    if len(plain) != size or not inflater.eof or inflater.unused_data:
+        raise FormatError(f"{where} does not inflate to the {size} bytes it claims.", rule="deflate")
+    return plain
+
+
+def read_archive(file: File) -> Archive:
+    """Read and check the directory of a zip archive.
+
+    Of a remote one the records are not read: the file of the archive that is returned holds each against the directory
+    when something of it is.
+
+    Raises FormatError where the archive contradicts itself, UnsafeError where readers could disagree about it.
+    """
+    number, size, offset = _find_directory(file)
+    directory = file.read(offset, size)
+    listed = _listed(file, directory, number)
+    _check_names(file, [name for name, *_ in listed])
+    if file.remote:
+        file, entries = locate_remote(file, listed, offset)
+    else:
+        entries = locate(file, listed, offset)
+    return Archive(file, entries, offset, directory)
+
+
+def names_in(file: File) -> list[str]:
+    """Return the names of an archive's records as its directory has them; raises FormatError for a broken one."""
+    number, size, offset = _find_directory(file)
+    return [name for name, *_ in _listed(file, file.read(offset, size), number)]
+
+
+def _find_directory(file: File) -> tuple[int, int, int]:
+    """Return (number of entries, bytes, offset) of the central directory."""
+    tail_size = min(file.size, _END.size + 0xFFFF + _END64_LOCATOR.size)
+    tail = file.read(file.size - tail_size, tail_size)
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or at + _END.size > len(tail):
+        raise FormatError(f"{escape(file.uri)} is cut short: its zip directory is missing.", rule="zip end")
+    _, disk, start_disk, here, number, size, offset, comment = _END.unpack_from(tail, at)
+    if at + _END.size + comment != len(tail):
+        raise FormatError(f"{escape(file.uri)} has bytes behind its end.", rule="zip end")
+    end = file.size - tail_size + at
+    narrow = (disk, start_disk, here, number, size, offset)
+    located = at >= _END64_LOCATOR.size and tail[at - _END64_LOCATOR.size :][:4] == b"PK\6\7"
+    if located:
+        where = _END64_LOCATOR.unpack_from(tail, at - _END64_LOCATOR.size)[2]
+        wide, end = _end64(file, where, end - _END64_LOCATOR.size), where
+        if any(n != w and n not in (0xFFFF, FULL) for n, w in zip(narrow, wide, strict=True)):
+            raise UnsafeError(f"{escape(file.uri)} has two zip directories that disagree.", rule="zip64")
+        disk, start_disk, here, number, size, offset = wide
+    if disk or start_disk or here != number:
+        raise FormatError(f"{escape(file.uri)} is part of a split archive.", rule="zip disks")
+    if number > limits.ZIP_ENTRIES or size > limits.ZIP_DIRECTORY_BYTES:
+        raise UnsafeError(f"{escape(file.uri)} lists {number} records, over the limit.", rule="zip entries")
+    if offset + size != end:
+        raise UnsafeError(
+            f"{escape(file.uri)} has bytes in front of or behind its zip directory; readers would disagree about it.",
+            rule="zip prefix",
+        )
+    return number, size, offset
+
+
+def _end64(file: File, where: int, end: int) -> tuple[int, ...]:
+    """Return (disk, first disk, entries here, entries, bytes, offset) of the zip64 end record at ``where``."""
+    if where + _END64.size != end:
+        raise FormatError(f"{escape(file.uri)} has its zip64 directory in the wrong place.", rule="zip64")
+    magic, _, _, _, *rest = _END64.unpack(file.read(where, _END64.size))
+    if magic != b"PK\6\6":
+        raise FormatError(f"{escape(file.uri)} has a broken zip64 directory.", rule="zip64")
+    return tuple(rest)
+
+
+def _listed(file: File, directory: bytes, number: int) -> list[Listed]:
+    """Return (name, header offset, stored, size, crc, method, flags, place in the directory) of each entry."""
+    found: list[Listed] = []
+    at, end = 0, len(directory)
+    unpack, size_of = _CENTRAL.unpack_from, _CENTRAL.size
+    try:
+        for _ in range(number):
+            if at + size_of > end:
+                raise FormatError(f"{escape(file.uri)} has a zip directory that is cut short.", rule="zip directory")
+            magic, flags, method, crc, stored, size, n, extra, comment, disk, header = unpack(directory, at)
+            if magic != b"PK\1\2" or disk not in (0, 0xFFFF):
+                raise FormatError(f"{escape(file.uri)} has a broken zip directory.", rule="zip directory")
+            after = at + size_of + n
+            name = directory[at + size_of : after].decode()
+            if stored == FULL or size == FULL or header == FULL:
+                fields = directory[after : after + extra]
+                size, stored, header = wide_sizes(file, fields, size, stored, header)
+            found.append((name, header, stored, size, crc, method, flags, at))
+            at = after + extra + comment
+    except UnicodeDecodeError:
+        raise FormatError(f"{escape(file.uri)} has a record whose name is not UTF-8.", rule="zip name") from None
+    if at != end:
+        raise FormatError(f"{escape(file.uri)} has a zip directory of the wrong length.", rule="zip directory")
+    return found
+
+
+def _check_names(file: File, names: list[str]) -> None:
+    """Refuse names that lead outside, or that readers could take for one another.
+
+    All are looked at together first: one by one takes ten times as long, and is only to say what is wrong.
+    """
+    together = "\0".join(["", *names])
+    folded = together.casefold().split("\0")
+    if any(sign in together for sign in ("\\", "..", "\0/")) or not len(set(folded)) == len(folded) == len(names) + 1:
+        _check_each(file, names)
+
+
+def _check_each(file: File, names: list[str]) -> None:
+    folded: dict[str, str] = {}
+    for name in names:
+        if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
+            raise UnsafeError(f"{record_at(file, name)} points outside the archive.", rule="zip name")
+        same = name.casefold()
+        other = folded.get(same)
+        if other is not None:
+            how = "twice" if other == name else f"beside {escape(other)}"
+            raise UnsafeError(f"{record_at(file, name)} is there {how}; readers would disagree.", rule="zip duplicate")
+        folded[same] = name

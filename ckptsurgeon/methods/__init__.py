@@ -1,0 +1,1 @@
+"""How tensors become one: merge methods and low-rank adapters."""

@@ -1,0 +1,1 @@
+"""Low-rank adapters: how files spell them, which tensors they are for, and what they do to values. Opens nothing."""

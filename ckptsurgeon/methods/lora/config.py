@@ -1,0 +1,156 @@
+"""What a PEFT folder says of its adapter: ``adapter_config.json``, as data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite, sqrt
+from typing import Any
+
+from ...errors import ConfigError
+from ...util.text import brief_repr, escape
+from .patterns import PatternTable
+from .targets import Targets, targets_of
+
+__all__ = ["AdapterConfig", "parse_config"]
+
+PREFIX = "base_model.model."
+"""What PEFT calls the network: in front of a name, no other module's name ends with it."""
+
+REMADE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Initialisations that take something out of the base, which is then another."""
+
+REFUSED = {
+    "layer_replication": "it repeats layers of its base",
+    "target_parameters": "it is on parameters that are no layers",
+    "trainable_token_indices": "it trains single tokens",
+    "use_qalora": "its inputs are pooled",
+    "use_bdlora": "its factors are of blocks",
+    "alora_invocation_tokens": "it is switched on by tokens, so no weights are the same as it",
+    "kasa_config": "its singular values are others",
+    "monteclora_config": "it is drawn anew each time",
+    "velora_config": "it is of another kind",
+    "arrow_config": "it chooses between adapters",
+}
+"""Settings with which an adapter is not what its factors say, or not of a base as it is."""
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The rank and alpha of an adapter, for all modules and for some, and what else decides what its tensors mean."""
+
+    rank: int
+    alpha: float
+    ranks: PatternTable = field(default_factory=PatternTable)
+    alphas: PatternTable = field(default_factory=PatternTable)
+    rslora: bool = False
+    dora: bool = False
+    transposed: bool = False
+    saved: tuple[str, ...] = ()
+    bias: str = "none"
+    lora_bias: bool | None = None
+    targets: Targets | None = None
+
+    def rank_of(self, module: str) -> int:
+        """Return the rank that a module should have."""
+        return int(self.ranks.of(module, self.rank))
+
+    def scale_of(self, module: str) -> float:
+        """Return what the product of a module's factors counts."""
+        rank = self.rank_of(module)
+        return float(self.alphas.of(module, self.alpha)) / (sqrt(rank) if self.rslora else rank)
+
+    def saves(self, key: str) -> bool:
+        """Whether a key is of a module that was trained as a whole, or a parameter that goes along alone."""
+        return any(f".{name.removeprefix(PREFIX)}." in f".{key}." for name in self.saved)
+
+
+def parse_config(data: Any, name: str) -> AdapterConfig:
+    """Return what an adapter's configuration says; raises ConfigError for what is none, or of another kind."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{escape(name)} is no adapter's configuration.", hint="Name a folder that PEFT wrote.")
+    kind = data.get("peft_type")
+    if kind != "LORA":
+        raise ConfigError(
+            f"{escape(name)} has the peft_type {brief_repr(kind)}; what is merged is LORA.",
+            hint="Let PEFT merge it: merge_and_unload().",
+        )
+    _check_meaning(data, name)
+    try:
+        return _parsed(data)
+    except ConfigError as error:
+        raise ConfigError(f"{escape(name)} {error.message}", hint=error.hint) from error
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
+        raise ConfigError(f"{escape(name)} is damaged: {type(error).__name__} {escape(str(error))}.") from error
+
+
+def _check_meaning(data: Mapping[str, Any], name: str) -> None:
+    for setting, why in REFUSED.items():
+        if data.get(setting):
+            raise ConfigError(
+                f"{escape(name)} sets {setting}: {why}, which is not merged here.",
+                hint="Let PEFT merge it: merge_and_unload().",
+            )
+    start = data.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(REMADE):
+        raise ConfigError(
+            f"{escape(name)} was initialised by {escape(start)}, which changed the base: it does not fit the original.",
+            hint="Save it with path_initial_model_for_weight_conversion; or, if the base that you name is the changed "
+            "one, set init_lora_weights to true.",
+        )
+
+
+def _parsed(data: Mapping[str, Any]) -> AdapterConfig:
+    saved = data.get("modules_to_save") or ()
+    missing = next((name for name in ("r", "lora_alpha") if name not in data), "")
+    if missing:
+        raise ConfigError(
+            f"does not say {missing}.", hint=f'PEFT then takes 8: add "{missing}": 8 if the adapter was trained so.'
+        )
+    return AdapterConfig(
+        rank=_rank(data["r"]),
+        alpha=_alpha(data["lora_alpha"]),
+        ranks=PatternTable({text: _rank(value) for text, value in dict(data.get("rank_pattern") or {}).items()}),
+        alphas=PatternTable({text: _alpha(value) for text, value in dict(data.get("alpha_pattern") or {}).items()}),
+        rslora=_truth(data.get("use_rslora")),
+        dora=_truth(data.get("use_dora")),
+        transposed=_truth(data.get("fan_in_fan_out")),
+        saved=tuple(map(_text, [saved] if isinstance(saved, str) else _list(saved))),
+        bias=_text(data.get("bias") or "none"),
+        lora_bias=_truth(data["lora_bias"]) if data.get("lora_bias") is not None else None,
+        targets=targets_of(data),
+    )
+
+
+def _truth(value: Any) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{brief_repr(value)} is neither true nor false")
+    return bool(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{brief_repr(value)} is no text")
+    return value
+
+
+def _list(value: Any) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{brief_repr(value)} is no list")
+    return value
+
+
+def _rank(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(
+            f"has a rank of {brief_repr(value)}, where a rank is a whole number from 1 on.",
+            hint="Name the adapter as it was saved.",
+        )
+    return value
+
+
+def _alpha(value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
+        raise ValueError(f"an alpha of {brief_repr(value)}")
+    return float(value)

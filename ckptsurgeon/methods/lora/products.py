@@ -1,0 +1,137 @@
+"""Plain products that are added to a tensor: as fast as BLAS, with the bytes of sums that are made in order. No files.
+
+BLAS sums in an order of its own, another on every machine. Its double precision leaves so little open that it decides
+how nearly all values are rounded; the few for which the order may matter are summed again, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ...tensors.ops.boxes import Array
+from ...tensors.ops.casts import Lost, raw_dtype
+from ...tensors.ops.means import rounded
+from .arithmetic import Change, Changing, changed
+from .blas import multiplied
+
+__all__ = ["changing", "wide_dtype"]
+
+FINITE = {"bfloat16": 2.0**127, "float16": 2.0**15, "float32": 2.0**127}
+"""Sums below it are finite in a type, however they are rounded: the types whose rounding is checked."""
+
+UNIT = 2.0**-53
+"""What the sum of two numbers in double precision is off by at most, over the sum."""
+
+TIE = 0xFFF
+"""What is halfway between two of float16, of 11 bits or fewer, has 12: these last bits of a float32 are 0 there."""
+
+SINGLE = 2.0**-25
+"""What a number in single precision is off by at least before it is another one, over the number."""
+
+NORMAL = 2.0**-125
+"""From here on numbers in single precision are as precise as that."""
+
+PIECE = 1 << 19
+"""Elements that are worked on at once: threads that do less before the interpreter's next turn wait for each other."""
+
+SOME = 1 << 18
+"""Products that are summed in order at once."""
+
+
+def wide_dtype(base: str, kinds: Iterable[str], dtype: str) -> str:
+    """Return the dtype in which ``changing`` wants the rows of a base of a dtype, for changes of these kinds."""
+    plain = all(kind == "product" for kind in kinds)
+    return "float32" if plain and base != "float64" and dtype in FINITE else "float64"
+
+
+def changing(changes: Sequence[Change], wide: str, dtype: str) -> Changing:
+    """Return what changes rows of a base, which are of dtype ``wide``, and rounds them to ``dtype``.
+
+    All changes are of the same base.
+    """
+    if wide == "float32":
+        return _Products(changes, dtype).changed
+    return lambda base, begin: changed(changes, dtype, base, begin)
+
+
+class _Products:
+    """Products that are added to rows of a base, which are exact in single precision.
+
+    ``sizes`` is what a row of the products is at most, ``apart`` twice what it may be off: of n terms that are rounded
+    and summed, n + 2 units in the last place of the sum of their sizes (Higham 2002, 3.1), and some more.
+    """
+
+    def __init__(self, changes: Sequence[Change], dtype: str) -> None:
+        pairs = [change.pair() for change in changes]
+        self.dtype = dtype
+        self.left = np.hstack([change.weight * left for change, (left, _) in zip(changes, pairs, strict=True)])
+        self.right = np.vstack([right for _, right in pairs])
+        self.sizes = np.abs(self.left) @ np.abs(self.right).max(axis=1, initial=0.0)
+        self.apart = 2 * (len(self.right) + 8) * UNIT * self.sizes
+
+    def changed(self, base: Array, begin: int) -> tuple[Array, Lost]:
+        """Return rows of the base with the products, and how many values became infinite or NaN."""
+        rows = slice(begin, begin + len(base))
+        if not float(self.sizes[rows].max()) + max(float(base.max()), -float(base.min())) < FINITE[self.dtype]:
+            return self._in_order(base, begin)
+        made = np.empty(base.shape, raw_dtype(self.dtype))
+        width = max(1, PIECE // len(base))
+        for first in range(0, base.shape[1], width):
+            columns = slice(first, first + width)
+            made[:, columns] = self._piece(base[:, columns], begin, self.right[:, columns])
+        return made, Lost()
+
+    def _piece(self, base: Array, begin: int, right: Array) -> Array:
+        """Return a part of the base, of all columns that ``right`` has, with the products."""
+        rows = slice(begin, begin + len(base))
+        total = multiplied(self.left[rows], right)
+        total += base
+        made, at = (_single if self.dtype == "float32" else _half)(total, self.apart[rows, None], self.dtype)
+        if at.size:
+            made.reshape(-1)[at] = self._at(base, begin, right, at)
+        return made
+
+    def _at(self, base: Array, begin: int, right: Array, at: Array) -> Array:
+        """Return single elements of a piece, by their numbers in it."""
+        made = []
+        for some in np.array_split(at, -(-at.size * len(right) // SOME)):
+            rows, columns = np.divmod(some, base.shape[1])
+            terms = self.left[begin + rows].T * right[:, columns]
+            terms[0] += 0.0  # as if the sum began at zero: a product of -0 is none
+            sums = base[rows, columns] + np.add.accumulate(terms, axis=0)[-1]  # ``sum`` is free to pair terms
+            made.append(rounded(sums, "float64", self.dtype)[0])
+        return np.concatenate(made)
+
+    def _in_order(self, base: Array, begin: int) -> tuple[Array, Lost]:
+        """Return what ``changed`` does where values are not finite, or may not stay so."""
+        return changed([Change("product", 1.0, self.left, self.right)], self.dtype, base.astype("<f8"), begin)
+
+
+def _single(total: Array, apart: Array, dtype: str) -> tuple[Array, Array]:
+    """Return sums rounded to float32, and the numbers of those that what they may be off could round otherwise."""
+    apart = apart + 8 * UNIT * max(float(total.max()), -float(total.min()))
+    low, high = (total - apart).astype("<f4"), (total + apart).astype("<f4")
+    return low, np.flatnonzero(low.view("<u4") != high.view("<u4"))
+
+
+def _half(total: Array, apart: Array, dtype: str) -> tuple[Array, Array]:
+    """Return sums rounded to 16 bits, and the numbers of those that what they may be off could round otherwise.
+
+    Halfway between two values of 16 bits lies one of 32. A sum that may be on the other side of it is that one when it
+    is rounded to 32 bits, unless it is so small that what it may be off is more than its own last place.
+    """
+    limit = np.where(apart > 0, np.maximum(2 / SINGLE * apart, NORMAL), 0).astype("<f4")
+    near = total.astype("<f4")
+    near += np.float32(0)  # BLAS may give -0
+    bits = near.view("<u4")
+    if dtype == "float16":
+        again = (bits & np.uint32(TIE)) == 0
+        again &= apart > 0  # numpy rounds to even what is exact
+        return near.astype("<f2"), np.flatnonzero(again | (np.abs(near) < limit))
+    again = (bits & np.uint32(0xFFFF)) == 0x8000
+    again |= np.abs(near) < limit
+    bits += np.uint32(0x8000)
+    bits >>= np.uint32(16)
+    return bits.astype("<u2"), np.flatnonzero(again)

@@ -1,0 +1,95 @@
+"""Arcee fusion: of a model's changes, those that matter most to what its rows say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias, cast
+
+import numpy as np
+
+from ...tensors.ops.boxes import Array
+from ._method import Merging, Slice, Tensors, merge_method
+from .arithmetic.cut import Rank
+from .arithmetic.pieces import beside, in_pieces, on_host, pieces, row_length
+from .arithmetic.threshold import cuts
+
+__all__ = ["METHODS"]
+
+_EPSILON = 1e-8
+
+MOST = 4 << 20
+"""Bytes of divergences that are kept; of more rows, they are computed again in every pass."""
+
+Divergences: TypeAlias = Callable[[Slice], Array]
+"""Returns the divergence of each row of a piece, in float64."""
+
+
+@merge_method(
+    "arcee_fusion",
+    paper="https://www.arcee.ai/blog/meet-mergekit-v0-1-arcee-fusion-expanded-model-support-multi-gpu-acceleration",
+    base="required",
+    models=(1, 1),
+    by_rows=True,
+    passes=4,
+)
+def arcee_fusion(tensors: Tensors) -> Merging:
+    """Return the base and the most important changes of a model.
+
+    A change is as important as its magnitude times the divergence of the row it is in, as a distribution, from the
+    base's (Kullback-Leibler, of softmaxes). Taken are those above the median by one and a half times the distance
+    between the quartiles, which are exact; mergekit draws a million samples for those of larger tensors.
+    """
+    columns, total = row_length(tensors), math.prod(tensors.shape)
+    if total < 2:
+        return lambda at: at.onto(at.delta(0))  # its row is the same distribution, whatever it holds
+    divergence = _kept(tensors, columns) if total // columns * 8 <= MOST else _divergence
+
+    def importance(at: Slice) -> Array:
+        size = at.xp.abs(at.delta(0))
+        size *= beside(size, divergence(at), at)[:, None]
+        made: Array = size
+        return made
+
+    ranks = [Rank(0, int(share * (total - 1)) + 1, largest=False) for share in (0.25, 0.5, 0.75)]
+    found = cuts(tensors, lambda at: [importance(at)], ranks, columns=columns, settle=False)
+    low, middle, high = (np.float32(cut.value) for cut in found)
+    threshold = float(middle + np.float32(1.5) * (high - low))
+
+    def merged(at: Slice) -> Array:
+        delta = at.delta(0)
+        delta *= importance(at) >= threshold
+        return at.onto(delta)
+
+    return in_pieces(merged, columns)
+
+
+def _kept(tensors: Tensors, columns: int) -> Divergences:
+    """Compute the divergences of all rows at once, and return what looks them up."""
+
+    def look(at: Slice) -> Array:
+        return np.concatenate([np.zeros(0), *(_divergence(piece) for piece in pieces(at, columns=columns))])
+
+    rows = np.concatenate([np.zeros(0), *tensors.map(look)])
+    return lambda at: rows[at.offset // columns :][: at.models[0].shape[0]]
+
+
+def _divergence(at: Slice) -> Array:
+    """Return the divergence of each row of a piece, in float64: it is a small difference of large sums."""
+    mine, parts = _softmax(at, at.models[0]), _softmax(at, cast(Array, at.base))
+    at.xp.divide(mine, parts, out=parts)
+    at.xp.log(parts, out=parts)
+    parts *= mine
+    return np.clip(on_host(at.xp.sum(parts, axis=-1)), 0, None)
+
+
+def _softmax(at: Slice, values: Array) -> Array:
+    powers: Array = at.xp.asarray(values, dtype=at.xp.float64)
+    powers = powers - at.xp.amax(powers, axis=-1)[:, None]
+    at.xp.exp(powers, out=powers)
+    powers /= at.xp.sum(powers, axis=-1)[:, None]
+    powers += _EPSILON
+    return powers
+
+
+METHODS = (arcee_fusion,)

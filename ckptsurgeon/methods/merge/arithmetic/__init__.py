@@ -1,0 +1,1 @@
+"""What merge methods share: thresholds, pieces, columns, weights."""

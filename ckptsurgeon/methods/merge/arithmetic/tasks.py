@@ -1,0 +1,147 @@
+"""What the methods share that add to a base what its models have learned: task arithmetic, thinned or by majority."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TypeAlias
+
+from ....tensors.ops.boxes import Array
+from .._method import Merging, Slice, Tensors
+from .pieces import in_pieces, pieces
+from .weights import cancel, check_some, held, shares
+
+__all__ = ["Masks", "Mixing", "agreement", "everything", "mixed"]
+
+Masks: TypeAlias = Callable[[Slice, int, Array], Array | bool]
+"""Returns which elements of a model's delta are kept, in a piece; True for all of them, False for none."""
+
+_TINY = 1e-7
+"""Below it a sum of magnitudes is zero, as for mergekit."""
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How deltas become one: ``elect`` keeps those of the majority's sign, ``normalize`` divides by their weights.
+
+    Of elected deltas that is, at each element, the sum of the weights of those that are of the majority there; where
+    it is zero (1 and -1) the sum of the deltas stays as it is, as mergekit has it. ``rescale`` gives each thinned delta
+    the sum of magnitudes that it had before; ``scale`` multiplies the result.
+
+    Raises PlanError for weights that cannot be divided by. It is made before any tensor is looked at.
+    """
+
+    weight: Sequence[float]
+    normalize: bool
+    rescale: bool
+    scale: float
+    elect: bool = False
+
+    def __post_init__(self) -> None:
+        if self.normalize and self.elect:
+            check_some(self.weight)
+        elif self.normalize:
+            shares(self.weight)
+
+    @property
+    def factors(self) -> Sequence[float]:
+        """What each delta is multiplied with: its share, or as far as only their proportions count, its weight."""
+        if not self.normalize:
+            return self.weight
+        return held(self.weight) if self.elect else shares(self.weight)
+
+
+def everything(at: Slice, model: int, delta: Array) -> bool:
+    """Keep all."""
+    return True
+
+
+def agreement(at: Slice, deltas: Sequence[Array]) -> list[Array]:
+    """Return, for each delta, 1 where its sign is that of the sum of all, 0 elsewhere; a sum of zero is positive."""
+    sign = sum(deltas[1:], deltas[0])
+    sign = at.xp.copysign(at.xp.ones_like(sign), sign)
+    return [at.xp.asarray(delta * sign > 0, dtype=sign.dtype) for delta in deltas]
+
+
+def mixed(tensors: Tensors, masks: Masks, how: Mixing, columns: int | None = None) -> Merging:
+    """Return the base, and the weighted sum of the deltas that ``masks`` leaves."""
+    growth = _growth(tensors, masks, columns) if how.rescale else [1.0] * tensors.count
+    factors = [factor * grown for factor, grown in zip(how.factors, growth, strict=True)]
+    widened = how.normalize and not how.elect and cancel(how.weight)  # where they elect, mergekit's signs are float32's
+
+    def merged(at: Slice) -> Array:
+        deltas = [_kept(at, delta, masks(at, model, delta)) for model, delta in enumerate(at.deltas)]
+        if widened:
+            deltas = list(at.wide(deltas))
+        for delta, factor in zip(deltas, factors, strict=True):
+            if factor != 1:
+                delta *= factor
+        total = _elected(at, deltas, how) if how.elect else _added(deltas)
+        if how.scale != 1:
+            total *= how.scale
+        return at.onto(total)
+
+    return in_pieces(merged, columns)
+
+
+def _kept(at: Slice, delta: Array, mask: Array | bool) -> Array:
+    """Return what a mask leaves of a delta; of none of it not even what is no number, which times zero would stay."""
+    kept: Array = at.xp.zeros_like(delta) if mask is False else delta
+    if not isinstance(mask, bool):
+        kept *= mask
+    return kept
+
+
+def _elected(at: Slice, deltas: Sequence[Array], how: Mixing) -> Array:
+    """Return the sum of those of the majority's sign, divided by the sum of their weights where it is normalised."""
+    agree = agreement(at, deltas)
+    for delta, mask in zip(deltas, agree, strict=True):
+        delta *= mask
+    total = _added(deltas)
+    if how.normalize:
+        for mask, weight in zip(agree, how.factors, strict=True):
+            mask *= weight
+        whole = _added(agree)
+        noise = 4 * at.xp.finfo(whole.dtype).eps * sum(map(abs, how.factors)) if min(how.factors) < 0 else 0.0
+        whole[abs(whole) <= noise] = 1  # weights that take each other away but for what rounding leaves
+        total /= whole
+    return total
+
+
+def _added(parts: Sequence[Array]) -> Array:
+    """Return the sum of arrays, in the first of them."""
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def _growth(tensors: Tensors, masks: Masks, columns: int | None) -> list[float]:
+    """Return for each model by how much its delta shrinks under its mask, in the sum of its magnitudes."""
+
+    def sums(at: Slice) -> list[tuple[int, float, float]]:
+        return list(chain.from_iterable(_sums(piece, masks) for piece in pieces(at, columns=columns)))
+
+    growth = [1.0] * tensors.count
+    found = list(chain.from_iterable(tensors.map(sums)))
+    for model in range(tensors.count):
+        before = math.fsum(all_of_it for number, all_of_it, _ in found if number == model)
+        after = math.fsum(kept for number, _, kept in found if number == model)
+        if before >= _TINY and after >= _TINY:
+            growth[model] = before / after
+    return growth
+
+
+def _sums(at: Slice, masks: Masks) -> list[tuple[int, float, float]]:
+    """Return for each model the sum of magnitudes of its delta, all of it and what is kept."""
+    found = []
+    for model, delta in enumerate(at.deltas):
+        mask = masks(at, model, delta)
+        if isinstance(mask, bool):
+            continue
+        size = at.xp.abs(delta)
+        before = float(at.xp.sum(size, dtype=at.xp.float64))
+        found.append((model, before, float(at.xp.sum(size * mask, dtype=at.xp.float64))))
+    return found

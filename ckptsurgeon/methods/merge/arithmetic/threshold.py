@@ -1,0 +1,199 @@
+"""Exact thresholds by magnitude: the k-th largest value of a tensor of any size, without sorting or holding it.
+
+A float without its sign orders as its bits do, read as an integer; what is no number comes last. So the values are
+counted by their upper 16 bits, the k-th is looked up in the counts, and the values that share its upper 16 bits are
+counted by the next 16: two passes for float32. Where only some of the values that equal the k-th are wanted, those
+that come first are: one more pass. The values of a small tensor are put in order instead, in one pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from threading import Lock
+
+import numpy as np
+
+from ....tensors.ops.boxes import Array
+from .._method import Slice, Tensors
+from .cut import Cut, Rank, trivial
+from .pieces import on_host, pieces
+
+__all__ = ["cuts"]
+
+Quantities = Callable[[Slice], Sequence[Array]]
+"""Returns arrays of a piece; their signs do not count."""
+
+_BINS = 1 << 16
+FEW = 1 << 14
+"""Values that are sorted sooner than they are counted."""
+_WIDE = 1 << 18
+"""Elements that are counted at once: of fewer it would take longer to add up the counts."""
+
+
+@dataclass
+class _Search:
+    """How far the search for a rank is: the bits known so far, and its place from below among those that have them."""
+
+    rank: Rank
+    index: int
+    bits: int = 0
+    alike: int = 0
+
+    def find(self, values: Array) -> None:
+        """Find all bits at once among those of all values."""
+        self.bits = int(np.partition(values, self.index)[self.index])
+        self.index -= int(np.count_nonzero(values < self.bits))
+        self.alike = int(np.count_nonzero(values == self.bits))
+
+    def follow(self, counts: Array) -> None:
+        """Take the next 16 bits from how often each of them follows."""
+        ends = np.cumsum(counts)
+        found = int(np.searchsorted(ends, self.index, side="right"))
+        self.index -= int(ends[found] - counts[found])
+        self.bits, self.alike = self.bits << 16 | found, int(counts[found])
+
+    @property
+    def wanted(self) -> int:
+        """How many of the equal values are in."""
+        return self.alike - self.index if self.rank.largest else self.index + 1
+
+
+@dataclass
+class _Counts:
+    """How often each 16 bits follow ``bits`` in a quantity."""
+
+    quantity: int
+    bits: int
+    of: Array = field(default_factory=lambda: np.zeros(_BINS, np.int64))
+
+
+def cuts(
+    tensors: Tensors, quantities: Quantities, ranks: Sequence[Rank], *, columns: int | None = None, settle: bool = True
+) -> list[Cut]:
+    """Return where each rank ends, in passes over the tensors, in pieces that are whole rows of so many ``columns``.
+
+    Without ``settle`` all that equal its last are in.
+    """
+    total = math.prod(tensors.shape)
+    searches = {
+        number: _Search(rank, total - rank.count if rank.largest else rank.count - 1)
+        for number, rank in enumerate(ranks)
+        if 0 < rank.count < total
+    }
+    width = _descend(tensors, quantities, list(searches.values()), columns) if searches else 0
+    values = {number: _float(search.bits, width) for number, search in searches.items()}
+    # Of values that are zero, or no number, it makes no difference which are in.
+    settled = [number for number, value in values.items() if settle and value and not math.isnan(value)]
+    tied = [number for number in settled if searches[number].wanted < searches[number].alike]
+    ends = _ends(tensors, quantities, [(searches[number], values[number]) for number in tied], columns)
+    places = dict(zip(tied, ends, strict=True))
+    return [
+        Cut(values[number], rank.largest, *places.get(number, ())) if number in values else trivial(rank)
+        for number, rank in enumerate(ranks)
+    ]
+
+
+def _float(bits: int, width: int) -> float:
+    return float(np.array(bits, f"<u{width}").view(f"<f{width}"))
+
+
+def _descend(tensors: Tensors, quantities: Quantities, searches: Sequence[_Search], columns: int | None) -> int:
+    """Find the bits of the values that are searched for; returns how many bytes a value has."""
+    if math.prod(tensors.shape) <= FEW:
+        return _sort(tensors, quantities, searches, columns)
+    width, level = 4, 0
+    while level < width // 2:
+        groups = {(one.rank.quantity, one.bits): _Counts(one.rank.quantity, one.bits) for one in searches}
+        width = _count(tensors, quantities, list(groups.values()), level, columns)
+        for one in searches:
+            one.follow(groups[one.rank.quantity, one.bits].of)
+        level += 1
+    return width
+
+
+def _sort(tensors: Tensors, quantities: Quantities, searches: Sequence[_Search], columns: int | None) -> int:
+    """The same for a tensor of few values, to count which would take longer."""
+
+    def look(at: Slice) -> list[list[Array]]:
+        return [[_bits(quantity) for quantity in quantities(piece)] for piece in pieces(at, _WIDE, columns)]
+
+    found = list(chain.from_iterable(tensors.map(look)))
+    together = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+    for one in searches:
+        one.find(together[one.rank.quantity])
+    return together[0].itemsize
+
+
+def _bits(values: Array) -> Array:
+    """Return the bits of values without their signs, as integers."""
+    host = np.ascontiguousarray(on_host(values)).reshape(-1)
+    kind = np.dtype(f"<u{host.itemsize}")
+    bits: Array = host.view(kind) & kind.type((1 << 8 * host.itemsize - 1) - 1)
+    return bits
+
+
+def _count(tensors: Tensors, quantities: Quantities, groups: Sequence[_Counts], level: int, columns: int | None) -> int:
+    """Count the next 16 bits of the values of each group; returns how many bytes a value has."""
+    lock = Lock()
+
+    def look(at: Slice) -> int:
+        found: list[list[Array]] = [[] for _ in groups]
+        width = 0
+        for piece in pieces(at, _WIDE, columns):
+            lanes = [_lanes(quantity) for quantity in quantities(piece)]
+            width = lanes[0].shape[1] * 2
+            for group, parts in zip(groups, found, strict=True):
+                following = _following(lanes[group.quantity], group.bits, level)
+                parts.append(np.bincount(following, minlength=_BINS) if not level else following)
+        for group, parts in zip(groups, found, strict=True):
+            counts = sum(parts) if not level else np.bincount(np.concatenate(parts), minlength=_BINS)
+            with lock:
+                group.of += counts
+        return width
+
+    return max(tensors.map(look))
+
+
+def _lanes(values: Array) -> Array:
+    """Return the bits of values in columns of 16, the lowest first."""
+    host = np.ascontiguousarray(on_host(values))
+    return host.view("<u2").reshape(-1, host.itemsize // 2)
+
+
+def _following(lanes: Array, bits: int, level: int) -> Array:
+    """Return the 16 bits that follow ``bits`` in those values that begin with them; the sign is none of them."""
+    top: Array = lanes[:, -1]
+    if not level:
+        return top & 0x7FFF
+    shared = (top & 0x7FFF) == bits >> 16 * (level - 1)
+    for depth in range(1, level):
+        shared &= lanes[:, -1 - depth] == (bits >> 16 * (level - 1 - depth)) & 0xFFFF
+    following: Array = lanes[:, -1 - level][shared]
+    return following
+
+
+def _ends(
+    tensors: Tensors, quantities: Quantities, tied: Sequence[tuple[_Search, float]], columns: int | None
+) -> list[tuple[float, int]]:
+    """Return, for values of which only the first few are in, the piece that holds the last, and how many it holds."""
+    if not tied:
+        return []
+
+    def look(at: Slice) -> list[tuple[int, list[int]]]:
+        seen = []
+        for piece in pieces(at, columns=columns):
+            made = quantities(piece)
+            equal = [abs(made[search.rank.quantity]) == value for search, value in tied]
+            seen.append((piece.offset, [int(at.xp.count_nonzero(one)) for one in equal]))
+        return seen
+
+    counted = list(chain.from_iterable(tensors.map(look)))
+    ends = []
+    for number, (search, _) in enumerate(tied):
+        before = np.cumsum([0, *(counts[number] for _, counts in counted)])
+        last = int(np.searchsorted(before, search.wanted)) - 1
+        ends.append((float(counted[last][0]), search.wanted - int(before[last])))
+    return ends

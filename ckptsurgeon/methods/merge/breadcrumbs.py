@@ -1,0 +1,85 @@
+"""Model breadcrumbs: of what a model has learned, neither the smallest changes nor the outliers."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from ...tensors.ops.boxes import Array
+from ._method import Merging, Slice, Tensors, merge_method
+from ._parameters import Between, PerModel
+from .arithmetic.cut import Rank
+from .arithmetic.tasks import Masks, Mixing, mixed
+from .arithmetic.threshold import cuts
+
+__all__ = ["METHODS"]
+
+_PAPER = "https://arxiv.org/abs/2312.06795"
+
+
+@merge_method("breadcrumbs", paper=_PAPER, base="required", passes=5)
+def breadcrumbs(
+    tensors: Tensors,
+    *,
+    weight: PerModel = (1.0,),
+    density: Annotated[PerModel, Between(0, 1)] = (1.0,),
+    gamma: Annotated[PerModel, Between(0, 1)] = (0.01,),
+    normalize: bool = False,
+    rescale: bool = False,
+    lambda_: float = 1.0,
+    int8_mask: bool = False,
+) -> Merging:
+    """Return the base and the weighted sum of the middling changes.
+
+    Of each model's delta the share ``gamma`` of largest magnitude is left out, and of the rest the smallest, so that
+    the share ``density`` is kept; where that does not leave room, fewer of the largest go. ``int8_mask`` changes
+    nothing.
+    """
+    how = Mixing(weight, normalize, rescale, lambda_)
+    return mixed(tensors, _middling(tensors, density, gamma), how)
+
+
+@merge_method("breadcrumbs_ties", paper=_PAPER, base="required", passes=5)
+def breadcrumbs_ties(
+    tensors: Tensors,
+    *,
+    weight: PerModel = (1.0,),
+    density: Annotated[PerModel, Between(0, 1)] = (1.0,),
+    gamma: Annotated[PerModel, Between(0, 1)] = (0.01,),
+    normalize: bool = False,
+    rescale: bool = False,
+    lambda_: float = 1.0,
+    int8_mask: bool = False,
+) -> Merging:
+    """Return the base and the sum of the middling changes, of those with the sign of the majority.
+
+    As breadcrumbs, and then as TIES does where models disagree. ``int8_mask`` changes nothing.
+    """
+    how = Mixing(weight, normalize, rescale, lambda_, elect=True)
+    return mixed(tensors, _middling(tensors, density, gamma), how)
+
+
+def _middling(tensors: Tensors, density: PerModel, gamma: PerModel) -> Masks:
+    """Keep a range of each delta's magnitudes in their order, of equal ones the first in memory counting as smaller."""
+    total = math.prod(tensors.shape)
+    thinned = [model for model, share in enumerate(density) if 0 < share < 1]
+    ranks = []
+    for place, model in enumerate(thinned):
+        kept = int(density[model] * total)
+        below = max(0, total - kept - int(gamma[model] * total))
+        ranks += [Rank(place, below, largest=False), Rank(place, below + kept, largest=False)]
+    found = cuts(tensors, lambda at: [at.delta(model) for model in thinned], ranks)
+
+    def masks(at: Slice, model: int, delta: Array) -> Array | bool:
+        if model not in thinned:
+            return density[model] > 0
+        low, high = found[2 * thinned.index(model) :][:2]
+        size = at.xp.abs(delta)
+        mask = high.holds(at, size)
+        mask &= ~low.holds(at, size)
+        return mask
+
+    return masks
+
+
+METHODS = (breadcrumbs, breadcrumbs_ties)

@@ -1,0 +1,66 @@
+"""DARE: most of what a model has learned dropped at random, and the rest grown to make up for it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from ...tensors.ops.boxes import Array
+from ._method import Merging, Slice, Tensors, merge_method
+from ._parameters import Between, PerModel
+from .arithmetic.tasks import Masks, Mixing, mixed
+
+__all__ = ["METHODS"]
+
+_PAPER = "https://arxiv.org/abs/2311.03099"
+
+
+@merge_method("dare_linear", paper=_PAPER, base="required", passes=2)
+def dare_linear(
+    tensors: Tensors,
+    *,
+    weight: PerModel = (1.0,),
+    density: Annotated[PerModel, Between(0, 1)] = (1.0,),
+    normalize: bool = False,
+    rescale: bool = True,
+    lambda_: float = 1.0,
+    int8_mask: bool = False,
+) -> Merging:
+    """Return the base and the weighted sum of changes that are kept at random.
+
+    Each element of a model's delta is kept with the probability ``density``; with ``rescale`` what is kept is
+    multiplied so that the sum of its magnitudes is what it was. ``int8_mask`` changes nothing.
+    """
+    how = Mixing(weight, normalize, rescale, lambda_)
+    return mixed(tensors, _random(tensors, density), how)
+
+
+@merge_method("dare_ties", paper=_PAPER, base="required", passes=2)
+def dare_ties(
+    tensors: Tensors,
+    *,
+    weight: PerModel = (1.0,),
+    density: Annotated[PerModel, Between(0, 1)] = (1.0,),
+    normalize: bool = False,
+    rescale: bool = True,
+    lambda_: float = 1.0,
+    int8_mask: bool = False,
+) -> Merging:
+    """Return the base and the sum of changes that are kept at random, of those with the sign of the majority.
+
+    As dare_linear, and then as TIES does where models disagree. ``int8_mask`` changes nothing.
+    """
+    how = Mixing(weight, normalize, rescale, lambda_, elect=True)
+    return mixed(tensors, _random(tensors, density), how)
+
+
+def _random(tensors: Tensors, density: PerModel) -> Masks:
+    def masks(at: Slice, model: int, delta: Array) -> Array | bool:
+        if not 0 < density[model] < 1:
+            return density[model] > 0
+        mask: Array = tensors.uniform(at, model) < density[model]
+        return mask
+
+    return masks
+
+
+METHODS = (dare_linear, dare_ties)

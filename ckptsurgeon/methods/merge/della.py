@@ -1,0 +1,112 @@
+"""DELLA: what a model has learned dropped at random, the smaller a change in its row the likelier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+
+from ...errors import ConfigError
+from ...tensors.ops.boxes import Array
+from ._method import Merging, Slice, Tensors, merge_method
+from ._parameters import Between, PerModel
+from .arithmetic.pieces import beside, row_length
+from .arithmetic.tasks import Masks, Mixing, mixed
+
+__all__ = ["METHODS"]
+
+_PAPER = "https://arxiv.org/abs/2406.11617"
+
+
+@merge_method("della", paper=_PAPER, base="required", by_rows=True, passes=2)
+def della(
+    tensors: Tensors,
+    *,
+    weight: PerModel = (1.0,),
+    density: Annotated[PerModel, Between(0, 1)] = (1.0,),
+    epsilon: Annotated[PerModel, Between(0, 1)] = (0.15,),
+    normalize: bool = True,
+    rescale: bool = True,
+    lambda_: float = 1.0,
+    int8_mask: bool = False,
+) -> Merging:
+    """Return the base and the mean of changes that are kept at random by rank, of those with the majority's sign.
+
+    As della_linear, and then as TIES does where models disagree. ``int8_mask`` changes nothing.
+    """
+    how = Mixing(weight, normalize, rescale, lambda_, elect=True)
+    return mixed(tensors, _ranked(tensors, density, epsilon), how, row_length(tensors))
+
+
+@merge_method("della_linear", paper=_PAPER, base="required", by_rows=True, passes=2)
+def della_linear(
+    tensors: Tensors,
+    *,
+    weight: PerModel = (1.0,),
+    density: Annotated[PerModel, Between(0, 1)] = (1.0,),
+    epsilon: Annotated[PerModel, Between(0, 1)] = (0.15,),
+    normalize: bool = False,
+    rescale: bool = True,
+    lambda_: float = 1.0,
+    int8_mask: bool = False,
+) -> Merging:
+    """Return the base and the weighted sum of changes that are kept at random, by their rank in their row.
+
+    The smallest magnitude of a row is kept with the probability ``density - epsilon``, the largest with
+    ``density + epsilon``; with ``rescale`` what is kept is multiplied so that the sum of its magnitudes is what it was.
+    A row is all of the last dimension; mergekit ranks along the second. ``int8_mask`` changes nothing.
+    """
+    how = Mixing(weight, normalize, rescale, lambda_)
+    return mixed(tensors, _ranked(tensors, density, epsilon), how, row_length(tensors))
+
+
+def _ranked(tensors: Tensors, density: Sequence[float], epsilon: Sequence[float]) -> Masks:
+    for share, spread in zip(density, epsilon, strict=True):
+        if 0 < share < 1 and (share - spread <= 0 or share + spread >= 1):
+            raise ConfigError(
+                f"density {share:g} with epsilon {spread:g}: the probabilities to keep a change go from "
+                f"{share - spread:g} to {share + spread:g}, not between 0 and 1.",
+                hint="Give a smaller epsilon.",
+            )
+
+    def masks(at: Slice, model: int, delta: Array) -> Array | bool:
+        if not 0 < density[model] < 1:
+            return density[model] > 0
+        chance = _ranks(at, delta) * (2 * epsilon[model]) + (density[model] - epsilon[model])
+        mask: Array = tensors.uniform(at, model) < chance
+        return mask
+
+    return masks
+
+
+def _ranks(at: Slice, delta: Array) -> Array:
+    """Return the rank of each magnitude in its row, from 0 to 1; of equal ones the first is the smaller.
+
+    In a row of one it is a half.
+    """
+    rows, size = delta.shape
+    if size == 1:
+        half: Array = at.xp.full_like(delta, 0.5)
+        return half
+    order = _order(at, at.xp.abs(delta))
+    ranks: Array = at.xp.empty_like(delta)
+    ranks[at.xp.reshape(at.xp.arange(rows), (-1, 1)), order] = beside(delta, np.linspace(0, 1, size), at)
+    return ranks
+
+
+def _order(at: Slice, sizes: Array) -> Array:
+    """Return where the magnitudes of each row are, smallest first; of equal ones the first in the row is the first."""
+    if not isinstance(sizes, np.ndarray) or sizes.dtype != np.float32:
+        order: Array = at.xp.argsort(sizes, stable=True)
+        return order
+    # Bits and place in one integer: numpy sorts those many times faster than it sorts places by magnitude.
+    keys = sizes.view("<u4").astype("<u8")
+    keys <<= 32
+    keys |= np.arange(sizes.shape[1], dtype="<u8")
+    keys.sort(axis=1)
+    keys &= 0xFFFFFFFF
+    return keys.view("<i8")
+
+
+METHODS = (della, della_linear)

@@ -1,0 +1,72 @@
+"""Model stock: how far to go from the base to the mean of the models, from the angles between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from ...tensors.ops.boxes import Array
+from ._method import Merging, Slice, Tensors, merge_method
+from .arithmetic.gram import combination, gram, lengths
+from .arithmetic.pieces import beside, in_pieces, on_host, row_length
+
+__all__ = ["METHODS"]
+
+_SHORT, _SINGULAR = 1e-6, 1e-6
+
+
+_PAPER = "https://arxiv.org/abs/2403.19522"
+
+
+def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
+    """Whether each row has an angle of its own; in one dimension there is but one."""
+    return len(shape) > 1 and bool(parameters["filter_wise"])
+
+
+@merge_method("model_stock", paper=_PAPER, base="required", models=(2, None), by_rows=_has_rows, passes=2)
+def model_stock(tensors: Tensors, *, filter_wise: bool = False) -> Merging:
+    """Return the point between the base and the mean of the models that their mean angle at the base asks for.
+
+    With ``filter_wise`` each row (all of the last dimension) has an angle of its own.
+    """
+    if filter_wise and len(tensors.shape) > 1:
+        return _by_rows(tensors)
+    products = gram(tensors)
+    norms = lengths(products)
+    pairs = list(combinations(range(tensors.count), 2))
+    cosines = [products[i, j] / max(norms[i] * norms[j], _SHORT) for i, j in pairs]
+    ratio = float(_ratio(np.mean(np.clip(cosines, -1, 1)), tensors.count))
+    return combination([ratio / tensors.count] * tensors.count)
+
+
+def _by_rows(tensors: Tensors) -> Merging:
+    pairs = list(combinations(range(tensors.count), 2))
+
+    def merged(at: Slice) -> Array:
+        xp, deltas = at.xp, at.deltas
+        wide = [xp.asarray(delta, dtype=xp.float64) for delta in deltas]
+        norms = [np.sqrt(on_host(xp.sum(delta * delta, axis=-1))) for delta in wide]
+        products = [on_host(xp.sum(wide[i] * wide[j], axis=-1)) for i, j in pairs]
+        cosines = [
+            product / np.clip(norms[i] * norms[j], _SHORT, None)
+            for product, (i, j) in zip(products, pairs, strict=True)
+        ]
+        ratio = _ratio(np.mean(np.clip(cosines, -1, 1), axis=0), tensors.count)
+        total = sum(deltas[1:], deltas[0])
+        return at.onto(total * beside(total, ratio / tensors.count, at)[:, None])
+
+    return in_pieces(merged, row_length(tensors))
+
+
+def _ratio(cosine: Array, count: int) -> Array:
+    """Return how far to go to the mean; where the models pull in opposite directions, nowhere."""
+    below = 1 + (count - 1) * cosine
+    singular = np.abs(below) < _SINGULAR
+    ratio: Array = np.where(singular, 0.0, count * cosine / np.where(singular, 1.0, below))
+    return ratio
+
+
+METHODS = (model_stock,)

@@ -1,0 +1,35 @@
+"""NearSwap: a model, where it is near the base."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from ...tensors.ops.boxes import Array
+from ._method import Merging, Slice, Tensors, merge_method
+from ._parameters import Between
+from .arithmetic.pieces import in_pieces
+
+__all__ = ["METHODS"]
+
+_NEAREST = 1e-6
+
+
+@merge_method(
+    "nearswap",
+    paper="https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
+    base="required",
+    models=(1, 1),
+    elementwise=True,
+)
+def nearswap(tensors: Tensors, *, t: Annotated[float, Between(0)]) -> Merging:
+    """Return the model where it differs from the base by no more than ``t``, and less of it the more it differs."""
+
+    def merged(at: Slice) -> Array:
+        delta = at.delta(0)
+        delta *= at.xp.clip(t / at.xp.clip(at.xp.abs(delta), _NEAREST, None), 0, 1)
+        return at.onto(delta)
+
+    return in_pieces(merged)
+
+
+METHODS = (nearswap,)

@@ -1,0 +1,22 @@
+"""One model as it is: what layers of several models are stacked with."""
+
+from __future__ import annotations
+
+from ...tensors.ops.boxes import Array
+from ._method import Merging, Slice, Tensors, merge_method
+from ._parameters import PerModel
+
+__all__ = ["METHODS"]
+
+
+@merge_method("passthrough", paper="https://arxiv.org/abs/2312.15166", models=(1, 1), elementwise=True)
+def passthrough(tensors: Tensors, *, scale: PerModel = (1.0,)) -> Merging:
+    """Return the one model, times ``scale``."""
+
+    def merged(at: Slice) -> Array:
+        return at.models[0] if scale[0] == 1 else at.models[0] * scale[0]
+
+    return merged
+
+
+METHODS = (passthrough,)

@@ -1,0 +1,82 @@
+"""Reinforced agent merging: what one model alone has learned is added whole, what several have as their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from ...tensors.ops.boxes import Array
+from ._method import Merging, Slice, Tensors, merge_method
+from ._parameters import Between
+from .arithmetic.pieces import in_pieces, pieces
+
+__all__ = ["METHODS"]
+
+_PAPER = "https://arxiv.org/abs/2601.13572"
+
+
+@merge_method("ram", paper=_PAPER, base="required", elementwise=True)
+def ram(tensors: Tensors, *, epsilon: Annotated[float, Between(0)] = 1e-5) -> Merging:
+    """Return the base and, element by element, the mean of those deltas that are larger than ``epsilon``."""
+    return _merged(tensors, epsilon, [1.0] * tensors.count)
+
+
+@merge_method("ramplus_tl", paper=_PAPER, base="required", passes=2)
+def ramplus_tl(
+    tensors: Tensors,
+    *,
+    r: Annotated[float, Between(0)] = 0.1,
+    alpha: Annotated[float, Between(0)] = 0.2,
+    epsilon: Annotated[float, Between(0)] = 1e-5,
+) -> Merging:
+    """Return what ram does, with the elements that one model alone has changed raised.
+
+    They are multiplied by 1 + ``r`` times the ratio of the elements that the model shares to those it has alone in
+    this tensor; the ratio counts up to ``alpha``.
+    """
+    shared, alone = _counts(tensors, epsilon)
+    ratios = [both / max(own, epsilon) if both else 0.0 for both, own in zip(shared, alone, strict=True)]
+    return _merged(tensors, epsilon, [1 + r * min(ratio, alpha) for ratio in ratios])
+
+
+def _masks(at: Slice, deltas: Sequence[Array], epsilon: float) -> tuple[list[Array], Array]:
+    """Return where each delta counts, 1 or 0, and how many do."""
+    masks = [at.xp.asarray(at.xp.abs(delta) > epsilon, dtype=delta.dtype) for delta in deltas]
+    return masks, sum(masks[1:], masks[0])
+
+
+def _counts(tensors: Tensors, epsilon: float) -> tuple[list[int], list[int]]:
+    """Return how many elements each model has changed together with others, and alone."""
+
+    def look(at: Slice) -> list[tuple[int, int]]:
+        found = [(0, 0)] * tensors.count
+        for piece in pieces(at):
+            masks, count = _masks(piece, piece.deltas, epsilon)
+            for model, mask in enumerate(masks):
+                changed = int(at.xp.count_nonzero(mask))
+                own = int(at.xp.count_nonzero(mask * (count == 1)))
+                found[model] = (found[model][0] + changed - own, found[model][1] + own)
+        return found
+
+    by_model = list(zip(*tensors.map(look), strict=True))
+    shared = [sum(both for both, _ in one) for one in by_model]
+    return shared, [sum(own for _, own in one) for one in by_model]
+
+
+def _merged(tensors: Tensors, epsilon: float, raised: Sequence[float]) -> Merging:
+    def merged(at: Slice) -> Array:
+        deltas = at.deltas
+        masks, count = _masks(at, deltas, epsilon)
+        total = at.xp.zeros_like(deltas[0])
+        for delta, mask, factor in zip(deltas, masks, raised, strict=True):
+            delta *= mask
+            if factor != 1:
+                delta *= (count == 1) * (factor - 1) + 1
+            total += delta
+        total /= at.xp.clip(count, 1, None)
+        return at.onto(total)
+
+    return in_pieces(merged)
+
+
+METHODS = (ram, ramplus_tl)

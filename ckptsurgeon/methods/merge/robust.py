@@ -1,0 +1,71 @@
+"""Means that one bad model cannot spoil, element by element."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from ...errors import ConfigError
+from ...tensors.ops.boxes import Array
+from ._method import Merging, Slice, Tensors, merge_method
+from ._parameters import Between
+from .arithmetic.pieces import in_pieces
+
+__all__ = ["METHODS"]
+
+_PAPER = "https://arxiv.org/abs/1803.01498"
+
+
+@merge_method("median", paper=_PAPER, elementwise=True)
+def median(tensors: Tensors) -> Merging:
+    """Return the median of the models, of an even number of them the mean of the two in the middle."""
+    return _middle(tensors, (tensors.count - 1) // 2)
+
+
+@merge_method("trimmed_mean", paper=_PAPER, elementwise=True)
+def trimmed_mean(tensors: Tensors, *, trim: Annotated[float, Between(0, 0.5)] = 0.1) -> Merging:
+    """Return the mean of the models without the largest and the smallest values, the share ``trim`` of each.
+
+    At least one on either side is left out where ``trim`` is not zero; that takes three models.
+    """
+    cut = max(1, int(trim * tensors.count)) if trim else 0
+    if tensors.count <= 2 * cut:
+        if trim < 0.5 or tensors.count < 3:
+            raise ConfigError(
+                f"trim {trim:g} leaves out {2 * cut} of {tensors.count} models.", hint="Give a smaller one, or median."
+            )
+        cut = (tensors.count - 1) // 2
+    return _middle(tensors, cut)
+
+
+def _middle(tensors: Tensors, cut: int) -> Merging:
+    """Return the mean of what is left when so many are left out on either side."""
+
+    def merged(at: Slice) -> Array:
+        left = _sorted(at, list(at.models))[cut : tensors.count - cut]
+        return left[0] if len(left) == 1 else _mean(at, left)
+
+    return in_pieces(merged)
+
+
+def _mean(at: Slice, values: list[Array]) -> Array:
+    """Return the mean of values in order: never beyond them, so that the largest there are do not overflow."""
+    total = values[0] / len(values)
+    for one in values[1:]:
+        total += one / len(values)
+    mean: Array = at.xp.minimum(at.xp.maximum(total, values[0]), values[-1])
+    return mean
+
+
+def _sorted(at: Slice, values: list[Array]) -> list[Array]:
+    """Return the values of each element in order, smallest first: by exchanges, which are fast for a few whole arrays.
+
+    A NaN among them makes all of them NaN.
+    """
+    for end in range(len(values) - 1, 0, -1):
+        for i in range(end):
+            low, high = values[i], values[i + 1]
+            values[i], values[i + 1] = at.xp.minimum(low, high), at.xp.maximum(low, high)
+    return values
+
+
+METHODS = (median, trimmed_mean)

@@ -1,0 +1,95 @@
+"""SCE: select where models differ most, calculate how much each has learned, erase what the majority is against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+from ...tensors.ops.boxes import Array
+from ._method import Merging, Slice, Tensors, merge_method
+from ._parameters import Between
+from .arithmetic.cut import Cut, Rank
+from .arithmetic.pieces import in_pieces, pieces
+from .arithmetic.tasks import agreement
+from .arithmetic.threshold import cuts
+
+__all__ = ["METHODS"]
+
+_TINY = 1e-6
+
+
+@merge_method("sce", paper="https://arxiv.org/abs/2408.07990", base="required", passes=6)
+def sce(tensors: Tensors, *, select_topk: Annotated[float, Between(0, 1)] = 1.0, int8_mask: bool = False) -> Merging:
+    """Return the base and the mean of what the models add where they differ most, weighted by its mean square.
+
+    Of the elements in which the models' deltas vary, the share ``select_topk`` of largest variance is merged; deltas
+    against the sign of their sum are dropped. ``int8_mask`` changes nothing.
+    """
+    cut = _cut(tensors, select_topk)
+    weights = _weights(tensors, cut)
+
+    def merged(at: Slice) -> Array:
+        deltas = _selected(at, cut)
+        agree = agreement(at, deltas)
+        total, whole = at.xp.zeros_like(deltas[0]), at.xp.zeros_like(deltas[0])
+        for delta, mask, weight in zip(deltas, agree, weights, strict=True):
+            mask *= weight
+            whole += mask
+            delta *= mask
+            total += delta
+        total /= at.xp.clip(whole, _TINY, None)
+        return at.onto(total)
+
+    return in_pieces(merged)
+
+
+def _variance(at: Slice, deltas: Sequence[Array]) -> Array:
+    """Return the variance among deltas of each element: exactly zero where they are equal."""
+    apart = [delta - deltas[0] for delta in deltas[1:]]
+    mean = sum(apart, at.xp.zeros_like(deltas[0])) / len(deltas)
+    variance: Array = sum(((one - mean) ** 2 for one in apart), mean**2) / len(deltas)
+    return variance
+
+
+def _cut(tensors: Tensors, share: float) -> Cut | None:
+    """Return which variances are selected; None for all."""
+    if share >= 1:
+        return None
+
+    def varying(at: Slice) -> int:
+        return sum(int(at.xp.count_nonzero(_variance(piece, piece.deltas))) for piece in pieces(at))
+
+    count = int(sum(tensors.map(varying)) * share) if share > 0 else 0
+    (cut,) = cuts(tensors, lambda at: [_variance(at, at.deltas)], [Rank(0, count)])
+    return cut
+
+
+def _selected(at: Slice, cut: Cut | None) -> list[Array]:
+    deltas = list(at.deltas)
+    if cut is not None:
+        mask = cut.holds(at, _variance(at, deltas))
+        for delta in deltas:
+            delta *= mask
+    return deltas
+
+
+def _weights(tensors: Tensors, cut: Cut | None) -> list[float]:
+    """Return the share of each model in the squares of what is selected; equal ones where that is next to nothing."""
+
+    def squares(at: Slice) -> list[float]:
+        sums = [0.0] * tensors.count
+        for piece in pieces(at):
+            for model, delta in enumerate(_selected(piece, cut)):
+                wide = at.xp.asarray(delta, dtype=at.xp.float64)
+                sums[model] += float(wide @ wide)
+        return sums
+
+    found = [math.fsum(sums) / max(1, math.prod(tensors.shape)) for sums in zip(*tensors.map(squares), strict=True)]
+    total = math.fsum(found)
+    if total < _TINY:
+        return [1 / tensors.count] * tensors.count
+    return [one / total for one in found]
+
+
+METHODS = (sce,)

@@ -1,0 +1,104 @@
+"""Two models, along the arc between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...tensors.ops.boxes import Array
+from ._method import Merging, Slice, Tensors, merge_method
+from ._parameters import PerModel
+from .arithmetic.columns import PAIRS, column_products, columns_at
+from .arithmetic.gram import angle, combination, gram, lengths
+from .arithmetic.pieces import beside, in_pieces, on_host, row_length
+
+__all__ = ["METHODS"]
+
+_PAPER = "https://doi.org/10.1145/325334.325242"
+
+_STRAIGHT = 0.9995
+"""A cosine beyond which slerp goes straight, as mergekit does."""
+_ZERO_LENGTH = 1e-8
+_SHORT = 1e-7
+_ALIGNED = 2.0**-24
+"""A squared sine that float32 does not tell from zero."""
+
+
+@merge_method("slerp", paper=_PAPER, base="model", models=(2, 2), passes=2)
+def slerp(tensors: Tensors, *, t: float) -> Merging:
+    """Return the point at ``t`` on the arc from the first model, or the base, at 0, to the other at 1.
+
+    The tensors are taken as vectors. Where they point the same way or opposite ways, it lies on the straight line. A
+    ``t`` below 0 or above 1 goes on beyond them, as mergekit has it.
+    """
+    products = gram(tensors)
+    norms = [float(norm) if norm > _ZERO_LENGTH else 1.0 for norm in lengths(products)]
+    cosine = float(products[0, 1]) / (norms[0] * norms[1])
+    if abs(cosine) > _STRAIGHT:
+        return combination((1 - t, t))
+    theta = angle(cosine)
+    return combination((math.sin((1 - t) * theta) / math.sin(theta), math.sin(t * theta) / math.sin(theta)))
+
+
+def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
+    """Whether each row is a vector of its own; in one dimension there is but one."""
+    return len(shape) > 1 and not (parameters["nuslerp_flatten"] or parameters["nuslerp_row_wise"])
+
+
+@merge_method("nuslerp", paper=_PAPER, base="optional", models=(2, 2), by_rows=_has_rows, passes=2)
+def nuslerp(
+    tensors: Tensors, *, weight: PerModel, nuslerp_row_wise: bool = False, nuslerp_flatten: bool = True
+) -> Merging:
+    """Return the point between two models on the arc between them, as their weights divide it; the base is its centre.
+
+    With ``nuslerp_flatten`` a tensor is one vector; without, each of its rows is one (all of the last dimension), or,
+    with ``nuslerp_row_wise``, each of its columns (all of the first). Weights that sum to zero count as equal.
+    """
+    total = sum(weight)
+    t = 0.5 if abs(total) < 1e-6 else weight[1] / total
+    if nuslerp_flatten or len(tensors.shape) < 2:
+        products = gram(tensors)
+        return combination([float(one) for one in _arc(products[0, 0], products[1, 1], products[0, 1], t)])
+    return _by_columns(tensors, t) if nuslerp_row_wise else _by_rows(tensors, t)
+
+
+def _arc(first: Array, second: Array, both: Array, t: float) -> tuple[Array, Array]:
+    """Return the factors of two vectors, or of many pairs, from their products in float64."""
+    norms = [np.clip(np.sqrt(np.clip(product, 0, None)), _SHORT, None) for product in (first, second)]
+    cosine = np.clip(both / (norms[0] * norms[1]), -1, 1)
+    aligned = 1 - cosine**2 <= _ALIGNED
+    theta = np.arccos(np.where(aligned, 0.0, cosine))
+    return (
+        np.where(aligned, 1 - t, np.sin((1 - t) * theta) / np.sin(theta)),
+        np.where(aligned, t, np.sin(t * theta) / np.sin(theta)),
+    )
+
+
+def _by_rows(tensors: Tensors, t: float) -> Merging:
+    def merged(at: Slice) -> Array:
+        first, second = at.deltas
+        wide = [at.xp.asarray(delta, dtype=at.xp.float64) for delta in (first, second)]
+        products = [on_host(at.xp.sum(wide[i] * wide[j], axis=-1)) for i, j in PAIRS]
+        near, far = (beside(first, factor, at)[:, None] for factor in _arc(products[0], products[1], products[2], t))
+        return at.onto(first * near + second * far)
+
+    return in_pieces(merged, row_length(tensors))
+
+
+def _by_columns(tensors: Tensors, t: float) -> Merging:
+    products = column_products(tensors)
+    factors = _arc(products[0], products[1], products[2], t)
+
+    def merged(at: Slice) -> Array:
+        first, second = at.deltas
+        where = columns_at(at, products.shape[1])
+        near, far = (beside(first, factor[where], at) for factor in factors)
+        return at.onto(first * near + second * far)
+
+    return in_pieces(merged)
+
+
+METHODS = (slerp, nuslerp)

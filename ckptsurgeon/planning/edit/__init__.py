@@ -1,0 +1,1 @@
+"""Plans of ``rename``, ``filter``, ``convert`` and ``average``."""

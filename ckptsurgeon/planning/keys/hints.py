@@ -1,0 +1,143 @@
+"""What to say about a pattern that matches nothing, or less than was meant."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from ...errors import PatternError
+from ...util.did_you_mean import close_names
+from ...util.text import count, escape
+from .matcher import KeyMatcher
+from .pattern import KeyPattern
+
+__all__ = ["deeper_notes", "matched", "nearest", "unmatched"]
+
+_NUMBER = re.compile(r"\d+")
+
+SUGGESTIONS = 3
+CANDIDATES = 2000
+LONGEST = 300
+DEEPEST = 32
+"""How many names are compared, how long they may be, and how many modules deep: difflib is slow, files are not."""
+WORDS = 500
+"""How many words the lists of a pattern may have that each is looked for by itself."""
+MANY_MORE = 4
+"""A pattern gets a note when it would match this many times more keys deeper down."""
+
+
+def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -> PatternError:
+    """Return the error for a pattern that matches none of ``keys``, naming up to three that are near.
+
+    ``flag`` is how the user wrote it (``--exclude decodr``), ``whose`` says whose keys: "source", "destination".
+    """
+    head = f"{flag} matches none of the {count(len(keys), f'{whose} key')}."
+    if pattern.is_anchored:
+        (deeper,) = _counts([KeyPattern(f"**.{pattern.text}")], keys)
+        if deeper:
+            return PatternError(head, hint=f"Did you mean **.{pattern.text}? It matches {count(deeper, 'key')}.")
+    near = nearest(pattern.text, keys)
+    if not near:
+        return PatternError(head, hint=f"The {whose} keys begin with {_beginnings(keys)}." if keys else "")
+    words = [f"{escape(name)} ({count(number, 'key')})" for name, number in near]
+    return PatternError(head, hint=f"Did you mean {' or '.join(words)}?")
+
+
+def deeper_notes(flags: Iterable[tuple[str, KeyPattern]], keys: Sequence[str]) -> list[str]:
+    """Return a note on each pattern, with its option, that matches less of ``keys`` than was meant.
+
+    It is anchored and matches far more deeper down, or a word of its lists matches nothing.
+    """
+    given = list(flags)
+    return _notes(given, _counts([pattern for _, pattern in given], keys), keys)
+
+
+def _notes(given: Sequence[tuple[str, KeyPattern]], here: Sequence[int], keys: Sequence[str]) -> list[str]:
+    looked_at = [(*one, hits) for one, hits in zip(given, here, strict=True) if hits and _may_be_deeper(one[1])]
+    deeper = _counts([KeyPattern(f"**.{pattern.text}") for _, pattern, _ in looked_at], keys)
+    far = [
+        f"{flag} matches {count(hits, 'key')}; **.{pattern.text} would match {more}"
+        for (flag, pattern, hits), more in zip(looked_at, deeper, strict=True)
+        if more >= MANY_MORE * hits
+    ]
+    matching = (one for one, hits in zip(given, here, strict=True) if hits)
+    return [*far, *(note for flag, pattern in matching for note in _idle(flag, pattern, keys))]
+
+
+def _idle(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
+    """Yield a note on each word of a list in a pattern that matches nothing, with the names that are near."""
+    words = list(islice(pattern.alternatives(), WORDS + 1))
+    if len(words) > WORDS:
+        return
+    for (word, _), hits in zip(words, _counts([one for _, one in words], keys), strict=True):
+        if not hits:
+            found = [] if word.isdigit() else nearest(word, keys)
+            near = [f"{escape(name)} ({count(number, 'key')})" for name, number in found]
+            yield f"{escape(word)} of {flag} matches nothing" + (f"; {' or '.join(near)} is near" if near else "")
+
+
+def _may_be_deeper(pattern: KeyPattern) -> bool:
+    """Whether a pattern is anchored; a bare number names the one module, not all of that number."""
+    return pattern.is_anchored and not pattern.text.isdigit()
+
+
+def _counts(patterns: Sequence[KeyPattern], keys: Iterable[str]) -> list[int]:
+    """Return how many keys each pattern matches, in one walk over them."""
+    return [len(hits) for hits in KeyMatcher(patterns).hits(keys)] if patterns else []
+
+
+def matched(
+    flags: Iterable[tuple[str, KeyPattern]], keys: Sequence[str], whose: str
+) -> tuple[list[list[str]], list[str]]:
+    """Return the keys that each pattern matches, and the notes on patterns that match less than was meant.
+
+    Raises PatternError for one that matches none.
+    """
+    given = list(flags)
+    hits = KeyMatcher([pattern for _, pattern in given]).hits(keys) if given else []
+    for (flag, pattern), hit in zip(given, hits, strict=True):
+        if not hit:
+            raise unmatched(flag, pattern, keys, whose)
+    return hits, _notes(given, [len(hit) for hit in hits], keys)
+
+
+def _beginnings(keys: Iterable[str]) -> str:
+    heads = Counter(key.partition(".")[0] for key in keys)
+    return ", ".join(f"{escape(name)} ({number})" for name, number in heads.most_common(SUGGESTIONS))
+
+
+def nearest(text: str, keys: Iterable[str]) -> list[tuple[str, int]]:
+    """Return up to three keys or modules whose names are near ``text``, with the number of keys in each.
+
+    Names that differ only in their numbers or in upper and lower case count as one: the first speaks for all.
+    """
+    sizes: Counter[str] = Counter()
+    for key in keys:
+        sizes.update(_modules(key))
+    first: dict[str, str] = {}
+    for module in sizes:
+        first.setdefault(_plain(module), module)
+    wanted = _plain(text)
+    close = close_names(wanted, first, CANDIDATES)
+    if not close:
+        tails = {module.rpartition(".")[2]: module for module in reversed(first)}
+        close = [tails[tail] for tail in close_names(wanted.rpartition(".")[2], tails, CANDIDATES)]
+    return [(first[name], sizes[first[name]]) for name in close]
+
+
+def _plain(name: str) -> str:
+    return _NUMBER.sub("0", name).lower()
+
+
+def _modules(key: str) -> Iterator[str]:
+    """Yield the modules a key lies in, down to a depth, and the key itself unless nobody could have meant it."""
+    end = key.find(".")
+    for _ in range(DEEPEST):
+        if not 0 <= end <= LONGEST:
+            break
+        yield key[:end]
+        end = key.find(".", end + 1)
+    if len(key) <= LONGEST:
+        yield key

@@ -1,0 +1,177 @@
+"""Finds the ``--map`` rules that rename a set of keys as wanted, as few and as general as they can be.
+
+A rule is only ever taken when it is right for every key that it matches, so their order does not matter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...errors import PatternError
+from .renaming import rename
+from .rules import parse_rule
+from .spell import is_printable, quoted, rule_text, spelled, spelled_exactly
+
+__all__ = ["left_out", "rules_for", "unspelled"]
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_NAMES = "nmk"
+"""What rules call the numbers that they leave open; with more of them a rule is not sought."""
+
+TRIES = 2_000_000
+"""How often rules are tried on keys; beyond, keys are renamed one by one. Real models need a few tries for each."""
+PARSING = 20
+"""How many tries the reading of a rule counts for."""
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    text: str
+    covers: tuple[int, ...]
+    """The positions of the keys that it renames."""
+
+
+@dataclass
+class _Index:
+    """The keys under each module, and under each module with its numbers left open.
+
+    A module is written with a dot before each segment: ".a.b", and "" for the top level, which "." is not.
+    """
+
+    names: Mapping[str, str]
+    keys: Sequence[str]
+    under: dict[str, list[int]]
+    alike: dict[str, list[int]]
+    left: int
+
+    @staticmethod
+    def of(names: Mapping[str, str]) -> _Index:
+        under: dict[str, list[int]] = {"": list(range(len(names)))}
+        alike: dict[str, list[int]] = {}
+        for position, key in enumerate(names):
+            plain, open_ = "", ""
+            for part in key.split("."):
+                plain, open_ = f"{plain}.{part}", f"{open_}.{_opened_part(part)}"
+                under.setdefault(plain, []).append(position)
+                alike.setdefault(open_, []).append(position)
+        return _Index(names, list(names), under, alike, TRIES)
+
+
+def rules_for(names: Mapping[str, str]) -> list[str]:
+    """Return rules that rename every key of ``names`` to its value; keys that keep their name may need none.
+
+    Each can stand in a map file and on a terminal. A key is left out where no rule can spell its new name, or all
+    that are right for it would be wrong for another.
+    """
+    index = _Index.of(names)
+    candidates: dict[str, _Candidate | None] = {}
+    for position, (key, name) in enumerate(names.items()):
+        if key != name:
+            _find(position, key, name, index, into=candidates)
+    left = {position for position, (key, name) in enumerate(names.items()) if key != name}
+    chosen: list[_Candidate] = []
+    found = [candidate for candidate in candidates.values() if candidate is not None]
+    for candidate in sorted(found, key=lambda c: (-len(c.covers), len(c.text), c.text)):
+        if not left.isdisjoint(candidate.covers):
+            chosen.append(candidate)
+            left.difference_update(candidate.covers)
+    return [candidate.text for candidate in _needed(sorted(chosen, key=lambda c: c.covers))]
+
+
+def left_out(names: Mapping[str, str], rules: Sequence[str]) -> list[str]:
+    """Return the keys of ``names`` that rules do not rename as wanted."""
+    done = rename(list(names), [parse_rule(text) for text in rules]).names
+    return [key for key, name in names.items() if done[key] != (name,)]
+
+
+def unspelled(names: Mapping[str, str], rules: Sequence[str]) -> tuple[str, ...]:
+    """Return a note on how many keys had to be left out of the rules for ``names``, if any."""
+    number = len(left_out(names, rules))
+    return (f"no rule can spell {number} of the new names",) if number else ()
+
+
+def _needed(rules: Iterable[_Candidate]) -> Iterator[_Candidate]:
+    """Yield rules to which earlier ones leave a key; others would be errors."""
+    taken: set[int] = set()
+    for rule in rules:
+        if not taken.issuperset(rule.covers):
+            yield rule
+            taken.update(rule.covers)
+
+
+def _find(position: int, old: str, new: str, index: _Index, *, into: dict[str, _Candidate | None]) -> None:
+    """Put the widest rule that is right for a key, and for all that it matches, among the candidates."""
+    for text, positions in _generalisations(old, new, index):
+        if text not in into:
+            into[text] = _checked(text, positions, index) if index.left > 0 else None
+        if into[text] is not None:
+            return
+    # a key that is a module's name too, that no pattern spells, or one too many to look further
+    plain, exact = spelled([old], [new]), spelled_exactly(old, new)
+    text = plain if index.under[_dotted(old.split("."))] == [position] and _checked(plain, [position], index) else exact
+    into[text] = _checked(text, [position], index)
+
+
+def _generalisations(old: str, new: str, index: _Index) -> Iterator[tuple[str, Sequence[int]]]:
+    """Yield rules that rename one key, and the keys they may match: the widest first, numbers left open or not."""
+    a, b = old.split("."), new.split(".")
+    shared = 0
+    while shared < min(len(a), len(b)) and a[-1 - shared] == b[-1 - shared]:
+        shared += 1
+    for tail in range(shared, -1, -1):
+        left, right = a[: len(a) - tail], b[: len(b) - tail]
+        if not left and not right:
+            continue
+        alike = index.alike.get(_dotted(map(_opened_part, left)), [])
+        yield from ((text, alike) for text in _opened(left, right))
+        yield spelled(left, right), index.under[_dotted(left)]
+
+
+def _dotted(parts: Iterable[str]) -> str:
+    return "".join(f".{part}" for part in parts)
+
+
+def _opened_part(part: str) -> str:
+    return "#" if part.isascii() and part.isdigit() else part
+
+
+def _opened(left: Sequence[str], right: Sequence[str]) -> Iterator[str]:
+    """Yield rules with numbers left open: those that both sides have, or all of them, shifted."""
+    here = [i for i, part in enumerate(left) if _NUMBER.fullmatch(part)]
+    there = [i for i, part in enumerate(right) if _NUMBER.fullmatch(part)]
+    equal: list[tuple[int, int]] = []
+    for i in here:
+        rest = [j for j in there if right[j] == left[i] and (not equal or j > equal[-1][1])]
+        equal += [(i, rest[0])] if rest else []
+    for pairs in (equal, list(zip(here, there, strict=False)) if len(here) == len(there) else []):
+        if 0 < len(pairs) <= len(_NAMES):
+            yield _with_numbers(left, right, pairs)
+
+
+def _with_numbers(left: Sequence[str], right: Sequence[str], pairs: Sequence[tuple[int, int]]) -> str:
+    pattern, target = [quoted(part) for part in left], [quoted(part) for part in right]
+    for name, (i, j) in zip(_NAMES, pairs, strict=False):
+        shift = int(right[j]) - int(left[i])
+        pattern[i], target[j] = f"{{{name}}}", f"{{{name}{shift:+d}}}" if shift else f"{{{name}}}"
+    return rule_text(".".join(pattern), ".".join(target))
+
+
+def _checked(text: str, positions: Sequence[int], index: _Index) -> _Candidate | None:
+    """Return a rule with the keys it renames, None where it is none or is wrong for one of them."""
+    index.left -= PARSING
+    if not is_printable(text):
+        return None
+    try:
+        rule, covers = parse_rule(text), []
+        for position in positions:
+            key = index.keys[position]
+            index.left -= 1
+            name = rule.apply(key)
+            if name is not None and name != index.names[key]:
+                return None
+            covers += [position] if name is not None else []
+    except PatternError:
+        return None
+    return _Candidate(text, tuple(covers)) if covers else None

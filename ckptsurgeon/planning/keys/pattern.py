@@ -1,0 +1,179 @@
+"""Key patterns: what a single key must look like to match, and what is caught in it.
+
+    pattern  = "re:" regex | segment { "." segment }
+    segment  = "**" | { literal | "*" | "?" | "[" class "]" | "{" list, range or name "}" }
+
+A pattern names a module as well as a key: ``decoder`` matches ``decoder.weight``, never ``decoder2.weight``.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from ...errors import PatternError
+from .dots import undotted, without_dots
+from .parse import parse_segments
+from .segment import DOUBLE, Segment
+
+__all__ = ["Captures", "KeyPattern"]
+
+
+@dataclass(frozen=True)
+class Captures:
+    """What a pattern caught in one key.
+
+    ``ordered`` holds all captures as they stand, ``stars`` and ``doubles`` those of one kind, ``named`` the
+    ``{n}`` (or named groups). ``rest`` is what follows the module that the pattern named, with its dot.
+    """
+
+    ordered: tuple[str, ...] = ()
+    stars: tuple[str, ...] = ()
+    doubles: tuple[str, ...] = ()
+    named: dict[str, str] = field(default_factory=dict)
+    rest: str = ""
+
+
+MAX_CHARACTERS = 100_000
+"""Of one pattern. A list of thousands of names is shorter; one without end would be compared for ever."""
+
+
+class KeyPattern:
+    """A parsed key pattern; raises PatternError when the text is not one."""
+
+    def __init__(self, text: str) -> None:
+        if len(text) > MAX_CHARACTERS:
+            raise PatternError(f"a pattern has {len(text)} characters; at most {MAX_CHARACTERS} are read.")
+        self.text = text
+        self.expression: re.Pattern[str] | None = None
+        self.segments: tuple[Segment, ...] = ()
+        if text.startswith("re:"):
+            self.expression = _compiled(text)
+        elif text:
+            self.segments = parse_segments(text)
+        else:
+            raise PatternError("a pattern is empty.", hint="Name a key or a module, or ** for every key.")
+
+    @classmethod
+    def given(cls, text: str, before: str, behind: str = "") -> KeyPattern:
+        """Return the pattern that stands ``before`` and ``behind`` other words of a user, as in ``--map PATTERN=TO``.
+
+        Raises PatternError; where it is for a dot too many, with all of it as it should be.
+        """
+        try:
+            return cls(text)
+        except PatternError as error:
+            meant = undotted(text)
+            if text.startswith("re:") or meant == text or not _is_pattern(meant):
+                raise
+            raise PatternError(error.message, hint=without_dots(text, before, behind)) from None
+
+    def __repr__(self) -> str:
+        return f"KeyPattern({self.text!r})"
+
+    @property
+    def is_anchored(self) -> bool:
+        """Whether the pattern can only match from the start of a key."""
+        return bool(self.segments) and self.segments[0] is not DOUBLE
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The captures in the order they stand: ``star``, ``double``, or the name of a number (once)."""
+        if self.expression is not None:
+            names = {index: name for name, index in self.expression.groupindex.items()}
+            return tuple(names.get(i, "star") for i in range(1, self.expression.groups + 1))
+        found: list[str] = []
+        for segment in self.segments:
+            if segment is DOUBLE:
+                found.append("double")
+            for token in segment.tokens:
+                if token.kind == "star" or (token.kind == "number" and token.name not in found):
+                    found.append(token.name or "star")
+        return tuple(found)
+
+    @cached_property
+    def by_segment(self) -> bool:
+        """Whether the segments of a key can be judged one by one.
+
+        Not where one ``{n}`` stands twice, nor where a literal dot (escaped, or ``{a.b,c}``) spans segments of the key.
+        """
+        tokens = [token for segment in self.segments for token in segment.tokens]
+        names = [token.name for token in tokens if token.name]
+        dotted = any("." in word for token in tokens for word in token.words)
+        return bool(self.segments) and len(names) == len(set(names)) and not dotted
+
+    def alternatives(self) -> Iterator[tuple[str, KeyPattern]]:
+        """Yield each word of its lists, and the pattern with that word alone in the place of its list."""
+        for at, segment in enumerate(self.segments):
+            for place, token in enumerate(segment.tokens):
+                for word in token.words if token.kind == "choice" and token.is_list else ():
+                    tokens = (*segment.tokens[:place], replace(token, words=(word,)), *segment.tokens[place + 1 :])
+                    other = KeyPattern(self.text)
+                    other.segments = (*self.segments[:at], Segment(segment.text, tokens), *self.segments[at + 1 :])
+                    yield word, other
+
+    def matches(self, key: str) -> bool:
+        """Whether ``key`` matches, or lies in a module that does."""
+        return self.captures(key) is not None
+
+    def captures(self, key: str) -> Captures | None:
+        """Return what the pattern catches in ``key``; None when it does not match.
+
+        The longest part of the key that matches counts. Within it an earlier wildcard takes as little as it
+        can. A regular expression has to match the key to its end.
+        """
+        if self.expression is not None:
+            found = self.expression.fullmatch(key)
+            return self._caught(found, "") if found else None
+        dotted, end = "." + key, len(key) + 1
+        while end > 0:
+            found = self._dotted.fullmatch(dotted, 0, end)
+            if found is not None:
+                return self._caught(found, dotted[end:])
+            end = dotted.rfind(".", 0, end)
+        return None
+
+    @cached_property
+    def _dotted(self) -> re.Pattern[str]:
+        """The pattern over ``"." + key``: every segment brings its own dot, so ``**`` may stand for none."""
+        seen: set[str] = set()
+        parts = []
+        for segment in self.segments:
+            inside = "".join(token.regex(seen) for token in segment.tokens)
+            parts.append(r"((?:\.[^.]*)*?)" if segment is DOUBLE else rf"\.{inside}")
+        return re.compile("".join(parts), re.DOTALL)
+
+    def _caught(self, found: re.Match[str], rest: str) -> Captures:
+        pairs = [
+            (kind, (text or "").removeprefix(".") if kind == "double" else text or "")
+            for kind, text in zip(self.kinds, found.groups(), strict=True)
+        ]
+        return Captures(
+            ordered=tuple(text for _, text in pairs),
+            stars=tuple(text for kind, text in pairs if kind == "star"),
+            doubles=tuple(text for kind, text in pairs if kind == "double"),
+            named={kind: text for kind, text in pairs if kind not in ("star", "double")},
+            rest=rest,
+        )
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        KeyPattern(text)
+    except PatternError:
+        return False
+    return True
+
+
+def _compiled(text: str) -> re.Pattern[str]:
+    try:
+        with warnings.catch_warnings():  # of "[[a]", which may mean something else in a later Python
+            warnings.simplefilter("ignore")
+            return re.compile(text.removeprefix("re:"))
+    except RecursionError as error:
+        raise PatternError(f"{text} is not a regular expression: its groups are nested too deeply.") from error
+    except (re.error, ValueError, OverflowError) as error:
+        raise PatternError(f"{text} is not a regular expression: {error}.") from error

@@ -1,0 +1,174 @@
+"""Rules that rename: ``pattern=target``.
+
+    rule     = pattern "=" target     split at the last "=" outside braces; either side may be empty
+    target   = text with the captures in order as "*" and "**", numbered "{1}", or computed "{n}", "{n+12}";
+               a list "{2n,2n+1}" or range "{0..11}" stands for several names, each of which the tensor gets
+
+``encoder=model.encoder`` moves a module, ``module=`` strips a prefix, ``=model`` adds one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ...errors import PatternError
+from ...util.brief import Brief
+from ...util.text import escape
+from .dots import undotted
+from .pattern import Captures, KeyPattern
+from .target import Target
+
+__all__ = ["Rule", "RuleLine", "parse_rule", "rules_from_lines", "target_rule"]
+
+_COMMENT = re.compile(r"(^|\s)#.*", re.DOTALL)
+
+
+@dataclass(frozen=True, repr=False)
+class Rule(Brief):
+    """One rule: the keys it is for, and what they are called then. ``pattern`` None adds a prefix to all.
+
+    A ``lenient`` rule, of a set, may be left without keys by earlier ones; an ``again`` one is applied to what it made
+    until it is for nothing more.
+    """
+
+    text: str
+    pattern: KeyPattern | None
+    target: Target
+    lenient: bool = False
+    again: bool = False
+
+    @property
+    def label(self) -> str:
+        """How messages name the rule: its text, behind the place it was read from."""
+        return _label(self.text)
+
+    def apply(self, key: str, also: Mapping[str, str] | None = None) -> str | None:
+        """Return the new name of ``key``, the first of several; None when the rule is not for it.
+
+        ``also`` are captures from elsewhere. Raises PatternError when nothing is left of the key or a number falls
+        below zero.
+        """
+        names = self.names(key, also)
+        return names[0] if names else None
+
+    def names(self, key: str, also: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        """Return all new names of ``key``, none when the rule is not for it; raises as ``apply`` does."""
+        names = self._once(key, also)
+        while self.again and names and (shorter := self._once(names[0], also)):
+            names = shorter
+        if len(names) > 1 and len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise PatternError(f"{self.label} gives {escape(key)} the name {escape(twice)} twice.")
+        return names
+
+    def _once(self, key: str, also: Mapping[str, str] | None) -> tuple[str, ...]:
+        caught = Captures(rest=f".{key}") if self.pattern is None else self.pattern.captures(key)
+        if caught is None:
+            return ()
+        if also:
+            caught = replace(caught, named={**caught.named, **also})
+        try:
+            heads = self.target.render(caught)
+        except ValueError as error:
+            raise PatternError(f"{self.label} on {escape(key)}: {error}.") from error
+        names = tuple([head + caught.rest if head else caught.rest.removeprefix(".") for head in heads])
+        if "" in names:
+            raise PatternError(
+                f"{self.label} leaves nothing of {escape(key)}.",
+                hint="Strip only what something follows.",
+            )
+        return names
+
+
+def parse_rule(text: str) -> Rule:
+    """Return the rule that ``text`` spells.
+
+    Raises PatternError when it has no "=", a side is malformed, or the target uses what is not caught; of a line
+    of a map file, with its place in front.
+    """
+    at = _last_equals(text)
+    if at < 0:
+        raise PatternError(f"{_label(text)} has no '='.", hint="Write FROM=TO, as in encoder=model.encoder.")
+    left, right = text[:at], text[at + 1 :]
+    if not left and not right:
+        raise PatternError(f"{_label(text)} says nothing.", hint="Write FROM=TO, as in encoder=model.encoder.")
+    option = "" if isinstance(text, RuleLine) else "--map "
+    try:
+        pattern = KeyPattern.given(left, option, f"={undotted(right)}") if left else None
+    except PatternError as error:
+        raise PatternError(f"{_place(text)}{error.message}", hint=error.hint) from None
+    return Rule(text, pattern, Target(right, pattern, rule=_label(text), start=f"{left}="))
+
+
+def target_rule(pattern: KeyPattern, target: str, label: str, also: Sequence[str] = ()) -> Rule:
+    """Return the rule from a parsed pattern to a target, which may use the names in ``also`` too.
+
+    Raises PatternError when the target is empty, malformed, or uses what is not caught.
+    """
+    if not target:
+        raise PatternError(f"{label}: a name is empty.", hint="Name what the tensor becomes.")
+    made = Target(target, pattern, rule=label, also=also)
+    if made.several:
+        raise PatternError(f"{label}: {escape(target)} is several names.", hint="Write each of them as one of a list.")
+    return Rule(f"{pattern.text}={target}", pattern, made)
+
+
+def _place(text: str) -> str:
+    return f"{text.place}: " if isinstance(text, RuleLine) else ""
+
+
+def _label(text: str) -> str:
+    return f"{_place(text)}rule {str(text)!r}"
+
+
+def _last_equals(text: str) -> int:
+    depth, found, at = 0, -1, 0
+    while at < len(text):
+        char = text[at]
+        if char == "\\":
+            at += 1
+        elif char == "{":
+            depth += 1
+        elif char == "}":
+            depth = max(0, depth - 1)
+        elif char == "=" and depth == 0:
+            found = at
+        at += 1
+    return found
+
+
+class RuleLine(str):
+    """A rule as it stands in a map file; ``place`` says where: ``names.map, line 3``."""
+
+    __slots__ = ("place",)
+    place: str
+
+    @classmethod
+    def at(cls, place: str, text: str) -> RuleLine:
+        """Return the rule ``text`` that was read at ``place``."""
+        line = cls(text)
+        line.place = place
+        return line
+
+
+def rules_from_lines(lines: Iterable[str], name: str = "") -> list[str]:
+    """Return the rules of a map file, each a RuleLine: one a line, without blank lines and what a ``#`` begins.
+
+    Inside a line it begins a comment behind a blank only. ``name`` is the file's, for the errors of its rules.
+    """
+    found: list[str] = []
+    for number, line in enumerate(lines, 1):
+        text = _trimmed(_COMMENT.sub("", line.removeprefix("\ufeff").rstrip("\r\n")))
+        if text:
+            found.append(RuleLine.at(f"{name}, line {number}" if name else f"line {number}", text))
+    return found
+
+
+def _trimmed(text: str) -> str:
+    """Return a text without its outer blanks, but with one at its end that is escaped."""
+    text = text.lstrip()
+    short = text.rstrip()
+    escapes = len(short) - len(short.rstrip("\\"))
+    return text[: len(short) + escapes % 2]

@@ -1,0 +1,148 @@
+"""What PEFT is to know of an adapter: its ``adapter_config.json``, which follows from the steps alone. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from ...errors import PlanError
+from ...methods.lora.conv1d import is_named_conv1d
+from ...util.text import escape
+from ..plan.lora import Factor
+from ..plan.step import Step
+from .sorting import module_of
+from .steps import PREFIX, factor_name, unwrapped
+
+__all__ = ["adapter_config"]
+
+
+def adapter_config(steps: Sequence[Step], keys: Collection[str], base: str) -> dict[str, Any]:
+    """Return the configuration of the adapter that steps make, of a network with ``keys``.
+
+    Targets have their whole names; what most have, rank and alpha, is that of the largest rank, and others have their
+    own. Raises PlanError where the steps make no adapter.
+    """
+    factored = _factored(steps)
+    first = max(factored.values(), key=lambda step: _factor(step).rank)
+    rank, alpha = _factor(first).rank, _alpha(first)
+    ranks = {module: _factor(step).rank for module, step in factored.items() if _factor(step).rank != rank}
+    alphas = {module: _alpha(step) for module, step in factored.items() if _alpha(step) != alpha}
+    copied = [step.key.removeprefix(PREFIX) for step in steps if step.op != "factor"]
+    biases, saved = _saved(copied, list(factored), keys)
+    return {
+        "peft_type": "LORA",
+        "base_model_name_or_path": base,
+        "task_type": None,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {f"^{re.escape(module)}": one for module, one in ranks.items()},
+        "alpha_pattern": {f"^{re.escape(module)}": one for module, one in alphas.items()},
+        "target_modules": _targets(list(factored), keys),
+        "modules_to_save": saved or None,
+        "bias": "lora_only" if biases else "none",
+        "fan_in_fan_out": _transposed(factored.values()),
+        "lora_dropout": 0.0,
+        "use_rslora": False,
+        "use_dora": False,
+        "init_lora_weights": True,
+    }
+
+
+def _factor(step: Step) -> Factor:
+    assert step.factor is not None  # by _factored
+    return step.factor
+
+
+def _alpha(step: Step) -> float:
+    """Return the alpha with which PEFT, which divides by the rank, has a factor's scale: whole where it is so."""
+    alpha = float(f"{_factor(step).scale * _factor(step).rank:.15g}")
+    return int(alpha) if alpha.is_integer() else alpha
+
+
+def _factored(steps: Sequence[Step]) -> dict[str, Step]:
+    """Return the first factor of each module; raises PlanError where there is not just one A and one B alike."""
+    parts: dict[str, dict[str, Step]] = {}
+    for step in steps:
+        name = factor_name(step.key)
+        if (name is None) != (step.factor is None) or not step.key.startswith(PREFIX):
+            raise _no_adapter(f"{escape(step.key)} is no name of PEFT's for what is made by {step.op}")
+        if name is not None and step.factor is not None:
+            if step.factor.part != name.part:
+                raise _no_adapter(f"{escape(step.key)} is to be made as factor {escape(step.factor.part)}")
+            parts.setdefault(name.module, {})[name.ending] = step
+    for module, pair in parts.items():
+        _check_pair(module, pair)
+    if not parts:
+        raise _no_adapter("it has no factors")
+    return {module: next(iter(pair.values())) for module, pair in parts.items()}
+
+
+def _check_pair(module: str, pair: Mapping[str, Step]) -> None:
+    if {ending.rpartition("_")[0] for ending in pair} not in ({"lora"}, {"lora_embedding"}) or len(pair) != 2:
+        raise _no_adapter(f"{escape(module)} has not one factor A and one B")
+    first, second = pair.values()
+    ours, theirs = ((one.inputs, _told(_factor(one))) for one in (first, second))
+    if ours != theirs:
+        raise _no_adapter(f"the two factors of {escape(module)} are of other ranks, scales or tensors")
+
+
+def _told(factor: Factor) -> tuple[int, float, bool, int]:
+    return factor.rank, factor.scale, factor.transposed, factor.seed
+
+
+def _saved(names: Sequence[str], factored: Sequence[str], keys: Collection[str]) -> tuple[list[str], list[str]]:
+    """Return the biases that go with factors, and what PEFT is to save: whole modules, and parameters of others."""
+    within = {module_of(module) for module in map(module_of, keys)} | {""}
+    biases: list[str] = []
+    saved: dict[str, None] = {}
+    for name in names:
+        key = unwrapped(name)
+        module = module_of(key)
+        if module in factored and key.endswith(".bias"):
+            biases.append(key)
+        elif module in factored or module in within:
+            saved[key] = None
+        else:
+            saved[module] = None
+    _check_whole(saved, names, keys)
+    modules = set(map(module_of, keys))
+    return biases, [_only(one, modules) for one in saved]
+
+
+def _check_whole(saved: Collection[str], names: Collection[str], keys: Collection[str]) -> None:
+    """Raise PlanError where not all of a module is saved: PEFT would not open that."""
+    lacking = [key for key in keys if module_of(key) in saved and key not in set(names)]
+    if lacking:
+        raise _no_adapter(f"it saves {escape(module_of(lacking[0]))}, and not {escape(lacking[0])}")
+
+
+def _only(name: str, modules: Collection[str]) -> str:
+    """Return a name as no other module ends: PEFT saves all modules that do."""
+    return f"{PREFIX}{name}" if any(other != name and other.endswith(name) for other in modules) else name
+
+
+def _transposed(factors: Collection[Step]) -> bool:
+    """Whether there are weights that are (in, out).
+
+    PEFT tells them by the type of the layer: where some are not, those are that have the names of transformers' Conv1D.
+    Raises PlanError where it is others.
+    """
+    matrices = [step for step in factors if len(step.source_shape) == 2 and "lora_embedding_" not in step.key]
+    lie = {step.source_key: _factor(step).transposed for step in matrices}
+    if len(set(lie.values())) > 1 and any(is_named_conv1d(key) != lies for key, lies in lie.items()):
+        raise _no_adapter("some of its factors are transposed, and some are not")
+    return True in lie.values()
+
+
+def _targets(modules: Sequence[str], keys: Collection[str]) -> list[str] | str:
+    """Return the names of layers, or, where others end with one of them, an expression that is these alone."""
+    chosen = set(modules)
+    others = set(map(module_of, keys)) - chosen
+    tails = {other[at + 1 :] for other in others for at in range(len(other)) if other[at] == "."}
+    return "|".join(map(re.escape, modules)) if tails & chosen else list(modules)
+
+
+def _no_adapter(why: str) -> PlanError:
+    return PlanError(f"the plan makes no adapter that PEFT opens: {why}.", hint="Plan again, with other options.")

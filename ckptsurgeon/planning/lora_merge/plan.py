@@ -1,0 +1,72 @@
+"""The planner of ``lora merge``: adapters are added to the tensors of a base that they are for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...errors import FormatError
+from ...methods.lora.conv1d import KnownModel
+from ...util.text import escape
+from ..edit.edit import check_casts
+from ..keys.hints import matched
+from ..plan.plan import Plan, PlanTarget
+from ..transplant.options import Flag
+from ..transplant.select import SourceView
+from .changes import Changes, named
+from .fitting import AdapterView
+from .steps import changed_steps
+
+__all__ = ["plan_lora_merge"]
+
+
+def plan_lora_merge(
+    base: SourceView,
+    adapters: Sequence[AdapterView],
+    *,
+    model: KnownModel | None = None,
+    dtype: str = "",
+    exclude: Sequence[Flag] = (),
+    tied: Mapping[str, str] | None = None,
+    target: PlanTarget | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Plan a base with adapters added to it: ``base`` is the first source, the adapters follow in their order.
+
+    ``model`` is what is known of the base; ``exclude`` leaves modules of the adapters out. ``tied`` names an
+    output layer that the base has not because it is the embedding, with that. Raises PlanError where an
+    adapter is for another model, PatternError for a pattern that matches no module, FormatError where a tensor is not
+    plain values.
+    """
+    _check_plain(base)
+    every = [named(module) for one in adapters for module in one.adapter.modules]
+    overlooked = matched([(str(flag), flag.pattern) for flag in exclude], every, "module")[1]
+    changes = Changes(base, model, exclude, tied or {})
+    for source, one in enumerate(adapters, 1):
+        changes.add(source, one)
+    steps = changed_steps(changes, dtype)
+    check_casts(steps)
+    return Plan(
+        verb="lora merge",
+        sources=(base.source, *(one.view.source for one in adapters)),
+        target=target or PlanTarget("edit", base.source.name, ""),
+        steps=tuple(steps),
+        unexpected=tuple(changes.left_out),
+        excluded=len(changes.left_out),
+        arguments=arguments or {},
+        metadata=metadata or {},
+        notes=(*notes, *overlooked, *changes.notes),
+    )
+
+
+def _check_plain(base: SourceView) -> None:
+    opaque = [key for key, info in base.tensors.items() if info.opaque]
+    if opaque:
+        raise FormatError(
+            f"{escape(opaque[0])} of {escape(base.source.name)} cannot be copied: {base.tensors[opaque[0]].opaque}.",
+            hint=f"Leave it out first: ckpt filter --exclude {escape(opaque[0])}.",
+            details=opaque,
+            rule="opaque",
+        )

@@ -1,0 +1,160 @@
+"""Which numbered modules of a model are its layers, and how deep each key lies in them. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...errors import PlanError
+from ...util.text import count, escape, listing
+from ..keys.hints import unmatched
+from ..keys.pattern import KeyPattern
+
+__all__ = [
+    "INPUT",
+    "Depths",
+    "LayerList",
+    "depth_in",
+    "layer_list",
+    "layer_lists",
+    "layers_of",
+    "lists_with_gaps",
+    "numbered_lists",
+    "position",
+]
+
+
+INPUT = re.compile(r"(^|[._])(embed(?!_out)\w*|wte|wpe|tok_embeddings|word_embeddings|position_embeddings)([._]|$)")
+"""Names of what comes before the first layer."""
+
+
+@dataclass(frozen=True)
+class LayerList:
+    """Modules that are numbered from 0 below one prefix: ``model.layers``, 32 of them."""
+
+    prefix: str
+    count: int
+
+    def split(self, key: str) -> tuple[int, str] | None:
+        """Return the number of the layer that a key lies in, and the rest of the key; None for one outside."""
+        head = f"{self.prefix}." if self.prefix else ""
+        number, _, rest = key[len(head) :].partition(".") if key.startswith(head) else ("", "", "")
+        return (int(number), rest) if number.isascii() and number.isdigit() else None
+
+    def key(self, number: int, rest: str) -> str:
+        """Return the key of a layer's tensor."""
+        return ".".join(part for part in (self.prefix, str(number), rest) if part)
+
+
+def numbered_lists(keys: Iterable[str]) -> list[LayerList]:
+    """Return every list of modules that are numbered from 0 without a gap, in the order of the keys."""
+    found = _numbers(keys)
+    return [LayerList(prefix, len(numbers)) for prefix, numbers in found.items() if max(numbers) + 1 == len(numbers)]
+
+
+def lists_with_gaps(keys: Iterable[str]) -> dict[str, set[int]]:
+    """Return the other lists of modules that are numbered: their prefixes, and the numbers that are there."""
+    return {prefix: numbers for prefix, numbers in _numbers(keys).items() if max(numbers) + 1 != len(numbers)}
+
+
+def _numbers(keys: Iterable[str]) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
+    for key in keys:
+        segments = key.split(".")
+        for place, segment in enumerate(segments):
+            if segment.isascii() and segment.isdigit():
+                found.setdefault(".".join(segments[:place]), set()).add(int(segment))
+    return found
+
+
+def layer_lists(keys: Iterable[str], counts: Collection[int]) -> list[LayerList]:
+    """Return the lists that may be a model's layers: of as many modules as its configuration says that it has.
+
+    Where there is none, or it does not say, any will do. A list within a layer of another is none.
+    """
+    lists = numbered_lists(keys)
+    return _outermost([one for one in lists if one.count in counts]) or _outermost(lists)
+
+
+def _outermost(lists: Sequence[LayerList]) -> list[LayerList]:
+    return [one for one in lists if not any(other.split(one.prefix) for other in lists if other is not one)]
+
+
+def layer_list(keys: Sequence[str], counts: Collection[int], *, name: str, pattern: KeyPattern | None) -> LayerList:
+    """Return the one list that is a model's layers, or that ``pattern`` names.
+
+    Raises PatternError for a pattern that names none, PlanError where it, or the configuration, leaves several.
+    """
+    if pattern is not None:
+        lists = _outermost([one for one in numbered_lists(keys) if pattern.matches(one.prefix)])
+        if not lists:
+            raise unmatched(f"layers: {pattern.text}", pattern, [one.prefix for one in numbered_lists(keys)], "module")
+    else:
+        lists = layer_lists(keys, counts)
+    if len(lists) == 1:
+        return lists[0]
+    said = f" of {' or '.join(map(str, sorted(counts)))}, as its config.json says" if counts else ""
+    if not lists:
+        raise PlanError(
+            f"{escape(name)} has no list of layers{said}.",
+            hint="Name its layers with layers: GLOB, as in model.layers.",
+        )
+    named = listing([f"{one.prefix} ({one.count})" for one in lists])
+    raise PlanError(
+        f"{escape(name)} has {count(len(lists), 'list')} of layers: {named}.",
+        hint=f"Say which is meant, as in layers: {escape(lists[0].prefix)}.",
+    )
+
+
+def position(number: int, length: int) -> float:
+    """Return where a layer stands among so many, from 0, the first, to 1, the last; a single one is the last."""
+    return number / (length - 1) if length > 1 else 1.0
+
+
+def depth_in(lists: Sequence[LayerList], key: str) -> float:
+    """Return where a key stands in the list that it lies in; 0 for one outside of all."""
+    for one in lists:
+        found = one.split(key)
+        if found is not None and found[0] < one.count:
+            return position(found[0], one.count)
+    return 0.0
+
+
+def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
+    """Return what follows the number in the keys of each layer."""
+    found: dict[int, list[str]] = {}
+    for key in keys:
+        place = one.split(key)
+        if place is not None:
+            found.setdefault(place[0], []).append(place[1])
+    return found
+
+
+class Depths:
+    """How deep each key lies: 0 in the first layer of its kind, 1 in the last; what has no layer is before or after.
+
+    A layer is a number in a key, the first one; all keys with the same name before it are of one kind.
+    """
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._last: dict[str, int] = {}
+        for key in keys:
+            kind, layer = _layer(key)
+            if layer is not None:
+                self._last[kind] = max(self._last.get(kind, 0), layer)
+
+    def of(self, key: str) -> float:
+        """Return the depth of a key, from 0 to 1."""
+        kind, layer = _layer(key)
+        if layer is None:
+            return 0.0 if INPUT.search(key) else 1.0
+        return layer / self._last[kind] if self._last.get(kind) else 0.0
+
+
+def _layer(key: str) -> tuple[str, int | None]:
+    segments = key.split(".")
+    for place, segment in enumerate(segments):
+        if segment.isascii() and segment.isdigit():
+            return ".".join(segments[:place]), int(segment)
+    return "", None

@@ -1,0 +1,219 @@
+"""What is done with each tensor of a merge: merged, copied, taken, left out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...errors import FormatError, PlanError
+from ...methods.merge._method import Method
+from ...tensors.dtypes import DTYPES
+from ...tensors.encodings._codes import CodedTensor
+from ...util.text import escape
+from ..mismatch.shapes import is_reshape
+from ..plan.merge import Merge
+from ..plan.step import Input, Step, with_vocabularies
+from ..quantised import computing
+from ..transplant.select import SourceView
+from .fitting import Fitted, Fitting
+from .missing import Missing
+from .notes import FITTED, MergeNotes
+from .options import MergeOptions, Piece, Place
+from .ties import Ties
+
+__all__ = ["MergeSteps"]
+
+
+class MergeSteps:
+    """Decides one tensor after the other, and keeps what cannot be decided until all are known."""
+
+    def __init__(self, views: Sequence[SourceView], options: MergeOptions, keys: Sequence[str]) -> None:
+        self._views, self._options = views, options
+        self._fitting = Fitting(views, options, keys)
+        self._ties = Ties(views)
+        self._missing = Missing(views)
+        self._checked: set[tuple[Any, ...]] = set()
+        self._coded: list[tuple[str, CodedTensor, str]] = []
+        self._merges: dict[tuple[Any, ...], Merge] = {}
+        self._notes = MergeNotes()
+
+    def notes(self) -> Iterator[str]:
+        """Yield what is to be said of the steps."""
+        yield from self._fitting.notes()
+        yield from self._notes.said(self._options)
+
+    def steps(self, piece: Piece) -> Iterator[Step]:
+        """Yield the step of a tensor, or none where it is left out or cannot be."""
+        places = [self._ties.place(place, piece.models) for place in piece.models]
+        if self._is_coded(piece, [*places, *([piece.base] if piece.base is not None else [])]):
+            return
+        there = {number: place for number, place in enumerate(places) if self._has(place)}
+        base = self._ties.place(piece.base, piece.models) if piece.base is not None else None
+        base = base if base is not None and self._has(base) else None
+        absent = [place for place in places if not self._has(place)]
+        absent += [piece.base] if piece.base is not None and base is None else []
+        if absent:
+            if self._options.on_missing == "skip":
+                self._notes.skipped.append(piece.key)
+                return
+            if self._options.on_missing == "base" and base is not None:
+                there = {number: there.get(number, base) for number in range(len(piece.models))}
+                self._notes.from_base.append(piece.key)
+            elif self._options.on_missing != "any":
+                for place in absent:
+                    self._missing.add(place, piece.key)
+                return
+        if not there and base is None:
+            self._notes.nowhere.append(piece.key)
+            return
+        fitted = self._fitting.fitted(piece, there, base)
+        if fitted.inputs or fitted.base is not None:
+            yield self._step(piece, fitted)
+
+    def _is_coded(self, piece: Piece, places: Sequence[Place]) -> bool:
+        """Whether a tensor would be merged of codes, which is kept; those of one model alone are copied."""
+        views = [self._views[place.source] for place in places]
+        pairs = zip(views, places, strict=True)
+        found = [(view.source.name, coded) for view, place in pairs if (coded := view.codes.by_key.get(place.key))]
+        self._coded += ((name, coded, f"the method {piece.method.name}") for name, coded in found if len(places) > 1)
+        return bool(found) and len(places) > 1
+
+    def _has(self, place: Place) -> bool:
+        return place.key in self._views[place.source].tensors
+
+    def check(self) -> None:
+        """Raise PlanError for what could not be decided: all of it at once."""
+        if self._coded:
+            raise computing(self._coded)
+        self._missing.check()
+        self._fitting.check()
+
+    def _step(self, piece: Piece, fitted: Fitted) -> Step:
+        inputs, base = list(fitted.inputs.values()), fitted.base
+        if fitted.policy in FITTED:
+            self._notes.fitted.setdefault(fitted.policy, []).append(piece.key)
+        if len(inputs) < len(piece.models):
+            self._notes.fewer.append(piece.key)
+        if not inputs or (len(inputs) < len(piece.models) and len(inputs) < piece.method.models[0]):
+            return self._alone(piece, fitted, base if base is not None else inputs[0])
+        self._check_values(piece, inputs)
+        kind = DTYPES[inputs[0].dtype].kind
+        if kind != "float":
+            return self._integers(piece, fitted, kind)
+        if piece.method.base == "required" and base is None:
+            if len(inputs) == 1:
+                self._notes.unbased.append(piece.key)
+                return self._alone(piece, fitted, inputs[0])
+            raise PlanError(
+                f"{escape(piece.key)} is not in the base, which {piece.method.name} needs.",
+                hint="Leave it out with --on-missing skip.",
+            )
+        merges_base = base is not None and piece.method.base in ("required", "optional")
+        every = [*inputs, *([base] if merges_base and base is not None else [])]
+        parameters = piece.values.of(piece.key, {number: one.key for number, one in fitted.inputs.items()}, piece.depth)
+        self._check_parameters(piece, fitted.shape, parameters, number=len(inputs), has_base=merges_base)
+        if _copies(piece.method, parameters) and not fitted.policy:
+            return _copy(piece, every[0], self._dtype(piece, every))
+        return self._merged(piece, fitted, every, Merge(piece.method.name, parameters, merges_base))
+
+    def _merged(self, piece: Piece, fitted: Fitted, every: Sequence[Input], merge: Merge) -> Step:
+        wide = any(one.dtype == "float64" for one in every)
+        compute = self._options.compute or ("float64" if wide else "float32")
+        first, vocabulary = every[0], self._options.vocabulary
+        step = Step(
+            piece.key, "merge", self._dtype(piece, every), fitted.shape, first.source, first.key, first.dtype,
+            first.shape, rule=f"--method {piece.method.name}", policy=fitted.policy, more=tuple(every[1:]),
+            axis=fitted.axis, merge=self._shared(replace(merge, compute=compute, device=self._options.device)),
+        )  # fmt: skip
+        return with_vocabularies(step, vocabulary.rows if vocabulary is not None else ())
+
+    def _shared(self, merge: Merge) -> Merge:
+        """Return the one of all that are equal: a model has a hundred thousand tensors, and few ways to merge them."""
+        said = (merge.method, tuple(merge.parameters.items()), merge.base, merge.compute)
+        return self._merges.setdefault(said, merge)
+
+    def _alone(self, piece: Piece, fitted: Fitted, one: Input) -> Step:
+        """Return the step of a tensor that is not merged but taken; its rows may have to be put in order."""
+        if fitted.policy != "vocab":
+            floating = DTYPES[one.dtype].kind == "float"
+            return _copy(piece, one, self._dtype(piece, [one]) if floating else one.dtype)
+        every = [*fitted.inputs.values(), *([fitted.base] if fitted.base is not None else [])]
+        weights = tuple(float(other is one) for other in every)
+        return self._merged(piece, fitted, every, Merge("linear", {"weight": weights, "normalize": False}))
+
+    def _check_parameters(
+        self, piece: Piece, shape: tuple[int, ...], parameters: Mapping[str, Any], *, number: int, has_base: bool
+    ) -> None:
+        """Raise what the method has against its parameters; most tensors have the same."""
+        said = (piece.method.name, len(shape), number, has_base, *sorted(parameters.items()))
+        if said not in self._checked:
+            self._checked.add(said)
+            try:
+                piece.method.check(shape, number, parameters, has_base=has_base, key=piece.key)
+            except PlanError as error:
+                raise PlanError(f"{escape(piece.key)}: {error.message}", hint=error.hint) from error
+
+    def _check_values(self, piece: Piece, inputs: Sequence[Input]) -> None:
+        for one in inputs:
+            info, name = self._views[one.source].tensors[one.key], escape(self._views[one.source].source.name)
+            if info.opaque:
+                raise FormatError(f"{escape(one.key)} of {name} cannot be merged: {info.opaque}.", rule="opaque")
+            if DTYPES[one.dtype].is_floating and DTYPES[one.dtype].is_packed:
+                raise PlanError(
+                    f"{escape(one.key)} of {name} is {one.dtype}, which packs several numbers in a byte.",
+                    hint="Filter it out first.",
+                )
+
+    def _integers(self, piece: Piece, fitted: Fitted, kind: str) -> Step:
+        """Return the step of a tensor that has no mean: integers, truth values; complex numbers have no method."""
+        inputs = list(fitted.inputs.values())
+        if kind == "complex":
+            raise PlanError(
+                f"{escape(piece.key)} is {inputs[0].dtype}: there is no merge method for complex numbers.",
+                hint="Average them, or filter them out first.",
+            )
+        if len(inputs) == 1 and inputs[0].shape == fitted.shape:
+            return _copy(piece, inputs[0], inputs[0].dtype)
+        self._notes.integers.append(piece.key)
+        first, last = inputs[0], inputs[-1]
+        rule = f"--int-buffers {self._options.int_buffers}"
+        one = last if self._options.int_buffers == "last" else first
+        if self._options.int_buffers == "max" and len(inputs) > 1:
+            if not fitted.policy:
+                return Step(
+                    piece.key, "max", first.dtype, fitted.shape, first.source, first.key, first.dtype, first.shape,
+                    rule=rule, more=tuple(inputs[1:]),
+                )  # fmt: skip
+        elif one.shape == fitted.shape or is_reshape(one.shape, fitted.shape):
+            return replace(_copy(piece, one, one.dtype, rule=rule), shape=fitted.shape)
+        elif fitted.policy == "slice":
+            return Step(
+                piece.key, "slice", one.dtype, fitted.shape, one.source, one.key, one.dtype, one.shape,
+                rule=rule, policy="slice",
+            )  # fmt: skip
+        raise PlanError(
+            f"{escape(piece.key)} is {one.dtype} and has several shapes: with {rule} it cannot {fitted.policy}.",
+            hint=f"Use --int-buffers first, or --on-mismatch {escape(piece.key)}=skip.",
+        )
+
+    def _dtype(self, piece: Piece, inputs: Sequence[Input]) -> str:
+        """Return the dtype of an output: as asked, else that of all inputs, else one that holds them all."""
+        dtypes = {one.dtype for one in inputs}
+        if len(dtypes) == 1 or self._options.dtype:
+            return self._options.dtype or inputs[0].dtype
+        bits = max(DTYPES[dtype].bits for dtype in dtypes)
+        widest = [dtype for dtype in dtypes if DTYPES[dtype].bits == bits]
+        made = widest[0] if len(widest) == 1 else "float32"
+        self._notes.mixed.setdefault(made, []).append(piece.key)
+        return made
+
+
+def _copies(method: Method, parameters: Mapping[str, Any]) -> bool:
+    """Whether a method leaves the values of its one model as they are."""
+    return method.name == "passthrough" and all(value in (1.0, (1.0,), True) for value in parameters.values())
+
+
+def _copy(piece: Piece, one: Input, dtype: str, rule: str = "") -> Step:
+    rule = rule or f"--method {piece.method.name}"
+    return Step(piece.key, "copy", dtype, one.shape, one.source, one.key, one.dtype, one.shape, rule=rule)

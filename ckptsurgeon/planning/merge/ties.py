@@ -1,0 +1,71 @@
+"""Tensors of several names in the models that are merged: which stay one, and which come apart. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...tensors.info import alias_groups
+from ...util.text import escape
+from ..plan.step import Step
+from ..transplant.select import SourceView
+from .options import Place
+
+__all__ = ["Ties"]
+
+
+class Ties:
+    """The names that each model has for one tensor."""
+
+    def __init__(self, views: Sequence[SourceView]) -> None:
+        self._views = views
+        self._owners = [alias_groups(view.tensors) for view in views]
+
+    def place(self, place: Place, models: Sequence[Place]) -> Place:
+        """Return where a model has a tensor: where it lacks the name, under one that all others tie to it.
+
+        Formats without ties leave one of two names out, transformers the output layer's.
+        """
+        if place.key in self._views[place.source].tensors:
+            return place
+        others = [one for one in models if one.key in self._views[one.source].tensors]
+        names = [self._names(one) for one in others]
+        shared = set.intersection(*names) if names else set()
+        mine = [key for key in self._views[place.source].tensors if key in shared]
+        return place._replace(key=mine[0]) if mine else place
+
+    def _names(self, place: Place) -> set[str]:
+        owners = self._owners[place.source]
+        owner = owners.get(place.key, place.key)
+        return {owner, *(key for key, of in owners.items() if of == owner)}
+
+    def tied(self, steps: Sequence[Step]) -> list[Step]:
+        """Return the steps, those tied to an earlier one that are made of tensors tied to its in all their sources."""
+        if not any(self._owners):  # as mostly: no model has ties
+            return list(steps)
+        made: dict[tuple[Any, ...], str] = {}
+        found = []
+        for step in steps:
+            origin = tuple((one.source, self._owner(one.source, one.key)) for one in step.inputs)
+            parameters = tuple(sorted((step.merge.parameters if step.merge is not None else {}).items()))
+            key = made.setdefault((origin, step.op, step.dtype, step.policy, step.axis, parameters), step.key)
+            several = any(one.key in self._owners[one.source] for one in step.inputs)
+            found.append(replace(step, tied_to=key) if key != step.key and several else step)
+        return found
+
+    def _owner(self, source: int, key: str) -> str:
+        return self._owners[source].get(key, key)
+
+    def apart(self, steps: Sequence[Step]) -> Iterator[str]:
+        """Yield which tensors are tied in some models and come apart, since they are not in all."""
+        owner_of = {step.key: step.tied_to or step.key for step in steps} if any(self._owners) else {}
+        said: set[tuple[str, str]] = set()
+        for view, owners in zip(self._views, self._owners, strict=True):
+            for key, owner in owners.items():
+                pair = (owner, key)
+                here = key in owner_of and owner in owner_of
+                if here and owner_of[key] != owner_of[owner] and pair not in said:
+                    said.add(pair)
+                    name = escape(view.source.name)
+                    yield f"{escape(owner)} and {escape(key)} are one tensor in {name}, and two in the output"

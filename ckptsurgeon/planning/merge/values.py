@@ -1,0 +1,187 @@
+"""The values that the parameters of a merge have for each tensor: given once, by pattern, by layer, by model."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ...errors import ConfigError, PatternError
+from ...methods.merge._method import Method
+from ...methods.merge._parameters import Parameter
+from ...util.text import count, escape
+from ..keys.hints import deeper_notes, unmatched
+from ..keys.pattern import KeyPattern
+from ..keys.spell import quoted
+from ..plan.merge import Value
+
+__all__ = ["Setting", "Settings", "Values", "check_matched", "overlooked"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value of a parameter for the keys that a pattern matches, or that contain a text; for all without either.
+
+    ``value`` may be one for each model (``models``), or a gradient over the layers (``layers``): points that are as far
+    from each other as the first layer is from the last, straight lines between them. What is no number does not slide:
+    each point counts until the next.
+    """
+
+    value: Value = 0.0
+    pattern: KeyPattern | None = None
+    models: tuple[Value, ...] = ()
+    layers: tuple[Value, ...] = ()
+    contains: str = ""
+
+    @property
+    def is_for_all(self) -> bool:
+        """Whether it counts for every key."""
+        return self.pattern is None and not self.contains
+
+    def matches(self, key: str) -> bool:
+        """Whether it counts for a key."""
+        return self.contains in key and (self.pattern is None or self.pattern.matches(key))
+
+    def at(self, model: int, depth: float) -> Value:
+        """Return the value for a model, at a depth from 0, the first layer, to 1, the last."""
+        if self.models:
+            return self.models[model]
+        if not self.layers:
+            return self.value
+        place = depth * (len(self.layers) - 1)
+        below = min(int(place), len(self.layers) - 1)
+        first, second = self.layers[below], self.layers[min(below + 1, len(self.layers) - 1)]
+        if not (_is_number(first) and _is_number(second)):
+            return first
+        return (1 - (place - below)) * float(first) + (place - below) * float(second)
+
+
+def _is_number(value: Value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+Settings: TypeAlias = Mapping[str, Sequence[Setting]]
+"""The settings of each parameter by its name; of those that match a key the first wins."""
+
+
+class Values:
+    """The values of a method's parameters, by key and model.
+
+    ``own`` are the settings of each model, which win over those ``shared`` by all. Raises ConfigError for a parameter
+    that the method does not have, that has to be given and is not, or whose value is not of its kind. ``how`` says how
+    one is given, where that is not on the command line.
+    """
+
+    def __init__(self, method: Method, shared: Settings, own: Sequence[Settings], how: str = "") -> None:
+        self._method, self._shared, self._own, self._how = method, shared, own, how
+        known = {one.name: one for one in method.parameters}
+        for settings in (shared, *own):
+            for name, found in settings.items():
+                _check_known(method, name, known)
+                for setting in found:
+                    self._check(known[name], setting)
+        for settings in own:
+            for name in settings:
+                if not known[name].each:
+                    raise ConfigError(
+                        f"{name} of {method.name} is one for all models.", hint="Give it once, and not by model."
+                    )
+
+    def _check(self, parameter: Parameter, setting: Setting) -> None:
+        if setting.models and not parameter.each:
+            raise ConfigError(f"{parameter.name} of {self._method.name} is one for all models, not one for each.")
+        if setting.models and len(setting.models) != len(self._own):
+            raise ConfigError(
+                f"{parameter.name} has {count(len(setting.models), 'value')} for {count(len(self._own), 'model')}.",
+                hint="Give one to each.",
+            )
+        for value in setting.models or setting.layers or (setting.value,):
+            parameter.checked(value)
+
+    def conditions(self) -> list[tuple[str, int | None, Setting]]:
+        """Return the settings that are not for all keys: of which parameter, and of which model where it is its own."""
+        scopes = [(None, self._shared), *enumerate(self._own)]
+        return [
+            (name, model, one) for model, settings in scopes for name, found in settings.items()
+            for one in found if not one.is_for_all
+        ]  # fmt: skip
+
+    def of(self, key: str, models: Mapping[int, str], depth: float) -> dict[str, Value | tuple[Value, ...]]:
+        """Return the parameters for a key, whose inputs are of these models under these keys of their own.
+
+        ``depth`` is from 0 to 1.
+        """
+        return {
+            one.name: tuple(self._one(one, name, model, depth) for model, name in models.items())
+            if one.each
+            else self._one(one, key, None, depth)
+            for one in self._method.parameters
+        }
+
+    def _one(self, parameter: Parameter, key: str, model: int | None, depth: float) -> Value:
+        own = self._own[model].get(parameter.name, ()) if model is not None else ()
+        for setting in (*own, *self._shared.get(parameter.name, ())):
+            if setting.matches(key):
+                return parameter.checked(setting.at(model or 0, depth))
+        if parameter.default is None:
+            raise ConfigError(
+                f"{self._method.name} needs a {parameter.name}{' for each model' if parameter.each else ''}"
+                f"{f' (for {escape(key)})' if self.conditions() else ''}.",
+                hint=self._how or f"Give it with {_flag(parameter, len(self._own))}.",
+            )
+        return parameter.default
+
+
+def _flag(parameter: Parameter, models: int) -> str:
+    """Return the option that gives a parameter, in whose example there is a weight for each model."""
+    if parameter.name != "weight":
+        return f"--param {parameter.name}=VALUE"
+    return f"--weights {','.join([f'{1 / models:.2g}'] * models)}"
+
+
+def _check_known(method: Method, name: str, known: Mapping[str, Parameter]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known) or 'none'}."
+        raise ConfigError(f"the merge method {method.name} has no parameter {escape(name)}.", hint=hint)
+
+
+def check_matched(used: Iterable[tuple[Values, str, Sequence[str]]]) -> None:
+    """Raise PatternError for a setting that counts for none of the keys that it could.
+
+    ``used`` are the values of each tensor, its key in the output and those that the models have it under.
+    """
+    pending: dict[int, tuple[str, Setting, dict[str, None]]] = {}
+    matched: set[int] = set()
+    conditions: dict[int, list[tuple[str, int | None, Setting]]] = {}
+    for values, key, own in used:
+        for name, model, setting in conditions.setdefault(id(values), values.conditions()):
+            if id(setting) in matched:
+                continue
+            keys = (key, *own) if model is None else own[model : model + 1]
+            pending.setdefault(id(setting), (name, setting, {}))[2].update(dict.fromkeys(keys))
+            if any(map(setting.matches, keys)):
+                matched.add(id(setting))
+    for number, (name, setting, seen) in pending.items():
+        if number not in matched:
+            raise _unmatched(name, setting, list(seen))
+
+
+def overlooked(used: Iterable[Values], keys: Sequence[str]) -> list[str]:
+    """Return notes on the patterns of settings that match few keys of an output, and far more deeper down."""
+    once = {id(values): values for values in used}
+    patterns = {
+        f"{name} of {setting.pattern.text}": setting.pattern
+        for values in once.values()
+        for name, _, setting in values.conditions()
+        if setting.pattern is not None and not setting.contains
+    }
+    return deeper_notes(patterns.items(), keys)
+
+
+def _unmatched(name: str, setting: Setting, keys: Sequence[str]) -> PatternError:
+    if setting.pattern is not None:
+        return unmatched(f"{name} of {setting.pattern.text}", setting.pattern, keys, "output")
+    pattern = KeyPattern(f"**.{quoted(setting.contains)}")
+    return unmatched(f"{name} with filter {escape(setting.contains)}", pattern, keys, "output")

@@ -1,0 +1,199 @@
+"""Which tensors of models run along their vocabularies, and along which axis. Never guessed between several."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from ...errors import PlanError
+from ...util.text import count, escape, listing, shape_text
+from ..keys.hints import matched
+from ..plan.rows import Rows
+from ..plan.step import Input
+from ..transplant.options import Flag
+
+__all__ = ["MergeAxes", "MergeVocabulary"]
+
+
+@dataclass(frozen=True)
+class MergeVocabulary:
+    """The rows of each source that make the output's vocabulary; the tensors that somebody named, with or without axis.
+
+    ``tokens`` are the output's, ``lists`` those of each source.
+    """
+
+    rows: tuple[Rows, ...]
+    tokens: tuple[str, ...]
+    lists: tuple[tuple[str, ...], ...]
+    keys: tuple[tuple[Flag, int | None], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many rows the output has: a few may be no token's."""
+        return len(self.rows[0].rows)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether all models have the output's vocabulary, and nothing else."""
+        return all(one.is_identity for one in self.rows)
+
+
+class MergeAxes:
+    """Tells the axis of each tensor: as named, else where the models' sizes differ and just one axis has them."""
+
+    def __init__(self, options: MergeVocabulary, names: Sequence[str], keys: Sequence[str]) -> None:
+        self._options, self._names = options, names
+        self._named: dict[str, int | None] = {}
+        hits, self._overlooked = matched([(str(flag), flag.pattern) for flag, _ in options.keys], keys, "output")
+        for (_, axis), hit in zip(options.keys, hits, strict=True):
+            self._named.update(dict.fromkeys(hit, axis))
+        self._found: list[str] = []
+        self._passed: dict[str, int] = {}
+        self._beyond: dict[int, int] = {}
+        self._nobodys: dict[str, None] = {}
+
+    def axis(self, key: str, inputs: Sequence[Input]) -> int | None:
+        """Return the axis of a tensor, None where it does not run along the vocabularies, or they are all the same.
+
+        Raises PlanError where sizes contradict the token lists, several axes fit, or nobody has a token.
+        """
+        rows = [self._options.rows[one.source] for one in inputs]
+        if all(one.is_identity for one in rows) and len({one.shape for one in inputs}) == 1:
+            return None
+        fitting = fitting_axes(inputs, rows)
+        if key in self._named:
+            axis = self._checked(key, inputs, rows, self._named[key], fitting)
+        elif len({one.size for one in rows}) == 1 or self._options.keys:
+            if fitting:  # all have one size: whether it is that of the tokens, no shape tells
+                self._passed[key] = fitting[0]
+            return None
+        elif len(fitting) > 1:
+            raise self._ambiguous(key, fitting)
+        elif not fitting:
+            return None
+        else:
+            axis = fitting[0]
+        self._check_had(key, inputs, rows)
+        self._found.append(key)
+        for one in inputs:
+            beyond = one.shape[axis] - len(self._options.lists[one.source])
+            self._beyond[one.source] = max(beyond, self._beyond.get(one.source, beyond))
+        return axis
+
+    def _checked(
+        self, key: str, inputs: Sequence[Input], rows: Sequence[Rows], axis: int | None, fitting: Sequence[int]
+    ) -> int:
+        if axis is None and len(fitting) == 1:
+            return fitting[0]
+        if axis is not None and axis in fitting_axes(inputs, rows, longer=True):
+            return axis
+        if axis is None and len(fitting) > 1:
+            raise self._ambiguous(key, fitting)
+        said = [
+            f"{shape_text(one.shape)} in {escape(self._names[one.source])}, which has {count(own.size, 'token')}"
+            for one, own in zip(inputs, rows, strict=True)
+        ]
+        raise PlanError(
+            f"{escape(key)} is {'; '.join(said)}{f' (axis {axis})' if axis is not None else ''}.",
+            hint="Are these the vocabularies of the models, with their blank and special tokens? "
+            "Name them with --tokens MODEL=LIST; of a tensor that is longer than its list, name the axis, GLOB=AXIS.",
+        )
+
+    def _check_had(self, key: str, inputs: Sequence[Input], rows: Sequence[Rows]) -> None:
+        tokens = self._options.tokens
+        lent = {place for one in rows for place, _ in one.lent}
+        self._check_lenders(key, inputs, lent)
+        none = [
+            token for place, token in enumerate(tokens)
+            if place not in lent and all(one.rows[place] is None for one in rows)
+        ]  # fmt: skip
+        if all(one.new == "others or zero" for one in rows):
+            self._nobodys.update(dict.fromkeys(none))
+        elif none:
+            who = listing([escape(self._names[one.source]) for one in inputs], where="")
+            raise PlanError(
+                f"{escape(key)}: {who} {'has' if len(inputs) == 1 else 'have'} no row for "
+                f"{listing([repr(token) for token in none])}.",
+                hint="Leave them out of the list that --vocab names; a row has to come from a model.",
+                details=none,
+            )
+
+    def _check_lenders(self, key: str, inputs: Sequence[Input], lent: Collection[int]) -> None:
+        """Raise PlanError where a row is to come from a model that a tensor is not merged of."""
+        merged = {one.source for one in inputs}
+        for source, rows in enumerate(self._options.rows):
+            for place, _ in rows.lent if source not in merged else ():
+                if place not in lent and any(self._options.rows[one].rows[place] is None for one in merged):
+                    raise PlanError(
+                        f"{escape(key)}: the row of {self._options.tokens[place]!r} is to come from "
+                        f"{escape(self._names[source])}, which it is not merged of.",
+                        hint="Name a model that is among those of this tensor.",
+                    )
+
+    def _ambiguous(self, key: str, axes: Sequence[int]) -> PlanError:
+        return PlanError(
+            f"--vocab: axes {' and '.join(map(str, axes))} of {escape(key)} both fit.",
+            hint=f"Say which: --vocab-keys {escape(key)}={axes[0]}.",
+        )
+
+    def check(self) -> None:
+        """Raise PlanError where the vocabularies differ and nothing is mapped by them."""
+        if self._found or self._options.is_identity:
+            return
+        pairs = zip(self._names, self._options.lists, strict=True)
+        sizes = listing([f"{escape(name)} has {len(tokens)}" for name, tokens in pairs], where="")
+        long = f" These have an axis as long as the lists: {listing(list(self._passed))}." if self._passed else ""
+        raise PlanError(
+            f"--vocab: no tensor is known to run along the vocabularies ({sizes} tokens).{long}",
+            hint="Name those that do: --vocab-keys GLOB, or GLOB=AXIS.",
+            details=list(self._passed),
+        )
+
+    def notes(self) -> Iterator[str]:
+        """Say how the vocabularies become one, and which tensors keep their order though they are as long."""
+        yield from self._overlooked
+        if not self._found:
+            return
+        yield from map(self._had, range(len(self._names)))
+        if self._nobodys:
+            rows = "their rows are" if len(self._nobodys) > 1 else "its row is"
+            yield f"no model that is merged has {listing([repr(token) for token in self._nobodys])}: {rows} zero"
+        if padded := self._options.rows[0].padded:
+            yield f"{count(padded, 'row')} at the end for no token: in each model the mean of its others"
+        if self._passed:
+            keep = "keeps its order" if len(self._passed) == 1 else "keep their order"
+            named = listing([f"--vocab-keys {escape(key)}={axis}" for key, axis in self._passed.items()], where="")
+            yield (
+                f"{count(len(self._passed), 'tensor')} as long as the token lists {keep}; "
+                f"what is a vocabulary's is mapped with {named}"
+            )
+
+    def _had(self, source: int) -> str:
+        """Say how many of the tokens a model has, and what of it is not used."""
+        options, beyond = self._options, self._beyond.get(source, 0)
+        rows, known = options.rows[source], options.lists[source]
+        had = len(set(options.tokens).intersection(known[: rows.size]))
+        unused = min(len(known), rows.size) - had
+        more = [f"{rows.moved} moved"] if rows.moved else []
+        more += [f"{unused} not used"] if unused else []
+        more += [f"{count(beyond, 'row')} beyond its tokens left out"] if beyond > 0 else []
+        more += [f"{-beyond} without a row"] if beyond < 0 else []
+        said = f" ({', '.join(more)})" if more else ""
+        return f"{escape(self._names[source])} has {had} of the {count(len(options.tokens), 'token')}{said}"
+
+
+def fitting_axes(inputs: Sequence[Input], rows: Sequence[Rows], *, longer: bool = False) -> list[int]:
+    """Return the axes along which all inputs are as long as their vocabularies, and alike along all others.
+
+    With ``longer`` they may be longer: rows beyond a vocabulary are no token's.
+    """
+    shapes = [one.shape for one in inputs]
+    if len({len(shape) for shape in shapes}) > 1:
+        return []
+    fits = operator.ge if longer else operator.eq
+    return [
+        axis for axis in range(len(shapes[0]))
+        if all(fits(shape[axis], one.size) for shape, one in zip(shapes, rows, strict=True))
+        and len({(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}) == 1
+    ]  # fmt: skip

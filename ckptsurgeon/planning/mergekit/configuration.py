@@ -1,0 +1,173 @@
+"""Reads a configuration of mergekit: every field that 0.1.5 knows, and two of our own, ``layers`` and ``keys``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...util.text import brief_repr
+from .fields import Reference, at, fault, items, reference, table, text
+from .tokenizer import Tokenizer, read_tokenizer
+
+__all__ = ["Configuration", "Module", "Slice", "Source", "read_configuration"]
+
+FIELDS = (
+    "merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype",
+    "tokenizer_source", "tokenizer", "chat_template", "layers",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model of a merge, or layers of it, from the first to before the last; ``where`` it stands in the file."""
+
+    where: str
+    model: Reference
+    layers: tuple[int, int] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Layers of the output: those of its sources, merged with each other one by one."""
+
+    where: str
+    sources: tuple[Source, ...]
+    base: Reference | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Module:
+    """A part of the model, or all of it under no ``name``: whole ``models``, or ``slices`` of ``layers``, a pattern."""
+
+    where: str
+    name: str
+    models: tuple[Source, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    layers: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a file asks for."""
+
+    method: str
+    modules: tuple[Module, ...]
+    base: Reference | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = ""
+    tokenizer: Tokenizer | None = None
+    chat_template: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """Every model that is named, in order, the base last where it is not among them."""
+        return tuple(dict.fromkeys(self._named()))
+
+    def _named(self) -> Iterator[Reference]:
+        for module in self.modules:
+            for source in (*module.models, *(one for part in module.slices for one in part.sources)):
+                yield source.model
+        yield from [part.base for module in self.modules for part in module.slices if part.base is not None]
+        if self.base is not None:
+            yield self.base
+
+
+def read_configuration(data: Any) -> Configuration:
+    """Return what a document asks for; raises ConfigError for what mergekit does not know, or we do not."""
+    given = table("", data, FIELDS, ("merge_method",))
+    shapes = [one for one in ("models", "slices", "modules") if given.get(one)]
+    if not shapes and (empty := [one for one in ("models", "slices", "modules") if one in data]):
+        raise fault(empty[0], "is empty", "Name models in it.")
+    if len(shapes) != 1:
+        said = f"has {' and '.join(shapes)}" if shapes else "has neither models nor slices"
+        raise fault("", said, "Give one of models, slices and modules.")
+    notes: list[str] = []
+    if shapes == ["modules"]:
+        named = given["modules"]
+        if not isinstance(named, dict):
+            raise fault("modules", f"is {brief_repr(named)}, not a map")
+        modules = [_module(at("modules", str(name)), str(name), one, notes) for name, one in named.items()]
+        if "layers" in given:
+            raise fault("layers", "stands beside modules", "Give it to each module.")
+    else:
+        modules = [_module("", "", {one: given[one] for one in (*shapes, "layers") if one in given}, notes)]
+    base = reference("base_model", given["base_model"]) if "base_model" in given else None
+    template = given.get("chat_template", "")
+    return Configuration(
+        method=text("merge_method", given["merge_method"]),
+        modules=tuple(modules),
+        base=base,
+        parameters=_parameters("parameters", given),
+        dtype=_dtype(given),
+        tokenizer=read_tokenizer(given),
+        chat_template=text("chat_template", template) if template else "",
+        notes=tuple(notes),
+    )
+
+
+def _dtype(given: Mapping[str, Any]) -> str:
+    """Return the dtype of the output; what mergekit computes in is no concern of ours."""
+    named = [text(one, given[one]).removeprefix("torch.") for one in ("out_dtype", "dtype") if one in given]
+    return named[0] if named else ""
+
+
+def _module(where: str, name: str, data: Any, notes: list[str]) -> Module:
+    given = table(where, data, ("models", "slices", "parameters", "layers"))
+    if bool(given.get("models")) == bool(given.get("slices")):
+        raise fault(where, "has both models and slices" if given.get("models") else "has neither models nor slices")
+    models = items(at(where, "models"), given["models"], "models") if given.get("models") else []
+    slices = items(at(where, "slices"), given["slices"], "slices") if given.get("slices") else []
+    return Module(
+        where,
+        name,
+        tuple(_source(at(at(where, "models"), i), one, whole=True) for i, one in enumerate(models)),
+        tuple(_slice(at(at(where, "slices"), i), one, notes) for i, one in enumerate(slices)),
+        text(at(where, "layers"), given["layers"]) if "layers" in given else "",
+        _parameters(at(where, "parameters"), given),
+    )
+
+
+def _slice(where: str, data: Any, notes: list[str]) -> Slice:
+    given = table(where, data, ("sources", "base_model", "residual_weight", "parameters"), ("sources",))
+    rows = items(at(where, "sources"), given["sources"], "sources")
+    sources = tuple(_source(at(at(where, "sources"), i), one, whole=False) for i, one in enumerate(rows))
+    lengths = [last - first for one in sources if one.layers is not None for first, last in [one.layers]]
+    if len(set(lengths)) > 1:
+        raise fault(where, f"has sources of {' and '.join(map(str, lengths))} layers", "Give each as many.")
+    if "residual_weight" in given:
+        if type(given["residual_weight"]) not in (int, float):
+            raise fault(at(where, "residual_weight"), f"is {brief_repr(given['residual_weight'])}, not a number")
+        notes.append(f"{where}.residual_weight has no effect, as in mergekit")
+    base = reference(at(where, "base_model"), given["base_model"]) if "base_model" in given else None
+    return Slice(where, sources, base, _parameters(at(where, "parameters"), given))
+
+
+def _source(where: str, data: Any, *, whole: bool) -> Source:
+    known = ("model", "parameters") if whole else ("model", "layer_range", "parameters")
+    given = table(where, data, known, known[:-1])
+    layers = None if whole else _range(at(where, "layer_range"), given["layer_range"])
+    model = reference(at(where, "model"), given["model"])
+    return Source(where, model, layers, _parameters(at(where, "parameters"), given))
+
+
+def _range(where: str, data: Any) -> tuple[int, int]:
+    if not isinstance(data, list) or len(data) != 2 or not all(type(one) is int for one in data):
+        raise fault(where, f"is {brief_repr(data)}, not two whole numbers", "As in [0, 16], the last one not included.")
+    first, last = data
+    if first < 0 or last < 0:
+        raise fault(where, f"is [{first}, {last}], below the first layer", "Count from 0, the last one not included.")
+    if last <= first:
+        raise fault(where, f"is [{first}, {last}], which holds no layer", "Count from 0, the last one not included.")
+    return first, last
+
+
+def _parameters(where: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    data = given.get("parameters", {})
+    if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
+        raise fault(where, f"is {brief_repr(data)}, not a map of parameters")
+    return data

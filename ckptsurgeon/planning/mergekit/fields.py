@@ -1,0 +1,93 @@
+"""Fields of a configuration: each is known and of its kind, or it is an error that says where."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import ConfigError
+from ...util.text import brief_repr, escape
+
+__all__ = ["Reference", "at", "fault", "items", "reference", "table", "text"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model as a configuration names it: ``said`` as it stands there, and what that means: PATH[@REVISION][+LORA]."""
+
+    said: str
+    path: str
+    revision: str = ""
+    lora: str = ""
+
+
+def at(where: str, field: str | int) -> str:
+    """Return what messages call a field of something, or one of several."""
+    return f"{where}[{field}]" if isinstance(field, int) else f"{where}.{field}" if where else field
+
+
+def fault(where: str, why: str, hint: str = "") -> ConfigError:
+    """Return the error for a field."""
+    return ConfigError(f"{escape(where)} {why}." if where else f"it {why}.", hint=hint)
+
+
+def table(where: str, data: Any, known: Collection[str], needed: Collection[str] = ()) -> Mapping[str, Any]:
+    """Return a mapping whose fields are all known; those that are empty count as not given."""
+    if not isinstance(data, dict):
+        raise fault(where, f"is {brief_repr(data)}, not a map", f"It takes {', '.join(known)}.")
+    for field in data:
+        if field not in known:
+            near = difflib.get_close_matches(str(field), known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known)}."
+            raise fault(where, f"has an unknown field {brief_repr(field)}", hint)
+    given = {field: value for field, value in data.items() if value is not None}
+    lacking = [field for field in needed if field not in given]
+    if lacking:
+        raise fault(where, f"has no {lacking[0]}", f"Write {lacking[0]}: …")
+    return given
+
+
+def items(where: str, data: Any, what: str) -> list[Any]:
+    """Return a list that is not empty."""
+    if not isinstance(data, list) or not data:
+        raise fault(where, f"is {brief_repr(data)}, not a list of {what}")
+    return data
+
+
+def text(where: str, data: Any) -> str:
+    """Return a text that is not empty."""
+    if not isinstance(data, str) or not data:
+        raise fault(where, f"is {brief_repr(data)}, not a text")
+    return data
+
+
+def reference(where: str, data: Any) -> Reference:
+    """Return a model that is named as text, or with ``model`` or ``path`` and the like."""
+    if not isinstance(data, dict):
+        return _from_text(where, text(where, data))
+    if "path" in data:
+        return _from_path(where, data)
+    given = table(where, data, ("model", "lora", "override_architecture"), ("model",))
+    model = _from_path(at(where, "model"), given["model"])
+    if not given.get("lora"):
+        return model
+    lora = _from_path(at(where, "lora"), given["lora"])
+    return Reference(f"{model.said}+{lora.said}", model.path, model.revision, lora.said)
+
+
+def _from_path(where: str, data: Any) -> Reference:
+    if not isinstance(data, dict):
+        return _from_text(where, text(where, data))
+    given = table(where, data, ("path", "revision"), ("path",))
+    path, revision = text(at(where, "path"), given["path"]), str(given.get("revision", ""))
+    return Reference(f"{path}@{revision}" if revision else path, path, revision)
+
+
+def _from_text(where: str, said: str) -> Reference:
+    model, _, lora = said.partition("+")
+    path, _, revision = model.partition("@")
+    if not path:
+        raise fault(where, f"is {brief_repr(said)}, which names no model")
+    return Reference(said, path, revision, lora)

@@ -1,0 +1,186 @@
+"""From a configuration to the tensors of its output: which models take part where, in which part, with which values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from ...methods.merge._method import Method
+from ...util.text import count
+from ..keys.pattern import KeyPattern
+from ..merge.layers import LayerList, layer_list, layer_lists
+from ..merge.options import Piece
+from ..merge.plan import pieces_of
+from ..merge.slices import LayerSlice, LayerSource, sliced_pieces
+from ..merge.values import Settings, Values
+from ..transplant.select import SourceView
+from .configuration import Configuration, Module, Slice, Source
+from .fields import Reference, fault
+from .parameters import settings, without_effect
+from .parts import Part, parts_of
+
+__all__ = ["Layout", "Models", "Stack", "pieces_of_configuration"]
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models that a configuration names, opened: their numbers among ``views``, and how many layers each has.
+
+    These are all the numbers that a model's configuration gives for layers of one kind or another; none without one.
+    """
+
+    views: Sequence[SourceView]
+    numbers: Mapping[Reference, int]
+    counts: Sequence[Collection[int]]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A list of layers of the output: for each the model, by its number, and the layer that it was there."""
+
+    layers: LayerList
+    origins: tuple[tuple[int, int], ...]
+
+
+@dataclass
+class Layout:
+    """The tensors of an output, the layers that were stacked for it, and what is to be said."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    stacks: list[Stack] = field(default_factory=list)
+    notes: dict[str, None] = field(default_factory=dict)
+
+
+def pieces_of_configuration(configuration: Configuration, models: Models, method: Method) -> Layout:
+    """Return the tensors that a configuration asks for.
+
+    Raises ConfigError for models that the method does not take, or values that it does not, PlanError for layers that
+    are not there, PatternError for a pattern of layers that names none.
+    """
+    builder = _Builder(configuration, models, method)
+    for part in parts_of(configuration.modules, models.views):
+        builder.add(part)
+    return builder.layout
+
+
+class _Builder:
+    """Adds the parts of an output to each other."""
+
+    def __init__(self, configuration: Configuration, models: Models, method: Method) -> None:
+        self._base, self._models, self._method = configuration.base, models, method
+        self.layout = Layout(notes=dict.fromkeys(configuration.notes))
+        self._settings = self._read("parameters", configuration.parameters)
+
+    def add(self, part: Part) -> None:
+        """Add a part; raises what ``pieces_of_configuration`` does."""
+        module, views = part.module, self._models.views
+        shared = _chained(self._read(f"{module.where}.parameters".strip("."), module.parameters), self._settings)
+        if module.models:
+            models, base = self._roles(module.models, self._base, "models", whole=True)
+            numbers = [self._number(one) for one in models]
+            counts = self._models.counts[numbers[0] if base is None else self._number(base)]
+            self.layout.pieces += pieces_of(
+                views, numbers, self._number(base) if base is not None else None, self._method,
+                self._values(models, shared), owned=part.owns, layers=partial(self._lists, module, counts),
+            )  # fmt: skip
+            return
+        layers = self._layers(module, part.owns)
+        slices = [self._slice(one, shared) for one in module.slices]
+        self.layout.pieces += sliced_pieces(views, slices, layers, self._method, part.owns)
+        origins = [
+            (one.sources[0].source, one.sources[0].first + offset) for one in slices for offset in range(one.length)
+        ]
+        self.layout.stacks.append(Stack(layers, tuple(origins)))
+
+    def _lists(self, module: Module, counts: Collection[int], keys: Sequence[str]) -> Sequence[LayerList]:
+        if not module.layers:
+            return layer_lists(keys, counts)
+        return [
+            layer_list(
+                keys, counts, name="the base or first model", pattern=KeyPattern.given(module.layers, "layers: ")
+            )
+        ]
+
+    def _layers(self, module: Module, owns: Callable[[str], bool]) -> LayerList:
+        first = self._number(module.slices[0].sources[0])
+        view = self._models.views[first]
+        keys = [key for key in view.tensors if owns(key)]
+        pattern = KeyPattern.given(module.layers, "layers: ") if module.layers else None
+        return layer_list(keys, self._models.counts[first], name=view.source.name, pattern=pattern)
+
+    def _slice(self, part: Slice, shared: Settings) -> LayerSlice:
+        models, base = self._roles(part.sources, part.base or self._base, part.where, whole=False)
+        values = self._values(models, _chained(self._read(f"{part.where}.parameters", part.parameters), shared))
+        return LayerSlice(tuple(map(self._source, models)), self._source(base) if base is not None else None, values)
+
+    def _source(self, one: Source) -> LayerSource:
+        first, end = one.layers or (0, 0)
+        return LayerSource(self._number(one), first, end, f"{one.where}.layer_range")
+
+    def _number(self, one: Source) -> int:
+        return self._models.numbers[one.model]
+
+    def _values(self, models: Sequence[Source], shared: Settings) -> Values:
+        own = [self._read(f"{one.where}.parameters", one.parameters) for one in models]
+        return Values(self._method, shared, own, "Write it into parameters, of all or of each model.")
+
+    def _read(self, where: str, data: Mapping[str, object]) -> Settings:
+        for name in without_effect(self._method, data):
+            self.layout.notes[f"{name} changes nothing in {self._method.name}, and is not needed"] = None
+        return settings(self._method, where, data)
+
+    def _roles(
+        self, sources: Sequence[Source], base: Reference | None, where: str, *, whole: bool
+    ) -> tuple[list[Source], Source | None]:
+        """Return the models in the order in which the method takes them, and the base, if that is not one of them."""
+        method = self._method
+        seen: list[tuple[Reference, tuple[int, int] | None]] = []
+        for one in sources:
+            if (one.model, one.layers) in seen:
+                raise fault(one.where, f"is {one.model.said} once more", "Name each model once, with its weight.")
+            seen.append((one.model, one.layers))
+        if base is None and method.base in ("required", "model"):
+            raise fault(where, f"has no base_model, which {method.name} needs", "Write base_model: …")
+        every, bases = list(sources), [one for one in sources if one.model == base]
+        if base is not None and not bases and whole:
+            bases = [Source("base_model", base)]
+            every += bases
+            if method.base == "none":
+                self.layout.notes[f"base_model counts as a model: {method.name} takes no base"] = None
+        if whole and len(self._models.numbers) == 1 and method.needs_others:
+            raise fault(where, "has one model, and nothing to merge it with", "Name others, or use passthrough.")
+        if method.base == "none" or base is None:
+            self._check_number(len(every), where)
+            return every, None
+        if len(bases) != 1:
+            said = "is not among its sources" if not bases else "stands there more than once"
+            raise fault(where, f"has base_model {base.said}, which {said}", "Name it once, with its layer_range.")
+        others = [one for one in every if one is not bases[0]]
+        if method.base == "model":
+            self._check_number(len(every), where)
+            return [*bases, *others], None
+        self._check_number(len(others), where)
+        self._say_idle(bases[0])
+        return others, bases[0]
+
+    def _say_idle(self, base: Source) -> None:
+        """Say that the base's own parameters count for nothing; they are checked all the same."""
+        if base.parameters:
+            self._values([base], {})
+            self.layout.notes[f"{base.where}.parameters count for nothing: it is the base of the others"] = None
+
+    def _check_number(self, number: int, where: str) -> None:
+        least, most = self._method.models
+        if number < least or (most is not None and number > most):
+            wanted = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
+            counted = " beside the base" if self._method.base in ("required", "optional") else ""
+            raise fault(
+                where, f"has {count(number, 'model')}{counted}, where {self._method.name} merges {wanted}",
+                "Name others, or use another method.",
+            )  # fmt: skip
+
+
+def _chained(first: Settings, then: Settings) -> Settings:
+    """Return settings of which the first ones win."""
+    return {name: [*first.get(name, ()), *then.get(name, ())] for name in dict.fromkeys([*first, *then])}

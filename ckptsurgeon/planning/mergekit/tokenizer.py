@@ -1,0 +1,112 @@
+"""What a configuration says of the output's tokeniser, and of the rows of single tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...util.text import brief_repr
+from .fields import Reference, at, fault, reference, table, text
+
+__all__ = ["TokenRow", "Tokenizer", "read_tokenizer"]
+
+FIELDS = ("source", "tokens", "pad_to_multiple_of")
+KINDS = ("zero", "model_token")
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """The row that models get that lack a token, or all with ``force``: one of ``model``, zeros if that is None.
+
+    ``of`` is the token there, or its number; None stands for the token itself. Nothing is said of it where there is
+    no ``source``.
+    """
+
+    where: str
+    token: str
+    source: bool = False
+    model: Reference | None = None
+    of: str | int | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Whose tokeniser the output has: "base", "union" or a model; rows token by token; ``multiple`` of which size."""
+
+    where: str
+    source: str | Reference
+    tokens: tuple[TokenRow, ...] = ()
+    multiple: int = 1
+
+    @property
+    def is_detailed(self) -> bool:
+        """Whether it asks for rows, or a size, of its own."""
+        return bool(self.tokens) or self.multiple > 1
+
+
+def read_tokenizer(given: Mapping[str, Any]) -> Tokenizer | None:
+    """Return what the fields of a configuration say of it, None where they do not; raises ConfigError."""
+    if "tokenizer" not in given:
+        source = given.get("tokenizer_source")
+        return Tokenizer("tokenizer_source", _source("tokenizer_source", source)) if source else None
+    if "tokenizer_source" in given:
+        raise fault("tokenizer_source", "and tokenizer both stand there", "Leave one out.")
+    said = table("tokenizer", given["tokenizer"], FIELDS)
+    tokens = said.get("tokens", {})
+    if not isinstance(tokens, dict):
+        raise fault("tokenizer.tokens", f"is {brief_repr(tokens)}, not a map of tokens")
+    return Tokenizer(
+        "tokenizer",
+        _source("tokenizer.source", said.get("source", "union")),
+        tuple(_row(at("tokenizer.tokens", str(token)), token, row) for token, row in tokens.items()),
+        _multiple(said.get("pad_to_multiple_of")),
+    )
+
+
+def _source(where: str, data: Any) -> str | Reference:
+    return data if data in ("base", "union") else reference(where, data)
+
+
+def _multiple(data: Any) -> int:
+    """Return a number of rows, 1 for none; mergekit takes 0 for none too."""
+    if data is None or (type(data) is int and data == 0):
+        return 1
+    if type(data) is not int or data < 0:
+        raise fault("tokenizer.pad_to_multiple_of", f"is {brief_repr(data)}, not a number of rows", "As in 64.")
+    return data
+
+
+def _row(where: str, token: Any, data: Any) -> TokenRow:
+    if not isinstance(token, str) or not token:
+        raise fault(where, "is no text", "Write the token in quotes.")
+    given = table(where, data, ("source", "force"))
+    force = given.get("force", False)
+    if not isinstance(force, bool):
+        raise fault(at(where, "force"), f"is {brief_repr(force)}, not true or false")
+    if "source" not in given:
+        return TokenRow(where, token, force=force)
+    source, inside = given["source"], at(where, "source")
+    if not isinstance(source, dict) or "kind" not in source:
+        return TokenRow(where, token, True, reference(inside, source), force=force)
+    if source["kind"] not in KINDS:
+        raise fault(at(inside, "kind"), f"is {brief_repr(source['kind'])}", f"Use {' or '.join(KINDS)}.")
+    if source["kind"] == "zero":
+        table(inside, source, ("kind",))
+        return TokenRow(where, token, True, force=force)
+    said = table(inside, source, ("kind", "model", "token", "token_id"), ("model",))
+    return TokenRow(where, token, True, reference(at(inside, "model"), said["model"]), _token(inside, said), force)
+
+
+def _token(where: str, said: Mapping[str, Any]) -> str | int:
+    """Return the token whose row is taken, or its number; one of them has to be said."""
+    if ("token" in said) == ("token_id" in said):
+        both = "has both token and token_id" if "token" in said else "has neither token nor token_id"
+        raise fault(where, both, "Name the token whose row it is, or the number of the row.")
+    if "token" in said:
+        return text(at(where, "token"), said["token"])
+    number = said["token_id"]
+    if type(number) is not int or number < 0:
+        raise fault(at(where, "token_id"), f"is {brief_repr(number)}, not the number of a row")
+    return number

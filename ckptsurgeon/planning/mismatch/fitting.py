@@ -1,0 +1,80 @@
+"""Which policy settles which mismatch, and why another does not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ...tensors.dtypes import DTYPES
+from ...util.text import count
+from .kernels import center_fault, channels_fault, patch_fault, spelled_patch
+from .parse import MISMATCH_POLICIES, Policy, parse_policy
+from .positions import positions_of
+from .shapes import Shape, interpolate_fault, moving_fault
+
+__all__ = ["Fit", "fit", "fitting_policies"]
+
+COMPUTED = ("interpolate", "positions-1d", "positions-2d", "patch", "channels")
+"""Policies that make new values of several: of real numbers alone."""
+
+POWERS = "float8_e8m0fnu"
+"""Powers of two without a sign: scales, between which nothing lies."""
+
+
+_POSITIONS = re.compile(r"(?<![a-z])(abs_?)?(pos(?!t)|w?pe(?![a-z]))")
+"""pos_embed, positional_embedding, position_embeddings, wpe, pe; not post_norm."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a policy settles a mismatch: the operation, and the policy with every argument; else why it does not."""
+
+    op: str = ""
+    policy: str = ""
+    why: str = ""
+
+
+def fit(policy: str, source: Shape, destination: Shape, dtype: str) -> Fit:
+    """Return how ``policy`` makes ``source`` fit, or why it does not; raises ConfigError where it is no policy."""
+    asked = parse_policy(policy)
+    if asked.name in ("error", "init"):
+        return Fit(op="init", policy=policy) if asked.name == "init" else Fit(why="it asks for an error")
+    spelled = _spelled(asked, source, destination, dtype)
+    return Fit(why=spelled) if isinstance(spelled, str) else Fit(op=asked.name, policy=str(spelled))
+
+
+def _spelled(policy: Policy, have: Shape, want: Shape, dtype: str) -> Policy | str:
+    """Return a policy with every argument spelled out, or why it does not fit."""
+    name = policy.name
+    if len(have) != len(want):
+        return f"the source has {count(len(have), 'dimension')}, the destination {len(want)}"
+    if DTYPES[dtype].is_packed:
+        return f"{dtype} packs several numbers in a byte"
+    if name in COMPUTED and (DTYPES[dtype].kind != "float" or dtype == POWERS):
+        return f"it computes with real floating numbers, and the source is {dtype}"
+    if name.startswith("positions"):
+        found = positions_of(policy, have, want)
+        return found if isinstance(found, str) else found.policy
+    if name == "patch":
+        return patch_fault(have, want) or spelled_patch(policy)
+    if name == "interpolate":
+        return interpolate_fault(have, want) or policy
+    faults = {"channels": channels_fault, "center": center_fault}
+    fault = faults[name](have, want) if name in faults else moving_fault(name, have, want)
+    return fault or policy
+
+
+def fitting_policies(source: Shape, destination: Shape, dtype: str, key: str) -> list[str]:
+    """Return the policies that would settle the mismatch of a tensor called ``key``, the plainest first.
+
+    Not ``positions-1d``, which without a prefix is ``interpolate`` and fits every table, and ``positions-2d`` only for
+    what is called or shaped like positions: numbers of rows are squares in many a table.
+    """
+    left_out = {"positions-1d"} if _may_be_positions(source, key) else {"positions-1d", "positions-2d"}
+    suggested = [policy for policy in MISMATCH_POLICIES[1:] if policy not in left_out]
+    return [policy for policy in suggested if fit(policy, source, destination, dtype).op]
+
+
+def _may_be_positions(shape: Shape, key: str) -> bool:
+    """Whether a tensor is called like positions, or has the shape of (1, number, width), which few others have."""
+    return _POSITIONS.search(key.lower()) is not None or (len(shape) == 3 and shape[0] == 1)

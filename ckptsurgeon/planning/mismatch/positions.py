@@ -1,0 +1,119 @@
+"""Absolute position embeddings of another length: a line of positions, or a grid of patches behind prefix tokens.
+
+A class token, or the two of DeiT, stand before the patches and have a position of their own, which is kept. As timm's
+``resample_abs_pos_embed`` does it:
+https://github.com/huggingface/pytorch-image-models/blob/main/timm/layers/pos_embed.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from math import isqrt
+
+from ...util.text import shape_text
+from .parse import Policy
+from .shapes import Shape
+
+__all__ = ["Positions", "positions_of"]
+
+PREFIXES = (0, 1, 2)
+"""Nothing, a class token, or DeiT's class and distillation tokens: what is looked for behind which a square stands."""
+SHOWN = 4
+
+Grid = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Positions:
+    """How a table of positions is to be resampled: along which axis, behind how many tokens, from which grid to which.
+
+    A line is a grid of one dimension. ``policy`` is what was asked for with every argument spelled out.
+    """
+
+    axis: int
+    prefix: int
+    old: Grid
+    new: Grid
+    policy: Policy
+
+
+def positions_of(policy: Policy, have: Shape, want: Shape) -> Positions | str:
+    """Return how positions are resampled, or why these shapes cannot be."""
+    if len(have) not in (2, 3) or (len(have) == 3 and (have[0], want[0]) != (1, 1)):
+        return f"it is for positions of (number, width) or (1, number, width), not {shape_text(have)}"
+    axis = len(have) - 2
+    if have[-1] != want[-1]:
+        return f"the width is {have[-1]}, and {want[-1]} in the destination"
+    if 0 in have or 0 in want:
+        return "there is nothing to interpolate in a dimension of 0"
+    number, wanted = have[axis], want[axis]
+    if policy.name == "positions-1d":
+        return _line(policy, axis, number, wanted)
+    found = list(_grids(policy, number, wanted))
+    if len(found) != 1:
+        return _undecided(policy, number, wanted, found)
+    prefix, old, new = found[0]
+    spelled = policy.given(
+        prefix=str(prefix), from_=_said(old), to=_said(new), method=policy.get("method") or "bicubic",
+        antialias=policy.get("antialias") or "yes",
+    )  # fmt: skip
+    return Positions(axis, prefix, old, new, spelled)
+
+
+def _line(policy: Policy, axis: int, number: int, wanted: int) -> Positions | str:
+    prefix = policy.number("prefix") or 0
+    if prefix >= min(number, wanted):
+        return f"behind {prefix} tokens, {number} and {wanted} positions leave none"
+    return Positions(axis, prefix, (number - prefix,), (wanted - prefix,), policy.given(prefix=str(prefix)))
+
+
+def _grids(policy: Policy, number: int, wanted: int) -> Iterator[tuple[int, Grid, Grid]]:
+    """Yield the readings that the arguments leave: prefix tokens, the grid behind them, and the one that is wanted."""
+    old, new, prefix = policy.grid("from"), policy.grid("to"), policy.number("prefix")
+    prefixes = PREFIXES if prefix is None else (prefix,)
+    if prefix is None and (old or new):  # a grid that is named leaves the tokens before it
+        prefixes = (number - old[0] * old[1] if old else wanted - new[0] * new[1] if new else 0,)
+    for one in prefixes:
+        there = _grid(number - one, old)
+        here = _grid(wanted - one, new)
+        if one >= 0 and there and here:
+            yield one, there, here
+
+
+def _grid(number: int, named: Grid | None) -> Grid | None:
+    """Return the grid of as many patches: the one that is named, else a square."""
+    if named is not None:
+        return named if named[0] * named[1] == number else None
+    side = isqrt(max(number, 0))
+    return (side, side) if side and side * side == number else None
+
+
+def _undecided(policy: Policy, number: int, wanted: int, found: list[tuple[int, Grid, Grid]]) -> str:
+    sizes = f"{number} and {wanted} positions"
+    if found:
+        could = " or ".join(f"prefix={prefix}" for prefix, _, _ in found)
+        return f"{sizes} may be squares behind several numbers of tokens: say {could}"
+    if policy.get("from") or policy.get("to") or policy.get("prefix"):
+        return f"{sizes} are not {_asked(policy)}"
+    alike = (p for p in range(3, min(number, wanted)) if _grid(number - p, None) and _grid(wanted - p, None))
+    could = " or ".join(f"prefix={prefix}" for prefix in islice(alike, SHOWN))
+    said = f"{sizes} are no two squares behind the same 0, 1 or 2 tokens"
+    return f"{said}; {could} would fit, or name the grids with from= and to=" if could else _rectangular(said)
+
+
+def _rectangular(said: str) -> str:
+    return f"{said}; for other grids name them, as in from=12x101,to=12x50"
+
+
+def _asked(policy: Policy) -> str:
+    """Return what the arguments ask for: ``a grid of 12x20 behind 1 token``."""
+    old, new, prefix = policy.get("from"), policy.get("to"), policy.get("prefix")
+    grids = f"{old or 'a square'} and {new or 'a square'}"
+    behind = f"{prefix} prefix tokens" if prefix else "the same number of prefix tokens"
+    return f"{grids} behind {behind}"
+
+
+def _said(grid: Grid) -> str:
+    return "x".join(map(str, grid))

@@ -1,0 +1,1 @@
+"""Rule operations: what makes a source's tensors into others before any rule selects or renames them."""

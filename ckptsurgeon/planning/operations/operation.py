@@ -1,0 +1,146 @@
+"""Operations as people write them, parsed and checked before anything is looked at.
+
+- split: h.{n}.attn.c_attn                     # the tensors it is for: a pattern; several for concat and stack
+  into: ['h.{n}.q', 'h.{n}.k', 'h.{n}.v']      # what they become; what the pattern caught may stand in it
+  dim: 1
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+from ...errors import ConfigError, PatternError
+from ...util.text import brief_repr, escape
+from ..keys.pattern import KeyPattern
+from ..keys.rules import Rule, target_rule
+
+__all__ = ["JOINING", "Operation", "parse_operations"]
+
+MOST = 10_000
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A field of an operation: how its value is checked, what it should be, and its default (None: it is needed)."""
+
+    check: Callable[[Any], bool]
+    wanted: str
+    default: Any = None
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+
+
+def _is_ints(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_int, value))
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**1000
+    return isinstance(value, float) and isfinite(value)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+
+
+_DIM = _Field(_is_int, "a dimension, as in 0 or -1", default=0)
+_NAME = _Field(lambda value: isinstance(value, str), "a name")
+_FIELDS: Mapping[str, Mapping[str, _Field]] = {
+    "split": {
+        "into": _Field(lambda value: _is_texts(value) and len(value) > 1, "a list of two names or more"),
+        "dim": _DIM,
+        "sizes": _Field(_is_ints, "a list of sizes", default=()),
+    },
+    "concat": {"into": _NAME, "dim": _DIM},
+    "stack": {"into": _NAME, "dim": _DIM},
+    "add": {"into": _NAME},
+    "copy": {"into": _Field(_is_texts, "a list of names")},
+    "unstack": {"into": _Field(lambda v: isinstance(v, str) and "{i" in v, "a name with {i} in it"), "dim": _DIM},
+    "transpose": {"dims": _Field(lambda v: _is_ints(v) and len(v) == 2, "two dimensions", default=())},
+    "permute": {"dims": _Field(_is_ints, "a list of dimensions")},
+    "reshape": {"shape": _Field(lambda v: isinstance(v, list) and all(map(_is_int, v)), "a list of sizes")},
+    "scale": {"by": _Field(_is_number, "a finite number")},
+}
+JOINING = ("concat", "stack", "add")
+"""Operations that make one tensor of several."""
+INDEX = "i"
+"""What stands in the target of an unstack for the place along the dimension."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation: ``patterns`` of the tensors it is for, ``rules`` of what they are called then, its other fields.
+
+    There is a rule for each pair of a pattern and a name in ``into``; operations in place have none.
+    """
+
+    verb: str
+    patterns: tuple[KeyPattern, ...]
+    rules: tuple[Rule, ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.verb} {', '.join(pattern.text for pattern in self.patterns)}"
+
+
+def parse_operations(rows: Any) -> tuple[Operation, ...]:
+    """Return the operations that plain data spells; raises ConfigError or PatternError for what it cannot mean."""
+    if not isinstance(rows, Sequence) or isinstance(rows, str):
+        raise ConfigError("operations are no list.", hint="Write a list: - {split: KEY, into: [A, B]}.")
+    if len(rows) > MOST:
+        raise ConfigError(f"there are {len(rows)} operations, over the limit of {MOST}.")
+    return tuple(_parsed(row, f"operation {number}") for number, row in enumerate(rows, 1))
+
+
+def _parsed(row: Any, where: str) -> Operation:
+    verbs = [name for name in row if name in _FIELDS] if isinstance(row, Mapping) else []
+    if len(verbs) != 1:
+        near = difflib.get_close_matches(str(next(iter(row), "")), _FIELDS, n=1) if isinstance(row, Mapping) else []
+        hint = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(_FIELDS)}."
+        says = "several things" if verbs else "nothing"
+        raise ConfigError(f"{where} is {brief_repr(row, 80)}: it names {says} to do.", hint=hint)
+    verb = verbs[0]
+    fields = _checked_fields(row, verb, f"{where} ({verb})")
+    several = verb in JOINING
+    given = row[verb]
+    if not (isinstance(given, str) or (several and _is_texts(given))):
+        wanted = "a pattern, or a list of them" if several else "a pattern"
+        raise ConfigError(f"{where}: {verb} is {brief_repr(given)}, not {wanted}.")
+    try:
+        patterns = tuple(KeyPattern.given(one, "") for one in ([given] if isinstance(given, str) else given))
+        into = fields.pop("into", ())
+        names = [into] if isinstance(into, str) else into
+        also = (INDEX,) if verb == "unstack" else ()
+    except PatternError as error:
+        raise PatternError(f"{where} ({verb}): {error.message}", hint=error.hint) from None
+    if also and INDEX in patterns[0].kinds:
+        raise PatternError(
+            f"{where} ({verb}): the pattern catches {{{INDEX}}}, which stands for the index here.",
+            hint="Catch it under another name, as in {n}.",
+        )
+    rules = tuple(target_rule(pattern, name, f"{where} ({verb})", also) for pattern in patterns for name in names)
+    return Operation(verb, patterns, rules, fields)
+
+
+def _checked_fields(row: Mapping[str, Any], verb: str, where: str) -> dict[str, Any]:
+    known = _FIELDS[verb]
+    for name in row:
+        if name != verb and name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known)}."
+            raise ConfigError(f"{where} has no {escape(str(name))}.", hint=hint)
+    fields = {}
+    for name, expected in known.items():
+        if name not in row and expected.default is None:
+            raise ConfigError(f"{where} needs {name}: {expected.wanted}.")
+        if name in row and not expected.check(row[name]):
+            raise ConfigError(f"{where}: {name} is {brief_repr(row[name])}, not {expected.wanted}.")
+        fields[name] = row.get(name, expected.default)
+    return fields

@@ -1,0 +1,78 @@
+"""A plan read from a file must agree with itself: it may have been edited, and is about to be carried out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...errors import ConfigError
+from ...tensors.dtypes import DTYPES
+from ...util.text import escape
+from .plan import Plan, PlanCompanion
+from .step import Step
+
+__all__ = ["check_plan"]
+
+
+def check_plan(plan: Plan, data: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a plan contradicts itself, or the JSON that it was read from says otherwise."""
+    if not plan.steps:
+        raise _fault("it has no steps")
+    if not 0 <= plan.seed < 2**63:
+        raise _fault(f"its seed is {plan.seed}")
+    _check_steps(plan.steps)
+    _check_target(plan)
+    for source in plan.sources:
+        if source.path and not source.files:
+            raise _fault(f"it has no fingerprint of {escape(source.name)}")
+    if dict(data["counts"]) != plan.counts:
+        raise _fault(f"its counts are {data['counts']}, its steps make {plan.counts}")
+    for row, step in zip(data["steps"], plan.steps, strict=True):
+        if row["class"] != step.kind:
+            raise _fault(f"{escape(step.key)} is said to be {row['class']!r:.40}, and would be {step.kind}")
+
+
+def _check_target(plan: Plan) -> None:
+    """Companions are plain files of a folder, as they are said to be; of every tie a name is left."""
+    names = [one.name for one in plan.target.companions]
+    weights = plan.target.weights
+    if weights and not (PlanCompanion(weights, 0, "").is_plain and weights.endswith(".safetensors")):
+        raise _fault(f"its weights {escape(weights)} are no plain file name of safetensors")
+    for one in plan.target.companions:
+        if not one.is_plain:
+            raise _fault(f"its companion {escape(one.name)} is no plain file name")
+        text = one.text.encode("utf-8", "surrogatepass")
+        if not one.path and (len(text), hashlib.sha256(text).hexdigest()) != (one.size, one.sha256):
+            raise _fault(f"its companion {escape(one.name)} is not the text it is said to be")
+    if len(set(names)) != len(names):
+        raise _fault("it has two companions of one name")
+    implied = set(plan.target.implied)
+    kept = {step.tied_to or step.key for step in plan.steps if step.key not in implied}
+    for step in plan.steps:
+        if step.key in implied and (step.tied_to or step.key) not in kept:
+            raise _fault(f"nothing is left to tie {escape(step.key)} to")
+
+
+def _check_steps(steps: Sequence[Step]) -> None:
+    seen: dict[str, Step] = {}
+    for step in steps:
+        if step.key in seen:
+            raise _fault(f"{escape(step.key)} stands in it twice")
+        if step.source is None and step.op != "init":
+            raise _fault(f"{escape(step.key)} is to be made by {step.op} of nothing")
+        for dtype in (step.dtype, *(one.dtype for one in step.inputs)):
+            if dtype not in DTYPES:
+                raise _fault(f"{escape(step.key)} has an unknown dtype {dtype!r:.40}")
+        if step.tied_to:
+            _check_tie(step, seen.get(step.tied_to))
+        seen[step.key] = step
+
+
+def _check_tie(step: Step, owner: Step | None) -> None:
+    if owner is None or owner.tied_to or (owner.dtype, owner.shape) != (step.dtype, step.shape):
+        raise _fault(f"{escape(step.key)} is tied to {escape(step.tied_to)}, which is no earlier tensor like it")
+
+
+def _fault(why: str) -> ConfigError:
+    return ConfigError(f"the plan is malformed: {why}.", hint="Plan again; rules belong in options, not into the plan.")

@@ -1,0 +1,150 @@
+"""What came of a plan, and what a second look at the output found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import VerifyError
+from ...util.notebook import InNotebooks
+from ...util.text import count, escape, grouped, human_bytes
+
+__all__ = ["Failure", "Fit", "Note", "Receipt", "Verification"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a product of a rank is the difference of a tensor: what it lacks, over the difference, by norm."""
+
+    key: str
+    shape: tuple[int, ...]
+    rank: int
+    error: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {"key": self.key, "shape": list(self.shape), "rank": self.rank, "error": float(f"{self.error:.4g}")}
+
+
+@dataclass(frozen=True, repr=False)
+class Receipt(InNotebooks):
+    """What was written. Sizes in bytes, ``elapsed_s`` in seconds; ``fits`` of factors that were extracted."""
+
+    output: str
+    counts: Mapping[str, int]
+    unexpected: tuple[str, ...]
+    nbytes_read: int
+    nbytes_written: int
+    elapsed_s: float
+    plan_sha256: str
+    notes: tuple[str, ...] = ()
+    fits: tuple[Fit, ...] = ()
+
+    def __repr__(self) -> str:
+        classes = ", ".join(f"{number} {kind}" for kind, number in self.counts.items())
+        return f"<Receipt {escape(self.output)}: {classes}; {human_bytes(self.nbytes_written)} written>"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the receipt as plain data."""
+        return {
+            "kind": "ckpt.receipt",
+            "version": 1,
+            "output": self.output,
+            "counts": dict(self.counts),
+            "unexpected": list(self.unexpected),
+            "nbytes_read": self.nbytes_read,
+            "nbytes_written": self.nbytes_written,
+            "elapsed_s": round(self.elapsed_s, 3),
+            "plan_sha256": self.plan_sha256,
+            "notes": list(self.notes),
+            **({"modules": [fit.to_json() for fit in self.fits]} if self.fits else {}),
+        }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something in an output that is not as it should be; ``key`` is empty when it is the file itself."""
+
+    key: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something about an output that is no failure and may mean something: ``name`` is a tensor, or a file."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, repr=False)
+class Verification(InNotebooks):
+    """What a verification found.
+
+    ``compared`` tensors equal their sources bit for bit, ``drawn`` ones match the checksum that was recorded when
+    they were drawn, ``near`` ones were computed on a device, whose results differ in their last digits, and are equal
+    within a tolerance. ``products`` counts factors whose product with the other is that of those that are extracted
+    again, within what is rounded. ``not_compared`` maps what could not be held against anything to the reason.
+    ``nan`` and ``inf`` count elements over all floating tensors. Without a ``recipe`` only a plan says how it was made.
+    ``notes`` say what is no failure: values of a source that are called drawn, other files in the folder.
+    ``signed`` says whether every file is as the key's holder signed it; None where no key was given.
+    """
+
+    output: str
+    checked: int
+    compared: int
+    drawn: int
+    failed: tuple[Failure, ...] = ()
+    not_compared: Mapping[str, str] | None = None
+    nan: int = 0
+    inf: int = 0
+    nbytes: int = 0
+    elapsed_s: float = 0.0
+    recipe: bool = True
+    near: int = 0
+    products: int = 0
+    notes: tuple[Note, ...] = ()
+    signed: bool | None = None
+
+    def __repr__(self) -> str:
+        found = [("failed", len(self.failed)), ("not compared", len(self.not_compared or ()))]
+        said = "".join(f", {number} {what}" for what, number in found if number)
+        return f"<Verification {escape(self.output)}: {count(self.checked, 'tensor')}, {self.compared} compared{said}>"
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failed
+
+    def raise_if_failed(self) -> None:
+        """Raise VerifyError where anything failed."""
+        if self.failed:
+            wrong = [(failure.key or self.output, failure.why) for failure in self.failed]
+            raise VerifyError(
+                f"{escape(self.output)} is not what it should be: {grouped(wrong, '{names}: {why}')}.",
+                details=[f"{name}: {why}" for name, why in wrong],
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verification as plain data."""
+        return {
+            "kind": "ckpt.verify",
+            "version": 1,
+            "output": self.output,
+            "ok": self.ok,
+            "recipe": self.recipe,
+            "checked": self.checked,
+            "compared": self.compared,
+            "drawn": self.drawn,
+            **({"signed": self.signed} if self.signed is not None else {}),
+            **({"near": self.near} if self.near else {}),
+            **({"products": self.products} if self.products else {}),
+            "failed": [{"key": failure.key, "why": failure.why} for failure in self.failed],
+            "not_compared": [{"key": key, "why": why} for key, why in (self.not_compared or {}).items()],
+            "notes": [{"name": note.name, "why": note.why} for note in self.notes],
+            "nan": self.nan,
+            "inf": self.inf,
+            "nbytes": self.nbytes,
+            "elapsed_s": round(self.elapsed_s, 3),
+        }

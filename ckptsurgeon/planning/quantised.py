@@ -1,0 +1,212 @@
+"""Holds a plan to what codes are: they are carried as they are, with all that decodes them, never computed on. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+
+from ..errors import PlanError
+from ..tensors.encodings._codes import NO_CODES, CodedTensor, Codes
+from ..tensors.encodings._find import find_codes
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, listing
+from .plan.plan import Plan
+from .plan.step import Input, Step
+from .transplant.select import Selection, SourceView
+
+__all__ = ["DEQUANTISE", "check_codes", "check_decoded", "check_replaced", "computing", "refuse_codes"]
+
+DEQUANTISE = "dequantise the model first, with the package that quantised it"
+
+
+@dataclass
+class _Carried:
+    """A logical tensor of a source, and the names that its parts get in the output, by how their keys end."""
+
+    source: str
+    coded: CodedTensor
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+
+def check_codes(plan: Plan, sources: Sequence[Codes], destination: Codes = NO_CODES) -> None:
+    """Raise PlanError if a plan computes on codes, parts them from what decodes them, or puts numbers in their place.
+
+    ``sources`` are those of the plan, in its order; ``destination`` has the codes that the destination itself wants.
+    """
+    if any(sources) or destination:
+        carried = _carried(plan, sources)
+        _check_destination(plan, sources, destination)
+        _check_whole(carried, {step.key: step for step in plan.steps})
+
+
+def _carried(plan: Plan, sources: Sequence[Codes]) -> list[_Carried]:
+    """Return the logical tensors that a plan carries along; raises PlanError for those it would compute on."""
+    found: dict[int, _Carried] = {}
+    computed: dict[int, tuple[str, CodedTensor, str]] = {}
+    for step in plan.steps:
+        for one in step.inputs:
+            coded = sources[one.source].by_key.get(one.key)
+            if coded is not None:
+                entry = found.setdefault(id(coded), _Carried(plan.sources[one.source].name, coded))
+                entry.names.setdefault(_ending(coded, one.key), []).append(step.key)
+                doing = _doing(plan.verb, step, one)
+                if doing and (id(coded) not in computed or one.key == coded.codes):  # what is done to codes tells more
+                    computed[id(coded)] = (entry.source, coded, doing)
+    if computed:
+        remedy = "Leave --dtype out, so that codes are carried as they are" if plan.verb == "convert" else ""
+        raise computing(list(computed.values()), remedy)
+    return list(found.values())
+
+
+def _ending(coded: CodedTensor, key: str) -> str:
+    return next(end for end, part in coded.parts.items() if part == key)
+
+
+def _doing(verb: str, step: Step, one: Input) -> str:
+    """Return what a step does to an input beyond copying it, "" if it does nothing."""
+    if step.op not in ("copy", "keep"):
+        return step.rule or verb
+    if step.dtype != one.dtype:
+        return f"a cast from {one.dtype} to {step.dtype}"
+    if step.operation:
+        return f"the operation {step.operation}"
+    return ""
+
+
+def computing(found: Sequence[tuple[str, CodedTensor, str]], remedy: str = "") -> PlanError:
+    """Return the error that codes are taken for numbers: of each the source's name, the codes, and what would do it."""
+    once = {(name, id(coded)): (name, coded, doing) for name, coded, doing in reversed(found)}
+    (name, coded, doing), *others = reversed(once.values())
+    names = [one.name if source == name else f"{one.name} of {source}" for source, one, _ in others]
+    more = f"; so would {count(len(others), 'other tensor')}: {listing(names, 3)}" if others else ""
+    return PlanError(
+        f"{escape(coded.name)} of {escape(name)} is quantised ({coded.method}): {escape(doing)} would take its codes "
+        f"for numbers{more}.",
+        hint=f"{remedy}, or {DEQUANTISE}." if remedy else f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}.",
+        details=[f"{one.name} of {source} ({one.method}): {what}" for source, one, what in reversed(once.values())],
+    )
+
+
+def _check_whole(carried: Iterable[_Carried], steps: Mapping[str, Step]) -> None:
+    """Raise PlanError if parts of a logical tensor are left out, or do not fit each other by name any more."""
+    for one in carried:
+        lacking = [key for end, key in one.coded.parts.items() if end not in one.names]
+        if lacking:
+            raise PlanError(
+                f"{escape(one.coded.name)} of {escape(one.source)} is quantised ({one.coded.method}), and its parts "
+                f"would be separated: {listing(lacking)} would be left out.",
+                hint=f"Take all of them or none: {listing(one.coded.keys, 12, where='')}.",
+                details=lacking,
+            )
+        if not _fit_by_name(one) and not _found_again(one, steps):
+            pairs = [f"{one.coded.parts[end]} to {name}" for end, names in one.names.items() for name in names]
+            raise PlanError(
+                f"{escape(one.coded.name)} of {escape(one.source)} is quantised ({one.coded.method}), and its parts "
+                f"would be named apart: {listing(pairs, 4)}.",
+                hint="Rename the module that they lie in, so that their names end as before.",
+                details=pairs,
+            )
+
+
+def _fit_by_name(one: _Carried) -> bool:
+    """Whether each part ends as it did, behind the same new beginning."""
+    stems = set()
+    for end, names in one.names.items():
+        if not all(f".{name}".endswith(end) for name in names):
+            return False
+        stems.add(frozenset(f".{name}"[: len(name) + 1 - len(end)] for name in names))
+    return len(stems) == 1
+
+
+def _found_again(one: _Carried, steps: Mapping[str, Step]) -> bool:
+    """Whether the parts are recognised under their new names, as another toolkit's spelling of the same encoding."""
+    keys = [key for names in one.names.values() for key in names]
+    codes = find_codes({key: TensorInfo(steps[key].dtype, steps[key].shape) for key in keys})
+    return [(made.method, set(made.keys)) for made in codes.tensors] == [(one.coded.method, set(keys))]
+
+
+def _check_destination(plan: Plan, sources: Sequence[Codes], destination: Codes) -> None:
+    """Raise PlanError if codes that a destination wants are drawn, or come from what are no such codes."""
+    steps = {step.key: step for step in plan.steps} if destination else {}
+    for wanted in destination.tensors:
+        made = [steps[key] for key in wanted.keys if key in steps]
+        origins = {_origin(step, sources) for step in made}
+        if len(origins) > 1 or None in origins:
+            odd = next((step for step in made if _origin(step, sources) is None), made[0])
+            whence = "be drawn"
+            if odd.source is not None:
+                other = f"{odd.source_key} of " if odd.source_key != odd.key else ""
+                whence = f"come from {other}the {plan.sources[odd.source].role} {plan.sources[odd.source].name}"
+            name = next((one.name for one in plan.sources if one.role == "destination"), plan.target.name)
+            raise PlanError(
+                f"{escape(wanted.name)} of the destination {escape(name)} is quantised ({wanted.method}), and "
+                f"{escape(odd.key)} would {escape(whence)}: then nothing decodes it.",
+                hint=f"Take {listing(wanted.keys, 12, where='')} from one quantised source, or name a destination "
+                "that is not quantised.",
+                details=[step.key for step in made],
+            )
+
+
+def _origin(step: Step, sources: Sequence[Codes]) -> int | None:
+    """Return which logical tensor of a source a step copies, None if it copies none."""
+    if step.op not in ("copy", "keep") or step.source is None:
+        return None
+    found = sources[step.source].by_key.get(step.source_key)
+    return id(found) if found is not None else None
+
+
+def check_decoded(steps: Sequence[Step], selection: Selection, views: Sequence[SourceView]) -> None:
+    """Raise PlanError for tensors that would be drawn as missing although a source has them as codes."""
+    missing = {step.key for step in steps if step.reason == "missing"}
+    lost: dict[str, str] = {}
+    for name, origins in selection.origins.items() if missing else ():
+        for origin in origins:
+            coded = views[origin.source].codes.by_key.get(origin.key)
+            if coded is not None and coded.codes == origin.key and (meant := _meant(coded, name)) in missing:
+                lost[meant] = f"{views[origin.source].source.name} has it as codes ({coded.method})"
+    if lost:
+        first = next(iter(lost))
+        raise PlanError(
+            f"{escape(first)} would be initialised, although {_why(lost)}.",
+            hint=f"{DEQUANTISE[0].upper()}{DEQUANTISE[1:]}; --reinit {escape(first)} initialises it all the same.",
+            details=[f"{key}: {why}" for key, why in lost.items()],
+        )
+
+
+def _why(found: Mapping[str, str]) -> str:
+    """Say the reason for the first of some tensors, and which others there are."""
+    why = escape(next(iter(found.values())))
+    return f"{why}; {count(len(found) - 1, 'other')} too: {listing(list(found)[1:], 3)}" if len(found) > 1 else why
+
+
+def check_replaced(steps: Sequence[Step], selection: Selection, views: Sequence[SourceView], wanted: Codes) -> None:
+    """Raise PlanError for codes of the destination that would be kept although a source has them as numbers."""
+    kept = {step.key for step in steps if step.op == "keep" and step.reason == "missing"} if wanted else ()
+    passed: dict[str, str] = {}
+    for one in wanted.tensors:
+        if one.codes in kept and one.name not in one.keys:
+            for origin in selection.origins.get(one.name, ()):
+                passed[one.name] = f"{views[origin.source].source.name} has it as numbers ({origin.info.dtype})"
+    if passed:
+        first = next(iter(passed))
+        raise PlanError(
+            f"{escape(first)} would be kept as codes, although {_why(passed)}.",
+            hint=f"Name a destination that is not quantised; --exclude {escape(first)} keeps the codes all the same.",
+            details=[f"{key}: {why}" for key, why in passed.items()],
+        )
+
+
+def _meant(coded: CodedTensor, name: str) -> str:
+    """Return the key that a logical tensor would have if it were stored plainly and its codes were called ``name``."""
+    end = _ending(coded, coded.codes)
+    stem = len(f".{coded.codes}") - len(end)
+    return (f".{name}".removesuffix(end) + f".{coded.name}"[stem:])[1:]
+
+
+def refuse_codes(views: Sequence[SourceView], doing: str, keys: Set[str] | None = None) -> None:
+    """Raise PlanError if any source has codes, behind ``keys`` if they are given: it is computed on as a whole."""
+    for view in views:
+        coded = view.codes.tensors
+        named = coded if keys is None else [one for one in coded if not keys.isdisjoint((one.name, *one.keys))]
+        if named:
+            raise computing([(view.source.name, one, doing) for one in named])

@@ -1,0 +1,213 @@
+"""Decides for each destination tensor what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from ...errors import FormatError, PlanError
+from ...tensors.dtypes import DTYPES
+from ...tensors.info import TensorInfo
+from ...util.text import escape, listing, shape_text
+from ..keys.matcher import KeyMatcher
+from ..mismatch.casts import cast_fault
+from ..mismatch.fitting import fit
+from ..mismatch.shapes import is_reshape
+from ..plan.plan import Equal
+from ..plan.step import Step
+from ..target import TargetSpec
+from .by_place import ByPlace, Change
+from .faults import Faults, raise_faults
+from .layers import dropped_layers
+from .options import Options
+from .origins import origin_of
+from .select import Origin, Selection, made_fields
+from .vocabulary import Axes
+
+__all__ = ["Decisions", "decide"]
+
+
+@dataclass
+class Decisions:
+    """The steps in state-dict order, and what apply has to check before it writes."""
+
+    steps: list[Step] = field(default_factory=list)
+    equal: list[Equal] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+
+class _Decider:
+    def __init__(self, target: TargetSpec, selection: Selection, options: Options, names: Sequence[str]) -> None:
+        self.target = target
+        self.selection = selection
+        self.options = options
+        self.names = names
+        self.faults = Faults()
+        self.changes: list[Change] = []
+        self.keeper = len(names) if target.keeps else None
+        self.aliases: dict[str, list[str]] = {}
+        for alias, owner in target.ties.items():
+            self.aliases.setdefault(owner, []).append(alias)
+        self._dropped = dropped_layers(target, options.drop_last)
+        self._reinit = KeyMatcher([flag.pattern for flag in options.reinit])
+        self._scoped = KeyMatcher([flag.pattern for flag, _ in options.mismatch.scoped])
+        self.axes = Axes(target, options.vocabulary, list(target.tensors)) if options.vocabulary is not None else None
+
+    def step(self, key: str, origin: Origin | None) -> Step:
+        """Return what becomes of one tensor, by the first of: reinit, drop-last, missing, vocabulary, mismatch."""
+        info = self.target.tensors[key]
+        hits = self._hits(self._reinit, key)
+        if hits:
+            return self._initial(key, info, reason="reinit", rule=str(self.options.reinit[min(hits)]))
+        if self._drops(key):
+            return self._initial(key, info, reason="reinit", rule=f"--drop-last {self.options.drop_last}")
+        if origin is None:
+            return self._absent(key, info)
+        if origin.info.opaque:
+            raise FormatError(
+                f"{escape(origin.key)} of {escape(self.names[origin.source])} cannot be copied: {origin.info.opaque}.",
+                hint=f"Use --exclude {escape(origin.key)}.",
+                rule="opaque",
+            )
+        step = Step(
+            key=key, op="copy", dtype=self._dtype(info, origin.info), shape=info.shape, source=origin.source,
+            source_key=origin.key, source_dtype=origin.info.dtype, source_shape=origin.info.shape, rule=origin.rule,
+            **made_fields(origin),
+        )  # fmt: skip
+        mapped = self._mapped(step) if self.axes is not None else None
+        if mapped is not None:
+            step = mapped
+        elif origin.info.shape != info.shape and not is_reshape(origin.info.shape, info.shape):
+            self.changes.append(Change((step.key, *self.aliases.get(step.key, ())), step.source_shape, step.shape))
+            step = self._resized(step, origin)
+        self._check_coded(step, origin)
+        if step.op != "init":
+            fault = cast_fault(step.source_dtype, step.dtype)
+            if fault:
+                where = f"{step.source_dtype} in {self.names[origin.source]}, {step.dtype} in the destination"
+                self.faults.casts.append((key, f"{where}: {fault}"))
+        return step
+
+    def _check_coded(self, step: Step, origin: Origin) -> None:
+        """Keep that codes would be more than copied, or do not fit."""
+        if origin.coded is None:
+            return
+        if origin.info.shape != step.shape and not is_reshape(origin.info.shape, step.shape):
+            self.faults.coded.append((origin, step.rule or f"a shape of {shape_text(step.shape)}"))
+        elif step.op != "copy" or step.dtype != origin.info.dtype:
+            self.faults.coded.append((origin, f"a cast to {step.dtype}" if step.op == "copy" else step.rule))
+
+    def _drops(self, key: str) -> bool:
+        """Whether a tensor, by any of its names, is of a layer that is dropped."""
+        names = [key, *self.aliases.get(key, ())]
+        return any(name == layer or name.startswith(f"{layer}.") for layer in self._dropped for name in names)
+
+    def _hits(self, matcher: KeyMatcher, key: str) -> frozenset[int]:
+        """Return the patterns that match a tensor by any of its names."""
+        return matcher.match(key).union(*(matcher.match(alias) for alias in self.aliases.get(key, ())))
+
+    def _absent(self, key: str, info: TensorInfo) -> Step:
+        names = (key, *self.aliases.get(key, ()))
+        excluded = next((found[0] for name in names if (found := self.selection.excluded.get(name))), None)
+        if excluded is None:
+            return self._initial(key, info, reason="missing", rule="")
+        return self._initial(key, info, reason="excluded", rule=excluded.why)
+
+    def _initial(self, key: str, info: TensorInfo, *, reason: str, rule: str, policy: str = "") -> Step:
+        dtype = self._dtype(info, None)
+        fault = cast_fault(info.dtype, dtype)
+        if fault:
+            self.faults.casts.append((key, f"{info.dtype} in the destination, {dtype} as asked: {fault}"))
+        if self.keeper is None and key in self.target.undrawable:
+            self.faults.undrawable.append(key)
+        if self.keeper is None:
+            return Step(key, "init", dtype, info.shape, rule=rule, policy=policy, reason=reason)
+        return Step(
+            key, "keep", dtype, info.shape, self.keeper, key, info.dtype, info.shape,
+            rule=rule, policy=policy, reason=reason,
+        )  # fmt: skip
+
+    def _mapped(self, step: Step) -> Step | None:
+        """Return the step of a tensor that runs along the vocabulary; None where it does not, or differs besides."""
+        assert self.axes is not None
+        assert self.options.vocabulary is not None
+        rows, have, want = self.options.vocabulary.rows, step.source_shape, step.shape
+        axis = self.axes.axis(step.key, [step.key, *self.aliases.get(step.key, ())], have, want)
+        if axis is None or any(h != w for i, (h, w) in enumerate(zip(have, want, strict=True)) if i != axis):
+            return None
+        if (rows.composed or (rows.new == "mean" and rows.fresh)) and not DTYPES[step.source_dtype].is_floating:
+            raise PlanError(
+                f"{escape(step.key)} is {step.source_dtype}, which has no mean for new tokens.",
+                hint="Use --new-tokens init or zero.",
+            )
+        rule = " ".join(filter(None, (step.rule, str(self.options.vocabulary))))
+        made = replace(step, op="map", rows=rows, axis=axis, policy="vocab", rule=rule)
+        if made.overlays and self.keeper is None and step.key in self.target.undrawable:
+            self.faults.undrawable.append(step.key)
+        return replace(step, rule=rule) if rows.is_identity else made
+
+    def check_mapped(self, steps: Sequence[Step]) -> list[str]:
+        """Raise PlanError where no tensor is mapped that should be; say which start anew, and which are passed over."""
+        vocabulary = self.options.vocabulary
+        if self.axes is None or vocabulary is None or vocabulary.rows.is_identity:
+            return []
+        passed = self.axes.passed_over(steps)
+        if any(step.rows is not None for step in steps):
+            return passed
+        anew = [step for step in steps if step.reason == "reinit" and step.key in self.target.vocabulary]
+        if not anew:
+            raise self.axes.none_found()
+        rules = ", ".join(dict.fromkeys(step.rule for step in anew))
+        return [f"{vocabulary} keeps no row: {listing([step.key for step in anew])} start anew by {rules}", *passed]
+
+    def _resized(self, step: Step, origin: Origin) -> Step:
+        policy, rule = self.options.mismatch.everywhere, "--on-mismatch " + self.options.mismatch.everywhere
+        hits = self._hits(self._scoped, step.key)
+        if hits:
+            flag, policy = self.options.mismatch.scoped[max(hits)]
+            rule = f"{flag}={policy}"
+        found = fit(policy, step.source_shape, step.shape, step.source_dtype)
+        if not found.op:
+            why = f"{rule} does not fit: {found.why}" if policy != "error" else ""
+            self.faults.mismatches.append((step, origin, why))
+            return step
+        if found.op == "init":
+            info = self.target.tensors[step.key]
+            return self._initial(step.key, info, reason="mismatch", rule=rule, policy=policy)
+        if found.op in ("pad", "overlap") and self.keeper is None and step.key in self.target.undrawable:
+            self.faults.undrawable.append(step.key)
+        return replace(step, op=found.op, policy=found.policy, rule=" ".join(filter(None, (step.rule, rule))))
+
+    def _dtype(self, wanted: TensorInfo, have: TensorInfo | None) -> str:
+        choice = self.options.dtype
+        if choice == "keep":
+            return have.dtype if have is not None else wanted.dtype
+        return choice if choice and DTYPES[wanted.dtype].kind == "float" else wanted.dtype
+
+
+def decide(target: TargetSpec, selection: Selection, options: Options, names: Sequence[str]) -> Decisions:
+    """Decide every destination tensor; ``names`` are the sources' in messages.
+
+    Raises PlanError for mismatches no policy settles and for casts that would lose what they hold, FormatError
+    where a tensor is asked for whose values are not plain bytes.
+    """
+    decider = _Decider(target, selection, options, names)
+    decisions = Decisions()
+    owned: dict[str, Step] = {}
+    for key in target.tensors:
+        owner = target.ties.get(key)
+        if owner is not None:
+            decisions.steps.append(replace(owned[owner], key=key, tied_to=owner))
+            continue
+        group = [key, *decider.aliases.get(key, ())]
+        decisions.used.update(name for name in group if name in selection.origins)
+        origin = origin_of(group, selection, decisions.equal, names)
+        owned[key] = decider.step(key, origin)
+        decisions.steps.append(owned[key])
+    by_place = ByPlace(decider.changes, target.vocabulary)
+    raise_faults(decider.faults, names, target.name, decider.axes, by_place)
+    decisions.notes += decider.axes.notes if decider.axes is not None else []
+    decisions.notes += decider.check_mapped(decisions.steps)
+    decisions.notes += by_place.resized(key for key, step in owned.items() if step.kind == "resized")
+    return decisions

@@ -1,0 +1,154 @@
+"""The gates a plan has to pass: something loaded, everything required loaded, nothing left over under --strict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ...errors import PatternError, PlanError
+from ...util.text import count, escape, listing
+from ..keys.hints import matched, nearest
+from ..keys.matcher import KeyMatcher
+from ..plan.step import Step
+from ..target import TargetSpec
+from .options import Options
+from .select import Origin, Selection, SourceView
+
+__all__ = ["check_destination_patterns", "check_gates", "check_prefixes"]
+
+UNLOADED = ("initialised", "kept")
+
+
+def check_destination_patterns(target: TargetSpec, options: Options) -> list[str]:
+    """Every pattern over destination keys must match one; returns notes on them, raises PatternError."""
+    flags = [*options.reinit, *options.require, *(flag for flag, _ in options.mismatch.scoped)]
+    return matched([(str(flag), flag.pattern) for flag in flags], list(target.tensors), "destination")[1]
+
+
+def check_prefixes(views: Sequence[SourceView], target: TargetSpec) -> None:
+    """Every dst_key of a spec must be a module of the destination; raises PatternError that names some."""
+    keys = list(target.tensors)
+    for view in views:
+        if view.dst and not any(key == view.dst or key.startswith(f"{view.dst}.") for key in keys):
+            near = [f"{name} ({count(number, 'key')})" for name, number in nearest(view.dst, keys)]
+            modules = near or [f"{name} ({number})" for name, number in _heads(keys)]
+            raise PatternError(
+                f"dst_key {escape(view.dst)} of {escape(view.source.name)} is no module of the destination.",
+                hint=f"It has {', '.join(map(escape, modules))}.",
+            )
+
+
+def check_gates(
+    steps: Sequence[Step],
+    unexpected: Sequence[Origin],
+    *,
+    selection: Selection,
+    options: Options,
+    target: TargetSpec,
+    views: Sequence[SourceView] = (),
+) -> None:
+    """Raise PlanError when a gate is shut."""
+    loaded = [step for step in steps if step.kind not in UNLOADED]
+    if not loaded:
+        raise _nothing_loaded(steps, unexpected, target, views)
+    _check_required(steps, options)
+    missing = [step.key for step in steps if step.reason == "missing"]
+    if options.on_missing == "error" and missing:
+        raise PlanError(
+            f"{count(len(missing), 'destination tensor')} in no source: {listing(missing)}.",
+            hint="Without --on-missing error they are initialised.",
+            details=missing,
+        )
+    left = [origin.key for origin in unexpected]
+    if options.strict and (missing or left):
+        words = [f"missing from the sources: {listing(missing)}"] if missing else []
+        words += [f"not used: {listing(left)}"] if left else []
+        raise PlanError(
+            f"--strict: {'; '.join(words)}.",
+            hint="Exclude or map them, or do without --strict.",
+            details=[*missing, *left],
+        )
+
+
+def _check_required(steps: Sequence[Step], options: Options) -> None:
+    matcher = KeyMatcher([flag.pattern for flag in options.require])
+    for step in steps if options.require else ():
+        hits = matcher.match(step.key)
+        if hits and step.kind in UNLOADED:
+            flag = options.require[min(hits)]
+            unmet = [s.key for s in steps if s.kind in UNLOADED and min(hits) in matcher.match(s.key)]
+            come = "comes" if len(unmet) == 1 else "come"
+            raise PlanError(
+                f"{flag} is not met: {count(len(unmet), 'tensor')} of it {come} from no source: {listing(unmet)}.",
+                hint=_REMEDIES.get(step.reason, "").format(key=escape(step.key), rule=escape(step.rule)),
+                details=unmet,
+            )
+
+
+_REMEDIES = {
+    "missing": "No source has {key} under that name; --map renames what has.",
+    "excluded": "{key} is left out ({rule}).",
+    "reinit": "{key} is initialised by {rule}.",
+    "mismatch": "{key} is initialised by {rule}, since its shape differs.",
+}
+"""What to do about a tensor that comes from no source, by the reason why."""
+
+
+def _nothing_loaded(
+    steps: Sequence[Step], unexpected: Sequence[Origin], target: TargetSpec, views: Sequence[SourceView]
+) -> PlanError:
+    """Return the error for a transplant that would load nothing, with the rule that would mend the names."""
+    wanted = set(target.tensors)
+    names = [origin.key for origin in unexpected]
+    hint = _spec_that_helps(views, wanted) or _what_took_all(steps)
+    fix = _renaming_that_helps(names, wanted) if not hint else None
+    if fix:
+        hint = f"{fix[0]} would match {fix[1]} of {len(wanted)} tensors."
+    elif names and not hint:
+        hint = f"The source has {_said(names)}; the destination has {_said(list(wanted))}. Rename with --map."
+    return PlanError(f"nothing would be loaded: all {len(steps)} tensors stay as the destination has them.", hint=hint)
+
+
+def _what_took_all(steps: Sequence[Step]) -> str:
+    """Say which option took every tensor, if it was options: excludes, includes, --reinit, a mismatch policy."""
+    took = Counter(step.rule for step in steps if step.reason != "missing" and step.rule)
+    if not took:
+        return ""
+    rules = ", ".join(f"{escape(rule)} ({number})" for rule, number in took.most_common(3))
+    return f"They are left by {rules}."
+
+
+def _spec_that_helps(views: Sequence[SourceView], wanted: set[str]) -> str:
+    """Say what a spec lacks that names a module on one side only, where the other side has it too."""
+    for view in views:
+        module = view.src or view.dst
+        if bool(view.src) != bool(view.dst):
+            number = sum(key in wanted for key in view.tensors if key.startswith(f"{module}."))
+            if number:
+                spec = ":".join(map(escape, (view.source.path, module, module)))
+                return f"Did you mean {spec}? It would match {count(number, 'tensor')}."
+    return ""
+
+
+def _said(keys: Sequence[str]) -> str:
+    heads = _heads(keys, limit=5)
+    more = ", …" if len(heads) == 5 else ""
+    return ", ".join(f"{escape(name)} ({number})" for name, number in heads[:4]) + more
+
+
+def _renaming_that_helps(names: Sequence[str], wanted: set[str]) -> tuple[str, int] | None:
+    """Try to strip the source's first segments, or to add the destination's."""
+    tries: Counter[str] = Counter()
+    for name in names:
+        head, _, rest = name.partition(".")
+        if rest in wanted:
+            tries[f"--map '{head}='"] += 1
+    for prefix, _ in _heads(sorted(wanted)):
+        found = sum(f"{prefix}.{name}" in wanted for name in names)
+        if found:
+            tries[f"--map '={prefix}'"] = found
+    return tries.most_common(1)[0] if tries else None
+
+
+def _heads(keys: Sequence[str], limit: int = 4) -> list[tuple[str, int]]:
+    return Counter(key.partition(".")[0] for key in keys).most_common(limit)

@@ -1,0 +1,176 @@
+"""What a transplant was asked to do, parsed and checked before anything is looked at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...errors import ConfigError, PatternError
+from ...tensors.dtypes import dtype_named
+from ...util.text import brief_repr, escape
+from ..keys.pattern import KeyPattern
+from ..keys.rules import Rule, parse_rule
+from ..mismatch.parse import MISMATCH_POLICIES, parse_policy
+
+if TYPE_CHECKING:
+    from .vocabulary import VocabularyOptions
+
+__all__ = ["Flag", "MismatchPolicies", "Options", "parse_mismatch", "with_equals"]
+
+MISSING_POLICIES = ("init", "error")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A pattern and the option it came with, for messages: ``--exclude decoder``."""
+
+    option: str
+    pattern: KeyPattern
+
+    @staticmethod
+    def of(option: str, text: str, behind: str = "") -> Flag:
+        """Return the pattern of an option, which stands in front of ``behind``; raises PatternError."""
+        return Flag(option, KeyPattern.given(text, f"{option} ", behind))
+
+    def __str__(self) -> str:
+        return f"{self.option} {self.pattern.text}"
+
+
+@dataclass(frozen=True)
+class MismatchPolicies:
+    """The policy for shapes that differ: one for all, and scoped ones of which the last match wins."""
+
+    everywhere: str = "error"
+    scoped: tuple[tuple[Flag, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """The rules of a transplant. Raises PatternError or ConfigError for what cannot be understood."""
+
+    include: tuple[Flag, ...] = ()
+    exclude: tuple[Flag, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    rulesets: tuple[str, ...] = ()
+    mismatch: MismatchPolicies = MismatchPolicies()
+    reinit: tuple[Flag, ...] = ()
+    drop_last: int = 0
+    require: tuple[Flag, ...] = ()
+    on_missing: str = "init"
+    strict: bool = False
+    dtype: str = ""
+    vocabulary: VocabularyOptions | None = None
+
+    @staticmethod
+    def of(
+        *,
+        include: Iterable[str] | None = (),
+        exclude: Iterable[str] | None = (),
+        rules: Iterable[str] | None = (),
+        rulesets: Iterable[str] | None = (),
+        on_mismatch: str | Mapping[str, str] | Sequence[str] | None = (),
+        reinit: Iterable[str] | None = (),
+        drop_last: int = 0,
+        require: Iterable[str] | None = (),
+        on_missing: str = "init",
+        strict: bool = False,
+        dtype: str | None = None,
+    ) -> Options:
+        """Parse options as people write them."""
+        if on_missing not in MISSING_POLICIES:
+            raise ConfigError(f"--on-missing {on_missing} is unknown.", hint="Use init or error.")
+        return Options(
+            include=_flags("--include", include),
+            exclude=_flags("--exclude", exclude),
+            rules=tuple(parse_rule(rule) for rule in _texts(rules)),
+            rulesets=tuple(_texts(rulesets, "--ruleset")),
+            mismatch=parse_mismatch(on_mismatch),
+            reinit=_flags("--reinit", reinit),
+            drop_last=_number("--drop-last", drop_last),
+            require=_flags("--require", require),
+            on_missing=on_missing,
+            strict=strict,
+            dtype=dtype_named(dtype) if dtype and dtype != "keep" else dtype or "",
+        )
+
+
+def _texts(values: Iterable[str] | None, option: str = "rules") -> list[str]:
+    """Return one text or several as a list; raises ConfigError where they are none."""
+    try:
+        found = [values] if isinstance(values, str) else list(values or ())
+    except TypeError:
+        found = [values]  # type: ignore[list-item]
+    for value in found:
+        if not isinstance(value, str):
+            raise ConfigError(f"{option} takes texts, not {brief_repr(value)}.")
+    return found
+
+
+def _number(option: str, value: int) -> int:
+    if type(value) is not int or value < 0:
+        raise ConfigError(f"{option} {brief_repr(value)} is no number of layers.", hint="Use a whole number from 1 on.")
+    return value
+
+
+def _flags(option: str, patterns: Iterable[str] | None, behind: str = "") -> tuple[Flag, ...]:
+    found = []
+    for text in _texts(patterns, option):
+        if not text:
+            raise PatternError(f"{option} is empty.", hint="Name a key, a module or a pattern.")
+        found.append(Flag.of(option, text, behind))
+    return tuple(found)
+
+
+def parse_mismatch(policies: str | Mapping[str, str] | Sequence[str] | None) -> MismatchPolicies:
+    """Return the mismatch policies: ``init`` for all, ``ctc.**=init`` or ``{"ctc.**": "init"}`` for some."""
+    if isinstance(policies, Mapping):
+        pairs = [(_one_text(pattern) or None, _one_text(policy)) for pattern, policy in policies.items()]
+    else:
+        pairs = [_scoped(text) for text in _texts(policies, "--on-mismatch")]
+    everywhere, scoped = "", []
+    for pattern, policy in pairs:
+        try:
+            policy = str(parse_policy(policy))
+        except ConfigError as error:
+            said = policy if pattern is None else f"{pattern}={policy}"
+            hint = with_equals(said, MISMATCH_POLICIES) or error.hint
+            raise ConfigError(f"--on-mismatch {escape(said)}: {error.message}", hint=hint) from None
+        if pattern is None:
+            if everywhere not in ("", policy):
+                raise ConfigError(
+                    f"--on-mismatch {everywhere} and --on-mismatch {policy} contradict each other.",
+                    hint="Keep one, or scope one of them: --on-mismatch GLOB=POLICY.",
+                )
+            everywhere = policy
+        else:
+            scoped.append((_flags("--on-mismatch", [pattern], f"={policy}")[0], policy))
+    return MismatchPolicies(everywhere or "error", tuple(scoped))
+
+
+def with_equals(said: str, policies: Sequence[str]) -> str:
+    """Return the hint for a policy that stands behind a colon, ``head:init`` for ``head=init``; '' for any other."""
+    named = "|".join(map(re.escape, policies))
+    found = re.fullmatch(rf"(.+?):((?:{named})(?::.*)?)", said, re.DOTALL)
+    return f"Did you mean {escape(f'{found[1]}={found[2]}')}?" if found else ""
+
+
+def _one_text(value: object) -> str:
+    return _texts([value], "--on-mismatch")[0]  # type: ignore[list-item]
+
+
+def _scoped(text: str) -> tuple[str | None, str]:
+    """Cut ``GLOB=POLICY`` at the last "=" behind which a policy stands: its arguments hold others."""
+    places = [at for at, char in enumerate(text) if char == "="]
+    known = [at for at in places if re.split("[^a-z0-9-]", text[at + 1 :])[0] in MISMATCH_POLICIES]
+    if text.partition(":")[0] in MISMATCH_POLICIES or not places:
+        return None, text
+    if known:
+        return text[: known[-1]], text[known[-1] + 1 :]
+    head, colon, arguments = text.rpartition(":")  # a policy that is misspelled, with arguments or without
+    pattern, equals, policy = head.rpartition("=") if colon else ("", "", "")
+    if equals:
+        return pattern, f"{policy}:{arguments}"
+    pattern, _, policy = text.rpartition("=")
+    return pattern, policy

@@ -1,0 +1,200 @@
+"""From the keys of the sources to the names they would have in the destination."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from ...errors import PatternError, PlanError
+from ...tensors.encodings._codes import NO_CODES, CodedTensor, Codes
+from ...tensors.info import TensorInfo
+from ...util.brief import Brief
+from ...util.text import escape
+from ..keys.hints import deeper_notes, matched, unmatched
+from ..keys.matcher import KeyMatcher  # fmt: skip
+from ..keys.renaming import Renaming, check_shadowed, rename
+from ..keys.rules import Rule
+from ..keys.rulesets import rules_of_sets
+from ..operations.perform import MadeBy
+from ..plan.plan import PlanSource
+from ..target import TargetSpec
+from .options import Options
+from .spec import check_src_key, excluded_by_prefix, is_under, moved
+
+__all__ = ["Excluded", "Origin", "Planning", "Selection", "SourceView", "made_fields", "select"]
+
+
+LOOKED_DEEPER = 20
+"""Rules of which it is asked whether they match more deeper down; long lists of them name single keys."""
+
+
+@dataclass(frozen=True, repr=False)
+class SourceView(Brief):
+    """A source as the planner sees it: its headers, the prefixes that a spec asked for, what operations ``made``.
+
+    ``known`` are the names that the destination knows its keys by, ``known_by`` says whose those are. ``codes`` are
+    the tensors that are stored quantised.
+    """
+
+    source: PlanSource
+    tensors: Mapping[str, TensorInfo]
+    src: str = ""
+    dst: str = ""
+    prefixes: tuple[str, ...] = ()
+    made: Mapping[str, MadeBy] = field(default_factory=dict)
+    known: Mapping[str, str] = field(default_factory=dict)
+    known_by: str = ""
+    codes: Codes = NO_CODES
+
+
+class Origin(NamedTuple):
+    """Where a tensor would come from, by which rule, how operations made it there, and whose part it is if coded."""
+
+    source: int
+    key: str
+    info: TensorInfo
+    rule: str = ""
+    made: MadeBy | None = None
+    coded: CodedTensor | None = None
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A key of a source that was left out, and the option that did it."""
+
+    source: int
+    key: str
+    why: str
+
+
+@dataclass
+class Selection:
+    """What was selected, by destination name; later sources over earlier ones.
+
+    ``excluded`` has what was left out, by the name that it would have had.
+    """
+
+    origins: dict[str, list[Origin]] = field(default_factory=dict)
+    excluded: dict[str, list[Excluded]] = field(default_factory=dict)
+    excluded_keys: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, repr=False)
+class Planning(Brief):
+    """What a transplant was planned from, kept for questions about the plan."""
+
+    views: Sequence[SourceView]
+    target: TargetSpec
+    options: Options
+
+    def selection(self) -> Selection:
+        """Select again."""
+        return select(self.views, self.options)
+
+
+def select(views: Sequence[SourceView], options: Options) -> Selection:
+    """Select and rename the keys of every source.
+
+    Raises PatternError for a pattern, prefix or rule that nothing matches or that is shadowed, PlanError when
+    two keys of one source land on one name.
+    """
+    selection = Selection()
+    keys = [key for view in views for key in view.tensors]
+    flags = [(str(flag), flag.pattern) for flag in (*options.include, *options.exclude)]
+    selection.notes += matched(flags, keys, "source")[1]
+    for rule in options.rules:
+        _check_rule(rule, views, keys, selection)
+    if len(options.rules) <= LOOKED_DEEPER:
+        rules = [(f"--map {rule.text}", rule.pattern) for rule in options.rules if rule.pattern is not None]
+        selection.notes += deeper_notes(rules, keys)
+    options = replace(options, rules=(*options.rules, *rules_of_sets(options.rulesets, keys)))
+    renamings = [_select_one(index, view, options, selection) for index, view in enumerate(views)]
+    check_shadowed(options.rules, renamings)
+    return selection
+
+
+def _check_rule(rule: Rule, views: Sequence[SourceView], keys: Sequence[str], selection: Selection) -> None:
+    if rule.pattern is None or KeyMatcher([rule.pattern]).hits(keys)[0]:
+        return
+    for view in views:
+        heads = [part for part in view.source.stripped if "*" not in part]
+        for end in range(len(heads), 0, -1):
+            head = ".".join(heads[:end])
+            if any(rule.apply(f"{head}.{key}") == key for key in list(view.tensors)[:1]):
+                selection.notes.append(f"--map {rule.text} repeats what is stripped by itself")
+                return
+    raise unmatched(f"--map {rule.text}", rule.pattern, keys, "source")
+
+
+def _select_one(index: int, view: SourceView, options: Options, selection: Selection) -> Renaming:
+    dropped = _dropped(view, options, selection)
+    chosen = [key for key in view.tensors if key not in dropped and is_under(key, view.src)]
+    renaming = rename(chosen, options.rules)
+    landed: dict[str, str] = {}
+    for key, by in renaming.by.items():
+        for name in renaming.names[key] if by is not None else (_moved(key, view),):
+            other = landed.setdefault(name, key)
+            if other != key:
+                raise PlanError(
+                    f"{escape(other)} and {escape(key)} of {escape(view.source.name)} both become {escape(name)}.",
+                    hint="Exclude one of them, or map them to different keys.",
+                )
+            rule = f"--map {options.rules[by].text}" if by is not None else _spec_rule(view, key, name)
+            origin = Origin(index, key, view.tensors[key], rule, view.made.get(key), view.codes.by_key.get(key))
+            selection.origins.setdefault(name, []).append(origin)
+    for key, why in dropped.items():
+        selection.excluded_keys += 1
+        for name in _names_of(key, view, options.rules):
+            selection.excluded.setdefault(name, []).append(Excluded(index, key, why))
+    return renaming
+
+
+def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[str, str]:
+    """Return the keys that are left out, each with the option that left it out."""
+    excludes = KeyMatcher([flag.pattern for flag in options.exclude])
+    includes = KeyMatcher([flag.pattern for flag in options.include])
+    dropped: dict[str, str] = {}
+    for key in view.tensors:
+        hits = excludes.match(key)
+        if hits:
+            dropped[key] = str(options.exclude[min(hits)])
+        elif options.include and not includes.match(key):
+            dropped[key] = "not in --include"
+        elif not is_under(key, view.src):
+            dropped[key] = f"not under src_key {view.src}"
+    for prefix in view.prefixes:
+        dropped.update(excluded_by_prefix(prefix, list(view.tensors), of=view.source.name, notes=selection.notes))
+    if view.src:
+        check_src_key(view.src, list(view.tensors))
+    return dropped
+
+
+def _spec_rule(view: SourceView, key: str, name: str) -> str:
+    """Return what renamed a key where no rule did: the part of a spec, as it was written, or who knows its name."""
+    if key in view.known:
+        return view.known_by
+    return f"{view.source.name}:{view.src}:{view.dst}" if name != key else ""
+
+
+def _moved(key: str, view: SourceView) -> str:
+    """Return the name that a spec's src_key and dst_key give a key, or by which the destination knows it."""
+    return view.known[key] if key in view.known else moved(key, view.src, view.dst)
+
+
+def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, ...]:
+    """Return the names an excluded key would have had; where its rule cannot be applied, its own."""
+    for rule in rules:
+        try:
+            names = rule.names(key)
+        except PatternError:
+            return (key,)
+        if names:
+            return names
+    return (_moved(key, view),)
+
+
+def made_fields(origin: Origin) -> dict[str, Any]:
+    """Return the fields of a step that say how operations made its source's tensor."""
+    return {} if origin.made is None else {"operation": origin.made.operation, "made_of": origin.made.of}

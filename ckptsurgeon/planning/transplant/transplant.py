@@ -1,0 +1,123 @@
+"""The transplant planner: sources, a destination and rules become a plan. Pure, from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...tensors.dtypes import DTYPES
+from ...tensors.encodings._codes import NO_CODES, Codes
+from ...util.text import count, human_bytes, listing
+from ..plan.plan import Plan, PlanSource, PlanTarget
+from ..plan.step import Step
+from ..quantised import check_decoded, check_replaced
+from ..target import TargetSpec
+from .decide import decide
+from .gates import check_destination_patterns, check_gates, check_prefixes
+from .options import Options
+from .select import Origin, Selection, SourceView, select
+
+__all__ = ["plan_transplant"]
+
+DOUBLING = 1.9
+"""Casts that grow the copied bytes at least this much are said."""
+
+
+def plan_transplant(
+    views: Sequence[SourceView],
+    target: TargetSpec,
+    options: Options,
+    *,
+    planned: PlanTarget,
+    keeper: PlanSource | None = None,
+    wanted: Codes = NO_CODES,
+    seed: int = 0,
+    arguments: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Plan a transplant of ``views``, in order, later over earlier, into ``target``.
+
+    ``keeper`` is the destination's own checkpoint, when it keeps what no source gives; ``wanted`` are the codes
+    that the destination has. Raises PatternError for
+    patterns that match nothing, PlanError for what is impossible, FormatError for values that cannot be copied.
+    """
+    overlooked = check_destination_patterns(target, options)
+    check_prefixes(views, target)
+    selection = select(views, options)
+    names = [view.source.name for view in views]
+    decisions = decide(target, selection, options, names)
+    unexpected = _unexpected(selection, decisions.used)
+    check_decoded(decisions.steps, selection, views)
+    check_replaced(decisions.steps, selection, views, wanted)
+    check_gates(decisions.steps, unexpected, selection=selection, options=options, target=target, views=views)
+    sources = tuple(view.source for view in views)
+    return Plan(
+        verb="transplant",
+        sources=(*sources, keeper) if keeper is not None else sources,
+        target=planned,
+        steps=tuple(decisions.steps),
+        unexpected=tuple((origin.source, origin.key) for origin in unexpected),
+        excluded=selection.excluded_keys,
+        equal=tuple(decisions.equal),
+        rows=next((step.rows for step in decisions.steps if step.rows is not None), None),
+        seed=seed,
+        arguments=arguments or {},
+        metadata=metadata or {},
+        notes=(
+            *notes,
+            *selection.notes,
+            *overlooked,
+            *decisions.notes,
+            *_overrides(selection, decisions.used),
+            *_idle_copies(selection, decisions.used),
+            *_growth(decisions.steps),
+        ),
+    )
+
+
+def _unexpected(selection: Selection, used: set[str]) -> list[Origin]:
+    """Return what was selected and has no place in the destination, under none of its names."""
+    placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
+    left = {(o.source, o.key): o for name, found in selection.origins.items() if name not in used for o in found}
+    return [origin for place, origin in left.items() if place not in placed]
+
+
+def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
+    """Say which copies of tensors that are used elsewhere have no place in the destination."""
+    placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
+    idle = [
+        name
+        for name, origins in selection.origins.items()
+        if name not in used and any((origin.source, origin.key) in placed for origin in origins)
+    ]
+    if not idle:
+        return []
+    copies = count(len(idle), "copy", "copies")
+    return [f"{copies} that rules make of used tensors {'has' if len(idle) == 1 else 'have'} no place: {listing(idle)}"]
+
+
+def _overrides(selection: Selection, used: set[str]) -> list[str]:
+    twice = [name for name in selection.origins if name in used and len(selection.origins[name]) > 1]
+    if not twice:
+        return []
+    return [f"{count(len(twice), 'tensor')} in several sources come from the last of them: {listing(twice)}"]
+
+
+def _growth(steps: Sequence[Step]) -> list[str]:
+    """Say when casting makes the copied part of the output about twice as large."""
+    before = after = 0
+    kinds: set[str] = set()
+    for step in steps:
+        if step.kind == "cast":
+            elements = 1
+            for size in step.shape:
+                elements *= size
+            before += elements * DTYPES[step.source_dtype].bits // 8
+            after += elements * DTYPES[step.dtype].bits // 8
+            kinds.add(f"{step.source_dtype} to {step.dtype}")
+    if not before or after < DOUBLING * before:
+        return []
+    casts = ", ".join(sorted(kinds))
+    growth = f"makes {human_bytes(before)} of tensors {human_bytes(after)}"
+    return [f"casting {casts} {growth}; --dtype keep leaves them as they are"]

@@ -1,0 +1,152 @@
+"""Which tensors of a destination run along its vocabulary, and along which axis. Never guessed between several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...errors import PlanError
+from ...util.text import LISTED, count, escape, listing, shape_text
+from ..keys.hints import matched
+from ..keys.matcher import KeyMatcher
+from ..plan.rows import Rows
+from ..plan.step import Step
+from ..target import TargetSpec
+from .options import Flag
+
+__all__ = ["Axes", "VocabularyOptions"]
+
+Shape = Sequence[int]
+
+
+@dataclass(frozen=True)
+class VocabularyOptions:
+    """The rows to map, and the tensors that somebody named, each with the axis if they named it."""
+
+    rows: Rows
+    keys: tuple[tuple[Flag, int | None], ...] = ()
+
+    def __str__(self) -> str:
+        return f"--vocab {self.rows.source}:{self.rows.destination}"
+
+
+class Axes:
+    """Tells the axis of each tensor: as named, else as the destination declares, else where only one can be meant."""
+
+    def __init__(self, target: TargetSpec, options: VocabularyOptions, destination: Sequence[str]) -> None:
+        self._options = options
+        self._target = target
+        self._passed: dict[str, list[int]] = {}
+        self._matcher = KeyMatcher([flag.pattern for flag, _ in options.keys])
+        flags = [(str(flag), flag.pattern) for flag, _ in options.keys]
+        self.notes = matched(flags, list(destination), "destination")[1]
+        rows = options.rows
+        if not options.keys and not target.vocabulary and rows.size == len(rows.rows) and not rows.is_identity:
+            raise self._undecided(destination)
+
+    def axis(self, key: str, names: Sequence[str], have: Shape, want: Shape) -> int | None:
+        """Return the axis of a tensor, None where it does not run along the vocabulary.
+
+        ``names`` are all names of it. Raises PlanError where sizes contradict the vocabularies or several axes fit.
+        """
+        hits = frozenset[int]().union(*(self._matcher.match(name) for name in names))
+        if hits:
+            axis = self._options.keys[max(hits)][1]
+            return self._checked(key, axis if axis is not None else self._only(key, have, want), have, want)
+        declared = next((self._target.vocabulary[n] for n in names if n in self._target.vocabulary), None)
+        if declared is not None:
+            return self._checked(key, declared, have, want)
+        fitting = self._fitting(have, want)
+        if self._options.keys or self._target.vocabulary:
+            self._passed.update({key: fitting} if fitting else {})
+            return None
+        found = [axis for axis in fitting if _alike(have, want, axis)]
+        if len(found) > 1:
+            raise self._ambiguous(key, found, want)
+        return found[0] if found else None
+
+    def _fitting(self, have: Shape, want: Shape) -> list[int]:
+        rows = self._options.rows
+        if len(have) != len(want):
+            return []
+        pairs = enumerate(zip(have, want, strict=True))
+        return [axis for axis, pair in pairs if pair == (rows.size, len(rows.rows))]
+
+    def _only(self, key: str, have: Shape, want: Shape) -> int:
+        found = self._fitting(have, want)
+        if len(found) > 1:
+            raise self._ambiguous(key, found, want)
+        return found[0] if found else 0
+
+    def _checked(self, key: str, axis: int, have: Shape, want: Shape) -> int:
+        rows = self._options.rows
+        for shape, size, name, where in (
+            (have, rows.size, rows.source, "the source"),
+            (want, len(rows.rows), rows.destination, escape(self._target.name)),
+        ):
+            if axis >= len(shape) or shape[axis] != size:
+                raise PlanError(
+                    f"{escape(name)} has {count(size, 'token')}; {escape(key)} is {shape_text(shape)} in {where}.",
+                    hint="Is it the vocabulary of this model, with its blank and special tokens? "
+                    f"--reinit {escape(key)} starts that tensor anew.",
+                )
+        return axis
+
+    def _ambiguous(self, key: str, axes: Sequence[int], want: Shape) -> PlanError:
+        return PlanError(
+            f"{self._options}: axes {' and '.join(map(str, axes))} of {escape(key)} {shape_text(want)} both fit.",
+            hint=f"Say which: --vocab-keys {escape(key)}={axes[0]}.",
+        )
+
+    def _undecided(self, keys: Sequence[str]) -> PlanError:
+        size = len(self._options.rows.rows)
+        found = [key for key in keys if size in self._target.tensors[key].shape]
+        return PlanError(
+            f"{self._options}: both have {count(size, 'token')}, so no shape tells which tensors run along them. "
+            f"These have an axis of {size}: {listing(found)}.",
+            hint="Name them: --vocab-keys GLOB, or GLOB=AXIS.",
+            details=found,
+        )
+
+    def passed_over(self, steps: Sequence[Step]) -> list[str]:
+        """Say which tensors come in the source's order although an axis of them is as long as the vocabulary."""
+        rows = self._options.rows
+        axes = {
+            step.key: self._passed[step.key]
+            for step in steps
+            if step.key in self._passed and step.op not in ("init", "keep")
+        }
+        if not axes or rows.is_identity:
+            return []
+        named = [f"--vocab-keys {escape(key)}={'|'.join(map(str, fits))}" for key, fits in axes.items()]
+        size = f"of {rows.size}" if rows.size == len(rows.rows) else f"from {rows.size} to {len(rows.rows)}"
+        keep = "keeps its order" if len(axes) == 1 else "keep their order"
+        add = " ".join(named) if len(named) <= LISTED else "--vocab-keys GLOB=AXIS"
+        return [f"{count(len(axes), 'tensor')} with an axis {size} {keep}; what is a vocabulary's is mapped with {add}"]
+
+    def of_no_list(self, steps: Sequence[Step]) -> PlanError | None:
+        """Return the error that no tensor of another shape is as long as the lists; None where one may be."""
+        rows = self._options.rows
+        if self._options.keys or self._target.vocabulary or rows.size == len(rows.rows):
+            return None
+        if any(self._fitting(step.source_shape, step.shape) for step in steps):
+            return None
+        shapes = [f"{s.key} from {shape_text(s.source_shape)} to {shape_text(s.shape)}" for s in steps]
+        return PlanError(
+            f"{escape(rows.source)} has {count(rows.size, 'token')} and {escape(rows.destination)} {len(rows.rows)}, "
+            f"but no tensor goes from {rows.size} to {len(rows.rows)}. These differ: {listing(shapes)}.",
+            hint="Are they the vocabularies of these models, with their blank and special tokens?",
+            details=shapes,
+        )
+
+    def none_found(self) -> PlanError:
+        """Return the error that nothing is mapped."""
+        rows = self._options.rows
+        return PlanError(
+            f"{self._options}: no tensor that comes from a source runs from {rows.size} to {len(rows.rows)} tokens.",
+            hint="Name those that do: --vocab-keys GLOB, or GLOB=AXIS.",
+        )
+
+
+def _alike(have: Shape, want: Shape, axis: int) -> bool:
+    return all(h == w for i, (h, w) in enumerate(zip(have, want, strict=True)) if i != axis)

@@ -1,0 +1,1 @@
+"""Bytes: read from files and servers, fetched, signed, written whole or not at all."""

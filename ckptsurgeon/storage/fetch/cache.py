@@ -1,0 +1,105 @@
+"""The folders that the hub's client keeps files in: links in them lead to its own files, and to nothing else.
+
+``models--ORG--NAME`` has ``blobs/DIGEST``, ``snapshots/COMMIT/PATH`` with links to them, ``refs``, ``trees`` and
+``.no_exist``; ``.locks`` lies beside it (``huggingface_hub``, "Understand caching"). The client follows what is there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+from ...errors import OutputError, SourceError
+from ...util.text import escape
+from ..read.hugging_face.answers import is_digest
+
+__all__ = ["blob_of", "cache_base", "check_cache", "check_kept", "remove_kept"]
+
+_ALLOWED: dict[str, Callable[[str], object]] = {
+    "snapshots": lambda path: blob_of(path),
+    "blobs": lambda path: not os.path.isdir(path),  # into a store that all repositories share
+}
+"""Where links may lie, and which."""
+
+
+def cache_base(cache: str | None) -> str:
+    """Return the folder of a cache, '' or None for the client's own, as it is without links."""
+    from huggingface_hub import constants
+
+    return os.path.realpath(os.path.expanduser(cache or constants.HF_HUB_CACHE))
+
+
+def check_cache(repository: str, cache: str | None) -> None:
+    """Raise OutputError where something in the cache would lead the client out of it, or let it wait for ever."""
+    base = cache_base(cache)
+    name = _folder_name(repository)
+    if os.path.islink(tag := os.path.join(base, "CACHEDIR.TAG")):
+        raise _is_link(tag)
+    for parts in ((".locks",), (".locks", name), (name,)):
+        if os.path.islink(path := os.path.join(base, *parts)):
+            raise _is_link(path)
+    _check_below(os.path.join(base, ".locks", name), _none)
+    storage = os.path.join(base, name)
+    with suppress(FileNotFoundError), os.scandir(storage) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                raise _is_link(entry.path)
+            _check_below(entry.path, _ALLOWED.get(entry.name, _none))
+
+
+def check_kept(path: str, repository: str, commit: str, file: str, cache: str | None) -> None:
+    """Raise SourceError where the client says that it keeps a file elsewhere than it must."""
+    kept = os.path.join(cache_base(cache), _folder_name(repository), "snapshots", commit, *file.split("/"))
+    if os.path.abspath(path) != kept:
+        raise SourceError(f"the hub's client keeps {escape(file)} in {escape(path)}, which is not its cache.")
+
+
+def blob_of(path: str) -> str:
+    """Return the blob that a file of a snapshot is a link to, '' where it is none or leads anywhere else.
+
+    Only one link is followed: a blob may itself be a link into a store that the caches of all repositories share.
+    """
+    if not os.path.islink(path):
+        return ""
+    found = os.path.abspath(os.path.join(os.path.dirname(path), os.readlink(path)))
+    blobs = os.path.join(path.partition("/snapshots/")[0], "blobs")
+    return found if os.path.dirname(found) == blobs and is_digest(os.path.basename(found)) else ""
+
+
+def remove_kept(path: str) -> None:
+    """Remove a file from the cache: the blob, so that no commit has it, and the link to it; never through a link."""
+    folder = os.path.dirname(path)
+    for name in filter(None, (blob_of(path), path)) if os.path.realpath(folder) == folder else ():
+        with suppress(OSError):
+            os.unlink(name)
+
+
+def _folder_name(repository: str) -> str:
+    return f"models--{repository.replace('/', '--')}"
+
+
+def _none(path: str) -> bool:
+    return False
+
+
+def _check_below(folder: str, allowed: Callable[[str], object]) -> None:
+    """Raise OutputError for anything that is no file, and for links but those that are ``allowed``."""
+    waiting = [folder]
+    while waiting:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    if not allowed(entry.path):
+                        raise _is_link(entry.path)
+                elif entry.is_dir():
+                    waiting.append(entry.path)
+                elif not entry.is_file():
+                    raise OutputError(f"{escape(entry.path)} is no regular file, and nothing is read from it.")
+
+
+def _is_link(path: str) -> OutputError:
+    return OutputError(
+        f"{escape(path)} is a link; nothing is written through it.",
+        hint="Remove it, or let HF_HUB_CACHE name the folder in which the files are.",
+    )

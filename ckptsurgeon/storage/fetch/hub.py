@@ -1,0 +1,135 @@
+"""Files and repositories of the Hugging Face hub, through its own client and cache, held against the hub's digests."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...errors import SourceError
+from ...util.text import escape
+from ..read.hugging_face.answers import is_digest
+from ..read.hugging_face.client import HubQuery, asking, digest_listed, fetched_revision, is_offline
+from ..write.output_checks import output_error
+from .blob import Blob, read_blob
+from .cache import blob_of, cache_base, check_cache, check_kept, remove_kept
+from .config import FetchConfig
+from .counter import counter
+from .origin import Origin
+
+if TYPE_CHECKING:
+    from ..read.base import Progress
+
+__all__ = ["commit_of", "from_hub", "pinned", "repository_from_hub"]
+
+TRIES = 2
+"""How often a file is fetched whose bytes are not what the hub says they are."""
+_COMMIT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]")
+
+
+def pinned(origin: Origin, config: FetchConfig) -> Origin:
+    """Return an origin whose revision is a commit: asked of the hub, or without a request where it is one already.
+
+    Where the hub cannot be reached it is the one that the cache knows for a branch. Raises SourceError, ConfigError.
+    """
+    if not is_offline(_query(origin, config)):
+        check_cache(origin.source, config.huggingface_cache_dir)
+    return replace(origin, revision=fetched_revision(_query(origin, config), config.huggingface_cache_dir))
+
+
+def from_hub(origin: Origin, config: FetchConfig, cache_dir: str | None, progress: Progress | None = None) -> Blob:
+    """Return a hub's file in the cache, fetched if it is not there; raises SourceError or ConfigError.
+
+    One whose bytes are not what the hub says is removed from the cache and fetched once more.
+    """
+    cache, offline = cache_base(cache_dir), is_offline(_query(origin, config))
+    for left in reversed(range(TRIES)):
+        with _asking(origin, config):
+            from huggingface_hub import hf_hub_download
+
+            path = hf_hub_download(
+                repo_id=origin.source, filename=origin.file, revision=origin.revision or None, cache_dir=cache,
+                token=config.token, local_files_only=offline, tqdm_class=counter(progress),
+                force_download=left + 1 < TRIES,
+            )  # fmt: skip
+        check_kept(path, origin.source, origin.revision, origin.file, cache)
+        if blob_of(path) or not os.path.islink(path):
+            blob = read_blob(path, _said(origin, config, path))
+            if blob is not None:
+                return replace(blob, again=left + 1 < TRIES)
+        remove_kept(path)
+        if offline:
+            break
+    raise SourceError(
+        f"{escape(origin.shown)} is not what the hub has: its SHA-256 differs. It was removed from the cache.",
+        hint="Fetch it again.",
+    )
+
+
+def repository_from_hub(
+    origin: Origin, config: FetchConfig, progress: Progress | None = None
+) -> tuple[str, dict[str, Blob]]:
+    """Return the folder of a commit in the cache and its files by name, fetched where they are not there.
+
+    ``origin`` is pinned. Raises SourceError or ConfigError.
+    """
+    with _asking(origin, config):
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(
+            origin.source, revision=origin.revision, cache_dir=config.huggingface_cache_dir, token=config.token,
+            local_files_only=is_offline(_query(origin, config)), tqdm_class=counter(progress),
+        )  # fmt: skip
+        names = _names(origin, config, folder)
+    cache = config.huggingface_cache_dir
+    return folder, {name: from_hub(replace(origin, file=name), config, cache, progress) for name in names}
+
+
+def commit_of(path: str) -> str:
+    """Return the commit that a path in the cache is of, '' where it does not say."""
+    found = _COMMIT.search(path)
+    return found.group(1) if found else ""
+
+
+def _names(origin: Origin, config: FetchConfig, folder: str) -> list[str]:
+    """Return the names of a commit's files: as the cache's copy of the hub's listing has them, or as they lie there."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    cache = config.huggingface_cache_dir
+    with suppress(CachedRepoTreeNotFoundError):
+        return sorted(
+            one.path for one in get_cached_repo_tree(origin.source, revision=origin.revision, cache_dir=cache)
+        )
+    below = (os.path.relpath(os.path.join(at, name), folder) for at, _, names in os.walk(folder) for name in names)
+    return sorted(below)
+
+
+def _said(origin: Origin, config: FetchConfig, path: str) -> str:
+    """Return the digest that the hub gives a file, '' where nobody says it.
+
+    The cache calls a file by it. The hub's listing is asked where the cache has no links.
+    """
+    called = os.path.basename(blob_of(path))
+    if is_digest(called) or is_offline(_query(origin, config)):
+        return called
+    return digest_listed(_query(origin, config))
+
+
+def _query(origin: Origin, config: FetchConfig) -> HubQuery:
+    return HubQuery(origin.source, origin.revision, origin.file, config.token, config.allow_network)
+
+
+@contextmanager
+def _asking(origin: Origin, config: FetchConfig) -> Iterator[None]:
+    """Let errors of this machine be those of writing, and whatever else the client raises an error of ours."""
+    with asking(_query(origin, config)):
+        try:
+            yield
+        except OSError as error:
+            if error.errno is None:  # the network's errors have none
+                raise
+            raise output_error(os.fsdecode(error.filename or "the cache"), error) from None

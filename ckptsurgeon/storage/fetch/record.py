@@ -1,0 +1,110 @@
+"""What a collected file was collected from, kept beside it: without this a stale file passes for the new one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+
+from ...errors import PlanError
+from ...util.text import escape
+from ..small_files import open_file
+from .origin import Origin
+
+__all__ = [
+    "Record", "as_text", "check_unchanged_since", "is_outdated", "is_unchanged", "read_record", "record_of",
+    "record_path", "sha256_of",
+]  # fmt: skip
+
+_MOST = 1 << 16
+
+
+@dataclass(frozen=True)
+class Record:
+    """One collected file: where it came from, and what it was when it was put there.
+
+    ``origin_sha256`` tells its origin from others (``Origin.sha256``); ``fingerprint`` is size and time of a local file
+    that was copied; ``link`` where a symbolic link points; ``etag`` what an address calls its version. Nothing of it is
+    secret.
+    """
+
+    kind: str
+    source: str
+    origin_sha256: str
+    commit: str = ""
+    fingerprint: str = ""
+    link: str = ""
+    size: int = 0
+    mtime_ns: int = 0
+    sha256: str = ""
+    etag: str = ""
+
+
+def record_of(
+    origin: Origin, at: str, *, commit: str = "", fingerprint: str = "", link: str = "", sha256: str = ""
+) -> Record:
+    """Return the record of a file whose bytes lie ``at`` now: a temp file, or what a link leads to."""
+    found = os.stat(at)
+    return Record(
+        origin.kind, origin.shown, origin.sha256, commit, fingerprint, link, found.st_size, found.st_mtime_ns, sha256
+    )
+
+
+def record_path(path: str) -> str:
+    """Return where the record of a collected file lies: beside it."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.collected.json")
+
+
+def read_record(path: str) -> Record | None:
+    """Return the record beside a collected file, None where there is none that can be understood."""
+    with suppress(OSError, ValueError, TypeError, RecursionError), open_file(record_path(path)) as file:
+        record = Record(**json.loads(file.read(_MOST)))
+        if all(type(getattr(record, name)) is type(value) for name, value in asdict(_EMPTY).items()):
+            return record
+    return None
+
+
+_EMPTY = Record("", "", "")
+
+
+def as_text(record: Record) -> str:
+    """Return a record as it is written."""
+    return f"{json.dumps(asdict(record), indent=1)}\n"
+
+
+def sha256_of(path: str) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_unchanged(path: str, record: Record) -> bool:
+    """Whether a file is what was put there: by size and time, or by its bytes where only the time differs."""
+    if record.link or os.path.islink(path):
+        return bool(record.link) and os.path.islink(path) and os.readlink(path) == record.link and os.path.exists(path)
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    if found.st_size != record.size:
+        return False
+    return found.st_mtime_ns == record.mtime_ns or sha256_of(path) == record.sha256
+
+
+def is_outdated(path: str) -> bool:
+    """Whether there is a record, and it speaks of another file than lies there now."""
+    record = read_record(path)
+    return record is not None and not is_unchanged(path, record)
+
+
+def check_unchanged_since(path: str) -> None:
+    """Raise PlanError where a collected file is no longer what was collected."""
+    record = read_record(path)
+    if record is not None and not is_unchanged(path, record):
+        raise PlanError(
+            f"{escape(path)} has changed since it was collected from {escape(record.source)}.",
+            hint="Collect it again, with FetchConfig(overwrite=True), or name the file itself in paths.",
+        )

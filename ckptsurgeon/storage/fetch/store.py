@@ -1,0 +1,59 @@
+"""Files of what fsspec reads: s3://, gs://, memory:// and every other scheme it has a driver for."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from ...errors import SourceError
+from ...util.text import escape
+from ..read.fsspec_urls import driver_errors, file_system
+from .download import Downloaded
+from .origin import Origin
+from .placing import Placing
+
+if TYPE_CHECKING:
+    from ..read.base import Progress
+
+__all__ = ["names_below", "read_store"]
+
+CHUNK = 1 << 22
+
+
+def names_below(origin: Origin) -> list[str]:
+    """Return the names of all files of a folder, relative to it and sorted; [] for a file. Raises SourceError."""
+    system, path = file_system(origin.path.rstrip("/"))
+    with driver_errors(origin.shown):
+        if not system.isdir(path):
+            return []
+        return sorted(str(name)[len(path.rstrip("/")) + 1 :] for name in system.find(path))
+
+
+def read_store(
+    origin: Origin, path: str, placing: Placing, *, etag: str = "", sha256: str = "", progress: Progress | None = None
+) -> Downloaded | None:
+    """Read a file into a temp file for ``path``; None where it is still of the version that ``etag`` names.
+
+    Raises SourceError where it cannot be had whole, or is not what ``sha256`` says.
+    """
+    system, inside = file_system(origin.path.rstrip("/"))
+    with driver_errors(origin.shown):
+        version, size = str(system.ukey(inside)), int(system.size(inside))
+    if etag and version == etag:
+        return None
+    staged, digest, done = placing.file(path, size), hashlib.sha256(), 0
+    with driver_errors(origin.shown), system.open(inside, "rb") as file:
+        while chunk := file.read(CHUNK):
+            staged.write(done, chunk)
+            digest.update(chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress(done, max(done, size))
+    if done != size:
+        raise SourceError(f"{escape(origin.shown)} broke off: {done} of {size} bytes came.", hint="Try again.")
+    if sha256 and digest.hexdigest() != sha256:
+        raise SourceError(
+            f"{escape(origin.shown)} is not what was asked for: its SHA-256 is {digest.hexdigest()}, not {sha256}."
+        )
+    staged.flush(size)
+    return Downloaded(staged, digest.hexdigest(), version)

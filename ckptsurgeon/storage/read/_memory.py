@@ -1,0 +1,92 @@
+"""Bytes that lie in this process, piece behind piece, read as a file is."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate
+from typing import NoReturn, Protocol
+
+from ...errors import SourceError
+from ...util.text import escape
+from .base import Advance, Folder
+
+__all__ = ["MemoryFile", "Piece"]
+
+
+class Piece(Protocol):
+    """A run of bytes in memory, one or more."""
+
+    nbytes: int
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill ``view`` from ``offset``, which is within it as far as the view reaches."""
+        ...
+
+
+class MemoryFile:
+    """A file of pieces; nothing is copied until it is read. It has no descriptor, no time and no place."""
+
+    mtime_ns: int | None = None
+    remote = False
+    validator = ""
+
+    def __init__(self, name: str, pieces: Sequence[Piece]) -> None:
+        self.uri = self.name = name
+        self._pieces: Sequence[Piece] | None = pieces
+        self._begins = [0, *accumulate(piece.nbytes for piece in pieces)]
+        self.size = self._begins.pop()
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError beyond the end."""
+        buffer = bytearray(nbytes)
+        self.readinto(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill ``view`` from ``offset``; raises SourceError beyond the end."""
+        if self._pieces is None:
+            raise SourceError(f"{escape(self.uri)} is closed.")
+        if offset < 0 or offset + len(view) > self.size:
+            raise SourceError(f"{escape(self.uri)} has {self.size} bytes; {len(view)} from {offset} are not there.")
+        while len(view):
+            place = bisect_right(self._begins, offset) - 1
+            piece, at = self._pieces[place], offset - self._begins[place]
+            length = min(len(view), piece.nbytes - at)
+            piece.readinto(at, view[:length])
+            offset, view = offset + length, view[length:]
+
+    def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
+        """Do nothing: what will be read is here."""
+
+    def keep(self, wanted: bool) -> None:
+        """Do nothing: it was not fetched."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._pieces is None
+
+    def descriptor(self) -> AbstractContextManager[None]:
+        """Lend None, since the kernel has nothing to copy from."""
+        return nullcontext()
+
+    def folder(self) -> Folder:
+        """Raise SourceError: nothing lies beside what is in memory."""
+        raise SourceError(f"{escape(self.uri)} is in memory, where it lies in no folder.")
+
+    def close(self) -> None:
+        """Let go of the pieces."""
+        self._pieces = None
+
+    def __copy__(self) -> MemoryFile:
+        """Return the file itself: a copy would be closed apart from it."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> MemoryFile:
+        """Return the file itself: what is in memory is there once."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{escape(self.uri)} is in memory and cannot be pickled; write it to a file")

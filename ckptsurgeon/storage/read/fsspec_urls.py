@@ -1,0 +1,140 @@
+"""Every other address that fsspec knows: ``s3://``, ``gs://``, ``memory://``, and what the user's own packages add."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import CheckpointError, ConfigError, SourceError
+from ...util.text import escape, without_secrets
+from ._names import check_name
+from .base import Folder, Source
+from .remote import RemoteFile
+from .uri import scheme_of, shown
+
+__all__ = ["SOURCE", "FsspecFolder", "driver_errors", "file_system"]
+
+
+@dataclass(frozen=True)
+class _Ranges:
+    """The far end of a file that a file system of fsspec reads; it tries again by its own rules."""
+
+    fs: Any
+    path: str
+    uri: str
+    size: int
+    validator: str = ""
+    digest: str = ""
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    def folder(self) -> Folder:
+        """Return the folder the file lies in."""
+        return FsspecFolder(self.fs, self.path.rpartition("/")[0], self.uri.rpartition("/")[0])
+
+    def stream(self, offset: int, nbytes: int) -> Iterator[bytes]:
+        """Yield the bytes in one piece; raises SourceError where there are more or fewer."""
+        with driver_errors(self.uri):
+            data = self.fs.cat_file(self.path, start=offset, end=offset + nbytes)
+        if len(data) != nbytes:
+            raise SourceError(f"{escape(self.uri)}: asked for {nbytes} bytes from {offset}, {len(data)} came.")
+        yield data
+
+
+class FsspecFolder:
+    """A folder of a file system."""
+
+    def __init__(self, fs: Any, path: str, uri: str) -> None:
+        self.uri = uri
+        self.name = path.rstrip("/").rpartition("/")[2]
+        self._fs, self._path = fs, path.rstrip("/")
+
+    def names(self) -> list[str]:
+        """Return the names of the files in it, sorted."""
+        return self._listed("file")
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders in it, sorted."""
+        return self._listed("directory")
+
+    def file(self, name: str) -> RemoteFile:
+        """Open one file of the folder; raises FormatError when ``name`` points out of it."""
+        check_name(self.uri, name)
+        return _file(self._fs, f"{self._path}/{name}", f"{self.uri.rstrip('/')}/{name}")
+
+    def inside(self, name: str) -> FsspecFolder:
+        """Return a folder of the folder; raises FormatError when ``name`` points out of it."""
+        check_name(self.uri, name)
+        return FsspecFolder(self._fs, f"{self._path}/{name}", f"{self.uri.rstrip('/')}/{name}")
+
+    def _listed(self, kind: str) -> list[str]:
+        with driver_errors(self.uri):
+            rows = self._fs.ls(self._path, detail=True)
+        return sorted(row["name"].rstrip("/").rpartition("/")[2] for row in rows if row["type"] == kind)
+
+
+class _Fsspec:
+    schemes = ("*",)
+
+    def open(self, uri: str) -> Source:
+        fs, path = file_system(uri)
+        with driver_errors(shown(uri)):
+            is_folder = fs.isdir(path)
+        return FsspecFolder(fs, path, shown(uri)) if is_folder else _file(fs, path, shown(uri))
+
+
+def file_system(uri: str) -> tuple[Any, str]:
+    """Return the file system of an address and the path in it; raises ConfigError where there is none for it."""
+    from fsspec.core import url_to_fs
+
+    try:
+        fs, path = url_to_fs(uri)
+    except ImportError as error:
+        raise ConfigError(
+            f"{escape(shown(uri))}: reading {scheme_of(uri)}:// needs a package that is not installed.",
+            hint=escape(str(error)),
+        ) from None
+    except ValueError as error:
+        if "Protocol not known" not in str(error):
+            raise SourceError(f"{escape(shown(uri))} cannot be had: {_why(error)}.") from None
+        raise ConfigError(
+            f"{escape(shown(uri))}: nothing reads {scheme_of(uri)}:// addresses.",
+            hint="Use hf://, http(s):// or what fsspec reads.",
+        ) from None
+    except Exception as error:
+        raise SourceError(f"{escape(shown(uri))} cannot be had: {_why(error)}.") from None
+    return fs, str(path)
+
+
+def _file(fs: Any, path: str, uri: str) -> RemoteFile:
+    with driver_errors(uri):
+        found = fs.info(path)
+    size = found.get("size")
+    if not isinstance(size, int) or size < 0:
+        raise SourceError(f"{escape(uri)}: its file system does not say how large it is.")
+    return RemoteFile(_Ranges(fs, path, uri, size))
+
+
+@contextmanager
+def driver_errors(uri: str) -> Iterator[None]:
+    """Turn what a driver raises, which may be anything, into a SourceError about ``uri``, which is shown."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except FileNotFoundError:
+        raise SourceError(f"{escape(uri)} cannot be had: it does not exist.") from None
+    except Exception as error:
+        raise SourceError(f"{escape(uri)} cannot be had: {_why(error)}.") from None
+
+
+def _why(error: Exception) -> str:
+    return escape(without_secrets(f"{type(error).__name__}: {error}").rstrip(": ."), 300)
+
+
+SOURCE = _Fsspec()

@@ -1,0 +1,1 @@
+"""Ranges of files at addresses, over connections that may fail."""

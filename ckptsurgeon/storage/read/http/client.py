@@ -1,0 +1,245 @@
+"""Asks a web server, patiently: one client for every address, whose credentials stay with their host.
+
+HTTP semantics after RFC 9110: ranges (14), validators (8.8), redirects (15.4), Retry-After (10.2.3).
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+
+from ....errors import ConfigError, SourceError
+from ....util.text import count, escape, without_secrets
+from ....util.version import __version__
+from ..uri import check_address, shown
+from .pace import LONGEST_WAIT_S, Pace, follow, timeout_s, watch
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ["Address", "Patience", "address_of", "announced", "ask", "broken", "close_connections", "offset", "refusal"]
+
+CONNECT_S = 15.0
+"""How long a server may take to be reached at all."""
+TRIES = 5
+ENOUGH = 64 << 10
+"""An attempt that brings at least so many bytes was worth it: what fails after it is counted anew."""
+REDIRECTS = 10
+_REDIRECTS = {301, 302, 303, 307, 308}
+_BUSY = {408, 425, 429, 500, 502, 503, 504}
+
+sleep = time.sleep
+
+
+@dataclass(frozen=True)
+class Address:
+    """An address to ask: ``url`` without credentials, ``shown`` for messages, ``secret`` headers for its host alone.
+
+    ``commit`` names the content for ever, where the address is of one that never changes.
+    """
+
+    url: str
+    shown: str
+    secret: Mapping[str, str] = field(default_factory=dict)
+    commit: str = ""
+
+
+def address_of(url: str) -> Address:
+    """Return an address to ask; credentials in it become a header that no other host is sent.
+
+    Raises ConfigError for what is none.
+    """
+    check_address(url)
+    parts = urlsplit(url)
+    credentials, _, host = parts.netloc.rpartition("@")
+    secret = {}
+    if credentials:
+        told = base64.b64encode(unquote(credentials).encode()).decode()
+        secret["Authorization"] = f"Basic {told}"
+    return Address(urlunsplit(parts._replace(netloc=host, fragment="")), shown(url), secret)
+
+
+class Patience:
+    """How often one thing is asked for again, with longer and longer waits, and how long without progress.
+
+    One attempt has half of the time that there is, so that a connection that is stuck is tried once more.
+    """
+
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+        self._failed = 0
+        self._limit = timeout_s()
+        self._since = time.monotonic()
+        self._waited = 0.0
+
+    def pace(self) -> Pace:
+        """Return the time that one attempt has."""
+        import httpcore2
+
+        return Pace(self._limit / 2, httpcore2.ReadTimeout)
+
+    def again(self, what: str, wait_s: float = 0.0, *, came: int = 0) -> None:
+        """Wait before the next attempt, after one that brought ``came`` bytes; ``what`` is what became of it.
+
+        Raises SourceError where there has been enough of them.
+        """
+        if came >= ENOUGH:
+            self._failed, self._since, self._waited = 0, time.monotonic(), 0.0
+        self._failed += 1
+        self._waited += wait_s
+        is_late = time.monotonic() - self._since >= self._limit
+        if self._failed >= TRIES or is_late or self._waited > LONGEST_WAIT_S:
+            hint = f"Tried {count(self._failed, 'time')}; try again later."
+            if self._waited > LONGEST_WAIT_S:
+                hint = f"The server asks to wait {wait_s:.0f} s."
+            elif is_late:
+                hint = f"Nothing came on in {self._limit:g} s; --timeout SECONDS waits longer."
+            raise SourceError(
+                f"{escape(self._shown)} {escape(without_secrets(what))}.", hint=hint, rule="late" * is_late
+            )
+        before = time.monotonic()
+        sleep(max(wait_s, 0.25 * 2**self._failed))
+        self._since += time.monotonic() - before
+
+
+@contextmanager
+def ask(address: Address, patience: Patience, **headers: str) -> Iterator[httpx2.Response]:
+    """Give the answer to a GET, redirects followed, busy servers asked again; its body is not read yet.
+
+    Raises SourceError where there is no answer that could be used, at once where nobody can be reached.
+    """
+    import httpx2
+
+    while True:
+        try:
+            response = _follow(address, headers, patience.pace())
+        except httpx2.ConnectError as error:
+            why = escape(without_secrets(_why(error)))
+            raise SourceError(f"{escape(address.shown)} cannot be reached: {why}.", hint="Try again later.") from None
+        except broken() as error:
+            patience.again(f"cannot be had: {_why(error)}")
+            continue
+        if response.status_code not in _BUSY:
+            break
+        response.close()
+        patience.again(f"cannot be had: {_status(response)}", _retry_after(response))
+    try:
+        yield response
+    finally:
+        follow(None)
+        response.close()
+
+
+def announced(response: httpx2.Response) -> int | None:
+    """Return how many bytes an answer says that it has; None where it says none, or no number of bytes."""
+    said = response.headers.get("Content-Length", "")
+    return offset(said) if said.isascii() and said.isdigit() else None
+
+
+def offset(said: str) -> int | None:
+    """Return a number of bytes that a server wrote in digits; None where no file has so many."""
+    return int(said) if len(said) <= 19 and int(said) < 1 << 63 else None
+
+
+def refusal(address: Address, response: httpx2.Response) -> SourceError:
+    """Return the error for an answer that is no file."""
+    code = response.status_code
+    hint = ""
+    if code in (401, 403):
+        hint = "The server wants other credentials than were given."
+    return SourceError(f"{escape(address.shown)} cannot be had: {escape(_status(response))}.", hint=hint)
+
+
+def broken() -> tuple[type[Exception], ...]:
+    """Return what a connection raises that fails, stalls or ends too early."""
+    import httpx2
+
+    return (httpx2.TransportError,)
+
+
+def close_connections() -> None:
+    """Close the connections that are kept open for the next request."""
+    if _client.cache_info().currsize:
+        _client().close()
+        _client.cache_clear()
+
+
+@cache
+def _client() -> httpx2.Client:
+    import httpx2
+
+    agent = {"User-Agent": f"ckptsurgeon/{__version__}", "Accept-Encoding": "identity", "Accept": "*/*"}
+    return httpx2.Client(headers=agent, follow_redirects=False)
+
+
+def _follow(address: Address, headers: Mapping[str, str], pace: Pace) -> httpx2.Response:
+    """Return the first answer that is no redirect; what is secret goes to the address's own origin alone.
+
+    Its history has the redirects before it. ``pace`` holds for all of them, and for the body.
+    """
+    import httpx2
+
+    url, timeout = address.url, httpx2.Timeout(None, connect=CONNECT_S)
+    before: list[httpx2.Response] = []
+    follow(pace)
+    pace.asked()
+    for _ in range(REDIRECTS):
+        own = address.secret if _origin(url) == _origin(address.url) else {}
+        try:
+            request = _client().build_request(
+                "GET", url, headers={**headers, **own}, timeout=timeout, extensions={"trace": watch}
+            )
+            response = _client().send(request, stream=True)
+        except (httpx2.InvalidURL, ValueError, OverflowError) as error:
+            raise SourceError(f"{escape(address.shown)} leads to what is no address: {escape(str(error))}.") from None
+        if response.status_code not in _REDIRECTS or "Location" not in response.headers:
+            pace.answered()
+            response.history = before
+            return response
+        before.append(response)
+        response.close()
+        url = _redirected(address, url, response.headers["Location"])
+    raise SourceError(f"{escape(address.shown)} cannot be had: it is redirected without end.")
+
+
+def _redirected(address: Address, url: str, location: str) -> str:
+    """Return where a redirect leads; never to another scheme than http(s), nor from https to what all can read."""
+    try:
+        there = urljoin(url, location)
+        scheme = urlsplit(there).scheme.lower()
+        if scheme in ("http", "https"):
+            check_address(there)
+    except (ValueError, ConfigError):
+        raise SourceError(f"{escape(address.shown)} is redirected to what is no address.") from None
+    if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):
+        raise SourceError(
+            f"{escape(address.shown)} is redirected to a {escape(scheme)}: address, which is not followed."
+        )
+    return there
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
+    with suppress(ValueError):
+        return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    return "", "", 0
+
+
+def _status(response: httpx2.Response) -> str:
+    return f"{response.status_code} {without_secrets(response.reason_phrase[:80])}".strip().rstrip(".")
+
+
+def _retry_after(response: httpx2.Response) -> float:
+    """Return the seconds that a server asks to wait; dates are left to the usual waits."""
+    said = response.headers.get("Retry-After", "")
+    return float(said) if said.isascii() and said.isdigit() else 0.0
+
+
+def _why(error: Exception) -> str:
+    return str(error) or type(error).__name__

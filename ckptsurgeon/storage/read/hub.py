@@ -1,0 +1,99 @@
+"""``hf://org/repo[@revision][/path]``: files and folders of models on the Hugging Face hub, at one commit.
+
+The commit is asked for once, when something is opened, and is what messages and records name from then on. What the
+client's cache has of that commit is read from there, without a request where the revision is a commit.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ._names import check_name
+from .base import File, Folder, Source
+from .http.client import Address
+from .http.ranges import open_http
+from .hugging_face.address import hub_address
+from .hugging_face.client import is_offline, not_here
+from .hugging_face.repository import Listed, Repository, is_folder, listed, pinned
+from .local import LocalFile
+
+__all__ = ["SOURCE", "HubFolder"]
+
+
+class HubFolder:
+    """A folder of a repository at one commit."""
+
+    def __init__(self, repository: Repository, path: str = "") -> None:
+        self.uri = repository.uri(path)
+        self.name = (path or repository.name).rpartition("/")[2]
+        self._repository = repository
+        self._path = path
+        self._found: Listed | None = None
+
+    def names(self) -> list[str]:
+        """Return the names of the files in it, sorted; raises SourceError where the hub does not say."""
+        return self._listed().names
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders in it, sorted."""
+        return self._listed().folders
+
+    def file(self, name: str) -> File:
+        """Open one file of the folder; raises FormatError when ``name`` points out of it."""
+        check_name(self.uri, name)
+        return _open_file(self._repository, f"{self._path}/{name}" if self._path else name)
+
+    def inside(self, name: str) -> HubFolder:
+        """Return a folder of the folder; raises FormatError when ``name`` points out of it."""
+        check_name(self.uri, name)
+        return HubFolder(self._repository, f"{self._path}/{name}" if self._path else name)
+
+    def _listed(self) -> Listed:
+        if self._found is None:
+            self._found = listed(self._repository, self._path)
+        return self._found
+
+
+class _CachedFile(LocalFile):
+    """A file of a commit in the client's cache, which tells it from all others: its time says nothing."""
+
+    def __init__(self, repository: Repository, path: str) -> None:
+        super().__init__(repository.cached(path), repository.uri(path))
+        self.mtime_ns = None
+        self.validator = repository.revision
+        self._around = HubFolder(repository, os.path.dirname(path))
+
+    def folder(self) -> Folder:  # type: ignore[override]
+        """Return the folder of the repository, of which the cache may have a part."""
+        return self._around
+
+
+class _Hub:
+    schemes = ("hf",)
+
+    def open(self, uri: str) -> Source:
+        found = hub_address(uri)
+        repository, path = pinned(Repository(found.repository, found.revision or "main")), found.path
+        if not path or is_folder(repository, path):
+            return HubFolder(repository, path)
+        return _open_file(repository, path)
+
+
+def _open_file(repository: Repository, path: str) -> File:
+    """Open a file at a commit: from the cache if it is there, else in ranges from the hub."""
+    if repository.cached(path):
+        return _CachedFile(repository, path)
+    if is_offline():
+        raise not_here(repository.query(path))
+    from huggingface_hub import get_token, hf_hub_url
+
+    token = get_token()
+    secret = {"Authorization": f"Bearer {token}"} if token else {}
+    url = hf_hub_url(repository.name, path, revision=repository.revision)
+    around = HubFolder(repository, os.path.dirname(path))
+    return open_http(
+        Address(url, repository.uri(path), secret, repository.revision), os.path.basename(path), lambda: around
+    )
+
+
+SOURCE = _Hub()

@@ -1,0 +1,190 @@
+"""The client of the Hugging Face hub: whether it may ask, what commit a revision means, and its errors as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ....errors import CheckpointError, ConfigError, SourceError
+from ....util.text import escape, without_secrets
+from .answers import checked_answers, is_commit
+
+__all__ = [
+    "HubQuery",
+    "asking",
+    "commit_of_revision",
+    "digest_listed",
+    "fetched_revision",
+    "is_offline",
+    "no_file",
+    "not_here",
+]
+
+
+@dataclass(frozen=True)
+class HubQuery:
+    """What is asked of the hub, for which errors name it: a ``file`` or folder of a repository, or with '' all of it.
+
+    ``token`` None is the stored one if there is one, True the stored one, False none. Without ``network`` only the
+    client's cache is asked.
+    """
+
+    repository: str
+    revision: str = ""
+    file: str = ""
+    token: bool | str | None = None
+    network: bool = True
+
+    @property
+    def shown(self) -> str:
+        """What messages call the repository."""
+        return f"hub repository {escape(self.repository)}"
+
+    @property
+    def at(self) -> str:
+        """The same with its revision."""
+        return f"{self.shown} at {escape(self.revision)}" if self.revision else self.shown
+
+
+def is_offline(query: HubQuery | None = None) -> bool:
+    """Whether the hub must not be asked: by the settings of a call, or by HF_HUB_OFFLINE."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE) or (query is not None and not query.network)
+
+
+def commit_of_revision(query: HubQuery) -> str:
+    """Return the commit that a revision means, without a request where it is one; the client's cache is only read.
+
+    What the cache knows of a branch is what was fetched of it last, which is what a user without a network asks for.
+    Raises SourceError, ConfigError.
+    """
+    if is_commit(query.revision):
+        return query.revision
+    if is_offline(query):
+        return fetched_revision(query)
+    with asking(query):
+        from huggingface_hub import HfApi
+
+        found = HfApi(token=query.token).model_info(query.repository, revision=query.revision or None).sha
+        return _checked(found)
+
+
+def fetched_revision(query: HubQuery, cache: str | None = None) -> str:
+    """Return the same of what is to be fetched into a ``cache``, which keeps it for when the hub cannot be reached."""
+    with asking(query):
+        from huggingface_hub import HfApi
+
+        found = HfApi(token=query.token).resolve_revision(
+            query.repository, revision=query.revision or None, cache_dir=cache, local_files_only=is_offline(query)
+        )
+        return _checked(found.resolved)
+
+
+def digest_listed(query: HubQuery) -> str:
+    """Return the digest that the hub's listing gives a file: SHA-256 or git's SHA-1, '' where nobody says it."""
+    with suppress(CheckpointError), asking(query):
+        from huggingface_hub import HfApi
+
+        found = HfApi(token=query.token).get_paths_info(query.repository, [query.file], revision=query.revision or None)
+        for one in found:
+            lfs = getattr(one, "lfs", None)
+            return str(lfs.sha256 if lfs is not None else one.blob_id) if one.path == query.file else ""  # type: ignore[union-attr]
+    return ""
+
+
+def _checked(commit: str | None) -> str:
+    if commit is None or not is_commit(commit):
+        raise ValueError(f"{commit!r} is no commit")
+    return commit
+
+
+@contextmanager
+def asking(query: HubQuery) -> Iterator[None]:
+    """Let whatever the client raises be an error of ours: it has some thirty, and passes on those of what it uses."""
+    try:
+        commit = query.revision if is_commit(query.revision) else ""
+        with checked_answers(commit, lambda name: digest_listed(replace(query, file=name))), _patience():
+            yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise _failed(query, error) from None
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Give up a hub that stops in the middle of a listing: the client waits for ever there, unlike for files."""
+    from huggingface_hub import constants, get_session
+
+    def limit(request: Any) -> None:
+        found = request.extensions.get("timeout") or dict.fromkeys(("connect", "read", "write", "pool"))
+        request.extensions["timeout"] = {what: s or constants.HF_HUB_DOWNLOAD_TIMEOUT for what, s in found.items()}
+
+    hooks = get_session().event_hooks["request"]
+    hooks.append(limit)
+    try:
+        yield
+    finally:
+        hooks.remove(limit)
+
+
+def _failed(query: HubQuery, error: Exception) -> CheckpointError:
+    """Return the error that says what went wrong, in our words where the client has a class for it."""
+    from huggingface_hub import errors
+
+    say: tuple[tuple[type[Exception], Callable[[HubQuery], CheckpointError]], ...] = (
+        (errors.GatedRepoError, _gated),
+        (errors.RepositoryNotFoundError, _no_repository),
+        (errors.RevisionNotFoundError, _no_revision),
+        (errors.LocalEntryNotFoundError, not_here),
+        (errors.RevisionResolutionError, not_here),
+        (errors.OfflineModeIsEnabled, not_here),
+        (errors.EntryNotFoundError, no_file),
+        (errors.LocalTokenNotFoundError, _no_token),
+    )
+    for kind, saying in say:
+        if isinstance(error, kind):
+            return saying(query)
+    why = without_secrets(str(error).strip() or type(error).__name__)
+    what = f"{escape(query.file)} of the {query.at}" if query.file else f"the {query.at}"
+    return SourceError(f"{what} cannot be had: {escape(why, 400)}")
+
+
+def _gated(query: HubQuery) -> SourceError:
+    login = "Use FetchConfig(token=True) after hf auth login." if query.token is False else (
+        "Accept its terms on its page, and run hf auth login."
+    )  # fmt: skip
+    return SourceError(f"the {query.shown} asks for a login.", hint=login)
+
+
+def _no_repository(query: HubQuery) -> SourceError:
+    if query.token is None:
+        return SourceError(f"there is no {query.shown}.", hint="A private one needs hf auth login.")
+    private = "" if query.token else " A private one needs FetchConfig(token=True)."
+    return SourceError(f"there is no {query.shown}, and no folder {escape(query.repository)} here.{private}")
+
+
+def _no_revision(query: HubQuery) -> SourceError:
+    return SourceError(f"the {query.shown} has no revision {escape(query.revision)}.")
+
+
+def not_here(query: HubQuery) -> SourceError:
+    """Return the error for what is not in the client's cache, where nothing else may or can be asked."""
+    what = f"{escape(query.file)} of the {query.at}" if query.file else f"the whole of the {query.at}"
+    if not query.network:
+        return SourceError(f"{what} is not in the cache, and allow_network is False.")
+    if is_offline():
+        return SourceError(f"{what} is not in the cache, and HF_HUB_OFFLINE is set.", hint="Unset it to ask the hub.")
+    return SourceError(f"the hub cannot be reached for {what}, and the cache does not have it.")
+
+
+def no_file(query: HubQuery) -> SourceError:
+    """Return the error for a file or folder that the hub does not have."""
+    return SourceError(f"the {query.at} has no file {escape(query.file)}.")
+
+
+def _no_token(query: HubQuery) -> ConfigError:
+    return ConfigError("FetchConfig(token=True), and no token is stored.", hint="Run hf auth login.")

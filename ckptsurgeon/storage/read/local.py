@@ -1,0 +1,245 @@
+"""Files on this machine. Read with ``pread``, never mapped: a file that shrinks is an error, not a SIGBUS."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import NoReturn
+
+from ...errors import SourceError
+from ...util.did_you_mean import did_you_mean
+from ...util.text import escape
+from ..small_files import IrregularError, open_regular
+from ._descriptors import Descriptor
+from ._names import check_name
+from .base import Advance, Folder, Source
+
+__all__ = ["SOURCE", "LocalFile", "LocalFolder", "broken_links", "contents", "link_of"]
+
+INDEX = ".index"
+"""TensorFlow's name for a checkpoint is no file: it is what its files begin with, this one and those of its data."""
+
+
+class LocalFile:
+    """A regular file, held open so that what was planned is what is read.
+
+    Where too many are open it is closed in between, and taken again only if it is what it was.
+    """
+
+    remote = False
+    validator = ""
+
+    def __init__(self, path: str, uri: str = "") -> None:
+        self.path = path
+        self.uri = uri or path
+        self.name = os.path.basename(path)
+        place = os.path.abspath(path)
+        self._descriptor = Descriptor(partial(_open_regular, path, self.uri))
+        with self._descriptor.used() as fd:
+            found = os.fstat(fd)
+        self._descriptor.again = partial(_open_again, place, self.uri, _identity(found))
+        self.size = found.st_size
+        self.mtime_ns: int | None = found.st_mtime_ns
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError when the file ends before."""
+        try:
+            fd = self._descriptor.take()
+            try:
+                data = os.pread(fd, nbytes, offset)
+            finally:
+                self._descriptor.give_back()
+        except OSError as error:
+            raise self._failed(error) from error
+        if len(data) == nbytes:
+            return data
+        buffer = bytearray(nbytes)
+        self.readinto(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill ``view`` from ``offset``; raises SourceError when the file ends before."""
+        done = 0
+        try:
+            fd = self._descriptor.take()
+            try:
+                while done < len(view):
+                    got = os.preadv(fd, [view[done:]], offset + done)
+                    if got == 0:
+                        raise SourceError(f"{escape(self.uri)} ended at byte {offset + done} while it was read.")
+                    done += got
+            finally:
+                self._descriptor.give_back()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
+        """Do nothing: what will be read is here."""
+
+    def keep(self, wanted: bool) -> None:
+        """Do nothing: it is here, and stays."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._descriptor.closed
+
+    @contextmanager
+    def descriptor(self) -> Iterator[int | None]:
+        """Lend the descriptor; raises SourceError."""
+        try:
+            fd = self._descriptor.take()
+        except OSError as error:
+            raise self._failed(error) from error
+        try:
+            yield fd
+        finally:
+            self._descriptor.give_back()
+
+    def folder(self) -> LocalFolder:
+        """Return the folder the file lies in."""
+        return LocalFolder(os.path.dirname(self.path) or ".")
+
+    def close(self) -> None:
+        """Close it for good."""
+        self._descriptor.close()
+
+    def __copy__(self) -> LocalFile:
+        """Return the file itself: a second owner of one descriptor would close it under the first."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> LocalFile:
+        """Return the file itself."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{escape(self.uri)} is open and cannot be pickled; open it anew where it is wanted")
+
+    def _failed(self, error: OSError) -> SourceError:
+        return SourceError(f"{escape(self.uri)} cannot be read: {error.strerror or error}.")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            self._descriptor.close()
+
+
+class LocalFolder:
+    """A folder on this machine; only plain names inside it are ever opened."""
+
+    def __init__(self, path: str, uri: str = "") -> None:
+        self.path = path
+        self.uri = uri or path
+        self.name = os.path.basename(os.path.abspath(path))
+
+    def names(self) -> list[str]:
+        """Return the names of the files in it, sorted; folders and other things are left out."""
+        return self.listed(_is_file)
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders in it, sorted."""
+        return self.listed(_is_folder)
+
+    def listed(self, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
+        """Return the names of what is ``wanted`` in it, sorted."""
+        try:
+            with os.scandir(self.path) as entries:
+                return sorted(entry.name for entry in entries if wanted(entry))
+        except OSError as error:
+            raise SourceError(f"{escape(self.uri)} cannot be listed: {error.strerror}.") from error
+
+    def file(self, name: str) -> LocalFile:
+        """Open one file of the folder; raises FormatError when ``name`` points out of it."""
+        check_name(self.uri, name)
+        return LocalFile(os.path.join(self.path, name), os.path.join(self.uri, name))
+
+    def inside(self, name: str) -> LocalFolder:
+        """Return a folder of the folder; raises FormatError when ``name`` points out of it."""
+        check_name(self.uri, name)
+        return LocalFolder(os.path.join(self.path, name), os.path.join(self.uri, name))
+
+
+class _Local:
+    schemes = ("", "file")
+
+    def open(self, uri: str) -> Source:
+        path = uri.removeprefix("file://")
+        if os.path.isdir(path):
+            return LocalFolder(path, uri)
+        if not os.path.lexists(path) and os.path.isfile(path + INDEX):
+            return LocalFile(path + INDEX, uri + INDEX)
+        if not os.path.lexists(path):
+            raise SourceError(f"{escape(uri)} does not exist.", hint=did_you_mean(path))
+        return LocalFile(path, uri)
+
+
+def link_of(source: Source) -> str:
+    """Return where a file that is a symbolic link points, as the link says it; '' for any other."""
+    if not isinstance(source, LocalFile):
+        return ""
+    try:
+        return os.readlink(source.path)
+    except OSError:
+        return ""
+
+
+def broken_links(source: Source) -> list[str]:
+    """Return the names of the links in a folder whose targets do not exist, sorted, which ``names`` leaves out."""
+    return source.listed(_is_broken) if isinstance(source, LocalFolder) else []
+
+
+def contents(source: Folder) -> list[str]:
+    """Return the names of all that is in a folder, whatever it is, sorted; those of folders end in a slash."""
+    folders = set(source.folders())
+    names = source.listed(lambda entry: True) if isinstance(source, LocalFolder) else [*source.names(), *folders]
+    return sorted(f"{name}/" if name in folders else name for name in names)
+
+
+def _is_broken(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _open_regular(path: str, uri: str) -> int:
+    try:
+        return open_regular(path)
+    except IrregularError as error:
+        raise SourceError(f"{escape(uri)} is {error.kind}; only regular files are read.") from error
+    except OSError as error:
+        why = _absent(path) if isinstance(error, FileNotFoundError) else f"cannot be opened: {error.strerror}"
+        raise SourceError(f"{escape(uri)} {why}.") from error
+
+
+def _open_again(path: str, uri: str, identity: tuple[int, ...]) -> int:
+    fd = _open_regular(path, uri)
+    if _identity(os.fstat(fd)) != identity:
+        os.close(fd)
+        raise SourceError(f"{escape(uri)} has changed since it was opened.")
+    return fd
+
+
+def _identity(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _absent(path: str) -> str:
+    if os.path.islink(path):
+        return f"is a link to {escape(os.readlink(path))}, which does not exist"
+    return "does not exist"
+
+
+SOURCE = _Local()

@@ -1,0 +1,197 @@
+"""Files on other machines, of which only what is read is fetched, and nothing twice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NoReturn, Protocol
+
+from ...errors import SourceError
+from ...util.text import escape
+from ._intervals import Range, cut, joined
+from ._parallel import each
+from .base import Advance, Folder, Source
+from .http.spool import Spool, digest_of
+
+__all__ = ["Ranges", "RemoteFile", "notes_of"]
+
+BLOCK = 64 << 10
+"""A single read fetches whole blocks of this size: what follows is mostly read next."""
+GAP = 64 << 10
+"""Ranges with at most this many bytes between them are one request: about what a round trip costs."""
+REQUEST = 4 << 20
+"""Bytes of one request at most: what is lost with a connection is asked for again."""
+CONNECTIONS = 4
+
+
+class Ranges(Protocol):
+    """The far end of a file: what a kind of address must offer.
+
+    ``uri`` has no credentials in it. ``validator`` tells this content from any other (a commit, a strong ETag); it is
+    empty where nothing does. ``digest`` is what a hub says of the bytes: SHA-256, or git's SHA-1; '' where none does.
+    """
+
+    @property
+    def uri(self) -> str:
+        """What messages and records call it."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The last part of it."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole."""
+        ...
+
+    @property
+    def validator(self) -> str:
+        """What no other content has."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """What all its bytes are held against once they are here."""
+        ...
+
+    def stream(self, offset: int, nbytes: int) -> Iterator[bytes]:
+        """Yield exactly ``nbytes`` bytes from ``offset``, in order; raises SourceError where they cannot be had."""
+        ...
+
+    def folder(self) -> Folder:
+        """Return the folder the file lies in."""
+        ...
+
+
+class RemoteFile:
+    """A file as ``File`` describes it; ``notes`` is what its user should know of how it was had."""
+
+    remote = True
+    mtime_ns: int | None = None
+
+    def __init__(self, wire: Ranges, spool: Spool | None = None, notes: tuple[str, ...] = ()) -> None:
+        self.uri, self.name, self.size = wire.uri, wire.name, wire.size
+        self.validator = wire.validator
+        self.notes = notes
+        self._wire = wire
+        self._spool = spool or Spool(wire.uri)
+        self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._late: SourceError | None = None
+        self._digest = wire.digest
+        self._check_whole()
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly ``nbytes`` bytes from ``offset``; raises SourceError when the file ends before."""
+        self._ensure(offset, nbytes)
+        buffer = bytearray(nbytes)
+        self._spool.readinto(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill ``view`` from ``offset``; raises SourceError when the file ends before."""
+        self._ensure(offset, len(view))
+        self._spool.readinto(offset, view)
+
+    def need(self, ranges: Iterable[Range], advance: Advance | None = None) -> None:
+        """Fetch (begin, end) ranges in few requests, several at a time; ``advance`` is told the bytes that came."""
+        with self._lock, self._wanted():
+            missing = [part for begin, end in ranges for part in self._spool.missing(begin, end)]
+            if missing and self._late is not None:  # it was waited for long enough
+                raise self._late
+            try:
+                self._fetch(cut(joined(missing, GAP), REQUEST), advance)
+            except SourceError as error:
+                self._late = error if error.rule == "late" else None
+                raise
+            self._check_whole()
+
+    def keep(self, wanted: bool) -> None:
+        """Say whether a run needs what was fetched, so that it outlasts one that fails."""
+        self._spool.is_wanted = wanted
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._spool.fileno() < 0
+
+    def descriptor(self) -> AbstractContextManager[int | None]:
+        """Lend the descriptor of the local copy, None while it has holes that would be copied as zeros."""
+        return nullcontext(None if self.closed or self._spool.missing(0, self.size) else self._spool.fileno())
+
+    def folder(self) -> Folder:
+        """Return the folder the file lies in."""
+        return self._wire.folder()
+
+    def close(self) -> None:
+        """Let go of what was fetched."""
+        with self._writing:
+            self._spool.close()
+
+    def __copy__(self) -> RemoteFile:
+        """Return the file itself: a second owner of one descriptor would close it under the first."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> RemoteFile:
+        """Return the file itself."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{escape(self.uri)} is open and cannot be pickled; open it anew where it is wanted")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_spool"):
+            self._spool.close()
+
+    def _ensure(self, offset: int, nbytes: int) -> None:
+        """Fetch what a read wants and has not come yet, in whole blocks."""
+        if self.closed:
+            raise SourceError(f"{escape(self.uri)} is closed.")
+        if offset < 0 or offset + nbytes > self.size:
+            raise SourceError(f"{escape(self.uri)} ended at byte {self.size} while it was read.")
+        if self._spool.missing(offset, offset + nbytes):
+            self.need([(offset - offset % BLOCK, min(self.size, -(-(offset + nbytes) // BLOCK) * BLOCK))])
+
+    def _check_whole(self) -> None:
+        """Hold a file that has come whole against the digest that was said, once; raises SourceError."""
+        if not self._digest or not self.size or self._spool.missing(0, self.size):
+            return
+        said, self._digest = self._digest, ""
+        if digest_of(self._spool, self.size, said) != said:
+            self._spool.is_wanted = False  # so that it is not kept for the next run
+            self._spool.close()
+            raise SourceError(f"{escape(self.uri)} is not what the hub has: its digest differs.", hint="Try again.")
+
+    @contextmanager
+    def _wanted(self) -> Iterator[None]:
+        """Keep what has come if the rest does not."""
+        before, self._spool.is_wanted = self._spool.is_wanted, True
+        yield
+        self._spool.is_wanted = before
+
+    def _fetch(self, pieces: list[Range], advance: Advance | None) -> None:
+        def fetch(piece: Range, stopped: threading.Event) -> None:
+            self._fetch_one(piece, advance, stopped)
+
+        if len(pieces) > 1:
+            each(pieces, fetch, CONNECTIONS)
+        elif pieces:
+            fetch(pieces[0], threading.Event())
+
+    def _fetch_one(self, piece: Range, advance: Advance | None, stopped: threading.Event) -> None:
+        at, end = piece
+        for data in self._wire.stream(at, end - at):
+            with self._writing:
+                if stopped.is_set():  # and the spool may be closed
+                    return
+                self._spool.write(at, data)
+                at += len(data)
+                if advance is not None:
+                    advance(len(data))
+
+
+def notes_of(source: Source) -> tuple[str, ...]:
+    """Return what is to be said of how a source was had."""
+    return source.notes if isinstance(source, RemoteFile) else ()

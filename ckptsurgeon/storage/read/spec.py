@@ -1,0 +1,79 @@
+"""Source specs in ESPnet's form, ``file.pth:src_key:dst_key:exclude_keys``.
+
+Read as ESPnet's ``load_pretrained_model`` reads them (espnet2/torch_utils/load_pretrained_model.py), except
+that a path that exists wins over a reading of its colons, prefixes end at a dot, and what would load nothing
+without a word is said.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from ...errors import ConfigError
+from .uri import scheme_of
+
+__all__ = ["SourceSpec", "parse_spec"]
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """One source as asked for.
+
+    Only keys under ``src`` are taken, and put under ``dst``; keys that start with one of ``exclude`` are not. ``given``
+    is the checkpoint itself, where it is no path: one that is open, or tensors in memory.
+    """
+
+    uri: str
+    src: str = ""
+    dst: str = ""
+    exclude: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    given: object = field(default=None, repr=False, compare=False)
+
+
+def parse_spec(text: str) -> SourceSpec:
+    """Return the spec that ``text`` spells; a plain path or URI is a spec with nothing but itself."""
+    uri, fields = _split(text)
+    if not fields:
+        return SourceSpec(uri)
+    if len(fields) > 3:
+        raise ConfigError(
+            f"source {text!r} has more than three fields behind the file.",
+            hint="Write file:src_key:dst_key:exclude_keys.",
+        )
+    src, dst, raw = (*fields, "", "", "")[:3]
+    notes: list[str] = []
+    exclude = []
+    for part in raw.split(",") if raw else []:
+        word = part.strip()
+        if word != part:
+            notes.append(f"blanks around {word!r} in the excludes of {text!r} are not part of the key")
+        if word:
+            exclude.append(word)
+        else:
+            notes.append(f"an empty exclude in {text!r} is ignored (ESPnet would load nothing)")
+    if len(fields) == 3 and not raw:
+        notes.append(f"the empty exclude of {text!r} is ignored (ESPnet would load nothing)")
+    for name, prefix in (("src_key", src), ("dst_key", dst)):
+        if prefix.endswith("."):
+            notes.append(f"{name} {prefix!r} of {text!r} is read as {prefix.rstrip('.')!r}")
+    return SourceSpec(uri, src.rstrip("."), dst.rstrip("."), tuple(exclude), tuple(notes))
+
+
+def _split(text: str) -> tuple[str, list[str]]:
+    """Cut the fields off a spec: behind the longest beginning that exists, else behind the first colon.
+
+    A colon in the host of an address is that of a port or a password (RFC 3986, 3.2); of a chain, the last address
+    has the fields behind it.
+    """
+    scheme = scheme_of(text)
+    start = text.find("/", text.rfind("://") + 3) % (len(text) + 1) if scheme else 0
+    colons = [i for i in range(start, len(text)) if text[i] == ":"]
+    if not colons or (not scheme and os.path.exists(text)):
+        return text, []
+    if not scheme:
+        for at in reversed(colons):
+            if os.path.exists(text[:at]):
+                return text[:at], text[at + 1 :].split(":")
+    return text[: colons[0]], text[colons[0] + 1 :].split(":")

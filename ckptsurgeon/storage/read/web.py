@@ -1,0 +1,67 @@
+"""``https://`` and ``http://``: what is read of a file is fetched, and no more."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from ...errors import SourceError
+from ...util.text import escape
+from ._names import check_name
+from .base import Source
+from .http.client import address_of
+from .http.ranges import open_http
+from .remote import RemoteFile
+from .uri import check_address, shown
+
+__all__ = ["SOURCE", "WebFolder"]
+
+
+class WebFolder:
+    """What lies beside a file on a web server, of which there is no list: only what is asked for by name is found."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.uri = shown(url)
+        self.name = unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2])
+
+    def names(self) -> list[str]:
+        """Return nothing: a web server does not say what it has."""
+        return []
+
+    def folders(self) -> list[str]:
+        """Return nothing."""
+        return []
+
+    def file(self, name: str) -> RemoteFile:
+        """Open a file beside it; raises FormatError when ``name`` points elsewhere."""
+        check_name(self.uri, name)
+        parts = urlsplit(self._url)
+        return _open(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}")))
+
+    def inside(self, name: str) -> WebFolder:
+        """Return what lies in a folder beside it; raises FormatError when ``name`` points elsewhere."""
+        check_name(self.uri, name)
+        parts = urlsplit(self._url)
+        return WebFolder(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}")))
+
+
+class _Web:
+    schemes = ("http", "https")
+
+    def open(self, uri: str) -> Source:
+        return _open(uri)
+
+
+def _open(url: str) -> RemoteFile:
+    check_address(url)
+    parts = urlsplit(url)
+    name = unquote(parts.path.rpartition("/")[2])
+    if not name:
+        raise SourceError(
+            f"{escape(shown(url))} is a folder on a web server, which cannot be listed.", hint="Name a file in it."
+        )
+    folder = urlunsplit(parts._replace(path=parts.path.rpartition("/")[0], fragment=""))
+    return open_http(address_of(url), name, lambda: WebFolder(folder))
+
+
+SOURCE = _Web()

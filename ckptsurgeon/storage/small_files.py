@@ -1,0 +1,86 @@
+"""Opening files of this machine that somebody hands us: regular ones only, and never more of them than was asked for.
+
+A FIFO would be waited for, a device may act on being opened, and a file that is all hole has whatever size it says.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from importlib.machinery import SourceFileLoader
+
+from ..util.text import human_bytes
+
+__all__ = ["SMALL_BYTES", "CodeLoader", "IrregularError", "open_file", "open_regular", "read_file", "read_text"]
+
+SMALL_BYTES = 16 << 20
+"""More than any configuration has that people write."""
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+class IrregularError(OSError):
+    """Something that is no regular file; ``kind`` says what it is."""
+
+    def __init__(self, kind: str, path: str) -> None:
+        super().__init__(errno.EINVAL, f"it is {kind}, not a regular file", path)
+        self.kind = kind
+
+
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """Return a descriptor of a regular file; raises OSError for anything else, before it can block or act."""
+    name = os.fspath(path)
+    try:
+        _check_regular(os.stat(name), name)
+        fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"its name cannot be one ({error})", name) from None
+    try:
+        _check_regular(os.fstat(fd), name)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check_regular(found: os.stat_result, path: str) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(found.st_mode):
+        raise IrregularError(_KINDS.get(stat.S_IFMT(found.st_mode), "no regular file"), path)
+
+
+def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Open a regular file to read its bytes; raises OSError."""
+    return os.fdopen(open_regular(path), "rb")
+
+
+def read_file(path: str | os.PathLike[str], most: int = SMALL_BYTES) -> bytes:
+    """Return the bytes of a regular file; raises OSError, for one of more than ``most`` bytes unread."""
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(most + 1) if size <= most else b""  # some of the system's own say that they are empty
+    if size > most or len(data) > most:
+        said = f"it has {human_bytes(max(size, len(data)))}, and at most {human_bytes(most)} are read"
+        raise OSError(errno.EFBIG, said, os.fspath(path))
+    return data
+
+
+def read_text(path: str | os.PathLike[str], most: int = SMALL_BYTES) -> str:
+    r"""Return the text of a regular file in UTF-8, its lines ending in ``\n``; raises OSError or UnicodeDecodeError."""
+    return io.IncrementalNewlineDecoder(None, translate=True).decode(read_file(path, most).decode("utf-8"), final=True)
+
+
+class CodeLoader(SourceFileLoader):
+    """Imports a user's own file, which is read as any other is."""
+
+    def get_data(self, path: str) -> bytes:
+        """Return what is in the file; raises OSError."""
+        return read_file(path)

@@ -1,0 +1,173 @@
+"""Folders that are there whole or not at all: written beside, and swapped in one step."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from ...errors import OutputError
+from ...util.text import escape
+from .libc import exchange
+from .output_checks import check_space, output_error
+from .staging import StagedFile
+from .temp import folder_of, lock, remove_leftovers, sync_folder, temp_name
+
+__all__ = ["StagedFolder", "staged_folder"]
+
+
+class StagedFolder:
+    """A temp folder, and the files being written in it."""
+
+    def __init__(self, path: str, shown: str) -> None:
+        self.path = path
+        self.shown = shown
+        self._open: list[tuple[StagedFile, int]] = []
+
+    def file(self, name: str, size: int) -> StagedFile:
+        """Create a file of a known size."""
+        staged = StagedFile(os.path.join(self.path, name), os.path.join(self.shown, name))
+        try:
+            staged.create(0o666)
+        except OSError as error:
+            raise output_error(staged.shown, error) from error
+        self._open.append((staged, size))
+        staged.reserve(size)
+        return staged
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file."""
+        self.file(name, len(data)).write(0, data)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return sum(size for _, size in self._open)
+
+    def flush(self) -> None:
+        """Wait until everything is on disk."""
+        for staged, size in self._open:
+            staged.flush(size)
+        self.close()
+        sync_folder(self.path)
+
+    def close(self) -> None:
+        """Close all files."""
+        for staged, _ in self._open:
+            staged.close()
+
+
+@contextmanager
+def staged_folder(path: str, size: int, *, stale: Iterable[str] = ()) -> Iterator[StagedFolder]:
+    """Give a temp folder to write; when the block ends well it takes the place of ``path`` in one step.
+
+    What else is in ``path`` stays, but for the files named ``stale``. Raises OutputError.
+    """
+    remove_leftovers(path)
+    _check_not_within(path)
+    check_space(os.path.dirname(os.path.abspath(path)), size, path)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(folder_of(path))
+            temp, held = _locked_folder(path)
+        except OSError as error:
+            raise output_error(path, error) from error
+        staged = StagedFolder(temp, path)
+        try:
+            yield staged
+            staged.flush()
+            _place_folder(staged.path, path, set(stale))
+        except OSError as error:
+            raise output_error(path, error) from error
+        finally:
+            staged.close()
+            shutil.rmtree(os.path.basename(staged.path), ignore_errors=True, dir_fd=folder)
+            os.close(held)
+
+
+def _check_not_within(path: str) -> None:
+    """Raise OutputError where the working directory lies in a folder that is to be replaced: it would be gone."""
+    with suppress(OSError):
+        here = os.path.realpath(os.getcwd())
+        if os.path.commonpath([here, os.path.realpath(path)]) == os.path.realpath(path):
+            raise OutputError(
+                f"the working directory lies in {escape(path)}, which is replaced as a whole.",
+                hint="Run it from outside that folder, or name a new one.",
+            )
+
+
+def _locked_folder(path: str) -> tuple[str, int]:
+    """Make a temp folder and lock it; again where another run takes it for a left-over before it is locked."""
+    while True:
+        temp = temp_name(path)
+        os.mkdir(temp, 0o777)
+        fd = -1
+        try:
+            fd = os.open(temp, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            lock(fd)
+            if os.fstat(fd).st_nlink:
+                return temp, fd
+            os.close(fd)
+        except OSError as error:
+            _close(fd)
+            if not isinstance(error, (FileNotFoundError, BlockingIOError)):
+                shutil.rmtree(temp, ignore_errors=True)
+                raise
+
+
+def _close(fd: int) -> None:
+    if fd >= 0:
+        os.close(fd)
+
+
+def _place_folder(temp: str, path: str, stale: set[str]) -> None:
+    """Rename a folder into place; one that is there is swapped for it, with its other files linked over first."""
+    parent = os.path.dirname(os.path.abspath(path))
+    try:
+        os.rename(temp, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _keep_others(path, temp, stale)
+        os.chmod(temp, stat.S_IMODE(os.stat(path).st_mode))
+        sync_folder(temp)
+        _exchange(temp, path)
+        _keep_others(temp, path, stale)  # what somebody wrote there since the first look
+    sync_folder(parent)
+
+
+def _keep_others(old: str, new: str, stale: set[str]) -> None:
+    """Hard-link into ``new`` what ``old`` holds besides its checkpoint."""
+    for entry in os.scandir(old):
+        target = os.path.join(new, entry.name)
+        if entry.name in stale:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            if not os.path.lexists(target):
+                os.mkdir(target)
+                shutil.copystat(entry.path, target, follow_symlinks=False)
+            if os.path.isdir(target):
+                _keep_others(entry.path, target, set())
+        elif not os.path.lexists(target):
+            _link(entry.path, target)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _exchange(temp: str, path: str) -> None:
+    """Swap two folders in one step."""
+    try:
+        exchange(temp, path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot replace the folder {escape(path)} in one step here ({error.strerror}).",
+            hint="Write to a new folder.",
+        ) from error

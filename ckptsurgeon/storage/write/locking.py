@@ -1,0 +1,127 @@
+"""One writer of an output at a time, whatever its format.
+
+The lock is a small file beside the output, ``.NAME.ckpt-lock``, which is opened and locked: the system itself
+gives it back however its holder ends, so that what a killed run leaves never stands in the way, and the next run
+removes it. A folder is swapped as a whole when it is written; what lies beside it stays the same through that.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from ...errors import ConfigError, OutputError
+from ...util.text import escape
+from .output_checks import output_error
+from .temp import folder_of, lock, stem
+
+__all__ = ["check_wait", "output_lock"]
+
+SUFFIX = "ckpt-lock"
+PAUSE_S = 0.1
+"""How long to wait before one looks again: a wait that ends with the lock would not end with a signal."""
+
+
+def check_wait(seconds: float | None) -> None:
+    """Raise ConfigError for a time that is none."""
+    if seconds is not None and not seconds >= 0:
+        raise ConfigError(f"--wait {seconds} is no time to wait.", hint="Give seconds, as in --wait 60.")
+
+
+@contextmanager
+def output_lock(path: str, wait: float | None = None) -> Iterator[None]:
+    """Be the one who writes to ``path``; raises OutputError where another run still is after ``wait`` seconds.
+
+    ConfigError where that is no time. On file systems without locks, as some across a network, nobody is kept out.
+    """
+    check_wait(wait)
+    name = stem(os.path.basename(os.path.abspath(path))) + SUFFIX
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(folder_of(path))
+        except OSError as error:
+            raise output_error(path, error) from error
+        held = _waited_for(folder, name, path, time.monotonic() + (wait or 0.0))
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=folder)
+            os.close(held)
+
+
+def _waited_for(folder: int, name: str, path: str, until: float) -> int:
+    while True:
+        try:
+            held = _taken(folder, name)
+        except OSError as error:
+            raise output_error(path, error) from error
+        if held is not None:
+            return held
+        left = until - time.monotonic()
+        if left <= 0:
+            raise OutputError(
+                f"{escape(path)} is being written by {_holder(folder, name)}.",
+                hint="Wait for it with --wait, or name another output.",
+            )
+        time.sleep(min(PAUSE_S, left))
+
+
+def _taken(folder: int, name: str) -> int | None:
+    """Return the locked file, made where there is none, or None where another run has it; raises OSError."""
+    while True:
+        fd = _opened(folder, name)
+        try:
+            lock(fd)
+            if _is_at(fd, folder, name):
+                _sign(fd)
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except BaseException:
+            with suppress(OSError):
+                if not os.fstat(fd).st_size:  # nobody has signed it, so it is just made
+                    os.unlink(name, dir_fd=folder)
+            os.close(fd)
+            raise
+        os.close(fd)  # whoever held it has just removed it
+
+
+def _opened(folder: int, name: str) -> int:
+    """Open the file of the lock, for writing if possible: NFS locks no other."""
+    flags = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(name, os.O_RDWR | flags, 0o666, dir_fd=folder)
+    except PermissionError:  # that of another user
+        return os.open(name, os.O_RDONLY | flags & ~os.O_CREAT, dir_fd=folder)
+
+
+def _is_at(fd: int, folder: int, name: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=folder, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _sign(fd: int) -> None:
+    """Say in the file who holds it; where there is no room for that it is held all the same."""
+    with suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+
+
+def _holder(folder: int, name: str) -> str:
+    """Return who is writing, as the file of the lock says it."""
+    said: list[str] = []
+    with suppress(OSError):
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            said = os.pread(fd, 300, 0).decode("ascii", "replace").split()
+        finally:
+            os.close(fd)
+    at = f" on {escape(said[1])}" if said[1:] and said[1] != socket.gethostname() else ""
+    return f"process {escape(said[0])}{at}" if said else "another process"

@@ -1,0 +1,109 @@
+"""Where an output may be written, and why not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from ...errors import OutputError
+from ...util.text import escape, human_bytes
+from ..read.base import File
+from ..read.uri import scheme_of
+
+__all__ = ["check_is_path", "check_output", "check_space", "identities", "output_error"]
+
+_WHY = {
+    errno.ENOSPC: "there is no space left",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the file would be larger than is allowed",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "not permitted",
+    errno.EROFS: "the file system is read-only",
+    errno.EIO: "the disk reports an error",
+    errno.ENOENT: "its folder does not exist",
+    errno.ENOTDIR: "its folder is a file",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EEXIST: "it exists; --force replaces it",
+}
+
+
+def output_error(path: str, error: OSError) -> OutputError:
+    """Return the error that says why a path cannot be written."""
+    known = _WHY.get(error.errno or 0)
+    if error.errno == errno.ENOENT and os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        known = None  # as in /proc, where no file can be made
+    why = known or error.strerror or str(error)
+    return OutputError(f"cannot write {escape(path)}: {why}.")
+
+
+def check_is_path(path: str) -> None:
+    """Raise OutputError for an address: only this machine is written to."""
+    if scheme_of(path):
+        raise OutputError(f"cannot write {escape(path)}: outputs are written to this machine.", hint="Name a path.")
+
+
+def check_output(path: str, inputs: Iterable[tuple[int, int]], *, force: bool, folder: bool) -> None:
+    """Raise OutputError when a path must not be written: an input, something there already, or no place for it.
+
+    ``inputs`` are the (device, inode) of every file that is read.
+    """
+    check_is_path(path)
+    parent = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(parent):
+        raise OutputError(f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.")
+    try:
+        found = os.stat(path)
+    except OSError:
+        if os.path.islink(path) and not force:
+            raise _in_the_way(path) from None
+        return
+    taken = set(inputs)
+    if stat.S_ISDIR(found.st_mode) != folder:
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a file"
+        raise OutputError(f"{escape(path)} is {kind}.", hint="Name another output.")
+    if not folder and not stat.S_ISREG(found.st_mode):
+        raise OutputError(f"{escape(path)} is no regular file.")
+    places = [path] if not folder else [entry.path for entry in os.scandir(path)]
+    for place in places:
+        with suppress(OSError):
+            info = os.stat(place)
+            if (info.st_dev, info.st_ino) in taken:
+                raise OutputError(f"{escape(place)} is an input; it is never written.", hint="Name another output.")
+    if not folder and not force:
+        raise _in_the_way(path)
+
+
+def _in_the_way(path: str) -> OutputError:
+    """Return the error that something is there; of a link it is the link that would go, never what it points to."""
+    if not os.path.islink(path):
+        return OutputError(f"{escape(path)} exists.", hint="Use --force to replace it.")
+    gone = "" if os.path.exists(path) else ", which does not exist"
+    return OutputError(
+        f"{escape(path)} exists: it is a link to {escape(os.readlink(path))}{gone}.",
+        hint="Use --force to replace the link; what it points to stays.",
+    )
+
+
+def check_space(folder: str, size: int, shown: str) -> None:
+    """Raise OutputError at once when a file system plainly has no room; it may still fill up later."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return
+    free = found.f_bavail * found.f_frsize
+    if found.f_blocks and free < size:
+        raise OutputError(
+            f"cannot write {escape(shown)}: it needs {human_bytes(size)} and {human_bytes(free)} are free."
+        )
+
+
+def identities(files: Iterable[File]) -> Iterator[tuple[int, int]]:
+    """Yield the (device, inode) of open files."""
+    for file in files:
+        with file.descriptor() as fd:
+            found = None if fd is None else os.fstat(fd)
+        if found is not None:
+            yield found.st_dev, found.st_ino

@@ -1,0 +1,188 @@
+"""Files that are there whole or not at all, and what stood there before until then.
+
+Written to a hidden temp file in the same folder, locked by its maker; flushed to disk; put in place by one rename.
+What a killed run left behind is unlocked, and is removed by the next.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
+
+from ...errors import OutputError
+from ...util.text import escape
+from ..read._descriptors import Descriptor
+from ..read.base import File
+from .libc import reserve, start_writing
+from .locking import output_lock
+from .output_checks import check_output, check_space, identities, output_error
+from .temp import folder_of, lock, remove_leftovers, sync, sync_folder, temp_name
+
+__all__ = ["StagedFile", "staged_file", "temp_file", "write_text"]
+
+FLAGS = os.O_RDWR | os.O_CLOEXEC
+
+
+class StagedFile:
+    """A temp file, open for writing in any order and from any thread."""
+
+    def __init__(self, path: str, shown: str = "") -> None:
+        self.path = path
+        self.shown = shown or path
+        self._file: Descriptor | None = None
+        self._locked = False
+
+    def create(self, mode: int) -> None:
+        """Create the file in a folder that is locked as a whole; raises OSError."""
+        self._file = Descriptor(partial(os.open, self.path, FLAGS | os.O_CREAT | os.O_EXCL, mode))
+        self._file.again = partial(os.open, self.path, FLAGS)
+
+    def create_locked(self, mode: int) -> None:
+        """Create the file and lock it, so that it stays open; raises OSError."""
+        while True:
+            self.create(mode)
+            fd, self._locked = self._open.take(), True
+            try:
+                lock(fd)
+            except BlockingIOError:  # another run took it for a left-over and is about to remove it
+                self.close()
+                self.path += "x"
+                continue
+            except OSError:
+                self.close()
+                with suppress(OSError):
+                    os.unlink(self.path)
+                raise
+            if os.fstat(fd).st_nlink:
+                return
+            self.close()
+
+    @property
+    def _open(self) -> Descriptor:
+        if self._file is None:
+            raise OSError(errno.EBADF, "the file is closed")
+        return self._file
+
+    def descriptor(self) -> AbstractContextManager[int]:
+        """Lend the descriptor; raises OSError."""
+        return self._open.used()
+
+    def start_writing(self, offset: int, nbytes: int) -> None:
+        """Ask the kernel to begin writing a range to disk."""
+        with self.descriptor() as fd:
+            start_writing(fd, offset, nbytes)
+
+    def clear(self) -> None:
+        """Let it be empty; raises OSError."""
+        with self.descriptor() as fd:
+            os.ftruncate(fd, 0)
+
+    def reserve(self, size: int) -> None:
+        """Reserve the space of the whole file; raises OutputError where there is not enough."""
+        try:
+            with self.descriptor() as fd:
+                reserve(fd, size)
+        except OSError as error:
+            raise output_error(self.shown, error) from error
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Write all of ``data`` at ``offset``; raises OutputError."""
+        view = memoryview(data).cast("B")
+        try:
+            fd = self._open.take()
+            try:
+                while view:
+                    done = os.pwrite(fd, view, offset)
+                    view, offset = view[done:], offset + done
+            finally:
+                self._open.give_back()
+        except OSError as error:
+            raise output_error(self.shown, error) from error
+
+    def flush(self, size: int | None) -> None:
+        """Check the length, where it was known before, and wait until the bytes are on disk; raises OutputError."""
+        try:
+            with self.descriptor() as fd:
+                found = os.fstat(fd).st_size
+                if size is not None and found != size:
+                    raise OutputError(f"{escape(self.shown)} has {found} bytes where {size} were written.")
+                sync(fd)
+        except OSError as error:
+            raise output_error(self.shown, error) from error
+
+    def close(self) -> None:
+        """Close the file, which unlocks it."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+            if self._locked:
+                file.give_back()
+        self._locked = False
+
+
+@contextmanager
+def staged_file(path: str, size: int | None, *, force: bool) -> Iterator[StagedFile]:
+    """Give a temp file to write; when the block ends well it is flushed and takes the place of ``path``.
+
+    ``size`` is None where it shows only as the bytes come; otherwise its space is reserved.
+    Raises OutputError. Whatever else happens, the temp file is removed and ``path`` is as it was.
+    """
+    with temp_file(path, size) as staged:
+        yield staged
+        staged.flush(size)
+        try:
+            _place(staged.path, path, force=force)
+            sync_folder(os.path.dirname(os.path.abspath(path)))
+        except OSError as error:
+            raise output_error(path, error) from error
+
+
+@contextmanager
+def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
+    """Give a temp file beside ``path``, for others to put in place; whatever happens, its own name is removed.
+
+    Raises OutputError.
+    """
+    remove_leftovers(path)
+    check_space(os.path.dirname(os.path.abspath(path)), size or 0, path)
+    staged = StagedFile(temp_name(path), path)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(folder_of(path))
+            stack.callback(staged.close)
+            staged.create_locked(0o666)
+        except OSError as error:
+            raise output_error(path, error) from error
+        try:
+            if size is not None:
+                staged.reserve(size)
+            yield staged
+        finally:
+            with suppress(OSError):
+                os.unlink(os.path.basename(staged.path), dir_fd=folder)
+
+
+def _place(temp: str, path: str, *, force: bool) -> None:
+    """Rename, or without ``force`` link, which fails where a file has appeared in the meantime."""
+    if force:
+        os.replace(temp, path)
+        return
+    try:
+        os.link(temp, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS) or os.path.lexists(path):
+            raise
+        os.rename(temp, path)
+    else:
+        os.unlink(temp)
+
+
+def write_text(path: str, text: str, *, inputs: Iterable[File], force: bool, wait: float | None = None) -> None:
+    """Write a small text file by the same rules, as the only one who writes there; raises OutputError."""
+    data = text.encode("utf-8", "surrogatepass")
+    check_output(path, identities(inputs), force=force, folder=False)
+    with output_lock(path, wait), staged_file(path, len(data), force=force) as staged:
+        staged.write(0, data)

@@ -1,0 +1,201 @@
+"""YAML as people mean it: a key that stands twice is an error, and 1e-3 is a number."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import yaml
+
+from ..errors import ConfigError
+from ..util.text import escape
+
+__all__ = ["Row", "check_yaml", "dump_yaml", "read_yaml"]
+
+_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+_MERGE = "tag:yaml.org,2002:merge"
+"""The tag of the key ``<<`` (https://yaml.org/type/merge.html)."""
+
+MOST_BY_ALIASES = 1_000_000
+"""How much larger aliases may make a document: in values, a text of 32 characters more counting as one more."""
+
+
+MOST_LEVELS = 100
+"""How deep a document may nest, through aliases too: every reader of YAML calls itself once or more for each level."""
+
+
+MOST_VALUES = 1_000_000
+"""How many values a document may have: each takes some microseconds, and some 300 bytes until it is read."""
+
+
+_SIGNS = ("\n", ",", ":", "- ", "? ")
+"""One of these stands before or behind each value."""
+
+
+_DEEP = re.compile(rf"[ \-?:]{{{MOST_LEVELS}}}")
+"""What a line that is as deep begins with, without brackets: blanks, and the marks of entries, ``- - -``."""
+
+
+class _PlainLoader(_Base):  # type: ignore[misc]
+    def get_single_node(self) -> Any:
+        """Return the document as nodes; raises ConstructorError where aliases make too much of it."""
+        node = super().get_single_node()
+        if node is not None:
+            _check_aliases(node)
+        return node
+
+
+def _check_size(text: str) -> None:
+    """Refuse documents that nest too deep, or have too many values, before they are made into nodes.
+
+    Of levels the parser's own stack would end: each takes a bracket, or one more column of a line.
+    """
+    is_deep = text.count("[") + text.count("{") > MOST_LEVELS or _DEEP.search(text)
+    if not is_deep and sum(map(text.count, _SIGNS)) < MOST_VALUES:
+        return
+    level = values = 0
+    for event in yaml.parse(text, Loader=_Base):
+        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        values += isinstance(event, yaml.NodeEvent)
+        if level > MOST_LEVELS:
+            raise _too_deep()
+        if values > MOST_VALUES:
+            raise yaml.constructor.ConstructorError(None, None, f"it has over {MOST_VALUES:,} values")
+
+
+def _too_deep() -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, f"it nests over {MOST_LEVELS} levels deep")
+
+
+def _check_aliases(root: Any) -> None:
+    """Refuse documents whose aliases nest: each level multiplies them ("billion laughs", CWE-776)."""
+    known: dict[int, tuple[int, int]] = {}
+    own = 0
+
+    def measure(node: Any) -> tuple[int, int]:
+        """Return how many values a node is, and how many levels of collections."""
+        nonlocal own
+        if id(node) in known:
+            if known[id(node)] == (0, 0):
+                raise yaml.constructor.ConstructorError(None, None, "it holds itself", node.start_mark)
+            return known[id(node)]
+        known[id(node)] = (0, 0)  # being counted
+        alone = 1 + len(node.value) // 32 if isinstance(node, yaml.ScalarNode) else 1
+        own += alone
+        size, levels = alone, 0
+        for child in _children(node):
+            more, below = measure(child)
+            size, levels = min(size + more, sys.maxsize), max(levels, below)
+        known[id(node)] = (size, levels + (not isinstance(node, yaml.ScalarNode)))
+        return known[id(node)]
+
+    size, levels = measure(root)
+    if size - own > MOST_BY_ALIASES:
+        why = f"its aliases (*name) make it over {MOST_BY_ALIASES:,} values larger"
+        raise yaml.constructor.ConstructorError(None, None, why)
+    if levels > MOST_LEVELS:
+        raise _too_deep()
+
+
+def _children(node: Any) -> Iterable[Any]:
+    if isinstance(node, yaml.MappingNode):
+        return chain.from_iterable(node.value)
+    return node.value if isinstance(node, yaml.SequenceNode) else ()
+
+
+def _mapping(loader: Any, node: Any) -> dict[Any, Any]:
+    """Make a mapping; a key of its own may stand once, and wins over those that it takes in by ``<<``."""
+    _check_own_keys(loader, node)
+    loader.flatten_mapping(node)  # those that are taken in come first
+    return {
+        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True) for key, value in node.value
+    }
+
+
+def _check_own_keys(loader: Any, node: Any) -> None:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        if key_node.tag == _MERGE:
+            continue
+        key = loader.construct_object(key_node, deep=True)
+        try:
+            double = key in seen
+        except TypeError:
+            raise yaml.constructor.ConstructorError(None, None, "a key is not plain", key_node.start_mark) from None
+        if double:
+            raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
+        seen.add(key)
+
+
+class _Loader(_PlainLoader):
+    pass
+
+
+_PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+# YAML 1.1 takes 1e-3 for text because it has no dot; every reader of a learning rate takes it for a number.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str, name: str, *, exponents: bool = True) -> Any:
+    """Return the document; raises ConfigError with the place where it is malformed.
+
+    Without ``exponents`` 1e5 is a text, as it is to those who read a toolkit's file with PyYAML.
+    """
+    with _reading(text, name):
+        _check_size(text)
+        return yaml.load(text, Loader=_Loader if exponents else _PlainLoader)
+
+
+def check_yaml(text: str, name: str) -> None:
+    """Raise ConfigError for a document, whatever its tags, that is malformed, nests too deep or multiplies itself."""
+    with _reading(text, name):
+        _check_size(text)
+        yaml.compose(text, Loader=_PlainLoader)
+
+
+@contextmanager
+def _reading(text: str, name: str) -> Iterator[None]:
+    """Turn what is wrong with a document into ConfigError."""
+    try:
+        yield
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        why = getattr(error, "problem", None) or str(error)
+        if not isinstance(error, yaml.constructor.ConstructorError):
+            place = f" at column {mark.column + 1}" if mark is not None else ""
+            why = f"it is not valid YAML{place}: {why}"
+        if "tag '!" in str(why):
+            why = f"{why} (a tag that only SpeechBrain's hyperparams.yaml has)"
+        line = text.splitlines()[mark.line] if mark is not None and mark.line < len(text.splitlines()) else ""
+        hint = "Put texts with braces in quotes, as in '{n}'." if "{" in line or "}" in line else ""
+        raise ConfigError(f"{escape(name)}{where}: {escape(str(why))}.", hint=hint) from None
+    except (RecursionError, ValueError) as error:
+        raise ConfigError(f"{escape(name)} cannot be read as YAML: {escape(str(error))}.") from None
+
+
+class Row(dict[str, Any]):
+    """A mapping that is written on one line."""
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Dumper.add_representer(
+    Row, lambda dumper, row: dumper.represent_mapping("tag:yaml.org,2002:map", row.items(), flow_style=True)
+)
+
+
+def dump_yaml(document: Any) -> str:
+    """Return a document as YAML, keys in their order, each Row on one line, in ASCII whatever the names."""
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=False, width=10_000)
+    return text

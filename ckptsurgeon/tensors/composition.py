@@ -1,0 +1,215 @@
+"""Tensors made of other tensors: a part, another order of dimensions, another shape, several in one, a multiple, a sum.
+
+Pure descriptions. Where what is made lies in a file as a strided view of what it is made of, it is described as
+that view, and is copied and checked like any other tensor; else ``TensorInfo.made`` says of what it is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from .info import TensorInfo
+from .strides import contiguous_stride
+
+__all__ = [
+    "Cast",
+    "Cut",
+    "Joined",
+    "Permuted",
+    "Reshaped",
+    "Scaled",
+    "Summed",
+    "cast",
+    "cut",
+    "join",
+    "leaves",
+    "permute",
+    "reshape",
+    "scale",
+    "total",
+]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A part of a tensor, from ``begin`` along each dimension; the shape says how much."""
+
+    of: TensorInfo
+    begin: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """A tensor whose dimension ``i`` is dimension ``dims[i]`` of another."""
+
+    of: TensorInfo
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reshaped:
+    """The same elements in row-major order, in another shape."""
+
+    of: TensorInfo
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several tensors one after the other along ``dim``."""
+
+    of: tuple[TensorInfo, ...]
+    dim: int
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Every element times ``factor``, computed in double precision and rounded to the dtype once."""
+
+    of: TensorInfo
+    factor: float
+
+
+@dataclass(frozen=True)
+class Summed:
+    """Several tensors added up element by element, in double precision, rounded to the dtype once."""
+
+    of: tuple[TensorInfo, ...]
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The same values in another floating type, rounded once."""
+
+    of: TensorInfo
+
+
+Made: TypeAlias = Cut | Permuted | Reshaped | Joined | Scaled | Summed | Cast
+
+
+def leaves(info: TensorInfo) -> Iterator[TensorInfo]:
+    """Yield the stored tensors that a tensor is made of; itself where it is stored."""
+    waiting = [info]
+    while waiting:
+        one = waiting.pop()
+        if one.made is None:
+            yield one
+        else:
+            of = one.made.of
+            waiting.extend(reversed(of) if isinstance(of, tuple) else (of,))
+
+
+def cut(info: TensorInfo, dim: int, begin: int, size: int) -> TensorInfo:
+    """Return ``size`` elements of a tensor along ``dim`` from ``begin``."""
+    if (begin, size) == (0, info.shape[dim]):
+        return info
+    shape = (*info.shape[:dim], size, *info.shape[dim + 1 :])
+    if isinstance(info.made, Joined) and info.made.dim == dim and size:
+        return join(list(_parts(info.made, begin, begin + size)), dim)
+    if info.storage is None:
+        return _made(info, shape, Cut(info, tuple(begin if d == dim else 0 for d in range(len(shape)))))
+    stride = info.stride or contiguous_stride(info.shape)
+    return replace(
+        info, shape=shape, offset=info.offset + begin * stride[dim] * info.itemsize, stride=_plain(shape, stride)
+    )
+
+
+def _parts(made: Joined, begin: int, end: int) -> Iterator[TensorInfo]:
+    """Yield what a part of joined tensors is joined of, so that what lies in one of them is a part of that one."""
+    at = 0
+    for one in made.of:
+        first, last = max(begin - at, 0), min(end - at, one.shape[made.dim])
+        if first < last:
+            yield cut(one, made.dim, first, last - first)
+        at += one.shape[made.dim]
+
+
+def permute(info: TensorInfo, dims: Sequence[int]) -> TensorInfo:
+    """Return a tensor with its dimensions in another order."""
+    shape = tuple(info.shape[d] for d in dims)
+    if info.storage is None:
+        return _made(info, shape, Permuted(info, tuple(dims)))
+    stride = info.stride or contiguous_stride(info.shape)
+    return replace(info, shape=shape, stride=_plain(shape, [stride[d] for d in dims]))
+
+
+def reshape(info: TensorInfo, shape: Sequence[int]) -> TensorInfo:
+    """Return a tensor of the same elements in another shape, which must hold as many."""
+    shape = tuple(shape)
+    if shape == info.shape:
+        return info
+    stride = None if info.storage is None else _viewed(info, shape)
+    if stride is None:
+        return _made(info, shape, Reshaped(info))
+    return replace(info, shape=shape, stride=_plain(shape, stride))
+
+
+def join(infos: Sequence[TensorInfo], dim: int) -> TensorInfo:
+    """Return tensors of one dtype, whose shapes differ along ``dim`` only, one after the other along it."""
+    first = infos[0]
+    if len(infos) == 1:
+        return first
+    shape = (*first.shape[:dim], sum(info.shape[dim] for info in infos), *first.shape[dim + 1 :])
+    return _made(first, shape, Joined(tuple(infos), dim))
+
+
+def scale(info: TensorInfo, factor: float) -> TensorInfo:
+    """Return a floating tensor times a number."""
+    return _made(info, info.shape, Scaled(info, factor))
+
+
+def total(infos: Sequence[TensorInfo]) -> TensorInfo:
+    """Return the sum of floating tensors of one dtype and shape."""
+    return _made(infos[0], infos[0].shape, Summed(tuple(infos)))
+
+
+def cast(info: TensorInfo, dtype: str) -> TensorInfo:
+    """Return a floating tensor in another floating type."""
+    return info if info.dtype == dtype else TensorInfo(dtype, info.shape, made=Cast(info))
+
+
+def _made(info: TensorInfo, shape: tuple[int, ...], made: Made) -> TensorInfo:
+    return TensorInfo(info.dtype, shape, made=made)
+
+
+def _plain(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...] | None:
+    """Return strides, None where they are those of a contiguous tensor; of single elements they mean nothing."""
+    plain = contiguous_stride(shape)
+    same = all(a == b for size, a, b in zip(shape, stride, plain, strict=True) if size > 1)
+    return None if same or 0 in shape else tuple(stride)
+
+
+def _viewed(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the strides with which a stored tensor is a view of another shape, None where it is none.
+
+    A group of dimensions that lie evenly behind each other can be cut anew, as ``torch.Tensor.view`` does.
+    """
+    if info.stride is None or 0 in shape:
+        return contiguous_stride(shape)
+    stride: list[int] = []
+    left = list(shape)
+    size, step = 1, None
+    for have, by in reversed([pair for pair in zip(info.shape, info.stride, strict=True) if pair[0] > 1]):
+        if step is not None and by != size * step:
+            if not _take(left, stride, size, step):
+                return None
+            size, step = 1, None
+        step = by if step is None else step
+        size *= have
+    if not _take(left, stride, size, step or 1) or math.prod(left) != 1:
+        return None
+    stride += [1] * len(left)
+    return tuple(reversed(stride))
+
+
+def _take(left: list[int], stride: list[int], size: int, step: int) -> bool:
+    """Take dimensions of ``size`` elements in all off the end of ``left``, and put their strides behind ``stride``."""
+    done = 1
+    while done < size:
+        if not left or size % (done * left[-1]):
+            return False
+        stride.append(step * done)
+        done *= left.pop()
+    return True

@@ -1,0 +1,206 @@
+"""Casts as torch does them, and counts of what is not finite. numpy, no files.
+
+Types that numpy lacks are held as integers of their size: a bfloat16 array is one of uint16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import PlanError
+from ..dtypes import DTYPES, SATURATED
+from .boxes import Array
+from .small_floats import SMALL_FLOATS, from_small, to_small
+
+__all__ = ["Lost", "cast", "count_nonzero", "count_special", "goes_to_zero", "raw_dtype", "widened"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """How many finite values became infinite, or were cut to the largest, and how many became zero that were not."""
+
+    infinite: int = 0
+    zero: int = 0
+
+    def __add__(self, other: Lost) -> Lost:
+        return Lost(self.infinite + other.infinite, self.zero + other.zero)
+
+
+_NATIVE = {
+    "float64": "<f8", "float32": "<f4", "float16": "<f2", "int64": "<i8", "int32": "<i4", "int16": "<i2",
+    "int8": "i1", "uint64": "<u8", "uint32": "<u4", "uint16": "<u2", "uint8": "u1", "bool": "u1",
+    "complex128": "<c16", "complex64": "<c8",
+}  # fmt: skip
+
+
+def raw_dtype(dtype: str) -> np.dtype[Any]:
+    """Return the numpy type in which values of a dtype are held: itself, or an unsigned integer of its size."""
+    return np.dtype(_NATIVE.get(dtype) or f"<u{max(1, DTYPES[dtype].bits // 8)}")
+
+
+def cast(array: Array, source: str, destination: str) -> tuple[Array, Lost]:
+    """Return values cast as torch casts them, and how many lost their size.
+
+    Both arrays are held as ``raw_dtype`` says. Narrowing goes through float32, as torch's does. What becomes zero is
+    counted where ``goes_to_zero`` says so. Raises PlanError when an integer does not fit.
+    """
+    if source == destination:
+        return array, Lost()
+    with np.errstate(all="ignore"):
+        plain = widened(array, source)
+        if DTYPES[destination].kind in ("int", "uint"):
+            return _to_integer(plain, destination), Lost()
+        made = _narrowed(plain, destination)
+        infinite = 0 if _holds(destination, source) else _new_infinities(plain, made, destination)
+    zero = 0
+    if goes_to_zero(source, destination):
+        zero = int(np.count_nonzero(plain != 0)) - count_nonzero(made, destination)
+    return made, Lost(infinite, zero)
+
+
+def _holds(destination: str, source: str) -> bool:
+    """Tell whether no finite value of a type becomes infinite in another."""
+    return _reach(destination) > _reach(source) or (source, destination) == ("bfloat16", "float32")
+
+
+_POWERS = {
+    "float64": 1024, "float32": 128, "bfloat16": 128, "float16": 16, "bool": 1, "float8_e4m3fn": 9, "float8_e5m2": 16,
+    "float8_e4m3fnuz": 8, "float8_e5m2fnuz": 16, "float8_e8m0fnu": 128,
+}  # fmt: skip
+
+
+def _reach(dtype: str) -> int:
+    """Return the power of two that the largest finite values of a type lie just below."""
+    dtype = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}.get(dtype, dtype)
+    return _POWERS.get(dtype) or DTYPES[dtype].bits
+
+
+def widened(array: Array, dtype: str) -> Array:
+    """Return the values in a type that numpy computes with."""
+    if dtype == "bfloat16":
+        bits: Array = array.astype("<u4")
+        bits <<= np.uint32(16)  # in place: a second array costs more than the shift
+        return bits.view("<f4")
+    if dtype in SMALL_FLOATS:
+        return from_small(array, dtype)
+    if dtype == "bool":
+        truth: Array = array != 0
+        return truth
+    if dtype == "complex32":
+        pairs = array.view("<f2").astype("<f4")
+        array = pairs.view("<c8").reshape(array.shape)
+    return array
+
+
+def _narrowed(plain: Array, dtype: str) -> Array:
+    """Return values in the raw form of a floating or complex type."""
+    if dtype == "bfloat16":
+        return _to_bfloat16(plain.astype("<f4"))
+    if dtype in SMALL_FLOATS:
+        return to_small(plain.astype("<f4"), dtype)
+    if dtype == "float16":
+        return plain.astype("<f4").astype("<f2")
+    if dtype == "complex32":
+        pairs = np.ascontiguousarray(plain.astype("<c8")).view("<f4").astype("<f2")
+        return pairs.view("<u4").reshape(plain.shape)
+    if dtype == "bool":
+        return plain.astype("u1")
+    return plain.astype(raw_dtype(dtype))
+
+
+def _to_bfloat16(values: Array) -> Array:
+    """Round float32 to the nearest bfloat16, ties to even; every NaN becomes the quiet one torch makes."""
+    bits = np.ascontiguousarray(values).view("<u4")
+    rounded = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype("<u2")
+    made: Array = np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
+    return made.reshape(values.shape)
+
+
+def _to_integer(plain: Array, dtype: str) -> Array:
+    wanted = raw_dtype(dtype)
+    if plain.size and plain.dtype != bool:
+        low, high = int(plain.min()), int(plain.max())
+        limits = np.iinfo(wanted)
+        if low < limits.min or high > limits.max:
+            value = low if low < limits.min else high
+            raise PlanError(f"the value {value} does not fit {dtype}.", hint="Use --dtype keep.")
+    return plain.astype(wanted)
+
+
+def _new_infinities(plain: Array, made: Array, dtype: str) -> int:
+    if dtype in SATURATED:  # NaN is not larger than anything, and stays NaN
+        return int(np.count_nonzero(np.abs(plain) > SATURATED[dtype]))
+    after = widened(made, dtype)
+    return int(np.count_nonzero(~np.isfinite(after) & np.isfinite(plain)))
+
+
+_SMALLEST = {
+    "float64": -1074, "float32": -149, "bfloat16": -133, "float16": -24,
+    "float8_e5m2fnuz": -17, "float8_e5m2": -16, "float8_e4m3fnuz": -10, "float8_e4m3fn": -9,
+}  # fmt: skip
+"""The power of two that the smallest value above zero is."""
+_NARROW = {
+    "float16": 0x7FFF,
+    "float8_e5m2": 0x7F,
+    "float8_e4m3fn": 0x7F,
+    "float8_e5m2fnuz": 0xFF,
+    "float8_e4m3fnuz": 0xFF,
+}
+"""Types in which weights may be too small, and the bits that are 0 in their zeros alone."""
+
+
+def goes_to_zero(source: str, destination: str) -> bool:
+    """Whether values of a type that weights may well have are too small for another."""
+    return destination in _NARROW and source in _SMALLEST and _SMALLEST[source] < _SMALLEST[destination]
+
+
+def count_nonzero(values: Array, dtype: str) -> int:
+    """Return how many values, held as ``raw_dtype`` says, are not zero, in a type that ``goes_to_zero`` names."""
+    bits = values.view(f"<u{values.itemsize}")
+    return int(np.count_nonzero(bits & bits.dtype.type(_NARROW[dtype])))
+
+
+_EXPONENTS = {"bfloat16": (0x7FFF, 0x7F80), "float16": (0x7FFF, 0x7C00), "float8_e5m2": (0x7F, 0x7C)}
+"""The bits of exponent and fraction, and what they are in an infinity; above are the NaN."""
+_NAN_ONLY = {
+    "float8_e4m3fn": (0x7F, 0x7F),
+    "float8_e4m3fnuz": (0xFF, 0x80),
+    "float8_e5m2fnuz": (0xFF, 0x80),
+    "float8_e8m0fnu": (0xFF, 0xFF),
+}
+"""The 8-bit floats without infinities: the bits to look at, and what they are in a NaN."""
+
+
+_FIRST = {"bfloat16": 0x7F80, "float16": 0x7C00, "float8_e5m2": 0x7C, "float8_e4m3fn": 0x7F}
+"""The bits of the first value that is not finite: all larger ones are of none that is, and so with a sign before."""
+
+
+def _reaches(values: Array, first: int) -> bool:
+    """Whether some bits are as large as ``first``, whatever their sign: two passes, without a copy."""
+    if not values.size:
+        return False
+    bits = 8 * values.itemsize
+    below, above = values.view(f"<i{values.itemsize}"), values.view(f"<u{values.itemsize}")
+    return bool(below.max() >= first or above.max() >= first | 1 << (bits - 1))
+
+
+def count_special(values: Array, dtype: str) -> tuple[int, int]:
+    """Return how many values, held as ``raw_dtype`` says, are NaN and how many infinite."""
+    if dtype == "complex32":
+        values = values.view("<f2").astype("<f4").view("<c8")
+    if dtype in _FIRST and not _reaches(values, _FIRST[dtype]):
+        return 0, 0
+    if dtype in _EXPONENTS:
+        mask, infinity = _EXPONENTS[dtype]
+        bits = values.view(f"<u{values.itemsize}") & mask
+        return int(np.count_nonzero(bits > infinity)), int(np.count_nonzero(bits == infinity))
+    if dtype in _NAN_ONLY:
+        mask, nan_bits = _NAN_ONLY[dtype]
+        return int(np.count_nonzero((values & mask) == nan_bits)), 0
+    if values.dtype.kind not in "fc" or np.isfinite(values).all():
+        return 0, 0
+    nan = int(np.count_nonzero(np.isnan(values)))
+    return nan, int(np.count_nonzero(~np.isfinite(values))) - nan

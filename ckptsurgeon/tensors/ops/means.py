@@ -1,0 +1,107 @@
+"""What is computed from values: means, sums and products, in double precision and rounded once. numpy, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ...errors import PlanError
+from ...util.text import count
+from ..dtypes import DTYPES
+from .boxes import Array
+from .casts import Lost, cast, raw_dtype, widened
+
+__all__ = ["added", "average", "largest", "rounded", "scaled"]
+
+Part = tuple[Array, str]
+"""Values, held as ``raw_dtype`` says, and their dtype."""
+
+
+def average(parts: Iterable[Part], weights: Sequence[float]) -> Part:
+    """Return the mean, or the weighted sum, of values in double precision, and the dtype of that.
+
+    Each part is taken when the one before has been added: of an iterator, one is held at a time. All are real, or all
+    complex.
+    """
+    total, wide, number = np.empty(0), "float64", 0
+    for values, dtype in parts:
+        plain = np.asarray(widened(values, dtype))
+        if not number:
+            wide = "complex128" if DTYPES[dtype].kind == "complex" else "float64"
+            total = plain.astype(raw_dtype(wide))
+            total *= weights[0] if weights else 1.0
+        else:  # a product in the type of the values would be rounded to it
+            np.add(total, np.multiply(plain, weights[number], dtype=total.dtype) if weights else plain, out=total)
+        number += 1
+    if not weights:
+        total /= number
+    return total, wide
+
+
+def largest(parts: Iterable[Part]) -> Part:
+    """Return the largest of several integers of one kind, element by element, and the widest of their dtypes."""
+    found: Part | None = None
+    for values, dtype in parts:
+        if found is None:
+            found = values, dtype
+        else:
+            wide = max(dtype, found[1], key=lambda name: DTYPES[name].bits)
+            found = np.maximum(found[0], values), wide
+    assert found is not None
+    return found
+
+
+def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, Lost]:
+    """Return values in double precision rounded to a dtype once, and how many lost their size.
+
+    ``cast`` goes through float32, which is a second rounding. Raises PlanError where the dtype has no sign for a value.
+    """
+    want = DTYPES[dtype]
+    if dtype == "float8_e8m0fnu" and (values < 0).any():
+        raise PlanError(f"a value is below zero, and {dtype} has no sign.")
+    if not want.is_floating or want.bits >= (64 if want.kind == "complex" else 32):
+        return cast(values, wide, dtype)
+    if wide == "complex128":
+        pairs = np.ascontiguousarray(values).view("<f8")
+        return cast(_odd(pairs).view("<c8").reshape(values.shape), "complex64", dtype)
+    return cast(_odd(values), "float32", dtype)
+
+
+_TIES = 0xFFF
+"""What is halfway between two values of at most 11 bits has 12, so these last bits of a float32 are 0."""
+
+
+def _odd(values: Array) -> Array:
+    """Return float64 as float32 that rounds to a type of at most 11 bits as the float64 would; infinite is what was.
+
+    What lands where a tie may be is rounded to odd instead of to nearest: towards zero, and with a last bit of one
+    where it is not exact (Boldo and Melquiond 2008, https://inria.hal.science/inria-00080427).
+    """
+    flat = values.reshape(-1)
+    with np.errstate(all="ignore"):
+        near = flat.astype("<f4")
+        bits = near.view("<u4")
+        at = np.flatnonzero(bits & _TIES == 0)
+        there, back = flat[at], near[at].astype("<f8")
+        bits[at] = bits[at] - (np.abs(back) > np.abs(there)) | (back != there)
+    return near.reshape(values.shape)
+
+
+def scaled(values: Array, dtype: str, factor: float) -> Array:
+    """Return values times a number, rounded to their dtype once; raises PlanError where one becomes infinite."""
+    made, lost = rounded(*average([(values, dtype)], [factor]), dtype)
+    if lost.infinite:
+        raise PlanError(
+            f"{count(lost.infinite, 'value')} times {factor:g} would be beyond {dtype}.",
+            hint="Scale by less, or cast first.",
+        )
+    return made
+
+
+def added(parts: Sequence[Array], dtype: str) -> Array:
+    """Return the sum of values of one dtype, rounded to it once; raises PlanError where one becomes infinite."""
+    made, lost = rounded(*average([(values, dtype) for values in parts], [1.0] * len(parts)), dtype)
+    if lost.infinite:
+        raise PlanError(f"{count(lost.infinite, 'sum')} would be beyond {dtype}.", hint="Cast first.")
+    return made

@@ -1,0 +1,1 @@
+"""Clips: read, resampled, turned into features."""

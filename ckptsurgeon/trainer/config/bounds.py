@@ -1,0 +1,110 @@
+"""What settings may be: from where to where each goes, which of them contradict each other, which do nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from ...util.text import escape
+from .settings import Settings
+
+__all__ = ["fault_in", "idle"]
+
+FROM: Mapping[str, float] = {
+    "steps": 1, "batch_size": 1, "accumulate": 1, "weight_decay": 0, "warmup": 0, "final_lr": 0, "betas": 0,
+    "freeze": 0, "lr_scale": 0, "label_smoothing": 0, "beam": 1, "seed": 0, "evaluate_every": 1, "save_every": 1,
+    "keep": 1, "patience": 1, "nonfinite": 0, "threads": 1, "data.min_s": 0, "data.workers": 0, "features.size": 1,
+    "features.rate": 1, "features.stack": 1, "pretrain.mask_prob": 0, "pretrain.mask_length": 1,
+    "pretrain.negatives": 1, "pretrain.diversity": 0,
+}  # fmt: skip
+"""The least that a number may be."""
+ABOVE: Mapping[str, float] = dict.fromkeys(
+    (
+        "lr",
+        "eps",
+        "clip",
+        "ema",
+        "data.max_s",
+        "features.window_s",
+        "features.step_s",
+        "pretrain.crop_s",
+        "pretrain.gumbel",
+    ),
+    0,
+)
+"""What a number must be above."""
+TO: Mapping[str, float] = {
+    "final_lr": 1,
+    "seed": 2**63 - 1,
+    "threads": 1024,
+    "data.workers": 1024,
+    "pretrain.mask_prob": 1,
+}
+"""The most that one may be; more of a machine than this is a slip."""
+BELOW: Mapping[str, float] = {"ema": 1, "label_smoothing": 1, "betas": 1}
+"""What one must be below."""
+MAY_BE_INFINITE = ("clip", "data.max_s")
+INSTEAD: Mapping[str, str] = {
+    "lr": "; what is not to be trained is named by freeze",
+    "clip": ", or null so as not to clip",
+}
+"""What would do what such a value may have been meant to."""
+
+
+def fault_in(made: Settings) -> str:
+    """Return what is wrong with settings, naming the key; '' where nothing is."""
+    if len(made.betas) != 2:
+        return f"train.betas are {list(made.betas)}; they must be two numbers, each {_meant('betas')}"
+    for key in dict.fromkeys([*FROM, *ABOVE]):
+        for name, value in _values(made, key):
+            if not _inside(key, value):
+                return f"train.{name} is {value}; it must be {_meant(key)}{INSTEAD.get(key, '')}"
+    if made.warmup >= made.steps:
+        return (
+            f"train.warmup {made.warmup} is not below train.steps {made.steps}: lr would never be reached; "
+            "--set warmup=0 does without"
+        )
+    if len(made.pretrain.gumbel) != 3 or made.pretrain.gumbel[2] > 1:
+        return (
+            f"train.pretrain.gumbel is {list(made.pretrain.gumbel)}; it is the highest temperature, the lowest, and "
+            "what it is multiplied by at every step, at most 1"
+        )
+    if made.data.min_s > made.data.max_s:
+        return "train.data.min_s is above train.data.max_s: that leaves nothing"
+    return ""
+
+
+def _values(made: Settings, key: str) -> Iterator[tuple[str, float]]:
+    """Yield the numbers of a field, and what each is called."""
+    section, _, name = key.rpartition(".")
+    value = getattr(getattr(made, section) if section else made, name)
+    if isinstance(value, Mapping):
+        yield from ((f"{key} {escape(pattern)}", one) for pattern, one in value.items() if one is not None)
+    elif isinstance(value, tuple):
+        yield from ((key, one) for one in value)
+    elif value is not None:
+        yield key, value
+
+
+def _inside(key: str, value: float) -> bool:
+    if isinstance(value, float) and math.isinf(value):
+        return value > 0 and key in MAY_BE_INFINITE
+    low = value > ABOVE[key] if key in ABOVE else value >= FROM[key]
+    return low and value <= TO.get(key, math.inf) and value < BELOW.get(key, math.inf)
+
+
+def _meant(key: str) -> str:
+    """Return the numbers that a field may be, in words."""
+    least = f"above {ABOVE[key]:g}" if key in ABOVE else f"{FROM[key]:g} or more"
+    most = f", at most {TO[key]}" if key in TO else ""
+    finite = ", finite" if key in ABOVE and key not in (*TO, *BELOW, *MAY_BE_INFINITE) else ""
+    return f"{least}{most}{finite}{f', below {BELOW[key]:g}' if key in BELOW else ''}"
+
+
+def idle(made: Settings) -> list[str]:
+    """Return a note on each setting that comes to nothing."""
+    return [
+        f"train.freeze {escape(pattern)}: {step} is not below train.steps {made.steps}: it is never trained"
+        for pattern, step in made.freeze.items()
+        if step is not None and step >= made.steps
+    ]

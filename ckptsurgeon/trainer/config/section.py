@@ -1,0 +1,163 @@
+"""Reads a ``train:`` section: which fields there are, of which type, and what is said where one is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+from ...errors import ConfigError
+from ...util.text import brief_repr, escape
+from .bounds import fault_in
+from .settings import CHOICES, Data, Features, Named, Pretrain, Settings
+
+__all__ = ["check_section", "settings_of"]
+
+
+def settings_of(section: Any, where: str) -> Settings:
+    """Return the settings that a ``train:`` section spells; ``where`` names its file.
+
+    Raises ConfigError for a field nobody knows (naming the nearest), a value of another type or beyond its bounds, and
+    settings that contradict each other.
+    """
+    made: Settings = _read(Settings, {} if section is None else section, where, "train")
+    why = fault_in(made)
+    if why:
+        raise ConfigError(f"{escape(where)}: {why}.")
+    return made
+
+
+def check_section(section: Any, where: str) -> None:
+    """Raise ConfigError for a field or a value that no ``train:`` section has; what contradicts another is not seen."""
+    _read(Settings, section, where, "train")
+
+
+def _read(kind: Callable[..., Any], section: Any, where: str, path: str) -> Any:
+    """Return a dataclass of what a section spells."""
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{escape(where)}: {path} is {brief_repr(section, 80)}, not a section.")
+    known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
+    given: dict[str, Any] = {}
+    for name, value in section.items():
+        if name not in known:
+            near = difflib.get_close_matches(str(name), list(known), n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}."
+            raise ConfigError(f"{escape(where)}: {path} has no field {brief_repr(name)}.", hint=hint)
+        given[name] = _value(known[name], value, where, f"{path}.{name}")
+    return kind(**given)
+
+
+def _value(one: Any, value: Any, where: str, path: str) -> Any:
+    """Return a value as its field's type has it."""
+    if one.name in _SECTIONS:
+        return _read(_SECTIONS[one.name], value, where, path)
+    reader = _READERS[one.name if one.name in _READERS else str(one.type).replace(" | None", "")]
+    optional = str(one.type).endswith("| None")
+    try:
+        made = None if value is None and optional else reader(value)
+    except (TypeError, ValueError, OverflowError):
+        hint = "" if one.default is MISSING else f"It is {one.default!r} where nothing is said."
+        meant = _MEANT[str(one.type).partition(" | ")[0]]
+        raise ConfigError(f"{escape(where)}: {path} is {brief_repr(value, 80)}, not {meant}.", hint=hint) from None
+    if one.name in CHOICES and made not in CHOICES[one.name]:
+        raise ConfigError(
+            f"{escape(where)}: {path} is {brief_repr(value, 80)}.", hint=f"Use one of {', '.join(CHOICES[one.name])}."
+        )
+    return made
+
+
+def _whole(value: Any) -> int:
+    if type(value) is float and value.is_integer():  # 1e3
+        return int(value)
+    if type(value) is not int:
+        raise TypeError
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or math.isnan(value):
+        raise TypeError
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _switch(value: Any) -> str:
+    """Return a choice with an ``on`` and an ``off``, which YAML reads as true and false."""
+    return _text({True: "on", False: "off"}[value] if isinstance(value, bool) else value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(map(_text, [value] if isinstance(value, str) else _sequence(value)))
+
+
+def _named(value: Any) -> tuple[Named, ...]:
+    """Return texts, and entries with ``_target_``, which say who makes a dataset."""
+    several = [value] if isinstance(value, (str, Mapping)) else _sequence(value)
+    return tuple(_factory(one) if isinstance(one, Mapping) else _text(one) for one in several)
+
+
+def _factory(value: Mapping[Any, Any]) -> dict[str, Any]:
+    _text(value.get("_target_"))
+    return {_text(name): one for name, one in value.items()}
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    return tuple(map(_number, _sequence(value)))
+
+
+def _sequence(value: Any) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError
+    return value
+
+
+def _freeze(value: Any) -> dict[str, int | None]:
+    """Return patterns by the step that thaws them: a list of them is frozen for ever."""
+    if isinstance(value, Mapping):
+        return {_text(pattern): None if step is None else _whole(step) for pattern, step in value.items()}
+    return dict.fromkeys(_texts(value))
+
+
+def _scales(value: Any) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        raise TypeError
+    return {_text(pattern): _number(scale) for pattern, scale in value.items()}
+
+
+_SECTIONS: dict[str, Callable[..., Any]] = {"data": Data, "features": Features, "pretrain": Pretrain}
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "int": _whole,
+    "float": _number,
+    "str": _text,
+    "bool": _truth,
+    "tuple[str, ...]": _texts,
+    "tuple[float, ...]": _numbers,
+    "tuple[Named, ...]": _named,
+    "compile": _switch,
+    "freeze": _freeze,
+    "lr_scale": _scales,
+}
+_MEANT = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "tuple[str, ...]": "a text or a list of texts",
+    "tuple[float, ...]": "a list of numbers",
+    "tuple[Named, ...]": "a text, a map with _target_, or a list of them",
+    "Mapping[str, int": "a list of patterns, or a map from pattern to step",
+    "Mapping[str, float]": "a map from pattern to number",
+}

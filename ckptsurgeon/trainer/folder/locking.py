@@ -1,0 +1,101 @@
+"""One run, one process: a folder that is being trained in is locked until that process has ended, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ...errors import OutputError
+from ...storage.write.output_checks import output_error
+from ...util.text import escape
+
+__all__ = ["RunLock"]
+
+NAME = ".ckpt-lock"
+
+
+@dataclass
+class RunLock:
+    """The lock of the run in ``folder``: a file in it, held by the process and not by the workers it forks.
+
+    That is what POSIX record locks do (https://pubs.opengroup.org/onlinepubs/9699919799/functions/fcntl.html); a
+    killed run's workers may live on for seconds, and must not keep it from being resumed.
+    """
+
+    folder: str
+    _held: list[int] = field(default_factory=list)
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()
+
+    @property
+    def path(self) -> str:
+        """The file that is locked; it is removed when the lock is given back."""
+        return os.path.join(self.folder, NAME)
+
+    def check(self) -> None:
+        """Raise OutputError where another process trains here; makes nothing."""
+        if os.path.isfile(self.path):
+            self.take()
+
+    def take(self) -> None:
+        """Lock the folder, which is there; raises OutputError where another process trains in it."""
+        while not self._held:
+            try:
+                handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise output_error(self.path, error) from error
+            try:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stays = _is_at(handle, self.path)
+            except BlockingIOError as error:
+                raise self._taken(handle) from error
+            except OSError as error:
+                os.close(handle)
+                raise output_error(self.path, error) from error
+            if not stays:  # whoever held it has just removed it
+                os.close(handle)
+                continue
+            self._held.append(handle)
+            self._sign(handle)
+
+    def _sign(self, handle: int) -> None:
+        """Say in the file who holds it; raises OutputError, and gives it back, where there is no room for that."""
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+        except OSError as error:
+            self.give_back()
+            raise output_error(self.path, error) from error
+
+    def _taken(self, handle: int) -> OutputError:
+        said = os.pread(handle, 300, 0).decode("ascii", "replace").split()
+        os.close(handle)
+        number = said[0] if said else "of unknown number"
+        at = f" on {escape(said[1])}" if said[1:] and said[1] != socket.gethostname() else ""
+        return OutputError(
+            f"{escape(self.folder)} is being trained by process {escape(number)}{at}.",
+            hint="Wait for it, or train in another folder with --run.",
+        )
+
+    def give_back(self) -> None:
+        """Let another process have the folder."""
+        for handle in self._held:
+            with suppress(OSError):
+                os.unlink(self.path)
+            os.close(handle)
+        self._held.clear()
+
+
+def _is_at(handle: int, path: str) -> bool:
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(handle), there)

@@ -1,0 +1,254 @@
+"""A run's folder: checkpoints that are there whole or not at all, the best model, and what else a run leaves.
+
+config.yaml  lineage.json  log.jsonl  checks.json  result.json  curves.png
+steps/<n>/{model.safetensors,state.pth,sums.json,moments/}     last -> steps/<n>     best.safetensors
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigError, FormatError, SourceError
+from ...storage.small_files import read_file
+from ...storage.write.folders import StagedFolder, staged_folder
+from ...storage.write.output_checks import output_error
+from ...storage.write.staging import staged_file
+from ...storage.write.temp import remove_all_leftovers, sync_folder, temp_name
+from ...util.did_you_mean import did_you_mean
+from ...util.text import escape
+from .newest import FILES, led_to, make_way, whole_steps
+from .sums import SUMS, check_sums, damaged, sums_in, sums_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["BEST", "MODEL", "MOMENTS", "RunFolder"]
+
+MODEL, STATE = FILES
+BEST = "best.safetensors"
+MOMENTS = "moments"
+"""What as many processes wrote as have the model together, each its part."""
+JSON_BYTES = 64 << 20
+"""More than any file of a run has that is not its weights."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder at ``path``, which need not be there yet."""
+
+    path: str
+
+    def of(self, *names: str) -> str:
+        """Return the path of something in it."""
+        return os.path.join(self.path, *names)
+
+    @property
+    def holds_a_run(self) -> bool:
+        """Whether a run was saved here: nothing is begun over it, even where it cannot be gone on with."""
+        return os.path.lexists(self.of("last")) or bool(whole_steps(self.path)) or self._ended
+
+    @property
+    def _ended(self) -> bool:
+        return os.path.exists(self.of(BEST)) and os.path.exists(self.of("result.json"))
+
+    @property
+    def saved_steps(self) -> list[int]:
+        """The steps of its whole checkpoints, the newest last."""
+        return whole_steps(self.path)
+
+    def last_step(self) -> int:
+        """Return the step of the checkpoint to go on from; raises ConfigError or SourceError where there is none."""
+        there = _is_folder(self.path)
+        if not there or not self.holds_a_run:
+            what = "holds no run" if there else "does not exist"
+            raise ConfigError(
+                f"there is nothing to resume: {escape(self.path)} {what}.",
+                hint=did_you_mean(self.path, "Start one without --resume, or name its folder with --run."),
+            )
+        step = led_to(self.path)
+        if step is not None:
+            return step
+        if not self.saved_steps:
+            raise SourceError(
+                f"{escape(self.path)} holds a run without a whole checkpoint: none is in {escape(self.of('steps'))}.",
+                hint="Put one back, or start another run with --run; what is left of this one stays.",
+            )
+        return self.saved_steps[-1]
+
+    def relinked(self) -> str:
+        """Let ``last`` lead to the checkpoint to go on from, if it was lost; returns what was done, '' for nothing."""
+        step = self.last_step()
+        if led_to(self.path) == step:
+            return ""
+        make_way(self.path, step)
+        self._point(step)
+        return f"{escape(self.of('last'))} led to no checkpoint; going on from {escape(self.of('steps', str(step)))}"
+
+    def create(self) -> None:
+        """Make the folder; raises OutputError."""
+        try:
+            made = [self.path, *_absent(self.path)]
+            os.makedirs(self.of("steps"), exist_ok=True)
+            for folder in made:
+                sync_folder(folder)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+    def save(self, step: int, model: bytes, state: Mapping[str, Any], *, keep: int) -> None:
+        """Write a checkpoint, let ``last`` be it, and keep ``keep`` of those that led to it; raises OutputError.
+
+        Whatever happens, ``last`` leads to a whole checkpoint: this one, or the one before.
+        """
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        data = {MODEL: model, STATE: buffer.getvalue()}
+        data[SUMS] = sums_of(data)
+        with staged_folder(self.of("steps", str(step)), sum(map(len, data.values())), stale=(*data, MOMENTS)) as staged:
+            for name, content in data.items():
+                staged.write(name, content)
+        self._point(step)
+        self._prune(step, keep)
+
+    @contextmanager
+    def saving(self, step: int, *, keep: int) -> Iterator[StagedFolder]:
+        """Give a folder for several processes to write a checkpoint in, which ``finish`` ends; then as ``save``."""
+        with staged_folder(self.of("steps", str(step)), 0, stale=(MODEL, STATE, SUMS, MOMENTS)) as staged:
+            yield staged
+        self._point(step)
+        self._prune(step, keep)
+
+    def finish(self, staged: StagedFolder, state: Mapping[str, Any]) -> None:
+        """Write what is small, and the sums of everything that is there by now; raises OutputError."""
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        staged.write(STATE, buffer.getvalue())
+        sync_folder(os.path.join(staged.path, MOMENTS))
+        staged.write(SUMS, sums_in(staged.path))
+
+    def _point(self, step: int) -> None:
+        """Let ``last`` lead to a step, in one rename."""
+        temp = temp_name(self.of("last"))
+        try:
+            os.symlink(os.path.join("steps", str(step)), temp)
+            os.replace(temp, self.of("last"))
+            sync_folder(self.path)
+        except OSError as error:
+            with suppress(OSError):
+                os.unlink(temp)
+            raise output_error(self.of("last"), error) from error
+
+    def _prune(self, step: int, keep: int) -> None:
+        """Remove old checkpoints, and what killed runs left: those of later steps too, which did not happen.
+
+        Each is renamed before it is emptied, on disk too, so that half a one has no name.
+        """
+        found = sorted(int(name) for name in os.listdir(self.of("steps")) if name.isdigit())
+        kept = [one for one in found if one <= step][-keep:]
+        gone = [temp for one in found if one not in kept for temp in self._unnamed(one)]
+        with suppress(OSError):
+            if gone:
+                sync_folder(self.of("steps"))
+            for temp in gone:
+                shutil.rmtree(temp)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what killed runs left here; nobody else trains in the folder."""
+        remove_all_leftovers(self.of("steps"))
+        remove_all_leftovers(self.path)
+        with suppress(OSError):
+            for name in os.listdir(self.path):
+                if name.startswith(".last.") and ".ckpt-tmp" in name and os.path.islink(self.of(name)):
+                    os.unlink(self.of(name))
+
+    def _unnamed(self, step: int) -> list[str]:
+        """Take a checkpoint's name away; returns what it is called now, nothing where it could not be renamed."""
+        gone = temp_name(self.of("steps", str(step)))
+        try:
+            os.rename(self.of("steps", str(step)), gone)
+        except OSError:
+            return []
+        return [gone]
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and the state of the newest checkpoint; raises SourceError or FormatError."""
+        import torch
+        from safetensors.torch import load_file
+
+        step = self.last_step()
+        where = self.of("steps", str(step))
+        others = [self.of("steps", str(other)) for other in self.saved_steps if other != step]
+        check_sums(where, others=others)
+        name = MODEL
+        try:
+            tensors = load_file(os.path.join(where, MODEL))
+            name = STATE
+            state = torch.load(os.path.join(where, STATE), map_location="cpu", weights_only=True)
+            if state.get("in_parts"):
+                state[MOMENTS] = os.path.join(where, MOMENTS)
+        except OSError as error:
+            raise SourceError(f"{escape(where)} cannot be read: {error.strerror or error}.") from error
+        except Exception as error:
+            raise damaged(os.path.join(where, name), where, others, "it is cut short, or no such file") from error
+        return tensors, state
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the folder, whole or not at all; raises OutputError."""
+        with staged_file(self.of(name), len(data), force=True) as staged:
+            staged.write(0, data)
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the folder, if there is one; raises OutputError."""
+        try:
+            os.unlink(self.of(name))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise output_error(self.of(name), error) from error
+
+    def write_json(self, name: str, data: Mapping[str, Any]) -> None:
+        """Write a file of plain data."""
+        self.write(name, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the plain data in a file; raises SourceError or FormatError."""
+        try:
+            data = json.loads(read_file(self.of(name), JSON_BYTES))
+        except OSError as error:
+            raise SourceError(f"{escape(self.of(name))} cannot be read: {error.strerror}.") from error
+        except ValueError as error:
+            raise FormatError(f"{escape(self.of(name))} is no JSON: {error}.") from error
+        if not isinstance(data, dict):
+            raise FormatError(f"{escape(self.of(name))} is not what a run writes.")
+        return data
+
+
+def _is_folder(path: str) -> bool:
+    """Tell whether a folder is there; raises SourceError where that cannot be found out."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise SourceError(f"{escape(path)} cannot be read: {error.strerror or error}.") from error
+
+
+def _absent(path: str) -> list[str]:
+    """Return the folders in which something has to be made for a path to be one."""
+    path, found = os.path.abspath(path), []
+    while not os.path.isdir(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+        found.append(path)
+    return found

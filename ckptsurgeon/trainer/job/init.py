@@ -1,0 +1,84 @@
+"""The initial weights of a run: the file, and what its recipe says of how it came about."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from ...checkpoint.opening import open_checkpoint
+from ...errors import ConfigError, VerifyError
+from ...planning.recipe.reading import parse_recipe
+from ...planning.recipe.recipe import Recipe
+from ...util.text import escape
+
+__all__ = ["Init", "read_init"]
+
+
+@dataclass(frozen=True)
+class Init:
+    """A checkpoint that a run starts from. ``recipe`` is None where ckptsurgeon did not write it."""
+
+    path: str
+    keys: tuple[str, ...]
+    files: tuple[dict[str, Any], ...]
+    recipe: Recipe | None
+
+    @property
+    def drawn(self) -> frozenset[str]:
+        """The keys that no source gave: drawn by the declared initialiser."""
+        tensors = self.recipe.tensors if self.recipe is not None else {}
+        return frozenset(key for key, made in tensors.items() if made.kind == "initialised")
+
+    @property
+    def partly(self) -> frozenset[str]:
+        """The keys of which a source gave a part alone: laid over what was drawn, or mapped to tokens it lacks."""
+        if self.recipe is None:
+            return frozenset()
+        rows = self.recipe.rows
+        ops = ("pad", "overlap", "map") if rows is not None and rows.fresh else ("pad", "overlap")
+        return frozenset(key for key, made in self.recipe.tensors.items() if made.op in ops)
+
+    @property
+    def new(self) -> frozenset[str]:
+        """The keys in which something has to be learned from nothing."""
+        return self.drawn | self.partly
+
+    @property
+    def seed(self) -> int | None:
+        """The seed they were drawn with."""
+        return self.recipe.seed if self.recipe is not None else None
+
+    def lineage(self, folder: str) -> dict[str, Any]:
+        """Return where it came from, as plain data with paths relative to ``folder``."""
+        made = self.recipe
+        counts: dict[str, int] = {}
+        for tensor in made.tensors.values() if made is not None else ():
+            counts[tensor.kind] = counts.get(tensor.kind, 0) + 1
+        return {
+            "path": os.path.relpath(os.path.abspath(self.path), os.path.abspath(folder)),
+            "files": list(self.files),
+            "sources": [
+                {"name": source.name, "files": [{"size": f.size, "sha256": f.sha256} for f in source.files]}
+                for source in (made.sources if made is not None else ())
+            ],
+            "recipe": None
+            if made is None
+            else {"verb": made.verb, "seed": made.seed, "ckptsurgeon": made.version, "arguments": dict(made.arguments)},
+            "counts": counts,
+        }
+
+
+def read_init(path: str) -> Init:
+    """Return what a checkpoint is, from its header; raises what ``open_checkpoint`` raises."""
+    with open_checkpoint(path) as checkpoint:
+        files = tuple(
+            {"name": file.name or os.path.basename(path), "size": file.size, "sha256": file.sha256}
+            for file in checkpoint.files
+        )
+        text, keys = checkpoint.recipe, tuple(checkpoint)
+    try:
+        recipe = parse_recipe(text) if text is not None else None
+    except VerifyError as error:
+        raise ConfigError(f"{escape(path)}: {error.message}", hint="ckpt verify says more.") from error
+    return Init(path, keys, files, recipe)

@@ -1,0 +1,1 @@
+"""The optimiser, its schedule, and what is frozen."""

@@ -1,0 +1,60 @@
+"""An exponential moving average of the weights, beside the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ...destinations.torch_module.parts import own_part
+
+__all__ = ["Average"]
+
+
+class Average:
+    """Follows the floating tensors of a model's state dict: ``average = decay * average + (1 - decay) * value``.
+
+    Of those that processes hold in parts it is the average of this one's.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._live = _floating(model)
+        self.tensors = {key: tensor.detach().clone() for key, tensor in self._live.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move a little towards what the model is now."""
+        torch._foreach_lerp_(list(self.tensors.values()), list(self._live.values()), 1 - self._decay)
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the average of a checkpoint."""
+        for key, tensor in self.tensors.items():
+            tensor.copy_(tensors[key])
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let the model be its average for a while."""
+        live = list(self._live.values())
+        with torch.no_grad():
+            kept = [tensor.detach().clone() for tensor in live]
+            torch._foreach_copy_(live, list(self.tensors.values()))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(live, kept)
+
+
+def _floating(model: nn.Module) -> dict[str, Tensor]:
+    """Return each distinct floating tensor under its first key."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in model.state_dict(keep_vars=True).items():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[key] = own_part(tensor.detach())
+    return found

@@ -1,0 +1,93 @@
+"""Floating-point operations of a step, by torch's own formulas, and what share of a GPU's peak they come to."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from ..config.settings import Settings
+
+__all__ = ["Counted", "peak_flops"]
+
+PEAKS: Mapping[str, tuple[float, float]] = {
+    "H200|H100(?!.*PCIe)": (989e12, 67e12),
+    "H100.*PCIe": (756e12, 51e12),
+    "A100": (312e12, 19.5e12),
+    "L40S": (362e12, 91.6e12),
+    "L4": (121e12, 30.3e12),
+}
+"""Dense operations a second in bf16 and float32, by the name of a GPU: NVIDIA's data sheets."""
+
+
+class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations of matrix products, convolutions, attention and recurrent layers in ``flops``."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation as it is, and count it."""
+        found = func(*args, **(kwargs or {}))
+        packet = func._overloadpacket
+        if packet is _aten.convolution_backward:
+            self.flops += _convolution_backward(args)
+        elif packet in flop_registry:
+            self.flops += int(flop_registry[packet](*args, **(kwargs or {}), out_val=found))
+        elif packet in _ATTENTION:
+            self.flops += int(flop_registry[_ATTENTION[packet]](*args, **(kwargs or {}), out_val=found))
+        elif packet in _RECURRENT:
+            self.flops += _RECURRENT[packet] * _recurrent(args)
+        return found
+
+
+_aten = torch.ops.aten
+_ATTENTION = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: _aten._scaled_dot_product_flash_attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _aten._scaled_dot_product_flash_attention_backward,
+}
+"""Attention on a CPU, which torch's formulas leave out, and what they have for the same."""
+_RECURRENT = {
+    _aten._cudnn_rnn: 1, _aten._cudnn_rnn_backward: 2, _aten.mkldnn_rnn_layer: 1, _aten.mkldnn_rnn_layer_backward: 2,
+}  # fmt: skip
+"""Recurrent layers, which torch's formulas leave out, and how often their products are worked out."""
+
+
+def _convolution_backward(args: tuple[Any, ...]) -> int:
+    """Return the operations of the gradients that are wanted of input and weight: each as many as those of the output.
+
+    torch's formula takes a weight's groups for one: 16 times too many in wav2vec 2.0's positional convolution.
+    """
+    gradient, inputs, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
+    products = (inputs if transposed else gradient).numel() * weight[0].numel()
+    return 2 * int(products) * sum(map(bool, wanted[:2]))
+
+
+def _recurrent(args: tuple[Any, ...]) -> int:
+    """Return the operations of a layer: each of its matrices, at each place of the input."""
+    weights = args[1] if isinstance(args[1], (list, tuple)) else args[1:5]
+    matrices = [one for one in weights if isinstance(one, Tensor) and one.dim() == 2]
+    return 2 * int(math.prod(args[0].shape[:-1])) * sum(one.numel() for one in matrices)
+
+
+def peak_flops(settings: Settings, device: torch.device) -> float | None:
+    """Return the operations a second that a device can do at most, None where that is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return peak_of(name, settings.precision)
+
+
+def peak_of(name: str, precision: str) -> float | None:
+    """Return the peak of a GPU by its name."""
+    for pattern, (bf16, float32) in PEAKS.items():
+        if re.search(rf"\b({pattern})\b", name):
+            return bf16 if precision == "bf16" else float32
+    return None

@@ -1,0 +1,79 @@
+"""Gradient checkpointing: blocks keep what they are given alone, and compute the rest again for the gradients.
+
+https://arxiv.org/abs/1604.06174
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ...errors import ConfigError
+
+__all__ = ["recompute"]
+
+
+def recompute(model: nn.Module) -> list[str]:
+    """Let the blocks of a model be computed twice; returns their names. The same numbers come of it, and less is kept.
+
+    Blocks are what lists and sequences hold, the outermost of them; a sequence of layers without layers of their own is
+    one. A model that has others names them, modules or methods, in an attribute ``stages``. Raises ConfigError where
+    there are none.
+    """
+    stages: tuple[str, ...] = getattr(model, "stages", ())
+    for name in stages:
+        stage = getattr(model, name)
+        if isinstance(stage, nn.Module):
+            stage.forward = _twice(stage, stage.forward)
+        else:
+            setattr(model, name, _twice(model, stage))
+    blocks = {} if stages else dict(_within(model, ""))
+    for block in blocks.values():
+        block.forward = _twice(block, block.forward)
+    if not stages and not blocks:
+        raise ConfigError(
+            "train.gradient_checkpointing: the model has no blocks.",
+            hint="They are what an nn.Sequential or an nn.ModuleList holds, or what its attribute stages names.",
+        )
+    return [*stages, *blocks]
+
+
+def _within(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        where = f"{path}.{name}" if path else name
+        held = isinstance(module, (nn.ModuleList, nn.Sequential)) and not isinstance(child, nn.ModuleList)
+        if held or (isinstance(child, nn.Sequential) and not any(list(one.children()) for one in child)):
+            yield where, child
+        else:
+            yield from _within(child, where)
+
+
+def _twice(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def computed(*args: Any, **kwargs: Any) -> Any:
+        if not (block.training and torch.is_grad_enabled()):
+            return forward(*args, **kwargs)
+        if torch.compiler.is_compiling():  # a graph gathers statistics once, whatever of it is computed again
+            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        return checkpoint(
+            forward, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), _other_buffers(block)), **kwargs
+        )
+
+    return computed
+
+
+@contextmanager
+def _other_buffers(block: nn.Module) -> Iterator[None]:
+    """Give a block copies of its buffers: statistics that it gathers were gathered the first time."""
+    own = [(module, name, buffer) for module in block.modules() for name, buffer in module._buffers.items()]
+    for module, name, buffer in own:
+        module._buffers[name] = None if buffer is None else buffer.detach().clone()
+    try:
+        yield
+    finally:
+        for module, name, buffer in own:
+            module._buffers[name] = buffer

@@ -1,0 +1,153 @@
+"""Where a run came from, written once into its folder; a run that goes on is held against it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ...destinations._document import RELATIVE_TO, Document
+from ...errors import ConfigError, FormatError
+from ...storage.small_files import read_file
+from ...storage.yaml_text import dump_yaml
+from ...util.text import count, escape, listing
+from ...util.version import __version__
+from ..config.settings import Settings
+from ..folder.run_folder import RunFolder
+from ..job.corpus import check_corpus, corpus_of
+from ..job.job import Job
+from .result import plain
+
+if TYPE_CHECKING:
+    from ...planning.plan.plan import Plan
+
+__all__ = ["KEPT", "OVERFITTING", "check_unchanged", "config_text", "edited", "lineage_of", "metadata_of", "recorded"]
+
+NAME = "lineage.json"
+OVERFITTING = "overfit_one_batch"
+KEPT = "kept_sha256"
+"""Of what a run keeps of its configuration."""
+FREE = ("save_every", "keep", "data.workers", "data.cache")
+"""Settings that may be others in a run that goes on: the weights do not depend on them."""
+NEARLY_FREE = ("threads", "compile")
+"""Those on which only the order of sums depends, or what dropout drew."""
+
+
+def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[str]) -> dict[str, Any]:
+    """Return where a run comes from, as plain data; paths are relative to the run's folder."""
+    return {
+        "kind": "ckpt.lineage",
+        "version": 1,
+        "ckptsurgeon": __version__,
+        "config": os.path.relpath(os.path.abspath(job.document.path), os.path.abspath(folder.path)),
+        "config_sha256": hashlib.sha256(job.document.text.encode()).hexdigest(),
+        "model_sha256": _model_sha256(job.document),
+        "sets": list(sets),
+        "settings": plain(asdict(job.settings)),
+        "seed": job.settings.seed,
+        "device": job.device.type,
+        "processes": job.ranks.size,
+        "target": {"kind": job.target.kind, "tensors": len(job.target.tensors), "ran": list(job.target.ran)},
+        "data": corpus_of(job),
+        "init": job.init.lineage(folder.path) if job.init is not None else None,
+        "plan_sha256": plan.sha256() if plan is not None else None,
+    }
+
+
+def metadata_of(lineage: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a saved model carries of its lineage, as safetensors metadata."""
+    kept = ("ckptsurgeon", "config_sha256", "seed", "init", "plan_sha256")
+    return {"lineage": json.dumps({name: lineage[name] for name in kept}, ensure_ascii=True)}
+
+
+def config_text(job: Job, folder: str) -> str:
+    """Return the configuration as it is used, every setting said, to be used again from where it lies.
+
+    ``folder`` is where its paths begin, as seen from there.
+    """
+    content = job.document.content
+    if not isinstance(content, dict):
+        return job.document.text
+    rest = {name: value for name, value in content.items() if name != RELATIVE_TO}
+    document = {RELATIVE_TO: folder, **rest, "train": _listed(asdict(job.settings))}
+    return "# as it was used, with what nobody said too\n" + dump_yaml(document)
+
+
+def _listed(value: Any) -> Any:
+    """Return settings with lists where they have tuples, which YAML has not."""
+    if isinstance(value, Mapping):
+        return {name: _listed(one) for name, one in value.items()}
+    return [_listed(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def recorded(folder: RunFolder) -> dict[str, Any]:
+    """Return the lineage of a run; raises SourceError or FormatError where it is not there."""
+    found = folder.read_json(NAME)
+    if found.get("kind") != "ckpt.lineage" or found.get("version") != 1:
+        raise FormatError(f"{escape(folder.of(NAME))} is no lineage of a run.")
+    return found
+
+
+def edited(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
+    """Return that somebody has changed what a run keeps of its configuration, which is not read again; else ''."""
+    path = folder.of("config.yaml")
+    try:
+        found = hashlib.sha256(read_file(path)).hexdigest()
+    except OSError:
+        return ""
+    if found == lineage.get(KEPT, found):
+        return ""
+    return f"{escape(path)} was edited; it is a record that --resume does not read, and the run goes on as it began"
+
+
+def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> list[str]:
+    """Return notes on what is another than when a run was started, and changes its last bits at most.
+
+    Raises ConfigError where it was started with another model, other settings or other data, saying which.
+    """
+    if lineage["model_sha256"] != _model_sha256(job.document):
+        raise ConfigError(
+            f"{escape(job.document.name)} describes another model than the one that {escape(folder.path)} trains.",
+            hint="Start another run: --run.",
+        )
+    old, new = lineage["settings"], plain(asdict(job.settings))
+    differing = _differing(old, new, job.settings)
+    if differing:
+        raise ConfigError(
+            f"{escape(folder.path)} was started with other settings: {listing(differing)}.",
+            hint="Go on with the old ones, or start another run: --run.", details=differing,
+        )  # fmt: skip
+    own = [(name, old.get(name, new[name]), new[name]) for name in NEARLY_FREE]
+    pairs = [("device", lineage["device"], job.device.type), *own]
+    changed = [f"{name} was {a}, is {b}: it goes on, but not bit for bit" for name, a, b in pairs if a != b]
+    before = lineage.get("processes", 1)
+    if before != job.ranks.size:
+        by = count(before, "process", "processes")
+        changed.append(f"the run was trained by {by}, is by {job.ranks.size}: it goes on, but not bit for bit")
+    return [*check_corpus(job, lineage.get("data", {}), folder.path), *changed]
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any], settings: Settings) -> list[str]:
+    flat_old, flat_new = _flat(old), _flat(new)
+    free = (*FREE, *NEARLY_FREE, *(("steps",) if settings.schedule == "constant" else ()))
+    return [
+        f"train.{name} was {flat_old.get(name)!r}, is {flat_new.get(name)!r}"
+        for name in flat_new | flat_old
+        if name not in free and flat_old.get(name) != flat_new.get(name)
+    ]
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        inside = name in ("data", "features") and isinstance(value, dict)
+        found |= {f"{name}.{key}": one for key, one in value.items()} if inside else {name: value}
+    return found
+
+
+def _model_sha256(document: Document) -> str:
+    text = document.text if not document.model else json.dumps(plain(document.model), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

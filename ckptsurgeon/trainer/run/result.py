@@ -1,0 +1,114 @@
+"""What came of a run, as plain data."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ...util.brief import Brief
+from ...util.notebook import InNotebooks
+from ...util.text import escape
+from ..checks._check import FAIL, Check
+
+__all__ = ["Arm", "Controls", "Trained", "plain"]
+
+
+@dataclass(frozen=True, repr=False)
+class Arm(Brief):
+    """One way to start, trained with several seeds: its metric for each of them, frozen body or all of it."""
+
+    name: str
+    frozen: bool
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean over the seeds."""
+        return sum(self.values) / len(self.values)
+
+
+@dataclass(frozen=True, repr=False)
+class Controls(Brief):
+    """Whether knowledge moved: the warm start against scratch and against its own weights, permuted.
+
+    ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE; ``decided_on`` says by which arms: "frozen" or "unfrozen". What is
+    compared is the evaluation on ``dev`` after the last step. ``plateau`` names the ways of those arms in which some
+    run has learned nothing yet: it says blanks alone, or its loss has hardly fallen.
+    """
+
+    metric: str
+    seeds: int
+    steps: int
+    arms: tuple[Arm, ...]
+    verdict: str
+    decided_on: str
+    plateau: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, repr=False)
+class Trained(InNotebooks):
+    """What came of ``train``.
+
+    ``ended``: done, patience, nonfinite, collapsed, lost (another process ended), a signal's name; unchecked: trained,
+    and what comes after the last step (checks, controls) is still to come; '' checks only.
+    ``figures`` are those of the last evaluation, ``best`` the best of ``metric``. ``test`` are those of the best
+    weights over ``test_clips`` clips of the split ``test``, empty where it was not evaluated. ``elapsed_s`` is all
+    that it took, checks too (of a run that went on: from then on, beside the steps before), ``train_s`` steps and
+    evaluations alone. ``exit_code`` is what the program ends with. Of several processes the first, of ``rank`` 0,
+    knows all of it; the others checked and wrote nothing.
+    """
+
+    config: str
+    run: str | None
+    init: str | None
+    task: str
+    device: str
+    step: int
+    steps: int
+    ended: str
+    checks: tuple[Check, ...]
+    metric: str = ""
+    best: float | None = None
+    best_step: int = 0
+    figures: Mapping[str, float] = field(default_factory=dict)
+    test: Mapping[str, float] = field(default_factory=dict)
+    test_clips: int = 0
+    first_loss: float | None = None
+    last_loss: float | None = None
+    skipped: int = 0
+    elapsed_s: float = 0.0
+    train_s: float = 0.0
+    controls: Controls | None = None
+    notes: tuple[str, ...] = ()
+    exit_code: int = 0
+    rank: int = 0
+
+    def __repr__(self) -> str:
+        statuses = Counter(check.status for check in self.checks)
+        checks = ", ".join(f"{number} {status}" for status, number in statuses.items())
+        ended = f"{self.ended or 'checks only'}, step {self.step} of {self.steps}"
+        return f"<Trained {escape(self.config)}: {ended}; {checks}>"
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check failed."""
+        return not any(check.status == FAIL for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data; what is not finite is None."""
+        data: dict[str, Any] = plain(asdict(self))
+        return {"kind": "ckpt.train", "version": 1, "ok": self.ok, **data}
+
+
+def plain(value: Any) -> Any:
+    """Return data with None where a number is not finite: JSON has none such."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

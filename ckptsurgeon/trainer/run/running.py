@@ -1,0 +1,190 @@
+"""A run carried out: trained or gone on with, checked, written down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+from ..checks._all import at, checks_after, checks_before, checks_during
+from ..checks._check import NOT_RUN, Check
+from ..folder.locking import RunLock
+from ..folder.run_folder import RunFolder
+from ..job.filling import fill
+from ..job.job import Job
+from ..loop.loop import DONE, PATIENCE, Loop, Observer
+from ..parallel.ranks import lost_text
+from ..parallel.sharded_task import alone, through
+from ..system.stopping import Stop, listening
+from .claim import check_free
+from .controls import run_controls
+from .lineage import NAME as LINEAGE
+from .lineage import metadata_of
+from .records import begin_records, checks_in, end_records
+from .result import Controls, Trained
+from .start import Start
+from .testing import UNTESTED, Tested, tested, wants_test
+from .train_command import Going, unlike
+
+__all__ = ["Order", "carried_out", "lost_notes", "notes_of", "result_of"]
+
+
+UNDONE = "unchecked"
+"""How a run has ended while what comes after its last step is still to come."""
+UNCHECKED = Check("checks after the last step", NOT_RUN, "not made yet; --resume makes them", "after")
+UNCONTROLLED = Check("controls", NOT_RUN, "not run yet; --resume --controls runs them", "after")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked for beside the job itself."""
+
+    folder: RunFolder
+    lock: RunLock
+    resume: bool
+    sets: tuple[str, ...]
+    seeds: int
+    controls: bool
+    overfit: bool
+    tell: Observer
+    began: float
+    """When that was, in seconds of time.perf_counter()."""
+    go: Callable[[Going], None] = lambda going: None
+    """Tells other processes to train, too."""
+
+
+def carried_out(job: Job, start: Start, order: Order) -> Trained:
+    """Train, or go on; then check, write down and tell what came of it."""
+    early = not job.is_sharded  # what is wrong is said before anything is computed; parts are made together
+    if order.resume:
+        loop = _resumed(job, order) if early else None
+        fill(job, order.tell)
+        _call(job, start, order)
+        loop, before = loop or _resumed(job, order), checks_in(order.folder)
+    else:
+        made = job.spread() if early else None
+        fill(job, order.tell)
+        _call(job, start, order)
+        spread, plan = made or job.spread()
+        job = through(job, spread)
+        before = at("before", checks_before(job, spread.model, plan), order.tell)
+        order.tell({"event": "checks", "checks": before})
+        loop = Loop(job, spread, folder=order.folder, observer=order.tell)
+        _claim(order)
+        begin_records(order.folder, job, plan, sets=order.sets, checks=before, overfitting=order.overfit)
+    before_s = loop.standing.seconds
+    notes = _already(loop) if order.resume else ()
+    if notes:
+        order.tell({"event": "notes", "notes": notes})
+    loop.lineage = metadata_of(order.folder.read_json(LINEAGE))
+    order.tell({"event": "begin", "step": loop.standing.step, "steps": job.settings.steps, "folder": order.folder.path})
+    with listening() as stop:
+        loop.run(stop=stop, tensorboard=True)
+    start = replace(start, notes=(*start.notes, *notes, *lost_notes(loop.lost, order.folder)))
+    finish = partial(_finish, job, start, loop, order, stop=stop, before_s=before_s)
+    if (loop.stopped if job.ranks.size > 1 else stop.name) or loop.lost:
+        return finish(checks=before)
+    checks = (*before, *at("during", checks_during(loop), order.tell))
+    job = loop.job = alone(job)  # the others are done
+    to_come = (UNCHECKED, UNCONTROLLED) if order.controls else (UNCHECKED,)
+    finish(checks=(*checks, *to_come), to_come=True)  # what comes now takes long, and may be stopped
+    test = tested(loop, order.tell) if wants_test(loop) else None
+    controls = _controls(job, order)
+    after = checks_after(loop, order.sets, controls, overfitting=order.overfit)
+    return finish(checks=(*checks, *at("after", after, order.tell)), controls=controls, test=test)
+
+
+def _call(job: Job, start: Start, order: Order) -> None:
+    """Let the other processes, if there are such, train what this one does; raises ConfigError where they cannot."""
+    init = start.init.path if start.init is not None else None
+    order.go(Going(start.config, order.sets, init, order.overfit, order.folder.path, order.resume, job.strategy))
+    different = unlike(job)
+    if different is not None:
+        raise different
+
+
+def lost_notes(lost: Mapping[int, str], folder: RunFolder) -> tuple[str, ...]:
+    """Return what is to be said of processes that ended before the run did."""
+    saved = folder.saved_steps
+    goes_on = f"step {saved[-1]} is saved, and --resume goes on" if saved else "nothing was saved yet"
+    return tuple(f"{lost_text(rank, word)}; {goes_on}" for rank, word in lost.items())
+
+
+def _already(loop: Loop) -> tuple[str, ...]:
+    """Return what is to be said of a run that is gone on with and was done."""
+    step, steps = loop.standing.step, loop.settings.steps
+    if step < steps:
+        return ()
+    return (f"the run was done, at step {step}/{steps}: nothing is left to train, it is only checked again",)
+
+
+def _claim(order: Order) -> None:
+    """Make the folder this run's own: another one may have begun there since it was looked at."""
+    order.folder.create()
+    order.lock.take()
+    if order.folder.holds_a_run:
+        check_free(order.folder)
+    order.folder.tidy()
+
+
+def _resumed(job: Job, order: Order) -> Loop:
+    """Return the run in a folder as it was saved."""
+    order.folder.tidy()
+    spread = job.empty_spread()
+    loop = Loop(through(job, spread), spread, folder=order.folder, observer=order.tell)
+    loop.restore(*order.folder.load())
+    return loop
+
+
+def _controls(job: Job, order: Order) -> Controls | None:
+    if not order.controls:
+        return None
+    return run_controls(
+        job,
+        seeds=order.seeds,
+        told=lambda told: order.tell({"event": "control", **asdict(told)}),
+    )
+
+
+def _finish(
+    job: Job, start: Start, loop: Loop, order: Order, *, stop: Stop, checks: tuple[Check, ...],
+    controls: Controls | None = None, test: Tested | None = None, to_come: bool = False, before_s: float,
+) -> Trained:  # fmt: skip
+    standing = loop.standing
+    notes = (UNTESTED,) if not to_come and wants_test(loop) and test is None else ()
+    ended = UNDONE if to_come and standing.ended in (DONE, PATIENCE) else standing.ended
+    result = result_of(job, start, checks=checks, ended=ended, notes=notes)
+    result = replace(
+        result, run=order.folder.path, step=standing.step, metric=loop.metric, best=standing.best,
+        best_step=standing.best_step, figures=standing.figures, first_loss=standing.first_loss,
+        last_loss=standing.last_loss, skipped=standing.skipped, controls=controls,
+        elapsed_s=before_s + time.perf_counter() - order.began, train_s=standing.seconds,
+        test=test.figures if test is not None else {}, test_clips=test.clips if test is not None else 0,
+        exit_code=1 if loop.lost else stop.exit_code or result.exit_code,
+    )  # fmt: skip
+    end_records(order.folder, result, curves=not to_come and not stop.name)
+    return result
+
+
+def notes_of(job: Job, start: Start) -> tuple[str, ...]:
+    """Return what is worth saying before the first step."""
+    return (*start.notes, *job.target.notes, *job.work.notes)
+
+
+def result_of(job: Job, start: Start, *, checks: tuple[Check, ...], ended: str, notes: tuple[str, ...] = ()) -> Trained:
+    """Return what is known of a job whether it trained or not; a check that failed makes the exit status 1."""
+    made = Trained(
+        config=start.config,
+        run=None,
+        init=start.from_,
+        task=job.settings.task,
+        device=job.device.type,
+        step=0,
+        steps=job.settings.steps,
+        ended=ended,
+        checks=checks,
+        metric=job.settings.metric or job.work.task.metric,
+        notes=(*notes_of(job, start), *notes),
+    )
+    return made if made.ok else replace(made, exit_code=1)

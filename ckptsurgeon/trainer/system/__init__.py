@@ -1,0 +1,1 @@
+"""Devices, memory, random state and signals."""
