@@ -1,4 +1,4 @@
-"""A page to look around in: what is known of a checkpoint as one HTML file that needs nothing else.
+"""The page of ``ckpt view``: a checkpoint as one HTML file that needs no other.
 
 ``contents`` gathers it as plain data, ``html`` puts that and the program that shows it (``browser/``) into one text.
 """

@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...destinations.hf.files import ADAPTER, CONFIG
 from ...errors import CheckpointError, PlanError, SourceError
 from ...planning.plan.plan import FilePrint, Plan, PlanSource
 from ...planning.plan.receipt import Note
@@ -16,7 +17,8 @@ from ...storage.read._links import leads_out
 from ...storage.read.uri import scheme_of
 from ...util.text import escape
 from ..model_folder.added_tokens import ADDED
-from ..model_folder.folder import ADAPTER, CONFIG, VOCABULARIES, ModelFolder
+from ..model_folder.file_names import VOCABULARIES
+from ..model_folder.folder import ModelFolder
 
 __all__ = ["changed_beside", "check_beside", "with_beside_held", "with_settings_held"]
 

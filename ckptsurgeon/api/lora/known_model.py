@@ -7,10 +7,10 @@ import os
 from contextlib import closing
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...destinations.hf.files import CONFIG
 from ...methods.lora.conv1d import KnownModel, known_model
 from ...storage.read._links import leads_out
 from ...storage.small_files import SMALL_BYTES, read_file
-from ..model_folder.folder import CONFIG
 
 __all__ = ["model_at"]
 

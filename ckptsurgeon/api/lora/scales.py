@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from ...destinations.hf.files import ADAPTER
 from ...errors import CheckpointError, PlanError
 from ...methods.lora.config import AdapterConfig, parse_config
 from ...methods.lora.names import peft_part
 from ...planning.plan.plan import Plan
 from ...util.text import escape, listing
-from ..model_folder.folder import ADAPTER, ModelFolder
+from ..model_folder.folder import ModelFolder
 
 __all__ = ["other_scales", "with_scales_checked"]
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from ...errors import ConfigError, SourceError
 from ...util.text import count, escape, listing
-from .folder import LARGEST, TOKENIZER, ModelFolder
+from .file_names import TOKENIZER
+from .folder import LARGEST, ModelFolder
 
 __all__ = ["ADDED", "WHOLE", "added_beyond", "added_in"]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...destinations.hf.files import ADAPTER, CONFIG
 from ...errors import ConfigError, SourceError
 from ...planning.plan.plan import Plan
 from ...planning.transplant.by_place import is_embedding
@@ -16,7 +17,8 @@ from ...util.text import count, escape, listing
 from ...vocabulary.token_ids import ids_beyond
 from .added_tokens import added_beyond
 from .family_checks import family_notes
-from .folder import ADAPTER, CONFIG, GENERATION, ModelFolder, model_folder
+from .file_names import GENERATION
+from .folder import ModelFolder, model_folder
 from .layer_checks import layer_notes
 from .shape_checks import Described, shape_notes
 from .special_ids import special_id_notes, unlisted_names

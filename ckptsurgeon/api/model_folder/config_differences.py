@@ -45,7 +45,7 @@ def with_config_said(
     """Return a plan with a note on each source whose configuration says that its weights compute otherwise.
 
     ``folders`` are those of its sources, ``donor`` is the place of the one whose configuration the output has; if it
-    has none, the first that has one counts. ``given`` is that of a destination that is no source, its name and folder.
+    has none, the first that has one counts. ``given`` is the name and folder of a destination that is not a source.
 
     A field counts unless it is known not to decide what weights of the same shapes compute; one that a configuration
     lacks counts if the other is of the same kind of model and has another value than classes have by default. Rows of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,50 +20,15 @@ from ...storage.read.base import Folder
 from ...storage.read.local import broken_links
 from ...storage.read.small import SMALL_BYTES, read_small
 from ...storage.read.uri import open_source, scheme_of
-from ...util.text import escape, listing
+from ...util.text import listing
 from ...vocabulary.discover import vocabulary_in
 from .config import vocabulary_size
+from .documents import json_text, parsed_object, read_object
+from .file_names import CHAT, OF_PEOPLE, SECOND, TOKENIZER, VOCABULARIES
 from .tied_by_default import TIES, untied_by_default
 
-__all__ = [
-    "ADAPTER",
-    "BYTE_PAIRS",
-    "CONFIG",
-    "GENERATION",
-    "TOKENIZER",
-    "VOCABULARIES",
-    "ModelFolder",
-    "json_text",
-    "model_folder",
-    "model_folder_at",
-    "read_object",
-]
+__all__ = ["LARGEST", "ModelFolder", "model_folder", "model_folder_at"]
 
-GENERATION = "generation_config.json"
-OF_PEOPLE = ("readme", "license", "licence", "copying", "notice", "use_policy")
-"""What names of files for people begin with: they speak of the model as it was."""
-CHAT = "chat_template.jinja"
-TOKENIZER = "tokenizer_config.json"
-BYTE_PAIRS = ("tekken.json", "qwen.tiktoken", "tiktoken.model")
-VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.json",
-    "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    *BYTE_PAIRS,
-    "sentencepiece.model",
-    "spm.model",
-    "spm_char.model",
-    "source.spm",
-    "dict.txt",
-    "vocab-src.json",
-    "prophetnet.tokenizer",
-)
-"""Where a tokeniser's vocabulary is, the first that is there."""
-SECOND = ("dict.txt", "vocab-tgt.json", "target_vocab.json", "entity_vocab.json")
-"""Lists of tokens that a tokeniser may have beside its vocabulary: of the other language, of entities."""
 LARGEST = 256 << 20
 UNLISTED = "a web server does not list its folders: no configuration and no tokeniser goes along, nor is one looked for"
 
@@ -213,7 +177,7 @@ class ModelFolder:
     def document(self, name: str) -> dict[str, Any]:
         """Return the JSON object in one of its files; raises SourceError or ConfigError where it is none."""
         one = self._file(name)
-        return read_json(one.text) if one.text else _object(self.read(name), one.path)
+        return read_json(one.text) if one.text else parsed_object(self.read(name), one.path)
 
     def read(self, name: str, most: int = SMALL_BYTES) -> bytes:
         """Return the bytes of one of its files, which is read once unless it is large."""
@@ -279,23 +243,3 @@ def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> 
     others += (f"{name} (a broken link)" for name in broken_links(folder))
     left = [name for name in others if name not in known and not name.lower().startswith((".", *OF_PEOPLE))]
     return ModelFolder(path, files, linked, tuple(left))
-
-
-def json_text(document: Mapping[str, Any]) -> str:
-    """Return a document as transformers writes it."""
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-
-
-def read_object(path: str) -> dict[str, Any]:
-    """Return the JSON object in a small file; raises SourceError, or ConfigError where it is none."""
-    return _object(read_small(path), path)
-
-
-def _object(given: bytes, path: str) -> dict[str, Any]:
-    try:
-        data = read_json(given)
-    except ValueError as error:
-        raise ConfigError(f"{escape(path)} is not valid JSON: {escape(str(error))}.") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{escape(path)} is not a JSON object.")
-    return data

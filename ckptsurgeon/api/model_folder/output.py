@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from ...destinations.hf.files import ADAPTER, CONFIG
 from ...destinations.hf.tokens import renumbered, renumbered_generation, renumbering_of, with_tokenizer_of
 from ...errors import CheckpointError
 from ...planning.merge.layers import layer_lists
@@ -22,7 +23,8 @@ from ...vocabulary.vocabulary import Vocabulary
 from ..inputs.inputs import plan_target
 from .checks import folder_notes
 from .config import layer_counts, not_by_layer, with_dtype, with_layers
-from .folder import ADAPTER, CONFIG, ModelFolder, json_text
+from .documents import json_text
+from .folder import ModelFolder
 from .renamed_settings import renamed_settings
 
 __all__ = ["edited_folder", "kept_folder", "with_config", "with_files", "with_new_ids"]

@@ -12,7 +12,8 @@ from ...planning.transplant.by_place import is_of_tokens
 from ...util.text import brief_repr, escape, listing
 from ...vocabulary.replacement import NewVocabulary
 from .checks import vocabulary_fault
-from .folder import BYTE_PAIRS, ModelFolder
+from .file_names import BYTE_PAIRS
+from .folder import ModelFolder
 
 __all__ = [
     "ADAPTED", "AVERAGED", "COPIED", "EXTRACTED", "MERGED", "PLACE", "RECIPE", "check_place", "checked_lists",

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+from ...destinations.hf.files import CONFIG
 from ...errors import ConfigError, SourceError
 from ...storage.read.uri import scheme_of
 from ...util.text import brief_repr, count, escape, listing
 from ...vocabulary.token_ids import stale_ids
 from .added_tokens import ADDED, WHOLE, added_in
-from .folder import BYTE_PAIRS, CONFIG, GENERATION, TOKENIZER, ModelFolder
+from .file_names import BYTE_PAIRS, GENERATION, TOKENIZER
+from .folder import ModelFolder
 
 __all__ = ["special_id_notes", "unlisted_names"]
 
@@ -20,7 +22,7 @@ NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 """The special tokens that have a name, in the order in which transformers adds those that a vocabulary lacks."""
 START = "decoder_start_token"
 SPECIAL = re.compile(r"▁?(<.*>|\[.*\]|\|.*\||)", re.DOTALL)
-"""What a token looks like that is no word."""
+"""Tokens that look special, not like words."""
 UNUSED = ("ForCTC",)
 """Ends of the names of models that have no use for special tokens but the blank, which is their pad_token."""
 OLD = "clip"
@@ -102,7 +104,7 @@ def _ids(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _is_of_words(one: tuple[str, str, list[int]], names: dict[str, str], tokens: tuple[str, ...]) -> bool:
-    """Whether all ids are those of tokens that are no special ones by their look, and none is the one that is named."""
+    """Whether every id is that of a token that looks like a word, and none is that of the named token."""
     field, _, ids = one
     own = [tokens[number] if 0 <= number < len(tokens) else "" for number in ids]
     return names.get(field) not in own and bool(names) and not any(map(SPECIAL.fullmatch, own))

@@ -9,7 +9,8 @@ from ...errors import ConfigError, SourceError
 from ...storage.read.uri import scheme_of
 from ...util.text import brief_repr, escape
 from ...vocabulary.read import vocabulary_of
-from .folder import LARGEST, VOCABULARIES, ModelFolder
+from .file_names import VOCABULARIES
+from .folder import LARGEST, ModelFolder
 
 __all__ = ["token_list_notes"]
 

@@ -30,6 +30,6 @@ def named(
 
 
 def relevant(lost: Lost, inputs: Iterable[TensorInfo], step: Step) -> Lost:
-    """Return what was lost without the zeros of a computation whose inputs are no wider than its output."""
+    """Return the losses, without zeros if no input is wider than the output."""
     narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
     return lost if narrowed else Lost(lost.infinite)

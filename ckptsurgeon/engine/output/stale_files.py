@@ -41,7 +41,7 @@ class Former:
 def former_companions(path: str, target: PlanTarget) -> Former:
     """Return what lies in a folder of the companions that its recipe lists, but for those that are written anew.
 
-    The weights of an adapter that was there are among them: those of what is no adapter have another name.
+    They include the weights of a former adapter: a model's weights have another name.
     """
     anew, listed = {one.name for one in target.companions}, _listed(path)
     others = [one for one in listed if one.name not in anew and os.path.lexists(os.path.join(path, one.name))]

@@ -1,1 +1,1 @@
-"""Files that are no pickles: arrays, Keras models, texts."""
+"""Files other than pickles: arrays, Keras models, texts."""

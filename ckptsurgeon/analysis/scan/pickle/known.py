@@ -1,8 +1,8 @@
 """The names that are known to make nothing but data and tensors, each by its exact module and name.
 
 They are those that our own reader understands (``rebuild.py`` in ``formats/torch``; ``plain.py``, ``numpy.py`` and
-``torch.py`` in ``formats/pickle``; ``formats/torch_dcp.py``). Everything else is unknown code: there is no list of what
-is bad.
+``torch.py`` in ``formats/pickle``; ``formats/torch_dcp.py``). Everything else is unknown code; bad names are not
+listed.
 """
 
 from __future__ import annotations
