@@ -22,7 +22,7 @@ __all__, __getattr__ = public_names(__name__, __file__)
 
 
 def _views() -> Views:
-    from .render import notebook
+    from .render import html as notebook
 
     return notebook
 

@@ -12,11 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ckptsurgeon.engine.resample.adapt import adaptation_box, adapted
-from ckptsurgeon.engine.resample.centre import centred
-from ckptsurgeon.engine.resample.inverse import pseudo_inverse
-from ckptsurgeon.engine.resample.resample import resampled
-from ckptsurgeon.engine.resample.taps import apply_taps
+from ckptsurgeon.engine.resample.adapt import adaptation_box, adapted, centred, pseudo_inverse
+from ckptsurgeon.engine.resample.resample import apply_taps, resampled
 from ckptsurgeon.planning.mismatch.fitting import fit
 from ckptsurgeon.tensors.ops.boxes import Array, blocks
 

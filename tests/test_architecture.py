@@ -93,7 +93,7 @@ def strings_imported(tree: ast.AST) -> set[str]:
 @pytest.mark.parametrize(
     ("code", "found"),
     [
-        ('importlib.import_module("ckptsurgeon.render.notebook")', {"ckptsurgeon.render.notebook"}),
+        ('importlib.import_module("ckptsurgeon.render.html")', {"ckptsurgeon.render.html"}),
         ('import_module("..render", __package__)', {"..render"}),
         ('import_module(f"ckptsurgeon.{name}")', {"ckptsurgeon."}),
         ('import_module(name="ckptsurgeon")', {"ckptsurgeon"}),
@@ -191,6 +191,51 @@ def test_the_doors_form_no_circle() -> None:
 
     for room in DOORS:
         visit(room, ())
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules_imported(path: Path, known: set[str]) -> set[str]:
+    """Our own modules that a module imports, at its top, inside a function or for type checkers."""
+    folder = path.relative_to(ROOT).parts[:-1]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = ".".join((*folder[: len(folder) - node.level + 1], *(node.module or "").split("."))).strip(".")
+            names = {f"{base}.{alias.name}".strip(".") for alias in node.names}
+            found.update(names & known or {base})
+    return (found & known) - {module_of(path)}
+
+
+def circles(imported: dict[str, set[str]]) -> list[str]:
+    """The first circle that is met from each module."""
+    done: set[str] = set()
+    found = []
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        if module in above:
+            found.append(" -> ".join((*above[above.index(module) :], module)))
+        elif module not in done:
+            for other in sorted(imported.get(module, ())):
+                visit(other, (*above, module))
+            done.add(module)
+
+    for module in imported:
+        visit(module, ())
+    return found
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b -> c -> b"]
+    assert not circles({"a": {"b", "c"}, "b": {"c"}})
+
+
+def test_modules_form_no_circle() -> None:
+    paths = {module_of(path): path for path in ROOT.rglob("*.py")}
+    assert not circles({name: modules_imported(path, set(paths)) for name, path in paths.items()})
 
 
 def test_only_keys_uses_fnmatch2() -> None:

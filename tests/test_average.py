@@ -18,8 +18,8 @@ from torch import nn
 import ckptsurgeon as cs
 from ckptsurgeon.engine.check_steps import check_step
 from ckptsurgeon.engine.compute import compute
-from ckptsurgeon.engine.compute import memory_estimate as needs
-from ckptsurgeon.planning.edit.average import ema_weights
+from ckptsurgeon.engine.compute import compute as needs
+from ckptsurgeon.planning.average import ema_weights
 from ckptsurgeon.planning.plan.step import Input, Step
 from fixtures.espnet_models import recorded
 

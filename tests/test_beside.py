@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.compare.worker_process import beside
-from ckptsurgeon.api import comparing
+from ckptsurgeon.analysis.compare.outline import beside
+from ckptsurgeon.api import diff as comparing
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def alone(code: str) -> subprocess.CompletedProcess[str]:
     """Run code in a process that has one thread; a test runner may have more, beside which nothing is forked."""
     program = f"""
 import os, signal, threading
-from ckptsurgeon.analysis.compare.worker_process import beside
+from ckptsurgeon.analysis.compare.outline import beside
 def children():
     return open(f"/proc/self/task/{{os.getpid()}}/children").read()
 assert threading.active_count() == 1
@@ -130,7 +130,7 @@ def test_an_error_here_does_not_wait_for_the_other() -> None:
 def test_two_large_files_are_read_in_two_processes() -> None:
     pair()
     done = alone("""
-        from ckptsurgeon.api import comparing
+        from ckptsurgeon.api import diff as comparing
         from ckptsurgeon.analysis.compare.outline import outline_from_plain
         comparing.LARGE = 0
         came = []
@@ -145,7 +145,7 @@ def test_two_large_files_are_read_in_two_processes() -> None:
 def test_an_interrupt_ends_both() -> None:
     program = """
 import os, time
-from ckptsurgeon.analysis.compare.worker_process import beside
+from ckptsurgeon.analysis.compare.outline import beside
 with beside(lambda: time.sleep(600)) as result:
     print(open(f"/proc/self/task/{os.getpid()}/children").read(), flush=True)
     result()

@@ -112,7 +112,7 @@ def test_a_made_tensor_is_read_in_bounded_memory(monkeypatch: pytest.MonkeyPatch
 
 
 def test_sparse_parts_of_another_shape_are_not_read_with_all_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ckptsurgeon.engine.compute.composed as composed
+    import ckptsurgeon.engine.compute.reading as composed
     import ckptsurgeon.engine.compute.reading as reading
 
     monkeypatch.setattr(composed, "SMALL", 16)

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.compare import bytewise, records
+from ckptsurgeon.analysis.compare import bytewise
+from ckptsurgeon.analysis.compare import bytewise as records
 
 
 @pytest.fixture
@@ -384,7 +385,7 @@ def test_a_pattern_that_neither_has_is_an_error(ckpt: Any) -> None:
 
 
 def test_large_files_are_chosen_from_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ckptsurgeon.api.comparing.LARGE", 1)
+    monkeypatch.setattr("ckptsurgeon.api.diff.LARGE", 1)
     save_file({"a": torch.zeros(2), "b": torch.zeros(2)}, "a.safetensors")
     save_file({"a": torch.zeros(2), "b": torch.zeros(3)}, "b.safetensors")
     assert cs.diff("a.safetensors", "b.safetensors").differs

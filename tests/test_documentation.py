@@ -19,7 +19,7 @@ from torch import nn
 
 import ckptsurgeon as cs
 from ckptsurgeon.planning.keys.pattern import KeyPattern
-from ckptsurgeon.planning.mismatch.parse import MISMATCH_POLICIES
+from ckptsurgeon.planning.mismatch.policies import MISMATCH_POLICIES
 from ckptsurgeon.util.registry import modules
 from fixtures.reference.pictures import COMMANDS
 

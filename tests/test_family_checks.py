@@ -11,9 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.model_folder.family_checks import family_notes
 from ckptsurgeon.api.model_folder.layer_checks import layer_notes
-from ckptsurgeon.api.model_folder.shape_checks import Described
+from ckptsurgeon.api.model_folder.shape_checks import Described, family_notes
 
 LLAMA = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
 

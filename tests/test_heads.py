@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.model_folder.tied_by_default import UNTIED
+from ckptsurgeon.api.model_folder.config import UNTIED
 
 EMBED = "model.embed_tokens.weight"
 TIES = "tie_word_embeddings"

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.planning.recipe.reading import parse_recipe
+from ckptsurgeon.planning.recipe_text import parse_recipe
 
 from .lora.adapters import base_state, factors
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ckptsurgeon.planning.mismatch.casts import cast_fault
 from ckptsurgeon.planning.mismatch.fitting import fit, fitting_policies
-from ckptsurgeon.planning.mismatch.shapes import is_reshape
+from ckptsurgeon.planning.mismatch.policies import cast_fault, is_reshape
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.planning.plan.merge import Merge
-from ckptsurgeon.planning.plan.plan import FilePrint, Plan, PlanTarget
+from ckptsurgeon.planning.plan.compute import Merge
+from ckptsurgeon.planning.plan.files import FilePrint, PlanTarget
+from ckptsurgeon.planning.plan.plan import Plan
 from ckptsurgeon.planning.plan.receipt import Failure, Verification
 from ckptsurgeon.planning.plan.rows import Rows
 from ckptsurgeon.trainer.run.result import Arm, Controls, Trained

@@ -21,7 +21,7 @@ from ckptsurgeon.formats._open import read_header
 from ckptsurgeon.planning.keys.rules import parse_rule
 from ckptsurgeon.planning.plan import step
 from ckptsurgeon.planning.plan.rows import Row, Rows
-from ckptsurgeon.planning.recipe.reading import parse_recipe
+from ckptsurgeon.planning.recipe_text import parse_recipe
 from ckptsurgeon.render.plan import plan_lines, plan_view, rows_said
 from ckptsurgeon.storage.read.uri import open_source
 from ckptsurgeon.trainer.checks._check import PASS, Check

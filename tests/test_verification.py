@@ -14,10 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.planning.plan.plan import PlanTarget
-from ckptsurgeon.planning.recipe.reading import parse_recipe
-from ckptsurgeon.planning.recipe.recipe import Made, Recipe
-from ckptsurgeon.planning.recipe.writing import RecipeText
+from ckptsurgeon.planning.plan.files import PlanTarget
+from ckptsurgeon.planning.recipe import Made, Recipe
+from ckptsurgeon.planning.recipe_text import RecipeText, parse_recipe
 
 from .planners.test_transplant import declare
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.verify import relabelled
+from ckptsurgeon.analysis.verify import verify as relabelled
 
 from .hub.server import Hub
 from .planners.test_transplant import declare

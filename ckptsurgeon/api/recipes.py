@@ -20,12 +20,11 @@ from ..storage.small_files import read_text
 from ..storage.yaml_text import read_yaml
 from ..util.did_you_mean import did_you_mean
 from ..util.text import brief_repr, count, escape, grouped, listing
-from .averaging import average
-from .editing import convert, filter, rename
-from .inputs.argument_types import OF_RECIPES, check_types
+from .average import average
+from .edit import convert, filter, rename
+from .inputs.argument_types import OF_RECIPES, Path, check_types
 from .inputs.inputs import close_plan
 from .inputs.reopening import code_of, read_plan
-from .inputs.types import Path
 from .lora.extract import lora_extract
 from .lora.merge import lora_merge
 from .merge.merge import merge

@@ -10,20 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError, SourceError
 from ..formats.base.header import FileHeader, Header
-from ..formats.base.shard_names import shards_of
+from ..formats.base.sharded_writer import shards_of
 from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
-from ..tensors.encodings._codes import Codes
+from ..tensors.encodings._encoding import Codes
 from ..tensors.encodings._find import find_codes
 from ..tensors.info import Storage, TensorInfo, alias_groups
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
-from .carry import NO_NAMES, Entry, entries_to_carry, names_to
-from .extras import Extra, entries_beside, extras_of
-from .keys import check_keys, tensors_of
-from .quantisation import in_other_shards, quantisation_settings, settings_by_file, settings_in
-from .quantisation_notes import at_odds, contradictory, incomplete, of_other_width, unsaid
-from .roots import Root, find_root
+from .extras import NO_NAMES, Entry, Extra, entries_beside, entries_to_carry, extras_of, names_to
+from .quantisation import (
+    at_odds,
+    contradictory,
+    in_other_shards,
+    incomplete,
+    of_other_width,
+    quantisation_settings,
+    settings_by_file,
+    settings_in,
+    unsaid,
+)
+from .roots import Root, check_keys, find_root, tensors_of
 from .wrappers import Unwrapping, unwrap, unwrap_as
 
 if TYPE_CHECKING:

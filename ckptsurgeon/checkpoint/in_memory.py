@@ -1,22 +1,160 @@
-"""Tensors in memory as a checkpoint: dicts of them, nested as in a file, and live modules. Nothing is copied."""
+"""Tensors in memory as a checkpoint: what the verbs take for one, and the headers of dicts, arrays and live modules."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..errors import ConfigError
 from ..formats.base.header import FileHeader, Header
 from ..formats.pickle.values import Group, Name, Opaque, key_text
 from ..storage.read._memory import MemoryFile, Piece
+from ..tensors.dtypes import DTYPES, contiguous_stride, reach
 from ..tensors.info import Storage, TensorInfo
 from ..util.collection import no_collection
-from .arrays import Place, array_info, is_array
-from .given import is_module
-from .torch_tensors import is_tensor, tensor_info
+from ..util.text import brief_repr
+from .checkpoint import Checkpoint
+from .torch_tensors import ArrayBytes, is_tensor, tensor_info
 
-__all__ = ["FORMAT", "header_in_memory", "tensor_in"]
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array: TypeAlias = np.ndarray[Any, Any]
+    from torch import nn
+
+__all__ = [
+    "FORMAT",
+    "CheckpointLike",
+    "Place",
+    "array_info",
+    "check_given",
+    "header_in_memory",
+    "holds_tensors",
+    "is_array",
+    "is_given",
+    "is_module",
+    "path_of",
+    "place_of",
+    "tensor_in",
+]
+
+# The header of an array of numpy's that is in memory.
+
+Place: TypeAlias = tuple[str, int, int, bool]
+"""Where bytes are: device, address, number, and whether the most significant byte of an element comes first."""
+
+StorageAt: TypeAlias = Callable[..., Storage]
+"""Gives the storage for (place, piece, big_endian=…)."""
+
+
+def is_array(value: object) -> bool:
+    """Whether something is an array of numpy's, or a number of its kind; numpy is not imported to know."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic))
+
+
+def array_info(value: Any, storage_at: StorageAt) -> Any:
+    """Return the header of an array of numbers; a single number as Python's, and what else there is as opaque.
+
+    An array that runs backwards through memory is copied.
+    """
+    import numpy as np
+
+    if isinstance(value, np.generic):
+        plain = value.item()
+        return plain if isinstance(plain, (bool, int, float, complex, str, bytes)) else _no_tensor(value)
+    dtype = value.dtype.name
+    known = dtype in DTYPES and DTYPES[dtype].bits == 8 * value.dtype.itemsize and value.dtype.names is None
+    if not known or isinstance(value, np.ma.MaskedArray):
+        return _no_tensor(value)
+    return _strided(np.asarray(value), dtype, storage_at)
+
+
+def _no_tensor(value: Any) -> Opaque:
+    return Opaque(Name("numpy", f"{type(value).__name__} of {value.dtype}"[:60]))
+
+
+def _strided(array: Array, dtype: str, storage_at: StorageAt) -> TensorInfo:
+    import numpy as np
+
+    big = array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big")
+    stride = _stride(array)
+    if stride is None:
+        array = np.ascontiguousarray(array)
+        stride = contiguous_stride(array.shape)
+    extent = reach(array.shape, stride)
+    info_stride = None if array.flags.c_contiguous else stride
+    if not extent:
+        return TensorInfo(dtype, array.shape, storage_at(("", 0, 0, big), None, big_endian=big))
+    flat = np.lib.stride_tricks.as_strided(array, (extent,), (array.itemsize,))
+    place = "cpu", int(array.__array_interface__["data"][0]), extent * array.itemsize, big
+    return TensorInfo(
+        dtype, array.shape, storage_at(place, ArrayBytes(flat.view("u1")), big_endian=big), 0, info_stride
+    )
+
+
+def _stride(array: Array) -> tuple[int, ...] | None:
+    """Return strides in elements, None where one is negative or no multiple of an element."""
+    steps = [divmod(step, array.itemsize) for step in array.strides]
+    usual = all(size == 1 or (step >= 0 and not rest) for size, (step, rest) in zip(array.shape, steps, strict=True))
+    return tuple(max(step, 0) for step, _ in steps) if usual else None
+
+
+# What the verbs take for a checkpoint: a path, an open one, a dict of tensors, a module; and what it is called.
+
+CheckpointLike: TypeAlias = "str | os.PathLike[str] | Checkpoint | Mapping[str, object] | nn.Module"
+"""A path or URI, a checkpoint that is open and stays so, a dict of tensors as ``torch.load`` gives it, or a module."""
+
+WANTED = "a path, a checkpoint or a dict of tensors"
+
+
+def is_module(value: object) -> bool:
+    """Whether something is an ``nn.Module``; torch is not imported to know."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def holds_tensors(value: object) -> bool:
+    """Whether there is a tensor in a nest of dicts and lists."""
+    return tensor_in(value)
+
+
+def is_given(value: object) -> bool:
+    """Whether something is meant for one checkpoint, and not for several, whatever it holds."""
+    return isinstance(value, (str, os.PathLike, Mapping)) or is_module(value)
+
+
+def check_given(value: object) -> None:
+    """Raise ConfigError for what is no checkpoint."""
+    if not is_given(value):
+        raise ConfigError(f"{brief_repr(value)} is not {WANTED}.")
+    if isinstance(value, Checkpoint) or not isinstance(value, Mapping):
+        return
+    if isinstance(next(iter(value.values()), None), TensorInfo):  # of an archive, each value is read from its file
+        raise ConfigError(
+            "a dict of TensorInfo has no values: those are headers.", hint="Pass the Checkpoint that they are of."
+        )
+
+
+def path_of(given: object) -> str:
+    """Return what messages call a checkpoint: its path, ``<dict>``, or ``<Net>`` of a module of that class."""
+    if isinstance(given, Checkpoint):
+        return given.path
+    if isinstance(given, (str, os.PathLike)):
+        return os.fspath(given)
+    return "<dict>" if isinstance(given, Mapping) else f"<{type(given).__name__}>"
+
+
+def place_of(given: object) -> str:
+    """Return the path at which a checkpoint lies, '' of one in memory, beside which nothing lies."""
+    if isinstance(given, Checkpoint):
+        return "" if given.in_memory else given.path
+    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else ""
+
 
 FORMAT = "memory"
 """What such a checkpoint says of its format."""

@@ -1,30 +1,76 @@
-"""Turns a header and bytes into the tensor that ``torch.load`` would have returned."""
+"""Reads the bytes of a tensor, checked, and makes of them what ``torch.load`` would have returned."""
 
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from ..errors import FormatError
-from ..formats.pickle.numpy import Array
-from ..formats.pickle.opaque import ARRAY, META, QUANTISED, SPARSE
-from ..formats.pickle.values import Name
-from ..tensors.composition import Cast, Cut, Joined, Permuted, Reshaped, Summed
-from ..tensors.info import TensorInfo
+from ..formats.pickle.plain import Array
+from ..formats.pickle.values import ARRAY, META, QUANTISED, SPARSE, Name
+from ..storage.crc32c import crc32c
+from ..storage.read.base import File
+from ..tensors.dtypes import reach
+from ..tensors.info import Cast, Cut, Joined, Permuted, Reshaped, Storage, Summed, TensorInfo
 from ..util.text import escape
-from .checked_bytes import checked_bytes
 from .torch_tensors import Held
 
-if TYPE_CHECKING:
-    from .checkpoint import Checkpoint
+__all__ = ["OpenFiles", "checked_bytes", "materialise"]
 
-__all__ = ["materialise"]
+# Reads the bytes that a tensor reaches, and checks the checksum of the storage that they lie in.
+
+_PIECE = 1 << 20
 
 
-def materialise(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Tensor:
+class OpenFiles(Protocol):
+    """What reading a tensor needs of a checkpoint: its name, its files, and the storages that are checked already."""
+
+    path: str
+    checked: set[Storage]
+
+    def file(self, info: TensorInfo) -> File:
+        """Return the open file that holds a stored tensor."""
+        ...
+
+
+def checked_bytes(checkpoint: OpenFiles, info: TensorInfo) -> bytearray:
+    """Read what a tensor reaches of its storage; the checksum of the whole storage is checked, once."""
+    file, storage = checkpoint.file(info), info.storage
+    assert storage is not None
+    length = reach(info.shape, info.stride) * info.itemsize if info.stride else info.nbytes
+    data = bytearray(length)
+    file.readinto(storage.offset + info.offset, memoryview(data))
+    if storage.has_checksum and storage not in checkpoint.checked:
+        for expected, sum_of in ((storage.crc32, zlib.crc32), (storage.crc32c, crc32c)):
+            if expected is None:
+                continue
+            whole = sum_of(data, 0) if length == storage.nbytes else _sum(file, storage, sum_of)
+            if whole != expected:
+                raise FormatError(
+                    f"{escape(checkpoint.path)}: {escape(storage.name)} does not have the checksum it should.",
+                    rule="crc",
+                )
+        checkpoint.checked.add(storage)
+    return data
+
+
+def _sum(file: File, storage: Storage, sum_of: Callable[[Any, int], int]) -> int:
+    """Return a checksum of a storage, read in pieces."""
+    buffer = memoryview(bytearray(min(_PIECE, storage.nbytes)))
+    at, crc = 0, 0
+    while at < storage.nbytes:
+        piece = buffer[: storage.nbytes - at]
+        file.readinto(storage.offset + at, piece)
+        crc = sum_of(piece, crc)
+        at += len(piece)
+    return crc
+
+
+def materialise(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     """Read one tensor; raises FormatError when its values cannot be had or fail their checksum."""
     try:
         with torch.device("cpu"):  # whatever the caller's default is
@@ -37,7 +83,7 @@ def materialise(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Ten
         ) from error
 
 
-def _materialised(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Tensor:
+def _materialised(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     if info.made is not None:
         return _made(checkpoint, key, info)
     if info.parts and isinstance(info.parts[0], Held):
@@ -54,7 +100,7 @@ def _materialised(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.T
     return torch._neg_view(tensor) if info.neg else tensor
 
 
-def _made(checkpoint: Checkpoint, key: str, info: TensorInfo) -> torch.Tensor:
+def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     """Return a tensor that is made of others."""
     made = info.made
     if isinstance(made, Joined):
@@ -81,7 +127,7 @@ def _dtype(info: TensorInfo) -> torch.dtype:
     return dtype
 
 
-def _strided(checkpoint: Checkpoint, info: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
+def _strided(checkpoint: OpenFiles, info: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
     """Return the tensor with its own strides over a copy of the bytes it reaches."""
     if info.numel == 0:
         return torch.empty(info.shape, dtype=dtype)
@@ -94,7 +140,7 @@ def _strided(checkpoint: Checkpoint, info: TensorInfo, dtype: torch.dtype) -> to
     return flat.view(info.shape) if info.stride is None else flat.as_strided(info.shape, info.stride)
 
 
-def _quantised(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
+def _quantised(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
     params: Any = info.parts[0] if info.parts else ()
     raw = _strided(checkpoint, info, {"qint32": torch.int32, "qint8": torch.int8}.get(info.dtype, torch.uint8))
     scheme = str(params[0]) if isinstance(params, tuple) and params and isinstance(params[0], (Name, str)) else ""
@@ -120,13 +166,13 @@ def _quantised(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
     return made
 
 
-def _part(checkpoint: Checkpoint, part: Any) -> torch.Tensor:
+def _part(checkpoint: OpenFiles, part: Any) -> torch.Tensor:
     if isinstance(part, TensorInfo):
         return materialise(checkpoint, "a part", part)
     raise FormatError("a tensor lacks a part it is made of.", rule="opaque")
 
 
-def _sparse(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
+def _sparse(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
     layout, data = info.parts
     assert isinstance(data, tuple)
     if str(layout).endswith("coo"):
@@ -144,7 +190,7 @@ def _sparse(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
     )
 
 
-def _array(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
+def _array(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
     array = info.parts[0]
     if isinstance(array, Array) and array.shape != info.shape:
         raise FormatError("a tensor is made of an array that got another shape since.", rule="numpy")
@@ -159,11 +205,11 @@ def _array(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
     return (tensor.permute(*reversed(range(len(order)))) if array.fortran else tensor).to(_dtype(info))
 
 
-def _meta(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
+def _meta(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
     return torch.empty(info.shape, dtype=_dtype(info), device="meta")
 
 
-_OPAQUE: dict[str, Callable[[Checkpoint, TensorInfo], torch.Tensor]] = {
+_OPAQUE: dict[str, Callable[[OpenFiles, TensorInfo], torch.Tensor]] = {
     QUANTISED: _quantised,
     SPARSE: _sparse,
     ARRAY: _array,

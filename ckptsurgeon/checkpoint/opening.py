@@ -14,7 +14,7 @@ from .quantisation import folder_around, folder_of_model
 from .roots import find_root
 
 if TYPE_CHECKING:
-    from .given import CheckpointLike
+    from .in_memory import CheckpointLike
 
 __all__ = ["checkpoint_of", "open_checkpoint"]
 
@@ -49,8 +49,7 @@ def checkpoint_of(source: Source, uri: str, root: str | None = None, *, unwrap: 
 
 
 def _in_memory(given: object, root: str | None, *, unwrap: bool, called: str) -> Checkpoint:
-    from .given import check_given, path_of
-    from .in_memory import header_in_memory
+    from .in_memory import check_given, header_in_memory, path_of
 
     check_given(given)
     name = path_of(given)

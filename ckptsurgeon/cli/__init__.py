@@ -9,10 +9,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from .stopping import say, stop_of, stoppable
 
-__all__ = ["main"]
+__all__ = ["command", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,13 +22,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Without ``argv`` it is the whole program, which a signal may end from within.
     """
     if argv is None and len(sys.argv) == 1 and "_CKPT_COMPLETE" in os.environ:  # a shell asks what may come next
-        from .completion.answer import run as complete
+        from .completion.answers import run as complete
 
-        return complete()
+        return complete(command)
     args = list(sys.argv[1:] if argv is None else argv)
     with stoppable("--json" in args, whole_program=argv is None):
         try:
-            from .app import run
+            from .run import run
 
             return run(args)
         except BaseException as error:
@@ -36,3 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             say(line)
             return code
+
+
+def command() -> Any:
+    """Return the whole command line as click knows it; imported late, since a shell's question may be given up."""
+    import typer
+
+    from .application import application
+
+    return typer.main.get_command(application(as_json=False))

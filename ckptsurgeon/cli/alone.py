@@ -54,8 +54,7 @@ def show_option(*, as_json: bool) -> Any:
     def show(shell: str | None) -> None:
         if shell is None:
             return
-        from .completion.installing import shell_in_use
-        from .completion.scripts import program, script
+        from .completion.installing import program, script, shell_in_use
 
         shell = shell_in_use(shell)
         _answer(_completion(shell) if as_json else script(shell, program()))
@@ -68,8 +67,8 @@ def show_option(*, as_json: bool) -> Any:
 
 def _completion(shell: str, *, path: str = "", start: str = "") -> dict[str, Any]:
     """Return the answer to ``--json``; paths are '' where nothing was written."""
-    from .completion.scripts import program
-    from .completion.scripts import script as script_completion
+    from .completion.installing import program
+    from .completion.installing import script as script_completion
 
     script = script_completion(shell, program())
     return {

@@ -100,7 +100,7 @@ class Sink:
         """Print remarks to stderr."""
         if self.quiet or self.json:
             return
-        from ..render.notes import notes_view
+        from ..render.columns import notes_view
 
         notes = list(notes)
         if notes:

@@ -41,8 +41,7 @@ class Watching:
             trains_in(row["folder"])
         if self._sink.quiet or self._sink.json:
             return
-        from ..render.train import checks_view
-        from ..render.train_lines import dev_line, filled_line
+        from ..render.train import checks_view, dev_line, filled_line
 
         event = row.get("event")
         if event == "checks":
@@ -78,7 +77,7 @@ class Watching:
             print_to(sys.stderr, line)
 
     def _step(self, row: Mapping[str, Any]) -> None:
-        from ..render.train_lines import step_line
+        from ..render.train import step_line
 
         now = time.monotonic()
         if self._last is not None and row["step"] > self._last[0]:
@@ -92,7 +91,7 @@ class Watching:
 
     def _control(self, row: Mapping[str, Any]) -> None:
         """Say what a run of the controls reached; while it trains, on a terminal, that it does."""
-        from ..render.train_lines import control_line
+        from ..render.train import control_line
 
         if row["value"] is not None:
             if self._live is not None:
@@ -103,7 +102,7 @@ class Watching:
 
     def _filling(self, row: Mapping[str, Any]) -> None:
         """Show how far the cache is, on a terminal, once that takes time."""
-        from ..render.train_lines import filling_line
+        from ..render.train import filling_line
 
         now, split = time.monotonic(), row["split"]
         if self._began is None or self._began[0] != split:
@@ -115,13 +114,13 @@ class Watching:
             self._draw(filling_line(row, left))
 
     def _checking(self, row: Mapping[str, Any]) -> None:
-        from ..render.train_lines import checking_line
+        from ..render.train import checking_line
 
         if sys.stderr.isatty():
             self._draw(checking_line(row))
 
     def _testing(self, row: Mapping[str, Any]) -> None:
-        from ..render.train_lines import testing_line
+        from ..render.train import testing_line
 
         if sys.stderr.isatty():
             self._draw(testing_line(row))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..util.text import escape
-from .checks import check_output, quoted
 from .failing import is_for_memory
+from .options import check_output, quoted
 from .sink import Sink, print_to
 from .stopping import say
 
@@ -35,7 +35,7 @@ class Writing:
 
     def check(self) -> None:
         """Raise ConfigError for an output that cannot be, before anything is opened."""
-        from ..api.applying import check_output as api_check_output
+        from ..api.apply import check_output as api_check_output
         from ..errors import ConfigError
 
         if self.output is None:
@@ -51,8 +51,8 @@ class Writing:
 
     def carry_out(self, plan: Plan) -> None:
         """Show a plan, or write its output and show what was written."""
-        from ..api.applying import apply
-        from ..api.applying import check_output as api_check_output
+        from ..api.apply import apply
+        from ..api.apply import check_output as api_check_output
 
         if self.dry_run:
             if self.output is not None or self.to or self.max_shard_size:
@@ -84,20 +84,20 @@ class Writing:
         """Show what was planned and written."""
         if self.sink.answer(receipt):
             return
-        from ..render.receipt import receipt_view
+        from ..render.verification import receipt_view
 
         self._show(plan)
         self.sink.show(receipt_view(receipt, next_steps=[f"ckpt verify {quoted(output)}"], every=self.sink.verbose))
 
     def _show(self, plan: Plan) -> None:
-        from ..api.applying import notes_of
+        from ..api.apply import notes_of
 
         show_plan(self.sink, plan, notes_of(plan, self.output, to=self.to, max_shard_size=self.max_shard_size))
 
 
 def show_explained(sink: Sink, plan: Plan, keys: Sequence[str]) -> None:
     """Show why tensors of a plan are what they are, and nothing of the others; it was asked for, so with -q too."""
-    from ..api.explaining import explain
+    from ..api.explain import explain
 
     found = explain(plan, keys)
     if sink.answer(found):

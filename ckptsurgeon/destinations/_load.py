@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from ..checkpoint.given import CheckpointLike
+from ..checkpoint.in_memory import CheckpointLike
 from ..errors import CheckpointError, ConfigError, FormatError
 from ..planning.target import TargetSpec
 from ..util.registry import discover
@@ -181,6 +181,6 @@ def module_destination(model: nn.Module) -> TargetSpec:
 
     Raises ConfigError where it is no module, or one whose tensors cannot be written in place.
     """
-    from .torch_module.live import live_target
+    from .torch_module.module import live_target
 
     return live_target(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ..checkpoint.given import CheckpointLike, path_of
+from ..checkpoint.in_memory import CheckpointLike, path_of
 from ..checkpoint.opening import open_checkpoint
 from ..errors import FormatError
 from ..planning.target import TargetSpec

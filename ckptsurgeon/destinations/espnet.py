@@ -18,9 +18,8 @@ from ..planning.target import TargetSpec
 from ..storage.yaml_text import read_yaml
 from ..util.text import brief_repr, escape
 from ._document import Document, check_fields, read_document
-from .toolkits.espnet_tasks import Task, task_of
-from .toolkits.espnet_tensors import layers_of, vocabulary_of
-from .torch_module.running import user_code
+from ._espnet_names import Task, layers_of, task_of, vocabulary_of
+from .torch_module.user_code import user_code
 
 __all__ = ["CONFIG", "TOOLKIT"]
 

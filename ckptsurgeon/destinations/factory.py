@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..planning.target import TargetSpec
 from ..util.text import brief_repr, escape
 from ._document import Document
-from .torch_module.running import own_file, user_code
+from .torch_module.user_code import own_file, user_code
 
 __all__ = ["CONFIG", "instantiated", "targets_in"]
 

@@ -14,16 +14,8 @@ from typing import Any
 from ..planning.target import TargetSpec
 from ..util.text import brief_repr, escape, listing
 from ._document import Document, check_fields, read_document
-from .toolkits.hyperparams import (
-    calls_kept,
-    code_in,
-    has_hyperparams_tags,
-    read_hyperparams,
-    restored,
-    said_by,
-    toolkit,
-)
-from .torch_module.running import user_code
+from ._hyperparams import calls_kept, code_in, has_hyperparams_tags, read_hyperparams, restored, said_by, toolkit
+from .torch_module.user_code import user_code
 
 __all__ = ["CONFIG", "TOOLKIT"]
 

@@ -32,8 +32,7 @@ class _Transformers:
     def load(self, document: Document) -> TargetSpec:
         """Return the destination; raises ConfigError where the package, the model or a field is not known."""
         from .hf.config import describe, library
-        from .hf.model import Facts, construct, offline
-        from .hf.vocabulary import vocabulary_of
+        from .hf.model import Facts, construct, offline, vocabulary_of
         from .torch_module.module import module_target
 
         package = library(document)

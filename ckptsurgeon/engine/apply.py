@@ -14,24 +14,31 @@ from ..formats.base.seal import seal
 from ..formats.base.sharded_writer import RECIPE_FILE, folder_digest
 from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Receipt
-from ..planning.recipe.recipe import Recipe
-from ..planning.recipe.writing import RecipeText
+from ..planning.recipe import Recipe
+from ..planning.recipe_text import RecipeText
 from ..storage.read.base import Progress
 from ..storage.read.uri import scheme_of
-from ..storage.signing.bundle import MODEL_SIGNATURE
+from ..storage.signing import MODEL_SIGNATURE
 from ..storage.write.folders import StagedFolder, staged_folder
 from ..storage.write.locking import output_lock
 from ..storage.write.output_checks import check_output, identities
 from ..storage.write.staging import StagedFile, staged_file
 from ..util.text import escape, listing
 from .check_steps import check_step
-from .copy.copy_steps import check_storages, copied_steps
-from .output.companions import all_checksums, as_written, copy_companions, recipe_as_written, told_companions
+from .copy_steps import check_storages, copied_steps
+from .output.companions import (
+    Former,
+    all_checksums,
+    as_written,
+    copy_companions,
+    former_companions,
+    recipe_as_written,
+    told_companions,
+)
 from .output.layout import OutputOptions, OutputShape, existing_checkpoint, is_folder, lay_out
 from .output.signing import check_signable, signing
-from .output.stale_files import Former, former_companions
 from .prefetch import announce, keeping
-from .run.run import Inputs, Run, check_unchanged, lost_notes, negative_notes, unsound_notes
+from .run import Inputs, Run, check_unchanged, lost_notes, negative_notes, unsound_notes
 
 __all__ = ["carry_out"]
 

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from math import isfinite, prod
 
 from ..errors import PlanError
-from ..planning.mismatch.casts import cast_fault
 from ..planning.mismatch.fitting import fit
-from ..planning.mismatch.shapes import is_reshape
+from ..planning.mismatch.policies import cast_fault, is_reshape
 from ..planning.plan.step import Step
 from ..tensors.dtypes import DTYPES
 from ..util.text import escape

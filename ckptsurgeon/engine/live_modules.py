@@ -16,14 +16,13 @@ from ..tensors.ops.boxes import Array, Box
 from ..tensors.ops.casts import Lost, cast, count_special, raw_dtype
 from ..util.text import escape
 from .check_steps import check_step
-from .compute.casting import relevant
+from .checksums import check_storage, checkable
 from .compute.compute import computed_blocks, takes_numbers
 from .compute.compute_steps import check_equal
-from .compute.overlaying import overlay
-from .compute.reading import read_part
+from .compute.reading import read_part, relevant
+from .compute.rows import overlay
 from .prefetch import announce, keeping
-from .run.checksums import check_storage, checkable
-from .run.run import Inputs, check_unchanged, lost_notes, unsound_notes
+from .run import Inputs, check_unchanged, lost_notes, unsound_notes
 
 if TYPE_CHECKING:
     import torch

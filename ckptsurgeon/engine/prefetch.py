@@ -11,9 +11,9 @@ from ..errors import FormatError
 from ..planning.plan.plan import Plan
 from ..storage.read.base import Advance, File
 from ..tensors.composition import leaves
+from ..tensors.dtypes import reach
 from ..tensors.info import TensorInfo
-from ..tensors.strides import reach
-from .run.run import Inputs
+from .run import Inputs
 
 __all__ = ["announce", "fetch_keys", "fetch_tensors", "keeping", "quiet"]
 

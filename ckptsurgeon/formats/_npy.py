@@ -7,11 +7,11 @@ import struct
 from math import prod
 
 from ..errors import FormatError
+from ..tensors.dtypes import contiguous_stride
 from ..tensors.info import Storage, TensorInfo
-from ..tensors.strides import contiguous_stride
 from .base import limits
-from .base.bounds import check_elements, check_sizes
-from .pickle.numpy import TORCH_NAMES
+from .base.untrusted import check_elements, check_sizes
+from .pickle.plain import TORCH_NAMES
 from .pickle.values import Name, Opaque
 
 __all__ = ["MAGIC", "npy_entry"]

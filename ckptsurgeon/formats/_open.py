@@ -17,9 +17,8 @@ from ._choosing import choose, has_weights, is_weights, note_of
 from .base.header import Format, Header, Writer
 from .base.sharded_writer import folder_frame, folder_recipe
 from .foreign.folders import PIPELINE, folder_kind
-from .foreign.foreign import HEAD, foreign
-from .foreign.packed import in_tar, in_zip
-from .foreign.words import refused
+from .foreign.foreign import HEAD, foreign, in_tar, in_zip
+from .foreign.text import refused
 from .torch.tar import is_tar
 from .torch.tar import names_in as names_in_tar
 from .zip.archive import names_in as names_in_zip

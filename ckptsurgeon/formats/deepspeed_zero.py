@@ -17,8 +17,7 @@ from ..util.text import count, escape, natural_key
 from ._choosing import has_weights
 from ._open import read_header
 from .base.header import Header, naming
-from .torch.zero import of_stage_2, of_stage_3
-from .torch.zero_states import States, buffers, entry, flats_of, frozen, groups_of
+from .torch.zero import States, buffers, entry, flats_of, frozen, groups_of, of_stage_2, of_stage_3
 
 __all__ = ["FORMAT"]
 

@@ -12,18 +12,16 @@ from collections.abc import Collection, Iterator, Mapping, Set
 from typing import Any
 
 from ..errors import FormatError, SourceError
-from ..storage.read._links import leads_out
+from ..storage.read._descriptors import leads_out
 from ..storage.read.base import File, Folder, Source
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from ._open import read_header
 from .base import limits
 from .base.header import FileHeader, Header
-from .base.json import parse_json, unique_keys
-from .base.shard_names import INDEX, lacking, numbered
-from .base.sharded_writer import folder_frame, folder_recipe
-from .foreign.text import json_kind
-from .foreign.words import refused
+from .base.sharded_writer import INDEX, folder_frame, folder_recipe, lacking, numbered
+from .base.untrusted import parse_json, unique_keys
+from .foreign.text import json_kind, refused
 
 __all__ = ["FORMAT"]
 

@@ -17,14 +17,12 @@ from ..storage.read.base import File, Source
 from ..tensors.dtypes import DTYPES as SIZES
 from ..tensors.info import Storage, TensorInfo
 from ..util.text import escape
-from .base.bounds import check_sizes
 from .base.header import FileHeader, Header, naming
+from .base.untrusted import check_sizes
 from .pickle.values import Name, Opaque
-from .tf.bundle import DTYPES, Bundle, Entry, read_bundle
-from .tf.folder import beside, chosen, is_folder
+from .tf.bundle import DTYPES, Bundle, Entry, read_bundle, slice_key, whole_of
+from .tf.folder import beside, chosen, is_folder, key_of, tree_of
 from .tf.leveldb import is_table
-from .tf.names import key_of, tree_of
-from .tf.tensor_slices import slice_key, whole_of
 
 __all__ = ["FORMAT"]
 

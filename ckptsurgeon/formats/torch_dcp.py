@@ -18,10 +18,10 @@ from ..storage.read.base import Folder, Source
 from ..tensors.info import TensorInfo
 from ..util.text import escape
 from .base import limits
-from .base.bounds import check_sizes
 from .base.header import FileHeader, Header, naming
-from .base.pieces import Piece, assembled
 from .base.sharded_writer import folder_frame, folder_recipe
+from .base.slice import Piece, assembled
+from .base.untrusted import check_sizes
 from .pickle import machine as _pickle
 from .pickle.torch import dtype_of
 from .pickle.values import Name, Opaque, Unhashable, brief

@@ -12,9 +12,8 @@ from ..storage.read.base import File, Source
 from .base import limits
 from .base.header import FileHeader, Header, naming
 from .base.seal import UNSEALED, digest_outside, seal_of
-from .torch.archive import TorchArchive
+from .torch.archive import TorchArchive, script_tensors
 from .torch.rebuild import rebuilders
-from .torch.script import script_tensors
 from .torch.zip_writer import ZIP_RECORD, ZipWriter
 from .zip.archive import Archive
 

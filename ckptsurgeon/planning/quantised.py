@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from ..errors import PlanError
-from ..tensors.encodings._codes import NO_CODES, CodedTensor, Codes
+from ..tensors.encodings._encoding import NO_CODES, CodedTensor, Codes
 from ..tensors.encodings._find import find_codes
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing

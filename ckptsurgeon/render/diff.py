@@ -12,9 +12,8 @@ from rich.text import Text
 
 from ..analysis.compare.difference import Difference, Numbers, Pair
 from ..util.text import count, escape, natural_key, shape_text, together
-from .branches import branch_names, collapsed, modules_at, numbers_of, pattern_of
-from .columns import Columns
-from .notes import Hanging
+from .columns import Columns, Hanging
+from .tree import branch_names, collapsed, modules_at, numbers_of, pattern_of
 
 __all__ = ["difference_view"]
 

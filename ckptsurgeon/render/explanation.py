@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..analysis.explain.facts import Alternatives, Candidate, Explained, Explanation
+from ..analysis.explanation import Alternatives, Candidate, Explained, Explanation
 from ..util.text import count, escape, listing, shape_text
 from .columns import Columns
 from .plan import rows_said

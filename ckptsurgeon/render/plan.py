@@ -10,15 +10,14 @@ from math import prod
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..planning.plan.costs import Costs
-from ..planning.plan.merge import Merge
+from ..planning.plan.check import Costs
+from ..planning.plan.compute import Merge
 from ..planning.plan.plan import Plan
 from ..planning.plan.rows import Rows
 from ..planning.plan.step import Step
 from ..util.text import count, escape, human_bytes, human_count, listing, percent, shape_text
-from .branches import branch_names
-from .columns import Columns
-from .notes import Hanging
+from .columns import Columns, Hanging
+from .tree import branch_names
 
 __all__ = ["costs_said", "plan_lines", "plan_view", "rows_said"]
 

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..analysis.scan.base.findings import Finding, Scan, Use, Verdict
+from ..analysis.scan.findings import Finding, Scan, Use, Verdict
 from ..util.text import count, escape, human_bytes
-from .columns import Columns
-from .notes import Hanging
+from .columns import Columns, Hanging
 
 __all__ = ["scan_view"]
 

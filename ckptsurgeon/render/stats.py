@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 
-from ..analysis.inspect.inspection import Inspection
-from ..analysis.inspect.summary import StatsSummary
+from ..analysis.inspection import Inspection, StatsSummary
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, human_count, listing

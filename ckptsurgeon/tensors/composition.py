@@ -8,85 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import replace
 
-from .info import TensorInfo
-from .strides import contiguous_stride
+from .dtypes import contiguous_stride
+from .info import Cast, Cut, Joined, Made, Permuted, Reshaped, Scaled, Summed, TensorInfo
 
-__all__ = [
-    "Cast",
-    "Cut",
-    "Joined",
-    "Permuted",
-    "Reshaped",
-    "Scaled",
-    "Summed",
-    "cast",
-    "cut",
-    "join",
-    "leaves",
-    "permute",
-    "reshape",
-    "scale",
-    "total",
-]
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A part of a tensor, from ``begin`` along each dimension; the shape says how much."""
-
-    of: TensorInfo
-    begin: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Permuted:
-    """A tensor whose dimension ``i`` is dimension ``dims[i]`` of another."""
-
-    of: TensorInfo
-    dims: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Reshaped:
-    """The same elements in row-major order, in another shape."""
-
-    of: TensorInfo
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Several tensors one after the other along ``dim``."""
-
-    of: tuple[TensorInfo, ...]
-    dim: int
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """Every element times ``factor``, computed in double precision and rounded to the dtype once."""
-
-    of: TensorInfo
-    factor: float
-
-
-@dataclass(frozen=True)
-class Summed:
-    """Several tensors added up element by element, in double precision, rounded to the dtype once."""
-
-    of: tuple[TensorInfo, ...]
-
-
-@dataclass(frozen=True)
-class Cast:
-    """The same values in another floating type, rounded once."""
-
-    of: TensorInfo
-
-
-Made: TypeAlias = Cut | Permuted | Reshaped | Joined | Scaled | Summed | Cast
+__all__ = ["cast", "cut", "join", "leaves", "permute", "reshape", "scale", "total"]
 
 
 def leaves(info: TensorInfo) -> Iterator[TensorInfo]:

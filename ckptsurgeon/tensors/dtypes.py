@@ -1,13 +1,13 @@
-"""The types of elements, spelled as torch spells them, with their sizes."""
+"""The types of elements, spelled as torch spells them, with their sizes; strides in elements."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import ConfigError
 
-__all__ = ["DTYPES", "SATURATED", "DType", "dtype_named"]
+__all__ = ["DTYPES", "SATURATED", "DType", "contiguous_stride", "dtype_named", "reach"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +75,22 @@ def dtype_named(text: str) -> str:
 
 SATURATED = {"float8_e4m3fn": 464.0}
 """Types without an infinity in which torch makes the largest number of all that would round to more than it (448)."""
+
+
+# Strides, in elements: those of a row-major tensor, and how far a strided one reaches.
+
+
+def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides, in elements, of a row-major tensor of ``shape``."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def reach(shape: Sequence[int], stride: Sequence[int]) -> int:
+    """Return how many elements from its first one a strided tensor reaches (0 when it is empty)."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))

@@ -1,18 +1,27 @@
-"""What a tensor is before anyone reads its bytes: dtype, shape, where it lies."""
+"""What a tensor is before anyone reads its bytes: dtype, shape, and where it lies or of what it is made."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from .dtypes import DTYPES
 
-if TYPE_CHECKING:
-    from .composition import Made
-
-__all__ = ["Storage", "TensorInfo", "alias_groups"]
+__all__ = [
+    "Cast",
+    "Cut",
+    "Joined",
+    "Made",
+    "Permuted",
+    "Reshaped",
+    "Scaled",
+    "Storage",
+    "Summed",
+    "TensorInfo",
+    "alias_groups",
+]
 
 
 @dataclass(slots=True, eq=False)  # not frozen: files hold a hundred thousand, and that would double the cost
@@ -104,6 +113,62 @@ class TensorInfo:
             step if size > 1 else 0 for size, step in zip(self.shape, self.stride, strict=True)
         )
         return (id(self.storage), self.offset, self.shape, steps, self.dtype, self.conj, self.neg)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A part of a tensor, from ``begin`` along each dimension; the shape says how much."""
+
+    of: TensorInfo
+    begin: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """A tensor whose dimension ``i`` is dimension ``dims[i]`` of another."""
+
+    of: TensorInfo
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reshaped:
+    """The same elements in row-major order, in another shape."""
+
+    of: TensorInfo
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several tensors one after the other along ``dim``."""
+
+    of: tuple[TensorInfo, ...]
+    dim: int
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Every element times ``factor``, computed in double precision and rounded to the dtype once."""
+
+    of: TensorInfo
+    factor: float
+
+
+@dataclass(frozen=True)
+class Summed:
+    """Several tensors added up element by element, in double precision, rounded to the dtype once."""
+
+    of: tuple[TensorInfo, ...]
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The same values in another floating type, rounded once."""
+
+    of: TensorInfo
+
+
+Made: TypeAlias = Cut | Permuted | Reshaped | Joined | Scaled | Summed | Cast
 
 
 def alias_groups(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..storage.json_text import read_json
+from .mapping import INSIDE, marked
 from .vocabulary import MOST, Vocabulary, checked
-from .wordpiece import INSIDE, marked
 
 __all__ = ["VOCABULARY", "read_added", "read_decoder"]
 

@@ -1,16 +1,89 @@
-"""Which rows of a source's vocabulary make each row of a destination's."""
+"""Which rows of a source's vocabulary make each row of a destination's; tokens cut into known pieces."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ..errors import ConfigError
 from ..planning.plan.rows import Row, Rows
 from ..util.text import escape, listing
-from .pieces import Pieces
 from .vocabulary import Vocabulary
 
-__all__ = ["NEW_TOKENS", "map_tokens"]
+__all__ = ["INSIDE", "NEW_TOKENS", "Pieces", "greedy", "map_tokens", "marked"]
+
+# WordPiece, as BERT has it: a word is cut greedily, and pieces inside of it begin with a mark.
+
+INSIDE = "##"
+_UNKNOWN = "[UNK]"
+
+
+def marked(vocabulary: Vocabulary) -> Vocabulary:
+    """Return a list that does not say its kind, as WordPiece where it is: BERT's vocab.txt."""
+    tokens = vocabulary.tokens
+    is_wordpiece = _UNKNOWN in tokens and any(token.startswith(INSIDE) and token.strip("#") for token in tokens)
+    return replace(vocabulary, inside=INSIDE) if is_wordpiece else vocabulary
+
+
+def greedy(token: str, rows: Mapping[str, int], inside: str, longest: int) -> tuple[int, ...]:
+    """Return the rows of the pieces of a token, the longest first piece first; none where one is missing.
+
+    A token that itself begins with the mark stands inside a word: all its pieces do. ``[MASK]`` and such stay whole.
+    """
+    if token[0] == "[" and token[-1] == "]":
+        return ()
+    begin = len(inside) if token.startswith(inside) and len(token) > len(inside) else 0
+    found: list[int] = []
+    while begin < len(token):
+        mark = inside if begin else ""
+        ends = range(min(len(token), begin + longest), begin, -1)
+        end = next((end for end in ends if mark + token[begin:end] in rows), None)
+        if end is None:
+            return ()
+        found.append(rows[mark + token[begin:end]])
+        begin = end
+    return tuple(found)
+
+
+# Cuts a token into pieces that a vocabulary has.
+
+_LONGEST = 512
+"""Characters of a token that is cut; what is longer is no word."""
+
+
+class Pieces:
+    """The pieces of a vocabulary, and their log-probabilities where it has them.
+
+    With them a token is cut as a unigram model cuts it, most probably first (Kudo, arXiv:1804.10959); WordPiece cuts
+    the longest piece first; others are cut into as few pieces as there can be.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._rows = {token: row for row, token in enumerate(vocabulary.tokens) if token}
+        self._scores = vocabulary.scores
+        self._inside = vocabulary.inside
+        self._longest = max(map(len, self._rows), default=0)
+
+    def cut(self, token: str) -> tuple[int, ...]:
+        """Return the rows of the pieces of a token, none where it cannot be cut."""
+        if not token or len(token) > _LONGEST or (token[0] == "<" and token[-1] == ">"):
+            return ()
+        if self._inside:
+            return greedy(token, self._rows, self._inside, self._longest)
+        best: list[tuple[float, tuple[int, ...]] | None] = [(0.0, ()), *(None for _ in token)]
+        for end in range(1, len(token) + 1):
+            for begin in range(max(0, end - self._longest), end):
+                before, row = best[begin], self._rows.get(token[begin:end])
+                if before is None or row is None:
+                    continue
+                score = before[0] + (self._scores[row] if self._scores else -1.0)
+                here = best[end]
+                if score > (here[0] if here is not None else -math.inf):
+                    best[end] = (score, (*before[1], row))
+        found = best[-1]
+        return found[1] if found is not None else ()
+
 
 NEW_TOKENS = ("init", "mean", "zero", "subword")
 """What the row of a token becomes that the source does not have."""

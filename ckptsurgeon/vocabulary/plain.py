@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError
 from ..util.text import brief_repr
+from .mapping import marked
 from .vocabulary import Vocabulary, checked
-from .wordpiece import marked
 
 __all__ = ["VOCABULARY", "lines_of"]
 

@@ -1,19 +1,31 @@
-"""Finds out what kind of file a vocabulary is in, and reads it."""
+"""Finds the token list beside a model, finds out what kind of file it is, and reads it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 from ..errors import ConfigError
+from ..storage.read._descriptors import leads_out
 from ..storage.small_files import read_file
 from ..util.did_you_mean import did_you_mean
 from ..util.registry import discover
 from ..util.text import escape
 from . import plain
+from .huggingface import read_added, read_decoder
 from .vocabulary import Reader, Vocabulary, checked
 
-__all__ = ["BYTES", "VOCABULARY_BYTES", "read_vocabulary", "vocabulary_of"]
+__all__ = [
+    "BYTES",
+    "VOCABULARY_BYTES",
+    "read_vocabulary",
+    "tokens_beside",
+    "vocabulary_beside",
+    "vocabulary_in",
+    "vocabulary_of",
+]
 
 BYTES = "bytes"
 """Stands for Coqui STT's bytes output mode: label n is the byte n + 1, and the blank comes last."""
@@ -44,3 +56,78 @@ def vocabulary_of(filename: str, data: bytes) -> Vocabulary:
         if reader is not plain.VOCABULARY and reader.sniff(filename, data):
             return reader.read(name, data)
     return plain.VOCABULARY.read(name, data)
+
+
+# Finds the token list that lies beside a model.
+
+NAMES = (
+    "tokenizer.json", "vocab.json", "vocab.txt", "tokens.txt", "alphabet.txt", "label_encoder.txt", "tokenizer.model",
+    "spiece.model", "tekken.json", "config.yaml",
+)  # fmt: skip
+"""By what name, the surest first: tokenizer.json has the added tokens too."""
+ADDED = "added_tokens.json"
+"""Where tokenisers of transformers have tokens that the other lists of theirs lack."""
+CONFIG = "tokenizer_config.json"
+"""... and those of transformers 5, among other settings."""
+LACKING = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+SHIFTED = (
+    "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "spm_char.model", "source.spm", "dict.txt",
+    "vocab-src.json", "prophetnet.tokenizer",
+)  # fmt: skip
+"""Of XLM-R, fairseq, Marian and their kin: rows are not in the order of these lists, or only those of one side are."""
+
+
+def tokens_beside(model: str) -> str:
+    """Return the path of the token list in a model's folder; raises ConfigError where there is none."""
+    folder = model if os.path.isdir(model) else os.path.dirname(model)
+    for name in NAMES if "://" not in model else ():
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and not leads_out(path):
+            return path
+    raise ConfigError(
+        f"there is no token list beside {escape(model)}.",
+        hint=f"Name it: --tokens {escape(model)}=LIST. Looked for {', '.join(NAMES)}.",
+    )
+
+
+def vocabulary_beside(path: str) -> Vocabulary:
+    """Return the vocabulary in a file, with the tokens that a tokeniser of transformers added to it beside it.
+
+    Raises ConfigError where either cannot be read, or the added ones do not follow it.
+    """
+    folder, name = os.path.split(path)
+    if name not in LACKING:
+        return read_vocabulary(path)
+    return _with_added(read_vocabulary(path), lambda beside: _bytes(os.path.join(folder, beside)))
+
+
+def vocabulary_in(name: str, read: Callable[[str], bytes | None]) -> Vocabulary:
+    """Return the vocabulary in one of the files of a folder, with the tokens added to it.
+
+    ``read`` gives the bytes of a file by its name, None if there is none. Raises ConfigError as ``vocabulary_beside``,
+    and for a file whose tokens are not in the order of rows.
+    """
+    data = read(name)
+    if data is None or name in SHIFTED:
+        why = "does not say which row a token has" if data is not None else "is not there"
+        raise ConfigError(f"{escape(name)} {why}.")
+    vocabulary = vocabulary_of(name, data)
+    return _with_added(vocabulary, read) if name in LACKING else vocabulary
+
+
+def _with_added(vocabulary: Vocabulary, read: Callable[[str], bytes | None]) -> Vocabulary:
+    added = read(ADDED)
+    if added is not None:
+        more = read_added(ADDED, added, vocabulary.tokens)
+    else:
+        more = read_decoder(read(CONFIG) or b"{}", vocabulary.tokens)
+    return replace(vocabulary, tokens=(*vocabulary.tokens, *more), scores=()) if more else vocabulary
+
+
+def _bytes(path: str) -> bytes | None:
+    try:
+        return None if leads_out(path) else read_file(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"{os.path.basename(path)} cannot be read: {error.strerror}.") from None

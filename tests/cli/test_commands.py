@@ -479,7 +479,7 @@ def test_what_goes_wrong_says_so_and_ends_as_documented(
 
 
 def test_a_bug_is_no_traceback_unless_asked_for(files: object, ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.api import inspecting
+    from ckptsurgeon.api import inspect as inspecting
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("oops")
@@ -494,7 +494,7 @@ def test_a_bug_is_no_traceback_unless_asked_for(files: object, ckpt: Run, monkey
 
 
 def test_too_little_memory_is_said(files: object, ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.api import inspecting
+    from ckptsurgeon.api import inspect as inspecting
 
     def broken(*_: object, **__: object) -> None:
         raise MemoryError

@@ -18,7 +18,7 @@ import torch
 import ckptsurgeon
 import ckptsurgeon as cs
 from ckptsurgeon.cli import main
-from ckptsurgeon.render import receipt
+from ckptsurgeon.render import verification as receipt
 
 Run = Callable[..., Any]
 TRANSPLANT = ("transplant", "best.pth", "ru.yaml", "--ignore-mismatch", "-o", "out.safetensors")
@@ -57,7 +57,7 @@ def left() -> list[str]:
 # Signals.
 
 
-@pytest.mark.parametrize("module", ["ckptsurgeon.cli.app", "typer", "ckptsurgeon.cli.verbs.init", "rich.text"])
+@pytest.mark.parametrize("module", ["ckptsurgeon.cli.application", "typer", "ckptsurgeon.cli.verbs.init", "rich.text"])
 @pytest.mark.parametrize("number", STOPS)
 def test_a_signal_while_it_starts_is_one_line(files: object, module: str, number: signal.Signals) -> None:
     done = program(f"sys.meta_path.insert(0, AtImport({module!r}))", "inspect", "best.pth", number=number)
@@ -281,7 +281,7 @@ def test_what_an_encoding_lacks_is_written_in_another_way(encoding: str) -> None
 
 
 def test_a_working_directory_that_is_gone_is_named(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.api import inspecting
+    from ckptsurgeon.api import inspect as inspecting
 
     def broken(*_: object, **__: object) -> None:
         os.getcwd()
@@ -295,7 +295,7 @@ def test_a_working_directory_that_is_gone_is_named(ckpt: Run, monkeypatch: pytes
 
 
 def test_an_error_of_the_system_names_its_file(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.api import inspecting
+    from ckptsurgeon.api import inspect as inspecting
 
     def broken(*_: object, **__: object) -> None:
         os.listdir("some/where")

@@ -39,7 +39,7 @@ CONVERSIONS: dict[str, tuple[list[str], list[str], list[tuple[Any, ...]], dict[s
 def test_a_conversion_is_what_transformers_makes_of_it(case: str) -> None:
     from transformers.core_model_loading import WeightConverter, dot_natural_key
 
-    from ckptsurgeon.destinations.hf.group import Group
+    from ckptsurgeon.destinations.hf.groups import Group
     from ckptsurgeon.destinations.hf.operations import rows_of
 
     class Config:

@@ -145,8 +145,8 @@ def test_a_resized_tensor_can_be_cast_and_come_from_strides(policy: str) -> None
 
 
 def test_large_tensors_go_through_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon.engine import copies, transfer
     from ckptsurgeon.engine.compute import compute, reading
-    from ckptsurgeon.engine.copy import copies, transfer
 
     monkeypatch.setattr(compute, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(copies, "CHUNK", 4096)

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine.copy import copies, transfer
+from ckptsurgeon.engine import copies, transfer
 from ckptsurgeon.storage.write import folders, staging
 
 from ..planners.test_transplant import declare

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
+from ckptsurgeon.engine import transfer
 from ckptsurgeon.engine.compute import compute_steps
-from ckptsurgeon.engine.copy import transfer
 
 
 def write() -> cs.Plan:

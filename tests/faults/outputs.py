@@ -18,8 +18,7 @@ from cryptography.hazmat.primitives import serialization as keys
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 import ckptsurgeon as cs
-from ckptsurgeon.storage.signing.bundle import read_signature
-from ckptsurgeon.storage.signing.keys import load_verifier
+from ckptsurgeon.storage.signing import load_verifier, read_signature
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 
 from ..hub.server import Hub

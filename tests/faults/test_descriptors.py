@@ -59,7 +59,7 @@ def test_more_shards_than_files_may_be_open(number: int, most: int) -> None:
 
 def test_what_the_limit_refuses_is_one_line() -> None:
     torch.save({"a": torch.zeros(2)}, "a.pth")
-    starts = (sys.executable, "-c", "import ckptsurgeon.cli.app, ckptsurgeon.cli.verbs.convert")
+    starts = (sys.executable, "-c", "import ckptsurgeon.cli.run, ckptsurgeon.cli.verbs.convert")
     fewest = next(most for most in range(4, 32) if limited(most, *starts).returncode == 0)
     ends = []
     for most in range(fewest, fewest + 12):

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.storage.fetch.origin import Origin
-from ckptsurgeon.storage.fetch.uri import file_name, origin_of_uri
+from ckptsurgeon.storage.fetch.origin import Origin, file_name, origin_of_uri
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,7 @@ def test_flat_vectors_that_repeat_a_number_are_refused() -> None:
 
 
 def test_statistics_read_each_vector_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ckptsurgeon.engine.run.checksums as checksums
+    import ckptsurgeon.engine.checksums as checksums
 
     zero_folder("d", 2, 2)
     checked = []

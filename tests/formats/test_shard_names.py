@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptsurgeon.formats.base.shard_names import lacking
+from ckptsurgeon.formats.base.sharded_writer import lacking
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats.tf.snappy import unsnapped
+from ckptsurgeon.formats.tf.leveldb import unsnapped
 
 from .tensorflow_files import (
     HEADER,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats.tf.tensor_slices import slice_key
+from ckptsurgeon.formats.tf.bundle import slice_key
 
 from .tensorflow_files import (
     BEST,

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageIn
 import ckptsurgeon as cs
 from ckptsurgeon.errors import FormatError, UnsafeError
 from ckptsurgeon.formats.base.header import OutTensor
-from ckptsurgeon.formats.base.pieces import Piece, assembled
+from ckptsurgeon.formats.base.slice import Piece, assembled
 from ckptsurgeon.formats.torch.dcp_writer import _MetadataWriter
 from ckptsurgeon.tensors.info import TensorInfo
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.planning.keys.renaming import RULESETS, rules_of_sets
 from ckptsurgeon.planning.keys.rules import parse_rule
-from ckptsurgeon.planning.keys.rulesets import RULESETS, rules_of_sets
 
 
 def old_norm() -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.inspect.adapter import adapter_settings
+from ckptsurgeon.analysis.inspection import adapter_settings
 
 from ..hub.server import Hub
 from .adapters import factors, peft_folder

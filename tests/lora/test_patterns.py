@@ -8,9 +8,9 @@ import re
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.methods.lora import patterns
+from ckptsurgeon.methods.lora import targets as patterns
 from ckptsurgeon.methods.lora.config import parse_config
-from ckptsurgeon.methods.lora.patterns import ENDS, PatternTable
+from ckptsurgeon.methods.lora.targets import ENDS, PatternTable
 
 PIECES = ["q", "k", "a", ".", r"\.", "1", "^", "[qk]", ".*", "\n", "\\\n", r"\d", "_"]
 

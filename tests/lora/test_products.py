@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptsurgeon.methods.lora import blas, products
-from ckptsurgeon.methods.lora.arithmetic import Change, changed
-from ckptsurgeon.methods.lora.products import changing, wide_dtype
+from ckptsurgeon.methods.lora import decomposition as blas
+from ckptsurgeon.methods.lora import products
+from ckptsurgeon.methods.lora.products import Change, changed, changing, wide_dtype
 from ckptsurgeon.tensors.ops.casts import cast
 
 DTYPES = ["float32", "bfloat16", "float16"]

@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine.compute import memory_estimate as needs
+from ckptsurgeon.engine.compute import compute as needs
 from ckptsurgeon.engine.compute import merge_inputs, together
 from ckptsurgeon.methods.merge.arithmetic import threshold as _threshold
 from fixtures.mergekit_cases import CASES, models

@@ -14,9 +14,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.engine.compute import aligning as filling
 from ckptsurgeon.engine.compute import merge_inputs
-from ckptsurgeon.engine.compute import missing_rows as filling
-from ckptsurgeon.planning.mergekit.templates import TEMPLATES
+from ckptsurgeon.planning.mergekit.tokenizer import TEMPLATES
 from fixtures.mergekit_cases import GOLDEN
 
 Run = Callable[..., Any]

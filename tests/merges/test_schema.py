@@ -12,8 +12,7 @@ import pytest
 from ckptsurgeon.errors import ConfigError, PlanError
 from ckptsurgeon.methods.merge._method import Method, merge_method
 from ckptsurgeon.methods.merge._parameters import Between, PerModel
-from ckptsurgeon.methods.merge._plugin import load_plugin
-from ckptsurgeon.methods.merge._registry import merge_methods
+from ckptsurgeon.methods.merge._registry import load_plugin, merge_methods
 
 from .arrays import METHODS, merge
 

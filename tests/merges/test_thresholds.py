@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from ckptsurgeon.methods.merge.arithmetic import threshold as _threshold
-from ckptsurgeon.methods.merge.arithmetic.cut import Rank
 from ckptsurgeon.methods.merge.arithmetic.pieces import in_pieces
-from ckptsurgeon.methods.merge.arithmetic.threshold import cuts
+from ckptsurgeon.methods.merge.arithmetic.threshold import Rank, cuts
 from ckptsurgeon.tensors.ops.boxes import Array
 
 from .arrays import Arrays

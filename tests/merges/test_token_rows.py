@@ -15,8 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.vocabulary.discover import vocabulary_beside
-from ckptsurgeon.vocabulary.read import read_vocabulary
+from ckptsurgeon.vocabulary.read import read_vocabulary, vocabulary_beside
 from fixtures.mergekit_cases import GOLDEN
 
 Run = Callable[..., Any]

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.page import html
-from ckptsurgeon.analysis.page.differences import STATES
+from ckptsurgeon.analysis.page.columns import STATES
 from ckptsurgeon.analysis.page.html import PROGRAM, script_text
 from ckptsurgeon.cli.verbs.view import page_name
 from ckptsurgeon.planning.plan.step import CLASSES

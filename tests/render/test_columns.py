@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from ckptsurgeon.render.columns import Columns, hanging
-from ckptsurgeon.render.notes import notes_view
+from ckptsurgeon.render.columns import Columns, hanging, notes_view
 
 
 def lines(text: str, width: int, first: int = 0, rest: int = 0) -> list[str]:

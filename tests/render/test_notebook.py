@@ -17,9 +17,8 @@ import torch
 from rich.text import Text
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.inspect.inspection import inspection_of
-from ckptsurgeon.render.html import COLOURS, LINES, as_html, as_text
-from ckptsurgeon.render.notebook import VIEWS
+from ckptsurgeon.analysis.inspection import inspection_of
+from ckptsurgeon.render.html import COLOURS, LINES, VIEWS, as_html, as_text
 from ckptsurgeon.util.notebook import InNotebooks
 
 Run = Callable[..., Any]
@@ -283,7 +282,7 @@ def test_every_colour_can_be_read_on_light_and_dark(colour: str, page: str) -> N
 
 
 def test_every_result_that_has_a_view_is_shown_and_no_other() -> None:
-    from ckptsurgeon.analysis.explain.facts import Explained
+    from ckptsurgeon.analysis.explanation import Explained
     from ckptsurgeon.trainer.run.result import Trained
 
     kinds = {kind.__name__ for kind in InNotebooks.__subclasses__()}

@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from ckptsurgeon.planning.plan.plan import Plan, PlanSource, PlanTarget
+from ckptsurgeon.planning.plan.files import PlanSource, PlanTarget
+from ckptsurgeon.planning.plan.plan import Plan
 from ckptsurgeon.planning.plan.step import Step
-from ckptsurgeon.render.notes import Hanging
+from ckptsurgeon.render.columns import Hanging
 from ckptsurgeon.render.plan import _bar, plan_lines, plan_view
 
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from ckptsurgeon.planning.plan.receipt import Fit, Receipt
-from ckptsurgeon.render.receipt import counts_line, receipt_view
+from ckptsurgeon.render.verification import counts_line, receipt_view
 
 
 def receipt(nbytes: int, elapsed_s: float, *notes: str) -> Receipt:

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ckptsurgeon.cli.sink import print_to
-from ckptsurgeon.render.train import checks_view, trained_view
-from ckptsurgeon.render.train_lines import dev_line, step_line
+from ckptsurgeon.render.train import checks_view, dev_line, step_line, trained_view
 from ckptsurgeon.trainer.checks._check import Check
 from ckptsurgeon.trainer.run.result import Arm, Controls, Trained
 

@@ -22,8 +22,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.scan.base.findings import Finding
-from ckptsurgeon.analysis.scan.base.memory import Memory
+from ckptsurgeon.analysis.scan.context import Memory
+from ckptsurgeon.analysis.scan.findings import Finding
 from ckptsurgeon.analysis.scan.judge import look_at
 from ckptsurgeon.analysis.scan.pickle.known import KNOWN
 from ckptsurgeon.formats.pickle import machine as _pickle

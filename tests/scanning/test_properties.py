@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.scan.base.budget import Budget
+from ckptsurgeon.analysis.scan.context import Budget
 from ckptsurgeon.analysis.scan.pickle import operands
 from ckptsurgeon.analysis.scan.pickle.guess import MAGICS
 from ckptsurgeon.analysis.scan.pickle.machine import Machine

@@ -16,7 +16,7 @@ from ckptsurgeon.errors import ConfigError, SourceError
 from ckptsurgeon.storage.read import remote
 from ckptsurgeon.storage.read.http import pace as _pace
 from ckptsurgeon.storage.read.http import ranges as _http_ranges
-from ckptsurgeon.storage.read.http import room as _room
+from ckptsurgeon.storage.read.http import spool as _room
 from ckptsurgeon.storage.read.http.pace import Pace, allowing, timeout_s
 from ckptsurgeon.storage.read.uri import open_source
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ckptsurgeon as cs
-from ckptsurgeon.cli.app import _verbs
+from ckptsurgeon.cli.application import verbs
 from ckptsurgeon.storage.fetch.origin import Origin
 from ckptsurgeon.storage.read.uri import shown
 from ckptsurgeon.util.text import escape, without_secrets
@@ -69,7 +69,7 @@ LINES = {
 
 
 def test_every_verb_is_walked() -> None:
-    assert set(LINES) == {verb.NAME for verb in _verbs()}
+    assert set(LINES) == {verb.NAME for verb in verbs()}
 
 
 def written() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptsurgeon.vocabulary.pieces import Pieces
+from ckptsurgeon.vocabulary.mapping import Pieces
 from ckptsurgeon.vocabulary.read import read_vocabulary
 
 TOKENS = [

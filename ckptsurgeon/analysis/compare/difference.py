@@ -1,23 +1,16 @@
-"""What differs between two checkpoints, tensor by tensor, whatever their formats, shards and wrappers."""
+"""What differs between two checkpoints, as data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ...checkpoint.checkpoint import Checkpoint
-from ...planning.keys.choosing import chosen_keys
-from ...tensors.encodings._agreement import Decoded, disagreements
 from ...tensors.info import TensorInfo
 from ...util.notebook import InNotebooks
-from ...util.text import escape, natural_key
-from .outline import Outline, outline_of
+from ...util.text import escape
 
-__all__ = ["Difference", "Numbers", "Pair", "Tolerance", "compare", "compare_outlines"]
-
-Progress = Callable[[int, int], None]
-Given = Iterable[str] | None
+__all__ = ["Difference", "Numbers", "Pair", "Tolerance"]
 
 
 @dataclass(frozen=True)
@@ -136,86 +129,3 @@ def _numbers(pair: Pair) -> dict[str, Any]:
     if pair.codes:
         return {"codes": pair.codes}
     return asdict(pair.numbers) if pair.numbers is not None else {}
-
-
-def compare_outlines(
-    first: Outline, second: Outline, *, values: bool = False, include: Given = (), exclude: Given = ()
-) -> Difference:
-    """Compare two checkpoints by their headers; ``values`` says that their values are compared next.
-
-    ``include`` and ``exclude`` say of which keys of either. Raises PatternError for a pattern that matches none.
-    """
-    every = dict.fromkeys((*first.tensors, *second.tensors))
-    chosen = chosen_keys(list(every), include, exclude, whose="checkpoint")
-    if len(chosen.keys) < len(every):
-        first, second = first.only(frozenset(chosen.keys)), second.only(frozenset(chosen.keys))
-    here, there = first.tensors, second.tensors
-    removed, same = list[str](), list[str]()
-    reshaped, retyped = list[Pair](), list[Pair]()
-    for key, info in here.items():
-        other = there.get(key)
-        if other is None:
-            removed.append(key)
-        elif info.shape != other.shape:
-            reshaped.append(Pair(key, info, other))
-        elif info.dtype == other.dtype:
-            same.append(key)
-        else:
-            retyped.append(Pair(key, info, other))
-    added = [key for key in there if key not in here]
-    notes = (*first.notes, *second.notes, *chosen.notes, *_decoded(first, second))
-    return Difference(
-        first.path, second.path, values, _sorted(added), _sorted(removed), tuple(reshaped), tuple(retyped),
-        identical=len(same), notes=notes, same=tuple(same),
-        left_out=len(every) - len(chosen.keys),
-    )  # fmt: skip
-
-
-def _decoded(first: Outline, second: Outline) -> list[str]:
-    """Say by which settings the same codes stand for other numbers in the second."""
-    both = first.tensors.keys() & second.tensors.keys()
-    here, there = ([Decoded.of(*said) for key, said in one.coded.items() if key in both] for one in (first, second))
-    found = disagreements(here, first.quantisation, second.quantisation)
-    found += [(name, b, a) for name, a, b in disagreements(there, second.quantisation, first.quantisation)]
-    return [
-        f"the same codes stand for other numbers: {name} is {escape(a)} in {escape(first.path)}, {escape(b)} in "
-        f"{escape(second.path)}"
-        for name, a, b in dict.fromkeys(found)
-    ]
-
-
-def compare(
-    first: Checkpoint,
-    second: Checkpoint,
-    *,
-    values: bool = False,
-    tolerance: Tolerance | None = None,
-    renames: bool = False,
-    include: Given = (),
-    exclude: Given = (),
-    progress: Progress | None = None,
-) -> Difference:
-    """Compare two open checkpoints, or those of their tensors that patterns choose.
-
-    From headers only, unless ``values`` asks for every byte of what both have, ``renames`` for those of what only one
-    has and the other could. Bytes that both files share are not read. Raises SourceError where a file cannot be read,
-    FormatError where a record that is read was stored with a CRC-32 and fails it; safetensors stores none.
-    PatternError for a pattern that matches nothing.
-    """
-    outlines = outline_of(first), outline_of(second)
-    found = compare_outlines(*outlines, values=values, include=include, exclude=exclude)
-    if values:
-        from .values import with_values
-
-        both = {*found.same, *(pair.key for pair in found.retyped)}
-        same_shape = [key for key in first if key in both]
-        found = with_values(found, first, second, same_shape, tolerance=tolerance or Tolerance(), progress=progress)
-    if renames and found.added and found.removed:
-        from .renames import with_renames
-
-        found = with_renames(found, first, second)
-    return found
-
-
-def _sorted(keys: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(keys, key=natural_key))

@@ -14,8 +14,8 @@ from ...planning.keys.induce import rules_for, unspelled
 from ...tensors.info import TensorInfo
 from ...tensors.ops.boxes import blocks
 from ...util.text import natural_key
+from .bytewise import check_records
 from .difference import Difference
-from .records import check_records
 
 __all__ = ["with_renames"]
 

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .fitting import Fitting
 from .names import Likeness
-from .units import Unit
+from .units import Fitting, Unit
 
 __all__ = ["Nearness", "Parents", "parents_of"]
 

@@ -13,12 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ...planning.keys.induce import rules_for, unspelled
 from ...tensors.info import TensorInfo
 from ...util.text import count
-from .fitting import Fitting, fits
-from .names import Likeness
+from .names import Likeness, moved
 from .nearness import Nearness, Parents, parents_of
-from .prefixes import moved
 from .proposal import Match, Proposal
-from .units import Unit, units_of
+from .units import Fitting, Unit, fits, units_of
 
 __all__ = ["propose"]
 

@@ -4,26 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ...planning.recipe.recipe import Recipe
+from ...planning.recipe import Recipe
 from ...tensors.info import TensorInfo
+from ...util.brief import Brief
 from ...util.text import natural_key
 from ...util.version import __version__
 from ..compare.difference import Difference
-from ..inspect.inspection import Inspection
-from .differences import difference_of, rows_of_both
-from .figures import figures_of
-from .plain import LISTED, brief
+from ..inspection import Inspection
+from .columns import Table, difference_of, figures_of, rows_of_both
+from .html import LISTED, brief
 from .receipt import receipt_of
 from .runs import Run
-from .table import Table
 
 if TYPE_CHECKING:
-    from ..inspect.stats import Stats
+    from ..stats import Stats
 
-__all__ = ["Shown", "contents_of"]
+__all__ = ["Page", "Shown", "contents_of"]
+
+# A page that was made.
+
+
+@dataclass(frozen=True, repr=False)
+class Page(Brief):
+    """A page as HTML, and where it was written, if it was; ``tensors`` counts its rows."""
+
+    html: str = field(repr=False)
+    tensors: int
+    output: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the page in bytes."""
+        return len(self.html.encode("utf-8", "surrogatepass"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is to be said of it as plain data, without the page."""
+        return {
+            "kind": "ckpt.view",
+            "version": 1,
+            "output": self.output,
+            "tensors": self.tensors,
+            "nbytes": self.nbytes,
+            "notes": list(self.notes),
+        }
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame of its own, for notebooks."""
+        return f'<iframe srcdoc="{escape(self.html)}" sandbox="allow-scripts" width="100%" height="640"></iframe>'
 
 
 @dataclass(frozen=True)

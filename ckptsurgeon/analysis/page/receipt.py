@@ -8,10 +8,10 @@ from math import prod
 from typing import Any
 
 from ...planning.plan.step import CLASSES
-from ...planning.recipe.recipe import Made, Recipe
+from ...planning.recipe import Made, Recipe
 from ...tensors.info import TensorInfo
-from .figures import figure
-from .plain import LISTED, brief
+from .columns import figure
+from .html import LISTED, brief
 
 __all__ = ["receipt_of"]
 

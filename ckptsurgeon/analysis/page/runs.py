@@ -1,4 +1,4 @@
-"""What a folder of ``ckpt train`` says of its run: its log, its checks, what came of it, where it came from.
+"""What a folder of ``ckpt train`` says of its run: its log, its checks, its curves, what came of it.
 
 The files may be half written, or anyone's: what is not what a run writes is left out, and what is kept is bounded.
 """
@@ -16,10 +16,55 @@ from typing import IO, Any
 from ...errors import FormatError, SourceError
 from ...storage.small_files import open_file
 from ...util.text import escape
-from .curves import Curves
-from .plain import integer, listed, mapping, number, numbers, text
+from .html import integer, listed, mapping, number, numbers, text
 
-__all__ = ["FILES", "Run", "is_run", "read_run"]
+__all__ = ["FILES", "Curves", "Run", "is_run", "read_run"]
+
+# The curves of a run, thinned while its log is read: of a million steps no more is held than is drawn.
+
+POINTS = 2000
+"""Of a curve: more than a screen has columns."""
+
+
+class Curves:
+    """Each ``every``-th step of a log, from the first, and its evaluations."""
+
+    def __init__(self) -> None:
+        self.every = 1
+        self._seen = 0
+        self._steps: list[tuple[int, float | None, float | None, dict[str, float]]] = []
+        self._evaluations: list[tuple[int, dict[str, float]]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add a line of the log; what is neither a step nor an evaluation is left out."""
+        step = integer(row.get("step"))
+        if step is None:
+            return
+        if "loss" in row:
+            self._add_step(step, row)
+        if isinstance(row.get("dev"), Mapping):
+            self._evaluations.append((step, numbers(row["dev"])))
+            del self._evaluations[2 * POINTS :]
+
+    def _add_step(self, step: int, row: Mapping[str, Any]) -> None:
+        if self._seen % self.every == 0:
+            rates = numbers(mapping(row.get("lr")))
+            self._steps.append((step, number(row.get("loss")), number(row.get("grad_norm")), rates))
+        self._seen += 1
+        if len(self._steps) > POINTS:
+            self._steps = self._steps[::2]
+            self.every *= 2
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the steps as [step, loss, gradient norm, *rates], and the evaluations as [step, figures]."""
+        rates = sorted({name for *_, given in self._steps for name in given})
+        return {
+            "every": self.every,
+            "rates": rates,
+            "steps": [[*row, *(given.get(name) for name in rates)] for *row, given in self._steps],
+            "evaluations": self._evaluations,
+        }
+
 
 LINEAGE, RESULT, CHECKS, LOG = "lineage.json", "result.json", "checks.json", "log.jsonl"
 FILES = (LINEAGE, RESULT, CHECKS, LOG)

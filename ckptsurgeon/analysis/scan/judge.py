@@ -15,13 +15,12 @@ from ...storage.read.base import File
 from .archives.packed import look_at_packed, packing_of
 from .archives.tars import is_tar, look_at_tar
 from .archives.zips import FORMS, look_at_zip
-from .base.budget import SpentError
-from .base.context import Look, Place
-from .base.findings import Fault, Finding, Verdict
 from .content.arrays import MAGIC, look_at_array
 from .content.keras import look_at_hdf5
 from .content.texts import look_at_text
-from .pickle.named import must_be_pickle
+from .context import Look, Place, SpentError
+from .findings import Fault, Finding, Verdict
+from .pickle.guess import must_be_pickle
 from .pickle.pickles import look_at_pickles
 
 __all__ = ["look_at"]

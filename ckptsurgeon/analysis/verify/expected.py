@@ -1,20 +1,22 @@
-"""What an output should be, as its recipe or a plan says."""
+"""What an output should be, as its recipe or a plan says, and a verification under way."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...engine.run.context import MergeContext
-from ...planning.plan.plan import Plan, PlanSource
+from ...engine.context import MergeContext
+from ...planning.plan.files import PlanSource, PlanTarget
+from ...planning.plan.plan import Plan
+from ...planning.plan.receipt import Failure
 from ...planning.plan.rows import Rows
-from ...planning.recipe.making import made_of
-from ...planning.recipe.recipe import Made, Recipe
+from ...planning.recipe import Made, Recipe, made_of
+from ...util.text import escape, shape_text
 
-__all__ = ["Expected", "difference_of", "expected_of_plan", "expected_of_recipe"]
+__all__ = ["Check", "Expected", "check_plan", "difference_of", "expected_of_plan", "expected_of_recipe"]
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,87 @@ def expected_of_plan(
         made, sources, absent, has_checksums=False, rows=plan.rows, vocabularies=plan.vocabularies,
         keeper=_keeper(plan.sources), context=replace(context, seed=plan.seed),
     )  # fmt: skip
+
+
+# What a verification holds while it goes on.
+
+
+@dataclass
+class Check:
+    """What is known of an output while it is checked, and what was found so far."""
+
+    output: Checkpoint
+    expected: Expected
+    progress: Callable[[int, int], None]
+    total: int
+    left_out: Mapping[str, str]
+    done: int = 0
+    failed: list[Failure] = field(default_factory=list)
+    not_compared: dict[str, str] = field(default_factory=dict)
+    compared: int = 0
+    drawn: int = 0
+    near: int = 0
+    products: int = 0
+    nan: int = 0
+    inf: int = 0
+
+    def fail(self, key: str, why: str) -> None:
+        """Note that a tensor, or with an empty key the file itself, is not as it should be."""
+        self.failed.append(Failure(key, why))
+
+    def advance(self, nbytes: int) -> None:
+        """Tell the progress of ``nbytes`` more."""
+        self.done += nbytes
+        self.progress(self.done, self.total)
+
+
+# Holds what an output is, and says of itself, against a plan.
+
+
+def check_plan(check: Check, plan: Plan) -> None:
+    """Hold the output's dtypes, shapes, rows and origins against a plan."""
+    for fault in _other_than_planned(check.expected.said, plan) if check.expected.said is not None else ():
+        check.fail("", fault)
+    if check.expected.seed not in (None, plan.seed):
+        check.fail("", f"was drawn with seed {check.expected.seed}, planned with {plan.seed}")
+    planned = {step.key: step for step in plan.steps}
+    for key in check.expected.tensors.keys() - planned.keys():
+        check.fail(key, "is not in the plan")
+    for key, step in planned.items():
+        info, made = check.output.get(key), check.expected.tensors.get(key)
+        if info is not None and (info.dtype, info.shape) != (step.dtype, step.shape):
+            check.fail(
+                key,
+                f"is {info.dtype} {shape_text(info.shape)}, planned as {step.dtype} {shape_text(step.shape)}",
+            )
+        if made is None:
+            check.fail(key, "is planned and was not made")
+        elif made._replace(crc32=0, implied=False) != made_of(step):
+            check.fail(key, f"was made by {made.op} from {made.source_key or 'nothing'}, planned otherwise")
+
+
+def _other_than_planned(said: Recipe, plan: Plan) -> Iterator[str]:
+    """Yield what an output says of its making that a plan does not: vocabulary, metadata, sources."""
+    if (said.rows, said.vocabularies) != (plan.rows, plan.vocabularies):
+        yield "was made with another vocabulary than was planned"
+    if dict(said.metadata or {}) != dict(plan.metadata):
+        yield "carries other metadata than was planned"
+    if said.target.companions and _files(said.target) != _files(plan.target):
+        yield "has other files beside the weights than were planned"
+    if len(said.sources) != len(plan.sources):
+        yield f"was made of {len(said.sources)} sources, planned of {len(plan.sources)}"
+        return
+    for made, planned in zip(said.sources, plan.sources, strict=True):
+        if _content(made) != _content(planned):
+            yield f"was made of another {escape(planned.name)} than was planned"
+        elif list(map(dict, made.operations)) != list(map(dict, planned.operations)):
+            yield f"was made by other operations on {escape(planned.name)} than were planned"
+
+
+def _files(target: PlanTarget) -> list[tuple[str, int, str]]:
+    return [(one.name, one.size, one.sha256) for one in target.companions]
+
+
+def _content(source: PlanSource) -> tuple[Any, ...]:
+    """Return what tells one source from another, wherever it lies."""
+    return source.root, source.stripped, [(file.name, file.size, file.sha256) for file in source.files]

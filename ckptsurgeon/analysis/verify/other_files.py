@@ -1,19 +1,59 @@
-"""Lists what lies in an output's folder and is in no word of its recipe."""
+"""The files of an output other than its weights: companions, files the recipe does not name, a signature."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...errors import SourceError, VerifyError
 from ...formats.base.sharded_writer import RECIPE_FILE
+from ...planning.plan.files import PlanCompanion
 from ...planning.plan.receipt import Note
-from ...planning.recipe.recipe import Recipe
+from ...planning.recipe import Recipe
+from ...storage.read._descriptors import leads_out
 from ...storage.read.base import File, Folder
 from ...storage.read.local import contents
-from ...storage.read.uri import open_source
-from ...storage.signing.bundle import MODEL_SIGNATURE
+from ...storage.read.uri import open_source, read_small
+from ...storage.signing import MODEL_SIGNATURE, SINGLE, load_verifier, read_signature, signature_of
+from ...util.text import escape
 
-__all__ = ["folder_of", "other_files"]
+__all__ = ["companion_faults", "digest_of", "folder_of", "other_files", "signature_faults"]
+
+# Holds the small files of an output folder against what its recipe says of them.
+
+BLOCK = 1 << 20
+
+
+def companion_faults(path: str, companions: Sequence[PlanCompanion]) -> Iterator[str]:
+    """Yield what is wrong with the files beside the weights of an output; only regular files are read."""
+    if not companions:
+        return
+    source = open_source(path)
+    with closing(source) if isinstance(source, File) else nullcontext():
+        folder = source.folder() if isinstance(source, File) else source
+    for one in companions:
+        if leads_out(os.path.join(folder.uri, one.name)):
+            yield f"{escape(one.name)} beside the weights is a link out of the folder, which is not followed"
+            continue
+        try:
+            with closing(folder.file(one.name)) as file:
+                same = file.size == one.size and digest_of(file) == one.sha256
+        except SourceError as error:
+            yield f"{escape(one.name)} beside the weights cannot be read: {error.message}"
+            continue
+        if not same:
+            yield f"{escape(one.name)} beside the weights is not as it was written"
+
+
+def digest_of(file: File) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    for begin in range(0, file.size, BLOCK):
+        digest.update(file.read(begin, min(BLOCK, file.size - begin)))
+    return digest.hexdigest()
 
 
 def folder_of(output: Checkpoint) -> Folder | None:
@@ -41,3 +81,47 @@ def other_files(output: Checkpoint, said: Recipe | None) -> Iterator[Note]:
     for name in contents(folder):
         if name not in known:
             yield Note(name, "in the folder, and not in the recipe")
+
+
+# Holds the files of an output against a signature.
+
+
+def signature_faults(output: Checkpoint, key: str) -> Iterator[str]:
+    """Yield why an output is not one that the holder of a key signed; raises ConfigError where the key is none."""
+    verifier = load_verifier(key)
+    folder = folder_of(output)
+    place = signature_of(output.path if folder is None else folder.uri, folder=folder is not None)
+    name = escape(os.path.basename(place))
+    try:
+        signed = read_signature(read_small(place), verifier)
+    except VerifyError as error:
+        yield f"the signature {name} {error.message}"
+    except SourceError as error:
+        yield f"it is not signed: {error.message.rstrip('.')}"
+    else:
+        yield from _other_than_signed(output, folder, signed)
+
+
+def _other_than_signed(output: Checkpoint, folder: Folder | None, signed: dict[str, str]) -> Iterator[str]:
+    here = {SINGLE} if folder is None else set(contents(folder)) - {MODEL_SIGNATURE}
+    for name in sorted(here - signed.keys()):
+        yield f"{escape(name)} is there and is not signed"
+    for name, digest in signed.items():
+        if name not in here:
+            yield f"{escape(name)} was signed and is not there"
+            continue
+        path = output.path if folder is None else os.path.join(folder.uri, name)
+        if folder is not None and leads_out(path):
+            yield f"{escape(name)} is a link out of the folder, which is not followed"
+            continue
+        try:
+            file = open_source(path) if folder is None else folder.file(name)
+            if not isinstance(file, File):
+                raise SourceError(f"{escape(path)} is a folder.")
+            with closing(file):
+                same = digest_of(file) == digest
+        except SourceError as error:
+            yield f"{escape(name)} was signed and cannot be read: {error.message.rstrip('.')}"
+            continue
+        if not same:
+            yield f"{escape(os.path.basename(path))} is not as it was signed"

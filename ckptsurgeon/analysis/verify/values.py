@@ -1,19 +1,112 @@
-"""Reads the values of a tensor, and holds them against its checksum."""
+"""Compares the values of tensors with their checksums and with what their sources make of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+
 import numpy as np
 
-from ...engine.run.checksums import crc32
-from ...errors import FormatError
+from ...checkpoint.checkpoint import Checkpoint
+from ...engine.check_steps import check_step
+from ...engine.checksums import crc32
+from ...errors import ConfigError, FormatError, VerifyError
+from ...planning.plan.rows import Rows
+from ...planning.plan.step import MERGES, Input, Step, with_vocabularies
+from ...planning.recipe import Made
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...tensors.ops.casts import count_special, raw_dtype
-from .check import Check
-from .differences import BLOCK, reader
-from .origins import compare
+from ...util.text import escape
+from .differences import BLOCK, Origins, first_difference, product_fault, reader
+from .expected import Check, difference_of
 
-__all__ = ["check_values"]
+__all__ = ["check_values", "compare", "left_out"]
+
+# Holds a tensor against what its sources make of it, where they are there.
+
+Named = tuple[Checkpoint, str]
+"""A source, and the key of a tensor in it."""
+
+
+def compare(check: Check, key: str, info: TensorInfo, made: Made) -> None:
+    """Compute a tensor again and count it; raises VerifyError where its sources cannot have made it."""
+    if made.source is None:
+        check.drawn += 1
+        return
+    why = check.left_out.get(key) or next(_gone(check, key, info, made), None)
+    if why is not None:
+        check.not_compared[key] = why
+        return
+    sources = _sources(check, made)
+    step = _planned(check, key, info, made, sources=sources)
+    origins = [(source[name], source) for source, name in sources]
+    over = check.expected.keeper if step.overlays else None
+    keeper = check.expected.sources[over] if over is not None else None
+    where = first_difference(step, info, check.output, origins, keeper=keeper, context=check.expected.context)
+    if where is not None and made.factor is not None:
+        _compare_product(check, key, step, origins)
+    elif where is not None:
+        check.fail(key, f"differs from {escape(made.source_key)} of {escape(sources[0][0].path)} at byte {where}")
+    elif step.merge is not None and step.merge.device:
+        check.near += 1
+    else:
+        check.compared += 1
+
+
+def _compare_product(check: Check, key: str, step: Step, origins: Origins) -> None:
+    """Hold a factor that is not the same bit for bit against what is extracted again, by its product with the other."""
+    pair = check.expected.factors[difference_of(check.expected.tensors[key])]
+    names = [pair[part] for part in "AB" if part in pair and pair[part] in check.output]
+    if len(names) != 2:
+        raise VerifyError("has no other factor in the output to be multiplied with")
+    fault = product_fault(step, [(check.output[name], check.output) for name in names], origins, check.expected.context)
+    if fault:
+        raise VerifyError(fault)
+    check.products += 1
+
+
+def _gone(check: Check, key: str, info: TensorInfo, made: Made) -> Iterator[str]:
+    """Yield why a source of a tensor is not there."""
+    over = check.expected.keeper if _step(key, made, info, rows=check.expected.rows, inputs=()).overlays else None
+    for index in (made.source, *(source for source, _ in made.more), over):
+        if index is not None and index not in check.expected.sources:
+            yield check.expected.absent.get(index, "its source is gone")
+
+
+def _sources(check: Check, made: Made) -> list[Named]:
+    assert made.source is not None
+    wanted = [(made.source, made.source_key), *made.more]
+    sources = [(check.expected.sources[index], name) for index, name in wanted]
+    for source, name in sources:
+        if name not in source:
+            raise VerifyError(f"came from {escape(name)}, which {escape(source.path)} does not have")
+    return sources
+
+
+def _planned(check: Check, key: str, info: TensorInfo, made: Made, *, sources: Sequence[Named]) -> Step:
+    """Return the step that made a tensor, which must be one that can be carried out."""
+    inputs = [Input(i, name, source[name].dtype, source[name].shape) for i, (source, name) in enumerate(sources)]
+    step = _step(key, made, info, rows=check.expected.rows, inputs=inputs)
+    every = check.expected.vocabularies
+    if (made.op, made.policy) == ("merge", "vocab") and not every:
+        raise VerifyError("goes by vocabularies that the recipe does not have")
+    assert made.source is not None
+    indices = (made.source, *(index for index, _ in made.more))
+    step = with_vocabularies(step, [every[index] for index in indices] if every else ())
+    check_step(step)
+    return step
+
+
+def _step(key: str, made: Made, info: TensorInfo, *, rows: Rows | None, inputs: Sequence[Input]) -> Step:
+    rows = rows if made.op == "map" else None
+    if not inputs:
+        return Step(key, made.op, info.dtype, info.shape, rows=rows)
+    first, *more = inputs
+    return Step(
+        key, made.op, info.dtype, info.shape, first.source, first.key, first.dtype, first.shape,
+        policy=made.policy, more=tuple(more), weights=made.weights, rows=rows, axis=made.axis, merge=made.merge,
+        lora=made.lora, factor=made.factor,
+    )  # fmt: skip
 
 
 def check_values(check: Check, key: str) -> None:
@@ -46,3 +139,22 @@ def _read_through(check: Check, info: TensorInfo) -> int:
             check.nan, check.inf = check.nan + nan, check.inf + inf
         check.advance(len(data))
     return crc
+
+
+# Which merged tensors are computed again, where not all of them are asked for.
+
+
+def left_out(tensors: Mapping[str, Made], sample: int | None) -> Mapping[str, str]:
+    """Return the merged tensors that are not computed again, with the reason; ``sample`` of them, evenly spread, are.
+
+    What is copied is always compared: that costs no more than reading it.
+    """
+    if sample is None:
+        return {}
+    if sample < 0:
+        raise ConfigError(f"--sample {sample} is no number of tensors.", hint="Use 0 or more.")
+    merged = [key for key, made in tensors.items() if made.op in MERGES]
+    number = min(sample, len(merged))
+    chosen = {merged[place * len(merged) // number] for place in range(number)}
+    why = f"not among the {number} merged tensors that were computed again (--sample {sample})"
+    return {key: why for key in merged if key not in chosen}

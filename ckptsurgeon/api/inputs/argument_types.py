@@ -1,22 +1,92 @@
-"""The types of the verbs' arguments: one table, to which calls from Python and the fields of recipes are held."""
+"""The types of the verbs' arguments: one table that checks calls from Python and fields of recipes alike."""
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.given import holds_tensors, is_given
+from ...checkpoint.in_memory import CheckpointLike, holds_tensors, is_given
 from ...errors import ConfigError
 from ...planning.plan.plan import Plan
+from ...storage.read.base import Progress
 from ...util.text import brief_repr, escape
-from .plain_data import plain, plain_checkpoints
 
-__all__ = ["KINDS", "OF_RECIPES", "check_types", "checked"]
+__all__ = [
+    "KINDS",
+    "OF_RECIPES",
+    "CheckpointLike",
+    "Given",
+    "Mismatch",
+    "Operations",
+    "Parameters",
+    "Path",
+    "Patterns",
+    "Progress",
+    "Rules",
+    "Sources",
+    "Vocabularies",
+    "check_types",
+    "checked",
+    "plain",
+    "plain_checkpoints",
+]
+
+# Arguments as Python's own data: arrays and iterators become lists, torch's dtypes and devices their names.
+
+
+def plain(value: Any) -> Any:
+    """Return a value without the types of other libraries, none of which is imported for it."""
+    if isinstance(value, (str, bytes, type, os.PathLike)):
+        return value
+    if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
+        return str(value).removeprefix("torch.")
+    if callable(getattr(value, "tolist", None)):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, Iterable) else value
+
+
+def plain_checkpoints(value: Any) -> Any:
+    """Return one checkpoint as it is, and several as a list."""
+    if is_given(value) or isinstance(value, (bytes, type)):
+        return value
+    value = plain(value) if callable(getattr(value, "tolist", None)) else value
+    return [one if is_given(one) else plain(one) for one in value] if isinstance(value, Iterable) else value
+
+
+# Types that several verbs take.
+
+Path: TypeAlias = str | os.PathLike[str]
+Sources: TypeAlias = "CheckpointLike | Sequence[CheckpointLike]"
+"""One source or several, each a path, a URI, or a spec in ESPnet's form; a dict of tensors, an open checkpoint."""
+
+Patterns: TypeAlias = Iterable[str] | None
+"""One pattern as a text, or several."""
+
+Rules: TypeAlias = Iterable[str] | Mapping[str, str] | None
+"""Rules FROM=TO, or a map from one to the other."""
+
+Operations: TypeAlias = Path | Sequence[Mapping[str, Any]] | None
+"""Operations as plain data, or the YAML file that holds them."""
+
+Vocabularies: TypeAlias = str | Sequence[Path] | None
+"""The token lists of the source and the destination, as "SRC:DST" or a pair of paths; or "place"."""
+
+Mismatch: TypeAlias = str | Mapping[str, str] | Sequence[str] | None
+"""One policy for all, a map from pattern to policy, or texts as the command line takes them."""
+
+Given: TypeAlias = bool | float | str | Sequence[float] | Mapping[str, Any]
+"""A parameter of a merge: a value, one for each model, a map from patterns to these, or a gradient over the layers."""
+
+Parameters: TypeAlias = Mapping[str, Given] | Sequence[str] | None
+"""The parameters of a merge by name, or texts as the command line takes them."""
+
 
 P = ParamSpec("P")
 T = TypeVar("T")

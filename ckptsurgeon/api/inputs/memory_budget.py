@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...engine.compute.costs import costs_of
-from ...engine.output.sizes import parse_size
-from ...engine.run.context import MergeContext
-from ...engine.run.run import MEMORY
+from ...engine.context import MergeContext
+from ...engine.output.layout import parse_size
+from ...engine.run import MEMORY
 from ...methods.merge._method import Method
 from ...planning.plan.plan import Plan
 

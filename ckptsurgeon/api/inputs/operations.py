@@ -9,7 +9,7 @@ from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, PatternError
-from ...planning.keys.rulesets import RULESETS
+from ...planning.keys.renaming import RULESETS
 from ...planning.operations.conversions import CONVERSIONS
 from ...planning.operations.operation import parse_operations
 from ...planning.operations.perform import MadeBy, perform
@@ -17,7 +17,7 @@ from ...storage.small_files import read_text
 from ...storage.yaml_text import read_yaml
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
-from .types import Operations, Path
+from .argument_types import Operations, Path
 
 __all__ = ["Operated", "asked_conversions", "operate", "operations_file", "operations_of"]
 

@@ -7,29 +7,27 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.given import path_of, place_of
+from ...checkpoint.in_memory import path_of, place_of
 from ...checkpoint.opening import open_checkpoint
 from ...errors import PlanError
-from ...planning.lora_extract.options import Extraction, check_extraction
 from ...planning.lora_extract.plan import plan_lora_extract, with_tied
-from ...planning.lora_extract.sorting import comparable
+from ...planning.lora_extract.steps import Extraction, check_extraction, comparable
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes, refuse_codes
 from ...planning.transplant.by_place import is_of_tokens
 from ...planning.transplant.options import Options
 from ...util.text import count, escape, listing
-from ..inputs.argument_types import checked
-from ..inputs.held_files import with_beside_held
+from ..inputs.argument_types import CheckpointLike, Patterns, checked
 from ..inputs.inputs import OpenInputs, names_of, plan_source, unwrap_notes, view_of
 from ..inputs.memory_budget import memory_bytes, with_costs
-from ..inputs.types import CheckpointLike, Patterns
+from ..inputs.reopening import with_beside_held
+from ..model_folder.checks import with_sources_said
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.rows_by_place import EXTRACTED, PLACE, check_place, checked_rows, token_note
-from ..model_folder.source_checks import with_sources_said
 from ..model_folder.tied_heads import tied_head
 from ..transplant.transplant import arguments_said
-from .known_model import model_at
+from .adapter_files import model_at
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +128,7 @@ def _tied(folders: Sequence[ModelFolder], opened: Sequence[Checkpoint]) -> tuple
 
 def _differing(ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str, str]]) -> Iterator[str]:
     """Yield the keys of the tuned network that the base has not, or not so: this reads all values."""
-    from ...engine.compute.factoring import differ
+    from ...engine.compute.lora import differ
     from ...engine.prefetch import fetch_tensors
 
     if not any(key in theirs for key in ours):

@@ -8,7 +8,7 @@ from math import inf, isfinite
 from typing import TYPE_CHECKING, cast
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.given import is_given, path_of, place_of
+from ...checkpoint.in_memory import is_given, path_of, place_of
 from ...checkpoint.opening import open_checkpoint
 from ...errors import ConfigError
 from ...planning.lora_merge.plan import plan_lora_merge
@@ -16,19 +16,17 @@ from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
 from ...planning.transplant.options import Options
 from ...util.text import count
-from ..inputs.argument_types import checked
-from ..inputs.given_twice import merged_notes, twice_notes
-from ..inputs.held_files import with_beside_held
-from ..inputs.inputs import OpenInputs, names_of, plan_source, said_of, unwrap_notes, view_of
+from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
+from ..inputs.inputs import OpenInputs, merged_notes, names_of, plan_source, said_of, twice_notes, unwrap_notes, view_of
 from ..inputs.memory_budget import memory_bytes, with_costs
-from ..inputs.types import CheckpointLike, Patterns, Sources
+from ..inputs.reopening import with_beside_held
 from ..model_folder.folder import model_folder
 from ..model_folder.merged import lora_folder
 from ..model_folder.quantised import with_settings
 from ..model_folder.rows_by_place import ADAPTED, PLACE, check_place, checked_rows
 from ..model_folder.tied_heads import tied_head
 from ..transplant.transplant import arguments_said
-from .known_model import model_at
+from .adapter_files import model_at
 from .opening import open_adapter
 
 if TYPE_CHECKING:

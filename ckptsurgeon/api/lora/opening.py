@@ -8,21 +8,21 @@ from dataclasses import replace
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.given import place_of
+from ...checkpoint.in_memory import place_of
 from ...checkpoint.opening import checkpoint_of, open_checkpoint
 from ...engine.prefetch import fetch_keys
 from ...errors import CheckpointError, ConfigError, FormatError, SourceError
 from ...methods.lora.adapter import read_adapter
 from ...methods.lora.config import AdapterConfig, parse_config
 from ...planning.lora_merge.fitting import AdapterView
-from ...planning.plan.plan import FilePrint, PlanSource
+from ...planning.plan.files import FilePrint, PlanSource
 from ...storage.json_text import read_json
 from ...storage.read.base import File, Source
 from ...storage.read.uri import open_source
 from ...util.text import brief_repr, escape
+from ..inputs.argument_types import CheckpointLike
 from ..inputs.inputs import plan_source, view_of
-from ..inputs.types import CheckpointLike
-from .files import BYTES, CONFIG, WEIGHTS, configuration_of, is_beside
+from .adapter_files import ADAPTER_CONFIG, BYTES, WEIGHTS, configuration_of, is_beside
 
 __all__ = ["open_adapter"]
 
@@ -42,7 +42,7 @@ def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[C
     checkpoint, config = _opened(given)
     opened.append(checkpoint)
     fetch_keys(checkpoint, [key for key in checkpoint if key.endswith(ALPHA)])
-    said, held = _config(config) if config is not None else (None, ())
+    said, held = _adapter_config(config) if config is not None else (None, ())
     adapter = read_adapter(checkpoint, said, name, lambda key: _number(checkpoint, key), _within(checkpoint))
     source: PlanSource = replace(plan_source(name, checkpoint), beside=held)
     here = config.uri if config is not None and "://" not in config.uri else ""
@@ -67,16 +67,16 @@ def _files(source: Source, path: str) -> tuple[File, File | None]:
         return source, configuration_of(source.folder()) if is_beside(source) else None
     names = source.names()
     weights = [one for one in WEIGHTS if one in names]
-    if CONFIG not in names:
+    if ADAPTER_CONFIG not in names:
         raise SourceError(
-            f"{escape(path)} has no {CONFIG}.", hint="Name a folder that PEFT wrote, or an adapter's file."
+            f"{escape(path)} has no {ADAPTER_CONFIG}.", hint="Name a folder that PEFT wrote, or an adapter's file."
         )
     if not weights:
         raise SourceError(f"{escape(path)} has no {' or '.join(WEIGHTS)}.", hint="Save the adapter again.")
     return source.file(weights[0]), configuration_of(source)
 
 
-def _config(file: File) -> tuple[AdapterConfig, tuple[FilePrint, ...]]:
+def _adapter_config(file: File) -> tuple[AdapterConfig, tuple[FilePrint, ...]]:
     """Return what a configuration says, and its fingerprint."""
     try:
         given = file.read(0, min(BYTES, file.size))
@@ -85,7 +85,7 @@ def _config(file: File) -> tuple[AdapterConfig, tuple[FilePrint, ...]]:
         raise ConfigError(f"{escape(file.uri)} is no JSON: {escape(str(error))}.") from error
     finally:
         file.close()
-    return parse_config(data, file.uri), (FilePrint(CONFIG, len(given), hashlib.sha256(given).hexdigest()),)
+    return parse_config(data, file.uri), (FilePrint(ADAPTER_CONFIG, len(given), hashlib.sha256(given).hexdigest()),)
 
 
 def _number(checkpoint: Checkpoint, key: str) -> float:

@@ -2,48 +2,88 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.given import is_given, path_of, place_of
+from ...checkpoint.in_memory import is_given, path_of, place_of
 from ...engine.compute.array_backends import check_device
 from ...errors import ConfigError
-from ...methods.merge._listing import MergeMethods
 from ...methods.merge._method import Method
-from ...methods.merge._plugin import load_plugin
-from ...methods.merge._registry import merge_methods
-from ...planning.merge.heads import with_tied_heads
+from ...methods.merge._registry import MergeMethods, load_plugin, merge_methods
 from ...planning.merge.options import MergeOptions
 from ...planning.merge.plan import pieces_of, plan_merge
+from ...planning.merge.ties import with_tied_heads
 from ...planning.merge.values import Settings, Values
 from ...planning.plan.plan import Plan
 from ...planning.transplant.select import SourceView
-from ..inputs.argument_types import checked
-from ..inputs.held_files import with_beside_held
+from ...util.text import count, escape
+from ..inputs.argument_types import CheckpointLike, Given, Mismatch, Parameters, Path, Patterns, Rules, Sources, checked
 from ..inputs.inputs import names_of, plan_source, said_of, view_of
 from ..inputs.memory_budget import memory_bytes
-from ..inputs.types import CheckpointLike, Given, Mismatch, Parameters, Path, Patterns, Rules, Sources
+from ..inputs.reopening import with_beside_held
+from ..model_folder.checks import with_sources_said
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.folder import model_folder
 from ..model_folder.merged import merged_folder
 from ..model_folder.rows_by_place import MERGED, checked_rows
-from ..model_folder.source_checks import with_sources_said
 from ..transplant.transplant import arguments_said, check_seed
-from .mergekit_recipe import check_alone, plan_configuration, read_recipe
-from .method import check_names, check_number, method_named
-from .request import Request
-from .settings import given_settings, plain_settings
+from .mergekit import check_alone, plan_configuration, read_recipe
+from .settings import Request, given_settings, parameter_name, plain_settings
 from .vocabulary import MergedModel, VocabularyAsked, merge_vocabulary
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["list_methods", "merge"]
+__all__ = ["check_names", "check_number", "list_methods", "merge", "method_named"]
+
+# The choice of a merge method: by its name, and whether it takes so many models, a base and what else was given.
+
+
+def method_named(name: str, plugins: Sequence[Method]) -> Method:
+    """Return a method, of ours or a plugin's; raises ConfigError with the nearest name for one that there is not."""
+    known = merge_methods(plugins)
+    if name not in known:
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(sorted(known))}."
+        raise ConfigError(f"there is no merge method {escape(name)}.", hint=hint)
+    return known[name]
+
+
+def check_names(method: Method, more: Iterable[str], arguments: Iterable[str]) -> None:
+    """Raise ConfigError for an argument that is neither the verb's nor a parameter of the method."""
+    known = [one.name for one in method.parameters]
+    for name in map(parameter_name, more):
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, *arguments], n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"{method.name} takes {', '.join(known) or 'none'}."
+            raise ConfigError(f"merge has no argument {escape(name)}, and {method.name} no such parameter.", hint=hint)
+
+
+def check_number(method: Method, number: int, base: CheckpointLike | None) -> None:
+    """Raise ConfigError where a method takes more models than there are, or fewer, or a base."""
+    least, most = method.models
+    if method.base == "required" and base is None:
+        raise ConfigError(f"{method.name} needs the model that all others come from.", hint="Name it with --base.")
+    if method.base == "none" and base is not None:
+        raise ConfigError(f"{method.name} takes no base.", hint="Leave it out, or name it among the models.")
+    merged = number + (method.base == "model" and base is not None)
+    if merged < least:
+        raise ConfigError(
+            f"{method.name} needs {count(least, 'model')}, and there is {merged or 'none'}.", hint="Name others."
+        )
+    if number == 1 and base is None and method.needs_others:
+        hint = "Name another, or a base with --base." if method.base == "optional" else "Name another."
+        raise ConfigError("there is one model, and nothing to merge it with.", hint=hint)
+    if most is not None and merged > most:
+        raise ConfigError(
+            f"{method.name} merges {count(most, 'model')}, and there are {merged}.", hint="Use another method for more."
+        )
 
 
 def list_methods(plugin: Path | None = None) -> MergeMethods:

@@ -1,19 +1,23 @@
-"""The tokeniser of a merged model: whose it is, and with which chat template."""
+"""The tokenisers of merged models, and the rows of single tokens."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from ...errors import ConfigError
 from ...planning.mergekit.configuration import Configuration
 from ...planning.mergekit.fields import Reference
-from ...planning.mergekit.templates import TEMPLATES
+from ...planning.mergekit.tokenizer import TEMPLATES, TokenRow
+from ...planning.plan.rows import Rows
 from ...planning.target import Companion
-from ...util.text import brief_repr, escape
+from ...util.text import brief_repr, escape, listing
+from ...vocabulary.union import Lent, with_lent, with_padding
+from ...vocabulary.vocabulary import Vocabulary
 from ..model_folder.folder import ModelFolder
 
-__all__ = ["different", "tokenizer_files", "wanted"]
+__all__ = ["RowsAsked", "chosen_rows", "different", "tokenizer_files", "wanted"]
 
 
 def tokenizer_files(
@@ -76,3 +80,99 @@ def _template(said: str, folders: Sequence[ModelFolder]) -> str:
             hint=f"Use auto, {', '.join(TEMPLATES)}, or the text of one.",
         )
     return said
+
+
+# Rows that a recipe of mergekit's chooses for single tokens, as rows of the models that are merged.
+
+
+@dataclass(frozen=True)
+class RowsAsked:
+    """What a recipe says of single tokens; ``numbers`` are those of its models.
+
+    ``base`` is the model whose rows those that lack a token get, None for the mean of all that have it. The number of
+    rows is a multiple of ``multiple``.
+    """
+
+    tokens: tuple[TokenRow, ...] = ()
+    numbers: Mapping[Reference, int] | None = None
+    multiple: int = 1
+    base: int | None = None
+
+    def added(self, tokens: Sequence[str]) -> tuple[str, ...]:
+        """Return the tokens that it speaks of and that are not among others."""
+        known = set(tokens)
+        return tuple(one.token for one in self.tokens if one.token not in known)
+
+
+def chosen_rows(
+    asked: RowsAsked, every: Sequence[Rows], lists: Sequence[Vocabulary], tokens: Sequence[str]
+) -> tuple[tuple[Rows, ...], list[str]]:
+    """Return the rows of each model as they are chosen for some of ``tokens``, the output's, and what is to be said.
+
+    ``lists`` are the tokens of each model. Raises ConfigError for a token whose row cannot be found.
+    """
+    places = {token: place for place, token in enumerate(tokens)}
+    needed = [one for one in asked.tokens if one.force or _is_lacking(every, places[one.token])]
+    lent = [_lent(one, places[one.token], asked.numbers or {}, every, lists) for one in needed]
+    if asked.base is not None:
+        spoken = {places[one.token] for one in asked.tokens}
+        lent += _of_base(every, asked.base, spoken)
+    return with_padding(with_lent(every, lent), asked.multiple), list(_notes(asked.tokens, needed))
+
+
+def _is_lacking(every: Sequence[Rows], place: int) -> bool:
+    return any(rows.rows[place] is None for rows in every)
+
+
+def _lent(
+    one: TokenRow, place: int, numbers: Mapping[Reference, int], every: Sequence[Rows], lists: Sequence[Vocabulary]
+) -> Lent:
+    if not one.source:
+        why = "which force needs" if one.force else "and not all models have the token"
+        raise ConfigError(
+            f"{escape(one.where)} has no source, {why}.",
+            hint="Name a model, or kind: zero or kind: model_token.",
+        )
+    if one.model is None:
+        return Lent(place, force=one.force)
+    if one.model not in numbers:
+        raise ConfigError(
+            f"{escape(one.where)}.source is {escape(one.model.said)}, which is none of the models.",
+            hint="Name it among them; with a weight of 0 it adds nothing else.",
+        )
+    number = numbers[one.model]
+    return Lent(place, number, _row(one, every[number], lists[number]), one.force)
+
+
+def _row(one: TokenRow, rows: Rows, tokens: Vocabulary) -> int:
+    if isinstance(one.of, int):
+        if one.of >= rows.size:
+            raise ConfigError(
+                f"{escape(one.where)}.source.token_id is {one.of}, and {escape(rows.source)} has {rows.size} rows.",
+                hint=f"Use 0 to {rows.size - 1}.",
+            )
+        return one.of
+    wanted = one.token if one.of is None else one.of
+    row = tokens.tokens.index(wanted) if wanted in tokens.tokens else rows.size
+    if row >= rows.size:
+        raise ConfigError(
+            f"{escape(one.where)}: {escape(rows.source)} has no row for {escape(brief_repr(wanted))}.",
+            hint="Take another's: source: {kind: model_token, model: …, token: …}.",
+        )
+    return row
+
+
+def _of_base(every: Sequence[Rows], base: int, spoken: set[int]) -> Iterator[Lent]:
+    """Yield what the base lends of tokens that not all others have, and nobody spoke of."""
+    for place, row in enumerate(every[base].rows):
+        if isinstance(row, int) and place not in spoken and _is_lacking(every, place):
+            yield Lent(place, base, row)
+
+
+def _notes(asked: Sequence[TokenRow], needed: Sequence[TokenRow]) -> Iterator[str]:
+    if needed:
+        said = [repr(one.token) + (" (of all models)" if one.force else "") for one in needed]
+        yield f"rows as tokenizer.tokens says: {listing(said)}"
+    idle = [repr(one.token) for one in asked if one not in needed]
+    if idle:
+        yield f"tokenizer.tokens changes nothing where all models have the token: {listing(idle)}"

@@ -1,9 +1,10 @@
-"""What the small files beside weights say that is not so of them, or that nobody can read: a note on each."""
+"""What a model's folder says that its weights contradict, as notes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
@@ -15,17 +16,35 @@ from ...storage.read.uri import scheme_of
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, listing
 from ...vocabulary.token_ids import ids_beyond
-from .added_tokens import added_beyond
-from .family_checks import family_notes
-from .file_names import GENERATION
+from .documents import GENERATION
 from .folder import ModelFolder, model_folder
 from .layer_checks import layer_notes
-from .shape_checks import Described, shape_notes
-from .special_ids import special_id_notes, unlisted_names
+from .shape_checks import Described, family_notes, shape_notes
 from .tied_heads import head_notes
-from .token_lists import token_list_notes
+from .tokens import added_beyond, special_id_notes, token_list_notes, unlisted_names
 
-__all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault"]
+__all__ = ["folder_notes", "notes_beside", "unreadable_notes", "vocabulary_fault", "with_sources_said"]
+
+# What files beside the sources of a plan say otherwise than these: notes, though the output has other files.
+
+
+def with_sources_said(
+    plan: Plan, opened: Sequence[Checkpoint], folders: Sequence[ModelFolder], donor: int | None = None
+) -> Plan:
+    """Return a plan with notes on layers and tokens that files beside its sources say otherwise than these.
+
+    ``folders`` are those of the ``opened``; of the one at ``donor``, whose files the output has, all is said anyway.
+    """
+    said = dict[str, None]()
+    for number, (checkpoint, folder) in enumerate(zip(opened, folders, strict=False)):
+        if number != donor and folder.files and not checkpoint.elsewhere:
+            tensors = [Described(key, info.dtype, info.shape) for key, info in checkpoint.items()]
+            apart = ModelFolder("", folder.files)  # what only this reads may change until the plan is carried out
+            lists = (*token_list_notes(folder), *special_id_notes(apart, folder))
+            notes = (*layer_notes(tensors, folder.config), *lists)
+            said |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
+    return replace(plan, notes=(*plan.notes, *said)) if said else plan
+
 
 OBJECTS = ("added_tokens.json", "chat_template.json", "special_tokens_map.json")
 """What is a JSON object, beside all configurations."""

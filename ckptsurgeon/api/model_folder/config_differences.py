@@ -1,21 +1,22 @@
-"""Configurations under which weights of the same shapes compute otherwise: a note where weights come together."""
+"""How the configurations of models differ where weights of one go into another."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from ...errors import ConfigError, SourceError
 from ...planning.plan.plan import Plan
+from ...storage.read.uri import scheme_of
 from ...util.text import brief_repr, escape
-from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual
-from .config_layers import rotary_differences, with_order
+from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
 from .folder import ModelFolder
-from .input_differences import input_notes
-from .labels import label_notes
+from .layer_checks import rotary_differences, with_order
 
-__all__ = ["with_config_said"]
+__all__ = ["input_notes", "with_config_said"]
 
 PARTS = ("text_config", "vision_config", "audio_config", "encoder", "decoder", "llm_config", "language_config")
 ALIKE = {
@@ -172,3 +173,59 @@ def _said(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return escape(value[:LONGEST] if isinstance(value, str) else brief_repr(value, LONGEST))
+
+
+# Inputs that models that come together take otherwise, as the files of their processors say: a note.
+
+PREPROCESSOR = "preprocessor_config.json"
+PROCESSOR = "processor_config.json"
+PREPROCESSORS = ("feature_extractor", "image_processor")
+"""Where the latter has the fields of the former."""
+IGNORED = re.compile(r"^_|_(type|class)$|^(return_|use_fast|device|disable_grouping|input_data_format|data_format)")
+"""Names of fields that tell no values of inputs."""
+MOST_FIELDS = 6
+
+
+def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
+    """Yield what differs in the inputs of two models of these names; of a field that one lacks nothing is known."""
+    there, here = _fields(theirs), _fields(ours)
+    differing = [
+        f"{escape(field)} is {_input_said(there[field])} in {escape(other)}, {_said(value)} in {escape(name)}"
+        for field, value in here.items()
+        if field in there and not IGNORED.search(field) and _inputs_differ(there[field], value)
+    ]
+    if len(differing) > MOST_FIELDS:
+        differing[MOST_FIELDS:] = [f"and {len(differing) - MOST_FIELDS} more"]
+    if differing:
+        yield f"inputs are made otherwise by the {PREPROCESSOR} beside them: {'; '.join(differing)}"
+
+
+def _inputs_differ(one: Any, here: Any) -> bool:
+    """Whether two values differ that are spelled alike: sizes were numbers before they were objects."""
+    if None in (one, here) or isinstance(one, dict | list) != isinstance(here, dict | list):
+        return False
+    if isinstance(one, dict) and isinstance(here, dict):
+        return any(one[name] != here[name] for name in one if name in here) or one.keys().isdisjoint(here)
+    return bool(one != here)
+
+
+def _fields(folder: ModelFolder) -> Mapping[str, Any]:
+    """Return what a processor's file says; nothing of one that cannot be read, or would have to be fetched."""
+    named = {one.name: one for one in folder.files if not scheme_of(one.path)}
+    with suppress(ConfigError, SourceError):
+        if PREPROCESSOR in named:
+            return folder.document(PREPROCESSOR)
+        found = folder.document(PROCESSOR) if PROCESSOR in named else {}
+        return {
+            name: value
+            for part in PREPROCESSORS
+            if isinstance(found.get(part), dict)
+            for name, value in found[part].items()
+        }
+    return {}
+
+
+def _input_said(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return escape(value if isinstance(value, str) else brief_repr(value, LONGEST))

@@ -1,11 +1,70 @@
-"""Which fields of a configuration do not tell what equal weights compute, and which values classes have as default."""
+"""Fields of config.json that follow from the weights: sizes, dtype, labels, names of modules."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-__all__ = ["IGNORED_PARTS", "base_of_rope", "is_derived", "is_ignored", "is_usual"]
+from ...checkpoint.checkpoint import Checkpoint
+from ...planning.plan.files import PlanCompanion
+from ...planning.plan.plan import Plan
+from ...planning.target import TargetSpec
+from ...planning.transplant.by_place import is_of_labels
+from ...tensors.dtypes import DTYPES
+from ...tensors.encodings._modules import Modules, renamed_modules
+from ...util.text import count, escape
+
+__all__ = [
+    "IGNORED_PARTS",
+    "base_of_rope",
+    "is_derived",
+    "is_ignored",
+    "is_usual",
+    "label_notes",
+    "renamed_settings",
+    "with_dtype_said",
+    "with_left_out_said",
+]
+
+# What the configuration beside the weights says of them: the dtype that they are planned in, not the model's own.
+
+_OF_MODELS = ("float32", "bfloat16", "float16", "float64")
+"""What a model can be made in, the default first."""
+
+
+def with_dtype_said(plan: Plan, target: TargetSpec) -> Plan:
+    """Return a plan whose config.json names the dtype of its weights: from_pretrained would cast them to another.
+
+    Where they have several, which the model itself has not, it stays and a note says so.
+    """
+    config = next((one for one in plan.target.companions if one.name == "config.json" and one.text), None)
+    floating = [step for step in plan.steps if DTYPES[step.dtype].kind == "float"]
+    if config is None or all(step.dtype == target.tensors[step.key].dtype for step in floating):
+        return plan
+    fields = json.loads(config.text)
+    said = fields.get("dtype") or _OF_MODELS[0]
+    planned = sorted({step.dtype for step in floating})
+    if planned == [said]:
+        return plan
+    if len(planned) > 1 or planned[0] not in _OF_MODELS:
+        note = f"config.json says {said}, which from_pretrained makes of weights that are {' and '.join(planned)} here"
+        return replace(plan, notes=(*plan.notes, note))
+    text = json.dumps({**_renamed(fields, planned[0]), "dtype": planned[0]}, indent=2, sort_keys=True) + "\n"
+    data = text.encode()
+    said_so = PlanCompanion(config.name, len(data), hashlib.sha256(data).hexdigest(), text=text)
+    beside = tuple(said_so if one is config else one for one in plan.target.companions)
+    return replace(plan, target=replace(plan.target, companions=beside))
+
+
+def _renamed(fields: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Return fields with another dtype wherever one is named, in the configurations of parts too."""
+    changed = {key: _renamed(value, dtype) if isinstance(value, dict) else value for key, value in fields.items()}
+    return {**changed, "dtype": dtype} if str(fields.get("dtype")) in DTYPES else changed
+
 
 IGNORED_PARTS = frozenset((
     "auto_map", "compression_config", "generation_config", "id2label", "label2id", "pruned_heads",
@@ -121,3 +180,80 @@ def is_usual(field: str, value: Any, kind: object) -> bool | None:
 def base_of_rope(model_type: object) -> float:
     """Return the base of rotary embeddings that a model has whose configuration does not say it."""
     return _BASES.get(model_type, 10000.0) if isinstance(model_type, str) else 10000.0
+
+
+# Labels of classifiers: rows that stand for one label in one model and for another in another, a note on those.
+
+_NUMBERED = re.compile(r"LABEL_\d+")
+"""What transformers calls labels that nobody named."""
+LONGEST = 10
+"""Digits of a number that is a row's."""
+
+
+def label_notes(
+    plan: Plan, source: int, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield a note on the first classifier whose rows a source of a plan gives by place, though labels are elsewhere.
+
+    ``theirs`` is the source's configuration, ``ours`` that of the output, ``name`` whose it is.
+    """
+    there, here = _labels(theirs), _labels(ours)
+    rows = [row for row in sorted(there.keys() & here.keys()) if there[row].casefold() != here[row].casefold()]
+    keys = [
+        step.key
+        for step in plan.steps
+        for one in step.inputs
+        if one.source == source and is_of_labels(step.key) and one.shape[:1] == (len(there),)
+    ]
+    keys.sort(key=lambda key: not key.endswith("weight"))
+    if rows and keys:
+        row, more = rows[0], len(rows) - 1
+        also = f"; {count(more, 'other row')} too" if more else ""
+        said = f"{escape(there[row])} in {escape(plan.sources[source].name)}"
+        yield f"row {row} of {escape(keys[0])} is {said} and {escape(here[row])} in {escape(name)} (id2label){also}"
+
+
+def _labels(config: Mapping[str, Any]) -> dict[int, str]:
+    """Return the label of each row, none if nobody named them."""
+    said = config.get("id2label")
+    labels = said.items() if isinstance(said, dict) else ()
+    rows = {row: label for row, label in labels if row.isdecimal() and len(row) < LONGEST and isinstance(label, str)}
+    found = {int(row): label for row, label in rows.items()}
+    return {} if all(map(_NUMBERED.fullmatch, found.values())) else found
+
+
+# Settings of quantisation that call modules by their names: they follow the names that a plan gives.
+
+
+def renamed_settings(plan: Plan, place: int, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return settings of a source, in which the modules have the names that a plan gives them."""
+    pairs = [(one.key, step.key) for step in plan.steps for one in step.inputs if one.source == place]
+    if all(old == new for old, new in pairs):
+        return settings
+    names: dict[str, dict[str, None]] = {}
+    for old, new in pairs:
+        module, now = old, new
+        while module and now and module.rpartition(".")[2] == now.rpartition(".")[2]:
+            module, now = module.rpartition(".")[0], now.rpartition(".")[0]
+            names.setdefault(module, {})[now] = None
+    return renamed_modules(settings, lambda name: list(names.get(name, ())))
+
+
+def with_left_out_said(plan: Plan, checkpoint: Checkpoint) -> Plan:
+    """Return the plan of an edit that says which plain weights its settings leave out by their old names alone."""
+    settings = checkpoint.quantisation if checkpoint.codes else {}
+    if not settings or all(step.key == step.source_key for step in plan.steps):
+        return plan
+    before, now = Modules(settings), Modules(renamed_settings(plan, 0, settings))
+    lost: dict[str, list[str]] = {}
+    for step in plan.steps:
+        if len(step.shape) == 2 and step.key.endswith(".weight") and step.source_key not in checkpoint.codes.by_key:
+            by = before.left_out(step.source_key.removesuffix(".weight"))
+            if by and not now.left_out(step.key.removesuffix(".weight")):
+                lost.setdefault(by, []).append(step.key)
+    notes = [
+        f"the settings of quantisation leave {count(len(keys), 'tensor')} out by the old name alone, {escape(by)}: "
+        f"{escape(keys[0])}"
+        for by, keys in lost.items()
+    ]
+    return replace(plan, notes=(*plan.notes, *notes)) if notes else plan

@@ -13,19 +13,16 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG, is_of_tokenizer, linked_away, model_files
 from ...errors import ConfigError, SourceError
 from ...formats.base.sharded_writer import RECIPE_FILE
-from ...planning.plan.plan import FilePrint
+from ...planning.plan.files import FilePrint
 from ...planning.target import Companion
 from ...storage.json_text import read_json
 from ...storage.read.base import Folder
 from ...storage.read.local import broken_links
-from ...storage.read.small import SMALL_BYTES, read_small
-from ...storage.read.uri import open_source, scheme_of
+from ...storage.read.uri import SMALL_BYTES, open_source, read_small, scheme_of
 from ...util.text import listing
-from ...vocabulary.discover import vocabulary_in
-from .config import vocabulary_size
-from .documents import json_text, parsed_object, read_object
-from .file_names import CHAT, OF_PEOPLE, SECOND, TOKENIZER, VOCABULARIES
-from .tied_by_default import TIES, untied_by_default
+from ...vocabulary.read import vocabulary_in
+from .config import TIES, untied_by_default, vocabulary_size
+from .documents import CHAT, OF_PEOPLE, SECOND, TOKENIZER, VOCABULARIES, json_text, parsed_object, read_object
 
 __all__ = ["LARGEST", "ModelFolder", "model_folder", "model_folder_at"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...planning.merge.heads import has_own_head
+from ...planning.merge.ties import has_own_head
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
 from ...planning.target import Companion
@@ -14,9 +14,8 @@ from ...planning.transplant.by_place import is_of_tokens, vocabulary_keys
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
 from ...vocabulary.token_ids import Renumbering
-from ..lora.scales import other_scales
-from ..merge.token_files import config_for, token_files
-from ..merge.vocabulary import ModelTokens
+from ..lora.adapter_files import other_scales
+from ..merge.vocabulary import ModelTokens, config_for, token_files
 from .config import with_dtype
 from .folder import ModelFolder
 from .output import with_config, with_files, with_new_ids

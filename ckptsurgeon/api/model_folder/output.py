@@ -23,9 +23,9 @@ from ...vocabulary.vocabulary import Vocabulary
 from ..inputs.inputs import plan_target
 from .checks import folder_notes
 from .config import layer_counts, not_by_layer, with_dtype, with_layers
+from .config_fields import renamed_settings
 from .documents import json_text
 from .folder import ModelFolder
-from .renamed_settings import renamed_settings
 
 __all__ = ["edited_folder", "kept_folder", "with_config", "with_files", "with_new_ids"]
 

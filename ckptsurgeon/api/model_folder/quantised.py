@@ -13,10 +13,10 @@ from ...errors import PlanError
 from ...planning.plan.plan import Plan
 from ...planning.quantised import DEQUANTISE
 from ...tensors.encodings._agreement import Decoded, disagreements
-from ...tensors.encodings._codes import CodedTensor
+from ...tensors.encodings._encoding import CodedTensor
 from ...tensors.encodings._methods import is_known_by_settings
 from ...util.text import count, escape, listing
-from .renamed_settings import renamed_settings
+from .config_fields import renamed_settings
 
 __all__ = ["check_settings", "parts_elsewhere", "unsettled_notes", "with_settings"]
 

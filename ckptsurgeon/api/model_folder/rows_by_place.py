@@ -12,7 +12,7 @@ from ...planning.transplant.by_place import is_of_tokens
 from ...util.text import brief_repr, escape, listing
 from ...vocabulary.replacement import NewVocabulary
 from .checks import vocabulary_fault
-from .file_names import BYTE_PAIRS
+from .documents import BYTE_PAIRS
 from .folder import ModelFolder
 
 __all__ = [

@@ -11,9 +11,9 @@ from ...planning.plan.step import Step
 from ...planning.transplant.by_place import EMBEDDING, HEAD
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
+from .config import TIES, model_type_of, untied_by_default
 from .folder import ModelFolder
 from .shape_checks import Described
-from .tied_by_default import TIES, model_type_of, untied_by_default
 
 __all__ = ["has_new_head", "head_notes", "mixed_head_notes", "tied_head", "with_heads_said"]
 

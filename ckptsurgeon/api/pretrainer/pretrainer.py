@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import ConfigError
-from ...storage.fetch.collect import collect_file
-from ...storage.fetch.collecting import collect
-from ...storage.fetch.config import fetch_config_of, strategy_of
-from ...storage.fetch.origin import origin_of, split_path
+from ...storage.fetch.collect import collect, collect_file
+from ...storage.fetch.origin import fetch_config_of, origin_of, split_path, strategy_of
 from ...util.text import brief_repr, escape, listing
-from ..inputs.types import Path
+from ..inputs.argument_types import Path
 from .loading import Pretrained, load_pretrained
 
 __all__ = ["Pretrainer"]

@@ -16,9 +16,9 @@ from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
 from ...util.text import escape
+from ..inputs.argument_types import Mismatch, Patterns, Rules, Sources
 from ..inputs.inputs import close_inputs, close_plan
 from ..inputs.reopening import inputs_of
-from ..inputs.types import Mismatch, Patterns, Rules, Sources
 from .opening import plan_into
 from .transplant import rules_as_text, specs_of
 

@@ -1,39 +1,101 @@
-"""Opens the sources of a transplant, plans it, and leaves them open for whoever applies the plan."""
+"""Opens the sources of a transplant, recognises their layout, plans it, and leaves them open."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
-from ...planning.plan.plan import Plan, PlanSource
+from ...errors import PlanError
+from ...planning.operations.conversions import layouts_known
+from ...planning.plan.files import PlanSource
+from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
-from ...planning.target import TargetSpec
+from ...planning.target import Recognised, TargetSpec
 from ...planning.transplant.options import Options
-from ...planning.transplant.select import Planning, SourceView
+from ...planning.transplant.select import Planning, SourceView, moved
 from ...planning.transplant.transplant import plan_transplant
 from ...storage.read.spec import SourceSpec
 from ...tensors.encodings._find import find_codes
-from ...util.text import escape
+from ...util.text import escape, grouped
 from ...vocabulary.replacement import NewVocabulary
-from ..inputs.held_files import with_beside_held
+from ..inputs.argument_types import CheckpointLike
 from ..inputs.inputs import OpenInputs, names_of, plan_source, plan_target
-from ..inputs.types import CheckpointLike
-from ..lora.scales import with_scales_checked
-from ..model_folder.checks import folder_notes
+from ..inputs.operations import Operated, operate
+from ..inputs.reopening import with_beside_held
+from ..lora.adapter_files import with_scales_checked
+from ..model_folder.checks import folder_notes, with_sources_said
 from ..model_folder.config_differences import with_config_said
-from ..model_folder.config_dtype import with_dtype_said
+from ..model_folder.config_fields import with_dtype_said
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.output import kept_folder
 from ..model_folder.quantised import check_settings, parts_elsewhere, unsettled_notes, with_settings
 from ..model_folder.rows_by_place import COPIED, checked_lists, checked_rows
-from ..model_folder.source_checks import with_sources_said
 from ..model_folder.tied_heads import with_heads_said
-from .recognising import KnownSource, check_converted, recognised
 
-__all__ = ["plan_into"]
+__all__ = ["KnownSource", "check_converted", "plan_into", "recognised"]
+
+# Sources as their destination knows them: after the operations of the user, then after those that it adds itself.
+
+LOST = "{names} would be made of older tensors of the source, but {why}"
+
+
+@dataclass(frozen=True)
+class KnownSource:
+    """A source after all operations, and what its destination recognised in it."""
+
+    operated: Operated
+    recognised: Recognised = field(default_factory=Recognised)
+
+
+def recognised(
+    raw: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]], specs: Sequence[SourceSpec], target: TargetSpec
+) -> list[KnownSource]:
+    """Return the sources after the operations ``rows``, and what the destination recognises in what these leave."""
+    return [
+        _recognised(checkpoint, one, spec, target)
+        for checkpoint, one, spec in zip(raw, operate(raw, rows), specs, strict=True)
+    ]
+
+
+def _recognised(raw: Checkpoint, one: Operated, spec: SourceSpec, target: TargetSpec) -> KnownSource:
+    recognise = target.recognise or layouts_known(target.tensors)
+    if recognise is None:
+        return KnownSource(one)
+    found = recognise(one.checkpoint)
+    if found.operations:
+        one = operate([raw], [*one.rows, *found.operations])[0]
+    return KnownSource(one, _under(found, one.checkpoint, spec, target) if spec.src or spec.dst else found)
+
+
+def _under(found: Recognised, source: Checkpoint, spec: SourceSpec, target: TargetSpec) -> Recognised:
+    """Return what holds of a source whose spec says where it goes: names in that place, where the spec meets none."""
+    names = {
+        key: name
+        for key, name in found.names.items()
+        if key in source and _within(name, spec.dst) and moved(key, spec.src, spec.dst) not in target.tensors
+    }
+    unknown = {key: why for key, why in found.unknown.items() if _within(key, spec.dst)}
+    notes = found.notes if names or found.operations else ()
+    return Recognised(found.operations, names, found.by, unknown, notes)
+
+
+def _within(key: str, module: str) -> bool:
+    return bool(module) and key.startswith(f"{module}.")
+
+
+def check_converted(plan: Plan, sources: Sequence[KnownSource]) -> None:
+    """Raise PlanError for tensors that are drawn although a source has what they would be made of."""
+    unknown: Mapping[str, str] = {key: why for one in sources for key, why in one.recognised.unknown.items()}
+    lost = [step.key for step in plan.steps if step.reason == "missing" and step.key in unknown]
+    if lost:
+        raise PlanError(
+            f"{grouped([(key, unknown[key]) for key in lost], LOST)}.",
+            hint="Convert it with transformers first (from_pretrained, save_pretrained), or --reinit them.",
+            details=lost,
+        )
 
 
 def plan_into(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...checkpoint.given import check_given, is_given, path_of
+from ...checkpoint.in_memory import check_given, is_given, path_of
 from ...destinations._load import target_with
 from ...errors import ConfigError
 from ...planning.keys.rules import rules_from_lines
@@ -17,9 +17,18 @@ from ...storage.read.spec import SourceSpec, parse_spec
 from ...storage.small_files import read_text
 from ...util.did_you_mean import did_you_mean
 from ...util.text import brief_repr, escape
-from ..inputs.argument_types import checked
+from ..inputs.argument_types import (
+    CheckpointLike,
+    Mismatch,
+    Operations,
+    Path,
+    Patterns,
+    Rules,
+    Sources,
+    Vocabularies,
+    checked,
+)
 from ..inputs.operations import asked_conversions, operations_file, operations_of
-from ..inputs.types import CheckpointLike, Mismatch, Operations, Path, Patterns, Rules, Sources, Vocabularies
 from ..model_folder.rows_by_place import PLACE
 from .opening import plan_into
 from .vocabulary import new_vocabulary, vocabulary_files, vocabulary_options

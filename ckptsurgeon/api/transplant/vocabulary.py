@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 
 from ...errors import ConfigError
-from ...planning.transplant.options import Flag
+from ...planning.keys.pattern import OptionPattern
 from ...planning.transplant.vocabulary import VocabularyOptions
 from ...util.text import escape
 from ...vocabulary.mapping import map_tokens
 from ...vocabulary.replacement import NewVocabulary
-from ..inputs.types import Patterns, Rules, Vocabularies
+from ..inputs.argument_types import Patterns, Rules, Vocabularies
 from ..model_folder.rows_by_place import PLACE
 
 __all__ = ["new_vocabulary", "vocabulary_files", "vocabulary_key", "vocabulary_options"]
@@ -73,11 +73,11 @@ def _spelled(pairs: Rules) -> dict[str, str]:
     return found
 
 
-def vocabulary_key(text: str) -> tuple[Flag, int | None]:
+def vocabulary_key(text: str) -> tuple[OptionPattern, int | None]:
     """Return what ``GLOB`` or ``GLOB=AXIS`` names; raises ConfigError or PatternError."""
     pattern, equals, axis = text.rpartition("=")
     if not equals:
         pattern, axis = text, ""
     elif not (axis.isascii() and axis.isdigit() and len(axis) < 3):
         raise ConfigError(f"--vocab-keys {escape(text)}: {escape(axis)} is no axis.", hint="Count from 0: GLOB=0.")
-    return Flag.of("--vocab-keys", pattern, f"{equals}{axis}"), int(axis) if axis else None
+    return OptionPattern.of("--vocab-keys", pattern, f"{equals}{axis}"), int(axis) if axis else None

@@ -1,14 +1,133 @@
-"""The values that options take, where they are known by name."""
+"""The values that options and arguments take: known names, and keys of the checkpoints that a line names."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import pkgutil
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing, suppress
 from dataclasses import fields
+from functools import partial
+from itertools import takewhile
+from typing import TYPE_CHECKING
 
-__all__ = ["values_of"]
+from ...errors import CheckpointError
+from ...util.text import natural_key
+from .parsed import Parsed
+
+if TYPE_CHECKING:
+    from ...checkpoint.checkpoint import Checkpoint
+
+__all__ = ["destination_keys", "few", "roots", "segments", "source_keys", "values_of"]
+
+# Keys of the checkpoints that a line names so far, module by module; headers are read and nothing else.
+#
+# Keys are whatever a file says: only those are offered that mean themselves to every shell and as a pattern.
+
+MOST = 400
+"""Candidates; where there are more, their beginnings are."""
+SOURCES = 4
+"""Of the sources of a merge or an average, which have the same keys, so many are read."""
+_PLAIN = re.compile(r"[\w/@%+-]+")
+_CONFIGURATIONS = (".yaml", ".yml", ".json")
+
+
+def source_keys(found: Parsed) -> list[str]:
+    """Return the keys of the sources, as the verb's patterns see them."""
+    if found.name != "transplant":
+        unwrap = "unwrap" in found.values or all(param.name != "unwrap" for param in found.command.params)
+        return _keys(found.arguments[:SOURCES], found, unwrap=unwrap)
+    named = found.values.get("source") or found.arguments[:1]
+    return _keys([_existing(one) for one in named[:SOURCES]], found, unwrap=True, beside=destination_keys(found))
+
+
+def destination_keys(found: Parsed) -> list[str]:
+    """Return the keys of the destination, where that is a checkpoint: a configuration may have to be run."""
+    place = 0 if found.values.get("source") else 1
+    named = [one for one in found.arguments[place : place + 1] if not _is_configuration(one)]
+    return _keys(named, Parsed(found.command), unwrap=False)
+
+
+def roots(found: Parsed) -> list[str]:
+    """Return where state dicts hang in the first source."""
+    for path in (found.values.get("source") or found.arguments)[:1]:
+        with closing(_opened(_existing(path), None)) as checkpoint:
+            return [root for root in (checkpoint.root, *checkpoint.passed) if _is_plain(root)]
+    return []
+
+
+def _keys(paths: Sequence[str], found: Parsed, *, unwrap: bool, beside: Sequence[str] = ()) -> list[str]:
+    root = next(iter(found.values.get("root", ())), None)
+    keys: dict[str, None] = {}
+    for path in paths:
+        with suppress(CheckpointError, OSError), closing(_opened(path, root)) as checkpoint:
+            keys.update(dict.fromkeys(checkpoint.unwrapped(destination=beside) if unwrap else checkpoint))
+    return list(keys)
+
+
+def _opened(path: str, root: str | None) -> Checkpoint:
+    """Open what lies on this machine; raises OSError for an address, and for what would block as a pipe does."""
+    from ...checkpoint.opening import open_checkpoint
+
+    local = os.path.expandvars(os.path.expanduser(path))
+    if "://" in path or not (os.path.isfile(local) or os.path.isdir(local)) or _is_configuration(local):
+        raise FileNotFoundError(path)
+    return open_checkpoint(local, root, unwrap=False)
+
+
+def _existing(source: str) -> str:
+    """Return the file of ``FILE:SRC_KEY:DST_KEY``; a file that is there wins over a reading of colons."""
+    return source if os.path.exists(source) else source.partition(":")[0]
+
+
+def _is_configuration(path: str) -> bool:
+    return path.lower().endswith(_CONFIGURATIONS) and not path.endswith(".index.json")
+
+
+def segments(keys: Iterable[str], text: str) -> dict[str, bool]:
+    """Return the modules and keys that ``text`` may become, one segment further, and whether more lies under each.
+
+    A module that is there already is offered with what it holds.
+    """
+    before, dot, last = text.rpartition(".")
+    under = _under(keys, before + dot)
+    found = {f"{before}{dot}{name}": more for name, more in under.items() if name.startswith(last)}
+    if last and under.get(last):
+        found |= {f"{text}.{name}": more for name, more in _under(keys, f"{text}.").items()}
+    return {key: found[key] for key in sorted(found, key=natural_key)}
+
+
+def _under(keys: Iterable[str], prefix: str) -> dict[str, bool]:
+    """Return the segments that follow a prefix, and whether others follow on them."""
+    found: dict[str, bool] = {}
+    if prefix and not all(map(_is_plain, prefix[:-1].split("."))):
+        return found
+    for key in keys:
+        if key.startswith(prefix):
+            name, dot, _ = key[len(prefix) :].partition(".")
+            if dot or name not in found:
+                found[name] = bool(dot) or found.get(name, False)
+    return {name: more for name, more in found.items() if _is_plain(name)}
+
+
+def _is_plain(segment: str) -> bool:
+    """Whether a segment is letters, digits and marks that nothing reads otherwise."""
+    return bool(_PLAIN.fullmatch(segment)) and not segment.startswith(("-", "%", "+")) and segment.isprintable()
+
+
+def few(words: Sequence[str]) -> list[str]:
+    """Return words, or where they are too many the shortest beginnings that still tell so many apart as may be."""
+    if len(words) <= MOST:
+        return list(words)
+    *_, found = takewhile(lambda found: len(found) <= MOST, map(partial(_cut, words), range(max(map(len, words)))))
+    return found
+
+
+def _cut(words: Sequence[str], length: int) -> list[str]:
+    return list(dict.fromkeys(word[:length] for word in words))
+
 
 _WORD = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -22,19 +141,19 @@ def values_of(option: str, metavar: str) -> list[str]:
 
 
 def _formats() -> Iterable[str]:
-    from ...api.applying import output_formats
+    from ...api.apply import output_formats
 
     return sorted(output_formats())
 
 
 def _policies() -> Iterable[str]:
-    from ...planning.mismatch.parse import MISMATCH_POLICIES
+    from ...planning.mismatch.policies import MISMATCH_POLICIES
 
     return MISMATCH_POLICIES
 
 
 def _rulesets() -> Iterable[str]:
-    from ...planning.keys.rulesets import RULESETS
+    from ...planning.keys.renaming import RULESETS
 
     return RULESETS
 

@@ -6,8 +6,21 @@ from typing import Annotated
 
 import typer
 
-from ..checks import check_output, quoted
-from ..options import DryRun, Force, Json, Key, MaxShard, Output, Quiet, RunCode, To, Verbose, Wait
+from ..options import (
+    DryRun,
+    Force,
+    Json,
+    Key,
+    MaxShard,
+    Output,
+    Quiet,
+    RunCode,
+    To,
+    Verbose,
+    Wait,
+    check_output,
+    quoted,
+)
 from ..sink import Sink
 from ..writing import Writing
 
@@ -41,7 +54,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Carry out a plan."""
-    from ...api.applying import apply
+    from ...api.apply import apply
     from ...api.recipes import load_order
     from ...errors import ConfigError
 
@@ -67,7 +80,7 @@ def run(
         )
     if sink.answer(receipt):
         return
-    from ...render.receipt import counts_line, receipt_view
+    from ...render.verification import counts_line, receipt_view
 
     sink.show(counts_line(receipt), receipt_view(receipt, next_steps=[f"ckpt verify {quoted(receipt.output)}"]))
 

@@ -51,7 +51,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Average checkpoints."""
-    from ...api.averaging import average
+    from ...api.average import average
 
     writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()

@@ -64,7 +64,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Convert a checkpoint."""
-    from ...api.editing import convert
+    from ...api.edit import convert
 
     writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..checks import quoted
-from ..options import Force, Json, Quiet, Verbose, Wait
+from ..options import Force, Json, Quiet, Verbose, Wait, quoted
 from ..sink import Sink
 
 NAME = "demo-data"
@@ -53,7 +52,7 @@ def run(
         return
     from rich.text import Text
 
-    from ...render.notes import written_view
+    from ...render.columns import written_view
 
     splits = "  ".join(f"{split} {number}" for split, number in made.clips.items())
     sink.show(Text(f"  {' '.join(langs)}  {splits}  {made.seconds / 60:.1f} min"))

@@ -51,7 +51,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Compare two checkpoints."""
-    from ...api.comparing import diff
+    from ...api.diff import diff
 
     sink = Sink(json, quiet, verbose)
     with sink.working("comparing") as progress:

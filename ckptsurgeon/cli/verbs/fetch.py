@@ -47,7 +47,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Fetch."""
-    from ...api.fetching import fetch
+    from ...api.fetch import fetch
 
     sink = Sink(json, quiet, verbose)
     with sink.working("fetching") as progress:

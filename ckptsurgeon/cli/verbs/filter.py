@@ -61,7 +61,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Keep some tensors."""
-    from ...api.editing import filter as api_filter
+    from ...api.edit import filter as api_filter
 
     writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..checks import check_output, quoted
-from ..options import Force, Json, Quiet, Root, Verbose, Wait
+from ..options import Force, Json, Quiet, Root, Verbose, Wait, check_output, quoted
 from ..sink import Sink
 
 NAME = "init"
@@ -38,7 +37,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Write a destination configuration."""
-    from ...api.inspecting import init_config
+    from ...api.inspect import init_config
 
     sink = Sink(json, quiet, verbose)
     if output is not None:
@@ -50,6 +49,6 @@ def run(
     if output is None:
         sink.lines([text.rstrip("\n")])
         return
-    from ...render.notes import written_view
+    from ...render.columns import written_view
 
     sink.show(written_view(output, next_step=f"review it, then ckpt transplant SRC {quoted(output)}"))

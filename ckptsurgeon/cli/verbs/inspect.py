@@ -11,7 +11,7 @@ from ..options import Json, Quiet, Root, Verbose
 from ..sink import Sink
 
 if TYPE_CHECKING:
-    from ...analysis.inspect.inspection import Inspection
+    from ...analysis.inspection import Inspection
 
 NAME = "inspect"
 HELP = """Show what is in a checkpoint.
@@ -54,7 +54,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Show what is in a checkpoint."""
-    from ...api.inspecting import inspect
+    from ...api.inspect import inspect
 
     _check(sort, depth, keys=keys, stats=stats, full=verbose)
     sink = Sink(json, quiet, verbose)

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from ..checks import numbers
 from ..options import (
     DryRun,
     Force,
@@ -21,6 +20,7 @@ from ..options import (
     Unwrap,
     Verbose,
     Wait,
+    numbers,
 )
 from ..sink import Sink
 from ..writing import Writing

@@ -35,7 +35,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Propose rules."""
-    from ...api.matching import match
+    from ...api.match import match
 
     sink = Sink(json, quiet, verbose)
     found = match(source, destination, root=root)

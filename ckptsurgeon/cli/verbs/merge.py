@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from ..checks import numbers
 from ..options import (
     DryRun,
     Force,
@@ -21,6 +20,7 @@ from ..options import (
     Unwrap,
     Verbose,
     Wait,
+    numbers,
 )
 from ..sink import Sink
 from ..writing import Writing
@@ -132,7 +132,7 @@ def run(
     """Merge models."""
     from ...api.merge.merge import list_methods as list_methods_api
     from ...api.merge.merge import merge
-    from ...api.merge.mergekit_recipe import read_recipe
+    from ...api.merge.mergekit import read_recipe
     from ...errors import ConfigError
 
     sink = Sink(json, quiet, verbose)

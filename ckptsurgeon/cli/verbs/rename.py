@@ -63,7 +63,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Rename keys."""
-    from ...api.editing import rename
+    from ...api.edit import rename
 
     writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()

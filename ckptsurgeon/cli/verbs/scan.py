@@ -34,7 +34,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Scan a file or folder."""
-    from ...api.scanning import scan
+    from ...api.scan import scan
 
     sink = Sink(json, quiet, verbose)
     with sink.working("scanning"):

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..checks import quoted
-from ..options import Json, Quiet, Verbose
+from ..options import Json, Quiet, Verbose, quoted
 from ..sink import Sink
 from ..stopping import unwinding
 from ..training import watching

@@ -6,8 +6,23 @@ from typing import Annotated
 
 import typer
 
-from ..checks import check_explain, default_output, mismatch_policies
-from ..options import DryRun, Force, Json, Key, MaxShard, Operations, Quiet, Root, Ruleset, To, Verbose, Wait
+from ..options import (
+    DryRun,
+    Force,
+    Json,
+    Key,
+    MaxShard,
+    Operations,
+    Quiet,
+    Root,
+    Ruleset,
+    To,
+    Verbose,
+    Wait,
+    check_explain,
+    default_output,
+    mismatch_policies,
+)
 from ..sink import Sink
 from ..writing import Writing, show_explained
 

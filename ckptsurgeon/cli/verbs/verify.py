@@ -49,7 +49,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Check an output."""
-    from ...api.verifying import verify
+    from ...api.verify import verify
 
     sink = Sink(json, quiet, verbose)
     with sink.working("checking") as progress:

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..checks import check_output, quoted
-from ..options import Force, Json, Quiet, Root, Verbose, Wait
+from ..options import Force, Json, Quiet, Root, Verbose, Wait, check_output, quoted
 from ..sink import Sink
 
 NAME = "view"
@@ -48,7 +47,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Write a page."""
-    from ...api.viewing import view
+    from ...api.view import view
 
     sink = Sink(json, quiet, verbose)
     target = output or page_name([one for one in (source, other) if one is not None])
@@ -68,7 +67,7 @@ def run(
         )
     if sink.answer(page):
         return
-    from ...render.page import page_view
+    from ...render.columns import page_view
 
     sink.show(page_view(page, next_step=f"open {quoted(target)} in a browser"))
     sink.notes(page.notes)

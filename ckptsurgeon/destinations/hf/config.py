@@ -13,12 +13,11 @@ from typing import Any
 from ...errors import ConfigError
 from ...planning.target import Companion
 from ...storage.json_text import read_json
-from ...storage.read._links import leads_out
+from ...storage.read._descriptors import leads_out
 from ...util.text import brief_repr, escape
 from .._document import Document
-from .._hf_written import WrittenConfig
-from .changed import files_of
 from .overrides import FETCHING, check_overrides, merged_fields
+from .written import WrittenConfig, files_of
 
 __all__ = ["Described", "describe", "library"]
 

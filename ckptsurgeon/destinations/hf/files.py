@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...planning.target import Companion
-from ...storage.read._links import leads_out
+from ...storage.read._descriptors import leads_out
 from ...storage.read.base import Folder
 from ...storage.read.uri import open_source
 

@@ -1,4 +1,4 @@
-"""Constructs a model of transformers, and takes down what only the model itself knows."""
+"""Constructs a model of transformers to learn its tensors, ties and vocabulary axes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from typing import Any
 
+from ...errors import ConfigError
 from ...tensors.info import TensorInfo
+from ..torch_module.module import module_target
+from ..torch_module.state import Grown, grown_axes
 from .config import Described
 from .names import Names
 
-__all__ = ["Facts", "built", "construct", "offline"]
+__all__ = ["Facts", "built", "construct", "offline", "vocabulary_of"]
 
 
 class Facts:
@@ -88,3 +92,42 @@ def _implied(tied: list[str], ties: Mapping[str, str]) -> frozenset[str]:
         declared = [name for name in sorted(names) if any(re.search(pattern, name) for pattern in tied)]
         found.update(declared[: len(names) - 1])
     return frozenset(found)
+
+
+# Which tensors of a model of transformers run along its vocabulary: those that are longer where it is larger.
+#
+# No list of names would do: heads are called ``lm_head``, ``ctc_head``, ``cls.predictions``, and MobileBERT has half
+# of its output layer transposed. So the model is built a second time, with more tokens.
+
+MORE = 10007
+"""How many tokens more; enough that an axis grows too which is rounded up to a power of two."""
+
+
+def vocabulary_of(described: Described, tensors: Mapping[str, TensorInfo]) -> Mapping[str, int]:
+    """Return the axis of every one of these tensors that runs along the vocabulary, worked out when it is asked for."""
+    return Grown(lambda: _grown(described, tensors))
+
+
+def _grown(described: Described, tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
+    larger = _larger(described)
+    if larger is None:
+        return {}
+    try:
+        other = module_target(lambda: built(larger), kind="transformers", name=described.name)
+    except ConfigError:  # that many tokens cannot be: nothing is known, and nothing will be guessed
+        return {}
+    return grown_axes(tensors, other.tensors)
+
+
+def _larger(described: Described) -> Described | None:
+    """Return what describes the same model with more tokens; None for a model of images or sounds, which has none."""
+    config = copy.deepcopy(described.config)
+    try:
+        text = config.get_text_config()
+    except ValueError:  # two vocabularies, and none of them comes first
+        return None
+    size = getattr(text, "vocab_size", None)
+    if type(size) is not int:
+        return None
+    text.vocab_size = size + MORE
+    return replace(described, config=config)

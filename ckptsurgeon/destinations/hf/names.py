@@ -15,7 +15,7 @@ from typing import Any
 from ...planning.target import Recognise, Recognised
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, grouped, listing
-from .group import Group, Unknown, opened
+from .groups import Group, Unknown, opened
 from .operations import rows_of
 
 __all__ = ["Names"]

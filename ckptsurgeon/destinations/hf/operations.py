@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...tensors.info import TensorInfo
-from .chain import Chain, Row, Value, Values
-from .group import Group, Naming, Unknown
+from .groups import Chain, Group, Naming, Row, Unknown, Value, Values
 
 __all__ = ["rows_of"]
 

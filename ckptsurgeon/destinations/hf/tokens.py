@@ -12,10 +12,9 @@ from typing import Any
 from ...errors import ConfigError, SourceError
 from ...planning.target import Companion
 from ...storage.json_text import read_json
-from ...storage.read.small import read_small
+from ...storage.read.uri import read_small
 from ...util.text import brief_repr, escape, listing
-from ...vocabulary.discover import vocabulary_beside
-from ...vocabulary.read import read_vocabulary
+from ...vocabulary.read import read_vocabulary, vocabulary_beside
 from ...vocabulary.replacement import NewVocabulary
 from ...vocabulary.token_ids import LostId, MovedIds, Renumbering, moved_ids  # fmt: skip
 from ...vocabulary.vocabulary import Vocabulary

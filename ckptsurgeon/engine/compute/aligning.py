@@ -1,17 +1,20 @@
-"""Inputs of a merge that have another shape than the output: what all have of it, and whether they can be made fit."""
+"""Inputs of a merge of another shape than the output, and rows that they lack."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
-from ...planning.mismatch.shapes import is_reshape
+import numpy as np
+
+from ...planning.mismatch.policies import is_reshape
 from ...planning.plan.rows import Rows
 from ...planning.plan.step import Input, Step
-from ...tensors.ops.boxes import Box, blocks
-from .part import Place, placed
+from ...tensors.ops.boxes import Array, Box, blocks
+from .reading import Place, placed
 
-__all__ = ["aligns", "common_shape", "inner_places"]
+__all__ = ["Filling", "Read", "aligns", "common_shape", "inner_places"]
 
 Shape = tuple[int, ...]
 
@@ -80,3 +83,79 @@ def _every_token_is_had(every: Sequence[Rows]) -> bool:
     had = zip(*(rows.rows[:tokens] for rows in every), strict=True)
     zeros = all(rows.new == "others or zero" for rows in every)
     return zeros or all(place in lent or any(row is not None for row in rows) for place, rows in enumerate(had))
+
+
+# Rows that the inputs of a merge lack: lent by one of them, made of the others, or the mean of all before.
+
+Read = Callable[[int, Rows, Box], Array]
+"""Returns a part of an input whose rows are elsewhere, in the dtype that is computed in; rows that are none are 0."""
+
+ELEMENTS = 1 << 18
+"""Elements of an input that are held while a mean is taken."""
+
+
+class Filling:
+    """Gives each input of a part the rows of tokens that it lacks, of a tensor that goes by vocabularies."""
+
+    def __init__(self, step: Step, read: Read) -> None:
+        self._every, self._axis, self._read = step.vocabularies, step.axis, read
+        self._has_base = step.merge is not None and step.merge.base
+        self._has = np.array([[row is not None for row in rows.rows] for rows in self._every])
+        self._lent = {number: _lent(rows) for number, rows in enumerate(self._every) if rows.lent}
+        self._tokens = step.shape[step.axis] - self._every[0].padded
+        self._means = self._mean_rows(step.shape) if self._every[0].padded else []
+
+    def __call__(self, values: Sequence[Array], box: Box) -> list[Array]:
+        """Return the inputs of a part whole; ``values`` are what they have of it, and 0 elsewhere."""
+        begin, end = box[self._axis]
+        filled = self._filled(values, box)
+        if end <= self._tokens:
+            return filled
+        beyond = self._along(np.arange(begin, end) >= self._tokens, len(box))
+        return [np.where(beyond, mean[self._across(box)], one) for mean, one in zip(self._means, filled, strict=True)]
+
+    def _filled(self, values: Sequence[Array], box: Box) -> list[Array]:
+        """Return the inputs of a part with the rows of all tokens."""
+        has = self._has[:, slice(*box[self._axis])]
+        if has.all():
+            return list(values)
+        others = self._others(values, has)
+        for number, rows in self._lent.items():
+            there = np.array([row is not None for row in rows.rows[slice(*box[self._axis])]])
+            if there.any():
+                others = np.where(self._along(there, len(box)), self._read(number, rows, box), others)
+        return [np.where(self._along(own, len(box)), one, others) for own, one in zip(has, values, strict=True)]
+
+    def _others(self, values: Sequence[Array], has: Array) -> Array:
+        """Return the base's rows, and where it has none the mean of the models that have one."""
+        models, dimensions = len(values) - self._has_base, values[0].ndim
+        number = np.maximum(has[:models].sum(0), 1).astype(values[0].dtype)
+        total = sum(values[1:models], values[0])  # a row that a model lacks is zero in it
+        others: Array = total / self._along(number, dimensions)
+        return np.where(self._along(has[-1], dimensions), values[-1], others) if self._has_base else others
+
+    def _mean_rows(self, shape: Sequence[int]) -> list[Array]:
+        """Return the mean row of each input over all tokens, in double precision and then as it is computed in."""
+        tokens = [self._tokens if d == self._axis else size for d, size in enumerate(shape)]
+        totals = [np.zeros([1 if d == self._axis else size for d, size in enumerate(shape)]) for _ in self._every]
+        dtype = np.dtype("f8")
+        for box in blocks(tokens, max(1, ELEMENTS // len(self._every))):
+            values = [self._read(number, rows, box) for number, rows in enumerate(self._every)]
+            dtype = values[0].dtype
+            for total, one in zip(totals, self._filled(values, box), strict=True):
+                total[self._across(box)] += one.sum(axis=self._axis, keepdims=True, dtype="f8")
+        return [(total / self._tokens).astype(dtype) for total in totals]
+
+    def _along(self, row: Array, dimensions: int) -> Array:
+        """Return one value for each token, as they lie along the vocabulary's axis."""
+        return row.reshape([-1 if d == self._axis else 1 for d in range(dimensions)])
+
+    def _across(self, box: Box) -> tuple[slice, ...]:
+        """Return where a part lies in a mean row."""
+        return tuple(slice(0, 1) if d == self._axis else slice(*ends) for d, ends in enumerate(box))
+
+
+def _lent(rows: Rows) -> Rows:
+    """Return the rows that a source lends, and no others."""
+    lent = dict(rows.lent)
+    return replace(rows, rows=tuple(lent.get(place) for place in range(len(rows.rows))))

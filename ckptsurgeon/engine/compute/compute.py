@@ -1,8 +1,10 @@
-"""Computes the tensors that are not copied as they are, block by block, as the plan says."""
+"""Computes the tensors that are not copied as they are, block by block, in bounded memory."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import TypeVar
@@ -14,24 +16,84 @@ from ...planning.plan.step import MERGES, Step
 from ...tensors.info import TensorInfo
 from ...tensors.ops.boxes import Array, Box, blocks
 from ...tensors.ops.casts import Lost, cast, raw_dtype, widened
-from ...tensors.ops.interpolation import interpolate, interpolation_box
 from ...tensors.ops.means import average, largest, rounded
 from ...util.text import escape
-from ..resample.adapt import ADAPTERS, adaptation_box, adapted
-from ..resample.centre import centred
-from ..run.context import MergeContext
-from .adapting import adapting_of, adapting_places
-from .casting import cast_for, named
-from .factoring import factoring_of, factoring_places
-from .mapping import mapped_block
-from .memory_estimate import check_memory
-from .merge_inputs import merging_places
+from ..context import MergeContext
+from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred
+from ..resample.resample import interpolate, interpolation_box
+from .lora import (
+    adapting_bytes,
+    adapting_of,
+    adapting_places,
+    factoring_bytes,
+    factoring_of,
+    factoring_places,
+    kept_bytes,
+)
+from .merge_inputs import merging_bytes, merging_places
 from .merging import merging_of
-from .overlaying import overlaid_block
-from .part import Blockwise, Part, Place, Seen, placed
-from .reading import read_as, read_part
+from .reading import Blockwise, Part, Place, Seen, cast_for, named, placed, read_as, read_part
+from .rows import mapped_block, overlaid_block
 
-__all__ = ["Computed", "block_places", "blockwise", "computed_blocks", "takes_numbers"]
+__all__ = [
+    "Computed",
+    "Need",
+    "block_places",
+    "blockwise",
+    "check_memory",
+    "computed_blocks",
+    "need_of",
+    "takes_numbers",
+    "threads_of",
+]
+
+# The memory that it takes to compute a tensor, and how many blocks of it that lets be computed at once.
+
+THREADS = min(8, len(os.sched_getaffinity(0)))
+"""As many as the machine has cores, up to where the disk is the limit."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of memory: what is ``kept`` while a tensor is computed, and what each ``block`` takes; and why."""
+
+    block: int
+    why: str
+    kept: int = 0
+
+    @property
+    def least(self) -> int:
+        """What it takes to compute one block at a time."""
+        return self.kept + self.block
+
+
+def need_of(step: Step, places: Sequence[Place]) -> Need | None:
+    """Return what a tensor takes, None where that is no more than copying."""
+    if step.op == "merge":
+        return Need(merging_bytes(step, places), "the method needs a slice of all models at once")
+    if step.op == "lora":
+        why = "its adapters' factors and a block of rows are held at once"
+        return Need(adapting_bytes(step, places), why, kept_bytes(step))
+    if step.op == "factor":
+        return Need(factoring_bytes(step), "the best factors of a difference are found in blocks of its rows")
+    return None
+
+
+def check_memory(step: Step, places: Sequence[Place], context: MergeContext) -> None:
+    """Raise PlanError where a tensor cannot be computed in the memory there is, one block at a time."""
+    need = need_of(step, places)
+    if need is not None:
+        hint = ", or use another method for it" if step.op == "merge" else ""
+        context.check(step, need.least, need.why, hint)
+
+
+def threads_of(step: Step, places: Sequence[Place], context: MergeContext) -> int:
+    """Return how many blocks are computed at once: as many as there are cores, and as the memory holds."""
+    need = need_of(step, places)
+    if len(places) < 2 or need is None:
+        return THREADS if len(places) > 1 else 1
+    return max(1, min(THREADS, (context.memory - need.kept) // max(1, need.block)))
+
 
 T = TypeVar("T")
 

@@ -17,16 +17,14 @@ from ...tensors.dtypes import SATURATED
 from ...tensors.ops.boxes import Array
 from ...tensors.ops.casts import Lost, cast, count_special, raw_dtype
 from ...util.text import escape
-from ..run.checksums import bad_checksum, combine, crc32
-from ..run.context import MergeContext
-from ..run.run import Run, checked_on_the_way, has_slot
-from .casting import relevant
-from .compute import block_places, blockwise, computed_blocks, takes_numbers
-from .memory_estimate import threads_of
-from .overlaying import overlay
-from .part import Part, Place
+from ..checksums import bad_checksum, combine, crc32
+from ..context import MergeContext
+from ..run import Run, checked_on_the_way, has_slot
+from .compute import block_places, blockwise, computed_blocks, takes_numbers, threads_of
+from .merging import are_variances, count_negative, had_none
+from .reading import Part, Place, relevant
+from .rows import overlay
 from .together import computed_together, grouped
-from .variances import are_variances, count_negative, had_none
 
 __all__ = ["check_equal", "compute_steps", "draw_steps"]
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from math import prod
 
 from ...errors import PlanError
-from ...planning.plan.costs import Costs
+from ...planning.plan.check import Costs
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
 from ...tensors.dtypes import DTYPES
 from ...util.text import human_bytes
-from ..run.context import MergeContext
-from .adapting import adapting_passes
-from .compute import block_places
-from .factoring import factoring_passes
-from .memory_estimate import check_memory, need_of, threads_of
+from ..context import MergeContext
+from .compute import block_places, check_memory, need_of, threads_of
+from .lora import adapting_passes, factoring_passes
 
 __all__ = ["costs_of"]
 

@@ -12,20 +12,17 @@ import numpy as np
 
 from ...errors import PlanError
 from ...methods.merge._method import Method, Slice
-from ...planning.plan.merge import Merge
+from ...planning.plan.compute import Merge
 from ...planning.plan.rows import Rows
 from ...planning.plan.step import Step
 from ...tensors.ops.boxes import Array, Box, blocks, box_shape
 from ...tensors.ops.casts import Lost, cast, raw_dtype
 from ...util.text import escape
-from ..run.context import MergeContext
-from .aligning import common_shape, inner_places
+from ..context import MergeContext
+from .aligning import Filling, common_shape, inner_places
 from .array_backends import library
-from .casting import cast_for
-from .mapping import gathered
-from .missing_rows import Filling
-from .part import Part, Place, Seen, placed
-from .reading import read_as, read_part
+from .reading import Part, Place, Seen, cast_for, placed, read_as, read_part
+from .rows import gathered
 
 __all__ = ["MergedTensors", "device_of", "merge_of", "merging_bytes", "merging_places", "method_of"]
 

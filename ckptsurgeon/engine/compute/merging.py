@@ -1,4 +1,4 @@
-"""Merges the tensors that several models have of one name by a method, slice by slice."""
+"""Merges tensors of one name from several models by a method, slice by slice."""
 
 from __future__ import annotations
 
@@ -8,18 +8,39 @@ import numpy as np
 
 from ...errors import PlanError
 from ...methods.merge._method import Merging, Method
-from ...planning.plan.merge import Merge
+from ...planning.plan.compute import Merge
 from ...planning.plan.step import Step
 from ...tensors.ops.boxes import Array, box_shape
-from ...tensors.ops.casts import Lost
+from ...tensors.ops.casts import Lost, widened
 from ...tensors.ops.means import rounded
 from ...util.text import count, escape
-from ..run.context import MergeContext
-from .casting import cast_for, named
+from ..context import MergeContext
 from .merge_inputs import MergedTensors, merge_of, method_of
-from .part import Blockwise, Part, Place, Seen
+from .reading import Blockwise, Part, Place, Seen, cast_for, named, read_part
 
-__all__ = ["merging_of"]
+__all__ = ["are_variances", "count_negative", "had_none", "merging_of"]
+
+# Variances that a merge makes negative, as weights below zero may: no layer takes the root of such.
+
+VARIANCE = "running_var"
+"""The last name of the variances that torch's layers of batch normalisation keep."""
+
+
+def are_variances(step: Step) -> bool:
+    """Whether a step makes variances of those of several models."""
+    return step.op in ("average", "merge") and step.key.rpartition(".")[2] == VARIANCE
+
+
+def count_negative(values: Array, dtype: str) -> int:
+    """Return how many real values, held as ``raw_dtype`` says, are below zero."""
+    return int(np.count_nonzero(np.asarray(widened(values, dtype)) < 0))
+
+
+def had_none(parts: Sequence[Part]) -> bool:
+    """Whether no input has a negative value; they are read for it."""
+    boxes = [tuple((0, size) for size in info.shape) for info, _ in parts]
+    read = ((read_part(source, info, box), info.dtype) for (info, source), box in zip(parts, boxes, strict=True))
+    return not any(count_negative(values, dtype) for values, dtype in read)
 
 
 def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:

@@ -1,27 +1,168 @@
-"""Reads parts of a tensor from its file, whatever its strides and byte order, in bounded memory."""
+"""Reads parts of tensors, stored or made of others, in memory bounded by the part."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...errors import PlanError
+from ...planning.plan.step import Step
 from ...storage.read.base import File
-from ...tensors.dtypes import DTYPES
-from ...tensors.info import TensorInfo
+from ...tensors.dtypes import DTYPES, contiguous_stride, reach
+from ...tensors.info import Cast, Cut, Joined, Permuted, Reshaped, Scaled, Summed, TensorInfo
 from ...tensors.ops.boxes import Array, Box, box_shape
-from ...tensors.ops.casts import cast, raw_dtype
-from ...tensors.strides import contiguous_stride, reach
-from .composed import read_made
+from ...tensors.ops.casts import Lost, cast, goes_to_zero, raw_dtype
+from ...tensors.ops.means import added, scaled
+from ...util.text import escape
 
-__all__ = ["read_as", "read_number", "read_part"]
+__all__ = [
+    "Blockwise",
+    "Part",
+    "Place",
+    "Seen",
+    "cast_for",
+    "named",
+    "placed",
+    "read_as",
+    "read_made",
+    "read_number",
+    "read_part",
+    "relevant",
+]
+
+# What computed tensors are made of: inputs, and the blocks that an output is computed in.
+
+Part: TypeAlias = tuple[TensorInfo, Checkpoint]
+"""An input of a step: its header and the checkpoint it is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A block of an output tensor: its number, its offset in bytes, and which part of the tensor it is."""
+
+    index: int
+    offset: int
+    box: Box
+
+
+Seen: TypeAlias = Callable[[int, Array], None]
+"""Called with the number of an input and what was read of it."""
+
+Blockwise: TypeAlias = Callable[[Place, Seen | None], tuple[Array, Lost]]
+"""Returns one block of an output tensor, and how many of its values lost their size."""
+
+
+def placed(boxes: Iterable[Box], itemsize: int) -> Iterator[Place]:
+    """Yield the place of each of several boxes that follow each other; ``itemsize`` is bytes of the output."""
+    offset = 0
+    for index, box in enumerate(boxes):
+        yield Place(index, offset, box)
+        offset += prod(box_shape(box)) * itemsize
+
+
+# Reads parts of tensors that are made of others, in memory bounded by the part.
+
+SMALL_ELEMENTS = 1 << 18
+"""… or when all are at most this many."""
+
+Read = Callable[[TensorInfo, Box], Array]
+"""Reads a part of a tensor, stored or made."""
+
+
+def read_made(read: Read, info: TensorInfo, box: Box) -> Array:
+    """Return a part of a tensor that is made of others, which ``read`` reads."""
+    made = info.made
+    if isinstance(made, Cut):
+        return read(made.of, tuple((a + at, b + at) for (a, b), at in zip(box, made.begin, strict=True)))
+    if isinstance(made, Permuted):
+        theirs = dict(zip(made.dims, box, strict=True))
+        return read(made.of, tuple(theirs[d] for d in range(len(box)))).transpose(made.dims)
+    if isinstance(made, Joined):
+        return np.concatenate([read(*one) for one in _overlapping(made, box)], axis=made.dim)
+    if isinstance(made, Scaled):
+        return scaled(read(made.of, box), info.dtype, made.factor)
+    if isinstance(made, Summed):
+        return added([read(one, box) for one in made.of], info.dtype)
+    if isinstance(made, Cast):
+        return cast(read(made.of, box), made.of.dtype, info.dtype)[0]
+    assert isinstance(made, Reshaped)
+    return _reshaped(read, made.of, info.shape, box)
+
+
+def _overlapping(made: Joined, box: Box) -> Iterator[tuple[TensorInfo, Box]]:
+    """Yield the tensors that a part of their sequence reaches, and the part of each."""
+    begin, end = box[made.dim]
+    at = 0
+    for one in made.of:
+        size = one.shape[made.dim]
+        first, last = max(begin - at, 0), min(end - at, size)
+        if first < last:
+            yield one, (*box[: made.dim], (first, last), *box[made.dim + 1 :])
+        at += size
+    if begin == end:
+        yield made.of[0], (*box[: made.dim], (0, 0), *box[made.dim + 1 :])
+
+
+def _reshaped(read: Read, of: TensorInfo, shape: Sequence[int], box: Box) -> Array:
+    """Return a part of a tensor in another shape: its elements lie in ranges of the row-major order."""
+    wanted, stride = box_shape(box), contiguous_stride(shape)
+    needed = math.prod(wanted)
+    begin = sum(first * step for (first, _), step in zip(box, stride, strict=True))
+    span = 1 + sum((size - 1) * step for size, step in zip(wanted, stride, strict=True)) if needed else 0
+    if span <= max(SPARSE * needed, SMALL_ELEMENTS):
+        flat = _flat(read, of, begin, begin + span)
+        steps = [step * flat.itemsize for step in stride]
+        return np.lib.stride_tricks.as_strided(flat, wanted, steps) if needed else flat.reshape(wanted)
+    axis = next(d for d, size in enumerate(wanted) if size > 1)
+    first, last = box[axis]
+    rows = (
+        _reshaped(read, of, shape, (*box[:axis], (index, index + 1), *box[axis + 1 :])) for index in range(first, last)
+    )
+    return np.concatenate(list(rows), axis=axis)
+
+
+def _flat(read: Read, of: TensorInfo, begin: int, end: int) -> Array:
+    """Return elements ``begin`` to ``end`` of a tensor in row-major order."""
+    pieces = [np.ascontiguousarray(read(of, box)).reshape(-1) for box in _boxes(of.shape, begin, end)]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _boxes(shape: Sequence[int], begin: int, end: int) -> Iterator[Box]:
+    """Cut a range of the row-major order into parts of the tensor: at most two for each dimension and one."""
+    if not shape:
+        yield ()
+        return
+    inner = math.prod(shape[1:])
+    if begin == end or not inner:
+        yield ((0, 0), *((0, size) for size in shape[1:]))
+        return
+    (row, skipped), (last, taken) = divmod(begin, inner), divmod(end, inner)
+    if row == last:
+        yield from _within(shape, row, skipped, taken)
+        return
+    if skipped:
+        yield from _within(shape, row, skipped, inner)
+        row += 1
+    if row < last:
+        yield ((row, last), *((0, size) for size in shape[1:]))
+    if taken:
+        yield from _within(shape, last, 0, taken)
+
+
+def _within(shape: Sequence[int], row: int, begin: int, end: int) -> Iterator[Box]:
+    for box in _boxes(shape[1:], begin, end):
+        yield ((row, row + 1), *box)
+
 
 SPARSE = 4
 """A part is read in one go when what lies between its elements is at most this many times its size …"""
-SMALL = 8 << 20
+SMALL_BYTES = 8 << 20
 """… or when all of it is at most this many bytes."""
 
 
@@ -64,7 +205,7 @@ def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int],
     span, needed = reach(shape, stride) * dtype.itemsize, math.prod(shape) * dtype.itemsize
     if span == needed and contiguous_stride(shape) == tuple(stride):
         return _run(file, start, shape, dtype)
-    if span <= max(SMALL, SPARSE * needed) or max(shape, default=1) == 1:
+    if span <= max(SMALL_BYTES, SPARSE * needed) or max(shape, default=1) == 1:
         if span == 0:
             return np.empty(shape, dtype)
         data = np.empty(span // dtype.itemsize, dtype)
@@ -114,3 +255,27 @@ def _swapped(array: Array, info: TensorInfo) -> Array:
         return array.byteswap()
     half = array.reshape(-1).view(f"<u{info.itemsize // 2}").byteswap()  # a scalar has no other view
     return half.view(array.dtype).reshape(array.shape)
+
+
+# Casts what a source gives to the dtype that a step asks for, and says what of it was lost.
+
+
+def cast_for(step: Step, values: Array, dtype: str) -> tuple[Array, Lost]:
+    """Return values in a step's dtype, and how many lost their size; raises PlanError naming the source's key."""
+    return named(step, cast, values, dtype)
+
+
+def named(
+    step: Step, how: Callable[[Array, str, str], tuple[Array, Lost]], values: Array, dtype: str
+) -> tuple[Array, Lost]:
+    """Return what casts values, or rounds them; raises PlanError naming the source's key."""
+    try:
+        return how(values, dtype, step.dtype)
+    except PlanError as error:
+        raise PlanError(f"{escape(step.source_key)}: {error.message}", hint=error.hint) from error
+
+
+def relevant(lost: Lost, inputs: Iterable[TensorInfo], step: Step) -> Lost:
+    """Return the losses, without zeros if no input is wider than the output."""
+    narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
+    return lost if narrowed else Lost(lost.infinite)

@@ -19,11 +19,11 @@ from ...tensors.composition import join
 from ...tensors.info import Storage, TensorInfo
 from ...tensors.ops.boxes import Array
 from ...tensors.ops.casts import count_special
-from ..run.context import MergeContext
-from ..run.run import Run
+from ..context import MergeContext
+from ..run import Run
 from .compute import computed_blocks, takes_numbers
 from .merge_inputs import device_of, merge_of, method_of
-from .part import Part
+from .reading import Part
 
 __all__ = ["computed_together", "grouped"]
 

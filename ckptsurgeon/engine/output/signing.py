@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from ...errors import OutputError
-from ...storage.signing.bundle import MODEL_SIGNATURE, SINGLE, sign, signature_of
-from ...storage.signing.keys import load_signer
+from ...storage.signing import MODEL_SIGNATURE, SINGLE, load_signer, sign, signature_of
 from ...storage.small_files import open_file
 from ...storage.write.folders import StagedFolder
 from ...storage.write.locking import output_lock

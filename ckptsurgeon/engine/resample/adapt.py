@@ -1,24 +1,109 @@
-"""Adapters as maps along axes: which part of the source a part of the output needs, and what it is then."""
+"""Resized tensors, a part at a time: which part of the source is needed, and what becomes of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from math import fsum
 from types import MappingProxyType
 
-from ...planning.mismatch.parse import Policy, parse_policy
-from ...planning.mismatch.positions import positions_of
-from ...tensors.ops.boxes import Array, Box
-from .inverse import pseudo_inverse_resize
-from .resample import resampled
-from .taps import Taps, apply_taps, crossed, from_rows, kept_before, reach_of
+import numpy as np
 
-__all__ = ["ADAPTERS", "adaptation_box", "adapted"]
+from ...planning.mismatch.policies import Policy, parse_policy
+from ...planning.mismatch.positions import positions_of
+from ...tensors.ops.boxes import Array, Box, box_shape
+from .resample import Taps, apply_taps, crossed, dense, from_rows, kept_before, reach_of, resampled
+
+__all__ = ["ADAPTERS", "adaptation_box", "adapted", "centred", "pseudo_inverse", "pseudo_inverse_resize"]
+
+# A kernel in the middle of a larger one: what is around it is zero, so the convolution gives what it gave.
+#
+# As RepVGG makes a 3x3 kernel of a 1x1 (https://arxiv.org/abs/2101.03697), RepLKNet a large one of a small
+# (https://arxiv.org/abs/2203.06717). The padding of the convolution must grow with the kernel.
+
+Shape = Sequence[int]
+
+
+def centred(
+    read: Callable[[Box], Array], dtype: np.dtype[np.generic], box: Box, *, source: Shape, destination: Shape
+) -> Array:
+    """Return ``box`` of a kernel that has the source in its middle; ``read`` gives parts of the source."""
+    out = np.zeros(box_shape(box), dtype)
+    part, place = [], []
+    for (begin, end), have, want in zip(box, source, destination, strict=True):
+        before = (want - have) // 2
+        first, last = max(begin - before, 0), min(end - before, have)
+        if first >= last:
+            return out
+        part.append((first, last))
+        place.append(slice(first + before - begin, last + before - begin))
+    out[tuple(place)] = read(tuple(part))
+    return out
+
+
+# FlexiViT's pseudo-inverse resize of a patch embedding, along one of its two axes.
+#
+# What a patch gives must stay what it was when the image and the kernel are resized together: with B the resize of a
+# patch, the new kernel is pinv(B^T) times the old one. B is the product of the resizes of rows and columns, and so is
+# its pseudo-inverse. Beyer et al., https://arxiv.org/abs/2212.08013, section 3.4, and timm's ``resample_patch_embed``:
+# https://github.com/huggingface/pytorch-image-models/blob/main/timm/layers/patch_embed.py
+
+Matrix = list[list[float]]
+
+
+def pseudo_inverse_resize(have: int, want: int, method: str, *, antialias: bool) -> Taps:
+    """Return the taps of a kernel of ``want`` pixels that is made of one of ``have``."""
+    if have == want:
+        return resampled(have, want, method, antialias=antialias)
+    taps = resampled(have, want, method, antialias=antialias)
+    resize = [[0.0] * have for _ in range(want)]
+    for row, indices, weights in zip(resize, taps.indices.tolist(), taps.weights.tolist(), strict=True):
+        for index, weight in zip(indices, weights, strict=True):
+            row[index] += weight
+    return dense(pseudo_inverse(_transposed(resize)))
+
+
+def pseudo_inverse(matrix: Sequence[Sequence[float]]) -> Matrix:
+    """Return the pseudo-inverse of a matrix of full rank, in Python's floats, which are the same everywhere.
+
+    ``sum`` is not: from 3.12 on it keeps what it rounds off.
+    """
+    rows = [list(row) for row in matrix]
+    columns = _transposed(rows)
+    if len(rows) <= len(columns):
+        return _transposed(_solved(_product(rows, columns), rows))
+    return _solved(_product(columns, rows), columns)
+
+
+def _transposed(matrix: Sequence[Sequence[float]]) -> Matrix:
+    return [list(column) for column in zip(*matrix, strict=True)]
+
+
+def _product(first: Matrix, second: Matrix) -> Matrix:
+    columns = _transposed(second)
+    return [[fsum(a * b for a, b in zip(row, column, strict=True)) for column in columns] for row in first]
+
+
+def _solved(square: Matrix, right: Matrix) -> Matrix:
+    """Return X with ``square`` X = ``right``, by elimination; the matrix is a Gram matrix, so it needs no pivots."""
+    left, made = [row[:] for row in square], [row[:] for row in right]
+    for pivot, row in enumerate(left):
+        for other in range(pivot + 1, len(left)):
+            factor = left[other][pivot] / row[pivot]
+            if factor:
+                left[other] = [a - factor * b for a, b in zip(left[other], row, strict=True)]
+                made[other] = [a - factor * b for a, b in zip(made[other], made[pivot], strict=True)]
+    for pivot in reversed(range(len(left))):
+        for other in range(pivot + 1, len(left)):
+            factor = left[pivot][other]
+            made[pivot] = [a - factor * b for a, b in zip(made[pivot], made[other], strict=True)]
+        made[pivot] = [a / left[pivot][pivot] for a in made[pivot]]
+    return made
+
 
 ADAPTERS = ("positions-1d", "positions-2d", "patch", "channels")
 """The operations that are computed here."""
 
-Shape = Sequence[int]
 Maps = Mapping[int, Taps]
 
 

@@ -1,4 +1,4 @@
-"""The weights with which an axis is resampled: linear or cubic, ``align_corners=False``, as torch has them.
+"""Linear maps along one axis, the weights with which it is resampled, and linear interpolation.
 
 Without antialiasing the cubic kernel is Keys' with a = -0.75, with it a = -0.5 and widened where it shrinks:
 https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/cpu/UpSampleKernel.cpp
@@ -7,11 +7,94 @@ https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/cpu/UpSampleKe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import floor, fsum
 
-from .taps import Taps, from_rows
+import numpy as np
 
-__all__ = ["resampled"]
+from ...tensors.ops.boxes import Array, Box
+from ...tensors.ops.casts import cast
+
+__all__ = [
+    "Taps",
+    "apply_taps",
+    "crossed",
+    "dense",
+    "from_rows",
+    "interpolate",
+    "interpolation_box",
+    "kept_before",
+    "reach_of",
+    "resampled",
+]
+
+# Linear maps along one axis: each row of the output is a weighted sum of a few rows of the input.
+
+
+@dataclass(frozen=True, eq=False)
+class Taps:
+    """For each row of the output: the rows of the input that count (out, k), and how much each does (out, k)."""
+
+    indices: Array
+    weights: Array
+
+
+def from_rows(rows: Sequence[tuple[Sequence[int], Sequence[float]]]) -> Taps:
+    """Return the taps of rows of unequal length; the shorter ones count their first input with a weight of 0."""
+    most = max(len(indices) for indices, _ in rows)
+    padded = [[*indices, *[indices[0]] * (most - len(indices))] for indices, _ in rows]
+    weights = [[*of, *[0.0] * (most - len(of))] for _, of in rows]
+    return Taps(np.array(padded, np.int64), np.array(weights, np.float64))
+
+
+def dense(matrix: Sequence[Sequence[float]]) -> Taps:
+    """Return a matrix (out, in) as taps."""
+    weights = np.array(matrix, np.float64)
+    return Taps(np.broadcast_to(np.arange(weights.shape[1]), weights.shape), weights)
+
+
+def crossed(rows: Taps, columns: Taps, width: int) -> Taps:
+    """Return the taps of a grid whose rows follow each other, ``width`` columns wide, from those of its two axes."""
+    indices = rows.indices[:, None, :, None] * width + columns.indices[None, :, None, :]
+    weights = rows.weights[:, None, :, None] * columns.weights[None, :, None, :]
+    number = len(rows.indices) * len(columns.indices)
+    return Taps(indices.reshape(number, -1), weights.reshape(number, -1))
+
+
+def kept_before(taps: Taps, prefix: int) -> Taps:
+    """Return taps behind ``prefix`` rows that stay as they are."""
+    if not prefix:
+        return taps
+    most = taps.indices.shape[1]
+    indices = np.repeat(np.arange(prefix)[:, None], most, axis=1)
+    weights = np.zeros((prefix, most))
+    weights[:, 0] = 1.0
+    return Taps(np.concatenate([indices, taps.indices + prefix]), np.concatenate([weights, taps.weights]))
+
+
+def reach_of(taps: Taps, begin: int, end: int) -> tuple[int, int]:
+    """Return the range of input rows that the output rows ``begin`` to ``end`` are made from."""
+    used = taps.indices[begin:end]
+    return (int(used.min()), int(used.max()) + 1) if used.size else (0, 0)
+
+
+def apply_taps(values: Array, axis: int, taps: Taps, *, rows: tuple[int, int], first: int) -> Array:
+    """Return the output ``rows`` (begin, end) along an axis, from values whose first row there is ``first``.
+
+    One input row after the other, so that a row is the same whatever it is computed together with.
+    """
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    indices, weights = taps.indices[slice(*rows)] - first, taps.weights[slice(*rows)]
+    out: Array = np.take(values, indices[:, 0], axis=axis) * weights[:, 0].reshape(shape)
+    for k in range(1, indices.shape[1]):
+        counts = weights[:, k] != 0.0
+        if counts.any():
+            more = np.take(values, indices[:, k], axis=axis)
+            more *= weights[:, k].reshape(shape)
+            np.add(out, more, out=out, where=counts.reshape(shape))
+    return out
+
 
 Row = tuple[Sequence[int], Sequence[float]]
 
@@ -64,3 +147,54 @@ _KERNELS: Mapping[str, tuple[Callable[[float], float], float]] = {
     "bilinear": (_linear, 1.0),
     "bicubic": (lambda x: _cubic(x, -0.5), 2.0),
 }
+
+
+# Linear (bilinear) interpolation, a part at a time.
+
+
+def _source_positions(begin: int, end: int, source: int, destination: int) -> Array:
+    """Return where in the source the output positions lie (``align_corners=False``).
+
+    In float64: in float32, as torch has them for float32 values, the weights of the 500th row are off by 1e-4.
+    """
+    centres = (np.arange(begin, end, dtype=np.float64) + 0.5) * (source / destination)
+    positions: Array = np.maximum(centres - 0.5, 0)
+    return positions
+
+
+def interpolation_box(box: Box, source: Sequence[int], destination: Sequence[int]) -> Box:
+    """Return the part of the source that a part of the interpolated tensor is made from."""
+    ranges = []
+    for (begin, end), have, want in zip(box, source, destination, strict=True):
+        if have == want:
+            ranges.append((begin, end))
+            continue
+        positions = _source_positions(begin, end, have, want)
+        low, high = int(positions[0]), int(positions[-1])
+        ranges.append((min(low, have - 1), min(high + 2, have)))
+    return tuple(ranges)
+
+
+def interpolate(
+    array: Array, part: Box, box: Box, source: Sequence[int], destination: Sequence[int], *, dtype: str
+) -> Array:
+    """Return ``box`` of the linear (bilinear) interpolation of a tensor, from its ``part``, as floats.
+
+    Computed in float32, and in float64 for float64 values, as ``torch.nn.functional.interpolate`` does with
+    ``align_corners=False``: the last dimension first.
+    """
+    values, _ = cast(array, dtype, "float64" if dtype == "float64" else "float32")
+    for axis in reversed(range(len(source))):
+        have, want = source[axis], destination[axis]
+        if have == want:
+            continue
+        positions = _source_positions(*box[axis], have, want)
+        low = np.minimum(positions.astype(np.int64), have - 1)
+        high = np.minimum(low + 1, have - 1)
+        shape = [1] * values.ndim
+        shape[axis] = -1
+        weight = (positions - low).astype(values.dtype).reshape(shape)
+        first = np.take(values, low - part[axis][0], axis=axis)
+        second = np.take(values, high - part[axis][0], axis=axis)
+        values = first * (1 - weight) + second * weight
+    return values

@@ -10,9 +10,9 @@ from ...errors import CheckpointError
 from ...storage.read.base import Folder
 from ...util.text import escape, listing
 from .._choosing import has_weights, is_weights
-from ..base.json import parse_json
 from ..base.limits import BESIDE_BYTES
-from .words import Foreign, argument
+from ..base.untrusted import parse_json
+from .text import Foreign, argument
 
 __all__ = ["PIPELINE", "folder_kind"]
 

@@ -1,15 +1,40 @@
-"""What a text is that stands where a checkpoint should be: a pointer, a page, the answer of a server. Pure."""
+"""What a text is that stands where a checkpoint should be, and what is said of anything that is not read."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+import shlex
+from typing import Any, NamedTuple
 
+from ...errors import FormatError
 from ...util.text import escape
-from ..base.json import parse_json
-from .words import Foreign
+from ..base.untrusted import parse_json
 
-__all__ = ["json_kind", "text_kind"]
+__all__ = ["Foreign", "argument", "json_kind", "refused", "text_kind"]
+
+# What is said of something that no format here reads.
+
+
+class Foreign(NamedTuple):
+    """What something is, and what to do with it."""
+
+    what: str
+    advice: str = ""
+
+
+def argument(name: str) -> str:
+    """Return a name as a shell takes it, safe for a terminal."""
+    return escape(shlex.quote(name))
+
+
+def refused(uri: str, found: Foreign | None, rule: str = "unknown format") -> FormatError:
+    """Return the error for a file or folder that is no checkpoint."""
+    if found is None:
+        return FormatError(f"{escape(uri)} is not a checkpoint.", rule=rule)
+    return FormatError(
+        f"{escape(uri)} is not a checkpoint that ckpt reads: it is {found.what}.", hint=found.advice, rule=rule
+    )
+
 
 _ANEW = "Fetch it anew, from an address that gives the file itself."
 _SHOWN = 120

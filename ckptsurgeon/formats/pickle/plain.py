@@ -1,4 +1,4 @@
-"""The functions by which pickles spell plain data: mappings, sets, bytes, in the names of Python 2 and 3.
+"""Plain data in pickles: the functions that spell Python's own, and numpy's scalars, dtypes and arrays.
 
 Those that copy spend of one budget, since a value costs one instruction however large it is.
 """
@@ -6,14 +6,17 @@ Those that copy spend of one budget, since a value costs one instruction however
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 from ...errors import FormatError
-from ..base.bounds import Budget
+from ...util.text import shape_text
+from ..base.untrusted import Budget, check_elements, check_sizes
 from .values import SHOWN, Group, Name, Opaque, set_items
 
-__all__ = ["plain_functions"]
+__all__ = ["NUMPY", "Array", "plain_functions"]
 
 _CHARACTERS = 32
 """Characters that are encoded in the time in which one element is copied."""
@@ -94,3 +97,113 @@ def _complex(*args: Any) -> object:
 
 def _bytes(*args: Any) -> bytes:
     return args[0] if args and isinstance(args[0], bytes) else b""
+
+
+# numpy's pickled scalars, dtypes and arrays, as plain data. numpy itself is not needed to understand them.
+#
+# Like numpy's own, our dtypes and arrays take their state in place: a pickle may refer to one before and after.
+
+_SCALARS = {
+    "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q",
+    "f2": "e", "f4": "f", "f8": "d",
+}  # fmt: skip
+TORCH_NAMES = {
+    "b1": "bool", "i1": "int8", "i2": "int16", "i4": "int32", "i8": "int64", "u1": "uint8", "u2": "uint16",
+    "u4": "uint32", "u8": "uint64", "f2": "float16", "f4": "float32", "f8": "float64",
+    "c8": "complex64", "c16": "complex128",
+}  # fmt: skip
+_LONGEST_CODE = 20
+
+
+class _Type:
+    """A numpy dtype: its code (``f4``) and byte order."""
+
+    __slots__ = ("big", "code")
+
+    def __init__(self, code: str, big: bool = False) -> None:
+        self.code = code
+        self.big = big
+
+    def build(self, state: object) -> None:
+        self.big = isinstance(state, tuple) and len(state) > 1 and state[1] == ">"
+
+    def __repr__(self) -> str:
+        return f"numpy.dtype({self.code})"
+
+
+class Array:
+    """A numpy array whose bytes lie in the pickle. ``dtype`` is torch's name for it, '' when torch has none.
+
+    Raises FormatError when the shape is none or the data has another length.
+    """
+
+    __slots__ = ("_data", "big_endian", "dtype", "fortran", "shape")
+
+    def __init__(self, kind: object = None, shape: object = (0,), data: object = b"", order: object = "C") -> None:
+        check_sizes(shape, "size")
+        assert isinstance(shape, tuple)  # by check_sizes
+        check_elements(shape)
+        code = kind.code if isinstance(kind, _Type) else ""
+        self.dtype = TORCH_NAMES.get(code, "")
+        self.big_endian = isinstance(kind, _Type) and kind.big
+        self.shape: tuple[int, ...] = shape
+        self.fortran = order == "F" or order is True
+        self._data = data if isinstance(data, (bytes, bytearray, str)) else b""
+        if self.dtype and len(self._data) != prod(shape) * int(code[1:]):
+            raise FormatError(
+                f"a numpy array of {self.dtype} and shape {shape_text(shape)} has {len(self._data)} bytes.",
+                rule="numpy",
+            )
+
+    @property
+    def data(self) -> bytes | bytearray:
+        """The bytes; protocols below 3 spell them as text. Raises FormatError when that is no Latin-1."""
+        if not isinstance(self._data, str):
+            return self._data
+        try:
+            return self._data.encode("latin-1")
+        except UnicodeEncodeError:
+            raise FormatError("a numpy array is spelled in characters that are no bytes.", rule="numpy") from None
+
+    def build(self, state: object) -> None:
+        """Take the state of an array: ``(version, shape, dtype, is_fortran, data)``."""
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise FormatError("the pickle holds a numpy array of unknown make.", rule="numpy")
+        _, shape, kind, fortran, data = state
+        Array.__init__(self, kind, shape, data, fortran)
+
+    def __repr__(self) -> str:
+        return f"numpy.ndarray {self.dtype or 'object'} {self.shape}"
+
+
+def _dtype(code: object, *_: object) -> _Type:
+    text = code[:_LONGEST_CODE] if isinstance(code, str) else ""
+    return _Type(text.lstrip("<>|="), text.startswith(">"))
+
+
+def _scalar(kind: object, data: object = b"") -> object:
+    form = _SCALARS.get(kind.code) if isinstance(kind, _Type) else None
+    array = Array(kind, (), data)
+    if form is None or not isinstance(kind, _Type):
+        return array
+    return struct.unpack((">" if kind.big else "<") + form, array.data)[0]
+
+
+def _reconstruct(*_: object) -> Array:
+    return Array()
+
+
+def _frombuffer(data: object, kind: object, shape: object, order: object = "C") -> Array:
+    return Array(kind, shape, data, order)
+
+
+def _names() -> dict[tuple[str, str], Callable[..., object]]:
+    names: dict[tuple[str, str], Callable[..., object]] = {("numpy", "dtype"): _dtype}
+    for core in ("numpy.core", "numpy._core"):
+        names[f"{core}.multiarray", "_reconstruct"] = _reconstruct
+        names[f"{core}.multiarray", "scalar"] = _scalar
+        names[f"{core}.numeric", "_frombuffer"] = _frombuffer
+    return names
+
+
+NUMPY: Mapping[tuple[str, str], Callable[..., object]] = _names()

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import FormatError, UnsafeError
 from ..base import limits
-from ..base.bounds import growth
+from ..base.untrusted import growth
 from .values import Name, Opaque
 
 __all__ = ["NO_EDGE", "Memo", "Rebuild", "State"]

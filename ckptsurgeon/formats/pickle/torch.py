@@ -11,12 +11,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ...errors import FormatError, UnsafeError
-from ...tensors.dtypes import DTYPES
+from ...tensors.dtypes import DTYPES, contiguous_stride, reach
 from ...tensors.info import Storage, TensorInfo
-from ...tensors.strides import contiguous_stride, reach
 from ...util.text import escape
 from ..base import limits
-from ..base.bounds import check_elements, check_sizes
+from ..base.untrusted import check_elements, check_sizes
 from .values import brief
 
 __all__ = ["STORAGE_DTYPES", "Form", "Tensors", "TypedStorage", "dtype_of", "form_of", "unknown", "view"]

@@ -1,4 +1,4 @@
-"""What a pickle becomes when nothing in it is imported: plain data, tensors' headers, and inert stand-ins."""
+"""What a pickle becomes if nothing in it is imported: plain data, tensors' headers, names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,31 @@ from typing import Any
 from ...util.text import escape
 from ..base.limits import DICT_KEY_INT
 
-__all__ = ["FrozenGroup", "Group", "Name", "Opaque", "Unhashable", "brief", "key_text", "safe_key", "set_items"]
+__all__ = [
+    "ARRAY",
+    "META",
+    "NESTED",
+    "QUANTISED",
+    "SPARSE",
+    "FrozenGroup",
+    "Group",
+    "Name",
+    "Opaque",
+    "Unhashable",
+    "brief",
+    "key_text",
+    "safe_key",
+    "set_items",
+]
+
+# Why the values of a tensor are not plain bytes, in words that can follow a colon.
+
+QUANTISED = "it is quantised"
+SPARSE = "it is sparse"
+NESTED = "its values are nested tensors"
+META = "it was saved on the meta device, without values"
+ARRAY = "its values are an array inside the pickle"
+
 
 SHOWN = 60
 """Characters of a text from a file that a message quotes."""

@@ -6,8 +6,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...tensors.dtypes import DTYPES
-from ...tensors.strides import contiguous_stride
+from ...tensors.dtypes import DTYPES, contiguous_stride
 from ..base.header import Beside, OutTensor
 from ..pickle.torch import STORAGE_DTYPES
 

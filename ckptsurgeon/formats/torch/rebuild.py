@@ -11,12 +11,10 @@ from typing import Any
 
 from ...errors import FormatError
 from ...tensors.info import TensorInfo
-from ..base.bounds import Budget, check_elements, check_sizes
-from ..pickle.numpy import NUMPY, Array
-from ..pickle.opaque import ARRAY, META, NESTED, QUANTISED, SPARSE
-from ..pickle.plain import plain_functions
+from ..base.untrusted import Budget, check_elements, check_sizes
+from ..pickle.plain import NUMPY, Array, plain_functions
 from ..pickle.torch import Tensors, dtype_of, unknown
-from ..pickle.values import Name, Opaque, brief
+from ..pickle.values import ARRAY, META, NESTED, QUANTISED, SPARSE, Name, Opaque, brief
 
 __all__ = ["rebuilders"]
 

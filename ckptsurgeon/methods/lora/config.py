@@ -10,8 +10,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...util.text import brief_repr, escape
-from .patterns import PatternTable
-from .targets import Targets, targets_of
+from .targets import PatternTable, Targets, targets_of
 
 __all__ = ["AdapterConfig", "parse_config"]
 

@@ -1,17 +1,135 @@
-"""The merge methods there are: those of this folder, and those that are given."""
+"""The merge methods there are: those of this folder and those of a user's file, as plain data too."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import cast
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, wraps
+from math import isfinite, prod
+from os.path import dirname, join, lexists
+from types import ModuleType
+from typing import Any, cast
 
-from ...errors import ConfigError
+import numpy as np
+
+from ...errors import CheckpointError, ConfigError
+from ...storage.small_files import CodeLoader
+from ...tensors.ops.boxes import Array
+from ...util.did_you_mean import did_you_mean
 from ...util.registry import discover
-from ...util.text import escape
-from ._method import Method
+from ...util.text import brief_repr, escape, shape_text
+from ._method import LookError, Merging, Method, Slice, Tensors
 
-__all__ = ["merge_methods"]
+__all__ = ["MergeMethods", "load_plugin", "merge_methods"]
+
+# Methods of a user's own file: what goes wrong in them is said as theirs, and what they give is what is asked for.
+
+FLOATS = ("float16", "float32", "float64")
+OURS = join(dirname(dirname(dirname(__file__))), "")
+
+
+def load_plugin(path: str) -> tuple[Method, ...]:
+    """Run a file of the user's and return the methods in it; raises ConfigError where it fails or has none.
+
+    It is run because the user names it; no checkpoint and no recipe of a checkpoint can.
+    """
+    if not lexists(path):
+        raise ConfigError(f"there is no plugin {escape(path)}.", hint=did_you_mean(path))
+    loader = CodeLoader("ckptsurgeon_plugin", path)
+    module = ModuleType(loader.name)
+    with _blamed(_Place(path)):
+        loader.exec_module(module)
+    found = tuple(value for value in vars(module).values() if isinstance(value, Method))
+    if not found:
+        raise ConfigError(f"the plugin {escape(path)} has no merge method.", hint="Decorate one with @merge_method.")
+    return tuple(_guarded(path, method) for method in found)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a user's code is run: the file, and once it merges the method and the key."""
+
+    path: str
+    method: str = ""
+    key: str = ""
+
+    def fault(self, what: str, line: int = 0, hint: str = "") -> ConfigError:
+        """Return the error that says what is wrong, and where."""
+        said = (("line", line), ("method", escape(self.method)), ("key", escape(self.key)))
+        where = ", ".join(f"{name} {value}" for name, value in said if value)
+        return ConfigError(f"the plugin {escape(self.path)} fails: {what}{f' ({where})' if where else ''}.", hint=hint)
+
+
+@contextmanager
+def _blamed(place: _Place) -> Iterator[None]:
+    """Raise ConfigError for whatever a user's code raises; what we raise on purpose within passes as it is.
+
+    What the system says of our own reading does so too.
+    """
+    try:
+        yield
+    except (LookError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if place.method and (
+            isinstance(error, CheckpointError) or (isinstance(error, OSError) and _is_ours(frames, place.path))
+        ):
+            raise
+        line = next((one.lineno or 0 for one in reversed(frames) if one.filename == place.path), 0)
+        said = escape(str(error)).rstrip(".")
+        name = "" if isinstance(error, CheckpointError) else type(error).__name__
+        raise place.fault(": ".join(part for part in (name, said) if part), line) from error
+
+
+def _is_ours(frames: traceback.StackSummary, path: str) -> bool:
+    """Whether something failed that we had been asked for: of our frames and the user's, the innermost is ours."""
+    known = (one.filename for one in reversed(frames) if one.filename == path or one.filename.startswith(OURS))
+    return next(known, path) not in (path, __file__)
+
+
+def _guarded(path: str, method: Method) -> Method:
+    """Return a method whose mistakes are said with where they are."""
+
+    @wraps(method.function)
+    def function(tensors: Tensors, **parameters: Any) -> Merging | Array:
+        place = _Place(path, method.name, tensors.key)
+        with _blamed(place):
+            made = method.function(tensors, **parameters)
+        if callable(made):
+            return _checked(place, made)
+        if fault := _fault(made, (prod(tensors.shape),), (prod(getattr(made, "shape", ())),)):
+            raise place.fault(fault, hint="Return a function of a slice, or a floating array of the tensor's shape.")
+        return made
+
+    return replace(method, function=function)
+
+
+def _checked(place: _Place, merging: Merging) -> Merging:
+    def merged(at: Slice) -> Array:
+        with _blamed(place):
+            made = merging(at)
+        if fault := _fault(made, tuple(at.models[0].shape), tuple(getattr(made, "shape", ())), like=at.models[0]):
+            raise place.fault(fault, hint="Return a floating array of the slice's shape.")
+        return made
+
+    return merged
+
+
+def _fault(made: Any, wanted: tuple[int, ...], shape: tuple[int, ...], *, like: Any = None) -> str:
+    """Return why something is no array of floating real numbers that can be written, '' where it is."""
+    dtype = getattr(made, "dtype", None)
+    if dtype is None or (like is not None and _is_numpy(made) != _is_numpy(like)):
+        return f"it gives {brief_repr(made)}, not an array of the library of the slice"
+    if str(dtype).removeprefix("torch.") not in FLOATS:
+        return f"it gives {dtype}, not float32 or float64"
+    return f"it gives {shape_text(shape)} for {shape_text(wanted)}" if shape != wanted else ""
+
+
+def _is_numpy(array: Any) -> bool:
+    return isinstance(array, (np.ndarray, np.generic))
 
 
 def merge_methods(plugins: Sequence[Method] = ()) -> Mapping[str, Method]:
@@ -28,3 +146,40 @@ def merge_methods(plugins: Sequence[Method] = ()) -> Mapping[str, Method]:
 def _ours() -> Mapping[str, Method]:
     methods = (one for several in discover(__package__, "METHODS").values() for one in cast(Sequence[Method], several))
     return {method.name: method for method in methods}
+
+
+# The merge methods as plain data: what each does, takes and is described by.
+
+
+@dataclass(frozen=True)
+class MergeMethods:
+    """The merge methods there are, by name."""
+
+    methods: Mapping[str, Method]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return them as plain data."""
+        return {
+            "kind": "ckpt.merge_methods",
+            "version": 1,
+            "methods": [_method_json(one) for one in self.methods.values()],
+        }
+
+
+def _method_json(method: Method) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "summary": method.summary,
+        "paper": method.paper,
+        "base": method.base,
+        "models": list(method.models),
+        "passes": method.passes,
+        "parameters": [
+            {
+                "name": one.name, "kind": one.kind, "default": one.default, "by_model": one.each,
+                "bounds": [bound if isfinite(bound) else None for bound in (one.bounds.low, one.bounds.high)],
+                "choices": list(one.choices),
+            }
+            for one in method.parameters
+        ],
+    }  # fmt: skip

@@ -10,9 +10,8 @@ import numpy as np
 
 from ...tensors.ops.boxes import Array
 from ._method import Merging, Slice, Tensors, merge_method
-from .arithmetic.cut import Rank
 from .arithmetic.pieces import beside, in_pieces, on_host, pieces, row_length
-from .arithmetic.threshold import cuts
+from .arithmetic.threshold import Rank, cuts
 
 __all__ = ["METHODS"]
 

@@ -8,9 +8,8 @@ from typing import Annotated
 from ...tensors.ops.boxes import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between, PerModel
-from .arithmetic.cut import Rank
 from .arithmetic.tasks import Masks, Mixing, mixed
-from .arithmetic.threshold import cuts
+from .arithmetic.threshold import Rank, cuts
 
 __all__ = ["METHODS"]
 

@@ -6,7 +6,7 @@ from ...tensors.ops.boxes import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import PerModel
 from .arithmetic.pieces import in_pieces
-from .arithmetic.weights import cancel, shares
+from .arithmetic.products import cancel, shares
 
 __all__ = ["METHODS"]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from ...tensors.ops.boxes import Array
 from ._method import Merging, Slice, Tensors, merge_method
-from .arithmetic.gram import combination, gram, lengths
 from .arithmetic.pieces import beside, in_pieces, on_host, row_length
+from .arithmetic.products import combination, gram, lengths
 
 __all__ = ["METHODS"]
 

@@ -9,10 +9,9 @@ from typing import Annotated
 from ...tensors.ops.boxes import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between
-from .arithmetic.cut import Cut, Rank
 from .arithmetic.pieces import in_pieces, pieces
 from .arithmetic.tasks import agreement
-from .arithmetic.threshold import cuts
+from .arithmetic.threshold import Cut, Rank, cuts
 
 __all__ = ["METHODS"]
 

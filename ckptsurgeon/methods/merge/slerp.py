@@ -11,9 +11,8 @@ import numpy as np
 from ...tensors.ops.boxes import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import PerModel
-from .arithmetic.columns import PAIRS, column_products, columns_at
-from .arithmetic.gram import angle, combination, gram, lengths
 from .arithmetic.pieces import beside, in_pieces, on_host, row_length
+from .arithmetic.products import PAIRS, angle, column_products, columns_at, combination, gram, lengths
 
 __all__ = ["METHODS"]
 

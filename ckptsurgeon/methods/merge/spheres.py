@@ -11,8 +11,7 @@ from ...tensors.ops.boxes import Array
 from ...util.text import escape
 from ._method import Merging, Tensors, merge_method
 from ._parameters import Between, PerModel
-from .arithmetic.gram import angle, combination, gram, lengths
-from .arithmetic.weights import shares
+from .arithmetic.products import angle, combination, gram, lengths, shares
 
 __all__ = ["METHODS"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...errors import PatternError
 from .renaming import rename
 from .rules import parse_rule
-from .spell import is_printable, quoted, rule_text, spelled, spelled_exactly
+from .spelling import is_printable, quoted, rule_text, spelled, spelled_exactly
 
 __all__ = ["left_out", "rules_for", "unspelled"]
 

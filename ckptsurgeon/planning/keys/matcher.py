@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .pattern import KeyPattern
-from .segment import DOUBLE
+from .segments import DOUBLE
 
 __all__ = ["KeyMatcher"]
 

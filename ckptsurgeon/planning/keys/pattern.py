@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ...errors import PatternError
-from .dots import undotted, without_dots
-from .parse import parse_segments
-from .segment import DOUBLE, Segment
+from ...util.text import escape
+from .segments import DOUBLE, Segment, parse_segments
+from .spelling import undotted, without_dots
 
-__all__ = ["Captures", "KeyPattern"]
+__all__ = ["Captures", "KeyPattern", "OptionPattern", "with_equals"]
 
 
 @dataclass(frozen=True)
@@ -177,3 +177,29 @@ def _compiled(text: str) -> re.Pattern[str]:
         raise PatternError(f"{text} is not a regular expression: its groups are nested too deeply.") from error
     except (re.error, ValueError, OverflowError) as error:
         raise PatternError(f"{text} is not a regular expression: {error}.") from error
+
+
+# A key pattern together with the option that gave it, for messages. Pure.
+
+
+@dataclass(frozen=True)
+class OptionPattern:
+    """A pattern and the option it came with, for messages: ``--exclude decoder``."""
+
+    option: str
+    pattern: KeyPattern
+
+    @staticmethod
+    def of(option: str, text: str, behind: str = "") -> OptionPattern:
+        """Return the pattern of an option, which stands in front of ``behind``; raises PatternError."""
+        return OptionPattern(option, KeyPattern.given(text, f"{option} ", behind))
+
+    def __str__(self) -> str:
+        return f"{self.option} {self.pattern.text}"
+
+
+def with_equals(said: str, policies: Sequence[str]) -> str:
+    """Return the hint for a policy that stands behind a colon, ``head:init`` for ``head=init``; '' for any other."""
+    named = "|".join(map(re.escape, policies))
+    found = re.fullmatch(rf"(.+?):((?:{named})(?::.*)?)", said, re.DOTALL)
+    return f"Did you mean {escape(f'{found[1]}={found[2]}')}?" if found else ""

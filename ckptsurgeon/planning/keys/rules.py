@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from ...errors import PatternError
 from ...util.brief import Brief
 from ...util.text import escape
-from .dots import undotted
 from .pattern import Captures, KeyPattern
+from .spelling import undotted
 from .target import Target
 
 __all__ = ["Rule", "RuleLine", "parse_rule", "rules_from_lines", "target_rule"]

@@ -11,9 +11,8 @@ from math import prod
 
 from ...errors import PatternError
 from ...util.text import escape
-from .dots import undotted, without_dots
-from .foreign import foreign_capture, in_our_spelling, spelling_hint
 from .pattern import Captures, KeyPattern
+from .spelling import foreign_capture, in_our_spelling, spelling_hint, undotted, without_dots
 
 __all__ = ["Target"]
 

@@ -1,20 +1,22 @@
-"""What PEFT is to know of an adapter: its ``adapter_config.json``, which follows from the steps alone. Pure."""
+"""PEFT's ``adapter_config.json`` of an extracted adapter, and a check of an edited plan against it."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ...errors import PlanError
 from ...methods.lora.conv1d import is_named_conv1d
-from ...util.text import escape
-from ..plan.lora import Factor
+from ...util.text import brief_repr, escape
+from ..plan.compute import Factor
+from ..plan.files import PlanCompanion
+from ..plan.plan import Plan
 from ..plan.step import Step
-from .sorting import module_of
-from .steps import PREFIX, factor_name, unwrapped
+from .steps import PREFIX, factor_name, module_of, unwrapped
 
-__all__ = ["adapter_config"]
+__all__ = ["CONFIG", "WEIGHTS", "adapter_config", "check_adapter"]
 
 
 def adapter_config(steps: Sequence[Step], keys: Collection[str], base: str) -> dict[str, Any]:
@@ -146,3 +148,48 @@ def _targets(modules: Sequence[str], keys: Collection[str]) -> list[str] | str:
 
 def _no_adapter(why: str) -> PlanError:
     return PlanError(f"the plan makes no adapter that PEFT opens: {why}.", hint="Plan again, with other options.")
+
+
+# Holds a plan of an adapter, which may have been edited, against the configuration that goes with it. Pure.
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+FREE = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
+"""Settings that say nothing of the tensors."""
+
+
+def check_adapter(plan: Plan, keys: Collection[str]) -> None:
+    """Raise PlanError where a plan makes an adapter of a network with ``keys`` that its configuration does not fit."""
+    configs = [one for one in plan.target.companions if one.name == CONFIG]
+    if not any(step.op == "factor" for step in plan.steps) and not any(one.text for one in configs):
+        return
+    if plan.target.weights != WEIGHTS or not configs:
+        raise _contradicts(f"it makes an adapter, which is {WEIGHTS} and {CONFIG}")
+    wanted, said = adapter_config(plan.steps, keys, ""), _said(configs[0])
+    for name in sorted((wanted.keys() | said.keys()) - FREE):
+        if name not in wanted:
+            raise _contradicts(f"its {CONFIG} sets {brief_repr(name)}, which its steps do not")
+        if not _same(wanted[name], said.get(name)):
+            there = brief_repr(said[name]) if name in said else "nothing"
+            raise _contradicts(f"its {CONFIG} has {there} for {name}, its steps make that {brief_repr(wanted[name])}")
+
+
+def _said(config: PlanCompanion) -> Mapping[str, Any]:
+    try:
+        data = json.loads(config.text)
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise _contradicts(f"its {CONFIG} is no JSON object")
+    return data
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    """Whether two settings are alike, their types included; of lists of names the order does not count."""
+    if isinstance(ours, list) and isinstance(theirs, list):
+        ours, theirs = sorted(map(str, ours)), sorted(map(str, theirs))
+    return json.dumps(ours, sort_keys=True) == json.dumps(theirs, sort_keys=True)
+
+
+def _contradicts(why: str) -> PlanError:
+    return PlanError(f"the plan contradicts itself: {why}.", hint="Plan again, with other options.")

@@ -1,28 +1,94 @@
-"""The planner of ``lora extract``: an adapter that brings a base to what was tuned from it, as PEFT has it. Pure."""
+"""The planner of ``lora extract``: an adapter that brings a base to what was tuned from it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import PlanError
+from ...methods.lora.conv1d import is_named_conv1d
 from ...tensors.info import TensorInfo
-from ...util.text import escape, listing
+from ...util.text import count, escape, listing
 from ..keys.hints import matched
-from ..plan.plan import Plan, PlanCompanion, PlanTarget
+from ..plan.files import PlanCompanion, PlanTarget
+from ..plan.plan import Plan
 from ..plan.step import Input
 from ..quantised import refuse_codes
 from ..transplant.select import SourceView
-from .check import CONFIG, WEIGHTS
-from .config import adapter_config
-from .notes import extract_notes
-from .options import Extraction, check_extraction
-from .sorting import Sorted, sorted_keys
-from .steps import factor_steps, saved_name, saved_step
+from .config import CONFIG, WEIGHTS, adapter_config
+from .steps import (
+    Extraction,
+    Sorted,
+    check_extraction,
+    factor_steps,
+    is_convolution,
+    is_embedding,
+    lies_transposed,
+    module_of,
+    rank_of,
+    saved_name,
+    saved_step,
+    sorted_keys,
+)
 
-__all__ = ["plan_lora_extract", "with_tied"]
+__all__ = ["extract_notes", "lying_notes", "plan_lora_extract", "with_tied"]
+
+# What is said of the way round that extracted weights lie, (out, in) or (in, out). Pure.
+
+
+def lying_notes(found: Sorted, tuned: Mapping[str, TensorInfo], asked: Extraction) -> Iterator[str]:
+    """Yield which layers are (in, out) without being asked for, which are not though asked for, and which could be."""
+    layers = [key for key in found.factored if len(tuned[key].shape) == 2 and not is_embedding(key)]
+    lie = {key: lies_transposed(key, tuned[key].shape, asked) for key in layers}
+    odd = [module_of(key) for key, lies in lie.items() if lies != asked.transposed]
+    if asked.model and odd:
+        kind = "Linear" if asked.transposed else "Conv1D"
+        what = "--fan-in-fan-out is not for" if asked.transposed else "fan_in_fan_out is true, for"
+        yield f"config.json says {asked.model.kind}, so {what} {count(len(odd), kind, kind)}: {listing(odd, where='')}"
+    named = [module_of(key) for key, lies in lie.items() if is_named_conv1d(key) and not lies]
+    if asked.model is None and named:
+        yield (
+            f"{count(len(named), 'module')} called as GPT-2's Conv1D are, taken as (out, in) without --fan-in-fan-out: "
+            f"{listing(named, where='')}"
+        )
+
+
+# What is said of an adapter beside its plan: how weights lie, ranks that are cut, convolutions, what is left. Pure.
+
+
+def extract_notes(found: Sorted, tuned: Mapping[str, TensorInfo], asked: Extraction) -> Iterator[str]:
+    """Yield what a user should know of an adapter."""
+    yield from lying_notes(found, tuned, asked)
+    if asked.embeddings and not any(map(is_embedding, found.factored)):
+        yield "--embeddings changes nothing: nothing that differs has the name of an embedding"
+    yield from _cut(found, tuned, asked)
+    convolutions = [module_of(key) for key in found.factored if is_convolution(tuned[key].shape)]
+    if convolutions:
+        yield (
+            f"{count(len(convolutions), 'convolution')}, taken as neither grouped nor transposed, which no tensor tells"
+            f" and PEFT does not merge (leave those out with --exclude): {listing(convolutions, where='')}"
+        )
+    if found.left:
+        hint = "; --save-modules saves what is no weight of a layer" if found.savable else ""
+        left = listing(found.left, where="")
+        many = "that differ are" if len(found.left) > 1 else "that differs is"
+        yield f"{count(len(found.left), 'tensor')} {many} not in the adapter: {left}{hint}"
+
+
+def _cut(found: Sorted, tuned: Mapping[str, TensorInfo], asked: Extraction) -> Iterator[str]:
+    """Yield which modules have a smaller rank than was asked for, by their rank."""
+    smaller: dict[int, list[str]] = {}
+    for key in found.factored:
+        rank = rank_of(tuned[key].shape, asked)
+        if rank < asked.rank:
+            smaller.setdefault(rank, []).append(module_of(key))
+    for rank, modules in sorted(smaller.items()):
+        yield (
+            f"rank {asked.rank} is cut to {rank}, the smaller side, for {count(len(modules), 'module')}: "
+            f"{listing(modules, where='')}"
+        )
 
 
 def plan_lora_extract(

@@ -8,14 +8,14 @@ from typing import Any
 from ...errors import FormatError
 from ...methods.lora.conv1d import KnownModel
 from ...util.text import escape
-from ..edit.edit import check_casts
+from ..edit import check_casts
 from ..keys.hints import matched
-from ..plan.plan import Plan, PlanTarget
-from ..transplant.options import Flag
+from ..keys.pattern import OptionPattern
+from ..plan.files import PlanTarget
+from ..plan.plan import Plan
 from ..transplant.select import SourceView
-from .changes import Changes, named
+from .changes import Changes, changed_steps, named
 from .fitting import AdapterView
-from .steps import changed_steps
 
 __all__ = ["plan_lora_merge"]
 
@@ -26,7 +26,7 @@ def plan_lora_merge(
     *,
     model: KnownModel | None = None,
     dtype: str = "",
-    exclude: Sequence[Flag] = (),
+    exclude: Sequence[OptionPattern] = (),
     tied: Mapping[str, str] | None = None,
     target: PlanTarget | None = None,
     arguments: Mapping[str, Any] | None = None,

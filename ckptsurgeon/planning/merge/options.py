@@ -1,20 +1,74 @@
-"""What a merge was asked to do where models differ, and the tensors that it makes."""
+"""What a merge is asked to do where models differ, and what is said of tensors not merged as all others."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ...errors import ConfigError
 from ...methods.merge._method import Method
 from ...tensors.dtypes import DTYPES, dtype_named
-from ...util.text import escape
-from .mismatch import MergeMismatch
+from ...util.text import brief_repr, count, escape, listing
+from ..keys.hints import matched
+from ..keys.pattern import OptionPattern, with_equals
 from .values import Values
 from .vocabulary import MergeVocabulary
 
-__all__ = ["MergeOptions", "Piece", "Place"]
+__all__ = ["FITTED", "MERGE_POLICIES", "MergeMismatch", "MergeNotes", "MergeOptions", "Piece", "Place"]
+
+# What becomes of a model whose shape is another than the output's: everywhere, or by pattern.
+
+MERGE_POLICIES = ("error", "skip", "slice", "overlap")
+
+
+@dataclass(frozen=True)
+class MergeMismatch:
+    """The policy for all tensors, and scoped ones, of which the last that matches a key wins."""
+
+    everywhere: str = "error"
+    scoped: tuple[tuple[OptionPattern, str], ...] = ()
+
+    @staticmethod
+    def of(given: str | Mapping[str, str] | Sequence[str]) -> MergeMismatch:
+        """Read ``slice``, ``GLOB=slice``, several of them, or a map of patterns to policies; raises ConfigError."""
+        pairs = (
+            given.items() if isinstance(given, Mapping) else map(_pair, [given] if isinstance(given, str) else given)
+        )
+        everywhere, scoped = "", []
+        for pattern, policy in pairs:
+            if policy not in MERGE_POLICIES:
+                hint = with_equals(str(policy), MERGE_POLICIES) or f"Use {', '.join(MERGE_POLICIES)}."
+                raise ConfigError(f"--on-mismatch {escape(str(policy))} is unknown.", hint=hint)
+            if pattern:
+                scoped.append((OptionPattern.of("--on-mismatch", pattern, f"={policy}"), policy))
+            elif everywhere not in ("", policy):
+                raise ConfigError(
+                    f"--on-mismatch {everywhere} and --on-mismatch {policy} contradict each other.",
+                    hint="Keep one, or scope one of them: --on-mismatch GLOB=POLICY.",
+                )
+            else:
+                everywhere = policy
+        return MergeMismatch(everywhere or "error", tuple(scoped))
+
+    def by_key(self, keys: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+        """Return the policy of each key for which it is a scoped one, and notes on the patterns.
+
+        Raises PatternError for one that matches none.
+        """
+        found: dict[str, str] = {}
+        hits, notes = matched([(str(flag), flag.pattern) for flag, _ in self.scoped], keys, "output")
+        for (_, policy), hit in zip(self.scoped, hits, strict=True):
+            found.update(dict.fromkeys(hit, policy))
+        return found, notes
+
+
+def _pair(text: object) -> tuple[str, str]:
+    if not isinstance(text, str):
+        raise ConfigError(f"--on-mismatch takes texts, not {brief_repr(text)}.")
+    pattern, _, policy = text.rpartition("=")
+    return pattern, policy
+
 
 ON_MISSING = ("error", "base", "skip", "any")
 INT_BUFFERS = ("last", "first", "max")
@@ -83,3 +137,46 @@ class Piece(NamedTuple):
     method: Method
     values: Values
     depth: float
+
+
+# What is to be said of the tensors of a merge that were not merged as all others. Pure.
+
+FITTED = {"slice": "with their leading parts", "overlap": "where all have it"}
+"""What becomes of other shapes by policy."""
+
+
+@dataclass
+class MergeNotes:
+    """What is to be said at the end, with the keys it is about."""
+
+    integers: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    nowhere: list[str] = field(default_factory=list)
+    from_base: list[str] = field(default_factory=list)
+    unbased: list[str] = field(default_factory=list)
+    fewer: list[str] = field(default_factory=list)
+    mixed: dict[str, list[str]] = field(default_factory=dict)
+    """By the dtype that the output has."""
+    fitted: dict[str, list[str]] = field(default_factory=dict)
+    """By the policy that makes other shapes fit."""
+
+    def said(self, options: MergeOptions) -> Iterator[str]:
+        """Yield a note on each kind."""
+        for keys, what in (
+            (self.integers, f"not merged but taken by --int-buffers {options.int_buffers}"),
+            (self.skipped, "left out, since not all models have it (--on-missing skip)"),
+            (self.nowhere, "left out, since no model that it would be merged of has it"),
+            (self.from_base, "counted as the base's where a model lacks it (--on-missing base)"),
+            (self.unbased, "not in the base, and taken as it is in the one model that has it"),
+            (self.fewer, "merged of fewer models than there are"),
+            *(
+                (keys, f"of several dtypes: the output has {made}, which holds all")
+                for made, keys in self.mixed.items()
+            ),
+            *(
+                (keys, f"of other shapes in some models, merged {FITTED[policy]} (--on-mismatch {policy})")
+                for policy, keys in self.fitted.items()
+            ),
+        ):
+            if keys:
+                yield f"{count(len(keys), 'tensor')} {what}: {listing(keys)}"

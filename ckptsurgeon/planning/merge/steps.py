@@ -9,17 +9,15 @@ from typing import Any
 from ...errors import FormatError, PlanError
 from ...methods.merge._method import Method
 from ...tensors.dtypes import DTYPES
-from ...tensors.encodings._codes import CodedTensor
+from ...tensors.encodings._encoding import CodedTensor
 from ...util.text import escape
-from ..mismatch.shapes import is_reshape
-from ..plan.merge import Merge
+from ..mismatch.policies import is_reshape
+from ..plan.compute import Merge
 from ..plan.step import Input, Step, with_vocabularies
 from ..quantised import computing
 from ..transplant.select import SourceView
-from .fitting import Fitted, Fitting
-from .missing import Missing
-from .notes import FITTED, MergeNotes
-from .options import MergeOptions, Piece, Place
+from .fitting import Fitted, Fitting, Missing
+from .options import FITTED, MergeNotes, MergeOptions, Piece, Place
 from .ties import Ties
 
 __all__ = ["MergeSteps"]

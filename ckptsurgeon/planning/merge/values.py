@@ -13,8 +13,8 @@ from ...methods.merge._parameters import Parameter
 from ...util.text import count, escape
 from ..keys.hints import deeper_notes, unmatched
 from ..keys.pattern import KeyPattern
-from ..keys.spell import quoted
-from ..plan.merge import Value
+from ..keys.spelling import quoted
+from ..plan.compute import Value
 
 __all__ = ["Setting", "Settings", "Values", "check_matched", "overlooked"]
 

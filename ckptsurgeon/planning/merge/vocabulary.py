@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from ...errors import PlanError
 from ...util.text import count, escape, listing, shape_text
 from ..keys.hints import matched
+from ..keys.pattern import OptionPattern
 from ..plan.rows import Rows
 from ..plan.step import Input
-from ..transplant.options import Flag
 
 __all__ = ["MergeAxes", "MergeVocabulary"]
 
@@ -26,7 +26,7 @@ class MergeVocabulary:
     rows: tuple[Rows, ...]
     tokens: tuple[str, ...]
     lists: tuple[tuple[str, ...], ...]
-    keys: tuple[tuple[Flag, int | None], ...] = ()
+    keys: tuple[tuple[OptionPattern, int | None], ...] = ()
 
     @property
     def size(self) -> int:

@@ -7,10 +7,19 @@ from dataclasses import dataclass
 
 from ...tensors.dtypes import DTYPES
 from ...util.text import count
-from .kernels import center_fault, channels_fault, patch_fault, spelled_patch
-from .parse import MISMATCH_POLICIES, Policy, parse_policy
+from .policies import (
+    MISMATCH_POLICIES,
+    Policy,
+    Shape,
+    center_fault,
+    channels_fault,
+    interpolate_fault,
+    moving_fault,
+    parse_policy,
+    patch_fault,
+    spelled_patch,
+)
 from .positions import positions_of
-from .shapes import Shape, interpolate_fault, moving_fault
 
 __all__ = ["Fit", "fit", "fitting_policies"]
 

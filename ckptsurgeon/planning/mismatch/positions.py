@@ -13,8 +13,7 @@ from itertools import islice
 from math import isqrt
 
 from ...util.text import shape_text
-from .parse import Policy
-from .shapes import Shape
+from .policies import Policy, Shape
 
 __all__ = ["Positions", "positions_of"]
 

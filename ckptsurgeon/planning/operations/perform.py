@@ -12,9 +12,8 @@ from ...tensors.info import TensorInfo
 from ...util.text import escape
 from ..keys.hints import matched
 from ..keys.matcher import KeyMatcher
-from .joining import joined
 from .operation import JOINING, Operation
-from .shaping import reshaped_by, split_by
+from .shaping import joined, reshaped_by, split_by
 
 __all__ = ["MadeBy", "Performed", "perform"]
 

@@ -1,16 +1,17 @@
-"""The operations on one tensor: split, unstack, copy, transpose, permute, reshape, scale."""
+"""The operations on tensors: split, stack, copy, transpose, reshape, scale, concatenate, add."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from ...errors import PlanError
-from ...tensors.composition import cut, permute, reshape, scale
+from ...tensors.composition import cut, join, permute, reshape, scale, total
 from ...tensors.info import TensorInfo
-from ...util.text import count, escape, shape_text
+from ...util.text import count, escape, listing, natural_key, shape_text
 from .operation import INDEX, Operation
 
-__all__ = ["dimension", "reshaped_by", "split_by"]
+__all__ = ["dimension", "joined", "reshaped_by", "split_by"]
 
 UNSTACKED = 100_000
 """Tensors that one may be unstacked into: a list of experts or layers, not the rows of a vocabulary."""
@@ -111,3 +112,112 @@ def _shape(operation: Operation, key: str, info: TensorInfo) -> tuple[int, ...]:
             f"{shape_text(tuple(operation.fields['shape']))}."
         )
     return tuple(shape)
+
+
+# The operations that make one tensor of several: concat, stack and add.
+
+Groups = dict[str, dict[int, list[str]]]
+"""By the name of what they make: the keys that each pattern gives."""
+
+
+def joined(
+    operation: Operation, hits: Sequence[Sequence[str]], tensors: Mapping[str, TensorInfo]
+) -> dict[tuple[str, ...], dict[str, TensorInfo]]:
+    """Return what a concat, stack or add makes, by the keys that go into it, in their order.
+
+    Several patterns give one tensor each, in the order they are written; one pattern gives them all, by their
+    numbers.
+    """
+    groups: Groups = {}
+    for index, keys in enumerate(hits):
+        for key in keys:
+            name = operation.rules[index].apply(key)
+            assert name is not None
+            groups.setdefault(name, {}).setdefault(index, []).append(key)
+    made = {}
+    for name, found in groups.items():
+        keys = _ordered(operation, name, found)
+        if len(set(keys)) != len(keys):
+            raise PlanError(f"{operation}: {escape(name)} would be made of {escape(keys[0])} twice.")
+        made[tuple(keys)] = {name: _join(operation, name, keys, tensors)}
+    _check_disjoint(operation, made)
+    return made
+
+
+def _ordered(operation: Operation, name: str, found: Mapping[int, list[str]]) -> list[str]:
+    """Return the keys of one group in order; raises PlanError where one is missing or one too many."""
+    if len(operation.patterns) == 1:
+        keys = sorted(found[0], key=natural_key)
+        _check_gaps(operation, name, keys)
+        return keys
+    for index, pattern in enumerate(operation.patterns):
+        keys = found.get(index, [])
+        if len(keys) != 1:
+            why = f"{listing(keys)} all are" if keys else "nothing is"
+            raise PlanError(
+                f"{operation}: for {escape(name)}, {why} {escape(pattern.text)}, where one tensor should be."
+            )
+    return [found[index][0] for index in range(len(operation.patterns))]
+
+
+def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
+    """Raise PlanError where keys do not differ by one number, or by numbers that do not follow each other."""
+    caught = [found.ordered for key in keys if (found := operation.patterns[0].captures(key)) is not None]
+    varying = [values for values in zip(*caught, strict=True) if len(set(values)) > 1]
+    if len(varying) > 1:
+        raise PlanError(
+            f"{operation}: {len(keys)} tensors, which differ in {len(varying)} places, would go into {escape(name)}.",
+            hint="Let its name have all captures but one.",
+        )
+    numbers = sorted(int(text) for values in varying for text in values if _is_count(text))
+    if len(keys) > 1 and len(set(numbers)) < len(keys):
+        raise PlanError(
+            f"{operation}: {listing(keys)} have no order in which they would go into {escape(name)}.",
+            hint="Catch their number, as in {n}, or list the patterns one by one.",
+        )
+    if numbers and numbers[-1] - numbers[0] >= len(numbers):
+        present = set(numbers)
+        missing = next(number for number in range(numbers[0], numbers[-1]) if number not in present)
+        raise PlanError(f"{operation}: {escape(name)} lacks number {missing} of {numbers[0]} to {numbers[-1]}.")
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
+
+
+def _join(operation: Operation, name: str, keys: Sequence[str], tensors: Mapping[str, TensorInfo]) -> TensorInfo:
+    infos = [tensors[key] for key in keys]
+    stacks, adds = operation.verb == "stack", operation.verb == "add"
+    dims = len(infos[0].shape) + stacks
+    dim = -1 if adds else dimension(operation, operation.fields["dim"], keys[0], dims)
+    if stacks:
+        infos = [reshape(info, (*info.shape[:dim], 1, *info.shape[dim:])) for info in infos]
+    for key, info in zip(keys, infos, strict=True):
+        first = infos[0]
+        if info.dtype != first.dtype:
+            raise PlanError(
+                f"{operation}: {escape(keys[0])} is {first.dtype}, {escape(key)} {info.dtype}.",
+                hint="Convert them to one dtype first.",
+            )
+        if not _fit(first.shape, info.shape, dim):
+            there, here = shape_text(tensors[keys[0]].shape), shape_text(tensors[key].shape)
+            raise PlanError(
+                f"{operation}: {escape(keys[0])} is {there}, {escape(key)} {here}: they do not fit into {escape(name)}."
+            )
+    return total(infos) if adds else join(infos, dim)
+
+
+def _fit(first: Sequence[int], other: Sequence[int], dim: int) -> bool:
+    return len(first) == len(other) and all(
+        a == b for d, (a, b) in enumerate(zip(first, other, strict=True)) if d != dim
+    )
+
+
+def _check_disjoint(operation: Operation, made: Mapping[tuple[str, ...], Mapping[str, TensorInfo]]) -> None:
+    seen: dict[str, str] = {}
+    for keys, outputs in made.items():
+        name = next(iter(outputs))
+        for key in keys:
+            other = seen.setdefault(key, name)
+            if other != name:
+                raise PlanError(f"{operation}: {escape(key)} would go into {escape(other)} and {escape(name)}.")

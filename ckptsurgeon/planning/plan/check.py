@@ -1,21 +1,63 @@
-"""A plan read from a file must agree with itself: it may have been edited, and is about to be carried out."""
+"""Checks that a plan read from a file agrees with itself, and what carrying it out costs."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from ...errors import ConfigError
 from ...tensors.dtypes import DTYPES
 from ...util.text import escape
-from .plan import Plan, PlanCompanion
+from .files import PlanCompanion, PlanSource, PlanTarget
 from .step import Step
 
-__all__ = ["check_plan"]
+__all__ = ["Costs", "check_plan"]
+
+# What it takes to carry a plan out, known before it is.
 
 
-def check_plan(plan: Plan, data: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class Costs:
+    """Bytes to read at most, in so many ``passes`` over the tensor that takes most, and to write; bytes of memory.
+
+    ``memory_nbytes`` is what computing takes on this machine, beside the interpreter.
+    """
+
+    passes: int
+    nbytes_read: int
+    nbytes_written: int
+    memory_nbytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return them as plain data."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Any) -> Costs | None:
+        """Return what plain data spells, None for none; raises TypeError, ValueError or KeyError."""
+        if data is None:
+            return None
+        return Costs(*(int(data[name]) for name in ("passes", "nbytes_read", "nbytes_written", "memory_nbytes")))
+
+
+class ReadPlan(Protocol):
+    """What of a plan is checked."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def steps(self) -> tuple[Step, ...]: ...
+    @property
+    def sources(self) -> tuple[PlanSource, ...]: ...
+    @property
+    def target(self) -> PlanTarget: ...
+    @property
+    def counts(self) -> dict[str, int]: ...
+
+
+def check_plan(plan: ReadPlan, data: Mapping[str, Any]) -> None:
     """Raise ConfigError where a plan contradicts itself, or the JSON that it was read from says otherwise."""
     if not plan.steps:
         raise _fault("it has no steps")
@@ -33,7 +75,7 @@ def check_plan(plan: Plan, data: Mapping[str, Any]) -> None:
             raise _fault(f"{escape(step.key)} is said to be {row['class']!r:.40}, and would be {step.kind}")
 
 
-def _check_target(plan: Plan) -> None:
+def _check_target(plan: ReadPlan) -> None:
     """Companions are plain files of a folder, as they are said to be; of every tie a name is left."""
     names = [one.name for one in plan.target.companions]
     weights = plan.target.weights

@@ -8,122 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from ...errors import ConfigError
 from ...util.brief import Brief
 from ...util.notebook import InNotebooks
 from ...util.text import count, listing
-from .costs import Costs
-from .rows import Rows
-from .step import CLASSES, Step
+from .check import Costs, check_plan
+from .compute import text
+from .files import PlanSource, PlanTarget
+from .rows import Rows, rows_of_each
+from .step import CLASSES, Step, read_step, step_json, step_texts
 
-__all__ = ["Carried", "Equal", "FilePrint", "Plan", "PlanCompanion", "PlanSource", "PlanTarget"]
+__all__ = ["Carried", "Equal", "Plan"]
 
-
-@dataclass(frozen=True)
-class FilePrint:
-    """A fingerprint: size in bytes, SHA-256 of the header, and for local files the mtime in nanoseconds.
-
-    ``validator`` is the commit or strong ETag of a file at an address, '' where there is none.
-    """
-
-    name: str
-    size: int
-    sha256: str
-    mtime_ns: int | None = None
-    validator: str = ""
-
-
-@dataclass(frozen=True, repr=False)
-class PlanSource(Brief):
-    """An input: what it is called in messages, its path, where its state dict hangs, its fingerprint.
-
-    ``role`` is "source", or "destination" for a checkpoint whose own values are kept. ``operations`` are what made
-    its tensors into others before anything was selected, as plain data. Of tensors in ``memory`` there is no path, and
-    the fingerprint is of their keys, dtypes and shapes. ``beside`` are the files beside the weights that planning read,
-    by their names there, with the SHA-256 of all that is in them.
-    """
-
-    name: str
-    path: str
-    root: str
-    stripped: tuple[str, ...]
-    files: tuple[FilePrint, ...]
-    role: str = "source"
-    operations: tuple[Mapping[str, Any], ...] = ()
-    memory: bool = False
-    beside: tuple[FilePrint, ...] = ()
-
-
-@dataclass(frozen=True, repr=False)
-class PlanCompanion(Brief):
-    """A small file that goes into an output folder: a copy of ``path``, else ``text``; its size in bytes and digest.
-
-    Of a copy that is planned, these are found when somebody asks for them, or when it is made.
-    """
-
-    name: str
-    size: int
-    sha256: str
-    path: str = ""
-    text: str = ""
-    read: Callable[[], tuple[int, str]] | None = field(default=None, repr=False, compare=False)
-
-    @classmethod
-    def copy_of(cls, name: str, path: str, read: Callable[[], tuple[int, str]]) -> PlanCompanion:
-        """Return the copy of a file whose size and digest ``read`` finds."""
-        made = object.__new__(cls)
-        for field_name, value in (("name", name), ("path", path), ("text", ""), ("read", read)):
-            object.__setattr__(made, field_name, value)
-        return made
-
-    @property
-    def is_read(self) -> bool:
-        """Whether its size and digest are known."""
-        return "sha256" in self.__dict__
-
-    def is_found(self, size: int, sha256: str) -> None:
-        """Take the size and digest of what was read."""
-        object.__setattr__(self, "size", size)
-        object.__setattr__(self, "sha256", sha256)
-
-    def __getattr__(self, name: str) -> Any:
-        read = self.__dict__.get("read")
-        if name not in ("size", "sha256") or read is None:
-            raise AttributeError(name)
-        self.is_found(*read())
-        return self.__dict__[name]
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether its name is that of a file in the folder itself, and of none that is hidden."""
-        return self.name[:1] not in ("", ".") and os.path.basename(self.name) == self.name and "\0" not in self.name
-
-
-@dataclass(frozen=True, repr=False)
-class PlanTarget(Brief):
-    """The destination: its kind, its configuration, and the files that this reads.
-
-    A folder that is written for it has its ``companions`` too, and lacks those names of tied tensors that are
-    ``implied`` there. ``weights`` is what its one file of tensors is called, where it is always one of that name.
-    ``lists`` are the files of the old and the new token list, if the configuration was given another vocabulary.
-    ``notes`` are those of the plan that are on files beside the weights, and not said of an output without them.
-    """
-
-    kind: str
-    name: str
-    config: str
-    files: tuple[FilePrint, ...] = ()
-    companions: tuple[PlanCompanion, ...] = ()
-    implied: tuple[str, ...] = ()
-    weights: str = ""
-    lists: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -194,21 +97,37 @@ class Plan(InNotebooks):
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain data, keys in a fixed order."""
-        from .codec import plan_to_json
-
-        return plan_to_json(self)
+        names = [source.name for source in self.sources]
+        return {
+            "kind": "ckpt.plan",
+            "version": VERSION,
+            "verb": self.verb,
+            "seed": self.seed,
+            "arguments": dict(self.arguments),
+            "sources": [source.to_json() for source in self.sources],
+            "target": self.target.to_json(),
+            "steps": [step_json(step, names) for step in self.steps],
+            "unexpected": [{"source": names[i], "key": key} for i, key in self.unexpected],
+            "excluded": self.excluded,
+            "equal": [{"source": names[e.source], "first": e.first, "second": e.second} for e in self.equal],
+            **({"vocabulary": self.rows.to_json()} if self.rows is not None else {}),
+            **({"vocabularies": [rows.to_json() for rows in self.vocabularies]} if self.vocabularies else {}),
+            "carried": {"root": self.carried.root, "entries": list(self.carried.entries)},
+            "counts": self.counts,
+            **({"costs": self.costs.to_json()} if self.costs is not None else {}),
+            "metadata": dict(self.metadata),
+            "notes": list(self.notes),
+        }
 
     def sha256(self) -> str:
         """Return the SHA-256 of the plan's JSON."""
-        from .step_codec import step_texts
-
         data = replace(self, costs=None, steps=()).to_json() | {"counts": self.counts}
         dumps = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
         before = dumps({key: value for key, value in data.items() if key < "steps"})
         after = dumps({key: value for key, value in data.items() if key > "steps"})
         digest, comma = hashlib.sha256(f'{before[:-1]},"steps":['.encode()), ""
-        for text in step_texts(self.steps, [source.name for source in self.sources]):
-            digest.update(f"{comma}{text}".encode())
+        for written in step_texts(self.steps, [source.name for source in self.sources]):
+            digest.update(f"{comma}{written}".encode())
             comma = ","
         digest.update(f"],{after[1:]}".encode())
         return digest.hexdigest()
@@ -216,6 +135,38 @@ class Plan(InNotebooks):
     @staticmethod
     def from_json(data: Any) -> Plan:
         """Return the plan that plain data spells; raises ConfigError where it is none."""
-        from .codec import plan_from_json
+        if not isinstance(data, dict) or data.get("kind") != "ckpt.plan":
+            raise ConfigError("this is not a plan.", hint="Make one with -n --json, as in ckpt transplant … -n --json.")
+        if data.get("version") != VERSION or isinstance(data["version"], bool):
+            raise ConfigError(f"the plan is of version {data.get('version')!r}; this program reads {VERSION}.")
+        try:
+            plan = _read_plan(data)
+            check_plan(plan, data)
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise ConfigError(f"the plan is malformed: {type(error).__name__} {error}.") from error
+        return plan
 
-        return plan_from_json(data)
+
+def _read_plan(data: Mapping[str, Any]) -> Plan:
+    sources = tuple(map(PlanSource.from_json, data["sources"]))
+    index = {source.name: i for i, source in enumerate(sources)}
+    rows = Rows.from_json(data.get("vocabulary"))
+    vocabularies = rows_of_each(data, len(sources))
+    carried = data.get("carried") or {}
+    return Plan(
+        verb=text(data["verb"]),
+        sources=sources,
+        target=PlanTarget.from_json(data["target"]),
+        steps=tuple(read_step(step, index, rows, vocabularies) for step in data["steps"]),
+        unexpected=tuple((index[row["source"]], text(row["key"])) for row in data["unexpected"]),
+        excluded=int(data["excluded"]),
+        equal=tuple(Equal(index[e["source"]], text(e["first"]), text(e["second"])) for e in data["equal"]),
+        carried=Carried(text(carried.get("root", "")), tuple(map(text, carried.get("entries", ())))),
+        rows=rows,
+        vocabularies=vocabularies,
+        seed=int(data["seed"]),
+        arguments=dict(data["arguments"]),
+        metadata={text(k): text(v) for k, v in data["metadata"].items()},
+        notes=tuple(map(text, data["notes"])),
+        costs=Costs.from_json(data.get("costs")),
+    )

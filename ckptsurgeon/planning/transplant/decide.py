@@ -5,26 +5,83 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ...errors import FormatError, PlanError
+from ...errors import ConfigError, FormatError, PlanError
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
-from ...util.text import escape, listing, shape_text
+from ...util.text import count, escape, listing, shape_text
 from ..keys.matcher import KeyMatcher
-from ..mismatch.casts import cast_fault
 from ..mismatch.fitting import fit
-from ..mismatch.shapes import is_reshape
+from ..mismatch.policies import cast_fault, is_reshape
 from ..plan.plan import Equal
 from ..plan.step import Step
 from ..target import TargetSpec
 from .by_place import ByPlace, Change
-from .faults import Faults, raise_faults
-from .layers import dropped_layers
+from .gates import Faults, raise_faults
 from .options import Options
-from .origins import origin_of
 from .select import Origin, Selection, made_fields
 from .vocabulary import Axes
 
-__all__ = ["Decisions", "decide"]
+__all__ = ["Decisions", "decide", "dropped_layers", "origin_of"]
+
+# ``--drop-last``: which layers of a destination start anew, in the order that it declares; never by parts of names.
+
+
+def dropped_layers(target: TargetSpec, number: int) -> tuple[str, ...]:
+    """Return the last ``number`` layers of a destination; raises ConfigError where it has not as many.
+
+    The first layer can never go: nothing would be left to transplant.
+    """
+    if not number:
+        return ()
+    layers = target.layers
+    if not layers:
+        raise ConfigError(
+            f"--drop-last {number}: {escape(target.name)} does not say in which order its layers come.",
+            hint="Name what is to start anew: --reinit GLOB, once for each layer.",
+        )
+    if number >= len(layers):
+        raise ConfigError(
+            f"--drop-last {number}: {escape(target.name)} has {count(len(layers), 'layer')}, "
+            f"{', '.join(map(escape, layers))}, and {escape(layers[0])} can never go.",
+            hint=f"Use 1 to {len(layers) - 1}.",
+        )
+    return layers[-number:]
+
+
+# Where a tensor of one or more names comes from, which the destination ties: its sources must not differ.
+
+
+def origin_of(group: Sequence[str], selection: Selection, equal: list[Equal], names: Sequence[str]) -> Origin | None:
+    """Return the origin of a tensor that has one or more names: the last source that has any of them."""
+    found = [origin for name in group for origin in selection.origins.get(name, ())]
+    if not found:
+        return None
+    last = max(origin.source for origin in found)
+    same = [origin for origin in found if origin.source == last]
+    for other in same[1:]:
+        _check_equal(same[0], other, equal, names)
+    return same[0]
+
+
+def _check_equal(first: Origin, other: Origin, equal: list[Equal], names: Sequence[str]) -> None:
+    """Two sources for one tensor: the same bytes are fine, known different ones are not, else apply looks."""
+    a, b = first.info, other.info
+    if a.place is not None and a.place == b.place:
+        return
+    known = [_checksum(info) for info in (a, b)]
+    if a.shape != b.shape or a.dtype != b.dtype or (None not in known and known[0] != known[1]):
+        raise PlanError(
+            f"{escape(first.key)} and {escape(other.key)} of {escape(names[first.source])} differ, "
+            "but the destination ties them.",
+            hint="Exclude the one that should not count.",
+        )
+    equal.append(Equal(first.source, first.key, other.key))
+
+
+def _checksum(info: TensorInfo) -> int | None:
+    """Return the CRC-32 that the container recorded for a tensor, if it did for just its bytes."""
+    whole = info.is_plain and info.storage is not None and info.nbytes == info.storage.nbytes
+    return info.storage.crc32 if whole and info.storage is not None else None
 
 
 @dataclass

@@ -5,37 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ...errors import ConfigError, PatternError
 from ...tensors.dtypes import dtype_named
 from ...util.text import brief_repr, escape
-from ..keys.pattern import KeyPattern
+from ..keys.pattern import OptionPattern, with_equals
 from ..keys.rules import Rule, parse_rule
-from ..mismatch.parse import MISMATCH_POLICIES, parse_policy
+from ..mismatch.policies import MISMATCH_POLICIES, parse_policy
+from .vocabulary import VocabularyOptions
 
-if TYPE_CHECKING:
-    from .vocabulary import VocabularyOptions
-
-__all__ = ["Flag", "MismatchPolicies", "Options", "parse_mismatch", "with_equals"]
+__all__ = ["MismatchPolicies", "Options", "parse_mismatch"]
 
 MISSING_POLICIES = ("init", "error")
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A pattern and the option it came with, for messages: ``--exclude decoder``."""
-
-    option: str
-    pattern: KeyPattern
-
-    @staticmethod
-    def of(option: str, text: str, behind: str = "") -> Flag:
-        """Return the pattern of an option, which stands in front of ``behind``; raises PatternError."""
-        return Flag(option, KeyPattern.given(text, f"{option} ", behind))
-
-    def __str__(self) -> str:
-        return f"{self.option} {self.pattern.text}"
 
 
 @dataclass(frozen=True)
@@ -43,21 +24,21 @@ class MismatchPolicies:
     """The policy for shapes that differ: one for all, and scoped ones of which the last match wins."""
 
     everywhere: str = "error"
-    scoped: tuple[tuple[Flag, str], ...] = ()
+    scoped: tuple[tuple[OptionPattern, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Options:
     """The rules of a transplant. Raises PatternError or ConfigError for what cannot be understood."""
 
-    include: tuple[Flag, ...] = ()
-    exclude: tuple[Flag, ...] = ()
+    include: tuple[OptionPattern, ...] = ()
+    exclude: tuple[OptionPattern, ...] = ()
     rules: tuple[Rule, ...] = ()
     rulesets: tuple[str, ...] = ()
     mismatch: MismatchPolicies = MismatchPolicies()
-    reinit: tuple[Flag, ...] = ()
+    reinit: tuple[OptionPattern, ...] = ()
     drop_last: int = 0
-    require: tuple[Flag, ...] = ()
+    require: tuple[OptionPattern, ...] = ()
     on_missing: str = "init"
     strict: bool = False
     dtype: str = ""
@@ -114,12 +95,12 @@ def _number(option: str, value: int) -> int:
     return value
 
 
-def _flags(option: str, patterns: Iterable[str] | None, behind: str = "") -> tuple[Flag, ...]:
+def _flags(option: str, patterns: Iterable[str] | None, behind: str = "") -> tuple[OptionPattern, ...]:
     found = []
     for text in _texts(patterns, option):
         if not text:
             raise PatternError(f"{option} is empty.", hint="Name a key, a module or a pattern.")
-        found.append(Flag.of(option, text, behind))
+        found.append(OptionPattern.of(option, text, behind))
     return tuple(found)
 
 
@@ -147,13 +128,6 @@ def parse_mismatch(policies: str | Mapping[str, str] | Sequence[str] | None) -> 
         else:
             scoped.append((_flags("--on-mismatch", [pattern], f"={policy}")[0], policy))
     return MismatchPolicies(everywhere or "error", tuple(scoped))
-
-
-def with_equals(said: str, policies: Sequence[str]) -> str:
-    """Return the hint for a policy that stands behind a colon, ``head:init`` for ``head=init``; '' for any other."""
-    named = "|".join(map(re.escape, policies))
-    found = re.fullmatch(rf"(.+?):((?:{named})(?::.*)?)", said, re.DOTALL)
-    return f"Did you mean {escape(f'{found[1]}={found[2]}')}?" if found else ""
 
 
 def _one_text(value: object) -> str:

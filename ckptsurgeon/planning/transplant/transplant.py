@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...tensors.dtypes import DTYPES
-from ...tensors.encodings._codes import NO_CODES, Codes
+from ...tensors.encodings._encoding import NO_CODES, Codes
 from ...util.text import count, human_bytes, listing
-from ..plan.plan import Plan, PlanSource, PlanTarget
+from ..plan.files import PlanSource, PlanTarget
+from ..plan.plan import Plan
 from ..plan.step import Step
 from ..quantised import check_decoded, check_replaced
 from ..target import TargetSpec

@@ -9,10 +9,10 @@ from ...errors import PlanError
 from ...util.text import LISTED, count, escape, listing, shape_text
 from ..keys.hints import matched
 from ..keys.matcher import KeyMatcher
+from ..keys.pattern import OptionPattern
 from ..plan.rows import Rows
 from ..plan.step import Step
 from ..target import TargetSpec
-from .options import Flag
 
 __all__ = ["Axes", "VocabularyOptions"]
 
@@ -24,7 +24,7 @@ class VocabularyOptions:
     """The rows to map, and the tensors that somebody named, each with the axis if they named it."""
 
     rows: Rows
-    keys: tuple[tuple[Flag, int | None], ...] = ()
+    keys: tuple[tuple[OptionPattern, int | None], ...] = ()
 
     def __str__(self) -> str:
         return f"--vocab {self.rows.source}:{self.rows.destination}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ...errors import OutputError, SourceError
 from ...util.text import escape
 from ..read.http.client import Address, Patience, address_of, announced, ask, broken, refusal
-from ..read.http.room import Room
+from ..read.http.spool import Room
 from ..write.staging import StagedFile
 from .origin import Origin
 from .placing import Placing

@@ -13,17 +13,13 @@ from ...util.text import escape
 from ..read.http.kept import cache_folder
 from ..read.uri import open_source
 from ..write.output_checks import check_is_path
-from .blob import Blob, read_blob
-from .collect import collect_file
-from .collecting import collect, copy_blob, prepare
-from .config import FetchConfig
-from .fetched import Fetched, fetched_files, notes_of
-from .folders import check_no_links
+from .cache import Blob, read_blob
+from .collect import collect, collect_file, copy_blob, prepare
 from .hub import from_hub, pinned, repository_from_hub
-from .origin import Origin
-from .record import record_path
+from .origin import FetchConfig, Origin, file_name, origin_of_uri
+from .placing import check_no_links
+from .record import Fetched, fetched_files, notes_of, record_path
 from .store import names_below
-from .uri import file_name, origin_of_uri
 
 if TYPE_CHECKING:
     from ..read.base import Progress

@@ -1,4 +1,4 @@
-"""Files and repositories of the Hugging Face hub, through its own client and cache, held against the hub's digests."""
+"""Files and repositories of the Hugging Face hub, through its own client and cache, held against its digests."""
 
 from __future__ import annotations
 
@@ -7,23 +7,63 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import SourceError
 from ...util.text import escape
 from ..read.hugging_face.answers import is_digest
 from ..read.hugging_face.client import HubQuery, asking, digest_listed, fetched_revision, is_offline
 from ..write.output_checks import output_error
-from .blob import Blob, read_blob
-from .cache import blob_of, cache_base, check_cache, check_kept, remove_kept
-from .config import FetchConfig
-from .counter import counter
-from .origin import Origin
+from .cache import Blob, blob_of, cache_base, check_cache, check_kept, read_blob, remove_kept
+from .origin import FetchConfig, Origin
 
 if TYPE_CHECKING:
     from ..read.base import Progress
 
-__all__ = ["commit_of", "from_hub", "pinned", "repository_from_hub"]
+__all__ = ["commit_of", "counter", "from_hub", "pinned", "repository_from_hub"]
+
+# What the hub's client is given in place of its own progress bars: a count of bytes for ours.
+
+
+def counter(progress: Progress | None) -> type[Any]:
+    """Return a class that stands for ``tqdm`` where the client makes its bars: it draws nothing.
+
+    Of a repository the client has two bars for the same bytes, those that came and those that were put together, and
+    others that count files. The furthest of those of bytes is what is told.
+    """
+    bars: list[Any] = []
+
+    class Counter:
+        """One bar of the client."""
+
+        def __init__(self, iterable: Any = None, *_: Any, total: float | None = None, initial: int = 0, **given: Any):
+            self.iterable, self.total, self.n = iterable, total, initial
+            self.format_dict: dict[str, Any] = {}
+            if given.get("unit") == "B":
+                bars.append(self)
+
+        def __iter__(self) -> Iterator[Any]:
+            return iter(self.iterable or ())
+
+        def __enter__(self) -> Counter:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_") or name == "update_transfer":
+                raise AttributeError(name)
+            return lambda *_, **__: None  # close, refresh, set_description: what only draws
+
+        def update(self, n: float | None = 1) -> None:
+            """Count what has come."""
+            self.n += int(n or 0)
+            if progress is not None and self in bars:
+                progress(max(bar.n for bar in bars), max(int(bar.total or 0) for bar in bars))
+
+    return Counter
+
 
 TRIES = 2
 """How often a file is fetched whose bytes are not what the hub says they are."""

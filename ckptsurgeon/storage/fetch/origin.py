@@ -1,4 +1,4 @@
-"""Where a file is to come from: a folder on this machine, a web address, or a repository of the Hugging Face hub."""
+"""Where a file is to come from, how it is fetched, and what ``ckpt fetch`` can be asked for."""
 
 from __future__ import annotations
 
@@ -6,15 +6,76 @@ import difflib
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from ...errors import ConfigError, SourceError
 from ...util.text import brief_repr, escape, without_credentials
-from ..read.hugging_face.address import hub_address
-from ..read.uri import scheme_of, shown
+from ..read.hugging_face.client import hub_address
+from ..read.uri import check_address, scheme_of, shown
 
-__all__ = ["Origin", "origin_of", "split_path"]
+__all__ = [
+    "STRATEGIES",
+    "FetchConfig",
+    "Origin",
+    "fetch_config_of",
+    "file_name",
+    "origin_of",
+    "origin_of_uri",
+    "split_path",
+    "strategy_of",
+]
+
+# How files are fetched: ``FetchConfig`` and ``LocalStrategy``, SpeechBrain's objects or what stands for them.
+
+STRATEGIES = ("symlink", "copy", "copy_skip_cache", "no_link")
+
+
+@dataclass(frozen=True)
+class FetchConfig:
+    """How files are fetched, field by field as ``speechbrain.utils.fetching.FetchConfig`` 1.1.2.
+
+    ``overwrite`` replaces what lies there whatever it is; ``allow_updates`` asks the hub for a newer revision;
+    ``allow_network`` False forbids any request; ``token`` True sends the token that ``hf auth login`` stored (a text is
+    a token itself, None the stored one if there is one); ``revision`` is a branch, tag or commit of the hub.
+    """
+
+    overwrite: bool = False
+    allow_updates: bool = False
+    allow_network: bool = True
+    token: bool | str | None = False
+    revision: str | None = None
+    huggingface_cache_dir: str | None = None
+
+    def __repr__(self) -> str:
+        shown = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "token"}
+        return f"FetchConfig({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def fetch_config_of(given: Any) -> FetchConfig:
+    """Return a FetchConfig, ours or SpeechBrain's, as ours; raises ConfigError where it is neither."""
+    if given is None:
+        return FetchConfig()
+    if isinstance(given, FetchConfig):
+        return given
+    names = [field.name for field in fields(FetchConfig)]
+    if not all(hasattr(given, name) for name in names):
+        raise ConfigError(
+            f"fetch_config is {brief_repr(given)}, no FetchConfig.", hint="Use ckptsurgeon.FetchConfig(overwrite=True)."
+        )
+    return FetchConfig(**{name: getattr(given, name) for name in names})
+
+
+def strategy_of(given: Any) -> str:
+    """Return the name of a strategy, given as a text or as SpeechBrain's ``LocalStrategy``."""
+    name = getattr(given, "name", given)
+    if not isinstance(name, str) or name.lower() not in STRATEGIES:
+        raise ConfigError(
+            f"local_strategy {brief_repr(given)} is unknown.", hint=f"Use one of {', '.join(STRATEGIES)}."
+        )
+    return name.lower()
+
 
 _REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _WEB = ("http:", "https:")
@@ -153,3 +214,43 @@ def _folders(path: str) -> list[str]:
             return [entry.name for entry in entries if entry.is_dir()]
     except OSError:
         return []
+
+
+# What ``ckpt fetch`` can be asked for: a file or a whole folder of a hub, the web, a store or this machine.
+
+
+def origin_of_uri(uri: str, revision: str | None = None) -> Origin:
+    """Return where a URI leads; a ``file`` that is empty stands for all there is. Nothing is opened or asked.
+
+    ``hf://org/repo[@revision][/file]``, ``http(s)://``, what fsspec knows (``s3://`` …), and paths of this machine.
+    ``revision`` is what may stand behind the @ too. Raises ConfigError for what cannot be meant.
+    """
+    scheme = scheme_of(uri)
+    if scheme == "hf":
+        found = hub_address(uri, revision)
+        return Origin("hub", found.repository, found.path, found.revision)
+    if revision is not None:
+        raise ConfigError(f"{escape(uri)} has no revisions; only hf:// repositories do.", hint="Leave --revision out.")
+    if scheme in ("", "file"):
+        return _local(without_credentials(uri)[len("file://") :] if scheme else uri)
+    kind = "url" if scheme in ("http", "https") else "store"
+    if kind == "url":
+        check_address(uri)
+    source, _, file = uri.rpartition("/")
+    return Origin(kind, uri, "") if source.endswith(":/") else Origin(kind, source, file)
+
+
+def _local(path: str) -> Origin:
+    if os.path.isdir(path):
+        return Origin("local", os.path.abspath(path), "")
+    folder, file = os.path.split(os.path.abspath(path))
+    return Origin("local", folder, file)
+
+
+def file_name(origin: Origin) -> str:
+    """Return what the one file of an origin is called here: the last part of its path, without an address's query."""
+    path = unquote(urlsplit(origin.path).path) if origin.kind == "url" else origin.path
+    name = origin.file if origin.kind == "hub" else path.rpartition("/")[2]
+    if name in ("", ".", "..") or "\0" in name or "\\" in name:
+        raise ConfigError(f"{escape(origin.shown)} does not say what its file is called.")
+    return name

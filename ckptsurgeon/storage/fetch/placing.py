@@ -1,9 +1,9 @@
-"""Puts several files in place, all or none: all that is to be written is on disk before the first one moves."""
+"""Puts several files in place, all or none, and makes folders on the way that vanish if it fails."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -12,9 +12,74 @@ from ...util.text import escape
 from ..write.output_checks import check_output, output_error
 from ..write.staging import StagedFile, temp_file
 from ..write.temp import sync_folder, temp_name
-from .same import entries, entry_of
 
-__all__ = ["Placing"]
+__all__ = ["Placing", "check_no_links", "entries", "entry_of", "is_same_file", "making_folders"]
+
+# Whether two paths are one file: what is then put at the one is taken from the other.
+
+_MOST_LINKS = 40
+"""How many links Linux follows (``path_resolution(7)``)."""
+
+
+def is_same_file(source: str, path: str) -> bool:
+    """Whether a file lies at ``path`` already, or leads through it: put there, it would become a link to itself.
+
+    A link at ``path`` that merely ends where ``source`` does is another one. A hard link is the same file.
+    """
+    if not os.path.lexists(path):
+        return False
+    return entry_of(path) in entries(source) or (not os.path.islink(path) and os.path.samefile(source, path))
+
+
+def entries(path: str) -> Iterator[str]:
+    """Yield every name that opening a file goes through: its own, and those that it is a link to."""
+    for _ in range(_MOST_LINKS):
+        yield entry_of(path)
+        if not os.path.islink(path):
+            return
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
+
+
+def entry_of(path: str) -> str:
+    """Return the one true name of a directory entry: that of its folder resolved, its own not."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder or "."), name)
+
+
+# Folders that are made on the way, and are taken away again where it was for nothing.
+
+
+@contextmanager
+def making_folders() -> Iterator[Callable[[str], None]]:
+    """Give what makes a folder with its parents; when the block fails, those that it made are removed."""
+    made: list[str] = []
+
+    def make(folder: str) -> None:
+        path = os.path.abspath(folder)
+        while not os.path.lexists(path):
+            made.append(path)
+            path = os.path.dirname(path)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {escape(folder)}: {error.strerror}.") from error
+
+    try:
+        yield make
+    except BaseException:
+        for path in sorted(made, key=len, reverse=True):
+            with suppress(OSError):
+                os.rmdir(path)
+        raise
+
+
+def check_no_links(folder: str, name: str) -> None:
+    """Raise OutputError where the way from a folder to a file in it leads through a link: it may lead out of it."""
+    parts = name.split("/")[:-1]
+    for depth in range(1, len(parts) + 1):
+        path = os.path.join(folder, *parts[:depth])
+        if os.path.islink(path):
+            raise OutputError(f"{escape(path)} is a link; nothing is written through it.", hint="Name another folder.")
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,54 @@
-"""Files that are opened when they are needed, and closed again where more are wanted than a process may have open."""
+"""Files that are opened when they are needed; names and links that stay within a folder."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Descriptor"]
+from ...errors import FormatError
+from ...util.text import escape
+from .uri import scheme_of
+
+__all__ = ["Descriptor", "check_name", "leads_out"]
+
+# Names of files inside a folder, as files themselves give them.
+
+
+def check_name(uri: str, name: str) -> None:
+    """Raise FormatError where a name does not lie inside the folder ``uri``."""
+    if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name or "\\" in name:
+        raise FormatError(f"{escape(uri)} names a file outside itself: {escape(name)}.", rule="outside")
+
+
+# Links: what lies beside the weights of a model is its own only if it lies in its folder.
+
+_LOCAL = ("", "file", "local")
+_CACHED = re.compile(r"(.+/(?:models|datasets|spaces)--[^/]+)/snapshots/[^/]+(?:/.+)?")
+_BLOB = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+"""A folder of the hub's cache, whose files are links to blobs, which are called by their digest."""
+
+
+def leads_out(path: str) -> bool:
+    """Whether a file is, by links, one that lies elsewhere than in the folder of its path.
+
+    The folder itself may be a link: its user named it. A file of the hub's cache lies among the blobs beside it.
+    """
+    if scheme_of(path) not in _LOCAL:
+        return False
+    path = path.partition("://")[2] or path
+    folder, file = os.path.realpath(os.path.dirname(path) or os.curdir), os.path.realpath(path)
+    if file.startswith(os.path.join(folder, "")):
+        return False
+    cached = _CACHED.fullmatch(folder)
+    blobs, name = os.path.split(file)
+    return cached is None or blobs != f"{cached[1]}/blobs" or not _BLOB.fullmatch(name)
+
 
 FEWEST, MOST = 8, 4096
 _TOO_MANY = (errno.EMFILE, errno.ENFILE)

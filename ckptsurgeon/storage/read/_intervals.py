@@ -1,11 +1,15 @@
-"""Which bytes of a file are there, and how those that are not are asked for."""
+"""Which bytes of a file are there, how the others are asked for, and several things at once in threads."""
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from queue import SimpleQueue
+from typing import TypeVar
 
-__all__ = ["Intervals", "Range", "cut", "joined"]
+__all__ = ["Intervals", "Range", "cut", "each", "joined"]
 
 Range = tuple[int, int]
 """(begin, end) in bytes, ``end`` not among them."""
@@ -54,3 +58,42 @@ def joined(ranges: Iterable[Range], gap: int) -> list[Range]:
 def cut(ranges: Iterable[Range], most: int) -> list[Range]:
     """Cut ranges into pieces of at most ``most`` bytes."""
     return [(at, min(at + most, end)) for begin, end in ranges for at in range(begin, end, most)]
+
+
+# Several things at once, in threads that nobody waits for once one of them has failed or the user has had enough.
+
+T = TypeVar("T")
+
+
+def each(items: Iterable[T], do: Callable[[T, threading.Event], None], number: int) -> None:
+    """Do something for each of the items, in so many threads; raises what the first that fails raises.
+
+    ``do`` is given an event too, which is set when what it does is no longer wanted. It may be waiting for a server
+    then, and is left to itself.
+    """
+    waiting, stopped = deque(items), threading.Event()
+    ends: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            while not stopped.is_set():
+                try:
+                    item = waiting.popleft()
+                except IndexError:
+                    break
+                do(item, stopped)
+        except BaseException as error:
+            ends.put(error)
+        else:
+            ends.put(None)
+
+    threads = [threading.Thread(target=work, name="fetch", daemon=True) for _ in range(min(number, len(waiting)))]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            error = ends.get()
+            if error is not None:
+                raise error
+    finally:
+        stopped.set()

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import CheckpointError, ConfigError, SourceError
 from ...util.text import escape, without_secrets
-from ._names import check_name
+from ._descriptors import check_name
 from .base import Folder, Source
 from .remote import RemoteFile
 from .uri import scheme_of, shown

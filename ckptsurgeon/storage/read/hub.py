@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 
-from ._names import check_name
+from ._descriptors import check_name
 from .base import File, Folder, Source
 from .http.client import Address
 from .http.ranges import open_http
-from .hugging_face.address import hub_address
-from .hugging_face.client import is_offline, not_here
+from .hugging_face.client import hub_address, is_offline, not_here
 from .hugging_face.repository import Listed, Repository, is_folder, listed, pinned
 from .local import LocalFile
 

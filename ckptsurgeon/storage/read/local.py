@@ -12,8 +12,7 @@ from ...errors import SourceError
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
 from ..small_files import IrregularError, open_regular
-from ._descriptors import Descriptor
-from ._names import check_name
+from ._descriptors import Descriptor, check_name
 from .base import Advance, Folder, Source
 
 __all__ = ["SOURCE", "LocalFile", "LocalFolder", "broken_links", "contents", "link_of"]

@@ -9,8 +9,7 @@ from typing import NoReturn, Protocol
 
 from ...errors import SourceError
 from ...util.text import escape
-from ._intervals import Range, cut, joined
-from ._parallel import each
+from ._intervals import Range, cut, each, joined
 from .base import Advance, Folder, Source
 from .http.spool import Spool, digest_of
 

@@ -1,18 +1,20 @@
-"""Opens a URI with the source that knows its scheme. A source is one file in this folder."""
+"""Opens a URI with the source that knows its scheme, and reads small files whole."""
 
 from __future__ import annotations
 
 import os
 import re
+from contextlib import closing
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
-from ...errors import ConfigError
+from ...errors import ConfigError, SourceError
 from ...util.registry import discover
-from ...util.text import escape, without_secrets
-from .base import Source
+from ...util.text import escape, human_bytes, without_secrets
+from ..small_files import SMALL_BYTES
+from .base import File, Source
 
-__all__ = ["check_address", "open_source", "scheme_of", "shown"]
+__all__ = ["SMALL_BYTES", "check_address", "open_source", "read_small", "scheme_of", "shown"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|([A-Za-z][A-Za-z0-9+-]+)::(?=[^/]*://)")
 """The second is that of a chain as fsspec writes it: ``simplecache::s3://…``."""
@@ -58,3 +60,17 @@ def open_source(uri: str | os.PathLike[str]) -> Source:
     openers = cast("list[_Opener]", list(discover("ckptsurgeon.storage.read", "SOURCE").values()))
     found = [one for name in (scheme, "*") for one in openers if name in one.schemes]
     return found[0].open(text)
+
+
+# Small files, read whole: configurations and token lists, of this machine or at an address.
+
+
+def read_small(path: str, most: int = SMALL_BYTES) -> bytes:
+    """Return the bytes of a file of at most that size; raises SourceError if it is missing, larger or not regular."""
+    source = open_source(path)
+    if not isinstance(source, File):
+        raise SourceError(f"{escape(path)} is a folder.")
+    with closing(source) as file:
+        if file.size > most:
+            raise SourceError(f"{escape(path)} has {human_bytes(file.size)}; at most {human_bytes(most)} are read.")
+        return file.read(0, file.size)

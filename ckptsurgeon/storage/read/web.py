@@ -6,7 +6,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ...errors import SourceError
 from ...util.text import escape
-from ._names import check_name
+from ._descriptors import check_name
 from .base import Source
 from .http.client import address_of
 from .http.ranges import open_http

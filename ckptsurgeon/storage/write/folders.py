@@ -11,10 +11,9 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from ...errors import OutputError
 from ...util.text import escape
-from .libc import exchange
 from .output_checks import check_space, output_error
 from .staging import StagedFile
-from .temp import folder_of, lock, remove_leftovers, sync_folder, temp_name
+from .temp import exchange, folder_of, lock, remove_leftovers, sync_folder, temp_name
 
 __all__ = ["StagedFolder", "staged_folder"]
 

@@ -16,10 +16,9 @@ from ...errors import OutputError
 from ...util.text import escape
 from ..read._descriptors import Descriptor
 from ..read.base import File
-from .libc import reserve, start_writing
 from .locking import output_lock
 from .output_checks import check_output, check_space, identities, output_error
-from .temp import folder_of, lock, remove_leftovers, sync, sync_folder, temp_name
+from .temp import folder_of, lock, remove_leftovers, reserve, start_writing, sync, sync_folder, temp_name
 
 __all__ = ["StagedFile", "staged_file", "temp_file", "write_text"]
 

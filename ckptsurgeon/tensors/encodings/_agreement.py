@@ -9,12 +9,10 @@ from typing import NamedTuple, TypeAlias
 
 from ...util.text import escape
 from ..info import TensorInfo
-from ._codes import CodedTensor, Codes
-from ._encoding import Parts
+from ._encoding import CodedTensor, Codes, Parts
 from ._methods import KNOWN, METHODS, STORING, family
 from ._modules import GENERAL, Modules, module_of
-from ._settings import Said, Settings
-from ._stated import Stated, stated_by
+from ._settings import Said, Settings, Stated, stated_by
 
 __all__ = ["Decoded", "contradictions", "disagreements", "left_out", "stores_codes"]
 

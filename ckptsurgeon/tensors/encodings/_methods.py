@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ._codes import CodedTensor, Codes
+from ._encoding import CodedTensor, Codes
 
 __all__ = ["KNOWN", "METHODS", "STORING", "family", "is_known_by_settings", "known_by_settings"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ...api.verifying import verify
+from ...api.verify import verify
 from ...checkpoint.opening import open_checkpoint
 from ...destinations.torch_module.parts import own_part
 from ...planning.plan.plan import Plan

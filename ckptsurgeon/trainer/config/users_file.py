@@ -11,7 +11,7 @@ from typing import Any
 
 from ...destinations._document import Document
 from ...destinations.factory import targets_in
-from ...destinations.torch_module.running import user_code
+from ...destinations.torch_module.user_code import user_code
 from ...errors import CheckpointError, ConfigError
 from ...storage.small_files import CodeLoader
 from ...util.did_you_mean import did_you_mean

@@ -8,8 +8,8 @@ from typing import Any
 
 from ...checkpoint.opening import open_checkpoint
 from ...errors import ConfigError, VerifyError
-from ...planning.recipe.reading import parse_recipe
-from ...planning.recipe.recipe import Recipe
+from ...planning.recipe import Recipe
+from ...planning.recipe_text import parse_recipe
 from ...util.text import escape
 
 __all__ = ["Init", "read_init"]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...destinations._document import Document
-from ...destinations.torch_module.running import user_code
+from ...destinations.torch_module.user_code import user_code
 from ...errors import ConfigError
 from ...planning.target import TargetSpec
 from ...util.text import brief_repr, escape

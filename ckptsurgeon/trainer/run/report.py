@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-from ...api.inputs.types import Path
+from ...api.inputs.argument_types import Path
 from ...errors import ConfigError, FormatError
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape

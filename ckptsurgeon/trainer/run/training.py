@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
-from ...api.inputs.types import Path
+from ...api.inputs.argument_types import Path
 from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 from ..checks._all import at, checks_before

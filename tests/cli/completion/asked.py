@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ckptsurgeon.cli.completion.answer import answer
+from ckptsurgeon.cli import command
+from ckptsurgeon.cli.completion.answers import answer
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[3]
@@ -23,5 +24,5 @@ def given(shell: str, line: str) -> bytes:
 
 def told(line: str, shell: str = "zsh") -> tuple[str, list[str]]:
     """The kind of the answer to ``ckpt`` and a line behind it, and its candidates."""
-    kind, *values = answer(shell, given(shell, f"ckpt {line}")).splitlines()
+    kind, *values = answer(command, shell, given(shell, f"ckpt {line}")).splitlines()
     return kind, values

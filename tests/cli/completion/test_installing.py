@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptsurgeon.cli.completion.installing import install
-from ckptsurgeon.cli.completion.scripts import SHELLS, program, script
+from ckptsurgeon.cli.completion.installing import SHELLS, install, program, script
 from ckptsurgeon.errors import OutputError
 
 from .asked import ROOT, Run

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckptsurgeon.cli.completion.keys import MOST, few, segments
-from ckptsurgeon.cli.completion.scripts import SHELLS
+from ckptsurgeon.cli.completion.installing import SHELLS
+from ckptsurgeon.cli.completion.values import MOST, few, segments
 
 from .asked import Run, told
 

@@ -8,23 +8,24 @@ import sys
 
 import pytest
 
-from ckptsurgeon.cli.completion.answer import answer
-from ckptsurgeon.cli.completion.scripts import SHELLS
-from ckptsurgeon.cli.completion.typed import Typed, typed_in
+from ckptsurgeon.cli import command
+from ckptsurgeon.cli.completion.answers import answer
+from ckptsurgeon.cli.completion.installing import SHELLS
+from ckptsurgeon.cli.completion.parsed import Typed, typed_in
 
 from .asked import BREAKS, ROOT, Run, told
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"\xff\0\xfe\0", b"ckpt\0", b"ckpt 'a\0\0", b"no end"])
 def test_nothing_is_said_to_a_shell_that_is_unknown(data: bytes) -> None:
-    assert answer("tcsh", data) == answer("", data) == ""
+    assert answer(command, "tcsh", data) == answer(command, "", data) == ""
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("data", [b"", b"\0", b"ckpt\0", b"no end", b"\xff\0\xfe\0", b"\xff\0", b"a\0no\0b\0"])
 def test_nothing_is_said_to_what_no_shell_gives(shell: str, data: bytes) -> None:
     """Not by an error that run() would keep to itself, either."""
-    assert answer(shell, data) in ("", "words\n")
+    assert answer(command, shell, data) in ("", "words\n")
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -36,9 +37,9 @@ def test_what_nothing_begins_with_has_no_candidates(shell: str, line: str) -> No
 @pytest.mark.parametrize(("error", "code"), [("ValueError", 0), ("RecursionError", 0), ("SystemExit", 1)])
 def test_a_bug_says_nothing_in_a_line_that_is_typed(error: str, code: int) -> None:
     program = (
-        "import importlib, sys; home = importlib.import_module('ckptsurgeon.cli.completion.answer')\n"
+        "import importlib, sys; home = importlib.import_module('ckptsurgeon.cli.completion.answers')\n"
         f"def answer(*_): print('!', file=sys.stderr); raise {error}(1)\n"
-        "home.answer = answer; sys.exit(home.run())"
+        "home.answer = answer; sys.exit(home.run(None))"
     )
     env = {**os.environ, "_CKPT_COMPLETE": "zsh", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", program], input=b"", capture_output=True, env=env, timeout=60)
@@ -66,9 +67,9 @@ def test_the_protocol_as_a_process(ckpt_asked: Run) -> None:
 @pytest.mark.usefixtures("nets")
 def test_it_loads_no_torch() -> None:
     code = (
-        "import sys, os; from ckptsurgeon.cli.completion.answer import answer\n"
-        "print(answer('zsh', b'ckpt\\0inspect\\0src.pth\\0--include\\0enc\\0').split(), "
-        "answer('zsh', b'ckpt\\0train\\0--set\\0task=ct\\0').split(), *{'torch', 'numpy'} & sys.modules.keys())"
+        "import sys, os; from ckptsurgeon.cli import command; from ckptsurgeon.cli.completion.answers import answer\n"
+        "print(answer(command, 'zsh', b'ckpt\\0inspect\\0src.pth\\0--include\\0enc\\0').split(), "
+        "answer(command, 'zsh', b'ckpt\\0train\\0--set\\0task=ct\\0').split(), *{'torch', 'numpy'} & sys.modules.keys())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}

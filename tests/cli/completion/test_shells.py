@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckptsurgeon.cli.completion.scripts import SHELLS, script
+from ckptsurgeon.cli.completion.installing import SHELLS, script
 
 from .asked import BREAKS
 from .terminal import Terminal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptsurgeon.cli.completion.scripts import SHELLS
+from ckptsurgeon.cli.completion.installing import SHELLS
 
 from .asked import told
 

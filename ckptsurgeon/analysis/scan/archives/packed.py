@@ -11,8 +11,8 @@ from typing import Protocol
 
 from ....formats.base.slice import FileSlice
 from ....storage.read.base import File
-from ..base.context import Place
-from ..base.findings import Fault
+from ..context import Place
+from ..findings import Fault
 
 __all__ = ["look_at_packed", "packing_of"]
 

@@ -1,4 +1,4 @@
-"""Zip archives: torch's, numpy's, Keras', and any other, each record by its content.
+"""Zip archives: torch's, numpy's, Keras' and any other, each record by its content, whatever the directory says.
 
 What the strict reader of ``formats`` takes is looked at record by record. What it refuses, since two readers could read
 it differently, is said; then everything that any reader could find in it is looked at: ``zip_pieces``.
@@ -6,21 +6,125 @@ it differently, is said; then everything that any reader could find in it is loo
 
 from __future__ import annotations
 
+import struct
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import islice
 
 from ....errors import FormatError
 from ....formats.base import limits
 from ....formats.base.slice import FileSlice
 from ....formats.zip.archive import Archive, Entry, read_archive
-from ..base.context import Place
-from ..base.findings import Fault, Verdict
+from ....storage.read.base import File
 from ..content.arrays import is_array_of_numbers
 from ..content.texts import program_note
+from ..context import Memory, Place
+from ..findings import Fault, Verdict
 from ..pickle.pickles import look_at_pickles
-from .zip_pieces import archives_in_turn, pieces
 
-__all__ = ["FORMS", "look_at_zip"]
+__all__ = ["FORMS", "archives_in_turn", "look_at_zip", "pieces"]
+
+# What any reader could find in a file that has the marks of a zip archive, whatever its directories say.
+
+_LOCAL = struct.Struct("<4s5H3L2H")
+_CENTRAL = struct.Struct("<4s4x2H4x3L4H6xL")
+_END_SIZE = 22
+_STEP = 4 << 20
+_STORED, _DEFLATED = 0, 8
+
+
+def archives_in_turn(place: Place) -> list[File]:
+    """Return archives that follow each other and fill the file, each without fault; none where they do not."""
+    parts: list[File] = []
+    begin = 0
+    for end in _marks(place, b"PK\5\6"):
+        part = FileSlice(place.file, begin, end + _END_SIZE - begin) if end + _END_SIZE <= place.file.size else None
+        if part is not None and _is_whole(part):
+            parts.append(part)
+            begin = end + _END_SIZE
+    return parts if len(parts) > 1 and begin == place.file.size else []
+
+
+def _is_whole(part: File) -> bool:
+    try:
+        read_archive(part)
+    except FormatError:
+        return False
+    return True
+
+
+def _marks(place: Place, mark: bytes) -> Iterator[int]:
+    """Yield where a mark stands in a file."""
+    file, at = place.file, 0
+    while at < file.size:
+        data = file.read(at, min(_STEP + len(mark) - 1, file.size - at))
+        place.look.budget.take("searched", len(data))
+        found = data.find(mark)
+        while found >= 0 and found < _STEP:
+            yield at + found
+            found = data.find(mark, found + 1)
+        at += _STEP
+
+
+def pieces(place: Place) -> Iterator[tuple[str, File]]:
+    """Yield the name and the content of each record that has a header, unpacked as far as that goes.
+
+    One that a directory names otherwise is yielded under both names.
+    """
+    listed, directory = _listed(place)
+    heads = list(islice(_marks(place, b"PK\3\4"), limits.SCAN_FOUND))
+    ends = sorted([*heads[1:], *directory, place.file.size])
+    for head in heads:
+        after = ends[bisect_right(ends, head)]
+        name, data = _piece(place, head, after, listed.get(head))
+        if data is None:
+            continue
+        yield name, data
+        other = listed.get(head, (name, 0, 0))[0]
+        if other != name:
+            yield f"{name}, listed as {other}", data
+
+
+def _listed(place: Place) -> tuple[dict[int, tuple[str, int, int]], list[int]]:
+    """Return (name, stored bytes, method) of each record by where its header is, and where the directories stand."""
+    found = {}
+    places = list(islice(_marks(place, b"PK\1\2"), limits.SCAN_FOUND))
+    for at in places:
+        raw = place.file.read(at, min(_CENTRAL.size + 0xFFFF, place.file.size - at))
+        if len(raw) < _CENTRAL.size:
+            break
+        _, _, method, _, stored, _, length, _, _, _, header = _CENTRAL.unpack_from(raw)
+        name = raw[_CENTRAL.size : _CENTRAL.size + length].decode("utf-8", "backslashreplace")
+        found[header] = name, stored, method
+    return found, places
+
+
+def _piece(place: Place, head: int, after: int, listed: tuple[str, int, int] | None) -> tuple[str, File | None]:
+    raw = place.file.read(head, min(_LOCAL.size + 2 * 0xFFFF, place.file.size - head))
+    if len(raw) < _LOCAL.size:
+        return "?", None
+    _, _, _, method, _, _, _, stored, _, length, extra = _LOCAL.unpack_from(raw)
+    name = raw[_LOCAL.size : _LOCAL.size + length].decode("utf-8", "backslashreplace")
+    begin = head + _LOCAL.size + length + extra
+    size = max(stored, listed[1] if listed else 0) or after - begin
+    size = max(0, min(size, place.file.size - begin))
+    if method == _DEFLATED or (listed is not None and listed[2] == _DEFLATED):
+        return name, Memory(place.file, _inflated(place, begin, min(size, limits.PICKLE_BYTES)))
+    return name, FileSlice(place.file, min(begin, place.file.size), size)
+
+
+def _inflated(place: Place, begin: int, size: int) -> bytes:
+    place.look.budget.take("unpacked", size)
+    data = place.file.read(begin, size) if size else b""
+    most = max(limits.INFLATED_FREE, limits.INFLATED * len(data))
+    try:
+        plain = zlib.decompressobj(-15).decompress(data, min(most, place.look.budget.unpacked))
+    except zlib.error:
+        return data
+    place.look.budget.take("unpacked", len(plain))
+    return plain
+
 
 FORMS = ("zip archive", "torch zip", "torchscript")
 

@@ -6,8 +6,8 @@ import re
 from math import prod
 
 from ....formats.base.slice import FileSlice
-from ..base.context import Place
-from ..base.findings import Fault
+from ..context import Place
+from ..findings import Fault
 from ..pickle.pickles import look_at_pickles
 
 __all__ = ["MAGIC", "is_array_of_numbers", "look_at_array"]

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from ....formats.base import limits
-from ..base.context import Place
-from ..base.findings import Fault, Verdict
+from ..context import Place
+from ..findings import Fault, Verdict
 from .keras import why_code
 
 __all__ = ["look_at_text", "program_note"]

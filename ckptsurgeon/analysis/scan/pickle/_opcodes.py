@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ..content.kinds import is_dict
 from .operands import spelling
 from .state import NO_EDGE, AnewError, State
-from .values import KEPT, UNKNOWN, Name
+from .values import KEPT, UNKNOWN, Name, is_dict
 
 __all__ = ["TABLE", "Opcodes"]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from ....formats.pickle.torch import STORAGE_DTYPES
 from ....tensors.dtypes import DTYPES
-from ..base.findings import Verdict
+from ..findings import Verdict
 from .values import Check
 
 __all__ = ["CHECKS", "KNOWN"]

@@ -12,12 +12,11 @@ import struct
 from operator import length_hint
 
 from ....formats.base import limits
-from ..base.budget import Budget
+from ..context import Budget
 from ._opcodes import TABLE
 from .guess import BEGINS, MAGICS, SHORTEST, imports_something, inner_bytes
 from .operands import MoreError, TruncatedError, bounds, is_marked
-from .rows import LITERAL, LITERALS, rows_of
-from .shortcut import Hurried
+from .shortcut import LITERAL, LITERALS, Hurried, rows_of
 from .state import NO_EDGE, AnewError
 from .values import KEPT, UNKNOWN, Name
 

@@ -8,15 +8,13 @@ from ....formats.base import limits
 from ....formats.torch_legacy import MAGIC
 from ....storage.read.base import File
 from ....util.text import count
-from ..base.budget import Budget
-from ..base.context import Place
-from ..base.findings import Fault, Finding, Use, Verdict
-from .guess import imports_something
+from ..context import Budget, Place
+from ..findings import Fault, Finding, Use, Verdict
+from .guess import Named, imports_something, must_be_pickle, named
 from .machine import Machine
-from .named import Named, must_be_pickle, named
 from .operands import MoreError, is_marked
 from .state import AnewError, Names
-from .strings import text_at
+from .texts import text_at
 from .values import Name
 
 __all__ = ["Pickles", "look_at_pickles"]

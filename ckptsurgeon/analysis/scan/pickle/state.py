@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 
 from ....formats.base import limits
-from ..base.budget import Budget
-from ..base.findings import Verdict
-from ..content.kinds import is_object, is_state, is_tuple
+from ..context import Budget
+from ..findings import Verdict
 from .known import CHECKS, KNOWN
 from .operands import TruncatedError, bounds, is_marked, line_index
-from .strings import text_at
-from .values import KEPT, SHOWN_CALLS, UNKNOWN, Call, Name, Value
-from .words import call_text
+from .texts import call_text, text_at
+from .values import KEPT, SHOWN_CALLS, UNKNOWN, Call, Name, Value, is_object, is_state, is_tuple
 
 __all__ = ["NO_EDGE", "AnewError", "Names", "State"]
 

@@ -11,17 +11,21 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .graph import META, Node, Recording, Ref, covers
-from .operations import (
+from .graph import (
     ALLOCATES,
     BY_SIZE,
     COPIES,
+    META,
     OVERWRITES,
     REBINDS,
     SMALL,
+    Node,
+    Recording,
+    Ref,
     aten,
     changed_by,
     constant_size,
+    covers,
     draws,
     makes,
     tensors_in,

@@ -17,8 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..seeding import derived_seed
-from .graph import Node, Recording, Ref, Unrecordable
-from .operations import aten
+from .graph import Node, Recording, Ref, Unrecordable, aten
 
 __all__ = ["Streams", "behind", "evaluate", "replay"]
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from ....tensors.ops.boxes import Array
 from .._method import Merging, Slice, Tensors
 from .pieces import in_pieces, pieces
-from .weights import cancel, check_some, held, shares
+from .products import cancel, check_some, held, shares
 
 __all__ = ["Masks", "Mixing", "agreement", "everything", "mixed"]
 

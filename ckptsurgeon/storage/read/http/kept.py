@@ -15,8 +15,7 @@ from contextlib import suppress
 
 from ....errors import SourceError
 from .._intervals import Intervals
-from .journal import Journal
-from .spool import Spool
+from .spool import Journal, Spool
 
 __all__ = ["KeptSpool", "cache_folder", "kept_spool"]
 

@@ -1,17 +1,112 @@
-"""What has come of a remote file, kept on this machine: a sparse file, and the ranges of it that are filled."""
+"""What has come of a remote file, kept on this machine: a sparse file, a journal of its ranges, and room for it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
+import zlib
+from collections.abc import Callable, Iterable
 
 from ....errors import SourceError
 from ....util.text import escape, human_bytes
 from .._intervals import Intervals, Range
-from .room import Room, room
 
-__all__ = ["Spool", "digest_of"]
+__all__ = ["Journal", "Room", "Spool", "digest_of", "existing", "room"]
+
+# Room on this machine for what comes from elsewhere: some is left to everybody else, however much is sent.
+
+LEFT = 1 << 30
+SHARE = 0.05
+"""So many bytes stay free, or on a small file system this part of it."""
+EVERY = 16 << 20
+"""After so many bytes it is looked again."""
+
+
+def room(found: os.statvfs_result) -> int | None:
+    """Return how many bytes may be written to a file system, None where it does not say."""
+    if not found.f_blocks:
+        return None
+    left = min(LEFT, int(found.f_blocks * found.f_frsize * SHARE))
+    return max(0, found.f_bavail * found.f_frsize - left)
+
+
+def existing(path: str) -> str:
+    """Return a path, or the nearest folder above it that is there."""
+    path = os.path.abspath(path)
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+class Room:
+    """Looks now and then whether there is room for what is written; ``look`` gives a file system's figures."""
+
+    def __init__(self, look: Callable[[], os.statvfs_result]) -> None:
+        self._look = look
+        self._known = 0
+
+    def take(self, nbytes: int) -> bool:
+        """Whether there is room for so many more bytes."""
+        if self._known < nbytes:
+            found = room(self._look())
+            if found is not None and found < nbytes:
+                return False
+            self._known = EVERY if found is None else min(EVERY, found)
+        self._known -= nbytes
+        return True
+
+
+# A journal of the ranges of a file that are on disk: one line each, appended; each carries a checksum of itself.
+
+_LINE = re.compile(rb"([0-9a-f]{1,16}) ([0-9a-f]{1,16}) ([0-9a-f]{8})\n")
+_MOST = 64 << 20
+"""Bytes of a journal at most: no file is fetched in a million pieces."""
+
+
+class Journal:
+    """``content`` is what the ranges are of: lines that were written for another do not count."""
+
+    def __init__(self, path: str, content: str) -> None:
+        self._seed = zlib.crc32(content.encode())
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    def ranges(self, size: int) -> list[Range]:
+        """Return what it says of a file of ``size`` bytes on disk; nothing, where one line is damaged or torn."""
+        text = os.pread(self._fd, min(_MOST, os.fstat(self._fd).st_size), 0)
+        found, at = [], 0
+        while at < len(text):
+            line = _LINE.match(text, at)
+            if line is None or int(line[3], 16) != self._crc(line[1] + b" " + line[2]):
+                return []
+            begin, end = int(line[1], 16), int(line[2], 16)
+            if not begin < end <= size:
+                return []
+            found.append((begin, end))
+            at = line.end()
+        return found
+
+    def add(self, ranges: Iterable[Range]) -> None:
+        """Append ranges, whose bytes must be on disk; raises OSError."""
+        texts = (f"{begin:x} {end:x}".encode() for begin, end in ranges)
+        data = b"".join(b"%s %08x\n" % (text, self._crc(text)) for text in texts)
+        if os.write(self._fd, data) != len(data):
+            raise OSError("the journal could not be written whole")
+
+    def clear(self) -> None:
+        """Forget everything."""
+        os.ftruncate(self._fd, 0)
+
+    def close(self) -> None:
+        """Close the file, once."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _crc(self, text: bytes) -> int:
+        return zlib.crc32(text, self._seed)
+
 
 CHUNK = 1 << 20
 

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from ....errors import SourceError
 from ....util.text import escape, human_bytes
 from ..http.pace import LONGEST_WAIT_S, Paces, follow, watch
-from ..http.room import Room, existing
+from ..http.spool import Room, existing
 
 if TYPE_CHECKING:
     import httpx2

@@ -1,0 +1,225 @@
+"""Explains tensors of a plan: what was decided, and which other sources, rules and policies there were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..errors import PatternError
+from ..planning.keys.hints import nearest, unmatched
+from ..planning.keys.matcher import KeyMatcher
+from ..planning.keys.pattern import KeyPattern
+from ..planning.keys.renaming import rules_of_sets
+from ..planning.mismatch.fitting import fitting_policies
+from ..planning.mismatch.policies import is_reshape
+from ..planning.plan.plan import Plan
+from ..planning.plan.step import Step
+from ..planning.transplant.select import Origin, Planning, Selection
+from ..tensors.info import TensorInfo
+from ..util.text import escape, listing
+from .explanation import Alternatives, Candidate, Explained, Explanation, Passed
+
+__all__ = ["Chooser", "explain"]
+
+# What a destination tensor could have been: other sources, rules, policies and names.
+
+NEAR = 3
+"""Names that are shown as near."""
+COMPARED = 1 << 18
+"""Names that are compared for all tensors together: some seconds. Of those beyond, none is called near."""
+
+Place = tuple[int, str]
+"""A source by its number, and a key of it."""
+
+
+class Chooser:
+    """Selects again, as the planner did, and keeps what was passed over."""
+
+    def __init__(self, plan: Plan, planning: Planning) -> None:
+        self._plan = plan
+        self._planning = planning
+        self._selection = planning.selection()
+        self._uses: dict[tuple[int, str], str] = {}
+        for step in plan.steps:
+            if step.source is not None and step.op != "keep":
+                self._uses.setdefault((step.source, step.source_key), step.key)
+        keys = [key for view in planning.views for key in view.tensors]
+        options = planning.options
+        self._rules = [*options.rules, *rules_of_sets(options.rulesets, keys)]
+        self._scoped = KeyMatcher([flag.pattern for flag, _ in options.mismatch.scoped])
+        self._left_out = {(one.source, one.key): one.why for each in self._selection.excluded.values() for one in each}
+        self._alike: dict[tuple[int, ...], list[Place]] = {}
+        for index, view in enumerate(planning.views):
+            for key, info in view.tensors.items():
+                self._alike.setdefault(info.shape, []).append((index, key))
+        self._left = COMPARED
+
+    def alternatives(self, step: Step, names: Sequence[str]) -> Alternatives:
+        """Return what the tensor of a step could have been, which has ``names`` in the destination."""
+        origins = [origin for name in names for origin in self._selection.origins.get(name, ())]
+        meant = self._meant(step, origins)
+        return Alternatives(
+            sources=tuple(self._passed_over(step, origins)),
+            excluded=tuple(self._excluded(names)),
+            rules=tuple(self._other_rules(step, names, meant)),
+            policies=self._policies(step, meant),
+            near=tuple(self._near(step)) if step.reason == "missing" else (),
+        )
+
+    def _meant(self, step: Step, origins: Sequence[Origin]) -> Origin | None:
+        """Return the origin that counts, or would count if the tensor were not initialised."""
+        last = max((origin.source for origin in origins), default=-1)
+        return next((origin for origin in origins if origin.source == last), None)
+
+    def _passed_over(self, step: Step, origins: Sequence[Origin]) -> Iterator[Candidate]:
+        for origin in origins:
+            if (step.source, step.source_key) == (origin.source, origin.key) and step.op != "keep":
+                continue
+            if step.reason:
+                why = {"reinit": step.rule, "mismatch": f"its shape differs, {step.rule}"}.get(step.reason, step.rule)
+            elif origin.source != step.source:
+                why = "a later source has it too"
+            else:
+                why = "another name of the same tensor"
+            yield self._candidate(origin.source, origin.key, origin.info, why)
+
+    def _excluded(self, names: Sequence[str]) -> Iterator[Candidate]:
+        for one in (excluded for name in names for excluded in self._selection.excluded.get(name, ())):
+            info = self._planning.views[one.source].tensors[one.key]
+            yield self._candidate(one.source, one.key, info, one.why)
+
+    def _candidate(self, source: int, key: str, info: TensorInfo, why: str) -> Candidate:
+        return Candidate(self._plan.sources[source].name, key, info.dtype, info.shape, why)
+
+    def _other_rules(self, step: Step, names: Sequence[str], meant: Origin | None) -> Iterator[Passed]:
+        """Yield the rules that match the source's key and come later, and the policies that came before."""
+        if meant is not None:
+            matching = [rule for rule in self._rules if rule.pattern is None or rule.pattern.matches(meant.key)]
+            for rule in matching[1:]:
+                yield Passed(f"--map {rule.text}", "an earlier one matches too")
+        if meant is None or not _differs(meant.info.shape, step.shape) or step.rows is not None:
+            return
+        hits = sorted(frozenset[int]().union(*(self._scoped.match(name) for name in names)))
+        for index in hits[:-1]:
+            flag, policy = self._planning.options.mismatch.scoped[index]
+            yield Passed(f"{flag}={policy}", "a later one matches too")
+
+    def _policies(self, step: Step, meant: Origin | None) -> tuple[str, ...]:
+        if meant is None or not _differs(meant.info.shape, step.shape):
+            return ()
+        fits = fitting_policies(meant.info.shape, step.shape, meant.info.dtype, step.key)
+        return tuple(policy for policy in fits if policy != step.policy.partition(":")[0])
+
+    def _near(self, step: Step) -> Iterator[Candidate]:
+        """Yield the tensors of the same shape with the nearest names, unused ones first; else the nearest names."""
+        alike = self._alike.get(step.shape, [])
+        self._left -= len(alike)
+        if self._left < 0:
+            return
+        free = [place for place in alike if place not in self._uses]
+        for place in _nearest(step.key, free) or _nearest(step.key, alike) or self._by_name(step.key):
+            info = self._planning.views[place[0]].tensors[place[1]]
+            yield self._candidate(*place, info, self._use(place))
+
+    def _use(self, place: Place) -> str:
+        """Return what became of a tensor of a source."""
+        if place in self._left_out:
+            return f"left out, {self._left_out[place]}"
+        return f"used for {self._uses[place]}" if place in self._uses else "not used"
+
+    def _by_name(self, key: str) -> list[Place]:
+        """Return the tensors of another shape with the nearest names."""
+        every = [(index, name) for index, view in enumerate(self._planning.views) for name in view.tensors]
+        self._left -= len(every)
+        close = [name for name, _ in nearest(key, [name for _, name in every])]
+        return [place for place in every if place[1] in close][:NEAR]
+
+
+def _differs(have: Sequence[int], want: Sequence[int]) -> bool:
+    return tuple(have) != tuple(want) and not is_reshape(have, want)
+
+
+def _nearest(key: str, places: Sequence[Place]) -> list[Place]:
+    """Return the places whose keys have most words in common with a key, as ``match`` weighs them."""
+    if not places:
+        return []
+    from .match.names import Likeness
+
+    keys = [name for _, name in places]
+    scores = Likeness(keys, [key])(keys, [key])[:, 0].tolist()
+    ranked = sorted(range(len(places)), key=lambda i: -scores[i])
+    return [places[i] for i in ranked[:NEAR] if scores[i] > 0]
+
+
+def explain(plan: Plan, patterns: Sequence[str], planning: Planning | None = None) -> Explained:
+    """Explain the destination tensors that patterns name; alternatives are known from ``planning`` alone.
+
+    Raises PatternError for a pattern that matches no destination key, and says so where it is one of a source.
+    """
+    wanted: set[str] = set()
+    for text in patterns:
+        wanted.update(_matching(text, plan, planning))
+    chooser = Chooser(plan, planning) if planning is not None else None
+    names: dict[str, list[str]] = {}
+    for step in plan.steps:
+        names.setdefault(step.tied_to or step.key, []).append(step.key)
+    steps = [step for step in plan.steps if step.key in wanted]
+    return Explained(tuple(_explained(plan, step, names[step.tied_to or step.key], chooser) for step in steps))
+
+
+def _explained(plan: Plan, step: Step, names: Sequence[str], chooser: Chooser | None) -> Explanation:
+    """Explain a tensor that has ``names`` in the destination."""
+    given = step.source is not None and step.op != "keep"
+    draws = step.draws and not any(source.role == "destination" for source in plan.sources)
+    return Explanation(
+        step,
+        source=plan.sources[step.source].name if given and step.source is not None else "",
+        because=_because(step),
+        seed=plan.seed if draws else None,
+        ties=tuple(name for name in names if name != step.key),
+        alternatives=chooser.alternatives(step, names) if chooser is not None else None,
+    )
+
+
+def _because(step: Step) -> str:
+    """Return why a tensor comes from no source, '' where it comes from one."""
+    return {
+        "missing": "no source has it",
+        "excluded": f"left out: {step.rule}",
+        "reinit": f"{step.rule}, whatever a source has",
+        "mismatch": f"the shapes differ: {step.rule}",
+    }.get(step.reason, "")
+
+
+def _matching(text: str, plan: Plan, planning: Planning | None) -> list[str]:
+    keys = [step.key for step in plan.steps]
+    if text in keys:
+        return [text]
+    if not text:
+        raise PatternError("--explain is empty.", hint="Name a destination key or a pattern of them.")
+    pattern = KeyPattern.given(text, "--explain ")
+    hits = KeyMatcher([pattern]).hits(keys)[0]
+    if hits:
+        return hits
+    error = unmatched(f"--explain {text}", pattern, keys, "destination")
+    hint = _of_a_source(pattern, planning) if planning is not None else ""
+    raise PatternError(error.message, hint=hint or error.hint)
+
+
+def _of_a_source(pattern: KeyPattern, planning: Planning) -> str:
+    """Return where the source keys go that a pattern matches, '' where it matches none."""
+    keys = [key for view in planning.views for key in view.tensors]
+    hits = KeyMatcher([pattern]).hits(keys)[0]
+    if not hits:
+        return ""
+    names = _names_of(hits[0], planning.selection())
+    placed = [name for name in names if name in planning.target.tensors]
+    where = f"is there as {listing(placed)}" if placed else _nowhere(names)
+    return f"{escape(hits[0])} is a key of the source, and {where}; --explain speaks of destination keys."
+
+
+def _nowhere(names: Sequence[str]) -> str:
+    return f"would be {listing(names)}, which the destination does not have" if names else "is left out"
+
+
+def _names_of(key: str, selection: Selection) -> list[str]:
+    return [name for name, origins in selection.origins.items() if any(origin.key == key for origin in origins)]

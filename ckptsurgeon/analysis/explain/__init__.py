@@ -1,1 +1,0 @@
-"""Why a tensor of a plan is what it is, and what else it could have been. Pure, from the plan and headers."""

@@ -1,0 +1,139 @@
+"""What is said of a tensor when somebody asks why, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..planning.plan.step import Step
+from ..util.brief import Brief
+from ..util.notebook import InNotebooks
+from ..util.text import escape, listing
+
+__all__ = ["Alternatives", "Candidate", "Explained", "Explanation", "Passed"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A tensor of a source that this one could have come from, and ``why`` it does not."""
+
+    source: str
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the candidate as plain data."""
+        return {**_input(self.source, self.key, self.dtype, self.shape), "why": self.why}
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A rule or policy that is for this tensor too, and ``why`` another counts."""
+
+    text: str
+    why: str
+
+
+@dataclass(frozen=True, repr=False)
+class Alternatives(Brief):
+    """What a tensor could have been.
+
+    ``sources`` have it and do not give it, ``excluded`` would have it but for an option, ``rules`` match as well,
+    ``policies`` fit its shapes as well, ``near`` are tensors of the sources that could be meant where none has it.
+    """
+
+    sources: tuple[Candidate, ...] = ()
+    excluded: tuple[Candidate, ...] = ()
+    rules: tuple[Passed, ...] = ()
+    policies: tuple[str, ...] = ()
+    near: tuple[Candidate, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the alternatives as plain data."""
+        return {
+            "sources": [one.to_json() for one in self.sources],
+            "excluded": [one.to_json() for one in self.excluded],
+            "rules": [{"rule": one.text, "why": one.why} for one in self.rules],
+            "policies": list(self.policies),
+            "near": [one.to_json() for one in self.near],
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation(Brief):
+    """What becomes of one destination tensor, and why.
+
+    ``source`` is the name of the source it comes from, ``because`` says why it comes from none, ``seed`` is that of
+    what is drawn of it, ``ties`` are the other names of the same tensor. ``alternatives`` are None where the plan was
+    read from a file, which does not know them.
+    """
+
+    step: Step
+    source: str = ""
+    because: str = ""
+    seed: int | None = None
+    ties: tuple[str, ...] = ()
+    alternatives: Alternatives | None = field(default=None)
+
+    def __repr__(self) -> str:
+        why = f" from {escape(self.source)}" if self.source else f": {escape(self.because)}" if self.because else ""
+        return f"<Explanation {escape(self.key)} {self.step.kind}{why}>"
+
+    @property
+    def key(self) -> str:
+        """The destination's key."""
+        return self.step.key
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the explanation as plain data."""
+        step = self.step
+        came = _input(self.source, step.source_key, step.source_dtype, step.source_shape) if self.source else None
+        return {
+            "key": step.key,
+            "class": step.kind,
+            "op": step.op,
+            "dtype": step.dtype,
+            "shape": list(step.shape),
+            "from": came,
+            "rule": step.rule or None,
+            "policy": step.policy or None,
+            "reason": step.reason or None,
+            "because": self.because or None,
+            "operation": step.operation or None,
+            "made_of": list(step.made_of),
+            "vocabulary": _rows(step),
+            "seed": self.seed,
+            "tied_to": step.tied_to or None,
+            "ties": list(self.ties),
+            "alternatives": self.alternatives.to_json() if self.alternatives is not None else None,
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class Explained(InNotebooks):
+    """The tensors that were asked for, in the destination's order."""
+
+    tensors: tuple[Explanation, ...]
+
+    def __repr__(self) -> str:
+        return f"<Explained {listing([one.key for one in self.tensors], where='')}>"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the explanations as plain data."""
+        return {"kind": "ckpt.explain", "version": 1, "tensors": [one.to_json() for one in self.tensors]}
+
+
+def _input(source: str, key: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"source": source, "key": key, "dtype": dtype, "shape": list(shape)}
+
+
+def _rows(step: Step) -> dict[str, Any] | None:
+    rows = step.rows
+    if rows is None:
+        return None
+    return {
+        "source": rows.source, "destination": rows.destination, "axis": step.axis, "tokens": len(rows.rows),
+        "kept": rows.kept, "moved": rows.moved, "composed": rows.composed, "new": rows.fresh, "new_tokens": rows.new,
+    }  # fmt: skip

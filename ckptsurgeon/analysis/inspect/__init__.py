@@ -1,1 +1,0 @@
-"""What ``inspect`` finds, as plain data."""

@@ -1,0 +1,287 @@
+"""What ``inspect`` finds: every tensor of a checkpoint and what lies beside them, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.extras import Extra
+from ..planning.keys.hints import chosen_keys
+from ..tensors.composition import leaves
+from ..tensors.encodings._encoding import NO_CODES, Codes
+from ..tensors.info import TensorInfo, alias_groups
+from ..util.notebook import InNotebooks
+from ..util.text import count, escape, human_bytes
+
+if TYPE_CHECKING:
+    from .stats import Stats
+
+__all__ = ["AdapterSettings", "Inspection", "StatsSummary", "adapter_settings", "inspection_of", "summary_of"]
+
+# What the configuration of an adapter says of it, taken as it may be: anyone's data, of any type.
+
+CHARACTERS = 500
+ENTRIES = 1000
+"""What is kept of a text, and of a list or a table: a model has fewer modules of different names."""
+NUMBER = 2**53
+"""Numbers from here on are none that a JSON reader keeps."""
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """An adapter of PEFT's. What is not said, or not in the type that it should be, is None or empty.
+
+    ``ranks`` and ``alphas`` are those of modules that have others, by PEFT's patterns. ``target_modules`` are the names
+    that its modules end with, or the one expression that they match.
+    """
+
+    peft_type: str
+    rank: int | None = None
+    alpha: float | None = None
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    base_model: str | None = None
+    target_modules: tuple[str, ...] = ()
+    dora: bool = False
+    rslora: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "peft_type": self.peft_type,
+            "rank": self.rank,
+            "rank_pattern": dict(self.ranks),
+            "alpha": self.alpha,
+            "alpha_pattern": dict(self.alphas),
+            "base_model": self.base_model,
+            "target_modules": list(self.target_modules),
+            "use_dora": self.dora,
+            "use_rslora": self.rslora,
+        }
+
+
+def adapter_settings(data: object) -> AdapterSettings | None:
+    """Return what a configuration says; None where it names no kind of adapter."""
+    kind = _text(data.get("peft_type")) if isinstance(data, Mapping) else None
+    if not isinstance(data, Mapping) or not kind:
+        return None
+    return AdapterSettings(
+        peft_type=kind,
+        rank=_whole(data.get("r")),
+        alpha=_number(data.get("lora_alpha")),
+        ranks={key: rank for key, value in _table(data, "rank_pattern") if (rank := _whole(value)) is not None},
+        alphas={key: alpha for key, value in _table(data, "alpha_pattern") if (alpha := _number(value)) is not None},
+        base_model=_text(data.get("base_model_name_or_path")) or None,
+        target_modules=_texts(data.get("target_modules")),
+        dora=data.get("use_dora") is True,
+        rslora=data.get("use_rslora") is True,
+    )
+
+
+def _text(value: object) -> str | None:
+    return value[:CHARACTERS] if isinstance(value, str) else None
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    values = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return tuple(text for one in values[:ENTRIES] if (text := _text(one)))
+
+
+def _table(data: Mapping[Any, Any], name: str) -> list[tuple[str, object]]:
+    found = data.get(name)
+    entries = islice(found.items(), ENTRIES) if isinstance(found, Mapping) else ()
+    return [(str(key)[:CHARACTERS], value) for key, value in entries]
+
+
+def _whole(value: object) -> int | None:
+    return value if type(value) is int and 0 < value < NUMBER else None
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return value if abs(value) < NUMBER else None  # which neither NaN nor an infinity is
+
+
+# What the statistics of many tensors come to.
+
+
+@dataclass(frozen=True)
+class StatsSummary:
+    """Counts of elements over all tensors that were measured, ``elements`` of them; the others have no figures.
+
+    ``unsound`` are the keys of the tensors that hold a NaN or an infinity.
+    """
+
+    measured: int
+    not_measured: int
+    elements: int
+    nan: int
+    inf: int
+    zeros: int
+    unsound: tuple[str, ...]
+
+
+def summary_of(stats: Mapping[str, Stats | None], tensors: Mapping[str, TensorInfo]) -> StatsSummary:
+    """Return what the statistics come to."""
+    found = {key: one for key, one in stats.items() if one is not None}
+    return StatsSummary(
+        measured=len(found),
+        not_measured=len(stats) - len(found),
+        elements=sum(tensors[key].numel for key in found),
+        nan=sum(one.nan for one in found.values()),
+        inf=sum(one.inf for one in found.values()),
+        zeros=sum(one.zeros for one in found.values()),
+        unsound=tuple(key for key, one in found.items() if one.nan or one.inf),
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class Inspection(InNotebooks):
+    """A checkpoint as its headers describe it.
+
+    ``nbytes_files`` is the size of its files in bytes; ``codes`` has the tensors that are stored quantised; ``adapter``
+    is what the configuration beside it says, where it is one of PEFT's adapters.
+    """
+
+    path: str
+    format: str
+    root: str
+    passed: tuple[str, ...]
+    stripped: tuple[str, ...]
+    tensors: Mapping[str, TensorInfo]
+    ties: Mapping[str, str]
+    extras: tuple[Extra, ...]
+    metadata: Mapping[str, str]
+    notes: tuple[str, ...]
+    nbytes_files: int
+    made_by_us: bool
+    stats: Mapping[str, Stats | None] | None = None
+    codes: Codes = NO_CODES
+    adapter: AdapterSettings | None = None
+
+    def __repr__(self) -> str:
+        number, size = count(len(self.tensors), "tensor"), human_bytes(self.nbytes_files)
+        return f"<Inspection {escape(self.path)}: {self.format}, {number}, {size}>"
+
+    @property
+    def parameters(self) -> int | None:
+        """Elements of distinct floating tensors, tied ones once; of quantised ones what their codes stand for.
+
+        None if headers do not tell what the codes of some encoding stand for.
+        """
+        return self.parameters_at_least if all(map(self.codes.is_counted, self.tensors)) else None
+
+    @property
+    def parameters_at_least(self) -> int:
+        """The parameters, or a number that there are at least, if headers do not tell more."""
+        return sum(self.codes.parameters(key, info) for key, info in self.tensors.items() if key not in self.ties)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of distinct tensors, tied ones once."""
+        return sum(info.nbytes for key, info in self.tensors.items() if key not in self.ties)
+
+    @property
+    def summary(self) -> StatsSummary | None:
+        """What the statistics of all tensors come to, tied ones once; None if there are none."""
+        if self.stats is None:
+            return None
+        return summary_of({key: stats for key, stats in self.stats.items() if key not in self.ties}, self.tensors)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the inspection as plain data."""
+        return {
+            "kind": "ckpt.inspect",
+            "version": 1,
+            "path": self.path,
+            "format": self.format,
+            "root": self.root,
+            "stripped": list(self.stripped),
+            "tensors": [
+                {
+                    "key": key,
+                    "dtype": info.dtype,
+                    "shape": list(info.shape),
+                    "nbytes": info.nbytes,
+                    "file": ", ".join(dict.fromkeys(one.storage.file for one in leaves(info) if one.storage)),
+                    "tied_to": self.ties.get(key),
+                    "opaque": info.opaque or None,
+                    **self._stats_json(key),
+                }
+                for key, info in self.tensors.items()
+            ],
+            "extras": [{"key": extra.key, "type": extra.type, "value": extra.value} for extra in self.extras],
+            "quantised": [
+                {
+                    "key": one.name,
+                    "method": one.method,
+                    "parameters": one.parameters,
+                    "parameters_at_least": one.at_least,
+                    "shape": list(one.shape) if one.shape is not None else None,
+                    "parts": list(one.keys),
+                }
+                for one in self.codes.tensors
+            ],
+            "summary": asdict(self.summary) if self.summary is not None else None,
+            "totals": {
+                "tensors": len(self.tensors),
+                "parameters": self.parameters,
+                "parameters_at_least": self.parameters_at_least,
+                "nbytes": self.nbytes,
+            },
+            "other_roots": list(self.passed),
+            "adapter": self.adapter.to_json() if self.adapter is not None else None,
+            "metadata": dict(self.metadata),
+            "notes": list(self.notes),
+        }
+
+    def _stats_json(self, key: str) -> dict[str, Any]:
+        if self.stats is None:
+            return {}
+        stats = self.stats[key]
+        return {"stats": asdict(stats) if stats is not None else None}
+
+
+def inspection_of(
+    checkpoint: Checkpoint,
+    include: Iterable[str] | None = (),
+    exclude: Iterable[str] | None = (),
+    *,
+    stats: bool = False,
+) -> Inspection:
+    """Describe an open checkpoint; with ``stats`` read every value of the tensors described, but for codes.
+
+    Raises PatternError for a pattern that matches none of its keys.
+    """
+    chosen = chosen_keys(list(checkpoint), include, exclude)
+    tensors = {key: checkpoint[key] for key in chosen.keys}
+    return Inspection(
+        path=checkpoint.path,
+        format=checkpoint.format,
+        root=checkpoint.root,
+        passed=checkpoint.passed,
+        stripped=checkpoint.stripped,
+        tensors=tensors,
+        ties=alias_groups(tensors),
+        extras=checkpoint.extras,
+        metadata=checkpoint.metadata,
+        notes=(*checkpoint.notes, *chosen.notes),
+        nbytes_files=sum(file.size for file in checkpoint.files),
+        made_by_us=checkpoint.recipe is not None,
+        stats=_stats(checkpoint, tensors) if stats else None,
+        codes=checkpoint.codes.only(tensors),
+    )
+
+
+def _stats(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> dict[str, Stats | None]:
+    from ..engine.prefetch import fetch_keys
+    from .stats import stats_of
+
+    numbers = [key for key, info in tensors.items() if checkpoint.codes.has_numbers(key, info)]
+    fetch_keys(checkpoint, numbers)
+    found = {key: stats_of(checkpoint, tensors[key]) for key in numbers}
+    return {key: found.get(key) for key in tensors}

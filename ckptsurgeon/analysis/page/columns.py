@@ -1,0 +1,201 @@
+"""The tensors of a page as columns: their headers, their values, and how two checkpoints differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...tensors.composition import leaves
+from ...tensors.info import TensorInfo
+from ..compare.difference import Difference, Numbers, Pair
+
+if TYPE_CHECKING:
+    from ..stats import Stats
+
+__all__ = [
+    "STATES",
+    "Places",
+    "Table",
+    "difference_of",
+    "exact",
+    "figure",
+    "figures_of",
+    "file_of",
+    "kind_of",
+    "rows_of_both",
+]
+
+# The tensors of a page as columns: a hundred thousand of them are a few megabytes, and read in a moment.
+
+Places = Mapping[str, int]
+"""The row of each key."""
+
+
+class Table:
+    """Rows in the order of ``tensors``, which is natural; what many have in common is said once.
+
+    A key is how many characters it shares with the key before, and the rest of it. ``parameters`` says what a tensor
+    counts.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, TensorInfo],
+        parameters: Callable[[str, TensorInfo], int] = lambda key, info: info.parameters,
+    ) -> None:
+        self.places: Places = {key: row for row, key in enumerate(tensors)}
+        self._kinds: dict[tuple[object, ...], int] = {}
+        self._files: dict[str, int] = {}
+        self._shared, self._rest = front_coded(list(tensors))
+        self._kind = [self.kind(info, parameters(key, info)) for key, info in tensors.items()]
+        self._file = [self._files.setdefault(file_of(info), len(self._files)) for info in tensors.values()]
+
+    def kind(self, info: TensorInfo, parameters: int | None = None) -> int:
+        """Return the number of a tensor's dtype, shape and size; ``parameters`` are its own if not given."""
+        kind = kind_of(info, info.parameters if parameters is None else parameters)
+        return self._kinds.setdefault(kind, len(self._kinds))
+
+    def to_json(self, ties: Mapping[str, str]) -> dict[str, Any]:
+        """Return the columns; ``ties`` maps keys to the first key of the same tensor."""
+        places = self.places
+        return {
+            "kinds": list(self._kinds),
+            "files": list(self._files),
+            "shared": self._shared,
+            "rest": self._rest,
+            "kind": self._kind,
+            "file": self._file if len(self._files) > 1 else [],
+            "ties": [[places[key], places[owner]] for key, owner in ties.items() if {key, owner} <= places.keys()],
+        }
+
+
+def kind_of(info: TensorInfo, parameters: int) -> tuple[object, ...]:
+    """Return dtype, shape, bytes, parameters, and why a tensor is opaque, if it is."""
+    return info.dtype, info.shape, info.nbytes, parameters, info.opaque
+
+
+def file_of(info: TensorInfo) -> str:
+    """Return the names of the files in which a tensor lies."""
+    return ", ".join(dict.fromkeys(one.storage.file for one in leaves(info) if one.storage))
+
+
+def front_coded(keys: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Return how much of each key is that of the one before, in UTF-16 units as JavaScript counts, and the rest."""
+    shared, rest, before = list[int](), list[str](), ""
+    for key in keys:
+        common = _common(before, key)
+        shared.append(_units(key[:common]))
+        rest.append(key[common:])
+        before = key
+    return shared, rest
+
+
+def _common(first: str, second: str) -> int:
+    """Return how many characters two texts begin with alike; found by halves, since keys can be long."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[:middle] == second[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _units(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+# What the values of tensors are like, as columns of a page.
+
+DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+"""Heights of a histogram, one character for each bin: the highest is the last."""
+
+COUNTS = ("zeros", "nan", "inf")
+
+
+def figures_of(
+    stats: Mapping[str, Stats | None], histograms: Mapping[str, Sequence[int]], places: Places
+) -> dict[str, Any]:
+    """Return a column for each figure; None, or nothing, where a tensor has none."""
+    found = [stats.get(key) for key in places]
+    numbers: dict[str, list[float | None]] = {
+        name: [None if one is None else figure(getattr(one, name)) for one in found] for name in ("mean", "std")
+    }
+    numbers |= {name: [None if one is None else exact(getattr(one, name)) for one in found] for name in ("min", "max")}
+    counts = {name: [one and getattr(one, name) for one in found] for name in COUNTS}
+    return {**numbers, **counts, "histogram": [_heights(histograms.get(key, ())) for key in places]}
+
+
+def figure(value: float | None) -> float | None:
+    """Return a number with the six digits that a page shows; None for what is not finite, which JSON has not."""
+    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
+
+
+def exact(value: float | None) -> float | None:
+    """Return a number with the nine digits that tell any two of float32 apart; an integer with all of them."""
+    if value is None or not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) and abs(value) < 1 << 53 else float(f"{value:.9g}")
+
+
+def _heights(counts: Sequence[int]) -> str:
+    """Return the heights of bins: one where anything is in it at all, however little beside the highest."""
+    top = max(counts, default=0)
+    last = len(DIGITS) - 1
+    return "".join(DIGITS[-(-number * last // top)] for number in counts) if top else ""
+
+
+# How two checkpoints differ, as columns of a page whose rows are the tensors of both.
+
+STATES = ("same", "close", "changed", "retyped", "reshaped", "renamed", "added", "removed", "not compared")
+
+
+def rows_of_both(found: Difference, first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo]) -> set[str]:
+    """Return the keys that a page shows: those of the second, and those that only the first has under any name."""
+    return set(second) | (set(first) - found.renamed.keys())
+
+
+def difference_of(found: Difference, first: Mapping[str, TensorInfo], table: Table) -> dict[str, Any]:
+    """Return the state of each row, and what there is to say of those that differ.
+
+    A tensor that was renamed stands under its new name. ``was`` has what it was called and what it was where that is
+    another; ``numbers`` how far its values are apart.
+    """
+    states = _states(found)
+    old = {new: key for key, new in found.renamed.items()}
+    return {
+        "states": list(STATES),
+        "state": [STATES.index(states.get(key, "same")) for key in table.places],
+        "values": found.values,
+        "was": [[table.places[new], key] for new, key in old.items()],
+        "kind": [[table.places[pair.key], table.kind(pair.first)] for pair in (*found.reshaped, *found.retyped)],
+        "numbers": [[table.places[pair.key], *_figures(pair.numbers)] for pair in _pairs(found) if pair.numbers],
+        "why": [[table.places[key], why] for key, why in found.not_compared.items()],
+        "rules": list(found.rules),
+    }
+
+
+def _pairs(found: Difference) -> Iterable[Pair]:
+    return (*found.changed, *found.close, *found.retyped, *found.reshaped)
+
+
+def _states(found: Difference) -> dict[str, str]:
+    named = {
+        "changed": [pair.key for pair in found.changed],
+        "close": [pair.key for pair in found.close],
+        "retyped": [pair.key for pair in found.retyped],
+        "reshaped": [pair.key for pair in found.reshaped],
+        "renamed": found.renamed.values(),
+        "added": found.added,
+        "removed": found.removed,
+        "not compared": found.not_compared,
+    }
+    return {key: state for state, keys in named.items() for key in keys}
+
+
+def _figures(numbers: Numbers) -> list[float | int | None]:
+    """Return differing, max abs, relative, cosine, NaN and infinities of one of the two."""
+    distances = (figure(numbers.max_abs), figure(numbers.relative), exact(numbers.cosine))
+    return [numbers.differing, *distances, numbers.nan, numbers.inf]

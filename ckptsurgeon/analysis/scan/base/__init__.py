@@ -1,1 +1,0 @@
-"""The budget of a scan, its findings, the context that they are made in."""

@@ -1,0 +1,157 @@
+"""What a scan finds, as plain data: verdicts, the names that a pickle would import, and the faults of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from ...util.brief import Brief
+from ...util.notebook import InNotebooks
+from ...util.text import count, escape, human_bytes
+
+__all__ = ["Fault", "Finding", "Scan", "Use", "Verdict"]
+
+
+class Verdict(IntEnum):
+    """What reading a thing would do, from harmless to unknown. The verdict of several is the highest."""
+
+    PLAIN = 0
+    TENSORS = 1
+    CODE = 2
+
+    def __str__(self) -> str:
+        return ("plain data", "tensor rebuilding", "unknown code")[self]
+
+
+@dataclass(frozen=True, repr=False)
+class Fault(Brief):
+    """Why a thing could not be judged whole. ``kind`` is ``corrupt`` or ``unreadable``."""
+
+    kind: str
+    why: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return the fault as plain data."""
+        return {"kind": self.kind, "why": self.why}
+
+
+@dataclass(frozen=True, repr=False)
+class Use(Brief):
+    """A name in a pickle and what would be done with it.
+
+    ``imported``, ``called`` and ``changed`` count the instructions that would; ``calls`` has the first calls as text,
+    escaped and shortened. ``why`` says what is wrong with a name that is known, where something is.
+    """
+
+    module: str
+    name: str
+    verdict: Verdict
+    imported: int = 0
+    called: int = 0
+    changed: int = 0
+    calls: tuple[str, ...] = ()
+    why: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the use as plain data."""
+        return {
+            "module": self.module,
+            "name": self.name,
+            "verdict": str(self.verdict),
+            "imported": self.imported,
+            "called": self.called,
+            "changed": self.changed,
+            "calls": list(self.calls),
+            "why": self.why or None,
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class Finding(Brief):
+    """One thing that was looked at: a file, or what lies in it.
+
+    ``path`` is the file's, relative to the folder that was scanned; ``within`` leads on from there, as in
+    ``archive/data.pkl``. ``pickles`` counts those behind each other; ``parts`` those records of an archive in which
+    there was nothing to list.
+    """
+
+    path: str
+    within: str
+    format: str
+    verdict: Verdict = Verdict.PLAIN
+    fault: Fault | None = None
+    uses: tuple[Use, ...] = ()
+    pickles: int = 0
+    parts: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was judged whole and found to be no more than tensor rebuilding."""
+        return self.verdict < Verdict.CODE and self.fault is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the finding as plain data."""
+        return {
+            "path": self.path,
+            "within": self.within,
+            "format": self.format,
+            "verdict": str(self.verdict),
+            "fault": self.fault.to_json() if self.fault else None,
+            "names": [use.to_json() for use in self.uses],
+            "pickles": self.pickles,
+            "parts": self.parts,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class Scan(InNotebooks):
+    """What reading a file or folder would do, judged without doing it. ``nbytes`` is the size of the files in bytes."""
+
+    path: str
+    files: int
+    nbytes: int
+    found: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        looked = f"{count(self.files, 'file')}, {human_bytes(self.nbytes)}"
+        return f"<Scan {escape(self.path)}: {looked}, {self.verdict}{'' if self.whole else ', not judged whole'}>"
+
+    @property
+    def verdict(self) -> Verdict:
+        """The highest verdict of all that was found."""
+        return max((one.verdict for one in self.found), default=Verdict.PLAIN)
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything could be judged: nothing was corrupt or unreadable."""
+        return all(one.fault is None for one in self.found)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything was judged, and is no more than tensor rebuilding."""
+        return self.whole and self.verdict < Verdict.CODE
+
+    @property
+    def beyond(self) -> Sequence[Finding]:
+        """What is beyond tensor rebuilding, or could not be judged."""
+        return [one for one in self.found if not one.ok]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the scan as plain data."""
+        return {
+            "kind": "ckpt.scan",
+            "version": 1,
+            "path": self.path,
+            "verdict": str(self.verdict),
+            "whole": self.whole,
+            "ok": self.ok,
+            "files": self.files,
+            "nbytes": self.nbytes,
+            "found": [one.to_json() for one in self.found],
+            "notes": list(self.notes),
+        }

@@ -1,0 +1,209 @@
+"""The texts and numbers of a pickle, decoded from its instructions, and the arguments of its calls as short text."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from itertools import islice
+
+from ....util.text import escape
+from .operands import bounds
+from .values import UNKNOWN, Call, Name, Value
+
+__all__ = ["BYTES", "TEXTS", "call_text", "items_of", "number_at", "raw_at", "text_at"]
+
+# The texts and numbers of a pickle, decoded from the instruction that spells them.
+
+TEXTS = b"SUTVX\x8c\x8d"
+"""STRING, SHORT_BINSTRING, BINSTRING; UNICODE, BINUNICODE, SHORT_BINUNICODE, BINUNICODE8."""
+BYTES = b"BC\x8e\x96"
+"""BINBYTES, SHORT_BINBYTES, BINBYTES8, BYTEARRAY8."""
+
+_INTEGERS = {0x4B: struct.Struct("<B"), 0x4D: struct.Struct("<H"), 0x4A: struct.Struct("<i")}
+_DOUBLE = struct.Struct(">d")
+_LONGEST_NUMBER = 1024
+_ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|[0-7]{1,3}|.)", re.DOTALL)
+_SIGNS = {
+    b"\\": b"\\", b"'": b"'", b'"': b'"', b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t",
+    b"v": b"\v", b"\n": b"",
+}  # fmt: skip
+"""The escapes of a string of Python 2."""
+_MARK = 0x28
+_CLOSING = b"tleud\x90\x91"
+
+
+def raw_at(data: bytes, at: int, most: int) -> bytes:
+    """Return at most ``most`` bytes of the operand of the instruction at ``at``, which was decoded before."""
+    begin, end = bounds(data, at, len(data))
+    return data[begin : min(end, begin + most)]
+
+
+def text_at(data: bytes, at: int, most: int) -> str | None:
+    """Return at most ``most`` characters of the text that the instruction at ``at`` spells; None if it spells none."""
+    if not 0 <= at < len(data) or data[at] not in TEXTS:
+        return None
+    raw = raw_at(data, at, 4 * most)
+    op = data[at : at + 1]
+    if op == b"V":
+        return raw.rstrip(b"\n").decode("raw-unicode-escape", "replace")[:most]
+    if op == b"S":
+        raw = _unquoted(raw)
+    # what is cut off at its end may be cut inside a character
+    return raw.decode("utf-8", "surrogatepass" if len(raw) < 4 * most and _is_utf8(raw) else "backslashreplace")[:most]
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _unquoted(line: bytes) -> bytes:
+    """Return what a quoted line of protocol 0 stands for."""
+    return _ESCAPE.sub(_unescaped, line.strip()[1:-1])
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    said = found[1]
+    if said[0] in b"01234567":
+        return bytes([int(said, 8) & 0xFF])
+    if said[:1] == b"x" and len(said) == 3:
+        return bytes([int(said[1:], 16)])
+    return _SIGNS.get(said, found[0])
+
+
+def number_at(data: bytes, at: int) -> int | float | None:
+    """Return the number that the instruction at ``at`` spells; None if it spells none, or a very long one."""
+    if not 0 <= at < len(data):
+        return None
+    op = data[at]
+    raw = raw_at(data, at, _LONGEST_NUMBER)
+    if op in _INTEGERS:
+        return int(_INTEGERS[op].unpack(raw)[0])
+    if op in b"\x8a\x8b":
+        return int.from_bytes(raw, "little", signed=True) if len(raw) < _LONGEST_NUMBER else None
+    if op == 0x47:
+        return float(_DOUBLE.unpack(raw)[0])
+    if op in b"IL":
+        line = raw.strip().rstrip(b"L")
+        return int(line) if line.removeprefix(b"-").isdigit() and len(line) < _LONGEST_NUMBER else None
+    return None
+
+
+def items_of(data: bytes, value: object, most: int) -> tuple[object, ...] | None:
+    """Return at most ``most`` items of a tuple; None where the value is none."""
+    if isinstance(value, tuple):
+        return value[:most]
+    if not isinstance(value, int) or not 0 <= value < len(data):
+        return None
+    if data[value] == _MARK:
+        return tuple(islice(_literals(data, value + 1), most))
+    return () if data[value : value + 1] == b")" else None
+
+
+def _literals(data: bytes, at: int) -> Iterator[int]:
+    """Yield where each of the numbers and constants is that stand behind a mark."""
+    while data[at] not in _CLOSING:
+        yield at
+        _, at = bounds(data, at, len(data))
+
+
+# The arguments of a call as text: escaped, shortened, and never longer however they share and nest.
+
+_SHOWN = 200
+"""Characters of one call."""
+_TEXT = 60
+"""Characters of one text in it."""
+_DEEP = 6
+_ITEMS = 8
+_CLOSING_BRACKETS = {"[": "]", "{": "}", "set(": ")", "frozenset(": ")"}
+_WORDS = {0x4E: "None", 0x88: "True", 0x89: "False"}
+
+
+def call_text(data: bytes, function: Value, args: Value, method: str = "") -> str:
+    """Return ``os.system('touch x')`` for a call that was not made, of a function or of a method of a value."""
+    writer = _Writer(data)
+    writer.call(function, args, 0, method)
+    return escape("".join(writer.parts), _SHOWN)
+
+
+class _Writer:
+    """Writes values until there is no room; what is left out becomes a dot of an ellipsis."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.parts: list[str] = []
+        self.room = _SHOWN
+
+    def put(self, text: str) -> None:
+        self.parts.append(text)
+        self.room -= len(text)
+
+    def call(self, function: Value, args: Value, depth: int, method: str = "") -> None:
+        self.value(function, depth + 1)
+        self.put(method)
+        items = items_of(self.data, args, _ITEMS)
+        if items is not None:
+            self.put("(")
+            self.values(items, depth)
+            self.put(")")
+        else:
+            self.put("(*")
+            self.value(args, depth + 1)
+            self.put(")")
+
+    def values(self, values: tuple[Value, ...] | list[Value], depth: int) -> None:
+        for i, value in enumerate(values):
+            if i:
+                self.put(", ")
+            if self.room < 0:
+                self.put("…")
+                return
+            self.value(value, depth + 1)
+
+    def value(self, value: Value, depth: int) -> None:
+        if depth > _DEEP or self.room < 0:
+            self.put("…")
+        elif isinstance(value, Name):
+            self.put(f"{escape(value.module, _TEXT)}.{escape(value.name, _TEXT)}")
+        elif isinstance(value, Call):
+            self.call(value.function, value.args, depth)
+        elif isinstance(value, tuple):
+            self.put("(")
+            self.values(value, depth)
+            self.put(")")
+        elif isinstance(value, list):
+            self.put(str(value[0]))
+            self.values(value[1:], depth)
+            self.put(_CLOSING_BRACKETS[str(value[0])])
+        else:
+            self.number(value, depth)
+
+    def number(self, at: Value, depth: int) -> None:
+        assert isinstance(at, int)  # the last kind of value there is
+        items = items_of(self.data, at, _ITEMS) if at != UNKNOWN else None
+        if items is None:
+            self.put(self.plain(at))
+        else:
+            self.put("(")
+            self.values(items, depth)
+            self.put(")")
+
+    def plain(self, at: int) -> str:
+        """Return a few words for the plain data that begins at an offset."""
+        if at == UNKNOWN or at >= len(self.data):
+            return "?"
+        text = text_at(self.data, at, _TEXT + 1)
+        if text is not None:
+            return repr(text) if len(text) <= _TEXT else f"{text[:_TEXT]!r}…"
+        op = self.data[at]
+        if op in BYTES:
+            raw = raw_at(self.data, at, _TEXT + 1)
+            return repr(raw) if len(raw) <= _TEXT else f"{raw[:_TEXT]!r}…"
+        number = number_at(self.data, at)
+        if number is not None:
+            return repr(number) if isinstance(number, float) or abs(number) < 1 << 64 else "a large number"
+        return _WORDS.get(op, "…")

@@ -1,0 +1,99 @@
+"""Statistics of tensors' values, streamed: mean, deviation, extremes, zeros, NaN, Inf, a histogram."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..engine.checksums import check_values
+from ..engine.compute.reading import read_part
+from ..tensors.dtypes import DTYPES
+from ..tensors.info import TensorInfo
+from ..tensors.ops.boxes import Array, blocks
+from ..tensors.ops.casts import cast
+
+__all__ = ["BINS", "BLOCK", "Stats", "as_float64", "histogram_of", "stats_of"]
+
+BLOCK = 1 << 18
+"""Elements looked at together."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Statistics over the finite values; ``std`` is the population's. Counts are of elements.
+
+    A figure is None where there are no finite values, or where it is beyond float64.
+    """
+
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+    zeros: int
+    nan: int
+    inf: int
+
+
+def stats_of(checkpoint: Checkpoint, info: TensorInfo) -> Stats | None:
+    """Read a tensor through and return its statistics; None for complex, packed and opaque ones.
+
+    Raises SourceError when the file cannot be read, FormatError where it fails its checksum.
+    """
+    dtype = DTYPES[info.dtype]
+    if info.opaque or dtype.kind not in ("float", "int", "uint", "bool") or dtype.bits % 8 or dtype.values > 1:
+        return None
+    check_values(checkpoint, info)
+    number, mean, squares = 0, 0.0, 0.0
+    low, high, zeros, nan, inf = math.inf, -math.inf, 0, 0, 0
+    for box in blocks(info.shape, BLOCK):
+        values = as_float64(read_part(checkpoint, info, box), info.dtype)
+        finite = values[np.isfinite(values)]
+        missing = int(np.count_nonzero(np.isnan(values)))
+        nan, inf = nan + missing, inf + values.size - finite.size - missing
+        if not finite.size:
+            continue
+        zeros += int(np.count_nonzero(finite == 0))
+        low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+        # Chan, Golub and LeVeque (1983): means and squared deviations of two groups combined
+        with np.errstate(over="ignore", invalid="ignore"):
+            size, group = finite.size, float(finite.mean())
+            delta, total = group - mean, number + finite.size
+            squares += float(((finite - group) ** 2).sum()) + float(np.float64(delta) ** 2 * number * size / total)
+            mean, number = mean + delta * size / total, total
+    if not number:
+        return Stats(None, None, None, None, zeros, nan, inf)
+    return Stats(_known(mean), _known(math.sqrt(squares / number)), low, high, zeros, nan, inf)
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def as_float64(values: Array, dtype: str) -> Array:
+    """Return values of a dtype as float64, in one dimension."""
+    wide, _ = cast(values.reshape(-1), dtype, "float64")
+    return wide
+
+
+# How often which values stand in a tensor: equal bins between its extremes.
+
+BINS = 32
+
+
+def histogram_of(checkpoint: Checkpoint, info: TensorInfo, stats: Stats) -> tuple[int, ...]:
+    """Read a tensor through and return how many finite elements lie in each of ``BINS`` bins; () where all are equal.
+
+    ``stats`` are those of the tensor. Raises SourceError when the file cannot be read.
+    """
+    if stats.min is None or stats.max is None or stats.min == stats.max or not math.isfinite(stats.max - stats.min):
+        return ()
+    counts = np.zeros(BINS, dtype=np.int64)
+    for box in blocks(info.shape, BLOCK):
+        values = as_float64(read_part(checkpoint, info, box), info.dtype)
+        values = values[np.isfinite(values)]
+        places = (values - stats.min) / (stats.max - stats.min) * BINS
+        counts += np.bincount(np.minimum(places.astype(np.int64), BINS - 1), minlength=BINS)
+    return tuple(counts.tolist())

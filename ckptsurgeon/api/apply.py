@@ -1,0 +1,145 @@
+"""``apply``: carries out a plan and writes its output."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+from ..planning.lora_extract.config import check_adapter
+from ..planning.plan.plan import Plan
+from ..planning.plan.receipt import Receipt
+from ..util.version import __version__
+from .inputs.argument_types import Path, Progress, checked
+from .inputs.inputs import OpenInputs, close_inputs, close_plan
+from .inputs.reopening import inputs_of, read_plan, with_merging
+
+if TYPE_CHECKING:
+    from ..engine.output.layout import OutputOptions
+    from ..methods.merge._method import Method
+
+__all__ = ["apply", "check_output", "notes_of", "output_formats"]
+
+
+@checked
+def apply(
+    plan: Plan | Path,
+    output: Path | None = None,
+    *,
+    to: str | None = None,
+    max_shard_size: str | None = None,
+    force: bool = False,
+    wait: float | None = None,
+    memory: str | int | None = None,
+    plugin: Path | None = None,
+    key: Path | None = None,
+    progress: Progress | None = None,
+) -> Receipt:
+    """Carry a plan, or the file of a plan or recipe, out: write ``output`` whole, or leave everything as it was.
+
+    A recipe (YAML) may say where and how to write; what is given here wins.
+
+    The format follows the suffix, or ``to`` ("safetensors", "pth", "dcp"); a folder, or ``max_shard_size`` as in "5GB",
+    gives shards with an index. ``wait`` is for how many seconds another run that writes there is waited for, or
+    math.inf. ``memory`` bounds, as in "512MB", what it may take to compute merges, of adapters too; ``plugin`` is a
+    file with merge methods of your own, which is run. ``key`` is the file of a private key (Ed25519) that signs every
+    file of the output: in ``OUT.sig``, of a folder in ``model.sig`` there. ``progress`` is called with (bytes done,
+    bytes in all).
+
+    Raises PlanError where an input changed since the plan or ``memory`` is less than it takes, OutputError where the
+    output exists (without ``force``), is an input, is being written by another run or cannot be written, FormatError
+    where an input fails its checksum.
+    """
+    from ..engine.apply import carry_out
+    from ..engine.output.layout import parse_size
+    from ..planning.recipe import make_recipe
+    from ..storage.write.locking import check_wait
+
+    check_wait(wait)
+    from_file = not isinstance(plan, Plan)
+    others: tuple[str, ...] = () if isinstance(plan, Plan) else (os.fspath(plan),)
+    is_recipe = not isinstance(plan, Plan) and os.fspath(plan).lower().endswith((".yaml", ".yml"))
+    if is_recipe:
+        from .recipes import plan_recipe
+
+        assert not isinstance(plan, Plan)
+        order = plan_recipe(plan)
+        plan, output = order.plan, output if output is not None else order.output
+        to, max_shard_size = to or order.to, max_shard_size or order.max_shard_size
+    plan = plan if isinstance(plan, Plan) else read_plan(plan)
+    if output is None:
+        close_plan(plan)
+        raise _nowhere()
+    others += plan.inputs.others if isinstance(plan.inputs, OpenInputs) else ()
+    most = parse_size(memory, "--memory") if memory is not None else 0
+    plugins = _loaded(plugin) if plugin is not None else ()
+    inputs = with_merging(inputs_of(plan), plan, plugins=plugins, memory=most)
+    try:
+        if inputs.sources:
+            check_adapter(plan, inputs.sources[0])
+        if most:
+            _check_memory(plan, inputs.plugins, most)
+        options = replace(
+            _options(output, to, max_shard_size), force=force, wait=wait, inputs=others, key=os.fspath(key or "")
+        )
+        recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
+        receipt = carry_out(plan, inputs, options, recipe, progress)
+    finally:
+        close_inputs(inputs)
+    ran = inputs.target.ran if from_file and inputs.target is not None else ()
+    return replace(receipt, notes=(*(f"ran {code}" for code in ran), *receipt.notes))
+
+
+def _check_memory(plan: Plan, plugins: tuple[Method, ...], memory: int) -> None:
+    """Raise PlanError where a plan takes more than the memory that it is given."""
+    from .inputs.memory_budget import with_costs  # with numpy
+
+    with_costs(plan, memory, plugins)
+
+
+def _loaded(plugin: Path) -> tuple[Method, ...]:
+    from ..methods.merge._registry import load_plugin  # with numpy, which copying does without
+
+    return load_plugin(os.fspath(plugin))
+
+
+def _nowhere() -> ConfigError:
+    return ConfigError("it does not say where to write.", hint="Name the output with --output.")
+
+
+def output_formats() -> list[str]:
+    """Return the names of the formats that can be written, as ``to`` takes them."""
+    from ..formats._open import writers
+
+    return sorted(writers())
+
+
+def check_output(
+    output: Path, *, to: str | None = None, max_shard_size: str | None = None, plan: Plan | None = None
+) -> None:
+    """Raise what ``apply`` would raise for an output's format and size, and for the dtypes and entries of a plan."""
+    from ..engine.output.companions import as_written
+    from ..engine.output.layout import check_options, lay_out
+    from ..formats.base.header import Beside
+
+    options = _options(output, to, max_shard_size)
+    check_options(options)
+    if plan is not None:
+        carries = plan.carried.root or plan.carried.entries
+        lay_out(as_written(plan, options), options, "", Beside() if carries else None)
+
+
+def notes_of(
+    plan: Plan, output: Path | None = None, *, to: str | None = None, max_shard_size: str | None = None
+) -> tuple[str, ...]:
+    """Return what there is to say of a plan, for a single file without what is on the files beside the weights."""
+    from ..engine.output.companions import as_written
+
+    return (plan if output is None else as_written(plan, _options(output, to, max_shard_size))).notes
+
+
+def _options(output: Path, to: str | None, max_shard_size: str | None) -> OutputOptions:
+    from ..engine.output.layout import OutputOptions
+
+    return OutputOptions(os.fspath(output), to or "", max_shard_size or "")

@@ -1,0 +1,74 @@
+"""``average``: several checkpoints of one model become one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.in_memory import path_of
+from ..checkpoint.opening import open_checkpoint
+from ..planning.average import ema_weights, plan_average
+from ..planning.plan.plan import Plan
+from .inputs.argument_types import CheckpointLike, checked
+from .inputs.inputs import OpenInputs, names_of, plan_source, said_of, twice_notes, view_of
+from .inputs.reopening import with_beside_held
+from .model_folder.checks import with_sources_said
+from .model_folder.config_differences import with_config_said
+from .model_folder.folder import model_folder
+from .model_folder.merged import merged_folder
+from .model_folder.rows_by_place import AVERAGED, PLACE, check_place, checked_rows
+from .transplant.transplant import arguments_said
+
+__all__ = ["average"]
+
+
+@checked
+def average(
+    sources: Sequence[CheckpointLike],
+    *,
+    ema: float | None = None,
+    int_buffers: str = "last",
+    vocab: str | None = None,
+    unwrap: bool = False,
+    root: str | None = None,
+) -> Plan:
+    """Plan the average of checkpoints of one model: the mean, or with ``ema`` their moving average, oldest first.
+
+    Floating and complex tensors are averaged in double precision and keep the dtype of the first. Integers and truth
+    values, which have no mean, are those of the ``int_buffers`` "last" or "first" checkpoint, or the "max". Folders
+    whose tokenisers differ are averaged only with ``vocab`` "place": row by row, whatever their tokens are.
+
+    Raises ConfigError for fewer than two checkpoints, PlanError where their keys, shapes or kinds of numbers differ,
+    and what ``open_checkpoint`` raises.
+    """
+    check_place(vocab, "an average goes by place.", AVERAGED)
+    paths = list(map(path_of, sources))
+    weights = ema_weights(ema, len(paths)) if ema is not None and len(paths) > 1 else ()
+    opened: list[Checkpoint] = []
+    try:
+        for place, source in enumerate(sources, 1):
+            opened.append(open_checkpoint(source, root, unwrap=unwrap, called=f"source {place}"))
+        views = [view_of(plan_source(n, c), c) for n, c in zip(names_of(paths), opened, strict=True)]
+        plan = plan_average(
+            views,
+            weights=weights,
+            int_buffers=int_buffers,
+            arguments={**arguments_said(int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root), **_said(ema)},
+            metadata=opened[-1].metadata if opened else {},
+            notes=[*said_of(opened, unwrap=unwrap), *twice_notes(opened)],
+        )
+        folders = [model_folder(one) for one in opened]
+        plan = with_config_said(plan, folders)
+        plan = with_sources_said(plan, opened, folders, 0)
+        plan = checked_rows(merged_folder(plan, folders[0], folders), folders, remedy=AVERAGED, said=vocab == PLACE)
+        plan = with_beside_held(plan, folders)
+    except BaseException:
+        for checkpoint in opened:
+            checkpoint.close()
+        raise
+    return replace(plan, inputs=OpenInputs(tuple(opened), None))
+
+
+def _said(ema: float | None) -> dict[str, float]:
+    return {"ema": ema} if ema is not None else {}

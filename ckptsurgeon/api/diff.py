@@ -1,0 +1,79 @@
+"""``diff``: two checkpoints are compared."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from ..analysis.compare.compare import compare, compare_outlines
+from ..analysis.compare.difference import Difference, Tolerance
+from ..analysis.compare.outline import Outline, beside, outline_from_plain, outline_of
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.in_memory import place_of
+from ..checkpoint.opening import open_checkpoint
+from ..errors import ConfigError
+from ..util.collection import no_collection
+from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress
+
+__all__ = ["diff"]
+
+LARGE = 4 << 20
+"""Bytes from which two files are read in two processes: below, reading takes as long as starting another."""
+
+
+def diff(
+    first: CheckpointLike,
+    second: CheckpointLike,
+    *,
+    values: bool = False,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    renames: bool = False,
+    include: Patterns = (),
+    exclude: Patterns = (),
+    root: str | None = None,
+    progress: Progress | None = None,
+) -> Difference:
+    """Compare two checkpoints tensor by tensor, whatever their formats, shards, wrappers and dtypes.
+
+    From headers alone, unless ``values`` asks for their values: then tensors are changed that differ anywhere by more
+    than ``atol`` + ``rtol`` times the second's magnitude, and how far they are apart is measured; the codes of
+    quantised tensors are compared byte for byte, and have no figures. ``renames`` finds tensors that are held under
+    other names by their content, and the rules that rename them. ``include`` and ``exclude`` say which keys of either
+    are compared; ``root`` is the state dict of both.
+
+    Raises PatternError for a pattern that matches nothing, what ``open_checkpoint`` raises, and FormatError where a
+    record that is read fails the checksum it has.
+    """
+    for name, value in (("--rtol", rtol), ("--atol", atol)):
+        if not (value >= 0 and math.isfinite(value)):
+            raise ConfigError(f"{name} {value} is no tolerance.", hint="Use a number of zero or more.")
+    if (rtol or atol) and not values:
+        raise ConfigError("--rtol and --atol need --values: headers hold none.")
+    if not (values or renames) and _is_large(first) and _is_large(second):
+        return _of_large(place_of(first), place_of(second), root, include, exclude)
+    with open_checkpoint(first, root, called="first") as a, open_checkpoint(second, root, called="second") as b:
+        return compare(
+            a, b, values=values, tolerance=Tolerance(rtol, atol), renames=renames, include=include, exclude=exclude,
+            progress=progress,
+        )  # fmt: skip
+
+
+def _is_large(given: CheckpointLike) -> bool:
+    """Whether it is a file that is to be opened, whose header, which cannot be larger, may take long to read."""
+    path = "" if isinstance(given, Checkpoint) else place_of(given)
+    return os.path.isfile(path) and os.path.getsize(path) >= LARGE
+
+
+def _of_large(first: Path, second: Path, root: str | None, include: Patterns, exclude: Patterns) -> Difference:
+    """Compare two headers, of which another process reads the second."""
+    with no_collection(), beside(lambda: _outline(second, root).to_plain()) as other:
+        here = _outline(first, root)
+        plain = other()
+        there = outline_from_plain(plain) if plain is not None else _outline(second, root)
+        return compare_outlines(here, there, include=include, exclude=exclude)
+
+
+def _outline(path: Path, root: str | None) -> Outline:
+    with open_checkpoint(path, root) as checkpoint:
+        return outline_of(checkpoint)

@@ -1,0 +1,201 @@
+"""``rename``, ``filter`` and ``convert``: one checkpoint becomes another, planned from its headers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.opening import open_checkpoint
+from ..errors import ConfigError
+from ..formats._safetensors_writer import RECIPE_KEY
+from ..planning.edit import plan_edit
+from ..planning.plan.plan import Carried, Plan
+from ..planning.quantised import check_codes
+from ..planning.transplant.options import Options
+from ..util.text import grouped, listing
+from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
+from .inputs.inputs import OpenInputs, names_of, plan_source, unwrap_notes, view_of
+from .inputs.operations import asked_conversions, operate, operations_file, operations_of
+from .inputs.reopening import with_settings_held
+from .model_folder.config_fields import with_left_out_said
+from .model_folder.folder import model_folder
+from .model_folder.output import edited_folder
+from .model_folder.quantised import check_settings, parts_elsewhere, with_settings
+from .transplant.transplant import arguments_said, rules_as_text, rules_of
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["convert", "filter", "rename"]
+
+
+@checked
+def rename(
+    source: CheckpointLike,
+    *,
+    map: Rules = (),
+    map_file: Path | None = None,
+    ruleset: Patterns = (),
+    operations: Operations = (),
+    unwrap: bool = False,
+    keep_extras: bool = False,
+    root: str | None = None,
+) -> Plan:
+    """Plan a checkpoint whose keys are renamed by rules FROM=TO, the first that matches a key; the rest stay.
+
+    ``ruleset`` names rules that ship with us ("weight-norm"), which come after those of ``map``. ``operations`` are
+    split, concat and others (``docs/howto/operations.md``), as data or as a YAML file; they come before all rules.
+    Keys are those that stand in the file, wrappers and all, unless ``unwrap``. ``keep_extras`` carries entries that
+    are no tensors, where they are plain data. Raises PatternError for a rule that matches nothing, PlanError where
+    two keys land on one or an operation does not fit, and what ``open_checkpoint`` raises.
+    """
+    rules = [*rules_as_text(map), *rules_of(map_file)]
+    options = Options.of(rules=rules, rulesets=ruleset)
+    rows = operations_of(operations)
+    named, rulesets = asked_conversions(options.rulesets)
+    if not rules and not unwrap and not options.rulesets and not rows:
+        raise ConfigError(
+            "there is no rule to rename by.",
+            hint="Use --map FROM=TO, --map-file, --ruleset, --operations or --unwrap.",
+        )
+    arguments = arguments_said(
+        map=rules, ruleset=options.rulesets, operations=rows, unwrap=unwrap, keep_extras=keep_extras, root=root
+    )
+    others = [os.fspath(path) for path in (map_file, operations_file(operations)) if path is not None]
+    options, rows = replace(options, rulesets=rulesets), [*rows, *named]
+    return _edit(
+        "rename",
+        source,
+        options,
+        arguments,
+        unwrap=unwrap,
+        keep_extras=keep_extras,
+        root=root,
+        others=others,
+        rows=rows,
+    )
+
+
+@checked
+def filter(
+    source: CheckpointLike,
+    *,
+    include: Patterns = (),
+    exclude: Patterns = (),
+    unwrap: bool = False,
+    keep_extras: bool = False,
+    root: str | None = None,
+) -> Plan:
+    """Plan a checkpoint of some of a checkpoint's tensors; of what is beside its state dict, nothing is taken.
+
+    ``root`` chooses the state dict (``model_ema``), ``keep_extras`` carries the other entries where they are plain
+    data. Raises PatternError for a pattern that matches nothing, PlanError where nothing is left, and what
+    ``open_checkpoint`` raises.
+    """
+    options = Options.of(include=include, exclude=exclude)
+    arguments = arguments_said(include=include, exclude=exclude, unwrap=unwrap, keep_extras=keep_extras, root=root)
+    return _edit("filter", source, options, arguments, unwrap=unwrap, keep_extras=keep_extras, root=root)
+
+
+@checked
+def convert(
+    source: CheckpointLike,
+    *,
+    dtype: str | torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+    unwrap: bool = False,
+    keep_extras: bool = False,
+    root: str | None = None,
+) -> Plan:
+    """Plan the same checkpoint in another format, sharding or ``dtype`` (of all real floating tensors).
+
+    The format is that of the output it is applied to. ``metadata`` sets entries of the free text that safetensors
+    carries; an empty value removes one. Raises PlanError for a cast that would lose what it holds, and what
+    ``open_checkpoint`` raises.
+    """
+    _check_metadata(metadata or {})
+    wanted = str(dtype) if dtype is not None else None
+    arguments = arguments_said(dtype=wanted, metadata=metadata or {}, unwrap=unwrap, keep_extras=keep_extras, root=root)
+    options = Options.of(dtype=wanted)
+    return _edit(
+        "convert",
+        source,
+        options,
+        arguments,
+        unwrap=unwrap,
+        keep_extras=keep_extras,
+        root=root,
+        metadata=metadata or {},
+    )
+
+
+def _edit(
+    verb: str,
+    source: CheckpointLike,
+    options: Options,
+    arguments: Mapping[str, Any],
+    *,
+    unwrap: bool,
+    keep_extras: bool,
+    root: str | None,
+    metadata: Mapping[str, str] | None = None,
+    others: Sequence[str] = (),
+    rows: Sequence[Mapping[str, Any]] = (),
+) -> Plan:
+    """Open the source, plan, and leave it open for whoever applies the plan."""
+    checkpoint = open_checkpoint(source, root, unwrap=unwrap)
+    try:
+        carried, among, notes = _carried(checkpoint, keep_extras)
+        notes += (*parts_elsewhere(checkpoint), *unwrap_notes([checkpoint], asked=unwrap))
+        folder, before, ties = model_folder(checkpoint), dict(checkpoint), checkpoint.ties
+        operated = operate([checkpoint], rows)[0]
+        checkpoint = operated.checkpoint
+        planned = plan_source(names_of([checkpoint.path])[0], checkpoint, operations=operated.rows)
+        plan = plan_edit(
+            verb,
+            replace(view_of(planned, checkpoint), made=operated.by),
+            options,
+            carried=carried,
+            among=among,
+            arguments=arguments,
+            metadata=_merged(checkpoint.metadata, metadata or {}),
+            notes=[*checkpoint.notes, *operated.notes, *notes],
+        )
+        check_codes(plan, [checkpoint.codes])
+        check_settings(plan, [checkpoint])
+        plan = with_left_out_said(with_settings(plan, [checkpoint]), checkpoint)
+        plan = with_settings_held(edited_folder(plan, folder, before, ties), folder)
+    except BaseException:
+        checkpoint.close()
+        raise
+    return replace(plan, inputs=OpenInputs((checkpoint,), None, tuple(others)))
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    """Refuse the entry that we write ourselves."""
+    if RECIPE_KEY in metadata:
+        raise ConfigError(f"metadata: {RECIPE_KEY} is where the recipe goes.", hint="Choose another name.")
+
+
+def _merged(carried: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """Return a source's metadata with what a user set; what the user set to '' is gone, what came so stays."""
+    return {name: value for name, value in {**carried, **given}.items() if value or name not in given}
+
+
+def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[Carried, list[str], list[str]]:
+    """Return what is carried along, the names of it that lie among the tensors, and what is said of the rest."""
+    if not keep:
+        names = [extra.key for extra in checkpoint.extras]
+        return Carried(), [], [f"left out: {listing(names)}"] if names else []
+    entries = checkpoint.to_carry()
+    rest = [(entry.name, entry.why) for entry in entries if entry.why]
+    notes = [f"not carried: {grouped(rest, where='')}"] if rest else []
+    path = checkpoint.root_names
+    if not entries or path is None:
+        return Carried(), [], notes
+    kept = [entry for entry in entries if not entry.why]
+    among = [entry.key for entry in kept if entry.place == path]
+    return Carried(checkpoint.root, tuple(entry.name for entry in kept)), among, notes

@@ -1,0 +1,141 @@
+"""``inspect`` and ``init_config``: what headers tell, and what a toolkit's configuration does."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, cast
+
+from ..analysis.inspection import Inspection, inspection_of
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.in_memory import place_of
+from ..checkpoint.opening import open_checkpoint
+from ..errors import ConfigError, FormatError
+from ..planning.keys.hints import unmatched
+from ..planning.keys.matcher import KeyMatcher
+from ..planning.keys.pattern import KeyPattern
+from ..planning.keys.spelling import quoted
+from ..storage.read.base import File
+from ..storage.read.uri import open_source
+from ..util.text import escape
+from .inputs.argument_types import CheckpointLike, Path, Patterns
+from .lora.adapter_files import settings_beside
+
+__all__ = ["init_config", "inspect"]
+
+
+def inspect(
+    path: CheckpointLike,
+    *,
+    root: str | None = None,
+    include: Patterns = (),
+    exclude: Patterns = (),
+    stats: bool = False,
+) -> Inspection:
+    """Describe a checkpoint from its headers: every tensor, what it shares, what else is in the file, and its adapter.
+
+    Of a model's folder it is said where files beside the weights contradict these.
+
+    ``include`` and ``exclude`` limit the description to some keys; ``stats`` reads their values too, but not those of
+    quantised tensors, which are codes. Raises what ``open_checkpoint`` raises, and PatternError for a pattern that
+    matches nothing.
+    """
+    with open_checkpoint(path, root) as checkpoint:
+        adapter, notes = settings_beside(checkpoint)
+        found = inspection_of(checkpoint, include, exclude, stats=stats)
+        return replace(found, adapter=adapter, notes=(*found.notes, *notes, *_contradictions(checkpoint)))
+
+
+def _contradictions(checkpoint: Checkpoint) -> list[str]:
+    """Return notes on files in a model's folder that contradict the weights; of a single file nothing is loaded."""
+    if checkpoint.folder is None:
+        return []
+    from .model_folder.checks import notes_beside
+
+    return notes_beside(checkpoint)
+
+
+def init_config(
+    path: CheckpointLike,
+    *,
+    root: str | None = None,
+    output: Path | None = None,
+    force: bool = False,
+    wait: float | None = None,
+) -> str:
+    """Return a destination configuration made from a checkpoint or from a toolkit's own, and write it to ``output``.
+
+    It is YAML, or JSON where ``output`` ends in ``.json``; ``wait`` is as of ``apply``.
+
+    Headers tell shapes and dtypes but not how a model initialises, so each tensor of a checkpoint gets the initialiser
+    that its name and shape suggest, to be reviewed. Of a toolkit's configuration (ESPnet's ``config.yaml``) it names
+    the file, and carries what is frozen into ``train:``. Raises OutputError where the output exists, without ``force``.
+    """
+    from ..destinations._load import is_configuration
+
+    source, target = place_of(path), None if output is None else os.fspath(output)
+    if is_configuration(source):
+        if root is not None:
+            raise ConfigError("--root is for checkpoints.", hint="Leave it out.")
+        document, said = _adopted(source, target)
+        with closing(cast("File", open_source(source))) as file:
+            return _written(document, said, target, [file], force=force, wait=wait)
+    with open_checkpoint(path, root) as checkpoint:
+        document = {"model": _declared(checkpoint)}
+        return _written(document, "", target, checkpoint.open_files().values(), force=force, wait=wait)
+
+
+def _declared(checkpoint: Checkpoint) -> dict[str, Any]:
+    from ..destinations.declared import declare
+
+    opaque = [key for key, info in checkpoint.items() if info.opaque]
+    if opaque:
+        raise FormatError(
+            f"{escape(opaque[0])} of {escape(checkpoint.path)} cannot be declared: {checkpoint[opaque[0]].opaque}.",
+            details=opaque,
+            rule="opaque",
+        )
+    return declare(checkpoint, checkpoint.ties)
+
+
+def _adopted(path: str, output: str | None) -> tuple[dict[str, Any], str]:
+    """Return the document that names a toolkit's configuration, and what there is to say of it."""
+    from ..destinations._load import adopt
+
+    document, target = adopt(path, os.path.dirname(output or ""))
+    train = document.get("train", {})
+    if "freeze" in train:
+        train["freeze"] = [_pattern(name, list(target.tensors)) for name in train["freeze"]]
+    return document, "".join(f"# ran {code}\n" for code in target.ran)
+
+
+def _pattern(name: str, keys: list[str]) -> str:
+    """Return the pattern for a module or key that is to be frozen; raises PatternError where there is none."""
+    text = quoted(name)
+    pattern = KeyPattern.given(text, "freeze_param ")
+    if not KeyMatcher([pattern]).hits(keys)[0]:
+        raise unmatched(f"freeze_param {escape(name)}", pattern, keys, "destination")
+    return text
+
+
+def _written(
+    document: dict[str, Any],
+    said: str,
+    output: str | None,
+    inputs: Iterable[File],
+    *,
+    force: bool,
+    wait: float | None,
+) -> str:
+    from ..storage.yaml_text import dump_yaml
+
+    as_json = output is not None and output.lower().endswith(".json")
+    text = json.dumps(document, indent=2) + "\n" if as_json else said + dump_yaml(document)
+    if output is not None:
+        from ..storage.write.staging import write_text
+
+        write_text(output, text, inputs=inputs, force=force, wait=wait)
+    return text

@@ -1,0 +1,193 @@
+"""The files of a PEFT adapter, its scales, and what config.json beside its base says of the model."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
+
+from ...analysis.inspection import AdapterSettings, adapter_settings
+from ...checkpoint.checkpoint import Checkpoint
+from ...destinations.hf.files import ADAPTER, CONFIG
+from ...errors import CheckpointError, FormatError, PlanError, SourceError
+from ...methods.lora.config import AdapterConfig, parse_config
+from ...methods.lora.conv1d import KnownModel, known_model
+from ...methods.lora.names import peft_part
+from ...planning.plan.plan import Plan
+from ...storage.json_text import read_json
+from ...storage.read._descriptors import leads_out
+from ...storage.read.base import File, Folder
+from ...storage.read.uri import scheme_of
+from ...storage.small_files import SMALL_BYTES, read_file
+from ...util.text import escape, listing
+from ..model_folder.folder import ModelFolder
+
+__all__ = [
+    "ADAPTER_CONFIG",
+    "BYTES",
+    "WEIGHTS",
+    "configuration_of",
+    "is_beside",
+    "model_at",
+    "other_scales",
+    "settings_beside",
+    "with_scales_checked",
+]
+
+# The files of a PEFT adapter: its weights, and the configuration beside them.
+
+ADAPTER_CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+BYTES = 16 << 20
+
+
+def is_beside(weights: File) -> bool:
+    """Whether a configuration lies beside a file; a web server does not say, and what PEFT called so has one."""
+    if weights.name not in WEIGHTS:
+        return False
+    return scheme_of(weights.uri) in ("http", "https") or ADAPTER_CONFIG in weights.folder().names()
+
+
+def configuration_of(folder: Folder) -> File:
+    """Return the configuration in a folder; raises SourceError where it is not there, or a link to another's."""
+    path = os.path.join(folder.uri, ADAPTER_CONFIG)
+    if leads_out(path):
+        raise SourceError(f"{escape(path)} is a link out of its folder, which is not followed.", hint="Copy it there.")
+    return folder.file(ADAPTER_CONFIG)
+
+
+def settings_beside(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[str, ...]]:
+    """Return what is said of the adapter that a checkpoint is, and a note where that is not understood."""
+    weights = next((file for file in checkpoint.open_files().values() if file.name in WEIGHTS), None)
+    try:
+        if weights is None or not is_beside(weights):
+            return None, ()
+        data = _read(configuration_of(weights.folder()))
+        settings = adapter_settings(data)
+        if settings is None:
+            return None, (f"{ADAPTER_CONFIG} is not understood: it has no peft_type",)
+        return settings, _differences(checkpoint, data)
+    except (ValueError, SourceError, FormatError) as error:
+        return None, (f"{ADAPTER_CONFIG} is not understood: {error}",)
+
+
+def _differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
+    """Say in what a configuration differs from the tensors; nothing of an adapter that is not merged here anyway."""
+    from ...methods.lora.adapter import read_adapter
+    from ...methods.lora.config import parse_config
+
+    try:
+        config = parse_config(data, ADAPTER_CONFIG)
+    except CheckpointError:
+        return ()
+    try:
+        notes = read_adapter(checkpoint, config, checkpoint.path, lambda key: 1.0).notes
+    except CheckpointError as error:
+        return (f"{ADAPTER_CONFIG} does not fit the tensors: {error.message}",)
+    return tuple(f"{ADAPTER_CONFIG}: {note}" for note in notes)
+
+
+def _read(file: File) -> object:
+    try:
+        if file.size > BYTES:
+            raise ValueError(f"it has {file.size} bytes")
+        return read_json(file.read(0, file.size))
+    finally:
+        file.close()
+
+
+# What the config.json beside a checkpoint says of its model.
+
+
+def model_at(path: str, checkpoint: Checkpoint) -> KnownModel | None:
+    """Return the model whose weights are a folder or a file; None where no config.json beside them says it.
+
+    ``path`` is '' of weights in memory, beside which nothing lies.
+    """
+    if not path:
+        return None
+    try:
+        config = json.loads(_beside(checkpoint) if "://" in path else _here(path))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return known_model(config) if isinstance(config, dict) else None
+
+
+def _here(path: str) -> bytes:
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    path = os.path.join(folder, CONFIG)
+    return b"" if leads_out(path) else read_file(path)
+
+
+def _beside(checkpoint: Checkpoint) -> bytes:
+    """Return what lies beside a checkpoint at an address; nothing, where the address tells no names."""
+    for weights in checkpoint.open_files().values():
+        folder = weights.folder()
+        if CONFIG not in folder.names():
+            return b""
+        with closing(folder.file(CONFIG)) as file:
+            return file.read(0, min(SMALL_BYTES, file.size))
+    return b""
+
+
+# What the factors of an adapter count, which its adapter_config.json says: an error where they go beside another.
+
+SCALES = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")
+"""What of an adapter's configuration says what its weights count."""
+
+
+def other_scales(donor: ModelFolder, models: Iterable[ModelFolder]) -> list[str]:
+    """Say which adapters count otherwise than the donor, whose configuration goes along."""
+    notes = []
+    ours = donor.adapter
+    for one in [one for one in models if one.adapter] if ours else ():
+        names = [name for name in SCALES if (one.adapter.get(name) or None) != (ours.get(name) or None)]
+        if names:
+            said = f"{ADAPTER} of {escape(one.path)} has another {listing(names)} than that of {escape(donor.path)}"
+            notes.append(f"{said}, which is the one that goes along")
+    return notes
+
+
+def with_scales_checked(plan: Plan, folders: Sequence[ModelFolder], number: int) -> Plan:
+    """Return the plan of a transplant with notes on adapters that count otherwise than the destination's.
+
+    ``folders`` are those of ``number`` sources and of the destination, if it has one. Raises PlanError where factors of
+    a source would be scaled as the destination's are, by another number.
+    """
+    donor = folders[-1]
+    if len(folders) == number or not donor.adapter:
+        return plan
+    taken: dict[int, list[str]] = {}
+    for step in plan.steps:
+        if step.source is not None and step.source < number and step.op != "keep":
+            taken.setdefault(step.source, []).append(step.key)
+    for source, keys in taken.items():
+        _check_scales(folders[source], donor, keys)
+    notes = other_scales(donor, [folders[source] for source in sorted(taken)])
+    return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
+
+
+def _check_scales(one: ModelFolder, donor: ModelFolder, keys: Iterable[str]) -> None:
+    ours, theirs = _config(donor), _config(one)
+    if ours is None or theirs is None:
+        return
+    parts = [part for part in map(peft_part, keys) if part is not None and part.part in ("A", "B")]
+    names = dict.fromkeys(part.module for part in parts)
+    apart = [name for name in names if ours.scale_of(name) != theirs.scale_of(name)]
+    if apart:
+        raise PlanError(
+            f"the factors of {escape(apart[0])} count {theirs.scale_of(apart[0]):g} by the {ADAPTER} of "
+            f"{escape(one.path)}, and {ours.scale_of(apart[0]):g} by that of {escape(donor.path)}, which goes along.",
+            hint="Set lora_alpha (alpha_pattern, use_rslora) of the destination to the source's, and plan again.",
+            details=apart,
+        )
+
+
+def _config(folder: ModelFolder) -> AdapterConfig | None:
+    """Return what a folder says of its adapter, None for one that is of another kind or not understood."""
+    try:
+        return parse_config(folder.adapter, ADAPTER) if folder.adapter else None
+    except CheckpointError:
+        return None

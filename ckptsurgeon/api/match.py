@@ -1,0 +1,38 @@
+"""``match``: which tensors of a source are which of a destination, proposed from headers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..analysis.match.proposal import Proposal
+from ..analysis.match.solve import propose
+from ..checkpoint.in_memory import path_of
+from ..checkpoint.opening import open_checkpoint
+from ..destinations._load import load_target
+from ..storage.read.uri import shown
+from ..util.text import count
+from .inputs.argument_types import CheckpointLike
+
+__all__ = ["match"]
+
+
+def match(source: CheckpointLike, destination: CheckpointLike, *, root: str | None = None) -> Proposal:
+    """Propose the ``--map`` rules that bring a source's names to a destination's, from names, shapes and order.
+
+    Proposes only: nothing is renamed, and between equals nothing is chosen. ``destination`` is a configuration or a
+    checkpoint. Raises what ``open_checkpoint`` and ``load_target`` raise.
+    """
+    target = load_target(destination)
+    with open_checkpoint(source, root, unwrap=False) as raw:
+        checkpoint = raw.unwrapped(destination=list(target.tensors))
+        found = propose(shown(path_of(source)), checkpoint, shown(path_of(destination)), target.tensors)
+        notes = [*checkpoint.notes, *target.notes, *found.notes]
+        if checkpoint.stripped:
+            notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
+        by_order = [one for one in found.matches if one.why == "order"]
+        if by_order and "safetensors" in checkpoint.format:
+            notes.append(
+                f"{count(len(by_order), 'match', 'matches')} by order alone: safetensors files are sorted by name, "
+                "so look at them twice"
+            )
+    return replace(found, notes=tuple(notes))

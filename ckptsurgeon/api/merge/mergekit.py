@@ -1,0 +1,248 @@
+"""``merge`` of a recipe that mergekit would read: the recipe, and the models that it names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import ConfigError, SourceError
+from ...methods.merge._method import Method
+from ...planning.merge.layers import layer_lists, numbered_lists
+from ...planning.merge.options import MergeOptions
+from ...planning.merge.plan import plan_merge
+from ...planning.merge.ties import with_tied_heads
+from ...planning.mergekit.configuration import Configuration, read_configuration
+from ...planning.mergekit.fields import Reference
+from ...planning.mergekit.pieces import Layout, Models, pieces_of_configuration
+from ...planning.plan.plan import Plan
+from ...storage.small_files import read_text
+from ...storage.yaml_text import read_yaml
+from ...util.did_you_mean import did_you_mean
+from ...util.text import brief_repr, escape
+from ...vocabulary.read import tokens_beside
+from ..inputs.inputs import names_of, plan_source, said_of, view_of
+from ..inputs.reopening import with_beside_held
+from ..model_folder.checks import with_sources_said
+from ..model_folder.config import layer_counts, not_by_layer, with_layers
+from ..model_folder.config_differences import with_config_said
+from ..model_folder.folder import ModelFolder, model_folder, model_folder_at
+from ..model_folder.merged import merged_folder
+from ..model_folder.rows_by_place import RECIPE, checked_rows
+from .settings import Request
+from .tokenizers import RowsAsked, different, tokenizer_files, wanted
+from .vocabulary import MergedModel, ModelTokens, VocabularyAsked, known_keys, merge_vocabulary
+
+__all__ = ["RecipeModels", "check_alone", "found", "is_recipe", "plan_configuration", "read_recipe"]
+
+# The models that a recipe of mergekit's names: where they lie, what lies beside them, what becomes of them.
+
+
+def found(one: Reference, folder: str) -> str:
+    """Return where a model lies; raises ConfigError for an adapter, SourceError where there is nothing."""
+    for said in dict.fromkeys((one.said, one.path)):
+        for path in (said, os.path.join(folder, said)):
+            if os.path.exists(path) and (said == one.said or not (one.lora or one.revision)):
+                return path
+    if one.lora:
+        raise ConfigError(
+            f"{escape(one.said)} is a model and an adapter.",
+            hint=f"Merge them first: ckpt lora merge {escape(one.path)} {escape(one.lora)} -o merged/.",
+        )
+    raise SourceError(
+        f"there is no model {escape(one.said)} here.",
+        hint="Give the path of its folder or file; one of the hub has to be downloaded before: "
+        f"hf download {escape(one.path)} --local-dir {escape(one.path)}.",
+    )
+
+
+class RecipeModels:
+    """The models of a configuration, opened, with what lies beside them."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        folder: str,
+        paths: Mapping[Reference, str],
+        opened: Sequence[Checkpoint],
+        *,
+        unwrap: bool = False,
+    ) -> None:
+        self._configuration, self._folder = configuration, folder
+        self.names = names_of(list(paths.values()))
+        self._views = [view_of(plan_source(name, one), one) for name, one in zip(self.names, opened, strict=True)]
+        self.folders = [model_folder(one) for one in opened]
+        self._paths = list(paths.values())
+        self._numbers = {one: number for number, one in enumerate(paths)}
+        self._metadata = opened[self.donor].metadata
+        self._notes = said_of(opened, unwrap=unwrap)
+
+    @property
+    def donor(self) -> int:
+        """The number of the model whose configuration and files the output has."""
+        base = self._configuration.base
+        return self._numbers[base] if base is not None else 0
+
+    @property
+    def models(self) -> list[MergedModel]:
+        """The models, with what is known of each."""
+        return list(map(MergedModel, self._paths, self._views, self.folders))
+
+    def vocabulary(self, asked: VocabularyAsked, method: Method) -> VocabularyAsked:
+        """Return the vocabulary that the output is to have: as the recipe says, where rows have to go by token."""
+        tokenizer = self._configuration.tokenizer
+        if tokenizer is None or (asked.vocab is not None and not tokenizer.is_detailed):
+            return asked
+        if asked.vocab is not None:
+            raise ConfigError("--vocab is given beside tokenizer, which says what the rows are.", hint="Leave one out.")
+        other = wanted(self._configuration, self.folders[self.donor], self._find)
+        keys = asked.keys or known_keys(self.models)
+        if not (tokenizer.is_detailed or different(self.folders, self.names, self.donor, other)) and (
+            not keys or all(one.has_a_row_for_each_token for one in self.folders)
+        ):
+            return asked
+        return replace(
+            asked,
+            vocab=tokenizer.source if isinstance(tokenizer.source, str) else tokens_beside(other.path),
+            keys=keys,
+            rows=RowsAsked(tokenizer.tokens, self._numbers, tokenizer.multiple, self._lender(method)),
+        )
+
+    def _lender(self, method: Method) -> int | None:
+        """Return the base where it counts as a model: others get its rows all the same, as in mergekit."""
+        base = self._configuration.base
+        slices = [part for module in self._configuration.modules for part in module.slices]
+        everywhere = all(any(one.model == base for one in part.sources) for part in slices)
+        return self._numbers[base] if base is not None and method.base == "none" and everywhere else None
+
+    def plan(
+        self,
+        method: Method,
+        options: MergeOptions,
+        tokens: ModelTokens | None,
+        seed: int,
+        arguments: Mapping[str, Any],
+    ) -> Plan:
+        """Return the plan with everything that goes beside the weights."""
+        counts = [layer_counts(one.config) for one in self.folders]
+        layout = pieces_of_configuration(self._configuration, Models(self._views, self._numbers, counts), method)
+        tied = {number for number, one in enumerate(self.folders) if one.is_tied}
+        files, said = tokenizer_files(self._configuration, self.folders, self.donor, self._find)
+        plan = plan_merge(
+            self._views,
+            list(with_tied_heads(layout.pieces, self._views, tied)),
+            options,
+            seed=seed,
+            arguments=arguments,
+            metadata=self._metadata,
+            notes=[*self._notes, *layout.notes, *said],
+        )
+        config, more = self._config(layout)
+        plan = replace(plan, notes=(*plan.notes, *more))
+        return merged_folder(plan, self.folders[self.donor], self.folders, config=config, files=files, tokens=tokens)
+
+    def _find(self, one: Reference) -> ModelFolder:
+        number = self._numbers.get(one)
+        return self.folders[number] if number is not None else model_folder_at(found(one, self._folder))
+
+    def _config(self, layout: Layout) -> tuple[Mapping[str, Any], list[str]]:
+        """Return the donor's configuration with the layers that were stacked."""
+        folder, notes = self.folders[self.donor], list[str]()
+        config: Mapping[str, Any] = folder.config
+        for one in layout.stacks if config else ():
+            view = self._views[self.donor]
+            old = next(
+                (found for found in numbered_lists(view.tensors) if found.prefix == one.layers.prefix), one.layers
+            )
+            origins = [(self.folders[number].config, layer) for number, layer in one.origins]
+            if [layer for _, layer in one.origins] != list(range(old.count)):
+                others = layer_lists(view.tensors, layer_counts(config))
+                notes += (f"config.json is changed, but its {why}" for why in not_by_layer(config, old, others, 0))
+            config, said = with_layers(config, old, origins)
+            if not said:
+                notes.append(f"config.json does not say how many {one.layers.prefix} there are: {len(origins)} now")
+        return config, notes
+
+    def said(self, document: Any) -> Any:
+        """Return a document whose models go by their names, as a recipe is recorded: no path leaves this machine."""
+        names = {one.said: self.names[number] for one, number in self._numbers.items()}
+        if isinstance(document, dict):
+            return {str(key): self.said(value) for key, value in document.items()}
+        if isinstance(document, list):
+            return [self.said(one) for one in document]
+        return names.get(document, document) if isinstance(document, str) else document
+
+
+# ``merge`` of a recipe that mergekit would read.
+
+
+def is_recipe(path: str) -> bool:
+    """Whether a path is that of a recipe."""
+    return path.lower().endswith((".yaml", ".yml"))
+
+
+def read_recipe(path: str) -> dict[str, Any]:
+    """Return the document in a file; raises SourceError or ConfigError."""
+    try:
+        document = read_yaml(read_text(path), os.path.basename(path))
+    except OSError as error:
+        said = f"the recipe {escape(path)} cannot be read: {error.strerror}."
+        raise SourceError(said, hint=did_you_mean(path)) from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"{escape(path)} is no recipe: it is not UTF-8.") from None
+    if isinstance(document, dict) and "verb" in document:
+        raise ConfigError(f"{escape(path)} is a recipe of ours.", hint=f"Run ckpt apply {escape(path)}.")
+    if not isinstance(document, dict) or "merge_method" not in document:
+        raise ConfigError(
+            f"{escape(path)} names no merge_method.", hint="Write one as mergekit reads it: merge_method, models, …"
+        )
+    if not isinstance(document["merge_method"], str):
+        raise ConfigError(
+            f"{escape(path)}: merge_method is {brief_repr(document['merge_method'])}, not the name of a method.",
+            hint="ckpt merge --list shows them.",
+        )
+    return document
+
+
+def check_alone(recipe: str, **given: Any) -> None:
+    """Raise ConfigError for what is no recipe, or is said beside one that says it itself."""
+    if not is_recipe(recipe):
+        raise ConfigError(f"{escape(recipe)} is no recipe.", hint="Name several models, in a list.")
+    doubled = next((name for name, value in given.items() if value not in (None, (), [], {})), "")
+    if doubled:
+        raise ConfigError(f"{escape(doubled)} is given beside a recipe.", hint="Write it into the recipe.")
+
+
+def plan_configuration(path: str, document: Mapping[str, Any], method: Method, asked: Request) -> Plan:
+    """Plan what the document of a recipe at ``path`` asks for; its paths are seen from here, else from there.
+
+    Raises ConfigError with the field that is wrong, PlanError for what the models cannot give.
+    """
+    folder = os.path.dirname(path)
+    try:
+        configuration = read_configuration(document)
+        options = asked.options.or_dtype(configuration.dtype)
+        references = configuration.references
+        paths = [found(one, folder) for one in references]
+        with ExitStack() as stack:
+            opened = asked.opened(paths, stack)
+            merged = RecipeModels(
+                configuration, folder, dict(zip(references, paths, strict=True)), opened, unwrap=asked.unwrap
+            )
+            chosen = merge_vocabulary(merged.vocabulary(asked.vocabulary, method), merged.models, first=merged.donor)
+            options = replace(options, vocabulary=chosen[0] if chosen is not None else None)
+            tokens = chosen[1] if chosen is not None else None
+            arguments = {**asked.arguments, "recipe": merged.said(document)}
+            plan = merged.plan(method, options, tokens, asked.seed, arguments)
+            plan = with_config_said(plan, merged.folders, merged.donor)
+            plan = with_sources_said(plan, opened, merged.folders, merged.donor)
+            plan = checked_rows(plan, merged.folders, remedy=RECIPE, said=asked.vocabulary.is_by_place)
+            plan = with_beside_held(plan, merged.folders)
+            plan = asked.carried(plan, opened, path, donor=merged.donor)
+            stack.pop_all()
+    except ConfigError as error:
+        raise type(error)(f"{escape(os.path.basename(path))}: {error.message}", hint=error.hint) from error
+    return plan

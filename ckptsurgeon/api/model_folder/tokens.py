@@ -1,0 +1,210 @@
+"""Tokens of a model's folder: added tokens, special tokens and their ids, held against the weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from ...destinations.hf.files import CONFIG
+from ...errors import ConfigError, SourceError
+from ...storage.read.uri import scheme_of
+from ...util.text import brief_repr, count, escape, listing
+from ...vocabulary.read import vocabulary_of
+from ...vocabulary.token_ids import stale_ids
+from .documents import BYTE_PAIRS, GENERATION, TOKENIZER, VOCABULARIES
+from .folder import LARGEST, ModelFolder
+
+__all__ = ["ADDED", "WHOLE", "added_beyond", "added_in", "special_id_notes", "token_list_notes", "unlisted_names"]
+
+# Tokens that files of a tokeniser add with numbers for which the embedding has no row.
+
+ADDED = "added_tokens.json"
+WHOLE = "tokenizer.json"
+LONGEST = 10
+"""Digits of a number that is a row's."""
+
+
+def added_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
+    """Yield a note on the first file of a tokeniser that numbers tokens from ``rows`` on; ``has`` says whose these are.
+
+    What a vocabulary that could be read has is counted already.
+    """
+    named = {one.name for one in folder.files}
+    for name in (ADDED, TOKENIZER, *((WHOLE,) if folder.vocabulary and folder.tokens is None else ())):
+        found = {token: number for token, number in added_in(folder, name) if number >= rows} if name in named else {}
+        if found:
+            said = listing([f"{token} is {number}" for token, number in found.items()], 3)
+            yield f"{escape(name)} adds {count(len(found), 'token')} without a row, and {has}: {said}"
+            return
+
+
+def added_in(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
+    """Yield the tokens that a file adds with their numbers; none of a file that cannot be read, which is said."""
+    try:
+        document = json.loads(folder.read(name, LARGEST))
+    except (ConfigError, SourceError, ValueError, RecursionError):
+        return
+    if not isinstance(document, dict):
+        return
+    if name == ADDED:
+        yield from ((token, number) for token, number in document.items() if type(number) is int)
+    elif name == WHOLE:
+        rows = document.get("added_tokens")
+        for row in rows if isinstance(rows, list) else ():
+            if isinstance(row, dict) and type(row.get("id")) is int and isinstance(row.get("content"), str):
+                yield row["content"], row["id"]
+    else:
+        decoder = document.get("added_tokens_decoder")
+        for number, row in decoder.items() if isinstance(decoder, dict) else ():
+            token = row.get("content") if isinstance(row, dict) else None
+            if isinstance(token, str) and number.isdecimal() and len(number) < LONGEST:
+                yield token, int(number)
+
+
+# Two files of one tokeniser that number its tokens otherwise: a note.
+
+OLDER = VOCABULARIES[1]
+
+
+def token_list_notes(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if vocab.json gives most rows to other tokens than tokenizer.json does.
+
+    Nothing is said of files that would have to be fetched, or that cannot be read.
+    """
+    named = {one.name: one.path for one in folder.files}
+    if not {WHOLE, OLDER} <= named.keys() or scheme_of(named[OLDER]) or folder.tokens is None:
+        return
+    theirs: tuple[str, ...] = ()
+    with suppress(ConfigError, SourceError):
+        theirs = vocabulary_of(OLDER, folder.read(OLDER, LARGEST)).tokens
+    pairs = list(zip(theirs, folder.tokens, strict=False))
+    other = [row for row, (one, two) in enumerate(pairs) if one != two]
+    if len(other) * 2 > len(pairs):
+        row = other[0]
+        one, two = (escape(brief_repr(token)) for token in pairs[row])
+        differ = f"have other tokens in {len(other)} of {len(pairs)} rows"
+        yield f"{OLDER} and {WHOLE} {differ}: row {row} is {one} in {OLDER} and {two} in {WHOLE}"
+
+
+# Special tokens that a tokeniser names: ids of a configuration that are of other words, and names without a row.
+
+NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""The special tokens that have a name, in the order in which transformers adds those that a vocabulary lacks."""
+START = "decoder_start_token"
+SPECIAL = re.compile(r"▁?(<.*>|\[.*\]|\|.*\||)", re.DOTALL)
+"""Tokens that look special, not like words."""
+UNUSED = ("ForCTC",)
+"""Ends of the names of models that have no use for special tokens but the blank, which is their pad_token."""
+OLD = "clip"
+"""In the name of models whose ids are not those of their tokeniser, which transformers knows (CLIPTextModel)."""
+
+
+def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
+    """Yield a note if ids of special tokens are those of ordinary words in the tokeniser beside, which names others.
+
+    Many sound models have another special token than the tokeniser names: such ids are not said. ``read`` has read
+    the vocabulary.
+    """
+    size, tokens = folder.rows, _tokens(read) if folder.config else ()
+    if not tokens or size < len(tokens) or OLD in str(folder.config.get("model_type")):
+        return
+    named_so = [
+        f"{escape(one.field)} of {file} is {one.number} ({_brief(one.token)})"
+        for file in (CONFIG, GENERATION)
+        for one in stale_ids(_object(folder, file), tokens)
+    ]
+    if named_so:
+        yield f"ids of other tokens than they are called by: {listing(named_so, 4, where='')}"
+    names, places = _names(folder), {token: row for row, token in enumerate(tokens)}
+    found = [one for one in _ids(folder) if _is_of_words(one, names, tokens)]
+    if not found:
+        return
+    special = {*names.values(), *_added(folder)}
+    said = []
+    for field, file, ids in found:
+        named = names.get(field, "")
+        if (named in places or field == START) and special.isdisjoint(tokens[one] for one in ids):
+            own = listing([f"{one} ({_brief(tokens[one])})" for one in ids], 2, where="")
+            meant = f", while {field} is {_brief(named)} ({places[named]})" if named else ""
+            said.append(f"{field}_id of {file} is {own}{meant}")
+    if said:
+        yield f"ids of other words in the tokeniser beside them: {listing(said, 4, where='')}"
+
+
+def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
+    """Yield a note on special tokens that a tokeniser names, has not, and gets without a row; ``has`` says the rows.
+
+    Nothing is said of a tokeniser with code of its own, which may have them.
+    """
+    tokens = _tokens(folder)
+    if not tokens or folder.vocabulary in BYTE_PAIRS or _object(folder, TOKENIZER).get("auto_map"):
+        return
+    names = {name: token for name, token in _names(folder).items() if token not in tokens}
+    added = _added(folder) if names else set()
+    missing = [token for token in dict.fromkeys(names.values()) if token not in added]
+    said = [
+        f"{next(name for name in names if names[name] == token)} {_brief(token)} is {number}"
+        for number, token in enumerate(missing, len(tokens))
+        if number >= rows
+    ]
+    if said:
+        named = f"{count(len(said), 'token')} that {escape(folder.vocabulary)} lacks"
+        yield f"{TOKENIZER} names {named}, and {has}: {listing(said, 3, where='')} without a row"
+
+
+def _tokens(folder: ModelFolder) -> tuple[str, ...]:
+    """Return the tokens of a folder; none where they would have to be fetched."""
+    if not folder.vocabulary or any(scheme_of(one.path) for one in folder.tokenizer):
+        return ()
+    return folder.tokens or ()
+
+
+def _ids(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
+    """Yield which special tokens a configuration has, in which file, and their ids."""
+    architectures = folder.config.get("architectures")
+    first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    names = ("pad_token",) if first.endswith(UNUSED) else (*NAMES, START)
+    for file in (CONFIG, GENERATION):
+        fields = _object(folder, file)
+        for name in names:
+            value = fields.get(f"{name}_id")
+            ids: list[Any] = value if isinstance(value, list) else [value]
+            if ids and all(type(one) is int for one in ids):
+                yield name, file, ids
+
+
+def _is_of_words(one: tuple[str, str, list[int]], names: dict[str, str], tokens: tuple[str, ...]) -> bool:
+    """Whether every id is that of a token that looks like a word, and none is that of the named token."""
+    field, _, ids = one
+    own = [tokens[number] if 0 <= number < len(tokens) else "" for number in ids]
+    return names.get(field) not in own and bool(names) and not any(map(SPECIAL.fullmatch, own))
+
+
+def _names(folder: ModelFolder) -> dict[str, str]:
+    """Return the special tokens that a tokeniser names."""
+    fields = {**_object(folder, "special_tokens_map.json"), **_object(folder, TOKENIZER)}
+    said = {name: fields.get(name) for name in NAMES}
+    found = {name: one.get("content") if isinstance(one, dict) else one for name, one in said.items()}
+    return {name: token for name, token in found.items() if isinstance(token, str) and token}
+
+
+def _added(folder: ModelFolder) -> set[str]:
+    """Return the tokens that files of a tokeniser add."""
+    there = {one.name for one in folder.files}
+    return {token for name in (ADDED, TOKENIZER, WHOLE) if name in there for token, _ in added_in(folder, name)}
+
+
+def _object(folder: ModelFolder, name: str) -> dict[str, Any]:
+    """Return a small JSON object of a folder; nothing if it is not there or none, which is said."""
+    if all(one.name != name for one in folder.files):
+        return {}
+    with suppress(ConfigError, SourceError, ValueError, RecursionError):
+        return folder.document(name)
+    return {}
+
+
+def _brief(token: str) -> str:
+    return escape(brief_repr(token, 24))

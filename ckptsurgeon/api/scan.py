@@ -1,0 +1,24 @@
+"""``scan``: what reading a file would import and call."""
+
+from __future__ import annotations
+
+import os
+
+from ..analysis.scan.findings import Scan
+from ..analysis.scan.walk import scan_path
+from ..errors import ConfigError
+from ..util.text import brief_repr
+from .inputs.argument_types import Path, Progress
+
+__all__ = ["scan"]
+
+
+def scan(path: Path, *, progress: Progress | None = None) -> Scan:
+    """Say what reading a file, or any file of a folder, would import and call. Nothing of it is run.
+
+    ``scan(path).ok`` is whether everything could be judged and is plain data or the rebuilding of tensors;
+    ``progress`` is called with (files done, files in all). Raises SourceError where there is no such file.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"{brief_repr(path)} is not a path.", hint="What runs code lies in files: name one.")
+    return scan_path(os.fspath(path), progress)

@@ -1,0 +1,116 @@
+"""The application: its verbs, in the order of the help, and the options that stand without a verb."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperArgument, TyperCommand
+
+from ..errors import ConfigError
+from ..util.registry import modules
+from . import alone
+
+__all__ = ["GROUPS", "ORDER", "TIMEOUT", "application", "verbs"]
+
+EXIT_CODES = """Exit status: 0 done; 1 the answer is no (differs, verification failed, scan found code); 2 usage,
+a pattern that matches nothing, a bad configuration; 3 an input is missing, corrupt or unsafe; 4 the plan is impossible;
+5 the output cannot be written; 70 a bug; 129 hung up; 130 interrupted; 141 nobody reads the answer; 143 terminated."""
+
+ORDER = (
+    "inspect", "diff", "match", "transplant", "rename", "filter", "convert", "average", "merge", "lora_merge",
+    "lora_extract", "apply", "verify", "scan", "view", "init", "fetch", "train", "demo_data",
+)  # fmt: skip
+GROUPS = {"lora": "Low-rank adapters: merge them into their base, or extract one from what was tuned."}
+TIMEOUT = "--timeout"
+
+
+class Verb(TyperCommand):
+    """A command whose arguments are named in the usage line as they are typed, without their types."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line."""
+        arguments = [param.metavar or param.name or "" for param in self.params if isinstance(param, TyperArgument)]
+        return ["[OPTIONS]", *arguments]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb, unless something that was given is empty: a shell's unset variable, most often."""
+        for param in self.params:
+            given = ctx.params.get(param.name)
+            if "" in (given if isinstance(given, (list, tuple)) else [given]):
+                name = param.metavar if isinstance(param, TyperArgument) else max(param.opts, key=len)
+                raise ConfigError(f"{name} is empty.", hint="Leave it out, or say what it should be.")
+        return super().invoke(ctx)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, then the options."""
+        arguments, options = [], []
+        for param in self.get_params(ctx):
+            if isinstance(param, TyperArgument):
+                arguments.append((param.metavar or param.name or "", param.help or ""))
+                continue
+            record = param.get_help_record(ctx)
+            if record is not None:
+                options.append(record)
+        for title, records in (("Arguments", arguments), ("Options", options)):
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def application(*, as_json: bool) -> typer.Typer:
+    """Return all verbs and options, to be parsed by."""
+    app = typer.Typer(
+        name="ckpt",
+        help="Put the weights of one network into another, and know exactly what happened.",
+        epilog=EXIT_CODES,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+
+    @app.callback()
+    def root(
+        version: bool = alone.version_option(as_json=as_json),
+        install: str | None = alone.install_option(as_json=as_json),
+        show: str | None = alone.show_option(as_json=as_json),
+        json: Annotated[bool, typer.Option("--json", hidden=True)] = False,
+        quiet: Annotated[bool, typer.Option("-q", "--quiet", hidden=True)] = False,
+        verbose: Annotated[bool, typer.Option("-v", "--verbose", hidden=True)] = False,
+        timeout: Annotated[
+            float | None,  # which was taken out before
+            typer.Option(
+                TIMEOUT, metavar="SECONDS", help="Give up a server after so long without progress, 60 if unsaid."
+            ),
+        ] = None,
+    ) -> None:
+        pass
+
+    _add_verbs(app)
+    return app
+
+
+def _add_verbs(app: typer.Typer) -> None:
+    groups: dict[str, typer.Typer] = {}
+    for verb in verbs():
+        summary = verb.HELP.partition("\n")[0]
+        *group, name = verb.NAME.split()
+        within = _group(app, groups, group[0]) if group else app
+        within.command(name, cls=Verb, help=verb.HELP, epilog=verb.EXAMPLES, short_help=summary)(verb.run)
+
+
+def _group(app: typer.Typer, groups: dict[str, typer.Typer], name: str) -> typer.Typer:
+    """Return the group of verbs of a name, as ``lora`` in ``lora merge``."""
+    if name not in groups:
+        settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+        groups[name] = typer.Typer(rich_markup_mode=None, no_args_is_help=False, context_settings=settings)
+        app.add_typer(groups[name], name=name, help=GROUPS[name], epilog=EXIT_CODES)
+    return groups[name]
+
+
+def verbs() -> list[Any]:
+    """Return the modules of the verbs, in the order of the help."""
+    found = {module.__name__.rpartition(".")[2]: module for module in modules("ckptsurgeon.cli.verbs")}
+    names = sorted(found, key=lambda verb: (ORDER.index(verb) if verb in ORDER else len(ORDER), verb))
+    return [found[name] for name in names]

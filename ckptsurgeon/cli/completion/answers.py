@@ -1,0 +1,125 @@
+"""What the program answers when a shell asks it to complete a command line."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from .parsed import Parsed, options_of, parsed, typed_in
+from .values import destination_keys, few, roots, segments, source_keys, values_of
+
+__all__ = ["VARIABLE", "answer", "candidates", "run"]
+
+# What may come next in a command line.
+
+Found = tuple[str, list[str]]
+"""``words``; ``partial`` where more of the word is to come; ``files``, which the shell knows best."""
+
+NOTHING: Found = ("words", [])
+FILES: Found = ("files", [])
+_OF_FILES = re.compile(r"FILE|DIR|CKPT|SRC|DST|PLAN|MODEL=LIST|NAME=PATH|OUT")
+_OF_KEYS = re.compile(r"GLOB|PATTERN|FROM=TO|KEY")
+_OF_THE_DESTINATION = ("reinit", "require", "on_mismatch", "vocab_keys", "explain")
+
+
+def candidates(command: Any, words: Sequence[str], current: str) -> Found:
+    """Return what the word ``current`` may become behind ``words``, whole words each."""
+    found = parsed(command, words)
+    if found is None:
+        return NOTHING
+    if found.wants is not None:
+        return _values(found, found.wants, current)
+    spelling, equals, text = current.partition("=")
+    if spelling.startswith("--") and equals and not found.only_arguments:
+        option = dict(options_of(found.command)).get(spelling)
+        kind, values = _values(found, option, text) if option is not None and not option.is_flag else NOTHING
+        return kind, [f"{spelling}={value}" for value in values]
+    if current.startswith("-") and not found.only_arguments:
+        return "words", [name for name, _ in options_of(found.command) if name.startswith(current)]
+    if not found.is_verb:
+        return "words", [name for name in found.command.commands if name.startswith(current)]
+    return FILES
+
+
+def _values(found: Parsed, option: Any, text: str) -> Found:
+    """Return what the value of an option may be; its name in the help says of which kind it is."""
+    metavar = option.metavar or ""
+    if option.name == "root":
+        return "words", _beginning(roots(found), text)
+    if metavar == "KEY=VALUE":
+        return _settings(text) if "--set" in option.opts else NOTHING
+    known = values_of(option.name, metavar)
+    if not _OF_KEYS.match(metavar.lstrip("[")):
+        return ("words", _beginning(known, text)) if known else FILES if _OF_FILES.search(metavar) else NOTHING
+    before, equals, last = text.rpartition("=")
+    if equals:
+        return "words", [f"{before}={value}" for value in _beginning(known, last)]
+    of_destination = found.name == "transplant" and option.name in _OF_THE_DESTINATION
+    keys = destination_keys(found) if of_destination else source_keys(found)
+    return _keys(segments(keys, text), _beginning(known, text), more=metavar == "FROM=TO")
+
+
+def _keys(found: dict[str, bool], others: Sequence[str], *, more: bool) -> Found:
+    """Return keys, and what else may stand there; a module that stands alone may go on, and a rule does (``more``)."""
+    words = few([*found, *others])
+    if len(words) > 1 or not words:
+        return "words", words
+    (word,) = words
+    if more and found.get(word) is False:
+        return "partial", [f"{word}="]
+    return ("partial" if found.get(word, word not in others) else "words"), words
+
+
+def _settings(text: str) -> Found:
+    name, equals, last = text.partition("=")
+    if equals:
+        return "words", [f"{name}={value}" for value in _beginning(values_of(f"set {name}", ""), last)]
+    names = [f"{value}=" for value in _beginning(values_of("set", ""), text)]
+    return ("partial", names) if names else NOTHING
+
+
+def _beginning(values: Iterable[str], text: str) -> list[str]:
+    return [value for value in values if value.startswith(text)]
+
+
+# What the program does when a shell asks it to complete: answers in time, or says nothing.
+
+VARIABLE = "_CKPT_COMPLETE"
+PATIENCE_S = 4.0
+"""Whoever pressed Tab waits no longer than this, whatever lies in the file."""
+
+
+def run(command: Callable[[], Any]) -> int:
+    """Read what was typed, write the candidates, and leave: no error is ever shown in a line that is being typed."""
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    said = ""
+    with suppress(Exception):
+        said = answer(command, os.environ[VARIABLE], sys.stdin.buffer.read())
+    with suppress(OSError):
+        sys.stdout.buffer.write(said.encode("utf-8", "surrogateescape"))
+        sys.stdout.flush()
+    return 0
+
+
+def answer(command: Callable[[], Any], shell: str, given: bytes) -> str:
+    """Return what to tell a shell that gives ``given``: the kind, then the candidates, each on a line."""
+    typed = typed_in(shell, os.fsdecode(given))
+    if typed is None:
+        return ""
+    kind, values = candidates(command(), typed.words, typed.current)
+    if kind == "files":
+        return "files\n"
+    if not typed.plain:  # quotes inside the word: what the shell would put in its place is not ours to say
+        return ""
+    if shell == "fish" and kind == "partial" and not values[0].endswith("="):
+        values = [*values, f"{values[0]}."]  # what stands alone gets a blank behind it there
+    kept = len(typed.kept)
+    return "\n".join([kind, *(value[kept:] for value in values if value and value.startswith(typed.current)), ""])

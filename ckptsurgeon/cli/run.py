@@ -1,0 +1,126 @@
+"""Runs one command line, and turns whatever happens into an exit code."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+import typer
+
+from . import alone
+from .application import GROUPS, TIMEOUT, application
+from .failing import ReaderGoneError, failed, guarded_streams
+
+__all__ = ["run"]
+
+GLOBAL = ("--json", "-q", "--quiet", "-v", "--verbose")
+SIGPIPE = 141
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    as_json = "--json" in args
+    with _few_collections(), guarded_streams(), ExitStack() as stack:
+        try:
+            args = _limited(args, stack)
+            code = _invoke(_verb_first(args), as_json)
+            sys.stdout.flush()
+        except ReaderGoneError:
+            return SIGPIPE
+        except Exception as error:
+            return failed(error, args, as_json=as_json)
+        return code
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Collect garbage seldom: two headers of 92,000 tensors are a million small objects, that live until the end."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(10_000_000, 50, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+
+
+def _invoke(args: list[str], as_json: bool) -> int:
+    """Parse and run. Not by the parser's own ``main``, which has exit codes of its own."""
+    args = _with_waits(_with_shells(args))
+    command = typer.main.get_command(application(as_json=as_json))
+    if not args:
+        with command.make_context("ckpt", [], resilient_parsing=True) as context:
+            sys.stderr.write(command.get_help(context) + "\n")
+        return 2
+    try:
+        with command.make_context("ckpt", args) as context:
+            command.invoke(context)
+    except typer.Exit as ended:
+        return ended.exit_code
+    return 0
+
+
+def _limited(args: Sequence[str], stack: ExitStack) -> list[str]:
+    """Take ``--timeout`` out of a command line, wherever it stands, and let it hold; the last one counts."""
+    end = args.index("--") if "--" in args else len(args)
+    kept: list[str] = []
+    at = 0
+    while at < len(args):
+        name, between, value = args[at].partition("=")
+        if at >= end or name != TIMEOUT:
+            kept.append(args[at])
+        else:
+            at += not between
+            stack.enter_context(_allowing(value if between else "".join(args[at : at + 1])))
+        at += 1
+    return kept
+
+
+def _allowing(seconds: str) -> AbstractContextManager[None]:
+    from ..storage.read.http.pace import allowing
+
+    return allowing(seconds)
+
+
+def _verb_first(args: Sequence[str]) -> list[str]:
+    """Let global options stand before the verb as well as behind it: ``ckpt --json inspect x``."""
+    head = 0
+    while head < len(args) and args[head] in GLOBAL:
+        head += 1
+    if head == len(args) or args[head].startswith("-"):
+        return list(args)
+    words = 2 if args[head] in GROUPS and not "".join(args[head + 1 : head + 2]).startswith("-") else 1
+    return [*args[head : head + words], *args[:head], *args[head + words :]]
+
+
+def _with_waits(args: Sequence[str]) -> list[str]:
+    """Let --wait that says no seconds be as long as it takes; what follows it may be an argument."""
+    found: list[str] = []
+    for number, arg in enumerate(args):
+        if arg == "--":
+            return [*found, *args[number:]]
+        following = args[number + 1] if number + 1 < len(args) else ""
+        found.append("--wait=inf" if arg == "--wait" and not _is_number(following) else arg)
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _with_shells(args: Sequence[str]) -> list[str]:
+    """Name the shell that runs this, by '', behind an option of completion that names none."""
+    found: list[str] = []
+    for number, arg in enumerate(args):
+        if not arg.startswith("-"):  # a verb, or a shell
+            return [*found, *args[number:]]
+        found.append(arg)
+        following = args[number + 1 : number + 2]
+        if arg in alone.COMPLETION and (not following or following[0].startswith("-")):
+            found.append("")
+    return found

@@ -1,0 +1,278 @@
+"""A ``hyperparams.yaml`` as hyperpyyaml reads it, cut down to what one entry needs.
+
+https://github.com/speechbrain/HyperPyYAML. A recipe's file also makes folders, loggers and data pipelines; a
+destination needs none of them, so they are neither run nor have to be filled in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import io
+import pydoc
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError
+from ..storage.yaml_text import check_yaml
+from ..util.text import brief_repr, count, escape, listing
+from ._document import Document
+from .torch_module.user_code import imported
+
+__all__ = [
+    "Hyperparams",
+    "calls_kept",
+    "code_in",
+    "has_hyperparams_tags",
+    "needed_by",
+    "nodes",
+    "read_hyperparams",
+    "restored",
+    "said_by",
+    "tag_of",
+    "tagged",
+    "toolkit",
+]
+
+# The tree of a ``hyperparams.yaml`` as ruamel.yaml reads it: its nodes, their tags, and what refers to what.
+
+_REFERENCE = re.compile(r"<([^>]*)>")
+
+
+def tag_of(node: Any) -> str:
+    """Return the tag of a node as it is written, "" for none."""
+    return str(getattr(getattr(node, "tag", None), "value", "") or "")
+
+
+def needed_by(tree: Any, entry: str) -> set[str]:
+    """Return the entries that one refers to, and those that these refer to, and itself."""
+    needed, waiting = set[str](), [entry]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            references = (ref for text in _texts(tree[name]) for ref in _REFERENCE.findall(text))
+            waiting += [top for top in (re.split(r"[\[.]", ref)[0].strip() for ref in references) if top in tree]
+    return needed
+
+
+def _texts(node: Any) -> Iterator[str]:
+    for _, inner in nodes(node):
+        value = getattr(inner, "value", inner)
+        if isinstance(value, str):
+            yield value
+
+
+def nodes(node: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+    """Yield every node of a tree with its path, in the order of the document; one that stands often, once."""
+    seen = set() if seen is None else seen
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    yield path, node
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        yield from nodes(child, f"{path}.{key}", seen)
+
+
+def tagged(tree: Any, *kinds: str) -> Iterator[str]:
+    """Yield what stands behind tags such as ``!new:``, in the order of the document."""
+    for _, node in nodes(tree):
+        kind, colon, name = tag_of(node).partition(":")
+        if colon and kind in kinds:
+            yield name
+
+
+_TAG = re.compile(r"(?:^|[\s\[{,])!(?:new:|name:|apply:|applyref:|module:|include:|ref\b|copy\b|tuple\b|PLACEHOLDER\b)")
+_CODE = re.compile(r"!(?:new|name|apply|applyref|module|include):[^\s,\]}]*")
+_RUNS = ("!new", "!name", "!apply", "!applyref", "!module")
+_PLACEHOLDER = "!PLACEHOLDER"
+
+
+@dataclass(frozen=True)
+class Hyperparams:
+    """What an entry needs, references resolved; the code that it names and the files that it lies in."""
+
+    text: str
+    ran: tuple[str, ...]
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def has_hyperparams_tags(text: str) -> bool:
+    """Whether a text has tags of hyperpyyaml, outside comments."""
+    begin = 0
+    while found := _TAG.search(text, begin):
+        begin = max(begin, text.rfind("\n", begin, found.end()) + 1)
+        if not text[begin : found.end()].lstrip().startswith("#"):
+            return True
+        if (begin := text.find("\n", found.end())) < 0:
+            return False
+    return False
+
+
+def code_in(document: Document) -> tuple[str, ...]:
+    """Return every tag that has something imported, called or included, as the text has it; hyperpyyaml itself else.
+
+    What is read here is no YAML yet: a comment is taken for code rather than code for a comment.
+    """
+    return tuple(escape(tag) for tag in _CODE.findall(document.text)) or ("hyperpyyaml",)
+
+
+def read_hyperparams(document: Document, entry: str, overrides: Mapping[str, Any]) -> Hyperparams:
+    """Cut a document down to an entry, resolve it and import what it names.
+
+    Raises ConfigError without hyperpyyaml, for an entry or override that is not there, for placeholders that the entry
+    needs, and for code that cannot be imported.
+    """
+    hyperpyyaml = toolkit(document)
+    tree = _tree(document)
+    _override(document, hyperpyyaml, tree, overrides)
+    top = entry.partition(".")[0]
+    if top not in tree:
+        raise _no_entry(document, top, tree)
+    needed = needed_by(tree, top)
+    _check_placeholders(document, top, {name: tree[name] for name in needed})
+    others = len(tree) - len(needed)
+    for name in [name for name in tree if name not in needed]:
+        del tree[name]
+    included = dict.fromkeys(document.resolve(name) for name in tagged(tree, "!include"))
+    with _reading(document):
+        text = hyperpyyaml.resolve_references(_stream(document, _dumped(tree))).getvalue()
+        check_yaml(text, document.name)  # references are aliases now
+        names = list(tagged(_ruamel().YAML().load(text), *_RUNS))
+    ran, files = imported(document, names)
+    notes = (
+        (f"built what {escape(top)} needs; {count(others, 'other entry', 'other entries')} not run",) if others else ()
+    )
+    return Hyperparams(text, ran, (*files, *included), notes)
+
+
+def toolkit(document: Document) -> Any:
+    """Return hyperpyyaml's own functions; raises ConfigError where it is not installed."""
+    try:
+        return importlib.import_module("hyperpyyaml.core")
+    except ModuleNotFoundError as error:
+        raise document.fail(
+            f"it is a SpeechBrain configuration, which needs the package {error.name}.",
+            "pip install speechbrain (hyperpyyaml alone, where it names no class of SpeechBrain).",
+        ) from error
+
+
+def _ruamel() -> Any:
+    """Return the YAML library that hyperpyyaml stands on and asks for."""
+    return importlib.import_module("ruamel.yaml")
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Undo what hyperpyyaml changes in two YAML libraries, and leaves behind when it fails."""
+    import yaml
+
+    ruamel_yaml = _ruamel()
+
+    makers = (yaml.constructor.BaseConstructor, ruamel_yaml.constructor.BaseConstructor)
+    defaults = [maker.construct_object.__defaults__ for maker in makers]
+    try:
+        yield
+    finally:
+        for maker, before in zip(makers, defaults, strict=True):
+            maker.construct_object.__defaults__ = before
+
+
+@contextmanager
+def calls_kept(hyperpyyaml: Any, ran: list[str]) -> Iterator[None]:
+    """Add to ``ran`` what hyperpyyaml calls, in its order: it looks each name up by ``pydoc`` and then calls it."""
+
+    class Kept:
+        @staticmethod
+        def locate(name: str) -> Any:
+            ran.append(escape(name))
+            return pydoc.locate(name)
+
+    before, hyperpyyaml.pydoc = hyperpyyaml.pydoc, Kept
+    try:
+        yield
+    finally:
+        hyperpyyaml.pydoc = before
+
+
+@contextmanager
+def _reading(document: Document) -> Iterator[None]:
+    """Turn what hyperpyyaml and its YAML library raise about a document into ConfigError."""
+    ruamel_yaml = _ruamel()
+    try:
+        with restored():
+            yield
+    except (ruamel_yaml.error.YAMLError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        raise document.fail(said_by(error)) from error
+
+
+def said_by(error: Exception) -> str:
+    """Return what an exception says: hyperpyyaml puts several texts into one."""
+    parts = [str(part) for part in error.args if isinstance(part, (str, BaseException))] or [str(error)]
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}: " if mark is not None else ""
+    return f"{where}{type(error).__name__}: {escape(' '.join(': '.join(parts).split()), 400)}"
+
+
+def _stream(document: Document, text: str) -> io.StringIO:
+    """Return a text as hyperpyyaml takes files: by its name it finds what ``!include:`` names."""
+    stream = io.StringIO(text)
+    stream.name = document.path
+    return stream
+
+
+def _tree(document: Document) -> Any:
+    ruamel_yaml = _ruamel()
+    check_yaml(document.text, document.name)
+    with _reading(document):
+        tree = ruamel_yaml.YAML().load(document.text)
+    if not isinstance(tree, dict):
+        raise document.fail("it is no mapping of hyperparameters.")
+    return tree
+
+
+def _dumped(tree: Any) -> str:
+    ruamel_yaml = _ruamel()
+    stream = io.StringIO()
+    ruamel_yaml.YAML().dump(tree, stream)
+    return stream.getvalue()
+
+
+def _override(document: Document, hyperpyyaml: Any, tree: Any, overrides: Mapping[str, Any]) -> None:
+    for name in overrides:
+        if name not in tree:
+            near = difflib.get_close_matches(str(name), map(str, tree), n=1)
+            raise document.fail(
+                f"overrides name {brief_repr(name)}, which is no entry.", f"Did you mean {near[0]}?" if near else ""
+            )
+    with _reading(document):
+        hyperpyyaml.recursive_update(tree, dict(overrides), must_match=True)
+
+
+def _no_entry(document: Document, name: str, tree: Any) -> ConfigError:
+    made = [str(key) for key, value in tree.items() if str(tag_of(value)).startswith("!new:")]
+    hint = f"Choose another: model: {{speechbrain: {document.name}, entry: NAME}}"
+    return document.fail(
+        f"it has no entry {escape(name)}.", f"{hint}; it makes {listing(made, where='')}." if made else hint
+    )
+
+
+def _check_placeholders(document: Document, entry: str, needed: Mapping[str, Any]) -> None:
+    found = (pair for name, node in needed.items() for pair in nodes(node, name))
+    open_ones = [path for path, node in found if tag_of(node) == _PLACEHOLDER]
+    if open_ones:
+        raise document.fail(
+            f"{escape(entry)} needs {listing(open_ones)}, left open as {_PLACEHOLDER}.",
+            f"Give it: model: {{speechbrain: {document.name}, overrides: {_nested(open_ones[0])}}}.",
+        )
+
+
+def _nested(path: str) -> str:
+    """Return the mapping that overrides what lies at a path: ``{a: {b: …}}``."""
+    parts = path.split(".")
+    return f"{{{': {'.join(parts)}: …{'}' * len(parts)}"

@@ -1,0 +1,179 @@
+"""The keys that go into one conversion of transformers, and the operations on them so far."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from ...tensors.info import TensorInfo
+
+__all__ = ["Chain", "Group", "Naming", "Row", "Unknown", "Value", "Values", "opened"]
+
+# The keys that go into one conversion of transformers, and how they are written as one pattern for all layers.
+
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+"""A number that is a segment of its own."""
+_SPECIAL = re.compile(r"[\\*?\[\]{}=]")
+
+
+class Unknown(Exception):  # noqa: N818 - a signal within the adaption, which says it
+    """A conversion that has no operation of ours."""
+
+
+Naming: TypeAlias = tuple[Mapping[str, str], Callable[[str], str]]
+"""The name of what each source pattern gives, and how a name of the destination is written."""
+
+
+@dataclass
+class Group:
+    """The tensors that one conversion makes one or several of. ``target`` is the name that it gives their keys."""
+
+    target: str
+    converter: Any
+    found: dict[str, list[str]] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def add(self, pattern: str, key: str, info: TensorInfo) -> None:
+        """Add a key that a source pattern of the conversion matches."""
+        self.found.setdefault(pattern, []).append(key)
+        self.shapes[pattern] = info.shape
+
+    @property
+    def keys(self) -> list[str]:
+        """All keys that go into it."""
+        return [key for keys in self.found.values() for key in keys]
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """What it has in common with the groups of other layers."""
+        return id(self.converter), opened(self.target), *((p, opened(keys[0])) for p, keys in self.found.items())
+
+    def outputs(self) -> list[str]:
+        """Return the names of what it makes."""
+        patterns = self.converter.target_patterns
+        first = next((one for one in patterns if one in self.target), None)
+        if first is None:
+            return [self.target]
+        head, _, tail = self.target.partition(first)
+        return [head + one + tail for one in patterns]
+
+    def literal(self) -> Naming:
+        """Return its names as they are, the keys of a list with their varying number caught."""
+        return {pattern: _caught(keys, {}) for pattern, keys in self.found.items()}, lambda name: name
+
+    def general(self) -> Naming:
+        """Return its names with every number that source and destination share caught; else as they are."""
+        numbers = _NUMBER.findall(self.target)
+        kept = {pattern: _constant(keys) for pattern, keys in self.found.items()}
+        if len(numbers) > len(_NAMES) or any(found != numbers for found in kept.values()):
+            return self.literal()
+        names = {pattern: _caught(keys, dict(enumerate(_NAMES))) for pattern, keys in self.found.items()}
+        return names, _numbered
+
+
+_NAMES = "nmk"
+
+
+def opened(key: str) -> str:
+    """Return a key with its numbers left out."""
+    return _NUMBER.sub("#", key)
+
+
+def _numbered(name: str) -> str:
+    """Return a name of the destination with its numbers as captures, in their order."""
+    captures = iter(_NAMES)
+    return _NUMBER.sub(lambda found: f"{{{next(captures)}}}", name)
+
+
+def _constant(keys: Sequence[str]) -> list[str]:
+    """Return the numbers that all keys of a list have in common."""
+    columns = zip(*(_NUMBER.findall(key) for key in keys), strict=True)
+    return [column[0] for column in columns if len(set(column)) == 1 or len(keys) == 1]
+
+
+def _caught(keys: Sequence[str], names: Mapping[int, str]) -> str:
+    """Return the pattern of some keys: their varying number as ``{e}``, those they share as captures where named."""
+    if any(_SPECIAL.search(key) for key in keys) or len({opened(key) for key in keys}) > 1:
+        raise Unknown("its keys are not numbered")
+    columns = list(zip(*(_NUMBER.findall(key) for key in keys), strict=True))
+    varying = [place for place, column in enumerate(columns) if len(set(column)) > 1]
+    if len(varying) > 1:
+        raise Unknown("its keys have several numbers")
+    places = iter(range(len(columns)))
+    shared = iter(range(len(columns)))
+
+    def written(found: re.Match[str]) -> str:
+        if next(places) in varying:
+            return "{e}"
+        name = names.get(next(shared))
+        return f"{{{name}}}" if name else found[0]
+
+    return _NUMBER.sub(written, keys[0])
+
+
+# The operations of one group of tensors so far, and the tensors that they have made.
+
+Row: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor on its way: what it is called, which may be a pattern, and its shape. ``many`` are those of a list."""
+
+    name: str
+    shape: tuple[int, ...]
+    many: int = 0
+
+
+Values: TypeAlias = dict[str, Value]
+"""By the pattern of the conversion that it stands for."""
+
+
+@dataclass
+class Chain:
+    """The operations of one group so far."""
+
+    group: Group
+    config: Any
+    targets: Mapping[str, TensorInfo]
+    write: Callable[[str], str]
+    rows: list[Row] = field(default_factory=list)
+    _parts: int = 0
+
+    def fresh(self) -> str:
+        """Return a name for what is made on the way."""
+        self._parts += 1
+        return f"{self.write(self.group.target)}.part{self._parts}"
+
+    def names(self, patterns: Sequence[str]) -> list[str]:
+        """Return the names in the destination that patterns of the conversion stand for."""
+        outputs = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
+        return [self.write(outputs.get(pattern, self.group.target)) for pattern in patterns]
+
+    def only(self, values: Values) -> tuple[str, Value]:
+        """Return the one tensor there is."""
+        if len(values) != 1 or next(iter(values.values())).many > 1:
+            raise Unknown("several tensors go where one is expected")
+        return next(iter(values.items()))
+
+    def target(self, values: Values) -> str:
+        """Return the pattern that a single tensor stands for after an operation in place."""
+        patterns = self.group.converter.target_patterns
+        return patterns[0] if len(patterns) == 1 else next(iter(values))
+
+    def finals(self, values: Values) -> dict[str, str]:
+        """Rename what does not have its name in the destination yet; by key, as renamings are."""
+        wanted = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
+        last: dict[str, str] = {}
+        for pattern, value in values.items():
+            name = wanted.get(pattern, self.group.target)
+            if value.name in self._sources():
+                last[self.group.keys[0]] = name
+            elif value.name != self.write(name):
+                self.rows.append({"concat": [value.name], "into": self.write(name)})
+        return last
+
+    def _sources(self) -> set[str]:
+        return {*self.group.literal()[0].values(), *self.group.general()[0].values()}

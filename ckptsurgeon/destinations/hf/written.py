@@ -1,0 +1,187 @@
+"""What transformers needs beside changed weights: config.json with changed fields, and the other small files."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...planning.target import Companion
+from ...util.text import count, escape
+from ...vocabulary.replacement import tokens_at
+from ...vocabulary.token_ids import MovedIds, Renumbering
+from ...vocabulary.vocabulary import Vocabulary
+from .._document import Document
+from .files import CONFIG, companions, is_of_tokenizer
+from .overrides import FETCHING, merged_fields
+from .tokens import IN_YAML, renumbered, renumbered_generation, renumbering_of, with_tokenizer_of
+
+__all__ = ["WrittenConfig", "files_of"]
+
+# The config.json beside weights for transformers: the given one, with the fields that a destination changes.
+
+Fields = dict[str, Any]
+_OF_THE_LIBRARY = "transformers_version"
+
+
+class WrittenConfig:
+    """The configuration of a destination, and the fields of the given file as they are to be written.
+
+    ``to_json_string`` would lose what its class leaves out, as the fields of generation: ``suppress_tokens``.
+    """
+
+    def __init__(self, config: Any, given: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+        self.config = config
+        fields = merged_fields(type(config), given, overrides) if overrides else given
+        self._fields: Fields = copy.deepcopy(dict(fields))
+        if self._fields.get("model_type") is None:
+            self._fields["model_type"] = config.model_type
+        if "num_labels" in overrides:  # of which transformers writes the labels
+            self._fields.pop("num_labels")
+            self._fields.update({name: getattr(config, name) for name in ("id2label", "label2id")})
+        self._fields["architectures"] = config.architectures
+
+    @property
+    def everything(self) -> Fields:
+        """What the class says, by default too, and what only the file does."""
+        return _with_others(self.config.to_dict(), self._fields)
+
+    def apply(self, moved: MovedIds) -> None:
+        """Set ids that have moved."""
+        for path, value in moved.changed.items():
+            inner, written = self.config, self._fields
+            for name in path[:-1]:
+                inner = inner[name] if isinstance(inner, dict) else getattr(inner, name)
+                if not isinstance(written.get(name), dict):
+                    written[name] = {}
+                written = written[name]
+            if isinstance(inner, dict):
+                inner[path[-1]] = value
+            else:
+                setattr(inner, path[-1], value)
+            written[path[-1]] = value
+
+    def companion(self) -> Companion:
+        """Return the file: the given fields as they are now, or all of them if its class takes those otherwise."""
+        text = _text(self._fields)
+        if not self._is_taken(text):
+            text = _text(_with_others(json.loads(self.config.to_json_string()), self._fields))
+        return Companion(CONFIG, text=text)
+
+    def _is_taken(self, text: str) -> bool:
+        """Whether the class makes the same configuration of a text."""
+        fields = {name: value for name, value in json.loads(text).items() if name not in FETCHING}
+        try:
+            taken = type(self.config).from_dict(fields).to_dict()
+        except Exception:  # whatever a class of transformers raises
+            return False
+        return {**taken, _OF_THE_LIBRARY: ""} == {**self.config.to_dict(), _OF_THE_LIBRARY: ""}
+
+
+def _text(fields: Fields) -> str:
+    return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+
+
+def _with_others(fields: Fields, others: Mapping[str, Any]) -> Fields:
+    """Return fields and those of ``others`` that are not among them, in parts too."""
+    made = {**others, **fields}
+    for name, value in fields.items():
+        inner = others.get(name)
+        if isinstance(value, dict) and isinstance(inner, dict) and name.endswith("_config"):
+            made[name] = _with_others(value, inner)
+    return made
+
+
+# What a model of transformers has beside its weights if its vocabulary is not the one of its folder any more.
+
+
+def files_of(
+    document: Document, written: WrittenConfig, fields: Mapping[str, Any], folder: str
+) -> tuple[tuple[Companion, ...], list[str]]:
+    """Return the files that go beside the weights, and what there is to say of them.
+
+    ``written`` is the configuration with the document's overrides, whose token ids are moved if the document asks for
+    another vocabulary; ``fields`` and ``folder`` are those of the file. Raises ConfigError for an id without a place.
+    """
+    files, before = companions(folder), _size(type(written.config), fields)
+    if document.vocabulary is None:
+        files, said = _of_fewer_rows(document, files, written, before, folder)
+    else:
+        own = tokens_at(folder)
+        files, said = with_tokenizer_of(files, document.vocabulary.paths[1], document.vocabulary.new, own)
+        files, moved = _renumbered(document, files, written, own, fields, before)
+        said = [*moved, *said]
+    return (written.companion(), *files), said
+
+
+def _renumbered(
+    document: Document,
+    files: tuple[Companion, ...],
+    written: WrittenConfig,
+    own: Vocabulary | None,
+    fields: Mapping[str, Any],
+    rows: int,
+) -> tuple[tuple[Companion, ...], list[str]]:
+    """Move the token ids of a configuration and of the files beside it; ``fields`` are those of the file."""
+    change, given = document.vocabulary, dict(_given(document.model))
+    assert change is not None
+    fixed, told = frozenset(given), frozenset(name for name, _ in _given(fields))
+    everything = written.everything
+    numbers, new = renumbering_of(change, own, rows, everything, fixed), change.paths[1]
+    if numbers is None:
+        return files, []
+    moved, notes = renumbered(CONFIG, everything, numbers, new, fixed=fixed, told=told)
+    written.apply(moved)
+    files, more = renumbered_generation(files, numbers, new, given)
+    return files, [*notes, *more]
+
+
+def _given(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields that a section gives, those in parts of the model too."""
+    for name, value in section.items():
+        yield name, value
+        if isinstance(value, dict):
+            yield from _given(value)
+
+
+def _of_fewer_rows(
+    document: Document, files: tuple[Companion, ...], written: WrittenConfig, before: int, folder: str
+) -> tuple[tuple[Companion, ...], list[str]]:
+    """Return files without a tokeniser that has tokens beyond the rows, if the document made these fewer.
+
+    Raises ConfigError for token ids beyond them.
+    """
+    rows = _rows(written.config)
+    if not rows or rows >= before:
+        return files, []
+    numbers, given = Renumbering.first(rows, before), dict(_given(document.model))
+    new, remedy = f"a vocabulary of {rows} rows", f"{IN_YAML}; or go by token: --vocab SRC_TOKENS:DST_TOKENS"
+    moved, notes = renumbered(CONFIG, written.everything, numbers, new, remedy=remedy, fixed=frozenset(given))
+    written.apply(moved)
+    files, more = renumbered_generation(files, numbers, new, given, remedy=remedy)
+    own = tokens_at(folder) if any(is_of_tokenizer(one.name) for one in files) else None
+    if own is None or len(own.tokens) <= rows:
+        return files, [*notes, *more]
+    note = (
+        f"the tokeniser beside {escape(folder or '.')} has {count(len(own.tokens), 'token')}, the model {rows} rows: "
+        "it is not copied; --vocab SRC_TOKENS:DST_TOKENS goes by token"
+    )
+    return tuple(one for one in files if not is_of_tokenizer(one.name)), [*notes, *more, note]
+
+
+def _size(config_class: Any, fields: Mapping[str, Any]) -> int:
+    """Return how many rows the file itself gives the vocabulary, 0 for a model that has none."""
+    text = fields.get("text_config")
+    for one in (fields, text if isinstance(text, dict) else {}):
+        if type(one.get("vocab_size")) is int:
+            return int(one["vocab_size"])
+    return _rows(config_class())
+
+
+def _rows(config: Any) -> int:
+    try:
+        size = getattr(config.get_text_config(), "vocab_size", None)
+    except ValueError:  # two vocabularies, and none of them comes first
+        return 0
+    return size if type(size) is int else 0

@@ -1,1 +1,0 @@
-"""Configurations of ESPnet and SpeechBrain, as their toolkits read them."""

@@ -1,0 +1,95 @@
+"""Imports and runs the code that a user's configuration names."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pydoc
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from types import ModuleType
+from typing import Any
+
+from ...errors import ConfigError
+from ...util.text import brief_repr, escape
+from .._document import Document
+
+__all__ = ["imported", "own_file", "user_code"]
+
+# Runs the code that a user's configuration names: where it is found, what it may not do, which file it lies in.
+
+
+@contextmanager
+def user_code(document: Document) -> Iterator[None]:
+    """Let modules be found in the working directory and the configuration's folder, for this time only.
+
+    What the code prints goes to stderr: stdout is for answers. It may neither end the program nor leave it in
+    another folder.
+    """
+    before, here = list(sys.path), os.getcwd()
+    folder = os.path.abspath(document.folder)
+    sys.path[:0] = list(dict.fromkeys([here, folder]))
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except SystemExit as error:
+        raise document.fail(f"its code ended the program: sys.exit({brief_repr(error.code, 40)}).") from error
+    finally:
+        sys.path[:] = before
+        os.chdir(here)
+
+
+def own_file(module: Any) -> str:
+    """Return the file of a module, '' where it is installed or part of Python."""
+    path = getattr(module, "__file__", None)
+    if not path:
+        return ""
+    installed = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    if any(os.path.realpath(path).startswith(f"{folder}{os.sep}") for folder in installed):
+        return ""
+    near = os.path.relpath(path)
+    return str(path) if near.startswith("..") else near
+
+
+# Imports what a configuration names by ``package.module.thing``, as ``pydoc.locate`` finds it.
+
+
+def imported(document: Document, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Import what a document names, before tensors are watched; returns what ran from where, and own files."""
+    places: dict[str, list[str]] = {}
+    files: list[str] = []
+    for name in dict.fromkeys(names):
+        module = _module_of(document, name)
+        file = own_file(module)
+        document.ran.append(f"the import of {file or module.__name__}")
+        places.setdefault(file or module.__name__.partition(".")[0], []).append(name)
+        files += [file] if file else []
+    ran = tuple(f"{', '.join(names)} from {place}" for place, names in places.items())
+    return ran, tuple(dict.fromkeys(files))
+
+
+def _module_of(document: Document, name: str) -> ModuleType:
+    """Return the module that a dotted name lies in, as hyperpyyaml finds it."""
+    try:
+        found = pydoc.locate(name)
+    except pydoc.ErrorDuringImport as error:
+        raise _import_failed(document, name, error.value) from error
+    if found is None:
+        head = name.partition(".")[0]
+        missing = importlib.util.find_spec(head) is None
+        why = f"{escape(name)} needs the package {escape(head)}" if missing else f"there is no {escape(name)}"
+        raise document.fail(f"{why}.", f"pip install {escape(head)}." if missing else "")
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        module = pydoc.safeimport(".".join(parts[:end]))
+        if module is not None:
+            return module
+    return importlib.import_module("builtins")
+
+
+def _import_failed(document: Document, name: str, error: Any) -> ConfigError:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return document.fail(f"{escape(name)} needs the package {error.name}.", f"pip install {error.name}.")
+    return document.fail(f"importing {escape(name)} failed: {type(error).__name__}: {escape(str(error))}")

@@ -1,0 +1,70 @@
+"""Checksums: the CRC-32 of what is written, and the records of a source checked again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+from isal import isal_zlib
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..errors import FormatError
+from ..storage.crc32c import crc32c
+from ..storage.read.base import File
+from ..tensors.composition import leaves
+from ..tensors.info import Storage, TensorInfo
+from ..util.text import escape
+
+__all__ = ["bad_checksum", "check_range", "check_storage", "check_values", "checkable", "combine", "crc32"]
+
+BLOCK = 1 << 20
+"""Bytes held at once: about what a core's cache holds."""
+
+crc32 = isal_zlib.crc32
+Sum: TypeAlias = Callable[[memoryview, int], int]
+
+
+def combine(parts: Sequence[tuple[int, int]]) -> int:
+    """Return the CRC-32 of a whole from the (CRC-32, length) of its parts in order."""
+    total = 0
+    for crc, length in parts:
+        total = isal_zlib.crc32_combine(total, crc, length)
+    return total
+
+
+def checkable(source: Checkpoint, info: TensorInfo) -> Iterator[tuple[File, Storage]]:
+    """Yield the records that a tensor's values lie in and that were stored with a checksum."""
+    for leaf in leaves(info):
+        if leaf.storage is not None and leaf.storage.has_checksum:
+            yield source.file(leaf), leaf.storage
+
+
+def check_values(source: Checkpoint, info: TensorInfo) -> None:
+    """Raise FormatError where a record that a tensor's values lie in is not what its checksum says; looks once."""
+    for file, storage in checkable(source, info):
+        if storage not in source.checked:
+            check_storage(file, storage)
+            source.checked.add(storage)
+
+
+def check_storage(file: File, storage: Storage) -> None:
+    """Raise FormatError where the bytes of a record are not those of the checksum it was stored with, if it was."""
+    for expected, sum_of in ((storage.crc32, crc32), (storage.crc32c, crc32c)):
+        if expected is not None and check_range(file, storage.offset, storage.nbytes, sum_of) != expected:
+            raise bad_checksum(file, storage.name)
+
+
+def bad_checksum(file: File, name: str) -> FormatError:
+    """Return the error for bytes that are not what their container says."""
+    return FormatError(f"{escape(file.uri)}: {escape(name)} does not have the checksum it should.", rule="crc")
+
+
+def check_range(file: File, offset: int, nbytes: int, sum_of: Sum = crc32) -> int:
+    """Return the CRC-32, or another such sum, of a range of a file, read block by block."""
+    buffer = memoryview(bytearray(min(BLOCK, nbytes)))
+    crc, done = 0, 0
+    while done < nbytes:
+        view = buffer[: min(BLOCK, nbytes - done)]
+        file.readinto(offset + done, view)
+        crc, done = sum_of(view, crc), done + len(view)
+    return crc

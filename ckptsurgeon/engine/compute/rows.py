@@ -1,0 +1,170 @@
+"""Rows of a tensor placed elsewhere: gathered by a map of vocabularies, or laid over initial values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...planning.plan.rows import Rows
+from ...planning.plan.step import Step
+from ...tensors.info import TensorInfo
+from ...tensors.ops.boxes import Array, Box, blocks, box_shape, overlap_shape
+from ...tensors.ops.casts import Lost, cast, raw_dtype
+from ...tensors.ops.means import average, rounded
+from .reading import Part, cast_for, read_part
+
+__all__ = ["gathered", "mapped_block", "mapped_boxes", "overlaid_block", "overlaid_boxes", "overlay"]
+
+# Gathers the rows of a tensor whose vocabulary is another: moved, averaged, zero.
+
+ELEMENTS = 1 << 18
+
+NEAR = 8
+"""Rows that are this many times as far apart as they would be one beside the other are read one by one."""
+
+
+def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
+    """Yield the parts of a destination tensor that come from the source, of at most ``limit`` elements or one row."""
+    rows, axis = _rows(step), step.axis
+    others = math.prod(size for d, size in enumerate(step.shape) if d != axis)
+    most = max(1, limit // max(1, others))
+    begin = 0
+    while begin < len(rows.rows):
+        end = begin
+        while end < len(rows.rows) and rows.rows[end] is not None and end - begin < most:
+            end += 1
+        if end > begin:
+            yield tuple((begin, end) if d == axis else (0, size) for d, size in enumerate(step.shape))
+        begin = max(end, begin + 1)
+
+
+def mapped_block(step: Step, info: TensorInfo, source: Checkpoint, box: Box) -> Array:
+    """Return a part of a mapped tensor, as the source's dtype is held; rows that are drawn are zero in it."""
+    rows, axis = _rows(step), step.axis
+    begin, end = box[axis]
+    out = gathered(rows, axis, info, source, box)
+    for place in range(begin, end):
+        these = rows.rows[place]
+        if isinstance(these, tuple):
+            parts = ((read_part(source, info, _part(box, axis, row, 1)), info.dtype) for row in these)
+            out[_along(box, axis, place - begin, 1)] = rounded(*average(parts, ()), info.dtype)[0]
+        elif these is None and rows.new == "mean":
+            inner = tuple(slice(0, 1) if d == axis else slice(*ends) for d, ends in enumerate(box))
+            out[_along(box, axis, place - begin, 1)] = _mean(step, info, source)[inner]
+    return out
+
+
+def gathered(rows: Rows, axis: int, info: TensorInfo, source: Checkpoint, box: Box) -> Array:
+    """Return a part of a tensor whose rows lie elsewhere in its source; those that are not one of its are zero."""
+    begin, end = box[axis]
+    found = [(place - begin, row) for place in range(begin, end) if isinstance(row := rows.rows[place], int)]
+    out = np.zeros(box_shape(box), raw_dtype(info.dtype))
+    if not found:
+        return out
+    places, of = (list(numbers) for numbers in zip(*found, strict=True))
+    low, high = min(of), max(of) + 1
+    if axis and high - low <= NEAR * len(of):  # rows that lie across are read in one go
+        part = read_part(source, info, _part(box, axis, low, high - low))
+        out[_these(box, axis, places)] = part[_these(box, axis, [row - low for row in of])]
+        return out
+    for place, row, number in rows.runs(begin, end):
+        out[_along(box, axis, place - begin, number)] = read_part(source, info, _part(box, axis, row, number))
+    return out
+
+
+def _rows(step: Step) -> Rows:
+    assert step.rows is not None  # by check_step
+    return step.rows
+
+
+def _part(box: Box, axis: int, row: int, number: int) -> Box:
+    return tuple((row, row + number) if d == axis else ends for d, ends in enumerate(box))
+
+
+def _along(box: Box, axis: int, place: int, number: int) -> tuple[slice, ...]:
+    return tuple(slice(place, place + number) if d == axis else slice(None) for d in range(len(box)))
+
+
+def _these(box: Box, axis: int, rows: list[int]) -> tuple[slice | list[int], ...]:
+    return tuple(rows if d == axis else slice(None) for d in range(len(box)))
+
+
+def _mean(step: Step, info: TensorInfo, source: Checkpoint) -> Array:
+    """Return the mean of all rows of a source tensor, worked out once."""
+    rows = _rows(step)
+    known = (step.source, step.source_key)
+    if known not in rows.means:
+        rows.means[known] = rounded(*_mean_along(step.axis, info, source), info.dtype)[0]
+    found: Array = rows.means[known]
+    return found
+
+
+def _mean_along(axis: int, info: TensorInfo, source: Checkpoint) -> tuple[Array, str]:
+    """Return the mean along an axis in double precision, block by block."""
+    shape: Sequence[int] = [1 if d == axis else size for d, size in enumerate(info.shape)]
+    total, wide = None, "float64"
+    for box in blocks(info.shape, ELEMENTS):
+        values, wide = average([(read_part(source, info, box), info.dtype)], ())
+        if total is None:
+            total = np.zeros(shape, values.dtype)
+        inner = tuple(slice(0, 1) if d == axis else slice(*ends) for d, ends in enumerate(box))
+        total[inner] += values.sum(axis=axis, keepdims=True)
+    assert total is not None
+    return total / info.shape[axis], wide
+
+
+# Lays the part of a source that fits over the initial values of a tensor: over all of them, or over a block.
+
+BLOCK_BYTES = 2 << 20
+"""About the bytes of what is read at once."""
+
+
+def overlay(step: Step, info: TensorInfo, source: Checkpoint, initial: Array) -> Lost:
+    """Put the part of a source that fits over a tensor's initial values; returns how many values lost their size."""
+    lost = Lost()
+    limit = max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))
+    for box in overlaid_boxes(step, info, limit):
+        values = mapped_block(step, info, source, box) if step.op == "map" else read_part(source, info, box)
+        values, more = cast_for(step, values, info.dtype)
+        initial[_slices(box)] = values.reshape(box_shape(box))
+        lost += more
+    return lost
+
+
+def overlaid_boxes(step: Step, info: TensorInfo, limit: int) -> Iterator[Box]:
+    """Yield the parts of a tensor that a source is laid over, of about ``limit`` elements."""
+    return mapped_boxes(step, limit) if step.op == "map" else blocks(overlap_shape(info.shape, step.shape), limit)
+
+
+def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[Array, Lost]:
+    """Return a block of a tensor whose initial values lie in a checkpoint, and how many values lost their size."""
+    info, source = origin
+    kept, keeper = initial
+    values, lost = cast(read_part(keeper, kept, box), kept.dtype, step.dtype)
+    values = np.array(values).reshape(box_shape(box))
+    if step.op == "map":
+        laid, more = cast_for(step, mapped_block(step, info, source, box), info.dtype)
+        here = _given(step, box)
+        values[here] = laid.reshape(box_shape(box))[here]
+        return values, lost + more
+    inside = tuple((begin, min(end, size)) for (begin, end), size in zip(box, info.shape, strict=True))
+    if all(begin < end for begin, end in inside):
+        laid, more = cast_for(step, read_part(source, info, inside), info.dtype)
+        values[tuple(slice(0, size) for size in box_shape(inside))] = laid.reshape(box_shape(inside))
+        lost += more
+    return values, lost
+
+
+def _given(step: Step, box: Box) -> tuple[slice | list[int], ...]:
+    """Return the index, within a block, of the rows that the source has."""
+    assert step.rows is not None  # by check_step
+    begin, end = box[step.axis]
+    rows = [place for place, row in enumerate(step.rows.rows[begin:end]) if row is not None]
+    return tuple(rows if d == step.axis else slice(None) for d in range(len(box)))
+
+
+def _slices(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(*ends) for ends in box)

@@ -1,1 +1,0 @@
-"""Tensors whose bytes are copied."""

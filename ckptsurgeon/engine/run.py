@@ -1,0 +1,250 @@
+"""One run of a plan: its inputs, the slots it fills, the checksums of what it has written."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..errors import PlanError
+from ..planning.plan.plan import Plan
+from ..planning.plan.receipt import Fit
+from ..planning.plan.step import MERGES, Input, Step
+from ..planning.target import TargetSpec
+from ..storage.read.base import Progress
+from ..storage.write.staging import StagedFile
+from ..tensors.dtypes import SATURATED
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, listing
+from .checksums import crc32
+from .output.layout import OutputShape
+from .transfer import SMALL
+
+if TYPE_CHECKING:
+    from ..methods.merge._method import Method
+    from ..tensors.ops.casts import Lost
+
+__all__ = [
+    "MEMORY",
+    "Inputs",
+    "Run",
+    "check_unchanged",
+    "checked_on_the_way",
+    "has_slot",
+    "is_copy",
+    "lost_notes",
+    "negative_notes",
+    "unsound_notes",
+]
+
+WRITE = 1 << 20
+
+FEW = 10
+"""A tensor of which one value in so many, or more, became zero is said to have lost them.
+
+Of usual weights a cast to float8_e4m3fn rounds some four in a hundred to zero.
+"""
+
+MEMORY = 1 << 30
+"""Bytes that computing a merge may take, unless it is told otherwise."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a plan is carried out on: its sources, open and in its order, and its destination."""
+
+    sources: Sequence[Checkpoint]
+    target: TargetSpec | None
+    keeper: Checkpoint | None = None
+    """The destination, where it is a checkpoint whose own values stay."""
+    plugins: tuple[Method, ...] = ()
+    """Merge methods of the user's own."""
+    memory: int = MEMORY
+    """Bytes that a merge may take where its method needs whole tensors or rows."""
+
+
+@dataclass
+class Run:
+    """The state of one run: the slots to fill, the checksums of what is filled, what to say at the end.
+
+    ``copies`` are the steps whose bytes lie in a source as they are, with its header, ``others`` those that are
+    computed or drawn, ``shared`` those without a slot of their own.
+    """
+
+    plan: Plan
+    inputs: Inputs
+    shape: OutputShape
+    files: Mapping[str, StagedFile]
+    progress: Progress
+    checksums: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, Lost] = field(default_factory=dict)
+    unsound: dict[str, int] = field(default_factory=dict)
+    negative: dict[str, int] = field(default_factory=dict)
+    nbytes_read: int = 0
+    fits: tuple[Fit, ...] = ()
+    check: Callable[[], None] = lambda: None
+    """Raises what has gone wrong elsewhere in the run, so that what is computed beside it ends."""
+    _done: int = 0
+    _fetched: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        first, *others = self.shape.parts
+        self._first = first
+        self._part_of = {key: part for part in others for key in part.layout.slots}
+        self.copies: dict[str, tuple[Step, TensorInfo]] = {}
+        self.others: list[Step] = []
+        self.shared: list[Step] = []
+        for step in self.plan.steps:
+            if not has_slot(self, step):
+                self.shared.append(step)
+            elif step.source is not None and is_copy(step, info := self.info(step)):
+                self.copies[step.key] = step, info
+            else:
+                self.others.append(step)
+
+    def slot(self, key: str) -> tuple[StagedFile, int, int]:
+        """Return the file, offset and bytes that a key has; raises KeyError."""
+        part = self._part_of.get(key, self._first)
+        return self.files[part.name], *part.layout.slots[key]
+
+    def slots(self) -> Iterator[tuple[str, StagedFile, int, int]]:
+        """Yield every key with its file, offset and bytes, in the order of what is written."""
+        for part in self.shape.parts:
+            file = self.files[part.name]
+            for key, (offset, nbytes) in part.layout.slots.items():
+                yield key, file, offset, nbytes
+
+    def fetched(self, nbytes: int) -> None:
+        """Count bytes that came from elsewhere before anything was written as part of the way."""
+        self._done = self._fetched = nbytes
+
+    def advance(self, nbytes: int) -> None:
+        """Tell the progress of ``nbytes`` more; from any thread."""
+        with self._lock:
+            self._done += nbytes
+            self.progress(self._done, self.shape.size + self._fetched)
+
+    def draws(self, step: Step) -> bool:
+        """Whether initial values of a step are drawn, and lie in no checkpoint."""
+        return step.draws and self.inputs.keeper is None
+
+    def info(self, step: Step) -> TensorInfo:
+        """Return the header of a step's first input, which must be what the plan was made from."""
+        assert step.source is not None
+        return self._checked(step.source, step.source_key, step.source_dtype, step.source_shape)
+
+    def parts(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
+        """Return each input of a step: its header and the checkpoint it is of.
+
+        Where a source is laid over values that a checkpoint keeps, those are the last.
+        """
+        first = [] if step.source is None else [(self.info(step), self.inputs.sources[step.source])]
+        return [*first, *map(self._part, step.more), *self._kept(step)]
+
+    def _kept(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
+        keeper = self.inputs.keeper
+        if keeper is None or not step.overlays:
+            return []
+        info = keeper.get(step.key)
+        if info is None or info.shape != step.shape or info.opaque:
+            raise PlanError(f"{escape(keeper.path)} no longer has {escape(step.key)} as it was planned.")
+        return [(info, keeper)]
+
+    def _part(self, one: Input) -> tuple[TensorInfo, Checkpoint]:
+        return self._checked(*one), self.inputs.sources[one.source]
+
+    def _checked(self, source: int, key: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
+        opened = self.inputs.sources[source]
+        info = opened.get(key)
+        if info is None or info.dtype != dtype or info.shape != shape or info.opaque:
+            raise PlanError(f"{escape(opened.path)} no longer has {escape(key)} as it was planned.")
+        return info
+
+    def write(self, key: str, at: int, raw: memoryview) -> int:
+        """Write bytes into a slot at a byte offset; returns their CRC-32."""
+        file, offset, _ = self.slot(key)
+        crc = 0
+        for begin in range(0, len(raw), WRITE):
+            view = raw[begin : begin + WRITE]
+            crc = crc32(view, crc)
+            file.write(offset + at + begin, view)
+        if len(raw) >= SMALL:
+            file.start_writing(offset + at, len(raw))
+        return crc
+
+
+def check_unchanged(inputs: Inputs) -> None:
+    """Raise PlanError where a source was written to since its header was read."""
+    for source in inputs.sources:
+        handles = source.open_files()
+        for header in source.files:
+            if header.name not in handles or header.mtime_ns is None:
+                continue
+            with handles[header.name].descriptor() as fd:
+                now = None if fd is None else os.fstat(fd)
+            if now is not None and (now.st_size, now.st_mtime_ns) != (header.size, header.mtime_ns):
+                name = os.path.join(source.path, header.name) if header.name else source.path
+                raise PlanError(f"{escape(name)} has changed since the plan.", hint="Plan again.")
+
+
+def is_copy(step: Step, info: TensorInfo) -> bool:
+    """Whether the output's bytes lie in the source as they are."""
+    return step.op in ("copy", "keep") and step.dtype == info.dtype and info.is_plain
+
+
+def checked_on_the_way(step: Step, info: TensorInfo) -> bool:
+    """Whether all bytes of an input's record pass by when the step is computed, so that they are checked then."""
+    storage = info.storage
+    whole = storage is not None and info.is_plain and info.nbytes == storage.nbytes and info.numel > 0
+    return step.op in MERGES and not step.policy and whole and storage is not None and storage.crc32 is not None
+
+
+def has_slot(run: Run, step: Step) -> bool:
+    """Whether a step has a slot of its own; in a zip an alias shares its owner's."""
+    return not step.tied_to or run.slot(step.key) != run.slot(step.tied_to)
+
+
+def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
+    """Say which tensors that are made of several have values that are NaN or infinite since an input has such there."""
+    if not unsound:
+        return ()
+    said = [f"{escape(key)} ({count(number, 'value')})" for key, number in unsound.items()]
+    return (f"NaN and infinite values come from the inputs: {listing(said, where='')}",)
+
+
+def lost_notes(lost: Mapping[str, Lost], steps: Sequence[Step]) -> tuple[str, ...]:
+    """Say how many values of each tensor became infinite, NaN or zero that were not, or were cut to the largest.
+
+    Of zeros that is said from one in ten values on: weights have some that are nearly zero.
+    """
+    if not any(one.infinite or one.zero for one in lost.values()):
+        return ()
+    made = {step.key: step for step in steps if step.key in lost}
+    said = [
+        f"{count(one.infinite, 'value')} of {escape(key)} became "
+        + (f"the largest of {made[key].dtype}, or NaN" if made[key].dtype in SATURATED else "infinite or NaN")
+        for key, one in lost.items()
+        if one.infinite
+    ]
+    sizes = {key: prod(made[key].shape) for key, one in lost.items() if one.zero}
+    zeros = [(key, lost[key].zero, size) for key, size in sizes.items() if lost[key].zero * FEW >= size]
+    if len(zeros) == 1:
+        key, number, size = zeros[0]
+        said.append(f"{number} of {count(size, 'value')} of {escape(key)} became zero")
+    elif zeros:
+        each = [f"{escape(key)} ({number} of {size})" for key, number, size in zeros]
+        said.append(f"values of {count(len(zeros), 'tensor')} became zero: {listing(each, where='')}")
+    return tuple(said)
+
+
+def negative_notes(negative: Mapping[str, int]) -> tuple[str, ...]:
+    """Say which variances became negative."""
+    return tuple(
+        f"{count(number, 'value')} of {escape(key)} became negative, of which no layer takes the root"
+        for key, number in negative.items()
+    )

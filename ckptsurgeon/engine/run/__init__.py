@@ -1,1 +1,0 @@
-"""One run of a plan, and its checksums."""

@@ -1,0 +1,104 @@
+"""Checks of data that nobody vouches for: JSON, sizes that are sizes, copying that comes to an end."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from math import isfinite, prod
+from typing import Any
+
+from ...errors import FormatError, UnsafeError
+from ...storage.json_text import unique_keys
+from . import limits
+
+__all__ = ["Budget", "check_elements", "check_sizes", "growth", "most_segments", "parse_json", "unique_keys"]
+
+# Checks that several readers share: sizes that are sizes, copying that comes to an end.
+
+
+def growth(stored: int) -> float:
+    """Return how many times more instructions a pickle may have for the bytes of the file that it takes."""
+    return min(max(stored / limits.PICKLE_FREE, 1), limits.PICKLE_GROWTH)
+
+
+def most_segments(keys: int) -> int:
+    """Return how many dotted parts so many keys may have together."""
+    return max(limits.SEGMENTS, limits.SEGMENTS_EACH * keys)
+
+
+class Budget:
+    """What the rebuilding functions of one pickle may copy between them, in elements."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = limits.PICKLE_COPIES
+
+    def spend(self, elements: int) -> None:
+        """Take from what is left; raises UnsafeError when it was not enough."""
+        self.left -= elements
+        if self.left < 0:
+            raise UnsafeError("the pickle copies the same values over and over.", rule="pickle copies")
+
+
+def check_sizes(values: Any, what: str) -> None:
+    """Refuse what is no tuple of sizes; ``what`` names it ("size", "stride")."""
+    if type(values) is not tuple or len(values) > limits.DIMENSIONS:
+        raise FormatError(
+            f"a tensor's {what} is no tuple of at most {limits.DIMENSIONS} numbers.", rule=f"tensor {what}"
+        )
+    for value in values:
+        if type(value) is not int or value < 0 or value > limits.ELEMENTS:
+            raise FormatError(f"a tensor's {what} holds what is no size.", rule=f"tensor {what}")
+
+
+def check_elements(shape: tuple[int, ...]) -> None:
+    """Refuse a shape of more elements than an int64 counts, a size of 0 left aside."""
+    if prod(size for size in shape if size) > limits.ELEMENTS:
+        raise FormatError(f"a tensor of shape {shape} has too many elements.", rule="tensor size")
+
+
+# Reads JSON that nobody vouches for.
+
+_MINUS_ZERO = re.compile(rb"[\s,:\[]-0[\s,\]}]")
+
+
+def parse_json(
+    raw: bytes, pairs: Callable[[Sequence[tuple[str, Any]]], dict[str, Any]] = dict, *, strict: bool = False
+) -> Any:
+    """Return what a UTF-8 text spells; ``pairs`` makes an object of its members.
+
+    A ``strict`` reader takes what RFC 8259 has and no more, as that of safetensors does: no NaN and no infinity, and
+    -0 is a float.
+
+    Raises ValueError with the reason. How many values there are is bounded before they are made: three bytes can
+    become sixty.
+    """
+    opened = raw.count(b"[") + raw.count(b"{")
+    if opened > limits.JSON_OPENED or raw.count(b",") > limits.JSON_COMMAS:
+        raise ValueError(f"it has {opened} arrays and objects or more values than are read")
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, **(_strictly(raw) if strict else {}))
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    except (RecursionError, MemoryError) as error:
+        raise ValueError(f"it is nested too deeply ({type(error).__name__})") from None
+
+
+def _strictly(raw: bytes) -> dict[str, Any]:
+    """Return how numbers are read; integers by a function of ours only where one may be -0, since headers are many."""
+    odd = {"parse_int": _integer} if _MINUS_ZERO.search(raw) else {}
+    return {"parse_constant": _refuse, "parse_float": _finite, **odd}
+
+
+def _refuse(said: str) -> Any:
+    raise ValueError(f"it holds {said}, which is no JSON")
+
+
+def _finite(said: str) -> float:
+    return float(said) if isfinite(float(said)) else _refuse(said)
+
+
+def _integer(said: str) -> int | float:
+    return -0.0 if said == "-0" else int(said)

@@ -1,0 +1,162 @@
+"""Dot products and lengths of vectors, and weights that are divided by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from math import frexp, fsum, ldexp
+
+import numpy as np
+
+from ....errors import PlanError
+from ....tensors.ops.boxes import Array
+from .._method import Merging, Slice, Tensors
+from .pieces import PIECE, in_pieces, on_host, pieces
+
+__all__ = [
+    "PAIRS",
+    "angle",
+    "cancel",
+    "check_some",
+    "column_products",
+    "columns_at",
+    "combination",
+    "gram",
+    "held",
+    "lengths",
+    "shares",
+]
+
+# Products of columns: of the vectors along a tensor's first dimension, one for each place in the others.
+
+PAIRS = ((0, 0), (1, 1), (0, 1))
+"""Which of two vectors are multiplied: each with itself, and both."""
+
+SLICE, SUMS, MOST = 1 << 17, 8 * len(PAIRS), 16 << 20
+"""About the elements of a slice, the bytes that are kept of each column for it, and how many of all may be kept."""
+
+
+def column_products(tensors: Tensors) -> Array:
+    """Return the products of ``PAIRS`` of the deltas, in float64: an array of (3, columns)."""
+    columns = math.prod(tensors.shape[1:])
+    if columns > PIECE or math.prod(tensors.shape) // SLICE * columns * SUMS > MOST:
+        # Sums of all columns for every slice would be larger than the tensors, whose memory is counted.
+        deltas = [on_host(delta).reshape(-1, columns) for delta in tensors.whole().deltas]
+        return np.stack([np.einsum("ij,ij->j", deltas[i], deltas[j], dtype=np.float64) for i, j in PAIRS])
+
+    def look(at: Slice) -> Array:
+        total = np.zeros((len(PAIRS), columns))
+        for piece in pieces(at):
+            deltas = [on_host(delta).astype(np.float64) for delta in piece.deltas]
+            where = columns_at(piece, columns)
+            for row, (i, j) in enumerate(PAIRS):
+                total[row] += np.bincount(where, deltas[i] * deltas[j], columns)
+        return total
+
+    return sum(tensors.map(look), np.zeros((len(PAIRS), columns)))
+
+
+def columns_at(at: Slice, columns: int) -> Array:
+    """Return the column of each element of a flat piece."""
+    count = at.models[0].shape[0]
+    where: Array = (at.offset % columns + np.arange(count)) % columns
+    return where
+
+
+# Weights that are divided by: what normalising needs of them. Pure.
+
+_TINY = 1e-8
+"""A sum of weights is zero below this part of the sum of their sizes (mergekit: below it, whatever their sizes)."""
+
+_CANCELS = 0.125
+"""Of weights whose sum is a smaller part of the sum of their sizes, float32 would lose more than three bits."""
+
+
+def shares(weights: Sequence[float], switch: str = "normalize") -> list[float]:
+    """Return the weights divided by their sum, with ``switch``; raises PlanError where it is zero."""
+    near_one = _scaled(weights)
+    total = fsum(near_one)
+    if abs(total) <= _TINY * fsum(map(abs, near_one)):
+        raise _refused(weights, "sum to zero", switch, "their sum")
+    return [each / total for each in near_one]
+
+
+def held(weights: Sequence[float]) -> Sequence[float]:
+    """Return weights of which only the proportions count, times a power of two where float32 does not hold them."""
+    return weights if 2.0**-100 < max(map(abs, weights)) < 2.0**100 else _scaled(weights)
+
+
+def _scaled(weights: Sequence[float]) -> list[float]:
+    """Return weights times a power of two, the largest of them then from 0.5 to 1."""
+    exponent = frexp(max(map(abs, weights), default=0.0))[1]
+    return [ldexp(each, -exponent) for each in weights]
+
+
+def cancel(weights: Sequence[float]) -> bool:
+    """Whether weights take most of each other away, so that their sums are computed in double precision."""
+    near_one = _scaled(weights)
+    return abs(fsum(near_one)) < _CANCELS * fsum(map(abs, near_one))
+
+
+def check_some(weights: Sequence[float], switch: str = "normalize") -> None:
+    """Raise PlanError where no model counts: each element is divided by the weights of those merged there."""
+    if not any(weights):
+        raise _refused(weights, "are all zero", switch, "them")
+
+
+def _refused(weights: Sequence[float], why: str, switch: str, by: str) -> PlanError:
+    said = ", ".join(f"{one:g}" for one in weights)
+    return PlanError(
+        f"the weights {why} ({said}), and {switch} divides by {by}.",
+        hint=f"Give others, or --param {switch}=false for the weighted sum.",
+    )
+
+
+# Methods whose result is a sum of the inputs, with factors that depend on their lengths and angles alone.
+#
+# All of those are in the Gram matrix, the products of each input with each: one pass over the values in float64, and
+# what remains is arithmetic on a matrix of a few rows.
+
+
+def gram(tensors: Tensors) -> Array:
+    """Return the products of what each model adds to the base, or of the models where there is none, in float64."""
+    size = tensors.count
+
+    def products(at: Slice) -> Array:
+        total = np.zeros((size, size))
+        for piece in pieces(at):
+            wide = at.wide(piece.deltas)
+            for i, left in enumerate(wide):
+                for j, right in enumerate(wide[: i + 1]):
+                    total[i, j] += float(left @ right)
+        return total
+
+    lower = sum(tensors.map(products), np.zeros((size, size)))
+    both: Array = lower + np.tril(lower, -1).T
+    return both
+
+
+def lengths(products: Array) -> Array:
+    """Return the Euclidean norms of the vectors of a Gram matrix."""
+    norms: Array = np.sqrt(np.clip(np.diag(products), 0, None))
+    return norms
+
+
+def angle(cosine: float) -> float:
+    """Return the angle of a cosine that rounding may have carried beyond one."""
+    return float(np.arccos(np.clip(cosine, -1, 1)))
+
+
+def combination(factors: Iterable[float]) -> Merging:
+    """Return the sum of the deltas times their factors, onto the base where there is one."""
+    numbers = [float(factor) for factor in factors]
+    widened = cancel(numbers)
+
+    def merged(at: Slice) -> Array:
+        deltas = at.wide(at.deltas) if widened else at.deltas
+        total = deltas[0] * numbers[0]
+        for delta, number in zip(deltas[1:], numbers[1:], strict=True):
+            total += delta * number
+        return at.onto(total)
+
+    return in_pieces(merged)

@@ -1,0 +1,141 @@
+"""The averaging planner: the same keys of several checkpoints become their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import ConfigError, FormatError, PlanError
+from ..tensors.dtypes import DTYPES
+from ..tensors.info import alias_groups
+from ..util.text import count, escape, listing, shape_text
+from .merge.ties import Ties
+from .plan.files import PlanTarget
+from .plan.plan import Plan
+from .plan.step import Input, Step
+from .quantised import refuse_codes
+from .transplant.select import SourceView
+
+__all__ = ["INT_BUFFERS", "ema_weights", "plan_average"]
+
+INT_BUFFERS = ("last", "first", "max")
+"""What becomes of integers and truth values (BatchNorm's counter), which have no mean."""
+
+
+def ema_weights(decay: float, number: int) -> tuple[float, ...]:
+    """Return what each of ``number`` checkpoints counts in their exponential moving average, the oldest first.
+
+    The average starts as the first; each later one moves it by ``1 - decay``. The weights sum to 1.
+    """
+    if not 0 < decay < 1:
+        raise ConfigError(f"--ema {decay} is no decay.", hint="Use a number between 0 and 1, as in 0.999.")
+    first, *rest = (decay ** (number - 1 - i) for i in range(number))
+    return (first, *((1 - decay) * weight for weight in rest))
+
+
+def plan_average(
+    views: Sequence[SourceView],
+    *,
+    weights: tuple[float, ...] = (),
+    int_buffers: str = "last",
+    arguments: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Plan the average of checkpoints that hold the same keys, in the order of the first; without weights the mean.
+
+    Raises ConfigError for fewer than two or an unknown choice, PlanError where a key, a shape or a kind of number is
+    not the same everywhere or a tensor is quantised, FormatError where a tensor is not plain values.
+    """
+    if len(views) < 2:
+        found = "there is one checkpoint: its average is itself" if views else "there are no checkpoints to average"
+        raise ConfigError(f"{found}.", hint="Name at least two.")
+    if int_buffers not in INT_BUFFERS:
+        raise ConfigError(f"--int-buffers {int_buffers} is unknown.", hint=f"Use {', '.join(INT_BUFFERS)}.")
+    refuse_codes(views, "average")
+    _check_keys(views)
+    steps = []
+    ties = _ties(views)
+    for key in views[0].tensors:
+        inputs = [Input(i, key, v.tensors[key].dtype, v.tensors[key].shape) for i, v in enumerate(views)]
+        _check_alike(key, inputs, views)
+        steps.append(_step(key, inputs, weights, int_buffers=int_buffers, tied_to=ties.get(key, "")))
+    return Plan(
+        verb="average",
+        sources=tuple(view.source for view in views),
+        target=PlanTarget("edit", views[0].source.name, ""),
+        steps=tuple(steps),
+        arguments=arguments or {},
+        metadata=metadata or {},
+        notes=(*notes, *Ties(views).apart(steps), *_mixed(steps, views)),
+    )
+
+
+def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
+    """Say which tensors are of several dtypes, and which the average has: the first's."""
+    mixed = [step for step in steps if len({one.dtype for one in step.inputs}) > 1]
+    if mixed:
+        each = [escape(dtype) for dtype in dict.fromkeys(one.dtype for step in mixed for one in step.inputs)]
+        made = listing(list(dict.fromkeys(step.dtype for step in mixed)), where="")
+        keys = listing([step.key for step in mixed])
+        said = f"{count(len(mixed), 'tensor')} of several dtypes ({', '.join(each)})"
+        yield f"{said}: the output has that of the first, {made}: {keys}"
+
+
+def _check_keys(views: Sequence[SourceView]) -> None:
+    every = dict.fromkeys(key for view in views for key in view.tensors)
+    for view in views:
+        missing = [key for key in every if key not in view.tensors]
+        if missing:
+            raise PlanError(
+                f"{escape(view.source.name)} lacks {listing(missing)}.",
+                hint="Average checkpoints of one model, or filter them first.",
+                details=missing,
+            )
+        opaque = [key for key, info in view.tensors.items() if info.opaque]
+        if opaque:
+            why = view.tensors[opaque[0]].opaque
+            raise FormatError(
+                f"{escape(opaque[0])} of {escape(view.source.name)} cannot be averaged: {why}.",
+                details=opaque,
+                rule="opaque",
+            )
+
+
+def _check_alike(key: str, inputs: Sequence[Input], views: Sequence[SourceView]) -> None:
+    first = inputs[0]
+    for one in inputs[1:]:
+        here, there = escape(views[first.source].source.name), escape(views[one.source].source.name)
+        if one.shape != first.shape:
+            shapes = f"{shape_text(first.shape)} in {here}, {shape_text(one.shape)} in {there}"
+            raise PlanError(f"{escape(key)} is {shapes}.", hint="Average checkpoints of one model.")
+        if DTYPES[one.dtype].kind != DTYPES[first.dtype].kind:
+            raise PlanError(f"{escape(key)} is {first.dtype} in {here}, {one.dtype} in {there}.")
+    for one in inputs:
+        if DTYPES[one.dtype].is_floating and DTYPES[one.dtype].is_packed:
+            name = escape(views[one.source].source.name)
+            raise PlanError(
+                f"{escape(key)} of {name} is {one.dtype}, which packs several numbers in a byte and has no mean.",
+                hint="Filter it out first.",
+            )
+
+
+def _ties(views: Sequence[SourceView]) -> dict[str, str]:
+    """Return the ties that all checkpoints share."""
+    first, *others = (alias_groups(view.tensors) for view in views)
+    return {key: owner for key, owner in first.items() if all(other.get(key) == owner for other in others)}
+
+
+def _step(key: str, inputs: Sequence[Input], weights: tuple[float, ...], *, int_buffers: str, tied_to: str) -> Step:
+    first, last = inputs[0], inputs[-1]
+    floating = DTYPES[first.dtype].is_floating
+    if not floating and int_buffers != "max":
+        one = last if int_buffers == "last" else first
+        return Step(
+            key, "copy", one.dtype, one.shape, one.source, key, one.dtype, one.shape,
+            rule=f"--int-buffers {int_buffers}", tied_to=tied_to,
+        )  # fmt: skip
+    return Step(
+        key, "average" if floating else "max", first.dtype, first.shape, first.source, key, first.dtype, first.shape,
+        tied_to=tied_to, more=tuple(inputs[1:]), weights=weights if floating else (),
+    )  # fmt: skip

@@ -1,0 +1,121 @@
+"""The edit planner: one checkpoint's tensors, some of them, under other names or in other dtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from ..errors import FormatError, PlanError
+from ..tensors.dtypes import DTYPES
+from ..tensors.info import TensorInfo, alias_groups
+from ..util.text import count, escape, grouped, listing
+from .mismatch.policies import cast_fault
+from .plan.files import PlanTarget
+from .plan.plan import Carried, Plan
+from .plan.step import Step
+from .transplant.options import Options
+from .transplant.select import Origin, SourceView, made_fields, select
+
+__all__ = ["check_casts", "plan_edit"]
+
+
+def plan_edit(
+    verb: str,
+    view: SourceView,
+    options: Options,
+    *,
+    carried: Carried | None = None,
+    among: Collection[str] = (),
+    arguments: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Plan an output that holds the tensors of ``view`` that the options select, in their order.
+
+    ``among`` are the names of the carried entries that lie among the tensors.
+
+    Raises PatternError for patterns and rules that match nothing, PlanError where two keys land on one name or on that
+    of an entry, nothing is left or a cast would lose what it holds, FormatError where a tensor is not plain values.
+    """
+    selection = select([view], options)
+    chosen = {name: origins[0] for name, origins in selection.origins.items()}
+    if not chosen:
+        raise PlanError(
+            f"nothing is left of {escape(view.source.name)}: all {count(len(view.tensors), 'tensor')} are excluded.",
+            hint="Give up an --exclude, or widen --include.",
+        )
+    _check_plain(chosen.values(), view)
+    _check_apart(chosen, among)
+    ties = alias_groups(_first_names(chosen))
+    steps = tuple(_step(name, origin, options, ties.get(name, "")) for name, origin in chosen.items())
+    check_casts(steps)
+    return Plan(
+        verb=verb,
+        sources=(view.source,),
+        target=PlanTarget("edit", view.source.name, ""),
+        steps=steps,
+        excluded=selection.excluded_keys,
+        carried=carried or Carried(),
+        arguments=arguments or {},
+        metadata=metadata or {},
+        notes=(*notes, *selection.notes, *_idle(steps, options.dtype)),
+    )
+
+
+def _first_names(chosen: Mapping[str, Origin]) -> dict[str, TensorInfo]:
+    """Return what was chosen, once for each key of the source: what a rule copied to several names is not tied."""
+    first: dict[str, str] = {}
+    return {name: origin.info for name, origin in chosen.items() if first.setdefault(origin.key, name) == name}
+
+
+def _idle(steps: Sequence[Step], dtype: str) -> list[str]:
+    """Say when a dtype was asked for and there is nothing that it applies to."""
+    if not dtype or dtype == "keep" or any(DTYPES[step.source_dtype].kind == "float" for step in steps):
+        return []
+    return [f"--dtype {dtype} changes nothing: no tensor is of real floating point"]
+
+
+def _step(name: str, origin: Origin, options: Options, tied_to: str) -> Step:
+    info = origin.info
+    return Step(
+        name, "copy", _dtype(info, options.dtype), info.shape, 0, origin.key, info.dtype, info.shape,
+        rule=origin.rule, tied_to=tied_to, **made_fields(origin),
+    )  # fmt: skip
+
+
+def _dtype(info: TensorInfo, wanted: str) -> str:
+    """Return the dtype of an output; only real floating tensors follow a wish."""
+    follows = wanted not in ("", "keep") and DTYPES[info.dtype].kind == "float"
+    return wanted if follows else info.dtype
+
+
+def _check_plain(chosen: Any, view: SourceView) -> None:
+    opaque = [origin for origin in chosen if origin.info.opaque]
+    if opaque:
+        first = opaque[0]
+        raise FormatError(
+            f"{escape(first.key)} of {escape(view.source.name)} cannot be copied: {first.info.opaque}.",
+            hint=f"Leave it out: ckpt filter --exclude {escape(first.key)}.",
+            details=[f"{origin.key}: {origin.info.opaque}" for origin in opaque],
+            rule="opaque",
+        )
+
+
+def _check_apart(chosen: Mapping[str, Origin], among: Collection[str]) -> None:
+    taken = [name for name in among if name in chosen]
+    if taken:
+        raise PlanError(
+            f"{listing(taken)} would be both a tensor and an entry that --keep-extras carries.",
+            hint="Rename the tensor otherwise, or leave --keep-extras out.",
+            details=taken,
+        )
+
+
+def check_casts(steps: Sequence[Step]) -> None:
+    """Raise PlanError for casts that would lose what they hold."""
+    faults = [(s.key, f"{s.source_dtype}: {why}") for s in steps if (why := cast_fault(s.source_dtype, s.dtype))]
+    if faults:
+        raise PlanError(
+            f"--dtype does not fit: {grouped(faults, '{names} {are} {why}')}.",
+            details=[f"{key} is {why}" for key, why in faults],
+        )

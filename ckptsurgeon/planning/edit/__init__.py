@@ -1,1 +1,0 @@
-"""Plans of ``rename``, ``filter``, ``convert`` and ``average``."""

@@ -1,0 +1,125 @@
+"""Names spelled as rules that mean just them; captures and dots as other tools spell them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from ...util.text import escape
+
+__all__ = [
+    "foreign_capture",
+    "in_our_spelling",
+    "is_printable",
+    "quoted",
+    "rule_text",
+    "spelled",
+    "spelled_exactly",
+    "spelling_hint",
+    "undotted",
+    "without_dots",
+]
+
+# Dots too many at the ends of a name, or two in a row: what was meant without them.
+
+_PIECE = re.compile(r"\\.|\[[^\]]*\]|\{[^{}]*\}|\.+|.", re.DOTALL)
+
+
+def undotted(text: str) -> str:
+    """Return a pattern or a target without dots at its ends, and with one where there are several in a row."""
+    pieces = _PIECE.findall(text)
+    first = 1 if pieces and _is_dots(pieces[0]) else 0
+    end = len(pieces) - (1 if pieces and _is_dots(pieces[-1]) else 0)
+    return "".join("." if _is_dots(piece) else piece for piece in pieces[first:end])
+
+
+def without_dots(text: str, before: str = "", behind: str = "") -> str:
+    """Return the hint for a pattern or a target with a dot too many, as it stands between other words of a user."""
+    at_ends = text.startswith(".") or text.endswith(".")
+    why = "a module is named without the dot" if at_ends else "without two dots in a row"
+    return f"Write {escape(f'{before}{undotted(text)}{behind}')}: {why}."
+
+
+def _is_dots(piece: str) -> bool:
+    return not piece.strip(".")
+
+
+# Captures as other tools spell them (``\1``, ``$1``), which here would be letters of a name without a word.
+
+_FOREIGN = re.compile(
+    r"\{[\\$](?P<inner>[0-9]+)\}"  # {\1}, {$1}
+    r"|\\(?P<sed>[0-9]+)|\\[gk](?:<(?P<python>\w+)>|\{(?P<perl>\w+)\})"  # \1, \g<1>, \k<name>, \g{1}
+    r"|\$(?P<dollar>[0-9]+)|\$\{(?P<shell>\w+)\}|\$<(?P<script>\w+)>"  # $1, ${1}, $<name>
+    r"|\$\+\{(?P<hash>\w+)\}|\$(?P<named>[^\W\d]\w*)"  # $+{name}, $name
+    r"|\\.",
+    re.DOTALL,
+)
+
+
+def foreign_capture(text: str, names: Collection[str] = ()) -> str:
+    """Return the first capture of a target that is in the spelling of another tool, else ''.
+
+    A bare ``$name`` is one only of the ``names`` that the pattern catches; any other is a name with a dollar.
+    """
+    return next((found[0] for found in _FOREIGN.finditer(text) if _is_capture(found, names)), "")
+
+
+def in_our_spelling(text: str, names: Collection[str] = ()) -> str:
+    """Return a target with the captures of other tools spelled as ours: ``{1}``, ``{name}``."""
+    return _FOREIGN.sub(lambda found: f"{{{_inner(found)}}}" if _is_capture(found, names) else found[0], text)
+
+
+def _is_capture(found: re.Match[str], names: Collection[str]) -> bool:
+    return found.lastgroup is not None and (found.lastgroup != "named" or found["named"] in names)
+
+
+def _inner(found: re.Match[str]) -> str:
+    return found[found.lastgroup or 0]
+
+
+def spelling_hint(foreign: str, written: str, captures: int) -> str:
+    """Return what to do about a foreign capture; ``written`` is the rule in our spelling, '' where it has none."""
+    char, name = ("$", "dollar") if "$" in foreign else ("\\", "backslash")
+    literal = f"\\{char} is a {name} in the name"
+    if written:
+        return f"Write {written}; {literal}."
+    caught = f"{{1}} to {{{captures}}}" if captures > 1 else "{1}" if captures else "nothing"
+    return f"The pattern catches {caught}; {literal}."
+
+
+# Spells names as rules that mean just them, in a map file too.
+
+_SPECIAL = re.compile(r"[\\*?\[\]{}=]|(?<!\S)#|\$(?=[\w<+])")
+"""What a pattern or a target gives a meaning, the beginning of a comment, and what other tools take for a capture."""
+_UNPRINTABLE = re.compile("[\\x00-\\x08\\x0a-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+"""What ends a line, commands a terminal, or has no UTF-8."""
+_BOM = "\ufeff"
+
+
+def quoted(text: str) -> str:
+    """Return a text as a pattern or a target spells it."""
+    return _SPECIAL.sub(r"\\\g<0>", text)
+
+
+def rule_text(pattern: str, target: str, *, kind: str = "") -> str:
+    """Return the rule of two sides, its outer blanks escaped; a regular expression only where ``kind`` is "re:"."""
+    text = f"{kind}{pattern}={target}"
+    if not kind and (text[0].isspace() or text.startswith(("re:", _BOM))):
+        text = f"\\{text}"
+    return f"{text[:-1]}\\{text[-1]}" if text[-1].isspace() else text
+
+
+def spelled(old: Sequence[str], new: Sequence[str]) -> str:
+    """Return the rule that renames a module, each given as its segments."""
+    return rule_text(quoted(".".join(old)), quoted(".".join(new)))
+
+
+def spelled_exactly(old: str, new: str) -> str:
+    """Return the rule that renames one key alone, by a regular expression, which can spell any."""
+    expression = "".join(f"\\u{ord(c):04x}" if _UNPRINTABLE.match(c) else re.escape(c) for c in old)
+    return rule_text(expression, quoted(new), kind="re:")
+
+
+def is_printable(rule: str) -> bool:
+    """Whether a rule can be shown and stand in a line of a map file."""
+    return not _UNPRINTABLE.search(rule)

@@ -1,0 +1,240 @@
+"""The policies for shapes that differ, by name, and what each of them cannot do."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ...errors import ConfigError
+from ...tensors.dtypes import DTYPES
+from ...util.text import count, escape, listing, shape_text
+
+__all__ = [
+    "MISMATCH_POLICIES",
+    "PATCH",
+    "Policy",
+    "Shape",
+    "cast_fault",
+    "center_fault",
+    "channels_fault",
+    "interpolate_fault",
+    "is_reshape",
+    "moving_fault",
+    "parse_policy",
+    "patch_fault",
+    "spelled_patch",
+]
+
+# Which casts are refused. Pure.
+
+
+def cast_fault(source: str, destination: str) -> str:
+    """Return why a cast is refused, '' when it is not: nothing may lose its fraction, sign or phase unseen."""
+    have, want = DTYPES[source], DTYPES[destination]
+    if source == destination:
+        return ""
+    if "quantized" in (have.kind, want.kind) or "bits" in (have.kind, want.kind):
+        return "quantised values have no meaning in another type"
+    if have.is_packed or want.is_packed:
+        return "packed values are only ever copied"
+    if have.kind == "complex" and want.kind != "complex":
+        return "a complex number does not fit a real one"
+    if have.kind == "float" and want.kind not in ("float", "complex"):
+        return "a fraction does not fit an integer"
+    if want.kind == "bool":
+        return "a number does not fit a truth value"
+    if destination == "float8_e8m0fnu":  # a scale: torch casts -3.0 to 4.0
+        return "it holds powers of two alone, without a sign"
+    return ""
+
+
+# The policies that move values or lie them out evenly: slice, pad, overlap, interpolate.
+
+INTERPOLATED_DIMENSIONS = 2
+"""Linear along one dimension, bilinear along two; more is nobody's practice for weights."""
+
+Shape = Sequence[int]
+
+
+def is_reshape(source: Shape, destination: Shape) -> bool:
+    """Whether two shapes are (1,) and 0-d, which fit each other."""
+    return sorted([tuple(source), tuple(destination)]) == [(), (1,)]
+
+
+def moving_fault(policy: str, source: Shape, destination: Shape) -> str:
+    """Return why slice, pad or overlap does not fit two shapes of as many dimensions, '' where it does."""
+    pairs = list(enumerate(zip(source, destination, strict=True)))
+    smaller = [d for d, (s, w) in pairs if s < w]
+    larger = [d for d, (s, w) in pairs if s > w]
+    if policy == "slice" and smaller:
+        return f"the source is smaller in dimension {smaller[0]}"
+    if policy == "pad" and larger:
+        return f"the source is larger in dimension {larger[0]}"
+    return ""
+
+
+def interpolate_fault(source: Shape, destination: Shape) -> str:
+    """Return why two shapes of as many dimensions are not interpolated, '' where they are."""
+    differing = sum(s != d for s, d in zip(source, destination, strict=True))
+    if 0 in source or 0 in destination:
+        return "there is nothing to interpolate in a dimension of 0"
+    if not 1 <= differing <= INTERPOLATED_DIMENSIONS:
+        return f"{count(differing, 'dimension')} differ, and it is for one or two"
+    return ""
+
+
+# The policies by name, and the arguments of those that take some: ``positions-2d:prefix=1,to=12x20``.
+#
+# policy    = name [ ":" argument { "," argument } ]      argument = name "=" value
+
+MISMATCH_POLICIES = (
+    "error", "init", "slice", "pad", "overlap", "interpolate", "positions-1d", "positions-2d", "patch", "channels",
+    "center",
+)  # fmt: skip
+
+_NUMBER = ("a whole number, as in 1", re.compile(r"[0-9]{1,6}"))
+_GRID = ("a grid of HEIGHTxWIDTH, as in 14x14", re.compile(r"[1-9][0-9]{0,5}x[1-9][0-9]{0,5}"))
+_METHOD = ("bicubic or bilinear", re.compile("bicubic|bilinear"))
+_TRUTH = ("yes or no", re.compile("yes|no"))
+_RESAMPLING = {"method": _METHOD, "antialias": _TRUTH}
+
+_BEGUN = re.compile(r"([a-z0-9-]+)[,;=( ]")
+
+ARGUMENTS: Mapping[str, Mapping[str, tuple[str, re.Pattern[str]]]] = {
+    "positions-1d": {"prefix": _NUMBER},
+    "positions-2d": {"prefix": _NUMBER, "from": _GRID, "to": _GRID, **_RESAMPLING},
+    "patch": _RESAMPLING,
+}
+"""What each policy may be told: what the value should be, in words and exactly."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy by name, and the arguments it was given, in the order in which they are documented."""
+
+    name: str
+    arguments: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return self.name + (
+            ":" + ",".join(f"{name}={value}" for name, value in self.arguments) if self.arguments else ""
+        )
+
+    def get(self, name: str) -> str:
+        """Return an argument, '' where it was not given."""
+        return dict(self.arguments).get(name, "")
+
+    def number(self, name: str) -> int | None:
+        """Return an argument that is a number."""
+        text = self.get(name)
+        return int(text) if text else None
+
+    def grid(self, name: str) -> tuple[int, int] | None:
+        """Return an argument that is a grid: (height, width)."""
+        height, _, width = self.get(name).partition("x")
+        return (int(height), int(width)) if width else None
+
+    def given(self, **arguments: str) -> Policy:
+        """Return the policy with these arguments and no others."""
+        return Policy(self.name, tuple((name.rstrip("_"), value) for name, value in arguments.items()))
+
+
+@lru_cache(maxsize=256)
+def parse_policy(text: str) -> Policy:
+    """Return the policy that ``text`` spells; raises ConfigError that names what is near."""
+    name, colon, rest = text.partition(":")
+    if name not in MISMATCH_POLICIES:
+        begun = _BEGUN.match(name)
+        if begun and begun[1] in ARGUMENTS:
+            raise ConfigError(
+                f"there is no policy {escape(name, 80)!r}.",
+                hint=f"Arguments stand behind a colon: {begun[1]}:{escape(text[begun.end() :], 80)}.",
+            )
+        near = difflib.get_close_matches(name, MISMATCH_POLICIES, n=2)
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Use one of {', '.join(MISMATCH_POLICIES)}."
+        raise ConfigError(f"there is no policy {escape(name, 80)!r}.", hint=hint)
+    known = ARGUMENTS.get(name, {})
+    if colon and not known:
+        raise ConfigError(f"the policy {name} takes no arguments.", hint=f"Write {name}.")
+    given = [_argument(name, one) for one in rest.split(",")] if colon else []
+    twice = [argument for argument, _ in given if [a for a, _ in given].count(argument) > 1]
+    if twice:
+        raise ConfigError(f"the policy {name} is given {twice[0]} twice.")
+    return Policy(name, tuple(sorted(given, key=lambda pair: list(known).index(pair[0]))))
+
+
+def _argument(policy: str, text: str) -> tuple[str, str]:
+    known = ARGUMENTS[policy]
+    name, _, value = text.partition("=")
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"It takes {listing(list(known), len(known))}."
+        raise ConfigError(f"the policy {policy} has no argument {escape(text, 80)!r}.", hint=hint)
+    wanted, pattern = known[name]
+    if not pattern.fullmatch(value):
+        raise ConfigError(f"{name} of the policy {policy} is {escape(value, 80)!r}, not {wanted}.")
+    return name, value
+
+
+# Kernels of convolutions: another patch size, other input channels, a larger kernel around a smaller one.
+
+PATCH = 128
+"""The largest side of a patch: the pseudo-inverse takes the cube of it."""
+INPUTS = (1, 2, 3)
+"""Channels of an input that can be summed into one: grey, stereo, colour."""
+REPEATED = (1, 3)
+"""Channels of an input that can be repeated."""
+
+
+def patch_fault(have: Shape, want: Shape) -> str:
+    """Return why a patch embedding cannot be resized, '' where it can."""
+    if len(have) != 4:
+        return f"it is for kernels of (out, in, height, width), not {shape_text(have)}"
+    if tuple(have[:2]) != tuple(want[:2]):
+        return "the channels differ, not the patch alone"
+    if 0 in have or 0 in want:
+        return "there is nothing to resample in a dimension of 0"
+    if max(*have[2:], *want[2:]) > PATCH:
+        return f"it is for patches of at most {PATCH} pixels a side"
+    return ""
+
+
+def spelled_patch(policy: Policy) -> Policy:
+    """Return a patch policy with every argument."""
+    return policy.given(method=policy.get("method") or "bicubic", antialias=policy.get("antialias") or "yes")
+
+
+def channels_fault(have: Shape, want: Shape) -> str:
+    """Return why the input channels of a convolution cannot be adapted, '' where they can."""
+    fault = _kernel_fault(have)
+    if fault:
+        return fault
+    if have[0] != want[0] or tuple(have[2:]) != tuple(want[2:]):
+        return "more differs than the input channels, which are dimension 1"
+    if want[1] < 1 or have[1] not in (INPUTS if want[1] == 1 else REPEATED):
+        return f"it is for an input of 1 or 3 channels, not for {have[1]} to {want[1]}"
+    return ""
+
+
+def center_fault(have: Shape, want: Shape) -> str:
+    """Return why a kernel has no middle in a larger one, '' where it has."""
+    fault = _kernel_fault(have)
+    if fault:
+        return fault
+    if tuple(have[:2]) != tuple(want[:2]):
+        return "the channels differ, not the kernel alone"
+    for dim, (small, large) in enumerate(zip(have[2:], want[2:], strict=True), 2):
+        if small > large:
+            return f"the source is larger in dimension {dim}"
+        if (large - small) % 2:
+            return f"{small} has no middle place in {large}, in dimension {dim}: they differ by an odd number"
+    return ""
+
+
+def _kernel_fault(have: Shape) -> str:
+    if 3 <= len(have) <= 5:
+        return ""
+    return f"it is for kernels of (out, in, …), not of {count(len(have), 'dimension')}"

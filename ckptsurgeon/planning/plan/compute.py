@@ -1,0 +1,202 @@
+"""How a computed tensor comes about, as plain data: merged from several, changed by adapters, factored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, prod
+from typing import Any, TypeAlias
+
+__all__ = ["FACTORS", "Factor", "Lora", "Merge", "Term", "Value", "plain_shape", "text", "truth"]
+
+# Values of JSON whose types are checked: a plan that was edited may hold anything.
+
+
+def text(value: Any) -> str:
+    """Return what is text; raises TypeError for anything else."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.60} is no text")
+    return value
+
+
+def truth(value: Any) -> bool:
+    """Return what is true or false; raises TypeError for anything else, which would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r:.60} is neither true nor false")
+    return value
+
+
+# How low-rank adapters change a tensor, and how one is taken from a difference, as plain data.
+
+FACTORS: Mapping[str, int] = {"product": 2, "dora": 3, "saved": 1, "added": 1}
+"""How many inputs a term of each kind has: A and B, with DoRA the magnitudes too; else a tensor like the base's."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """What one adapter does to a tensor W, times ``weight``.
+
+    "product" adds ``scale`` B A, "dora" adds what ``m / |W + scale B A|`` times that sum is beyond W, "saved" what its
+    own tensor is beyond W, "added" ``scale`` times its tensor. W is (out, in), or (in, out) if ``transposed``.
+    """
+
+    kind: str
+    weight: float = 1.0
+    scale: float = 1.0
+    transposed: bool = False
+
+    def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
+        """Whether inputs of these shapes change a tensor of ``shape``."""
+        if self.kind in ("saved", "added"):
+            return tuple(inputs[0]) == tuple(shape)
+        a, b = plain_shape(inputs[0]), plain_shape(inputs[1])
+        if len(a) < 2 or len(b) != 2 or not shape or a[0] != b[1] or not a[0]:
+            return False
+        rows, columns = (b[0], a[1:]) if not self.transposed else (a[1], (b[0],))
+        out = columns[0] if self.transposed else rows
+        whole = (rows, *columns) == plain_shape(shape) and (not self.transposed or len(a) == 2)
+        return whole and (self.kind != "dora" or prod(inputs[2]) == out)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """What adapters do to a tensor: one term after the other, each with its inputs behind the base's."""
+
+    terms: tuple[Term, ...]
+
+    def parted(self, inputs: Sequence[Any]) -> Iterator[tuple[Term, Sequence[Any]]]:
+        """Yield each term with its own of the inputs, which come after the base's."""
+        at = 1
+        for term in self.terms:
+            yield term, inputs[at : at + FACTORS[term.kind]]
+            at += FACTORS[term.kind]
+
+    def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
+        """Whether inputs of these shapes, the base's first, are those of the terms."""
+        known = all(term.kind in FACTORS and isfinite(term.weight) and isfinite(term.scale) for term in self.terms)
+        if not known or not self.terms or len(inputs) != 1 + sum(FACTORS[term.kind] for term in self.terms):
+            return False
+        alike = tuple(inputs[0]) == tuple(shape)
+        return alike and all(term.fits(shape, own) for term, own in self.parted(inputs))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return it as plain data."""
+        return [
+            {"kind": one.kind, "weight": one.weight, "scale": one.scale, "transposed": one.transposed}
+            for one in self.terms
+        ]
+
+    @staticmethod
+    def from_json(data: Any) -> Lora | None:
+        """Return what plain data spells, None for none; raises TypeError, ValueError or KeyError."""
+        if data is None:
+            return None
+        terms = (
+            Term(str(row["kind"]), float(row["weight"]), float(row["scale"]), truth(row["transposed"])) for row in data
+        )
+        return Lora(tuple(terms))
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One of the two factors of ``scale`` B A, the best of its rank for the first input minus the second.
+
+    ``part`` is "A" or "B", ``seed`` that of the random start; a ``transposed`` tensor is (in, out). That of a
+    convolution is (out, in, *kernel), its factors (rank, in, *kernel) and (out, rank, 1, ...).
+    """
+
+    part: str
+    rank: int
+    scale: float = 1.0
+    transposed: bool = False
+    seed: int = 0
+
+    def shape(self, of: Sequence[int]) -> tuple[int, ...]:
+        """Return the factor's shape for a tensor of a shape: A is (rank, in), B is (out, rank)."""
+        out, *into = reversed(of) if self.transposed else of
+        return (self.rank, *into) if self.part == "A" else (out, self.rank, *[1] * (len(into) - 1))
+
+    def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
+        """Whether it is of ``shape`` for inputs of these shapes."""
+        if len(inputs) != 2 or tuple(inputs[0]) != tuple(inputs[1]) or len(inputs[0]) < 2:
+            return False
+        if self.transposed and len(inputs[0]) != 2:
+            return False
+        sound = self.part in ("A", "B") and isfinite(self.scale) and self.scale > 0 and self.seed >= 0
+        return (
+            sound and 0 < self.rank <= min(inputs[0][0], prod(inputs[0][1:])) and self.shape(inputs[0]) == tuple(shape)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "part": self.part, "rank": self.rank, "scale": self.scale, "transposed": self.transposed, "seed": self.seed,
+        }  # fmt: skip
+
+    @staticmethod
+    def from_json(data: Any) -> Factor | None:
+        """Return what plain data spells, None for none; raises TypeError, ValueError or KeyError."""
+        if data is None:
+            return None
+        return Factor(
+            str(data["part"]), int(data["rank"]), float(data["scale"]), truth(data["transposed"]), int(data["seed"])
+        )
+
+
+def plain_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return a shape of at least two dimensions without the ones at its end: a 1 x 1 convolution is a matrix."""
+    size = len(shape)
+    while size > 2 and shape[size - 1] == 1:
+        size -= 1
+    return tuple(shape[:size])
+
+
+# How several tensors become one: a method and what it is given, as plain data.
+
+DEVICES = ("", "cpu", "cuda")
+
+Value: TypeAlias = "float | bool | str"
+"""What a parameter of a method can be."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The method that merges the inputs of a step, and its parameters: a tuple where each model has its own.
+
+    With ``base`` the last input is the base. ``compute`` is the dtype of the values that the method is given,
+    ``device`` where torch computes with them ("" for numpy).
+    """
+
+    method: str
+    parameters: Mapping[str, Value | tuple[Value, ...]]
+    base: bool = False
+    compute: str = "float32"
+    device: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        given = {name: list(value) if isinstance(value, tuple) else value for name, value in self.parameters.items()}
+        where = {"device": self.device} if self.device else {}
+        return {"method": self.method, "parameters": given, "base": self.base, "compute": self.compute, **where}
+
+    @staticmethod
+    def from_json(data: Any) -> Merge | None:
+        """Return what plain data spells, None for none; raises TypeError, ValueError or KeyError."""
+        if data is None:
+            return None
+        parameters = {
+            str(name): tuple(map(_value, value)) if isinstance(value, list) else _value(value)
+            for name, value in dict(data["parameters"]).items()
+        }
+        if data["compute"] not in ("float32", "float64"):
+            raise ValueError(f"it computes in {data['compute']!r:.40}")
+        device = data.get("device", "")
+        if device not in DEVICES:
+            raise ValueError(f"it computes on {device!r:.40}")
+        return Merge(str(data["method"]), parameters, truth(data["base"]), str(data["compute"]), str(device))
+
+
+def _value(value: Any) -> Value:
+    if not isinstance(value, (bool, int, float, str)):
+        raise TypeError(f"{value!r:.60} is no parameter")
+    return value

@@ -1,0 +1,195 @@
+"""What a plan reads and writes beside tensors: its sources, its destination and their files, as plain data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...util.brief import Brief
+from .compute import text, truth
+
+__all__ = ["FilePrint", "PlanCompanion", "PlanSource", "PlanTarget"]
+
+
+@dataclass(frozen=True)
+class FilePrint:
+    """A fingerprint: size in bytes, SHA-256 of the header, and for local files the mtime in nanoseconds.
+
+    ``validator`` is the commit or strong ETag of a file at an address, '' where there is none.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    mtime_ns: int | None = None
+    validator: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        row = {"name": self.name, "size": self.size, "sha256": self.sha256, "mtime_ns": self.mtime_ns}
+        return {**row, **({"validator": self.validator} if self.validator else {})}
+
+    @staticmethod
+    def from_json(row: Mapping[str, Any]) -> FilePrint:
+        """Return what plain data spells; raises KeyError, TypeError or ValueError."""
+        validator = text(row.get("validator", ""))
+        return FilePrint(text(row["name"]), int(row["size"]), text(row["sha256"]), row["mtime_ns"], validator)
+
+
+@dataclass(frozen=True, repr=False)
+class PlanSource(Brief):
+    """An input: what it is called in messages, its path, where its state dict hangs, its fingerprint.
+
+    ``role`` is "source", or "destination" for a checkpoint whose own values are kept. ``operations`` are what made
+    its tensors into others before anything was selected, as plain data. Of tensors in ``memory`` there is no path, and
+    the fingerprint is of their keys, dtypes and shapes. ``beside`` are the files beside the weights that planning read,
+    by their names there, with the SHA-256 of all that is in them.
+    """
+
+    name: str
+    path: str
+    root: str
+    stripped: tuple[str, ...]
+    files: tuple[FilePrint, ...]
+    role: str = "source"
+    operations: tuple[Mapping[str, Any], ...] = ()
+    memory: bool = False
+    beside: tuple[FilePrint, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        operations = [dict(row) for row in self.operations]
+        return {
+            "name": self.name,
+            "role": self.role,
+            "path": self.path,
+            "root": self.root,
+            "stripped": list(self.stripped),
+            **({"memory": True} if self.memory else {}),
+            **({"operations": operations} if operations else {}),
+            "files": [file.to_json() for file in self.files],
+            **({"beside": [file.to_json() for file in self.beside]} if self.beside else {}),
+        }
+
+    @staticmethod
+    def from_json(row: Mapping[str, Any]) -> PlanSource:
+        """Return what plain data spells; raises KeyError, TypeError or ValueError."""
+        return PlanSource(
+            text(row["name"]), text(row["path"]), text(row["root"]), tuple(map(text, row["stripped"])),
+            _file_prints(row["files"]), text(row["role"]), tuple(map(dict, row.get("operations", ()))),
+            truth(row.get("memory", False)), _file_prints(row.get("beside", ())),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, repr=False)
+class PlanCompanion(Brief):
+    """A small file that goes into an output folder: a copy of ``path``, else ``text``; its size in bytes and digest.
+
+    Of a copy that is planned, these are found when somebody asks for them, or when it is made.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    path: str = ""
+    text: str = ""
+    read: Callable[[], tuple[int, str]] | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def copy_of(cls, name: str, path: str, read: Callable[[], tuple[int, str]]) -> PlanCompanion:
+        """Return the copy of a file whose size and digest ``read`` finds."""
+        made = object.__new__(cls)
+        for field_name, value in (("name", name), ("path", path), ("text", ""), ("read", read)):
+            object.__setattr__(made, field_name, value)
+        return made
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its size and digest are known."""
+        return "sha256" in self.__dict__
+
+    def is_found(self, size: int, sha256: str) -> None:
+        """Take the size and digest of what was read."""
+        object.__setattr__(self, "size", size)
+        object.__setattr__(self, "sha256", sha256)
+
+    def __getattr__(self, name: str) -> Any:
+        read = self.__dict__.get("read")
+        if name not in ("size", "sha256") or read is None:
+            raise AttributeError(name)
+        self.is_found(*read())
+        return self.__dict__[name]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its name is that of a file in the folder itself, and of none that is hidden."""
+        return self.name[:1] not in ("", ".") and os.path.basename(self.name) == self.name and "\0" not in self.name
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        row = {"name": self.name, "size": self.size, "sha256": self.sha256}
+        return row | ({"path": self.path} if self.path else {"text": self.text})
+
+    @staticmethod
+    def from_json(row: Mapping[str, Any]) -> PlanCompanion:
+        """Return what plain data spells; raises KeyError, TypeError or ValueError."""
+        return PlanCompanion(
+            text(row["name"]), int(row["size"]), text(row["sha256"]), text(row.get("path", "")),
+            text(row.get("text", "")),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, repr=False)
+class PlanTarget(Brief):
+    """The destination: its kind, its configuration, and the files that this reads.
+
+    A folder that is written for it has its ``companions`` too, and lacks those names of tied tensors that are
+    ``implied`` there. ``weights`` is what its one file of tensors is called, where it is always one of that name.
+    ``lists`` are the files of the old and the new token list, if the configuration was given another vocabulary.
+    ``notes`` are those of the plan that are on files beside the weights, and not said of an output without them.
+    """
+
+    kind: str
+    name: str
+    config: str
+    files: tuple[FilePrint, ...] = ()
+    companions: tuple[PlanCompanion, ...] = ()
+    implied: tuple[str, ...] = ()
+    weights: str = ""
+    lists: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "config": self.config,
+            "files": [file.to_json() for file in self.files],
+            **({"companions": [one.to_json() for one in self.companions]} if self.companions else {}),
+            **({"implied": list(self.implied)} if self.implied else {}),
+            **({"weights": self.weights} if self.weights else {}),
+            **({"lists": list(self.lists)} if self.lists else {}),
+            **({"notes": list(self.notes)} if self.notes else {}),
+        }
+
+    @staticmethod
+    def from_json(row: Mapping[str, Any]) -> PlanTarget:
+        """Return what plain data spells; raises KeyError, TypeError or ValueError."""
+        return PlanTarget(
+            text(row["kind"]),
+            text(row["name"]),
+            text(row["config"]),
+            _file_prints(row["files"]),
+            tuple(map(PlanCompanion.from_json, row.get("companions", ()))),
+            tuple(text(key) for key in row.get("implied", ())),
+            text(row.get("weights", "")),
+            tuple(text(path) for path in row.get("lists", ())),
+            tuple(map(text, row.get("notes", ()))),
+        )
+
+
+def _file_prints(rows: Iterable[Mapping[str, Any]]) -> tuple[FilePrint, ...]:
+    return tuple(map(FilePrint.from_json, rows))

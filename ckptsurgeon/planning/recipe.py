@@ -1,0 +1,135 @@
+"""A recipe as data, made from the plan of an output."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from ..formats.base.seal import UNSEALED
+from ..util.brief import Brief
+from .plan.compute import Factor, Lora, Merge
+from .plan.files import FilePrint, PlanSource, PlanTarget
+from .plan.plan import Plan
+from .plan.rows import Rows
+from .plan.step import Step
+
+__all__ = ["VERSION", "Made", "Recipe", "made_of", "make_recipe"]
+
+VERSION = 1
+
+
+class Made(NamedTuple):
+    """What a recipe says of one tensor: how it came about, from which source, and its CRC-32.
+
+    ``more`` are (source, key) of further inputs, ``weights`` what each counts, ``axis`` where a vocabulary runs along.
+    ``merge`` is the method that merged them, ``lora`` what adapters did, ``factor`` which factor it is. ``implied`` is
+    set where the output leaves the name to its reader, who ties it. ``rule`` is the option that decided, as it was
+    written, ``reason`` says why a tensor is initialised, and ``shared`` how many values the source gave where it was
+    laid over others; they are there to be read, and nothing hangs on them.
+    """
+
+    op: str
+    kind: str
+    source: int | None = None
+    source_key: str = ""
+    policy: str = ""
+    tied_to: str = ""
+    crc32: int = 0
+    more: tuple[tuple[int, str], ...] = ()
+    weights: tuple[float, ...] = ()
+    axis: int = 0
+    implied: bool = False
+    merge: Merge | None = None
+    lora: Lora | None = None
+    factor: Factor | None = None
+    rule: str = ""
+    reason: str = ""
+    shared: int | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Recipe(Brief):
+    """A recipe as data. Paths of ``sources`` and ``target`` are relative to the output's folder."""
+
+    version: str
+    verb: str
+    seed: int
+    arguments: Mapping[str, Any]
+    sources: tuple[PlanSource, ...]
+    target: PlanTarget
+    tensors: Mapping[str, Made]
+    unexpected: tuple[tuple[int, str], ...] = ()
+    metadata: Mapping[str, str] | None = None
+    rows: Rows | None = None
+    vocabularies: tuple[Rows, ...] = ()
+    seal: str = UNSEALED
+
+
+# From a plan to the recipe of its output.
+
+
+def make_recipe(plan: Plan, output: str, version: str) -> Recipe:
+    """Return the recipe of a plan's output at ``output``, its checksums still zero."""
+    folder = os.path.dirname(os.path.abspath(output))
+    target = replace(
+        plan.target,
+        config=_relative(plan.target.config, folder),
+        files=tuple(replace(_timeless(file), name=_relative(file.name, folder)) for file in plan.target.files),
+        lists=(),
+    )
+    return Recipe(
+        version=version,
+        verb=plan.verb,
+        seed=plan.seed,
+        arguments=plan.arguments,
+        sources=tuple(_relocated(source, folder) for source in plan.sources),
+        target=target,
+        tensors=MadeOfSteps(plan.steps),
+        unexpected=plan.unexpected,
+        metadata=plan.metadata,
+        rows=plan.rows,
+        vocabularies=plan.vocabularies,
+    )
+
+
+class MadeOfSteps(Mapping[str, Made]):
+    """What a recipe says of the steps of a plan, worked out as it is asked for: there may be a hundred thousand."""
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self._steps = {step.key: step for step in steps}
+
+    def __getitem__(self, key: str) -> Made:
+        return made_of(self._steps[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._steps)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+
+def made_of(step: Step) -> Made:
+    """Return what a recipe says of a step, its checksum still zero."""
+    more = tuple((one.source, one.key) for one in step.more)
+    return Made(
+        step.op, step.kind, step.source, step.source_key, step.policy, step.tied_to, more=more, weights=step.weights,
+        axis=step.axis, merge=step.merge, lora=step.lora, factor=step.factor, rule=step.rule,
+        reason=step.reason, shared=step.shared,
+    )  # fmt: skip
+
+
+def _relative(path: str, folder: str) -> str:
+    if not path or "://" in path:
+        return path
+    return os.path.relpath(os.path.abspath(path), folder)
+
+
+def _timeless(file: FilePrint) -> FilePrint:
+    return replace(file, mtime_ns=None)
+
+
+def _relocated(source: PlanSource, folder: str) -> PlanSource:
+    files = tuple(_timeless(file) for file in source.files)
+    return replace(source, path=_relative(source.path, folder), files=files)

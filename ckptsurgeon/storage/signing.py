@@ -1,0 +1,230 @@
+"""Signatures: a Sigstore bundle with a DSSE envelope around an in-toto statement, and keys in files."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError, SourceError, VerifyError
+from ..util.text import escape
+from .json_text import read_json
+from .small_files import read_file
+
+__all__ = [
+    "MODEL_SIGNATURE",
+    "SINGLE",
+    "Signer",
+    "Verifier",
+    "load_signer",
+    "load_verifier",
+    "read_signature",
+    "sign",
+    "signature_of",
+]
+
+# Keys in files: Ed25519, and the elliptic curves that sigstore's own tool takes.
+#
+# The package ``cryptography`` reads them. It is imported when a key is used: an output without a signature needs none.
+
+KEY_BYTES = 64 << 10
+"""More than any key of these kinds has."""
+
+MAKE = (
+    "openssl genpkey -algorithm ed25519 -out key.pem makes one; openssl pkey -in key.pem -pubout gives its public half."
+)
+
+
+@dataclass(frozen=True)
+class Signer:
+    """What signs bytes; ``hint`` tells the key from others."""
+
+    sign: Callable[[bytes], bytes]
+    hint: str
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """What says whether a signature over bytes is by this key; ``hint`` tells the key from others."""
+
+    is_by: Callable[[bytes, bytes], bool]
+    hint: str
+
+
+def load_signer(path: str) -> Signer:
+    """Return what signs with the private key in a file; raises ConfigError or SourceError."""
+    key = _loaded(path)
+    if not hasattr(key, "sign"):
+        raise ConfigError(f"{escape(path)} is a public key; to sign takes the private one.", hint=MAKE)
+    extra = _arguments(key.public_key(), path)
+    return Signer(lambda data: bytes(key.sign(data, *extra)), _hint(key.public_key()))
+
+
+def load_verifier(path: str) -> Verifier:
+    """Return what checks signatures with the key in a file, of a private one with its public half."""
+    key = _loaded(path)
+    from cryptography.exceptions import InvalidSignature  # which is there, now that the key could be read
+
+    public = key.public_key() if hasattr(key, "sign") else key
+    extra = _arguments(public, path)
+
+    def is_by(signature: bytes, data: bytes) -> bool:
+        try:
+            public.verify(signature, data, *extra)
+        except InvalidSignature:
+            return False
+        return True
+
+    return Verifier(is_by, _hint(public))
+
+
+def _loaded(path: str) -> Any:
+    try:
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives import serialization as keys
+    except ImportError as error:
+        raise ConfigError(
+            f"--key needs the package cryptography, which cannot be imported: {error}.",
+            hint="pip install 'ckptsurgeon[sign]' installs it.",
+        ) from error
+    try:
+        data = read_file(path, KEY_BYTES)
+    except OSError as error:
+        raise SourceError(f"the key {escape(path)} cannot be read: {error.strerror}.", hint=MAKE) from error
+    try:
+        if b"PRIVATE KEY-----" in data:
+            is_openssh = b"BEGIN OPENSSH" in data
+            return keys.load_ssh_private_key(data, None) if is_openssh else keys.load_pem_private_key(data, None)
+        return keys.load_pem_public_key(data) if b"-----BEGIN" in data else keys.load_ssh_public_key(data)
+    except TypeError as error:  # which is how it says so
+        raise ConfigError(
+            f"the key {escape(path)} is encrypted, and no password is asked for.",
+            hint="Name a copy without a password: openssl pkey -in KEY -out COPY, ssh-keygen -p -f COPY.",
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{escape(path)} is no key in PEM or of OpenSSH.", hint=MAKE) from error
+
+
+def _arguments(public: Any, path: str) -> tuple[Any, ...]:
+    """Return what signing takes beside the bytes; raises ConfigError for a key of another kind."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+    if isinstance(public, ed25519.Ed25519PublicKey):
+        return ()
+    digests: dict[str, Callable[[], hashes.HashAlgorithm]] = {
+        "secp256r1": hashes.SHA256,
+        "secp384r1": hashes.SHA384,
+        "secp521r1": hashes.SHA512,
+    }
+    if isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name in digests:
+        return (ec.ECDSA(digests[public.curve.name]()),)
+    raise ConfigError(f"{escape(path)} is a key neither of Ed25519 nor of a curve P-256, P-384 or P-521.", hint=MAKE)
+
+
+def _hint(public: Any) -> str:
+    """Return the SHA-256 of the public key in PEM, as model-signing identifies keys."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return hashlib.sha256(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+# The signature itself: a Sigstore bundle with a DSSE envelope around an in-toto statement that lists every file.
+#
+# The format is that of sigstore's model-signing 1.0 (model_signing_format.md of sigstore/model-transparency), the
+# Sigstore bundle v0.3 (docs.sigstore.dev/about/bundle), DSSE v1.0 (github.com/secure-systems-lab/dsse), in-toto
+# Statement v1 (github.com/in-toto/attestation/tree/main/spec/v1). ``model_signing verify key`` checks signatures by
+# keys of elliptic curves; Ed25519 it does not take, though the bundle does.
+
+MODEL_SIGNATURE = "model.sig"
+"""The signature's name in a folder, as model-signing has it."""
+
+SINGLE = "."
+"""The name of a file that is signed alone."""
+
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+PAYLOAD = "application/vnd.in-toto+json"
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://model_signing/signature/v1.0"
+
+
+def signature_of(path: str, *, folder: bool) -> str:
+    """Return where the signature of an output lies: in its folder, or beside the file."""
+    return os.path.join(path, MODEL_SIGNATURE) if folder else f"{path}.sig"
+
+
+def sign(name: str, digests: Mapping[str, str], signer: Signer) -> bytes:
+    """Return the signature over files, by name with their SHA-256; ``name`` is what the whole is called."""
+    names = sorted(digests)
+    statement = {
+        "_type": STATEMENT,
+        "subject": [{"name": name, "digest": {"sha256": _root(digests[one] for one in names)}}],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "serialization": {
+                "method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": [MODEL_SIGNATURE],
+            },
+            "resources": [{"name": one, "algorithm": "sha256", "digest": digests[one]} for one in names],
+        },
+    }  # fmt: skip
+    payload = json.dumps(statement, separators=(",", ":")).encode()
+    bundle = {
+        "mediaType": BUNDLE,
+        "verificationMaterial": {"publicKey": {"hint": signer.hint}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": _base64(payload),
+            "payloadType": PAYLOAD,
+            "signatures": [{"sig": _base64(signer.sign(_encoded(payload))), "keyid": ""}],
+        },
+    }
+    return json.dumps(bundle).encode()
+
+
+def read_signature(data: bytes, verifier: Verifier) -> dict[str, str]:
+    """Return the SHA-256 of each file that a signature is over; raises VerifyError if it is not by the key."""
+    try:
+        bundle = read_json(data)
+        envelope = bundle["dsseEnvelope"]
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        signatures = [base64.b64decode(one["sig"], validate=True) for one in envelope["signatures"]]
+        if (bundle["mediaType"], envelope["payloadType"], len(signatures)) != (BUNDLE, PAYLOAD, 1):
+            raise ValueError("another kind of bundle")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
+        raise VerifyError("is damaged, or is no bundle of sigstore's") from error
+    if not verifier.is_by(signatures[0], _encoded(payload)):
+        raise VerifyError("is not by this key")
+    try:
+        return _digests(read_json(payload))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise VerifyError("is by this key, and over something else than the files of a model") from error
+
+
+def _digests(statement: Any) -> dict[str, str]:
+    if (statement["_type"], statement["predicateType"]) != (STATEMENT, PREDICATE):
+        raise ValueError("another statement")
+    (subject,) = statement["subject"]
+    rows = statement["predicate"]["resources"]
+    found = {str(row["name"]): str(row["digest"]) for row in rows}
+    if len(found) != len(rows) or any(row["algorithm"] != "sha256" for row in rows):
+        raise ValueError("a name twice, or another digest")
+    if subject["digest"]["sha256"] != _root(row["digest"] for row in rows):
+        raise ValueError("the digest of the whole is of other files")
+    return found
+
+
+def _root(digests: Any) -> str:
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
+
+
+def _encoded(payload: bytes) -> bytes:
+    """Return what is signed of a payload: DSSE's pre-authentication encoding, which binds its type."""
+    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

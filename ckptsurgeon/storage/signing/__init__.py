@@ -1,1 +1,0 @@
-"""Signatures over the files of an output, in the format of sigstore's model-signing, by a key of one's own."""

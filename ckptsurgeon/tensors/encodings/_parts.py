@@ -1,0 +1,252 @@
+"""Parts of quantised tensors whose other parts are missing, or elsewhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ..info import TensorInfo
+from ._encoding import ACTIVATIONS, CodedTensor, Codes, Encoding
+from ._methods import family
+from ._settings import Said
+
+__all__ = ["Broken", "broken_partners", "could_be_parts", "could_be_words", "lone_codes", "lone_parts", "part_endings"]
+
+# Parts of a tensor whose others are elsewhere: scales in one shard of a model, and codes in another.
+
+_GENERAL = frozenset({
+    ".scale", "_scale", ".zero", ".shape", ".meta", ".perm", ".axis", ".group_size", ".packing", ".optimize", ".tables",
+    ".su", ".sv", ".output_scale", ".act_scale", ".activation_scale", "_activation_scale",
+})  # fmt: skip
+"""Endings that tensors of networks have, too: they tell nothing of a vector, as the gain of a norm is."""
+_VAGUE = _GENERAL | frozenset(ACTIVATIONS)
+"""Those, and endings of what lies beside weights that are not quantised, too: they tell nothing by themselves."""
+_SHORT = frozenset({".A", ".s", ".rows", ".cols", ".vals", ".workspace", ".rcp"})
+"""Endings that tell nothing even in a folder that says that it is quantised, unless their codes are seen."""
+_CERTAIN = frozenset({
+    ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".quant_state.bitsandbytes__nf4",
+    ".quant_state.bitsandbytes__fp4", ".qzeros", ".g_idx", ".weight_g_idx", "_scale_inv", ".scale_packed",
+    ".scale_weight", ".qscale_weight", ".weights_scaling_factor", ".weight_sf", ".weight_sf_rowmajor", ".q_scale_max",
+    ".q_invperm", ".q_group_map", ".suh", ".svh", ".qbiases", "._weight_scale", "._weight_scale_and_zero",
+})  # fmt: skip
+"""Endings that no network has: they tell parts of codes wherever they are."""
+_OF_WEIGHTS = frozenset({
+    ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_scales", ".weight_global_scale",
+    ".weight_zero_point", ".weight_descale",
+})  # fmt: skip
+"""Endings that tell them unless the weight itself is there, as a number."""
+_TOGETHER = frozenset({".scales", ".biases"})
+"""Endings that tell them together, as MLX has them."""
+
+
+def could_be_parts(tensors: Mapping[str, TensorInfo], endings: tuple[str, ...]) -> dict[str, str]:
+    """Return the keys that end as parts that are no codes do, and how they end."""
+    keys = (key for key in tensors if f".{key}".endswith(endings))
+    found = {key: next(end for end in endings if f".{key}".endswith(end)) for key in keys}
+    return {key: end for key, end in found.items() if end not in _GENERAL or len(tensors[key].shape) > 1}
+
+
+def could_be_words(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether some tensor could be codes that are stored as floats, as bitsandbytes does: as one column."""
+    return any(info.shape[1:] == (1,) for info in tensors.values())
+
+
+def part_endings(encodings: Sequence[Encoding]) -> tuple[str, ...]:
+    """Return how the parts of any encoding end that are no codes, the longest first."""
+    ends = {end for one in encodings for end in one.places} - _code_endings(encodings)
+    return tuple(sorted(ends, key=lambda end: (-len(end), end)))
+
+
+def _code_endings(encodings: Iterable[Encoding]) -> set[str]:
+    return {"", ".weight", *(one.telling if one.codes is None else one.codes for one in encodings)}
+
+
+def lone_codes(
+    tensors: Mapping[str, TensorInfo], known: Container[str], elsewhere: Set[str], encodings: Sequence[Encoding]
+) -> Iterator[CodedTensor]:
+    """Yield the codes whose scales are ``elsewhere``: keys of the other shards of a model, which have no headers here.
+
+    Those that other names tell may be of any type, as bitsandbytes' are.
+    """
+    if not any(f".{key}".endswith(part_endings(encodings)) for key in elsewhere):
+        return
+    dotted = {f".{key}" for key in elsewhere}
+    for key, info in tensors.items():
+        if key not in known and info.numel > 1:
+            one = next((one for one in encodings if _tells(one, f".{key}", info, dotted)), None)
+            if one is not None:
+                end = one.telling if one.codes is None else one.codes
+                method = "codes whose scales are elsewhere"
+                named = f".{key}".removesuffix(end) + one.named if end else f".{key}"
+                yield CodedTensor(named[1:], method, key, {end: key}, None, None, info.numel)
+
+
+def _tells(one: Encoding, dotted: str, info: TensorInfo, elsewhere: Set[str]) -> bool:
+    """Whether a tensor is codes of an encoding by what is elsewhere."""
+    if one.codes is not None:
+        return dotted.endswith(one.codes) and dotted.removesuffix(one.codes) + one.telling in elsewhere
+    if info.dtype not in one.dtypes or not dotted.endswith(one.telling):
+        return False
+    return any(dotted.removesuffix(one.telling) + mark in elsewhere for mark in one.marks)
+
+
+def lone_parts(
+    parts: Mapping[str, str],
+    tensors: Mapping[str, TensorInfo],
+    known: Container[str],
+    said: Said,
+    elsewhere: Set[str],
+    encodings: Sequence[Encoding],
+) -> Iterator[CodedTensor]:
+    """Yield the logical tensors of which there are ``parts`` and no codes: they are carried, and never computed on.
+
+    A folder that says that it is quantised has such parts by their names; else their codes must be ``elsewhere``, in
+    another shard, or their names be such that nothing else is called so.
+    """
+    stems: dict[str, dict[str, str]] = {}
+    for key, end in parts.items():
+        if key not in known:
+            stem = f".{key}".removesuffix(end)
+            stems.setdefault(stem.removesuffix(".weight") if end[0] == "." else stem, {})[end] = key
+    endings = {way + end for end in _code_endings(encodings) for way in ("", ".weight")}
+    for stem, found in stems.items():
+        has_codes = bool(elsewhere) and any(f"{stem}{end}"[1:] in elsewhere for end in endings)
+        is_said = bool(said) and not _SHORT.issuperset(found)
+        if is_said or (has_codes and not _VAGUE.issuperset(found)) or _is_certain(stem, found, tensors):
+            named = "" if any(end[0] != "." for end in found) else ".weight"
+            method = f"{said.method}, without its codes" if said.method else "without its codes"
+            vectors = (key for end in _GENERAL if (key := f"{stem}{end}"[1:]) in tensors and key not in known)
+            keys = dict.fromkeys((*found.values(), *vectors))
+            yield CodedTensor(f"{stem}{named}"[1:], method, "", {f".{key}"[len(stem) :]: key for key in keys}, None)
+
+
+def _is_certain(stem: str, found: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether nothing but parts of codes is called so, and stored so."""
+    if not _CERTAIN.isdisjoint(found) or _TOGETHER.issubset(found):
+        return True
+    if not _OF_WEIGHTS.isdisjoint(found):
+        return f"{stem}.weight"[1:] not in tensors
+    if any(tensors[key].dtype == "float8_e8m0fnu" for key in found.values()):
+        return True
+    blocks = tensors[found["_scales"]] if "_scales" in found else None
+    return blocks is not None and blocks.dtype == "uint8" and len(blocks.shape) > 1
+
+
+# Quantised tensors that lack a part which all that are stored like them have, or have one of another length.
+
+UNKNOWN = ("an", "codes")
+"""Families of codes of which no encoding is known."""
+ALWAYS = (
+    ".qzeros", ".g_idx", ".weight_shape", ".weight_global_scale", ".quant_map", ".nested_absmax", ".nested_quant_map",
+    ".zero", ".svh", ".Wscale", ".q_scale_max", ".q_groups", ".q_invperm",
+)  # fmt: skip
+"""Parts that need not be there, but that all tensors of one model have or none."""
+OF_ACTIVATIONS = tuple(end[1:] for end in ACTIVATIONS)
+BLOCKS = tuple(1 << power for power in range(4, 17))
+USUAL = {".absmax": 64, ".nested_absmax": 256}
+"""Lengths of bitsandbytes' blocks, unless others are seen."""
+
+Tensors: TypeAlias = Mapping[str, TensorInfo]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Quantised tensors, by ``names``, that have no such ``part``, or one that is not of blocks of ``block``.
+
+    There are ``others`` that are stored like them, and have it.
+    """
+
+    part: str
+    names: Sequence[str]
+    others: int
+    block: int = 0
+
+
+def broken_partners(codes: Codes, tensors: Tensors, elsewhere: Container[str]) -> Iterator[Broken]:
+    """Yield the parts that quantised tensors lack; those in other shards, ``elsewhere``, are not lacking."""
+    groups: dict[tuple[str, str, int], list[CodedTensor]] = {}
+    for one in codes.tensors:
+        if one.codes:
+            info = tensors[one.codes]
+            groups.setdefault((_leaf(one.codes), info.dtype, len(info.shape)), []).append(one)
+    without = [one for one in codes.tensors if not one.codes]
+    for (leaf, dtype, rank), group in groups.items():
+        known = [one for one in group if family(one.method) not in UNKNOWN]
+        if known:
+            needed = _needed(known)
+            found = {one.codes: one.codes for one in group if family(one.method) in UNKNOWN}
+            for one in without:
+                for key in _codes_of(one, needed, leaf):
+                    there = tensors.get(key)
+                    if there is None or (there.dtype, len(there.shape)) == (dtype, rank):
+                        found[key] = one.name
+            yield from _lacking(found, [f".{leaf}", *needed], len(known), tensors, elsewhere)
+            yield from _left_out(known, tensors, elsewhere)
+    yield from _lengths(codes, tensors)
+
+
+def _leaf(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _beside(one: CodedTensor) -> set[str]:
+    """Return how the keys of what decodes codes end behind their module."""
+    start = len(one.codes.rpartition(".")[0])
+    ends = (key[start:] for key in one.keys if key != one.codes)
+    return {end for end in ends if not end.endswith(OF_ACTIVATIONS)}
+
+
+def _needed(known: Sequence[CodedTensor]) -> list[str]:
+    """Return the ends of what lies beside all of the codes."""
+    left = _beside(known[0])
+    for one in known[1:]:
+        left &= _beside(one)
+    return sorted(left)
+
+
+def _codes_of(one: CodedTensor, needed: Sequence[str], leaf: str) -> Iterator[str]:
+    """Yield the key that the codes of parts would have."""
+    for end in needed:
+        yield from (f"{key.removesuffix(end)}.{leaf}" for key in one.keys if key.endswith(end))
+
+
+def _lacking(
+    found: Mapping[str, str], ends: Sequence[str], others: int, tensors: Tensors, elsewhere: Container[str]
+) -> Iterator[Broken]:
+    """Yield what is lacking of each of the ``ends``, of which those of the codes come first."""
+    left = dict(found)
+    for end in ends:
+        keys = {codes: codes.rpartition(".")[0] + end for codes in left}
+        lacking = [codes for codes, key in keys.items() if key not in tensors and key not in elsewhere]
+        if lacking:
+            yield Broken(end[1:], list(dict.fromkeys(left[codes] for codes in lacking)), others)
+        if end == ends[0]:
+            left = {codes: name for codes, name in found.items() if codes not in lacking}
+
+
+def _left_out(known: Sequence[CodedTensor], tensors: Tensors, elsewhere: Container[str]) -> Iterator[Broken]:
+    """Yield parts that most have, if all should have those."""
+    for end, number in Counter(end for one in known for end in _beside(one) if end.endswith(ALWAYS)).items():
+        if len(known) / 2 < number < len(known):
+            keys = {one.name: one.codes.rpartition(".")[0] + end for one in known}
+            names = [name for name, key in keys.items() if key not in tensors and key not in elsewhere]
+            if names:
+                yield Broken(end[1:], names, number)
+
+
+def _lengths(codes: Codes, tensors: Tensors) -> Iterator[Broken]:
+    """Yield the scales of bitsandbytes' blocks of which there are more or fewer than the rest of the model has."""
+    for end, whole in ((".absmax", ""), (".nested_absmax", ".absmax")):
+        possible = dict[str, set[int]]()
+        for one in codes.tensors:
+            if family(one.method) == "bitsandbytes" and {end, whole} <= one.parts.keys():
+                values = tensors[one.parts[whole]].numel if whole else one.parameters or 0
+                blocks = tensors[one.parts[end]].numel
+                possible[one.name] = {size for size in BLOCKS if -(-values // size) == blocks}
+        sizes = Counter(size for each in possible.values() for size in each)
+        size = max(sizes, key=lambda size: (sizes[size], size == USUAL[end], -size), default=USUAL[end])
+        names = [name for name, each in possible.items() if size not in each]
+        if names:
+            yield Broken(end[1:], names, len(possible) - len(names), size)
