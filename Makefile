@@ -33,7 +33,7 @@ test: $(STAMP)  ## run the tests
 test-browser: $(STAMP)  ## run the tests of pages in a browser (as root it installs Debian's chromium where there is none)
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || { apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; }
-	$(BIN)/python -m pytest -m browser -n 2 tests/pages
+	$(BIN)/python -m pytest -m browser -n 2 tests/analysis/page
 
 test-faults: $(STAMP)  ## all faults, those too that need rights over the machine: full disks, killed runs, power cuts
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[faults]'
@@ -46,7 +46,7 @@ fuzz: .fuzz/.installed  ## fuzz all that reads, guided by coverage (FUZZ_SECONDS
 	.fuzz/bin/python -m tests.fuzz.report $(FUZZED)
 
 fuzz-pickles: $(STAMP)  ## hold a million made-up pickles against CPython's two unpicklers (STREAMS; SEED: the time)
-	$(BIN)/python -m tests.scanning.readers $(STREAMS) $(SEED)
+	$(BIN)/python -m tests.analysis.scan.readers $(STREAMS) $(SEED)
 
 .fuzz/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .fuzz
@@ -57,7 +57,7 @@ check: $(STAMP)  ## format, lint, types, documentation, architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m 'not long' tests/test_documentation.py tests/test_examples.py tests/test_architecture.py
+	$(BIN)/python -m pytest -q -m 'not long' tests/project/test_documentation.py tests/project/test_examples.py tests/project/test_architecture.py
 
 docs: $(STAMP)  ## build the documentation into site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import HealthCheck, settings
 
-from .hub.fixtures import hub, naps, other_host
+from .helpers.hub.fixtures import hub, naps, other_host
 from .promises.table import pytest_collection_modifyitems, pytest_terminal_summary
 
 # A busy machine is no fault of what is tested; and every example may use the one empty folder of its test.

@@ -23,7 +23,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.storage.read._memory import MemoryFile
 from ckptsurgeon.storage.read.base import File
 
-from ..formats.torch_files import bytes_of, same, variety
+from ..helpers.torch_files import bytes_of, same, variety
 
 ON_META = "it is on the meta device, without values"
 

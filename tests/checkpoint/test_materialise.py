@@ -10,7 +10,7 @@ import torch
 
 import ckptsurgeon as cs
 
-from ..formats.torch_files import variety
+from ..helpers.torch_files import variety
 
 
 class Rebuilt:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 
-from ..hub.server import Hub
+from ..helpers.hub.server import Hub
 
 NAMES = (
     "model-00001-of-00002.safetensors", "model-00001-of-000163.safetensors", "consolidated.safetensors",

@@ -15,8 +15,8 @@ from torch import nn
 
 import ckptsurgeon as cs
 
-from ..test_documentation import ROOT, quoted, table
-from ..transformers_models import BERT, model_of, opened, saved
+from ..helpers.transformers_models import BERT, model_of, opened, saved
+from ..project.test_documentation import ROOT, quoted, table
 
 PAGE = (ROOT / "docs/transplant.md").read_text()
 SECTION = PAGE[PAGE.index("## Coming from another toolkit") :]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ..hub.server import Hub
+from ..helpers.hub.server import Hub
 from .disks import Disk, disk
 from .outputs import World, write_inputs
 

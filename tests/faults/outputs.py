@@ -21,8 +21,8 @@ import ckptsurgeon as cs
 from ckptsurgeon.storage.signing import load_verifier, read_signature
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 
-from ..hub.server import Hub
-from ..planners.test_transplant import declare
+from ..helpers.hub.server import Hub
+from ..planning.transplant.test_transplant import declare
 from ..trainer import toy
 
 __all__ = ["CALLS", "CHECKPOINTS", "FILES", "OUTPUTS", "SIGNED", "Output", "World", "each"]

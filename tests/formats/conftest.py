@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .tensorflow_files import GOLDEN
+from ..helpers.tensorflow_files import GOLDEN
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch
 
 import ckptsurgeon as cs
 
-GOLDEN = Path(__file__).resolve().parent.parent.parent / "fixtures" / "golden" / "speechbrain"
+GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden" / "speechbrain"
 RECORDED = json.loads((GOLDEN / "checkpointer.json").read_text())
 
 Run = Callable[..., Any]

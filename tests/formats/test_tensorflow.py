@@ -15,12 +15,7 @@ import torch
 import ckptsurgeon as cs
 from ckptsurgeon.formats.tf.bundle import slice_key
 
-from .tensorflow_files import (
-    BEST,
-    GOLDEN,
-    field,
-    write,
-)
+from ..helpers.tensorflow_files import BEST, GOLDEN, field, write
 
 RECORD = json.loads((GOLDEN / "record.json").read_text())
 

@@ -14,18 +14,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.formats.tf.protobuf import varint as varint_at
 from ckptsurgeon.storage.crc32c import crc32c
 
-from .tensorflow_files import (
-    BEST,
-    GOLDEN,
-    HEADER,
-    block,
-    entry,
-    field,
-    handle,
-    index_of,
-    refused,
-    table,
-)
+from ..helpers.tensorflow_files import BEST, GOLDEN, HEADER, block, entry, field, handle, index_of, refused, table
 
 
 @pytest.mark.parametrize("verb", ["open", "convert", "derive", "average", "stats", "diff"])

@@ -9,10 +9,7 @@ import torch
 
 import ckptsurgeon as cs
 
-from .tensorflow_files import (
-    BEST,
-    refused,
-)
+from ..helpers.tensorflow_files import BEST, refused
 
 
 def test_the_best_checkpoint_of_a_folder_comes_before_the_last(stt: Path) -> None:

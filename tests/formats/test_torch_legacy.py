@@ -12,7 +12,7 @@ import torch
 
 import ckptsurgeon as cs
 
-from .torch_files import legacy_variety, same, saved, write
+from ..helpers.torch_files import legacy_variety, same, saved, write
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 

@@ -14,7 +14,7 @@ import torch
 
 import ckptsurgeon as cs
 
-from .tar_files import STATE, SYSTEM, Kind, archive, described, parts, pickled
+from ..helpers.tar_files import STATE, SYSTEM, Kind, archive, described, parts, pickled
 
 
 def write(data: bytes) -> str:

@@ -15,7 +15,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.formats._open import writers
 from ckptsurgeon.formats.base.header import OutTensor
 
-from .torch_files import bytes_of, rezipped, same, saved, variety, write
+from ..helpers.torch_files import bytes_of, rezipped, same, saved, variety, write
 
 OPAQUE = ("sparse", "csr", "quantised", "per_channel", "meta")
 

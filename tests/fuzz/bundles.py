@@ -7,7 +7,7 @@ import numpy as np
 
 from ckptsurgeon.storage.crc32c import crc32c
 
-from ..formats import tensorflow_files as tf
+from ..helpers import tensorflow_files as tf
 from .target import Files, Target, files_of, in_parts, numbered
 
 PARTS = in_parts("bundles")

@@ -4,8 +4,8 @@ import pickle
 
 import ckptsurgeon as cs
 
+from ..analysis.scan.hostile import as_legacy, as_torch_zip
 from ..hostile.bombs import SIX_FLOATS, model_with, tensor, zipped
-from ..scanning.hostile import as_legacy, as_torch_zip
 from .target import Files, Target, written
 
 CALL = b"cposix\nsystem\n(S'true'\ntR."

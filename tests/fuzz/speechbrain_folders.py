@@ -2,7 +2,7 @@
 
 import torch
 
-from ..formats.torch_files import saved
+from ..helpers.torch_files import saved
 from .target import Files, Target, in_parts, numbered
 
 

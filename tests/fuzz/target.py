@@ -20,7 +20,7 @@ from pathlib import Path
 
 import ckptsurgeon as cs
 
-from ..formats.torch_files import rezipped
+from ..helpers.torch_files import rezipped
 
 KEPT = Path(__file__).parents[2] / "fixtures/fuzz"
 """A folder of sound files for each target, written by ``python -m tests.fuzz.seeds``."""

@@ -1,6 +1,6 @@
 """torch's tar archives: as they come, and each member in turn in an archive that is sound otherwise."""
 
-from ..formats.tar_files import archive, parts
+from ..helpers.tar_files import archive, parts
 from .target import Files, Target, kept, written
 
 LOOK = written("x.pt")

@@ -13,7 +13,7 @@ from typing import Any
 
 from ckptsurgeon.formats.base import limits
 
-from ..formats import tensorflow_files as tf
+from ..helpers import tensorflow_files as tf
 
 
 def zipped(pickled: bytes, method: int = zipfile.ZIP_STORED, **records: bytes) -> bytes:

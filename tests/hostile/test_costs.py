@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ..pace import allowed_s
+from ..helpers.pace import allowed_s
 from ..promises.clauses import COSTS, clause
 from .bombs import BOMB, FILES, LARGE, OPENS, model_with, tensor, zipped
 from .case import Case, all_named, broken, by_refusal, each, unsafe

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.formats.tar_files import archive, parts
 from tests.formats.test_torch_legacy import BROKEN
 from tests.formats.test_torch_tar import BROKEN as BROKEN_TARS
+from tests.helpers.tar_files import archive, parts
 
 from ..promises.clauses import LEGACY
 from .case import Case, all_named, broken, by_refusal, each, unsafe, written

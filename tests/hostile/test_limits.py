@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.formats.base import limits
-from tests.formats import tensorflow_files as tf
-from tests.formats.tar_files import STATE, archive, parts
 from tests.formats.test_deepspeed_zero import zero_folder
 from tests.formats.test_torch_dcp import save as save_dcp
+from tests.helpers import tensorflow_files as tf
+from tests.helpers.tar_files import STATE, archive, parts
 
 from ..promises.clauses import LIMITS, clause
 from .bombs import SIX_FLOATS, model_with, script, scripted, tensor, text, zipped

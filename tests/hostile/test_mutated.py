@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ckptsurgeon as cs
-from tests.formats.torch_files import legacy_variety, saved, variety
 from tests.fuzz.target import Target, inputs_of, names, target_of, written
+from tests.helpers.torch_files import legacy_variety, saved, variety
 
-from ..pace import in_time
+from ..helpers.pace import in_time
 from ..promises.clauses import MUTATED, clause
 from .holding import nothing_executed
 

@@ -12,7 +12,7 @@ import numpy as np
 
 import ckptsurgeon as cs
 
-from ..pace import in_time
+from ..helpers.pace import in_time
 from ..promises.clauses import NEVER_RUN, NUMPY, clause
 from .case import COPY, LOOK, Case, Refusal, broken, each, written
 from .holding import held, nothing_executed

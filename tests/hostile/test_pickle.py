@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.formats.test_pickle import MALFORMED
+from tests.formats.pickle.test_machine import MALFORMED
 
 from ..promises.clauses import PICKLE
 from .bombs import zipped

@@ -10,10 +10,10 @@ import torch
 
 import ckptsurgeon as cs
 from tests.formats import test_torch_zip as torch_zip
-from tests.formats import test_zip as by_hand
-from tests.formats.torch_files import rezipped
+from tests.formats.zip import test_directory as by_hand
+from tests.helpers.torch_files import rezipped
 
-from ..pace import in_time
+from ..helpers.pace import in_time
 from ..promises.clauses import CHECKSUM, CLAIMS, ZIP_NAMES, ZIP_PACKED, ZIP_PLACES, clause
 from .case import COPY, Case, all_named, broken, by_refusal, each, unsafe, written
 from .holding import held, nothing_executed

@@ -51,7 +51,7 @@ OPENING = (
 WRITING = (FULL, FAILING, OTHERWISE, KILLED, POWER, UNFLUSHED, UNREADABLE, MEMORY, REFLINKS, WRITERS)
 FETCHING = (SENT, KEPT, MOVED, BROKEN_OFF, ELSEWHERE, PLACED)
 
-SECTIONS = {"hostile": OPENING, "faults": WRITING, "fetching": FETCHING}
+SECTIONS = {"hostile": OPENING, "faults": WRITING, "storage/fetch": FETCHING}
 """The folder of the tests that hold a section's promises, and the promises."""
 
 

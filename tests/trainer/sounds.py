@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 
 RATE = 16_000
-CLIPS = Path(__file__).parent.parent.parent / "fixtures" / "clips"
+CLIPS = Path(__file__).parents[2] / "fixtures" / "clips"
 
 
 def tone(path: str, seconds: float = 0.2, *, hertz: float = 440, rate: int = RATE, channels: int = 1) -> str:

@@ -17,7 +17,7 @@ from ckptsurgeon.trainer.checks._all import checks_after, checks_before, checks_
 from ckptsurgeon.trainer.config.section import settings_of
 from ckptsurgeon.trainer.config.settings import Data, Features, Pretrain, Settings
 
-from ..test_documentation import quoted, table
+from ..project.test_documentation import quoted, table
 from . import toy
 
 PAGE = (Path(__file__).parents[2] / "docs" / "train.md").read_text()

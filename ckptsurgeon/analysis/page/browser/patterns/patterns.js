@@ -3,7 +3,7 @@
 //     pattern  = "re:" regex | segment { "." segment }
 //     segment  = "**" | { literal | "*" | "?" | "[" class "]" | "{" list, range or name "}" }
 //
-// Characters are code points, as in Python. tests/keys/cases.json holds the cases that both must pass.
+// Characters are code points, as in Python. tests/planning/keys/cases.json holds the cases that both must pass.
 // A regular expression that the page cannot read as Python does is an error here alone.
 
 const MAX_CHARACTERS = 100_000;

@@ -1,0 +1,178 @@
+"""Verify: what is no failure and is said all the same, since a forger could hide behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.analysis.verify import verify as relabelled
+
+from ...helpers.hub.server import Hub
+from ...planning.transplant.test_transplant import declare
+from .test_verification import reseal
+
+Run = Callable[..., Any]
+
+SHAPES = {"kept": (6, 6), "new": (64, 40), "bias": (40,), "scale": ()}
+
+
+@pytest.fixture(autouse=True)
+def inputs() -> None:
+    torch.manual_seed(0)
+    torch.save(
+        {
+            "kept": torch.randn(6, 6),
+            "secret": torch.randn(64, 40),
+            "other": torch.randn(64, 40),
+            "zeros": torch.zeros(40),
+            "one": torch.tensor(1.0),
+        },
+        "src.pth",
+    )
+    declare("dst.yaml", SHAPES)
+    cs.apply(cs.transplant("src.pth", "dst.yaml"), "out.safetensors")
+
+
+def source_value(key: str) -> torch.Tensor:
+    return cs.open_checkpoint("src.pth").tensor(key)
+
+
+def test_a_tensor_of_a_source_that_is_called_drawn_is_said() -> None:
+    reseal("out.safetensors", "new", source_value("secret"))
+    found = cs.verify("out.safetensors")
+    assert found.ok
+    why = f"is drawn, as the recipe says, and equals secret of {Path('src.pth').absolute()}"
+    assert [(note.name, note.why) for note in found.notes] == [("new", why)]
+    assert found.to_json()["notes"] == [{"name": "new", "why": why}]
+
+
+def test_tensors_of_one_value_are_nobodys() -> None:
+    """The drawn bias is zero as the source's is; a number alone has one value."""
+    reseal("out.safetensors", "scale", torch.tensor(1.0))
+    assert cs.verify("out.safetensors").notes == ()
+
+
+def test_a_tensor_that_only_begins_like_one_of_a_source_is_another() -> None:
+    almost = source_value("secret")
+    almost[-1, -1] += 1
+    reseal("out.safetensors", "new", almost)
+    assert cs.verify("out.safetensors").notes == ()
+
+
+def test_a_source_that_is_gone_gives_no_note() -> None:
+    reseal("out.safetensors", "new", source_value("secret"))
+    Path("src.pth").rename("gone.pth")
+    assert cs.verify("out.safetensors").notes == ()
+    assert [note.name for note in cs.verify("out.safetensors", sources={"src.pth": "gone.pth"}).notes] == ["new"]
+
+
+def test_it_is_shown_and_is_no_failure(ckpt: Run) -> None:
+    reseal("out.safetensors", "new", source_value("secret"))
+    found = ckpt("verify", "out.safetensors")
+    assert found.code == 0
+    assert "  NOTE  new  is drawn, as the recipe says, and equals secret of" in found.out
+
+
+def test_tensors_that_begin_alike_are_read_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty drawn and thirty of the source with one beginning: 60 contents are read, not 900 pairs compared."""
+    number = 30
+    tensors = {f"s{i}": torch.arange(2000.0) for i in range(number)}
+    for i, tensor in enumerate(tensors.values()):
+        tensor[-1] = -i
+    torch.save({"kept": torch.randn(6, 6), **tensors}, "many.pth")
+    declare("many.yaml", {"kept": (6, 6), **{f"d{i}": (2000,) for i in range(number)}})
+    cs.apply(cs.transplant("many.pth", "many.yaml"), "many.safetensors")
+    for i in range(number):
+        values = torch.arange(2000.0)
+        values[-1] = number + i if i else -7
+        reseal("many.safetensors", f"d{i}", values)
+    read: list[int] = []
+    content = relabelled._content
+
+    def counted(*of: Any) -> bytes | None:
+        read.append(1)
+        return content(*of)
+
+    monkeypatch.setattr(relabelled, "_content", counted)
+    found = cs.verify("many.safetensors")
+    assert [note.name for note in found.notes] == ["d0"]
+    assert "equals s7 of" in found.notes[0].why
+    assert len(read) == 2 * number
+
+
+def test_of_sources_far_away_nothing_is_fetched_for_it(hub: Hub) -> None:
+    big = torch.randn(1000, 1000)
+    save_file({"kept": torch.randn(6, 6), "secret": big}, "far.safetensors")
+    declare("far.yaml", {"kept": (6, 6), "new": (1000, 1000)})
+    cs.apply(cs.transplant("far.safetensors", "far.yaml"), "drawn.safetensors")
+    reseal("drawn.safetensors", "new", big)
+    assert [note.name for note in cs.verify("drawn.safetensors").notes] == ["new"]
+    url = hub.file("far.safetensors", Path("far.safetensors").read_bytes())
+    found = cs.verify("drawn.safetensors", sources={"far.safetensors": url})
+    assert (found.compared, found.not_compared, found.notes) == (1, {}, ())
+    assert hub.sent < 400_000
+
+
+UNKNOWN = "in the folder, and not in the recipe"
+
+
+def folder_output(kind: str) -> str:
+    """A folder of one of the three kinds, with companions."""
+    Path("model").mkdir()
+    save_file({f"t{i}": torch.randn(40) for i in range(6)}, "model/model.safetensors", {"format": "pt"})
+    Path("model/config.json").write_text('{"model_type": "bert", "num_hidden_layers": 2}')
+    options: dict[str, Any] = {"shards": {"max_shard_size": "400B"}, "dcp": {"to": "dcp"}, "one": {}}[kind]
+    cs.apply(cs.convert("model"), "out/", **options)
+    return "out"
+
+
+@pytest.mark.parametrize("kind", ["one", "shards", "dcp"])
+def test_files_that_the_recipe_does_not_know_are_listed(kind: str) -> None:
+    output = Path(folder_output(kind))
+    assert cs.verify(output).notes == ()
+    (output / "modeling_evil.py").write_text("raise SystemExit")
+    (output / "other.npz").write_bytes(b"")
+    (output / "nowhere").symlink_to("/does/not/exist")
+    (output / "sub").mkdir()
+    (output / "sub" / "deep.py").write_text("")
+    (output / ".hidden").write_text("")
+    os.mkfifo(output / "waits")
+    found = cs.verify(output)
+    assert found.ok
+    names = [".hidden", "modeling_evil.py", "nowhere", "other.npz", "sub/", "waits"]
+    assert [(note.name, note.why) for note in found.notes] == [(name, UNKNOWN) for name in names]
+
+
+def test_the_index_that_is_named_is_that_of_a_folder() -> None:
+    output = folder_output("shards")
+    Path(output, "more.py").write_text("")
+    assert [note.name for note in cs.verify(f"{output}/model.safetensors.index.json").notes] == ["more.py"]
+
+
+def test_a_file_that_was_written_alone_has_no_folder() -> None:
+    assert cs.verify("out.safetensors").notes == ()
+    assert Path("src.pth").exists()
+    Path("only").mkdir()
+    Path("out.safetensors").rename("only/out.safetensors")
+    Path("only/notes.txt").write_text("")
+    assert cs.verify("only").notes == ()
+
+
+def test_a_few_names_are_shown_and_all_are_in_json(ckpt: Run) -> None:
+    output = folder_output("one")
+    for i in range(30):
+        Path(output, f"x{i:02d}\x1b[31m.py").write_text("")
+    found = ckpt("verify", output)
+    assert found.code == 0
+    names = ", ".join(f"x{i:02d}\\x1b[31m.py" for i in range(5))
+    assert f"NOTE 30 names {UNKNOWN}: {names}, and 25 more (-v lists all)" in " ".join(found.out.split())
+    assert "x29" in ckpt("verify", output, "-v").out
+    assert len(json.loads(ckpt("verify", output, "--json").out)["notes"]) == 30

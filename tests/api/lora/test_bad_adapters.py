@@ -1,0 +1,163 @@
+"""Adapters that are none, of another kind, or of another model: what, where, what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ...helpers.adapters import base_state, factors, peft_folder
+
+A, B = factors(8, 8)
+PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "why"),
+    [
+        ({"peft_type": "LOHA"}, 2, "has the peft_type 'LOHA'; what is merged is LORA"),
+        ({"r": 0}, 2, "a/adapter_config.json has a rank of 0, where a rank is a whole number from 1 on"),
+        ({"r": -3}, 2, "a/adapter_config.json has a rank of -3, where"),
+        ({"rank_pattern": {"q": 0}}, 2, "a/adapter_config.json has a rank of 0, where"),
+        ({"r": 3}, 2, "says that layers.0.q has rank 3; it has 2"),
+        ({"lora_alpha": "big"}, 2, "an alpha of 'big'"),
+        ({"use_dora": True}, 2, "has use_dora true, and layers.0.q lacks magnitudes"),
+        ({"init_lora_weights": "pissa_niter_4"}, 2, "which changed the base"),
+        ({"layer_replication": [[0, 1]]}, 2, "sets layer_replication: it repeats layers"),
+        ({"trainable_token_indices": [1]}, 2, "it trains single tokens"),
+        ({"rank_pattern": {"(a*)*b": 2}}, 2, "repeats too much"),
+        ({"rank_pattern": {"a?" * 40 + "b": 2}}, 2, "repeats too much"),
+        ({"rank_pattern": {"(a|a)" * 40 + "b": 2}}, 2, "repeats too much"),
+        ({"rank_pattern": {"a{99999999999}": 2}}, 2, "damaged"),
+        ({"rank_pattern": {"(?i)up": 2}}, 2, "damaged"),
+        ({"lora_alpha": 10**400}, 2, "damaged"),
+        ({"use_rslora": "false"}, 2, "neither true nor false"),
+        ({"fan_in_fan_out": "False"}, 2, "neither true nor false"),
+        ({"modules_to_save": [{"a": 1}]}, 2, "no text"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_said(config: dict[str, Any], code: int, why: str, ckpt: Any) -> None:
+    save_file(base_state(), "base.safetensors")
+    peft_folder("a", PAIR, **config)
+    done = ckpt("lora", "merge", "base.safetensors", "a", "-o", "o.safetensors")
+    assert done.code == code
+    assert why in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize(
+    ("tensors", "code", "why"),
+    [
+        ({**PAIR, "layers.0.q.lora_C.weight": A}, 3, "has 1 key that no LoRA has: base_model.model.layers.0.q.lora_C.weight"),
+        ({**PAIR, "extra.weight": A}, 3, "1 key that no LoRA has: base_model.model.extra.weight"),
+        ({"layers.0.q.lora_A.weight": A}, 3, "and no factor B of that module"),
+        ({**PAIR, "layers.0.q.lora_B.weight": B[:, :1]}, 3, "their ranks differ"),
+        ({"layers.0.q.lora_A.weight": A[:0], "layers.0.q.lora_B.weight": B[:, :0]}, 3, "has a rank of zero"),
+        ({"other.q.lora_A.weight": A, "other.q.lora_B.weight": B}, 4, "is for another model: base.safetensors has none"),
+        ({**PAIR, "layers.7.q.lora_A.weight": A, "layers.7.q.lora_B.weight": B}, 4, "1 module that base.safetensors lacks"),
+        ({"layers.0.q.lora_A.weight": A[:, :5], "layers.0.q.lora_B.weight": B}, 4, "does not fit layers.0.q.weight"),
+        ({"layers.0.q.lora_A.weight": A.long(), "layers.0.q.lora_B.weight": B}, 3, "it is int64"),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_fit_are_said(tensors: dict[str, torch.Tensor], code: int, why: str, ckpt: Any) -> None:
+    save_file(base_state(), "base.safetensors")
+    peft_folder("a", tensors)
+    done = ckpt("lora", "merge", "base.safetensors", "a", "-o", "o.safetensors")
+    assert done.code == code
+    assert why in " ".join(done.err.split())
+    assert not Path("o.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "why"),
+    [
+        (["a", "--weights", "1,2"], 2, "there are 1 adapter and 2 weights"),
+        (["a", "--weights", "x"], 2, "--weights x are no numbers"),
+        (["a", "--weights", "nan"], 2, "nan is no weight"),
+        (["empty"], 3, "empty has no adapter_config.json"),
+        (["none"], 3, "none does not exist"),
+        (["a/adapter_config.json"], 3, "a/adapter_config.json is not a checkpoint"),
+        (["alone.safetensors"], 2, "no adapter_config.json beside it"),
+        (["base.safetensors"], 3, "keys that no LoRA has"),
+    ],
+)
+def test_wrong_usage_is_said(arguments: list[str], code: int, why: str, ckpt: Any) -> None:
+    save_file(base_state(), "base.safetensors")
+    peft_folder("a", PAIR)
+    Path("empty").mkdir()
+    Path("alone.safetensors").write_bytes(Path("a/adapter_model.safetensors").read_bytes())
+    done = ckpt("lora", "merge", "base.safetensors", *arguments, "-o", "o.safetensors")
+    assert done.code == code, done
+    assert why in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
+def test_a_quantised_base_cannot_be_merged_into(dtype: torch.dtype, ckpt: Any) -> None:
+    state = base_state()
+    state["layers.0.q.weight"] = torch.zeros(8, 8, dtype=dtype)
+    save_file(state, "base.safetensors")
+    peft_folder("a", PAIR)
+    done = ckpt("lora", "merge", "base.safetensors", "a", "-o", "o.safetensors", "--json")
+    assert done.code == 4
+    assert "Dequantise the model first" in json.loads(done.err)["hint"]
+
+
+def test_the_base_is_never_overwritten(ckpt: Any) -> None:
+    save_file(base_state(), "base.safetensors")
+    peft_folder("a", PAIR)
+    for place in ("base.safetensors", "a/adapter_model.safetensors"):
+        assert ckpt("lora", "merge", "base.safetensors", "a", "-o", place, "--force").code == 5
+
+
+@pytest.mark.parametrize(
+    ("endings", "kind"),
+    [
+        (["lora_down.weight", "lora_up.weight", "lora_mid.weight"], "a LoCon with a Tucker (CP) decomposition"),
+        (["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"], "a LoHa (Hadamard product)"),
+        (["hada_w1_a", "hada_t1"], "a LoHa"),
+        (["lokr_w1", "lokr_w2_a", "lokr_w2_b"], "a LoKr (Kronecker product)"),
+        (["oft_blocks"], "an OFT (orthogonal rotation)"),
+        (["oft_diag"], "an OFT"),
+        (["diff", "diff_b"], "whole differences (LyCORIS' full and norm)"),
+        (["w_norm", "b_norm"], "whole differences"),
+        (["a1.weight", "a2.weight", "b1.weight", "b2.weight"], "a GLoRA"),
+        (["weight", "on_input"], "an (IA)3"),
+    ],
+)
+@pytest.mark.parametrize("module", ["lora_unet_layers_0_q", "lycoris_layers_0_q", "unet.layers.0.q"])
+def test_another_kind_of_adapter_is_named(module: str, endings: list[str], kind: str, ckpt: Any) -> None:
+    save_file(base_state(), "base.safetensors")
+    tensors = {f"{module}.{ending}": torch.ones(2, 2) for ending in endings}
+    save_file({**tensors, f"{module}.alpha": torch.tensor(1.0)}, "a.safetensors")
+    done = ckpt("lora", "merge", "base.safetensors", "a.safetensors", "-o", "o.safetensors")
+    assert done.code == 2, done
+    said = " ".join(done.err.split())
+    assert f"a.safetensors is {kind}" in said
+    assert "is not supported: what is merged is LoRA" in said
+
+
+@pytest.mark.parametrize("ending", ["hada_w1_a", "lokr_w1", "oft_r.weight", "ia3_l", "vera_lambda_b"])
+def test_another_kind_under_peft_s_names_is_named(ending: str, ckpt: Any) -> None:
+    save_file(base_state(), "base.safetensors")
+    peft_folder("a", {f"layers.0.q.{ending}": A})
+    for adapter in ("a", "alone.safetensors"):
+        Path("alone.safetensors").write_bytes(Path("a/adapter_model.safetensors").read_bytes())
+        done = ckpt("lora", "merge", "base.safetensors", adapter, "-o", "o.safetensors")
+        assert done.code == 2, done
+        assert "is not supported: what is merged is LoRA" in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize(("key", "shape"), [("layers_0_q", (1, 8)), ("layers_1_up", (1, 8)), ("conv", (1, 3, 1, 1))])
+def test_a_dora_over_the_inputs_is_named(key: str, shape: tuple[int, ...], ckpt: Any) -> None:
+    save_file(base_state(), "base.safetensors")
+    name = f"lora_unet_{key}"
+    save_file(
+        {f"{name}.lora_down.weight": A, f"{name}.lora_up.weight": B, f"{name}.dora_scale": torch.ones(shape)}, "a.st"
+    )
+    Path("a.st").rename("a.safetensors")
+    done = ckpt("lora", "merge", "base.safetensors", "a.safetensors", "-o", "o.safetensors")
+    assert done.code == 2, done
+    assert "a.safetensors is a DoRA over the inputs" in " ".join(done.err.split())

@@ -1,0 +1,350 @@
+"""Average: what float64 gives, in the output's dtype; integers are never summed; what does not belong together is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import ckptsurgeon as cs
+from ckptsurgeon.engine.check_steps import check_step
+from ckptsurgeon.engine.compute import compute
+from ckptsurgeon.engine.compute import compute as needs
+from ckptsurgeon.planning.average import ema_weights
+from ckptsurgeon.planning.plan.step import Input, Step
+from fixtures.espnet_models import recorded
+
+from ..helpers.adapters import peft_folder
+
+
+def write(number: int = 3, **change: Any) -> list[dict[str, torch.Tensor]]:
+    states = []
+    for i in range(number):
+        torch.manual_seed(i)
+        state = {
+            "w": torch.randn(30, 7), "half": torch.randn(9).half() * 100, "bf": torch.randn(5).bfloat16(),
+            "double": torch.randn(4, dtype=torch.float64), "z": torch.randn(3, dtype=torch.complex64),
+            "steps": torch.tensor(10 * (i + 1)), "mask": torch.tensor([True, i == 0]), "empty": torch.zeros(0, 4),
+        }  # fmt: skip
+        states.append(state)
+        torch.save({**state, **change}, f"{i}.pth")
+    return states
+
+
+PATHS = ["0.pth", "1.pth", "2.pth"]
+
+
+def test_the_mean_is_float64_s_in_the_output_s_dtype() -> None:
+    states = write()
+    plan = cs.average(PATHS)
+    assert plan.counts == {"copied": 2, "merged": 6}
+    cs.apply(plan, "out.pth")
+    assert cs.verify("out.pth").compared == 8
+    found = torch.load("out.pth", weights_only=True)
+    for key in ("w", "half", "bf", "double"):
+        exact = torch.stack([state[key].double() for state in states]).mean(0).to(states[0][key].dtype)
+        assert torch.equal(found[key], exact), key
+    assert torch.allclose(found["z"], torch.stack([state["z"] for state in states]).mean(0))
+
+
+@pytest.mark.parametrize(("policy", "steps", "mask"), [("last", 30, False), ("first", 10, True), ("max", 30, True)])
+def test_integers_are_kept_and_never_summed(policy: str, steps: int, mask: bool) -> None:
+    write()
+    cs.apply(cs.average(PATHS, int_buffers=policy), "out.pth")
+    found = torch.load("out.pth", weights_only=True)
+    assert found["steps"].item() == steps
+    assert found["mask"].tolist() == [True, mask]
+    assert found["mask"].dtype == torch.bool
+    assert cs.verify("out.pth").ok
+
+
+def test_a_moving_average_is_torch_s() -> None:
+    states = write()
+    cs.apply(cs.average(PATHS, ema=0.9), "out.pth")
+    expected = states[0]["double"]
+    for state in states[1:]:
+        expected = 0.9 * expected + 0.1 * state["double"]
+    assert torch.allclose(torch.load("out.pth", weights_only=True)["double"], expected, rtol=1e-12, atol=0)
+    assert cs.verify("out.pth").ok
+
+
+def test_batch_norm_s_counter_and_ties_survive() -> None:
+    for i in range(2):
+        torch.manual_seed(i)
+        net = nn.ModuleDict(
+            {"embed": nn.Embedding(5, 4), "norm": nn.BatchNorm1d(4), "out": nn.Linear(4, 5, bias=False)}
+        )
+        net["out"].weight = net["embed"].weight
+        net["norm"].num_batches_tracked += 7 + i
+        torch.save({"model": net.state_dict(), "optimizer": {}}, f"{i}.pth")
+    cs.apply(cs.average(["0.pth", "1.pth"]), "out.pth")
+    with cs.open_checkpoint("out.pth") as found:
+        assert found.ties == {"out.weight": "embed.weight"}
+        assert found.tensor("norm.num_batches_tracked").item() == 8
+
+
+def test_blocks_and_files_of_every_kind_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "BLOCK_BYTES", 256)
+    states = [torch.randn(300, 5) for _ in range(3)]
+    torch.save({"w": states[0].t().contiguous().t()}, "0.pth")
+    save_file({"w": states[1]}, "1.safetensors")
+    torch.save({"w": states[2]}, "2.pt", _use_new_zipfile_serialization=False)
+    cs.apply(cs.average(["0.pth", "1.safetensors", "2.pt"]), "out.safetensors")
+    exact = torch.stack([state.double() for state in states]).mean(0).float()
+    assert torch.equal(load_file("out.safetensors")["w"], exact)
+    assert cs.verify("out.safetensors").compared == 1
+
+
+def test_a_plan_on_disk_gives_the_same_bytes_and_the_command_too(ckpt: Any) -> None:
+    write()
+    Path("plan.json").write_text(ckpt("average", *PATHS, "--ema", "0.99", "-n", "--json").out)
+    assert ckpt("average", *PATHS, "--ema", "0.99", "-o", "a.pth").code == 0
+    assert ckpt("apply", "plan.json", "-o", "b.pth").code == 0
+    cs.apply(cs.average(PATHS, ema=0.99), "c.pth")
+    a, b, c = (Path(f"{name}.pth").read_bytes() for name in "abc")
+    assert a == b == c
+
+
+def test_verify_finds_a_changed_average_and_says_what_is_gone() -> None:
+    write()
+    plan = cs.average(PATHS)
+    cs.apply(plan, "out.pth")
+    state = torch.load("out.pth", weights_only=True)
+    state["w"][3, 2] += 1
+    torch.save(state, "other.pth")
+    assert [failure.key for failure in cs.verify("other.pth", plan=plan).failed] == ["w"]
+    os.remove("1.pth")
+    found = cs.verify("out.pth")
+    assert found.ok
+    assert "w" in (found.not_compared or {})
+    assert "steps" not in (found.not_compared or {})
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"w": torch.zeros(30, 8)}, r"w is \(30, 7\) in 0.pth, \(30, 8\) in x.pth"),
+        ({"w": torch.zeros(30, 7, dtype=torch.int64)}, "w is float32 in 0.pth, int64 in x.pth"),
+        ({"more": torch.zeros(1)}, "0.pth lacks more"),
+        ({"w": torch.zeros(30, 7).to_sparse()}, "w of x.pth cannot be averaged: it is sparse"),
+    ],
+)
+def test_what_does_not_belong_together_is_an_error_that_names_the_file(change: dict[str, Any], why: str) -> None:
+    states = write(2)
+    torch.save({**states[1], **change}, "x.pth")
+    with pytest.raises(cs.CheckpointError, match=why) as caught:
+        cs.average(["0.pth", "1.pth", "x.pth"])
+    assert caught.value.exit_code in (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["0.pth", "-o", "o.pth"], "its average is itself"),
+        (["0.pth", "1.pth", "--ema", "1", "-o", "o.pth"], "is no decay"),
+        (["0.pth", "1.pth", "--int-buffers", "sum", "-o", "o.pth"], "--int-buffers sum is unknown"),
+        (["0.pth", "1.pth"], "does not say where to write"),
+    ],
+)
+def test_wrong_usage_is_said(arguments: list[str], why: str, ckpt: Any) -> None:
+    write(2)
+    done = ckpt("average", *arguments)
+    assert done.code == 2
+    assert why in done.err
+
+
+def test_an_edited_plan_cannot_average_what_has_no_mean() -> None:
+    write()
+    data = json.loads(json.dumps(cs.average(PATHS).to_json()))
+    step = next(step for step in data["steps"] if step["key"] == "steps")
+    step.update({"op": "average", "class": "merged"})
+    data["counts"] = {"copied": 1, "merged": 7}
+    Path("plan.json").write_text(json.dumps(data))
+    with pytest.raises(cs.PlanError, match="cannot be: steps by average"):
+        cs.apply("plan.json", "out.pth")
+
+
+def test_what_an_average_makes_infinite_of_finite_values_is_said() -> None:
+    for name, values in (("a.pth", [1.7e308, 1.0, float("nan")]), ("b.pth", [1.7e308, 2.0, 1.0])):
+        torch.save({"w": torch.tensor(values, dtype=torch.float64)}, name)
+    receipt = cs.apply(cs.average(["a.pth", "b.pth"]), "out.pth")
+    assert receipt.notes == (
+        "1 value of w became infinite or NaN",
+        "NaN and infinite values come from the inputs: w (1 value)",
+    )
+
+
+def test_what_is_no_tensor_is_left_out_and_said_once() -> None:
+    for name in ("a.pth", "b.pth"):
+        torch.save({"model": {"w": torch.ones(2)}, "epoch": 3, "optimizer": {"lr": 0.1}}, name)
+    for plan in (cs.average(["a.pth", "b.pth"]), cs.merge(["a.pth", "b.pth"], method="linear", weights=[1, 1])):
+        assert [note for note in plan.notes if "left out" in note] == ["left out: epoch, optimizer"]
+
+
+def test_no_checkpoints_are_not_one() -> None:
+    with pytest.raises(cs.ConfigError, match="there are no checkpoints to average"):
+        cs.average([])
+
+
+def test_a_record_with_a_bad_checksum_is_never_averaged() -> None:
+    write()
+    data = bytearray(Path("1.pth").read_bytes())
+    torch.manual_seed(1)
+    at = data.find(torch.randn(30, 7).numpy().tobytes())
+    assert at > 0
+    data[at + 100] ^= 1
+    Path("1.pth").write_bytes(bytes(data))
+    with pytest.raises(cs.FormatError, match=r"1.pth: .* does not have the checksum"):
+        cs.apply(cs.average(PATHS), "out.pth")
+    assert not Path("out.pth").exists()
+
+
+def test_memory_does_not_grow_with_the_number_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "THREADS", 1)  # two are at their peaks together or not
+    for i in range(60):
+        torch.save({"w": torch.full((800_000,), float(i))}, f"{i}.pth")
+    peaks = []
+    for number in (2, 60):
+        plan = cs.average([f"{i}.pth" for i in range(number)])
+        tracemalloc.start()
+        cs.apply(plan, f"of{number}.pth")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+    assert torch.load("of60.pth", weights_only=True)["w"].unique().tolist() == [29.5]
+
+
+def test_a_checksum_is_that_of_all_blocks_whichever_thread_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "BLOCK_BYTES", 64)
+    write(2)
+    cs.apply(cs.average(["0.pth", "1.pth"]), "out.pth")
+    data = bytearray(Path("1.pth").read_bytes())
+    torch.manual_seed(1)
+    data[data.find(torch.randn(30, 7).numpy().tobytes()) + 800] ^= 1
+    Path("1.pth").write_bytes(bytes(data))
+    with pytest.raises(cs.FormatError, match=r"1.pth: .* does not have the checksum"):
+        cs.apply(cs.average(["0.pth", "1.pth"]), "other.pth")
+
+
+def test_a_weighted_sum_of_halves_is_not_rounded_on_the_way() -> None:
+    states = write()
+    cs.apply(cs.average(PATHS, ema=0.9), "out.pth")
+    found = torch.load("out.pth", weights_only=True)
+    for key in ("half", "w"):
+        terms = [w * state[key].double() for w, state in zip(ema_weights(0.9, 3), states, strict=True)]
+        assert torch.equal(found[key], torch.stack(terms).sum(0).to(states[0][key].dtype)), key
+
+
+def test_the_largest_counter_of_another_width_fits_or_is_refused() -> None:
+    torch.save({"n": torch.tensor([3, 4], dtype=torch.int32), "w": torch.ones(2)}, "0.pth")
+    torch.save({"n": torch.tensor([5, 2]), "w": torch.ones(2)}, "1.pth")
+    cs.apply(cs.average(["0.pth", "1.pth"], int_buffers="max"), "out.pth")
+    found = torch.load("out.pth", weights_only=True)["n"]
+    assert (found.tolist(), found.dtype) == ([5, 4], torch.int32)
+    torch.save({"n": torch.tensor([2**40, 2]), "w": torch.ones(2)}, "1.pth")
+    with pytest.raises(cs.PlanError, match="n: the value 1099511627776 does not fit int32"):
+        cs.apply(cs.average(["0.pth", "1.pth"], int_buffers="max"), "other.pth")
+
+
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3"])
+def test_packed_floats_have_no_average(dtype: str) -> None:
+    bits = {"F4": 4, "F6_E2M3": 6}[dtype]
+    head = json.dumps({"w": {"dtype": dtype, "shape": [8], "data_offsets": [0, bits]}}).encode()
+    for i in range(2):
+        Path(f"{i}.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(range(i, bits + i)))
+    with pytest.raises(cs.PlanError, match=r"w of 0.safetensors is float\d_\w+, which packs several numbers"):
+        cs.average(["0.safetensors", "1.safetensors"])
+
+
+def test_an_edited_plan_cannot_average_packed_floats() -> None:
+    one = Input(0, "w", "float4_e2m1fn_x2", (4,))
+    step = Step("w", "average", one.dtype, (4,), 0, "w", one.dtype, (4,), more=(one._replace(source=1),))
+    with pytest.raises(cs.PlanError, match="cannot be: w by average"):
+        check_step(step)
+    floats = replace(step, dtype="float16", source_dtype="float16", more=(Input(1, "w", "complex64", (4,)),))
+    with pytest.raises(cs.PlanError):
+        check_step(floats)
+    with pytest.raises(cs.PlanError, match="cannot be: w by average"):
+        check_step(replace(floats, dtype="complex64"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn, torch.complex64])
+def test_scalars_of_every_type_are_averaged(dtype: torch.dtype) -> None:
+    """numpy makes scalars of arrays without dimensions, which nothing can be added into."""
+    for n in (1, 2, 3):
+        torch.save({"s": torch.tensor(float(n)).to(dtype)}, f"s{n}.pth")
+    for ema in (None, 0.5):
+        cs.apply(cs.average(["s1.pth", "s2.pth", "s3.pth"], ema=ema), "out.pth", force=True)
+        found = torch.load("out.pth", weights_only=True)["s"]
+        assert (found.dtype, found.shape) == (dtype, ())
+        assert complex(found.to(torch.complex64)) == (2.0 if ema is None else 2.25)
+
+
+# Against ESPnet's average_nbest_models, as recorded in fixtures/golden/espnet/average.json.
+
+
+def test_floats_are_espnet_s_mean_and_integers_keep_their_value_where_espnet_sums_them() -> None:
+    theirs = recorded("average")
+    epochs = [f"{n}epoch.pth" for n in range(1, 5)]
+    for n, name in enumerate(epochs, 1):
+        torch.save({"w": torch.tensor([float(n)]), "n": torch.tensor(10 * n), "b": torch.tensor(n % 2 == 0)}, name)
+    cs.apply(cs.average(epochs), "out.pth")
+    ours = {key: [str(v.dtype).removeprefix("torch."), v.tolist()] for key, v in torch.load("out.pth").items()}
+    alone = theirs["4"]["values"]
+    assert alone == {"w": ours["w"], "n": ["int64", 100], "b": ["float32", 0.25]}
+    assert ours == {"w": ["float32", [2.5]], "n": ["int64", 40], "b": ["bool", True]}
+    # Asked for the best two as well, ESPnet's mean of four begins with what the mean of two left behind.
+    assert theirs["2,4"]["values"]["w"] != alone["w"]
+
+
+SEVERAL = [
+    (["f16", "bf16", "f32"], "float16", "float32"),
+    (["bf16", "f16"], "bfloat16", "float32"),
+    (["f32", "bf16"], "float32", "float32"),
+]
+DTYPE_OF = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
+
+
+@pytest.mark.parametrize(("names", "first", "widest"), SEVERAL)
+def test_which_dtype_comes_of_several_is_said(names: list[str], first: str, widest: str) -> None:
+    paths = [f"{name}.pth" for name in names]
+    for name, path in zip(names, paths, strict=True):
+        torch.save({"w": torch.ones(2, dtype=DTYPE_OF[name]), "b": torch.ones(1)}, path)
+    said = f"1 tensor of several dtypes ({', '.join(str(DTYPE_OF[n]).removeprefix('torch.') for n in names[:-1])}"
+    (note,) = cs.average(paths).notes
+    assert note.startswith(said)
+    assert note.endswith(f"the output has that of the first, {first}: w")
+    (note,) = cs.merge(paths, method="linear", weights=[1.0] * len(paths)).notes
+    assert note == f"1 tensor of several dtypes: the output has {widest}, which holds all: w"
+    assert cs.average([paths[0], paths[0]]).notes == (f"{paths[0]} is given twice, and counts twice",)
+
+
+def test_a_checkpoint_that_is_given_twice_is_said() -> None:
+    save_file({"w": torch.ones(4)}, "a.safetensors")
+    save_file({"w": torch.zeros(4)}, "b.safetensors")
+    shutil.copy("a.safetensors", "c.safetensors")
+    os.link("b.safetensors", "d.safetensors")
+    assert not cs.average(["a.safetensors", "b.safetensors"]).notes
+    assert cs.average(["a.safetensors"] * 2).notes == ("a.safetensors is given twice, and counts twice",)
+    assert cs.average([f"{name}.safetensors" for name in "abcd"]).notes == (
+        "c.safetensors is a copy of a.safetensors, and both count",
+        "d.safetensors is a copy of b.safetensors, and both count",
+    )
+
+
+def test_an_adapter_that_is_given_twice_is_said() -> None:
+    save_file({"q.weight": torch.zeros(4, 4)}, "base.safetensors")
+    peft_folder("a", {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.ones(4, 2)})
+    peft_folder("b", {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.zeros(4, 2)})
+    assert not cs.lora_merge("base.safetensors", ["a", "b"]).notes
+    (note,) = cs.lora_merge("base.safetensors", ["a", "b", "a"]).notes
+    assert note.endswith("is given twice, and counts twice")

@@ -1,0 +1,269 @@
+"""Loading into a live module: by the same rules, all of it or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import ckptsurgeon as cs
+from ckptsurgeon.engine import live_modules as memory
+
+from ..helpers.transformers_models import BERT, WAV2VEC2, model_of, same, saved
+
+
+class Net(nn.Module):
+    def __init__(self, vocab: int = 5) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocab, 4)
+        self.encoder = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.out = nn.Linear(4, vocab, bias=False)
+        self.out.weight = self.embed.weight
+        self.encoder.bias.requires_grad_(False)
+
+
+def state(net: nn.Module) -> dict[str, Any]:
+    return {key: (value.clone(), value.requires_grad) for key, value in net.state_dict(keep_vars=True).items()}
+
+
+def unchanged(net: nn.Module, before: dict[str, Any]) -> bool:
+    after = state(net)
+    same = all(torch.equal(after[k][0], v) and after[k][1] == flag for k, (v, flag) in before.items())
+    return same and net.out.weight is net.embed.weight  # type: ignore[union-attr]
+
+
+def source(**change: Any) -> Net:
+    torch.manual_seed(1)
+    net = Net(**change)
+    net.norm.num_batches_tracked += 3
+    torch.save({"model": {f"module.{k}": v for k, v in net.state_dict().items()}, "epoch": 1}, "src.pth")
+    return net
+
+
+def test_a_module_is_loaded_and_the_plan_tells() -> None:
+    theirs, ours = source(), Net()
+    plan = cs.load_into(ours, "src.pth")
+    assert plan.counts == {"copied": 9}
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
+    assert ours.out.weight is ours.embed.weight
+    assert not ours.encoder.bias.requires_grad
+    assert ours.encoder.weight.requires_grad
+
+
+def test_what_no_source_gives_keeps_its_values() -> None:
+    theirs, ours = source(), Net()
+    before = ours.encoder.weight.clone()
+    plan = cs.load_into(ours, "src.pth", exclude=["encoder"])
+    assert plan.counts == {"copied": 7, "kept": 2}
+    assert torch.equal(ours.encoder.weight, before)
+    assert torch.equal(ours.norm.running_mean, theirs.norm.running_mean)  # type: ignore[arg-type]
+
+
+def test_a_mismatch_changes_nothing() -> None:
+    source(vocab=7)
+    ours = Net()
+    before = state(ours)
+    with pytest.raises(cs.PlanError, match="shape mismatch"):
+        cs.load_into(ours, "src.pth")
+    assert unchanged(ours, before)
+
+
+@pytest.mark.parametrize("fault", ["checksum", "cut short", "ties differ"])
+def test_a_fault_half_way_changes_nothing(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, ours = source(), Net()
+    before = state(ours)
+    if fault == "ties differ":
+        save_file({k: v.clone() + (k == "out.weight") for k, v in theirs.state_dict().items()}, "src.pth")
+    elif fault == "checksum":
+        data = bytearray(Path("src.pth").read_bytes())
+        data[data.rindex(theirs.norm.running_var.numpy().tobytes())] ^= 1  # type: ignore[union-attr,operator]
+        Path("src.pth").write_bytes(bytes(data))
+    else:
+        from ckptsurgeon.engine import live_modules as memory
+
+        real = memory._read
+        calls: list[int] = []
+
+        def fails(*args: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 4:
+                raise cs.SourceError("the file ended")
+            return real(*args)
+
+        monkeypatch.setattr(memory, "_read", fails)
+    with pytest.raises(cs.CheckpointError):
+        cs.load_into(ours, "src.pth")
+    assert unchanged(ours, before)
+
+
+def test_policies_and_casts_are_those_of_a_transplant() -> None:
+    theirs = source(vocab=7)
+    ours = Net().half()
+    plan = cs.load_into(ours, "src.pth", on_mismatch="slice")
+    assert plan.counts == {"copied": 1, "cast": 6, "resized": 2}
+    assert torch.equal(ours.embed.weight, theirs.embed.weight[:5].half())
+    bigger = Net(vocab=9)
+    before = bigger.embed.weight.detach().clone()
+    cs.load_into(bigger, "src.pth", on_mismatch="pad")
+    assert torch.equal(bigger.embed.weight[:7], theirs.embed.weight)
+    assert torch.equal(bigger.embed.weight[7:], before[7:])
+
+
+def test_rules_gates_and_several_sources() -> None:
+    theirs = source()
+    save_file({"enc.weight": torch.ones(4, 4)}, "enc.safetensors")
+    ours = Net()
+    plan = cs.load_into(ours, ["src.pth", "enc.safetensors"], map=["enc=encoder"])
+    assert torch.equal(ours.encoder.weight, torch.ones(4, 4))
+    assert torch.equal(ours.encoder.bias, theirs.encoder.bias)
+    assert len(plan.sources) == 3
+    with pytest.raises(cs.PlanError, match="--require encoder"):
+        cs.load_into(ours, "src.pth", exclude=["encoder"], require=["encoder"])
+    with pytest.raises(cs.PlanError, match="--strict"):
+        cs.load_into(ours, "enc.safetensors", map=["enc=encoder"], strict=True)
+
+
+def test_a_plan_for_a_live_module_cannot_be_written() -> None:
+    source()
+    plan = cs.load_into(Net(), "src.pth")
+    with pytest.raises(cs.PlanError, match="live module"):
+        cs.apply(plan, "out.safetensors")
+
+
+def test_a_module_without_tensors_is_usage() -> None:
+    source()
+    with pytest.raises(cs.ConfigError, match="has no tensors"):
+        cs.load_into(nn.ReLU(), "src.pth")
+
+
+def test_values_that_become_infinite_are_said() -> None:
+    save_file({"weight": torch.tensor([[1e6, 2.0]]), "bias": torch.tensor([1.0])}, "wide.safetensors")
+    plan = cs.load_into(nn.Linear(2, 1).half(), "wide.safetensors")
+    assert "1 value of weight became infinite or NaN" in plan.notes
+
+
+def test_values_that_become_zero_are_said() -> None:
+    save_file({"weight": torch.tensor([[1e-9, 2.0]]), "bias": torch.tensor([1.0])}, "wide.safetensors")
+    plan = cs.load_into(nn.Linear(2, 1).half(), "wide.safetensors")
+    assert "1 of 2 values of weight became zero" in plan.notes
+
+
+def test_what_cannot_be_written_in_place_is_refused_before_anything_is() -> None:
+    save_file({"weight": torch.ones(3, 2), "bias": torch.ones(3)}, "lin.safetensors")
+
+    class Copies(nn.Linear):
+        def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+            destination[f"{prefix}weight"] = self.weight.detach().clone()
+
+    expanded = nn.Linear(2, 3)
+    expanded.weight = nn.Parameter(torch.zeros(1, 2).expand(3, 2))
+    for model, why in (
+        (nn.Linear(2, 3, device="meta"), "has no storage"),
+        (expanded, "elements of weight share memory"),
+        (Copies(2, 3), "gives copies of weight"),
+        (nn.LazyLinear(3), "only known after a forward pass"),
+        ({}, "it is a dict, not an nn.Module"),
+        (nn.Linear, "not an nn.Module"),
+        (nn.ReLU(), "has no tensors"),
+    ):
+        with pytest.raises(cs.ConfigError, match=why):
+            cs.load_into(model, "lin.safetensors")  # type: ignore[arg-type]
+    assert expanded.bias.sum() != 3
+
+
+def test_a_write_that_fails_half_way_puts_everything_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    source()
+    ours = Net()
+    before, real, written = state(ours), memory._set, list[int]()
+
+    def failing(tensor: torch.Tensor, values: torch.Tensor) -> None:
+        written.append(1)
+        real(tensor, values)
+        if len(written) == 3:
+            raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(memory, "_set", failing)
+    with pytest.raises(cs.PlanError, match="cannot be written: the device is gone"):
+        cs.load_into(ours, "src.pth")
+    assert len(written) == 6
+    assert unchanged(ours, before)
+
+
+def test_tensors_made_in_inference_mode_are_loaded() -> None:
+    save_file({"weight": torch.ones(3, 2), "bias": torch.ones(3)}, "lin.safetensors")
+    with torch.inference_mode():
+        model = nn.Linear(2, 3)
+    cs.load_into(model, "lin.safetensors")
+    assert model.weight.sum() == 6
+
+
+def test_a_record_that_many_tensors_share_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = torch.arange(60.0)
+    torch.save({f"w{i}": flat[i * 10 : i * 10 + 10] for i in range(6)}, "views.pth")
+    checked = list[int]()
+    monkeypatch.setattr(memory, "check_storage", lambda file, storage: checked.append(storage.nbytes))
+    model = nn.ParameterDict({f"w{i}": torch.zeros(10) for i in range(6)})
+    cs.load_into(model, "views.pth")
+    assert checked == [240]
+    assert torch.equal(model["w3"], flat[30:40])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_what_an_input_has_that_is_not_finite_is_said_of_a_cast(dtype: torch.dtype) -> None:
+    values = torch.ones(4, 4)
+    values[0, 0], values[1, 2] = float("nan"), float("inf")
+    save_file({"weight": values, "bias": torch.ones(4)}, "nan.safetensors")
+    plan = cs.load_into(nn.Linear(4, 4).to(dtype), "nan.safetensors")
+    assert plan.notes[-1] == "NaN and infinite values come from the inputs: weight (2 values)"
+    assert not cs.load_into(nn.Linear(4, 4), "nan.safetensors").notes
+
+
+def test_what_a_cast_makes_infinite_does_not_come_from_the_inputs() -> None:
+    save_file({"weight": torch.full((4, 4), 1e30), "bias": torch.ones(4)}, "large.safetensors")
+    plan = cs.load_into(nn.Linear(4, 4).half(), "large.safetensors")
+    assert plan.notes == ("16 values of weight became infinite or NaN",)
+
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+    "vocab_size": 50,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", ["a", "a/model.safetensors"])
+@pytest.mark.parametrize(
+    ("fields", "architecture"),
+    [(LLAMA, "LlamaForCausalLM"), (BERT, "BertForSequenceClassification"), (WAV2VEC2, "Wav2Vec2ForCTC")],
+    ids=["llama", "bert", "wav2vec2"],
+)
+def test_a_folder_is_loaded_into_a_live_model_of_transformers(
+    fields: dict[str, Any], architecture: str, given: str
+) -> None:
+    pytest.importorskip("transformers")
+    theirs, ours = saved("a", fields, architecture), model_of(fields, architecture)
+    assert not cs.load_into(ours, given, strict=True).notes
+    same(ours, theirs)
+
+
+def test_labels_of_a_live_model_are_compared_with_those_of_the_folder() -> None:
+    pytest.importorskip("transformers")
+    saved("a", BERT, "BertForSequenceClassification", id2label={0: "neg", 1: "pos"})
+    ours = model_of(BERT, "BertForSequenceClassification", id2label={0: "pos", 1: "neg"})
+    (note,) = cs.load_into(ours, "a").notes
+    assert "row 0 of classifier.weight is neg in a and pos in BertForSequenceClassification (id2label)" in note
+
+
+@pytest.mark.parametrize("config", [{"id2label": {0: "neg", (1,): "pos"}}, {"id2label": {}, "itself": ...}, None])
+def test_whatever_a_live_model_has_as_its_configuration_it_is_loaded(config: Any) -> None:
+    if config and "itself" in config:
+        config["itself"] = config
+    source()
+    ours = Net()
+    ours.config = type("Config", (), {"to_dict": lambda _: config})()  # type: ignore[assignment]
+    Path("config.json").write_text("{}")
+    assert cs.load_into(ours, "src.pth").counts == {"copied": 9}

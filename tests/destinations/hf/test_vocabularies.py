@@ -1,0 +1,313 @@
+"""Another vocabulary of a model of transformers: its token ids follow their tokens, its tokeniser is the new one's."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ckptsurgeon as cs
+
+from ...helpers.transformers_models import BERT, WAV2VEC2, WHISPER, opened, saved, section
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+OLD = [*SPECIAL, *(f"w{i}" for i in range(45))]
+NEW = ["w5", "w3", "[SEP]", "[CLS]", "[PAD]", "[UNK]", "[MASK]", *(f"n{i}" for i in range(18))]
+
+
+def tokenizer(folder: str, tokens: list[str], **more: Any) -> None:
+    Path(folder).mkdir(exist_ok=True)
+    Path(folder, "vocab.txt").write_text("\n".join(tokens) + "\n")
+    Path(folder, "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **more}))
+
+
+def bert(**more: Any) -> None:
+    saved("bert", BERT, "BertForMaskedLM", cls_token_id=2, sep_token_id=3, eos_token_id=3, **more)
+    tokenizer("bert", OLD)
+
+
+def ids(folder: str) -> dict[str, Any]:
+    config = json.loads(Path(folder, "config.json").read_text())
+    return {name: value for name, value in config.items() if name.endswith("token_id")}
+
+
+def told(plan: cs.Plan) -> str:
+    return "\n".join(plan.notes)
+
+
+def test_the_new_list_s_tokeniser_goes_along_and_ids_follow_their_tokens() -> None:
+    bert()
+    tokenizer("new", NEW, marked="new")
+    Path("bert/generation_config.json").write_text('{"eos_token_id": 3, "suppress_tokens": [7, 8, 30]}')
+    plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
+    cs.apply(plan, "out")
+    assert ids("out") == {
+        "bos_token_id": None,
+        "cls_token_id": 3,
+        "eos_token_id": 2,
+        "pad_token_id": 4,
+        "sep_token_id": 2,
+    }
+    assert json.loads(Path("out/generation_config.json").read_text()) == {"eos_token_id": 2, "suppress_tokens": [1]}
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        assert Path("out", name).read_bytes() == Path("new", name).read_bytes()
+    assert "eos_token_id = 2" in told(plan)
+    rows = load_file("out/model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    source = load_file("bert/model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    for place, token in enumerate(NEW[:7]):
+        assert torch.equal(rows[place], source[OLD.index(token)])
+    model, faults = opened("BertForMaskedLM", "out")
+    assert not faults
+    assert model.get_input_embeddings().padding_idx == 4
+    assert cs.verify("out").ok
+
+
+def test_the_padding_row_that_is_drawn_is_the_new_one_s_again_from_a_kept_plan() -> None:
+    """A network zeroes the row of its padding token: which one is drawn so hangs on the ids that are moved."""
+    bert()
+    tokenizer("new", ["a", "b", "[PAD]", "[SEP]", "[CLS]", "[UNK]", *(f"n{i}" for i in range(19))])
+    arguments: dict[str, Any] = {"vocab": "bert/vocab.txt:new/vocab.txt", "reinit": ["bert.embeddings.word_embeddings"]}
+    plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), **arguments)
+    Path("p.json").write_text(json.dumps(plan.to_json()))
+    cs.apply(plan, "out")
+    rows = load_file("out/model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    assert [int(place) for place in (rows == 0).all(1).nonzero()] == [2]
+    cs.apply("p.json", "again")
+    assert Path("again/model.safetensors").read_bytes() == Path("out/model.safetensors").read_bytes()
+    Path("new/vocab.txt").write_text("\n".join(NEW) + "\n")
+    with pytest.raises(cs.PlanError, match=r"vocab\.txt has changed"):
+        cs.apply("p.json", "third")
+
+
+def test_a_list_alone_brings_no_tokeniser_and_it_is_said_what_is_missing() -> None:
+    bert()
+    Path("alone.txt").write_text("\n".join(NEW) + "\n")
+    plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:alone.txt")
+    cs.apply(plan, "out")
+    assert set(os.listdir("out")) == {"config.json", "model.safetensors", "ckptsurgeon.json"}
+    assert "no tokeniser goes along: none lies beside alone.txt" in told(plan)
+    assert "tokenizer_config.json, vocab.txt" in told(plan)
+
+
+def test_files_that_the_new_tokeniser_lacks_are_named() -> None:
+    bert()
+    Path("bert/special_tokens_map.json").write_text("{}")
+    tokenizer("new", NEW)
+    plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
+    assert "left out, since none lies beside new/vocab.txt: special_tokens_map.json" in told(plan)
+
+
+def test_a_fast_tokeniser_of_other_tokens_beside_the_new_list_does_not_go_along() -> None:
+    bert()
+    tokenizer("new", NEW)
+    stale = {"model": {"type": "WordPiece", "vocab": {token: i for i, token in enumerate(OLD)}}}
+    Path("new/tokenizer.json").write_text(json.dumps(stale))
+    plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
+    assert {one.name for one in plan.target.companions} == {"config.json", "vocab.txt", "tokenizer_config.json"}
+
+
+def pieces(*texts: str) -> bytes:
+    """A sentencepiece model of these pieces: of ModelProto field 1, of a piece field 1 its text."""
+    found = [text.encode() for text in texts]
+    return b"".join(b"\n" + bytes([len(text) + 2]) + b"\n" + bytes([len(text)]) + text for text in found)
+
+
+def test_a_plain_list_beside_a_tokeniser_of_its_tokens_is_that_tokeniser_s() -> None:
+    bert()
+    tokenizer("new", NEW)
+    Path("new/tokens.txt").write_text("\n".join(NEW) + "\n")
+    where, lists = section("transformers: bert, vocab_size: 25"), "bert/vocab.txt:new/tokens.txt"
+    plan = cs.transplant("bert", where, vocab=lists)
+    assert {one.name for one in plan.target.companions} == {"config.json", "vocab.txt", "tokenizer_config.json"}
+    assert "no tokeniser" not in told(plan)
+    tokenizer("new", OLD)
+    plan = cs.transplant("bert", where, vocab=lists)
+    assert {one.name for one in plan.target.companions} == {"config.json"}
+    assert "no tokeniser goes along: that beside new/tokens.txt has other tokens" in told(plan)
+
+
+@pytest.mark.parametrize("name", ["spiece.model", "tokenizer.model", "sentencepiece.bpe.model"])
+def test_pieces_of_another_tokeniser_do_not_go_along(name: str) -> None:
+    bert()
+    tokenizer("new", NEW)
+    where, lists = section("transformers: bert, vocab_size: 25"), "bert/vocab.txt:new/vocab.txt"
+    files = {"config.json", "vocab.txt", "tokenizer_config.json"}
+    for texts, goes in (
+        (NEW, True),
+        ([*NEW[3::-1], *NEW[4:-2]], True),  # others are added beside it, special ones stand elsewhere
+        ([*NEW[:4], *NEW[:3:-1]], False),
+        (OLD, False),
+    ):
+        Path("new", name).write_bytes(pieces(*texts))
+        plan = cs.transplant("bert", where, vocab=lists)
+        assert {one.name for one in plan.target.companions} == (files | {name} if goes else files), texts
+    Path("new", name).write_bytes(b"\n\xff\xff\xff\xff\xff\xff\xff\xff\x7f")
+    assert name not in {one.name for one in cs.transplant("bert", where, vocab=lists).target.companions}
+
+
+@pytest.mark.parametrize(
+    ("beside", "text"),
+    [
+        ("added_tokens.json", '{"</s>": 7, "<s>": 6}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"7": {"content": "</s>"}, "6": {"content": "<s>"}}}'),
+    ],
+)
+def test_tokens_that_a_tokeniser_added_to_its_list_have_rows_and_ids(beside: str, text: str) -> None:
+    words = {"vocab_size": 8, "pad_token_id": 0, "bos_token_id": 6, "eos_token_id": 7}
+    saved("speech", {**WAV2VEC2, **words}, "Wav2Vec2ForCTC")
+    for folder, tokens in (("speech", "|abcd"), ("new", "dcba|")):
+        Path(folder).mkdir(exist_ok=True)
+        numbers = {token: i for i, token in enumerate(["<pad>", *tokens])}
+        Path(folder, "vocab.json").write_text(json.dumps(numbers))
+        Path(folder, beside).write_text(text)
+    plan = cs.transplant("speech", section("transformers: speech"), vocab="speech/vocab.json:new/vocab.json")
+    assert {one.name for one in plan.target.companions} >= {"vocab.json", beside}
+    (rows,) = (step.rows for step in plan.steps if step.key == "lm_head.weight")
+    assert rows.rows == (0, 5, 4, 3, 2, 1, 6, 7)
+
+
+def test_pieces_that_are_not_in_the_order_of_rows_tell_no_ids() -> None:
+    bert()
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        Path("bert", name).unlink()
+    Path("bert/sentencepiece.bpe.model").write_bytes(pieces(*OLD))
+    with pytest.raises(cs.ConfigError, match="there is no token list beside"):
+        cs.merge(["bert", "bert/"], method="linear", vocab="union")
+
+
+def test_a_destination_whose_own_tokeniser_has_the_new_tokens_keeps_it_and_its_ids() -> None:
+    bert()
+    saved("other", {**BERT, "vocab_size": 25}, "BertForMaskedLM", pad_token_id=4, sep_token_id=2)
+    tokenizer("other", NEW)
+    plan = cs.transplant("bert", "other/config.json", vocab="bert/vocab.txt:other/vocab.txt")
+    cs.apply(plan, "out")
+    assert (ids("out")["pad_token_id"], ids("out")["sep_token_id"]) == (4, 2)
+    assert "token ids" not in told(plan)
+    assert {"vocab.txt", "tokenizer_config.json"} <= set(os.listdir("out"))
+
+
+def test_an_id_without_a_place_is_an_error_with_the_choice_and_both_choices_work() -> None:
+    bert()
+    tokenizer("new", [token if token != "[SEP]" else "</s>" for token in NEW])
+    where, lists = section("transformers: bert, vocab_size: 25"), "bert/vocab.txt:new/vocab.txt"
+    with pytest.raises(cs.ConfigError) as error:
+        cs.transplant("bert", where, vocab=lists)
+    assert error.value.message.startswith(
+        "eos_token_id of config.json is 3 ('[SEP]'), which has no place in new/vocab.txt"
+    )
+    assert "--token-map '[SEP]=TOKEN'" in error.value.hint
+    assert "eos_token_id: ID, or null" in error.value.hint
+    plan = cs.transplant("bert", where, vocab=lists, token_map=["[SEP]=</s>"])
+    cs.apply(plan, "mapped")
+    assert ids("mapped")["eos_token_id"] == 2
+    text = "transformers: bert, vocab_size: 25, eos_token_id: 7, sep_token_id: null"
+    cs.apply(cs.transplant("bert", section(text, "set.yaml"), vocab=lists), "set")
+    assert (ids("set")["eos_token_id"], ids("set")["sep_token_id"], ids("set")["pad_token_id"]) == (7, None, 4)
+
+
+def test_what_the_destination_sets_is_so_in_the_generation_configuration_too() -> None:
+    bert()
+    tokenizer("new", [token if token != "[SEP]" else "</s>" for token in NEW])
+    Path("bert/generation_config.json").write_text('{"eos_token_id": 3, "pad_token_id": 0}')
+    text = "transformers: bert, vocab_size: 25, eos_token_id: 2, sep_token_id: 2"
+    cs.apply(cs.transplant("bert", section(text), vocab="bert/vocab.txt:new/vocab.txt"), "out")
+    assert json.loads(Path("out/generation_config.json").read_text()) == {"eos_token_id": 2, "pad_token_id": 4}
+
+
+def test_ids_of_a_configuration_without_a_list_are_those_of_the_source_s_if_the_size_is() -> None:
+    bert()
+    Path("lists").mkdir()
+    Path("bert/vocab.txt").rename("lists/old.txt")
+    Path("bert/tokenizer_config.json").unlink()
+    tokenizer("new", NEW)
+    cs.apply(
+        cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="lists/old.txt:new/vocab.txt"), "out"
+    )
+    assert ids("out")["pad_token_id"] == 4
+
+
+def test_ids_that_nothing_tells_the_tokens_of_are_an_error() -> None:
+    bert()
+    saved("other", {**BERT, "vocab_size": 30}, "BertForMaskedLM", sep_token_id=3)
+    tokenizer("new", NEW)
+    with pytest.raises(cs.ConfigError, match="which token that is cannot be told") as error:
+        cs.transplant("bert", section("transformers: other, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
+    assert "Put its tokeniser beside it" in error.value.hint
+
+
+def test_the_letters_of_wav2vec2_move_with_their_blank_and_its_files() -> None:
+    old = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefg"]
+    new = ["a", "|", "x", "<unk>", "<pad>", "b"]
+    saved("speech", WAV2VEC2, "Wav2Vec2ForCTC", pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    for folder, tokens in (("speech", old), ("new", new)):
+        Path(folder).mkdir(exist_ok=True)
+        Path(folder, "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    text = "transformers: speech, vocab_size: 6, bos_token_id: null, eos_token_id: null"
+    plan = cs.transplant("speech", section(text), vocab="speech/vocab.json:new/vocab.json")
+    cs.apply(plan, "out")
+    assert ids("out")["pad_token_id"] == 4
+    assert json.loads(Path("out/vocab.json").read_text())["x"] == 2
+    assert not opened("Wav2Vec2ForCTC", "out")[1]
+
+
+def test_what_whisper_knows_of_its_tokens_moves() -> None:
+    old = [
+        "<|endoftext|>",
+        "<|startoftranscript|>",
+        "<|en|>",
+        "<|de|>",
+        "<|transcribe|>",
+        *(f"t{i}" for i in range(45)),
+    ]
+    new = ["t1", "t2", "<|startoftranscript|>", "<|de|>", "<|transcribe|>", "<|endoftext|>", "t0"]
+    fields = {**WHISPER, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 1}
+    saved(
+        "whisper",
+        fields,
+        "WhisperForConditionalGeneration",
+        forced_decoder_ids=[[1, 3], [2, 4]],
+        suppress_tokens=[5, 9],
+    )
+    generation = {
+        "eos_token_id": 0, "decoder_start_token_id": 1, "lang_to_id": {"<|en|>": 2, "<|de|>": 3},
+        "task_to_id": {"transcribe": 4}, "forced_decoder_ids": [[1, None], [2, 4]], "begin_suppress_tokens": [6, 9],
+    }  # fmt: skip
+    Path("whisper/generation_config.json").write_text(json.dumps(generation))
+    for folder, tokens in (("whisper", old), ("new", new)):
+        Path(folder).mkdir(exist_ok=True)
+        Path(folder, "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    plan = cs.transplant(
+        "whisper", section("transformers: whisper, vocab_size: 7"), vocab="whisper/vocab.json:new/vocab.json"
+    )
+    cs.apply(plan, "out")
+    config = json.loads(Path("out/config.json").read_text())
+    assert (config["eos_token_id"], config["decoder_start_token_id"]) == (5, 2)
+    assert json.loads(Path("out/generation_config.json").read_text()) == {
+        "eos_token_id": 5, "decoder_start_token_id": 2, "lang_to_id": {"<|de|>": 3}, "task_to_id": {"transcribe": 4},
+        "forced_decoder_ids": [[1, None], [2, 4]], "begin_suppress_tokens": [0],
+    }  # fmt: skip
+    assert "1 of lang_to_id" in told(plan)
+
+
+def test_fewer_rows_by_place_have_no_tokeniser_of_more_tokens_and_no_id_beyond_them() -> None:
+    bert()
+    Path("bert/generation_config.json").write_text('{"eos_token_id": 3, "suppress_tokens": [7, 30]}')
+    plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), on_mismatch="slice")
+    cs.apply(plan, "out")
+    assert "the tokeniser beside bert has 50 tokens, the model 25 rows: it is not copied" in told(plan)
+    assert set(os.listdir("out")) == {"config.json", "generation_config.json", "model.safetensors", "ckptsurgeon.json"}
+    assert json.loads(Path("out/generation_config.json").read_text()) == {"eos_token_id": 3, "suppress_tokens": [7]}
+    with pytest.raises(cs.ConfigError, match="has no place in a vocabulary of 3 rows") as error:
+        cs.transplant("bert", section("transformers: bert, vocab_size: 3"), on_mismatch="slice")
+    assert "--vocab" in error.value.hint
+
+
+def test_more_rows_than_tokens_keep_the_tokeniser() -> None:
+    bert()
+    plan = cs.transplant("bert", section("transformers: bert, vocab_size: 64"), on_mismatch="pad")
+    assert {"vocab.txt", "tokenizer_config.json"} <= {one.name for one in plan.target.companions}

@@ -1,0 +1,121 @@
+"""What pages take to be there: repositories at addresses, a model of one's own, a toolkit that is not installed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import save
+
+import ckptsurgeon as cs
+from fixtures.espnet_models import GOLDEN
+
+from .adapters import factors, peft_folder
+from .espnet_stub import write_stub
+from .examples import ROOT, examples
+from .hub.server import Hub
+from .transformers_models import WAV2VEC2, saved
+
+__all__ = ["AT_ADDRESSES", "HERE"]
+
+NET = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, vocab):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(4, vocab), nn.Linear(vocab, 4)
+
+    def forward(self, inputs):
+        return self.decoder(self.encoder(inputs))
+"""
+
+
+def train() -> None:
+    """A model, a checkpoint of it, a configuration that trains it, and the task of the page."""
+    Path("my_package.py").write_text(NET)
+    mine = next(one for one in examples(ROOT / "docs/train.md") if one.title == "my_task.py")
+    Path(mine.title).write_text(mine.text)
+    torch.manual_seed(0)
+    shapes = {"encoder.weight": (8, 4), "encoder.bias": (8,), "decoder.weight": (4, 8), "decoder.bias": (4,)}
+    torch.save({key: torch.randn(shape) / 2 for key, shape in shapes.items()}, "en.pth")
+    section = {"task": "my_task.py:Doubling", "steps": 60, "lr": 0.05, "evaluate_every": 20, "batch_size": 8}
+    Path("ru.yaml").write_text(yaml.safe_dump({"model": {"_target_": "my_package.Net", "vocab": 8}, "train": section}))
+
+
+def espnet() -> None:
+    """A stand-in for ESPnet, and configurations as its runs leave them."""
+    write_stub(Path())
+    document = yaml.safe_load((GOLDEN / "conformer.yaml").read_text())
+    for language, letters in (("en", "abcdefg"), ("ru", "gfäbcöü")):
+        Path("exp", language).mkdir(parents=True)
+        tokens = ["<blank>", "<unk>", *letters, "<sos/eos>"]
+        Path(f"exp/{language}/config.yaml").write_text(yaml.safe_dump({**document, "token_list": tokens}))
+    for path in GOLDEN.iterdir():
+        if path.suffix not in (".json", ".yaml"):
+            shutil.copy(path, path.name)
+
+
+def transformers() -> None:
+    """Two models of speech, with lists of letters of their own."""
+    for name, letters in (("english", "abcdefghij"), ("german", "abcdefghijäöü")):
+        tokens = ["<pad>", "|", *letters]
+        saved(name, {**WAV2VEC2, "vocab_size": len(tokens)}, "Wav2Vec2ForCTC")
+        Path(name, "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+
+
+def fetch(hub: Hub) -> dict[str, str]:
+    """A repository with a tag, an address, and one that fsspec reads."""
+    import fsspec
+
+    best = save({"encoder.weight": torch.ones(2, 2)})
+    repository = hub.repository("org/repo", {"model.safetensors": best})
+    repository.branches["v1.0"] = repository.main
+    hub.file("best.pth", best)
+    with fsspec.open("memory://bucket/runs/best.pth", "wb") as file:
+        file.write(best)
+    digest = hashlib.sha256(best).hexdigest()
+    return {"https://example.org/": f"{hub.url}/files/", "9f86…": digest, "s3://": "memory://"}
+
+
+def remote(hub: Hub) -> dict[str, str]:
+    """Models at addresses, a base and an adapter of it, and a destination with room for both of a model's parts."""
+    model = {f"{part}.weight": torch.ones(8, 8) for part in ("encoder", "decoder")}
+    torch.save({key: value for key, value in model.items() if "encoder" in key}, "best.pth")
+    best = Path("best.pth").read_bytes()
+    hub.file("best.pth", best)
+    hub.repository("org/net", {"best.pth": best})
+    hub.repository("facebook/wav2vec2-base", {"model.safetensors": save(model)})
+    hub.repository("org/base", {"model.safetensors": save(model)})
+    a, b = factors(8, 8)
+    peft_folder("adapter", {"encoder.lora_A.weight": a, "encoder.lora_B.weight": b})
+    hub.repository("org/adapter", {path.name: path.read_bytes() for path in Path("adapter").iterdir()})
+    torch.save({"encoder.weight": torch.ones(8, 8), "body.weight": torch.ones(8, 8)}, "ru.pth")
+    cs.init_config("ru.pth", output="ru.yaml")
+    return {"https://example.org/": f"{hub.url}/files/"}
+
+
+def safety() -> None:
+    """What is signed."""
+    torch.save({"encoder.weight": torch.ones(2, 2)}, "best.pth")
+
+
+HERE: Mapping[str, Callable[[], None]] = {
+    "docs/explanation/safety.md": safety,
+    "docs/train.md": train,
+    "docs/howto/espnet.md": espnet,
+    "docs/howto/transformers.md": transformers,
+}
+"""By page: what makes its files."""
+
+AT_ADDRESSES: Mapping[str, Callable[[Hub], dict[str, str]]] = {
+    "docs/howto/fetch.md": fetch,
+    "docs/howto/remote.md": remote,
+}
+"""By page: what puts its files at addresses, and returns what stands here in place of those that nobody reaches."""

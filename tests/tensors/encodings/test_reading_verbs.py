@@ -1,0 +1,126 @@
+"""What only looks at quantised checkpoints: it names the method, counts what is meant, and never computes on codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+
+from ...helpers.zoo import BY_NAME, IN, OUT, ZOO, Quantised
+
+Run = Callable[..., Any]
+
+each_encoding = pytest.mark.parametrize("model", ZOO, ids=lambda one: one.name)
+PLAIN_PARAMETERS = 10 * IN + IN
+WITHOUT_FLOATS = (
+    "mxfp8",
+    "mxfp4",
+    "mxfp4-quark",
+    "fp4-deepseek-v4",
+    "fp4-experts",
+    "spqr",
+    "unknown-alone",
+    "bytes-of-llama.cpp",
+    "sparse",
+)
+
+
+@each_encoding
+def test_inspect_names_the_method_and_counts_true_parameters(model: Quantised, tmp_path: Path, ckpt: Run) -> None:
+    folder = str(model.folder(tmp_path / "m"))
+    found = json.loads(ckpt("inspect", folder, "--json").out)
+    stored = PLAIN_PARAMETERS + sum(t.numel() for t in model.biases().values())
+    if model.parameters is None:
+        assert found["totals"]["parameters"] is None
+        least = sum(one["parameters_at_least"] for one in found["quantised"])
+        assert 0 < least <= OUT * IN * len(model.layers)
+    else:
+        least = model.parameters * len(model.layers)
+        assert found["totals"]["parameters"] == stored + least
+    assert found["totals"]["parameters_at_least"] == stored + least
+    assert {one["method"] for one in found["quantised"]} == {model.method}
+    assert {part for one in found["quantised"] for part in one["parts"]} <= {one["key"] for one in found["tensors"]}
+    said = ckpt("inspect", folder).out
+    assert model.method in " ".join(said.split())
+    assert ("at least " in said) == (model.parameters is None)
+
+
+@each_encoding
+def test_stats_have_no_figures_of_codes(model: Quantised, tmp_path: Path, ckpt: Run) -> None:
+    folder = model.folder(tmp_path / "m")
+    stats = cs.inspect(folder, stats=True).stats or {}
+    unmeasured = not_numbers(model, folder)
+    assert {key for key, figures in stats.items() if figures is None} == unmeasured
+    done = ckpt("inspect", str(folder), "--stats")
+    assert done.code == 0
+    assert f"{len(unmeasured)} not measured" in done.out
+
+
+def not_numbers(model: Quantised, folder: Path) -> set[str]:
+    """The keys of codes, and of the integers that decode them."""
+    coded, tensors = cs.open_checkpoint(folder).codes, model.tensors()
+    found = {key for one in coded.tensors for key in (one.codes, *one.more_codes)}
+    return found | {key for key in coded.by_key if not tensors[key].is_floating_point()}
+
+
+@each_encoding
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_scale_that_is_no_number_is_found(model: Quantised, bad: float, tmp_path: Path, ckpt: Run) -> None:
+    folder = model.folder(tmp_path / "m")
+    tensors, unmeasured = model.tensors(), not_numbers(model, folder)
+    coded = cs.open_checkpoint(folder).codes.by_key
+    scales = [key for key in coded if key not in unmeasured and tensors[key].element_size() > 1]
+    for key in scales[:1]:
+        tensors[key].view(-1)[0] = bad
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        done = ckpt("inspect", str(folder), "--stats", "--json")
+        assert done.code == 1
+        assert json.loads(done.out)["summary"]["unsound"] == [key]
+    assert scales or model.name in WITHOUT_FLOATS
+
+
+@each_encoding
+def test_diff_compares_codes_byte_for_byte(model: Quantised, tmp_path: Path, ckpt: Run) -> None:
+    first, second = str(model.folder(tmp_path / "a")), str(model.folder(tmp_path / "b", 1))
+    assert ckpt("diff", first, str(model.folder(tmp_path / "c")), "--values").code == 0
+    found = json.loads(ckpt("diff", first, second, "--values", "--rtol", "1e9", "--json").out)
+    coded = cs.open_checkpoint(first).codes.by_key
+    changed = {one["key"]: one for one in found["changed"]}
+    assert changed.keys() & coded.keys()
+    unmeasured = not_numbers(model, Path(first))
+    assert all(one == {"key": key, "codes": model.method} for key, one in changed.items() if key in unmeasured)
+    assert all("codes" not in one for key, one in changed.items() if key not in unmeasured)
+
+
+@each_encoding
+def test_diff_measures_scales(model: Quantised, tmp_path: Path, ckpt: Run) -> None:
+    first, second = model.folder(tmp_path / "a"), model.folder(tmp_path / "b")
+    tensors, unmeasured = model.tensors(), not_numbers(model, first)
+    coded = cs.open_checkpoint(first).codes.by_key
+    for key in [key for key in coded if key not in unmeasured and tensors[key].element_size() > 1][:1]:
+        tensors[key].view(-1)[0] = float("nan")
+        save_file(tensors, second / "model.safetensors", metadata={"format": "pt"})
+        found = json.loads(ckpt("diff", str(first), str(second), "--values", "--json").out)
+        assert [(one["key"], one["nan"]) for one in found["changed"]] == [(key, 1)]
+
+
+@each_encoding
+def test_a_page_counts_true_parameters_and_draws_no_codes(model: Quantised, tmp_path: Path) -> None:
+    folder = model.folder(tmp_path / "m")
+    cs.view(folder, output=tmp_path / "page.html", stats=True)
+    page = (tmp_path / "page.html").read_text()
+    total, counted = cs.inspect(folder).parameters_at_least, str(model.parameters is not None).lower()
+    assert f'"parameters":{total},"counted":{counted}' in page.replace(" ", "")
+
+
+def test_what_decodes_codes_under_their_own_name_is_named_beside_it(tmp_path: Path, ckpt: Run) -> None:
+    page = ckpt("inspect", str(BY_NAME["bnb-nf4"].folder(tmp_path / "m"))).out
+    for part in ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant_state"):
+        assert part in page
+    assert not any(line.split()[:2] == ["weight", "-"] for line in page.splitlines())

@@ -1,0 +1,90 @@
+"""torch's own quantised tensors: they are read, named, and never computed on; no format here can write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+
+from ...helpers.zoo import IN, LAYERS, OUT, PLAIN
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+Run = Callable[..., Any]
+METHOD = "quantised by torch"
+
+
+def by_tensor(values: torch.Tensor) -> torch.Tensor:
+    return torch.quantize_per_tensor(values, 0.1, 0, torch.qint8)
+
+
+def by_channel(values: torch.Tensor) -> torch.Tensor:
+    scales = torch.full((OUT,), 0.1, dtype=torch.float64)
+    return torch.quantize_per_channel(values, scales, torch.zeros(OUT, dtype=torch.int64), 0, torch.qint8)
+
+
+@pytest.fixture(params=[by_tensor, by_channel])
+def models(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quantised a.pth and b.pth, of other values, and plain.pth, with what the codes of the first stand for."""
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("a", "b")):
+        generator = torch.Generator().manual_seed(seed)
+        state = {PLAIN[0]: torch.randn(10, IN, generator=generator), PLAIN[1]: torch.randn(IN, generator=generator)}
+        codes = {f"{one}.weight": request.param(torch.randn(OUT, IN, generator=generator)) for one in LAYERS}
+        torch.save({**state, **codes}, f"{name}.pth")
+        if not seed:
+            torch.save({**state, **{key: one.dequantize() for key, one in codes.items()}}, "plain.pth")
+
+
+@pytest.mark.usefixtures("models")
+def test_they_are_named_and_counted_and_not_measured(ckpt: Run) -> None:
+    found = cs.inspect("a.pth", stats=True)
+    assert found.codes.methods() == {METHOD: 2}
+    assert found.parameters == 10 * IN + IN + 2 * OUT * IN
+    assert {key for key, stats in (found.stats or {}).items() if stats is None} == {f"{one}.weight" for one in LAYERS}
+    done = ckpt("inspect", "a.pth", "--stats")
+    assert (done.code, "2 not measured" in done.out, METHOD in done.out) == (0, True, True)
+
+
+@pytest.mark.usefixtures("models")
+def test_they_are_not_compared_and_that_is_said(ckpt: Run) -> None:
+    done = ckpt("diff", "a.pth", "b.pth", "--values")
+    assert done.code == 1
+    assert "not compared" in done.out
+
+
+VERBS: dict[str, Callable[[str, str], object]] = {
+    "average": lambda one, other: cs.average([one, other]),
+    "merge": lambda one, other: cs.merge([one, other], method="linear", weights=[1, 1]),
+    "lora extract": lambda one, other: cs.lora_extract(one, other, rank=2),
+}
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("pair", [("a.pth", "b.pth"), ("a.pth", "plain.pth"), ("plain.pth", "a.pth")], ids=str)
+def test_what_would_compute_on_them_says_that_they_are_quantised_and_by_what(verb: str, pair: tuple[str, str]) -> None:
+    with pytest.raises(cs.PlanError, match=rf"is quantised \({METHOD}\)") as error:
+        VERBS[verb](*pair)
+    assert error.value.exit_code == 4
+    assert error.value.hint.startswith("Dequantise the model first")
+
+
+@pytest.mark.usefixtures("models")
+def test_what_would_write_them_says_that_it_cannot_and_what_can_be_done() -> None:
+    verbs: list[Callable[[], object]] = [
+        lambda: cs.convert("a.pth"),
+        lambda: cs.convert("a.pth", dtype="bf16"),
+        lambda: cs.rename("a.pth", map=["model=decoder"]),
+        lambda: cs.filter("a.pth", include=[LAYERS[0]]),
+        lambda: cs.transplant("a.pth", "plain.pth"),
+    ]
+    for verb in verbs:
+        with pytest.raises(cs.CheckpointError, match="cannot be copied: it is quantised") as error:
+            verb()
+        assert "--exclude" in error.value.hint
+    assert cs.filter("a.pth", exclude=list(LAYERS)).counts == {"copied": 2}
