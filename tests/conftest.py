@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would each compile the package
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .helpers.depth import examples_of
 from .helpers.hub.fixtures import hub, naps, other_host
 from .promises.table import pytest_collection_modifyitems, pytest_terminal_summary
 
 # A busy machine is no fault of what is tested; and every example may use the one empty folder of its test.
 FINE = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-settings.register_profile("untimed", deadline=None, suppress_health_check=FINE)
+settings.register_profile("untimed", examples_of(100), deadline=None, suppress_health_check=FINE)
 settings.load_profile("untimed")
 
 __all__ = ["hub", "naps", "other_host", "pytest_collection_modifyitems", "pytest_terminal_summary"]
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there by now out of garbage collection: it stays, and is millions of objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +40,24 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     """Run every test in an empty folder of its own, whose modules go with it; output is as wide as where none says it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COLUMNS", raising=False)  # Python's readline sets it when something imports it
+    before = set(sys.modules)
     yield
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith((f"{tmp_path}{os.sep}", "./")):
+    for name in sys.modules.keys() - before:  # of thousands, where torch and transformers are loaded
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith((f"{tmp_path}{os.sep}", "./")):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_parser() -> Iterator[None]:
+    """Build the parser of the command line once, not for each of the thousands of commands that run in this process."""
+    import typer
+
+    from ckptsurgeon.cli import app
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(app, "application", cache(app.application))
+        patched.setattr(typer.main, "get_command", cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -17,6 +17,8 @@ from torch import nn
 
 import ckptsurgeon as cs
 from ckptsurgeon.planning.keys.rules import parse_rule
+
+from ..helpers.depth import examples_of
 
 
 def model() -> nn.Module:
@@ -207,7 +209,7 @@ def test_a_conversion_to_shards_and_back_is_the_same() -> None:
 name = st.text("abcdef", min_size=1, max_size=3)
 
 
-@settings(max_examples=40)
+@examples_of(40)
 @given(st.sets(st.lists(name, min_size=1, max_size=3).map(".".join), min_size=1, max_size=6), name)
 def test_a_prefix_put_on_and_taken_off_is_the_identity(keys: set[str], prefix: str) -> None:
     tensors = {key: torch.full((2,), float(i)) for i, key in enumerate(sorted(keys))}
@@ -234,7 +236,7 @@ INVERSES = [
 ]
 
 
-@settings(max_examples=60)
+@examples_of(60)
 @example({(0, "a", "b")}, INVERSES[-1])
 @given(st.sets(st.tuples(st.integers(0, 30), name, name), min_size=1, max_size=8), st.sampled_from(INVERSES))
 def test_rules_with_captures_and_their_inverses_are_the_identity(

@@ -11,7 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -282,23 +282,24 @@ def test_leftovers_nobody_holds_are_removed_and_held_ones_stay() -> None:
 
 
 SLOW = """
-import sys, time, os
+import sys, os
 import ckptsurgeon as cs
 from ckptsurgeon.storage.write import staging
 real = staging.StagedFile.write
 def slow(self, offset, data):
     real(self, offset, data)
     print("writing", flush=True)
-    time.sleep({pause})
+    sys.stdin.read()
 staging.StagedFile.write = slow
 from ckptsurgeon.cli import main
 sys.exit(main(["transplant", "src.pth", "dst.yaml", "-o", {output!r}, *{more!r}]))
 """
 
 
-def started(output: str, *more: str, pause: float = 30) -> subprocess.Popen[str]:
-    code = SLOW.format(pause=pause, output=output, more=list(more))
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def started(output: str, *more: str) -> subprocess.Popen[str]:
+    code = SLOW.format(output=output, more=list(more))
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
     return process
@@ -351,7 +352,8 @@ def test_killed_at_any_moment_there_is_the_old_or_the_new_whole() -> None:
             str(turn),
         ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(generator.uniform(0.05, 0.5))
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(generator.uniform(0.05, 0.5))
         process.kill()
         process.wait()
         assert cs.verify("out.safetensors").ok

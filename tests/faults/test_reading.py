@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ..helpers.waiting import wait_until
 from ..promises.clauses import UNREADABLE, clause
 from .disks import needs
 from .outputs import CHECKPOINTS, CKPT, Output, World, each
@@ -32,12 +32,9 @@ def broken(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     server = subprocess.Popen([sys.executable, str(SERVER), str(tmp_path), str(place), request.param, str(GOOD)])
     try:
-        for _ in range(100):
-            if place.is_mount():
-                break
-            if server.poll() is not None:
-                pytest.skip(reason="mounting in user space is not allowed here")
-            time.sleep(0.1)
+        wait_until(lambda: place.is_mount() or server.poll() is not None)
+        if server.poll() is not None:
+            pytest.skip(reason="mounting in user space is not allowed here")
         yield place
     finally:
         subprocess.run(["fusermount3", "-u", "-z", str(place)], capture_output=True)

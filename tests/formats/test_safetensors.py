@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 from safetensors.torch import save
@@ -18,6 +18,8 @@ import ckptsurgeon as cs
 from ckptsurgeon.formats._open import read_header, writers
 from ckptsurgeon.formats.base.header import OutTensor
 from ckptsurgeon.storage.read.uri import open_source
+
+from ..helpers.depth import examples_of
 
 
 def file_of(header: object, data: bytes = b"", *, pad: bytes = b"", length: int | None = None) -> bytes:
@@ -147,7 +149,7 @@ def test_every_dtype_is_written_as_the_reference_writes_it() -> None:
     assert written(tensors, {"format": "pt"}) == save(tensors, {"format": "pt"})
 
 
-@settings(max_examples=60)
+@examples_of(60)
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(lambda k: k != "__metadata__"),

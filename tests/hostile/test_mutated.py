@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import ckptsurgeon as cs
 from tests.fuzz.target import Target, inputs_of, names, target_of, written
 from tests.helpers.torch_files import legacy_variety, saved, variety
 
+from ..helpers.depth import examples_of
 from ..helpers.pace import in_time
 from ..promises.clauses import MUTATED, clause
 from .holding import nothing_executed
@@ -51,7 +52,7 @@ def reader(name: str) -> tuple[Target, list[bytes]]:
 
 @clause(MUTATED)
 @pytest.mark.parametrize("kind", [*names(), *LARGE])
-@settings(max_examples=60)
+@examples_of(60)
 @given(which=st.floats(0, 1, exclude_max=True), changes=edits)
 def test_a_file_that_was_changed_is_read_or_refused(
     kind: str, which: float, changes: list[tuple[str, float, float, bytes]]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptsurgeon.checkpoint.checkpoint import Checkpoint
@@ -16,6 +16,8 @@ from ckptsurgeon.checkpoint.opening import open_checkpoint
 from ckptsurgeon.engine.compute.reading import read_part
 from ckptsurgeon.tensors import composition as c
 from ckptsurgeon.tensors.info import TensorInfo
+
+from ..helpers.depth import examples_of
 
 Pair = tuple[TensorInfo, torch.Tensor]
 
@@ -51,7 +53,7 @@ def factors(number: int) -> list[tuple[int, ...]]:
     return [(number,), *pairs, *((a, b, number // a // b) for a, _ in pairs for b, _ in pairs if number % (a * b) == 0)]
 
 
-@settings(max_examples=300)
+@examples_of(300)
 @given(st.data())
 def test_any_chain_of_operations_reads_as_torch_has_it(data: Any) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))

@@ -116,9 +116,9 @@ def test_work_that_fails_gives_nothing(work: str) -> None:
 
 def test_an_error_here_does_not_wait_for_the_other() -> None:
     done = alone("""
-        import time
+        import signal
         try:
-            with beside(lambda: time.sleep(600)):
+            with beside(signal.pause):
                 assert children()
                 raise ValueError("here")
         except ValueError:
@@ -144,9 +144,9 @@ def test_two_large_files_are_read_in_two_processes() -> None:
 
 def test_an_interrupt_ends_both() -> None:
     program = """
-import os, time
+import os, signal
 from ckptsurgeon.analysis.compare.outline import beside
-with beside(lambda: time.sleep(600)) as result:
+with beside(signal.pause) as result:
     print(open(f"/proc/self/task/{os.getpid()}/children").read(), flush=True)
     result()
 """

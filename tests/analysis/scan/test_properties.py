@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import ckptsurgeon as cs
@@ -23,9 +23,10 @@ from ckptsurgeon.analysis.scan.pickle.machine import Machine
 from ckptsurgeon.analysis.scan.pickle.state import AnewError
 from ckptsurgeon.formats.base import limits
 
+from ...helpers.depth import examples_of
 from .hostile import by_hand, payload
 
-QUIET = settings(max_examples=100)
+QUIET = examples_of(100)
 
 
 def is_nothing_packed(value: str | bytes) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -17,6 +17,8 @@ import ckptsurgeon as cs
 from ckptsurgeon.errors import CheckpointError, ConfigError, PatternError, PlanError
 from ckptsurgeon.vocabulary.mapping import map_tokens
 from ckptsurgeon.vocabulary.vocabulary import Vocabulary
+
+from ...helpers.depth import examples_of
 
 EN = ["<blank>", "<unk>", "a", "b", "c", "d", "e", "f", "<sos/eos>"]
 RU = ["<blank>", "<unk>", "c", "я", "a", "ж", "<sos/eos>"]
@@ -113,7 +115,7 @@ def test_a_unigram_model_is_cut_by_its_scores() -> None:
     assert scored.rows[0] == (1, 2, 3)
 
 
-@settings(max_examples=40)
+@examples_of(40)
 @given(st.permutations(EN), st.booleans())
 def test_a_reordered_vocabulary_lands_on_its_tokens_and_goes_back(order: list[str], columns: bool) -> None:
     """The sizes are the same, so that nothing but the tokens tells."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -16,6 +16,8 @@ from ckptsurgeon.engine.resample.adapt import adaptation_box, adapted, centred, 
 from ckptsurgeon.engine.resample.resample import apply_taps, resampled
 from ckptsurgeon.planning.mismatch.fitting import fit
 from ckptsurgeon.tensors.ops.boxes import Array, blocks
+
+from ...helpers.depth import examples_of
 
 Shape = tuple[int, ...]
 
@@ -194,7 +196,7 @@ def adaptations(draw: st.DrawFn, *, same: bool = False) -> tuple[str, Shape, Sha
     return f"{kind}:{sizes},{method}", (1, prefix + old[0] * old[1], 3), (1, prefix + new[0] * new[1], 3)
 
 
-@settings(max_examples=60)
+@examples_of(60)
 @given(adaptations(), st.integers(1, 40))
 def test_blocks_of_an_adapted_tensor_are_the_whole_bit_for_bit(case: tuple[str, Shape, Shape], limit: int) -> None:
     policy, have, want = case
@@ -208,7 +210,7 @@ def test_blocks_of_an_adapted_tensor_are_the_whole_bit_for_bit(case: tuple[str, 
         assert block.tobytes() == np.ascontiguousarray(made[tuple(slice(*ends) for ends in box)]).tobytes()
 
 
-@settings(max_examples=40)
+@examples_of(40)
 @given(adaptations(same=True))
 def test_the_same_size_is_the_same_tensor(case: tuple[str, Shape, Shape]) -> None:
     policy, shape, _ = case
@@ -216,7 +218,7 @@ def test_the_same_size_is_the_same_tensor(case: tuple[str, Shape, Shape]) -> Non
     assert (run(policy, values, shape) == values).all()
 
 
-@settings(max_examples=60)
+@examples_of(60)
 @given(adaptations())
 def test_a_policy_spelled_out_spells_itself(case: tuple[str, Shape, Shape]) -> None:
     policy, have, want = case

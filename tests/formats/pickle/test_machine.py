@@ -9,7 +9,7 @@ from collections import OrderedDict
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptsurgeon.errors import FormatError, UnsafeError
@@ -18,6 +18,8 @@ from ckptsurgeon.formats.pickle.machine import load
 from ckptsurgeon.formats.pickle.state import Memo
 from ckptsurgeon.formats.pickle.values import Group, Name, Opaque
 from ckptsurgeon.formats.torch.rebuild import rebuilders
+
+from ...helpers.depth import examples_of
 
 
 def read(data: bytes) -> Any:
@@ -37,7 +39,7 @@ plain = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@examples_of(300)
 @given(plain, st.integers(0, 5))
 def test_plain_data_is_read_as_cpython_reads_it(value: Any, protocol: int) -> None:
     assert read(pickle.dumps(value, protocol)) == value
@@ -191,7 +193,7 @@ def test_every_opcode_of_cpython_is_known() -> None:
         assert code in hot or TABLE[code] is not Opcodes.op_unknown, opcode.name
 
 
-@settings(max_examples=500)
+@examples_of(500)
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_value_or_a_format_error(data: bytes) -> None:
     try:
@@ -200,7 +202,7 @@ def test_any_bytes_give_a_value_or_a_format_error(data: bytes) -> None:
         pass
 
 
-@settings(max_examples=300)
+@examples_of(300)
 @given(
     st.lists(
         st.sampled_from([op.code.encode("latin-1") for op in pickletools.opcodes] + [b"\0", b"\1", b"a\n"]), max_size=60

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptsurgeon.methods.merge import arcee_fusion
 from ckptsurgeon.tensors.ops.boxes import Array
 
+from ...helpers.depth import examples_of
 from ...helpers.merge_arrays import METHODS, Arrays, merge
 
 NEEDED: dict[str, dict[str, Any]] = {
@@ -62,7 +63,7 @@ def inputs(method: str, shape: tuple[int, ...], seed: int = 0, dtype: Any = "f4"
     seed=st.integers(0, 5),
     limit=st.integers(1, 60),
 )
-@settings(max_examples=12)
+@examples_of(12)
 def test_slices_make_no_difference(
     method: str, given: dict[str, Any], shape: tuple[int, ...], seed: int, limit: int
 ) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -16,6 +16,7 @@ from ckptsurgeon.methods.merge.arithmetic.pieces import in_pieces
 from ckptsurgeon.methods.merge.arithmetic.threshold import Rank, cuts
 from ckptsurgeon.tensors.ops.boxes import Array
 
+from ...helpers.depth import examples_of
 from ...helpers.merge_arrays import Arrays
 
 
@@ -65,7 +66,7 @@ def test_a_cut_is_where_a_sort_says(dtype: str, largest: bool, limit: int) -> No
 
 @MANY
 @given(data=st.data())
-@settings(max_examples=40)
+@examples_of(40)
 def test_any_values_any_rank_any_slices(dtype: str, data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 40))
     elements = st.one_of(

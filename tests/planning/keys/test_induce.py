@@ -6,13 +6,15 @@ import io
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptsurgeon.planning.keys import induce
 from ckptsurgeon.planning.keys.induce import left_out, rules_for
 from ckptsurgeon.planning.keys.renaming import rename
 from ckptsurgeon.planning.keys.rules import parse_rule, rules_from_lines
+
+from ...helpers.depth import examples_of
 
 LEFT_OUT = re.compile("[\\n\\r\x1b\\u2028\\ud800]")
 """What no rule gives a name."""
@@ -26,7 +28,7 @@ def applied(names: dict[str, str]) -> dict[str, str]:
     return {key: name for key, (name,) in done.items()}
 
 
-@settings(max_examples=300)
+@examples_of(300)
 @given(st.dictionaries(key, key, max_size=8))
 def test_the_rules_rename_every_key_as_wanted(names: dict[str, str]) -> None:
     assert applied(names) == names
@@ -41,7 +43,7 @@ odd_key = st.one_of(
 )
 
 
-@settings(max_examples=1000)
+@examples_of(1000)
 @given(st.dictionaries(odd_key, odd_key, max_size=8))
 def test_odd_names_are_renamed_as_wanted_or_left_out(names: dict[str, str]) -> None:
     rules = rules_for(names)

@@ -8,12 +8,14 @@ import re
 
 import pytest
 from fnmatch2 import fnmatchcase2
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptsurgeon.errors import PatternError
 from ckptsurgeon.planning.keys.matcher import KeyMatcher
 from ckptsurgeon.planning.keys.pattern import KeyPattern
+
+from ...helpers.depth import examples_of
 
 
 def matches(pattern: str, key: str) -> bool:
@@ -176,13 +178,13 @@ segments = st.one_of(
 pattern_strategy = st.lists(segments, min_size=1, max_size=4).map(".".join)
 
 
-@settings(max_examples=600)
+@examples_of(600)
 @given(pattern_strategy, key_strategy)
 def test_a_pattern_matches_what_the_reference_matches(pattern: str, key: str) -> None:
     assert matches(pattern, key) is reference(pattern, key)
 
 
-@settings(max_examples=100)
+@examples_of(100)
 @given(st.lists(pattern_strategy, min_size=1, max_size=6), st.lists(key_strategy, max_size=12))
 def test_many_patterns_together_match_what_each_matches_alone(patterns: list[str], keys: list[str]) -> None:
     matcher = KeyMatcher([KeyPattern(pattern) for pattern in patterns])
@@ -190,7 +192,7 @@ def test_many_patterns_together_match_what_each_matches_alone(patterns: list[str
         assert matcher.match(key) == {i for i, pattern in enumerate(patterns) if reference(pattern, key)}
 
 
-@settings(max_examples=200)
+@examples_of(200)
 @given(st.text(st.characters(exclude_characters=".", exclude_categories=["Cs"]), min_size=1, max_size=6))
 def test_an_escaped_text_matches_only_itself(text: str) -> None:
     pattern = "".join(f"\\{c}" if c in "\\*?[]{}" else c for c in text)

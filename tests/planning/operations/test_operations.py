@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import CheckpointError, ConfigError, FormatError, PatternError, PlanError
+
+from ...helpers.depth import examples_of
 
 Tensors = dict[str, torch.Tensor]
 GPT: Tensors = {
@@ -351,7 +353,7 @@ def test_a_tensor_is_not_unstacked_into_a_vocabulary() -> None:
         cs.rename("w.pth", operations=[{"unstack": "w", "into": "w.{i}"}])
 
 
-@settings(max_examples=60)
+@examples_of(60)
 @given(st.data())
 def test_an_operation_and_its_inverse_are_the_identity(data: Any) -> None:
     shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))

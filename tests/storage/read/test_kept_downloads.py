@@ -24,6 +24,7 @@ from ckptsurgeon.storage.read.uri import open_source
 
 from ...helpers.hub import faults
 from ...helpers.hub.server import Hub
+from ...helpers.waiting import wait_until
 from .test_bytes_fetched import encoded, model
 
 PARTS = Path("cache/ckptsurgeon/parts")
@@ -42,13 +43,6 @@ def spool() -> Spool:
 def process(url: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "ckptsurgeon", FILTER[0], url, *FILTER[1:]]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def wait_until(reached: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("where", ["web", "hub"])

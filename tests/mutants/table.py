@@ -1,0 +1,170 @@
+"""Promises that are broken on purpose, each by a change of one line of the package, and the tests that should see it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["MUTANTS", "Mutant"]
+
+
+class Mutant(NamedTuple):
+    """A promise, a text that stands once in the package and what takes its place, and where tests of it are."""
+
+    promise: str
+    before: str
+    after: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant(
+        "a pattern that matches far more deeper down gets a note",
+        "if more >= MANY_MORE * hits",
+        "if more >= 1000 * MANY_MORE * hits",
+        "planning/keys cli",
+    ),
+    Mutant(
+        "a layer that lacks tensors is said",
+        "    yield from _holes(lists, keys, config)",
+        "    yield from ()",
+        "api/model_folder",
+    ),
+    Mutant(
+        "a pattern matches a whole key",
+        "found = self.expression.fullmatch(key)",
+        "found = self.expression.search(key)",
+        "planning/keys",
+    ),
+    Mutant(
+        "a name in a pickle is not imported",
+        "        return Opaque(function, args)\n",
+        "        return __import__(function.module).__dict__[function.name](*args)\n",
+        "hostile/test_canary.py formats/pickle",
+    ),
+    Mutant(
+        "what a pickle may copy is bounded",
+        "        if self.left < 0:",
+        "        if self.left < -(1 << 62):",
+        "hostile formats/pickle",
+    ),
+    Mutant(
+        "no byte of a safetensors file is in two tensors",
+        "        if offset != at:",
+        "        if offset > at:",
+        "formats hostile",
+    ),
+    Mutant(
+        "records are held against the checksum of their archive",
+        "            if found.crc != info.storage.crc32:",
+        "            if found.crc is None:",
+        "hostile/test_zip.py engine",
+    ),
+    Mutant(
+        "an archive's headers agree with its directory",
+        "    if local_method != method:",
+        "    if local_method == -1:",
+        "hostile/test_zip.py formats",
+    ),
+    Mutant(
+        "control characters are escaped",
+        " and unicodedata.category(char) not in _HIDDEN:",
+        ":",
+        "hostile/test_shown.py util",
+    ),
+    Mutant(
+        "an output is on disk before it takes the place of another",
+        "        staged.flush(size)\n        try:\n            _place(",
+        "        try:\n            _place(",
+        "engine faults storage/write",
+    ),
+    Mutant(
+        "an input is never written over",
+        "            if (info.st_dev, info.st_ino) in taken:",
+        "            if (info.st_dev, info.st_ino) in set():",
+        "engine storage/write",
+    ),
+    Mutant(
+        "one run at a time writes an output",
+        '        except BlockingIOError:\n            os.close(fd)\n            return None\n',
+        '        except BlockingIOError:\n            return fd\n',
+        "storage/write faults/test_writers.py",
+    ),
+    Mutant(
+        "a source that changed since the plan is refused",
+        "            if now is not None and (now.st_size, now.st_mtime_ns) != (header.size, header.mtime_ns):",
+        "            if now is None:",
+        "engine api/test_edit.py",
+    ),
+    Mutant(
+        "a module that cannot take all tensors keeps what it had",
+        "        for tensor, values in reversed(previous):\n            with suppress(RuntimeError):\n                _set(tensor, values)\n",
+        "        previous.clear()\n",
+        "api/test_load_into.py",
+    ),
+    Mutant(
+        "what the source does not give is drawn as the model draws it",
+        "        values = _drawn(run, step, dtype, data)",
+        "        values = _drawn(run, step, dtype, memoryview(bytes(len(data))))",
+        "engine planning/transplant",
+    ),
+    Mutant(
+        "rows follow their tokens",
+        "rows = {token: row for row, token in enumerate(source.tokens)}",
+        "rows = {token: row for row, token in enumerate(reversed(source.tokens))}",
+        "api/transplant/test_vocabulary.py vocabulary",
+    ),
+    Mutant(
+        "values that become infinite by a cast are counted",
+        "    return made, Lost(infinite, zero)\n",
+        "    return made, Lost(0, zero)\n",
+        "tensors engine",
+    ),
+    Mutant(
+        "an exponential average weighs the newest most",
+        "decay ** (number - 1 - i) for i",
+        "decay**i for i",
+        "api/test_average.py",
+    ),
+    Mutant(
+        "an adapter is scaled by alpha over its rank, or by its root for rsLoRA",
+        "(sqrt(rank) if self.rslora else rank)",
+        "rank",
+        "api/lora",
+    ),
+    Mutant(
+        "TIES keeps what has the sign of the sum",
+        "delta * sign > 0, dtype",
+        "delta * sign != 0, dtype",
+        "methods/merge",
+    ),
+    Mutant(
+        "verify finds a value that is not the one that was written",
+        "    if check.expected.has_checksums and crc != made.crc32:",
+        "    if check.expected.has_checksums and crc < 0:",
+        "analysis/verify",
+    ),
+    Mutant(
+        "what a hub calls a path stays in its folder",
+        'any(part in ("", ".", "..")',
+        'any(part in ("", ".")',
+        "storage/fetch",
+    ),
+    Mutant(
+        "credentials of an address are never shown",
+        '    return _USER.sub("", text) if "://" in text else text',
+        "    return text",
+        "storage/read/test_secrets.py util",
+    ),
+    Mutant(
+        "what is no matter of values is done without torch",
+        '_HIDDEN = {"Cc"',
+        'import torch\n\n_HIDDEN = {"Cc"',
+        "project/test_public_api.py",
+    ),
+    Mutant(
+        "weights decay as the configuration says",
+        "settings.eps, settings.weight_decay, fused=True",
+        "settings.eps, 0.0, fused=True",
+        "trainer",
+    ),
+)  # fmt: skip
