@@ -52,10 +52,12 @@ def _one_parser() -> Iterator[None]:
     """Build the parser of the command line once, not for each of the thousands of commands that run in this process."""
     import typer
 
-    from ckptsurgeon.cli import app
+    from ckptsurgeon.cli import application, run
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(app, "application", cache(app.application))
+        built = cache(application.application)
+        patched.setattr(application, "application", built)
+        patched.setattr(run, "application", built)
         patched.setattr(typer.main, "get_command", cache(typer.main.get_command))
         yield
 
