@@ -10,6 +10,7 @@ from typer.core import TyperArgument, TyperCommand
 from ..errors import ConfigError
 from ..util.registry import modules
 from . import alone
+from .groups import with_groups
 
 __all__ = ["GROUPS", "ORDER", "TIMEOUT", "application", "verbs"]
 
@@ -97,7 +98,7 @@ def _add_verbs(app: typer.Typer) -> None:
         summary = verb.HELP.partition("\n")[0]
         *group, name = verb.NAME.split()
         within = _group(app, groups, group[0]) if group else app
-        within.command(name, cls=Verb, help=verb.HELP, epilog=verb.EXAMPLES, short_help=summary)(verb.run)
+        within.command(name, cls=Verb, help=verb.HELP, epilog=verb.EXAMPLES, short_help=summary)(with_groups(verb.run))
 
 
 def _group(app: typer.Typer, groups: dict[str, typer.Typer], name: str) -> typer.Typer:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .options import Json, Quiet, Verbose
 from .stopping import unwinding
 
 if TYPE_CHECKING:
@@ -69,11 +70,11 @@ def print_to(stream: Any, *views: Any, wrapped: bool = True) -> None:
 
 @dataclass
 class Sink:
-    """One command's output, as its options ask for it."""
+    """Where the output of one command goes: a group of options, as these ask for it."""
 
-    json: bool = False
-    quiet: bool = False
-    verbose: bool = False
+    json: Json = False
+    quiet: Quiet = False
+    verbose: Verbose = False
 
     def answer(self, result: Jsonable | dict[str, Any]) -> bool:
         """Print a result as JSON if that is asked for; returns whether it was."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..util.text import escape
 from .failing import is_for_memory
-from .options import check_output, quoted
+from .options import DryRun, Force, Key, MaxShard, OutputUnlessDry, To, Wait, check_output, quoted
 from .sink import Sink, print_to
 from .stopping import say
 
@@ -22,16 +22,16 @@ __all__ = ["Writing", "show_explained", "show_plan"]
 
 @dataclass(frozen=True)
 class Writing:
-    """Where and how a verb was asked to write. ``output`` None is for a dry run only."""
+    """Where and how a verb was asked to write: a group of options. ``output`` None is for a dry run only."""
 
-    sink: Sink
-    output: str | None
-    to: str | None
-    max_shard_size: str | None
-    force: bool
-    dry_run: bool
-    wait: float | None = None
-    key: str | None = None
+    output: OutputUnlessDry = None
+    to: To = None
+    max_shard_size: MaxShard = None
+    force: Force = False
+    wait: Wait = None
+    key: Key = None
+    dry_run: DryRun = False
+    sink: Sink = field(default_factory=Sink)
 
     def check(self) -> None:
         """Raise ConfigError for an output that cannot be, before anything is opened."""

@@ -23,8 +23,8 @@ from ckptsurgeon.planning.mismatch.policies import MISMATCH_POLICIES
 from ckptsurgeon.util.registry import modules
 
 from ..cli.conftest import speech_files
-from ..helpers.tuned_models import tuned_models
 from ..helpers.shell import installed, left_out
+from ..helpers.tuned_models import tuned_models
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from ..options import (
-    DryRun,
-    Force,
-    Json,
-    Key,
-    MaxShard,
     Output,
-    Quiet,
     RunCode,
-    To,
-    Verbose,
-    Wait,
     check_output,
     quoted,
 )
-from ..sink import Sink
 from ..writing import Writing
 
 NAME = "apply"
@@ -42,30 +33,22 @@ Examples:
 def run(
     plan: Annotated[str, typer.Argument(metavar="PLAN.json|RECIPE.yaml", help="The plan, or the recipe.")],
     output: Output = None,
-    to: To = None,
-    max_shard_size: MaxShard = None,
-    force: Force = False,
-    wait: Wait = None,
-    key: Key = None,
-    dry_run: DryRun = False,
     run_code: RunCode = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    writing: Writing,
 ) -> None:
     """Carry out a plan."""
     from ...api.apply import apply
     from ...api.recipes import load_order
     from ...errors import ConfigError
 
-    sink = Sink(json, quiet, verbose)
-    if dry_run:
+    if writing.dry_run:
         order = load_order(plan, run_code=run_code)
         try:
-            where = output if output is not None else order.output
-            writing = Writing(
-                sink, where, to or order.to, max_shard_size or order.max_shard_size, force, dry_run, wait, key
-            )
+            writing = replace(
+                writing, output=output if output is not None else order.output, to=writing.to or order.to,
+                max_shard_size=writing.max_shard_size or order.max_shard_size,
+            )  # fmt: skip
             writing.check()
             writing.carry_out(order.plan)
         finally:
@@ -74,10 +57,12 @@ def run(
     if run_code:
         raise ConfigError("--run-code goes with -n: without it, the code that a recipe names is run.")
     _check_output(plan, output)
+    sink = writing.sink
     with sink.working("writing", output or "") as progress:
         receipt = apply(
-            plan, output, to=to, max_shard_size=max_shard_size, force=force, wait=wait, key=key, progress=progress
-        )
+            plan, output, to=writing.to, max_shard_size=writing.max_shard_size, force=writing.force,
+            wait=writing.wait, key=writing.key, progress=progress,
+        )  # fmt: skip
     if sink.answer(receipt):
         return
     from ...render.verification import counts_line, receipt_view

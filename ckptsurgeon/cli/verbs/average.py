@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import DryRun, Force, Json, Key, MaxShard, OutputUnlessDry, Quiet, Root, To, Unwrap, Verbose, Wait
-from ..sink import Sink
+from ..options import Root, Unwrap
 from ..writing import Writing
 
 NAME = "average"
@@ -37,23 +36,14 @@ def run(
         str | None,
         typer.Option("--vocab", metavar="place", help="Average rows by place, though the tokenisers differ."),
     ] = None,
-    output: OutputUnlessDry = None,
     root: Root = None,
     unwrap: Unwrap = False,
-    to: To = None,
-    max_shard_size: MaxShard = None,
-    force: Force = False,
-    wait: Wait = None,
-    key: Key = None,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    writing: Writing,
 ) -> None:
     """Average checkpoints."""
     from ...api.average import average
 
-    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()
     plan = average(sources, ema=ema, int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root)
     writing.carry_out(plan)

@@ -7,21 +7,10 @@ from typing import Annotated
 import typer
 
 from ..options import (
-    DryRun,
-    Force,
-    Json,
     KeepExtras,
-    Key,
-    MaxShard,
-    OutputUnlessDry,
-    Quiet,
     Root,
-    To,
     Unwrap,
-    Verbose,
-    Wait,
 )
-from ..sink import Sink
 from ..writing import Writing
 
 NAME = "convert"
@@ -40,7 +29,6 @@ Examples:
 
 def run(
     source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint.")],
-    output: OutputUnlessDry = None,
     dtype: Annotated[
         str | None, typer.Option("--dtype", metavar="DTYPE", help="Cast all real floats, as in bf16.")
     ] = None,
@@ -53,20 +41,12 @@ def run(
     root: Root = None,
     unwrap: Unwrap = False,
     keep_extras: KeepExtras = False,
-    to: To = None,
-    max_shard_size: MaxShard = None,
-    force: Force = False,
-    wait: Wait = None,
-    key: Key = None,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    writing: Writing,
 ) -> None:
     """Convert a checkpoint."""
     from ...api.edit import convert
 
-    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()
     plan = convert(
         source, dtype=dtype, metadata=_pairs(set_metadata or []), unwrap=unwrap, keep_extras=keep_extras, root=root

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Force, Json, Quiet, Verbose, Wait, quoted
+from ..options import Force, Wait, quoted
 from ..sink import Sink
 
 NAME = "demo-data"
@@ -37,14 +37,12 @@ def run(
     ] = None,
     force: Force = False,
     wait: Wait = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    sink: Sink,
 ) -> None:
     """Make transcribed speech."""
     from ...trainer.speech.demo import demo_data
 
-    sink = Sink(json, quiet, verbose)
     langs = tuple(dict.fromkeys(lang or ["en"]))
     with sink.working("speaking", folder):
         made = demo_data(folder, langs, n=n, seed=seed, words=_words(words or (), langs), force=force, wait=wait)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Json, Quiet, Root, Verbose
+from ..options import Root
 from ..sink import Sink
 
 NAME = "diff"
@@ -46,14 +46,12 @@ def run(
         int | None, typer.Option("--depth", min=1, metavar="N", help="A row for each module N levels deep.")
     ] = None,
     root: Root = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    sink: Sink,
 ) -> None:
     """Compare two checkpoints."""
     from ...api.diff import diff
 
-    sink = Sink(json, quiet, verbose)
     with sink.working("comparing") as progress:
         found = diff(
             first, second, values=values, rtol=rtol, atol=atol, renames=renames, include=include or (),
@@ -62,8 +60,8 @@ def run(
     if not sink.answer(found):
         from ...render.diff import difference_view
 
-        sink.show(difference_view(found, every=verbose, depth=depth))
-        if found.rules and not quiet:
+        sink.show(difference_view(found, every=sink.verbose, depth=depth))
+        if found.rules and not sink.quiet:
             from ...render.match import rule_lines
 
             sink.lines(rule_lines(found.rules, unwrap=found.unwrap))

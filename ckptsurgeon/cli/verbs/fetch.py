@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ...util.text import escape
-from ..options import Json, Quiet, Verbose
 from ..sink import Sink
 
 NAME = "fetch"
@@ -42,20 +41,18 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Replace files in DIR that were not fetched, or were changed since.")
     ] = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    sink: Sink,
 ) -> None:
     """Fetch."""
     from ...api.fetch import fetch
 
-    sink = Sink(json, quiet, verbose)
     with sink.working("fetching") as progress:
         found = fetch(uri, revision=revision, sha256=sha256, dir=dir, force=force, progress=progress)
     if sink.answer(found):
         return
     sink.notes(found.notes)
-    if verbose:
+    if sink.verbose:
         sink.notes(f"{one.name}: {one.size} bytes, SHA-256 {one.sha256}" for one in found.files)
     # Exact for programs that read it; a terminal is shown what does nothing to it.
     sink.lines([escape(found.path, len(found.path)) if sys.stdout.isatty() else found.path])

@@ -7,21 +7,10 @@ from typing import Annotated
 import typer
 
 from ..options import (
-    DryRun,
-    Force,
-    Json,
     KeepExtras,
-    Key,
-    MaxShard,
-    OutputUnlessDry,
-    Quiet,
     Root,
-    To,
     Unwrap,
-    Verbose,
-    Wait,
 )
-from ..sink import Sink
 from ..writing import Writing
 
 NAME = "filter"
@@ -46,24 +35,15 @@ def run(
         list[str] | None,
         typer.Option("--exclude", metavar="GLOB", help="Leave these keys out; repeatable, wins over --include."),
     ] = None,
-    output: OutputUnlessDry = None,
     root: Root = None,
     unwrap: Unwrap = False,
     keep_extras: KeepExtras = False,
-    to: To = None,
-    max_shard_size: MaxShard = None,
-    force: Force = False,
-    wait: Wait = None,
-    key: Key = None,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    writing: Writing,
 ) -> None:
     """Keep some tensors."""
     from ...api.edit import filter as api_filter
 
-    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()
     plan = api_filter(source, include=include, exclude=exclude, unwrap=unwrap, keep_extras=keep_extras, root=root)
     writing.carry_out(plan)

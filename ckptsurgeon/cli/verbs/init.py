@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Force, Json, Quiet, Root, Verbose, Wait, check_output, quoted
+from ..options import Force, Root, Wait, check_output, quoted
 from ..sink import Sink
 
 NAME = "init"
@@ -32,14 +32,12 @@ def run(
     root: Root = None,
     force: Force = False,
     wait: Wait = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    sink: Sink,
 ) -> None:
     """Write a destination configuration."""
     from ...api.inspect import init_config
 
-    sink = Sink(json, quiet, verbose)
     if output is not None:
         check_output(output)
     with sink.working("writing", output or ""):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..options import Json, Quiet, Root, Verbose
+from ..options import Root
 from ..sink import Sink
 
 if TYPE_CHECKING:
@@ -49,15 +49,13 @@ def run(
         bool, typer.Option("--metadata", help="Print the free text that the file carries too (safetensors).")
     ] = False,
     root: Root = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    sink: Sink,
 ) -> None:
     """Show what is in a checkpoint."""
     from ...api.inspect import inspect
 
-    _check(sort, depth, keys=keys, stats=stats, full=verbose)
-    sink = Sink(json, quiet, verbose)
+    _check(sort, depth, keys=keys, stats=stats, full=sink.verbose)
     with sink.working("reading"):
         found = inspect(source, root=root, include=include or (), exclude=exclude or (), stats=stats)
     _print(found, sink, depth=depth, sort=sort, keys=keys, metadata=metadata)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import DryRun, Force, Json, Key, Memory, OutputUnlessDry, Quiet, Root, Unwrap, Verbose, Wait
+from ..options import DryRun, Force, Key, Memory, OutputUnlessDry, Root, Unwrap, Wait
 from ..sink import Sink
 from ..writing import Writing
 
@@ -62,14 +62,13 @@ def run(
     wait: Wait = None,
     key: Key = None,
     dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    sink: Sink,
 ) -> None:
     """Extract an adapter."""
     from ...api.lora.extract import lora_extract
 
-    writing = Writing(Sink(json, quiet, verbose), output, None, None, force, dry_run, wait, key)
+    writing = Writing(output=output, force=force, dry_run=dry_run, wait=wait, key=key, sink=sink)
     writing.check()
     plan = lora_extract(
         tuned, base, rank=rank, alpha=alpha, include=include or (), exclude=exclude or (), embeddings=embeddings,

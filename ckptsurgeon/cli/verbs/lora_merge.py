@@ -7,22 +7,11 @@ from typing import Annotated
 import typer
 
 from ..options import (
-    DryRun,
-    Force,
-    Json,
-    Key,
-    MaxShard,
     Memory,
-    OutputUnlessDry,
-    Quiet,
     Root,
-    To,
     Unwrap,
-    Verbose,
-    Wait,
     numbers,
 )
-from ..sink import Sink
 from ..writing import Writing
 
 NAME = "lora merge"
@@ -64,23 +53,14 @@ def run(
         str | None,
         typer.Option("--vocab", metavar="place", help="Take rows by place, though the tokenisers differ."),
     ] = None,
-    output: OutputUnlessDry = None,
     root: Root = None,
     unwrap: Unwrap = False,
-    to: To = None,
-    max_shard_size: MaxShard = None,
-    force: Force = False,
-    wait: Wait = None,
-    key: Key = None,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    writing: Writing,
 ) -> None:
     """Merge adapters."""
     from ...api.lora.merge import lora_merge
 
-    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()
     plan = lora_merge(
         base, adapters, weights=numbers("--weights", weights), exclude=exclude or (), vocab=vocab, dtype=dtype,

@@ -7,22 +7,11 @@ from typing import Annotated
 import typer
 
 from ..options import (
-    DryRun,
-    Force,
-    Json,
-    Key,
-    MaxShard,
     Memory,
-    OutputUnlessDry,
-    Quiet,
     Root,
-    To,
     Unwrap,
-    Verbose,
-    Wait,
     numbers,
 )
-from ..sink import Sink
 from ..writing import Writing
 
 NAME = "merge"
@@ -116,18 +105,10 @@ def run(
     list_methods: Annotated[
         bool, typer.Option("--list", help="Show the methods, their parameters and papers.")
     ] = False,
-    output: OutputUnlessDry = None,
     root: Root = None,
     unwrap: Unwrap = False,
-    to: To = None,
-    max_shard_size: MaxShard = None,
-    force: Force = False,
-    wait: Wait = None,
-    key: Key = None,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    writing: Writing,
 ) -> None:
     """Merge models."""
     from ...api.merge.merge import list_methods as list_methods_api
@@ -135,7 +116,7 @@ def run(
     from ...api.merge.mergekit import read_recipe
     from ...errors import ConfigError
 
-    sink = Sink(json, quiet, verbose)
+    sink = writing.sink
     if list_methods:
         found = list_methods_api(plugin)
         if not sink.answer(found):
@@ -147,7 +128,6 @@ def run(
     if not models or (method is None and not is_recipe):
         lacks = "models" if not models else "a method"
         raise ConfigError(f"it does not say {lacks}.", hint="As in ckpt merge A B --method linear --weights 0.5,0.5.")
-    writing = Writing(sink, output, to, max_shard_size, force, dry_run, wait, key)
     if is_recipe:
         read_recipe((models or [""])[0])  # what is wrong in it comes before what is wrong with the output
     writing.check()

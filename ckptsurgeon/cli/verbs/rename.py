@@ -7,23 +7,12 @@ from typing import Annotated
 import typer
 
 from ..options import (
-    DryRun,
-    Force,
-    Json,
     KeepExtras,
-    Key,
-    MaxShard,
     Operations,
-    OutputUnlessDry,
-    Quiet,
     Root,
     Ruleset,
-    To,
     Unwrap,
-    Verbose,
-    Wait,
 )
-from ..sink import Sink
 from ..writing import Writing
 
 NAME = "rename"
@@ -48,24 +37,15 @@ def run(
     map_file: Annotated[str | None, typer.Option("--map-file", metavar="FILE", help="Rules, one a line.")] = None,
     ruleset: Ruleset = None,
     operations: Operations = None,
-    output: OutputUnlessDry = None,
     root: Root = None,
     unwrap: Unwrap = False,
     keep_extras: KeepExtras = False,
-    to: To = None,
-    max_shard_size: MaxShard = None,
-    force: Force = False,
-    wait: Wait = None,
-    key: Key = None,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    writing: Writing,
 ) -> None:
     """Rename keys."""
     from ...api.edit import rename
 
-    writing = Writing(Sink(json, quiet, verbose), output, to, max_shard_size, force, dry_run, wait, key)
     writing.check()
     plan = rename(
         source, map=map, map_file=map_file, ruleset=ruleset, operations=operations, unwrap=unwrap,

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from ..options import Json, Quiet, Verbose
 from ..sink import Sink
 
 NAME = "scan"
@@ -29,19 +28,17 @@ Examples:
 
 def run(
     path: Annotated[str, typer.Argument(metavar="FILE|DIR", help="A file, or a folder with all that lies in it.")],
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    sink: Sink,
 ) -> None:
     """Scan a file or folder."""
     from ...api.scan import scan
 
-    sink = Sink(json, quiet, verbose)
     with sink.working("scanning"):
         found = scan(path)
     if not sink.answer(found):
         from ...render.scan import scan_view
 
-        sink.show(scan_view(found, every=verbose))
+        sink.show(scan_view(found, every=sink.verbose))
     if not found.ok:
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..options import Json, Quiet, Verbose, quoted
+from ..options import quoted
 from ..sink import Sink
 from ..stopping import unwinding
 from ..training import watching
@@ -70,9 +70,8 @@ def run(
         str, typer.Option("--strategy", metavar="ddp|fsdp", help="In several processes: each has the model, or a part.")
     ] = "ddp",
     report: Annotated[bool, typer.Option("--report", help="Print again what came of a run.")] = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    sink: Sink,
 ) -> None:
     """Train."""
     from ...errors import ConfigError
@@ -80,7 +79,6 @@ def run(
     from ...trainer.run.report import read_report
     from ...trainer.run.training import train
 
-    sink = Sink(json, quiet, verbose)
     if report:
         _check_report(
             init=init, resume=resume, set=sets, steps=steps, device=device, seed=seed, check_only=check_only,
@@ -93,7 +91,7 @@ def run(
     if report:
         found = read_report(config or folder or "run")
         if not sink.answer(found):
-            sink.show(trained_view(found, every=verbose))
+            sink.show(trained_view(found, every=sink.verbose))
         return
     with unwinding(), watching(sink) as watch:
         found = train(
@@ -106,7 +104,7 @@ def run(
         sink.notes(found.notes)
     elif not sink.answer(found):
         sink.notes(note for note in found.notes if note not in watch.noted)
-        sink.show(trained_view(found, checked=watch.shown, next_steps=_next(found), every=verbose))
+        sink.show(trained_view(found, checked=watch.shown, next_steps=_next(found), every=sink.verbose))
     if found.exit_code:
         raise typer.Exit(found.exit_code)
 

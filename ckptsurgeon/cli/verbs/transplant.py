@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from ..options import (
-    DryRun,
-    Force,
-    Json,
-    Key,
-    MaxShard,
     Operations,
-    Quiet,
     Root,
     Ruleset,
-    To,
-    Verbose,
-    Wait,
     check_explain,
     default_output,
     mismatch_policies,
 )
-from ..sink import Sink
 from ..writing import Writing, show_explained
 
 NAME = "transplant"
@@ -159,26 +150,21 @@ def run(
         str | None,
         typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to write; else DST.init.SUFFIX beside DST."),
     ] = None,
-    to: To = None,
-    max_shard_size: MaxShard = None,
-    force: Force = False,
-    wait: Wait = None,
-    key: Key = None,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    writing: Writing,
 ) -> None:
     """Plan a transplant and carry it out."""
     from ...api.transplant.transplant import transplant
 
     sources, destination = _split(paths, source or [])
     policies = mismatch_policies(on_mismatch or [], ignore=ignore_mismatch)
-    sink = Sink(json, quiet, verbose)
     if explain:
-        check_explain(output=output, to=to, max_shard_size=max_shard_size, force=force)
-    target = None if explain else output or default_output(destination, to, max_shard_size)
-    writing = Writing(sink, target, to, max_shard_size, force, dry_run or bool(explain), wait, key)
+        check_explain(output=output, to=writing.to, max_shard_size=writing.max_shard_size, force=writing.force)
+    if explain:
+        writing = replace(writing, dry_run=True)
+    elif output is None:
+        written = default_output(destination, writing.to, writing.max_shard_size)
+        writing = replace(writing, output=written)
     writing.check()
     plan = transplant(
         sources, destination, include=include or (), exclude=exclude or (), map=map or (), map_file=map_file,
@@ -188,7 +174,7 @@ def run(
         root=root,
     )  # fmt: skip
     if explain:
-        show_explained(sink, plan, explain)
+        show_explained(writing.sink, plan, explain)
     else:
         writing.carry_out(plan)
 

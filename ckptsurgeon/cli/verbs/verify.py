@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from ..options import Json, Quiet, Verbose
 from ..sink import Sink
 
 NAME = "verify"
@@ -44,14 +43,12 @@ def run(
         str | None,
         typer.Option("--key", metavar="FILE", help="Whole, and signed with this key; the public half is enough."),
     ] = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    sink: Sink,
 ) -> None:
     """Check an output."""
     from ...api.verify import verify
 
-    sink = Sink(json, quiet, verbose)
     with sink.working("checking") as progress:
         found = verify(
             output, plan=plan, sources=_moved(source or []), plugin=plugin, sample=sample, key=key, progress=progress
@@ -59,7 +56,7 @@ def run(
     if not sink.answer(found):
         from ...render.verification import verification_view
 
-        sink.show(verification_view(found, full=verbose))
+        sink.show(verification_view(found, full=sink.verbose))
     if not found.ok:
         raise typer.Exit(1)
 

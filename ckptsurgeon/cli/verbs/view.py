@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Force, Json, Quiet, Root, Verbose, Wait, check_output, quoted
+from ..options import Force, Root, Wait, check_output, quoted
 from ..sink import Sink
 
 NAME = "view"
@@ -42,14 +42,12 @@ def run(
     root: Root = None,
     force: Force = False,
     wait: Wait = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    sink: Sink,
 ) -> None:
     """Write a page."""
     from ...api.view import view
 
-    sink = Sink(json, quiet, verbose)
     target = output or page_name([one for one in (source, other) if one is not None])
     check_output(target)
     _check_suffix(target)
