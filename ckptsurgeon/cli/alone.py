@@ -44,7 +44,7 @@ def install_option(*, as_json: bool) -> Any:
 
     return typer.Option(
         None, COMPLETION[0], metavar=SHELLS, callback=install, is_eager=True,
-        help="Complete verbs, options, files and keys with Tab, in this shell or the one that is named.",
+        help="Install completion of verbs, options, files and keys with Tab, for this shell or the one named.",
     )  # fmt: skip
 
 

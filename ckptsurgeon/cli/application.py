@@ -16,13 +16,14 @@ __all__ = ["GROUPS", "ORDER", "TIMEOUT", "application", "verbs"]
 
 EXIT_CODES = """Exit status: 0 done; 1 the answer is no (differs, verification failed, scan found code); 2 usage,
 a pattern that matches nothing, a bad configuration; 3 an input is missing, corrupt or unsafe; 4 the plan is impossible;
-5 the output cannot be written; 70 a bug; 129 hung up; 130 interrupted; 141 nobody reads the answer; 143 terminated."""
+5 the output cannot be written; 70 a bug; 129 hung up; 130 interrupted; 141 the reader of stdout is gone;
+143 terminated."""
 
 ORDER = (
     "inspect", "diff", "match", "transplant", "rename", "filter", "convert", "average", "merge", "lora_merge",
     "lora_extract", "apply", "verify", "scan", "view", "init", "fetch", "train", "demo_data",
 )  # fmt: skip
-GROUPS = {"lora": "Low-rank adapters: merge them into their base, or extract one from what was tuned."}
+GROUPS = {"lora": "Merge low-rank adapters into their base, or extract one from a tuned network."}
 TIMEOUT = "--timeout"
 
 
@@ -82,7 +83,7 @@ def application(*, as_json: bool) -> typer.Typer:
         timeout: Annotated[
             float | None,  # which was taken out before
             typer.Option(
-                TIMEOUT, metavar="SECONDS", help="Give up a server after so long without progress, 60 if unsaid."
+                TIMEOUT, metavar="SECONDS", help="Give up on a server after so long without progress. [default: 60]"
             ),
         ] = None,
     ) -> None:

@@ -40,36 +40,42 @@ __all__ = [
     "quoted",
 ]
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors are JSON on stderr.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and errors as JSON to stderr.")]
 Quiet = Annotated[
-    bool, typer.Option("-q", "--quiet", help="No tables and no notes: only errors, and data that was asked for.")
+    bool, typer.Option("-q", "--quiet", help="Print no tables and no notes: only errors, and data that was asked for.")
 ]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more: every tensor, every failure.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print more: every tensor, every failure.")]
 Root = Annotated[
     str | None,
-    typer.Option(metavar="PATH", help="Where in the file the state dict hangs, as in model_ema; . is the top level."),
+    typer.Option(
+        metavar="PATH", help="Take the state dict at this entry of the file, as model_ema; . is the top level."
+    ),
 ]
 Output = Annotated[
-    str | None, typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to write; a recipe may say it itself.")
+    str | None,
+    typer.Option("-o", "--output", metavar="FILE|DIR", help="Write the output here; a recipe may name it itself."),
 ]
 To = Annotated[
-    str | None, typer.Option("--to", metavar="FORMAT", help="safetensors, pth or dcp; else the suffix decides.")
+    str | None,
+    typer.Option("--to", metavar="FORMAT", help="Write safetensors, pth or dcp, whatever the suffix of the output is."),
 ]
 MaxShard = Annotated[
     str | None,
-    typer.Option("--max-shard-size", metavar="SIZE", help="Write a folder of shards of this size, as in 5GB or 200MB."),
+    typer.Option(
+        "--max-shard-size", metavar="SIZE", help="Write a folder of shards of at most this size, as 5GB or 200MB."
+    ),
 ]
 Memory = Annotated[
     str | None,
-    typer.Option("--memory", metavar="SIZE", help="The most that computing may take, as in 512MB; 1GiB."),
+    typer.Option("--memory", metavar="SIZE", help="Use at most this much memory to compute, as 512MB. [default: 1GiB]"),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists. An input is never replaced.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists. An input is never replaced.")]
 Key = Annotated[
     str | None,
     typer.Option(
         "--key",
         metavar="FILE",
-        help="Sign every file of the output with this private key (Ed25519): OUT.sig, of a folder OUT/model.sig.",
+        help="Sign every file of the output with this private key (Ed25519), in OUT.sig or FOLDER/model.sig.",
     ),
 ]
 Wait = Annotated[
@@ -77,27 +83,31 @@ Wait = Annotated[
     typer.Option(
         "--wait",
         metavar="[SECONDS]",
-        help="Wait for another run that writes the same output; else that is an error.",
+        help="Wait for another run that writes the same output, instead of failing.",
     ),
 ]
 OutputUnlessDry = Annotated[
-    str | None, typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to write; needed unless -n.")
+    str | None,
+    typer.Option("-o", "--output", metavar="FILE|DIR", help="Write the output here; required unless -n is given."),
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("-n", "--dry-run", help="Show the plan and write nothing; with --json, print it for ckpt apply."),
+    typer.Option(
+        "-n", "--dry-run", help="Show the plan and write nothing; with --json, print the plan for ckpt apply."
+    ),
 ]
 RunCode = Annotated[
     bool,
-    typer.Option("--run-code", help="With -n: run the code that a recipe names (plugin, _target_) to plan with it."),
+    typer.Option("--run-code", help="With -n: run the code that the recipe names (plugin, _target_), to plan with it."),
 ]
 Ruleset = Annotated[
     list[str] | None,
     typer.Option(
         "--ruleset",
         metavar="NAME",
-        help="Rules by name, after those of --map: weight-norm, weight-norm-old, ddp, lightning, compile, "
-        "espnet-deepspeed, speechbrain; coqui-stt and coqui-stt-tensorflow convert between layouts; repeatable.",
+        help="Apply a set of rules by name, after those of --map: weight-norm, weight-norm-old, ddp, lightning, "
+        "compile, espnet-deepspeed, speechbrain; coqui-stt and coqui-stt-tensorflow convert between layouts. "
+        "Repeatable.",
     ),
 ]
 Operations = Annotated[
@@ -105,14 +115,16 @@ Operations = Annotated[
     typer.Option(
         "--operations",
         metavar="FILE",
-        help="Operations in YAML that come before all rules: split, concat, stack, unstack, add, copy, transpose, "
-        "permute, reshape, scale.",
+        help="Apply the operations in this YAML file before all rules: split, concat, stack, unstack, add, copy, "
+        "transpose, permute, reshape, scale.",
     ),
 ]
 Unwrap = Annotated[bool, typer.Option("--unwrap", help="Strip wrappers such as module. from the keys.")]
 KeepExtras = Annotated[
     bool,
-    typer.Option("--keep-extras", help="Carry entries that are no tensors (epoch, arguments) where they are plain."),
+    typer.Option(
+        "--keep-extras", help="Also write entries that are not tensors (epoch, arguments), if they are plain data."
+    ),
 ]
 
 

@@ -16,12 +16,12 @@ from ..options import (
 from ..writing import Writing
 
 NAME = "apply"
-HELP = """Carry out a plan or a recipe that was made and reviewed before.
+HELP = """Carry out a plan or a recipe that was written and reviewed before.
 
-A plan is what ckpt transplant -n --json prints; it is refused when a source or the destination's configuration has
-changed since, and its paths are relative to the working directory. A recipe is YAML: a verb, its options by name
-(source, destination, exclude, on_mismatch …), output, and what must come of it (assert); its paths are relative to it.
-With -n none of the code that it names is run; what would be run is said.
+A plan is what ckpt transplant -n --json prints. It is refused if a source or the destination's configuration has
+changed since; its paths are relative to the working directory. A recipe is a YAML file: a verb, its options by name
+(source, destination, exclude, on_mismatch …), output, and what the result must be (assert); its paths are relative to
+the recipe. With -n no code that it names is run; a note says which code would be run.
 """
 EXAMPLES = """\b
 Examples:
@@ -31,7 +31,7 @@ Examples:
 
 
 def run(
-    plan: Annotated[str, typer.Argument(metavar="PLAN.json|RECIPE.yaml", help="The plan, or the recipe.")],
+    plan: Annotated[str, typer.Argument(metavar="PLAN.json|RECIPE.yaml", help="The plan or recipe to carry out.")],
     output: Output = None,
     run_code: RunCode = False,
     *,

@@ -12,9 +12,9 @@ from ..writing import Writing
 NAME = "average"
 HELP = """Average checkpoints of one model.
 
-Floats are averaged in double precision, streamed: memory does not grow with the number of files. Integers and truth
-values, such as BatchNorm's counter, have no mean: they are the last checkpoint's, and never summed. A key that one of
-them lacks is an error that names the file.
+Floats are averaged in double precision, block by block: memory does not grow with the number of files. Integers and
+booleans, such as BatchNorm's counter, have no mean: the last checkpoint's are taken, see --int-buffers. If a
+checkpoint lacks a key, that is an error that names the file.
 """
 EXAMPLES = """\b
 Examples:
@@ -24,17 +24,28 @@ Examples:
 
 
 def run(
-    sources: Annotated[list[str], typer.Argument(metavar="CKPT CKPT…", help="Two or more, the oldest first.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="CKPT CKPT…", help="Two or more checkpoints, the oldest first.")
+    ],
     ema: Annotated[
         float | None,
-        typer.Option("--ema", metavar="DECAY", help="A moving average instead of the mean, as in 0.999."),
+        typer.Option(
+            "--ema",
+            metavar="DECAY",
+            help="Compute an exponential moving average with this decay, as 0.999, instead of the mean.",
+        ),
     ] = None,
     int_buffers: Annotated[
-        str, typer.Option("--int-buffers", metavar="last|first|max", help="What becomes of integers.")
+        str,
+        typer.Option(
+            "--int-buffers",
+            metavar="last|first|max",
+            help="Take integers from the last or first checkpoint, or the largest of all.",
+        ),
     ] = "last",
     vocab: Annotated[
         str | None,
-        typer.Option("--vocab", metavar="place", help="Average rows by place, though the tokenisers differ."),
+        typer.Option("--vocab", metavar="place", help="Average rows by their place even if the tokenisers differ."),
     ] = None,
     root: Root = None,
     unwrap: Unwrap = False,

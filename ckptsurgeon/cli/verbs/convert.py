@@ -16,9 +16,9 @@ from ..writing import Writing
 NAME = "convert"
 HELP = """Write a checkpoint in another format, sharding or dtype.
 
-The format is that of the output: .safetensors, .pth, a folder of shards, or with --to dcp a folder that
-torch.distributed.checkpoint loads. --dtype casts all real floats and leaves integers; values that become infinite are
-counted. Metadata is carried; --set-metadata sets or removes entries.
+The suffix of the output gives the format: .safetensors, .pth, or a folder of shards; --to dcp writes a folder that
+torch.distributed.checkpoint loads. --dtype casts all real floats and leaves integers as they are; a note counts values
+that become infinite. Metadata is copied; --set-metadata sets or removes entries.
 """
 EXAMPLES = """\b
 Examples:
@@ -28,14 +28,16 @@ Examples:
 
 
 def run(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint to convert.")],
     dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="DTYPE", help="Cast all real floats, as in bf16.")
+        str | None, typer.Option("--dtype", metavar="DTYPE", help="Cast all real floats to this dtype, as bf16.")
     ] = None,
     set_metadata: Annotated[
         list[str] | None,
         typer.Option(
-            "--set-metadata", metavar="KEY=VALUE", help="Set an entry; an empty value removes it; repeatable."
+            "--set-metadata",
+            metavar="KEY=VALUE",
+            help="Set an entry of the metadata; an empty value removes it. Repeatable.",
         ),
     ] = None,
     root: Root = None,

@@ -12,10 +12,10 @@ from ..sink import Sink
 NAME = "demo-data"
 HELP = """Make transcribed speech to try training on, with a synthesiser.
 
-Writes a folder with, for each language, sounds of 16 kHz, lists of them in Coqui STT's format (train, dev, test), an
-alphabet and a configuration to train with. One to four words an utterance, eight voices; the same arguments give the
-same bytes on one machine. The splits share words and voices: error rates show that a model learns, not how it would do
-on other speech. Needs the extra 'train'.
+Writes a folder that holds, for each language, sounds of 16 kHz, lists of them in Coqui STT's format (train, dev, test),
+an alphabet and a configuration to train with. An utterance has one to four words; there are eight voices. The same
+arguments give the same bytes on one machine. The splits share words and voices: error rates show that a model learns,
+not how it would do on other speech. Needs the extra 'train'.
 """
 EXAMPLES = """\b
 Examples:
@@ -25,15 +25,22 @@ Examples:
 
 
 def run(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="The folder to make.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="The folder to write.")],
     lang: Annotated[
-        list[str] | None, typer.Option("--lang", metavar="LANG", help="A language, as in en; repeatable. [default: en]")
+        list[str] | None,
+        typer.Option("--lang", metavar="LANG", help="Make speech in this language, as en. Repeatable. [default: en]"),
     ] = None,
-    n: Annotated[int, typer.Option("--n", metavar="N", help="Utterances of each language to train on.")] = 1600,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="What chance is drawn from.")] = 0,
+    n: Annotated[
+        int, typer.Option("--n", metavar="N", help="Make this many utterances of each language to train on.")
+    ] = 1600,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the random choices.")] = 0,
     words: Annotated[
         list[str] | None,
-        typer.Option("--words", metavar="[LANG=]FILE", help="Words of a language, for any that espeak-ng speaks."),
+        typer.Option(
+            "--words",
+            metavar="[LANG=]FILE",
+            help="Take the words from this file, for any language that espeak-ng speaks.",
+        ),
     ] = None,
     force: Force = False,
     wait: Wait = None,

@@ -12,10 +12,10 @@ from ..sink import Sink
 NAME = "diff"
 HELP = """Compare two checkpoints, tensor by tensor.
 
-Formats, shards, dtypes and wrappers such as module. do not matter, only keys, shapes, dtypes and, with --values,
-values: max abs, the L2 norm of the difference over that of A, and the cosine between the two. --renames finds tensors
-that moved by their content, and prints the --map rules that bring A's names to B's. Exit status 1 when they differ,
-or when --values could not compare a tensor.
+Compares keys, shapes, dtypes and, with --values, values: the largest absolute difference, the L2 norm of the
+difference over that of A, and the cosine between the two. Formats, shards and wrappers such as module. do not matter.
+--renames finds tensors under other names by their content, and prints the --map rules that turn A's names into B's.
+Exit status 1 if they differ, or if --values could not compare a tensor.
 """
 EXAMPLES = """\b
 Examples:
@@ -26,24 +26,27 @@ Examples:
 
 
 def run(
-    first: Annotated[str, typer.Argument(metavar="A", help="A checkpoint.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another.")],
-    values: Annotated[bool, typer.Option("--values", help="Compare the values too.")] = False,
+    first: Annotated[str, typer.Argument(metavar="A", help="The first checkpoint.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The second checkpoint.")],
+    values: Annotated[bool, typer.Option("--values", help="Compare the values as well.")] = False,
     rtol: Annotated[
-        float, typer.Option("--rtol", metavar="X", help="Values this close to B's, relatively, are equal.")
+        float,
+        typer.Option("--rtol", metavar="X", help="Treat values as equal if they differ by at most X times B's value."),
     ] = 0.0,
-    atol: Annotated[float, typer.Option("--atol", metavar="X", help="Values this close are equal.")] = 0.0,
+    atol: Annotated[
+        float, typer.Option("--atol", metavar="X", help="Treat values as equal if they differ by at most X.")
+    ] = 0.0,
     renames: Annotated[
-        bool, typer.Option("--renames", help="Find tensors under other names by their content.")
+        bool, typer.Option("--renames", help="Find tensors that have another name, by their content.")
     ] = False,
     include: Annotated[
-        list[str] | None, typer.Option("--include", metavar="GLOB", help="Only keys that match; repeatable.")
+        list[str] | None, typer.Option("--include", metavar="GLOB", help="Compare only these keys. Repeatable.")
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out keys that match; repeatable.")
+        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave these keys out. Repeatable.")
     ] = None,
     depth: Annotated[
-        int | None, typer.Option("--depth", min=1, metavar="N", help="A row for each module N levels deep.")
+        int | None, typer.Option("--depth", min=1, metavar="N", help="Show one row for each module N levels deep.")
     ] = None,
     root: Root = None,
     *,

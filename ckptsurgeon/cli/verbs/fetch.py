@@ -11,14 +11,14 @@ from ...util.text import escape
 from ..sink import Sink
 
 NAME = "fetch"
-HELP = """Bring a file or a whole repository to this machine, and print where it lies.
+HELP = """Download a file or a whole repository, check it, and print where it is.
 
-URI is hf://org/repo, with @revision and /file if wanted, an http(s) address, what fsspec reads (s3://, gs:// …), or a
-path. A branch is pinned to its commit, and what came is held against the hub's digest: SHA-256, or git's SHA-1 of small
-files. A commit that is in the cache is given without a request, offline too. What is fetched is data: nothing is run.
+URI is hf://org/repo (with @revision and /file if wanted), an http(s) address, what fsspec reads (s3://, gs:// …), or a
+path. A branch is pinned to its commit, and what arrives is compared with the hub's digest: SHA-256, or git's SHA-1 of
+small files. A commit that is in the cache is used without a request, offline too. Nothing that is fetched is run.
 
-Exit status: 0 done; 2 a URI or option that cannot be meant; 3 it cannot be had, or is not what it should be; 5 it
-cannot be put where it should lie.
+Exit status: 0 done; 2 the URI or an option is wrong; 3 the file is not available, or is not what it should be; 5 it
+cannot be written.
 """
 EXAMPLES = """\b
 Examples:
@@ -28,18 +28,20 @@ Examples:
 
 
 def run(
-    uri: Annotated[str, typer.Argument(metavar="URI", help="What to fetch.")],
+    uri: Annotated[str, typer.Argument(metavar="URI", help="The file or repository to fetch.")],
     revision: Annotated[
-        str | None, typer.Option("--revision", metavar="R", help="A branch, tag or commit of a hf:// repository.")
+        str | None,
+        typer.Option("--revision", metavar="R", help="Fetch this branch, tag or commit of a hf:// repository."),
     ] = None,
     sha256: Annotated[
-        str | None, typer.Option("--sha256", metavar="H", help="What the one file must be, wherever it is from.")
+        str | None, typer.Option("--sha256", metavar="H", help="Fail unless the file has this SHA-256.")
     ] = None,
     dir: Annotated[
-        str | None, typer.Option("--dir", metavar="DIR", help="Put files of its own there, not only into the cache.")
+        str | None,
+        typer.Option("--dir", metavar="DIR", help="Also put copies into this folder, not only into the cache."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace files in DIR that were not fetched, or were changed since.")
+        bool, typer.Option("--force", help="Replace files in DIR that were not fetched, or have changed since.")
     ] = False,
     *,
     sink: Sink,

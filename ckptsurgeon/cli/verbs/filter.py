@@ -16,8 +16,8 @@ from ..writing import Writing
 NAME = "filter"
 HELP = """Keep some of a checkpoint's tensors.
 
-What is beside the state dict (optimizer, schedulers, epoch) is left out, and said; --root chooses another state dict,
-such as the EMA. Keys are those that stand in the file, wrappers and all, unless --unwrap.
+Entries beside the state dict (optimizer, schedulers, epoch) are left out, and a note names them; --root takes another
+state dict, such as the EMA. Patterns see the keys as they are in the file, with wrappers, unless --unwrap is given.
 """
 EXAMPLES = """\b
 Examples:
@@ -27,13 +27,15 @@ Examples:
 
 
 def run(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint to take tensors from.")],
     include: Annotated[
-        list[str] | None, typer.Option("--include", metavar="GLOB", help="Take only these keys; repeatable.")
+        list[str] | None, typer.Option("--include", metavar="GLOB", help="Take only these keys. Repeatable.")
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option("--exclude", metavar="GLOB", help="Leave these keys out; repeatable, wins over --include."),
+        typer.Option(
+            "--exclude", metavar="GLOB", help="Leave these keys out, even if --include names them. Repeatable."
+        ),
     ] = None,
     root: Root = None,
     unwrap: Unwrap = False,

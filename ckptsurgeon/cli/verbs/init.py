@@ -12,9 +12,9 @@ from ..sink import Sink
 NAME = "init"
 HELP = """Write a destination configuration from a checkpoint, or from a toolkit's own configuration.
 
-From a checkpoint it declares every tensor with its shape, its dtype and an initialiser guessed from its name and shape,
-to be reviewed and edited: change a shape, remove a module, then transplant into it. Of ESPnet's config.yaml it names
-the file, and carries what is frozen (freeze_param) into the section train.
+From a checkpoint it declares every tensor with its shape, its dtype and an initialiser guessed from its name and shape.
+Review and edit it: change a shape, remove a module, then transplant into it. From ESPnet's config.yaml it writes a
+configuration that names that file, and copies what is frozen (freeze_param) into the section train.
 """
 EXAMPLES = """\b
 Examples:
@@ -25,9 +25,12 @@ Examples:
 
 
 def run(
-    source: Annotated[str, typer.Argument(metavar="CKPT|CONFIG", help="The checkpoint to start from.")],
+    source: Annotated[
+        str, typer.Argument(metavar="CKPT|CONFIG", help="The checkpoint or configuration to start from.")
+    ],
     output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write; else stdout.")
+        str | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write the configuration here instead of to stdout."),
     ] = None,
     root: Root = None,
     force: Force = False,

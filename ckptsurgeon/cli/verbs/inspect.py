@@ -17,9 +17,9 @@ NAME = "inspect"
 HELP = """Show what is in a checkpoint.
 
 Reads headers only, runs nothing and needs no torch. Layers that repeat are shown once: layers.{0..11} x 12 stands for
-twelve of the same make. Wrappers such as module. are stripped from keys, and said to be. -v gives every tensor a line
-of its own in place of the tree, with its shard and what it is tied to, and cuts nothing else short. Quantised tensors
-are named by their method, and count as many parameters as their codes stand for. Exit status 1 when --stats finds a NaN
+twelve layers with the same tensors. Wrappers such as module. are stripped from keys, and a note says so. -v shows a
+line for each tensor instead of the tree, with its shard and what it is tied to, and shortens nothing. Quantised tensors
+are shown with their method, and count as many parameters as their codes stand for. Exit status 1 if --stats finds a NaN
 or an infinity.
 """
 EXAMPLES = """\b
@@ -33,20 +33,25 @@ def run(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint: a file, a folder or an index.")],
     include: Annotated[
         list[str] | None,
-        typer.Option("--include", metavar="GLOB", help="Only keys that match; repeatable."),
+        typer.Option("--include", metavar="GLOB", help="Show only these keys. Repeatable."),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option("--exclude", metavar="GLOB", help="Leave out keys that match; repeatable."),
+        typer.Option("--exclude", metavar="GLOB", help="Leave these keys out. Repeatable."),
     ] = None,
-    depth: Annotated[int | None, typer.Option("--depth", min=1, metavar="N", help="Levels of modules to show.")] = None,
-    sort: Annotated[str, typer.Option("--sort", metavar="size|key", help="Largest first, or as in the file.")] = "key",
-    keys: Annotated[bool, typer.Option("--keys", help="Print every key, one a line, and nothing else.")] = False,
+    depth: Annotated[
+        int | None, typer.Option("--depth", min=1, metavar="N", help="Show only this many levels of modules.")
+    ] = None,
+    sort: Annotated[
+        str,
+        typer.Option("--sort", metavar="size|key", help="Show the largest tensors first, or in the order of the file."),
+    ] = "key",
+    keys: Annotated[bool, typer.Option("--keys", help="Print the keys, one on each line, and nothing else.")] = False,
     stats: Annotated[
-        bool, typer.Option("--stats", help="Read the values too: mean, deviation, extremes, NaN.")
+        bool, typer.Option("--stats", help="Read the values: mean, deviation, extremes, NaN and Inf.")
     ] = False,
     metadata: Annotated[
-        bool, typer.Option("--metadata", help="Print the free text that the file carries too (safetensors).")
+        bool, typer.Option("--metadata", help="Print the metadata of the file as well (safetensors).")
     ] = False,
     root: Root = None,
     *,

@@ -11,11 +11,11 @@ from ..sink import Sink
 from ..writing import Writing
 
 NAME = "lora extract"
-HELP = """Extract a low-rank adapter: what a network was tuned to, over its base.
+HELP = """Extract a low-rank adapter from a tuned network and its base.
 
-Of each matrix or convolution that differs, the best factors of a rank: a randomised singular value decomposition, read
-in blocks, so that memory stays small. The output is a folder that PEFT opens. How much of each difference is lost is
-printed, and what differs and is neither is named.
+For each matrix or convolution that differs, finds the best factors of the given rank by a randomised singular value
+decomposition, block by block, so that memory stays small. The output is a folder that PEFT opens. A table shows how
+much of each difference is lost; a note names tensors that differ and are neither a matrix nor a convolution.
 """
 EXAMPLES = """\b
 Examples:
@@ -23,36 +23,40 @@ Examples:
   ckpt lora extract tuned/ base/ --rank 64 --include '**.{q,v}_proj' -o adapter/
 
 \b
-Exit status: 2 a rank that is none, a pattern that matches nothing; 3 an input that is missing or damaged; 4 nothing
-that differs is a matrix or a convolution; 5 the output cannot be written.
+Exit status: 2 an invalid rank, a pattern that matches nothing; 3 an input is missing or damaged; 4 no matrix or
+convolution differs; 5 the output cannot be written.
 """
 
 
 def run(
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="What was tuned.")],
-    base: Annotated[str, typer.Argument(metavar="BASE", help="What it was tuned from.")],
-    rank: Annotated[int, typer.Option("--rank", metavar="R", help="Of the factors; 16 if not given.")] = 16,
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The tuned network.")],
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The network that it was tuned from.")],
+    rank: Annotated[int, typer.Option("--rank", metavar="R", help="Rank of the factors.")] = 16,
     alpha: Annotated[
-        float | None, typer.Option("--alpha", metavar="ALPHA", help="PEFT's lora_alpha; the rank if not given.")
+        float | None,
+        typer.Option("--alpha", metavar="ALPHA", help="Write this lora_alpha for PEFT. [default: the rank]"),
     ] = None,
     include: Annotated[
-        list[str] | None, typer.Option("--include", metavar="PATTERN", help="Take only these keys; repeatable.")
+        list[str] | None, typer.Option("--include", metavar="PATTERN", help="Take only these keys. Repeatable.")
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="Leave these keys out; repeatable.")
+        list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="Leave these keys out. Repeatable.")
     ] = None,
-    embeddings: Annotated[bool, typer.Option("--embeddings", help="Take embeddings too.")] = False,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Factor embeddings as well.")] = False,
     fan_in_fan_out: Annotated[
-        bool, typer.Option("--fan-in-fan-out", help="Weights are (in, out), as GPT-2's, where no config.json says so.")
+        bool,
+        typer.Option("--fan-in-fan-out", help="Treat weights as (in, out), as in GPT-2, if no config.json says so."),
     ] = False,
     save_modules: Annotated[
-        bool, typer.Option("--save-modules", help="Let what differs otherwise go along whole.")
+        bool, typer.Option("--save-modules", help="Save other tensors that differ whole, as PEFT's modules_to_save.")
     ] = False,
-    dtype: Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="Of the factors.")] = "float32",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the random start.")] = 0,
+    dtype: Annotated[
+        str, typer.Option("--dtype", metavar="DTYPE", help="Write the factors in this dtype.")
+    ] = "float32",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the randomised decomposition.")] = 0,
     vocab: Annotated[
         str | None,
-        typer.Option("--vocab", metavar="place", help="Subtract rows by place, though the tokenisers differ."),
+        typer.Option("--vocab", metavar="place", help="Subtract rows by their place even if the tokenisers differ."),
     ] = None,
     memory: Memory = None,
     output: OutputUnlessDry = None,

@@ -17,10 +17,10 @@ from ..writing import Writing
 NAME = "lora merge"
 HELP = """Add low-rank adapters to the base that they were trained on.
 
-An adapter is a folder that PEFT wrote (ranks and alphas per module, rslora, DoRA, saved modules and biases are as it
-means them) or one file with kohya's or diffusers' names. Sums are made in double precision and rounded once. A base
-that is a folder of transformers keeps its configuration and tokeniser; tensors without an adapter are copied as they
-are.
+An adapter is a folder that PEFT wrote (ranks and alphas per module, rslora, DoRA, saved modules and biases mean what
+they mean to PEFT) or one file with kohya's or diffusers' names. Sums are computed in double precision and rounded once.
+If the base is a folder of transformers, its configuration and tokeniser are copied too; so are tensors without an
+adapter.
 """
 EXAMPLES = """\b
 Examples:
@@ -29,29 +29,36 @@ Examples:
   ckpt lora merge unet.safetensors style.safetensors --exclude 'lora_te_*' -o styled.safetensors
 
 \b
-Exit status: 2 an adapter of another kind, a pattern that matches nothing; 3 an adapter that is missing or damaged; 4 an
-adapter for another model; 5 the output cannot be written.
+Exit status: 2 an adapter of another kind, a pattern that matches nothing; 3 an adapter is missing or damaged; 4 an
+adapter is for another model; 5 the output cannot be written.
 """
 
 
 def run(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="What the adapters were trained on.")],
-    adapters: Annotated[list[str], typer.Argument(metavar="ADAPTER…", help="Folders of PEFT's, or adapters' files.")],
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The model that the adapters were trained on.")],
+    adapters: Annotated[
+        list[str], typer.Argument(metavar="ADAPTER…", help="Folders that PEFT wrote, or files of adapters.")
+    ],
     weights: Annotated[
         str | None,
-        typer.Option("--weights", metavar="W,W…", help="What each adapter counts, as in 0.7,0.3; 1 if not given."),
+        typer.Option(
+            "--weights", metavar="W,W…", help="Weight of each adapter, in order, as 0.7,0.3. [default: 1 each]"
+        ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option("--exclude", metavar="PATTERN", help="Leave modules of the adapters out; repeatable."),
+        typer.Option("--exclude", metavar="PATTERN", help="Leave these modules of the adapters out. Repeatable."),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="DTYPE", help="Of all floating tensors; else the base's.")
+        str | None,
+        typer.Option(
+            "--dtype", metavar="DTYPE", help="Write all floating tensors in this dtype. [default: the base's]"
+        ),
     ] = None,
     memory: Memory = None,
     vocab: Annotated[
         str | None,
-        typer.Option("--vocab", metavar="place", help="Take rows by place, though the tokenisers differ."),
+        typer.Option("--vocab", metavar="place", help="Take rows by their place even if the tokenisers differ."),
     ] = None,
     root: Root = None,
     unwrap: Unwrap = False,

@@ -10,12 +10,12 @@ from ..options import Json, Root, Verbose
 from ..sink import Sink
 
 NAME = "match"
-HELP = """Propose the rules that bring one model's names to another's.
+HELP = """Propose the rules that turn one model's names into another's.
 
-From headers: names, shapes, the order and the numbers of layers. Each proposal says what speaks for it: the same name,
-the same but for a prefix of most of the model, a name clearly nearer than any other, a shape nothing else has, or the
-order among as many equals in one repeated layer. What stays ambiguous or unmatched is listed. Nothing is applied:
-review the rules, then ckpt transplant --map-file.
+Reads headers only: names, shapes, the order and the numbers of layers. Each proposal has its reason: the same name, the
+same but for a prefix that most of the model has, a name clearly nearer than any other, a shape that nothing else has,
+or the order among as many equals in a repeated layer. What is ambiguous or unmatched is listed. Nothing is applied:
+review the rules, then use ckpt transplant --map-file.
 """
 EXAMPLES = """\b
 Examples:
@@ -25,13 +25,13 @@ Examples:
 
 
 def run(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint whose names are to change.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint whose names should change.")],
     destination: Annotated[
-        str, typer.Argument(metavar="DST", help="A configuration or checkpoint with the names wanted.")
+        str, typer.Argument(metavar="DST", help="A configuration or checkpoint that has the names wanted.")
     ],
     root: Root = None,
     json: Json = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print the rules alone, one a line.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only the rules, one on each line.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Propose rules."""

@@ -15,16 +15,16 @@ from ..options import (
 from ..writing import Writing
 
 NAME = "merge"
-HELP = """Merge models into one, by a method.
+HELP = """Merge models into one by a method.
 
-Values are computed slice by slice, so that memory does not grow with the models; what a method has to know of whole
-tensors (norms, thresholds) it finds in a pass before. A parameter is one number, one for each model (0.3,0.7), or
-from the first layer to the last ([0, 0.5, 1]), everywhere or for some keys (NAME:GLOB=VALUE, the last match wins).
-Integers and truth values, such as BatchNorm's counter, are not merged but taken. ckpt merge --list shows all methods
-with their parameters and papers.
+Values are computed slice by slice, so that memory does not grow with the models; what a method needs to know of whole
+tensors (norms, thresholds) is found in a pass before. The value of a parameter is one number, one for each model
+(0.3,0.7), or a gradient from the first layer to the last ([0, 0.5, 1]); NAME:GLOB=VALUE sets it for some keys, and the
+last match wins. Integers and booleans, such as BatchNorm's counter, are not merged, see --int-buffers. ckpt merge
+--list shows all methods with their parameters and papers.
 
-A recipe that mergekit reads (recipe.yaml, with merge_method) says models, method and parameters itself; its paths are
-seen from here, else from where it lies.
+A recipe that mergekit reads (recipe.yaml, with merge_method) names models, method and parameters itself; its paths are
+relative to the working directory, or else to the recipe.
 """
 EXAMPLES = """\b
 Examples:
@@ -38,31 +38,38 @@ Examples:
 
 def run(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="CKPT…|RECIPE.yaml", help="The models, in order, or a recipe.")
+        list[str] | None,
+        typer.Argument(metavar="CKPT…|RECIPE.yaml", help="The models to merge, in order, or a recipe."),
     ] = None,
-    method: Annotated[str | None, typer.Option("--method", "-m", metavar="NAME", help="How; see --list.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", "-m", metavar="NAME", help="Merge by this method; --list shows all of them."),
+    ] = None,
     base: Annotated[
-        str | None, typer.Option("--base", metavar="CKPT", help="What the models were trained from.")
+        str | None, typer.Option("--base", metavar="CKPT", help="The model that the others were trained from.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option("--weights", metavar="W,W,…", help="What each model counts: --param weight=W,W,….")
+        str | None,
+        typer.Option(
+            "--weights", metavar="W,W,…", help="Weight of each model, in order; short for --param weight=W,W,…."
+        ),
     ] = None,
     param: Annotated[
         list[str] | None,
-        typer.Option("--param", metavar="NAME[:GLOB]=VALUE", help="A parameter of the method; repeatable."),
+        typer.Option("--param", metavar="NAME[:GLOB]=VALUE", help="Set a parameter of the method. Repeatable."),
     ] = None,
     on_missing: Annotated[
         str,
         typer.Option(
             metavar="error|base|skip|any",
-            help="A tensor that some lack: an error, the base's, none, or of those that have it.",
+            help="If some models lack a tensor: fail, take the base's, leave it out, or merge those that have it.",
         ),
     ] = "error",
     on_mismatch: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[GLOB=]error|skip|slice|overlap",
-            help="A model whose shape differs: an error, not counted, its leading part, what all have; repeatable.",
+            help="If shapes differ: fail, skip the model, take its leading part, or merge what all have. Repeatable.",
         ),
     ] = None,
     vocab: Annotated[
@@ -70,40 +77,51 @@ def run(
         typer.Option(
             "--vocab",
             metavar="union|base|FILE|place",
-            help="Merge rows by token: all tokens, the base's or first's, a list's; or by place, whatever they are.",
+            help="Merge rows by token: those of all models, of the base (or first) or of a list; or place: by place.",
         ),
     ] = None,
     tokens: Annotated[
         list[str] | None,
         typer.Option(
-            "--tokens", metavar="MODEL=LIST", help="A model's token list, where none lies beside it; repeatable."
+            "--tokens", metavar="MODEL=LIST", help="Name the token list of a model that has none beside it. Repeatable."
         ),
     ] = None,
     vocab_keys: Annotated[
         list[str] | None,
         typer.Option(
-            "--vocab-keys", metavar="GLOB[=AXIS]", help="The tensors along the vocabulary, where sizes do not tell."
+            "--vocab-keys",
+            metavar="GLOB[=AXIS]",
+            help="Name the tensors with a vocabulary axis, if their sizes do not tell.",
         ),
     ] = None,
     int_buffers: Annotated[
-        str, typer.Option("--int-buffers", metavar="last|first|max", help="What becomes of integers.")
+        str,
+        typer.Option(
+            "--int-buffers",
+            metavar="last|first|max",
+            help="Take integers from the last or first model, or the largest of all.",
+        ),
     ] = "last",
     dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="DTYPE", help="Of the output; by default the widest of the inputs.")
+        str | None,
+        typer.Option(
+            "--dtype", metavar="DTYPE", help="Write floating tensors in this dtype. [default: the widest of the inputs]"
+        ),
     ] = None,
     compute: Annotated[
-        str | None, typer.Option("--compute", metavar="float32|float64", help="In what the values are computed.")
+        str | None, typer.Option("--compute", metavar="float32|float64", help="Compute in this dtype.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of methods that draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of methods that draw at random.")] = 0,
     memory: Memory = None,
     device: Annotated[
-        str, typer.Option("--device", metavar="cpu|cuda", help="Where it is computed; with a GPU, by torch.")
+        str, typer.Option("--device", metavar="cpu|cuda", help="Compute on this device; on a GPU torch computes.")
     ] = "cpu",
     plugin: Annotated[
-        str | None, typer.Option("--plugin", metavar="FILE.py", help="A file of yours with merge methods; it is run.")
+        str | None,
+        typer.Option("--plugin", metavar="FILE.py", help="Run this Python file, and use the merge methods in it."),
     ] = None,
     list_methods: Annotated[
-        bool, typer.Option("--list", help="Show the methods, their parameters and papers.")
+        bool, typer.Option("--list", help="Show the methods with their parameters and papers.")
     ] = False,
     root: Root = None,
     unwrap: Unwrap = False,

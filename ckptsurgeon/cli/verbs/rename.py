@@ -18,8 +18,9 @@ from ..writing import Writing
 NAME = "rename"
 HELP = """Rename the keys of a checkpoint.
 
-The first rule that matches a key renames it; keys that no rule matches keep their names. Rules see the keys as they
-stand in the file, wrappers and all, unless --unwrap. Two keys on one name, and a rule that matches nothing, are errors.
+The first rule that matches a key renames it; keys that no rule matches keep their names. Rules see the keys as they are
+in the file, with wrappers, unless --unwrap is given. It is an error if two keys get one name, or if a rule matches
+nothing.
 """
 EXAMPLES = """\b
 Examples:
@@ -29,12 +30,16 @@ Examples:
 
 
 def run(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint whose keys are renamed.")],
     map: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="FROM=TO", help="A rule; repeatable, the first that matches wins."),
+        typer.Option(
+            "--map", metavar="FROM=TO", help="Rename keys by this rule. Repeatable; the first rule that matches wins."
+        ),
     ] = None,
-    map_file: Annotated[str | None, typer.Option("--map-file", metavar="FILE", help="Rules, one a line.")] = None,
+    map_file: Annotated[
+        str | None, typer.Option("--map-file", metavar="FILE", help="Read rules from this file, one on each line.")
+    ] = None,
     ruleset: Ruleset = None,
     operations: Operations = None,
     root: Root = None,

@@ -9,15 +9,15 @@ import typer
 from ..sink import Sink
 
 NAME = "scan"
-HELP = """Say what reading a file would import and call, without running it.
+HELP = """Show what reading a file would import and call, without running it.
 
-For a file, or every file of a folder, by content and not by name: pickles are decoded, archives are looked into, and
-never unpickled, imported or extracted. plain data is numbers, text and containers; tensor rebuilding is what torch and
-numpy need to make tensors of them; unknown code is every other name, with what it would be called with. It is a fact
-and no accusation: ckpt inspect opens such a file all the same, since it runs nothing.
+Judges a file, or every file of a folder, by its content and not by its name: pickles are decoded and archives are
+searched; nothing is unpickled, imported or extracted. "plain data" is numbers, text and containers; "tensor rebuilding"
+is what torch and numpy need to make tensors of them; "unknown code" is every other name, with the arguments it would be
+called with. Unknown code need not be malicious, and ckpt inspect still opens such a file, since it runs nothing.
 
-Exit status: 0 all is plain data or tensor rebuilding; 1 something is beyond that, or could not be judged whole;
-2 usage; 3 there is no such file, or it cannot be read.
+Exit status: 0 all is plain data or tensor rebuilding; 1 something is more than that, or could not be judged completely;
+2 usage; 3 the file does not exist or cannot be read.
 """
 EXAMPLES = """\b
 Examples:
@@ -27,7 +27,7 @@ Examples:
 
 
 def run(
-    path: Annotated[str, typer.Argument(metavar="FILE|DIR", help="A file, or a folder with all that lies in it.")],
+    path: Annotated[str, typer.Argument(metavar="FILE|DIR", help="The file, or the folder with all files in it.")],
     *,
     sink: Sink,
 ) -> None:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 NAME = "train"
 HELP = """Train from initial weights, and check that it worked.
 
-The configuration says what the model is and, under train:, how it is trained. Without one it is that of the one
-*.init.safetensors in the working directory, which is also the init; one that names code has to be named itself. Before
-the first step, during and after the last the run is checked: PASS, WARN, FAIL, or NOT RUN with the reason. Exit status
-1 when a check fails. SIGTERM, SIGINT and SIGHUP end the run after its step, saved; the exit status is 143, 130 or 129,
-and --resume goes on.
+The configuration defines the model and, in its section train:, how it is trained. Without one, ckpt takes the single
+*.init.safetensors in the working directory and the configuration that it was made for; if that names code, name it on
+the command line. The run is checked before the first step, during training and after the last step: PASS, WARN, FAIL,
+or NOT RUN with the reason. Exit status 1 if a check fails. SIGTERM, SIGINT and SIGHUP end the run after the current
+step and save it; the exit status is 143, 130 or 129, and --resume continues the run.
 """
 EXAMPLES = """\b
 Examples:
@@ -34,42 +34,56 @@ Examples:
 
 def run(
     config: Annotated[
-        str | None, typer.Argument(metavar="[CONFIG]", help="The configuration; with --report, a run's folder.")
+        str | None, typer.Argument(metavar="[CONFIG]", help="The configuration; with --report, the folder of a run.")
     ] = None,
-    init: Annotated[str | None, typer.Option("--init", metavar="CKPT", help="The initial weights.")] = None,
+    init: Annotated[str | None, typer.Option("--init", metavar="CKPT", help="Begin with these weights.")] = None,
     folder: Annotated[
-        str | None, typer.Option("--run", metavar="DIR", help="The run's folder; run, if nothing else is said.")
+        str | None, typer.Option("--run", metavar="DIR", help="Write the run to this folder. [default: run]")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A field of train:, as in lr=1e-3; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a field of the section train:, as lr=1e-3. Repeatable."),
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="How many steps to train.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Train this many steps.")] = None,
     device: Annotated[
-        str | None, typer.Option("--device", metavar="cpu|cuda", help="Where to compute; a GPU if there is one.")
+        str | None,
+        typer.Option("--device", metavar="cpu|cuda", help="Compute on this device. [default: a GPU if there is one]"),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="The seed of order, dropout and draws.")
+        int | None, typer.Option("--seed", metavar="N", help="Seed of the order of examples, dropout and new weights.")
     ] = None,
-    check_only: Annotated[bool, typer.Option("--check-only", help="Only the checks before the first step.")] = False,
+    check_only: Annotated[
+        bool, typer.Option("--check-only", help="Run only the checks before the first step.")
+    ] = False,
     controls: Annotated[
         bool,
-        typer.Option("--controls", help="Train from scratch and from permuted weights too: did knowledge move?"),
+        typer.Option(
+            "--controls", help="Also train from scratch and from permuted weights, to see if the given weights help."
+        ),
     ] = False,
     seeds: Annotated[
-        int | None, typer.Option("--seeds", metavar="N", help="With --controls: how many paired seeds (3).")
+        int | None,
+        typer.Option("--seeds", metavar="N", help="With --controls: train each with this many seeds. [default: 3]"),
     ] = None,
     overfit_one_batch: Annotated[
-        bool, typer.Option("--overfit-one-batch", help="Learn the first batch by heart: what learns, can.")
+        bool,
+        typer.Option(
+            "--overfit-one-batch", help="Train on the first batch only: a model that can learn gets its loss near zero."
+        ),
     ] = False,
     preprocess_only: Annotated[
-        bool, typer.Option("--preprocess-only", help="Only compute and keep what is computed from clips once.")
+        bool, typer.Option("--preprocess-only", help="Only compute and cache the features of the clips.")
     ] = False,
     strategy: Annotated[
-        str, typer.Option("--strategy", metavar="ddp|fsdp", help="In several processes: each has the model, or a part.")
+        str,
+        typer.Option(
+            "--strategy",
+            metavar="ddp|fsdp",
+            help="With several processes: each holds the whole model (ddp), or a part of it (fsdp).",
+        ),
     ] = "ddp",
-    report: Annotated[bool, typer.Option("--report", help="Print again what came of a run.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Print the report of a run again.")] = False,
     *,
     sink: Sink,
 ) -> None:

@@ -21,10 +21,10 @@ NAME = "transplant"
 HELP = """Put weights into another configuration, and write a checkpoint that is ready to train.
 
 Every tensor of the destination is accounted for: copied, cast, reshaped ((1,) and 0-d), derived (made by an operation),
-resized (a mismatch policy), mapped (--vocab, row by row), initialised by the destination's own initialiser, or kept
-(when the destination is a checkpoint). DST is a YAML configuration or a checkpoint. Patterns name modules and keys:
-decoder covers decoder.out.weight, never decoder2. --include, --exclude and --map speak of the source's keys, the others
-of the destination's.
+resized (by a policy for shapes), mapped (row by row, --vocab), initialised by the destination's own initialiser, or
+kept (if the destination is a checkpoint). DST is a YAML configuration or a checkpoint. Patterns name modules and keys:
+decoder covers decoder.out.weight, never decoder2. --include, --exclude and --map match the source's keys, the other
+options the destination's.
 """
 EXAMPLES = """\b
 Examples:
@@ -44,26 +44,30 @@ def run(
         typer.Option(
             "--source",
             metavar="SRC",
-            help="A source, as FILE or FILE:SRC_KEY:DST_KEY:EXCLUDE_KEYS; repeatable, later over earlier.",
+            help="Take weights from FILE or FILE:SRC_KEY:DST_KEY:EXCLUDE_KEYS. Repeatable; later sources win.",
         ),
     ] = None,
     include: Annotated[
         list[str] | None,
-        typer.Option("--include", metavar="GLOB", help="Take only these source keys; repeatable."),
+        typer.Option("--include", metavar="GLOB", help="Take only these source keys. Repeatable."),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option("--exclude", metavar="GLOB", help="Leave these source keys out; repeatable, wins over --include."),
+        typer.Option(
+            "--exclude", metavar="GLOB", help="Leave these source keys out, even if --include names them. Repeatable."
+        ),
     ] = None,
     map: Annotated[
         list[str] | None,
         typer.Option(
             "--map",
             metavar="FROM=TO",
-            help="Rename source keys; repeatable, the first rule that matches wins.",
+            help="Rename source keys by this rule. Repeatable; the first rule that matches wins.",
         ),
     ] = None,
-    map_file: Annotated[str | None, typer.Option("--map-file", metavar="FILE", help="Rules, one a line.")] = None,
+    map_file: Annotated[
+        str | None, typer.Option("--map-file", metavar="FILE", help="Read rules from this file, one on each line.")
+    ] = None,
     ruleset: Ruleset = None,
     operations: Operations = None,
     vocab: Annotated[
@@ -71,8 +75,8 @@ def run(
         typer.Option(
             "--vocab",
             metavar="SRC:DST|place",
-            help="Map rows by token: the token lists of the source and of the destination, in any toolkit's format; "
-            "or copy them by place, though the tokenisers differ.",
+            help="Move rows by token, with the token lists of the source and of the destination in any toolkit's "
+            "format; or place: copy rows by their place even if the tokenisers differ.",
         ),
     ] = None,
     vocab_keys: Annotated[
@@ -80,13 +84,13 @@ def run(
         typer.Option(
             "--vocab-keys",
             metavar="GLOB[=AXIS]",
-            help="Which tensors run along the vocabulary, where the destination does not say it; repeatable.",
+            help="Name the tensors with a vocabulary axis, if the destination does not. Repeatable.",
         ),
     ] = None,
     new_tokens: Annotated[
         str,
         typer.Option(
-            "--new-tokens", metavar="init|mean|zero|subword", help="What tokens get that the source does not have."
+            "--new-tokens", metavar="init|mean|zero|subword", help="How rows of tokens that the source lacks are made."
         ),
     ] = "init",
     token_map: Annotated[
@@ -94,7 +98,7 @@ def run(
         typer.Option(
             "--token-map",
             metavar="SRC=DST",
-            help="A token that is spelled differently, as '<blank>=[PAD]'; repeatable.",
+            help="Pair a token with another spelling, as '<blank>=[PAD]'. Repeatable.",
         ),
     ] = None,
     on_mismatch: Annotated[
@@ -102,53 +106,59 @@ def run(
         typer.Option(
             "--on-mismatch",
             metavar="[GLOB=]POLICY",
-            help="Where shapes differ: error, init, slice, pad, overlap, interpolate, positions-1d, positions-2d, "
-            "patch, channels or center, some with arguments, as in positions-2d:prefix=1; repeatable.",
+            help="If shapes differ: error, init, slice, pad, overlap, interpolate, positions-1d, positions-2d, "
+            "patch, channels or center, some with arguments, as positions-2d:prefix=1. Repeatable.",
         ),
     ] = None,
     ignore_mismatch: Annotated[bool, typer.Option("--ignore-mismatch", help="Short for --on-mismatch init.")] = False,
     on_missing: Annotated[
         str,
-        typer.Option("--on-missing", metavar="init|error", help="What no source gives is initialised, or an error."),
+        typer.Option("--on-missing", metavar="init|error", help="Initialise tensors that no source gives, or fail."),
     ] = "init",
     reinit: Annotated[
         list[str] | None,
-        typer.Option("--reinit", metavar="GLOB", help="Initialise these whatever the source has; repeatable."),
+        typer.Option(
+            "--reinit",
+            metavar="GLOB",
+            help="Initialise these destination keys even if the source has them. Repeatable.",
+        ),
     ] = None,
     drop_last: Annotated[
         int,
         typer.Option(
             "--drop-last",
             metavar="N",
-            help="Initialise the last N layers in the destination's own order; 1 is the output layer.",
+            help="Initialise the last N layers in the destination's own order; 1 means the output layer.",
         ),
     ] = 0,
     require: Annotated[
         list[str] | None,
-        typer.Option("--require", metavar="GLOB", help="Fail unless all of these come from a source; repeatable."),
+        typer.Option("--require", metavar="GLOB", help="Fail unless a source gives all of these keys. Repeatable."),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Missing and unused keys are errors.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if a key is missing or unused.")] = False,
     dtype: Annotated[
         str | None,
         typer.Option(
             "--dtype",
             metavar="keep|DTYPE",
-            help="Keep the source's dtypes, or cast all floats to one, as in bf16.",
+            help="Keep the source's dtypes, or cast all floats to one, as bf16. [default: the destination's]",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of what is initialised.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the initialisers.")] = 0,
     explain: Annotated[
         list[str] | None,
         typer.Option(
             "--explain",
             metavar="KEY",
-            help="Say why these destination keys are what they are, and what else they could be; writes nothing.",
+            help="Explain what becomes of these destination keys, why, and what else could; write nothing.",
         ),
     ] = None,
     root: Root = None,
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to write; else DST.init.SUFFIX beside DST."),
+        typer.Option(
+            "-o", "--output", metavar="FILE|DIR", help="Write the output here. [default: DST.init.SUFFIX beside DST]"
+        ),
     ] = None,
     *,
     writing: Writing,

@@ -11,9 +11,9 @@ from ..sink import Sink
 NAME = "verify"
 HELP = """Check an output against the recipe it carries.
 
-First every checksum, then every copied and computed tensor against its source, bit for bit. Tensors that were drawn
-are held against the checksum of the day they were drawn. PASS and FAIL are what was found; NOT COMPARED means that a
-source is gone or has changed, so that only checksums hold. Exit status 1 when anything fails.
+Checks every checksum first, then compares every copied and computed tensor with its source, bit for bit. Initialised
+tensors are compared with the checksum from when they were drawn. NOT COMPARED means that a source is gone or has
+changed, so that only checksums could be checked. Exit status 1 if anything fails.
 """
 EXAMPLES = """\b
 Examples:
@@ -23,25 +23,32 @@ Examples:
 
 
 def run(
-    output: Annotated[str, typer.Argument(metavar="OUT", help="What ckpt wrote.")],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The output that ckpt wrote.")],
     plan: Annotated[
         str | None,
-        typer.Option("--plan", metavar="PLAN.json", help="Hold the output against this plan too."),
+        typer.Option("--plan", metavar="PLAN.json", help="Compare the output with this plan as well."),
     ] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option("--source", metavar="NAME=PATH", help="Where a source is now; repeatable."),
+        typer.Option("--source", metavar="NAME=PATH", help="Give the path where a source is now. Repeatable."),
     ] = None,
     plugin: Annotated[
-        str | None, typer.Option("--plugin", metavar="FILE.py", help="The file of the merge method that made it.")
+        str | None,
+        typer.Option(
+            "--plugin", metavar="FILE.py", help="Run this Python file for the merge method that made the output."
+        ),
     ] = None,
     sample: Annotated[
         int | None,
-        typer.Option("--sample", metavar="N", help="Compute only N of the merged tensors again, evenly spread."),
+        typer.Option(
+            "--sample", metavar="N", help="Compute only N of the merged tensors again, evenly spread over the output."
+        ),
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option("--key", metavar="FILE", help="Whole, and signed with this key; the public half is enough."),
+        typer.Option(
+            "--key", metavar="FILE", help="Fail unless every file is signed with this key; the public half is enough."
+        ),
     ] = None,
     *,
     sink: Sink,

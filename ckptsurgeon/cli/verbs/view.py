@@ -12,12 +12,13 @@ from ..options import Force, Root, Wait, check_output, quoted
 from ..sink import Sink
 
 NAME = "view"
-HELP = """Write a page to look around in: one HTML file that loads nothing.
+HELP = """Write an HTML page to explore a checkpoint in a browser.
 
-A map of the network by parameters or bytes, down to the tensor; a tree that is searched by words and filtered by the
-patterns of --include; of each tensor shape, dtype, bytes, file and ties. Of two sources it shows what differs, of
-an output of ours what became of each tensor and by which rule, of a folder of ckpt train the curves, checks and
-verdict. Without -o it is written here, under the name of SRC.
+The page is one file that loads nothing else. It has a map of the network by parameters or bytes, down to the tensor; a
+tree that can be searched by words and filtered by the patterns of --include; and shape, dtype, bytes, file and ties of
+each tensor. For two sources it shows what differs; for an output of ckpt, what became of each tensor and by which rule;
+for a folder of ckpt train, the curves, checks and verdict. Without -o it is written to the working directory, named
+after SRC.
 """
 EXAMPLES = """\b
 Examples:
@@ -28,16 +29,16 @@ Examples:
 
 
 def run(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint, or the folder of a run.")],
-    other: Annotated[str | None, typer.Argument(metavar="[SRC2]", help="Another checkpoint, to compare.")] = None,
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint, or the folder of a run.")],
+    other: Annotated[str | None, typer.Argument(metavar="[SRC2]", help="A second checkpoint to compare with.")] = None,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="PAGE.html", help="Where to write the page.")
+        str | None, typer.Option("-o", "--output", metavar="PAGE.html", help="Write the page here.")
     ] = None,
     stats: Annotated[
-        bool, typer.Option("--stats", help="Read the values too: mean, deviation, extremes, NaN, histogram.")
+        bool, typer.Option("--stats", help="Read the values: mean, deviation, extremes, NaN, histogram.")
     ] = False,
     values: Annotated[
-        bool, typer.Option("--values/--no-values", help="Compare the values of two, or their headers alone.")
+        bool, typer.Option("--values/--no-values", help="Compare the values of two checkpoints, or only their headers.")
     ] = True,
     root: Root = None,
     force: Force = False,
