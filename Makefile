@@ -9,9 +9,12 @@ export OMP_NUM_THREADS ?= 1
 
 STREAMS ?= 1000000
 
+# Two processes, each with whole files; those that take longest are begun first.
+TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
+
 ORACLES := espnet speechbrain tensorflow mfcc mergekit peft scanners
 
-.PHONY: help demo test test-browser test-gpu test-faults fuzz fuzz-pickles check docs reference bench oracle format clean
+.PHONY: help demo test test-all test-browser test-gpu test-faults mutants fuzz fuzz-pickles check docs reference bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -27,8 +30,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## inspect, transplant and verify a real network
 	@$(BIN)/python fixtures/demo.py
 
-test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(STAMP)  ## run the tests of every promise and every verb: five minutes on two cores
+	$(BIN)/python -m pytest -m 'not long and not faults and not gpu and not browser' $(TOGETHER)
+
+test-all: $(STAMP)  ## run all tests, each as deep as it goes
+	CKPT_TESTS=full $(BIN)/python -m pytest $(TOGETHER)
+
+mutants: $(STAMP)  ## break promises of the package on purpose, one line each, and see that make test notices (WORDS: which)
+	$(BIN)/python -m tests.mutants $(WORDS)
 
 test-browser: $(STAMP)  ## run the tests of pages in a browser (as root it installs Debian's chromium where there is none)
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || { apt-get update -qq && \

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would each compile the package
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +19,10 @@ from hypothesis import HealthCheck, settings
 from .helpers.depth import examples_of
 from .helpers.hub.fixtures import hub, naps, other_host
 from .promises.table import pytest_collection_modifyitems, pytest_terminal_summary
+
+# Hundreds of processes would each compile the package, and pytest the tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A busy machine is no fault of what is tested; and every example may use the one empty folder of its test.
 FINE = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]

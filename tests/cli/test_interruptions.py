@@ -197,7 +197,7 @@ def test_handlers_are_as_before_when_it_was_called_as_a_function(files: object) 
 # Streams.
 
 
-@pytest.fixture(params=["buffered", "unbuffered"])
+@pytest.fixture(params=["buffered", pytest.param("unbuffered", marks=pytest.mark.long)])
 def _buffering(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that is buffered fails when it is flushed, at the end of the interpreter if need be."""
     monkeypatch.setenv("PYTHONUNBUFFERED", "1" if request.param == "unbuffered" else "")
@@ -271,7 +271,7 @@ def test_a_closed_pipe_is_quiet_and_141(files: object, rest: str) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("latin-1", marks=pytest.mark.long), "utf-8"])
 def test_what_an_encoding_lacks_is_written_in_another_way(encoding: str) -> None:
     import torch
 

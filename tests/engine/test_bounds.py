@@ -53,7 +53,9 @@ KEYS = {
 
 
 @pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "safetensors" else pytest.mark.long) for name in FORMATS]
+)
 def test_as_many_tensors_as_may_be_written_are_within_all_bounds(
     name: str, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

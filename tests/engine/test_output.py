@@ -372,6 +372,7 @@ def test_a_file_size_limit_is_an_error_and_leaves_nothing() -> None:
     assert names() == INPUTS
 
 
+@pytest.mark.long
 def test_two_writers_of_one_output_leave_one_whole_result() -> None:
     code = "from ckptsurgeon.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
     for force in ([], ["--force"]):

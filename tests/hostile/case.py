@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,13 @@ def by_refusal(
     return [Case(name, promise, refusal, make(name)) for refusal, listed in names.items() for name in listed]
 
 
-def each(cases: Iterable[Case]) -> Any:
-    """Run a test for each case, marked with the promise that it is of."""
-    return pytest.mark.parametrize("case", [pytest.param(c, id=c.name, marks=clause(c.clause)) for c in cases])
+def each(cases: Iterable[Case], long: Collection[str] = ()) -> Any:
+    """Run a test for each case, marked with the promise that it is of; those in ``long`` are no part of make test."""
+
+    def marks(case: Case) -> list[pytest.MarkDecorator]:
+        return [clause(case.clause), *([pytest.mark.long] if case.name in long else [])]
+
+    return pytest.mark.parametrize("case", [pytest.param(c, id=c.name, marks=marks(c)) for c in cases])
 
 
 def all_named(cases: Iterable[Case], names: Iterable[str]) -> bool:

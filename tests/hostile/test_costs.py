@@ -63,6 +63,14 @@ def made(name: str):
 
 
 CASES = by_refusal(COSTS, RULES, made)
+LONG = (
+    "TensorFlow's index of too many tensors", "TensorFlow's index of slices that are nowhere", "millions of short texts",
+    "only the legacy magic", "texts that are wide together", "millions of keys", "millions of memos",
+    "TensorFlow's index of blocks of nothing", "TensorFlow's index of blocks of one long key", "wide text",
+    "lists in a list", "containers in a list", "a million tuples deep", "half a million records",
+    "modules over shared modules", "parameters shared by modules", "metadata of objects", "metadata of lists",
+)  # fmt: skip
+"""Those that take a second or more; each rule that they break has another case, or one that is as large elsewhere."""
 
 
 def inspected(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -76,7 +84,7 @@ def inspected(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@each(CASES)
+@each(CASES, LONG)
 def test_a_file_that_would_cost_too_much_is_refused(case: Case) -> None:
     path = case.make()
     with nothing_changed():

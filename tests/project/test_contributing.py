@@ -74,6 +74,7 @@ def of(outcomes: dict[str, str], begin: str) -> str:
     return found
 
 
+@pytest.mark.long
 def test_a_format_is_one_file(outcomes: dict[str, str], here: Path) -> None:
     from safetensors.numpy import load_file
 
@@ -83,6 +84,7 @@ def test_a_format_is_one_file(outcomes: dict[str, str], here: Path) -> None:
     assert load_file(here / "digits.safetensors")["digits"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
+@pytest.mark.long
 def test_a_merge_method_is_one_file(outcomes: dict[str, str], here: Path) -> None:
     from safetensors.numpy import load_file
 
@@ -91,6 +93,7 @@ def test_a_merge_method_is_one_file(outcomes: dict[str, str], here: Path) -> Non
     assert load_file(here / "loud.safetensors")["w"].tolist() == [-2.0, -1.0, 1.5]
 
 
+@pytest.mark.long
 def test_a_kind_of_destination_is_one_file(outcomes: dict[str, str], here: Path) -> None:
     from safetensors.numpy import load_file
 
@@ -102,6 +105,7 @@ def test_a_kind_of_destination_is_one_file(outcomes: dict[str, str], here: Path)
     assert "copied" in of(outcomes, "transplant")
 
 
+@pytest.mark.long
 def test_a_task_is_one_file(outcomes: dict[str, str], here: Path) -> None:
     assert "trained" in of(outcomes, "train")
     (result,) = here.rglob("result.json")
@@ -109,6 +113,7 @@ def test_a_task_is_one_file(outcomes: dict[str, str], here: Path) -> None:
     assert told["best"] < told["first_loss"]
 
 
+@pytest.mark.long
 def test_a_verb_is_one_file(outcomes: dict[str, str]) -> None:
     assert of(outcomes, "count") == "1\n"
     assert json.loads(outcomes["count digits.idx --json"])["tensors"] == 1

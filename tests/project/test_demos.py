@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 DEMOS = ("minilm", "espnet", "coqui", "speechbrain")
 """All but the one that trains, which takes minutes; tests/trainer has its parts."""

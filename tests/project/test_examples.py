@@ -35,8 +35,8 @@ ELSEWHERE = {
 }
 """Pages that a test of their own runs; which of their examples it runs is held below."""
 
-LONG = ("processes", "train", "wav2vec2")
-"""Pages whose commands train for a quarter of a minute or more: not for every commit (make check), and begun first."""
+LONG = ("data", "processes", "train", "wav2vec2")
+"""Pages whose commands train: not for every commit (make check, make test)."""
 
 
 def name_of(page: Path) -> str:

@@ -52,6 +52,7 @@ def test_the_schemas_are_what_make_reference_makes() -> None:
     assert {path.name: path.read_text() for path in (DOCS / "reference/schemas").iterdir()} == schemas()
 
 
+@pytest.mark.long
 def test_the_pictures_are_what_the_commands_print() -> None:
     for name, text in pictures().items():
         assert (DOCS / "images" / name).read_text() == text, f"{name}: run make reference"

@@ -45,6 +45,7 @@ def test_make_builds_as_this_does() -> None:
     assert line == "mkdocs build --strict"
 
 
+@pytest.mark.long
 def test_a_dead_link_is_an_error(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
@@ -59,10 +60,12 @@ def test_a_dead_link_is_an_error(tmp_path: Path) -> None:
     assert done.stderr.count("WARNING") == 1, done.stderr
 
 
+@pytest.mark.long
 def test_every_page_is_built(site: Path) -> None:
     assert all((site / page.with_suffix(".html")).exists() for page in PAGES)
 
 
+@pytest.mark.long
 def test_no_page_asks_another_host(site: Path) -> None:
     for path in site.rglob("*.html"):
         text = path.read_text()
@@ -73,6 +76,7 @@ def test_no_page_asks_another_host(site: Path) -> None:
         assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", path.read_text()), path
 
 
+@pytest.mark.long
 def test_the_python_reference_has_signatures_and_docstrings(site: Path) -> None:
     text = (site / "reference/python.html").read_text()
     assert all(f'id="ckptsurgeon.{name}"' in text for name in cs.__all__)
@@ -83,6 +87,7 @@ def test_the_python_reference_has_signatures_and_docstrings(site: Path) -> None:
     assert "Plan the transplant of one or more sources" in plain
 
 
+@pytest.mark.long
 def test_both_colours_follow_the_system(site: Path) -> None:
     text = (site / "index.html").read_text()
     assert all(

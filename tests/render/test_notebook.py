@@ -223,6 +223,7 @@ def test_no_value_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "head.weight" in shown(checkpoint)
 
 
+@pytest.mark.long
 def test_ninety_thousand_tensors_are_few_lines() -> None:
     entry = {"dtype": "U8", "data_offsets": [0, 0]}
     entries = {f"m{i % 97}.l{i // 97}.w{i % 7}": {**entry, "shape": [i % 5, 0]} for i in range(92_000)}

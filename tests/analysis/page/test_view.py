@@ -221,6 +221,7 @@ def test_the_same_input_gives_the_same_page() -> None:
     assert cs.view("a.pth", stats=True).html == cs.view("a.pth", stats=True).html
 
 
+@pytest.mark.long
 def test_ninety_two_thousand_tensors_are_a_page_of_a_few_megabytes() -> None:
     keys = [f"model.layers.{i}.mlp.experts.{j}.{name}.weight" for i in range(60) for j in range(512) for name in "gud"]
     save_file(dict(zip(keys, torch.randn(len(keys), 8), strict=True)), "big.safetensors")
@@ -268,6 +269,7 @@ def test_what_cannot_be_read_leaves_no_page(ckpt: Run) -> None:
     assert ckpt("view", "a.pth", "-o", "").code == 2
 
 
+@pytest.mark.long
 def test_an_index_of_a_million_entries_is_refused_in_one_line(ckpt: Run) -> None:
     Path("shards").mkdir()
     rows = ",".join(f'"layers.{i}.weight":"x.safetensors"' for i in range(1_000_000))

@@ -13,6 +13,8 @@ from torch import nn
 
 import ckptsurgeon as cs
 
+pytestmark = pytest.mark.long
+
 transformers = pytest.importorskip("transformers")
 
 WORDS = {"numbers": range(2028, 2036), "colours": range(2417, 2425)}

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import CheckpointError, ConfigError, FormatError, PatternError, PlanError
+from ckptsurgeon.planning.operations import perform
 
 from ...helpers.depth import examples_of
 
@@ -334,10 +335,13 @@ def test_packed_numbers_are_not_taken_apart() -> None:
         cs.rename("f4.pth", operations=[{"transpose": "w"}])
 
 
-def test_tensors_without_end_are_refused_before_they_are_made() -> None:
-    """Thirty tensors of no bytes, of ninety thousand rows each."""
-    torch.save({f"w{i}": torch.zeros(1, dtype=torch.int8).expand(90_000) for i in range(30)}, "rows.pth")
-    with pytest.raises(PlanError, match="makes over 1000000 tensors"):
+@pytest.mark.parametrize("most", [10_000, pytest.param(perform.TENSORS, marks=pytest.mark.long)])
+def test_tensors_without_end_are_refused_before_they_are_made(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty tensors of no bytes, of so many rows each that the last are over the limit."""
+    monkeypatch.setattr(perform, "TENSORS", most)
+    rows = torch.zeros(1, dtype=torch.int8).expand(9 * most // 100)
+    torch.save({f"w{i}": rows for i in range(30)}, "rows.pth")
+    with pytest.raises(PlanError, match=f"makes over {most} tensors"):
         cs.rename("rows.pth", operations=[{"unstack": "w{n}", "into": "w{n}.{i}"}])
 
 

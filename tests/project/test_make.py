@@ -1,0 +1,70 @@
+"""What ``make test`` leaves out is depth: a case of every promise and a run of every verb stay in it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from ckptsurgeon.cli import verbs
+
+from ..promises.clauses import SECTIONS
+from ..promises.table import ALL
+
+ROOT = Path(__file__).parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text()
+RIGHTS = {"faults", "gpu", "browser"}
+"""Marks of tests that need more than a machine; they have targets of their own."""
+
+
+def target(name: str) -> str:
+    """Return what a target of the Makefile runs."""
+    return re.findall(rf"^{name}:.*\n((?:\t.*\n)+)", MAKEFILE, re.M)[0]
+
+
+def test_make_test_leaves_out_what_is_long_and_make_test_all_goes_as_deep_as_it_can() -> None:
+    assert "-m 'not long and not faults and not gpu and not browser'" in target("test")
+    assert "CKPT_TESTS=full" in target("test-all")
+    assert "-m" not in target("test-all").replace("-m pytest", "")
+
+
+def test_what_continuous_integration_runs_is_everything() -> None:
+    script = (ROOT / ".ci/run").read_text()
+    assert re.findall(r"^make (\S+)$", script, re.M) == ["check", "test-all", "test-browser"]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_make_test_has_a_case_of_every_promise(section: str, request: pytest.FixtureRequest) -> None:
+    marks: dict[str, list[set[str]]] = {}
+    for item in request.config.stash[ALL]:
+        mark = item.get_closest_marker("clause")
+        if mark is not None:
+            marks.setdefault(mark.args[0], []).append({one.name for one in item.iter_markers()})
+    if not marks.keys() >= set(SECTIONS[section]):
+        pytest.skip("only some of the tests are run")
+    for clause in SECTIONS[section]:
+        without_rights = [found for found in marks[clause] if not found & RIGHTS]
+        assert not without_rights or any("long" not in found for found in without_rights), clause
+
+
+VERBS = [
+    importlib.import_module(f"{verbs.__name__}.{module.name}").NAME for module in pkgutil.iter_modules(verbs.__path__)
+]
+
+
+@cache
+def quick() -> str:
+    """Return the text of all tests but for those that are marked as long."""
+    texts = [path.read_text() for path in sorted((ROOT / "tests").rglob("test_*.py"))]
+    blocks = [block for text in texts if "pytestmark = pytest.mark.long" not in text for block in text.split("\n\n\n")]
+    return "\n".join(block for block in blocks if not block.startswith("@pytest.mark.long"))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_make_test_runs_every_verb(verb: str) -> None:
+    words = ", ".join(f'"{word}"' for word in verb.split())
+    assert re.search(rf"\b(?:ckpt|main)\(\s*\[?{words}", quick())
