@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.engine.compute import compute
 
+from ..helpers.declare import declare
 from ..helpers.torch_files import bytes_of, saved, variety
-from ..planning.transplant.test_transplant import declare
 
 OPAQUE = ("sparse", "csr", "quantised", "per_channel", "meta")
 

@@ -23,7 +23,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.engine import copies, transfer
 from ckptsurgeon.storage.write import folders, staging
 
-from ..planning.transplant.test_transplant import declare
+from ..helpers.declare import declare
 
 A = torch.arange(1000.0)
 

@@ -22,8 +22,8 @@ from ckptsurgeon.cli import main
 from ckptsurgeon.storage.signing import load_verifier, read_signature
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 
+from ..helpers.declare import declare
 from ..helpers.hub.server import Hub
-from ..planning.transplant.test_transplant import declare
 from ..trainer import toy
 
 __all__ = ["CALLS", "CHECKPOINTS", "FILES", "OUTPUTS", "SIGNED", "Output", "World", "each"]

@@ -31,7 +31,7 @@ from fixtures.reference.schema import faults, fields
 from ..helpers.adapters import peft_folder
 from ..helpers.hub.server import Hub
 from ..helpers.transformers_models import BERT, saved
-from ..storage.signing.test_signing import write_key
+from ..storage.test_signing import write_key
 
 Run = Callable[..., Any]
 

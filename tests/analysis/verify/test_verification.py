@@ -18,8 +18,8 @@ from ckptsurgeon.planning.plan.files import PlanTarget
 from ckptsurgeon.planning.recipe import Made, Recipe
 from ckptsurgeon.planning.recipe_text import RecipeText, parse_recipe
 
+from ...helpers.declare import declare
 from ...helpers.depth import some_of
-from ...planning.transplant.test_transplant import declare
 
 
 @pytest.fixture(autouse=True)

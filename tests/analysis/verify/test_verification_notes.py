@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.verify import verify as relabelled
 
+from ...helpers.declare import declare
 from ...helpers.hub.server import Hub
-from ...planning.transplant.test_transplant import declare
 from .test_verification import reseal
 
 Run = Callable[..., Any]

@@ -9,6 +9,8 @@ import torch
 
 import ckptsurgeon as cs
 
+from ...helpers.declare import declare
+
 F32 = "float32"
 
 
@@ -23,16 +25,6 @@ def save(name: str, shapes: dict[str, Any]) -> str:
         else:
             tensors[key] = torch.zeros(spec)
     torch.save(tensors, name)
-    return name
-
-
-def declare(name: str, shapes: dict[str, Any], tied: str = "") -> str:
-    rows = []
-    for key, spec in shapes.items():
-        dtype, shape = spec if spec and isinstance(spec[0], str) else (F32, spec)
-        rows.append(f"    {key}: {{shape: {list(shape)}, dtype: {dtype}, init: zeros}}")
-    with open(name, "w") as file:
-        file.write("model:\n  tensors:\n" + "\n".join(rows) + f"\n{tied}")
     return name
 
 

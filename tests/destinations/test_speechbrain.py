@@ -16,9 +16,9 @@ from torch import nn
 
 import ckptsurgeon as cs
 
-from ...helpers.pace import in_time
+from ..helpers.pace import in_time
 
-GOLDEN = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "speechbrain"
+GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden" / "speechbrain"
 THEIRS = json.loads((GOLDEN / "hyperparams.json").read_text())
 Run = Callable[..., Any]
 

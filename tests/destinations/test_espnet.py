@@ -16,7 +16,7 @@ import yaml
 import ckptsurgeon as cs
 from fixtures.espnet_models import GOLDEN, layouts, recorded, state_of
 
-from ...helpers.espnet_stub import write_stub
+from ..helpers.espnet_stub import write_stub
 
 MODELS = recorded("models")
 LAYOUTS = layouts()

@@ -112,7 +112,7 @@ def test_a_file_that_was_signed_and_is_gone_or_a_link_is_a_failure() -> None:
 
 
 def test_a_forger_with_checksums_that_fit_is_found() -> None:
-    from ...analysis.verify.test_verification import reseal
+    from ..analysis.verify.test_verification import reseal
 
     output = signed("file")
     reseal(output, "t0", torch.zeros(40))
