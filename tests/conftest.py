@@ -55,12 +55,13 @@ def _one_parser() -> Iterator[None]:
     """Build the parser of the command line once, not for each of the thousands of commands that run in this process."""
     import typer
 
-    from ckptsurgeon.cli import application, run
+    import ckptsurgeon.cli.application as parser
+    import ckptsurgeon.cli.run as running
 
+    once = cache(parser.application)
     with pytest.MonkeyPatch.context() as patched:
-        built = cache(application.application)
-        patched.setattr(application, "application", built)
-        patched.setattr(run, "application", built)
+        for module in (parser, running):
+            patched.setattr(module, "application", once)
         patched.setattr(typer.main, "get_command", cache(typer.main.get_command))
         yield
 
