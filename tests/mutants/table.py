@@ -42,10 +42,10 @@ MUTANTS = (
         "hostile/test_canary.py formats/pickle",
     ),
     Mutant(
-        "what a pickle may copy is bounded",
-        "        if self.left < 0:",
-        "        if self.left < -(1 << 62):",
-        "hostile formats/pickle",
+        "how deep a pickle nests is bounded",
+        "if len(marks) >= deepest:",
+        "if len(marks) < 0:",
+        "formats/pickle hostile/test_limits.py",
     ),
     Mutant(
         "no byte of a safetensors file is in two tensors",
