@@ -150,7 +150,7 @@ def sizes(folder: str, names: list[str]) -> Iterator[Row]:
 
 
 def show(row: Row) -> None:
-    mark = "held" if row.held else "MISSED"
+    mark = "met" if row.held else "MISSED"
     print(f"| {row.what} | {row.value:.2f} {row.unit} | {row.bound:g} {row.unit} | {mark} | {row.seen} |", flush=True)
 
 
@@ -178,7 +178,7 @@ def main() -> None:
     missed = 0
     try:
         print(machine())
-        print("\n| what | seen | may be | | medians |\n|---|---|---|---|---|", flush=True)
+        print("\n| what | measured | limit | | medians |\n|---|---|---|---|---|", flush=True)
         only = [training(folder, number), loading(folder, number)] if options.training else []
         only += [merging(folder, number)] if options.merging else []
         only += [scanning(folder, number, 0.05 if options.quick else 1.0)] if options.scanning else []
@@ -221,7 +221,7 @@ def main() -> None:
                 missed += not row.held
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"\n{missed} missed" if missed else "\nall held")
+    print(f"\n{missed} missed" if missed else "\nall limits met")
 
 
 if __name__ == "__main__":
