@@ -51,8 +51,8 @@ def ours(options: argparse.Namespace, precision: str) -> tuple[Callable[[int], N
     import yaml
 
     from ckptsurgeon.trainer.folder.run_folder import RunFolder
-    from ckptsurgeon.trainer.job.assembly import job_of
-    from ckptsurgeon.trainer.loop.loop import Loop
+    from ckptsurgeon.trainer.job.assembly import build_job
+    from ckptsurgeon.trainer.loop.loop import TrainingLoop
 
     fields, size, seconds = size_of(options)
     Path("net.json").write_text(json.dumps(fields))
@@ -69,10 +69,10 @@ def ours(options: argparse.Namespace, precision: str) -> tuple[Callable[[int], N
         "betas": list(ADAM["betas"]),
     }  # fmt: skip
     Path("pre.yaml").write_text(yaml.safe_dump({"model": {"transformers": "net.json"}, "train": train}))
-    job = job_of("pre.yaml", device=options.device)
+    job = build_job("pre.yaml", device=options.device)
     folder = RunFolder("run")
     folder.create()
-    loop = Loop(job, job.model()[0], folder=folder)
+    loop = TrainingLoop(job, job.model()[0], folder=folder)
     loop.save = lambda: None  # type: ignore[method-assign]
     return lambda steps: void(loop.run(until=loop.standing.step + steps)), loop.model
 
@@ -110,7 +110,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from ckptsurgeon.trainer.config.settings import Settings
-    from ckptsurgeon.trainer.optim.flops import Counted, peak_flops
+    from ckptsurgeon.trainer.optim.flops import FlopCounter, peak_flops
     from ckptsurgeon.trainer.system.device import peak_bytes
 
     torch.set_num_threads(1)
@@ -118,7 +118,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         steps, model = (ours if options.arm.startswith("ours") else published)(options, precision)
-        with Counted() as counted:
+        with FlopCounter() as counted:
             steps(1)
         steps(WARM_UP - 1)
         synchronise(device)

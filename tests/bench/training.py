@@ -61,12 +61,12 @@ import os, sys, tempfile, time
 import torch
 torch.set_num_threads(1)
 os.chdir(tempfile.mkdtemp())
-from ckptsurgeon.trainer.job.assembly import job_of
-from ckptsurgeon.trainer.loop.loop import Loop
+from ckptsurgeon.trainer.job.assembly import build_job
+from ckptsurgeon.trainer.loop.loop import TrainingLoop
 from ckptsurgeon.trainer.speech.demo import demo_data
 demo_data("speech", ["en"], n=640)
-job = job_of("speech/en.yaml", sets=("steps=21", "warmup=0", "evaluate_every=99"), device="cpu")
-loop = Loop(job, job.model()[0])
+job = build_job("speech/en.yaml", sets=("steps=21", "warmup=0", "evaluate_every=99"), device="cpu")
+loop = TrainingLoop(job, job.model()[0])
 loop.run(until=1)
 """
 

@@ -27,12 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the checks that train again or start a process, and without TensorBoard's import."""
-    from ckptsurgeon.trainer.loop.log import Log
+    from ckptsurgeon.trainer.loop.log import TrainingLog
     from ckptsurgeon.trainer.run import running
 
     monkeypatch.setattr(running, "checks_after", lambda *args, **options: [Check("cheap", "NOT RUN", "a test")])
-    real = Log.__init__
-    monkeypatch.setattr(Log, "__init__", lambda self, folder, step, **options: real(self, folder, step))
+    real = TrainingLog.__init__
+    monkeypatch.setattr(TrainingLog, "__init__", lambda self, folder, step, **options: real(self, folder, step))
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def _reopened_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 def _again(command: list[str], *, input: str, cwd: str | None, **_: Any) -> subprocess.CompletedProcess[str]:
     """Run ``python -m ckptsurgeon.trainer.checks._reload_check``, and leave the random state as it was."""
     from ckptsurgeon.trainer.checks import _reload_check as again
-    from ckptsurgeon.trainer.system.random_state import random_kept
+    from ckptsurgeon.trainer.system.random_state import preserve_random_state
 
     assert command == [sys.executable, "-m", again.__name__]
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
-        random_kept(),
+        preserve_random_state(),
         chdir(cwd or os.curdir),
         redirect_stdout(out),
         redirect_stderr(err),

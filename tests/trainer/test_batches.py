@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.config.settings import Data, Settings
 from ckptsurgeon.trainer.data.loader import Batches
-from ckptsurgeon.trainer.data.split import located
+from ckptsurgeon.trainer.data.split import resolve_paths
 from ckptsurgeon.trainer.tasks._task import Batch
 from ckptsurgeon.trainer.tasks.ctc import CTC
 
@@ -27,7 +27,7 @@ TEXTS = ["a", "ab", "b c", "abc", "dd", "e f", "fgh", "gg"]
 
 def settings(**section: Any) -> Settings:
     data = {"train": "train.csv", **section.pop("data", {})}
-    return settings_of({"data": data, "batch_size": 3, **section}, "x.yaml")
+    return parse_settings({"data": data, "batch_size": 3, **section}, "x.yaml")
 
 
 def task(**section: Any) -> CTC:
@@ -117,7 +117,7 @@ def test_a_split_with_nothing_left_is_an_error() -> None:
     with pytest.raises(cs.ConfigError, match="no clip is left of train: 0 clips.*8 shorter than 9 s"):
         task(data={"min_s": 9}).splits()
     with pytest.raises(cs.ConfigError, match="train.data.train names no manifest"):
-        CTC(settings_of({}, "x.yaml"), TOKENS).splits()
+        CTC(parse_settings({}, "x.yaml"), TOKENS).splits()
 
 
 def test_only_splits_that_are_named_are_read() -> None:
@@ -134,11 +134,11 @@ def test_only_splits_that_are_named_are_read() -> None:
 
 def test_paths_are_relative_to_the_configuration() -> None:
     data = Data(train=("a.csv",), dev=("/x/b.csv",), tokens="alphabet.txt", cache="c")
-    made = located(data, "conf")
+    made = resolve_paths(data, "conf")
     assert (made.train, made.dev, made.tokens, made.cache) == (
         ("conf/a.csv",), ("/x/b.csv",), "conf/alphabet.txt", "conf/c",
     )  # fmt: skip
-    assert located(Data(tokens="bytes"), "conf").tokens == "bytes"
+    assert resolve_paths(Data(tokens="bytes"), "conf").tokens == "bytes"
 
 
 def files() -> dict[str, int]:

@@ -14,26 +14,26 @@ from torch import Tensor, nn
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks._all import checks_before, checks_during
 from ckptsurgeon.trainer.checks._check import FAIL, NOT_RUN, PASS, WARN, Check
-from ckptsurgeon.trainer.checks._distance import WORST, distance
-from ckptsurgeon.trainer.checks.activations import Layer, dead_units, scale
-from ckptsurgeon.trainer.checks.blanks import blanks, too_short
-from ckptsurgeon.trainer.checks.drawn import drawn_fit
-from ckptsurgeon.trainer.checks.finite import figures_finite, finite
+from ckptsurgeon.trainer.checks._distance import MAX_Z, z_score
+from ckptsurgeon.trainer.checks.activations import LayerActivations, activation_scale, dead_units
+from ckptsurgeon.trainer.checks.blanks import blank_share, clips_long_enough
+from ckptsurgeon.trainer.checks.drawn import initialised_tensors
+from ckptsurgeon.trainer.checks.finite import finite_figures, finite_tensors
 from ckptsurgeon.trainer.checks.first_loss import first_loss
 from ckptsurgeon.trainer.checks.gradient import gradient_norm
-from ckptsurgeon.trainer.checks.independence import independent
-from ckptsurgeon.trainer.checks.knowledge import knowledge, verdict_of
-from ckptsurgeon.trainer.checks.loaded import tied
-from ckptsurgeon.trainer.checks.moved import moved, step_size
-from ckptsurgeon.trainer.checks.overfit import overfit
-from ckptsurgeon.trainer.checks.reopened import Saved, reopened
-from ckptsurgeon.trainer.checks.resumed import resumed
+from ckptsurgeon.trainer.checks.independence import batch_independence
+from ckptsurgeon.trainer.checks.knowledge import knowledge_moved, verdict_of
+from ckptsurgeon.trainer.checks.loaded import ties_kept
+from ckptsurgeon.trainer.checks.moved import trained_tensors_moved, update_sizes
+from ckptsurgeon.trainer.checks.overfit import overfits_one_batch
+from ckptsurgeon.trainer.checks.reopened import SavedWeights, reload_in_new_process
+from ckptsurgeon.trainer.checks.resumed import resume_is_exact
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.init import read_init
-from ckptsurgeon.trainer.job.job import Job, draw_into, tensors_of
+from ckptsurgeon.trainer.job.job import Job, initialise, state_tensors
 from ckptsurgeon.trainer.job.source import first_batch
 from ckptsurgeon.trainer.loop.evaluating import loss_per_item
-from ckptsurgeon.trainer.loop.run_progress import Standing
+from ckptsurgeon.trainer.loop.run_progress import RunProgress
 from ckptsurgeon.trainer.run import controls
 from ckptsurgeon.trainer.run.controls import permute, run_controls
 from ckptsurgeon.trainer.run.result import Arm, Controls
@@ -52,7 +52,7 @@ def before(job: Job, spoil: Callable[[dict[str, Tensor]], object] = lambda tenso
     """The checks before the first step, of a model that something was done to; by their short names."""
     model, plan = job.model()
     with torch.no_grad():
-        spoil(tensors_of(model))
+        spoil(state_tensors(model))
     return named(checks_before(job, model, plan))
 
 
@@ -93,9 +93,9 @@ def test_an_init_that_was_changed_is_not_what_its_recipe_says(init: str) -> None
 
 def test_a_tie_that_is_cut_is_found() -> None:
     model = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
-    assert tied(model, {"b.weight": "a.weight"}).status == FAIL
+    assert ties_kept(model, {"b.weight": "a.weight"}).status == FAIL
     model["b"].weight = model["a"].weight
-    assert tied(model, {"b.weight": "a.weight"}).status == PASS
+    assert ties_kept(model, {"b.weight": "a.weight"}).status == PASS
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_a_tensor_drawn_otherwise_does_not_fit(key: str, spoil: Callable[[Tensor
     job = toy.job()
     model, _ = job.model()
     with torch.no_grad():
-        spoil(tensors_of(model)[key])
-    found = drawn_fit(model, job.target, set(job.target.tensors), 0)
+        spoil(state_tensors(model)[key])
+    found = initialised_tensors(model, job.target, set(job.target.tensors), 0)
     assert found.status == FAIL
     assert f"1 tensor of 11 do not: {key} ({why}" in found.says
 
@@ -123,23 +123,23 @@ def test_fifty_seeds_fit() -> None:
     job = toy.job()
     model, _ = job.model()
     for seed in range(50):
-        draw_into(model, job.target, job.target.tensors, seed)
-        assert drawn_fit(model, job.target, set(job.target.tensors), seed).status == PASS, seed
+        initialise(model, job.target, job.target.tensors, seed)
+        assert initialised_tensors(model, job.target, set(job.target.tensors), seed).status == PASS, seed
 
 
 def test_the_same_values_for_every_seed_are_found() -> None:
     job = toy.job()
     model, _ = job.model()
-    draw_into(model, job.target, [HEAD], 1)  # what seed 1 draws, said to be seed 0's
-    found = drawn_fit(model, job.target, {HEAD}, 0)
+    initialise(model, job.target, [HEAD], 1)  # what seed 1 draws, said to be seed 0's
+    found = initialised_tensors(model, job.target, {HEAD}, 0)
     assert (found.status, found.says) == (FAIL, f"the same values with another seed: {HEAD}")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_one_value_that_is_no_number_is_found(value: float) -> None:
     model, _ = toy.job().model()
-    tensors_of(model)[FIRST].data[3, 3] = value
-    found = finite(model)
+    state_tensors(model)[FIRST].data[3, 3] = value
+    found = finite_tensors(model)
     assert (found.status, found.says) == (FAIL, f"in 1 tensor: {FIRST}")
 
 
@@ -173,20 +173,25 @@ def test_a_first_loss_may_be_a_quarter_off_either_way(share: float, status: str,
     assert found.says.endswith(f"({says})")
 
 
-def layer(name: str, ratio: float, dead: int = 0) -> Layer:
-    return Layer(name, ratio, 1.0, 4, dead, norm=False)
+def layer(name: str, ratio: float, dead: int = 0) -> LayerActivations:
+    return LayerActivations(name, ratio, 1.0, 4, dead, norm=False)
 
 
 def test_the_bounds_of_activations_and_of_updates() -> None:
-    assert [scale([layer("x", ratio)]).status for ratio in (0.45, 0.55, 1.9, 2.1)] == [WARN, PASS, PASS, WARN]
+    assert [activation_scale([layer("x", ratio)]).status for ratio in (0.45, 0.55, 1.9, 2.1)] == [
+        WARN,
+        PASS,
+        PASS,
+        WARN,
+    ]
     assert [dead_units([layer("x", 1, dead)]).status for dead in (0, 1, 4)] == [PASS, WARN, FAIL]
-    assert [blanks({"blanks": share}).status for share in (0.994, 0.996)] == [PASS, FAIL]
-    assert blanks({"blanks": 0.9996}).says.startswith(">99.9 % of frames: the all-blank plateau")
+    assert [blank_share({"blanks": share}).status for share in (0.994, 0.996)] == [PASS, FAIL]
+    assert blank_share({"blanks": 0.9996}).says.startswith(">99.9 % of frames: the all-blank plateau")
     loop = toy.loop(clip=1.0)
     found = []
     for ratio in (0.9e-6, 1.1e-6, 0.09, 0.11):
         loop.standing.ratios = {HEAD: ratio}
-        found.append(step_size(loop).status)
+        found.append(update_sizes(loop).status)
     assert found == [WARN, PASS, PASS, WARN]
     found = []
     for clipped in (5, 6):
@@ -239,7 +244,7 @@ def test_a_model_that_looks_at_padding_alone_fails() -> None:
     model, _ = job.model()
     forward = model.forward
     model.forward = lambda x, lengths: forward(x, lengths) * (1 + 0.1 * x.shape[1])  # type: ignore[method-assign]
-    found = independent(model, job.work.task, first_batch(job.work.train, 0), settings=job.settings)
+    found = batch_independence(model, job.work.task, first_batch(job.work.train, 0), settings=job.settings)
     assert found.status == FAIL
     assert "with more padding" in found.says
 
@@ -257,7 +262,7 @@ def test_a_model_of_one_input_size_is_held_against_its_batch_alone() -> None:
             return forward(x, lengths)
 
         model.forward = fixed  # type: ignore[method-assign]
-        found = independent(model, job.work.task, batch, settings=job.settings)
+        found = batch_independence(model, job.work.task, batch, settings=job.settings)
         assert found.status == status, found
         assert ("does not take longer inputs: IndexError: no place 12" in found.says) == (status == PASS)
 
@@ -265,7 +270,7 @@ def test_a_model_of_one_input_size_is_held_against_its_batch_alone() -> None:
 # While it trains.
 
 
-def during(loop: toy.Loop) -> dict[str, Check]:
+def during(loop: toy.TrainingLoop) -> dict[str, Check]:
     return {check.name: check for check in checks_during(loop)}
 
 
@@ -280,7 +285,7 @@ def test_a_sound_run_passes() -> None:
 def test_a_frozen_layer_that_moves_fails() -> None:
     loop = toy.loop(freeze=["body"])
     loop.run(until=3)
-    tensors_of(loop.model)[FIRST].data[0, 0] += 1e-6
+    state_tensors(loop.model)[FIRST].data[0, 0] += 1e-6
     found = during(loop)["frozen tensors did not move"]
     assert (found.status, found.says) == (FAIL, f"1 tensor of 9 did: {FIRST}")
 
@@ -297,7 +302,7 @@ def test_frozen_statistics_that_move_fail() -> None:
 def test_what_moved_before_it_thawed_fails() -> None:
     loop = toy.loop(freeze={"body.first": 3})
     loop.run(until=2)
-    tensors_of(loop.model)[FIRST].data[0, 0] += 1e-6
+    state_tensors(loop.model)[FIRST].data[0, 0] += 1e-6
     loop.run()
     assert during(loop)["frozen tensors did not move"].says.endswith(FIRST)
 
@@ -306,7 +311,7 @@ def test_a_tensor_without_a_gradient_fails() -> None:
     loop = toy.loop()
     loop.model.body["second"].forward = lambda x: x  # type: ignore[index,union-attr]
     loop.run(until=3)
-    found = moved(loop)
+    found = trained_tensors_moved(loop)
     assert found.status == FAIL
     assert found.says == "2 tensors never had a gradient: body.second.weight, body.second.bias"
 
@@ -318,15 +323,15 @@ def test_a_plain_gradient_descent_has_gradients_too() -> None:
     other = toy.loop(optimizer="sgd", betas=[0.0, 0.9])
     other.restore(*RunFolder("run").load())
     for one in (loop, other):
-        assert moved(one).status == PASS
+        assert trained_tensors_moved(one).status == PASS
     other.optimizer.reached[0] = False
-    assert moved(other).says == f"1 tensor never had a gradient: {other.optimizer.order[0]}"
+    assert trained_tensors_moved(other).says == f"1 tensor never had a gradient: {other.optimizer.order[0]}"
 
 
 def test_a_tensor_that_does_not_move_fails() -> None:
     loop = toy.loop(lr_scale={"head": 0}, weight_decay=0)
     loop.run(until=3)
-    found = moved(loop)
+    found = trained_tensors_moved(loop)
     assert (found.status, found.says) == (FAIL, "2 tensors did not move: head.bias, head.weight")
 
 
@@ -386,45 +391,45 @@ def test_what_is_no_number_after_training_fails() -> None:
     found = during(loop)
     assert found["no NaN, no Inf"] == Check("no NaN, no Inf", FAIL, f"in 1 tensor: average of {HEAD}")
     assert found["figures are numbers"] == Check("figures are numbers", FAIL, "error nan")
-    assert figures_finite({"loss": 1.0, "other": float("nan")}, ("loss",)).status == WARN
-    assert figures_finite({}, ("loss",)).status == NOT_RUN
+    assert finite_figures({"loss": 1.0, "other": float("nan")}, ("loss",)).status == WARN
+    assert finite_figures({}, ("loss",)).status == NOT_RUN
 
 
 def test_the_all_blank_plateau_fails_and_short_clips_warn() -> None:
-    assert blanks({"blanks": 1.0}).status == FAIL
-    assert "all-blank plateau" in blanks({"blanks": 1.0}).says
-    assert blanks({"blanks": 0.8}).status == PASS
-    assert blanks({"loss": 1.0}).says == "no CTC in this task"
-    assert blanks({}).says == "nothing was evaluated"
+    assert blank_share({"blanks": 1.0}).status == FAIL
+    assert "all-blank plateau" in blank_share({"blanks": 1.0}).says
+    assert blank_share({"blanks": 0.8}).status == PASS
+    assert blank_share({"loss": 1.0}).says == "no CTC in this task"
+    assert blank_share({}).says == "nothing was evaluated"
     found = [
-        too_short(Standing(step=1, figures=figures, too_short=short, fresh=9))
+        clips_long_enough(RunProgress(step=1, figures=figures, too_short=short, fresh=9))
         for short, figures in ((2, {"too_short": 3.0}), (2, {}), (0, {"too_short": 1.0}), (0, {}), (None, {}))
     ]
     assert [one.status for one in found] == [WARN, WARN, WARN, PASS, NOT_RUN]
     assert found[0].says == "2 of 9 clips of train, 3 of dev with fewer frames than labels and repeats"
     assert found[3].says == "too short: 0 of 9 clips of train"
-    assert (found[4].says, too_short(Standing()).says) == ("no CTC in this task", "no step was taken")
+    assert (found[4].says, clips_long_enough(RunProgress()).says) == ("no CTC in this task", "no step was taken")
 
 
 # After the last step.
 
 
 def test_what_cannot_be_learned_by_heart_fails() -> None:
-    assert overfit({"error": 0.3}, "error", 9).status == FAIL
-    assert overfit({"error": 0.0}, "error", 9).status == PASS
-    assert [overfit({"error": value}, "error", 9).status for value in (0.049, 0.051)] == [PASS, FAIL]
-    assert overfit({"accuracy": 0.3}, "accuracy", 9, higher=True).status == FAIL
-    assert overfit({"accuracy": 0.96}, "accuracy", 9, higher=True).status == PASS
+    assert overfits_one_batch({"error": 0.3}, "error", 9).status == FAIL
+    assert overfits_one_batch({"error": 0.0}, "error", 9).status == PASS
+    assert [overfits_one_batch({"error": value}, "error", 9).status for value in (0.049, 0.051)] == [PASS, FAIL]
+    assert overfits_one_batch({"accuracy": 0.3}, "accuracy", 9, higher=True).status == FAIL
+    assert overfits_one_batch({"accuracy": 0.96}, "accuracy", 9, higher=True).status == PASS
 
 
 def test_a_resume_that_drifts_fails() -> None:
     job = toy.job()
-    assert resumed(job, step_s=0.01).status == PASS
+    assert resume_is_exact(job, step_s=0.01).status == PASS
     drifting = replace(job, work=replace(job.work, train=Forgetful(job.work.train)))
-    found = resumed(drifting, step_s=0.01)
+    found = resume_is_exact(drifting, step_s=0.01)
     assert found.status == FAIL
     assert "after 2 + 2 steps" in found.says
-    assert resumed(job, step_s=60).status == NOT_RUN
+    assert resume_is_exact(job, step_s=60).status == NOT_RUN
 
 
 class Forgetful:
@@ -445,10 +450,10 @@ def test_a_saved_file_that_another_process_reads_otherwise_fails() -> None:
     loop = toy.loop(folder="run", save_every=4)
     loop.run(until=4)
     loss = loss_per_item(loop.model, loop.job.work.task, [first_batch(loop.job.work.train, 0)], settings=loop.settings)
-    last = Saved("last", "run/last/model.safetensors", loss * 1.001)
-    best = Saved("best", "run/best.safetensors", loop.standing.best_loss or 0, dev=True)
+    last = SavedWeights("last", "run/last/model.safetensors", loss * 1.001)
+    best = SavedWeights("best", "run/best.safetensors", loop.standing.best_loss or 0, dev=True)
     Path("no.safetensors").write_bytes(b"")
-    found = list(reopened(loop.job, [last, best, replace(last, weights="no.safetensors")], sets=()))
+    found = list(reload_in_new_process(loop.job, [last, best, replace(last, weights="no.safetensors")], sets=()))
     assert [check.status for check in found] == [FAIL, PASS, FAIL]
     assert found[0].says == f"{loss:.6g} where it was {loss * 1.001:.6g}"
     assert found[2].says.startswith("it cannot be opened")
@@ -456,9 +461,9 @@ def test_a_saved_file_that_another_process_reads_otherwise_fails() -> None:
 
 def test_permuting_keeps_the_values_and_nothing_else() -> None:
     model, _ = toy.job().model()
-    old = tensors_of(model)[FIRST].detach().clone()
+    old = state_tensors(model)[FIRST].detach().clone()
     permute(model, [FIRST], 0)
-    new = tensors_of(model)[FIRST].detach()
+    new = state_tensors(model)[FIRST].detach()
     assert not torch.equal(old, new)
     assert torch.equal(old.flatten().sort().values, new.flatten().sort().values)
 
@@ -484,7 +489,7 @@ def test_the_verdict(warm: Any, scratch: Any, permuted: Any, verdict: str, statu
     assert verdict_of(*arms) == verdict
     mirrored = [arm(one.name, *(-value for value in one.values)) for one in arms]
     assert verdict_of(*mirrored, higher=True) == verdict
-    found = knowledge(Controls("error", 3, 100, arms, verdict, "frozen"))
+    found = knowledge_moved(Controls("error", 3, 100, arms, verdict, "frozen"))
     assert found.status == status
     assert verdict in found.says
 
@@ -527,7 +532,7 @@ def test_what_is_partly_new_is_trained_in_the_probe(source: Path, how: str, new:
     assert [run.frozen for run in controls._runs(job, 1, "error")] == [True] * 3 + [False] * 3
     old = [place for place in range(5) if place not in new]
     starts = {
-        (way, seed): tensors_of(controls._start(replace(job, settings=replace(job.settings, seed=seed)), way))
+        (way, seed): state_tensors(controls._start(replace(job, settings=replace(job.settings, seed=seed)), way))
         for way in ("warm", "scratch", "permuted")
         for seed in (0, 1)
     }
@@ -565,40 +570,41 @@ def test_few_values_are_held_against_exact_bounds(number: int, draw: Any) -> Non
     """Of 16 values four times as wide and shifted, nothing was seen."""
     torch.manual_seed(number)
     others = [draw(number) for _ in range(32)]
-    assert max(distance(draw(number), others) for _ in range(300)) < WORST
+    assert max(z_score(draw(number), others) for _ in range(300)) < MAX_Z
     spread = torch.stack(others).std()
-    assert distance(draw(number) + 12 * spread, others) > WORST
+    assert z_score(draw(number) + 12 * spread, others) > MAX_Z
     if number >= 5:
-        assert distance((draw(number) - 0.5) * 30, others) > WORST
+        assert z_score((draw(number) - 0.5) * 30, others) > MAX_Z
     if number >= 16:
-        assert distance(draw(number) * 4 + 0.8, others) > WORST
+        assert z_score(draw(number) * 4 + 0.8, others) > MAX_Z
     if number >= 2:
-        assert distance(torch.full((number,), float(others[0][0])), others) > WORST
+        assert z_score(torch.full((number,), float(others[0][0])), others) > MAX_Z
 
 
 def test_values_that_vary_together_are_no_fault() -> None:
     """One draw for a whole tensor: the deviation inside it is none, and says nothing."""
     torch.manual_seed(0)
     others = [torch.randn(()).expand(8) for _ in range(32)]
-    assert all(distance(torch.randn(()).expand(8), others) < WORST for _ in range(50))
+    assert all(z_score(torch.randn(()).expand(8), others) < MAX_Z for _ in range(50))
 
 
 def test_each_seed_of_the_controls_is_trained_with_it_to_the_end(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int | None, int]] = []
 
-    class Seen(toy.Loop):
+    class Seen(toy.TrainingLoop):
         def run(self, **options: Any) -> str:
             ended = super().run(**options)
             seen.append((self.settings.seed, self.settings.patience, self.standing.step))
             return ended
 
-    monkeypatch.setattr(controls, "Loop", Seen)
+    monkeypatch.setattr(controls, "TrainingLoop", Seen)
     job = toy.job(init, steps=4, evaluate_every=1, patience=1, lr=1e-9, seed=7)
     run_controls(job, seeds=2)
     assert seen == [(7, None, 4), (8, None, 4)] * 6
     for way in ("warm", "scratch", "permuted"):
         starts = [
-            tensors_of(controls._start(replace(job, settings=replace(job.settings, seed=seed)), way)) for seed in (7, 8)
+            state_tensors(controls._start(replace(job, settings=replace(job.settings, seed=seed)), way))
+            for seed in (7, 8)
         ]
         assert not torch.equal(starts[0][HEAD], starts[1][HEAD]), way
         assert torch.equal(starts[0][FIRST], starts[1][FIRST]) == (way == "warm"), way
@@ -608,7 +614,7 @@ def test_controls_are_paired_and_repeatable(init: str) -> None:
     one = run_controls(toy.job(init, steps=4), seeds=1)
     assert run_controls(toy.job(init, steps=4), seeds=1) == one
     assert one.seeds == 1
-    assert knowledge(one).status == WARN
+    assert knowledge_moved(one).status == WARN
 
 
 def test_controls_need_an_init_and_something_to_evaluate_on(init: str) -> None:

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks.resumed import everything, resumed
-from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.checks.resumed import all_tensors, resume_is_exact
+from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.job import compiling
-from ckptsurgeon.trainer.job.assembly import job_of
-from ckptsurgeon.trainer.job.compiling import compiled_loss, has_one_shape, uncompiled
-from ckptsurgeon.trainer.loop.loop import Loop
+from ckptsurgeon.trainer.job.assembly import build_job
+from ckptsurgeon.trainer.job.compiling import compile_notes, compiled_loss, has_one_shape
+from ckptsurgeon.trainer.loop.loop import TrainingLoop
 
 from . import toy
 from .waves import LAYER_NORM, SMALL, model_of, write
@@ -41,9 +41,9 @@ def _traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def loop_of(compile: str, **settings: Any) -> Loop:
-    job = job_of(write(compile=compile, **{"fields": SHORT, **settings}), device="cpu")
-    return Loop(job, job.model()[0])
+def loop_of(compile: str, **settings: Any) -> TrainingLoop:
+    job = build_job(write(compile=compile, **{"fields": SHORT, **settings}), device="cpu")
+    return TrainingLoop(job, job.model()[0])
 
 
 VARIOUS: dict[str, dict[str, Any]] = {
@@ -61,7 +61,7 @@ def test_a_compiled_run_is_the_run_without(name: str) -> None:
     loops = [loop_of(how, **VARIOUS[name]) for how in ("on", "off")]
     for loop in loops:
         loop.run()
-    ours, wanted = map(everything, loops)
+    ours, wanted = map(all_tensors, loops)
     assert ours.keys() == wanted.keys()
     for key, value in wanted.items():
         torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-5, msg=key)
@@ -89,7 +89,7 @@ def test_many_runs_of_a_process_are_compiled_each() -> None:
 
 
 def test_it_goes_on_bit_for_bit() -> None:
-    check = resumed(job_of(write(compile="on", fields=SHORT), device="cpu"), step_s=0.0)
+    check = resume_is_exact(build_job(write(compile="on", fields=SHORT), device="cpu"), step_s=0.0)
     assert (check.status, check.says) == ("PASS", "4 steps = 2 + 2, bit for bit")
 
 
@@ -129,31 +129,31 @@ def test_what_cannot_be_compiled_is_said_in_one_line(ckpt: Run, monkeypatch: pyt
 
 def test_other_errors_are_left_as_they_are() -> None:
     for how in ("on", "off"):
-        with pytest.raises(ZeroDivisionError), compiling.saying_what_compiles(settings_of({"compile": how}, "x")):
+        with pytest.raises(ZeroDivisionError), compiling.explain_compile_errors(parse_settings({"compile": how}, "x")):
             raise ZeroDivisionError
 
 
 def test_auto_compiles_crops_of_one_length_on_a_gpu() -> None:
-    job = job_of(write(pretrain={"crop_s": 0.3}), device="cpu")
+    job = build_job(write(pretrain={"crop_s": 0.3}), device="cpu")
     gpu = replace(job, device=torch.device("cuda"))
     assert compiled_loss(job) is None
     assert compiled_loss(gpu) is not None
     assert compiled_loss(replace(gpu, settings=replace(gpu.settings, compile="off"))) is None
-    assert not uncompiled(gpu)
-    other = replace(job_of(write(pretrain={"crop_s": 9.0}), device="cpu"), device=torch.device("cuda"))
+    assert not compile_notes(gpu)
+    other = replace(build_job(write(pretrain={"crop_s": 9.0}), device="cpu"), device=torch.device("cuda"))
     assert compiled_loss(other) is None
-    assert "not compiled: what is heard of the clips lasts 0.4 to" in uncompiled(other)[0]
+    assert "not compiled: what is heard of the clips lasts 0.4 to" in compile_notes(other)[0]
     assert compiled_loss(replace(toy.job(), device=torch.device("cuda"))) is None
 
 
 @pytest.mark.parametrize(("written", "read"), [(True, "on"), (False, "off"), ("auto", "auto"), ("off", "off")])
 def test_on_and_off_are_what_yaml_makes_of_them(written: object, read: str) -> None:
-    assert settings_of({"compile": written}, "x").compile == read
+    assert parse_settings({"compile": written}, "x").compile == read
 
 
 def test_another_word_is_an_error() -> None:
     with pytest.raises(cs.ConfigError, match=r"train\.compile is 'sometimes'\. Use one of auto, on, off"):
-        settings_of({"compile": "sometimes"}, "x")
+        parse_settings({"compile": "sometimes"}, "x")
 
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
@@ -165,7 +165,7 @@ def test_the_real_compiler_makes_the_same_of_it(monkeypatch: pytest.MonkeyPatch)
     loops = [toy.loop(model=net, task="plain.py:Task", compile=how, steps=4) for how in ("on", "off")]
     for loop in loops:
         loop.run()
-    ours, wanted = map(everything, loops)
+    ours, wanted = map(all_tensors, loops)
     for key, value in wanted.items():
         torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-6, msg=key)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0

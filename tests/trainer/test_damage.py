@@ -245,18 +245,18 @@ def test_a_run_that_diverged_fails(ckpt: Run) -> None:
 
 def test_controls_say_where_nothing_was_learned(init: str) -> None:
     """What stands on the plateau on which it began is no measure of the one that left it."""
-    from ckptsurgeon.trainer.checks.knowledge import knowledge
+    from ckptsurgeon.trainer.checks.knowledge import knowledge_moved
     from ckptsurgeon.trainer.run.controls import run_controls
 
     made = toy.job(init, steps=2, warmup=0, lr=1e-7, model={"dropout": 0})
     found = run_controls(made, seeds=1)
     assert {"scratch", "permuted"} <= set(found.plateau)
     whole = dataclasses.replace(found, decided_on="unfrozen", seeds=3, verdict="KNOWLEDGE")
-    assert knowledge(whole).status == "WARN"
-    assert "scratch and permuted have learned nothing yet: train longer" in knowledge(whole).says
+    assert knowledge_moved(whole).status == "WARN"
+    assert "scratch and permuted have learned nothing yet: train longer" in knowledge_moved(whole).says
     frozen = dataclasses.replace(whole, decided_on="frozen")
-    assert knowledge(frozen).status == "PASS"
-    assert knowledge(frozen).says.endswith("scratch and permuted have learned nothing yet")
+    assert knowledge_moved(frozen).status == "PASS"
+    assert knowledge_moved(frozen).says.endswith("scratch and permuted have learned nothing yet")
     assert "permuted" not in run_controls(toy.job(init, steps=60, model={"dropout": 0}), seeds=1).plateau
 
 

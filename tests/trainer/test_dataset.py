@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ckptsurgeon.trainer.checks import _all as checking
 from ckptsurgeon.trainer.checks._check import Check
-from ckptsurgeon.trainer.job.assembly import job_of
-from ckptsurgeon.trainer.job.source import Stream
+from ckptsurgeon.trainer.job.assembly import build_job
+from ckptsurgeon.trainer.job.source import BatchStream
 from ckptsurgeon.trainer.system.random_state import random_state, seed_all
 
 Run = Callable[..., Any]
@@ -128,7 +128,7 @@ def configuration(workers: int = 0, **data: Any) -> str:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_dataset_of_the_users_own_is_learned(ckpt: Run, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("resumed", "reopened"):  # the one is another process, the other trains again
+    for name in ("resume_is_exact", "reload_in_new_process"):  # the one is another process, the other trains again
         monkeypatch.setattr(checking, name, lambda *args, **options: Check("left out", "NOT RUN", ""))
     config = configuration(workers, train="my_data.py:train_set", dev="my_data.py:dev_set")
     done = ckpt("train", config, "--device", "cpu", "--set", f"data.workers={workers}")
@@ -147,7 +147,7 @@ SOME = {"_target_": "my_data.some", "seed": 0, "names": True, "number": 30}
 
 def test_a_target_is_given_its_arguments(ckpt: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a configuration in another folder, whose file is found there; one may be an argument of another."""
-    for name in ("resumed", "reopened"):
+    for name in ("resume_is_exact", "reload_in_new_process"):
         monkeypatch.setattr(checking, name, lambda *args, **options: Check("left out", "NOT RUN", ""))
     scaled = {"_target_": "my_data.Scaled", "inner": SOME, "by": 0.5}
     configuration(train=scaled, dev={**SOME, "seed": 1, "number": 20})
@@ -175,8 +175,8 @@ def test_a_target_may_be_set_where_a_run_is_started(ckpt: Run) -> None:
 
 
 def batches(workers: int, seed: int, number: int = 9, begin: Any = (0, 0)) -> list[Tensor]:
-    job = job_of(configuration(workers, train="my_data.py:drawn"), sets=[f"seed={seed}"], device="cpu")
-    stream = Stream(job.work.train, seed, begin)
+    job = build_job(configuration(workers, train="my_data.py:drawn"), sets=[f"seed={seed}"], device="cpu")
+    stream = BatchStream(job.work.train, seed, begin)
     return [next(stream).inputs for _ in range(number)]
 
 

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.config.settings import Settings
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
-from ckptsurgeon.trainer.tasks._decoding import Symbols, beam_search, greedy
-from ckptsurgeon.trainer.tasks._prefixes import PrefixScores, Spelled
+from ckptsurgeon.trainer.tasks._decoding import SpecialTokens, beam_search, greedy_search
+from ckptsurgeon.trainer.tasks._prefixes import PrefixLogProbs, PrefixScores
 from ckptsurgeon.trainer.tasks._task import Batch
 from ckptsurgeon.trainer.tasks.classify import Classify
 from ckptsurgeon.trainer.tasks.ctc import CTC
 from ckptsurgeon.trainer.tasks.hybrid import Hybrid
 
 BLANK, END, A, B = 0, 3, 1, 2
-SYMBOLS = Symbols(END, END, BLANK)
+SYMBOLS = SpecialTokens(END, END, BLANK)
 TOKENS = ["<blank>", "a", "b", "<sos/eos>"]
 FRAMES = (5, 3)
 
@@ -52,7 +52,7 @@ def scored(log_probs: Tensor, frames: Sequence[int], prefix: Sequence[int]) -> t
     spelled, begun, last = scores.start(), torch.zeros(len(frames)), torch.full((len(frames),), -1)
     for token in prefix:
         found, extended = scores.extend(clips, spelled, last, torch.tensor([[3 - token, token]] * len(frames)))
-        begun, spelled = found[:, 1], Spelled(extended.label[:, 1], extended.blank[:, 1])
+        begun, spelled = found[:, 1], PrefixLogProbs(extended.label[:, 1], extended.blank[:, 1])
         last = torch.full((len(frames),), token)
     return begun.exp().tolist(), PrefixScores.whole(spelled).exp().tolist()
 
@@ -151,7 +151,7 @@ def test_a_beam_of_one_follows_the_likeliest_prefix() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_greedy_takes_the_likeliest_token_until_the_end(seed: int) -> None:
     model = Reader(seed, said(seed), FRAMES)
-    found = greedy(model, batch_of(FRAMES), SYMBOLS)
+    found = greedy_search(model, batch_of(FRAMES), SYMBOLS)
     for clip, size in enumerate(FRAMES):
         text: list[int] = []
         while len(text) < size:
@@ -165,7 +165,7 @@ def test_greedy_takes_the_likeliest_token_until_the_end(seed: int) -> None:
 
 
 def settings(**section: Any) -> Settings:
-    return settings_of({"task": "hybrid", "features": {"kind": "waves"}, **section}, "x.yaml")
+    return parse_settings({"task": "hybrid", "features": {"kind": "waves"}, **section}, "x.yaml")
 
 
 def learned() -> tuple[HybridASR, Batch]:

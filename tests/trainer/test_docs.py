@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ckptsurgeon.trainer.checks._all import checks_after, checks_before, checks_during
-from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.config.settings import Data, Features, Pretrain, Settings
 
 from ..project.test_documentation import quoted, table
@@ -66,7 +66,7 @@ def test_the_task_of_ones_own_trains(ckpt: Callable[..., Any]) -> None:
 def test_the_example_is_understood() -> None:
     found = re.search(r'```yaml title="mine.yaml"\n(.*?)```', PAGE, re.S)
     assert found
-    made = settings_of(yaml.safe_load(found[1])["train"], "docs/train.md")
+    made = parse_settings(yaml.safe_load(found[1])["train"], "docs/train.md")
     assert (made.freeze, made.lr_scale) == ({"encoder": 500}, {"encoder": 0.1})
 
 
@@ -75,7 +75,9 @@ def test_every_check_is_explained(monkeypatch: Any) -> None:
     from ckptsurgeon.trainer.checks._check import Check
 
     monkeypatch.setattr(
-        checking, "reopened", lambda job, saved, **options: [Check(one.name, "NOT RUN", "") for one in saved]
+        checking,
+        "reload_in_new_process",
+        lambda job, saved, **options: [Check(one.name, "NOT RUN", "") for one in saved],
     )
     loop = toy.loop(folder="run", save_every=2)
     before = list(checks_before(loop.job, loop.model, None))

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.loop.events import Events
+from ckptsurgeon.trainer.loop.events import TensorBoardLog
 
 pytest.importorskip("tensorboard")
 
 FULL = """
 import resource, signal, sys
-from ckptsurgeon.trainer.loop.events import Events
+from ckptsurgeon.trainer.loop.events import TensorBoardLog
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-events = Events("events", 0)
+events = TensorBoardLog("events", 0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
     for step in range(1, 10000):
@@ -41,8 +41,8 @@ def test_a_disk_that_is_full_is_told_once() -> None:
 def test_threads_of_others_are_told_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", told.append)
-    Events("events", 3).close()
-    Events("events", 4).close()
+    TensorBoardLog("events", 3).close()
+    TensorBoardLog("events", 4).close()
     mine = SimpleNamespace(thread=threading.Thread())
     threading.excepthook(mine)  # type: ignore[arg-type]
     assert told == [mine]
@@ -51,4 +51,4 @@ def test_threads_of_others_are_told_as_before(monkeypatch: pytest.MonkeyPatch) -
 def test_a_folder_that_cannot_be_made_is_an_output_error() -> None:
     open("events", "w").close()
     with pytest.raises(cs.OutputError, match="events"):
-        Events("events", 0)
+        TensorBoardLog("events", 0)

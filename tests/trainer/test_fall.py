@@ -10,12 +10,12 @@ import pytest
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks._check import FAIL, NOT_RUN, PASS, WARN, Check
-from ckptsurgeon.trainer.checks._fall import fall_of
-from ckptsurgeon.trainer.checks.diverged import diverged
+from ckptsurgeon.trainer.checks._fall import loss_drop
+from ckptsurgeon.trainer.checks.diverged import loss_fell
 from ckptsurgeon.trainer.checks.gradient import gradient_norm
-from ckptsurgeon.trainer.checks.overfit import overfit
-from ckptsurgeon.trainer.checks.reopened import Saved, _same
-from ckptsurgeon.trainer.loop.run_progress import Standing
+from ckptsurgeon.trainer.checks.overfit import overfits_one_batch
+from ckptsurgeon.trainer.checks.reopened import SavedWeights, _same
+from ckptsurgeon.trainer.loop.run_progress import RunProgress
 from ckptsurgeon.trainer.tasks._task import Task
 
 from . import toy
@@ -32,7 +32,7 @@ def falling(steps: int, begin: float, end: float) -> list[float]:
 
 
 def cleared(losses: Sequence[float]) -> bool:
-    fall = fall_of(losses)
+    fall = loss_drop(losses)
     assert fall is not None
     return fall.is_clear
 
@@ -71,7 +71,7 @@ def test_a_fall_that_rounding_may_have_made_is_not_clear() -> None:
 
 
 def test_the_figures_are_means_of_a_tenth_at_each_end_and_two_standard_errors() -> None:
-    fall = fall_of([4.0, 2.0] * 20)
+    fall = loss_drop([4.0, 2.0] * 20)
     assert fall is not None
     assert (fall.first, fall.last, fall.steps) == (3.0, 3.0, 4)
     deviation = 2 / (0.6745 * math.sqrt(2))
@@ -79,14 +79,14 @@ def test_the_figures_are_means_of_a_tenth_at_each_end_and_two_standard_errors() 
 
 
 def test_five_steps_are_too_few_to_tell() -> None:
-    assert fall_of([5, 4, 3, 2, 1]) is None
+    assert loss_drop([5, 4, 3, 2, 1]) is None
 
 
 def checked(**settings: object) -> Check:
     """What the check says of a run of the toy."""
     loop = toy.loop(folder="run", **settings)  # type: ignore[arg-type]
     loop.run()
-    return diverged(loop)
+    return loss_fell(loop)
 
 
 def test_a_run_that_learns_passes() -> None:
@@ -129,11 +129,11 @@ def test_a_run_that_was_resumed_is_judged_from_its_first_step() -> None:
     assert second.folder is not None
     second.restore(*second.folder.load())
     second.run()
-    assert diverged(second).status == PASS
-    assert diverged(second) == diverged(toy_of(60))
+    assert loss_fell(second).status == PASS
+    assert loss_fell(second) == loss_fell(toy_of(60))
 
 
-def toy_of(steps: int) -> toy.Loop:
+def toy_of(steps: int) -> toy.TrainingLoop:
     loop = toy.loop(folder="whole", steps=steps)
     loop.run()
     return loop
@@ -151,9 +151,9 @@ def test_a_command_whose_loss_does_not_fall_ends_well_and_warns() -> None:
 @pytest.mark.parametrize(
     ("check", "one", "other"),
     [
-        (_same(Saved("", "", 0.12345678), 0.12345699, 1e-6), "0.123457", "0.1234568"),
-        (overfit({"error": 0.0500001}, "error", 9), "0.0500001", "below 0.05"),
-        (overfit({"accuracy": 0.9499}, "accuracy", 9, higher=True), "0.9499", "above 0.95"),
+        (_same(SavedWeights("", "", 0.12345678), 0.12345699, 1e-6), "0.123457", "0.1234568"),
+        (overfits_one_batch({"error": 0.0500001}, "error", 9), "0.0500001", "below 0.05"),
+        (overfits_one_batch({"accuracy": 0.9499}, "accuracy", 9, higher=True), "0.9499", "above 0.95"),
     ],
 )
 def test_figures_that_differ_are_printed_apart(check: Check, one: str, other: str) -> None:
@@ -168,6 +168,6 @@ def test_a_norm_beside_its_band_is_printed_beside_it() -> None:
 
     loop = toy.loop()
     loop.job.work.task.gradient_band = Banded.gradient_band  # type: ignore[attr-defined]
-    loop.standing = Standing(norms={"steps": 4, "clipped": 0, "largest": 10.04, "sum": 40.04})
+    loop.standing = RunProgress(norms={"steps": 4, "clipped": 0, "largest": 10.04, "sum": 40.04})
     found = gradient_norm(loop)
     assert (found.status, found.says.partition(",")[0]) == (WARN, "mean 10.01")

@@ -11,7 +11,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.config.settings import Settings
-from ckptsurgeon.trainer.system.fitting import saying_what_fits
+from ckptsurgeon.trainer.system.fitting import explain_out_of_memory
 from ckptsurgeon.trainer.tasks.wav2vec2_pretrain import Wav2Vec2Pretraining
 
 from . import toy
@@ -31,7 +31,7 @@ from .waves import write
 )
 def test_a_batch_that_does_not_fit_names_one_to_try(settings: dict[str, Any], hint: str) -> None:
     why = f"has no memory for train.batch_size {settings['batch_size']}"
-    with pytest.raises(cs.ConfigError, match=why) as error, saying_what_fits(Settings(**settings)):
+    with pytest.raises(cs.ConfigError, match=why) as error, explain_out_of_memory(Settings(**settings)):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     assert error.value.hint == hint
 

@@ -8,9 +8,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ckptsurgeon.trainer.config.settings import Settings
-from ckptsurgeon.trainer.loop.log import read_log, rows_of
-from ckptsurgeon.trainer.loop.stepping import Stepped
-from ckptsurgeon.trainer.optim.flops import Counted, peak_flops, peak_of
+from ckptsurgeon.trainer.loop.log import log_rows, read_log
+from ckptsurgeon.trainer.loop.stepping import StepResult
+from ckptsurgeon.trainer.optim.flops import FlopCounter, peak_flops, peak_of
 from ckptsurgeon.trainer.tasks._masking import most_masked
 from ckptsurgeon.trainer.tasks._task import Batch
 
@@ -24,7 +24,7 @@ def test_dense_and_recurrent_layers_are_counted_forwards_and_backwards() -> None
         (nn.Linear(8, 16), 2 * 40 * 8 * 16),
         (nn.LSTM(8, 16, batch_first=True, bidirectional=True), 2 * 40 * (8 * 64 + 16 * 64) * 2),
     ):
-        with Counted() as counted:
+        with FlopCounter() as counted:
             found = model(x)
             found = found[0] if isinstance(found, tuple) else found
             assert counted.flops == forwards
@@ -43,12 +43,12 @@ def test_dense_and_recurrent_layers_are_counted_forwards_and_backwards() -> None
 )
 def test_convolutions_are_counted_by_their_groups(layer: nn.Module, size: tuple[int, ...], forwards: int) -> None:
     x = torch.randn(size, requires_grad=True)
-    with Counted() as counted:
+    with FlopCounter() as counted:
         found = layer(x)
         assert counted.flops == forwards
         found.sum().backward()
     assert counted.flops == 3 * forwards
-    with Counted() as counted:
+    with FlopCounter() as counted:
         layer(x.detach()).sum().backward()
     assert counted.flops == 2 * forwards
 
@@ -56,7 +56,7 @@ def test_convolutions_are_counted_by_their_groups(layer: nn.Module, size: tuple[
 def test_attention_on_a_cpu_is_counted() -> None:
     given = [torch.randn(2, 4, 50, 16, requires_grad=True) for _ in range(3)]
     forwards = 2 * 2 * (2 * 4) * 50 * 50 * 16
-    with Counted() as counted:
+    with FlopCounter() as counted:
         found = nn.functional.scaled_dot_product_attention(*given)
         assert counted.flops == forwards
         found.sum().backward()
@@ -76,7 +76,7 @@ def test_a_step_of_wav2vec2_base_is_seven_teraflop() -> None:
         extras = {"negatives": torch.zeros(batch, masked, 100, dtype=torch.int64)}
         given = Batch(torch.zeros(batch, samples), one, places, one, 160.0, ("",) * batch, extras)
         task.begin_step(model, 0)
-        with Counted() as counted:
+        with FlopCounter() as counted:
             loss = task.loss(model, given)
             forwards = counted.flops
             loss.total.backward()
@@ -116,8 +116,8 @@ def test_counting_changes_nothing_and_is_logged() -> None:
 
 def test_utilisation_is_a_share_of_a_known_peak() -> None:
     one = torch.zeros(())
-    stepped = Stepped(one, {}, one, one, clips=2, seconds=0.0, used=5, room=10)
-    (row,) = rows_of([(1, {}, stepped)], 0.0, flops=100.0, peak=1e3)
+    stepped = StepResult(one, {}, one, one, clips=2, seconds=0.0, used=5, room=10)
+    (row,) = log_rows([(1, {}, stepped)], 0.0, flops=100.0, peak=1e3)
     assert row["flops"] == 1000
     assert row["utilisation"] == pytest.approx(row["clips_s"] / 2)
     assert peak_flops(Settings(), torch.device("cpu")) is None

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.job.job import tensors_of
+from ckptsurgeon.trainer.job.job import state_tensors
 from ckptsurgeon.trainer.optim.digests import digests
-from ckptsurgeon.trainer.optim.freezing import Freezing
+from ckptsurgeon.trainer.optim.freezing import FreezeSchedule
 
 from . import toy
 
 
-def state(loop: toy.Loop) -> dict[str, str]:
-    return digests(tensors_of(loop.model))
+def state(loop: toy.TrainingLoop) -> dict[str, str]:
+    return digests(state_tensors(loop.model))
 
 
 def test_frozen_tensors_and_statistics_stay_and_the_rest_moves() -> None:
@@ -45,7 +45,7 @@ def test_a_module_thaws_at_its_step() -> None:
 def test_a_tied_tensor_is_frozen_under_any_of_its_keys() -> None:
     loop = toy.loop()
     loop.model.other = loop.model.head  # type: ignore[assignment]
-    made = Freezing(loop.model, replace(loop.settings, freeze={"other": None}))
+    made = FreezeSchedule(loop.model, replace(loop.settings, freeze={"other": None}))
     assert {"head.weight", "other.weight"} <= set(made.frozen(0))
 
 

@@ -19,7 +19,7 @@ from ckptsurgeon.errors import ConfigError
 from ckptsurgeon.trainer.checks import _all as checking
 from ckptsurgeon.trainer.checks._check import Check
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
-from ckptsurgeon.trainer.job.assembly import job_of
+from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.run import running
 from ckptsurgeon.trainer.run.lineage import FREE, check_unchanged, lineage_of
 from ckptsurgeon.trainer.run.report import read_report
@@ -138,7 +138,7 @@ def test_a_run_that_begins_with_what_is_not_finite_has_a_report(
 
 def test_an_older_checkpoint_is_not_held_against_steps_that_were_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps 1 to 4 are saved and 5 and 6 not; the best is of step 4."""
-    monkeypatch.setattr(checking, "resumed", lambda *args, **options: Check("left out", "NOT RUN", ""))
+    monkeypatch.setattr(checking, "resume_is_exact", lambda *args, **options: Check("left out", "NOT RUN", ""))
     toy.write(nonfinite=2)
     text = Path("toy_task.py").read_text()
     Path("toy_task.py").write_text(text.replace("NANS = ", "NANS = range(7, 99)\nUNUSED = "))
@@ -152,29 +152,29 @@ def test_an_older_checkpoint_is_not_held_against_steps_that_were_not_saved(monke
 
 @pytest.mark.parametrize("task", ["Toy", "NoDev"])
 def test_the_best_is_reopened_as_the_average_that_was_evaluated(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checking, "resumed", lambda *args, **options: Check("left out", "NOT RUN", ""))
+    monkeypatch.setattr(checking, "resume_is_exact", lambda *args, **options: Check("left out", "NOT RUN", ""))
     toy.write(ema=0.9, task=f"toy_task.py:{task}")
     checks = by_name(cs.train("toy.yaml", device="cpu"))
     assert [checks[name].status for name in (REOPENED, BEST)] == ["PASS", "PASS"]
     assert checks[REOPENED].says != checks[BEST].says
 
 
-@pytest.mark.parametrize("name", ["overfit", "resumed", "reopened"])
+@pytest.mark.parametrize("name", ["overfits_one_batch", "resume_is_exact", "reload_in_new_process"])
 def test_a_check_that_fails_itself_is_not_run_and_loses_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any, **options: Any) -> Check:
         raise RuntimeError("out of memory")
 
-    for other in ("resumed", "reopened"):
+    for other in ("resume_is_exact", "reload_in_new_process"):
         monkeypatch.setattr(checking, other, lambda *args, **options: [])
-    monkeypatch.setattr(checking, "resumed", lambda *args, **options: Check("left out", "NOT RUN", ""))
+    monkeypatch.setattr(checking, "resume_is_exact", lambda *args, **options: Check("left out", "NOT RUN", ""))
     monkeypatch.setattr(
-        checking, "reopened", lambda job, saved, **options: [Check(one.name, "PASS", "") for one in saved]
+        checking, "reload_in_new_process", lambda job, saved, **options: [Check(one.name, "PASS", "") for one in saved]
     )
     monkeypatch.setattr(checking, name, broken)
     toy.write()
     found = cs.train("toy.yaml", run="run", device="cpu", overfit_one_batch=True, steps=4)
     wrong = [check for check in found.checks if "out of memory" in check.says]
-    assert len(wrong) == {"overfit": 1, "resumed": 1, "reopened": 2}[name]
+    assert len(wrong) == {"overfits_one_batch": 1, "resume_is_exact": 1, "reload_in_new_process": 2}[name]
     assert {(check.status, check.says) for check in wrong} == {("NOT RUN", "it failed: RuntimeError: out of memory")}
     assert [check.to_json() for check in read_report("run").checks] == [check.to_json() for check in found.checks]
 
@@ -270,23 +270,23 @@ def heard() -> str:
 def test_other_data_behind_the_same_settings_are_refused_by_name(
     file: str, old: str, new: str, why: str, heard: str
 ) -> None:
-    began = json.loads(json.dumps(lineage_of(job_of(heard, device="cpu"), None, RunFolder("run"), ())))
-    assert check_unchanged(job_of(heard, device="cpu"), began, RunFolder("run")) == []
+    began = json.loads(json.dumps(lineage_of(build_job(heard, device="cpu"), None, RunFolder("run"), ())))
+    assert check_unchanged(build_job(heard, device="cpu"), began, RunFolder("run")) == []
     text = Path(file).read_text()
     assert old in text
     Path(file).write_text(text.replace(old, new, 1))
     with pytest.raises(ConfigError) as caught:
-        check_unchanged(job_of(heard, device="cpu"), began, RunFolder("run"))
+        check_unchanged(build_job(heard, device="cpu"), began, RunFolder("run"))
     assert str(caught.value).startswith(why)
 
 
 def test_a_corpus_that_was_moved_with_its_configuration_is_the_same(heard: str) -> None:
-    began = lineage_of(job_of(heard, device="cpu"), None, RunFolder("run"), ())
+    began = lineage_of(build_job(heard, device="cpu"), None, RunFolder("run"), ())
     os.mkdir("there")
     for name in os.listdir():
         if name != "there":
             shutil.move(name, "there")
-    assert check_unchanged(job_of(f"there/{heard}", device="cpu"), began, RunFolder("run")) == []
+    assert check_unchanged(build_job(f"there/{heard}", device="cpu"), began, RunFolder("run")) == []
 
 
 def test_a_fresh_process_computes_as_the_run_does(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -314,4 +314,4 @@ def test_a_fresh_process_computes_as_the_run_does(monkeypatch: pytest.MonkeyPatc
     again.main()
     assert seen == [(2, True)]
     assert torch.get_num_threads() == before
-    assert capsys.readouterr().out.strip().startswith(again.MARK)
+    assert capsys.readouterr().out.strip().startswith(again.LOSS_PREFIX)

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from ckptsurgeon.trainer.checks.resumed import everything
+from ckptsurgeon.trainer.checks.resumed import all_tensors
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
-from ckptsurgeon.trainer.job.assembly import job_of
-from ckptsurgeon.trainer.loop.loop import Loop
+from ckptsurgeon.trainer.job.assembly import build_job
+from ckptsurgeon.trainer.loop.loop import TrainingLoop
 
 from .waves import MINIATURE, write
 
@@ -40,13 +40,13 @@ codebook is chosen where two are nearly as likely.
 """
 
 
-def loop_of(*, folder: str | None = None, observer: Any = None, **settings: Any) -> Loop:
+def loop_of(*, folder: str | None = None, observer: Any = None, **settings: Any) -> TrainingLoop:
     config = write(fields=MINIATURE, **{"pretrain": {"crop_s": 0.4}, "compile": "off", "warmup": 2, **settings})
-    job = job_of(config, device=DEVICE)
+    job = build_job(config, device=DEVICE)
     run = RunFolder(folder) if folder is not None else None
     if run is not None:
         run.create()
-    return Loop(job, job.model()[0], folder=run, observer=observer)
+    return TrainingLoop(job, job.model()[0], folder=run, observer=observer)
 
 
 def far(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], first: dict[str, torch.Tensor]) -> float:
@@ -57,7 +57,7 @@ def far(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], first: dic
     return (apart / came) ** 0.5
 
 
-def weights(loop: Loop) -> dict[str, torch.Tensor]:
+def weights(loop: TrainingLoop) -> dict[str, torch.Tensor]:
     return {key: value.detach().clone() for key, value in loop.model.state_dict().items()}
 
 
@@ -105,8 +105,8 @@ def test_it_goes_on_where_it_was(compiled: str) -> None:
     rest.run()
     assert rest.standing.step == 6
     assert rest.stream.position == whole.stream.position
-    assert far(everything(rest), everything(whole), first) <= (0 if DEVICE == "cpu" else 1e-3)
-    assert {one.device.type for one in everything(rest).values() if one.dim()} == {DEVICE}
+    assert far(all_tensors(rest), all_tensors(whole), first) <= (0 if DEVICE == "cpu" else 1e-3)
+    assert {one.device.type for one in all_tensors(rest).values() if one.dim()} == {DEVICE}
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

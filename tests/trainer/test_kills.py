@@ -220,7 +220,7 @@ def test_the_log_of_the_steps_before_a_checkpoint_is_on_disk_before_it(monkeypat
 STEPS, EVERY = 48, 3
 
 
-def a_run() -> toy.Loop:
+def a_run() -> toy.TrainingLoop:
     """A run about to begin, or to go on."""
     loop = toy.loop(folder="run", steps=STEPS, save_every=EVERY, keep=2)
     if RunFolder("run").holds_a_run:

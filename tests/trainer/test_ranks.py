@@ -13,10 +13,10 @@ import torch
 import yaml
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.job.job import tensors_of
-from ckptsurgeon.trainer.loop.stepping import take_step
-from ckptsurgeon.trainer.parallel.ranks import ALONE, Ranks, place_in
-from ckptsurgeon.trainer.parallel.sharing import Shared, shared
+from ckptsurgeon.trainer.job.job import state_tensors
+from ckptsurgeon.trainer.loop.stepping import gradient_step
+from ckptsurgeon.trainer.parallel.ranks import SINGLE_PROCESS, Ranks, read_torchrun_env
+from ckptsurgeon.trainer.parallel.sharing import RankBatches, share_batches
 
 from . import toy
 from .sounds import corpus
@@ -24,24 +24,24 @@ from .together import apart, environment, same_bits, together, train, write
 
 STEP = """
 import json, sys, torch
-from ckptsurgeon.trainer.job.assembly import job_of
-from ckptsurgeon.trainer.job.job import tensors_of
-from ckptsurgeon.trainer.loop.loop import Loop
-from ckptsurgeon.trainer.parallel.ranks import joined, place_in
-from ckptsurgeon.trainer.loop.stepping import take_step
+from ckptsurgeon.trainer.job.assembly import build_job
+from ckptsurgeon.trainer.job.job import state_tensors
+from ckptsurgeon.trainer.loop.loop import TrainingLoop
+from ckptsurgeon.trainer.parallel.ranks import process_group, read_torchrun_env
+from ckptsurgeon.trainer.loop.stepping import gradient_step
 import os
 torch.set_num_threads(1)
-with joined(place_in(os.environ), torch.device("cpu")) as ranks:
-    job = job_of("toy.yaml", device="cpu", ranks=ranks)
-    loop = Loop(job, job.model()[0])
+with process_group(read_torchrun_env(os.environ), torch.device("cpu")) as ranks:
+    job = build_job("toy.yaml", device="cpu", ranks=ranks)
+    loop = TrainingLoop(job, job.model()[0])
     loop._begin(0)
     calls = []
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
     loop.spread._wrapped.register_comm_hook(None, lambda state, bucket: (calls.append(1), allreduce_hook(None, bucket))[1])
     batch = next(loop.job.work.train.read(0, 0))
     own = [batch.part(0, 3), batch.part(3, 4)] if ranks.is_first else [batch.part(4, 7), batch.part(7, 8)]
-    stepped = take_step(loop.spread, loop.job.work.task, own, loop.optimizer, settings=loop.settings)
-    torch.save({key: value.detach() for key, value in tensors_of(loop.model).items()}, f"rank{ranks.rank}.pth")
+    stepped = gradient_step(loop.spread, loop.job.work.task, own, loop.optimizer, settings=loop.settings)
+    torch.save({key: value.detach() for key, value in state_tensors(loop.model).items()}, f"rank{ranks.rank}.pth")
     said = ranks.agreed(ranks.rank)
     print(json.dumps([float(stepped.loss), float(stepped.norm), stepped.clips, said, ranks.told(ranks.rank), len(calls)]))
 """
@@ -54,8 +54,8 @@ def log_of(run: str) -> list[dict[str, Any]]:
 def test_a_step_of_two_is_that_of_one_with_all_their_clips_and_gradients_are_added_up_once() -> None:
     settings: dict[str, Any] = {"batch_size": 8, "model": {"norm": False, "dropout": 0.0}}
     loop = toy.loop(**settings)
-    before = {key: value.detach().clone() for key, value in tensors_of(loop.model).items()}
-    stepped = take_step(
+    before = {key: value.detach().clone() for key, value in state_tensors(loop.model).items()}
+    stepped = gradient_step(
         loop.spread, loop.job.work.task, [next(loop.stream)], loop.optimizer, settings=loop.settings
     )  # fmt: skip
     ended = together(STEP)
@@ -67,9 +67,9 @@ def test_a_step_of_two_is_that_of_one_with_all_their_clips_and_gradients_are_add
         assert (clips, agreed, told, added) == (8, [0, 1], 0, 1)
     for rank in range(2):
         made = torch.load(f"rank{rank}.pth", weights_only=True)
-        for key, value in tensors_of(loop.model).items():
+        for key, value in state_tensors(loop.model).items():
             torch.testing.assert_close(made[key], value.detach(), rtol=1e-5, atol=1e-6)
-    assert any(not torch.equal(before[key], value) for key, value in tensors_of(loop.model).items())
+    assert any(not torch.equal(before[key], value) for key, value in state_tensors(loop.model).items())
 
 
 def test_a_run_of_two_is_that_of_one_and_goes_on_with_one() -> None:
@@ -294,22 +294,22 @@ def test_pre_training_normalises_over_all_of_them() -> None:
 )
 def test_half_an_environment_is_an_error(environment: dict[str, str]) -> None:
     with pytest.raises(cs.ConfigError, match="the environment says RANK=0"):
-        place_in(environment)
+        read_torchrun_env(environment)
 
 
 def test_an_environment_is_read() -> None:
-    assert (place_in({}).rank, place_in({}).size) == (0, 1)
-    found = place_in(environment(1, 2, 1234))
+    assert (read_torchrun_env({}).rank, read_torchrun_env({}).size) == (0, 1)
+    found = read_torchrun_env(environment(1, 2, 1234))
     assert (found.rank, found.size, found.local) == (1, 2, 1)
 
 
 def test_parts_of_a_batch_are_all_of_it() -> None:
     source = toy.job(batch_size=5).work.train
-    assert shared(source, ALONE) is source
+    assert share_batches(source, SINGLE_PROCESS) is source
     whole = next(iter(source.read(0, 0)))
-    parts = [next(iter(Shared(source, Ranks(rank, 3)).read(0, 0))) for rank in range(3)]
+    parts = [next(iter(RankBatches(source, Ranks(rank, 3)).read(0, 0))) for rank in range(3)]
     assert sorted(name for part in parts for name in part.names) == sorted(whole.names)
     assert sum(part.seconds for part in parts) == pytest.approx(whole.seconds)
     assert not any(part.idle for part in parts)
-    idle = next(iter(Shared(source, Ranks(5, 6)).read(0, 0)))
+    idle = next(iter(RankBatches(source, Ranks(5, 6)).read(0, 0)))
     assert (idle.idle, idle.names, idle.seconds) == (True, whole.names[:1], 0.0)

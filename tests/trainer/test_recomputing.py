@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.models.deepspeech import DeepSpeech
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
-from ckptsurgeon.trainer.optim.recomputing import recompute
+from ckptsurgeon.trainer.optim.recomputing import enable_gradient_checkpointing
 
 from . import toy
 
@@ -64,7 +64,7 @@ def stepped(name: str, again: bool) -> tuple[dict[str, Tensor], int, list[str]]:
     torch.manual_seed(0)
     model = made().train()
     inputs = given()
-    blocks = recompute(model) if again else []
+    blocks = enable_gradient_checkpointing(model) if again else []
     optimizer, kept = torch.optim.SGD(model.parameters(), 0.1), 0
 
     def keep(tensor: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def test_a_run_with_it_is_the_run_without() -> None:
         toy.loop(gradient_checkpointing=True)
     loops = [toy.loop(), toy.loop()]
     loops[1].model.stages = ("forward",)  # type: ignore[assignment]
-    assert recompute(loops[1].model) == ["forward"]
+    assert enable_gradient_checkpointing(loops[1].model) == ["forward"]
     for loop in loops:
         loop.run()
     assert toy.equal(*loops)

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks._check import Check
-from ckptsurgeon.trainer.checks.held import held
+from ckptsurgeon.trainer.checks.held import frozen_unchanged
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
-from ckptsurgeon.trainer.job.job import tensors_of
+from ckptsurgeon.trainer.job.job import state_tensors
 from ckptsurgeon.trainer.loop.log import read_log
 from ckptsurgeon.trainer.system.random_state import random_state, seed_all
 
@@ -105,7 +105,7 @@ def test_keep_keeps_the_newest_and_last_leads_to_it() -> None:
 def test_what_is_saved_loads_strictly_with_every_tie() -> None:
     loop = toy.loop(folder="run")
     loop.model.other = loop.model.head  # type: ignore[assignment]
-    tied = toy.Loop(loop.job, loop.model, folder=loop.folder)
+    tied = toy.TrainingLoop(loop.job, loop.model, folder=loop.folder)
     tied.run(until=2)
     found = load_file("run/last/model.safetensors")
     assert torch.equal(found["other.weight"], found["head.weight"])
@@ -154,12 +154,12 @@ def spoilt(key: str, at: int, *, resumed_at: int, **settings: Any) -> Check:
     first = toy.loop(folder="run", **settings)
     first.run(until=at)
     with torch.no_grad():
-        tensors_of(first.model)[key].add_(1)
+        state_tensors(first.model)[key].add_(1)
     first.run(until=resumed_at)
     second = toy.loop(folder="run", **settings)
     second.restore(*RunFolder("run").load())
     second.run()
-    return held(second)
+    return frozen_unchanged(second)
 
 
 def test_a_frozen_tensor_that_moved_before_a_resume_is_seen_after_it() -> None:
@@ -178,7 +178,7 @@ def test_a_frozen_tensor_that_did_not_move_is_no_other_after_a_resume() -> None:
     second = toy.loop(folder="run", freeze=["body.second"])
     second.restore(*RunFolder("run").load())
     second.run()
-    assert held(second).status == "PASS"
+    assert frozen_unchanged(second).status == "PASS"
     assert second.freezing.before == first.freezing.before
 
 

@@ -219,14 +219,14 @@ def test_the_kept_configuration_is_a_configuration(ckpt: Run, init: str, tmp_pat
     """From where it lies, and from elsewhere: its model's code, its task and its paths are found."""
     import yaml
 
-    from ckptsurgeon.trainer.config.section import settings_of
+    from ckptsurgeon.trainer.config.section import parse_settings
     from ckptsurgeon.trainer.config.settings import Settings
 
     cs.train(**toy.STARTED, device="cpu", steps=4, sets=["clip=null", "data.min_s=0.5"])
     kept = yaml.safe_load(Path("run/config.yaml").read_text())
     assert kept["relative_to"] == ".."
     assert set(kept["train"]) == set(Settings.__dataclass_fields__)
-    assert settings_of(kept["train"], "x").clip is None
+    assert parse_settings(kept["train"], "x").clip is None
     done = ckpt("train", "run/config.yaml", "--check-only", "--init", init, "--device", "cpu")
     assert done.code == 0, done
     os.mkdir("elsewhere")
@@ -245,7 +245,7 @@ def test_a_second_signal_says_what_is_saved(init: str) -> None:
         "import os, signal, sys, time\n"
         "from ckptsurgeon.cli import main\n"
         "from ckptsurgeon.trainer.loop import loop\n"
-        "real, steps = loop.Loop._step, []\n"
+        "real, steps = loop.TrainingLoop._step, []\n"
         "def step(self, *given):\n"
         "    steps.append(1)\n"
         "    if len(steps) == 6:\n"
@@ -253,7 +253,7 @@ def test_a_second_signal_says_what_is_saved(init: str) -> None:
         "            os.kill(os.getpid(), signal.SIGTERM)\n"
         "            time.sleep(1.2)\n"
         "    return real(self, *given)\n"
-        "loop.Loop._step = step\n"
+        "loop.TrainingLoop._step = step\n"
         "sys.exit(main(['train', 'toy.yaml', '--init', 'toy.init.safetensors', '--run', 'r', '--device', 'cpu']))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.config.section import parse_settings
 
 from . import toy
 
 
 def test_what_is_not_said_has_a_default() -> None:
-    made = settings_of(None, "x.yaml")
+    made = parse_settings(None, "x.yaml")
     assert (made.task, made.schedule, made.freeze, made.data.max_s) == ("ctc", "cosine", {}, math.inf)
 
 
 def test_sections_and_lists_are_read() -> None:
-    made = settings_of(
+    made = parse_settings(
         {
             "steps": 5, "betas": [0.9, 0.98], "lr": 1, "data": {"train": "a.csv", "dev": ["b.csv", "c.csv"]},
             "features": {"kind": "mfcc"}, "freeze": {"encoder": 3, "frontend": None}, "lr_scale": {"ctc": 10},
@@ -30,7 +30,7 @@ def test_sections_and_lists_are_read() -> None:
     assert (made.steps, made.betas, made.lr) == (5, (0.9, 0.98), 1.0)
     assert (made.data.train, made.data.dev) == (("a.csv",), ("b.csv", "c.csv"))
     assert (made.features.kind, made.freeze, made.lr_scale) == ("mfcc", {"encoder": 3, "frontend": None}, {"ctc": 10.0})
-    assert settings_of({"freeze": ["encoder"]}, "x.yaml").freeze == {"encoder": None}
+    assert parse_settings({"freeze": ["encoder"]}, "x.yaml").freeze == {"encoder": None}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_sections_and_lists_are_read() -> None:
 )
 def test_what_is_wrong_is_said(section: Any, why: str) -> None:
     with pytest.raises(cs.ConfigError) as caught:
-        settings_of(section, "x.yaml")
+        parse_settings(section, "x.yaml")
     assert str(caught.value).startswith("x.yaml: ")
     assert why in str(caught.value)
 
@@ -121,21 +121,23 @@ def test_what_is_wrong_is_said(section: Any, why: str) -> None:
 )
 def test_a_value_of_the_command_line_is_blamed_on_it(text: str, why: str) -> None:
     from ckptsurgeon.destinations._document import read_document
-    from ckptsurgeon.trainer.job.assembly import settings_in
+    from ckptsurgeon.trainer.job.assembly import read_settings
 
     Path("x.yaml").write_text("train: {steps: 5}\n")
     document = read_document("x.yaml")
     with pytest.raises(cs.ConfigError) as caught:
-        settings_in(document, [text])
+        read_settings(document, [text])
     assert caught.value.message.startswith(why)
-    assert settings_in(document, ["steps=1e3"]).steps == 1000
+    assert read_settings(document, ["steps=1e3"]).steps == 1000
     Path("y.yaml").write_text("train: {keep: 0}\n")
     with pytest.raises(cs.ConfigError, match=r"y\.yaml: train\.keep is 0"):
-        settings_in(read_document("y.yaml"), ["steps=5"])
+        read_settings(read_document("y.yaml"), ["steps=5"])
 
 
 def test_what_may_be_as_large_as_one_likes_may() -> None:
-    made = settings_of({"clip": math.inf, "data": {"max_s": math.inf}, "lr_scale": {"x": 0}, "freeze": {"x": 0}}, "x")
+    made = parse_settings(
+        {"clip": math.inf, "data": {"max_s": math.inf}, "lr_scale": {"x": 0}, "freeze": {"x": 0}}, "x"
+    )
     assert (made.clip, made.data.max_s) == (math.inf, math.inf)
 
 

@@ -95,24 +95,24 @@ class Wide(nn.Module):
 LOADED = """
 import os, re, torch
 from ckptsurgeon.storage.read import local
-from ckptsurgeon.trainer.job.assembly import job_of
+from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.job.init import read_init
-from ckptsurgeon.trainer.job.job import tensors_of
-from ckptsurgeon.trainer.parallel.ranks import joined, place_in
+from ckptsurgeon.trainer.job.job import state_tensors
+from ckptsurgeon.trainer.parallel.ranks import process_group, read_torchrun_env
 from ckptsurgeon.destinations.torch_module.parts import own_part
-from ckptsurgeon.trainer.parallel.sharding import Sharded, without_weights
+from ckptsurgeon.trainer.parallel.sharding import ShardedModel, build_on_meta
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 
-with joined(place_in(os.environ), torch.device("cpu")) as ranks:
-    job = job_of("wide.yaml", device="cpu", init=read_init("wide.safetensors"), ranks=ranks, strategy=HOW)
-    Sharded(without_weights(lambda: torch.nn.Linear(8, 8)), ranks, torch.device("cpu"))  # which imports much
+with process_group(read_torchrun_env(os.environ), torch.device("cpu")) as ranks:
+    job = build_job("wide.yaml", device="cpu", init=read_init("wide.safetensors"), ranks=ranks, strategy=HOW)
+    ShardedModel(build_on_meta(lambda: torch.nn.Linear(8, 8)), ranks, torch.device("cpu"))  # which imports much
     open("/proc/self/clear_refs", "w").write("5")
     before = peak()
     spread, plan = job.spread()
     assert torch.equal(spread.model.table, torch.ones(3))
-    held = sum(own_part(tensor).nbytes for tensor in tensors_of(spread.model).values())
+    held = sum(own_part(tensor).nbytes for tensor in state_tensors(spread.model).values())
     print(peak() - before, held)
 """
 
@@ -309,8 +309,8 @@ def test_buffers_of_every_type_are_the_first_process_s() -> None:
 
 FOLLOWED = """
 import os, torch
-from ckptsurgeon.trainer.parallel.ranks import joined, place_in
-with joined(place_in(os.environ), torch.device("cpu")) as ranks:
+from ckptsurgeon.trainer.parallel.ranks import process_group, read_torchrun_env
+with process_group(read_torchrun_env(os.environ), torch.device("cpu")) as ranks:
     first = ranks.is_first
     tensors = [torch.full((2,), 1 if first else 5, dtype=torch.int16), torch.full((2,), first),
                torch.full((2,), -0.0 if first else 3.0), torch.tensor(7 if first else 8)]

@@ -16,8 +16,8 @@ import soundfile
 import ckptsurgeon as cs
 from ckptsurgeon.storage.yaml_text import read_yaml
 from ckptsurgeon.trainer.audio.features import Extractor
-from ckptsurgeon.trainer.config.section import settings_of
-from ckptsurgeon.trainer.data.split import located
+from ckptsurgeon.trainer.config.section import parse_settings
+from ckptsurgeon.trainer.data.split import resolve_paths
 from ckptsurgeon.trainer.manifests.read import read_manifests
 from ckptsurgeon.trainer.speech.demo import demo_data
 from ckptsurgeon.trainer.speech.espeak import check_language
@@ -80,9 +80,9 @@ def test_the_configuration_is_ready() -> None:
     """What the model section is told fits what the train section computes, and every clip can be learned from."""
     demo_data("demo", ["en"], n=12)
     document = read_yaml(Path("demo/en.yaml").read_text(), "en.yaml")
-    made = settings_of(document["train"], "en.yaml")
+    made = parse_settings(document["train"], "en.yaml")
     assert document["model"]["n_input"] == Extractor(made.features).width
-    made = replace(made, data=located(made.data, "demo"))
+    made = replace(made, data=resolve_paths(made.data, "demo"))
     tokens = read_vocabulary(str(made.data.tokens)).tokens
     assert set(tokens) == {" ", *"".join(words_of("en")), "<blank>"}
     task: Any = load_task(made.task, "demo")(made, tokens)

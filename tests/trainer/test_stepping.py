@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks._all import checks_before
-from ckptsurgeon.trainer.job.job import tensors_of
+from ckptsurgeon.trainer.job.job import state_tensors
 from ckptsurgeon.trainer.loop.evaluating import evaluate
-from ckptsurgeon.trainer.loop.stepping import take_step
+from ckptsurgeon.trainer.loop.stepping import gradient_step
 from ckptsurgeon.trainer.tasks._task import Batch, Loss
 
 from . import toy
@@ -38,8 +38,10 @@ def test_batches_of_other_sizes_add_up_to_one(optimizer: str) -> None:
         loop.model.eval()
         batch = next(loop.stream)
         parts = [part(batch, a, b) for a, b in pairwise(cuts)]
-        stepped = take_step(loop.spread, loop.job.work.task, parts, loop.optimizer, settings=loop.settings)
-        made.append((float(stepped.loss), float(stepped.norm), tensors_of(loop.model)["head.weight"].detach().clone()))
+        stepped = gradient_step(loop.spread, loop.job.work.task, parts, loop.optimizer, settings=loop.settings)
+        made.append(
+            (float(stepped.loss), float(stepped.norm), state_tensors(loop.model)["head.weight"].detach().clone())
+        )
     (loss, norm, weight), (other_loss, other_norm, other_weight) = made
     assert loss == pytest.approx(other_loss)
     assert norm == pytest.approx(other_norm)
@@ -53,14 +55,14 @@ def test_the_step_is_that_of_torch() -> None:
     batch = next(loop.stream)
     loop.model.eval()
     twin.model.eval()
-    take_step(loop.spread, loop.job.work.task, [batch], loop.optimizer, settings=loop.settings)
+    gradient_step(loop.spread, loop.job.work.task, [batch], loop.optimizer, settings=loop.settings)
     plain = torch.optim.AdamW(twin.optimizer.parameters, 0.01, (0.9, 0.999), 1e-8, 0.01)
     loss = twin.job.work.task.loss(twin.model, batch)
     (loss.total / loss.items).backward()
     torch.nn.utils.clip_grad_norm_(twin.optimizer.parameters, 0.1)
     plain.step()
-    for key, value in tensors_of(loop.model).items():
-        torch.testing.assert_close(value, tensors_of(twin.model)[key], msg=key)
+    for key, value in state_tensors(loop.model).items():
+        torch.testing.assert_close(value, state_tensors(twin.model)[key], msg=key)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -71,13 +73,13 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
     monkeypatch.setenv("TOY_NAN_TO", "4")
     loop = toy.loop(optimizer=optimizer)
     loop.run(until=2)
-    before = tensors_of(loop.model)["head.weight"].detach().clone()
+    before = state_tensors(loop.model)["head.weight"].detach().clone()
     loop.run(until=3)
-    assert torch.equal(tensors_of(loop.model)["head.weight"], before)
+    assert torch.equal(state_tensors(loop.model)["head.weight"], before)
     assert (loop.standing.skipped, loop.standing.in_a_row) == (1, 1)
     assert loop.run() == "done"
     assert loop.standing.in_a_row == 0
-    assert not torch.equal(tensors_of(loop.model)["head.weight"], before)
+    assert not torch.equal(state_tensors(loop.model)["head.weight"], before)
     assert math.isfinite(loop.standing.last_loss or math.nan)
 
 
@@ -145,7 +147,7 @@ def test_the_model_computes_in_the_precision_that_is_asked_for(precision: str, d
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_either_of_loss_and_gradient_that_is_not_finite_skips_the_step(what: str) -> None:
     loop = toy.loop()
-    before = {key: value.detach().clone() for key, value in tensors_of(loop.model).items()}
+    before = {key: value.detach().clone() for key, value in state_tensors(loop.model).items()}
     sound = loop.job.work.task.loss
 
     def spoiled(model: nn.Module, batch: Batch) -> Loss:
@@ -157,12 +159,12 @@ def test_either_of_loss_and_gradient_that_is_not_finite_skips_the_step(what: str
         return replace(found, total=total)
 
     loop.job.work.task.loss = spoiled  # type: ignore[method-assign]
-    stepped = take_step(
+    stepped = gradient_step(
         loop.spread, loop.job.work.task, [next(loop.stream)], loop.optimizer, settings=loop.settings
     )  # fmt: skip
     assert (math.isfinite(float(stepped.loss)), math.isfinite(float(stepped.norm))) == (what != "loss", what == "loss")
     assert bool(stepped.bad)
-    assert all(torch.equal(value, before[key]) for key, value in tensors_of(loop.model).items())
+    assert all(torch.equal(value, before[key]) for key, value in state_tensors(loop.model).items())
     assert not any(loop.optimizer.learned().values())
 
 
@@ -173,13 +175,13 @@ def test_sgd_has_the_first_of_betas_as_momentum() -> None:
     twin.model.eval()
     for _ in range(3):
         batch = next(loop.stream)
-        take_step(loop.spread, loop.job.work.task, [batch], loop.optimizer, settings=loop.settings)
+        gradient_step(loop.spread, loop.job.work.task, [batch], loop.optimizer, settings=loop.settings)
         loss = twin.job.work.task.loss(twin.model, batch)
         plain.zero_grad()
         (loss.total / loss.items).backward()
         plain.step()
-    for key, value in tensors_of(loop.model).items():
-        torch.testing.assert_close(value, tensors_of(twin.model)[key], msg=key)
+    for key, value in state_tensors(loop.model).items():
+        torch.testing.assert_close(value, state_tensors(twin.model)[key], msg=key)
 
 
 def test_a_first_step_that_is_skipped_leaves_sgd_no_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +204,7 @@ def test_the_average_follows_each_step_by_its_decay_and_is_what_is_evaluated() -
     wanted = loop.average.tensors[KEY].clone()
     for until in (1, 2, 3):
         loop.run(until=until)
-        wanted = 0.9 * wanted + 0.1 * tensors_of(loop.model)[KEY].detach()
+        wanted = 0.9 * wanted + 0.1 * state_tensors(loop.model)[KEY].detach()
         torch.testing.assert_close(loop.average.tensors[KEY], wanted)
     dev = loop.job.work.dev
     assert dev is not None
@@ -262,7 +264,7 @@ def test_the_average_is_what_is_evaluated_and_kept() -> None:
     best = cs.open_checkpoint("run/best.safetensors")
     last = cs.open_checkpoint("run/last/model.safetensors")
     key = "head.weight"
-    assert torch.equal(last.tensor(key), tensors_of(loop.model)[key])
+    assert torch.equal(last.tensor(key), state_tensors(loop.model)[key])
     assert not torch.equal(best.tensor(key), last.tensor(key))
     if loop.standing.best_step == loop.standing.step:
         assert torch.equal(best.tensor(key), loop.average.tensors[key])

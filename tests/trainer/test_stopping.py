@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
-from ckptsurgeon.trainer.system.stopping import listening
+from ckptsurgeon.trainer.system.stopping import catch_stop_signals
 
 from .sounds import corpus
 
@@ -44,7 +44,7 @@ def heard(number: int) -> Iterator[list[int]]:
 @pytest.mark.parametrize("number", ALL)
 def test_the_first_signal_is_noted_and_the_second_does_what_it_did_before(number: int) -> None:
     with heard(number) as before:
-        with listening() as stop:
+        with catch_stop_signals() as stop:
             signal.raise_signal(number)
             assert (stop.name, before) == (signal.Signals(number).name, [])
             signal.raise_signal(number)
@@ -53,7 +53,7 @@ def test_the_first_signal_is_noted_and_the_second_does_what_it_did_before(number
 
 
 def test_a_second_signal_of_another_kind_does_what_it_did_before_too() -> None:
-    with heard(signal.SIGTERM) as before, listening() as stop:
+    with heard(signal.SIGTERM) as before, catch_stop_signals() as stop:
         signal.raise_signal(signal.SIGHUP)
         signal.raise_signal(signal.SIGTERM)
         assert before == [signal.SIGTERM]
@@ -65,7 +65,7 @@ def test_a_second_signal_of_another_kind_does_what_it_did_before_too() -> None:
 def test_without_a_signal_the_handlers_are_given_back(number: int, fails: bool) -> None:
     with heard(number) as before:
         try:
-            with listening() as stop:
+            with catch_stop_signals() as stop:
                 assert not fails or 1 / 0
         except ZeroDivisionError:
             pass
@@ -76,7 +76,7 @@ def test_without_a_signal_the_handlers_are_given_back(number: int, fails: bool) 
 def test_what_whoever_started_us_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
     try:
-        with listening() as stop:
+        with catch_stop_signals() as stop:
             signal.raise_signal(signal.SIGHUP)
         assert stop.name == ""
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -129,8 +129,8 @@ def test_workers_end_with_the_program_that_does_not_tidy_up() -> None:
     """A worker that hears no SIGTERM would be waited for for ever."""
     script = """
         import sys
-        from ckptsurgeon.trainer.job.assembly import job_of
-        job = job_of("x.yaml", device="cpu")
+        from ckptsurgeon.trainer.job.assembly import build_job
+        job = build_job("x.yaml", device="cpu")
         kept = iter(job.work.train.read(0, 0))
         next(kept)
         sys.kept = kept, job

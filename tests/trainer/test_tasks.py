@@ -16,10 +16,10 @@ from torch import Tensor, nn
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks._all import checks_during
 from ckptsurgeon.trainer.checks._check import NOT_RUN, WARN
-from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.config.settings import Settings
-from ckptsurgeon.trainer.job.assembly import job_of
-from ckptsurgeon.trainer.loop.loop import Loop
+from ckptsurgeon.trainer.job.assembly import build_job
+from ckptsurgeon.trainer.loop.loop import TrainingLoop
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
 from ckptsurgeon.trainer.tasks import load_task, task_file
 from ckptsurgeon.trainer.tasks._task import Batch
@@ -35,7 +35,7 @@ BLANK = 4
 
 
 def settings(**section: Any) -> Settings:
-    return settings_of({"data": {"train": "train.csv"}, "batch_size": 8, **section}, "x.yaml")
+    return parse_settings({"data": {"train": "train.csv"}, "batch_size": 8, **section}, "x.yaml")
 
 
 def batch_of(labels: list[list[int]], frames: list[int], width: int = 6) -> Batch:
@@ -281,10 +281,10 @@ def test_clips_that_the_models_subsampling_makes_too_short_are_counted(dev: bool
     data = {"train": "train.csv", **({"dev": "dev.csv"} if dev else {})}
     section = {"task": "hybrid", "steps": 3, "batch_size": 2, "accumulate": 2, "features": {"kind": "waves"}}
     Path("h.yaml").write_text(yaml.safe_dump({"model": model, "train": {**section, "data": data}}))
-    job = job_of("h.yaml", device="cpu")
+    job = build_job("h.yaml", device="cpu")
     assert job.work.notes[0].startswith("train: 4 clips")
     assert "left out" not in job.work.notes[0]
-    loop = Loop(job, job.model()[0])
+    loop = TrainingLoop(job, job.model()[0])
     loop.run()
     assert (loop.standing.too_short, loop.standing.fresh) == (2, 4)
     found = {check.name: check for check in checks_during(loop)}

@@ -19,7 +19,7 @@ import yaml
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks._check import Check
-from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.run.report import read_report
 
 from . import toy
@@ -65,7 +65,7 @@ def test_a_whole_run(ckpt: Run, init: str) -> None:
     assert report == json.loads(json.dumps(read_report("run").to_json()))
     assert (report["kind"], report["ok"], report["step"], report["metric"]) == ("ckpt.train", True, 12, "error")
     used = yaml.safe_load(Path("run/config.yaml").read_text())
-    assert settings_of(used["train"], "x") == settings_of(toy.DEFAULT, "x")
+    assert parse_settings(used["train"], "x") == parse_settings(toy.DEFAULT, "x")
 
 
 @pytest.mark.usefixtures("cheap")
@@ -201,7 +201,7 @@ def test_what_is_not_finite_stops_with_exit_1(ckpt: Run, monkeypatch: pytest.Mon
 def test_one_batch_is_learned_by_heart(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from ckptsurgeon.trainer.checks import _all as checking
 
-    for name in ("resumed", "reopened"):
+    for name in ("resume_is_exact", "reload_in_new_process"):
         monkeypatch.setattr(checking, name, lambda *args, **options: Check("left out", "NOT RUN", ""))
     found = cs.train(**toy.STARTED, overfit_one_batch=True, device="cpu", steps=40)
     by_name = {check.name: check for check in found.checks}

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ckptsurgeon.trainer.config.section import settings_of
-from ckptsurgeon.trainer.loop.stepping import Stepped, take_step
-from ckptsurgeon.trainer.optim.ema import Average
-from ckptsurgeon.trainer.optim.freezing import freedoms
+from ckptsurgeon.trainer.config.section import parse_settings
+from ckptsurgeon.trainer.loop.stepping import StepResult, gradient_step
+from ckptsurgeon.trainer.optim.ema import EMA
+from ckptsurgeon.trainer.optim.freezing import parameter_rules
 from ckptsurgeon.trainer.optim.optimizing import Optimizer
-from ckptsurgeon.trainer.parallel.forward_proxy import Spread
+from ckptsurgeon.trainer.parallel.forward_proxy import ParallelModel
 from ckptsurgeon.trainer.tasks._task import Batch, Loss
 
 from .waves import SMALL, batch_of, model_of, task_for
@@ -50,15 +50,17 @@ class OnMeta:
         self.task = task_for(model)
         self.batches = [batch_of(self.task, 6400, 6400), batch_of(self.task, 6400, 6000)]
         self.model = model.to("meta").train()
-        self.settings = settings_of({"clip": 1.0, "ema": 0.9}, "x")
-        free = freedoms(self.settings, [name for name, _ in self.model.named_parameters()])
+        self.settings = parse_settings({"clip": 1.0, "ema": 0.9}, "x")
+        free = parameter_rules(self.settings, [name for name, _ in self.model.named_parameters()])
         self.optimizer = Optimizer(self.settings, dict(self.model.named_parameters()), free)
-        self.average = Average(self.model, 0.9)
+        self.average = EMA(self.model, 0.9)
 
-    def step(self) -> Stepped:
+    def step(self) -> StepResult:
         with NoWaitedCopies():
             self.task.begin_step(self.model, 3)
-            stepped = take_step(Spread(self.model), self.task, self.batches, self.optimizer, settings=self.settings)
+            stepped = gradient_step(
+                ParallelModel(self.model), self.task, self.batches, self.optimizer, settings=self.settings
+            )
             self.average.update()
         return stepped
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.job.assembly import job_of
+from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.job.source import first_batch
-from ckptsurgeon.trainer.loop.loop import COLLAPSED, Loop
+from ckptsurgeon.trainer.loop.loop import COLLAPSED, TrainingLoop
 from ckptsurgeon.trainer.tasks._masking import masked_frames, most_masked, negatives_of
-from ckptsurgeon.trainer.tasks._waves import Hearing
+from ckptsurgeon.trainer.tasks._waves import ConvFrontend
 
 from .waves import LAYER_NORM, SMALL, batch_of, model_of, task_for, write
 
@@ -193,17 +193,19 @@ def test_a_run_that_collapsed_is_stopped_and_fails(monkeypatch: pytest.MonkeyPat
 
 def test_the_temperature_falls_and_goes_on_where_it_was() -> None:
     write(pretrain={"gumbel": [2.0, 0.5, 0.5]}, steps=6)
-    job = job_of("pre.yaml")
+    job = build_job("pre.yaml")
     model, _ = job.model()
     seen = []
-    loop = Loop(job, model, observer=lambda row: seen.append(model.quantizer.temperature) if "loss" in row else None)
+    loop = TrainingLoop(
+        job, model, observer=lambda row: seen.append(model.quantizer.temperature) if "loss" in row else None
+    )
     loop.run(until=4)
     assert seen == [2.0, 1.0, 0.5, 0.5]
 
 
 def test_crops_masks_and_negatives_follow_from_seed_epoch_and_place() -> None:
     write(pretrain={"crop_s": 0.3})
-    source = job_of("pre.yaml").work.train
+    source = build_job("pre.yaml").work.train
     first, again, later = first_batch(source, 0), first_batch(source, 0), next(iter(source.read(0, 1)))
     assert first.inputs.shape[1] == round(0.3 * 16_000)
     for one, other in ((first.inputs, again.inputs), (first.labels, again.labels)):
@@ -324,4 +326,4 @@ def test_frames_are_counted_as_the_model_makes_them(samples: int, adapter: bool)
     model = Wav2Vec2ForCTC(Wav2Vec2Config(**{**SMALL, "add_adapter": adapter, "adapter_stride": 2})).eval()
     with torch.no_grad():
         logits = model(torch.randn(1, samples)).logits
-    assert Hearing(model).frames(samples) == logits.shape[1]
+    assert ConvFrontend(model).frames(samples) == logits.shape[1]

@@ -14,12 +14,12 @@ import torch
 import yaml
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks.resumed import everything
+from ckptsurgeon.trainer.checks.resumed import all_tensors
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
-from ckptsurgeon.trainer.job.assembly import job_of
+from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.job.init import read_init
 from ckptsurgeon.trainer.job.job import Job
-from ckptsurgeon.trainer.loop.loop import Loop
+from ckptsurgeon.trainer.loop.loop import TrainingLoop
 from ckptsurgeon.trainer.optim.digests import digests
 
 STARTED = {"config": "toy.yaml", "init": "toy.init.safetensors"}
@@ -202,7 +202,7 @@ def write(name: str = "toy.yaml", model: dict[str, Any] | None = None, **setting
 
 def job(init: str | None = None, model: dict[str, Any] | None = None, **settings: Any) -> Job:
     """A job of the toy, on the CPU."""
-    return job_of(write(model=model, **settings), device="cpu", init=read_init(init) if init else None)
+    return build_job(write(model=model, **settings), device="cpu", init=read_init(init) if init else None)
 
 
 def loop(
@@ -212,14 +212,14 @@ def loop(
     frozen: list[str] | None = None,
     model: dict[str, Any] | None = None,
     **settings: Any,
-) -> Loop:
+) -> TrainingLoop:
     """A loop of the toy, about to begin; with a folder, one that can be saved."""
     made = job(init, model, **settings)
     run = None
     if folder is not None:
         run = RunFolder(folder)
         run.create()
-    return Loop(made, made.model()[0], folder=run, frozen=frozen or ())
+    return TrainingLoop(made, made.model()[0], folder=run, frozen=frozen or ())
 
 
 def make_init(*exclude: str, source: str = "src.pth", output: str = "toy.init.safetensors", seed: int = 0) -> str:
@@ -255,6 +255,6 @@ def init(source: Path) -> str:
     return make_init("head", source=str(source), seed=5)
 
 
-def equal(one: Loop, other: Loop) -> bool:
+def equal(one: TrainingLoop, other: TrainingLoop) -> bool:
     """Whether two runs are the same, bit for bit."""
-    return digests(everything(one)) == digests(everything(other))
+    return digests(all_tensors(one)) == digests(all_tensors(other))

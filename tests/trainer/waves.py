@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from ckptsurgeon.trainer.config.section import settings_of
+from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.tasks._task import Batch
 from ckptsurgeon.trainer.tasks.wav2vec2_pretrain import Wav2Vec2Pretraining
 
@@ -46,7 +46,7 @@ def model_of(fields: Mapping[str, Any], **other: Any) -> nn.Module:
 def task_for(model: nn.Module, **pretrain: Any) -> Wav2Vec2Pretraining:
     """The task, which has met a model."""
     section = {"task": "wav2vec2_pretrain", "features": {"kind": "waves"}, "pretrain": pretrain}
-    task = Wav2Vec2Pretraining(settings_of(section, "x"), ())
+    task = Wav2Vec2Pretraining(parse_settings(section, "x"), ())
     task.meet(model)
     return task
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import SourceError
 from ...util.text import escape
-from ..config.extras import extra
+from ..config.extras import require_package
 from .clip import Clip
 from .riff import missing_bytes
 
@@ -48,7 +48,7 @@ def sound_rate(path: str, where: str) -> int:
 
 
 def _header(path: str, where: str) -> Any:
-    soundfile = extra("soundfile")
+    soundfile = require_package("soundfile")
     try:
         return soundfile.info(path)
     except (OSError, soundfile.SoundFileError) as error:
@@ -62,7 +62,7 @@ def read_sound(clip: Clip, rate: int) -> Samples:
     """
     import numpy as np
 
-    soundfile = extra("soundfile")
+    soundfile = require_package("soundfile")
     try:
         with soundfile.SoundFile(clip.path) as file:
             own = file.samplerate
@@ -73,7 +73,7 @@ def read_sound(clip: Clip, rate: int) -> Samples:
         raise _unreadable(clip.path, clip.where, error) from error
     mono: Samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1, dtype=np.float32)
     if own != rate and len(mono):
-        mono = extra("soxr").resample(mono, own, rate)
+        mono = require_package("soxr").resample(mono, own, rate)
     if len(samples) < promised - TOLERANCE_S * own:
         raise _unusable(clip, f"is cut short: it ends after {len(samples) / own:g} s of {promised / own:g} s")
     if not len(mono):

@@ -13,42 +13,42 @@ from ...planning.plan.plan import Plan
 from ...util.text import escape
 from ..folder.run_folder import BEST, MODEL
 from ..job.job import Job
-from ..job.new_parts import parts_of
-from ..job.smoke_test import try_out
+from ..job.new_parts import new_part_masks
+from ..job.smoke_test import smoke_test
 from ..job.source import first_batch
 from ..loop.evaluating import loss_per_item
-from ..loop.loop import COLLAPSED, NONFINITE, Loop, Observer
+from ..loop.loop import COLLAPSED, NONFINITE, Observer, TrainingLoop
 from ..run.result import Controls
 from ..tasks._task import is_higher_better
 from ._check import NOT_RUN, Check
-from .activations import dead_units, layers_of, scale
-from .blanks import blanks, too_short
-from .collapse import collapse
-from .diverged import diverged
-from .drawn import NAME as DRAWN
-from .drawn import drawn_fit
-from .finite import figures_finite, finite, varied
+from .activations import activation_scale, dead_units, layer_activations
+from .blanks import blank_share, clips_long_enough
+from .collapse import not_collapsed
+from .diverged import loss_fell
+from .drawn import INITIALISED as DRAWN
+from .drawn import initialised_tensors
+from .finite import finite_figures, finite_tensors, no_constant_tensors
 from .first_loss import first_loss
-from .gradient import gradient_norm, nonfinite
-from .held import held
-from .independence import independent
-from .knowledge import knowledge
-from .loaded import loaded, tied
-from .moved import moved, step_size
-from .overfit import NAME as BY_HEART
-from .overfit import overfit
-from .reopened import BEST_NAME as BEST_REOPENED
-from .reopened import NAME as REOPENED
-from .reopened import Saved, reopened
-from .resumed import NAME as RESUMED
-from .resumed import resumed
+from .gradient import finite_steps, gradient_norm
+from .held import frozen_unchanged
+from .independence import batch_independence
+from .knowledge import knowledge_moved
+from .loaded import loaded_tensors, ties_kept
+from .moved import trained_tensors_moved, update_sizes
+from .overfit import ONE_BATCH as BY_HEART
+from .overfit import overfits_one_batch
+from .reopened import BEST_REOPENED as BEST_REOPENED
+from .reopened import REOPENED as REOPENED
+from .reopened import SavedWeights, reload_in_new_process
+from .resumed import RESUMED as RESUMED
+from .resumed import resume_is_exact
 
 IN_PARTS = "each process holds a part of the model (--strategy fsdp)"
 
-__all__ = ["at", "checks_after", "checks_before", "checks_during"]
+__all__ = ["checks_after", "checks_before", "checks_during", "collect_checks"]
 
 
-def at(when: str, checks: Iterable[Check], tell: Observer) -> tuple[Check, ...]:
+def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[Check, ...]:
     """Return checks that know when they were made; tells how many are, for some take long."""
     made: list[Check] = []
     tell({"event": "checking", "when": when, "done": 0})
@@ -62,60 +62,62 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
     """Yield what is looked at before the first step."""
     task, settings, target = job.work.task, job.settings, job.target
     batch = first_batch(job.work.train, settings.seed)
-    try_out(job, model, batch)
+    smoke_test(job, model, batch)
     new = job.init.drawn if job.init is not None else frozenset(target.tensors)
     seed = settings.seed if job.init is None or job.init.seed is None else job.init.seed
-    yield loaded(model, job.init, plan)
-    yield tied(model, target.ties)
+    yield loaded_tensors(model, job.init, plan)
+    yield ties_kept(model, target.ties)
     if job.is_sharded:
         yield Check(DRAWN, NOT_RUN, IN_PARTS)
     else:
-        yield drawn_fit(model, target, new, seed, parts=parts_of(job, plan))
-    yield finite(model)
-    yield varied(model, target, seed)
+        yield initialised_tensors(model, target, new, seed, parts=new_part_masks(job, plan))
+    yield finite_tensors(model)
+    yield no_constant_tensors(model, target, seed)
     yield first_loss(model, task, batch, settings=settings, drawn=job.init is None or bool(job.init.new))
-    layers = layers_of(model, task, batch, settings=settings)
-    yield scale(layers)
+    layers = layer_activations(model, task, batch, settings=settings)
+    yield activation_scale(layers)
     yield dead_units(layers)
-    yield independent(model, task, batch, settings=settings)
+    yield batch_independence(model, task, batch, settings=settings)
 
 
-def checks_during(loop: Loop) -> Iterator[Check]:
+def checks_during(loop: TrainingLoop) -> Iterator[Check]:
     """Yield what was seen while training."""
-    yield held(loop)
-    yield diverged(loop)
-    yield moved(loop)
-    yield step_size(loop)
+    yield frozen_unchanged(loop)
+    yield loss_fell(loop)
+    yield trained_tensors_moved(loop)
+    yield update_sizes(loop)
     yield gradient_norm(loop)
-    yield nonfinite(loop)
-    yield collapse(loop)
-    yield finite(loop.model, loop.average.tensors if loop.average is not None else None)
-    yield figures_finite(loop.standing.figures, ("loss", loop.metric))
-    yield blanks(loop.standing.figures)
-    yield too_short(loop.standing)
+    yield finite_steps(loop)
+    yield not_collapsed(loop)
+    yield finite_tensors(loop.model, loop.average.tensors if loop.average is not None else None)
+    yield finite_figures(loop.standing.figures, ("loss", loop.metric))
+    yield blank_share(loop.standing.figures)
+    yield clips_long_enough(loop.standing)
 
 
-def checks_after(loop: Loop, sets: Sequence[str], controls: Controls | None, *, overfitting: bool) -> Iterator[Check]:
+def checks_after(
+    loop: TrainingLoop, sets: Sequence[str], controls: Controls | None, *, overfitting: bool
+) -> Iterator[Check]:
     """Yield what is looked at after the last step; none of them can take what is known of the run with it."""
     job, standing = loop.job, loop.standing
     higher = is_higher_better(job.work.task, loop.metric)
     yield from _guarded(
         (BY_HEART,),
         lambda: [
-            overfit(standing.figures, loop.metric, standing.step, higher=higher)
+            overfits_one_batch(standing.figures, loop.metric, standing.step, higher=higher)
             if overfitting
             else Check(BY_HEART, NOT_RUN, "--overfit-one-batch asks for it")
         ],
     )
     yield from _guarded((RESUMED,), lambda: [_resumed(loop)])
-    yield knowledge(controls)
+    yield knowledge_moved(controls)
     yield from _guarded((REOPENED, BEST_REOPENED), lambda: _reopened(loop, sets, overfitting=overfitting))
 
 
-def _resumed(loop: Loop) -> Check:
+def _resumed(loop: TrainingLoop) -> Check:
     if loop.spread.is_sharded:
         return Check(RESUMED, NOT_RUN, IN_PARTS)
-    return resumed(loop.job, step_s=loop.standing.seconds / max(loop.standing.step, 1))
+    return resume_is_exact(loop.job, step_s=loop.standing.seconds / max(loop.standing.step, 1))
 
 
 def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
@@ -127,17 +129,18 @@ def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple
         return tuple(Check(name, NOT_RUN, why) for name in names)
 
 
-def _reopened(loop: Loop, sets: Sequence[str], *, overfitting: bool) -> Iterator[Check]:
+def _reopened(loop: TrainingLoop, sets: Sequence[str], *, overfitting: bool) -> Iterator[Check]:
     """Yield whether what was saved last, and the best, are what they were."""
     found = [_last(loop), _best(loop)]
-    saved = [one for one in found if isinstance(one, Saved)]
+    saved = [one for one in found if isinstance(one, SavedWeights)]
     made = {
-        check.name: check for check in (reopened(loop.job, saved, sets=sets, overfitting=overfitting) if saved else ())
+        check.name: check
+        for check in (reload_in_new_process(loop.job, saved, sets=sets, overfitting=overfitting) if saved else ())
     }
-    yield from (made[one.name] if isinstance(one, Saved) else one for one in found)
+    yield from (made[one.name] if isinstance(one, SavedWeights) else one for one in found)
 
 
-def _last(loop: Loop) -> Saved | Check:
+def _last(loop: TrainingLoop) -> SavedWeights | Check:
     folder, step = loop.folder, loop.standing.step
     if loop.spread.is_sharded:
         return Check(REOPENED, NOT_RUN, IN_PARTS)
@@ -145,10 +148,10 @@ def _last(loop: Loop) -> Saved | Check:
         return Check(REOPENED, NOT_RUN, "nothing was saved")
     if folder.last_step() != step:
         return Check(REOPENED, NOT_RUN, f"step {step} was not saved, but step {folder.last_step()}")
-    return Saved(REOPENED, folder.of("last", MODEL), _first_loss(loop))
+    return SavedWeights(REOPENED, folder.of("last", MODEL), _first_loss(loop))
 
 
-def _best(loop: Loop) -> Saved | Check:
+def _best(loop: TrainingLoop) -> SavedWeights | Check:
     """Return the best as it was evaluated; without ``dev`` it is the last, as the run would use it."""
     folder, standing = loop.folder, loop.standing
     if folder is None or not os.path.exists(folder.of(BEST)):
@@ -156,15 +159,15 @@ def _best(loop: Loop) -> Saved | Check:
     if loop.job.work.dev is not None:
         if standing.best_loss is None:
             return Check(BEST_REOPENED, NOT_RUN, "the task gives no loss over dev")
-        return Saved(BEST_REOPENED, folder.of(BEST), standing.best_loss, dev=True)
+        return SavedWeights(BEST_REOPENED, folder.of(BEST), standing.best_loss, dev=True)
     if loop.spread.is_sharded:
         return Check(BEST_REOPENED, NOT_RUN, IN_PARTS)
     if standing.ended in (NONFINITE, COLLAPSED):
         return Check(BEST_REOPENED, NOT_RUN, "it is of an earlier step")
     with loop.average.in_place() if loop.average is not None else nullcontext():
-        return Saved(BEST_REOPENED, folder.of(BEST), _first_loss(loop))
+        return SavedWeights(BEST_REOPENED, folder.of(BEST), _first_loss(loop))
 
 
-def _first_loss(loop: Loop) -> float:
+def _first_loss(loop: TrainingLoop) -> float:
     work, settings = loop.job.work, loop.settings
     return loss_per_item(loop.model, work.task, [first_batch(work.train, settings.seed)], settings=settings)

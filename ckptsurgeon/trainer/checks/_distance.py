@@ -8,27 +8,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["FEW", "WORST", "distance"]
+__all__ = ["FEW_VALUES", "MAX_Z", "z_score"]
 
-WORST = 6.0
+MAX_Z = 6.0
 """Standard errors that a mean or a deviation may be off: by chance once in 500 million."""
-FEW = 30
+FEW_VALUES = 30
 """Fewer values than this are held against exact bounds, not against what holds for many."""
-ODD = 4.0
+UNUSUAL_Z = 4.0
 """Where draws themselves are so far apart, a bound says nothing: their values do not vary one by one."""
 
 
-def distance(value: Tensor, others: Sequence[Tensor]) -> float:
+def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
     """Return how far a tensor is from others of its make; infinite for another constant."""
     if torch.equal(others[0], others[1]):  # nothing is random about it
         return 0.0 if torch.equal(value, others[0]) else math.inf
     mine, theirs = value.double().flatten(), torch.stack(list(others)).double().flatten(1)
     if not torch.isfinite(mine).all():
         return math.inf
-    if mine.numel() >= FEW:
+    if mine.numel() >= FEW_VALUES:
         return _of_many(mine, theirs.flatten())
     usual = torch.stack([_of_few(one, theirs.flatten()) for one in theirs]).amax(0)
-    found = torch.where(usual < ODD, _of_few(mine, theirs.flatten()), 0.0)
+    found = torch.where(usual < UNUSUAL_Z, _of_few(mine, theirs.flatten()), 0.0)
     return float(found.max())
 
 
@@ -64,5 +64,5 @@ def _of_many(mine: Tensor, theirs: Tensor) -> float:
     spread_z = (mine.var() - spread**2).abs() / error
     width = theirs.max() - theirs.min()
     beyond = torch.maximum(mine.max() - theirs.max(), theirs.min() - mine.min()) / width.clamp(min=1e-300)
-    bounds_z = WORST * 2 * float(beyond) if float(beyond) > 0.5 else 0.0  # half as wide again as was ever drawn
+    bounds_z = MAX_Z * 2 * float(beyond) if float(beyond) > 0.5 else 0.0  # half as wide again as was ever drawn
     return max(float(mean_z), float(spread_z), bounds_z)

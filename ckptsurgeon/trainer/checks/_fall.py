@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-__all__ = ["LEAST", "Fall", "fall_of"]
+__all__ = ["MIN_STEPS", "LossDrop", "loss_drop"]
 
-LEAST = 6
+MIN_STEPS = 6
 """Steps of which a fall can be told from noise: three at each end."""
 SHARE = 10
 ERRORS = 2.0
@@ -22,7 +22,7 @@ OF_NORMAL = 0.6745 * math.sqrt(2)
 
 
 @dataclass(frozen=True)
-class Fall:
+class LossDrop:
     """The mean loss of the first and of the last ``steps`` steps, and by how much the two differ by chance."""
 
     first: float
@@ -36,17 +36,17 @@ class Fall:
         return self.first - self.last > self.noise
 
 
-def fall_of(losses: Sequence[float]) -> Fall | None:
+def loss_drop(losses: Sequence[float]) -> LossDrop | None:
     """Return how a series of losses fell from its first tenth to its last; None where it is too short to tell.
 
     The noise is two standard errors of the difference of the two means. How much a loss varies from step to step is
     taken from the median difference of neighbours: neither a steady fall nor a steep beginning is in it. What rounding
     may have done is noise too.
     """
-    if len(losses) < LEAST:
+    if len(losses) < MIN_STEPS:
         return None
-    steps = max(LEAST // 2, len(losses) // SHARE)
+    steps = max(MIN_STEPS // 2, len(losses) // SHARE)
     deviation = statistics.median(abs(after - before) for before, after in pairwise(losses)) / OF_NORMAL
     first, last = (sum(part) / steps for part in (losses[:steps], losses[-steps:]))
     noise = ERRORS * deviation * math.sqrt(2 / steps)
-    return Fall(first, last, max(noise, ROUNDED * abs(first)), steps)
+    return LossDrop(first, last, max(noise, ROUNDED * abs(first)), steps)

@@ -13,27 +13,27 @@ from contextlib import closing
 from typing import Any
 
 from ...api.transplant.load_into import load_into
-from ..job.assembly import job_of, with_one_batch
+from ..job.assembly import build_job, with_one_batch
 from ..job.job import Job
 from ..job.source import first_batch
 from ..loop.evaluating import evaluate, loss_per_item
-from ..system.device import computing
+from ..system.device import torch_settings
 
-__all__ = ["MARK", "main"]
+__all__ = ["LOSS_PREFIX", "main"]
 
-MARK = "loss of what was saved: "
+LOSS_PREFIX = "loss of what was saved: "
 """Begins its lines: a task may print others."""
 
 
 def main() -> None:
     """Answer what stdin asks."""
     order = json.load(sys.stdin)
-    job = job_of(order["config"], sets=order["sets"], device=order["device"])
-    with computing(job.settings), closing(job.work):
+    job = build_job(order["config"], sets=order["sets"], device=order["device"])
+    with torch_settings(job.settings), closing(job.work):
         if order["overfitting"]:
             job = with_one_batch(job)
         for saved in order["saved"]:
-            sys.stdout.write(f"\n{MARK}{_loss(job, saved)!r}\n")
+            sys.stdout.write(f"\n{LOSS_PREFIX}{_loss(job, saved)!r}\n")
             sys.stdout.flush()
 
 

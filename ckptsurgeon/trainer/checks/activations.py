@@ -10,20 +10,20 @@ from torch import Tensor, nn
 
 from ...util.text import count, escape, listing
 from ..config.settings import Settings
-from ..loop.evaluating import looking
+from ..loop.evaluating import evaluation_mode
 from ..system.device import autocast
 from ..tasks._task import Batch, Task
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
-__all__ = ["Layer", "dead_units", "layers_of", "scale"]
+__all__ = ["LayerActivations", "activation_scale", "dead_units", "layer_activations"]
 
-LEAST, MOST = 0.5, 2.0
+MIN_RATIO, MAX_RATIO = 0.5, 2.0
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 _CHANNELS_SECOND = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerActivations:
     """What one layer gave for a batch: its root mean square, that of its input, its units and the dead of them."""
 
     name: str
@@ -34,9 +34,9 @@ class Layer:
     norm: bool
 
 
-def layers_of(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> list[Layer]:
+def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> list[LayerActivations]:
     """Run a batch and return each layer without layers of its own, in the order in which they ran."""
-    found: dict[str, Layer] = {}
+    found: dict[str, LayerActivations] = {}
     channels: dict[tuple[int, ...], int] = {}
     hooks = []
 
@@ -53,7 +53,7 @@ def layers_of(model: nn.Module, task: Task, batch: Batch, *, settings: Settings)
             hooks.append(module.register_forward_hook(look(name or type(module).__name__, module)))
     device = next(model.parameters()).device
     try:
-        with looking(model), autocast(settings, device):
+        with evaluation_mode(model), autocast(settings, device):
             task.loss(model, batch.to(device))
     finally:
         for hook in hooks:
@@ -61,7 +61,9 @@ def layers_of(model: nn.Module, task: Task, batch: Batch, *, settings: Settings)
     return list(found.values())
 
 
-def _layer(name: str, module: nn.Module, inputs: tuple[Any, ...], value: Tensor, *, channels: dict[Any, int]) -> Layer:
+def _layer(
+    name: str, module: nn.Module, inputs: tuple[Any, ...], value: Tensor, *, channels: dict[Any, int]
+) -> LayerActivations:
     # An activation has its units where the layer before it had them.
     shape = tuple(value.shape)
     axis = 1 if isinstance(module, _CHANNELS_SECOND) else channels.get(shape, value.dim() - 1)
@@ -71,7 +73,7 @@ def _layer(name: str, module: nn.Module, inputs: tuple[Any, ...], value: Tensor,
     dead = int((units == units[:, :1]).all(1).sum()) if units.shape[1] > 1 else 0
     given = inputs[0] if inputs and isinstance(inputs[0], Tensor) and inputs[0].is_floating_point() else None
     learns = bool(list(module.parameters()))
-    return Layer(
+    return LayerActivations(
         name, _rms(value), _rms(given.detach().float()) if given is not None and learns else None,
         shape[axis], dead, isinstance(module, _NORMS),
     )  # fmt: skip
@@ -81,7 +83,7 @@ def _rms(value: Tensor) -> float:
     return float(value.square().mean().sqrt())
 
 
-def scale(layers: list[Layer]) -> Check:
+def activation_scale(layers: list[LayerActivations]) -> Check:
     """Find layers that make what they are given less than half or more than twice as large; norms set it anew.
 
     Small factors multiply: torch's own initialisers took .42 to .07 over six layers, and nothing was learned.
@@ -94,7 +96,7 @@ def scale(layers: list[Layer]) -> Check:
     if not ratios:
         return Check(name, NOT_RUN, "no layer shows what goes in and what comes out")
     first, last = layers[0].rms, layers[-1].rms
-    odd = {key: ratio for key, ratio in ratios.items() if not LEAST <= ratio <= MOST}
+    odd = {key: ratio for key, ratio in ratios.items() if not MIN_RATIO <= ratio <= MAX_RATIO}
     says = f"{first:.2g} to {last:.2g} over {count(len(layers), 'layer')}"
     if odd:
         return Check(name, WARN, f"{says}; {listing(_said(odd), 3, where='')}")
@@ -106,7 +108,7 @@ def _said(odd: Mapping[str, float]) -> list[str]:
     return [f"{escape(key)} x {odd[key]:.2g}" for key in furthest]
 
 
-def dead_units(layers: list[Layer]) -> Check:
+def dead_units(layers: list[LayerActivations]) -> Check:
     """Find units that give the same for everything: some in a layer are a warning, all of them a failure."""
     name = "dead units"
     units, dead = sum(layer.units for layer in layers), sum(layer.dead for layer in layers)

@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...util.text import count, percent
-from ..loop.run_progress import Standing
+from ..loop.run_progress import RunProgress
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
-__all__ = ["blanks", "too_short"]
+__all__ = ["blank_share", "clips_long_enough"]
 
-PLATEAU = 0.995
+BLANK_PLATEAU = 0.995
 NO_CTC = "no CTC in this task"
-UNSEEN = "nothing was evaluated"
+NOT_EVALUATED = "nothing was evaluated"
 
 
-def blanks(figures: Mapping[str, float]) -> Check:
+def blank_share(figures: Mapping[str, float]) -> Check:
     """Name the plateau on which CTC models begin and may stay: every frame is blank, the loss falls no further."""
     name = "share of blanks"
     if "blanks" not in figures:
-        return Check(name, NOT_RUN, NO_CTC if figures else UNSEEN)
+        return Check(name, NOT_RUN, NO_CTC if figures else NOT_EVALUATED)
     share = figures["blanks"]
-    if share >= PLATEAU:
+    if share >= BLANK_PLATEAU:
         return Check(
             name, FAIL, f"{percent(share, 1)} of frames: the all-blank plateau; train longer, or with another lr"
         )
     return Check(name, PASS, f"{percent(share, 1)} of frames")
 
 
-def too_short(standing: Standing) -> Check:
+def clips_long_enough(standing: RunProgress) -> Check:
     """Count clips with fewer frames than labels and repeats: no alignment exists, and nothing is learned of them.
 
     Those of training in the first epoch, as far as it came, those of dev in the last evaluation.

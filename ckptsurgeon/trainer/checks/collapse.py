@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from ..loop.loop import COLLAPSED, Loop
+from ..loop.loop import COLLAPSED, TrainingLoop
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
-__all__ = ["collapse"]
+__all__ = ["not_collapsed"]
 
-NAME = "did not collapse"
+COLLAPSE = "did not collapse"
 
 
-def collapse(loop: Loop) -> Check:
+def not_collapsed(loop: TrainingLoop) -> Check:
     """Say why a run was ended as collapsed, or what the task finds doubtful in the figures of the last evaluation."""
     task, standing = loop.job.work.task, loop.standing
     if not hasattr(task, "collapsed"):
-        return Check(NAME, NOT_RUN, "the task names no collapse")
+        return Check(COLLAPSE, NOT_RUN, "the task names no collapse")
     if standing.ended == COLLAPSED:
-        return Check(NAME, FAIL, f"stopped at step {standing.step}: {standing.collapse}")
+        return Check(COLLAPSE, FAIL, f"stopped at step {standing.step}: {standing.collapse}")
     if standing.collapse:
-        return Check(NAME, FAIL, standing.collapse)
+        return Check(COLLAPSE, FAIL, standing.collapse)
     doubts = task.doubts(standing.figures) if standing.figures and hasattr(task, "doubts") else ""
-    return Check(NAME, WARN, doubts) if doubts else Check(NAME, PASS, f"{standing.step} steps")
+    return Check(COLLAPSE, WARN, doubts) if doubts else Check(COLLAPSE, PASS, f"{standing.step} steps")

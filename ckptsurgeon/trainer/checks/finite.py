@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from ...planning.target import TargetSpec
 from ...util.text import count, grouped, listing
-from ..job.job import Wholes, drawn, tensors_of
+from ..job.job import FullTensors, initial_values, state_tensors
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
-__all__ = ["figures_finite", "finite", "varied"]
+__all__ = ["finite_figures", "finite_tensors", "no_constant_tensors"]
 
 
-def finite(model: nn.Module, average: Mapping[str, Tensor] | None = None) -> Check:
+def finite_tensors(model: nn.Module, average: Mapping[str, Tensor] | None = None) -> Check:
     """Count tensors, of the model and of its ``average``, with values that are no numbers."""
     name = "no NaN, no Inf"
     found, averaged = _floating(model), average or {}
@@ -27,7 +27,7 @@ def finite(model: nn.Module, average: Mapping[str, Tensor] | None = None) -> Che
     return Check(name, PASS, f"{len(found) + len(averaged)} of {len(found) + len(averaged)} tensors")
 
 
-def figures_finite(figures: Mapping[str, float], decisive: Collection[str]) -> Check:
+def finite_figures(figures: Mapping[str, float], decisive: Collection[str]) -> Check:
     """Find figures of the last evaluation that are no numbers: a failure where they are ``decisive``."""
     name = "figures are numbers"
     if not figures:
@@ -39,11 +39,11 @@ def figures_finite(figures: Mapping[str, float], decisive: Collection[str]) -> C
     return Check(name, PASS, f"{len(figures)} of {len(figures)}")
 
 
-def varied(model: nn.Module, target: TargetSpec, seed: int) -> Check:
+def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int) -> Check:
     """Find constant tensors whose initialiser draws random ones; a vector may have been zeroed by its maker."""
     name = "no constant tensors"
     constant = [key for key, tensor in _floating(model).items() if _is_constant(tensor)]
-    declared = {key for key, value in drawn(target, constant, seed) if _is_constant(value)}
+    declared = {key for key, value in initial_values(target, constant, seed) if _is_constant(value)}
     odd = [key for key in constant if key not in declared]
     matrices = [key for key in odd if len(target.tensors[key].shape) > 1]
     if matrices:
@@ -55,7 +55,7 @@ def varied(model: nn.Module, target: TargetSpec, seed: int) -> Check:
 
 
 def _floating(model: nn.Module) -> Mapping[str, Tensor]:
-    return Wholes({key: value for key, value in tensors_of(model).items() if value.is_floating_point()})
+    return FullTensors({key: value for key, value in state_tensors(model).items() if value.is_floating_point()})
 
 
 def _is_constant(tensor: Tensor) -> bool:

@@ -14,7 +14,7 @@ from ._check import FAIL, PASS, WARN, Check
 
 __all__ = ["first_loss"]
 
-NEAR = 0.25
+TOLERANCE = 0.25
 
 
 def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings, drawn: bool) -> Check:
@@ -33,9 +33,9 @@ def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings
     share = found / uniform - 1
     said, wanted = apart(found, uniform)
     says = f"{said} where uniform outputs give {wanted} ({_compared(share)})"
-    if share < -NEAR and not drawn:
+    if share < -TOLERANCE and not drawn:
         return Check(name, PASS, f"{says}: nothing of the model is new")
-    return Check(name, WARN if abs(share) > NEAR else PASS, says)
+    return Check(name, WARN if abs(share) > TOLERANCE else PASS, says)
 
 
 def _compared(share: float) -> str:

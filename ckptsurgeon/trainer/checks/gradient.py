@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from ...util.text import apart, count, percent
-from ..loop.loop import NONFINITE, Loop
+from ..loop.loop import NONFINITE, TrainingLoop
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
-__all__ = ["gradient_norm", "nonfinite"]
+__all__ = ["finite_steps", "gradient_norm"]
 
-CLIPPED = 0.5
-FAR = 100.0
+MAX_CLIPPED = 0.5
+MAX_SPIKE = 100.0
 
 
-def gradient_norm(loop: Loop) -> Check:
+def gradient_norm(loop: TrainingLoop) -> Check:
     """Look at the norm before clipping. A task may name a ``gradient_band``; a warning only, healthy runs leave it."""
     name = "gradient norm"
     norms = loop.standing.norms
@@ -24,15 +24,15 @@ def gradient_norm(loop: Loop) -> Check:
     says = f"mean {said}, largest {norms['largest']:.2g}, {percent(clipped)} of steps clipped"
     if band is not None and not band[0] <= mean <= band[1]:
         return Check(name, WARN, f"{says}; healthy runs of this task have {band[0]:g} to {band[1]:g}")
-    if clipped > CLIPPED:
+    if clipped > MAX_CLIPPED:
         return Check(name, WARN, f"{says}: train.clip {loop.settings.clip:g} sets the step, not train.lr")
     others = (norms["sum"] - norms["largest"]) / max(norms["steps"] - 1, 1)  # of a mean with it, it is never far
-    if norms["steps"] > 1 and norms["largest"] > FAR * others:
-        return Check(name, WARN, f"{says}: {FAR:g} times the mean of the others, {others:.2g}")
+    if norms["steps"] > 1 and norms["largest"] > MAX_SPIKE * others:
+        return Check(name, WARN, f"{says}: {MAX_SPIKE:g} times the mean of the others, {others:.2g}")
     return Check(name, PASS, says)
 
 
-def nonfinite(loop: Loop) -> Check:
+def finite_steps(loop: TrainingLoop) -> Check:
     """Count the steps whose loss or gradient was not finite; they were skipped."""
     name = "finite steps"
     standing = loop.standing

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ...util.text import count, listing
-from ..loop.loop import Loop
+from ..loop.loop import TrainingLoop
 from ._check import FAIL, NOT_RUN, PASS, Check
 
-__all__ = ["held"]
+__all__ = ["frozen_unchanged"]
 
 
-def held(loop: Loop) -> Check:
+def frozen_unchanged(loop: TrainingLoop) -> Check:
     """Compare frozen parameters and buffers with what they were before the first step (or before they thawed)."""
     name = "frozen tensors did not move"
     freezing, step = loop.freezing, max(loop.standing.step - 1, 0)

@@ -13,16 +13,16 @@ from ..loop.evaluating import loss_per_item
 from ..tasks._task import Batch, Task
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
-__all__ = ["independent"]
+__all__ = ["batch_independence"]
 
-NAME = "independent of batch and padding"
+INDEPENDENT = "independent of batch and padding"
 CLIPS = 4
-NEAR = 1e-3
-NEAR_IN_BF16 = 3e-2
+TOLERANCE = 1e-3
+TOLERANCE_BF16 = 3e-2
 MORE_PADDING = 0.5
 
 
-def independent(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> Check:
+def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> Check:
     """Compare the loss of a few clips together with their losses one by one, and with that of more padding.
 
     One by one they are padded as they are together, so that company is all that differs. A group norm sees padding by
@@ -30,26 +30,28 @@ def independent(model: nn.Module, task: Task, batch: Batch, *, settings: Setting
     """
     size = min(CLIPS, len(batch.names))
     if size < 2:
-        return Check(NAME, NOT_RUN, "the batch holds one clip")
+        return Check(INDEPENDENT, NOT_RUN, "the batch holds one clip")
     few = batch.part(0, size)
     part = getattr(task, "per_clip", "")
     together = loss_per_item(model, task, [few], settings=settings, part=part)
     clips = [batch.part(i, i + 1) for i in range(size)]
     alone = loss_per_item(model, task, clips, settings=settings, part=part)
-    near = (NEAR_IN_BF16 if settings.precision == "bf16" else NEAR) * max(abs(together), 1e-12)
+    near = (TOLERANCE_BF16 if settings.precision == "bf16" else TOLERANCE) * max(abs(together), 1e-12)
     says = f"{size} clips: {together:.5g} together, {alone:.5g} one by one"
     if not abs(alone - together) <= near:
-        return Check(NAME, FAIL, says)
+        return Check(INDEPENDENT, FAIL, says)
     padding = _padded_loss(model, task, few, settings)
     if isinstance(padding, str):
-        return Check(NAME, PASS, f"{says}; the model does not take longer inputs: {escape(padding, 100)}")
+        return Check(INDEPENDENT, PASS, f"{says}; the model does not take longer inputs: {escape(padding, 100)}")
     says = f"{says}, {padding:.5g} with more padding"
     if abs(padding - together) <= near:
-        return Check(NAME, PASS, says)
+        return Check(INDEPENDENT, PASS, says)
     groups = [name for name, module in model.named_modules() if isinstance(module, nn.GroupNorm)]
     if groups:
-        return Check(NAME, WARN, f"{says}; the group norm {listing(groups, 1, where='')} sees padding, by design")
-    return Check(NAME, FAIL, says)
+        return Check(
+            INDEPENDENT, WARN, f"{says}; the group norm {listing(groups, 1, where='')} sees padding, by design"
+        )
+    return Check(INDEPENDENT, FAIL, says)
 
 
 def _padded_loss(model: nn.Module, task: Task, batch: Batch, settings: Settings) -> float | str:

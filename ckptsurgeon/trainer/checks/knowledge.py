@@ -6,20 +6,20 @@ from ...util.text import count
 from ..run.result import Arm, Controls
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
-__all__ = ["KNOWLEDGE", "NAME", "NONE", "SCALE_ONLY", "beats", "knowledge", "verdict_of"]
+__all__ = ["KNOWLEDGE", "KNOWLEDGE_MOVED", "NONE", "SCALE_ONLY", "beats", "knowledge_moved", "verdict_of"]
 
-NAME = "knowledge moved"
+KNOWLEDGE_MOVED = "knowledge moved"
 KNOWLEDGE, SCALE_ONLY, NONE = "KNOWLEDGE", "SCALE ONLY", "NONE"
-CLEARLY = 0.05
+MARGIN = 0.05
 """One start beats another where it is better with every seed, and on average by this share of the other."""
-SEEDS = 3
+MIN_SEEDS = 3
 
 
 def beats(one: Arm, other: Arm, *, higher: bool = False) -> bool:
     """Whether one start is clearly better than another; their seeds are pairs. ``higher`` is better, else lower."""
     sign = -1 if higher else 1
     gaps = [sign * (theirs - own) for own, theirs in zip(one.values, other.values, strict=True)]
-    return all(gap > 0 for gap in gaps) and sum(gaps) / len(gaps) > CLEARLY * abs(other.mean)
+    return all(gap > 0 for gap in gaps) and sum(gaps) / len(gaps) > MARGIN * abs(other.mean)
 
 
 def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) -> str:
@@ -34,10 +34,12 @@ def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) 
     return KNOWLEDGE if beats(warm, permuted, higher=higher) else SCALE_ONLY
 
 
-def knowledge(found: Controls | None, why: str = "--controls trains scratch and permuted weights beside it") -> Check:
+def knowledge_moved(
+    found: Controls | None, why: str = "--controls trains scratch and permuted weights beside it"
+) -> Check:
     """Put the verdict and its figures in one line."""
     if found is None:
-        return Check(NAME, NOT_RUN, why)
+        return Check(KNOWLEDGE_MOVED, NOT_RUN, why)
     arms = [arm for arm in found.arms if arm.frozen == (found.decided_on == "frozen")]
     figures = ", ".join(f"{arm.mean:.3g} {arm.name}" for arm in arms)
     body = "body frozen" if found.decided_on == "frozen" else "all of it trained"
@@ -45,7 +47,9 @@ def knowledge(found: Controls | None, why: str = "--controls trains scratch and 
     if {"scratch", "permuted"} <= set(found.plateau):
         says = f"{says}; scratch and permuted have learned nothing yet"
         if found.decided_on != "frozen":  # of a frozen body that is what was asked: what a head can learn from it
-            return Check(NAME, FAIL if found.verdict == NONE else WARN, f"{says}: train longer, or it says little")
-    if found.seeds < SEEDS:
-        return Check(NAME, WARN, f"{says}; fewer than {SEEDS} seeds say little")
-    return Check(NAME, {KNOWLEDGE: PASS, SCALE_ONLY: WARN, NONE: FAIL}[found.verdict], says)
+            return Check(
+                KNOWLEDGE_MOVED, FAIL if found.verdict == NONE else WARN, f"{says}: train longer, or it says little"
+            )
+    if found.seeds < MIN_SEEDS:
+        return Check(KNOWLEDGE_MOVED, WARN, f"{says}; fewer than {MIN_SEEDS} seeds say little")
+    return Check(KNOWLEDGE_MOVED, {KNOWLEDGE: PASS, SCALE_ONLY: WARN, NONE: FAIL}[found.verdict], says)

@@ -12,37 +12,41 @@ from ...checkpoint.opening import open_checkpoint
 from ...destinations.torch_module.parts import own_part
 from ...planning.plan.plan import Plan
 from ...util.text import count, escape, listing
-from ..job.init import Init
-from ..job.job import tensors_of
+from ..job.init import InitCheckpoint
+from ..job.job import state_tensors
 from ..optim.digests import bits
 from ._check import FAIL, NOT_RUN, PASS, Check
 
-__all__ = ["loaded", "tied"]
+__all__ = ["loaded_tensors", "ties_kept"]
 
-NAME = "loaded tensors equal their source"
+LOADED = "loaded tensors equal their source"
 
 
-def loaded(model: nn.Module, init: Init | None, plan: Plan | None) -> Check:
+def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | None) -> Check:
     """Hold the model against its init, bit for bit, and the init against its own sources by its recipe."""
     if init is None or plan is None:
-        return Check(NAME, NOT_RUN, "no init: every tensor is drawn")
-    tensors = tensors_of(model)
+        return Check(LOADED, NOT_RUN, "no init: every tensor is drawn")
+    tensors = state_tensors(model)
     wrong = _differing(tensors, init, plan)
     if wrong:
-        return Check(NAME, FAIL, f"{count(len(wrong), 'tensor')} of {len(tensors)} differ: {listing(wrong, where='')}")
+        return Check(
+            LOADED, FAIL, f"{count(len(wrong), 'tensor')} of {len(tensors)} differ: {listing(wrong, where='')}"
+        )
     if init.recipe is None:
-        return Check(NAME, PASS, f"{len(plan.steps)} of {len(tensors)}, bit for bit; its own sources are not known")
+        return Check(LOADED, PASS, f"{len(plan.steps)} of {len(tensors)}, bit for bit; its own sources are not known")
     found = verify(init.path)
     if not found.ok:
         first = found.failed[0]
-        return Check(NAME, FAIL, f"the init is not what its recipe says: {escape(first.key or init.path)} {first.why}")
+        return Check(
+            LOADED, FAIL, f"the init is not what its recipe says: {escape(first.key or init.path)} {first.why}"
+        )
     from_source = found.checked - found.drawn
     gone = len(found.not_compared or {})
     rest = f"; {gone} of them by checksum, their source is gone" if gone else ""
-    return Check(NAME, PASS, f"{from_source} of {from_source}, bit for bit{rest}")
+    return Check(LOADED, PASS, f"{from_source} of {from_source}, bit for bit{rest}")
 
 
-def _differing(tensors: Mapping[str, Tensor], init: Init, plan: Plan) -> list[str]:
+def _differing(tensors: Mapping[str, Tensor], init: InitCheckpoint, plan: Plan) -> list[str]:
     wrong = []
     planned = {step.key: step for step in plan.steps}
     with open_checkpoint(init.path) as opened:
@@ -58,12 +62,12 @@ def _differing(tensors: Mapping[str, Tensor], init: Init, plan: Plan) -> list[st
     return wrong
 
 
-def tied(model: nn.Module, ties: Mapping[str, str]) -> Check:
+def ties_kept(model: nn.Module, ties: Mapping[str, str]) -> Check:
     """Tied tensors are one tensor, as the configuration has them."""
     name = "ties are still ties"
     if not ties:
         return Check(name, NOT_RUN, "the model ties nothing")
-    tensors = tensors_of(model)
+    tensors = state_tensors(model)
     loose = [key for key, owner in ties.items() if _place(tensors[key]) != _place(tensors[owner])]
     if loose:
         return Check(name, FAIL, f"{listing(loose, where='')} went their own way")

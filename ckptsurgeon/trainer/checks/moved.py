@@ -5,16 +5,16 @@ from __future__ import annotations
 import statistics
 
 from ...util.text import count, escape, listing
-from ..loop.loop import Loop
+from ..loop.loop import TrainingLoop
 from ._check import FAIL, NOT_RUN, PASS, WARN, Check
 
-__all__ = ["moved", "step_size"]
+__all__ = ["trained_tensors_moved", "update_sizes"]
 
-LEAST, MOST = 1e-6, 0.1
+MIN_UPDATE, MAX_UPDATE = 1e-6, 0.1
 """How far a step may move a tensor, as a share of its norm: 1e-3 is usual."""
 
 
-def moved(loop: Loop) -> Check:
+def trained_tensors_moved(loop: TrainingLoop) -> Check:
     """Find trained tensors that no gradient reached, or that are what they were."""
     name = "trained tensors moved"
     if not loop.standing.step:
@@ -30,7 +30,7 @@ def moved(loop: Loop) -> Check:
     return Check(name, PASS, f"{len(learned)} of {len(learned)}, each had a gradient")
 
 
-def step_size(loop: Loop) -> Check:
+def update_sizes(loop: TrainingLoop) -> Check:
     """Look at how far the last step that was measured moved each tensor."""
     name = "update to weight"
     frozen = set(loop.freezing.frozen(max(loop.standing.step - 1, 0)))
@@ -40,4 +40,4 @@ def step_size(loop: Loop) -> Check:
     middle = statistics.median(ratios.values())
     largest = max(ratios, key=lambda key: ratios[key])
     says = f"median {middle:.1e}, most {ratios[largest]:.1e} ({escape(largest)})"
-    return Check(name, PASS if LEAST <= middle <= MOST else WARN, says)
+    return Check(name, PASS if MIN_UPDATE <= middle <= MAX_UPDATE else WARN, says)

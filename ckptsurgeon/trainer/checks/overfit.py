@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from ...util.text import apart
 from ._check import FAIL, NOT_RUN, PASS, Check
 
-__all__ = ["NAME", "overfit"]
+__all__ = ["ONE_BATCH", "overfits_one_batch"]
 
-NAME = "one batch by heart"
+ONE_BATCH = "one batch by heart"
 BELOW = 0.05
 
 
-def overfit(figures: Mapping[str, float], metric: str, step: int, *, higher: bool = False) -> Check:
+def overfits_one_batch(figures: Mapping[str, float], metric: str, step: int, *, higher: bool = False) -> Check:
     """Hold the metric on the one batch that was trained on against 0.05, or 0.95 where ``higher`` is better."""
     if metric not in figures:
-        return Check(NAME, NOT_RUN, f"the task gives no {metric}")
+        return Check(ONE_BATCH, NOT_RUN, f"the task gives no {metric}")
     value = figures[metric]
     bound = 1 - BELOW if higher else BELOW
     said, wanted = apart(value, bound)
     says = f"{metric} {said} after {step} steps, to be {'above' if higher else 'below'} {wanted}"
-    return Check(NAME, PASS if (value > bound if higher else value < bound) else FAIL, says)
+    return Check(ONE_BATCH, PASS if (value > bound if higher else value < bound) else FAIL, says)

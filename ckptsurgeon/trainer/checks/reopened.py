@@ -14,16 +14,16 @@ from ..job.job import Job
 from . import _reload_check as again
 from ._check import FAIL, NOT_RUN, PASS, Check
 
-__all__ = ["BEST_NAME", "NAME", "Saved", "reopened"]
+__all__ = ["BEST_REOPENED", "REOPENED", "SavedWeights", "reload_in_new_process"]
 
-NAME = "saved, reopened, the same loss"
-BEST_NAME = "best, reopened, the same loss"
-NEAR, NEAR_ON_GPU = 1e-6, 1e-3
-LONGEST_S = 600
+REOPENED = "saved, reopened, the same loss"
+BEST_REOPENED = "best, reopened, the same loss"
+TOLERANCE, TOLERANCE_GPU = 1e-6, 1e-3
+TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedWeights:
     """A file of weights and the loss that its model had: over ``dev``, or of the first batch of training."""
 
     name: str
@@ -32,8 +32,13 @@ class Saved:
     dev: bool = False
 
 
-def reopened(
-    job: Job, saved: Sequence[Saved], *, sets: Sequence[str], overfitting: bool = False, folder: str | None = None
+def reload_in_new_process(
+    job: Job,
+    saved: Sequence[SavedWeights],
+    *,
+    sets: Sequence[str],
+    overfitting: bool = False,
+    folder: str | None = None,
 ) -> Iterator[Check]:
     """Start a process that loads what was ``saved``, and compare its losses with what they were."""
     order = {
@@ -43,21 +48,21 @@ def reopened(
     command = [sys.executable, "-m", again.__name__]
     try:
         done = subprocess.run(
-            command, input=json.dumps(order), capture_output=True, text=True, timeout=LONGEST_S, cwd=folder
+            command, input=json.dumps(order), capture_output=True, text=True, timeout=TIMEOUT_S, cwd=folder
         )
     except subprocess.TimeoutExpired:
-        yield from (Check(one.name, NOT_RUN, f"it took longer than {LONGEST_S} s") for one in saved)
+        yield from (Check(one.name, NOT_RUN, f"it took longer than {TIMEOUT_S} s") for one in saved)
         return
     lines = done.stdout.splitlines()
-    losses = [float(line.removeprefix(again.MARK)) for line in lines if line.startswith(again.MARK)]
+    losses = [float(line.removeprefix(again.LOSS_PREFIX)) for line in lines if line.startswith(again.LOSS_PREFIX)]
     for one, loss in zip(saved, losses, strict=False):
-        yield _same(one, loss, NEAR if job.device.type == "cpu" else NEAR_ON_GPU)
+        yield _same(one, loss, TOLERANCE if job.device.type == "cpu" else TOLERANCE_GPU)
     last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
     for one in saved[len(losses) :]:
         yield Check(one.name, FAIL, f"it cannot be opened: {last[:200]}")
 
 
-def _same(saved: Saved, found: float, near: float) -> Check:
+def _same(saved: SavedWeights, found: float, near: float) -> Check:
     same = math.isclose(found, saved.loss, rel_tol=near, abs_tol=1e-9) or (math.isnan(found) and math.isnan(saved.loss))
     over = " over dev" if saved.dev else ""
     now, before = (f"{found:.6g}", f"{saved.loss:.6g}") if same else apart(found, saved.loss, digits=6)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from ...util.text import escape
 from .settings import Settings
 
-__all__ = ["fault_in", "idle"]
+__all__ = ["find_fault", "useless_settings"]
 
 FROM: Mapping[str, float] = {
     "steps": 1, "batch_size": 1, "accumulate": 1, "weight_decay": 0, "warmup": 0, "final_lr": 0, "betas": 0,
@@ -51,7 +51,7 @@ INSTEAD: Mapping[str, str] = {
 """What would do what such a value may have been meant to."""
 
 
-def fault_in(made: Settings) -> str:
+def find_fault(made: Settings) -> str:
     """Return what is wrong with settings, naming the key; '' where nothing is."""
     if len(made.betas) != 2:
         return f"train.betas are {list(made.betas)}; they must be two numbers, each {_meant('betas')}"
@@ -101,7 +101,7 @@ def _meant(key: str) -> str:
     return f"{least}{most}{finite}{f', below {BELOW[key]:g}' if key in BELOW else ''}"
 
 
-def idle(made: Settings) -> list[str]:
+def useless_settings(made: Settings) -> list[str]:
     """Return a note on each setting that comes to nothing."""
     return [
         f"train.freeze {escape(pattern)}: {step} is not below train.steps {made.steps}: it is never trained"

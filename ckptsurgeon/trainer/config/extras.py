@@ -7,10 +7,10 @@ from typing import Any
 
 from ...errors import ConfigError
 
-__all__ = ["extra"]
+__all__ = ["require_package"]
 
 
-def extra(name: str) -> Any:
+def require_package(name: str) -> Any:
     """Return a package; raises ConfigError where it, or a library that it needs, is missing."""
     try:
         return importlib.import_module(name)

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 from ...errors import CheckpointError
 
-__all__ = ["Faults"]
+__all__ = ["ErrorCollector"]
 
 
-class Faults:
+class ErrorCollector:
     """Gathers errors, so that what is wrong in five ways is mended in one go."""
 
     def __init__(self) -> None:

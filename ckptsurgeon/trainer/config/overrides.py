@@ -10,10 +10,10 @@ from ...storage.yaml_text import read_yaml
 from ...util.text import escape
 from .section import check_section
 
-__all__ = ["overridden"]
+__all__ = ["apply_overrides"]
 
 
-def overridden(section: Any, sets: Sequence[str]) -> Any:
+def apply_overrides(section: Any, sets: Sequence[str]) -> Any:
     """Return a ``train:`` section with ``KEY=VALUE`` in it: dotted keys, values in YAML.
 
     Raises ConfigError for a text that is none, and for a field nobody knows.

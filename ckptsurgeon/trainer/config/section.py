@@ -10,20 +10,20 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...util.text import brief_repr, escape
-from .bounds import fault_in
+from .bounds import find_fault
 from .settings import CHOICES, Data, Features, Named, Pretrain, Settings
 
-__all__ = ["check_section", "settings_of"]
+__all__ = ["check_section", "parse_settings"]
 
 
-def settings_of(section: Any, where: str) -> Settings:
+def parse_settings(section: Any, where: str) -> Settings:
     """Return the settings that a ``train:`` section spells; ``where`` names its file.
 
     Raises ConfigError for a field nobody knows (naming the nearest), a value of another type or beyond its bounds, and
     settings that contradict each other.
     """
     made: Settings = _read(Settings, {} if section is None else section, where, "train")
-    why = fault_in(made)
+    why = find_fault(made)
     if why:
         raise ConfigError(f"{escape(where)}: {why}.")
     return made

@@ -17,30 +17,30 @@ from ...storage.small_files import CodeLoader
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
 
-__all__ = ["code_in_section", "from_users_file", "named_in_file"]
+__all__ = ["load_from_user_file", "split_file_name", "user_code_in"]
 
 
-def named_in_file(name: str) -> tuple[str, str] | None:
+def split_file_name(name: str) -> tuple[str, str] | None:
     """Return file and name of ``my_file.py:name``; None where that is not its form."""
     path, _, attribute = name.rpartition(":")
     return (path, attribute) if path.endswith(".py") else None
 
 
-def code_in_section(section: Any) -> Iterator[str]:
+def user_code_in(section: Any) -> Iterator[str]:
     """Yield what a ``train:`` section names that is the user's own code: ``my_file.py:name`` and ``_target_``."""
     yield from targets_in(section)
     yield from _named_in_files(section)
 
 
 def _named_in_files(node: Any) -> Iterator[str]:
-    if isinstance(node, str) and named_in_file(node):
+    if isinstance(node, str) and split_file_name(node):
         yield escape(node)
     inner = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
     for value in inner:
         yield from _named_in_files(value)
 
 
-def from_users_file(what: str, path: str, attribute: str, *, example: str, module: str) -> object:
+def load_from_user_file(what: str, path: str, attribute: str, *, example: str, module: str) -> object:
     """Return what has a name in a file; ``what`` says who asks, ``module`` is what the file is called while it lives.
 
     Raises ConfigError for a file that is none or cannot be imported, and for a name that it lacks, with the nearest.

@@ -15,7 +15,7 @@ from ..audio.features import Extractor
 from ..audio.sound import is_array, read_array, read_sound
 from ..config.settings import Settings
 from .cache import FeatureCache
-from .workers import deaf, started_deaf
+from .workers import ignore_stop_signals, start_loader
 
 __all__ = ["Inputs"]
 
@@ -96,8 +96,12 @@ def _filled(cache: FeatureCache, pieces: Sequence[Sequence[Clip]], workers: int)
     if not workers:
         return (dataset[place] for place in range(len(pieces)))
     private = torch.Generator()  # else the loader draws from the global one
-    return started_deaf(
+    return start_loader(
         torch.utils.data.DataLoader(
-            dataset, batch_size=None, num_workers=min(workers, len(pieces) or 1), generator=private, worker_init_fn=deaf
+            dataset,
+            batch_size=None,
+            num_workers=min(workers, len(pieces) or 1),
+            generator=private,
+            worker_init_fn=ignore_stop_signals,
         )
     )

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import CheckpointError
-from ..system.random_state import drawing_kept, seed_drawing
+from ..system.random_state import preserve_cpu_random_state, seed_cpu_from
 from .order import epoch_batches, padding, sorted_batches
 from .split import Split
-from .workers import deaf, started_deaf
+from .workers import ignore_stop_signals, start_loader
 
 if TYPE_CHECKING:
     from ..tasks._task import Batch, Task
@@ -46,7 +46,7 @@ class Batches:
             batch_sampler=self._places,
             collate_fn=_as_it_is,
             num_workers=workers,
-            worker_init_fn=deaf,
+            worker_init_fn=ignore_stop_signals,
             prefetch_factor=AHEAD if workers else None,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -77,7 +77,7 @@ class Batches:
         self.fill()
         parts = [(batch[rank::of], batch[0]) for batch in self.order(seed, epoch)[start:]]
         self._places.batches = [[(seed, epoch, at) for at in part or [first]] for part, first in parts]
-        for batch, (part, _) in zip(started_deaf(self._loader), parts, strict=True):
+        for batch, (part, _) in zip(start_loader(self._loader), parts, strict=True):
             if isinstance(batch, CheckpointError):
                 try:
                     raise batch
@@ -119,15 +119,15 @@ class _Made(torch.utils.data.Dataset[Any]):
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch | CheckpointError:
         try:
-            with drawing_kept():
+            with preserve_cpu_random_state():
                 examples = [self._example(key) for key in keys]
-                seed_drawing(*keys[0], "batch")
+                seed_cpu_from(*keys[0], "batch")
                 return self._task.collate(examples)
         except CheckpointError as error:
             return error
 
     def _example(self, key: Key) -> Mapping[str, Any]:
-        seed_drawing(*key)
+        seed_cpu_from(*key)
         return self._task.example(self._clips[key[2]])
 
 

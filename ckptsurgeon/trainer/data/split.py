@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from ...errors import ConfigError
 from ...util.text import count, escape
 from ..audio.clip import Clip
-from ..config.faults import Faults
+from ..config.faults import ErrorCollector
 from ..config.settings import Data, Named
 from ..manifests.read import read_manifests
 
-__all__ = ["Split", "located", "read_split"]
+__all__ = ["Split", "read_split", "resolve_paths"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Split:
         return f"{there}; left out: {left_out}" if left_out else there
 
 
-def located(data: Data, folder: str) -> Data:
+def resolve_paths(data: Data, folder: str) -> Data:
     """Return the section with its paths, which are relative to the configuration's folder, resolved."""
 
     def path(name: str) -> str:
@@ -87,7 +87,7 @@ def read_split(
     if not paths or len(paths) < len(named):
         why = "has a _target_: this task reads manifests" if named else "names no manifest"
         raise ConfigError(f"train.data.{name} {why}.", hint=f"Name one or more, as in {name}: {name}.csv.")
-    faults = Faults()
+    faults = ErrorCollector()
     clips = read_manifests(paths, faults)
     with faults.gathering():
         check(clips)

@@ -15,12 +15,12 @@ from typing import TypeVar
 
 from ..system.stopping import SIGNALS
 
-__all__ = ["deaf", "started_deaf"]
+__all__ = ["ignore_stop_signals", "start_loader"]
 
 T = TypeVar("T")
 
 
-def deaf(worker: int) -> None:
+def ignore_stop_signals(worker: int) -> None:
     """Ignore what ends programs, but for a SIGTERM of the parent's: the ``worker_init_fn`` of a DataLoader.
 
     With that one the interpreter ends the workers that are left at its own end, and it waits for them for ever.
@@ -37,7 +37,7 @@ def _ended_by(parent: int) -> None:
             os._exit(0)
 
 
-def started_deaf(loader: Iterable[T]) -> Iterator[T]:
+def start_loader(loader: Iterable[T]) -> Iterator[T]:
     """Return the iterator of a loader; signals wait until its workers are deaf, in this process too."""
     with _held_back():
         return iter(loader)

@@ -14,7 +14,7 @@ from ...util.text import escape
 
 __all__ = ["RunLock"]
 
-NAME = ".ckpt-lock"
+LOCK_FILE = ".ckpt-lock"
 
 
 @dataclass
@@ -37,7 +37,7 @@ class RunLock:
     @property
     def path(self) -> str:
         """The file that is locked; it is removed when the lock is given back."""
-        return os.path.join(self.folder, NAME)
+        return os.path.join(self.folder, LOCK_FILE)
 
     def check(self) -> None:
         """Raise OutputError where another process trains here; makes nothing."""

@@ -11,13 +11,13 @@ from ...errors import OutputError
 from ...storage.write.temp import temp_name
 from ...util.text import escape
 
-__all__ = ["FILES", "led_to", "make_way", "whole_steps"]
+__all__ = ["FILES", "clear_last", "complete_steps", "linked_step"]
 
 FILES = ("model.safetensors", "state.pth")
 """What a whole checkpoint holds."""
 
 
-def whole_steps(run: str) -> list[int]:
+def complete_steps(run: str) -> list[int]:
     """Return the steps of a run's whole checkpoints, the newest last."""
     try:
         names = os.listdir(os.path.join(run, "steps"))
@@ -26,7 +26,7 @@ def whole_steps(run: str) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit() and _is_whole(os.path.join(run, "steps", name)))
 
 
-def led_to(run: str) -> int | None:
+def linked_step(run: str) -> int | None:
     """Return the step that ``last`` leads to; None where it is no link, which a copy may have lost, or dangles."""
     last = os.path.join(run, "last")
     if not os.path.islink(last):
@@ -35,7 +35,7 @@ def led_to(run: str) -> int | None:
     return int(name) if name.isdigit() and _is_whole(last) else None
 
 
-def make_way(run: str, step: int) -> None:
+def clear_last(run: str, step: int) -> None:
     """Let ``last`` be free for a link to a step: a folder there, as ``cp -rL`` makes one, is a copy of what it led to.
 
     Raises OutputError where it is not: nothing is removed that is nowhere else.
@@ -44,7 +44,7 @@ def make_way(run: str, step: int) -> None:
     if os.path.islink(last) or not os.path.isdir(last):
         return
     copy_of = next(
-        (one for one in reversed(whole_steps(run)) if _same(last, os.path.join(run, "steps", str(one)))), None
+        (one for one in reversed(complete_steps(run)) if _same(last, os.path.join(run, "steps", str(one)))), None
     )
     if copy_of is None:
         raise OutputError(

@@ -24,8 +24,8 @@ from ...storage.write.staging import staged_file
 from ...storage.write.temp import remove_all_leftovers, sync_folder, temp_name
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
-from .newest import FILES, led_to, make_way, whole_steps
-from .sums import SUMS, check_sums, damaged, sums_in, sums_of
+from .newest import FILES, clear_last, complete_steps, linked_step
+from .sums import CHECKSUMS, checksums_of, checksums_of_folder, damage_error, verify_checksums
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ class RunFolder:
     @property
     def holds_a_run(self) -> bool:
         """Whether a run was saved here: nothing is begun over it, even where it cannot be gone on with."""
-        return os.path.lexists(self.of("last")) or bool(whole_steps(self.path)) or self._ended
+        return os.path.lexists(self.of("last")) or bool(complete_steps(self.path)) or self._ended
 
     @property
     def _ended(self) -> bool:
@@ -62,7 +62,7 @@ class RunFolder:
     @property
     def saved_steps(self) -> list[int]:
         """The steps of its whole checkpoints, the newest last."""
-        return whole_steps(self.path)
+        return complete_steps(self.path)
 
     def last_step(self) -> int:
         """Return the step of the checkpoint to go on from; raises ConfigError or SourceError where there is none."""
@@ -73,7 +73,7 @@ class RunFolder:
                 f"there is nothing to resume: {escape(self.path)} {what}.",
                 hint=did_you_mean(self.path, "Start one without --resume, or name its folder with --run."),
             )
-        step = led_to(self.path)
+        step = linked_step(self.path)
         if step is not None:
             return step
         if not self.saved_steps:
@@ -86,9 +86,9 @@ class RunFolder:
     def relinked(self) -> str:
         """Let ``last`` lead to the checkpoint to go on from, if it was lost; returns what was done, '' for nothing."""
         step = self.last_step()
-        if led_to(self.path) == step:
+        if linked_step(self.path) == step:
             return ""
-        make_way(self.path, step)
+        clear_last(self.path, step)
         self._point(step)
         return f"{escape(self.of('last'))} led to no checkpoint; going on from {escape(self.of('steps', str(step)))}"
 
@@ -112,7 +112,7 @@ class RunFolder:
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         data = {MODEL: model, STATE: buffer.getvalue()}
-        data[SUMS] = sums_of(data)
+        data[CHECKSUMS] = checksums_of(data)
         with staged_folder(self.of("steps", str(step)), sum(map(len, data.values())), stale=(*data, MOMENTS)) as staged:
             for name, content in data.items():
                 staged.write(name, content)
@@ -122,7 +122,7 @@ class RunFolder:
     @contextmanager
     def saving(self, step: int, *, keep: int) -> Iterator[StagedFolder]:
         """Give a folder for several processes to write a checkpoint in, which ``finish`` ends; then as ``save``."""
-        with staged_folder(self.of("steps", str(step)), 0, stale=(MODEL, STATE, SUMS, MOMENTS)) as staged:
+        with staged_folder(self.of("steps", str(step)), 0, stale=(MODEL, STATE, CHECKSUMS, MOMENTS)) as staged:
             yield staged
         self._point(step)
         self._prune(step, keep)
@@ -135,7 +135,7 @@ class RunFolder:
         torch.save(dict(state), buffer)
         staged.write(STATE, buffer.getvalue())
         sync_folder(os.path.join(staged.path, MOMENTS))
-        staged.write(SUMS, sums_in(staged.path))
+        staged.write(CHECKSUMS, checksums_of_folder(staged.path))
 
     def _point(self, step: int) -> None:
         """Let ``last`` lead to a step, in one rename."""
@@ -190,7 +190,7 @@ class RunFolder:
         step = self.last_step()
         where = self.of("steps", str(step))
         others = [self.of("steps", str(other)) for other in self.saved_steps if other != step]
-        check_sums(where, others=others)
+        verify_checksums(where, others=others)
         name = MODEL
         try:
             tensors = load_file(os.path.join(where, MODEL))
@@ -201,7 +201,7 @@ class RunFolder:
         except OSError as error:
             raise SourceError(f"{escape(where)} cannot be read: {error.strerror or error}.") from error
         except Exception as error:
-            raise damaged(os.path.join(where, name), where, others, "it is cut short, or no such file") from error
+            raise damage_error(os.path.join(where, name), where, others, "it is cut short, or no such file") from error
         return tensors, state
 
     def write(self, name: str, data: bytes) -> None:

@@ -11,18 +11,18 @@ from ...errors import FormatError, SourceError
 from ...storage.small_files import open_file, read_file
 from ...util.text import escape
 
-__all__ = ["SUMS", "check_sums", "sums_of"]
+__all__ = ["CHECKSUMS", "checksums_of", "verify_checksums"]
 
-SUMS = "sums.json"
+CHECKSUMS = "sums.json"
 
 
-def sums_of(data: Mapping[str, bytes]) -> bytes:
+def checksums_of(data: Mapping[str, bytes]) -> bytes:
     """Return the SHA-256 of some files as a file of its own."""
     made = {name: hashlib.sha256(content).hexdigest() for name, content in data.items()}
     return (json.dumps({"sha256": made}, indent=2) + "\n").encode()
 
 
-def sums_in(folder: str) -> bytes:
+def checksums_of_folder(folder: str) -> bytes:
     """Return the SHA-256 of all files under a folder as a file of its own."""
     made = {}
     for path, _, names in os.walk(folder):
@@ -33,7 +33,7 @@ def sums_in(folder: str) -> bytes:
     return (json.dumps({"sha256": made}, indent=2) + "\n").encode()
 
 
-def check_sums(folder: str, *, others: Sequence[str] = ()) -> None:
+def verify_checksums(folder: str, *, others: Sequence[str] = ()) -> None:
     """Raise FormatError for a checkpoint with a file that is not what was written; ``others`` are whole ones.
 
     One without sums, of an earlier version, is taken as it is.
@@ -47,10 +47,10 @@ def check_sums(folder: str, *, others: Sequence[str] = ()) -> None:
         except OSError as error:
             raise SourceError(f"{escape(path)} cannot be read: {error.strerror}.") from error
         if found != sha256:
-            raise damaged(path, folder, others)
+            raise damage_error(path, folder, others)
 
 
-def damaged(path: str, folder: str, others: Sequence[str], why: str = "it is not what was written") -> FormatError:
+def damage_error(path: str, folder: str, others: Sequence[str], why: str = "it is not what was written") -> FormatError:
     """Return the error that a file of a checkpoint is damaged, and how to go on without it."""
     if not others:
         return FormatError(f"{escape(path)} is damaged: {why}.", hint="No other checkpoint of the run is whole.")
@@ -62,7 +62,7 @@ def damaged(path: str, folder: str, others: Sequence[str], why: str = "it is not
 
 
 def _read(folder: str) -> Mapping[str, str]:
-    path = os.path.join(folder, SUMS)
+    path = os.path.join(folder, CHECKSUMS)
     if not os.path.exists(path):
         return {}
     try:

@@ -11,71 +11,71 @@ import torch
 from ...destinations._document import Document, read_document
 from ...destinations._load import load_target
 from ...errors import ConfigError
-from ..config.bounds import idle
-from ..config.overrides import overridden
-from ..config.section import settings_of
+from ..config.bounds import useless_settings
+from ..config.overrides import apply_overrides
+from ..config.section import parse_settings
 from ..config.settings import Settings
-from ..optim.freezing import freedoms, overlooked
-from ..parallel.ranks import ALONE, Ranks
-from ..system.device import device_of
-from .compiling import uncompiled
-from .init import Init
+from ..optim.freezing import parameter_rules, pattern_notes
+from ..parallel.ranks import SINGLE_PROCESS, Ranks
+from ..system.device import choose_device
+from .compiling import compile_notes
+from .init import InitCheckpoint
 from .job import Job
 from .source import OneBatch, first_batch
 from .work import load_work
 
-__all__ = ["job_of", "section_of", "settings_in", "with_one_batch"]
+__all__ = ["build_job", "read_settings", "train_section", "with_one_batch"]
 
 
-def section_of(document: Document) -> Any:
+def train_section(document: Document) -> Any:
     """Return the ``train:`` section of a configuration; raises ConfigError where it cannot be read."""
     if document.fault is not None:
         raise document.fault
     return document.content.get("train") if isinstance(document.content, dict) else None
 
 
-def settings_in(document: Document, sets: Sequence[str]) -> Settings:
+def read_settings(document: Document, sets: Sequence[str]) -> Settings:
     """Return the settings of a configuration, with ``KEY=VALUE`` over them; raises ConfigError."""
-    section = section_of(document)
+    section = train_section(document)
     try:
-        return settings_of(overridden(section, sets), document.name)
+        return parse_settings(apply_overrides(section, sets), document.name)
     except ConfigError:
         if not sets or not _is_sound(section, document.name):
             raise
     # The file alone is right, so that what is wrong was said on the command line.
-    return settings_of(overridden(section, sets), ", ".join(f"--set {text}" for text in sets))
+    return parse_settings(apply_overrides(section, sets), ", ".join(f"--set {text}" for text in sets))
 
 
 def _is_sound(section: Any, where: str) -> bool:
     try:
-        settings_of(section, where)
+        parse_settings(section, where)
     except ConfigError:
         return False
     return True
 
 
-def job_of(
+def build_job(
     config: str,
     *,
     sets: Sequence[str] = (),
     device: str | torch.device | None = None,
-    init: Init | None = None,
+    init: InitCheckpoint | None = None,
     cached: bool = True,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
     strategy: str = "ddp",
 ) -> Job:
     """Return the job that a configuration describes; without ``cached`` it writes no features. Raises ConfigError."""
     document = read_document(config, "configuration")
-    settings = settings_in(document, sets)
+    settings = read_settings(document, sets)
     if not cached:
         settings = replace(settings, data=replace(settings.data, cache=None))
-    where = device if isinstance(device, torch.device) else device_of(device)
+    where = device if isinstance(device, torch.device) else choose_device(device)
     target = load_target(config)
     keys = list(target.tensors)
-    freedoms(settings, keys)  # a pattern that matches nothing is said before anything is done
+    parameter_rules(settings, keys)  # a pattern that matches nothing is said before anything is done
     work = load_work(settings, document, target)
     job = Job(document, settings, target, work, where, init, ranks, strategy)
-    notes = (*work.notes, *overlooked(settings, keys), *idle(settings), *uncompiled(job))
+    notes = (*work.notes, *pattern_notes(settings, keys), *useless_settings(settings), *compile_notes(job))
     return replace(job, work=replace(work, notes=notes))
 
 

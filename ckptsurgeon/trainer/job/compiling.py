@@ -22,16 +22,16 @@ from ..data.loader import Batches
 from ..tasks._task import Batch, Loss
 from .job import Job
 
-__all__ = ["LossOf", "compiled_loss", "has_one_shape", "saying_what_compiles", "uncompiled"]
+__all__ = ["LossFunction", "compile_notes", "compiled_loss", "explain_compile_errors", "has_one_shape"]
 
 BACKEND = "inductor"
 """torch's own compiler: C++ on a CPU, Triton on a GPU."""
 
-LossOf = Callable[[nn.Module, Batch], Loss]
+LossFunction = Callable[[nn.Module, Batch], Loss]
 """The loss of a batch: a task's method, or what was compiled of it."""
 
 
-def compiled_loss(job: Job) -> LossOf | None:
+def compiled_loss(job: Job) -> LossFunction | None:
     """Return the task's loss compiled, None where the run is not: ``auto`` is a GPU and batches of one shape.
 
     Several processes train uncompiled: gradients are added up while the backward pass is under way, and compiled it is
@@ -45,7 +45,7 @@ def compiled_loss(job: Job) -> LossOf | None:
     # What was compiled for another run fits no other model, where modules have classes of their own (weight norm), but
     # it is counted: after eight, torch runs a function as it is.
     torch.compiler.reset()
-    return cast(LossOf, torch.compile(job.work.task.loss, dynamic=False if one_shape else None, backend=BACKEND))
+    return cast(LossFunction, torch.compile(job.work.task.loss, dynamic=False if one_shape else None, backend=BACKEND))
 
 
 def _is_asked(job: Job) -> bool:
@@ -59,7 +59,7 @@ def has_one_shape(job: Job) -> bool:
     return len(_lengths(job)) == 1
 
 
-def uncompiled(job: Job) -> list[str]:
+def compile_notes(job: Job) -> list[str]:
     """Return a note on what is not compiled and might be: where clips are shorter than crops, in several processes."""
     lengths = _lengths(job)
     if job.ranks.size > 1 and _is_asked(job):
@@ -81,7 +81,7 @@ def _lengths(job: Job) -> set[float]:
 
 
 @contextmanager
-def saying_what_compiles(settings: Settings) -> Iterator[None]:
+def explain_compile_errors(settings: Settings) -> Iterator[None]:
     """Raise ConfigError where something in the block cannot be compiled, a missing compiler too."""
     try:
         with warnings.catch_warnings():

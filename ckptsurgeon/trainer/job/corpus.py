@@ -16,10 +16,10 @@ from ..data.loader import Batches
 from ..tasks._load import task_file
 from .job import Job
 
-__all__ = ["check_corpus", "corpus_of"]
+__all__ = ["check_data", "data_digests"]
 
 
-def corpus_of(job: Job) -> dict[str, str]:
+def data_digests(job: Job) -> dict[str, str]:
     """Return the digest of each: of a split the clips that are used, wherever its folder lies, in their order."""
     home = os.path.dirname(os.path.abspath(job.document.path))
     found = {"tokens": _digest(json.dumps(token) for token in job.work.tokens)} if job.work.tokens else {}
@@ -44,9 +44,9 @@ def _digest(lines: Iterable[str]) -> str:
     return made.hexdigest()
 
 
-def check_corpus(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
+def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
     """Yield notes on what is another now and harmless; raises ConfigError for what a run would learn otherwise by."""
-    new = corpus_of(job)
+    new = data_digests(job)
     for name in old:
         if new.get(name) == old[name]:
             continue

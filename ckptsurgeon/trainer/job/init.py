@@ -12,11 +12,11 @@ from ...planning.recipe import Recipe
 from ...planning.recipe_text import parse_recipe
 from ...util.text import escape
 
-__all__ = ["Init", "read_init"]
+__all__ = ["InitCheckpoint", "read_init"]
 
 
 @dataclass(frozen=True)
-class Init:
+class InitCheckpoint:
     """A checkpoint that a run starts from. ``recipe`` is None where ckptsurgeon did not write it."""
 
     path: str
@@ -69,7 +69,7 @@ class Init:
         }
 
 
-def read_init(path: str) -> Init:
+def read_init(path: str) -> InitCheckpoint:
     """Return what a checkpoint is, from its header; raises what ``open_checkpoint`` raises."""
     with open_checkpoint(path) as checkpoint:
         files = tuple(
@@ -81,4 +81,4 @@ def read_init(path: str) -> Init:
         recipe = parse_recipe(text) if text is not None else None
     except VerifyError as error:
         raise ConfigError(f"{escape(path)}: {error.message}", hint="ckpt verify says more.") from error
-    return Init(path, keys, files, recipe)
+    return InitCheckpoint(path, keys, files, recipe)

@@ -16,16 +16,25 @@ from ...errors import ConfigError, FormatError, PlanError
 from ...planning.target import TargetSpec
 from ...util.text import escape, listing
 from ..config.settings import Settings
-from ..parallel.forward_proxy import Spread
-from ..parallel.ranks import ALONE, Ranks
-from ..system.random_state import random_kept, seed_all
-from .init import Init
-from .work import Work, built
+from ..parallel.forward_proxy import ParallelModel
+from ..parallel.ranks import SINGLE_PROCESS, Ranks
+from ..system.random_state import preserve_random_state, seed_all
+from .init import InitCheckpoint
+from .work import Work, build_model
 
 if TYPE_CHECKING:
     from ...planning.plan.plan import Plan
 
-__all__ = ["Job", "Wholes", "draw_into", "drawn", "restore_tensors", "tensors_of", "unknown_metric", "unsaved_of"]
+__all__ = [
+    "FullTensors",
+    "Job",
+    "initial_values",
+    "initialise",
+    "restore_tensors",
+    "state_tensors",
+    "unknown_metric_error",
+    "unsaved_buffers",
+]
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,8 @@ class Job:
     target: TargetSpec
     work: Work
     device: torch.device
-    init: Init | None = None
-    ranks: Ranks = ALONE
+    init: InitCheckpoint | None = None
+    ranks: Ranks = SINGLE_PROCESS
     strategy: str = "ddp"
 
     @property
@@ -52,9 +61,9 @@ class Job:
 
     def empty_model(self) -> nn.Module:
         """Build the model; what its tensors hold is the constructor's. Raises ConfigError where nobody can build it."""
-        with random_kept():
+        with preserve_random_state():
             seed_all(self.settings.seed)
-            return built(self.target, self.document)
+            return build_model(self.target, self.document)
 
     def model(self) -> tuple[nn.Module, Plan | None]:
         """Return the model with its initial values, and the plan by which the init was loaded.
@@ -63,7 +72,7 @@ class Job:
         """
         model, plan = self.empty_model(), None
         if self.init is None:
-            draw_into(model, self.target, self.target.tensors, self.settings.seed)
+            initialise(model, self.target, self.target.tensors, self.settings.seed)
         else:
             plan = self._load(model, self.init.path)
         return model.to(self.device), plan
@@ -73,30 +82,30 @@ class Job:
         """Whether no process has all of the model."""
         return self.strategy == "fsdp" and self.ranks.size > 1
 
-    def spread(self) -> tuple[Spread, Plan | None]:
+    def spread(self) -> tuple[ParallelModel, Plan | None]:
         """Return the model with its initial values as its processes hold it, and the plan by which it was loaded.
 
         Where each holds a part, it reads no more of the init, and no one ever has all of it.
         """
         if not self.is_sharded:
             model, plan = self.model()
-            return Spread(model, self.ranks), plan
+            return ParallelModel(model, self.ranks), plan
         spread = self.empty_spread()
         if self.init is not None:
             return spread, self._load(spread.model, self.init.path)
-        draw_into(spread.model, self.target, self.target.tensors, self.settings.seed)
+        initialise(spread.model, self.target, self.target.tensors, self.settings.seed)
         return spread, None
 
-    def empty_spread(self) -> Spread:
+    def empty_spread(self) -> ParallelModel:
         """Return the model as its processes hold it, with whatever values."""
         if not self.is_sharded:
-            return Spread(self.empty_model().to(self.device), self.ranks)
-        from ..parallel.sharding import Sharded, without_weights
+            return ParallelModel(self.empty_model().to(self.device), self.ranks)
+        from ..parallel.sharding import ShardedModel, build_on_meta
 
-        with random_kept():
+        with preserve_random_state():
             seed_all(self.settings.seed)
-            model = without_weights(lambda: built(self.target, self.document))
-        return Sharded(model, self.ranks, self.device)
+            model = build_on_meta(lambda: build_model(self.target, self.document))
+        return ShardedModel(model, self.ranks, self.device)
 
     def _load(self, model: nn.Module, path: str) -> Plan:
         """Load the init whole; what does not fit is for ``ckpt transplant`` to fit, whose flags there are not here."""
@@ -111,19 +120,19 @@ class Job:
             ) from error
 
 
-def unknown_metric(name: str, known: Iterable[str]) -> ConfigError:
+def unknown_metric_error(name: str, known: Iterable[str]) -> ConfigError:
     """Return the error for a metric that the task does not give."""
     return ConfigError(
         f"train.metric {escape(name)}: the task gives no such figure.", hint=f"It gives {escape(', '.join(known))}."
     )
 
 
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+def state_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of a state dict themselves, by key."""
     return {key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
 
 
-class Wholes(Mapping[str, Tensor]):
+class FullTensors(Mapping[str, Tensor]):
     """Tensors by key, each whole while it is looked at: of those held in parts, all processes look at each in turn."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -139,7 +148,7 @@ class Wholes(Mapping[str, Tensor]):
         return len(self._tensors)
 
 
-def unsaved_of(model: nn.Module) -> dict[str, Tensor]:
+def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return the buffers that no state dict has (``persistent=False``): a model may count or cache in them."""
     saved = model.state_dict(keep_vars=True).keys()
     return {key: buffer for key, buffer in model.named_buffers() if key not in saved}
@@ -150,7 +159,7 @@ def restore_tensors(
     model: nn.Module, tensors: Mapping[str, Tensor], unsaved: Mapping[str, Tensor], *, device: torch.device
 ) -> None:
     """Give a model the tensors and the buffers of one that was saved; raises FormatError where it is another model."""
-    own = tensors_of(model)
+    own = state_tensors(model)
     if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in tensors.items()}:
         other = sorted(own.keys() ^ tensors.keys())
         raise FormatError(f"the checkpoint is of another model: {listing(other, where='')}.", details=other)
@@ -162,18 +171,18 @@ def restore_tensors(
 
 
 @torch.no_grad()
-def draw_into(
+def initialise(
     model: nn.Module, target: TargetSpec, keys: Iterable[str], seed: int, *, parts: Mapping[str, Tensor] | None = None
 ) -> None:
     """Give tensors the values that ``ckpt transplant --seed`` would draw; ``parts`` get them where they are true."""
-    tensors, parts = tensors_of(model), parts or {}
-    for key, value in drawn(target, [*keys, *parts], seed):
+    tensors, parts = state_tensors(model), parts or {}
+    for key, value in initial_values(target, [*keys, *parts], seed):
         if key in parts:
             value = torch.where(parts[key], value, tensors[key])
         own_part(tensors[key]).copy_(part_of(value, tensors[key]))
 
 
-def drawn(target: TargetSpec, keys: Iterable[str], seed: int) -> Iterable[tuple[str, Tensor]]:
+def initial_values(target: TargetSpec, keys: Iterable[str], seed: int) -> Iterable[tuple[str, Tensor]]:
     """Yield each key with the values that its declared initialiser draws."""
     wanted = [key for key in keys if target.tensors[key].numel]
     for key, data in target.initial(wanted, seed):

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from ...checkpoint.opening import open_checkpoint
-from .init import Init
-from .job import Job, drawn
+from .init import InitCheckpoint
+from .job import Job, initial_values
 
 if TYPE_CHECKING:
     from ...planning.plan.plan import Plan
 
-__all__ = ["drawn_part", "parts_of"]
+__all__ = ["new_part_mask", "new_part_masks"]
 
 SAVED_AS = (torch.float32, torch.bfloat16, torch.float16)
 """How an init may have been saved: what was drawn is rounded so."""
 
 
-def parts_of(job: Job, plan: Plan | None) -> dict[str, Tensor]:
+def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
     """Return where the tensors are drawn that the init, loaded by ``plan``, has in part from a source."""
     if job.init is None or plan is None:
         return {}
@@ -29,13 +29,13 @@ def parts_of(job: Job, plan: Plan | None) -> dict[str, Tensor]:
     parts = {}
     with open_checkpoint(job.init.path) as opened:
         checkpoint = opened.unwrapped(destination=list(job.target.tensors))
-        for key, own in drawn(job.target, keys, job.init.seed or 0):
+        for key, own in initial_values(job.target, keys, job.init.seed or 0):
             value = checkpoint.tensor(source_keys[key]).to(own.dtype).reshape(own.shape)
-            parts[key] = drawn_part(job.init, key, value, own)
+            parts[key] = new_part_mask(job.init, key, value, own)
     return parts
 
 
-def drawn_part(init: Init, key: str, value: Tensor, own: Tensor) -> Tensor:
+def new_part_mask(init: InitCheckpoint, key: str, value: Tensor, own: Tensor) -> Tensor:
     """Return where a tensor is drawn, as booleans of its shape.
 
     ``value`` is what the init brought, ``own`` what its seed draws for the whole tensor. Of a vocabulary the rows say

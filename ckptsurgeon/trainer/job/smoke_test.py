@@ -9,24 +9,24 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError, ConfigError
 from ...util.text import brief_repr, count, escape
-from ..loop.evaluating import evaluate, looking, loss_per_item
-from ..parallel.ranks import is_of_a_group
+from ..loop.evaluating import evaluate, evaluation_mode, loss_per_item
+from ..parallel.ranks import is_communication_error
 from ..system.device import autocast
-from ..tasks._load import is_users
+from ..tasks._load import is_user_task
 from ..tasks._task import Batch, Loss
-from .job import Job, unknown_metric
+from .job import Job, unknown_metric_error
 
-__all__ = ["try_out"]
+__all__ = ["smoke_test"]
 
 
-def try_out(job: Job, model: nn.Module, batch: Batch) -> None:
+def smoke_test(job: Job, model: nn.Module, batch: Batch) -> None:
     """Raise ConfigError where model and task do not go together, or the task gives no such metric.
 
     Both may be the user's own code.
     """
     figures = {}
     try:
-        if is_users(job.work.task):
+        if is_user_task(job.work.task):
             _check_loss(job, model, batch)
         loss_per_item(model, job.work.task, [batch], settings=job.settings)
         if job.work.dev is not None:
@@ -34,7 +34,7 @@ def try_out(job: Job, model: nn.Module, batch: Batch) -> None:
     except (CheckpointError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if is_of_a_group(error):  # another process ended
+        if is_communication_error(error):  # another process ended
             raise
         raise ConfigError(
             f"the task {escape(job.settings.task)} cannot use this model: {type(error).__name__}: "
@@ -42,12 +42,12 @@ def try_out(job: Job, model: nn.Module, batch: Batch) -> None:
             hint="CKPT_DEBUG=1 shows where it happened.",
         ) from error
     if job.work.dev is not None and job.metric not in figures:
-        raise unknown_metric(job.metric, figures)
+        raise unknown_metric_error(job.metric, figures)
 
 
 def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
     """Raise ConfigError for a loss that is no Loss, or is of nothing."""
-    with looking(model), autocast(job.settings, job.device):
+    with evaluation_mode(model), autocast(job.settings, job.device):
         loss: object = job.work.task.loss(model, batch.to(job.device))
     name = f"loss of the task {escape(job.settings.task)}"
     if not isinstance(loss, Loss):

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import ConfigError
-from ..system.random_state import random_kept
+from ..system.random_state import preserve_random_state
 
 if TYPE_CHECKING:
     from ..tasks._task import Batch
 
-__all__ = ["OneBatch", "Position", "Source", "Stream", "first_batch"]
+__all__ = ["BatchStream", "OneBatch", "Position", "Source", "first_batch"]
 
 Position = tuple[int, int]
 """An epoch, and how many of its batches were used."""
@@ -33,7 +33,7 @@ class Source(Protocol):
         ...
 
 
-class Stream:
+class BatchStream:
     """The batches of a source, epoch after epoch, and where it stands."""
 
     def __init__(self, source: Source, seed: int, position: Position = (0, 0)) -> None:
@@ -45,7 +45,7 @@ class Stream:
         """Stand where it stood before."""
         self.position, self._batches = position, None
 
-    def __iter__(self) -> Stream:
+    def __iter__(self) -> BatchStream:
         return self
 
     def __next__(self) -> Batch:
@@ -55,7 +55,7 @@ class Stream:
         batch: Batch | None
         # Beginning an epoch draws from the global generator in torch's DataLoader, and a resumed run begins one more.
         if self._batches is None:
-            with random_kept():
+            with preserve_random_state():
                 self._batches = iter(self._source.read(self._seed, epoch, used))
                 batch = next(self._batches, None)
         else:
@@ -68,7 +68,7 @@ class Stream:
 
 def first_batch(source: Source, seed: int) -> Batch:
     """Return the first batch of the first epoch."""
-    with random_kept():
+    with preserve_random_state():
         batch = next(iter(source.read(seed, 0)), None)
     if batch is None:
         raise _nothing(0, 0, source.size(0))

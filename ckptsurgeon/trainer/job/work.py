@@ -17,13 +17,13 @@ from ...util.text import brief_repr, escape
 from ...vocabulary.read import read_vocabulary
 from ..config.settings import Settings
 from ..data.loader import Batches
-from ..data.split import located
-from ..system.random_state import drawing_kept, seed_drawing
-from ..tasks._load import load_task, users_task
+from ..data.split import resolve_paths
+from ..system.random_state import preserve_cpu_random_state, seed_cpu_from
+from ..tasks._load import explain_task_errors, load_task
 from ..tasks._task import Progress, Task
 from .source import Source
 
-__all__ = ["Work", "built", "load_work"]
+__all__ = ["Work", "build_model", "load_work"]
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,15 @@ def load_work(settings: Settings, document: Document, target: TargetSpec) -> Wor
     """
     folder = document.folder
     kind = load_task(settings.task, folder)
-    data = located(settings.data, folder)
-    with user_code(document), drawing_kept():
-        seed_drawing(settings.seed)  # a dataset may draw when it is made: which examples are whose
+    data = resolve_paths(settings.data, folder)
+    with user_code(document), preserve_cpu_random_state():
+        seed_cpu_from(settings.seed)  # a dataset may draw when it is made: which examples are whose
         tokens = _tokens(data.tokens, document)
-        with users_task(settings.task):
+        with explain_task_errors(settings.task):
             task: Any = kind(replace(settings, data=data), tokens)
             if hasattr(task, "meet"):
                 with torch.device("meta"):
-                    task.meet(built(target, document))
+                    task.meet(build_model(target, document))
             splits = task.splits() if hasattr(task, "splits") else {}
             notes = task.notes() if hasattr(task, "notes") else ()
     if not isinstance(splits, Mapping):
@@ -86,7 +86,7 @@ def load_work(settings: Settings, document: Document, target: TargetSpec) -> Wor
     )
 
 
-def built(target: TargetSpec, document: Document) -> nn.Module:
+def build_model(target: TargetSpec, document: Document) -> nn.Module:
     """Build the model; what its tensors hold is the constructor's. Raises ConfigError where nobody can build it."""
     if target.build is None:
         raise ConfigError(

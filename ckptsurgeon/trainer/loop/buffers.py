@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Kept"]
+__all__ = ["BufferSnapshot"]
 
 
-class Kept:
+class BufferSnapshot:
     """What the buffers of a model's training modules hold now.
 
     All of them are copied: torch's own norms change theirs without saying so (``Tensor._version`` stays).

@@ -11,23 +11,23 @@ from torch import nn
 from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 from ..config.settings import Settings
-from ..optim.ema import Average
+from ..optim.ema import EMA
 from ..system.device import autocast
-from ..system.random_state import random_kept
-from ..tasks._load import users_task
+from ..system.random_state import preserve_random_state
+from ..tasks._load import explain_task_errors
 from ..tasks._task import Batch, Task
 
-__all__ = ["evaluate", "looking", "loss_per_item", "uniform_loss"]
+__all__ = ["evaluate", "evaluation_mode", "loss_per_item", "uniform_loss"]
 
 _LIKE = 'As in {"loss": 1.5, "cer": 0.25}.'
 
 
 @contextmanager
-def looking(model: nn.Module, average: Average | None = None) -> Iterator[None]:
+def evaluation_mode(model: nn.Module, average: EMA | None = None) -> Iterator[None]:
     """Put a model (as its average, where there is one) in evaluation mode for a while, without gradients."""
     modes = {module: module.training for module in model.modules()}
     try:
-        with random_kept(), torch.no_grad(), average.in_place() if average is not None else nullcontext():
+        with preserve_random_state(), torch.no_grad(), average.in_place() if average is not None else nullcontext():
             model.eval()
             yield
     finally:
@@ -36,11 +36,11 @@ def looking(model: nn.Module, average: Average | None = None) -> Iterator[None]:
 
 
 def evaluate(
-    model: nn.Module, task: Task, batches: Iterable[Batch], *, settings: Settings, average: Average | None = None
+    model: nn.Module, task: Task, batches: Iterable[Batch], *, settings: Settings, average: EMA | None = None
 ) -> dict[str, float]:
     """Return a task's figures over batches."""
     device = next(model.parameters()).device
-    with looking(model, average), autocast(settings, device), users_task(settings.task):
+    with evaluation_mode(model, average), autocast(settings, device), explain_task_errors(settings.task):
         found = task.evaluate(model, (batch.to(device) for batch in batches))
     return _figures(found, task)
 
@@ -65,7 +65,7 @@ def loss_per_item(
     """Return the loss of batches, or a part of it, divided by all their items."""
     device = next(model.parameters()).device
     total, items = 0.0, 0
-    with looking(model), autocast(settings, device):
+    with evaluation_mode(model), autocast(settings, device):
         for batch in batches:
             loss = task.loss(model, batch.to(device))
             total += float(loss.parts[part] if part else loss.total)
@@ -76,5 +76,5 @@ def loss_per_item(
 def uniform_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> float:
     """Return the loss per item of outputs that say nothing."""
     device = next(model.parameters()).device
-    with looking(model), autocast(settings, device), users_task(settings.task):
+    with evaluation_mode(model), autocast(settings, device), explain_task_errors(settings.task):
         return float(task.uniform_loss(model, batch.to(device)))

@@ -11,17 +11,17 @@ from typing import Any
 
 from ...storage.write.output_checks import output_error
 
-__all__ = ["Events"]
+__all__ = ["TensorBoardLog"]
 
 
-class Events:
+class TensorBoardLog:
     """The events in a folder, from ``step`` on; later ones, of a run that went on unsaved, are hidden."""
 
     def __init__(self, folder: str, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder = folder
-        _leave_to_the_caller("tensorboard")
+        _silence_threads_of("tensorboard")
         with self._explaining():
             self._board = SummaryWriter(folder, purge_step=step + 1 if step else None)
 
@@ -42,7 +42,7 @@ class Events:
             with self._explaining():
                 self._board.close()
         finally:
-            if isinstance(threading.excepthook, _Others):
+            if isinstance(threading.excepthook, _ExcepthookFilter):
                 threading.excepthook = threading.excepthook.before
 
     @contextmanager
@@ -61,14 +61,14 @@ def _scalars(row: Mapping[str, Any]) -> list[tuple[str, float]]:
     return found
 
 
-def _leave_to_the_caller(package: str) -> None:
+def _silence_threads_of(package: str) -> None:
     """Let Python say nothing of what ends a package's threads: its writer raises that again for whoever writes next."""
-    if not isinstance(threading.excepthook, _Others):
-        threading.excepthook = _Others(package, threading.excepthook)
+    if not isinstance(threading.excepthook, _ExcepthookFilter):
+        threading.excepthook = _ExcepthookFilter(package, threading.excepthook)
 
 
 @dataclass(frozen=True)
-class _Others:
+class _ExcepthookFilter:
     """Tells what ends a thread, unless that is one of a package."""
 
     package: str

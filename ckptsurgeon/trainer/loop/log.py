@@ -16,20 +16,20 @@ from ...storage.small_files import open_file
 from ...storage.write.output_checks import output_error
 from ...storage.write.temp import sync
 from ..folder.run_folder import RunFolder
-from .events import Events
-from .stepping import Stepped
+from .events import TensorBoardLog
+from .stepping import StepResult
 
-__all__ = ["Log", "read_log", "rows_of"]
+__all__ = ["TrainingLog", "log_rows", "read_log"]
 
-NAME = "log.jsonl"
+LOG_FILE = "log.jsonl"
 LINE_BYTES = 1 << 20
 """More than a line of a log has."""
 
-Pending = tuple[int, dict[str, float], Stepped]
+PendingStep = tuple[int, dict[str, float], StepResult]
 """A step that is done, its learning rates, and what it was like."""
 
 
-def rows_of(pending: list[Pending], since: float, *, flops: float, peak: float | None) -> list[dict[str, Any]]:
+def log_rows(pending: list[PendingStep], since: float, *, flops: float, peak: float | None) -> list[dict[str, Any]]:
     """Return steps as plain data; waits for the device once for all of them.
 
     ``since`` is when the first of them began; they are said to have taken the same time. ``flops`` are the operations
@@ -66,7 +66,7 @@ def rows_of(pending: list[Pending], since: float, *, flops: float, peak: float |
     return rows
 
 
-def _on_device(stepped: Stepped) -> dict[str, torch.Tensor]:
+def _on_device(stepped: StepResult) -> dict[str, torch.Tensor]:
     """Return the figures of a step that wait to be fetched."""
     parts = {f"part {name}": value for name, value in stepped.parts.items()}
     short = {} if stepped.too_short is None else {"too_short": stepped.too_short}
@@ -77,24 +77,24 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-class Log:
+class TrainingLog:
     """The log in a folder; None writes nothing. Lines past ``step``, of a run that went on unsaved, are dropped."""
 
     def __init__(self, folder: RunFolder | None, step: int, *, tensorboard: bool = False) -> None:
         self._file: Any = None
-        self._events: Events | None = None
+        self._events: TensorBoardLog | None = None
         if folder is None:
             return
-        self._path = folder.of(NAME)
+        self._path = folder.of(LOG_FILE)
         kept = [row for row in read_log(self._path) if row["step"] <= step] if step else []
-        folder.write(NAME, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        folder.write(LOG_FILE, "".join(json.dumps(row) + "\n" for row in kept).encode())
         try:
             self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise output_error(self._path, error) from error
-        if tensorboard and Events.can_be_written():
+        if tensorboard and TensorBoardLog.can_be_written():
             try:
-                self._events = Events(folder.of("events"), step)
+                self._events = TensorBoardLog(folder.of("events"), step)
             except BaseException:
                 self._file.close()
                 raise

@@ -11,23 +11,23 @@ from torch import nn
 
 from ..folder.run_folder import RunFolder
 from ..job.compiling import compiled_loss
-from ..job.job import Job, unknown_metric
+from ..job.job import Job, unknown_metric_error
 from ..job.source import Source
-from ..optim.flops import Counted, peak_flops
+from ..optim.flops import FlopCounter, peak_flops
 from ..optim.schedule import lr_factor
-from ..parallel.forward_proxy import Spread
-from ..parallel.ranks import LostError
+from ..parallel.forward_proxy import ParallelModel
+from ..parallel.ranks import LostRanksError
 from ..system.device import peak_bytes
 from ..system.random_state import random_state, set_random_state
-from ..system.stopping import Stop
-from ..tasks._load import users_task
+from ..system.stopping import StopSignal
+from ..tasks._load import explain_task_errors
 from ..tasks._task import is_higher_better
 from .evaluating import evaluate
-from .log import Log, Pending, rows_of
-from .stepping import take_step
-from .training_state import UnderWay
+from .log import PendingStep, TrainingLog, log_rows
+from .stepping import gradient_step
+from .training_state import TrainingState
 
-__all__ = ["COLLAPSED", "DONE", "LOST", "NONFINITE", "PATIENCE", "Loop", "Observer"]
+__all__ = ["COLLAPSED", "DONE", "LOST", "NONFINITE", "PATIENCE", "Observer", "TrainingLoop"]
 
 DONE, PATIENCE, NONFINITE, COLLAPSED, LOST = "done", "patience", "nonfinite", "collapsed", "lost"
 """How a run may end beside a signal's name."""
@@ -42,29 +42,29 @@ Observer = Callable[[Mapping[str, Any]], None]
 """Is given each row of the log."""
 
 
-class Loop(UnderWay):
+class TrainingLoop(TrainingState):
     """Drives a run, and tells an ``observer`` of it. Of several processes each takes the same way through it."""
 
     def __init__(
-        self, job: Job, model: nn.Module | Spread, *, frozen: Collection[str] = (), folder: RunFolder | None = None,
+        self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = (), folder: RunFolder | None = None,
         observer: Observer | None = None,
     ) -> None:  # fmt: skip
         super().__init__(job, model, frozen=frozen, folder=folder)
         self._observer = observer or (lambda row: None)
         self._flush_every = 1 if job.device.type == "cpu" else ROWS_ON_GPU
-        self._log = Log(None, 0)
-        self._pending: list[Pending] = []
+        self._log = TrainingLog(None, 0)
+        self._pending: list[PendingStep] = []
         self._told = ""
         self.stopped = ""
         peak = peak_flops(job.settings, job.device)
         self._peak = peak * job.ranks.size if peak is not None else None
         self._compiled = compiled_loss(job)
 
-    def run(self, *, until: int | None = None, stop: Stop | None = None, tensorboard: bool = False) -> str:
+    def run(self, *, until: int | None = None, stop: StopSignal | None = None, tensorboard: bool = False) -> str:
         """Train to the end, or until ``until`` steps are done; returns why it ended. Raises OutputError."""
-        stop, until = stop or Stop(), min(until or self.settings.steps, self.settings.steps)
+        stop, until = stop or StopSignal(), min(until or self.settings.steps, self.settings.steps)
         self._enter()
-        self._log = Log(self.folder, self.standing.step, tensorboard=tensorboard)
+        self._log = TrainingLog(self.folder, self.standing.step, tensorboard=tensorboard)
         try:
             with self.job.ranks.explaining():
                 self.job.ranks.agreed(None)  # here the others wait while the first one checks
@@ -73,7 +73,7 @@ class Loop(UnderWay):
                 if self.job.ranks.size > 1:  # one that came behind the last step: all go the same way from here
                     stop.name = next(filter(None, self.job.ranks.agreed(stop.name)), "")
                     self.stopped = stop.name
-        except LostError as error:
+        except LostRanksError as error:
             self.lost, self.standing.ended = error.ranks, LOST
             self._note(time.perf_counter())
             if self.standing.step and not self.spread.is_sharded:  # of which a part is gone
@@ -88,7 +88,7 @@ class Loop(UnderWay):
         if self.job.work.dev is None and standing.ended not in (NONFINITE, COLLAPSED) and standing.step:
             self.save_best()
 
-    def _steps(self, until: int, stop: Stop) -> str:
+    def _steps(self, until: int, stop: StopSignal) -> str:
         standing, thaws = self.standing, self.freezing.steps()
         self._begin(standing.step)
         began = since = time.perf_counter()
@@ -125,7 +125,7 @@ class Loop(UnderWay):
             why = why or signalled
         return why or (DONE if standing.step >= self.settings.steps else "")
 
-    def _heard(self, stop: Stop) -> str:
+    def _heard(self, stop: StopSignal) -> str:
         """Return the signal that ends the run: of several processes, what all of them were told in the last step."""
         if self.job.ranks.size > 1:
             stop.name = self._told or stop.name
@@ -144,7 +144,7 @@ class Loop(UnderWay):
             "save": step % self.settings.save_every == 0 or last,
         }
 
-    def _step(self, stop: Stop) -> Pending:
+    def _step(self, stop: StopSignal) -> PendingStep:
         """Take one step; where that fails the run stands where it stood."""
         standing, position = self.standing, self.stream.position
         random = random_state() if self.job.ranks.size > 1 else None
@@ -159,9 +159,9 @@ class Loop(UnderWay):
         if begin is not None:
             begin(self.model, standing.step)
         try:
-            counting = Counted() if self._flops is None else nullcontext()
-            with users_task(self.settings.task, there=True), counting as counted:
-                stepped = take_step(
+            counting = FlopCounter() if self._flops is None else nullcontext()
+            with explain_task_errors(self.settings.task, there=True), counting as counted:
+                stepped = gradient_step(
                     self.spread, self.job.work.task, batches, self.optimizer, settings=self.settings, fresh=fresh,
                     heard=lambda: stop.name, loss_of=self._compiled if counted is None else None,
                 )  # fmt: skip
@@ -183,7 +183,7 @@ class Loop(UnderWay):
     def _note(self, since: float) -> str:
         """Write steps to the log; returns NONFINITE or COLLAPSED where too many in a row were of that kind."""
         pending, self._pending = self._pending, []
-        for row in rows_of(pending, since, flops=self._flops or 0.0, peak=self._peak):
+        for row in log_rows(pending, since, flops=self._flops or 0.0, peak=self._peak):
             row["peak_bytes"] = peak_bytes(self.job.device)
             row["seconds"] = self.standing.seconds
             self.standing.count(row, self.settings.clip)
@@ -214,7 +214,7 @@ class Loop(UnderWay):
         self._observer({"step": standing.step, "dev": standing.figures})
         name = self.metric
         if name not in standing.figures:
-            raise unknown_metric(name, standing.figures)
+            raise unknown_metric_error(name, standing.figures)
         value = standing.figures[name]
         if standing.improves(value, higher_is_better=is_higher_better(work.task, name)):
             self.save_best()

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from ...destinations.torch_module.parts import is_spread, own_part, part_of
 from ...errors import FormatError, OutputError
 from ...util.text import escape
-from ..job.job import tensors_of
-from ..optim.ema import Average
+from ..job.job import state_tensors
+from ..optim.ema import EMA
 from ..optim.optimizing import Optimizer
 from ..parallel.ranks import Ranks
 
-__all__ = ["own_parts", "read_moments", "small_state", "write_moments"]
+__all__ = ["load_moments", "save_moments", "shard_state", "state_without_moments"]
 
 
-def small_state(optimizer: Optimizer) -> dict[str, Any]:
+def state_without_moments(optimizer: Optimizer) -> dict[str, Any]:
     """Return the state of an optimiser without its moments."""
     state = optimizer.inner.state_dict()
     small = {
@@ -33,12 +33,12 @@ def small_state(optimizer: Optimizer) -> dict[str, Any]:
     return {**state, "state": small}
 
 
-def write_moments(path: str, model: nn.Module, optimizer: Optimizer, average: Average | None, ranks: Ranks) -> None:
+def save_moments(path: str, model: nn.Module, optimizer: Optimizer, average: EMA | None, ranks: Ranks) -> None:
     """Write what this process holds; all of them do so."""
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
 
-    tensors = tensors_of(model)
+    tensors = state_tensors(model)
     parts = {
         f"optimizer.{name}.{optimizer.order[index]}": value
         for index, entries in optimizer.inner.state_dict()["state"].items()
@@ -52,7 +52,7 @@ def write_moments(path: str, model: nn.Module, optimizer: Optimizer, average: Av
         raise OutputError(f"{escape(path)} cannot be written: {_first(error)}.") from error
 
 
-def read_moments(
+def load_moments(
     path: str, small: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, ranks: Ranks
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return an optimiser's state and an average, of each tensor as much as the model holds of it in this process."""
@@ -61,7 +61,7 @@ def read_moments(
 
     reader: Any = checkpoint.FileSystemReader(path)  # type: ignore[attr-defined]
     names = reader.read_metadata().state_dict_metadata
-    tensors = tensors_of(model)
+    tensors = state_tensors(model)
     found = {name: _spread_as(tensors[_key_of(name)], _room(tensors[_key_of(name)])) for name in names}
     spread = any(map(is_spread, found.values()))  # else each process reads for itself
     try:
@@ -80,11 +80,11 @@ def read_moments(
     return {**small, "state": state}, average
 
 
-def own_parts(
+def shard_state(
     state: Mapping[str, Any], average: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return this process's parts of an optimiser's state and of an average that are whole."""
-    tensors = tensors_of(model)
+    tensors = state_tensors(model)
 
     def part(key: str, value: Tensor) -> Tensor:
         return part_of(value, tensors[key]) if _is_moment(value) else value

@@ -6,11 +6,11 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Standing"]
+__all__ = ["RunProgress"]
 
 
 @dataclass
-class Standing:
+class RunProgress:
     """``step`` is how many steps are done. ``best`` is the best metric, reached after ``best_step`` steps.
 
     ``best_loss`` is the loss of that evaluation. ``waited`` counts evaluations since then, ``skipped`` steps that were

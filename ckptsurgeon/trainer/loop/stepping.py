@@ -19,20 +19,20 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ..config.settings import Settings
 from ..optim.optimizing import Optimizer
-from ..parallel.forward_proxy import Spread
+from ..parallel.forward_proxy import ParallelModel
 from ..system.device import autocast
-from ..system.stopping import NAMES
+from ..system.stopping import SIGNAL_NAMES
 from ..tasks._task import Batch, Loss, Task
-from .buffers import Kept
+from .buffers import BufferSnapshot
 
 if TYPE_CHECKING:
-    from ..job.compiling import LossOf
+    from ..job.compiling import LossFunction
 
-__all__ = ["Stepped", "take_step"]
+__all__ = ["StepResult", "gradient_step"]
 
 
 @dataclass(frozen=True)
-class Stepped:
+class StepResult:
     """What a step was like. ``loss`` and ``parts`` are per item; ``norm`` is the gradient's, before clipping.
 
     ``seconds`` is the sound in it; of ``room`` places in the batches ``used`` were no padding. ``too_short`` is how
@@ -59,10 +59,10 @@ class Stepped:
         return self.room or self.clips
 
 
-def take_step(
-    spread: Spread, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings, fresh: int = 0,
-    heard: Callable[[], str] = str, loss_of: LossOf | None = None,
-) -> Stepped:  # fmt: skip
+def gradient_step(
+    spread: ParallelModel, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings, fresh: int = 0,
+    heard: Callable[[], str] = str, loss_of: LossFunction | None = None,
+) -> StepResult:  # fmt: skip
     """Take one step on one or more batches together, of whose clips the run has not seen the first ``fresh`` batches'.
 
     The loss is divided by the items of all batches of all processes, not each batch's by its own: batches with few
@@ -70,7 +70,7 @@ def take_step(
     the processes once, with the last batch. ``heard`` gives the signal that came to this one, ``loss_of`` is the task's
     loss, if compiled. Where anything is raised, the model is what it was.
     """
-    kept = Kept(spread.model)
+    kept = BufferSnapshot(spread.model)
     try:
         total, count, parts, short = _backward(spread, loss_of or task.loss, batches, settings=settings, fresh=fresh)
         said = _said(batches, fresh, heard(), parts)
@@ -90,11 +90,11 @@ def take_step(
     optimizer.step(bad, norms)
     kept.put_back(bad)
     clips, seen, used, room = map(int, said[:4].tolist())
-    return Stepped(
+    return StepResult(
         loss=total * share, parts={name: part * share for name, part in parts.items()}, norm=norm, bad=bad,
         clips=clips, seconds=float(said[4]), used=used, room=room, too_short=short[0] if short else None, fresh=seen,
         own_places=_places(batches)[1] or sum(len(batch.names) for batch in batches),
-        stop=next((name for name, heard in zip(NAMES, said[5:-2].tolist(), strict=True) if heard), ""),
+        stop=next((name for name, heard in zip(SIGNAL_NAMES, said[5:-2].tolist(), strict=True) if heard), ""),
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ where something is spelled, how many clips were too short."""
 
 
 def _backward(
-    spread: Spread, loss_of: LossOf, batches: Sequence[Batch], *, settings: Settings, fresh: int
+    spread: ParallelModel, loss_of: LossFunction, batches: Sequence[Batch], *, settings: Settings, fresh: int
 ) -> Backward:  # fmt: skip
     """Compute the gradients of all batches, as those of one."""
     device = next(spread.model.parameters()).device
@@ -128,7 +128,7 @@ def _backward(
     return total, count, parts, short
 
 
-def _loss(loss_of: LossOf, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
+def _loss(loss_of: LossFunction, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
     """Return the loss to go back from, and what is noted of it."""
     loss = loss_of(model, batch)
     parts = {name: part.detach() for name, part in loss.parts.items()}
@@ -151,7 +151,7 @@ def _said(batches: Sequence[Batch], fresh: int, signal: str, parts: Mapping[str,
     """
     clips, seen = (sum(len(batch.names) for batch in some if not batch.idle) for some in (batches, batches[:fresh]))
     used, room = _places([batch for batch in batches if not batch.idle])
-    heard = [name == signal for name in NAMES]
+    heard = [name == signal for name in SIGNAL_NAMES]
     names = zlib.crc32(" ".join(parts).encode()) % 2**20
     figures = [clips, seen, used, room, sum(batch.seconds for batch in batches), *heard, names, names**2]
     return torch.tensor(figures, dtype=torch.float64)

@@ -11,24 +11,24 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ..folder.run_folder import BEST, MODEL, MOMENTS, RunFolder
-from ..job.job import Job, restore_tensors, tensors_of, unsaved_of
-from ..job.source import Stream
-from ..optim.ema import Average
-from ..optim.freezing import Freezing
+from ..job.job import Job, restore_tensors, state_tensors, unsaved_buffers
+from ..job.source import BatchStream
+from ..optim.ema import EMA
+from ..optim.freezing import FreezeSchedule
 from ..optim.optimizing import Optimizer
-from ..optim.recomputing import recompute
-from ..optim.weights import safetensors_bytes, write_whole
-from ..parallel.forward_proxy import Spread
-from ..parallel.ranks import ALONE
-from ..parallel.sharing import shared
-from ..system.random_state import random_state, seed_all, seed_anew, set_random_state
-from .moments import own_parts, read_moments, small_state, write_moments
-from .run_progress import Standing
+from ..optim.recomputing import enable_gradient_checkpointing
+from ..optim.weights import safetensors_bytes, write_safetensors
+from ..parallel.forward_proxy import ParallelModel
+from ..parallel.ranks import SINGLE_PROCESS
+from ..parallel.sharing import share_batches
+from ..system.random_state import random_state, seed_all, seed_from, set_random_state
+from .moments import load_moments, save_moments, shard_state, state_without_moments
+from .run_progress import RunProgress
 
-__all__ = ["UnderWay"]
+__all__ = ["TrainingState"]
 
 
-class UnderWay:
+class TrainingState:
     """Everything that decides how a run goes on.
 
     ``frozen`` are keys that are held still beside those that the settings freeze. Without a ``folder`` nothing is
@@ -36,25 +36,25 @@ class UnderWay:
     """
 
     def __init__(
-        self, job: Job, model: nn.Module | Spread, *, frozen: Collection[str] = (), folder: RunFolder | None = None
+        self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = (), folder: RunFolder | None = None
     ) -> None:  # fmt: skip
-        self.spread = model if isinstance(model, Spread) else Spread(model, job.ranks)
+        self.spread = model if isinstance(model, ParallelModel) else ParallelModel(model, job.ranks)
         self.job, self.model, self.folder, self.settings = job, self.spread.model, folder, job.settings
         model = self.model
-        self.freezing = Freezing(model, job.settings, frozen)
+        self.freezing = FreezeSchedule(model, job.settings, frozen)
         self.freezing.remember()
         trained = self.freezing.trained()
         if not set(trained) - set(self.freezing.frozen(0)):
             raise ConfigError("everything is frozen: the first step has nothing to train.", hint="See train.freeze.")
         self.optimizer = Optimizer(
             job.settings, self.spread.held(trained), self.freezing.freedoms,
-            job.ranks if self.spread.is_sharded else ALONE,
+            job.ranks if self.spread.is_sharded else SINGLE_PROCESS,
         )  # fmt: skip
         if job.settings.gradient_checkpointing:
-            recompute(model)
-        self.average = Average(model, job.settings.ema) if job.settings.ema is not None else None
-        self.standing = Standing()
-        self.stream = Stream(shared(job.work.train, job.ranks), job.settings.seed)
+            enable_gradient_checkpointing(model)
+        self.average = EMA(model, job.settings.ema) if job.settings.ema is not None else None
+        self.standing = RunProgress()
+        self.stream = BatchStream(share_batches(job.work.train, job.ranks), job.settings.seed)
         self.lost: Mapping[int, str] = {}
         self.lineage: Mapping[str, str] = {}
         self._random: Sequence[Mapping[str, Any] | None] = ()
@@ -74,27 +74,29 @@ class UnderWay:
             "in_parts": self.spread.is_sharded,
             "standing": self.standing.to_json(),
             "position": self.stream.position,
-            "optimizer": small_state(self.optimizer) if self.spread.is_sharded else self.optimizer.inner.state_dict(),
+            "optimizer": state_without_moments(self.optimizer)
+            if self.spread.is_sharded
+            else self.optimizer.inner.state_dict(),
             "reached": self.optimizer.reached,
             "flops": self._flops,
             "average": {} if self.average is None or self.spread.is_sharded else dict(self.average.tensors),
             "random": self._generators(),
             "before": self.freezing.before,
             "moved": self.freezing.moved,
-            "unsaved": {key: buffer.detach().cpu() for key, buffer in unsaved_of(self.model).items()},
+            "unsaved": {key: buffer.detach().cpu() for key, buffer in unsaved_buffers(self.model).items()},
         }
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take the place of a run that was saved; raises FormatError where it is another model's."""
         restore_tensors(self.model, tensors, state.get("unsaved", {}), device=self.job.device)
-        self.standing = Standing(**state["standing"])
+        self.standing = RunProgress(**state["standing"])
         self.standing.ended = ""
         self.stream.go_back(tuple(state["position"]))
         optimizer, average = state["optimizer"], state["average"]
         if MOMENTS in state:
-            optimizer, average = read_moments(state[MOMENTS], optimizer, self.model, self.optimizer, self.job.ranks)
+            optimizer, average = load_moments(state[MOMENTS], optimizer, self.model, self.optimizer, self.job.ranks)
         elif self.spread.is_sharded:
-            optimizer, average = own_parts(optimizer, average, self.model, self.optimizer)
+            optimizer, average = shard_state(optimizer, average, self.model, self.optimizer)
         self.optimizer.inner.load_state_dict(optimizer)
         self.optimizer.reached.copy_(state["reached"])
         self._flops = state["flops"]
@@ -119,7 +121,7 @@ class UnderWay:
         if state is not None:
             set_random_state(state)
         elif self._random or rank:  # gone on with by other processes, or not the first
-            seed_anew(self.settings.seed, self.standing.step, rank)
+            seed_from(self.settings.seed, self.standing.step, rank)
         else:
             seed_all(self.settings.seed)
 
@@ -129,7 +131,7 @@ class UnderWay:
         if self.spread.is_sharded:
             self._save_parts(state)
         elif self.folder is not None:
-            model = safetensors_bytes(tensors_of(self.model))
+            model = safetensors_bytes(state_tensors(self.model))
             self.folder.save(self.standing.step, model, state, keep=self.settings.keep)
 
     def _save_parts(self, state: dict[str, Any]) -> None:
@@ -137,8 +139,8 @@ class UnderWay:
         folder, ranks = self.folder, self.job.ranks
         with folder.saving(self.standing.step, keep=self.settings.keep) if folder else nullcontext() as staged:
             where = ranks.told(os.path.abspath(staged.path) if staged is not None else "")
-            write_whole(os.path.join(where, MODEL) if folder is not None else None, tensors_of(self.model))
-            write_moments(os.path.join(where, MOMENTS), self.model, self.optimizer, self.average, ranks)
+            write_safetensors(os.path.join(where, MODEL) if folder is not None else None, state_tensors(self.model))
+            save_moments(os.path.join(where, MOMENTS), self.model, self.optimizer, self.average, ranks)
             ranks.agreed(None)  # all of it is there
             if folder is not None and staged is not None:
                 folder.finish(staged, state)
@@ -150,9 +152,9 @@ class UnderWay:
         with self.average.in_place() if self.average is not None else nullcontext():
             if self.spread.is_sharded:
                 where = self.folder.of(BEST) if self.folder is not None else None
-                write_whole(where, tensors_of(self.model), self._metadata())
+                write_safetensors(where, state_tensors(self.model), self._metadata())
                 return
-            data = safetensors_bytes(tensors_of(self.model), self._metadata())
+            data = safetensors_bytes(state_tensors(self.model), self._metadata())
         if self.folder is not None:
             self.folder.write(BEST, data)
 

@@ -17,7 +17,7 @@ from ...util.registry import discover
 from ...util.text import escape
 from ..audio.clip import Clip
 from ..audio.sound import TOLERANCE_S, is_array, sound_seconds
-from ..config.faults import Faults
+from ..config.faults import ErrorCollector
 from ._text import first_line
 
 __all__ = ["Manifest", "read_manifests"]
@@ -45,13 +45,13 @@ class Manifest(Protocol):
         ...
 
 
-def read_manifests(paths: Sequence[str], faults: Faults | None = None) -> list[Clip]:
+def read_manifests(paths: Sequence[str], faults: ErrorCollector | None = None) -> list[Clip]:
     """Return the clips of some manifests, in their order, with their lengths.
 
     What is wrong with sounds is added to ``faults``, or raised as SourceError where there are none to add to.
     Raises ConfigError where a manifest is none, is malformed, or a clip stands twice.
     """
-    own = Faults() if faults is None else faults
+    own = ErrorCollector() if faults is None else faults
     clips = [clip for path in paths for clip in _read(path)]
     _check_twice(clips)
     with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ...destinations.torch_module.parts import own_part
 
-__all__ = ["Average"]
+__all__ = ["EMA"]
 
 
-class Average:
+class EMA:
     """Follows the floating tensors of a model's state dict: ``average = decay * average + (1 - decay) * value``.
 
     Of those that processes hold in parts it is the average of this one's.

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import flop_registry
 
 from ..config.settings import Settings
 
-__all__ = ["Counted", "peak_flops"]
+__all__ = ["FlopCounter", "peak_flops"]
 
 PEAKS: Mapping[str, tuple[float, float]] = {
     "H200|H100(?!.*PCIe)": (989e12, 67e12),
@@ -26,7 +26,7 @@ PEAKS: Mapping[str, tuple[float, float]] = {
 """Dense operations a second in bf16 and float32, by the name of a GPU: NVIDIA's data sheets."""
 
 
-class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operations of matrix products, convolutions, attention and recurrent layers in ``flops``."""
 
     def __init__(self) -> None:

@@ -14,20 +14,20 @@ from ...planning.keys.pattern import KeyPattern
 from ..config.settings import Settings
 from .digests import digests
 
-__all__ = ["Freedom", "Freezing", "freedoms", "overlooked"]
+__all__ = ["FreezeSchedule", "ParameterRule", "parameter_rules", "pattern_notes"]
 
 NEVER = -1
 
 
 @dataclass(frozen=True)
-class Freedom:
+class ParameterRule:
     """From which step a tensor is trained (0: from the first, NEVER: not at all), its share of the learning rate."""
 
     thaw: int = 0
     scale: float = 1.0
 
 
-def freedoms(settings: Settings, keys: Sequence[str]) -> dict[str, Freedom]:
+def parameter_rules(settings: Settings, keys: Sequence[str]) -> dict[str, ParameterRule]:
     """Return how free each key is; of several patterns that match one, the last counts.
 
     Raises PatternError for a pattern that matches nothing.
@@ -38,10 +38,10 @@ def freedoms(settings: Settings, keys: Sequence[str]) -> dict[str, Freedom]:
         thaws.update(dict.fromkeys(_matched("train.freeze", pattern, keys), NEVER if step is None else step))
     for pattern, scale in settings.lr_scale.items():
         scales.update(dict.fromkeys(_matched("train.lr_scale", pattern, keys), scale))
-    return {key: Freedom(thaws.get(key, 0), scales.get(key, 1.0)) for key in keys}
+    return {key: ParameterRule(thaws.get(key, 0), scales.get(key, 1.0)) for key in keys}
 
 
-def overlooked(settings: Settings, keys: Sequence[str]) -> list[str]:
+def pattern_notes(settings: Settings, keys: Sequence[str]) -> list[str]:
     """Return notes on patterns that match few keys, and far more deeper down."""
     said = {"train.freeze": settings.freeze, "train.lr_scale": settings.lr_scale}
     return deeper_notes([(f"{flag} {one}", KeyPattern(one)) for flag, texts in said.items() for one in texts], keys)
@@ -55,7 +55,7 @@ def _matched(flag: str, text: str, keys: Sequence[str]) -> list[str]:
     return found
 
 
-class Freezing:
+class FreezeSchedule:
     """Holds the tensors of a model still, until their step comes; knows whether they did hold still.
 
     What is frozen is parameters and buffers: a module that owns a frozen buffer (a norm's statistics) stays in
@@ -67,8 +67,8 @@ class Freezing:
         self._tensors: dict[str, Tensor] = {
             key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)
         }
-        self.freedoms = freedoms(settings, list(self._tensors))
-        self.freedoms.update({key: Freedom(NEVER) for key in frozen})
+        self.freedoms = parameter_rules(settings, list(self._tensors))
+        self.freedoms.update({key: ParameterRule(NEVER) for key in frozen})
         self._tie()
         self.learned = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
         self.before: dict[str, str] = {}
@@ -77,7 +77,7 @@ class Freezing:
 
     def _tie(self) -> None:
         """Give all keys of one tensor the least of their freedoms."""
-        least: dict[int, Freedom] = {}
+        least: dict[int, ParameterRule] = {}
         for key, tensor in self._tensors.items():
             other, own = least.get(id(tensor)), self.freedoms[key]
             least[id(tensor)] = own if other is None or (own.thaw == NEVER or own.thaw > other.thaw >= 0) else other

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config.settings import Settings
-from ..parallel.ranks import ALONE, Ranks
-from .freezing import Freedom
+from ..parallel.ranks import SINGLE_PROCESS, Ranks
+from .freezing import ParameterRule
 
 __all__ = ["Optimizer"]
 
@@ -24,8 +24,8 @@ class Optimizer:
     """
 
     def __init__(
-        self, settings: Settings, parameters: Mapping[str, nn.Parameter], freedoms: Mapping[str, Freedom],
-        ranks: Ranks = ALONE,
+        self, settings: Settings, parameters: Mapping[str, nn.Parameter], freedoms: Mapping[str, ParameterRule],
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:  # fmt: skip
         self._lr, self._ranks = settings.lr, ranks
         self.names = list(parameters)

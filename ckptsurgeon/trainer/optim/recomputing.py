@@ -15,10 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ...errors import ConfigError
 
-__all__ = ["recompute"]
+__all__ = ["enable_gradient_checkpointing"]
 
 
-def recompute(model: nn.Module) -> list[str]:
+def enable_gradient_checkpointing(model: nn.Module) -> list[str]:
     """Let the blocks of a model be computed twice; returns their names. The same numbers come of it, and less is kept.
 
     Blocks are what lists and sequences hold, the outermost of them; a sequence of layers without layers of their own is

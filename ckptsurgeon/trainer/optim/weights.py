@@ -13,7 +13,7 @@ from .digests import bits
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["safetensors_bytes", "write_whole"]
+__all__ = ["safetensors_bytes", "write_safetensors"]
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -30,7 +30,9 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     return _in_order(bytes(save(apart, dict(metadata))), metadata) if metadata else bytes(save(apart))
 
 
-def write_whole(path: str | None, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_safetensors(
+    path: str | None, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write tensors that processes hold in parts as a safetensors file, one after the other; all of them have to ask.
 
     None writes nothing, and gives its parts to the one that does. Raises OutputError.

@@ -9,21 +9,21 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
-from .ranks import ALONE, Ranks
+from .ranks import SINGLE_PROCESS, Ranks
 
-__all__ = ["Asked", "Spread"]
+__all__ = ["ForwardProxy", "ParallelModel"]
 
 T = TypeVar("T")
 
 
-class Spread:
+class ParallelModel:
     """What is asked of ``model`` goes through it: torch's DistributedDataParallel wants to see each forward pass.
 
     Its gradients are means over the processes (https://docs.pytorch.org/docs/stable/generated/
     torch.nn.parallel.DistributedDataParallel.html): ``of_mean`` is what makes sums of them.
     """
 
-    def __init__(self, model: nn.Module, ranks: Ranks = ALONE) -> None:
+    def __init__(self, model: nn.Module, ranks: Ranks = SINGLE_PROCESS) -> None:
         self.model, self.ranks = model, ranks
         self._wrapped: Any = None
 
@@ -45,7 +45,7 @@ class Spread:
 
         self._wrapped = None  # its hooks go with it
         # Which parameters a batch uses is the model's and the task's affair: layers are dropped, losses switched.
-        asked = Asked(self.model)
+        asked = ForwardProxy(self.model)
         # Where all of them are used it says that none had to be looked for; this one never is.
         asked.unused = nn.Parameter(torch.zeros((), device=next(self.model.parameters()).device))
         self._wrapped = DistributedDataParallel(asked, find_unused_parameters=True)
@@ -68,7 +68,7 @@ class Spread:
         """Give what an optimiser moves its gradients, behind the last backward pass of a step."""
 
 
-class Asked(nn.Module):
+class ForwardProxy(nn.Module):
     """A module whose forward pass is whatever is asked of another one."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -21,21 +21,30 @@ from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError
 from ...util.text import escape
-from ..system.stopping import deafen
+from ..system.stopping import ignore_sigterm
 
-__all__ = ["ALONE", "LostError", "Place", "Ranks", "is_of_a_group", "joined", "lost_text", "place_in"]
+__all__ = [
+    "SINGLE_PROCESS",
+    "LostRanksError",
+    "Ranks",
+    "TorchrunEnv",
+    "describe_lost_rank",
+    "is_communication_error",
+    "process_group",
+    "read_torchrun_env",
+]
 
 T = TypeVar("T")
 
-PATIENCE = datetime.timedelta(hours=12)
+TIMEOUT = datetime.timedelta(hours=12)
 """How long the others wait for the first, which prepares, evaluates and saves. One that died is not waited for."""
 
-SEEN_S = 5.0
+DETECTION_S = 5.0
 """Seconds in which every process that lives has found out that another one does not."""
 
 
 @dataclass(frozen=True)
-class Place:
+class TorchrunEnv:
     """``rank`` of ``size`` processes; ``local`` is its number on this machine, and that of its GPU."""
 
     rank: int = 0
@@ -125,9 +134,9 @@ class Ranks:
 
     def missing(self, error: Exception) -> dict[int, str]:
         """Return the processes that ended, with the word they left; none where ``error`` has another reason."""
-        if self.size == 1 or not is_of_a_group(error):
+        if self.size == 1 or not is_communication_error(error):
             return {}
-        waited, found, until = set(range(self.size)) - {self.rank}, {}, time.monotonic() + SEEN_S
+        waited, found, until = set(range(self.size)) - {self.rank}, {}, time.monotonic() + DETECTION_S
         try:
             self.store.set(f"here/{self.rank}", "")
             while waited and time.monotonic() < until:
@@ -150,28 +159,28 @@ class Ranks:
             lost = self.missing(error)
             if not lost:
                 raise
-            deafen()
-            raise LostError(lost) from error
+            ignore_sigterm()
+            raise LostRanksError(lost) from error
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
-class LostError(CheckpointError):
+class LostRanksError(CheckpointError):
     """Other processes ended before the run did: ``ranks``, each with the word it left."""
 
     def __init__(self, ranks: Mapping[int, str]) -> None:
-        said = ", ".join(lost_text(rank, word) for rank, word in ranks.items())
+        said = ", ".join(describe_lost_rank(rank, word) for rank, word in ranks.items())
         super().__init__(f"{said}.", hint="What it says itself is the reason.")
         self.ranks = ranks
 
 
-def lost_text(rank: int, word: str) -> str:
+def describe_lost_rank(rank: int, word: str) -> str:
     """Return how a process ended."""
     return f"rank {rank} ended{f' with {escape(word, 300)}' if word else ', without a word'}"
 
 
-def is_of_a_group(error: Exception) -> bool:
+def is_communication_error(error: Exception) -> bool:
     """Whether an error may come of a process that is gone: gloo's are RuntimeErrors that name its files."""
     from torch import distributed
 
@@ -182,16 +191,16 @@ def is_of_a_group(error: Exception) -> bool:
     )
 
 
-def place_in(environment: Mapping[str, str]) -> Place:
+def read_torchrun_env(environment: Mapping[str, str]) -> TorchrunEnv:
     """Return the place that an environment names; raises ConfigError where it names half of one."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     given = [environment[name] for name in names if name in environment]
     if not given:
-        return Place()
+        return TorchrunEnv()
     if len(given) < len(names) or not all(one.isdecimal() for one in given) or int(given[0]) >= int(given[1]):
         said = ", ".join(f"{name}={escape(environment[name], 20)}" for name in names if name in environment)
         raise ConfigError(f"the environment says {said}.", hint="torchrun sets RANK, WORLD_SIZE and LOCAL_RANK.")
-    return Place(*map(int, given))
+    return TorchrunEnv(*map(int, given))
 
 
 _CALLS = itertools.count()
@@ -199,10 +208,10 @@ _CALLS = itertools.count()
 
 
 @contextmanager
-def joined(place: Place, device: torch.device) -> Iterator[Ranks]:
+def process_group(place: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
     """Join the other processes until the block ends; raises ConfigError where they do not come."""
     if place.size == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     from torch import distributed
     from torch.distributed.rendezvous import rendezvous
@@ -217,9 +226,9 @@ def joined(place: Place, device: torch.device) -> Iterator[Ranks]:
         kept = distributed.PrefixStore("ranks", store)  # type: ignore[attr-defined]
         distributed.init_process_group(
             "nccl" if gpu else "gloo", store=store, rank=place.rank, world_size=place.size,
-            timeout=None if gpu else PATIENCE,
+            timeout=None if gpu else TIMEOUT,
         )  # fmt: skip
-        control = distributed.new_group(backend="gloo", timeout=PATIENCE) if gpu else distributed.group.WORLD
+        control = distributed.new_group(backend="gloo", timeout=TIMEOUT) if gpu else distributed.group.WORLD
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"rank {place.rank} of {place.size} does not find the others: {escape(str(error).splitlines()[0], 200)}.",

@@ -11,31 +11,31 @@ from torch import nn
 
 from ..job.job import Job
 from ..tasks._task import Batch, Loss, Task
-from .forward_proxy import Spread
-from .ranks import ALONE
+from .forward_proxy import ParallelModel
+from .ranks import SINGLE_PROCESS
 
-__all__ = ["alone", "through"]
+__all__ = ["shard_task", "single_process_job"]
 
 
-def through(job: Job, spread: Spread) -> Job:
+def shard_task(job: Job, spread: ParallelModel) -> Job:
     """Return a job whose task looks at the model through ``spread``, where that is in parts."""
     if not spread.is_sharded:
         return job
-    task: Any = _Through(job.work.task, spread)
+    task: Any = _ShardedTask(job.work.task, spread)
     return replace(job, work=replace(job.work, task=task))
 
 
-def alone(job: Job) -> Job:
+def single_process_job(job: Job) -> Job:
     """Return a job that this process goes on with by itself: its task sees whatever model it is given."""
     task: Any = getattr(job.work.task, "alone", job.work.task)
     settings = job.settings if job.ranks.size == 1 else replace(job.settings, compile="off")  # as it was trained
-    return replace(job, ranks=ALONE, settings=settings, work=replace(job.work, task=task))
+    return replace(job, ranks=SINGLE_PROCESS, settings=settings, work=replace(job.work, task=task))
 
 
-class _Through:
+class _ShardedTask:
     """A task as it is, but that each process puts its part to what is asked of the model."""
 
-    def __init__(self, task: Task, spread: Spread) -> None:
+    def __init__(self, task: Task, spread: ParallelModel) -> None:
         self.alone, self._spread = task, spread
 
     def __getattr__(self, name: str) -> Any:

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from ...destinations.torch_module.parts import own_part
 from ...errors import ConfigError
 from ...util.text import escape
-from .forward_proxy import Asked, Spread
+from .forward_proxy import ForwardProxy, ParallelModel
 from .ranks import Ranks
 
-__all__ = ["Sharded", "without_weights"]
+__all__ = ["ShardedModel", "build_on_meta"]
 
 T = TypeVar("T")
 
-LOOKED = 3
+CHECKED_PASSES = 3
 """Passes in which each layer is agreed on before it is put together, which takes time; later ones are looked at when
 they are over. What drops layers by chance does so in these."""
 
@@ -34,7 +34,7 @@ SAME_LAYERS = (
 )
 
 
-class Sharded(Spread):
+class ShardedModel(ParallelModel):
     """Each process holds a part of every parameter, its gradient and its moments; a layer is whole while it is used.
 
     ``model`` is one of ``without_weights``; it gets memory for this process's parts, and no values. The members of its
@@ -51,7 +51,7 @@ class Sharded(Spread):
         mesh = init_device_mesh(device.type, (ranks.size,))
         self._used: list[int] = []
         self._passes = self._asked = 0
-        self._root: Any = Asked(model)
+        self._root: Any = ForwardProxy(model)
         try:
             for number, block in enumerate(_blocks(model)):
                 fully_shard(block, mesh=mesh, reshard_after_forward=True)
@@ -104,7 +104,7 @@ class Sharded(Spread):
 
     def _agree(self, layer: str) -> None:
         """Raise ConfigError where another process is about to use another layer, before the parts of two are mixed."""
-        if self._passes >= LOOKED:
+        if self._passes >= CHECKED_PASSES:
             return
         self._asked += 1
         if not self.ranks.same(f"layer/{self._asked}", layer):
@@ -140,7 +140,7 @@ def _blocks(model: nn.Module) -> Iterator[nn.Module]:
             yield from _blocks(module)
 
 
-def without_weights(build: Callable[[], nn.Module]) -> nn.Module:
+def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     """Build a model whose parameters have no memory, and whose buffers hold what the constructor puts there.
 
     A parameter lives from its making to its place in a module: no more than one of them is there at a time.

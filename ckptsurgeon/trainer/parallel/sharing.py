@@ -9,15 +9,15 @@ from ..job.source import Source
 from ..tasks._task import Batch
 from .ranks import Ranks
 
-__all__ = ["Shared", "shared"]
+__all__ = ["RankBatches", "share_batches"]
 
 
-def shared(source: Source, ranks: Ranks) -> Source:
+def share_batches(source: Source, ranks: Ranks) -> Source:
     """Return a source of which each process reads its part."""
-    return source if ranks.size == 1 else Shared(source, ranks)
+    return source if ranks.size == 1 else RankBatches(source, ranks)
 
 
-class Shared:
+class RankBatches:
     """Every ``size``-th example of each batch, from the ``rank``-th on.
 
     A batch is sorted by length, so that each process has as much to do. Where one has fewer examples than there are

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 from ...errors import CheckpointError, ConfigError, OutputError
 from ...util.text import escape, listing
-from ..data.split import located
+from ..data.split import resolve_paths
 from ..folder.run_folder import BEST, RunFolder
 from ..job.job import Job
 from ..tasks._load import task_file
-from .lineage import NAME as LINEAGE
-from .lineage import recorded
+from .lineage import LINEAGE as LINEAGE
+from .lineage import read_lineage
 
-__all__ = ["check_free", "check_no_input", "company"]
+__all__ = ["check_free", "check_inputs_are_safe", "other_files_note"]
 
 WRITTEN = (
     "config.yaml", LINEAGE, "log.jsonl", "checks.json", "result.json", "curves.png", BEST, "events", "steps", "last",
@@ -30,7 +30,7 @@ def check_free(folder: RunFolder) -> None:
     if not found:
         return
     try:
-        recorded(folder)
+        read_lineage(folder)
     except CheckpointError as error:
         raise OutputError(
             f"{escape(folder.of(found[0]))} is in the way: a run writes a file of that name, and no run left this one.",
@@ -51,7 +51,7 @@ def _is_bare(path: str) -> bool:
         return False
 
 
-def company(folder: RunFolder) -> tuple[str, ...]:
+def other_files_note(folder: RunFolder) -> tuple[str, ...]:
     """Return that a folder holds other things, between which a run is to lie: a slip, as of --run data, most often."""
     names = sorted(os.listdir(folder.path)) if os.path.isdir(folder.path) else []
     others = [name for name in names if name not in WRITTEN and not name.startswith((".", "__"))]
@@ -61,7 +61,7 @@ def company(folder: RunFolder) -> tuple[str, ...]:
     return (f"{escape(folder.path)} holds other things too, and the run lies between them: {shown}",)
 
 
-def check_no_input(folder: RunFolder, job: Job) -> None:
+def check_inputs_are_safe(folder: RunFolder, job: Job) -> None:
     """Raise OutputError where the run would write over what it is made of: a former run's folder may hold that."""
     outputs = [os.path.realpath(folder.of(name)) for name in WRITTEN]
     for path in filter(None, _inputs(job)):
@@ -76,7 +76,7 @@ def check_no_input(folder: RunFolder, job: Job) -> None:
 def _inputs(job: Job) -> Iterator[str]:
     """Yield the files that a run reads."""
     home = job.document.folder
-    data = located(job.settings.data, home)
+    data = resolve_paths(job.settings.data, home)
     yield job.document.path
     yield task_file(job.settings.task, home)
     yield from (path for path in (*data.train, *data.dev, *data.test, data.tokens) if isinstance(path, str))

@@ -14,20 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..checks.blanks import PLATEAU
+from ..checks.blanks import BLANK_PLATEAU
 from ..checks.knowledge import verdict_of
-from ..job.job import Job, draw_into, tensors_of
-from ..job.new_parts import parts_of
+from ..job.job import Job, initialise, state_tensors
+from ..job.new_parts import new_part_masks
 from ..job.source import first_batch
 from ..loop.evaluating import evaluate, loss_per_item
-from ..loop.loop import Loop
+from ..loop.loop import TrainingLoop
 from ..tasks._task import is_higher_better
 from .result import Arm, Controls
 
-__all__ = ["WAYS", "ControlRun", "check_controls", "permute", "run_controls"]
+__all__ = ["STARTS", "ControlRun", "check_controls", "permute", "run_controls"]
 
-WAYS = ("warm", "scratch", "permuted")
-FALLEN = 0.95
+STARTS = ("warm", "scratch", "permuted")
+LEARNED = 0.95
 """A loss above this share of what it was before the first step is one of a model that has learned nothing."""
 
 
@@ -76,7 +76,7 @@ def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
     assert job.init is not None
     frozen = (True, False) if job.init.new & job.target.tensors.keys() else (False,)
     begin = job.settings.seed
-    chosen = list(product(frozen, WAYS, range(begin, begin + seeds)))
+    chosen = list(product(frozen, STARTS, range(begin, begin + seeds)))
     return [ControlRun(way, held, seed, n, len(chosen), metric) for n, (held, way, seed) in enumerate(chosen, 1)]
 
 
@@ -96,7 +96,7 @@ def _trained(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[float, boo
         job.settings, seed=seed, patience=None, evaluate_every=job.settings.steps, save_every=job.settings.steps
     )
     own = replace(job, settings=settings)
-    loop = Loop(own, _start(own, way), frozen=_body(job) if frozen else ())
+    loop = TrainingLoop(own, _start(own, way), frozen=_body(job) if frozen else ())
     before = _first_loss(loop)
     loop.run()
     figures: Mapping[str, float] = loop.standing.figures
@@ -106,12 +106,12 @@ def _trained(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[float, boo
     return figures[loop.metric], _has_learned(loop, figures, before)
 
 
-def _has_learned(loop: Loop, figures: Mapping[str, float], before: float) -> bool:
+def _has_learned(loop: TrainingLoop, figures: Mapping[str, float], before: float) -> bool:
     """Return whether a model has left the plateau on which it began."""
-    return figures["blanks"] < PLATEAU if "blanks" in figures else _first_loss(loop) < FALLEN * before
+    return figures["blanks"] < BLANK_PLATEAU if "blanks" in figures else _first_loss(loop) < LEARNED * before
 
 
-def _first_loss(loop: Loop) -> float:
+def _first_loss(loop: TrainingLoop) -> float:
     batch = first_batch(loop.job.work.train, loop.settings.seed)
     return loss_per_item(loop.model, loop.job.work.task, [batch], settings=loop.settings)
 
@@ -130,8 +130,8 @@ def _start(job: Job, way: str) -> nn.Module:
         return model
     model, plan = job.model()
     model.to("cpu")
-    parts = parts_of(job, plan)
-    draw_into(model, job.target, sorted(job.init.drawn), job.settings.seed, parts=parts)
+    parts = new_part_masks(job, plan)
+    initialise(model, job.target, sorted(job.init.drawn), job.settings.seed, parts=parts)
     if way == "permuted":
         permute(model, [*_body(job), *parts], job.settings.seed, parts=parts)
     return model.to(job.device)
@@ -144,7 +144,7 @@ def permute(model: nn.Module, keys: Sequence[str], seed: int, *, parts: Mapping[
     ``parts`` say where a tensor is drawn; only what it has from its source is shuffled, and stays there.
     """
     generator = torch.Generator().manual_seed(seed)
-    tensors = tensors_of(model)
+    tensors = state_tensors(model)
     done: set[int] = set()
     for key in keys:
         tensor = tensors[key]

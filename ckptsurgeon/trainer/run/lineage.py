@@ -17,16 +17,25 @@ from ...util.text import count, escape, listing
 from ...util.version import __version__
 from ..config.settings import Settings
 from ..folder.run_folder import RunFolder
-from ..job.corpus import check_corpus, corpus_of
+from ..job.corpus import check_data, data_digests
 from ..job.job import Job
-from .result import plain
+from .result import plain_json
 
 if TYPE_CHECKING:
     from ...planning.plan.plan import Plan
 
-__all__ = ["KEPT", "OVERFITTING", "check_unchanged", "config_text", "edited", "lineage_of", "metadata_of", "recorded"]
+__all__ = [
+    "KEPT",
+    "OVERFITTING",
+    "check_unchanged",
+    "config_text",
+    "edited_config_note",
+    "lineage_of",
+    "metadata_of",
+    "read_lineage",
+]
 
-NAME = "lineage.json"
+LINEAGE = "lineage.json"
 OVERFITTING = "overfit_one_batch"
 KEPT = "kept_sha256"
 """Of what a run keeps of its configuration."""
@@ -46,12 +55,12 @@ def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[st
         "config_sha256": hashlib.sha256(job.document.text.encode()).hexdigest(),
         "model_sha256": _model_sha256(job.document),
         "sets": list(sets),
-        "settings": plain(asdict(job.settings)),
+        "settings": plain_json(asdict(job.settings)),
         "seed": job.settings.seed,
         "device": job.device.type,
         "processes": job.ranks.size,
         "target": {"kind": job.target.kind, "tensors": len(job.target.tensors), "ran": list(job.target.ran)},
-        "data": corpus_of(job),
+        "data": data_digests(job),
         "init": job.init.lineage(folder.path) if job.init is not None else None,
         "plan_sha256": plan.sha256() if plan is not None else None,
     }
@@ -83,15 +92,15 @@ def _listed(value: Any) -> Any:
     return [_listed(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-def recorded(folder: RunFolder) -> dict[str, Any]:
+def read_lineage(folder: RunFolder) -> dict[str, Any]:
     """Return the lineage of a run; raises SourceError or FormatError where it is not there."""
-    found = folder.read_json(NAME)
+    found = folder.read_json(LINEAGE)
     if found.get("kind") != "ckpt.lineage" or found.get("version") != 1:
-        raise FormatError(f"{escape(folder.of(NAME))} is no lineage of a run.")
+        raise FormatError(f"{escape(folder.of(LINEAGE))} is no lineage of a run.")
     return found
 
 
-def edited(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
+def edited_config_note(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
     """Return that somebody has changed what a run keeps of its configuration, which is not read again; else ''."""
     path = folder.of("config.yaml")
     try:
@@ -113,7 +122,7 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
             f"{escape(job.document.name)} describes another model than the one that {escape(folder.path)} trains.",
             hint="Start another run: --run.",
         )
-    old, new = lineage["settings"], plain(asdict(job.settings))
+    old, new = lineage["settings"], plain_json(asdict(job.settings))
     differing = _differing(old, new, job.settings)
     if differing:
         raise ConfigError(
@@ -127,7 +136,7 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
     if before != job.ranks.size:
         by = count(before, "process", "processes")
         changed.append(f"the run was trained by {by}, is by {job.ranks.size}: it goes on, but not bit for bit")
-    return [*check_corpus(job, lineage.get("data", {}), folder.path), *changed]
+    return [*check_data(job, lineage.get("data", {}), folder.path), *changed]
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any], settings: Settings) -> list[str]:
@@ -149,5 +158,5 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model_sha256(document: Document) -> str:
-    text = document.text if not document.model else json.dumps(plain(document.model), sort_keys=True)
+    text = document.text if not document.model else json.dumps(plain_json(document.model), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -12,21 +12,21 @@ from ..checks._check import Check
 from ..folder.curves import curves_png
 from ..folder.run_folder import BEST, RunFolder
 from ..job.job import Job
-from ..loop.log import NAME as LOG
+from ..loop.log import LOG_FILE as LOG
 from ..loop.log import read_log
 from .lineage import KEPT, OVERFITTING, config_text, lineage_of
-from .lineage import NAME as LINEAGE
+from .lineage import LINEAGE as LINEAGE
 from .result import Trained
 
 if TYPE_CHECKING:
     from ...planning.plan.plan import Plan
 
-__all__ = ["begin_records", "checks_in", "end_records"]
+__all__ = ["read_start_checks", "write_end_records", "write_start_records"]
 
 CHECKS = "checks.json"
 
 
-def begin_records(
+def write_start_records(
     folder: RunFolder, job: Job, plan: Plan | None, *, sets: Sequence[str], checks: Sequence[Check], overfitting: bool
 ) -> None:
     """Make the folder, and write what was started and how it was found; raises OutputError.
@@ -50,13 +50,13 @@ def begin_records(
     _write_checks(folder, checks)
 
 
-def checks_in(folder: RunFolder) -> tuple[Check, ...]:
+def read_start_checks(folder: RunFolder) -> tuple[Check, ...]:
     """Return what was checked before a run's first step."""
     made = folder.read_json(CHECKS)["checks"] if os.path.exists(folder.of(CHECKS)) else []
     return tuple(check for check in (Check(**row) for row in made) if check.when == "before")
 
 
-def end_records(folder: RunFolder, result: Trained, *, curves: bool) -> None:
+def write_end_records(folder: RunFolder, result: Trained, *, curves: bool) -> None:
     """Write what came of a run; raises OutputError."""
     _write_checks(folder, result.checks)
     folder.write_json("result.json", result.to_json())

@@ -13,7 +13,7 @@ from ...util.notebook import InNotebooks
 from ...util.text import escape
 from ..checks._check import FAIL, Check
 
-__all__ = ["Arm", "Controls", "Trained", "plain"]
+__all__ = ["Arm", "Controls", "Trained", "plain_json"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,16 +99,16 @@ class Trained(InNotebooks):
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data; what is not finite is None."""
-        data: dict[str, Any] = plain(asdict(self))
+        data: dict[str, Any] = plain_json(asdict(self))
         return {"kind": "ckpt.train", "version": 1, "ok": self.ok, **data}
 
 
-def plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """Return data with None where a number is not finite: JSON has none such."""
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): plain_json(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
+        return [plain_json(one) for one in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

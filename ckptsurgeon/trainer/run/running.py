@@ -7,27 +7,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from ..checks._all import at, checks_after, checks_before, checks_during
+from ..checks._all import checks_after, checks_before, checks_during, collect_checks
 from ..checks._check import NOT_RUN, Check
 from ..folder.locking import RunLock
 from ..folder.run_folder import RunFolder
-from ..job.filling import fill
+from ..job.filling import fill_caches
 from ..job.job import Job
-from ..loop.loop import DONE, PATIENCE, Loop, Observer
-from ..parallel.ranks import lost_text
-from ..parallel.sharded_task import alone, through
-from ..system.stopping import Stop, listening
+from ..loop.loop import DONE, PATIENCE, Observer, TrainingLoop
+from ..parallel.ranks import describe_lost_rank
+from ..parallel.sharded_task import shard_task, single_process_job
+from ..system.stopping import StopSignal, catch_stop_signals
 from .claim import check_free
 from .controls import run_controls
-from .lineage import NAME as LINEAGE
+from .lineage import LINEAGE as LINEAGE
 from .lineage import metadata_of
-from .records import begin_records, checks_in, end_records
+from .records import read_start_checks, write_end_records, write_start_records
 from .result import Controls, Trained
-from .start import Start
-from .testing import UNTESTED, Tested, tested, wants_test
-from .train_command import Going, unlike
+from .start import RunStart
+from .testing import UNTESTED, TestFigures, evaluate_test_split, has_test_split
+from .train_command import TrainRequest, rank_mismatch
 
-__all__ = ["Order", "carried_out", "lost_notes", "notes_of", "result_of"]
+__all__ = ["RunOptions", "lost_notes", "make_result", "run_job", "start_notes"]
 
 
 UNDONE = "unchecked"
@@ -37,7 +37,7 @@ UNCONTROLLED = Check("controls", NOT_RUN, "not run yet; --resume --controls runs
 
 
 @dataclass(frozen=True)
-class Order:
+class RunOptions:
     """What was asked for beside the job itself."""
 
     folder: RunFolder
@@ -50,56 +50,56 @@ class Order:
     tell: Observer
     began: float
     """When that was, in seconds of time.perf_counter()."""
-    go: Callable[[Going], None] = lambda going: None
+    go: Callable[[TrainRequest], None] = lambda going: None
     """Tells other processes to train, too."""
 
 
-def carried_out(job: Job, start: Start, order: Order) -> Trained:
+def run_job(job: Job, start: RunStart, order: RunOptions) -> Trained:
     """Train, or go on; then check, write down and tell what came of it."""
     early = not job.is_sharded  # what is wrong is said before anything is computed; parts are made together
     if order.resume:
         loop = _resumed(job, order) if early else None
-        fill(job, order.tell)
+        fill_caches(job, order.tell)
         _call(job, start, order)
-        loop, before = loop or _resumed(job, order), checks_in(order.folder)
+        loop, before = loop or _resumed(job, order), read_start_checks(order.folder)
     else:
         made = job.spread() if early else None
-        fill(job, order.tell)
+        fill_caches(job, order.tell)
         _call(job, start, order)
         spread, plan = made or job.spread()
-        job = through(job, spread)
-        before = at("before", checks_before(job, spread.model, plan), order.tell)
+        job = shard_task(job, spread)
+        before = collect_checks("before", checks_before(job, spread.model, plan), order.tell)
         order.tell({"event": "checks", "checks": before})
-        loop = Loop(job, spread, folder=order.folder, observer=order.tell)
+        loop = TrainingLoop(job, spread, folder=order.folder, observer=order.tell)
         _claim(order)
-        begin_records(order.folder, job, plan, sets=order.sets, checks=before, overfitting=order.overfit)
+        write_start_records(order.folder, job, plan, sets=order.sets, checks=before, overfitting=order.overfit)
     before_s = loop.standing.seconds
     notes = _already(loop) if order.resume else ()
     if notes:
         order.tell({"event": "notes", "notes": notes})
     loop.lineage = metadata_of(order.folder.read_json(LINEAGE))
     order.tell({"event": "begin", "step": loop.standing.step, "steps": job.settings.steps, "folder": order.folder.path})
-    with listening() as stop:
+    with catch_stop_signals() as stop:
         loop.run(stop=stop, tensorboard=True)
     start = replace(start, notes=(*start.notes, *notes, *lost_notes(loop.lost, order.folder)))
     finish = partial(_finish, job, start, loop, order, stop=stop, before_s=before_s)
     if (loop.stopped if job.ranks.size > 1 else stop.name) or loop.lost:
         return finish(checks=before)
-    checks = (*before, *at("during", checks_during(loop), order.tell))
-    job = loop.job = alone(job)  # the others are done
+    checks = (*before, *collect_checks("during", checks_during(loop), order.tell))
+    job = loop.job = single_process_job(job)  # the others are done
     to_come = (UNCHECKED, UNCONTROLLED) if order.controls else (UNCHECKED,)
     finish(checks=(*checks, *to_come), to_come=True)  # what comes now takes long, and may be stopped
-    test = tested(loop, order.tell) if wants_test(loop) else None
+    test = evaluate_test_split(loop, order.tell) if has_test_split(loop) else None
     controls = _controls(job, order)
     after = checks_after(loop, order.sets, controls, overfitting=order.overfit)
-    return finish(checks=(*checks, *at("after", after, order.tell)), controls=controls, test=test)
+    return finish(checks=(*checks, *collect_checks("after", after, order.tell)), controls=controls, test=test)
 
 
-def _call(job: Job, start: Start, order: Order) -> None:
+def _call(job: Job, start: RunStart, order: RunOptions) -> None:
     """Let the other processes, if there are such, train what this one does; raises ConfigError where they cannot."""
     init = start.init.path if start.init is not None else None
-    order.go(Going(start.config, order.sets, init, order.overfit, order.folder.path, order.resume, job.strategy))
-    different = unlike(job)
+    order.go(TrainRequest(start.config, order.sets, init, order.overfit, order.folder.path, order.resume, job.strategy))
+    different = rank_mismatch(job)
     if different is not None:
         raise different
 
@@ -108,10 +108,10 @@ def lost_notes(lost: Mapping[int, str], folder: RunFolder) -> tuple[str, ...]:
     """Return what is to be said of processes that ended before the run did."""
     saved = folder.saved_steps
     goes_on = f"step {saved[-1]} is saved, and --resume goes on" if saved else "nothing was saved yet"
-    return tuple(f"{lost_text(rank, word)}; {goes_on}" for rank, word in lost.items())
+    return tuple(f"{describe_lost_rank(rank, word)}; {goes_on}" for rank, word in lost.items())
 
 
-def _already(loop: Loop) -> tuple[str, ...]:
+def _already(loop: TrainingLoop) -> tuple[str, ...]:
     """Return what is to be said of a run that is gone on with and was done."""
     step, steps = loop.standing.step, loop.settings.steps
     if step < steps:
@@ -119,7 +119,7 @@ def _already(loop: Loop) -> tuple[str, ...]:
     return (f"the run was done, at step {step}/{steps}: nothing is left to train, it is only checked again",)
 
 
-def _claim(order: Order) -> None:
+def _claim(order: RunOptions) -> None:
     """Make the folder this run's own: another one may have begun there since it was looked at."""
     order.folder.create()
     order.lock.take()
@@ -128,16 +128,16 @@ def _claim(order: Order) -> None:
     order.folder.tidy()
 
 
-def _resumed(job: Job, order: Order) -> Loop:
+def _resumed(job: Job, order: RunOptions) -> TrainingLoop:
     """Return the run in a folder as it was saved."""
     order.folder.tidy()
     spread = job.empty_spread()
-    loop = Loop(through(job, spread), spread, folder=order.folder, observer=order.tell)
+    loop = TrainingLoop(shard_task(job, spread), spread, folder=order.folder, observer=order.tell)
     loop.restore(*order.folder.load())
     return loop
 
 
-def _controls(job: Job, order: Order) -> Controls | None:
+def _controls(job: Job, order: RunOptions) -> Controls | None:
     if not order.controls:
         return None
     return run_controls(
@@ -148,13 +148,13 @@ def _controls(job: Job, order: Order) -> Controls | None:
 
 
 def _finish(
-    job: Job, start: Start, loop: Loop, order: Order, *, stop: Stop, checks: tuple[Check, ...],
-    controls: Controls | None = None, test: Tested | None = None, to_come: bool = False, before_s: float,
+    job: Job, start: RunStart, loop: TrainingLoop, order: RunOptions, *, stop: StopSignal, checks: tuple[Check, ...],
+    controls: Controls | None = None, test: TestFigures | None = None, to_come: bool = False, before_s: float,
 ) -> Trained:  # fmt: skip
     standing = loop.standing
-    notes = (UNTESTED,) if not to_come and wants_test(loop) and test is None else ()
+    notes = (UNTESTED,) if not to_come and has_test_split(loop) and test is None else ()
     ended = UNDONE if to_come and standing.ended in (DONE, PATIENCE) else standing.ended
-    result = result_of(job, start, checks=checks, ended=ended, notes=notes)
+    result = make_result(job, start, checks=checks, ended=ended, notes=notes)
     result = replace(
         result, run=order.folder.path, step=standing.step, metric=loop.metric, best=standing.best,
         best_step=standing.best_step, figures=standing.figures, first_loss=standing.first_loss,
@@ -163,16 +163,18 @@ def _finish(
         test=test.figures if test is not None else {}, test_clips=test.clips if test is not None else 0,
         exit_code=1 if loop.lost else stop.exit_code or result.exit_code,
     )  # fmt: skip
-    end_records(order.folder, result, curves=not to_come and not stop.name)
+    write_end_records(order.folder, result, curves=not to_come and not stop.name)
     return result
 
 
-def notes_of(job: Job, start: Start) -> tuple[str, ...]:
+def start_notes(job: Job, start: RunStart) -> tuple[str, ...]:
     """Return what is worth saying before the first step."""
     return (*start.notes, *job.target.notes, *job.work.notes)
 
 
-def result_of(job: Job, start: Start, *, checks: tuple[Check, ...], ended: str, notes: tuple[str, ...] = ()) -> Trained:
+def make_result(
+    job: Job, start: RunStart, *, checks: tuple[Check, ...], ended: str, notes: tuple[str, ...] = ()
+) -> Trained:
     """Return what is known of a job whether it trained or not; a check that failed makes the exit status 1."""
     made = Trained(
         config=start.config,
@@ -185,6 +187,6 @@ def result_of(job: Job, start: Start, *, checks: tuple[Check, ...], ended: str, 
         ended=ended,
         checks=checks,
         metric=job.settings.metric or job.work.task.metric,
-        notes=(*notes_of(job, start), *notes),
+        notes=(*start_notes(job, start), *notes),
     )
     return made if made.ok else replace(made, exit_code=1)

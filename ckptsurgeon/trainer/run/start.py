@@ -14,18 +14,18 @@ from ...destinations._load import code_named
 from ...errors import ConfigError
 from ...storage.small_files import read_file
 from ...util.text import escape, listing
-from ..config.users_file import code_in_section
-from ..job.assembly import section_of
-from ..job.init import Init, read_init
+from ..config.users_file import user_code_in
+from ..job.assembly import train_section
+from ..job.init import InitCheckpoint, read_init
 
-__all__ = ["Start", "found_start"]
+__all__ = ["RunStart", "find_start"]
 
 PATTERN = "*.init.safetensors"
 MAKES_ONE = "ckpt transplant SRC dst.yaml makes one; or name a configuration: ckpt train dst.yaml."
 
 
 @dataclass(frozen=True)
-class Start:
+class RunStart:
     """A configuration, the init to load, and what was decided on the way.
 
     ``from_`` is the path of the init that the run starts from, or that a run to be resumed once started from;
@@ -33,13 +33,13 @@ class Start:
     """
 
     config: str
-    init: Init | None = None
+    init: InitCheckpoint | None = None
     notes: tuple[str, ...] = ()
     from_: str | None = None
     known: Mapping[str, Any] | None = None
 
 
-def found_start(config: str | None, init: str | None) -> Start:
+def find_start(config: str | None, init: str | None) -> RunStart:
     """Return what to start from: what is named, else the one init of the working directory and its configuration.
 
     Raises ConfigError where there is none or several, or the configuration is not where the recipe says, outside
@@ -47,11 +47,11 @@ def found_start(config: str | None, init: str | None) -> Start:
     """
     if config is not None:
         if init is not None:
-            return Start(config, read_init(init), from_=init)
-        return Start(config, notes=("no --init: the weights are drawn by the declared initialiser",))
+            return RunStart(config, read_init(init), from_=init)
+        return RunStart(config, notes=("no --init: the weights are drawn by the declared initialiser",))
     path = init or _the_one_init()
     found = read_init(path)
-    return Start(_config_of(found), found, () if init else (f"took {escape(path)}",), path)
+    return RunStart(_config_of(found), found, () if init else (f"took {escape(path)}",), path)
 
 
 def _the_one_init() -> str:
@@ -66,7 +66,7 @@ def _the_one_init() -> str:
     return found[0]
 
 
-def _config_of(init: Init) -> str:
+def _config_of(init: InitCheckpoint) -> str:
     """Return the configuration that an init's recipe names, if it is a file near it, what it was, and names no code.
 
     A recipe is data that somebody else may have written: it leads to no file outside the init's own folder, and whoever
@@ -93,7 +93,7 @@ def _config_of(init: Init) -> str:
             hint=f"Transplant again, or say that it is meant: ckpt train {escape(os.path.relpath(path))} --init …",
         )
     near = os.path.relpath(path)
-    code = code_named(near) or tuple(code_in_section(section_of(read_document(near))))
+    code = code_named(near) or tuple(user_code_in(train_section(read_document(near))))
     if code:
         raise ConfigError(
             f"{escape(near)} runs code ({listing(code, where='')}), and nobody but {name} has named it.",

@@ -9,18 +9,18 @@ from typing import Any
 from ...api.transplant.load_into import load_into
 from ..folder.run_folder import BEST
 from ..loop.evaluating import evaluate
-from ..loop.log import NAME as LOG
-from ..loop.log import Log, read_log
-from ..loop.loop import DONE, PATIENCE, Loop
+from ..loop.log import LOG_FILE as LOG
+from ..loop.log import TrainingLog, read_log
+from ..loop.loop import DONE, PATIENCE, TrainingLoop
 from ..tasks._task import Batch
 
-__all__ = ["UNTESTED", "Tested", "tested", "wants_test"]
+__all__ = ["UNTESTED", "TestFigures", "evaluate_test_split", "has_test_split"]
 
 UNTESTED = "test was not evaluated: no evaluation on dev gave a number, so that no model is the best"
 
 
 @dataclass(frozen=True)
-class Tested:
+class TestFigures:
     """``figures`` over so many ``clips``, of the weights after ``step`` steps."""
 
     step: int
@@ -32,12 +32,12 @@ class Tested:
         return {"step": self.step, "test": dict(self.figures), "test_clips": self.clips}
 
 
-def wants_test(loop: Loop) -> bool:
+def has_test_split(loop: TrainingLoop) -> bool:
     """Whether a run has a test split, and came to its end: one that was stopped will go on."""
     return loop.job.work.test is not None and loop.standing.ended in (DONE, PATIENCE)
 
 
-def tested(loop: Loop, tell: Callable[[Mapping[str, Any]], None]) -> Tested | None:
+def evaluate_test_split(loop: TrainingLoop, tell: Callable[[Mapping[str, Any]], None]) -> TestFigures | None:
     """Evaluate the best weights of a run, or find in its log what they were like; None where none are the best."""
     standing, work, folder = loop.standing, loop.job.work, loop.folder
     assert work.test is not None
@@ -47,10 +47,10 @@ def tested(loop: Loop, tell: Callable[[Mapping[str, Any]], None]) -> Tested | No
     step = standing.best_step if work.dev is not None else standing.step
     for row in read_log(folder.of(LOG)):
         if row["step"] == step and "test" in row:  # of a run that had ended, and was resumed
-            return Tested(step, row["test"], row["test_clips"])
+            return TestFigures(step, row["test"], row["test_clips"])
     tell({"event": "test", "step": step})
     found = _evaluated(loop, folder.of(BEST), step)
-    log = Log(folder, standing.step, tensorboard=True)
+    log = TrainingLog(folder, standing.step, tensorboard=True)
     try:
         log.write(found.row())
     finally:
@@ -59,7 +59,7 @@ def tested(loop: Loop, tell: Callable[[Mapping[str, Any]], None]) -> Tested | No
     return found
 
 
-def _evaluated(loop: Loop, weights: str, step: int) -> Tested:
+def _evaluated(loop: TrainingLoop, weights: str, step: int) -> TestFigures:
     """Evaluate what a file holds, in a model of its own: the run's holds its last weights."""
     job, clips = loop.job, 0
 
@@ -75,4 +75,4 @@ def _evaluated(loop: Loop, weights: str, step: int) -> Tested:
     figures = evaluate(
         model.to(job.device), job.work.task, counted(job.work.test.read(0, 0)), settings=job.settings
     )  # fmt: skip
-    return Tested(step, figures, clips)
+    return TestFigures(step, figures, clips)

@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass
 
 from ...errors import ConfigError
 from ...util.text import escape
-from ..job.corpus import corpus_of
+from ..job.corpus import data_digests
 from ..job.job import Job
 from ..parallel.ranks import Ranks
-from .result import plain
+from .result import plain_json
 
-__all__ = ["Going", "calling", "unlike"]
+__all__ = ["TrainRequest", "rank_mismatch", "request_sender"]
 
 
 @dataclass(frozen=True)
-class Going:
+class TrainRequest:
     """What the first process tells the others to train: what it was given itself."""
 
     config: str
@@ -30,11 +30,11 @@ class Going:
 
 
 @contextmanager
-def calling(ranks: Ranks) -> Iterator[Callable[[Going], None]]:
+def request_sender(ranks: Ranks) -> Iterator[Callable[[TrainRequest], None]]:
     """Give what tells the others to go; where the block ends without, there is nothing for them to do."""
     told = ranks.size == 1
 
-    def go(going: Going) -> None:
+    def go(going: TrainRequest) -> None:
         nonlocal told
         if not told:
             told = True
@@ -48,12 +48,12 @@ def calling(ranks: Ranks) -> Iterator[Callable[[Going], None]]:
                 ranks.told(None)
 
 
-def unlike(job: Job) -> ConfigError | None:
+def rank_mismatch(job: Job) -> ConfigError | None:
     """Return the error where the processes do not train the same model on the same data; all of them have to ask."""
     if job.ranks.size == 1:
         return None
     own = {
-        "settings": plain(asdict(job.settings)), "model": job.document.model, "data": corpus_of(job),
+        "settings": plain_json(asdict(job.settings)), "model": job.document.model, "data": data_digests(job),
         "init": [file["sha256"] for file in job.init.files] if job.init is not None else [],
     }  # fmt: skip
     of_all = job.ranks.agreed(own)

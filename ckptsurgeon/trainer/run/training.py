@@ -11,27 +11,27 @@ from dataclasses import replace
 from ...api.inputs.argument_types import Path
 from ...errors import ConfigError
 from ...util.text import brief_repr, escape
-from ..checks._all import at, checks_before
+from ..checks._all import checks_before, collect_checks
 from ..folder.locking import RunLock
 from ..folder.run_folder import RunFolder
-from ..job.assembly import job_of, with_one_batch
-from ..job.compiling import saying_what_compiles
-from ..job.filling import fill, telling
+from ..job.assembly import build_job, with_one_batch
+from ..job.compiling import explain_compile_errors
+from ..job.filling import fill_caches, progress_observer
 from ..job.job import Job
 from ..loop.loop import Observer
-from ..parallel.ranks import joined, place_in
-from ..parallel.sharded_task import alone
-from ..system.device import computing, device_of
-from ..system.fitting import saying_what_fits
-from .claim import check_free, check_no_input, company
+from ..parallel.ranks import process_group, read_torchrun_env
+from ..parallel.sharded_task import single_process_job
+from ..system.device import choose_device, torch_settings
+from ..system.fitting import explain_out_of_memory
+from .claim import check_free, check_inputs_are_safe, other_files_note
 from .controls import check_controls
 from .lineage import check_unchanged
 from .result import Trained
-from .resuming import check_overfitting, resumed_start
-from .running import Order, carried_out, notes_of, result_of
-from .start import Start, found_start
-from .train_command import calling
-from .worker_ranks import followed
+from .resuming import check_overfitting, resume_start
+from .running import RunOptions, make_result, run_job, start_notes
+from .start import RunStart, find_start
+from .train_command import request_sender
+from .worker_ranks import run_worker
 
 __all__ = ["OVERFIT", "RUN", "train"]
 
@@ -84,14 +84,14 @@ def train(
     sets = (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
     folder = RunFolder(os.fspath(run) if run is not None else OVERFIT if overfit_one_batch else RUN)
     writes = not (check_only or preprocess_only)
-    place = place_in(os.environ)
-    where = device_of(device, place.local if place.size > 1 else None)
+    place = read_torchrun_env(os.environ)
+    where = choose_device(device, place.local if place.size > 1 else None)
     with ExitStack() as stack:
-        ranks = stack.enter_context(joined(place, where))
+        ranks = stack.enter_context(process_group(place, where))
         if not ranks.is_first:
-            return followed(ranks, where)
+            return run_worker(ranks, where)
         stack.enter_context(ranks.explaining())
-        go = stack.enter_context(calling(ranks))
+        go = stack.enter_context(request_sender(ranks))
         lock = stack.enter_context(RunLock(folder.path))
         start, sets = _start(
             lock,
@@ -103,7 +103,7 @@ def train(
             writes=writes,
             controls=controls,
         )
-        job = job_of(
+        job = build_job(
             start.config,
             sets=sets,
             device=where,
@@ -115,13 +115,13 @@ def train(
         if start.known is not None:
             start = replace(start, notes=(*start.notes, *check_unchanged(job, start.known, folder)))
         elif writes:
-            check_no_input(folder, job)
+            check_inputs_are_safe(folder, job)
         overfit_one_batch = check_overfitting(start, overfit_one_batch, folder)
         if controls:
             if job.is_sharded:
                 raise ConfigError("--controls trains whole models.", hint="Use --strategy ddp.")
             check_controls(job, seeds)
-        order = Order(
+        order = RunOptions(
             folder, lock, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None), began, go
         )  # fmt: skip
         if preprocess_only:  # what it computes of each split is said with what there is, and no weights are made
@@ -129,17 +129,17 @@ def train(
             start = replace(start, notes=start.notes if start.init is not None else ())
         if strategy == "fsdp" and ranks.size == 1:
             start = replace(start, notes=(*start.notes, "--strategy fsdp is for several processes; there is one"))
-        order.tell({"event": "notes", "notes": notes_of(job, start)})
-        explaining = saying_what_fits(job.settings), saying_what_compiles(job.settings)
-        with computing(job.settings), closing(job.work), explaining[0], explaining[1]:
+        order.tell({"event": "notes", "notes": start_notes(job, start)})
+        explaining = explain_out_of_memory(job.settings), explain_compile_errors(job.settings)
+        with torch_settings(job.settings), closing(job.work), explaining[0], explaining[1]:
             if preprocess_only:
                 return _prepared(job, start, order)
             if overfit_one_batch:
-                fill(job, order.tell, only_train=True)
+                fill_caches(job, order.tell, only_train=True)
                 job = with_one_batch(job)
             if check_only:
                 return _checked(job, start, order)
-            return carried_out(job, start, order)
+            return run_job(job, start, order)
 
 
 def _check_modes(check_only: bool, preprocess_only: bool, resume: bool, *, controls: bool, overfit: bool) -> None:
@@ -171,29 +171,33 @@ def _start(
     sets: Sequence[str],
     writes: bool,
     controls: bool,
-) -> tuple[Start, tuple[str, ...]]:
+) -> tuple[RunStart, tuple[str, ...]]:
     """Return what to start from: anew, or as a run in a folder was started. Init is not resume, and never both."""
     if not resume:
         if writes:
             lock.check()
             check_free(folder)
-        found = found_start(config, init)
-        return (replace(found, notes=(*found.notes, *company(folder))) if writes else found), tuple(sets)
+        found = find_start(config, init)
+        return (replace(found, notes=(*found.notes, *other_files_note(folder))) if writes else found), tuple(sets)
     if init is not None:
         raise ConfigError(
             "--init and --resume contradict each other: a run is initialised once, and its folder says from what.",
             hint="Leave one out.",
         )
-    return resumed_start(lock, folder, config, sets=sets, controls=controls)
+    return resume_start(lock, folder, config, sets=sets, controls=controls)
 
 
-def _prepared(job: Job, start: Start, order: Order) -> Trained:
+def _prepared(job: Job, start: RunStart, order: RunOptions) -> Trained:
     if job.work.prepare is None:
         raise ConfigError(f"the task {escape(job.settings.task)} computes nothing beforehand.")
-    return result_of(job, start, checks=(), ended="prepared", notes=tuple(job.work.prepare(telling(order.tell))))
+    return make_result(
+        job, start, checks=(), ended="prepared", notes=tuple(job.work.prepare(progress_observer(order.tell)))
+    )
 
 
-def _checked(job: Job, start: Start, order: Order) -> Trained:
-    job = alone(job)
+def _checked(job: Job, start: RunStart, order: RunOptions) -> Trained:
+    job = single_process_job(job)
     model, plan = job.model()
-    return result_of(job, start, checks=at("before", checks_before(job, model, plan), order.tell), ended="")
+    return make_result(
+        job, start, checks=collect_checks("before", checks_before(job, model, plan), order.tell), ended=""
+    )

@@ -11,25 +11,25 @@ import torch
 from ...errors import ConfigError
 from ..checks._all import checks_before, checks_during
 from ..folder.run_folder import RunFolder
-from ..job.assembly import job_of, with_one_batch
-from ..job.compiling import saying_what_compiles
+from ..job.assembly import build_job, with_one_batch
+from ..job.compiling import explain_compile_errors
 from ..job.init import read_init
 from ..job.job import Job
-from ..loop.loop import LOST, Loop
-from ..parallel.ranks import LostError, Ranks
-from ..parallel.sharded_task import through
-from ..system.device import computing
-from ..system.fitting import saying_what_fits
-from ..system.stopping import listening
+from ..loop.loop import LOST, TrainingLoop
+from ..parallel.ranks import LostRanksError, Ranks
+from ..parallel.sharded_task import shard_task
+from ..system.device import torch_settings
+from ..system.fitting import explain_out_of_memory
+from ..system.stopping import catch_stop_signals
 from .result import Trained
-from .running import lost_notes, result_of
-from .start import Start
-from .train_command import Going, unlike
+from .running import lost_notes, make_result
+from .start import RunStart
+from .train_command import TrainRequest, rank_mismatch
 
-__all__ = ["followed"]
+__all__ = ["run_worker"]
 
 
-def followed(ranks: Ranks, device: torch.device) -> Trained:
+def run_worker(ranks: Ranks, device: torch.device) -> Trained:
     """Train as the first process tells; returns what is known here of what came of it.
 
     Raises what reading the configuration and its data raises. Where the first one ended and has said why, nothing more
@@ -37,30 +37,35 @@ def followed(ranks: Ranks, device: torch.device) -> Trained:
     """
     try:
         with ranks.explaining():
-            going: Going | None = ranks.told(None)
+            going: TrainRequest | None = ranks.told(None)
             return _trained(going, ranks, device) if going is not None else _nothing(ranks)
-    except LostError as error:
+    except LostRanksError as error:
         if _speaks(ranks, error.ranks):
             raise
         return _nothing(ranks, exit_code=error.exit_code)
 
 
-def _trained(going: Going, ranks: Ranks, device: torch.device) -> Trained:
+def _trained(going: TrainRequest, ranks: Ranks, device: torch.device) -> Trained:
     init = read_init(going.init) if going.init is not None else None
-    job = job_of(going.config, sets=going.sets, device=device, init=init, ranks=ranks, strategy=going.strategy)
-    with computing(job.settings), closing(job.work), saying_what_fits(job.settings), saying_what_compiles(job.settings):
+    job = build_job(going.config, sets=going.sets, device=device, init=init, ranks=ranks, strategy=going.strategy)
+    with (
+        torch_settings(job.settings),
+        closing(job.work),
+        explain_out_of_memory(job.settings),
+        explain_compile_errors(job.settings),
+    ):
         if going.overfit:
             job = with_one_batch(job)
-        if unlike(job) is not None:  # the first one says so
+        if rank_mismatch(job) is not None:  # the first one says so
             return _nothing(ranks, exit_code=ConfigError.exit_code)
         loop = _loop_of(job, going)
         if loop is None:
             return _nothing(ranks, exit_code=ConfigError.exit_code)
-        with listening() as stop:
+        with catch_stop_signals() as stop:
             ended = loop.run(stop=stop)
         if job.is_sharded and ended != LOST and not loop.stopped:
             list(checks_during(loop))
-    found = result_of(job, Start(going.config, init, from_=going.init), checks=(), ended=ended)
+    found = make_result(job, RunStart(going.config, init, from_=going.init), checks=(), ended=ended)
     return replace(
         found, step=loop.standing.step, rank=ranks.rank, exit_code=1 if ended == LOST else 0,
         last_loss=loop.standing.last_loss, figures=loop.standing.figures,
@@ -68,12 +73,12 @@ def _trained(going: Going, ranks: Ranks, device: torch.device) -> Trained:
     )  # fmt: skip
 
 
-def _loop_of(job: Job, going: Going) -> Loop | None:
+def _loop_of(job: Job, going: TrainRequest) -> TrainingLoop | None:
     """Return the run about to begin, or as it was saved; None where it cannot begin, which the first one says."""
     spread, plan = (job.empty_spread(), None) if going.resume else job.spread()
-    job = through(job, spread)
+    job = shard_task(job, spread)
     if going.resume:
-        loop = Loop(job, spread)
+        loop = TrainingLoop(job, spread)
         loop.restore(*RunFolder(going.run).load())
         return loop
     if job.is_sharded:  # it puts its part to what the first one looks at
@@ -81,7 +86,7 @@ def _loop_of(job: Job, going: Going) -> Loop | None:
             list(checks_before(job, spread.model, plan))
         except ConfigError:
             return None
-    return Loop(job, spread)
+    return TrainingLoop(job, spread)
 
 
 def _speaks(ranks: Ranks, lost: Mapping[int, str]) -> bool:

@@ -17,7 +17,7 @@ from ...storage.write.folders import staged_folder
 from ...storage.write.locking import output_lock
 from ...storage.write.output_checks import check_is_path
 from ...util.text import escape
-from ..config.extras import extra
+from ..config.extras import require_package
 from .configuration import configuration
 from .espeak import Utterance, check_language, speak
 from .words import alphabet_of, read_words, words_of
@@ -101,7 +101,7 @@ def _lists(langs: Sequence[str], words: Mapping[str, str], n: int) -> dict[str, 
         raise ConfigError(f"there are words of {escape(stray)}, which is not spoken.", hint=f"Add --lang {stray}.")
     for lang in langs:
         check_language(DIALECT.get(lang, lang))
-    extra("soxr")
+    require_package("soxr")
     return {lang: read_words(words[lang]) if lang in words else words_of(lang) for lang in langs}
 
 
@@ -170,7 +170,7 @@ def _resampled(utterances: Sequence[Utterance]) -> Generator[tuple[bytes, float]
     """Yield each utterance as a WAV file of 16 kHz and 16 bits, and its seconds."""
     import numpy as np
 
-    soxr = extra("soxr")
+    soxr = require_package("soxr")
     for one, (rate, data) in zip(utterances, speak(utterances), strict=True):
         samples = soxr.resample(np.frombuffer(data, "<i2").astype(np.float32), rate, RATE)
         if not samples.any():

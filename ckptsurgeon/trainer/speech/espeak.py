@@ -15,7 +15,7 @@ from typing import IO
 
 from ...errors import ConfigError
 from ...util.text import escape
-from ..config.extras import extra
+from ..config.extras import require_package
 
 __all__ = ["Utterance", "check_language", "speak"]
 
@@ -32,7 +32,7 @@ class Utterance:
 
 def check_language(lang: str) -> None:
     """Raise ConfigError for a language that espeak-ng does not speak, naming the nearest."""
-    data = Path(extra("espeakng_loader").get_data_path())
+    data = Path(require_package("espeakng_loader").get_data_path())
     known = sorted(path.name.lower() for path in (data / "lang").rglob("*") if path.is_file())
     if lang.lower() not in known:
         near = difflib.get_close_matches(lang.lower(), known, n=3)
@@ -45,7 +45,7 @@ def speak(utterances: Sequence[Utterance]) -> Iterator[tuple[int, bytes]]:
 
     In a process of its own: the same list gives the same bytes. Raises ConfigError where espeak-ng fails.
     """
-    loader = extra("espeakng_loader")
+    loader = require_package("espeakng_loader")
     command = [sys.executable, "-P", os.path.join(os.path.dirname(__file__), "_child.py")]
     command += [loader.get_library_path(), loader.get_data_path()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:

@@ -12,10 +12,10 @@ import torch
 from ...errors import ConfigError
 from ..config.settings import Settings
 
-__all__ = ["autocast", "computing", "device_of", "peak_bytes"]
+__all__ = ["autocast", "choose_device", "peak_bytes", "torch_settings"]
 
 
-def device_of(name: str | None, local: int | None = None) -> torch.device:
+def choose_device(name: str | None, local: int | None = None) -> torch.device:
     """Return the device to use, a GPU where there is one; raises ConfigError where the one asked for is not there.
 
     ``local`` is the number of this process among several on this machine, each of which takes the GPU of its number.
@@ -37,7 +37,7 @@ def device_of(name: str | None, local: int | None = None) -> torch.device:
 
 
 @contextmanager
-def computing(settings: Settings) -> Iterator[None]:
+def torch_settings(settings: Settings) -> Iterator[None]:
     """Set threads and determinism for a run, and put back what was.
 
     Threads are never left to chance: two of them on two busy cores took 15 times as long as one

@@ -11,11 +11,11 @@ from ...errors import ConfigError
 from ...util.text import human_bytes
 from ..config.settings import Settings
 
-__all__ = ["saying_what_fits"]
+__all__ = ["explain_out_of_memory"]
 
 
 @contextmanager
-def saying_what_fits(settings: Settings) -> Iterator[None]:
+def explain_out_of_memory(settings: Settings) -> Iterator[None]:
     """Raise ConfigError where the block has no memory: half the clips at a time, twice as often, are the same step."""
     try:
         yield

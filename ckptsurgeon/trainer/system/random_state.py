@@ -11,7 +11,15 @@ from typing import Any
 import numpy
 import torch
 
-__all__ = ["drawing_kept", "random_kept", "random_state", "seed_all", "seed_anew", "seed_drawing", "set_random_state"]
+__all__ = [
+    "preserve_cpu_random_state",
+    "preserve_random_state",
+    "random_state",
+    "seed_all",
+    "seed_cpu_from",
+    "seed_from",
+    "set_random_state",
+]
 
 
 def seed_all(seed: int) -> None:
@@ -21,7 +29,7 @@ def seed_all(seed: int) -> None:
     numpy.random.seed(seed % 2**32)
 
 
-def seed_anew(*of: object) -> None:
+def seed_from(*of: object) -> None:
     """Seed torch (all devices), Python and numpy as a function of ``of``."""
     seed_all(_number(of))
 
@@ -58,7 +66,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def random_kept() -> Iterator[None]:
+def preserve_random_state() -> Iterator[None]:
     """Leave every generator as it was found: looking at a run must not change what comes of it."""
     state = random_state()
     try:
@@ -67,7 +75,7 @@ def random_kept() -> Iterator[None]:
         set_random_state(state)
 
 
-def seed_drawing(*of: object) -> None:
+def seed_cpu_from(*of: object) -> None:
     """Seed what a user's own data code draws from on the CPU, torch, Python and numpy, as a function of ``of``."""
     number = _number(of)
     torch.default_generator.manual_seed(number)
@@ -76,7 +84,7 @@ def seed_drawing(*of: object) -> None:
 
 
 @contextmanager
-def drawing_kept() -> Iterator[None]:
+def preserve_cpu_random_state() -> Iterator[None]:
     """Leave the generators that ``seed_drawing`` seeds as they were found; a GPU is not asked, which would wait."""
     states = torch.get_rng_state(), random.getstate(), numpy.random.get_state()
     try:

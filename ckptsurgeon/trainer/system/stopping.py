@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["NAMES", "SIGNALS", "Stop", "deafen", "listening"]
+__all__ = ["SIGNALS", "SIGNAL_NAMES", "StopSignal", "catch_stop_signals", "ignore_sigterm"]
 
 
 SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGHUP))
-NAMES = tuple(signal.Signals(number).name for number in SIGNALS)
+SIGNAL_NAMES = tuple(signal.Signals(number).name for number in SIGNALS)
 
 
 @dataclass
-class Stop:
+class StopSignal:
     """The signal that came, '' while none did."""
 
     name: str = ""
@@ -29,9 +29,9 @@ class Stop:
 
 
 @contextmanager
-def listening() -> Iterator[Stop]:
+def catch_stop_signals() -> Iterator[StopSignal]:
     """Note SIGINT, SIGTERM and SIGHUP while the block runs; after the first one they do what they did before."""
-    stop = Stop()
+    stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -52,7 +52,7 @@ def listening() -> Iterator[Stop]:
         _restore(before)
 
 
-def deafen() -> None:
+def ignore_sigterm() -> None:
     """Hear no SIGTERM from here on.
 
     Whoever started several processes ends those that are left when one ended, and they are to say what is left.

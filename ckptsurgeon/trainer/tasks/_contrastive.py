@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Contrast", "Quantised", "contrast", "quantise"]
+__all__ = ["ContrastiveSums", "Quantised", "contrastive_sums", "quantise"]
 
 
 class Quantised(NamedTuple):
@@ -26,7 +26,7 @@ class Quantised(NamedTuple):
     perplexity: Tensor
 
 
-class Contrast(NamedTuple):
+class ContrastiveSums(NamedTuple):
     """Sums over frames: of the loss, and of how many were told from all others. ``frames`` is how many there are."""
 
     loss: Tensor
@@ -55,9 +55,9 @@ def quantise(quantizer: Any, features: Tensor, valid: Tensor) -> Quantised:
     return Quantised(vectors, (chosen.argmax(-1) * powers).sum(-1), perplexity)
 
 
-def contrast(
+def contrastive_sums(
     predicted: Tensor, targets: Tensor, codes: Tensor, negatives: Tensor, valid: Tensor, *, temperature: float
-) -> Contrast:
+) -> ContrastiveSums:
     """Return how well frames (batch, frames, size) are told from their negatives (batch, frames, number), by cosines.
 
     A negative of the same code is no negative. A frame that has no other counts as one not told: where all codes are
@@ -71,7 +71,7 @@ def contrast(
     wrong = cosines.gather(2, negatives).masked_fill(same, -torch.inf)
     losses = torch.logsumexp(torch.cat([right[..., None], wrong], -1), -1) - right
     correct = (right > wrong.amax(-1)) & ~same.all(-1) & valid
-    return Contrast(torch.where(valid, losses, 0).sum(), correct.sum(), valid.sum())
+    return ContrastiveSums(torch.where(valid, losses, 0).sum(), correct.sum(), valid.sum())
 
 
 def _unit(vectors: Tensor) -> Tensor:

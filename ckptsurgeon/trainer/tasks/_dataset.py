@@ -16,14 +16,14 @@ from ...errors import CheckpointError, ConfigError
 from ...util.text import brief_repr, escape
 from ..audio.clip import Clip
 from ..config.settings import Named
-from ..config.users_file import from_users_file, named_in_file
+from ..config.users_file import load_from_user_file, split_file_name
 from ..data.split import Split
 
-__all__ = ["Item", "dataset_split"]
+__all__ = ["DatasetItem", "dataset_split"]
 
 
 @dataclass(frozen=True)
-class Item(Clip):
+class DatasetItem(Clip):
     """An example of a dataset (``__len__``, and ``__getitem__`` that gives an input and its label): its ``place``."""
 
     dataset: Any = None
@@ -49,7 +49,7 @@ def dataset_split(name: str, named: Sequence[Named]) -> Split | None:
     stands there (https://hydra.cc/docs/advanced/instantiate_objects/overview/). Raises ConfigError where there is no
     such code, it fails, or what it returns is no map-style dataset.
     """
-    makers = [one for one in named if not isinstance(one, str) or named_in_file(one)]
+    makers = [one for one in named if not isinstance(one, str) or split_file_name(one)]
     if not makers:
         return None
     if len(named) > 1:
@@ -57,7 +57,7 @@ def dataset_split(name: str, named: Sequence[Named]) -> Split | None:
             f"train.data.{name} names a function and something else.", hint="torch.utils.data.ConcatDataset makes one."
         )
     called, dataset = _dataset(f"train.data.{name}", makers[0])
-    clips = (Item("", "", f"{called}[{n}]", 0.0, dataset=dataset, place=n) for n in range(len(dataset)))
+    clips = (DatasetItem("", "", f"{called}[{n}]", 0.0, dataset=dataset, place=n) for n in range(len(dataset)))
     return Split(name, tuple(clips), {}, called)
 
 
@@ -65,7 +65,7 @@ def _dataset(field: str, maker: Named) -> tuple[str, Any]:
     """Return what messages call a maker of datasets, and the dataset that it makes."""
     if not isinstance(maker, str):
         called = str(maker["_target_"])
-        if named_in_file(called):
+        if split_file_name(called):
             raise ConfigError(
                 f"{field}: _target_ is {escape(called)}; it must be package.module.function.",
                 hint=f"Write {escape(called.replace('.py:', '.').replace(os.sep, '.'))}.",
@@ -75,7 +75,7 @@ def _dataset(field: str, maker: Named) -> tuple[str, Any]:
     path, _, attribute = maker.rpartition(":")
     called = f"{os.path.basename(path)}:{attribute}"
     what = f"{field}: {escape(called)}"
-    function: Any = from_users_file(
+    function: Any = load_from_user_file(
         what, path, attribute, example="my_data.py:train_set", module="ckptsurgeon_users_data"
     )  # fmt: skip
     if not callable(function):

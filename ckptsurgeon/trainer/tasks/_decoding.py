@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ._prefixes import PrefixScores, Spelled
+from ._prefixes import PrefixLogProbs, PrefixScores
 from ._task import Batch
 
-__all__ = ["Decoder", "Symbols", "beam_search", "decoder_of", "greedy"]
+__all__ = ["Decoder", "SpecialTokens", "beam_search", "decoder_in", "greedy_search"]
 
 CANDIDATES = 40
 """How many next tokens, the decoder's likeliest, CTC is asked about; ESPnet asks about 1.5 times the beam."""
 
 
-class Symbols(NamedTuple):
+class SpecialTokens(NamedTuple):
     """The tokens that are no letters."""
 
     start: int
@@ -44,7 +44,7 @@ class Decoder(Protocol):
         ...
 
 
-def decoder_of(model: nn.Module) -> Decoder:
+def decoder_in(model: nn.Module) -> Decoder:
     """Return a model as one that is decoded; raises ConfigError where it is none."""
     inner: Any = getattr(model, "module", model)
     if not hasattr(inner, "encode") or not hasattr(inner, "decode"):
@@ -55,7 +55,7 @@ def decoder_of(model: nn.Module) -> Decoder:
     return cast(Decoder, inner)
 
 
-def greedy(model: Decoder, batch: Batch, symbols: Symbols) -> list[list[int]]:
+def greedy_search(model: Decoder, batch: Batch, symbols: SpecialTokens) -> list[list[int]]:
     """Return the tokens of each clip, each the likeliest behind those before it; no more than there are frames."""
     memory, frames = model.encode(batch.inputs, batch.lengths)
     previous = frames.new_full((len(frames), 1), symbols.start)
@@ -69,7 +69,7 @@ def greedy(model: Decoder, batch: Batch, symbols: Symbols) -> list[list[int]]:
     return [_until(tokens[1:], symbols.end) for tokens in previous.tolist()]
 
 
-def _log_probs(logits: Tensor, symbols: Symbols) -> Tensor:
+def _log_probs(logits: Tensor, symbols: SpecialTokens) -> Tensor:
     """Return the log-probabilities (rows, tokens) of what follows the last; blank and start never do."""
     found = logits[:, -1].double().log_softmax(-1)
     found[:, symbols.blank] = -math.inf
@@ -93,20 +93,24 @@ class _Beams(NamedTuple):
     tokens: Tensor
     decoder: Tensor
     scores: Tensor
-    spelled: Spelled
+    spelled: PrefixLogProbs
 
     def of(self, chosen: Tensor) -> _Beams:
         """Return those of some clips."""
         clips, tokens, decoder, scores, spelled = self
         return _Beams(
-            clips[chosen], tokens[chosen], decoder[chosen], scores[chosen], Spelled(*(one[chosen] for one in spelled))
+            clips[chosen],
+            tokens[chosen],
+            decoder[chosen],
+            scores[chosen],
+            PrefixLogProbs(*(one[chosen] for one in spelled)),
         )
 
 
 class _Search:
     """A beam search of the clips of a batch, all at once."""
 
-    def __init__(self, model: Decoder, batch: Batch, symbols: Symbols, *, weight: float, beam: int) -> None:
+    def __init__(self, model: Decoder, batch: Batch, symbols: SpecialTokens, *, weight: float, beam: int) -> None:
         self._model, self._symbols, self._weight, self._beam = model, symbols, weight, beam
         self._memory, self.frames = model.encode(batch.inputs, batch.lengths)
         self.best: list[tuple[float, list[int]]] = [(-math.inf, []) for _ in batch.names]
@@ -127,7 +131,7 @@ class _Search:
         scores[:, 0] = 0.0  # one empty prefix
         return _Beams(
             clips, clips.new_full((*shape, 1), self._symbols.start), torch.zeros_like(scores), scores,
-            Spelled(*(one[:, None].expand(*shape, -1) for one in start)),
+            PrefixLogProbs(*(one[:, None].expand(*shape, -1) for one in start)),
         )  # fmt: skip
 
     def _following(self, beams: _Beams) -> Tensor:
@@ -160,7 +164,10 @@ class _Search:
         letters[..., self._symbols.end] = -math.inf
         values, tokens = letters.topk(min(CANDIDATES, int(letters[0, 0].isfinite().sum())), -1)  # (n, beam, candidates)
         last = beams.tokens[..., -1] if beams.tokens.shape[2] > 1 else beams.tokens[..., 0].new_full((), -1)
-        flat = (beams.clips.repeat_interleave(self._beam), Spelled(*(one.flatten(0, 1) for one in beams.spelled)))
+        flat = (
+            beams.clips.repeat_interleave(self._beam),
+            PrefixLogProbs(*(one.flatten(0, 1) for one in beams.spelled)),
+        )
         begun, spelled = ctc.extend(*flat, last.expand(tokens.shape[:2]).flatten(), tokens.flatten(0, 1))
         decoder = beams.decoder[..., None] + values
         scores = self._joined(decoder, self._by_clip(begun))
@@ -171,7 +178,7 @@ class _Search:
         return _Beams(
             beams.clips, torch.cat([parents, tokens.flatten(1)[rows, places][..., None]], 2),
             decoder.flatten(1)[rows, places], chosen,
-            Spelled(*(self._by_clip(one).flatten(1, 2)[rows, places] for one in spelled)),
+            PrefixLogProbs(*(self._by_clip(one).flatten(1, 2)[rows, places] for one in spelled)),
         )  # fmt: skip
 
     def _open(self, beams: _Beams) -> _Beams:
@@ -181,7 +188,7 @@ class _Search:
 
 
 def beam_search(
-    model: Decoder, batch: Batch, log_probs: Tensor, symbols: Symbols, *, weight: float, beam: int
+    model: Decoder, batch: Batch, log_probs: Tensor, symbols: SpecialTokens, *, weight: float, beam: int
 ) -> list[list[int]]:
     """Return the tokens of each clip that CTC and the decoder together find likeliest, among those that a beam sees.
 

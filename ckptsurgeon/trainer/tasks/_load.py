@@ -14,11 +14,11 @@ import torch
 from ...errors import CheckpointError, ConfigError
 from ...util.registry import discover, module_names
 from ...util.text import brief_repr, escape
-from ..config.users_file import from_users_file
-from ..parallel.ranks import is_of_a_group
+from ..config.users_file import load_from_user_file
+from ..parallel.ranks import is_communication_error
 from ._task import Task
 
-__all__ = ["is_users", "load_task", "task_file", "users_task"]
+__all__ = ["explain_task_errors", "is_user_task", "load_task", "task_file"]
 
 TASKS = "ckptsurgeon.trainer.tasks"
 USERS = "ckptsurgeon_users_task"
@@ -50,13 +50,13 @@ def load_task(name: str, folder: str) -> type[Task]:
     return cast("type[Task]", found)
 
 
-def is_users(task: object) -> bool:
+def is_user_task(task: object) -> bool:
     """Whether a task is a class of the user's own."""
     return type(task).__module__ == USERS
 
 
 @contextmanager
-def users_task(name: str, *, there: bool = False) -> Iterator[None]:
+def explain_task_errors(name: str, *, there: bool = False) -> Iterator[None]:
     """Let what a task of the user's own raises be an error of the configuration that names it; ours have none.
 
     ``there``: only what is raised in its file.
@@ -66,7 +66,7 @@ def users_task(name: str, *, there: bool = False) -> Iterator[None]:
     except (CheckpointError, torch.OutOfMemoryError):  # of the latter something else is said
         raise
     except Exception as error:
-        if ":" not in name or is_of_a_group(error) or (there and not _where(error, name)):
+        if ":" not in name or is_communication_error(error) or (there and not _where(error, name)):
             raise
         raise ConfigError(
             f"the task {escape(name)} fails{_where(error, name)}: {type(error).__name__}: {escape(str(error), 500)}.",
@@ -93,4 +93,4 @@ def _ours(name: str) -> object:
 
 def _users(name: str, path: str) -> object:
     attribute = name.rpartition(":")[2]
-    return from_users_file(f"train.task {escape(name)}", path, attribute, example="my_task.py:MyTask", module=USERS)
+    return load_from_user_file(f"train.task {escape(name)}", path, attribute, example="my_task.py:MyTask", module=USERS)

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["PrefixScores", "Spelled"]
+__all__ = ["PrefixLogProbs", "PrefixScores"]
 
-NEVER = -1e6
+LOG_ZERO = -1e6
 """The logarithm of what is as good as 0: differences of sums of it are still numbers, and in float64 exact enough."""
 
 
-class Spelled(NamedTuple):
+class PrefixLogProbs(NamedTuple):
     """Log-probabilities (…, frames + 1) that so many frames spell a prefix: with its last ``label``, or a ``blank``."""
 
     label: Tensor
@@ -33,19 +33,21 @@ class PrefixScores:
     """
 
     def __init__(self, log_probs: Tensor, lengths: Tensor, blank: int) -> None:
-        values = log_probs.double().clamp(min=NEVER).transpose(1, 2)
+        values = log_probs.double().clamp(min=LOG_ZERO).transpose(1, 2)
         padding = torch.arange(values.shape[2], device=values.device)[None] >= lengths[:, None]
-        values = values.masked_fill(padding[:, None], NEVER)
+        values = values.masked_fill(padding[:, None], LOG_ZERO)
         values[:, blank] = values[:, blank].masked_fill(padding, 0.0)  # what was spelled stays as it is
         self._sums = torch.nn.functional.pad(values.cumsum(2), (1, 0))
         self._blank = blank
 
-    def start(self) -> Spelled:
+    def start(self) -> PrefixLogProbs:
         """Return the empty prefix of each clip: frames of nothing but blanks."""
         blank = self._sums[:, self._blank]
-        return Spelled(torch.full_like(blank, NEVER), blank)
+        return PrefixLogProbs(torch.full_like(blank, LOG_ZERO), blank)
 
-    def extend(self, clips: Tensor, spelled: Spelled, last: Tensor, tokens: Tensor) -> tuple[Tensor, Spelled]:
+    def extend(
+        self, clips: Tensor, spelled: PrefixLogProbs, last: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, PrefixLogProbs]:
         """Return the log-probabilities (n, m) that a clip's text begins with a prefix and a token; what spells them.
 
         Prefixes are those of ``clips`` (n), end in the tokens ``last`` (n), -1 for the empty one, and are ``spelled``
@@ -57,10 +59,10 @@ class PrefixScores:
         begun = torch.where(repeated, spelled.blank[:, None], either[:, None])[..., :-1]
         scores = (begun + own.diff(dim=-1)).logsumexp(-1)
         label = _behind(own, begun)
-        return scores, Spelled(label, _behind(silence, label[..., :-1]))
+        return scores, PrefixLogProbs(label, _behind(silence, label[..., :-1]))
 
     @staticmethod
-    def whole(spelled: Spelled) -> Tensor:
+    def whole(spelled: PrefixLogProbs) -> Tensor:
         """Return the log-probability that a prefix is the whole text."""
         return torch.logaddexp(spelled.label[..., -1], spelled.blank[..., -1])
 
@@ -68,4 +70,4 @@ class PrefixScores:
 def _behind(sums: Tensor, begun: Tensor) -> Tensor:
     """Return the log-probabilities that something begun in any frame went on to each: (…, frames) → (…, frames + 1)."""
     found = sums[..., 1:] + (begun - sums[..., :-1]).logcumsumexp(-1)
-    return torch.nn.functional.pad(found, (1, 0), value=NEVER)
+    return torch.nn.functional.pad(found, (1, 0), value=LOG_ZERO)

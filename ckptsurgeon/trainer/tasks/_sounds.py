@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import ConfigError
 from ...util.text import count, escape, percent
 from ..audio.clip import Clip
-from ..config.faults import Faults
+from ..config.faults import ErrorCollector
 from ..config.settings import Settings
 from ..data.inputs import Inputs
 from ..data.labels import Labels, UnknownLetterError
@@ -59,7 +59,7 @@ class SoundTask(ABC):
 
         Raises ConfigError for a manifest or a text that is wrong, and SourceError for a missing sound.
         """
-        data, faults = self.settings.data, Faults()
+        data, faults = self.settings.data, ErrorCollector()
         for name in ("train", "dev", "test"):
             if name not in self._splits and (name == "train" or getattr(data, name)):
                 with faults.gathering():
@@ -147,7 +147,7 @@ class TranscribedTask(SoundTask):
 
     def check(self, clips: Sequence[Clip]) -> None:
         """Raise ConfigError for transcripts that are empty, or hold letters that no token is; all are its details."""
-        faults = Faults()
+        faults = ErrorCollector()
         empty = [clip.where for clip in clips if not clip.text.strip()]
         if empty:
             more = f", and {len(empty) - 1} more are" if len(empty) > 1 else ""

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..config.extras import extra
+from ..config.extras import require_package
 from ..data.labels import Labels
 from ._task import Batch
 
-__all__ = ["Rates", "Spoken", "check_outputs", "ctc_losses", "spoken", "too_short", "uniform_losses"]
+__all__ = ["CTCOutput", "ErrorRates", "check_outputs", "ctc_losses", "run_model", "too_short_clips", "uniform_losses"]
 
 
-class Spoken(NamedTuple):
+class CTCOutput(NamedTuple):
     """Log-probabilities (batch, frames, tokens), how many frames of each are no padding, and decoder logits if any."""
 
     log_probs: Tensor
@@ -25,7 +25,7 @@ class Spoken(NamedTuple):
     decoder: Tensor | None
 
 
-def spoken(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor, rate: int) -> Spoken:
+def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor, rate: int) -> CTCOutput:
     """Run a model on a batch, whose waves have ``rate`` samples a second.
 
     It returns log-probabilities and lengths as a pair, or as ``ctc`` (or ``log_probs``, ``logits``) and ``lengths`` of
@@ -45,7 +45,7 @@ def spoken(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor, ra
             f"the model returns {type(found).__name__}, not log-probabilities (batch, frames, tokens) and lengths."
         )
     check_outputs(scores, labels)
-    return Spoken(scores.float().log_softmax(-1), lengths, getattr(found, "decoder", None))
+    return CTCOutput(scores.float().log_softmax(-1), lengths, getattr(found, "decoder", None))
 
 
 def check_outputs(scores: Tensor, labels: Labels) -> None:
@@ -93,14 +93,14 @@ def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> 
     )  # fmt: skip
 
 
-def uniform_losses(said: Spoken, batch: Batch, blank: int) -> Tensor:
+def uniform_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:
     """Return the CTC loss of each clip if all tokens were as likely in every frame."""
     tokens = said.log_probs.shape[2]
     uniform = torch.full_like(said.log_probs, -math.log(tokens))
     return ctc_losses(uniform, said.lengths, batch, blank)
 
 
-def too_short(lengths: Tensor, batch: Batch) -> Tensor:
+def too_short_clips(lengths: Tensor, batch: Batch) -> Tensor:
     """Return which clips (batch,) have fewer frames than CTC needs: one a label, and a blank between two the same."""
     places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
     inside = places[None] < batch.label_lengths[:, None]
@@ -108,7 +108,7 @@ def too_short(lengths: Tensor, batch: Batch) -> Tensor:
     return lengths < batch.label_lengths + repeats
 
 
-class Rates:
+class ErrorRates:
     """Error rates of what is read off, over many batches; and how often CTC finds the blank likeliest."""
 
     def __init__(self, labels: Labels) -> None:
@@ -117,7 +117,7 @@ class Rates:
         self._read: list[str] = []
         self._blanks = self._frames = 0
 
-    def add(self, said: Spoken, batch: Batch, read: Sequence[Sequence[int]] | None = None) -> None:
+    def add(self, said: CTCOutput, batch: Batch, read: Sequence[Sequence[int]] | None = None) -> None:
         """Take note of a batch: of the tokens that were ``read``, or of what CTC says, each frame by itself."""
         best = said.log_probs.argmax(-1).cpu()
         for clip, (path, frames, ids, size) in enumerate(
@@ -137,5 +137,5 @@ class Rates:
 
 
 def _error_rates(right: Sequence[str], read: Sequence[str]) -> dict[str, float]:
-    jiwer = extra("jiwer")
+    jiwer = require_package("jiwer")
     return {"cer": float(jiwer.cer(list(right), list(read))), "wer": float(jiwer.wer(list(right), list(read)))}

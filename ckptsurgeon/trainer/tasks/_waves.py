@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ..config.settings import Settings
 
-__all__ = ["Hearing", "check_features", "normalised"]
+__all__ = ["ConvFrontend", "check_features", "normalise_wave"]
 
 NEAR_ZERO = 1e-7
 """What transformers' feature extractor adds to a variance."""
 
 
-class Hearing:
+class ConvFrontend:
     """How a model hears waves: how many frames come of so many samples, and whether it is told what is padding."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -61,7 +61,7 @@ def check_features(settings: Settings) -> None:
         )
 
 
-def normalised(wave: Tensor) -> Tensor:
+def normalise_wave(wave: Tensor) -> Tensor:
     """Return a wave of mean 0 and variance 1, as transformers' feature extractor makes it."""
     return (wave - wave.mean()) / torch.sqrt(wave.var(correction=0) + NEAR_ZERO)
 

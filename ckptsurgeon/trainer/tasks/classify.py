@@ -21,7 +21,7 @@ from ...util.text import brief_repr, escape, listing
 from ..audio.clip import Clip
 from ..config.settings import Settings
 from ..data.split import Split
-from ._dataset import Item, dataset_split
+from ._dataset import DatasetItem, dataset_split
 from ._sounds import SoundTask
 from ._task import Batch, Loss, Task
 
@@ -48,7 +48,7 @@ class Classify(SoundTask):
 
     def example(self, clip: Clip) -> dict[str, Any]:
         """Return the input and the label of a clip."""
-        if not isinstance(clip, Item):
+        if not isinstance(clip, DatasetItem):
             return super().example(clip)
         given, label = clip.read()
         return {"input": given, "label": self._numbered(label, clip), "seconds": 0.0, "name": clip.where}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ._sounds import TranscribedTask
-from ._spoken import Rates, Spoken, ctc_losses, spoken, too_short, uniform_losses
+from ._spoken import CTCOutput, ErrorRates, ctc_losses, run_model, too_short_clips, uniform_losses
 from ._task import Batch, Loss, Task
 
 __all__ = ["CTC", "TASK"]
@@ -23,19 +23,19 @@ class CTC(TranscribedTask):
 
     metric = "cer"
 
-    def said(self, model: nn.Module, batch: Batch) -> Spoken:
+    def said(self, model: nn.Module, batch: Batch) -> CTCOutput:
         """Return what a model says of a batch."""
-        return spoken(model, batch, self.labels, rate=self.settings.features.rate)
+        return run_model(model, batch, self.labels, rate=self.settings.features.rate)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the loss of a batch, as a sum over its labels."""
         said = self.said(model, batch)
         total = ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum()
-        short = too_short(said.lengths, batch).sum()
+        short = too_short_clips(said.lengths, batch).sum()
         return Loss(total, self._items(batch, said.lengths), {"ctc": total.detach()}, short)
 
     def _items(self, batch: Batch, lengths: Tensor) -> Tensor:
-        return (batch.label_lengths * ~too_short(lengths, batch)).sum()
+        return (batch.label_lengths * ~too_short_clips(lengths, batch)).sum()
 
     @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
@@ -47,13 +47,13 @@ class CTC(TranscribedTask):
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return loss per label, error rates, the share of blanks, and how many clips are too short."""
-        rates = Rates(self.labels)
+        rates = ErrorRates(self.labels)
         total, items, short = 0.0, 0, 0
         for batch in batches:
             said = self.said(model, batch)
             total += float(ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum())
             items += int(self._items(batch, said.lengths))
-            short += int(too_short(said.lengths, batch).sum())
+            short += int(too_short_clips(said.lengths, batch).sum())
             rates.add(said, batch)
         return {"loss": total / max(items, 1), **rates.figures(), "too_short": float(short)}
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ..config.settings import Settings
-from ._decoding import Symbols, beam_search, decoder_of, greedy
+from ._decoding import SpecialTokens, beam_search, decoder_in, greedy_search
 from ._sounds import TranscribedTask
-from ._spoken import Rates, Spoken, ctc_losses, spoken, too_short, uniform_losses
+from ._spoken import CTCOutput, ErrorRates, ctc_losses, run_model, too_short_clips, uniform_losses
 from ._task import Batch, Loss, Task
 
 __all__ = ["TASK", "Hybrid"]
@@ -30,7 +30,7 @@ IGNORED = -100
 class _Answer(NamedTuple):
     """What a model says of a batch, the decoder's part of its loss, and how many tokens the decoder got right."""
 
-    said: Spoken
+    said: CTCOutput
     ctc: Tensor
     attention: Tensor
     right: Tensor
@@ -52,7 +52,7 @@ class Hybrid(TranscribedTask):
                 hint="ESPnet has <sos/eos> last; <sos> and <eos>, or <s> and </s>, will do.",
             )
         self._start, self._end = self.labels.start, self.labels.end
-        self._symbols = Symbols(self._start, self._end, self.labels.blank)
+        self._symbols = SpecialTokens(self._start, self._end, self.labels.blank)
 
     def notes(self) -> list[str]:
         """Return what there is to say of the data, and what the error rates are of."""
@@ -68,11 +68,11 @@ class Hybrid(TranscribedTask):
         weight = _weight(model)
         total = weight * answer.ctc + (1 - weight) * answer.attention
         parts = {"ctc": answer.ctc.detach(), "attention": answer.attention.detach()}
-        return Loss(total, batch.label_lengths.sum(), parts, too_short(answer.said.lengths, batch).sum())
+        return Loss(total, batch.label_lengths.sum(), parts, too_short_clips(answer.said.lengths, batch).sum())
 
     def _ask(self, model: nn.Module, batch: Batch) -> _Answer:
         previous, wanted = self._taught(batch)
-        said = spoken(model, batch, self.labels, previous, rate=self.settings.features.rate)
+        said = run_model(model, batch, self.labels, previous, rate=self.settings.features.rate)
         if said.decoder is None:
             raise ConfigError("the model has no decoder.", hint="Use the task ctc.")
         ctc = ctc_losses(said.log_probs, said.lengths, batch, self.labels.blank).sum()
@@ -96,7 +96,7 @@ class Hybrid(TranscribedTask):
     @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
         """Return the loss per label of a model to which all tokens are alike."""
-        said = spoken(model, batch, self.labels, self._taught(batch)[0], rate=self.settings.features.rate)
+        said = run_model(model, batch, self.labels, self._taught(batch)[0], rate=self.settings.features.rate)
         weight, labels = _weight(model), int(batch.label_lengths.sum())
         ctc = float(uniform_losses(said, batch, self.labels.blank).sum())
         attention = (labels + len(batch.labels)) * math.log(len(self.labels))
@@ -105,14 +105,14 @@ class Hybrid(TranscribedTask):
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return loss per label, error rates of what is decoded, and the taught decoder's accuracy."""
-        rates, weight = Rates(self.labels), _weight(model)
+        rates, weight = ErrorRates(self.labels), _weight(model)
         total, items, right, asked, short = 0.0, 0, 0, 0, 0
         for batch in batches:
             answer = self._ask(model, batch)
             total += float(weight * answer.ctc + (1 - weight) * answer.attention)
             items += int(batch.label_lengths.sum())
             right, asked = right + int(answer.right), asked + int(answer.asked)
-            short += int(too_short(answer.said.lengths, batch).sum())
+            short += int(too_short_clips(answer.said.lengths, batch).sum())
             rates.add(answer.said, batch, self._read(model, batch, answer.said.log_probs))
         return {
             "loss": total / max(items, 1), **rates.figures(), "accuracy": right / max(asked, 1),
@@ -123,9 +123,9 @@ class Hybrid(TranscribedTask):
         """Return the tokens that are read off each clip; None where CTC alone is asked."""
         if self.settings.decoding == "ctc":
             return None
-        decoder = decoder_of(model)
+        decoder = decoder_in(model)
         if self.settings.decoding == "attention":
-            return greedy(decoder, batch, self._symbols)
+            return greedy_search(decoder, batch, self._symbols)
         return beam_search(
             decoder, batch, log_probs, self._symbols, weight=_weight(model), beam=self.settings.beam
         )  # fmt: skip

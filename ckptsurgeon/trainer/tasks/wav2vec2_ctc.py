@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ..audio.clip import Clip
 from ..config.settings import Settings
-from ._spoken import Spoken, check_outputs
+from ._spoken import CTCOutput, check_outputs
 from ._task import Batch, Task
-from ._waves import Hearing, check_features, normalised
+from ._waves import ConvFrontend, check_features, normalise_wave
 from .ctc import CTC
 
 __all__ = ["TASK", "Wav2Vec2CTC"]
@@ -28,7 +28,7 @@ class Wav2Vec2CTC(CTC):
     def __init__(self, settings: Settings, tokens: Sequence[str]) -> None:
         super().__init__(settings, tokens)
         check_features(settings)
-        self._hearing: Hearing | None = None
+        self._hearing: ConvFrontend | None = None
 
     def meet(self, model: nn.Module) -> None:
         """Learn from the model how it hears."""
@@ -37,7 +37,7 @@ class Wav2Vec2CTC(CTC):
                 f"the task wav2vec2_ctc trains a model with a CTC head, and this is {type(model).__name__}.",
                 hint="Name the class: model: {transformers: config.json, architecture: Wav2Vec2ForCTC}.",
             )
-        self._hearing = Hearing(model)
+        self._hearing = ConvFrontend(model)
 
     def fits(self, clip: Clip) -> bool:
         """Return whether there are frames enough for CTC to spell the transcript."""
@@ -48,15 +48,15 @@ class Wav2Vec2CTC(CTC):
     def example(self, clip: Clip) -> dict[str, Any]:
         """Return the wave and the label of a clip."""
         made = super().example(clip)
-        return {**made, "input": normalised(made["input"])}
+        return {**made, "input": normalise_wave(made["input"])}
 
-    def said(self, model: nn.Module, batch: Batch) -> Spoken:
+    def said(self, model: nn.Module, batch: Batch) -> CTCOutput:
         """Return what a model says of a batch."""
         assert self._hearing is not None
         mask = self._hearing.attention_mask(batch.inputs, batch.lengths)
         scores: Tensor = model(batch.inputs, **({} if mask is None else {"attention_mask": mask})).logits
         check_outputs(scores, self.labels)
-        return Spoken(scores.float().log_softmax(-1), self._hearing.frames(batch.lengths), None)
+        return CTCOutput(scores.float().log_softmax(-1), self._hearing.frames(batch.lengths), None)
 
 
 TASK: type[Task] = Wav2Vec2CTC

@@ -21,11 +21,11 @@ from ...util.text import escape, percent
 from ..audio.clip import Clip
 from ..config.settings import Settings
 from ..data.split import Split
-from ._contrastive import Contrast, contrast, quantise
+from ._contrastive import ContrastiveSums, contrastive_sums, quantise
 from ._masking import masked_frames, most_masked, negatives_of
 from ._sounds import SoundTask
 from ._task import Batch, Loss, Task
-from ._waves import Hearing, check_features, normalised
+from ._waves import ConvFrontend, check_features, normalise_wave
 
 __all__ = ["TASK", "Wav2Vec2Pretraining"]
 
@@ -51,7 +51,7 @@ class Wav2Vec2Pretraining(SoundTask):
         super().__init__(settings, tokens)
         check_features(settings)
         self.asked = settings.pretrain
-        self._hearing: Hearing | None = None
+        self._hearing: ConvFrontend | None = None
 
     def meet(self, model: Any) -> None:
         """Learn from the model how it hears, and what its configuration says of masks and negatives."""
@@ -60,7 +60,7 @@ class Wav2Vec2Pretraining(SoundTask):
                 f"the task wav2vec2_pretrain trains a model with a quantizer, and this is {type(model).__name__}.",
                 hint="Name the class: model: {transformers: config.json, architecture: Wav2Vec2ForPreTraining}.",
             )
-        self._hearing, config, asked = Hearing(model), model.config, self.asked
+        self._hearing, config, asked = ConvFrontend(model), model.config, self.asked
         if self._hearing.has_adapter or not hasattr(model.base_model, "masked_spec_embed"):
             why = "adapter layers (add_adapter)" if self._hearing.has_adapter else "no vector for masked frames"
             raise ConfigError(
@@ -77,7 +77,7 @@ class Wav2Vec2Pretraining(SoundTask):
         self.entries: int = config.num_codevector_groups * config.num_codevectors_per_group
 
     @property
-    def hearing(self) -> Hearing:
+    def hearing(self) -> ConvFrontend:
         """How the model hears; it was met."""
         assert self._hearing is not None
         return self._hearing
@@ -120,7 +120,7 @@ class Wav2Vec2Pretraining(SoundTask):
             self.hearing.frames(size), self.share, self.length, fewest=self.fewest, chance=chance
         )  # fmt: skip
         return {
-            "input": normalised(wave[begin : begin + size]),
+            "input": normalise_wave(wave[begin : begin + size]),
             "label": torch.from_numpy(masked),
             "negatives": torch.from_numpy(negatives_of(len(masked), self.negatives, chance)),
             "seconds": size / self.settings.features.rate,
@@ -158,7 +158,7 @@ class Wav2Vec2Pretraining(SoundTask):
         total = found.loss + self.weight * diversity
         return Loss(total, found.frames, {name: part.detach() for name, part in parts.items()})
 
-    def _answers(self, model: Any, batch: Batch) -> tuple[Contrast, Tensor]:
+    def _answers(self, model: Any, batch: Batch) -> tuple[ContrastiveSums, Tensor]:
         """Return what the model tells apart, and how much of its codebook it uses."""
         body, hearing = model.base_model, self.hearing
         features = _heard(body, batch.inputs)
@@ -175,7 +175,7 @@ class Wav2Vec2Pretraining(SoundTask):
         quantised = quantise(model.quantizer, model.dropout_features(_at(features, batch.labels)), valid)
         targets = model.project_q(quantised.vectors.to(model.project_q.weight.dtype))
         negatives = batch.extras["negatives"]
-        found = contrast(predicted, targets, quantised.codes, negatives, valid, temperature=self.kappa)
+        found = contrastive_sums(predicted, targets, quantised.codes, negatives, valid, temperature=self.kappa)
         return found, quantised.perplexity
 
     @torch.no_grad()
