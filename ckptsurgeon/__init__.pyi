@@ -60,6 +60,6 @@ from .storage.fetch.origin import FetchConfig as FetchConfig
 from .storage.fetch.record import Fetched as Fetched
 from .tensors.info import TensorInfo as TensorInfo
 from .trainer.run.result import Trained as Trained
-from .trainer.run.training import train as train
+from .trainer.run.train import train as train
 
 __version__: str

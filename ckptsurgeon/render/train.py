@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from ..trainer.checks._check import Check
+from ..trainer.checks.check import Check
 from ..trainer.run.result import Controls, Trained
 from ..util.text import count, escape, percent
 from .columns import Columns, Hanging, Spread, next_view

@@ -24,7 +24,7 @@ from ckptsurgeon.planning.plan.rows import Row, Rows
 from ckptsurgeon.planning.recipe_text import parse_recipe
 from ckptsurgeon.render.plan import plan_lines, plan_view, rows_said
 from ckptsurgeon.storage.read.uri import open_source
-from ckptsurgeon.trainer.checks._check import PASS, Check
+from ckptsurgeon.trainer.checks.check import PASS, Check
 
 MANY = 1000
 WIDTH, LINES = 80, 10

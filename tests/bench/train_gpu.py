@@ -52,7 +52,7 @@ def ours(options: argparse.Namespace, precision: str) -> tuple[Callable[[int], N
 
     from ckptsurgeon.trainer.folder.run_folder import RunFolder
     from ckptsurgeon.trainer.job.assembly import build_job
-    from ckptsurgeon.trainer.loop.loop import TrainingLoop
+    from ckptsurgeon.trainer.loop import TrainingLoop
 
     fields, size, seconds = size_of(options)
     Path("net.json").write_text(json.dumps(fields))
@@ -110,8 +110,8 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from ckptsurgeon.trainer.config.settings import Settings
-    from ckptsurgeon.trainer.optim.flops import FlopCounter, peak_flops
     from ckptsurgeon.trainer.system.device import peak_bytes
+    from ckptsurgeon.trainer.system.flops import FlopCounter, peak_flops
 
     torch.set_num_threads(1)
     device, precision = torch.device(options.device), ARMS[options.arm]

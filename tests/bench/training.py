@@ -22,7 +22,7 @@ STEPS, FIRST = {steps}, 5  # the first steps are not measured: one counts operat
 made = toy.loop(
     model={{"hidden": 256}}, folder="run", steps=STEPS, batch_size=64, evaluate_every=2 * STEPS, save_every=2 * STEPS
 )
-batches = [batch for epoch in range(STEPS // 4) for batch in made.job.work.train.read(0, epoch)]
+batches = [batch for epoch in range(STEPS // 4) for batch in made.job.train.read(0, epoch)]
 
 class Ready:
     def size(self, epoch):
@@ -41,7 +41,7 @@ made.run(until=STEPS - 1)
 """
 
 BARE = """
-model, task = made.model, made.job.work.task
+model, task = made.model, made.job.task
 model.train()
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
 schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / STEPS)
@@ -62,7 +62,7 @@ import torch
 torch.set_num_threads(1)
 os.chdir(tempfile.mkdtemp())
 from ckptsurgeon.trainer.job.assembly import build_job
-from ckptsurgeon.trainer.loop.loop import TrainingLoop
+from ckptsurgeon.trainer.loop import TrainingLoop
 from ckptsurgeon.trainer.speech.demo import demo_data
 demo_data("speech", ["en"], n=640)
 job = build_job("speech/en.yaml", sets=("steps=21", "warmup=0", "evaluate_every=99"), device="cpu")
@@ -71,9 +71,9 @@ loop.run(until=1)
 """
 
 LOADED = """
-batches = list(job.work.train.read(0, 0))
+batches = list(job.train.read(0, 0))
 began = time.perf_counter()
-batches = list(job.work.train.read(0, 1))
+batches = list(job.train.read(0, 1))
 """
 
 STEPPED = """

@@ -83,7 +83,7 @@ def test_modules_of_an_adapter_that_are_left_out_count_too(ckpt: Run) -> None:
 
 @pytest.mark.parametrize("settings", [{"freeze": ["*.weight"]}, {"lr_scale": {"*.weight": 0.5}}])
 def test_what_a_configuration_freezes_counts_too(settings: dict[str, Any]) -> None:
-    toy_notes = toy.job(**settings).work.notes
+    toy_notes = toy.job(**settings).notes
     assert f"train.{next(iter(settings))} *.weight matches 1 key; **.*.weight would match 4" in toy_notes
 
 

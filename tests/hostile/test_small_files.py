@@ -248,9 +248,9 @@ MAY_OPEN = {
     "util/lazy.py": "the stub of the façade, beside it",
     "trainer/data/cache.py": "a map of a file that was opened and found to be whole",
     "trainer/data/inputs.py": "pieces of the cache",
-    "trainer/audio/sound.py": "sound, once it is known to be a regular file",
-    "trainer/folder/locking.py": "the lock, which is written",
-    "trainer/loop/log.py": "the log, which is written",
+    "trainer/data/sound.py": "sound, once it is known to be a regular file",
+    "trainer/folder/run_lock.py": "the lock, which is written",
+    "trainer/log.py": "the log, which is written",
     "trainer/folder/run_folder.py": "the state of a run, by torch's reader of plain data",
     "trainer/speech/demo.py": "what is written",
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ckptsurgeon.trainer.checks._check import Check
+from ckptsurgeon.trainer.checks.check import Check
 
 from .toy import init, source
 
@@ -27,8 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the checks that train again or start a process, and without TensorBoard's import."""
-    from ckptsurgeon.trainer.loop.log import TrainingLog
-    from ckptsurgeon.trainer.run import running
+    from ckptsurgeon.trainer.log import TrainingLog
+    from ckptsurgeon.trainer.run import run_job as running
 
     monkeypatch.setattr(running, "checks_after", lambda *args, **options: [Check("cheap", "NOT RUN", "a test")])
     real = TrainingLog.__init__
@@ -45,12 +45,12 @@ def _reopened_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """Let this process say what another would of saved weights, where a test does not ask for ``another_process``."""
     if "another_process" not in request.fixturenames:
         here = SimpleNamespace(run=_again, TimeoutExpired=subprocess.TimeoutExpired)
-        monkeypatch.setattr("ckptsurgeon.trainer.checks.reopened.subprocess", here)
+        monkeypatch.setattr("ckptsurgeon.trainer.checks.reload.subprocess", here)
 
 
 def _again(command: list[str], *, input: str, cwd: str | None, **_: Any) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m ckptsurgeon.trainer.checks._reload_check``, and leave the random state as it was."""
-    from ckptsurgeon.trainer.checks import _reload_check as again
+    """Run ``python -m ckptsurgeon.trainer.checks.reload``, and leave the random state as it was."""
+    from ckptsurgeon.trainer.checks import reload as again
     from ckptsurgeon.trainer.system.random_state import preserve_random_state
 
     assert command == [sys.executable, "-m", again.__name__]

@@ -12,31 +12,27 @@ import torch
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks._all import checks_before, checks_during
-from ckptsurgeon.trainer.checks._check import FAIL, NOT_RUN, PASS, WARN, Check
-from ckptsurgeon.trainer.checks._distance import MAX_Z, z_score
 from ckptsurgeon.trainer.checks.activations import LayerActivations, activation_scale, dead_units
-from ckptsurgeon.trainer.checks.blanks import blank_share, clips_long_enough
-from ckptsurgeon.trainer.checks.drawn import initialised_tensors
+from ckptsurgeon.trainer.checks.check import FAIL, NOT_RUN, PASS, WARN, Check
+from ckptsurgeon.trainer.checks.figures import blank_share, clips_long_enough, overfits_one_batch
 from ckptsurgeon.trainer.checks.finite import finite_figures, finite_tensors
-from ckptsurgeon.trainer.checks.first_loss import first_loss
-from ckptsurgeon.trainer.checks.gradient import gradient_norm
 from ckptsurgeon.trainer.checks.independence import batch_independence
-from ckptsurgeon.trainer.checks.knowledge import knowledge_moved, verdict_of
-from ckptsurgeon.trainer.checks.loaded import ties_kept
-from ckptsurgeon.trainer.checks.moved import trained_tensors_moved, update_sizes
-from ckptsurgeon.trainer.checks.overfit import overfits_one_batch
-from ckptsurgeon.trainer.checks.reopened import SavedWeights, reload_in_new_process
-from ckptsurgeon.trainer.checks.resumed import resume_is_exact
+from ckptsurgeon.trainer.checks.initial_weights import MAX_Z, initialised_tensors, ties_kept, z_score
+from ckptsurgeon.trainer.checks.loss import first_loss
+from ckptsurgeon.trainer.checks.reload import SavedWeights, reload_in_new_process
+from ckptsurgeon.trainer.checks.resume import resume_is_exact
+from ckptsurgeon.trainer.checks.suite import checks_before, checks_during
+from ckptsurgeon.trainer.checks.updates import gradient_norm, trained_tensors_moved, update_sizes
+from ckptsurgeon.trainer.data.source import first_batch
+from ckptsurgeon.trainer.evaluation import loss_per_item
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
-from ckptsurgeon.trainer.job.init import read_init
-from ckptsurgeon.trainer.job.job import Job, initialise, state_tensors
-from ckptsurgeon.trainer.job.source import first_batch
-from ckptsurgeon.trainer.loop.evaluating import loss_per_item
-from ckptsurgeon.trainer.loop.run_progress import RunProgress
+from ckptsurgeon.trainer.job.init_checkpoint import read_init
+from ckptsurgeon.trainer.job.job import Job
 from ckptsurgeon.trainer.run import controls
-from ckptsurgeon.trainer.run.controls import permute, run_controls
+from ckptsurgeon.trainer.run.controls import knowledge_moved, permute, run_controls, verdict_of
 from ckptsurgeon.trainer.run.result import Arm, Controls
+from ckptsurgeon.trainer.state.model_tensors import initialise, state_tensors
+from ckptsurgeon.trainer.state.run_progress import RunProgress
 
 from . import toy
 
@@ -165,10 +161,10 @@ def test_a_first_loss_far_from_uniform_warns_and_one_that_is_not_finite_fails() 
 def test_a_first_loss_may_be_a_quarter_off_either_way(share: float, status: str, says: str) -> None:
     job = toy.job()
     model, _ = job.model()
-    batch = first_batch(job.work.train, 0)
-    loss = loss_per_item(model, job.work.task, [batch], settings=job.settings)
-    job.work.task.uniform_loss = lambda model, batch: loss / share  # type: ignore[method-assign]
-    found = first_loss(model, job.work.task, batch, settings=job.settings, drawn=True)
+    batch = first_batch(job.train, 0)
+    loss = loss_per_item(model, job.task, [batch], settings=job.settings)
+    job.task.uniform_loss = lambda model, batch: loss / share  # type: ignore[method-assign]
+    found = first_loss(model, job.task, batch, settings=job.settings, drawn=True)
     assert found.status == status, found
     assert found.says.endswith(f"({says})")
 
@@ -244,14 +240,14 @@ def test_a_model_that_looks_at_padding_alone_fails() -> None:
     model, _ = job.model()
     forward = model.forward
     model.forward = lambda x, lengths: forward(x, lengths) * (1 + 0.1 * x.shape[1])  # type: ignore[method-assign]
-    found = batch_independence(model, job.work.task, first_batch(job.work.train, 0), settings=job.settings)
+    found = batch_independence(model, job.task, first_batch(job.train, 0), settings=job.settings)
     assert found.status == FAIL
     assert "with more padding" in found.says
 
 
 def test_a_model_of_one_input_size_is_held_against_its_batch_alone() -> None:
     job = toy.job()
-    batch = first_batch(job.work.train, 0)
+    batch = first_batch(job.train, 0)
     for leaky, status in ((False, PASS), (True, FAIL)):
         model, _ = toy.job(model={"leaky": leaky}).model()
         forward = model.forward
@@ -262,7 +258,7 @@ def test_a_model_of_one_input_size_is_held_against_its_batch_alone() -> None:
             return forward(x, lengths)
 
         model.forward = fixed  # type: ignore[method-assign]
-        found = batch_independence(model, job.work.task, batch, settings=job.settings)
+        found = batch_independence(model, job.task, batch, settings=job.settings)
         assert found.status == status, found
         assert ("does not take longer inputs: IndexError: no place 12" in found.says) == (status == PASS)
 
@@ -361,9 +357,9 @@ def test_a_band_that_a_task_names_warns() -> None:
     loop = toy.loop(clip=None)
     loop.run(until=2)
     mean = loop.standing.norms["sum"] / 2
-    loop.job.work.task.gradient_band = (mean * 1.1, 99.0)  # type: ignore[attr-defined]
+    loop.job.task.gradient_band = (mean * 1.1, 99.0)  # type: ignore[attr-defined]
     assert "healthy runs of this task have" in during(loop)["gradient norm"].says
-    loop.job.work.task.gradient_band = (mean * 0.9, 99.0)  # type: ignore[attr-defined]
+    loop.job.task.gradient_band = (mean * 0.9, 99.0)  # type: ignore[attr-defined]
     assert during(loop)["gradient norm"].status == PASS
 
 
@@ -425,7 +421,7 @@ def test_what_cannot_be_learned_by_heart_fails() -> None:
 def test_a_resume_that_drifts_fails() -> None:
     job = toy.job()
     assert resume_is_exact(job, step_s=0.01).status == PASS
-    drifting = replace(job, work=replace(job.work, train=Forgetful(job.work.train)))
+    drifting = replace(job, train=Forgetful(job.train))
     found = resume_is_exact(drifting, step_s=0.01)
     assert found.status == FAIL
     assert "after 2 + 2 steps" in found.says
@@ -449,7 +445,7 @@ class Forgetful:
 def test_a_saved_file_that_another_process_reads_otherwise_fails() -> None:
     loop = toy.loop(folder="run", save_every=4)
     loop.run(until=4)
-    loss = loss_per_item(loop.model, loop.job.work.task, [first_batch(loop.job.work.train, 0)], settings=loop.settings)
+    loss = loss_per_item(loop.model, loop.job.task, [first_batch(loop.job.train, 0)], settings=loop.settings)
     last = SavedWeights("last", "run/last/model.safetensors", loss * 1.001)
     best = SavedWeights("best", "run/best.safetensors", loop.standing.best_loss or 0, dev=True)
     Path("no.safetensors").write_bytes(b"")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.folder.locking import RunLock
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
-from ckptsurgeon.trainer.run import claim
+from ckptsurgeon.trainer.folder.run_lock import RunLock
+from ckptsurgeon.trainer.run import start as claim
 
 from . import toy
 

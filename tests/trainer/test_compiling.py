@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks.resumed import all_tensors, resume_is_exact
+from ckptsurgeon.trainer.checks.resume import all_tensors, resume_is_exact
 from ckptsurgeon.trainer.config.section import parse_settings
-from ckptsurgeon.trainer.job import compiling
 from ckptsurgeon.trainer.job.assembly import build_job
-from ckptsurgeon.trainer.job.compiling import compile_notes, compiled_loss, has_one_shape
-from ckptsurgeon.trainer.loop.loop import TrainingLoop
+from ckptsurgeon.trainer.loop import TrainingLoop
+from ckptsurgeon.trainer.system import compiling
+from ckptsurgeon.trainer.system.compiling import compile_notes, compiled_loss, has_one_shape
 
 from . import toy
 from .waves import LAYER_NORM, SMALL, model_of, write

@@ -16,7 +16,7 @@ import soundfile
 import yaml
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks._check import Check
+from ckptsurgeon.trainer.checks.check import Check
 
 from . import toy
 from .sounds import RATE, corpus
@@ -34,7 +34,7 @@ def sounds() -> None:
 
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.trainer.run import running
+    from ckptsurgeon.trainer.run import run_job as running
 
     monkeypatch.setattr(running, "checks_after", lambda *args, **options: [Check("cheap", "NOT RUN", "a test")])
 
@@ -245,8 +245,7 @@ def test_a_run_that_diverged_fails(ckpt: Run) -> None:
 
 def test_controls_say_where_nothing_was_learned(init: str) -> None:
     """What stands on the plateau on which it began is no measure of the one that left it."""
-    from ckptsurgeon.trainer.checks.knowledge import knowledge_moved
-    from ckptsurgeon.trainer.run.controls import run_controls
+    from ckptsurgeon.trainer.run.controls import knowledge_moved, run_controls
 
     made = toy.job(init, steps=2, warmup=0, lr=1e-7, model={"dropout": 0})
     found = run_controls(made, seeds=1)
@@ -263,7 +262,7 @@ def test_controls_say_where_nothing_was_learned(init: str) -> None:
 def test_the_picture_marks_the_best_and_a_single_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.axes import Axes
 
-    from ckptsurgeon.trainer.folder.curves import curves_png
+    from ckptsurgeon.trainer.run.records import curves_png
 
     drawn: list[Any] = []
     real = Axes.plot

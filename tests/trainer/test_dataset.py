@@ -12,10 +12,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from ckptsurgeon.trainer.checks import _all as checking
-from ckptsurgeon.trainer.checks._check import Check
+from ckptsurgeon.trainer.checks import suite as checking
+from ckptsurgeon.trainer.checks.check import Check
+from ckptsurgeon.trainer.data.source import BatchStream
 from ckptsurgeon.trainer.job.assembly import build_job
-from ckptsurgeon.trainer.job.source import BatchStream
 from ckptsurgeon.trainer.system.random_state import random_state, seed_all
 
 Run = Callable[..., Any]
@@ -176,7 +176,7 @@ def test_a_target_may_be_set_where_a_run_is_started(ckpt: Run) -> None:
 
 def batches(workers: int, seed: int, number: int = 9, begin: Any = (0, 0)) -> list[Tensor]:
     job = build_job(configuration(workers, train="my_data.py:drawn"), sets=[f"seed={seed}"], device="cpu")
-    stream = BatchStream(job.work.train, seed, begin)
+    stream = BatchStream(job.train, seed, begin)
     return [next(stream).inputs for _ in range(number)]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ckptsurgeon.trainer.checks._all import checks_after, checks_before, checks_during
+from ckptsurgeon.trainer.checks.suite import checks_after, checks_before, checks_during
 from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.config.settings import Data, Features, Pretrain, Settings
 
@@ -71,8 +71,8 @@ def test_the_example_is_understood() -> None:
 
 
 def test_every_check_is_explained(monkeypatch: Any) -> None:
-    from ckptsurgeon.trainer.checks import _all as checking
-    from ckptsurgeon.trainer.checks._check import Check
+    from ckptsurgeon.trainer.checks import suite as checking
+    from ckptsurgeon.trainer.checks.check import Check
 
     monkeypatch.setattr(
         checking,

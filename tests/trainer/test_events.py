@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.loop.events import TensorBoardLog
+from ckptsurgeon.trainer.log import TensorBoardLog
 
 pytest.importorskip("tensorboard")
 
 FULL = """
 import resource, signal, sys
-from ckptsurgeon.trainer.loop.events import TensorBoardLog
+from ckptsurgeon.trainer.log import TensorBoardLog
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 events = TensorBoardLog("events", 0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks._check import FAIL, NOT_RUN, PASS, WARN, Check
-from ckptsurgeon.trainer.checks._fall import loss_drop
-from ckptsurgeon.trainer.checks.diverged import loss_fell
-from ckptsurgeon.trainer.checks.gradient import gradient_norm
-from ckptsurgeon.trainer.checks.overfit import overfits_one_batch
-from ckptsurgeon.trainer.checks.reopened import SavedWeights, _same
-from ckptsurgeon.trainer.loop.run_progress import RunProgress
+from ckptsurgeon.trainer.checks.check import FAIL, NOT_RUN, PASS, WARN, Check
+from ckptsurgeon.trainer.checks.figures import overfits_one_batch
+from ckptsurgeon.trainer.checks.loss import loss_drop, loss_fell
+from ckptsurgeon.trainer.checks.reload import SavedWeights, _same
+from ckptsurgeon.trainer.checks.updates import gradient_norm
+from ckptsurgeon.trainer.state.run_progress import RunProgress
 from ckptsurgeon.trainer.tasks._task import Task
 
 from . import toy
@@ -167,7 +166,7 @@ def test_a_norm_beside_its_band_is_printed_beside_it() -> None:
         gradient_band = (1.0, 10.0)
 
     loop = toy.loop()
-    loop.job.work.task.gradient_band = Banded.gradient_band  # type: ignore[attr-defined]
+    loop.job.task.gradient_band = Banded.gradient_band  # type: ignore[attr-defined]
     loop.standing = RunProgress(norms={"steps": 4, "clipped": 0, "largest": 10.04, "sum": 40.04})
     found = gradient_norm(loop)
     assert (found.status, found.says.partition(",")[0]) == (WARN, "mean 10.01")

@@ -12,10 +12,9 @@ import soundfile
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.audio.clip import Clip
-from ckptsurgeon.trainer.audio.features import Extractor
-from ckptsurgeon.trainer.audio.sound import read_sound
 from ckptsurgeon.trainer.config.settings import Features
+from ckptsurgeon.trainer.data.features import Extractor
+from ckptsurgeon.trainer.data.sound import Clip, read_sound
 from ckptsurgeon.trainer.models._layers import LogMel
 
 from .sounds import CLIPS, tone

@@ -17,7 +17,7 @@ import yaml
 import ckptsurgeon as cs
 from ckptsurgeon.cli.sink import Sink
 from ckptsurgeon.cli.training import watching
-from ckptsurgeon.trainer.checks._check import Check
+from ckptsurgeon.trainer.checks.check import Check
 
 from .sounds import corpus
 
@@ -30,7 +30,7 @@ TRAIN = {"task": "ctc", "steps": 2, "batch_size": 4, "features": {"size": 10, "s
 @pytest.fixture(autouse=True)
 def files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve tones, in groups of four; without the checks that train again or start a process."""
-    from ckptsurgeon.trainer.run import running
+    from ckptsurgeon.trainer.run import run_job as running
 
     monkeypatch.setattr(running, "checks_after", lambda *args, **options: [Check("left out", "NOT RUN", "")])
     monkeypatch.setattr("ckptsurgeon.trainer.data.cache.MOST_CLIPS", 4)

@@ -11,7 +11,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.config.settings import Settings
-from ckptsurgeon.trainer.system.fitting import explain_out_of_memory
+from ckptsurgeon.trainer.system.device import explain_out_of_memory
 from ckptsurgeon.trainer.tasks.wav2vec2_pretrain import Wav2Vec2Pretraining
 
 from . import toy

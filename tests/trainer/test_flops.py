@@ -8,10 +8,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ckptsurgeon.trainer.config.settings import Settings
-from ckptsurgeon.trainer.loop.log import log_rows, read_log
-from ckptsurgeon.trainer.loop.stepping import StepResult
-from ckptsurgeon.trainer.optim.flops import FlopCounter, peak_flops, peak_of
-from ckptsurgeon.trainer.tasks._masking import most_masked
+from ckptsurgeon.trainer.log import log_rows, read_log
+from ckptsurgeon.trainer.step import StepResult
+from ckptsurgeon.trainer.system.flops import FlopCounter, peak_flops, peak_of
+from ckptsurgeon.trainer.tasks._contrastive import most_masked
 from ckptsurgeon.trainer.tasks._task import Batch
 
 from . import toy

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.job.job import state_tensors
-from ckptsurgeon.trainer.optim.digests import digests
-from ckptsurgeon.trainer.optim.freezing import FreezeSchedule
+from ckptsurgeon.trainer.state.freezing import FreezeSchedule
+from ckptsurgeon.trainer.state.model_tensors import digests, state_tensors
 
 from . import toy
 

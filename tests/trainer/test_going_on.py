@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import ConfigError
-from ckptsurgeon.trainer.checks import _all as checking
-from ckptsurgeon.trainer.checks._check import Check
+from ckptsurgeon.trainer.checks import suite as checking
+from ckptsurgeon.trainer.checks.check import Check
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
-from ckptsurgeon.trainer.run import running
+from ckptsurgeon.trainer.run import run_job as running
 from ckptsurgeon.trainer.run.lineage import FREE, check_unchanged, lineage_of
-from ckptsurgeon.trainer.run.report import read_report
+from ckptsurgeon.trainer.run.records import read_report
 
 from . import toy
 from .sounds import corpus
@@ -293,7 +293,7 @@ def test_a_fresh_process_computes_as_the_run_does(monkeypatch: pytest.MonkeyPatc
     """Threads and determinism are the settings', there too."""
     import io
 
-    from ckptsurgeon.trainer.checks import _reload_check as again
+    from ckptsurgeon.trainer.checks import reload as again
 
     loop = toy.loop(folder="run", threads=2, deterministic=True)
     loop.run(until=4)

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from ckptsurgeon.trainer.checks.resumed import all_tensors
+from ckptsurgeon.trainer.checks.resume import all_tensors
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
-from ckptsurgeon.trainer.loop.loop import TrainingLoop
+from ckptsurgeon.trainer.loop import TrainingLoop
 
 from .waves import MINIATURE, write
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
-from ckptsurgeon.trainer.optim.weights import safetensors_bytes
+from ckptsurgeon.trainer.state.model_tensors import safetensors_bytes
 
 from . import toy
 

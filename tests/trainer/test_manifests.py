@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.audio.clip import Clip
+from ckptsurgeon.trainer.data.sound import Clip
 from ckptsurgeon.trainer.manifests.read import read_manifests
 from ckptsurgeon.util.registry import discover
 

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import torch
 
-from ckptsurgeon.trainer.data.order import epoch_batches, padding, sorted_batches
+from ckptsurgeon.trainer.data.loader import epoch_batches, padding, sorted_batches
 
 LENGTHS = [random.Random(i).uniform(0.5, 3.5) for i in range(1600)]
 

@@ -13,10 +13,10 @@ import torch
 import yaml
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.job.job import state_tensors
-from ckptsurgeon.trainer.loop.stepping import gradient_step
+from ckptsurgeon.trainer.data.source import RankBatches, share_batches
 from ckptsurgeon.trainer.parallel.ranks import SINGLE_PROCESS, Ranks, read_torchrun_env
-from ckptsurgeon.trainer.parallel.sharing import RankBatches, share_batches
+from ckptsurgeon.trainer.state.model_tensors import state_tensors
+from ckptsurgeon.trainer.step import gradient_step
 
 from . import toy
 from .sounds import corpus
@@ -25,10 +25,10 @@ from .together import apart, environment, same_bits, together, train, write
 STEP = """
 import json, sys, torch
 from ckptsurgeon.trainer.job.assembly import build_job
-from ckptsurgeon.trainer.job.job import state_tensors
-from ckptsurgeon.trainer.loop.loop import TrainingLoop
+from ckptsurgeon.trainer.state.model_tensors import state_tensors
+from ckptsurgeon.trainer.loop import TrainingLoop
 from ckptsurgeon.trainer.parallel.ranks import process_group, read_torchrun_env
-from ckptsurgeon.trainer.loop.stepping import gradient_step
+from ckptsurgeon.trainer.step import gradient_step
 import os
 torch.set_num_threads(1)
 with process_group(read_torchrun_env(os.environ), torch.device("cpu")) as ranks:
@@ -38,9 +38,9 @@ with process_group(read_torchrun_env(os.environ), torch.device("cpu")) as ranks:
     calls = []
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
     loop.spread._wrapped.register_comm_hook(None, lambda state, bucket: (calls.append(1), allreduce_hook(None, bucket))[1])
-    batch = next(loop.job.work.train.read(0, 0))
+    batch = next(loop.job.train.read(0, 0))
     own = [batch.part(0, 3), batch.part(3, 4)] if ranks.is_first else [batch.part(4, 7), batch.part(7, 8)]
-    stepped = gradient_step(loop.spread, loop.job.work.task, own, loop.optimizer, settings=loop.settings)
+    stepped = gradient_step(loop.spread, loop.job.task, own, loop.optimizer, settings=loop.settings)
     torch.save({key: value.detach() for key, value in state_tensors(loop.model).items()}, f"rank{ranks.rank}.pth")
     said = ranks.agreed(ranks.rank)
     print(json.dumps([float(stepped.loss), float(stepped.norm), stepped.clips, said, ranks.told(ranks.rank), len(calls)]))
@@ -56,7 +56,7 @@ def test_a_step_of_two_is_that_of_one_with_all_their_clips_and_gradients_are_add
     loop = toy.loop(**settings)
     before = {key: value.detach().clone() for key, value in state_tensors(loop.model).items()}
     stepped = gradient_step(
-        loop.spread, loop.job.work.task, [next(loop.stream)], loop.optimizer, settings=loop.settings
+        loop.spread, loop.job.task, [next(loop.stream)], loop.optimizer, settings=loop.settings
     )  # fmt: skip
     ended = together(STEP)
     assert [one.code for one in ended] == [0, 0], ended
@@ -304,7 +304,7 @@ def test_an_environment_is_read() -> None:
 
 
 def test_parts_of_a_batch_are_all_of_it() -> None:
-    source = toy.job(batch_size=5).work.train
+    source = toy.job(batch_size=5).train
     assert share_batches(source, SINGLE_PROCESS) is source
     whole = next(iter(source.read(0, 0)))
     parts = [next(iter(RankBatches(source, Ranks(rank, 3)).read(0, 0))) for rank in range(3)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.models.deepspeech import DeepSpeech
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
-from ckptsurgeon.trainer.optim.recomputing import enable_gradient_checkpointing
+from ckptsurgeon.trainer.system.gradient_checkpointing import enable_gradient_checkpointing
 
 from . import toy
 

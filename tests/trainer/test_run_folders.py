@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks._check import Check
+from ckptsurgeon.trainer.checks.check import Check
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 
 from . import toy
@@ -24,7 +24,7 @@ Run = Callable[..., Any]
 
 HOLD = """
 import sys
-from ckptsurgeon.trainer.folder.locking import RunLock
+from ckptsurgeon.trainer.folder.run_lock import RunLock
 RunLock(sys.argv[1]).take()
 print("held", flush=True)
 sys.stdin.read()
@@ -33,7 +33,7 @@ sys.stdin.read()
 
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.trainer.run import running
+    from ckptsurgeon.trainer.run import run_job as running
 
     monkeypatch.setattr(running, "checks_after", lambda *args, **options: [Check("cheap", "NOT RUN", "a test")])
 
@@ -91,7 +91,7 @@ def test_one_process_trains_in_a_folder(ckpt: Run, init: str) -> None:
 
 def test_a_run_that_began_meanwhile_is_not_overwritten(ckpt: Run, init: str) -> None:
     """Both found the folder free; the one that comes second to make it is told so."""
-    from ckptsurgeon.trainer.run import running
+    from ckptsurgeon.trainer.run import run_job as running
 
     checks, entered = running.checks_before, []
 
@@ -244,7 +244,7 @@ def test_a_second_signal_says_what_is_saved(init: str) -> None:
     code = (
         "import os, signal, sys, time\n"
         "from ckptsurgeon.cli import main\n"
-        "from ckptsurgeon.trainer.loop import loop\n"
+        "from ckptsurgeon.trainer import loop\n"
         "real, steps = loop.TrainingLoop._step, []\n"
         "def step(self, *given):\n"
         "    steps.append(1)\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptsurgeon.trainer.config.settings import Settings
-from ckptsurgeon.trainer.optim.schedule import lr_factor
+from ckptsurgeon.trainer.state.optimizer import lr_factor
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])

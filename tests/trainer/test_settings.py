@@ -142,7 +142,7 @@ def test_what_may_be_as_large_as_one_likes_may() -> None:
 
 
 def test_a_layer_that_thaws_after_the_end_is_a_note() -> None:
-    notes = toy.job(freeze={"body": 12, "head": 11}).work.notes
+    notes = toy.job(freeze={"body": 12, "head": 11}).notes
     assert notes == ("train.freeze body: 12 is not below train.steps 12: it is never trained",)
 
 

@@ -96,11 +96,11 @@ LOADED = """
 import os, re, torch
 from ckptsurgeon.storage.read import local
 from ckptsurgeon.trainer.job.assembly import build_job
-from ckptsurgeon.trainer.job.init import read_init
-from ckptsurgeon.trainer.job.job import state_tensors
+from ckptsurgeon.trainer.job.init_checkpoint import read_init
+from ckptsurgeon.trainer.state.model_tensors import state_tensors
 from ckptsurgeon.trainer.parallel.ranks import process_group, read_torchrun_env
 from ckptsurgeon.destinations.torch_module.parts import own_part
-from ckptsurgeon.trainer.parallel.sharding import ShardedModel, build_on_meta
+from ckptsurgeon.trainer.parallel.sharded_model import ShardedModel, build_on_meta
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024

@@ -15,8 +15,8 @@ import soundfile
 
 import ckptsurgeon as cs
 from ckptsurgeon.storage.yaml_text import read_yaml
-from ckptsurgeon.trainer.audio.features import Extractor
 from ckptsurgeon.trainer.config.section import parse_settings
+from ckptsurgeon.trainer.data.features import Extractor
 from ckptsurgeon.trainer.data.split import resolve_paths
 from ckptsurgeon.trainer.manifests.read import read_manifests
 from ckptsurgeon.trainer.speech.demo import demo_data

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks._all import checks_before
-from ckptsurgeon.trainer.job.job import state_tensors
-from ckptsurgeon.trainer.loop.evaluating import evaluate
-from ckptsurgeon.trainer.loop.stepping import gradient_step
+from ckptsurgeon.trainer.checks.suite import checks_before
+from ckptsurgeon.trainer.evaluation import evaluate
+from ckptsurgeon.trainer.state.model_tensors import state_tensors
+from ckptsurgeon.trainer.step import gradient_step
 from ckptsurgeon.trainer.tasks._task import Batch, Loss
 
 from . import toy
@@ -38,7 +38,7 @@ def test_batches_of_other_sizes_add_up_to_one(optimizer: str) -> None:
         loop.model.eval()
         batch = next(loop.stream)
         parts = [part(batch, a, b) for a, b in pairwise(cuts)]
-        stepped = gradient_step(loop.spread, loop.job.work.task, parts, loop.optimizer, settings=loop.settings)
+        stepped = gradient_step(loop.spread, loop.job.task, parts, loop.optimizer, settings=loop.settings)
         made.append(
             (float(stepped.loss), float(stepped.norm), state_tensors(loop.model)["head.weight"].detach().clone())
         )
@@ -55,9 +55,9 @@ def test_the_step_is_that_of_torch() -> None:
     batch = next(loop.stream)
     loop.model.eval()
     twin.model.eval()
-    gradient_step(loop.spread, loop.job.work.task, [batch], loop.optimizer, settings=loop.settings)
+    gradient_step(loop.spread, loop.job.task, [batch], loop.optimizer, settings=loop.settings)
     plain = torch.optim.AdamW(twin.optimizer.parameters, 0.01, (0.9, 0.999), 1e-8, 0.01)
-    loss = twin.job.work.task.loss(twin.model, batch)
+    loss = twin.job.task.loss(twin.model, batch)
     (loss.total / loss.items).backward()
     torch.nn.utils.clip_grad_norm_(twin.optimizer.parameters, 0.1)
     plain.step()
@@ -90,7 +90,7 @@ def test_a_clip_with_inf_changes_no_buffer(replaced: bool) -> None:
     loop.run(until=2)
     norm = loop.model.body["norm"]  # type: ignore[index]
     old = {name: buffer.clone() for name, buffer in norm.named_buffers()}
-    task = loop.job.work.task
+    task = loop.job.task
     sound, forward = task.loss, norm.forward
 
     def replacing(x: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def test_the_model_computes_in_the_precision_that_is_asked_for(precision: str, d
 def test_either_of_loss_and_gradient_that_is_not_finite_skips_the_step(what: str) -> None:
     loop = toy.loop()
     before = {key: value.detach().clone() for key, value in state_tensors(loop.model).items()}
-    sound = loop.job.work.task.loss
+    sound = loop.job.task.loss
 
     def spoiled(model: nn.Module, batch: Batch) -> Loss:
         found = sound(model, batch)
@@ -158,9 +158,9 @@ def test_either_of_loss_and_gradient_that_is_not_finite_skips_the_step(what: str
         total.register_hook(lambda gradient: gradient * math.nan)
         return replace(found, total=total)
 
-    loop.job.work.task.loss = spoiled  # type: ignore[method-assign]
+    loop.job.task.loss = spoiled  # type: ignore[method-assign]
     stepped = gradient_step(
-        loop.spread, loop.job.work.task, [next(loop.stream)], loop.optimizer, settings=loop.settings
+        loop.spread, loop.job.task, [next(loop.stream)], loop.optimizer, settings=loop.settings
     )  # fmt: skip
     assert (math.isfinite(float(stepped.loss)), math.isfinite(float(stepped.norm))) == (what != "loss", what == "loss")
     assert bool(stepped.bad)
@@ -175,8 +175,8 @@ def test_sgd_has_the_first_of_betas_as_momentum() -> None:
     twin.model.eval()
     for _ in range(3):
         batch = next(loop.stream)
-        gradient_step(loop.spread, loop.job.work.task, [batch], loop.optimizer, settings=loop.settings)
-        loss = twin.job.work.task.loss(twin.model, batch)
+        gradient_step(loop.spread, loop.job.task, [batch], loop.optimizer, settings=loop.settings)
+        loss = twin.job.task.loss(twin.model, batch)
         plain.zero_grad()
         (loss.total / loss.items).backward()
         plain.step()
@@ -206,10 +206,10 @@ def test_the_average_follows_each_step_by_its_decay_and_is_what_is_evaluated() -
         loop.run(until=until)
         wanted = 0.9 * wanted + 0.1 * state_tensors(loop.model)[KEY].detach()
         torch.testing.assert_close(loop.average.tensors[KEY], wanted)
-    dev = loop.job.work.dev
+    dev = loop.job.dev
     assert dev is not None
     found = [
-        evaluate(loop.model, loop.job.work.task, dev.read(0, 0), settings=loop.settings, average=average)
+        evaluate(loop.model, loop.job.task, dev.read(0, 0), settings=loop.settings, average=average)
         for average in (loop.average, None)
     ]
     assert loop.standing.figures == found[0]
@@ -250,7 +250,7 @@ def test_a_metric_that_the_task_does_not_give_is_an_error_before_the_first_step(
 @pytest.mark.parametrize(("higher", "best"), [((), 1), (("accuracy",), 2)])
 def test_a_figure_that_is_better_when_higher_keeps_the_highest(higher: tuple[str, ...], best: int) -> None:
     loop = toy.loop(metric="accuracy", steps=3, evaluate_every=1, warmup=0)
-    task, figures = loop.job.work.task, iter([0.2, 0.9, 0.5])
+    task, figures = loop.job.task, iter([0.2, 0.9, 0.5])
     task.higher = higher
     task.evaluate = lambda model, batches: {"accuracy": next(figures)}  # type: ignore[method-assign]
     loop.run()

@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
-from ckptsurgeon.trainer.system.stopping import catch_stop_signals
+from ckptsurgeon.trainer.system.signals import catch_stop_signals
 
 from .sounds import corpus
 
@@ -131,7 +131,7 @@ def test_workers_end_with_the_program_that_does_not_tidy_up() -> None:
         import sys
         from ckptsurgeon.trainer.job.assembly import build_job
         job = build_job("x.yaml", device="cpu")
-        kept = iter(job.work.train.read(0, 0))
+        kept = iter(job.train.read(0, 0))
         next(kept)
         sys.kept = kept, job
     """

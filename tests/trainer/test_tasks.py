@@ -14,12 +14,12 @@ import yaml
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks._all import checks_during
-from ckptsurgeon.trainer.checks._check import NOT_RUN, WARN
+from ckptsurgeon.trainer.checks.check import NOT_RUN, WARN
+from ckptsurgeon.trainer.checks.suite import checks_during
 from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.config.settings import Settings
 from ckptsurgeon.trainer.job.assembly import build_job
-from ckptsurgeon.trainer.loop.loop import TrainingLoop
+from ckptsurgeon.trainer.loop import TrainingLoop
 from ckptsurgeon.trainer.models.hybrid_asr import HybridASR
 from ckptsurgeon.trainer.tasks import load_task, task_file
 from ckptsurgeon.trainer.tasks._task import Batch
@@ -282,8 +282,8 @@ def test_clips_that_the_models_subsampling_makes_too_short_are_counted(dev: bool
     section = {"task": "hybrid", "steps": 3, "batch_size": 2, "accumulate": 2, "features": {"kind": "waves"}}
     Path("h.yaml").write_text(yaml.safe_dump({"model": model, "train": {**section, "data": data}}))
     job = build_job("h.yaml", device="cpu")
-    assert job.work.notes[0].startswith("train: 4 clips")
-    assert "left out" not in job.work.notes[0]
+    assert job.notes[0].startswith("train: 4 clips")
+    assert "left out" not in job.notes[0]
     loop = TrainingLoop(job, job.model()[0])
     loop.run()
     assert (loop.standing.too_short, loop.standing.fresh) == (2, 4)

@@ -13,9 +13,9 @@ import pytest
 from safetensors.torch import load_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks._check import Check
-from ckptsurgeon.trainer.loop.evaluating import evaluate
-from ckptsurgeon.trainer.loop.log import read_log
+from ckptsurgeon.trainer.checks.check import Check
+from ckptsurgeon.trainer.evaluation import evaluate
+from ckptsurgeon.trainer.log import read_log
 
 from . import toy
 
@@ -26,7 +26,7 @@ SECTION: dict[str, Any] = {"task": "toy_task.py:WithTest", "steps": 8, "evaluate
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the checks that train again or start a process."""
-    from ckptsurgeon.trainer.run import running
+    from ckptsurgeon.trainer.run import run_job as running
 
     monkeypatch.setattr(running, "checks_after", lambda *args, **options: [Check("cheap", "NOT RUN", "a test")])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no TensorBoard, no matplotlib
@@ -45,8 +45,8 @@ def figures_of(path: str, task: str = "toy_task.py:WithTest") -> dict[str, float
     made = toy.job(**{**SECTION, "task": task})
     model = made.empty_model()
     model.load_state_dict(load_file(path))
-    assert made.work.test is not None
-    return evaluate(model, made.work.task, made.work.test.read(0, 0), settings=made.settings)
+    assert made.test is not None
+    return evaluate(model, made.task, made.test.read(0, 0), settings=made.settings)
 
 
 def test_the_best_weights_are_evaluated_once_and_it_is_told_everywhere(ckpt: Run) -> None:

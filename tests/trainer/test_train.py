@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks._check import Check
+from ckptsurgeon.trainer.checks.check import Check
 from ckptsurgeon.trainer.config.section import parse_settings
-from ckptsurgeon.trainer.run.report import read_report
+from ckptsurgeon.trainer.run.records import read_report
 
 from . import toy
 
@@ -199,7 +199,7 @@ def test_what_is_not_finite_stops_with_exit_1(ckpt: Run, monkeypatch: pytest.Mon
 
 
 def test_one_batch_is_learned_by_heart(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.trainer.checks import _all as checking
+    from ckptsurgeon.trainer.checks import suite as checking
 
     for name in ("resume_is_exact", "reload_in_new_process"):
         monkeypatch.setattr(checking, name, lambda *args, **options: Check("left out", "NOT RUN", ""))
@@ -410,7 +410,7 @@ def test_importing_the_package_loads_no_torch() -> None:
 
 @pytest.mark.usefixtures("cheap")
 def test_the_time_is_that_of_the_whole_command(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.trainer.run import running
+    from ckptsurgeon.trainer.run import run_job as running
 
     def slow(*args: Any, **options: Any) -> Any:
         time.sleep(0.3)

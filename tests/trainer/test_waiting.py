@@ -13,11 +13,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckptsurgeon.trainer.config.section import parse_settings
-from ckptsurgeon.trainer.loop.stepping import StepResult, gradient_step
-from ckptsurgeon.trainer.optim.ema import EMA
-from ckptsurgeon.trainer.optim.freezing import parameter_rules
-from ckptsurgeon.trainer.optim.optimizing import Optimizer
-from ckptsurgeon.trainer.parallel.forward_proxy import ParallelModel
+from ckptsurgeon.trainer.parallel.parallel_model import ParallelModel
+from ckptsurgeon.trainer.state.ema import EMA
+from ckptsurgeon.trainer.state.freezing import parameter_rules
+from ckptsurgeon.trainer.state.optimizer import Optimizer
+from ckptsurgeon.trainer.step import StepResult, gradient_step
 from ckptsurgeon.trainer.tasks._task import Batch, Loss
 
 from .waves import SMALL, batch_of, model_of, task_for

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.trainer.data.source import first_batch
 from ckptsurgeon.trainer.job.assembly import build_job
-from ckptsurgeon.trainer.job.source import first_batch
-from ckptsurgeon.trainer.loop.loop import COLLAPSED, TrainingLoop
-from ckptsurgeon.trainer.tasks._masking import masked_frames, most_masked, negatives_of
-from ckptsurgeon.trainer.tasks._waves import ConvFrontend
+from ckptsurgeon.trainer.loop import COLLAPSED, TrainingLoop
+from ckptsurgeon.trainer.tasks._contrastive import masked_frames, most_masked, negatives_of
+from ckptsurgeon.trainer.tasks._conv_frontend import ConvFrontend
 
 from .waves import LAYER_NORM, SMALL, batch_of, model_of, task_for, write
 
@@ -205,7 +205,7 @@ def test_the_temperature_falls_and_goes_on_where_it_was() -> None:
 
 def test_crops_masks_and_negatives_follow_from_seed_epoch_and_place() -> None:
     write(pretrain={"crop_s": 0.3})
-    source = build_job("pre.yaml").work.train
+    source = build_job("pre.yaml").train
     first, again, later = first_batch(source, 0), first_batch(source, 0), next(iter(source.read(0, 1)))
     assert first.inputs.shape[1] == round(0.3 * 16_000)
     for one, other in ((first.inputs, again.inputs), (first.labels, again.labels)):

@@ -99,10 +99,10 @@ TRAIN = """
 import os, sys
 exec(os.environ.get("BEFORE", ""))
 from ckptsurgeon.__main__ import main
-from ckptsurgeon.trainer.run import running
-from ckptsurgeon.trainer.checks._check import Check
+from ckptsurgeon.trainer.run import run_job as running
+from ckptsurgeon.trainer.checks.check import Check
 from ckptsurgeon.trainer.run import records
-from ckptsurgeon.trainer.loop.events import TensorBoardLog
+from ckptsurgeon.trainer.log import TensorBoardLog
 TensorBoardLog.can_be_written = staticmethod(lambda: False)
 records.curves_png = lambda *args, **options: None
 running.checks_after = lambda *args, **options: [Check("left out", "NOT RUN", "a test")]
@@ -113,8 +113,8 @@ NURSERY = """
 import faulthandler, json, os, signal, sys, time, traceback
 import torch, torch.distributed.checkpoint, torch.distributed.fsdp, torch.distributed.tensor, torch.nn.parallel
 import ckptsurgeon.cli.verbs.train, ckptsurgeon.__main__, ckptsurgeon.render.train, ckptsurgeon.trainer.run.worker_ranks
-import ckptsurgeon.trainer.models.deepspeech, ckptsurgeon.trainer.parallel.sharding, ckptsurgeon.trainer.tasks.ctc
-import ckptsurgeon.trainer.run.training, rich.console, safetensors.torch, typer, yaml
+import ckptsurgeon.trainer.models.deepspeech, ckptsurgeon.trainer.parallel.sharded_model, ckptsurgeon.trainer.tasks.ctc
+import ckptsurgeon.trainer.run.train, rich.console, safetensors.torch, typer, yaml
 
 def born(order):
     os.environ.clear()

@@ -14,13 +14,13 @@ import torch
 import yaml
 
 import ckptsurgeon as cs
-from ckptsurgeon.trainer.checks.resumed import all_tensors
+from ckptsurgeon.trainer.checks.resume import all_tensors
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.job.assembly import build_job
-from ckptsurgeon.trainer.job.init import read_init
+from ckptsurgeon.trainer.job.init_checkpoint import read_init
 from ckptsurgeon.trainer.job.job import Job
-from ckptsurgeon.trainer.loop.loop import TrainingLoop
-from ckptsurgeon.trainer.optim.digests import digests
+from ckptsurgeon.trainer.loop import TrainingLoop
+from ckptsurgeon.trainer.state.model_tensors import digests
 
 STARTED = {"config": "toy.yaml", "init": "toy.init.safetensors"}
 """What a run starts from; its configuration names code, so that it has to be named itself."""

@@ -56,7 +56,7 @@ def batch_of(task: Wav2Vec2Pretraining, *samples: int, seed: int = 1) -> Batch:
     torch.manual_seed(seed)
     waves = {f"{number}": torch.randn(size) for number, size in enumerate(samples)}
     task.inputs = lambda clip: waves[clip.path]  # type: ignore[assignment]
-    from ckptsurgeon.trainer.audio.clip import Clip
+    from ckptsurgeon.trainer.data.sound import Clip
 
     return task.collate([task.example(Clip(name, "", name, len(wave) / 16_000)) for name, wave in waves.items()])
 

@@ -90,8 +90,8 @@ def run(
     """Train."""
     from ...errors import ConfigError
     from ...render.train import trained_view
-    from ...trainer.run.report import read_report
-    from ...trainer.run.training import train
+    from ...trainer.run.records import read_report
+    from ...trainer.run.train import train
 
     if report:
         _check_report(

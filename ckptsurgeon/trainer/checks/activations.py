@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ...util.text import count, escape, listing
 from ..config.settings import Settings
-from ..loop.evaluating import evaluation_mode
+from ..evaluation import evaluation_mode
 from ..system.device import autocast
 from ..tasks._task import Batch, Task
-from ._check import FAIL, NOT_RUN, PASS, WARN, Check
+from .check import FAIL, NOT_RUN, PASS, WARN, Check
 
 __all__ = ["LayerActivations", "activation_scale", "dead_units", "layer_activations"]
 

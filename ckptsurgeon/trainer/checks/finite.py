@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ...planning.target import TargetSpec
 from ...util.text import count, grouped, listing
-from ..job.job import FullTensors, initial_values, state_tensors
-from ._check import FAIL, NOT_RUN, PASS, WARN, Check
+from ..state.model_tensors import FullTensors, initial_values, state_tensors
+from .check import FAIL, NOT_RUN, PASS, WARN, Check
 
 __all__ = ["finite_figures", "finite_tensors", "no_constant_tensors"]
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from ...util.text import escape, listing
 from ..config.settings import Settings
-from ..loop.evaluating import loss_per_item
+from ..evaluation import loss_per_item
 from ..tasks._task import Batch, Task
-from ._check import FAIL, NOT_RUN, PASS, WARN, Check
+from .check import FAIL, NOT_RUN, PASS, WARN, Check
 
 __all__ = ["batch_independence"]
 

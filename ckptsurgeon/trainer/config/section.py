@@ -1,4 +1,4 @@
-"""Reads a ``train:`` section: which fields there are, of which type, and what is said where one is wrong."""
+"""Reads a ``train:`` section, and ``--set KEY=VALUE`` over it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,49 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from ...errors import ConfigError
+from ...storage.yaml_text import read_yaml
 from ...util.text import brief_repr, escape
 from .bounds import find_fault
 from .settings import CHOICES, Data, Features, Named, Pretrain, Settings
 
-__all__ = ["check_section", "parse_settings"]
+__all__ = ["apply_overrides", "check_section", "parse_settings"]
+
+
+def apply_overrides(section: Any, sets: Sequence[str]) -> Any:
+    """Return a ``train:`` section with ``KEY=VALUE`` in it: dotted keys, values in YAML.
+
+    Raises ConfigError for a text that is none, and for a field nobody knows.
+    """
+    for text in sets:
+        path, equals, value = text.partition("=")
+        if not equals or not path or not all(path.split(".")):
+            raise ConfigError(f"--set {escape(text)} is not KEY=VALUE.", hint="As in --set lr=1e-3.")
+        flag = f"--set {escape(text)}"
+        names = path.removeprefix("train.").split(".")
+        check_section(_nested(names, _value(value, flag)), flag)
+        section = _merged({} if section is None else section, _nested(names, _value(value, flag)))
+    return section
+
+
+def _value(text: str, flag: str) -> Any:
+    return read_yaml(f"value: {text}\n", flag)["value"]
+
+
+def _nested(names: Sequence[str], value: Any) -> dict[str, Any]:
+    for name in reversed(names):
+        value = {name: value}
+    return dict(value)
+
+
+def _merged(old: Any, new: Mapping[str, Any]) -> Any:
+    """Return ``old`` with the values of ``new``; sections are merged, everything else is replaced."""
+    if not isinstance(old, Mapping):
+        return old  # no section: settings_of says so
+    merged = dict(old)
+    for name, value in new.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _merged(merged[name], value) if both and name in ("data", "features") else value
+    return merged
 
 
 def parse_settings(section: Any, where: str) -> Settings:
@@ -45,11 +83,11 @@ def _read(kind: Callable[..., Any], section: Any, where: str, path: str) -> Any:
             near = difflib.get_close_matches(str(name), list(known), n=1)
             hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}."
             raise ConfigError(f"{escape(where)}: {path} has no field {brief_repr(name)}.", hint=hint)
-        given[name] = _value(known[name], value, where, f"{path}.{name}")
+        given[name] = _value_section(known[name], value, where, f"{path}.{name}")
     return kind(**given)
 
 
-def _value(one: Any, value: Any, where: str, path: str) -> Any:
+def _value_section(one: Any, value: Any, where: str, path: str) -> Any:
     """Return a value as its field's type has it."""
     if one.name in _SECTIONS:
         return _read(_SECTIONS[one.name], value, where, path)

@@ -24,8 +24,8 @@ from ...errors import OutputError, SourceError
 from ...storage.small_files import open_file
 from ...storage.write.staging import staged_file
 from ...util.text import escape
-from ..audio.clip import Clip
 from ..config.settings import Features
+from .sound import Clip
 
 __all__ = ["FeatureCache", "Place"]
 

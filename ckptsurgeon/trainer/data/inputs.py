@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ..audio.clip import Clip
-from ..audio.features import Extractor
-from ..audio.sound import is_array, read_array, read_sound
 from ..config.settings import Settings
+from ..system.signals import ignore_stop_signals, start_loader
 from .cache import FeatureCache
-from .workers import ignore_stop_signals, start_loader
+from .features import Extractor
+from .sound import Clip, is_array, read_array, read_sound
 
 __all__ = ["Inputs"]
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 from ...errors import ConfigError
 from ...util.text import count, escape
-from ..audio.clip import Clip
-from ..config.faults import ErrorCollector
+from ..config.error_collector import ErrorCollector
 from ..config.settings import Data, Named
 from ..manifests.read import read_manifests
+from .sound import Clip
 
 __all__ = ["Split", "read_split", "resolve_paths"]
 

@@ -24,8 +24,17 @@ from ...storage.write.staging import staged_file
 from ...storage.write.temp import remove_all_leftovers, sync_folder, temp_name
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape
-from .newest import FILES, clear_last, complete_steps, linked_step
-from .sums import CHECKSUMS, checksums_of, checksums_of_folder, damage_error, verify_checksums
+from .checkpoint_files import (
+    CHECKSUMS,
+    FILES,
+    checksums_of,
+    checksums_of_folder,
+    clear_last,
+    complete_steps,
+    damage_error,
+    linked_step,
+    verify_checksums,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

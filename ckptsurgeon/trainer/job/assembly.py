@@ -1,30 +1,46 @@
-"""From a configuration to a job: what it says is read, checked and put together."""
+"""From a configuration to a job: read, checked and put together; and its feature caches filled."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from ...destinations._document import Document, read_document
 from ...destinations._load import load_target
+from ...destinations.torch_module.user_code import user_code
 from ...errors import ConfigError
+from ...planning.target import TargetSpec
+from ...util.text import brief_repr, escape
+from ...vocabulary.read import read_vocabulary
 from ..config.bounds import useless_settings
-from ..config.overrides import apply_overrides
-from ..config.section import parse_settings
+from ..config.section import apply_overrides, parse_settings
 from ..config.settings import Settings
-from ..optim.freezing import parameter_rules, pattern_notes
+from ..data.loader import Batches
+from ..data.source import OneBatch, Source, first_batch
+from ..data.split import resolve_paths
 from ..parallel.ranks import SINGLE_PROCESS, Ranks
+from ..state.freezing import parameter_rules, pattern_notes
+from ..system.compiling import compile_notes
 from ..system.device import choose_device
-from .compiling import compile_notes
-from .init import InitCheckpoint
-from .job import Job
-from .source import OneBatch, first_batch
-from .work import load_work
+from ..system.random_state import preserve_cpu_random_state, seed_cpu_from
+from ..tasks._load import explain_task_errors, load_task
+from ..tasks._task import Progress, Task
+from .init_checkpoint import InitCheckpoint
+from .job import Job, build_model
 
-__all__ = ["build_job", "read_settings", "train_section", "with_one_batch"]
+__all__ = [
+    "build_job",
+    "fill_caches",
+    "load_task_data",
+    "progress_observer",
+    "read_settings",
+    "train_section",
+    "with_one_batch",
+]
 
 
 def train_section(document: Document) -> Any:
@@ -73,13 +89,77 @@ def build_job(
     target = load_target(config)
     keys = list(target.tensors)
     parameter_rules(settings, keys)  # a pattern that matches nothing is said before anything is done
-    work = load_work(settings, document, target)
-    job = Job(document, settings, target, work, where, init, ranks, strategy)
-    notes = (*work.notes, *pattern_notes(settings, keys), *useless_settings(settings), *compile_notes(job))
-    return replace(job, work=replace(work, notes=notes))
+    task, splits, notes, tokens = load_task_data(settings, document, target)
+    job = Job(
+        document, settings, target, where, task, splits["train"], splits.get("dev"), splits.get("test"),
+        tokens=tuple(tokens), init=init, ranks=ranks, strategy=strategy,
+    )  # fmt: skip
+    notes = (*notes, *pattern_notes(settings, keys), *useless_settings(settings), *compile_notes(job))
+    return replace(job, notes=notes)
 
 
 def with_one_batch(job: Job) -> Job:
     """Return a job that learns its first batch by heart, and is asked for that."""
-    one = OneBatch(first_batch(job.work.train, job.settings.seed))
-    return replace(job, work=replace(job.work, train=one, dev=one, test=None))
+    one = OneBatch(first_batch(job.train, job.settings.seed))
+    return replace(job, train=one, dev=one, test=None)
+
+
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+def progress_observer(tell: Tell) -> Progress:
+    """Return a progress that an observer is told of."""
+    return lambda split, done, of: tell({"event": "progress", "split": split, "clips": done, "of": of})
+
+
+def fill_caches(job: Job, tell: Tell, *, only_train: bool = False) -> None:
+    """Compute what the cache lacks of all splits, or of ``train``; does nothing for a task without one.
+
+    Raises SourceError for a sound that cannot be used and OutputError where the folder cannot be written.
+    """
+    made = 0
+    splits = {"train": job.train} if only_train else {"train": job.train, "dev": job.dev, "test": job.test}
+    for name, source in splits.items():
+        if isinstance(source, Batches):
+            made += source.fill(partial(progress_observer(tell), name))
+    cache = job.settings.data.cache
+    if made and cache is not None:
+        tell({"event": "filled", "clips": made, "cache": job.document.resolve(cache)})
+
+
+def load_task_data(
+    settings: Settings, document: Document, target: TargetSpec
+) -> tuple[Task, Mapping[str, Source], Sequence[str], Sequence[str]]:
+    """Return the task, its splits, its notes on them, and the token list.
+
+    The task's method ``splits`` returns the sources ``train`` and, if there are such, ``dev`` and ``test``. A task may
+    have ``notes`` too, lines on its data that a user reads. Raises ConfigError if there is no such task, or no data
+    for it.
+    """
+    folder = document.folder
+    kind = load_task(settings.task, folder)
+    data = resolve_paths(settings.data, folder)
+    with user_code(document), preserve_cpu_random_state():
+        seed_cpu_from(settings.seed)  # a dataset may draw when it is made: which examples are in which split
+        tokens = _tokens(data.tokens, document)
+        with explain_task_errors(settings.task):
+            task: Any = kind(replace(settings, data=data), tokens)
+            if hasattr(task, "meet"):
+                with torch.device("meta"):
+                    task.meet(build_model(target, document))
+            splits = task.splits() if hasattr(task, "splits") else {}
+            notes = task.notes() if hasattr(task, "notes") else ()
+    if not isinstance(splits, Mapping):
+        raise document.fail(
+            f"splits of the task {escape(settings.task)} returns {brief_repr(splits)}, no sources by name."
+        )
+    if "train" not in splits:
+        raise document.fail(f"the task {escape(settings.task)} does not say where its data come from.")
+    return task, splits, notes, tokens
+
+
+def _tokens(path: str | None, document: Document) -> Sequence[str]:
+    """Return the token list that the data name, else the one that the model names."""
+    named = document.model.get("tokens", document.model.get("alphabet"))
+    path = path or (document.resolve(named) if isinstance(named, str) else None)
+    return read_vocabulary(path).tokens if path is not None else ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,54 +10,61 @@ import torch
 from torch import Tensor, nn
 
 from ...api.transplant.load_into import load_into
+from ...checkpoint.opening import open_checkpoint
 from ...destinations._document import Document
-from ...destinations.torch_module.parts import own_part, part_of, whole
-from ...errors import ConfigError, FormatError, PlanError
+from ...errors import ConfigError, PlanError
 from ...planning.target import TargetSpec
-from ...util.text import escape, listing
+from ...util.text import escape
 from ..config.settings import Settings
-from ..parallel.forward_proxy import ParallelModel
+from ..data.loader import Batches
+from ..data.source import Source
+from ..parallel.parallel_model import ParallelModel
 from ..parallel.ranks import SINGLE_PROCESS, Ranks
+from ..state.model_tensors import initial_values, initialise
 from ..system.random_state import preserve_random_state, seed_all
-from .init import InitCheckpoint
-from .work import Work, build_model
+from ..tasks._task import Task
+from .init_checkpoint import InitCheckpoint
 
 if TYPE_CHECKING:
     from ...planning.plan.plan import Plan
 
-__all__ = [
-    "FullTensors",
-    "Job",
-    "initial_values",
-    "initialise",
-    "restore_tensors",
-    "state_tensors",
-    "unknown_metric_error",
-    "unsaved_buffers",
-]
+__all__ = ["Job", "build_model", "new_part_mask", "new_part_masks", "unknown_metric_error"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained, on what and how. ``init`` None: from the declared initialiser.
+    """The model, the task with its splits, the settings and the initial weights of one training run.
 
-    ``ranks`` are the processes that train it, by a ``strategy``: ``ddp``, where each has the model, or ``fsdp``, where
-    each has a part of it.
+    ``dev`` is None if there is nothing to evaluate on, ``test`` if nothing is evaluated at the end. ``tokens`` is the
+    token list, empty if there is none. ``init`` None: the declared initialisers draw the weights. ``ranks`` are the
+    processes that train, by a ``strategy``: ``ddp``, in which each has the model, or ``fsdp``, in which each has a
+    shard of it.
     """
 
     document: Document
     settings: Settings
     target: TargetSpec
-    work: Work
     device: torch.device
+    task: Task
+    train: Source
+    dev: Source | None = None
+    test: Source | None = None
+    notes: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
     init: InitCheckpoint | None = None
     ranks: Ranks = SINGLE_PROCESS
     strategy: str = "ddp"
 
+    def close(self) -> None:
+        """End the worker processes of the data loaders."""
+        for source in (self.train, self.dev, self.test):
+            if isinstance(source, Batches):
+                source.close()
+
     @property
     def metric(self) -> str:
         """The figure that says which model is best."""
-        return self.settings.metric or self.work.task.metric
+        return self.settings.metric or self.task.metric
 
     def empty_model(self) -> nn.Module:
         """Build the model; what its tensors hold is the constructor's. Raises ConfigError where nobody can build it."""
@@ -100,7 +107,7 @@ class Job:
         """Return the model as its processes hold it, with whatever values."""
         if not self.is_sharded:
             return ParallelModel(self.empty_model().to(self.device), self.ranks)
-        from ..parallel.sharding import ShardedModel, build_on_meta
+        from ..parallel.sharded_model import ShardedModel, build_on_meta
 
         with preserve_random_state():
             seed_all(self.settings.seed)
@@ -127,64 +134,54 @@ def unknown_metric_error(name: str, known: Iterable[str]) -> ConfigError:
     )
 
 
-def state_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a state dict themselves, by key."""
-    return {key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+def build_model(target: TargetSpec, document: Document) -> nn.Module:
+    """Build the model; what its tensors hold is the constructor's. Raises ConfigError where nobody can build it."""
+    if target.build is None:
+        raise ConfigError(
+            f"{escape(document.name)} describes tensors, which nobody can train.",
+            hint="A model that is trained is named by _target_ or name.",
+        )
+    model = target.build()
+    assert isinstance(model, nn.Module)
+    return model
 
 
-class FullTensors(Mapping[str, Tensor]):
-    """Tensors by key, each whole while it is looked at: of those held in parts, all processes look at each in turn."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, key: str) -> Tensor:
-        return whole(self._tensors[key]).detach()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+SAVED_AS = (torch.float32, torch.bfloat16, torch.float16)
+"""How an init may have been saved: what was drawn is rounded so."""
 
 
-def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Return the buffers that no state dict has (``persistent=False``): a model may count or cache in them."""
-    saved = model.state_dict(keep_vars=True).keys()
-    return {key: buffer for key, buffer in model.named_buffers() if key not in saved}
+def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
+    """Return where the tensors are drawn that the init, loaded by ``plan``, has in part from a source."""
+    if job.init is None or plan is None:
+        return {}
+    keys = [key for key in job.target.tensors if key in job.init.partly]
+    source_keys = {step.key: step.source_key for step in plan.steps}
+    parts = {}
+    with open_checkpoint(job.init.path) as opened:
+        checkpoint = opened.unwrapped(destination=list(job.target.tensors))
+        for key, own in initial_values(job.target, keys, job.init.seed or 0):
+            value = checkpoint.tensor(source_keys[key]).to(own.dtype).reshape(own.shape)
+            parts[key] = new_part_mask(job.init, key, value, own)
+    return parts
 
 
-@torch.no_grad()
-def restore_tensors(
-    model: nn.Module, tensors: Mapping[str, Tensor], unsaved: Mapping[str, Tensor], *, device: torch.device
-) -> None:
-    """Give a model the tensors and the buffers of one that was saved; raises FormatError where it is another model."""
-    own = state_tensors(model)
-    if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in tensors.items()}:
-        other = sorted(own.keys() ^ tensors.keys())
-        raise FormatError(f"the checkpoint is of another model: {listing(other, where='')}.", details=other)
-    for key, value in own.items():
-        own_part(value).copy_(part_of(tensors[key], value))
-    for key, buffer in unsaved.items():
-        path, _, name = key.rpartition(".")
-        setattr(model.get_submodule(path), name, buffer.to(device))
+def new_part_mask(init: InitCheckpoint, key: str, value: Tensor, own: Tensor) -> Tensor:
+    """Return where a tensor is drawn, as booleans of its shape.
 
-
-@torch.no_grad()
-def initialise(
-    model: nn.Module, target: TargetSpec, keys: Iterable[str], seed: int, *, parts: Mapping[str, Tensor] | None = None
-) -> None:
-    """Give tensors the values that ``ckpt transplant --seed`` would draw; ``parts`` get them where they are true."""
-    tensors, parts = state_tensors(model), parts or {}
-    for key, value in initial_values(target, [*keys, *parts], seed):
-        if key in parts:
-            value = torch.where(parts[key], value, tensors[key])
-        own_part(tensors[key]).copy_(part_of(value, tensors[key]))
-
-
-def initial_values(target: TargetSpec, keys: Iterable[str], seed: int) -> Iterable[tuple[str, Tensor]]:
-    """Yield each key with the values that its declared initialiser draws."""
-    wanted = [key for key in keys if target.tensors[key].numel]
-    for key, data in target.initial(wanted, seed):
-        info = target.tensors[key]
-        yield key, torch.frombuffer(data, dtype=getattr(torch, info.dtype)).reshape(info.shape)
+    ``value`` is what the init brought, ``own`` what its seed draws for the whole tensor. Of a vocabulary the rows say
+    it; a source that was laid over begins at the origin and is a box, beside which everything is as it was drawn.
+    """
+    assert init.recipe is not None
+    made, rows = init.recipe.tensors[key], init.recipe.rows
+    if made.op == "map":
+        fresh = [place for place, row in enumerate(rows.rows) if row is None] if rows is not None and rows.draws else []
+        drawn = torch.zeros(value.shape, dtype=torch.bool)
+        return drawn.index_fill_(made.axis, torch.tensor(fresh, dtype=torch.int64), True)
+    foreign = torch.ones(value.shape, dtype=torch.bool)
+    for dtype in SAVED_AS if value.is_floating_point() else ():
+        foreign &= value != own.to(dtype).to(value.dtype)
+    foreign &= value != own
+    drawn = torch.ones(value.shape, dtype=torch.bool)
+    if foreign.any():
+        drawn[tuple(slice(0, int(along.max()) + 1) for along in foreign.nonzero(as_tuple=True))] = False
+    return drawn

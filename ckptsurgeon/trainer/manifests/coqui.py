@@ -6,7 +6,7 @@ import math
 
 from ...errors import ConfigError
 from ...util.text import escape
-from ..audio.clip import Clip
+from ..data.sound import Clip
 from ._text import columns_of, file_beside, read_rows
 
 __all__ = ["MANIFEST"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ...errors import ConfigError
 from ...util.text import escape
-from ..audio.clip import Clip
+from ..data.sound import Clip
 from ._text import file_beside, place, read_text
 
 __all__ = ["MANIFEST"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ...errors import ConfigError
-from ..audio.clip import Clip
+from ..data.sound import Clip
 from ._text import columns_of, file_beside, read_rows
 
 __all__ = ["MANIFEST"]

@@ -15,9 +15,8 @@ from ...errors import CheckpointError, ConfigError, SourceError
 from ...util.did_you_mean import did_you_mean
 from ...util.registry import discover
 from ...util.text import escape
-from ..audio.clip import Clip
-from ..audio.sound import TOLERANCE_S, is_array, sound_seconds
-from ..config.faults import ErrorCollector
+from ..config.error_collector import ErrorCollector
+from ..data.sound import TOLERANCE_S, Clip, is_array, sound_seconds
 from ._text import first_line
 
 __all__ = ["Manifest", "read_manifests"]

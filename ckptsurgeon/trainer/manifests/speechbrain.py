@@ -14,8 +14,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...util.text import brief_repr, escape
-from ..audio.clip import Clip
-from ..audio.sound import sound_rate
+from ..data.sound import Clip, sound_rate
 from ._text import file_beside, read_text
 
 __all__ = ["MANIFEST"]

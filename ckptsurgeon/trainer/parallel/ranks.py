@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError
 from ...util.text import escape
-from ..system.stopping import ignore_sigterm
+from ..system.signals import ignore_sigterm
 
 __all__ = [
     "SINGLE_PROCESS",

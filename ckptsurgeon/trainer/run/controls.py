@@ -1,8 +1,4 @@
-"""Controls: the same training from the init, from scratch, and from the init's own weights permuted.
-
-Each of them with the body frozen (the probe: only tensors in which something is new are trained) and with all of it
-trained, over paired seeds: the same batches, the same draws of what is new.
-"""
+"""Controls: the same training from the init, from scratch, and from the weights of the init, permuted."""
 
 from __future__ import annotations
 
@@ -14,17 +10,78 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..checks.blanks import BLANK_PLATEAU
-from ..checks.knowledge import verdict_of
-from ..job.job import Job, initialise, state_tensors
-from ..job.new_parts import new_part_masks
-from ..job.source import first_batch
-from ..loop.evaluating import evaluate, loss_per_item
-from ..loop.loop import TrainingLoop
+from ...util.text import count
+from ..checks.check import FAIL, NOT_RUN, PASS, WARN, Check
+from ..checks.figures import BLANK_PLATEAU
+from ..data.source import first_batch
+from ..evaluation import evaluate, loss_per_item
+from ..job.job import Job, new_part_masks
+from ..loop import TrainingLoop
+from ..state.model_tensors import initialise, state_tensors
 from ..tasks._task import is_higher_better
 from .result import Arm, Controls
 
-__all__ = ["STARTS", "ControlRun", "check_controls", "permute", "run_controls"]
+__all__ = [
+    "KNOWLEDGE",
+    "KNOWLEDGE_MOVED",
+    "NONE",
+    "SCALE_ONLY",
+    "STARTS",
+    "ControlRun",
+    "beats",
+    "check_controls",
+    "knowledge_moved",
+    "permute",
+    "run_controls",
+    "verdict_of",
+]
+
+KNOWLEDGE_MOVED = "knowledge moved"
+KNOWLEDGE, SCALE_ONLY, NONE = "KNOWLEDGE", "SCALE ONLY", "NONE"
+MARGIN = 0.05
+"""One start beats another where it is better with every seed, and on average by this share of the other."""
+MIN_SEEDS = 3
+
+
+def beats(one: Arm, other: Arm, *, higher: bool = False) -> bool:
+    """Whether one start is clearly better than another; their seeds are pairs. ``higher`` is better, else lower."""
+    sign = -1 if higher else 1
+    gaps = [sign * (theirs - own) for own, theirs in zip(one.values, other.values, strict=True)]
+    return all(gap > 0 for gap in gaps) and sum(gaps) / len(gaps) > MARGIN * abs(other.mean)
+
+
+def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) -> str:
+    """Return KNOWLEDGE (warm beats scratch and permuted), SCALE ONLY (it beats scratch alone) or NONE.
+
+    Much of what looks like transfer is scale: of English weights permuted inside each tensor a Russian model learned
+    better than of torch's default initialisers. A start that beats its permuted weights and not scratch brought
+    nothing worth having, and is NONE.
+    """
+    if not beats(warm, scratch, higher=higher):
+        return NONE
+    return KNOWLEDGE if beats(warm, permuted, higher=higher) else SCALE_ONLY
+
+
+def knowledge_moved(
+    found: Controls | None, why: str = "--controls trains scratch and permuted weights beside it"
+) -> Check:
+    """Put the verdict and its figures in one line."""
+    if found is None:
+        return Check(KNOWLEDGE_MOVED, NOT_RUN, why)
+    arms = [arm for arm in found.arms if arm.frozen == (found.decided_on == "frozen")]
+    figures = ", ".join(f"{arm.mean:.3g} {arm.name}" for arm in arms)
+    body = "body frozen" if found.decided_on == "frozen" else "all of it trained"
+    says = f"{found.verdict}  {found.metric} {figures} ({body}, {count(found.seeds, 'seed')})"
+    if {"scratch", "permuted"} <= set(found.plateau):
+        says = f"{says}; scratch and permuted have learned nothing yet"
+        if found.decided_on != "frozen":  # of a frozen body that is what was asked: what a head can learn from it
+            return Check(
+                KNOWLEDGE_MOVED, FAIL if found.verdict == NONE else WARN, f"{says}: train longer, or it says little"
+            )
+    if found.seeds < MIN_SEEDS:
+        return Check(KNOWLEDGE_MOVED, WARN, f"{says}; fewer than {MIN_SEEDS} seeds say little")
+    return Check(KNOWLEDGE_MOVED, {KNOWLEDGE: PASS, SCALE_ONLY: WARN, NONE: FAIL}[found.verdict], says)
+
 
 STARTS = ("warm", "scratch", "permuted")
 LEARNED = 0.95
@@ -65,7 +122,7 @@ def run_controls(job: Job, *, seeds: int, told: Told | None = None) -> Controls:
         values.setdefault((run.way, run.frozen), []).append(value)
     arms = [Arm(way, frozen, tuple(found)) for (way, frozen), found in values.items()]
     deciding = [arm for arm in arms if arm.frozen] or arms
-    verdict = verdict_of(*deciding[:3], higher=is_higher_better(job.work.task, metric))
+    verdict = verdict_of(*deciding[:3], higher=is_higher_better(job.task, metric))
     decided_on = "frozen" if deciding[0].frozen else "unfrozen"
     plateau = tuple(arm.name for arm in deciding[:3] if (arm.name, arm.frozen) in flat)
     return Controls(metric, seeds, job.settings.steps, tuple(arms), verdict, decided_on, plateau)
@@ -86,7 +143,7 @@ def check_controls(job: Job, seeds: int) -> None:
         raise ConfigError(f"--seeds is {seeds}: there is nothing to compare.")
     if job.init is None:
         raise ConfigError("--controls compares a warm start with others, and there is no init.", hint="Give --init.")
-    if job.work.dev is None:
+    if job.dev is None:
         raise ConfigError("--controls compares figures of a dev split, and the configuration has none.")
 
 
@@ -101,8 +158,8 @@ def _trained(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[float, boo
     loop.run()
     figures: Mapping[str, float] = loop.standing.figures
     if loop.metric not in figures:
-        assert job.work.dev is not None
-        figures = evaluate(loop.model, job.work.task, job.work.dev.read(0, 0), settings=settings)
+        assert job.dev is not None
+        figures = evaluate(loop.model, job.task, job.dev.read(0, 0), settings=settings)
     return figures[loop.metric], _has_learned(loop, figures, before)
 
 
@@ -112,8 +169,8 @@ def _has_learned(loop: TrainingLoop, figures: Mapping[str, float], before: float
 
 
 def _first_loss(loop: TrainingLoop) -> float:
-    batch = first_batch(loop.job.work.train, loop.settings.seed)
-    return loss_per_item(loop.model, loop.job.work.task, [batch], settings=loop.settings)
+    batch = first_batch(loop.job.train, loop.settings.seed)
+    return loss_per_item(loop.model, loop.job.task, [batch], settings=loop.settings)
 
 
 def _body(job: Job) -> list[str]:

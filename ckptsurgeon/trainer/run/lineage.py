@@ -1,11 +1,11 @@
-"""Where a run came from, written once into its folder; a run that goes on is held against it."""
+"""Where a run came from, written once into its folder; a resumed run is compared with it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,11 @@ from ...storage.yaml_text import dump_yaml
 from ...util.text import count, escape, listing
 from ...util.version import __version__
 from ..config.settings import Settings
+from ..data.loader import Batches
+from ..data.sound import Clip
 from ..folder.run_folder import RunFolder
-from ..job.corpus import check_data, data_digests
 from ..job.job import Job
+from ..tasks._load import task_file
 from .result import plain_json
 
 if TYPE_CHECKING:
@@ -27,13 +29,65 @@ if TYPE_CHECKING:
 __all__ = [
     "KEPT",
     "OVERFITTING",
+    "check_data",
     "check_unchanged",
     "config_text",
+    "data_digests",
     "edited_config_note",
     "lineage_of",
     "metadata_of",
     "read_lineage",
 ]
+
+
+def data_digests(job: Job) -> dict[str, str]:
+    """Return the digest of each: of a split the clips that are used, wherever its folder lies, in their order."""
+    home = os.path.dirname(os.path.abspath(job.document.path))
+    found = {"tokens": _digest(json.dumps(token) for token in job.tokens)} if job.tokens else {}
+    for name, source in (("train", job.train), ("dev", job.dev)):
+        if isinstance(source, Batches):
+            found[name] = _digest(_line(clip, home) for clip in source.split.clips)
+    task = task_file(job.settings.task, home)
+    if task and os.path.isfile(task):
+        found["task"] = hashlib.sha256(read_file(task)).hexdigest()
+    return found
+
+
+def _line(clip: Clip, home: str) -> str:
+    path = os.path.relpath(os.path.abspath(clip.path), home) if clip.path else clip.where
+    return json.dumps([path, clip.text, clip.seconds, clip.begin_s])
+
+
+def _digest(lines: Iterable[str]) -> str:
+    made = hashlib.sha256()
+    for line in lines:
+        made.update(line.encode() + b"\n")
+    return made.hexdigest()
+
+
+def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
+    """Yield notes on what is another now and harmless; raises ConfigError for what a run would learn otherwise by."""
+    new = data_digests(job)
+    for name in old:
+        if new.get(name) == old[name]:
+            continue
+        if name == "task":
+            yield f"{escape(job.settings.task)} is not what it was when {escape(run)} was started"
+            continue
+        what = "gives other tokens" if name == "tokens" else f"gives other clips to {name}"
+        raise ConfigError(
+            f"{escape(_named(job, name))} {what} than when {escape(run)} was started.",
+            hint="Put back what was there, or start another run: --run.",
+        )
+
+
+def _named(job: Job, name: str) -> str:
+    """Return what the configuration calls the files."""
+    given: Any = getattr(job.settings.data, name)
+    if name == "tokens":
+        return str(given or job.document.model.get("tokens", job.document.model.get("alphabet")))
+    return ", ".join(one if isinstance(one, str) else f"train.data.{name}" for one in given)
+
 
 LINEAGE = "lineage.json"
 OVERFITTING = "overfit_one_batch"

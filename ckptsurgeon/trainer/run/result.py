@@ -11,7 +11,7 @@ from typing import Any
 from ...util.brief import Brief
 from ...util.notebook import InNotebooks
 from ...util.text import escape
-from ..checks._check import FAIL, Check
+from ..checks.check import FAIL, Check
 
 __all__ = ["Arm", "Controls", "Trained", "plain_json"]
 

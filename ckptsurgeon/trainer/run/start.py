@@ -1,24 +1,151 @@
-"""Which configuration and which initial weights a run starts from, where nobody says."""
+"""What a run starts from: configuration and weights, in a folder that is free or holds the run to resume."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...destinations._document import read_document
 from ...destinations._load import code_named
-from ...errors import ConfigError
+from ...errors import CheckpointError, ConfigError, OutputError
 from ...storage.small_files import read_file
 from ...util.text import escape, listing
-from ..config.users_file import user_code_in
+from ..config.imports import user_code_in
+from ..data.split import resolve_paths
+from ..folder.run_folder import BEST, RunFolder
+from ..folder.run_lock import RunLock
 from ..job.assembly import train_section
-from ..job.init import InitCheckpoint, read_init
+from ..job.init_checkpoint import InitCheckpoint, read_init
+from ..job.job import Job
+from ..tasks._load import task_file
+from .lineage import LINEAGE, OVERFITTING, edited_config_note, read_lineage
 
-__all__ = ["RunStart", "find_start"]
+__all__ = [
+    "RunStart",
+    "check_free",
+    "check_inputs_are_safe",
+    "check_overfitting",
+    "find_start",
+    "other_files_note",
+    "resume_start",
+]
+
+WRITTEN = (
+    "config.yaml", LINEAGE, "log.jsonl", "checks.json", "result.json", "curves.png", BEST, "events", "steps", "last",
+)  # fmt: skip
+"""What a run writes in its folder."""
+
+
+def check_free(folder: RunFolder) -> None:
+    """Raise OutputError where files that no run left are in the way, and ConfigError where there is a run already."""
+    if os.path.lexists(folder.path) and not os.path.isdir(folder.path):
+        raise OutputError(f"{escape(folder.path)} is no folder.", hint="Name one for the run with --run.")
+    found = [name for name in WRITTEN if os.path.lexists(folder.of(name)) and not _is_bare(folder.of(name))]
+    if not found:
+        return
+    try:
+        read_lineage(folder)
+    except CheckpointError as error:
+        raise OutputError(
+            f"{escape(folder.of(found[0]))} is in the way: a run writes a file of that name, and no run left this one.",
+            hint="Name a folder of its own with --run.",
+        ) from error
+    if folder.holds_a_run:
+        raise ConfigError(
+            f"{escape(folder.path)} holds a run, at step {folder.last_step()}.",
+            hint="Go on with it by --resume, or start another with --run.",
+        )
+
+
+def _is_bare(path: str) -> bool:
+    """Tell whether a path is a folder with nothing in it: what a run leaves that could write nothing."""
+    try:
+        return not os.listdir(path)
+    except OSError:
+        return False
+
+
+def other_files_note(folder: RunFolder) -> tuple[str, ...]:
+    """Return that a folder holds other things, between which a run is to lie: a slip, as of --run data, most often."""
+    names = sorted(os.listdir(folder.path)) if os.path.isdir(folder.path) else []
+    others = [name for name in names if name not in WRITTEN and not name.startswith((".", "__"))]
+    if not others:
+        return ()
+    shown = listing(others, 3, where="")
+    return (f"{escape(folder.path)} holds other things too, and the run lies between them: {shown}",)
+
+
+def check_inputs_are_safe(folder: RunFolder, job: Job) -> None:
+    """Raise OutputError where the run would write over what it is made of: a former run's folder may hold that."""
+    outputs = [os.path.realpath(folder.of(name)) for name in WRITTEN]
+    for path in filter(None, _inputs(job)):
+        real = os.path.realpath(path)
+        if any(real == output or real.startswith(output + os.sep) for output in outputs):
+            raise OutputError(
+                f"{escape(path)} is an input, and the run would write over it.",
+                hint="Name a folder of its own with --run.",
+            )
+
+
+def _inputs(job: Job) -> Iterator[str]:
+    """Yield the files that a run reads."""
+    home = job.document.folder
+    data = resolve_paths(job.settings.data, home)
+    yield job.document.path
+    yield task_file(job.settings.task, home)
+    yield from (path for path in (*data.train, *data.dev, *data.test, data.tokens) if isinstance(path, str))
+    if job.init is not None:
+        yield job.init.path
+
+
+def resume_start(
+    lock: RunLock, folder: RunFolder, config: str | None, *, sets: Sequence[str], controls: bool
+) -> tuple[RunStart, tuple[str, ...]]:
+    """Return what the run in a folder was started from, and its settings with ``sets`` over them; lock it.
+
+    The init is opened where ``controls`` need it: the run itself goes on without. Raises ConfigError where there is no
+    run, or that init is another now.
+    """
+    folder.last_step()
+    known = read_lineage(folder)
+    lock.take()
+    notes = tuple(filter(None, (folder.relinked(), edited_config_note(folder, known))))
+    if config is None:
+        config = os.path.relpath(os.path.join(folder.path, known["config"]))
+    begun = known["init"]["path"] if known["init"] is not None else None
+    from_ = os.path.relpath(os.path.join(folder.path, begun)) if begun is not None else None
+    init = _same_init(from_, known["init"]["files"]) if controls and from_ is not None else None
+    return RunStart(config, init, notes, from_=from_, known=known), (*known["sets"], *sets)
+
+
+def _same_init(path: str, files: Sequence[dict[str, object]]) -> InitCheckpoint:
+    if not os.path.exists(path):
+        raise ConfigError(f"--controls start from the run's init, and {escape(path)} is gone.", hint="Put it back.")
+    init = read_init(path)
+    if [(file["size"], file["sha256"]) for file in init.files] != [(file["size"], file["sha256"]) for file in files]:
+        raise ConfigError(
+            f"--controls start from the run's init, and {escape(path)} is another than the run was started from.",
+            hint="Put the old one back.",
+        )
+    return init
+
+
+def check_overfitting(start: RunStart, asked: bool, folder: RunFolder) -> bool:
+    """Return whether one batch is learned by heart: a run that goes on does what it did. Raises ConfigError."""
+    if start.known is None:
+        return asked
+    began = bool(start.known.get(OVERFITTING, False))
+    if asked and not began:
+        raise ConfigError(
+            f"{escape(folder.path)} was started without --overfit-one-batch: it learns from all of its data.",
+            hint="Leave it out, or start another run: --run.",
+        )
+    return began
+
 
 PATTERN = "*.init.safetensors"
 MAKES_ONE = "ckpt transplant SRC dst.yaml makes one; or name a configuration: ckpt train dst.yaml."

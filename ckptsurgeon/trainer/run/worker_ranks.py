@@ -1,4 +1,4 @@
-"""What the processes beside the first do: they train with it, and leave checking, writing and speaking to it."""
+"""What the ranks other than 0 do: they train, and leave checking, writing and printing to rank 0."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from dataclasses import replace
 import torch
 
 from ...errors import ConfigError
-from ..checks._all import checks_before, checks_during
+from ..checks.suite import checks_before, checks_during
 from ..folder.run_folder import RunFolder
 from ..job.assembly import build_job, with_one_batch
-from ..job.compiling import explain_compile_errors
-from ..job.init import read_init
+from ..job.init_checkpoint import read_init
 from ..job.job import Job
-from ..loop.loop import LOST, TrainingLoop
+from ..loop import LOST, TrainingLoop
 from ..parallel.ranks import LostRanksError, Ranks
-from ..parallel.sharded_task import shard_task
-from ..system.device import torch_settings
-from ..system.fitting import explain_out_of_memory
-from ..system.stopping import catch_stop_signals
+from ..parallel.sharded_model import shard_task
+from ..system.compiling import explain_compile_errors
+from ..system.device import explain_out_of_memory, torch_settings
+from ..system.signals import catch_stop_signals
 from .result import Trained
-from .running import lost_notes, make_result
+from .run_job import lost_notes, make_result
 from .start import RunStart
-from .train_command import TrainRequest, rank_mismatch
+from .train_request import TrainRequest, rank_mismatch
 
 __all__ = ["run_worker"]
 
@@ -50,7 +49,7 @@ def _trained(going: TrainRequest, ranks: Ranks, device: torch.device) -> Trained
     job = build_job(going.config, sets=going.sets, device=device, init=init, ranks=ranks, strategy=going.strategy)
     with (
         torch_settings(job.settings),
-        closing(job.work),
+        closing(job),
         explain_out_of_memory(job.settings),
         explain_compile_errors(job.settings),
     ):

@@ -1,4 +1,4 @@
-"""A folder of transcribed speech that is ready to train on: sounds, lists of them, an alphabet and a configuration."""
+"""A folder of transcribed speech that is ready to train on: sounds, lists, an alphabet and a configuration."""
 
 from __future__ import annotations
 
@@ -17,12 +17,45 @@ from ...storage.write.folders import staged_folder
 from ...storage.write.locking import output_lock
 from ...storage.write.output_checks import check_is_path
 from ...util.text import escape
-from ..config.extras import require_package
-from .configuration import configuration
+from ..config.imports import require_package
 from .espeak import Utterance, check_language, speak
 from .words import alphabet_of, read_words, words_of
 
-__all__ = ["Demo", "demo_data"]
+__all__ = ["Demo", "configuration", "demo_data"]
+
+_TEMPLATE = """\
+# A speech recogniser of Coqui STT's shape for the utterances beside it: ckpt train {lang}.yaml
+model:
+  name: deepspeech
+  alphabet: {lang}/alphabet.txt
+  n_input: 120        # 40 log-mel energies of each of 3 frames
+  n_context: 1        # and those before and after
+  n_hidden: 128
+  dropout: 0
+train:
+  task: ctc
+  data:
+    train: {lang}/train.csv
+    dev: {lang}/dev.csv
+    test: {lang}/test.csv
+    tokens: {lang}/alphabet.txt
+    cache: {lang}/features
+  features: {{kind: log_mel, size: 40, stack: 3}}
+  steps: 500
+  batch_size: 32
+  lr: 4e-3           # 8e-3 may stay where all is blank
+  warmup: 30
+  weight_decay: 1e-4
+  clip: 5
+  evaluate_every: 100
+  save_every: 100
+"""
+
+
+def configuration(lang: str) -> str:
+    """Return the configuration of a language's demo data, to lie beside its folder."""
+    return _TEMPLATE.format(lang=lang)
+
 
 RATE = 16_000
 VOICES = ("f1", "f2", "f3", "f4", "m1", "m2", "m3", "m4")

@@ -15,7 +15,7 @@ from typing import IO
 
 from ...errors import ConfigError
 from ...util.text import escape
-from ..config.extras import require_package
+from ..config.imports import require_package
 
 __all__ = ["Utterance", "check_language", "speak"]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ._prefixes import PrefixLogProbs, PrefixScores
+from ._prefix_scores import PrefixLogProbs, PrefixScores
 from ._task import Batch
 
 __all__ = ["Decoder", "SpecialTokens", "beam_search", "decoder_in", "greedy_search"]

@@ -14,7 +14,7 @@ import torch
 from ...errors import CheckpointError, ConfigError
 from ...util.registry import discover, module_names
 from ...util.text import brief_repr, escape
-from ..config.users_file import load_from_user_file
+from ..config.imports import load_from_user_file
 from ..parallel.ranks import is_communication_error
 from ._task import Task
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ...errors import ConfigError
 from ...util.text import count, escape, percent
-from ..audio.clip import Clip
-from ..config.faults import ErrorCollector
+from ..config.error_collector import ErrorCollector
 from ..config.settings import Settings
 from ..data.inputs import Inputs
 from ..data.labels import Labels, UnknownLetterError
 from ..data.loader import Batches
+from ..data.sound import Clip
 from ..data.split import Split, read_split
 from ._task import Batch, Progress, Task
 

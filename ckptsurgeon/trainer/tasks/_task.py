@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..audio.clip import Clip
     from ..config.settings import Settings
+    from ..data.sound import Clip
 
 __all__ = ["Batch", "Loss", "Progress", "Task", "is_higher_better"]
 

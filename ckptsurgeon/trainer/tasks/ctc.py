@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ._ctc_model import CTCOutput, ErrorRates, ctc_losses, run_model, too_short_clips, uniform_losses
 from ._sounds import TranscribedTask
-from ._spoken import CTCOutput, ErrorRates, ctc_losses, run_model, too_short_clips, uniform_losses
 from ._task import Batch, Loss, Task
 
 __all__ = ["CTC", "TASK"]

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ..config.settings import Settings
+from ._ctc_model import CTCOutput, ErrorRates, ctc_losses, run_model, too_short_clips, uniform_losses
 from ._decoding import SpecialTokens, beam_search, decoder_in, greedy_search
 from ._sounds import TranscribedTask
-from ._spoken import CTCOutput, ErrorRates, ctc_losses, run_model, too_short_clips, uniform_losses
 from ._task import Batch, Loss, Task
 
 __all__ = ["TASK", "Hybrid"]

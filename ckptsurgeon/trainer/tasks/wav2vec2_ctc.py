@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..audio.clip import Clip
 from ..config.settings import Settings
-from ._spoken import CTCOutput, check_outputs
+from ..data.sound import Clip
+from ._conv_frontend import ConvFrontend, check_features, normalise_wave
+from ._ctc_model import CTCOutput, check_outputs
 from ._task import Batch, Task
-from ._waves import ConvFrontend, check_features, normalise_wave
 from .ctc import CTC
 
 __all__ = ["TASK", "Wav2Vec2CTC"]

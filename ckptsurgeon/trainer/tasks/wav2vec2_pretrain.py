@@ -18,14 +18,13 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...util.text import escape, percent
-from ..audio.clip import Clip
 from ..config.settings import Settings
+from ..data.sound import Clip
 from ..data.split import Split
-from ._contrastive import ContrastiveSums, contrastive_sums, quantise
-from ._masking import masked_frames, most_masked, negatives_of
+from ._contrastive import ContrastiveSums, contrastive_sums, masked_frames, most_masked, negatives_of, quantise
+from ._conv_frontend import ConvFrontend, check_features, normalise_wave
 from ._sounds import SoundTask
 from ._task import Batch, Loss, Task
-from ._waves import ConvFrontend, check_features, normalise_wave
 
 __all__ = ["TASK", "Wav2Vec2Pretraining"]
 

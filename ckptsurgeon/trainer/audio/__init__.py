@@ -1,1 +1,0 @@
-"""Clips: read, resampled, turned into features."""

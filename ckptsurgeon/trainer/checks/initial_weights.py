@@ -1,0 +1,198 @@
+"""The weights before the first step: what was loaded equals its source, what was drawn fits its initialiser."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...api.verify import verify
+from ...checkpoint.opening import open_checkpoint
+from ...destinations.torch_module.parts import own_part
+from ...planning.plan.plan import Plan
+from ...planning.target import TargetSpec
+from ...util.text import count, escape, listing
+from ..job.init_checkpoint import InitCheckpoint
+from ..state.model_tensors import bits, initial_values, state_tensors
+from .check import FAIL, NOT_RUN, PASS, Check
+
+__all__ = ["FEW_VALUES", "MAX_Z", "initialised_tensors", "loaded_tensors", "ties_kept", "z_score"]
+
+MAX_Z = 6.0
+"""Standard errors that a mean or a deviation may be off: by chance once in 500 million."""
+FEW_VALUES = 30
+"""Fewer values than this are held against exact bounds, not against what holds for many."""
+UNUSUAL_Z = 4.0
+"""Where draws themselves are so far apart, a bound says nothing: their values do not vary one by one."""
+
+
+def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
+    """Return how far a tensor is from others of its make; infinite for another constant."""
+    if torch.equal(others[0], others[1]):  # nothing is random about it
+        return 0.0 if torch.equal(value, others[0]) else math.inf
+    mine, theirs = value.double().flatten(), torch.stack(list(others)).double().flatten(1)
+    if not torch.isfinite(mine).all():
+        return math.inf
+    if mine.numel() >= FEW_VALUES:
+        return _of_many(mine, theirs.flatten())
+    usual = torch.stack([_of_few(one, theirs.flatten()) for one in theirs]).amax(0)
+    found = torch.where(usual < UNUSUAL_Z, _of_few(mine, theirs.flatten()), 0.0)
+    return float(found.max())
+
+
+def _of_few(mine: Tensor, theirs: Tensor) -> Tensor:
+    """Return the distances of mean, deviation and furthest value by what is exact for normal values.
+
+    A mean of n, n - 1 variances (chi-squared), and the furthest of n; uniform values keep to tighter bounds still.
+    """
+    n, centre, spread = mine.numel(), theirs.mean(), theirs.std().clamp(min=1e-300)
+    mean_z = (mine.mean() - centre).abs() / (spread * math.sqrt(1 / n + 1 / theirs.numel()))
+    alone = torch.special.ndtr(-((mine - centre).abs().max() / spread))
+    furthest_z = _z(2 * n * alone)
+    if n == 1:
+        return torch.stack([mean_z, torch.zeros_like(mean_z), furthest_z])
+    half = torch.tensor((n - 1) / 2, dtype=torch.float64)
+    squares = half * mine.var() / spread**2
+    less, more = torch.special.gammainc(half, squares), torch.special.gammaincc(half, squares)
+    return torch.stack([mean_z, _z(2 * torch.minimum(less, more)), furthest_z])
+
+
+def _z(chance: Tensor) -> Tensor:
+    """Return the standard errors beyond which a normal value is with a chance, on both sides together."""
+    found: Tensor = -torch.special.ndtri(chance.clamp(1e-300, 1) / 2)
+    return found
+
+
+def _of_many(mine: Tensor, theirs: Tensor) -> float:
+    centre, spread = theirs.mean(), theirs.std()
+    share = 1 / mine.numel() + 1 / theirs.numel()
+    mean_z = (mine.mean() - centre).abs() / (spread * math.sqrt(share))
+    fourth = ((theirs - centre) ** 4).mean()
+    error = ((fourth - spread**4).clamp(min=1e-3 * spread**4) * share).sqrt()  # of a variance
+    spread_z = (mine.var() - spread**2).abs() / error
+    width = theirs.max() - theirs.min()
+    beyond = torch.maximum(mine.max() - theirs.max(), theirs.min() - mine.min()) / width.clamp(min=1e-300)
+    bounds_z = MAX_Z * 2 * float(beyond) if float(beyond) > 0.5 else 0.0  # half as wide again as was ever drawn
+    return max(float(mean_z), float(spread_z), bounds_z)
+
+
+INITIALISED = "initialised tensors fit"
+OTHERS = 2
+"""Draws with the next seeds that a tensor is held against."""
+OTHERS_OF_FEW = 32
+"""As many of a tensor with few values, if they are drawn in a few seconds."""
+DRAW_LIMIT_S = 3.0
+
+
+def initialised_tensors(
+    model: nn.Module, target: TargetSpec, keys: Collection[str], seed: int, *, parts: Mapping[str, Tensor] | None = None
+) -> Check:
+    """Compare drawn tensors with draws of other seeds: mean, deviation and bounds; constants must be equal.
+
+    What is random must differ between seeds. Of ``parts`` only what is true is drawn, and compared.
+    """
+    parts = {key: part for key, part in (parts or {}).items() if part.any()}
+    wanted = [key for key in target.tensors if (key in keys or key in parts) and target.tensors[key].numel]
+    if not wanted:
+        return Check(INITIALISED, NOT_RUN, "no tensor is known to be drawn")
+    tensors = state_tensors(model)
+    values = {key: _of(tensors[key].detach().cpu(), parts.get(key)) for key in wanted}
+    others = _others(target, wanted, seed, parts)
+    found = {key: z_score(values[key], others[key]) for key in wanted}
+    wrong = [
+        f"{key} ({'another constant' if math.isinf(z) else f'z {z:.0f}'})" for key, z in found.items() if z > MAX_Z
+    ]
+    if wrong:
+        return Check(
+            INITIALISED, FAIL, f"{count(len(wrong), 'tensor')} of {len(wanted)} do not: {listing(wrong, where='')}"
+        )
+    same = [key for key in wanted if _repeats(values[key], others[key])]
+    if same:
+        return Check(INITIALISED, FAIL, f"the same values with another seed: {escape(listing(same, where=''))}")
+    rest = f", {len(parts)} in part" if parts else ""
+    return Check(INITIALISED, PASS, f"{len(wanted)} of {len(wanted)}{rest}, worst z {max(found.values()):.1f}")
+
+
+def _of(value: Tensor, part: Tensor | None) -> Tensor:
+    return value if part is None else value[part]
+
+
+def _others(target: TargetSpec, keys: list[str], seed: int, parts: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+    """Return what other seeds draw; of few values often, so that their deviation is known too."""
+    others: dict[str, list[Tensor]] = {key: [] for key in keys}
+    until, more = time.monotonic() + DRAW_LIMIT_S, 0
+    while keys and (more < OTHERS or time.monotonic() < until):
+        more += 1
+        for key, value in initial_values(target, keys, seed + more):
+            others[key].append(_of(value, parts.get(key)).clone())
+        if more == OTHERS:  # constants are no other the next time
+            keys = [key for key in keys if others[key][0].numel() < FEW_VALUES and not torch.equal(*others[key])]
+        if more == OTHERS_OF_FEW:
+            break
+    return others
+
+
+def _repeats(value: Tensor, others: list[Tensor]) -> bool:
+    return not torch.equal(others[0], others[1]) and any(torch.equal(value, other) for other in others)
+
+
+LOADED = "loaded tensors equal their source"
+
+
+def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | None) -> Check:
+    """Hold the model against its init, bit for bit, and the init against its own sources by its recipe."""
+    if init is None or plan is None:
+        return Check(LOADED, NOT_RUN, "no init: every tensor is drawn")
+    tensors = state_tensors(model)
+    wrong = _differing(tensors, init, plan)
+    if wrong:
+        return Check(
+            LOADED, FAIL, f"{count(len(wrong), 'tensor')} of {len(tensors)} differ: {listing(wrong, where='')}"
+        )
+    if init.recipe is None:
+        return Check(LOADED, PASS, f"{len(plan.steps)} of {len(tensors)}, bit for bit; its own sources are not known")
+    found = verify(init.path)
+    if not found.ok:
+        first = found.failed[0]
+        return Check(
+            LOADED, FAIL, f"the init is not what its recipe says: {escape(first.key or init.path)} {first.why}"
+        )
+    from_source = found.checked - found.drawn
+    gone = len(found.not_compared or {})
+    rest = f"; {gone} of them by checksum, their source is gone" if gone else ""
+    return Check(LOADED, PASS, f"{from_source} of {from_source}, bit for bit{rest}")
+
+
+def _differing(tensors: Mapping[str, Tensor], init: InitCheckpoint, plan: Plan) -> list[str]:
+    wrong = []
+    planned = {step.key: step for step in plan.steps}
+    with open_checkpoint(init.path) as opened:
+        checkpoint = opened.unwrapped(destination=list(tensors))
+        for key, tensor in tensors.items():
+            step = planned.get(key)
+            if step is None or step.source_key not in checkpoint:
+                wrong.append(key)
+                continue
+            wanted = checkpoint.tensor(step.source_key).to(tensor.dtype).reshape(tensor.shape)
+            if not torch.equal(bits(tensor), bits(wanted)):
+                wrong.append(key)
+    return wrong
+
+
+def ties_kept(model: nn.Module, ties: Mapping[str, str]) -> Check:
+    """Tied tensors are one tensor, as the configuration has them."""
+    name = "ties are still ties"
+    if not ties:
+        return Check(name, NOT_RUN, "the model ties nothing")
+    tensors = state_tensors(model)
+    loose = [key for key, owner in ties.items() if _place(tensors[key]) != _place(tensors[owner])]
+    if loose:
+        return Check(name, FAIL, f"{listing(loose, where='')} went their own way")
+    return Check(name, PASS, f"{len(ties)} of {len(ties)}")
+
+
+def _place(tensor: Tensor) -> int:
+    return own_part(tensor).data_ptr()

@@ -1,0 +1,105 @@
+"""A file of weights that a run saved gives the same loss in a new process."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ...api.transplant.load_into import load_into
+from ...util.text import apart
+from ..data.source import first_batch
+from ..evaluation import evaluate, loss_per_item
+from ..job.assembly import build_job, with_one_batch
+from ..job.job import Job
+from ..system.device import torch_settings
+from .check import FAIL, NOT_RUN, PASS, Check
+
+__all__ = ["BEST_REOPENED", "LOSS_PREFIX", "REOPENED", "SavedWeights", "main", "reload_in_new_process"]
+
+LOSS_PREFIX = "loss of what was saved: "
+"""Begins its lines: a task may print others."""
+
+
+def main() -> None:
+    """Answer what stdin asks."""
+    order = json.load(sys.stdin)
+    job = build_job(order["config"], sets=order["sets"], device=order["device"])
+    with torch_settings(job.settings), closing(job):
+        if order["overfitting"]:
+            job = with_one_batch(job)
+        for saved in order["saved"]:
+            sys.stdout.write(f"\n{LOSS_PREFIX}{_loss(job, saved)!r}\n")
+            sys.stdout.flush()
+
+
+def _loss(job: Job, saved: Mapping[str, Any]) -> float:
+    model = job.empty_model()
+    load_into(model, saved["weights"], strict=True, on_missing="error")
+    model.to(job.device)
+    if saved["dev"]:
+        assert job.dev is not None
+        return evaluate(model, job.task, job.dev.read(0, 0), settings=job.settings)["loss"]
+    return loss_per_item(model, job.task, [first_batch(job.train, job.settings.seed)], settings=job.settings)
+
+
+REOPENED = "saved, reopened, the same loss"
+BEST_REOPENED = "best, reopened, the same loss"
+TOLERANCE, TOLERANCE_GPU = 1e-6, 1e-3
+TIMEOUT_S = 600
+
+
+@dataclass(frozen=True)
+class SavedWeights:
+    """A file of weights and the loss that its model had: over ``dev``, or of the first batch of training."""
+
+    name: str
+    weights: str
+    loss: float
+    dev: bool = False
+
+
+def reload_in_new_process(
+    job: Job,
+    saved: Sequence[SavedWeights],
+    *,
+    sets: Sequence[str],
+    overfitting: bool = False,
+    folder: str | None = None,
+) -> Iterator[Check]:
+    """Start a process that loads what was ``saved``, and compare its losses with what they were."""
+    order = {
+        "config": job.document.path, "sets": list(sets), "device": job.device.type, "overfitting": overfitting,
+        "saved": [asdict(one) for one in saved],
+    }  # fmt: skip
+    command = [sys.executable, "-m", __name__]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(order), capture_output=True, text=True, timeout=TIMEOUT_S, cwd=folder
+        )
+    except subprocess.TimeoutExpired:
+        yield from (Check(one.name, NOT_RUN, f"it took longer than {TIMEOUT_S} s") for one in saved)
+        return
+    lines = done.stdout.splitlines()
+    losses = [float(line.removeprefix(LOSS_PREFIX)) for line in lines if line.startswith(LOSS_PREFIX)]
+    for one, loss in zip(saved, losses, strict=False):
+        yield _same(one, loss, TOLERANCE if job.device.type == "cpu" else TOLERANCE_GPU)
+    last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+    for one in saved[len(losses) :]:
+        yield Check(one.name, FAIL, f"it cannot be opened: {last[:200]}")
+
+
+def _same(saved: SavedWeights, found: float, near: float) -> Check:
+    same = math.isclose(found, saved.loss, rel_tol=near, abs_tol=1e-9) or (math.isnan(found) and math.isnan(saved.loss))
+    over = " over dev" if saved.dev else ""
+    now, before = (f"{found:.6g}", f"{saved.loss:.6g}") if same else apart(found, saved.loss, digits=6)
+    return Check(saved.name, PASS if same else FAIL, f"{now} where it was {before}{over}")
+
+
+if __name__ == "__main__":
+    main()

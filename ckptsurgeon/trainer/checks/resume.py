@@ -1,0 +1,82 @@
+"""2 k steps are k steps, a checkpoint, and k steps, bit for bit."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ...util.text import count, listing
+from ..folder.run_folder import RunFolder
+from ..job.job import Job
+from ..loop import NONFINITE, TrainingLoop
+from ..state.model_tensors import digests, state_tensors, unsaved_buffers
+from ..system.random_state import random_state
+from .check import FAIL, NOT_RUN, PASS, Check
+
+__all__ = ["RESUMED", "all_tensors", "differing", "resume_is_exact"]
+
+RESUMED = "resumed is uninterrupted"
+STEPS = 2
+TIME_LIMIT_S = 20.0
+
+
+def resume_is_exact(job: Job, *, step_s: float) -> Check:
+    """Train 2 k steps twice, once through a checkpoint on disk; ``step_s`` is how long a step takes, in seconds."""
+    if job.device.type != "cpu":
+        return Check(RESUMED, NOT_RUN, "a GPU adds in another order each time; the CPU promises the bits")
+    if job.settings.steps < 2 * STEPS:
+        return Check(RESUMED, NOT_RUN, f"the run has fewer than {2 * STEPS} steps")
+    if 4 * STEPS * step_s > TIME_LIMIT_S:
+        return Check(RESUMED, NOT_RUN, f"{4 * STEPS} steps would take {4 * STEPS * step_s:.0f} s")
+    whole = _fresh(job)
+    if whole.run(until=2 * STEPS) == NONFINITE:
+        return Check(RESUMED, NOT_RUN, "too many of the first steps are not finite")
+    wanted = {**digests(all_tensors(whole)), **digests(_generators())}
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder(folder)
+        run.create()
+        first = _fresh(job, run)
+        if first.run(until=STEPS) == NONFINITE:
+            return Check(RESUMED, NOT_RUN, "it is not finite a second time: nothing was saved to resume from")
+        second = _fresh(job)
+        second.restore(*run.load())
+    second.run(until=2 * STEPS)
+    wrong = differing(wanted, {**digests(all_tensors(second)), **digests(_generators())})
+    if wrong:
+        return Check(
+            RESUMED, FAIL, f"{count(len(wrong), 'tensor')} after {STEPS} + {STEPS} steps: {listing(wrong, where='')}"
+        )
+    return Check(RESUMED, PASS, f"{2 * STEPS} steps = {STEPS} + {STEPS}, bit for bit")
+
+
+def _fresh(job: Job, folder: RunFolder | None = None) -> TrainingLoop:
+    model, _ = job.model()
+    return TrainingLoop(job, model, folder=folder)
+
+
+def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """Return the keys of digests that differ, or are in one of them only."""
+    return [key for key in one if one[key] != other.get(key)] + [key for key in other if key not in one]
+
+
+def all_tensors(loop: TrainingLoop) -> dict[str, torch.Tensor]:
+    """Return every tensor that decides how a run goes on: of the model, of the optimiser and the average."""
+    found: dict[str, torch.Tensor] = dict(state_tensors(loop.model))
+    state: dict[Any, Any] = loop.optimizer.inner.state_dict()["state"]
+    for index, entries in state.items():
+        found |= {f"optimizer.{index}.{name}": value for name, value in entries.items() if torch.is_tensor(value)}
+    found |= {f"average.{key}": value for key, value in (loop.average.tensors if loop.average else {}).items()}
+    return found | {f"unsaved.{key}": value for key, value in unsaved_buffers(loop.model).items()}
+
+
+def _generators() -> dict[str, torch.Tensor]:
+    """Return the states of the global generators, as they are now: there is one of each, whichever run draws."""
+    state = random_state()
+    return {
+        "random": state["torch"],
+        "random of Python": torch.tensor(state["python"][1]),
+        "random of numpy": torch.cat([state["numpy"][1], torch.tensor(state["numpy"][2:3])]),
+    }

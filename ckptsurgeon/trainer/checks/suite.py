@@ -1,0 +1,218 @@
+"""All checks, in their order: before the first step, during, and after the last."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import CheckpointError, ConfigError
+from ...planning.plan.plan import Plan
+from ...util.text import brief_repr, count, escape
+from ..data.source import first_batch
+from ..evaluation import evaluate, evaluation_mode, loss_per_item
+from ..folder.run_folder import BEST, MODEL
+from ..job.job import Job, new_part_masks, unknown_metric_error
+from ..loop import COLLAPSED, NONFINITE, Observer, TrainingLoop
+from ..parallel.ranks import is_communication_error
+from ..run.controls import knowledge_moved
+from ..run.result import Controls
+from ..system.device import autocast
+from ..tasks._load import is_user_task
+from ..tasks._task import Batch, Loss, is_higher_better
+from .activations import activation_scale, dead_units, layer_activations
+from .check import NOT_RUN, Check
+from .figures import ONE_BATCH as BY_HEART
+from .figures import blank_share, clips_long_enough, not_collapsed, overfits_one_batch
+from .finite import finite_figures, finite_tensors, no_constant_tensors
+from .independence import batch_independence
+from .initial_weights import INITIALISED as DRAWN
+from .initial_weights import initialised_tensors, loaded_tensors, ties_kept
+from .loss import first_loss, loss_fell
+from .reload import BEST_REOPENED, REOPENED, SavedWeights, reload_in_new_process
+from .resume import RESUMED, resume_is_exact
+from .updates import finite_steps, frozen_unchanged, gradient_norm, trained_tensors_moved, update_sizes
+
+__all__ = ["checks_after", "checks_before", "checks_during", "collect_checks", "smoke_test"]
+
+IN_PARTS = "each process holds a part of the model (--strategy fsdp)"
+
+
+def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[Check, ...]:
+    """Return checks that know when they were made; tells how many are, for some take long."""
+    made: list[Check] = []
+    tell({"event": "checking", "when": when, "done": 0})
+    for check in checks:
+        made.append(replace(check, when=when))
+        tell({"event": "checking", "when": when, "done": len(made)})
+    return tuple(made)
+
+
+def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Check]:
+    """Yield what is looked at before the first step."""
+    task, settings, target = job.task, job.settings, job.target
+    batch = first_batch(job.train, settings.seed)
+    smoke_test(job, model, batch)
+    new = job.init.drawn if job.init is not None else frozenset(target.tensors)
+    seed = settings.seed if job.init is None or job.init.seed is None else job.init.seed
+    yield loaded_tensors(model, job.init, plan)
+    yield ties_kept(model, target.ties)
+    if job.is_sharded:
+        yield Check(DRAWN, NOT_RUN, IN_PARTS)
+    else:
+        yield initialised_tensors(model, target, new, seed, parts=new_part_masks(job, plan))
+    yield finite_tensors(model)
+    yield no_constant_tensors(model, target, seed)
+    yield first_loss(model, task, batch, settings=settings, drawn=job.init is None or bool(job.init.new))
+    layers = layer_activations(model, task, batch, settings=settings)
+    yield activation_scale(layers)
+    yield dead_units(layers)
+    yield batch_independence(model, task, batch, settings=settings)
+
+
+def checks_during(loop: TrainingLoop) -> Iterator[Check]:
+    """Yield what was seen while training."""
+    yield frozen_unchanged(loop)
+    yield loss_fell(loop)
+    yield trained_tensors_moved(loop)
+    yield update_sizes(loop)
+    yield gradient_norm(loop)
+    yield finite_steps(loop)
+    yield not_collapsed(loop)
+    yield finite_tensors(loop.model, loop.average.tensors if loop.average is not None else None)
+    yield finite_figures(loop.standing.figures, ("loss", loop.metric))
+    yield blank_share(loop.standing.figures)
+    yield clips_long_enough(loop.standing)
+
+
+def checks_after(
+    loop: TrainingLoop, sets: Sequence[str], controls: Controls | None, *, overfitting: bool
+) -> Iterator[Check]:
+    """Yield what is looked at after the last step; none of them can take what is known of the run with it."""
+    job, standing = loop.job, loop.standing
+    higher = is_higher_better(job.task, loop.metric)
+    yield from _guarded(
+        (BY_HEART,),
+        lambda: [
+            overfits_one_batch(standing.figures, loop.metric, standing.step, higher=higher)
+            if overfitting
+            else Check(BY_HEART, NOT_RUN, "--overfit-one-batch asks for it")
+        ],
+    )
+    yield from _guarded((RESUMED,), lambda: [_resumed(loop)])
+    yield knowledge_moved(controls)
+    yield from _guarded((REOPENED, BEST_REOPENED), lambda: _reopened(loop, sets, overfitting=overfitting))
+
+
+def _resumed(loop: TrainingLoop) -> Check:
+    if loop.spread.is_sharded:
+        return Check(RESUMED, NOT_RUN, IN_PARTS)
+    return resume_is_exact(loop.job, step_s=loop.standing.seconds / max(loop.standing.step, 1))
+
+
+def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
+    """Make checks; where that fails they were not run, and why."""
+    try:
+        return tuple(make())
+    except Exception as error:
+        why = f"it failed: {type(error).__name__}: {escape(str(error), 300)}"
+        return tuple(Check(name, NOT_RUN, why) for name in names)
+
+
+def _reopened(loop: TrainingLoop, sets: Sequence[str], *, overfitting: bool) -> Iterator[Check]:
+    """Yield whether what was saved last, and the best, are what they were."""
+    found = [_last(loop), _best(loop)]
+    saved = [one for one in found if isinstance(one, SavedWeights)]
+    made = {
+        check.name: check
+        for check in (reload_in_new_process(loop.job, saved, sets=sets, overfitting=overfitting) if saved else ())
+    }
+    yield from (made[one.name] if isinstance(one, SavedWeights) else one for one in found)
+
+
+def _last(loop: TrainingLoop) -> SavedWeights | Check:
+    folder, step = loop.folder, loop.standing.step
+    if loop.spread.is_sharded:
+        return Check(REOPENED, NOT_RUN, IN_PARTS)
+    if folder is None or not folder.saved_steps:
+        return Check(REOPENED, NOT_RUN, "nothing was saved")
+    if folder.last_step() != step:
+        return Check(REOPENED, NOT_RUN, f"step {step} was not saved, but step {folder.last_step()}")
+    return SavedWeights(REOPENED, folder.of("last", MODEL), _first_loss(loop))
+
+
+def _best(loop: TrainingLoop) -> SavedWeights | Check:
+    """Return the best as it was evaluated; without ``dev`` it is the last, as the run would use it."""
+    folder, standing = loop.folder, loop.standing
+    if folder is None or not os.path.exists(folder.of(BEST)):
+        return Check(BEST_REOPENED, NOT_RUN, "no model was the best")
+    if loop.job.dev is not None:
+        if standing.best_loss is None:
+            return Check(BEST_REOPENED, NOT_RUN, "the task gives no loss over dev")
+        return SavedWeights(BEST_REOPENED, folder.of(BEST), standing.best_loss, dev=True)
+    if loop.spread.is_sharded:
+        return Check(BEST_REOPENED, NOT_RUN, IN_PARTS)
+    if standing.ended in (NONFINITE, COLLAPSED):
+        return Check(BEST_REOPENED, NOT_RUN, "it is of an earlier step")
+    with loop.average.in_place() if loop.average is not None else nullcontext():
+        return SavedWeights(BEST_REOPENED, folder.of(BEST), _first_loss(loop))
+
+
+def _first_loss(loop: TrainingLoop) -> float:
+    job = loop.job
+    return loss_per_item(loop.model, job.task, [first_batch(job.train, job.settings.seed)], settings=job.settings)
+
+
+def smoke_test(job: Job, model: nn.Module, batch: Batch) -> None:
+    """Raise ConfigError where model and task do not go together, or the task gives no such metric.
+
+    Both may be the user's own code.
+    """
+    figures = {}
+    try:
+        if is_user_task(job.task):
+            _check_loss(job, model, batch)
+        loss_per_item(model, job.task, [batch], settings=job.settings)
+        if job.dev is not None:
+            figures = evaluate(model, job.task, [batch], settings=job.settings)
+    except (CheckpointError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if is_communication_error(error):  # another process ended
+            raise
+        raise ConfigError(
+            f"the task {escape(job.settings.task)} cannot use this model: {type(error).__name__}: "
+            f"{escape(str(error), 500)}.",
+            hint="CKPT_DEBUG=1 shows where it happened.",
+        ) from error
+    if job.dev is not None and job.metric not in figures:
+        raise unknown_metric_error(job.metric, figures)
+
+
+def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
+    """Raise ConfigError for a loss that is no Loss, or is of nothing."""
+    with evaluation_mode(model), autocast(job.settings, job.device):
+        loss: object = job.task.loss(model, batch.to(job.device))
+    name = f"loss of the task {escape(job.settings.task)}"
+    if not isinstance(loss, Loss):
+        raise ConfigError(f"{name} returns {brief_repr(loss)}, no Loss(total, items, parts).")
+    if not _is_of_something(loss):
+        raise ConfigError(
+            f"{name} is of {brief_repr(loss.items)} items, for the {count(len(batch.names), 'example')} of a batch.",
+            hint="items is what the sum is divided by: how many labels, frames or examples it is over.",
+        )
+    if not isinstance(loss.total, Tensor) or loss.total.numel() != 1 or not isinstance(loss.parts, Mapping):
+        raise ConfigError(f"{name} has no total that is one number as a tensor, or no parts by name.")
+
+
+def _is_of_something(loss: Loss) -> bool:
+    """Whether a loss counts items; none where CTC can spell no clip of a batch are as they should be."""
+    items: object = loss.items
+    if isinstance(items, Tensor):
+        items = int(items) if items.numel() == 1 and not items.is_floating_point() else None
+    least = 0 if loss.too_short is not None and int(loss.too_short) else 1
+    return isinstance(items, int) and items >= least

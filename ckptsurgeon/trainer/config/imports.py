@@ -1,0 +1,80 @@
+"""Imports: the user's own files that a configuration names, and packages of the extra ``train``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...destinations._document import Document
+from ...destinations.factory import targets_in
+from ...destinations.torch_module.user_code import user_code
+from ...errors import CheckpointError, ConfigError
+from ...storage.small_files import CodeLoader
+from ...util.did_you_mean import did_you_mean
+from ...util.text import escape
+
+__all__ = ["load_from_user_file", "require_package", "split_file_name", "user_code_in"]
+
+
+def require_package(name: str) -> Any:
+    """Return a package; raises ConfigError where it, or a library that it needs, is missing."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:  # OSError: soundfile without libsndfile
+        raise ConfigError(
+            f"this needs the package {name}, which cannot be imported: {error}.",
+            hint="pip install 'ckptsurgeon[train]' installs it.",
+        ) from error
+
+
+def split_file_name(name: str) -> tuple[str, str] | None:
+    """Return file and name of ``my_file.py:name``; None where that is not its form."""
+    path, _, attribute = name.rpartition(":")
+    return (path, attribute) if path.endswith(".py") else None
+
+
+def user_code_in(section: Any) -> Iterator[str]:
+    """Yield what a ``train:`` section names that is the user's own code: ``my_file.py:name`` and ``_target_``."""
+    yield from targets_in(section)
+    yield from _named_in_files(section)
+
+
+def _named_in_files(node: Any) -> Iterator[str]:
+    if isinstance(node, str) and split_file_name(node):
+        yield escape(node)
+    inner = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
+    for value in inner:
+        yield from _named_in_files(value)
+
+
+def load_from_user_file(what: str, path: str, attribute: str, *, example: str, module: str) -> object:
+    """Return what has a name in a file; ``what`` says who asks, ``module`` is what the file is called while it lives.
+
+    Raises ConfigError for a file that is none or cannot be imported, and for a name that it lacks, with the nearest.
+    """
+    if not os.path.isfile(path) or not path.endswith(".py"):
+        why = "does not exist" if not os.path.exists(path) else "is no Python file"
+        raise ConfigError(f"{what}: {escape(path)} {why}.", hint=did_you_mean(path, f"It is {example}."))
+    spec = importlib.util.spec_from_file_location(module, path, loader=CodeLoader(module, path))
+    assert spec is not None  # the suffix is one that Python knows
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    try:
+        with user_code(Document(path, "", None, {})):
+            sys.modules[module] = made  # dataclasses and pickles look it up
+            spec.loader.exec_module(made)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{what} cannot be imported: {type(error).__name__}: {escape(str(error))}.") from error
+    if not hasattr(made, attribute):
+        own = [one for one, value in vars(made).items() if getattr(value, "__module__", None) == module]
+        near = difflib.get_close_matches(attribute, own, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(own) or 'nothing'}."
+        raise ConfigError(f"{escape(path)} has no {escape(attribute)}.", hint=hint)
+    return getattr(made, attribute)

@@ -1,0 +1,163 @@
+"""A clip, and its samples: read from WAV, FLAC, Ogg or arrays, resampled."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...errors import SourceError
+from ...storage.small_files import open_file
+from ...util.text import escape
+from ..config.imports import require_package
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Samples = np.ndarray[Any, np.dtype[np.float32]]
+
+__all__ = [
+    "TOLERANCE_S",
+    "Clip",
+    "is_array",
+    "missing_bytes",
+    "read_array",
+    "read_sound",
+    "sound_rate",
+    "sound_seconds",
+]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One utterance. ``where`` is the file and line (or key) it was read from, ``text`` its transcript or its class.
+
+    ``seconds`` is its length, ``begin_s`` where it starts in its file.
+    """
+
+    path: str
+    text: str
+    where: str
+    seconds: float
+    begin_s: float = 0.0
+
+
+OPEN_ENDED = 0x7FFF_0000
+"""Sizes from here on stand for an end that was not known when the header was written, into a pipe."""
+
+
+def missing_bytes(path: str) -> int:
+    """Return how many bytes of sound a WAV file lacks, 0 for a whole one and for any other file; raises OSError.
+
+    http://www-mmsp.ece.mcgill.ca/Documents/AudioFormats/WAVE/WAVE.html
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return 0
+        place = 12
+        while len(chunk := file.read(8)) == 8:
+            name, length = struct.unpack("<4sI", chunk)
+            place += 8
+            if name == b"data":
+                return 0 if length >= OPEN_ENDED else max(0, place + length - size)
+            place += length + length % 2
+            file.seek(place)
+    return 0
+
+
+TOLERANCE_S = 0.1
+"""How far what is said of a sound's length may be from what there is."""
+
+
+def is_array(path: str) -> bool:
+    """Whether a file holds an array, to be given to a model as it is, and no sound."""
+    return path.endswith(".npy")
+
+
+def sound_seconds(path: str, where: str) -> float:
+    """Return how long a sound is, from its header; raises SourceError, for one that was cut short too."""
+    header = _header(path, where)
+    try:
+        missing = missing_bytes(path)
+    except OSError as error:
+        raise _unreadable(path, where, error) from error
+    if missing:
+        raise SourceError(
+            f"{where}: {escape(path)} is cut short: {missing} bytes of the sound that its header tells of are missing.",
+            hint="Copy it again, or remove it from the manifest.",
+        )
+    return float(header.frames / header.samplerate)
+
+
+def sound_rate(path: str, where: str) -> int:
+    """Return a sound's sampling rate, from its header; raises SourceError."""
+    return int(_header(path, where).samplerate)
+
+
+def _header(path: str, where: str) -> Any:
+    soundfile = require_package("soundfile")
+    try:
+        return soundfile.info(path)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise _unreadable(path, where, error) from error
+
+
+def read_sound(clip: Clip, rate: int) -> Samples:
+    """Return a clip's samples (samples,) in float32, its channels' mean, at ``rate``.
+
+    Raises SourceError where it cannot be read, has no samples, holds what are no numbers, or is silent throughout.
+    """
+    import numpy as np
+
+    soundfile = require_package("soundfile")
+    try:
+        with soundfile.SoundFile(clip.path) as file:
+            own = file.samplerate
+            file.seek(min(round(clip.begin_s * own), file.frames))
+            promised = min(round(clip.seconds * own), file.frames - file.tell())
+            samples = file.read(round(clip.seconds * own), dtype="float32", always_2d=True)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise _unreadable(clip.path, clip.where, error) from error
+    mono: Samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1, dtype=np.float32)
+    if own != rate and len(mono):
+        mono = require_package("soxr").resample(mono, own, rate)
+    if len(samples) < promised - TOLERANCE_S * own:
+        raise _unusable(clip, f"is cut short: it ends after {len(samples) / own:g} s of {promised / own:g} s")
+    if not len(mono):
+        raise _unusable(clip, "has no samples")
+    if not np.isfinite(mono).all():
+        raise _unusable(clip, "holds values that are no numbers")
+    if not mono.any():
+        raise _unusable(clip, "is silent: all of its samples are 0")
+    return mono
+
+
+def read_array(clip: Clip) -> Any:
+    """Return the array of an ``.npy`` file; nothing in it is unpickled. Raises SourceError."""
+    import numpy as np
+
+    try:
+        array = np.load(clip.path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _unreadable(clip.path, clip.where, error) from error
+    if not isinstance(array, np.ndarray) or array.size == 0 or array.dtype.kind not in "biuf":
+        raise _unusable(clip, "holds no numbers")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise _unusable(clip, "holds values that are not finite")
+    return array.astype(np.float32) if array.dtype.kind == "f" else array.astype(np.int64)
+
+
+def _unreadable(path: str, where: str, error: Exception) -> SourceError:
+    why = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return SourceError(
+        f"{where}: {escape(path)} cannot be read: {escape(str(why)).rstrip('.')}.",
+        hint="Sounds are WAV, FLAC or OGG files.",
+    )
+
+
+def _unusable(clip: Clip, why: str) -> SourceError:
+    begin = f" from {clip.begin_s:g} s on" if clip.begin_s else ""
+    return SourceError(f"{clip.where}: {escape(clip.path)}{begin} {why}.", hint="Remove it from the manifest.")

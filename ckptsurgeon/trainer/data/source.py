@@ -1,0 +1,130 @@
+"""Where batches come from, in an order that follows from seed and epoch and can be entered at any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ...errors import ConfigError
+from ..parallel.ranks import Ranks
+from ..system.random_state import preserve_random_state
+from ..tasks._task import Batch
+from .loader import Batches
+
+if TYPE_CHECKING:
+    from ..tasks._task import Batch
+
+__all__ = ["BatchStream", "OneBatch", "Position", "RankBatches", "Source", "first_batch", "share_batches"]
+
+Position = tuple[int, int]
+"""An epoch, and how many of its batches were used."""
+
+
+class Source(Protocol):
+    """The batches of one split.
+
+    What it draws comes from generators of its own, never from torch's global one: a run that is resumed must see what
+    the uninterrupted one saw (https://github.com/huggingface/transformers/pull/46628).
+    """
+
+    def size(self, epoch: int) -> int:
+        """Return how many batches an epoch has."""
+        ...
+
+    def read(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch in its order, from the ``start``-th on."""
+        ...
+
+
+class BatchStream:
+    """The batches of a source, epoch after epoch, and where it stands."""
+
+    def __init__(self, source: Source, seed: int, position: Position = (0, 0)) -> None:
+        self._source, self._seed = source, seed
+        self.position = position
+        self._batches: Iterator[Any] | None = None
+
+    def go_back(self, position: Position) -> None:
+        """Stand where it stood before."""
+        self.position, self._batches = position, None
+
+    def __iter__(self) -> BatchStream:
+        return self
+
+    def __next__(self) -> Batch:
+        epoch, used = self.position
+        if used >= self._source.size(epoch):
+            epoch, used, self._batches = epoch + 1, 0, None
+        batch: Batch | None
+        # Beginning an epoch draws from the global generator in torch's DataLoader, and a resumed run begins one more.
+        if self._batches is None:
+            with preserve_random_state():
+                self._batches = iter(self._source.read(self._seed, epoch, used))
+                batch = next(self._batches, None)
+        else:
+            batch = next(self._batches, None)
+        if batch is None:
+            raise _nothing(epoch, used, self._source.size(epoch))
+        self.position = (epoch, used + 1)
+        return batch
+
+
+def first_batch(source: Source, seed: int) -> Batch:
+    """Return the first batch of the first epoch."""
+    with preserve_random_state():
+        batch = next(iter(source.read(seed, 0)), None)
+    if batch is None:
+        raise _nothing(0, 0, source.size(0))
+    return batch
+
+
+def _nothing(epoch: int, used: int, size: int) -> ConfigError:
+    return ConfigError(
+        f"the split train gives no batch {used} in epoch {epoch}, of {size} that it promises.",
+        hint="size(epoch) and read(seed, epoch, start) of the task's source are to agree, and size is 1 or more.",
+    )
+
+
+class OneBatch:
+    """The same batch for ever: what a model that learns can learn by heart."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+
+    def size(self, epoch: int) -> int:
+        """Return how many batches an epoch has."""
+        return 1
+
+    def read(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batch."""
+        if start == 0:
+            yield self._batch
+
+
+def share_batches(source: Source, ranks: Ranks) -> Source:
+    """Return a source of which each process reads its part."""
+    return source if ranks.size == 1 else RankBatches(source, ranks)
+
+
+class RankBatches:
+    """Every ``size``-th example of each batch, from the ``rank``-th on.
+
+    A batch is sorted by length, so that each process has as much to do. Where one has fewer examples than there are
+    processes, the last ones stand idle: they work on its first example, of which nothing counts, since all have to take
+    part in each step.
+    """
+
+    def __init__(self, source: Source, ranks: Ranks) -> None:
+        self._source, self._rank, self._size = source, ranks.rank, ranks.size
+
+    def size(self, epoch: int) -> int:
+        """Return how many batches an epoch has."""
+        return self._source.size(epoch)
+
+    def read(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the parts of the batches of an epoch, from the ``start``-th on."""
+        if isinstance(self._source, Batches):  # which loads no other than these
+            yield from self._source.read(seed, epoch, start, rank=self._rank, of=self._size)
+            return
+        for batch in self._source.read(seed, epoch, start):
+            yield batch.strided(self._rank, self._size)

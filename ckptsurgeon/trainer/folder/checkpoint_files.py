@@ -1,0 +1,131 @@
+"""The checkpoints in a run folder: which are complete, which is the newest, their checksums."""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from ...errors import FormatError, OutputError, SourceError
+from ...storage.small_files import open_file, read_file
+from ...storage.write.temp import temp_name
+from ...util.text import escape
+
+__all__ = ["CHECKSUMS", "FILES", "checksums_of", "clear_last", "complete_steps", "linked_step", "verify_checksums"]
+
+FILES = ("model.safetensors", "state.pth")
+"""What a whole checkpoint holds."""
+
+
+def complete_steps(run: str) -> list[int]:
+    """Return the steps of a run's whole checkpoints, the newest last."""
+    try:
+        names = os.listdir(os.path.join(run, "steps"))
+    except OSError:
+        return []
+    return sorted(int(name) for name in names if name.isdigit() and _is_whole(os.path.join(run, "steps", name)))
+
+
+def linked_step(run: str) -> int | None:
+    """Return the step that ``last`` leads to; None where it is no link, which a copy may have lost, or dangles."""
+    last = os.path.join(run, "last")
+    if not os.path.islink(last):
+        return None
+    name = os.path.basename(os.path.realpath(last))
+    return int(name) if name.isdigit() and _is_whole(last) else None
+
+
+def clear_last(run: str, step: int) -> None:
+    """Let ``last`` be free for a link to a step: a folder there, as ``cp -rL`` makes one, is a copy of what it led to.
+
+    Raises OutputError where it is not: nothing is removed that is nowhere else.
+    """
+    last = os.path.join(run, "last")
+    if os.path.islink(last) or not os.path.isdir(last):
+        return
+    copy_of = next(
+        (one for one in reversed(complete_steps(run)) if _same(last, os.path.join(run, "steps", str(one)))), None
+    )
+    if copy_of is None:
+        raise OutputError(
+            f"{escape(last)} is a folder, and none of {escape(os.path.join(run, 'steps'))} is the same.",
+            hint=f"Move it out of the run, and --resume goes on from step {step}.",
+        )
+    gone = temp_name(last)
+    with suppress(OSError):
+        os.rename(last, gone)
+        shutil.rmtree(gone)
+
+
+def _is_whole(folder: str) -> bool:
+    return all(os.path.isfile(os.path.join(folder, name)) for name in FILES)
+
+
+def _same(one: str, other: str) -> bool:
+    there = _is_whole(one)
+    return there and all(
+        filecmp.cmp(os.path.join(one, name), os.path.join(other, name), shallow=False) for name in FILES
+    )
+
+
+CHECKSUMS = "sums.json"
+
+
+def checksums_of(data: Mapping[str, bytes]) -> bytes:
+    """Return the SHA-256 of some files as a file of its own."""
+    made = {name: hashlib.sha256(content).hexdigest() for name, content in data.items()}
+    return (json.dumps({"sha256": made}, indent=2) + "\n").encode()
+
+
+def checksums_of_folder(folder: str) -> bytes:
+    """Return the SHA-256 of all files under a folder as a file of its own."""
+    made = {}
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with open_file(os.path.join(path, name)) as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            made[os.path.relpath(os.path.join(path, name), folder)] = digest
+    return (json.dumps({"sha256": made}, indent=2) + "\n").encode()
+
+
+def verify_checksums(folder: str, *, others: Sequence[str] = ()) -> None:
+    """Raise FormatError for a checkpoint with a file that is not what was written; ``others`` are whole ones.
+
+    One without sums, of an earlier version, is taken as it is.
+    """
+    wanted = _read(folder)
+    for name, sha256 in wanted.items():
+        path = os.path.join(folder, name)
+        try:
+            with open_file(path) as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise SourceError(f"{escape(path)} cannot be read: {error.strerror}.") from error
+        if found != sha256:
+            raise damage_error(path, folder, others)
+
+
+def damage_error(path: str, folder: str, others: Sequence[str], why: str = "it is not what was written") -> FormatError:
+    """Return the error that a file of a checkpoint is damaged, and how to go on without it."""
+    if not others:
+        return FormatError(f"{escape(path)} is damaged: {why}.", hint="No other checkpoint of the run is whole.")
+    aside = f"{os.path.dirname(os.path.dirname(folder))}.damaged"
+    return FormatError(
+        f"{escape(path)} is damaged: {why}.",
+        hint=f"{escape(others[-1])} is whole: mv {escape(folder)} {escape(aside)}, and --resume goes on from there.",
+    )
+
+
+def _read(folder: str) -> Mapping[str, str]:
+    path = os.path.join(folder, CHECKSUMS)
+    if not os.path.exists(path):
+        return {}
+    try:
+        found = json.loads(read_file(path))["sha256"]
+        return {str(name): str(value) for name, value in found.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise FormatError(f"{escape(path)} is damaged: it holds no sums.") from error

@@ -1,1 +1,0 @@
-"""The optimiser, its schedule, and what is frozen."""

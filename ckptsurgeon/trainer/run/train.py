@@ -1,0 +1,206 @@
+"""``train``: from a configuration and initial weights to a model that was checked."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+
+from ...api.inputs.argument_types import Path
+from ...errors import ConfigError
+from ...util.text import brief_repr, escape
+from ..checks.suite import checks_before, collect_checks
+from ..folder.run_folder import RunFolder
+from ..folder.run_lock import RunLock
+from ..job.assembly import build_job, fill_caches, progress_observer, with_one_batch
+from ..job.job import Job
+from ..loop import Observer
+from ..parallel.ranks import process_group, read_torchrun_env
+from ..parallel.sharded_model import single_process_job
+from ..system.compiling import explain_compile_errors
+from ..system.device import choose_device, explain_out_of_memory, torch_settings
+from .controls import check_controls
+from .lineage import check_unchanged
+from .result import Trained
+from .run_job import RunOptions, make_result, run_job, start_notes
+from .start import (
+    RunStart,
+    check_free,
+    check_inputs_are_safe,
+    check_overfitting,
+    find_start,
+    other_files_note,
+    resume_start,
+)
+from .train_request import request_sender
+from .worker_ranks import run_worker
+
+__all__ = ["OVERFIT", "RUN", "train"]
+
+STRATEGIES = ("ddp", "fsdp")
+
+RUN, OVERFIT = "run", "run-overfit"
+"""Folders of a run that nobody names; one batch by heart is no run to go on with, and stands in no way of one."""
+
+
+def train(
+    config: Path | None = None,
+    *,
+    init: Path | None = None,
+    run: Path | None = None,
+    resume: bool = False,
+    sets: Sequence[str] = (),
+    steps: int | None = None,
+    device: str | None = None,
+    seed: int | None = None,
+    check_only: bool = False,
+    controls: bool = False,
+    seeds: int = 3,
+    overfit_one_batch: bool = False,
+    preprocess_only: bool = False,
+    strategy: str = "ddp",
+    observer: Observer | None = None,
+) -> Trained:
+    """Train the model that ``config`` describes from the weights in ``init``, and check what comes of it.
+
+    Without ``config`` it is the one that the init's recipe names; without ``init`` too, the one
+    ``*.init.safetensors`` of the working directory. ``sets`` are ``KEY=VALUE`` over the ``train:`` section. The
+    folder ``run`` (``run``; ``run-overfit`` with ``overfit_one_batch``) takes what the run leaves; ``resume`` goes on
+    with the run in it, bit for bit on a CPU; with ``controls`` a run that is done may be gone on with for them alone.
+    ``check_only`` runs the checks that come before the first step, and writes nothing. ``controls`` trains the
+    controls too, with ``seeds`` paired seeds. ``observer`` is given each row of the log as it is made, and what else
+    happens: an ``event`` each.
+
+    Each of several processes that torchrun started calls this alike: the batches of every step are shared out among
+    them, and the first one checks, writes and observes. ``strategy`` is ``ddp``, where each has the model, or ``fsdp``,
+    where each has a part of it, and reads no more of an init.
+
+    Raises ConfigError, PatternError, what ``load_into`` raises for an init that does not fit, and OutputError.
+    """
+    began = time.perf_counter()
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"there is no strategy {escape(strategy)!r}.", hint=f"Use {' or '.join(STRATEGIES)}.")
+    _check_modes(check_only, preprocess_only, resume, controls=controls, overfit=overfit_one_batch)
+    if isinstance(sets, str):
+        raise ConfigError(f"sets is the text {escape(sets)!r}, not a list of them.", hint=f"Write [{escape(sets)!r}].")
+    sets = (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
+    folder = RunFolder(os.fspath(run) if run is not None else OVERFIT if overfit_one_batch else RUN)
+    writes = not (check_only or preprocess_only)
+    place = read_torchrun_env(os.environ)
+    where = choose_device(device, place.local if place.size > 1 else None)
+    with ExitStack() as stack:
+        ranks = stack.enter_context(process_group(place, where))
+        if not ranks.is_first:
+            return run_worker(ranks, where)
+        stack.enter_context(ranks.explaining())
+        go = stack.enter_context(request_sender(ranks))
+        lock = stack.enter_context(RunLock(folder.path))
+        start, sets = _start(
+            lock,
+            folder,
+            _text("config", config),
+            _text("init", init),
+            resume=resume,
+            sets=sets,
+            writes=writes,
+            controls=controls,
+        )
+        job = build_job(
+            start.config,
+            sets=sets,
+            device=where,
+            init=start.init,
+            cached=not check_only,
+            ranks=ranks,
+            strategy=strategy,
+        )
+        if start.known is not None:
+            start = replace(start, notes=(*start.notes, *check_unchanged(job, start.known, folder)))
+        elif writes:
+            check_inputs_are_safe(folder, job)
+        overfit_one_batch = check_overfitting(start, overfit_one_batch, folder)
+        if controls:
+            if job.is_sharded:
+                raise ConfigError("--controls trains whole models.", hint="Use --strategy ddp.")
+            check_controls(job, seeds)
+        order = RunOptions(
+            folder, lock, resume, sets, seeds, controls, overfit_one_batch, observer or (lambda row: None), began, go
+        )  # fmt: skip
+        if preprocess_only:  # what it computes of each split is said with what there is, and no weights are made
+            job = replace(job, notes=())
+            start = replace(start, notes=start.notes if start.init is not None else ())
+        if strategy == "fsdp" and ranks.size == 1:
+            start = replace(start, notes=(*start.notes, "--strategy fsdp is for several processes; there is one"))
+        order.tell({"event": "notes", "notes": start_notes(job, start)})
+        explaining = explain_out_of_memory(job.settings), explain_compile_errors(job.settings)
+        with torch_settings(job.settings), closing(job), explaining[0], explaining[1]:
+            if preprocess_only:
+                return _prepared(job, start, order)
+            if overfit_one_batch:
+                fill_caches(job, order.tell, only_train=True)
+                job = with_one_batch(job)
+            if check_only:
+                return _checked(job, start, order)
+            return run_job(job, start, order)
+
+
+def _check_modes(check_only: bool, preprocess_only: bool, resume: bool, *, controls: bool, overfit: bool) -> None:
+    """Raise ConfigError for what cannot be asked together."""
+    alone = [flag for flag, given in (("--check-only", check_only), ("--preprocess-only", preprocess_only)) if given]
+    others = [("--resume", resume), ("--controls", controls), ("--overfit-one-batch", overfit)]
+    more = [*alone[1:], *(flag for flag, given in others if given)]
+    if alone and more:
+        raise ConfigError(f"{alone[0]} and {more[0]} contradict each other.", hint="Leave one out.")
+
+
+def _text(name: str, path: Path | None) -> str | None:
+    """Return a path as text; raises ConfigError for tensors in memory, which no record of a run could name."""
+    if path is None or isinstance(path, (str, os.PathLike)):
+        return None if path is None else os.fspath(path)
+    raise ConfigError(
+        f"{name} is {brief_repr(path)}, not a path.",
+        hint="Training begins from a file: write one with cs.apply(cs.convert(tensors), 'init.safetensors').",
+    )
+
+
+def _start(
+    lock: RunLock,
+    folder: RunFolder,
+    config: str | None,
+    init: str | None,
+    *,
+    resume: bool,
+    sets: Sequence[str],
+    writes: bool,
+    controls: bool,
+) -> tuple[RunStart, tuple[str, ...]]:
+    """Return what to start from: anew, or as a run in a folder was started. Init is not resume, and never both."""
+    if not resume:
+        if writes:
+            lock.check()
+            check_free(folder)
+        found = find_start(config, init)
+        return (replace(found, notes=(*found.notes, *other_files_note(folder))) if writes else found), tuple(sets)
+    if init is not None:
+        raise ConfigError(
+            "--init and --resume contradict each other: a run is initialised once, and its folder says from what.",
+            hint="Leave one out.",
+        )
+    return resume_start(lock, folder, config, sets=sets, controls=controls)
+
+
+def _prepared(job: Job, start: RunStart, order: RunOptions) -> Trained:
+    prepare = getattr(job.task, "prepare", None)
+    if prepare is None:
+        raise ConfigError(f"the task {escape(job.settings.task)} computes nothing beforehand.")
+    return make_result(job, start, checks=(), ended="prepared", notes=tuple(prepare(progress_observer(order.tell))))
+
+
+def _checked(job: Job, start: RunStart, order: RunOptions) -> Trained:
+    job = single_process_job(job)
+    model, plan = job.model()
+    return make_result(
+        job, start, checks=collect_checks("before", checks_before(job, model, plan), order.tell), ended=""
+    )

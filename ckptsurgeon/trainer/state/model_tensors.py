@@ -1,0 +1,170 @@
+"""The tensors of a model by key: read, drawn, restored, digested, written as safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ...destinations.torch_module.parts import own_part, part_of, whole
+from ...errors import FormatError
+from ...planning.target import TargetSpec
+from ...storage.write.staging import staged_file
+from ...util.text import listing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "FullTensors",
+    "bits",
+    "digest",
+    "digests",
+    "initial_values",
+    "initialise",
+    "restore_tensors",
+    "safetensors_bytes",
+    "state_tensors",
+    "unsaved_buffers",
+    "write_safetensors",
+]
+
+
+def state_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a state dict themselves, by key."""
+    return {key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+
+
+class FullTensors(Mapping[str, Tensor]):
+    """Tensors by key, each whole while it is looked at: of those held in parts, all processes look at each in turn."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, key: str) -> Tensor:
+        return whole(self._tensors[key]).detach()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers that no state dict has (``persistent=False``): a model may count or cache in them."""
+    saved = model.state_dict(keep_vars=True).keys()
+    return {key: buffer for key, buffer in model.named_buffers() if key not in saved}
+
+
+@torch.no_grad()
+def restore_tensors(
+    model: nn.Module, tensors: Mapping[str, Tensor], unsaved: Mapping[str, Tensor], *, device: torch.device
+) -> None:
+    """Give a model the tensors and the buffers of one that was saved; raises FormatError where it is another model."""
+    own = state_tensors(model)
+    if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in tensors.items()}:
+        other = sorted(own.keys() ^ tensors.keys())
+        raise FormatError(f"the checkpoint is of another model: {listing(other, where='')}.", details=other)
+    for key, value in own.items():
+        own_part(value).copy_(part_of(tensors[key], value))
+    for key, buffer in unsaved.items():
+        path, _, name = key.rpartition(".")
+        setattr(model.get_submodule(path), name, buffer.to(device))
+
+
+@torch.no_grad()
+def initialise(
+    model: nn.Module, target: TargetSpec, keys: Iterable[str], seed: int, *, parts: Mapping[str, Tensor] | None = None
+) -> None:
+    """Give tensors the values that ``ckpt transplant --seed`` would draw; ``parts`` get them where they are true."""
+    tensors, parts = state_tensors(model), parts or {}
+    for key, value in initial_values(target, [*keys, *parts], seed):
+        if key in parts:
+            value = torch.where(parts[key], value, tensors[key])
+        own_part(tensors[key]).copy_(part_of(value, tensors[key]))
+
+
+def initial_values(target: TargetSpec, keys: Iterable[str], seed: int) -> Iterable[tuple[str, Tensor]]:
+    """Yield each key with the values that its declared initialiser draws."""
+    wanted = [key for key in keys if target.tensors[key].numel]
+    for key, data in target.initial(wanted, seed):
+        info = target.tensors[key]
+        yield key, torch.frombuffer(data, dtype=getattr(torch, info.dtype)).reshape(info.shape)
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """Return the bytes of a tensor's values, row-major, on the CPU; of one held in parts every process has to ask."""
+    return whole(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
+def digest(tensor: Tensor) -> str:
+    """Return the digest of a tensor's values."""
+    return hashlib.blake2b(bits(tensor).numpy().data, digest_size=16).hexdigest()
+
+
+def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the digest of each tensor."""
+    return {key: digest(tensor) for key, tensor in tensors.items()}
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return tensors as a safetensors file; every key of a tied tensor is written, as ``strict`` loading wants."""
+    from safetensors.torch import save
+
+    seen: set[int] = set()
+    apart: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        apart[key] = value.clone() if place in seen else value
+        seen.add(place)
+    return _in_order(bytes(save(apart, dict(metadata))), metadata) if metadata else bytes(save(apart))
+
+
+def write_safetensors(
+    path: str | None, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors that processes hold in parts as a safetensors file, one after the other; all of them have to ask.
+
+    None writes nothing, and gives its parts to the one that does. Raises OutputError.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    codes, end = _codes(tensors), 0
+    for key in sorted(tensors, key=lambda key: (-tensors[key].element_size(), key)):
+        begin, end = end, end + tensors[key].numel() * tensors[key].element_size()
+        header[key] = {"dtype": codes[key], "shape": list(tensors[key].shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    front = len(text).to_bytes(8, "little") + text
+    with staged_file(path, len(front) + end, force=True) if path is not None else nullcontext() as staged:
+        if staged is not None:
+            staged.write(0, front)
+        for key, tensor in tensors.items():
+            data = bits(tensor)
+            if staged is not None and len(data):
+                staged.write(len(front) + header[key]["data_offsets"][0], data.numpy().data)
+
+
+def _codes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return what safetensors calls the dtype of each tensor."""
+    import torch
+    from safetensors.torch import save
+
+    data = save({key: torch.empty(0, dtype=tensor.dtype) for key, tensor in tensors.items()})
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return {key: header[key]["dtype"] for key in tensors}
+
+
+def _in_order(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file with its metadata in their order: safetensors has them in another one each time."""
+    size = int.from_bytes(data[:8], "little")
+    header = {**json.loads(data[8 : 8 + size]), "__metadata__": dict(metadata)}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[8 + size :]))

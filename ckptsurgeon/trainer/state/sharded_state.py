@@ -1,0 +1,127 @@
+"""Moments and averages, which are as large as the weights, in parts: a file of each process that holds some.
+
+They are written and read by torch.distributed.checkpoint
+(https://docs.pytorch.org/docs/stable/distributed.checkpoint.html), which fits them to however many processes go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...destinations.torch_module.parts import is_spread, own_part, part_of
+from ...errors import FormatError, OutputError
+from ...util.text import escape
+from ..parallel.ranks import Ranks
+from .ema import EMA
+from .model_tensors import state_tensors
+from .optimizer import Optimizer
+
+__all__ = ["load_moments", "save_moments", "shard_state", "state_without_moments"]
+
+
+def state_without_moments(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the state of an optimiser without its moments."""
+    state = optimizer.inner.state_dict()
+    small = {
+        index: {name: value for name, value in entries.items() if not _is_moment(value)}
+        for index, entries in state["state"].items()
+    }
+    return {**state, "state": small}
+
+
+def save_moments(path: str, model: nn.Module, optimizer: Optimizer, average: EMA | None, ranks: Ranks) -> None:
+    """Write what this process holds; all of them do so."""
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    tensors = state_tensors(model)
+    parts = {
+        f"optimizer.{name}.{optimizer.order[index]}": value
+        for index, entries in optimizer.inner.state_dict()["state"].items()
+        for name, value in entries.items() if _is_moment(value)
+    }  # fmt: skip
+    parts |= {f"average.{key}": value for key, value in (average.tensors if average is not None else {}).items()}
+    found = {name: _spread_as(tensors[_key_of(name)], part) for name, part in parts.items()}
+    try:
+        checkpoint.save(found, checkpoint_id=path, process_group=ranks.control)  # type: ignore[attr-defined]
+    except CheckpointException as error:  # which is a BaseException
+        raise OutputError(f"{escape(path)} cannot be written: {_first(error)}.") from error
+
+
+def load_moments(
+    path: str, small: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, ranks: Ranks
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return an optimiser's state and an average, of each tensor as much as the model holds of it in this process."""
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    reader: Any = checkpoint.FileSystemReader(path)  # type: ignore[attr-defined]
+    names = reader.read_metadata().state_dict_metadata
+    tensors = state_tensors(model)
+    found = {name: _spread_as(tensors[_key_of(name)], _room(tensors[_key_of(name)])) for name in names}
+    spread = any(map(is_spread, found.values()))  # else each process reads for itself
+    try:
+        checkpoint.load(found, checkpoint_id=path, process_group=ranks.control, no_dist=not spread)  # type: ignore[attr-defined]
+    except CheckpointException as error:
+        raise FormatError(f"{escape(path)} cannot be read: {_first(error)}.") from error
+    state = {index: dict(entries) for index, entries in small["state"].items()}
+    average = {}
+    for name, value in found.items():
+        kind, _, rest = name.partition(".")
+        if kind == "average":
+            average[rest] = own_part(value)
+        else:
+            moment, _, key = rest.partition(".")
+            state[optimizer.order.index(key)][moment] = own_part(value)
+    return {**small, "state": state}, average
+
+
+def shard_state(
+    state: Mapping[str, Any], average: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return this process's parts of an optimiser's state and of an average that are whole."""
+    tensors = state_tensors(model)
+
+    def part(key: str, value: Tensor) -> Tensor:
+        return part_of(value, tensors[key]) if _is_moment(value) else value
+
+    parts = {
+        index: {name: part(optimizer.order[index], value) for name, value in entries.items()}
+        for index, entries in state["state"].items()
+    }
+    return {**state, "state": parts}, {key: part(key, value) for key, value in average.items()}
+
+
+def _first(error: Any) -> str:
+    """Return what went wrong in the first process where something did."""
+    return next((escape(str(failure[0]), 300) for failure in error.failures.values()), "it is not said why")
+
+
+def _is_moment(value: object) -> bool:
+    """Whether it is as large as a parameter; steps are counted in tensors without dimensions."""
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+def _key_of(name: str) -> str:
+    kind, _, rest = name.partition(".")
+    return rest if kind == "average" else rest.partition(".")[2]
+
+
+def _room(tensor: Tensor) -> Tensor:
+    return torch.empty_like(own_part(tensor))
+
+
+def _spread_as(tensor: Tensor, part: Tensor) -> Tensor:
+    """Return a part as that of a tensor that is spread as another one is."""
+    if not is_spread(tensor):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    of: Any = tensor
+    return DTensor.from_local(
+        part, of.device_mesh, of.placements, run_check=False, shape=of.shape, stride=of.stride()
+    )  # fmt: skip

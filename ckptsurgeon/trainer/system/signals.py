@@ -1,0 +1,111 @@
+"""Signals that stop a run, and worker processes that ignore them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+__all__ = [
+    "SIGNALS",
+    "SIGNAL_NAMES",
+    "StopSignal",
+    "catch_stop_signals",
+    "ignore_sigterm",
+    "ignore_stop_signals",
+    "start_loader",
+]
+
+T = TypeVar("T")
+
+
+def ignore_stop_signals(worker: int) -> None:
+    """Ignore what ends programs, but for a SIGTERM of the parent's: the ``worker_init_fn`` of a DataLoader.
+
+    With that one the interpreter ends the workers that are left at its own end, and it waits for them for ever.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_ended_by, args=(os.getppid(),), daemon=True).start()
+
+
+def _ended_by(parent: int) -> None:
+    """Take signals, and end the process where the parent wants that."""
+    while True:
+        found = signal.sigwaitinfo(SIGNALS)
+        if found.si_signo == signal.SIGTERM and found.si_pid == parent:
+            os._exit(0)
+
+
+def start_loader(loader: Iterable[T]) -> Iterator[T]:
+    """Return the iterator of a loader; signals wait until its workers are deaf, in this process too."""
+    with _held_back():
+        return iter(loader)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Let signals wait while the block runs; processes that it starts inherit that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGHUP))
+SIGNAL_NAMES = tuple(signal.Signals(number).name for number in SIGNALS)
+
+
+@dataclass
+class StopSignal:
+    """The signal that came, '' while none did."""
+
+    name: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a program that a signal ended: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + int(signal.Signals[self.name]) if self.name else 0
+
+
+@contextmanager
+def catch_stop_signals() -> Iterator[StopSignal]:
+    """Note SIGINT, SIGTERM and SIGHUP while the block runs; after the first one they do what they did before."""
+    stop = StopSignal()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before: dict[int, Any] = {}
+
+    def note(number: int, _: object) -> None:
+        stop.name = signal.Signals(number).name
+        _restore(before)
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.getsignal(number)
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        _restore(before)
+
+
+def ignore_sigterm() -> None:
+    """Hear no SIGTERM from here on.
+
+    Whoever started several processes ends those that are left when one ended, and they are to say what is left.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _restore(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not signal.SIG_IGN:  # since it was made deaf
+            signal.signal(number, handler)

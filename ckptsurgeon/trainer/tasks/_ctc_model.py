@@ -1,0 +1,141 @@
+"""What CTC models say: their outputs in one form, their losses, the texts that are read off, and error rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ..config.imports import require_package
+from ..data.labels import Labels
+from ._task import Batch
+
+__all__ = ["CTCOutput", "ErrorRates", "check_outputs", "ctc_losses", "run_model", "too_short_clips", "uniform_losses"]
+
+
+class CTCOutput(NamedTuple):
+    """Log-probabilities (batch, frames, tokens), how many frames of each are no padding, and decoder logits if any."""
+
+    log_probs: Tensor
+    lengths: Tensor
+    decoder: Tensor | None
+
+
+def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor, rate: int) -> CTCOutput:
+    """Run a model on a batch, whose waves have ``rate`` samples a second.
+
+    It returns log-probabilities and lengths as a pair, or as ``ctc`` (or ``log_probs``, ``logits``) and ``lengths`` of
+    an object; or log-probabilities alone, a frame of them for each of the inputs. Logits do as well: they are
+    normalised, which changes nothing where that was done.
+    """
+    _check_inputs(getattr(model, "module", model), batch.inputs, rate)
+    found: Any = model(batch.inputs, batch.lengths, *previous)
+    scores = next((getattr(found, name) for name in ("ctc", "log_probs", "logits") if hasattr(found, name)), None)
+    lengths = getattr(found, "lengths", None)
+    if scores is None and isinstance(found, tuple) and len(found) >= 2:
+        scores, lengths = found[:2]
+    if isinstance(found, Tensor) and found.shape[:2] == batch.inputs.shape[:2]:
+        scores, lengths = found, batch.lengths
+    if not isinstance(scores, Tensor) or not isinstance(lengths, Tensor) or scores.dim() != 3:
+        raise ConfigError(
+            f"the model returns {type(found).__name__}, not log-probabilities (batch, frames, tokens) and lengths."
+        )
+    check_outputs(scores, labels)
+    return CTCOutput(scores.float().log_softmax(-1), lengths, getattr(found, "decoder", None))
+
+
+def check_outputs(scores: Tensor, labels: Labels) -> None:
+    """Raise ConfigError where a model has not an output for each token."""
+    if scores.shape[2] != len(labels):
+        raise ConfigError(
+            f"the model has {scores.shape[2]} outputs, and the token list {len(labels)} tokens with the blank.",
+            hint="Name the same list in the model section and in train.data.tokens.",
+        )
+
+
+def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
+    """Raise ConfigError where one of our models is given what it does not take; of others nobody knows."""
+    if inputs.dim() == 3 and hasattr(model, "frontend"):
+        raise ConfigError(
+            "the model computes features itself, and is given features.", hint="Write train.features: {kind: waves}."
+        )
+    heard = getattr(getattr(model, "frontend", None), "rate", rate)
+    if heard != rate:
+        raise ConfigError(
+            f"the model hears {heard} samples a second, and train.features gives {rate}.",
+            hint=f"Write train.features: {{kind: waves, rate: {heard}}}.",
+        )
+    wanted = getattr(model, "n_input", None)
+    if not isinstance(wanted, int):
+        return
+    if inputs.dim() == 2:
+        raise ConfigError(
+            f"the model takes frames of features (n_input {wanted}), and is given waves.",
+            hint="Write train.features: {kind: log_mel}, with size x stack = n_input.",
+        )
+    if inputs.shape[2] != wanted:
+        raise ConfigError(
+            f"the model takes {wanted} numbers a frame (n_input), and train.features gives {inputs.shape[2]} "
+            "(size x stack).",
+            hint=f"Write n_input: {inputs.shape[2]} under model, or a size and stack whose product is {wanted}.",
+        )
+
+
+def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Tensor:
+    """Return the CTC loss of each clip; 0 for one that has too few frames to be spelled at all."""
+    return nn.functional.ctc_loss(
+        log_probs.transpose(0, 1), batch.labels, lengths, batch.label_lengths, blank,
+        reduction="none", zero_infinity=True,
+    )  # fmt: skip
+
+
+def uniform_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:
+    """Return the CTC loss of each clip if all tokens were as likely in every frame."""
+    tokens = said.log_probs.shape[2]
+    uniform = torch.full_like(said.log_probs, -math.log(tokens))
+    return ctc_losses(uniform, said.lengths, batch, blank)
+
+
+def too_short_clips(lengths: Tensor, batch: Batch) -> Tensor:
+    """Return which clips (batch,) have fewer frames than CTC needs: one a label, and a blank between two the same."""
+    places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
+    inside = places[None] < batch.label_lengths[:, None]
+    repeats = ((batch.labels[:, 1:] == batch.labels[:, :-1]) & inside[:, 1:]).sum(1)
+    return lengths < batch.label_lengths + repeats
+
+
+class ErrorRates:
+    """Error rates of what is read off, over many batches; and how often CTC finds the blank likeliest."""
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        self._right: list[str] = []
+        self._read: list[str] = []
+        self._blanks = self._frames = 0
+
+    def add(self, said: CTCOutput, batch: Batch, read: Sequence[Sequence[int]] | None = None) -> None:
+        """Take note of a batch: of the tokens that were ``read``, or of what CTC says, each frame by itself."""
+        best = said.log_probs.argmax(-1).cpu()
+        for clip, (path, frames, ids, size) in enumerate(
+            zip(best, said.lengths.tolist(), batch.labels.cpu(), batch.label_lengths.tolist(), strict=True)
+        ):
+            likeliest = path[:frames].tolist()
+            self._blanks += likeliest.count(self._labels.blank)
+            self._frames += frames
+            tokens = self._labels.collapse(likeliest) if read is None else read[clip]
+            self._read.append(self._labels.decode(tokens))
+            self._right.append(self._labels.decode(ids[:size].tolist()))
+
+    def figures(self) -> dict[str, float]:
+        """Return character and word error rates over all clips, and the share of blanks."""
+        rates = _error_rates(self._right, self._read)
+        return {**rates, "blanks": self._blanks / max(self._frames, 1)}
+
+
+def _error_rates(right: Sequence[str], read: Sequence[str]) -> dict[str, float]:
+    jiwer = require_package("jiwer")
+    return {"cer": float(jiwer.cer(list(right), list(read))), "wer": float(jiwer.wer(list(right), list(read)))}
